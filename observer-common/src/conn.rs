@@ -1,0 +1,92 @@
+//! The kernel's memory of one socket.
+
+use crate::STATES;
+
+/// The socket was opened by connect().
+pub const CONN_ACTIVE: u16 = 1 << 0;
+/// The socket is the child of a listener.
+pub const CONN_PASSIVE: u16 = 1 << 1;
+/// It was found alive, so its birth was not seen.
+pub const CONN_SEEDED: u16 = 1 << 2;
+/// It reached ESTABLISHED.
+pub const CONN_ESTABLISHED: u16 = 1 << 3;
+/// It was accepted.
+pub const CONN_ACCEPTED: u16 = 1 << 4;
+/// This side sent an RST.
+pub const CONN_RESET_SENT: u16 = 1 << 5;
+/// This side received an RST.
+pub const CONN_RESET_RECEIVED: u16 = 1 << 6;
+/// A connection attempt ended in the state machine and was counted there; the errno that
+/// connect() returns for it must not be counted again.
+pub const CONN_ATTEMPT_COUNTED: u16 = 1 << 7;
+/// A connection attempt ended inside the connect() call that made it; its errno is what
+/// that call returns.
+pub const CONN_ATTEMPT_PENDING: u16 = 1 << 8;
+/// The socket is an MPTCP parent: it has an owner but takes no part in the counts, because
+/// its subflows do.
+pub const CONN_PARENT: u16 = 1 << 9;
+/// It left for TIME_WAIT.
+pub const CONN_TIME_WAIT: u16 = 1 << 10;
+
+/// Value of the connection map; the key is the socket's address.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Conn {
+    /// The owner's slot.
+    pub slot: u32,
+    /// `CONN_` flags.
+    pub flags: u16,
+    /// The state that the last transition led to.
+    pub state: u8,
+    /// The state before that: `tcp_close` sends its RST when the state is CLOSE already.
+    pub previous: u8,
+    /// First event of the socket (of the last attempt, for one that is reused),
+    /// `bpf_ktime_get_ns`.
+    pub born_ns: u64,
+    /// When `state` was entered.
+    pub entered_ns: u64,
+    /// Resynchronisation pass in which the owner was last confirmed to hold it.
+    pub epoch: u32,
+    /// Retransmitted segments, saturating in practice.
+    pub retransmits: u32,
+    /// Packed time spent in each state so far; see [`crate::pack_duration`].
+    pub spent: [u32; STATES],
+}
+
+crate::assert_layout!(Conn, 80, [
+    slot: u32, flags: u16, state: u8, previous: u8,
+    born_ns: u64, entered_ns: u64, epoch: u32, retransmits: u32,
+    spent: [u32; STATES],
+]);
+
+/// Value of the map of recent TIME_WAIT sockets; the key is the socket cookie, which a
+/// timewait socket takes over from the socket it replaces (`inet_twsk_alloc`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TimeWaitOwner {
+    /// The owner's slot.
+    pub slot: u32,
+    /// Of the slot, at that time.
+    pub generation: u32,
+}
+
+crate::assert_layout!(TimeWaitOwner, 8, [slot: u32, generation: u32]);
+
+/// What the resynchronisation iterator is to do.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ResyncControl {
+    /// Number of this resynchronisation.
+    pub epoch: u32,
+    /// 0: confirm owners that still hold their sockets; 1: take in unknown sockets and
+    /// move those whose owner was not confirmed to a process that holds them.
+    pub pass: u32,
+    /// Sockets taken in, by all resynchronisations so far.
+    pub seeded: u64,
+    /// Sockets moved to another process, by all resynchronisations so far.
+    pub moved: u64,
+    /// Sockets seen in this resynchronisation's second pass.
+    pub seen: u64,
+}
+
+crate::assert_layout!(ResyncControl, 32, [epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64]);

@@ -1,0 +1,96 @@
+//! Records in the ring buffer. All have one size, so a reader never meets a record it
+//! cannot step over, and the kernel side reserves a constant.
+
+use crate::STATES;
+
+/// A connection ended.
+pub const RECORD_CLOSE: u8 = 0;
+/// A connection attempt failed.
+pub const RECORD_CONNECT_FAILED: u8 = 1;
+/// An RST was sent.
+pub const RECORD_RESET_SENT: u8 = 2;
+/// An RST was received.
+pub const RECORD_RESET_RECEIVED: u8 = 3;
+/// A socket entered TIME_WAIT.
+pub const RECORD_TIME_WAIT: u8 = 4;
+/// A setsockopt call failed.
+pub const RECORD_SETSOCKOPT_FAILED: u8 = 5;
+/// socket() or accept() failed for want of descriptors or memory.
+pub const RECORD_FD_EXHAUSTED: u8 = 6;
+/// A state transition. Written only when asked for (`observer tail --states`).
+pub const RECORD_STATE: u8 = 7;
+/// How many kinds of record there are.
+pub const RECORD_KINDS: usize = 8;
+
+/// Label values, in the order of the `RECORD_` numbers.
+pub const RECORD_NAMES: [&str; RECORD_KINDS] = [
+    "close",
+    "connect_failed",
+    "reset_sent",
+    "reset_received",
+    "time_wait",
+    "setsockopt_failed",
+    "fd_exhausted",
+    "state",
+];
+
+/// One record. Fields that mean nothing for a kind are zero.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Record {
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub time_ns: u64,
+    /// Age of the connection, in nanoseconds; 0 when its birth was not seen.
+    pub age_ns: u64,
+    /// The owner's slot.
+    pub slot: u32,
+    /// Generation of the slot.
+    pub generation: u32,
+    /// Thread-group id of the owner, 0 when there is none.
+    pub tgid: u32,
+    /// Inode number of the network namespace (`/proc/PID/ns/net`).
+    pub netns: u32,
+    /// A `RECORD_` number.
+    pub kind: u8,
+    /// State before the event.
+    pub from: u8,
+    /// State after the event.
+    pub to: u8,
+    /// 1 when the socket is an MPTCP parent or subflow.
+    pub mptcp: u8,
+    /// `CONN_` flags.
+    pub flags: u16,
+    /// AF_INET or AF_INET6.
+    pub family: u16,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Positive errno: how the attempt or call failed, or the `sk_err` a connection died
+    /// of. 0 for none.
+    pub errno: u16,
+    /// `sk_protocol`.
+    pub protocol: u16,
+    /// Index as in [`crate::Slot::resets_sent`] or `resets_received`.
+    pub reason: u32,
+    /// setsockopt level.
+    pub level: i32,
+    /// setsockopt option.
+    pub option: i32,
+    /// Retransmitted segments of the connection.
+    pub retransmits: u32,
+    /// Local address; an IPv4 address stands in the first four bytes.
+    pub local: [u8; 16],
+    /// Remote address.
+    pub remote: [u8; 16],
+    /// Packed time spent in each state; see [`crate::unpack_duration`].
+    pub spent: [u32; STATES],
+}
+
+crate::assert_layout!(Record, 144, [
+    time_ns: u64, age_ns: u64, slot: u32, generation: u32, tgid: u32, netns: u32,
+    kind: u8, from: u8, to: u8, mptcp: u8, flags: u16, family: u16,
+    local_port: u16, remote_port: u16, errno: u16, protocol: u16,
+    reason: u32, level: i32, option: i32, retransmits: u32,
+    local: [u8; 16], remote: [u8; 16], spent: [u32; STATES],
+]);

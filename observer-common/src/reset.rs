@@ -1,0 +1,80 @@
+//! Why an RST was sent or received, as an index into a slot's counters.
+
+/// Sent RSTs: indices below this are the running kernel's own `enum sk_rst_reason`
+/// numbers (to be named through its BTF); those from here on are the classes below, which
+/// are used where the kernel gives no reason or only `TCP_STATE`.
+pub const RESET_CLASSES_FROM: u32 = 48;
+/// Size of the array of sent RSTs.
+pub const RESETS_SENT: usize = 64;
+
+/// close() with unread data in the receive queue (`tcp_close`, RFC 2525 section 2.17).
+pub const RESET_UNREAD_DATA: u32 = 48;
+/// close() with SO_LINGER on and a zero timeout (`tcp_close` through `tcp_disconnect`).
+pub const RESET_LINGER_ZERO: u32 = 49;
+/// connect(AF_UNSPEC) on a live connection (`tcp_disconnect`).
+pub const RESET_DISCONNECT: u32 = 50;
+/// A listener was closed with a connection that nobody had accepted
+/// (`inet_csk_listen_stop`).
+pub const RESET_UNACCEPTED: u32 = 51;
+/// Another process aborted the connection: `ss -K`, `tcp_abort`.
+pub const RESET_ABORTED: u32 = 52;
+/// An orphan was given up on: `TCP_LINGER2` below zero, or memory or orphan limits.
+pub const RESET_ORPHAN: u32 = 53;
+/// Data arrived for a connection this side had already closed.
+pub const RESET_DATA_AFTER_CLOSE: u32 = 54;
+/// A segment arrived for a socket in TIME_WAIT.
+pub const RESET_TIME_WAIT: u32 = 55;
+/// A SYN or ACK was refused by a listening socket.
+pub const RESET_LISTENER: u32 = 56;
+/// A segment arrived for an address and port without a socket.
+pub const RESET_NO_SOCKET: u32 = 57;
+/// A segment that did not fit a connection was answered.
+pub const RESET_INVALID_SEGMENT: u32 = 58;
+/// Keepalive probes went unanswered.
+pub const RESET_KEEPALIVE: u32 = 59;
+/// Nothing more is known.
+pub const RESET_OTHER: u32 = 60;
+
+/// Received RSTs are indexed by the state the RST found the connection in.
+pub const RESETS_RECEIVED: usize = crate::STATES;
+
+/// The class's label value, for an index from [`RESET_CLASSES_FROM`] on. Where the kernel
+/// (6.12 and later) has a reason that means the same, the class has the same name, so that
+/// one query works on every kernel.
+#[must_use]
+pub const fn reset_class_name(class: u32) -> Option<&'static str> {
+    Some(match class {
+        RESET_UNREAD_DATA => "TCP_ABORT_ON_CLOSE",
+        RESET_LINGER_ZERO => "LINGER_ZERO",
+        RESET_DISCONNECT => "DISCONNECT",
+        RESET_UNACCEPTED => "UNACCEPTED_CHILD",
+        RESET_ABORTED => "ABORTED_BY_ADMIN",
+        RESET_ORPHAN => "TCP_ABORT_ON_LINGER",
+        RESET_DATA_AFTER_CLOSE => "TCP_ABORT_ON_DATA",
+        RESET_TIME_WAIT => "TIMEWAIT_SOCKET",
+        RESET_LISTENER => "REFUSED_BY_LISTENER",
+        RESET_NO_SOCKET => "NO_SOCKET",
+        RESET_INVALID_SEGMENT => "INVALID_SEGMENT",
+        RESET_KEEPALIVE => "TCP_KEEPALIVE_TIMEOUT",
+        RESET_OTHER => "OTHER",
+        _ => return None,
+    })
+}
+
+/// The label value of a received RST, by the state it found the connection in.
+#[must_use]
+pub const fn reset_received_name(state: u8) -> Option<&'static str> {
+    Some(match state {
+        crate::SYN_SENT => "REFUSED",
+        crate::ESTABLISHED => "IN_ESTABLISHED",
+        crate::SYN_RECV => "IN_SYN_RECV",
+        crate::FIN_WAIT1 => "IN_FIN_WAIT1",
+        crate::FIN_WAIT2 => "IN_FIN_WAIT2",
+        crate::CLOSE => "IN_CLOSE",
+        crate::CLOSE_WAIT => "IN_CLOSE_WAIT",
+        crate::LAST_ACK => "IN_LAST_ACK",
+        crate::LISTEN => "IN_LISTEN",
+        crate::CLOSING => "IN_CLOSING",
+        _ => return None,
+    })
+}

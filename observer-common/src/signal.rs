@@ -1,0 +1,108 @@
+//! The signals that are counted, and what became of each event.
+
+/// State transitions of TCP sockets.
+pub const SIGNAL_STATE: u32 = 0;
+/// Outcomes of connection attempts.
+pub const SIGNAL_CONNECT: u32 = 1;
+/// Accepted connections.
+pub const SIGNAL_ACCEPT: u32 = 2;
+/// RST segments sent.
+pub const SIGNAL_RESET_SENT: u32 = 3;
+/// RST segments received.
+pub const SIGNAL_RESET_RECEIVED: u32 = 4;
+/// Sockets that entered TIME_WAIT.
+pub const SIGNAL_TIME_WAIT: u32 = 5;
+/// Failed setsockopt calls.
+pub const SIGNAL_SETSOCKOPT: u32 = 6;
+/// Descriptor exhaustion in socket and accept.
+pub const SIGNAL_FD: u32 = 7;
+/// Retransmitted segments.
+pub const SIGNAL_RETRANSMIT: u32 = 8;
+/// How many signals there are.
+pub const SIGNALS: usize = 9;
+
+/// Label values, in the order of the `SIGNAL_` numbers.
+pub const SIGNAL_NAMES: [&str; SIGNALS] = [
+    "state",
+    "connect",
+    "accept",
+    "reset_sent",
+    "reset_received",
+    "time_wait",
+    "setsockopt",
+    "fd",
+    "retransmit",
+];
+
+/// What became of the events of one signal, on one CPU. `seen` is counted on entry and
+/// the other three at the one place each where an event's fate is decided, so
+/// `seen == counted + unattributed + lost` holds only if no path forgets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Outcomes {
+    /// Events of this signal that the kernel showed us.
+    pub seen: u64,
+    /// Counted for a process.
+    pub counted: u64,
+    /// Counted, but for no process: the owner is not known.
+    pub unattributed: u64,
+    /// Not counted per process because a map was full.
+    pub lost: u64,
+}
+
+crate::assert_layout!(Outcomes, 32, [seen: u64, counted: u64, unattributed: u64, lost: u64]);
+
+/// Maps that can fill up.
+pub const MAP_CONNECTIONS: u32 = 0;
+/// The table of processes and their slots.
+pub const MAP_PROCESSES: u32 = 1;
+/// Counters of failed setsockopt calls.
+pub const MAP_SOCKOPT: u32 = 2;
+/// How many maps can fill up.
+pub const FULL_MAPS: usize = 3;
+/// Label values, in the order of the `MAP_` numbers.
+pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = ["connections", "processes", "setsockopt_failures"];
+
+/// Per-CPU statistics of the kernel side.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CpuStats {
+    /// By signal.
+    pub outcomes: [Outcomes; SIGNALS],
+    /// Insertions refused, by map.
+    pub map_full: [u64; FULL_MAPS],
+    /// Records written to the ring, by record kind.
+    pub records: [u64; crate::RECORD_KINDS],
+    /// Records lost because the ring was full, by record kind.
+    pub records_lost: [u64; crate::RECORD_KINDS],
+    /// The socket destroyed last on this CPU, by address: `tcp_v4_send_reset` answers
+    /// late data of a socket after `tcp_destroy_sock` already ran for it.
+    pub destroyed_sk: u64,
+    /// A received RST not yet counted, because it may be our own abort on data that
+    /// arrived after close: the socket's address, or 0.
+    pub pending_sk: u64,
+    /// When it was seen, `bpf_ktime_get_ns`.
+    pub pending_ns: u64,
+    /// The slot of `destroyed_sk`'s owner.
+    pub destroyed_slot: u32,
+    /// The slot of `pending_sk`'s owner.
+    pub pending_slot: u32,
+    /// The state `pending_sk` was in.
+    pub pending_state: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 40, [
+    outcomes: [Outcomes; SIGNALS],
+    map_full: [u64; FULL_MAPS],
+    records: [u64; crate::RECORD_KINDS],
+    records_lost: [u64; crate::RECORD_KINDS],
+    destroyed_sk: u64,
+    pending_sk: u64,
+    pending_ns: u64,
+    destroyed_slot: u32,
+    pending_slot: u32,
+    pending_state: u32,
+    reserved: u32,
+]);

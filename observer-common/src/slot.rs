@@ -1,0 +1,133 @@
+//! The slot of a process: its identity and every counter that is kept for it.
+
+use crate::{Histogram, RESETS_RECEIVED, RESETS_SENT, STATES};
+
+/// Counts events whose owner is not known.
+pub const SLOT_UNATTRIBUTED: u32 = 0;
+/// Counts RSTs that no socket had a part in: scans and stray segments.
+pub const SLOT_NO_SOCKET: u32 = 1;
+/// Counts for processes that found no free slot.
+pub const SLOT_OVERFLOW: u32 = 2;
+/// First slot handed out to a process.
+pub const SLOT_FIRST: u32 = 3;
+
+/// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+
+/// Size of the array of connect outcomes: index 0 is success, the others are errno
+/// numbers (the highest on Linux is `EHWPOISON`, 133).
+pub const CONNECT_RESULTS: usize = 136;
+
+/// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
+pub const FD_ERRNOS: [i32; 4] = [24, 23, 105, 12];
+
+/// A process's identity within this boot: a reused pid has another start time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ProcessKey {
+    /// Start of the thread-group leader, `task_struct.start_boottime`, in nanoseconds
+    /// since boot.
+    pub start_boottime_ns: u64,
+    /// Thread-group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+crate::assert_layout!(ProcessKey, 16, [start_boottime_ns: u64, tgid: u32, reserved: u32]);
+
+/// Identity and counters of one process. One element of a memory-mapped array: the kernel
+/// programs add atomically, the daemon reads without system calls.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Slot {
+    /// Who. All zero while the slot is free.
+    pub key: ProcessKey,
+    /// cgroup v2 id at the first event, 0 when not known.
+    pub cgroup_id: u64,
+    /// Of the thread-group leader, at the first event. Arbitrary bytes.
+    pub comm: [u8; COMM_LEN],
+    /// Grows by one each time the slot is freed.
+    pub generation: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+    /// Entries of the connection map that point here. The slot must not be freed before
+    /// this is zero. Signed, because two CPUs may be seen out of order.
+    pub sockets: i64,
+    /// Sockets that existed before the daemon and were given to this process.
+    pub seeded: u64,
+    /// Transitions, `[from][to]`.
+    pub transitions: [[u64; STATES]; STATES],
+    /// What to add to "transitions in minus transitions out" to get the live sockets of a
+    /// state: seeded sockets, and those that moved between processes while in it.
+    pub adjust: [i64; STATES],
+    /// Outcomes of connection attempts, by errno.
+    pub connects: [u64; CONNECT_RESULTS],
+    /// Accepted connections.
+    pub accepts: u64,
+    /// Sockets that entered TIME_WAIT.
+    pub time_wait_entered: u64,
+    /// Retransmitted segments.
+    pub retransmits: u64,
+    /// Descriptor exhaustion, in the order of [`FD_ERRNOS`].
+    pub fd_exhausted: [u64; FD_ERRNOS.len()],
+    /// RSTs sent; see [`crate::RESET_CLASSES_FROM`].
+    pub resets_sent: [u64; RESETS_SENT],
+    /// RSTs received, by the state they found.
+    pub resets_received: [u64; RESETS_RECEIVED],
+    /// Time from SYN to ESTABLISHED of active connections.
+    pub connect: Histogram,
+    /// Time from the first to the last state of connections that were established.
+    pub age: Histogram,
+    /// Time spent in CLOSE_WAIT.
+    pub close_wait: Histogram,
+}
+
+crate::assert_layout!(Slot, 3520, [
+    key: ProcessKey,
+    cgroup_id: u64,
+    comm: [u8; COMM_LEN],
+    generation: u32,
+    reserved: u32,
+    sockets: i64,
+    seeded: u64,
+    transitions: [[u64; STATES]; STATES],
+    adjust: [i64; STATES],
+    connects: [u64; CONNECT_RESULTS],
+    accepts: u64,
+    time_wait_entered: u64,
+    retransmits: u64,
+    fd_exhausted: [u64; FD_ERRNOS.len()],
+    resets_sent: [u64; RESETS_SENT],
+    resets_received: [u64; RESETS_RECEIVED],
+    connect: Histogram,
+    age: Histogram,
+    close_wait: Histogram,
+]);
+
+impl Slot {
+    /// A free slot.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        // SAFETY: integers only; all zero is a valid value.
+        unsafe { core::mem::zeroed() }
+    }
+
+    /// Live sockets in `state`: derived, so it costs the kernel side nothing. A child
+    /// starts its life with a transition out of LISTEN that its listener did not make,
+    /// so those are not taken off the listeners.
+    #[must_use]
+    pub fn live(&self, state: u8) -> i64 {
+        let state = usize::from(state);
+        let mut live = self.adjust[state];
+        for other in 0..STATES {
+            live += self.transitions[other][state] as i64;
+            let is_birth =
+                state == usize::from(crate::LISTEN) && other != usize::from(crate::CLOSE);
+            if !is_birth {
+                live -= self.transitions[state][other] as i64;
+            }
+        }
+        live
+    }
+}

@@ -1,0 +1,5 @@
+//! Everything that touches the kernel: the load table and its verdicts, field offsets
+//! from BTF, maps, the ring, and taking in sockets that are older than the daemon.
+
+pub mod source;
+pub mod verdict;

@@ -1,0 +1,63 @@
+//! What the kernel side offers to the rest of the daemon, as a trait, so that everything
+//! downstream is tested without a kernel.
+
+use observer_common::{CpuStats, Slot, SockoptKey};
+
+use super::verdict::Verdict;
+
+/// Fill level of one BPF map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// Label value.
+    pub map: &'static str,
+    /// Entries now.
+    pub entries: u64,
+    /// The most entries it can hold.
+    pub capacity: u64,
+    /// Insertions that were refused because it was full.
+    pub refused: u64,
+}
+
+/// Run-time statistics of one program, kept by the kernel while
+/// `kernel.bpf_stats_enabled` is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// Number of runs.
+    pub runs: u64,
+    /// Nanoseconds spent in it.
+    pub run_time_ns: u64,
+}
+
+/// The kernel side, seen from downstream. All numbers are totals since the programs were
+/// attached.
+pub trait KernelSource: Send + Sync {
+    /// Slots from 0 up to this number may be in use.
+    fn slot_limit(&self) -> u32;
+    /// Copies slot `index` into `slot`. Counters are read one by one while the kernel goes
+    /// on adding, so sums over several of them may be off by the events of that moment.
+    fn read_slot(&self, index: u32, slot: &mut Slot);
+    /// Copies only identity, generation and `sockets` of slot `index` (the other fields of
+    /// the returned slot are zero): what housekeeping needs.
+    fn read_slot_identity(&self, index: u32, slot: &mut Slot);
+    /// Failed setsockopt calls.
+    fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
+    /// Statistics summed over all CPUs. A received RST that is still pending is added to
+    /// the outcomes here and to the slot by `read_slot`.
+    fn stats(&self) -> CpuStats;
+    /// Fill levels.
+    fn maps(&self) -> Vec<MapFill>;
+    /// Programs' run-time statistics; empty while the kernel does not keep them.
+    fn programs(&self) -> Vec<ProgramRuns>;
+    /// Whether the exposition may show `signal` (a `SIGNAL_` number): false when no rung
+    /// could be attached, so that no false zero is shown.
+    fn observes(&self, signal: u32) -> bool;
+    /// The name of an index of [`Slot::resets_sent`] on this kernel.
+    fn reset_reason(&self, index: u32) -> String;
+    /// Verdicts on all hooks.
+    fn verdicts(&self) -> &[Verdict];
+    /// Frees slot `index` for another process: to be called once its counts have been
+    /// folded, its process has exited and `sockets` has been zero for a while.
+    fn free_slot(&self, index: u32);
+}
