@@ -27,6 +27,9 @@ pub const CONN_ATTEMPT_PENDING: u16 = 1 << 8;
 pub const CONN_PARENT: u16 = 1 << 9;
 /// It left for TIME_WAIT.
 pub const CONN_TIME_WAIT: u16 = 1 << 10;
+/// It may have left for TIME_WAIT: known when the socket is destroyed, because then an RST
+/// has been sent or not.
+pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
 
 /// Value of the connection map; the key is the socket's address.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,15 @@ pub struct Conn {
     pub born_ns: u64,
     /// When `state` was entered.
     pub entered_ns: u64,
+    /// Set when the socket was handed to another process (accept, resynchronisation) and
+    /// no transition has followed yet: the new owner's slot in the low half, the state the
+    /// hand-over was booked in in the high half. 0 for none, as slot 0 is nobody's.
+    ///
+    /// Only the state program, which the socket lock serialises, moves it into `slot`. So
+    /// a FIN arriving on another CPU in the middle of an accept cannot leave the gauges of
+    /// both owners off by one: the state program sees which state the hand-over was booked
+    /// in and corrects it.
+    pub handover: u64,
     /// Resynchronisation pass in which the owner was last confirmed to hold it.
     pub epoch: u32,
     /// Retransmitted segments, saturating in practice.
@@ -53,9 +65,9 @@ pub struct Conn {
     pub spent: [u32; STATES],
 }
 
-crate::assert_layout!(Conn, 80, [
+crate::assert_layout!(Conn, 88, [
     slot: u32, flags: u16, state: u8, previous: u8,
-    born_ns: u64, entered_ns: u64, epoch: u32, retransmits: u32,
+    born_ns: u64, entered_ns: u64, handover: u64, epoch: u32, retransmits: u32,
     spent: [u32; STATES],
 ]);
 
@@ -90,3 +102,17 @@ pub struct ResyncControl {
 }
 
 crate::assert_layout!(ResyncControl, 32, [epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64]);
+
+/// Packs a hand-over; see [`Conn::handover`].
+#[must_use]
+#[inline(always)]
+pub const fn pack_handover(slot: u32, state: u8) -> u64 {
+    ((state as u64) << 32) | slot as u64
+}
+
+/// The slot that owns the socket now, hand-overs included.
+#[must_use]
+#[inline(always)]
+pub const fn owner_of(slot: u32, handover: u64) -> u32 {
+    if handover == 0 { slot } else { handover as u32 }
+}

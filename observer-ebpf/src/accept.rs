@@ -1,0 +1,120 @@
+//! Accepted connections, and descriptor exhaustion in accept and socket:
+//! `tracepoint/syscalls/sys_exit_{accept,accept4,socket}`.
+//!
+//! The owner of a connection moves from the listener's process to the one that accepts it.
+//! accept through io_uring passes no system call tracepoint; those connections stay with
+//! their listener's process until the next resynchronisation.
+
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use observer_common::{
+    AF_INET, AF_INET6, CONN_ACCEPTED, CONN_PARENT, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP,
+    RECORD_FD_EXHAUSTED, SIGNAL_ACCEPT, SIGNAL_FD,
+};
+
+use crate::{
+    connections::{self, now},
+    counting::{self, add, seen, settle},
+    files,
+    layout::{SYSCALL_RET, at},
+    memory::{Memory, Probe},
+    owner, stream,
+};
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept")]
+pub fn accept_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_accept(&ctx)
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+pub fn accept4_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_accept(&ctx)
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
+pub fn socket_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    let ret = returned(&ctx);
+    if ret < 0 {
+        exhausted(-ret);
+    }
+    0
+}
+
+#[inline(always)]
+fn returned(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the offset comes from the event's format.
+    unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0)
+}
+
+#[inline(always)]
+fn on_accept(ctx: &TracePointContext) -> u32 {
+    let ret = returned(ctx);
+    if ret < 0 {
+        exhausted(-ret);
+    } else if let Some(sk) = files::current_socket(ret as u32) {
+        accepted(sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn exhausted(errno: i64) {
+    let mut index = 0;
+    while index < FD_ERRNOS.len() && i64::from(FD_ERRNOS[index]) != errno {
+        index += 1;
+    }
+    if index >= FD_ERRNOS.len() {
+        return;
+    }
+    seen(SIGNAL_FD);
+    let slot = owner::current();
+    settle(SIGNAL_FD, slot);
+    if let Some(counters) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe { add((&raw mut (*counters).fd_exhausted).cast::<u64>().add(index), 1) };
+    }
+    stream::write(RECORD_FD_EXHAUSTED, core::ptr::null(), core::ptr::null(), slot, |record| {
+        record.errno = errno as u16;
+    });
+}
+
+#[inline(always)]
+fn accepted(mut sk: *const u8) {
+    // SAFETY: a socket from the file table, offsets from BTF.
+    let (family, protocol) = unsafe {
+        (
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    if family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    let slot = owner::current();
+    match protocol {
+        IPPROTO_TCP => {}
+        IPPROTO_MPTCP => {
+            // The parent remembers its owner for subflows that join later.
+            match connections::get(sk as u64) {
+                Some(conn) => connections::hand_over(conn, slot),
+                None => {
+                    // SAFETY: as above.
+                    let state = unsafe { Probe::read::<u8>(sk, at::OFF_SKC_STATE()) };
+                    connections::create(sk as u64, slot, CONN_PARENT, state, now());
+                }
+            }
+            sk = owner::first_subflow(sk) as *const u8;
+        }
+        _ => return,
+    }
+    seen(SIGNAL_ACCEPT);
+    settle(SIGNAL_ACCEPT, slot);
+    if let Some(counters) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        add(unsafe { &raw mut (*counters).accepts }, 1);
+    }
+    if let Some(conn) = connections::get(sk as u64) {
+        connections::hand_over(conn, slot);
+        // SAFETY: points into the map.
+        unsafe { (*conn).flags |= CONN_ACCEPTED };
+    }
+}

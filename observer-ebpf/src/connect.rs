@@ -1,0 +1,159 @@
+//! Outcomes of connection attempts: from the state machine, and from the return of
+//! connect() (`tracepoint/syscalls/sys_exit_connect`) for failures that the state machine
+//! does not explain or never saw.
+//!
+//! One terminal outcome per attempt. A blocking connect() that fails passes both places, a
+//! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
+//! connection's entry keep these from being counted twice.
+
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use observer_common::{
+    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS,
+    CONNECT_RESULTS, Conn, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_CONNECT_FAILED, SIGNAL_CONNECT,
+};
+
+use crate::{
+    connections,
+    counting::{self, add, observe, seen, settle},
+    files,
+    layout::{CONNECT_EXIT_SEEN, CONNECT_NR, SYSCALL_RET, at},
+    memory::{Memory, Probe},
+    owner, stream,
+};
+
+/// The program closed the socket before the attempt had an outcome.
+pub const ECANCELED: u32 = 125;
+const EADDRNOTAVAIL: u32 = 99;
+
+/// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
+/// EISCONN, EALREADY, EINPROGRESS. ECONNABORTED only repeats that an earlier attempt
+/// failed (`__inet_stream_connect`).
+const NO_OUTCOME: [i64; 8] = [4, 9, 11, 88, 103, 106, 114, 115];
+
+/// Counts a success.
+#[inline(always)]
+pub fn succeeded(slot: u32, latency_ns: u64) {
+    seen(SIGNAL_CONNECT);
+    settle(SIGNAL_CONNECT, slot);
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        unsafe {
+            add((&raw mut (*slot).connects).cast::<u64>(), 1);
+            observe(&raw mut (*slot).connect, &CONNECT_BOUNDS, latency_ns);
+        }
+    }
+}
+
+/// Counts a failure.
+#[inline(always)]
+pub fn count_failure(slot: u32, errno: u32) {
+    seen(SIGNAL_CONNECT);
+    settle(SIGNAL_CONNECT, slot);
+    let index = errno as usize;
+    if index >= CONNECT_RESULTS {
+        return;
+    }
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
+    }
+}
+
+/// An attempt ended in the state machine: SYN_SENT -> CLOSE.
+#[inline(always)]
+pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
+    // SAFETY: `conn` points into the map; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        let mut errno = M::read::<u32>(sk, at::OFF_SK_ERR());
+        if errno == 0 {
+            if CONNECT_EXIT_SEEN.load() != 0 && files::syscall_number() == CONNECT_NR.load() {
+                // Failed within connect(), which will return why: `inet_hash_connect`
+                // found no port, there was no route, no memory.
+                (*conn).flags |= CONN_ATTEMPT_PENDING;
+                return;
+            }
+            // Through io_uring, or where the return is not seen: without a local port only
+            // the search for one can have failed. Else the program closed the socket.
+            errno = if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
+                EADDRNOTAVAIL
+            } else {
+                ECANCELED
+            };
+        }
+        (*conn).flags |= CONN_ATTEMPT_COUNTED;
+        let slot = (*conn).slot;
+        count_failure(slot, errno);
+        stream::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
+            record.errno = errno as u16;
+        });
+    }
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_connect")]
+pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: the offset comes from the event's format.
+    let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
+    if ret < 0 {
+        on_failed_call(-ret);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_failed_call(errno: i64) {
+    if errno >= CONNECT_RESULTS as i64 {
+        // ERESTARTSYS and its like: the call is made again.
+        return;
+    }
+    let mut i = 0;
+    while i < NO_OUTCOME.len() {
+        if NO_OUTCOME[i] == errno {
+            return;
+        }
+        i += 1;
+    }
+    let Some(mut sk) = files::current_socket(files::argument(0) as u32) else {
+        return;
+    };
+    // SAFETY: a socket from the file table, offsets from BTF.
+    let (family, protocol) = unsafe {
+        (
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    if family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    match protocol {
+        IPPROTO_TCP => {}
+        IPPROTO_MPTCP => {
+            let subflow = owner::first_subflow(sk);
+            if subflow != 0 {
+                sk = subflow as *const u8;
+            }
+        }
+        _ => return,
+    }
+    let entry = connections::get(sk as u64);
+    let (slot, conn) = match entry {
+        Some(conn) => {
+            // SAFETY: points into the map.
+            let flags = unsafe { (*conn).flags };
+            if flags & CONN_ATTEMPT_COUNTED != 0 {
+                // SAFETY: as above.
+                unsafe { (*conn).flags = flags & !CONN_ATTEMPT_COUNTED };
+                return;
+            }
+            // SAFETY: as above.
+            unsafe { (*conn).flags = flags & !CONN_ATTEMPT_PENDING };
+            (stream::owner_of_entry(conn), conn.cast_const())
+        }
+        // Refused before an attempt was made: no route, a bad address, a policy.
+        None => (owner::current(), core::ptr::null()),
+    };
+    count_failure(slot, errno as u32);
+    stream::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
+        record.errno = errno as u16;
+    });
+}

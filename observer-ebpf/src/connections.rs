@@ -1,0 +1,160 @@
+//! The entry of a socket: made at its birth (or when a socket older than the daemon is
+//! first met), dropped when the socket is destroyed.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use observer_common::{
+    CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, owner_of, pack_handover,
+};
+
+use crate::{
+    counting::{self, add, adjust},
+    maps::CONNECTIONS,
+};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// Now, on the clock of all records.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The entry of `socket`.
+#[inline(always)]
+pub fn get(socket: u64) -> Option<*mut Conn> {
+    CONNECTIONS.get_ptr_mut(socket)
+}
+
+/// Makes an entry for `socket` in `state`, owned by `slot`, and holds the slot.
+/// `None` when the map is full, which is counted.
+#[inline(always)]
+pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<*mut Conn> {
+    let conn = Conn {
+        slot,
+        flags,
+        state,
+        previous: state,
+        born_ns: time,
+        entered_ns: time,
+        handover: 0,
+        epoch: 0,
+        retransmits: 0,
+        spent: [0; STATES],
+    };
+    match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {
+        Ok(()) => hold(slot),
+        // -EEXIST: an event of this socket was faster; its entry is as good.
+        Err(-17) => {}
+        Err(_) => {
+            counting::map_full(MAP_CONNECTIONS);
+            return None;
+        }
+    }
+    get(socket)
+}
+
+/// Makes an entry for a live socket whose birth was not seen: it is in `state` already, so
+/// the gauges of its owner are adjusted for it.
+#[inline(always)]
+pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
+    let conn = create(socket, slot, CONN_SEEDED, state, time)?;
+    adjust_live(slot, state, 1);
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        add(unsafe { &raw mut (*slot).seeded }, 1);
+    }
+    Some(conn)
+}
+
+/// Adds to the live sockets in `state` of `slot`.
+#[inline(always)]
+pub fn adjust_live(slot: u32, state: u8, by: i64) {
+    let state = usize::from(state);
+    if state >= STATES {
+        return;
+    }
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        adjust(unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) }, by);
+    }
+}
+
+/// Notes one more entry that points to `slot`.
+#[inline(always)]
+pub fn hold(slot: u32) {
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        adjust(unsafe { &raw mut (*slot).sockets }, 1);
+    }
+}
+
+/// Notes one entry less that points to `slot`.
+#[inline(always)]
+pub fn release(slot: u32) {
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        adjust(unsafe { &raw mut (*slot).sockets }, -1);
+    }
+}
+
+/// Gives the socket to another process. See [`Conn::handover`] for why this does not write
+/// `slot`.
+#[inline(always)]
+pub fn hand_over(conn: *mut Conn, to: u32) {
+    // SAFETY: points into the map.
+    let (slot, handover, state) = unsafe { ((*conn).slot, (*conn).handover, (*conn).state) };
+    let from = owner_of(slot, handover);
+    if from == to || to == SLOT_UNATTRIBUTED {
+        return;
+    }
+    let booked = if handover == 0 { state } else { (handover >> 32) as u8 };
+    hold(to);
+    adjust_live(from, booked, -1);
+    adjust_live(to, booked, 1);
+    // SAFETY: as above; one aligned 64-bit store.
+    unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, booked)) };
+    if handover != 0 {
+        release(from);
+    }
+}
+
+/// Completes a hand-over. For the state program only: it runs under the socket lock.
+/// `state` is the state the socket is really in.
+#[inline(always)]
+pub fn settle_handover(conn: *mut Conn, state: u8) {
+    // SAFETY: points into the map.
+    let handover = unsafe { (&raw const (*conn).handover).read_volatile() };
+    if handover == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    let from = unsafe { (*conn).slot };
+    let to = handover as u32;
+    let booked = (handover >> 32) as u8;
+    if booked != state {
+        adjust_live(from, booked, 1);
+        adjust_live(to, booked, -1);
+        adjust_live(from, state, -1);
+        adjust_live(to, state, 1);
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*conn).slot = to;
+        (&raw mut (*conn).handover).write_volatile(0);
+    }
+    release(from);
+}
+
+/// Drops the entry of `socket`.
+#[inline(always)]
+pub fn remove(socket: u64, conn: *mut Conn) {
+    // SAFETY: points into the map.
+    let (slot, handover) = unsafe { ((*conn).slot, (*conn).handover) };
+    if CONNECTIONS.remove(socket).is_ok() {
+        release(slot);
+        if handover != 0 {
+            release(handover as u32);
+        }
+    }
+}

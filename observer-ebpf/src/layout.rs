@@ -1,0 +1,119 @@
+//! Where the running kernel keeps what we read. The daemon looks each offset up in the
+//! kernel's BTF, checks the member's size and sets the constant before loading, so that
+//! the verifier sees plain constants and drops the branches of absent fields.
+
+use aya_ebpf::Global;
+
+/// Marks a member that the running kernel does not have.
+pub const ABSENT: u64 = u64::MAX;
+
+macro_rules! offsets {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[unsafe(no_mangle)]
+            static $name: Global<u64> = Global::new(ABSENT);
+        )+
+
+        /// Reads the offsets; each is one load of a constant.
+        #[expect(non_snake_case, reason = "the functions are named after the constants they read")]
+        pub mod at {
+            $(
+                #[inline(always)]
+                pub fn $name() -> usize {
+                    super::$name.load() as usize
+                }
+            )+
+        }
+
+        /// Whether the running kernel has the member.
+        #[expect(non_snake_case, reason = "the functions are named after the constants they read")]
+        #[expect(dead_code, reason = "one function per member; required members need no question")]
+        pub mod has {
+            $(
+                #[inline(always)]
+                pub fn $name() -> bool {
+                    super::$name.load() != super::ABSENT
+                }
+            )+
+        }
+    };
+}
+
+offsets![
+    OFF_SKC_FAMILY,
+    OFF_SKC_STATE,
+    OFF_SKC_NUM,
+    OFF_SKC_DPORT,
+    OFF_SKC_DADDR,
+    OFF_SKC_RCV_SADDR,
+    OFF_SKC_V6_DADDR,
+    OFF_SKC_V6_RCV_SADDR,
+    OFF_SKC_NET,
+    OFF_SKC_COOKIE,
+    OFF_SKC_FLAGS,
+    OFF_NET_INUM,
+    OFF_SK_PROTOCOL,
+    OFF_SK_TYPE,
+    OFF_SK_ERR,
+    OFF_SK_SHUTDOWN,
+    OFF_SK_LINGERTIME,
+    OFF_SK_SOCKET,
+    OFF_INET_SPORT,
+    OFF_TP_RCV_NXT,
+    OFF_TP_COPIED_SEQ,
+    OFF_TP_LINGER2,
+    OFF_TP_TSORTED,
+    OFF_TP_IS_MPTCP,
+    OFF_ICSK_ULP_DATA,
+    OFF_SUBFLOW_CONN,
+    OFF_MSK_FIRST,
+    OFF_SOCKET_SK,
+    OFF_FILE_PRIVATE,
+    OFF_FILES_FDT,
+    OFF_FDT_FD,
+    OFF_FDT_MAX,
+    OFF_TASK_FILES,
+    OFF_TASK_TGID,
+    OFF_TASK_LEADER,
+    OFF_TASK_START,
+    OFF_TASK_COMM,
+    OFF_TASK_FLAGS,
+    OFF_TW_SUBSTATE,
+    OFF_REQ_LISTENER,
+    OFF_REGS_ARG0,
+    OFF_REGS_ARG1,
+    OFF_REGS_ARG2,
+    OFF_REGS_SYSCALL,
+];
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)+) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            pub static $name: Global<$type> = Global::new($default);
+        )+
+    };
+}
+
+settings! {
+    /// Which kinds of record to write, one bit per `RECORD_` number.
+    RECORD_MASK: u32 = 0;
+    /// Bytes of unread records from which the reader is woken before its timer.
+    WAKEUP_BYTES: u64 = 0;
+    /// 1 when `tcp_send_reset` has a reason argument (6.10 and later).
+    RESET_HAS_REASON: u32 = 0;
+    /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
+    REASON_NOT_SPECIFIED: u32 = 0;
+    /// The kernel's number for `SK_RST_REASON_TCP_STATE`: true of many cases, so it says
+    /// nothing; the case is told from the socket's fields.
+    REASON_TCP_STATE: u32 = 0;
+    /// 1 when `tcp_retransmit_skb` has an error argument (6.15 and later).
+    RETRANSMIT_HAS_ERROR: u32 = 0;
+    /// 1 when a failing connect() call is seen on its return.
+    CONNECT_EXIT_SEEN: u32 = 0;
+    /// The running architecture's number of connect(), as `pt_regs` holds it.
+    CONNECT_NR: u64 = 0;
+    /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
+    SYSCALL_RET: u64 = 16;
+}

@@ -1,0 +1,40 @@
+//! The kernel side of observer.
+//!
+//! One file per signal, each listing its hooks and what it counts; [`owner`] says whose a
+//! socket is, [`counting`] is the only place where counters change, [`stream`] the only
+//! one that writes records. Programs that serve the same signal through different kinds
+//! of hook share one inlined body, generic over how kernel memory may be read there
+//! ([`memory::Memory`]).
+
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "AtomicU64::fetch_add does not exist on the BPF target")]
+
+mod accept;
+mod connect;
+mod connections;
+mod counting;
+mod files;
+mod layout;
+mod maps;
+mod memory;
+mod owner;
+mod reset;
+mod resync;
+mod retransmit;
+mod sockopt;
+mod state;
+mod stream;
+
+/// Several helpers (`bpf_probe_read_kernel`, `bpf_get_current_task`...) are offered to
+/// GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier refuses a program that could loop here.
+    loop {}
+}

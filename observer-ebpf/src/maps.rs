@@ -1,0 +1,51 @@
+//! All maps. Their sizes here are placeholders; the daemon sets them when it loads.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
+    macros::btf_map,
+};
+use observer_common::{
+    Conn, CpuStats, ProcessKey, Record, ResyncControl, Slot, SockoptKey, TimeWaitOwner,
+};
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: usize = 1 << 10;
+
+/// Live sockets by address. The address is taken from the kernel while the socket lives
+/// and removed in `tcp_destroy_sock`, so a recycled address never meets an old entry.
+#[btf_map]
+pub static CONNECTIONS: HashMap<u64, Conn, 131_072> = HashMap::new();
+
+/// Processes and their slots.
+#[btf_map]
+pub static PROCESSES: HashMap<ProcessKey, u32, 4096> = HashMap::new();
+
+/// Identity and counters, by slot; mapped into the daemon's memory.
+#[btf_map]
+pub static SLOTS: Array<Slot, 4096, MMAPABLE> = Array::new();
+
+/// Slots that are free. The daemon puts them in, the kernel side takes them out.
+#[btf_map]
+pub static FREE_SLOTS: Queue<u32, 4096> = Queue::new();
+
+/// Statistics by CPU; mapped into the daemon's memory.
+#[btf_map]
+pub static STATS: Array<CpuStats, 1, MMAPABLE> = Array::new();
+
+/// Failed setsockopt calls.
+#[btf_map]
+pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
+
+/// Owners of sockets that entered TIME_WAIT, by cookie. An LRU map on purpose: it serves
+/// to attribute RSTs that answer late segments, and a forgotten entry costs an attribution,
+/// never a count.
+#[btf_map]
+pub static TIME_WAIT_OWNERS: LruHashMap<u64, TimeWaitOwner, 65_536> = LruHashMap::new();
+
+/// What the iterator over open files is to do.
+#[btf_map]
+pub static RESYNC: Array<ResyncControl, 1> = Array::new();
+
+/// The stream.
+#[btf_map]
+pub static RECORDS: RingBuf<Record, 1_048_576> = RingBuf::new();

@@ -1,0 +1,39 @@
+//! Reading kernel memory. How it may be read depends on the program type, so bodies shared
+//! by several types are generic over it.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+/// A way to read kernel memory.
+pub trait Memory {
+    /// Reads a `T` at `base + offset`; zero bytes when the read faults.
+    ///
+    /// # Safety
+    ///
+    /// `base` was obtained from the kernel for an object that has a `T` at `offset`, and
+    /// any bit pattern is a valid `T`.
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T;
+}
+
+/// Loads through BTF-typed pointers: the verifier checks the access and the kernel handles
+/// a fault by reading zero. For the typed arguments of `tp_btf` and iterator programs, and
+/// within the pointer's own type only.
+pub struct Direct;
+
+impl Memory for Direct {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T {
+        // SAFETY: passed on to the caller; the verifier refuses anything else.
+        unsafe { *base.add(offset).cast::<T>() }
+    }
+}
+
+/// Reads through `bpf_probe_read_kernel`: any address, any program type.
+pub struct Probe;
+
+impl Memory for Probe {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T {
+        // SAFETY: the helper refuses bad addresses itself.
+        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }.unwrap_or_default()
+    }
+}

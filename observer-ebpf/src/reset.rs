@@ -1,0 +1,316 @@
+//! RSTs: `tp_btf/tcp_send_reset` and `tp_btf/tcp_receive_reset`.
+//!
+//! What is sent is counted by the kernel's reason (6.10 and later) where that says
+//! something; where there is none, or only `TCP_STATE`, it is classified from the socket's
+//! fields. Before 6.10 the send tracepoint fires for full sockets only.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use observer_common::{
+    CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, FIN_WAIT1, FIN_WAIT2,
+    LAST_ACK, LISTEN, NEW_SYN_RECV, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RESET_ABORTED,
+    RESET_CLASSES_FROM, RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT, RESET_INVALID_SEGMENT,
+    RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_NO_SOCKET, RESET_ORPHAN,
+    RESET_OTHER, RESET_TIME_WAIT, RESET_UNACCEPTED, RESET_UNREAD_DATA, RESETS_RECEIVED,
+    RESETS_SENT, SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED,
+    TIME_WAIT,
+};
+
+use crate::{
+    connections::{self, now},
+    counting::{self, add, seen, settle},
+    layout::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
+    maps::TIME_WAIT_OWNERS,
+    memory::{Direct, Memory, Probe},
+    owner,
+    state::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
+    stream,
+};
+
+/// `RCV_SHUTDOWN` and `SHUTDOWN_MASK` (`include/net/sock.h`).
+const RCV_SHUTDOWN: u8 = 1;
+const SHUTDOWN_MASK: u8 = 3;
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn reset_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    let skb: *const u8 = ctx.arg(1);
+    let reason = if RESET_HAS_REASON.load() != 0 {
+        ctx.arg::<u32>(2)
+    } else {
+        REASON_NOT_SPECIFIED.load()
+    };
+    on_sent::<Direct>(sk, !skb.is_null(), reason);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn reset_received_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    on_received::<Direct>(sk);
+    0
+}
+
+/// Whose socket an RST was sent for, and how to count it when the kernel gives no reason.
+struct Sent {
+    slot: u32,
+    class: u32,
+    /// The socket, if it is a full one.
+    full: *const u8,
+    conn: *mut observer_common::Conn,
+    state: u8,
+}
+
+#[inline(always)]
+fn on_sent<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32) {
+    seen(SIGNAL_RESET_SENT);
+    let mut sent = Sent {
+        slot: SLOT_NO_SOCKET,
+        class: RESET_NO_SOCKET,
+        full: core::ptr::null(),
+        conn: core::ptr::null_mut(),
+        state: 0,
+    };
+    if !sk.is_null() {
+        // SAFETY: struct sock_common is the head of every kind of socket.
+        sent.state = unsafe { M::read::<u8>(sk, at::OFF_SKC_STATE()) };
+        match sent.state {
+            TIME_WAIT => of_time_wait::<M>(sk, &mut sent),
+            NEW_SYN_RECV => of_request(sk, &mut sent),
+            _ => of_full_socket::<M>(sk, answers_segment, &mut sent),
+        }
+    }
+    let specific = reason < RESET_CLASSES_FROM
+        && reason != REASON_NOT_SPECIFIED.load()
+        && reason != REASON_TCP_STATE.load();
+    let index = if specific { reason } else { sent.class };
+    settle(SIGNAL_RESET_SENT, sent.slot);
+    if index as usize >= RESETS_SENT {
+        return;
+    }
+    if let Some(counters) = counting::slot(sent.slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe { add((&raw mut (*counters).resets_sent).cast::<u64>().add(index as usize), 1) };
+    }
+    stream::write(RECORD_RESET_SENT, sent.full, sent.conn, sent.slot, |record| {
+        record.from = sent.state;
+        record.reason = index;
+    });
+}
+
+/// A segment for a timewait socket: the owner is found through the cookie, which the
+/// timewait socket took over.
+#[inline(always)]
+fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
+    sent.slot = SLOT_UNATTRIBUTED;
+    sent.class = RESET_TIME_WAIT;
+    if has::OFF_TW_SUBSTATE() {
+        // SAFETY: an inet_timewait_sock, offset from BTF.
+        if unsafe { Probe::read::<u8>(sk, at::OFF_TW_SUBSTATE()) } == FIN_WAIT2 {
+            // Closed here, not yet by the peer, which is still sending.
+            sent.class = RESET_DATA_AFTER_CLOSE;
+        }
+    }
+    if !has::OFF_SKC_COOKIE() {
+        return;
+    }
+    // SAFETY: struct sock_common is the head of a timewait socket too.
+    let cookie = unsafe { M::read::<u64>(sk, at::OFF_SKC_COOKIE()) };
+    let Some(owner) = TIME_WAIT_OWNERS.get_ptr(cookie) else {
+        return;
+    };
+    // SAFETY: points into the map.
+    let (slot, generation) = unsafe { ((*owner).slot, (*owner).generation) };
+    if let Some(counters) = counting::slot(slot) {
+        // SAFETY: points into the map.
+        if unsafe { (*counters).generation } == generation {
+            sent.slot = slot;
+        }
+    }
+}
+
+/// A segment for a connection that is not yet established: it is the listener's.
+#[inline(always)]
+fn of_request(sk: *const u8, sent: &mut Sent) {
+    sent.slot = SLOT_UNATTRIBUTED;
+    sent.class = RESET_INVALID_SEGMENT;
+    if has::OFF_REQ_LISTENER() {
+        // SAFETY: a request_sock, offset from BTF.
+        let listener = unsafe { Probe::read::<u64>(sk, at::OFF_REQ_LISTENER()) };
+        sent.slot = owner::of_socket(listener).unwrap_or(SLOT_UNATTRIBUTED);
+    }
+}
+
+#[inline(always)]
+fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, sent: &mut Sent) {
+    sent.full = sk;
+    let mut previous = sent.state;
+    match connections::get(sk as u64) {
+        Some(conn) => {
+            // SAFETY: points into the map.
+            unsafe {
+                (*conn).flags |= CONN_RESET_SENT;
+                previous = (*conn).previous;
+            }
+            sent.slot = stream::owner_of_entry(conn);
+            sent.conn = conn;
+        }
+        None => {
+            sent.slot = owner::through_parent(sk);
+            if let Some(stats) = counting::stats() {
+                // SAFETY: points into the map.
+                unsafe {
+                    if (*stats).destroyed_sk == sk as u64 {
+                        sent.slot = (*stats).destroyed_slot;
+                    }
+                }
+            }
+        }
+    }
+    if answers_segment {
+        forget_pending(sk);
+        // SAFETY: a full socket, offsets from BTF.
+        sent.class = match sent.state {
+            LISTEN => RESET_LISTENER,
+            CLOSE if unsafe { flags::<M>(sk) } & SOCK_DEAD != 0 => RESET_DATA_AFTER_CLOSE,
+            _ => RESET_INVALID_SEGMENT,
+        };
+    } else {
+        // SAFETY: as above.
+        sent.class = unsafe { active::<M>(sk, sent.state, previous) };
+    }
+}
+
+#[inline(always)]
+unsafe fn flags<M: Memory>(sk: *const u8) -> u64 {
+    if has::OFF_SKC_FLAGS() {
+        // SAFETY: a full socket, offset from BTF.
+        unsafe { M::read::<u64>(sk, at::OFF_SKC_FLAGS()) }
+    } else {
+        0
+    }
+}
+
+/// Why this side sent an RST of its own accord (`tcp_send_active_reset`).
+#[inline(always)]
+unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
+    // SAFETY: a full tcp_sock, offsets from BTF.
+    unsafe {
+        let flags = flags::<M>(sk);
+        if flags & SOCK_DEAD != 0 {
+            return RESET_ORPHAN;
+        }
+        if state != CLOSE {
+            // Aborted alive: by keepalive, or by somebody's `ss -K`.
+            return if flags & SOCK_KEEPOPEN != 0 { RESET_KEEPALIVE } else { RESET_ABORTED };
+        }
+        if has::OFF_SK_SOCKET() && M::read::<u64>(sk, at::OFF_SK_SOCKET()) == 0 {
+            return RESET_UNACCEPTED;
+        }
+        if M::read::<u8>(sk, at::OFF_SK_SHUTDOWN()) & SHUTDOWN_MASK != SHUTDOWN_MASK {
+            return RESET_DISCONNECT;
+        }
+        if has::OFF_TP_RCV_NXT() && has::OFF_TP_COPIED_SEQ() {
+            let received = Probe::read::<u32>(sk, at::OFF_TP_RCV_NXT());
+            let copied = Probe::read::<u32>(sk, at::OFF_TP_COPIED_SEQ());
+            // A FIN counts as one, and stays uncopied until end-of-file is read.
+            let fin = u32::from(matches!(previous, CLOSE_WAIT | LAST_ACK | CLOSING));
+            let unread = received.wrapping_sub(copied);
+            if unread > fin {
+                return RESET_UNREAD_DATA;
+            }
+        }
+        if flags & SOCK_LINGER != 0
+            && has::OFF_SK_LINGERTIME()
+            && M::read::<u64>(sk, at::OFF_SK_LINGERTIME()) == 0
+        {
+            return RESET_LINGER_ZERO;
+        }
+        RESET_OTHER
+    }
+}
+
+#[inline(always)]
+fn on_received<M: Memory>(sk: *const u8) {
+    // SAFETY: a full socket, offsets from BTF.
+    let (state, shutdown) = unsafe {
+        (
+            M::read::<u8>(sk, at::OFF_SKC_STATE()),
+            M::read::<u8>(sk, at::OFF_SK_SHUTDOWN()),
+        )
+    };
+    commit_pending();
+    if state == CLOSE {
+        // `tcp_reset` ignores it too.
+        return;
+    }
+    let conn = connections::get(sk as u64);
+    let slot = match conn {
+        Some(conn) => stream::owner_of_entry(conn),
+        None => owner::through_parent(sk),
+    };
+    if matches!(state, FIN_WAIT1 | FIN_WAIT2) && shutdown & RCV_SHUTDOWN != 0 {
+        // `tcp_rcv_state_process` calls `tcp_reset` itself when data arrives after close,
+        // and then answers with an RST. Whether this is that case is known once an RST is
+        // sent for the same socket, or not.
+        if let Some(stats) = counting::stats() {
+            // SAFETY: points into the map.
+            unsafe {
+                (*stats).pending_slot = slot;
+                (*stats).pending_state = u32::from(state);
+                (*stats).pending_ns = now();
+                (*stats).pending_sk = sk as u64;
+            }
+        }
+        return;
+    }
+    if let Some(conn) = conn {
+        // SAFETY: points into the map.
+        unsafe { (*conn).flags |= CONN_RESET_RECEIVED };
+    }
+    count_received(slot, state);
+    let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
+    stream::write(RECORD_RESET_RECEIVED, sk, conn, slot, |record| {
+        record.from = state;
+        record.reason = u32::from(state);
+    });
+}
+
+#[inline(always)]
+fn count_received(slot: u32, state: u8) {
+    seen(SIGNAL_RESET_RECEIVED);
+    settle(SIGNAL_RESET_RECEIVED, slot);
+    let index = usize::from(state);
+    if index >= RESETS_RECEIVED {
+        return;
+    }
+    if let Some(counters) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe { add((&raw mut (*counters).resets_received).cast::<u64>().add(index), 1) };
+    }
+}
+
+/// No RST followed the pending one: it was the peer's.
+#[inline(always)]
+fn commit_pending() {
+    let Some(stats) = counting::stats() else { return };
+    // SAFETY: points into the map.
+    unsafe {
+        if (*stats).pending_sk != 0 {
+            (*stats).pending_sk = 0;
+            count_received((*stats).pending_slot, (*stats).pending_state as u8);
+        }
+    }
+}
+
+/// An RST is being sent for `sk`: if one was pending for it, it was our own abort. One
+/// pending for another socket was the peer's.
+#[inline(always)]
+fn forget_pending(sk: *const u8) {
+    let Some(stats) = counting::stats() else { return };
+    // SAFETY: points into the map.
+    unsafe {
+        if (*stats).pending_sk == sk as u64 {
+            (*stats).pending_sk = 0;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Sockets older than the daemon, and sockets that changed hands unseen (SCM_RIGHTS,
+//! pidfd_getfd, fork, io_uring): `iter/task_file`, which walks the open files of every
+//! process in every network namespace.
+//!
+//! The daemon reads the iterator twice. The first pass confirms the owners that still hold
+//! their sockets; the second takes in sockets that are not known yet, and gives those whose
+//! owner was not confirmed to a process that holds them.
+
+use aya_ebpf::helpers::generated::bpf_sock_from_file;
+use observer_common::{
+    AF_INET, AF_INET6, CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, ResyncControl,
+};
+
+use crate::{
+    connections::{self, now},
+    layout::at,
+    maps::{PROCESSES, RESYNC},
+    memory::{Direct, Memory},
+    owner, stream,
+};
+
+/// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
+/// eight bytes.
+#[repr(C)]
+struct TaskFileContext {
+    meta: *const u8,
+    task: *const u8,
+    fd: u32,
+    reserved: u32,
+    file: *const u8,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
+    let ctx = ctx.cast::<TaskFileContext>();
+    // SAFETY: the kernel passes this context to programs of this type; the pointers are
+    // null in the call that ends the walk.
+    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    // SAFETY: takes the file of the context.
+    let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) } as *const u8;
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: typed pointers, offsets from BTF.
+    unsafe {
+        let sk = Direct::read::<u64>(socket, at::OFF_SOCKET_SK());
+        if sk == 0 {
+            return 0;
+        }
+        // Loaded again so that the verifier sees a typed pointer.
+        let sk = *socket.add(at::OFF_SOCKET_SK()).cast::<*const u8>();
+        let family = Direct::read::<u16>(sk, at::OFF_SKC_FAMILY());
+        if family != AF_INET && family != AF_INET6 {
+            return 0;
+        }
+        let protocol = Direct::read::<u16>(sk, at::OFF_SK_PROTOCOL());
+        let state = Direct::read::<u8>(sk, at::OFF_SKC_STATE());
+        let Some(control) = RESYNC.get_ptr_mut(0) else { return 0 };
+        match protocol {
+            IPPROTO_TCP => visit(control, task, sk, state, false),
+            IPPROTO_MPTCP => {
+                visit(control, task, sk, state, true);
+                let first = owner::first_subflow(sk) as *const u8;
+                if !first.is_null() {
+                    let state = crate::memory::Probe::read::<u8>(first, at::OFF_SKC_STATE());
+                    visit(control, task, first, state, false);
+                }
+            }
+            _ => {}
+        }
+    }
+    0
+}
+
+/// Looks at one socket that `task` holds.
+#[inline(always)]
+unsafe fn visit(control: *mut ResyncControl, task: *const u8, sk: *const u8, state: u8, parent: bool) {
+    // SAFETY: `control` points into the map.
+    unsafe {
+        let epoch = (*control).epoch;
+        let conn = connections::get(sk as u64);
+        if (*control).pass == 0 {
+            if let Some(conn) = conn {
+                confirm(conn, task, epoch);
+            }
+            return;
+        }
+        (*control).seen += 1;
+        match conn {
+            Some(conn) => {
+                if (*conn).epoch != epoch {
+                    let slot = owner::of_task(task, 0);
+                    if stream::owner_of_entry(conn) != slot {
+                        connections::hand_over(conn, slot);
+                        (*control).moved += 1;
+                    }
+                    (*conn).epoch = epoch;
+                }
+            }
+            // A socket that is neither connected nor listening is of no interest yet.
+            None if state == CLOSE => {}
+            None => {
+                let slot = owner::of_task(task, 0);
+                let conn = if parent {
+                    connections::create(sk as u64, slot, CONN_PARENT, state, now())
+                } else {
+                    connections::seed(sk as u64, slot, state, now())
+                };
+                if let Some(conn) = conn {
+                    (*conn).epoch = epoch;
+                    (*control).seeded += u64::from(!parent);
+                }
+            }
+        }
+    }
+}
+
+/// Marks the entry when `task` is its owner.
+#[inline(always)]
+unsafe fn confirm(conn: *mut Conn, task: *const u8, epoch: u32) {
+    // A process without a slot owns nothing; do not give it one for being looked at.
+    let key = owner::key_of(task);
+    if let Some(slot) = PROCESSES.get_ptr(key) {
+        // SAFETY: both point into maps.
+        unsafe {
+            if *slot == stream::owner_of_entry(conn) {
+                (*conn).epoch = epoch;
+            }
+        }
+    }
+}

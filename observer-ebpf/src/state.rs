@@ -1,0 +1,357 @@
+//! State transitions: `tp_btf/inet_sock_set_state` and `tp_btf/tcp_destroy_sock`.
+//!
+//! Counts transitions, successful connects and failed ones (as far as the state machine
+//! knows), entries into TIME_WAIT (inferred), and the three histograms; writes the record of
+//! a finished connection.
+//!
+//! What this tracepoint does not show (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it
+//! fires before `sk_state` is written; never with TIME_WAIT, which is a mini-socket's state;
+//! also with old == new; for a child as LISTEN -> SYN_RECV; for MPTCP parents and their
+//! subflows alike.
+
+use aya_ebpf::{
+    helpers::generated::bpf_get_socket_cookie, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use observer_common::{
+    AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
+    CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
+    CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED,
+    FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE,
+    RECORD_TIME_WAIT, SIGNAL_STATE, SIGNAL_TIME_WAIT, SLOT_UNATTRIBUTED, STATES, SYN_RECV,
+    SYN_SENT, TimeWaitOwner, add_packed, pack_duration,
+};
+
+use crate::{
+    connect,
+    connections::{self, adjust_live, now},
+    counting::{self, add, observe, seen, settle, settle_lost},
+    layout::{at, has},
+    maps::{CONNECTIONS, TIME_WAIT_OWNERS},
+    memory::{Direct, Memory, Probe},
+    owner, stream,
+};
+
+/// Bits of `sk_flags` (`enum sock_flags`, `include/net/sock.h`).
+pub const SOCK_DEAD: u64 = 1 << 0;
+pub const SOCK_DONE: u64 = 1 << 1;
+pub const SOCK_KEEPOPEN: u64 = 1 << 3;
+pub const SOCK_LINGER: u64 = 1 << 4;
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn state_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    on_state::<Direct>(sk, old as u8, new as u8);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    on_destroy::<Direct>(sk);
+    0
+}
+
+#[inline(always)]
+fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
+    if old == new || usize::from(old) >= STATES || usize::from(new) >= STATES {
+        return;
+    }
+    // SAFETY: a full socket, offsets from BTF.
+    let protocol = unsafe { M::read::<u16>(sk, at::OFF_SK_PROTOCOL()) };
+    if protocol == IPPROTO_MPTCP {
+        return on_parent(sk, old, new);
+    }
+    if protocol != IPPROTO_TCP {
+        return;
+    }
+    seen(SIGNAL_STATE);
+    let time = now();
+    let conn = match (old, new) {
+        (CLOSE, SYN_SENT) => open(sk, CONN_ACTIVE, old, time),
+        (CLOSE, LISTEN) => open(sk, 0, old, time),
+        (LISTEN, SYN_RECV | ESTABLISHED) => child(sk, old, time),
+        _ => match connections::get(sk as u64) {
+            Some(conn) => Some(conn),
+            None => connections::seed(sk as u64, owner::through_parent(sk), old, time),
+        },
+    };
+    match conn {
+        Some(conn) => transition::<M>(sk, conn, old, new, time),
+        None => untracked(old, new),
+    }
+}
+
+/// connect() or listen(), in the process that calls it. A socket may have an entry already
+/// from an earlier attempt.
+#[inline(always)]
+fn open(sk: *const u8, flags: u16, old: u8, time: u64) -> Option<*mut Conn> {
+    let mut slot = owner::current();
+    if slot == SLOT_UNATTRIBUTED {
+        // A kernel thread: an MPTCP join, on behalf of the process that owns the parent.
+        slot = owner::through_parent(sk);
+    }
+    match connections::get(sk as u64) {
+        Some(conn) => {
+            connections::settle_handover(conn, old);
+            // SAFETY: points into the map.
+            unsafe {
+                if (*conn).slot != slot {
+                    connections::hold(slot);
+                    connections::release((*conn).slot);
+                    (*conn).slot = slot;
+                }
+                (*conn).flags = flags;
+                (*conn).state = old;
+                (*conn).born_ns = time;
+                (*conn).entered_ns = time;
+                (*conn).retransmits = 0;
+                (*conn).spent = [0; STATES];
+            }
+            Some(conn)
+        }
+        None => connections::create(sk as u64, slot, flags, old, time),
+    }
+}
+
+/// A child socket, in softirq. It belongs to its listener's owner until it is accepted.
+///
+/// The tracepoint does not name the listener, and looking for it by port would have to
+/// guess among SO_REUSEPORT sockets of several processes. But the child is a byte copy of
+/// its listener at this point (`sk_clone_lock`), and `tsorted_sent_queue`, an empty list
+/// whose head points to itself in the listener, is set up anew only later, in
+/// `tcp_create_openreq_child`. So the copied pointer leads to the listener; it is believed
+/// only if a listening socket is known there.
+#[inline(always)]
+fn child(sk: *const u8, old: u8, time: u64) -> Option<*mut Conn> {
+    let mut slot = SLOT_UNATTRIBUTED;
+    if has::OFF_TP_TSORTED() {
+        // SAFETY: a tcp_sock, offset from BTF.
+        let head = unsafe { Probe::read::<u64>(sk, at::OFF_TP_TSORTED()) };
+        let listener = head.wrapping_sub(at::OFF_TP_TSORTED() as u64);
+        if let Some(conn) = connections::get(listener) {
+            // SAFETY: points into the map.
+            if unsafe { (*conn).state } == LISTEN {
+                slot = stream::owner_of_entry(conn);
+            }
+        }
+    }
+    connections::create(sk as u64, slot, CONN_PASSIVE, old, time)
+}
+
+/// A transition of a socket that could not be given an entry: counted, but kept out of the
+/// gauges, which could not follow it.
+#[inline(always)]
+fn untracked(old: u8, new: u8) {
+    count_transition(SLOT_UNATTRIBUTED, old, new);
+    if old != LISTEN || new == CLOSE {
+        adjust_live(SLOT_UNATTRIBUTED, old, 1);
+    }
+    adjust_live(SLOT_UNATTRIBUTED, new, -1);
+    settle_lost(SIGNAL_STATE);
+}
+
+#[inline(always)]
+fn count_transition(slot: u32, old: u8, new: u8) {
+    let index = usize::from(old) * STATES + usize::from(new);
+    if index >= STATES * STATES {
+        return;
+    }
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was bounded.
+        add(unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) }, 1);
+    }
+}
+
+#[inline(always)]
+fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time: u64) {
+    // SAFETY: points into the map; this program alone writes these fields, under the
+    // socket lock.
+    unsafe {
+        // The kernel skips a program that interrupts itself on the same CPU (since 6.1,
+        // `__bpf_trace_run`); what that left out is made good here, so that gauges do not
+        // drift for ever.
+        let known = (*conn).state;
+        if known != old && usize::from(known) < STATES {
+            connections::settle_handover(conn, known);
+            count_transition((*conn).slot, known, old);
+        }
+        connections::settle_handover(conn, old);
+        let slot = (*conn).slot;
+        count_transition(slot, old, new);
+        settle(SIGNAL_STATE, slot);
+
+        let spent = time.saturating_sub((*conn).entered_ns);
+        let in_state = (&raw mut (*conn).spent).cast::<u32>().add(usize::from(old));
+        *in_state = add_packed(*in_state, pack_duration(spent));
+        (*conn).previous = old;
+        (*conn).state = new;
+        (*conn).entered_ns = time;
+
+        if old == CLOSE_WAIT && ((*conn).flags & CONN_SEEDED == 0) {
+            if let Some(slot) = counting::slot(slot) {
+                observe(&raw mut (*slot).close_wait, &CLOSE_WAIT_BOUNDS, spent);
+            }
+        }
+        let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
+        match new {
+            ESTABLISHED => {
+                if attempting {
+                    connect::succeeded(slot, time.saturating_sub((*conn).born_ns));
+                }
+                (*conn).flags |= CONN_ESTABLISHED;
+                if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
+                    // A passive MPTCP join: its parent is known by now.
+                    connections::hand_over(conn, owner::through_parent(sk));
+                }
+            }
+            FIN_WAIT1 => {
+                // Only the side that closes first comes here, and only it can enter
+                // TIME_WAIT. The timewait socket takes over the cookie, if there is one.
+                bpf_get_socket_cookie(sk.cast_mut().cast());
+            }
+            CLOSE => {
+                if attempting && old != LISTEN {
+                    connect::failed::<M>(sk, conn);
+                }
+                closed::<M>(sk, conn, slot, old, time);
+            }
+            _ => {}
+        }
+        stream::write(RECORD_STATE, sk, conn, slot, |record| {
+            record.from = old;
+            record.to = new;
+        });
+    }
+}
+
+/// A socket reached CLOSE.
+#[inline(always)]
+unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, time: u64) {
+    // SAFETY: `conn` and `slot` point into maps; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        let error = M::read::<u32>(sk, at::OFF_SK_ERR());
+        let flags = (*conn).flags;
+        if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
+            if let Some(slot) = counting::slot(slot) {
+                observe(&raw mut (*slot).age, &AGE_BOUNDS, time.saturating_sub((*conn).born_ns));
+            }
+        }
+        if matches!(old, FIN_WAIT2 | CLOSING) && error == 0 && flags & CONN_RESET_SENT == 0 {
+            match left_for_time_wait::<M>(sk, old) {
+                Some(true) => time_wait::<M>(sk, conn, slot),
+                Some(false) => {}
+                None => (*conn).flags |= CONN_TIME_WAIT_MAYBE,
+            }
+        }
+        if old != LISTEN && (flags & CONN_ESTABLISHED != 0 || flags & CONN_SEEDED != 0) {
+            stream::write(RECORD_CLOSE, sk, conn, slot, |record| {
+                record.from = old;
+                record.to = CLOSE;
+                record.errno = error as u16;
+            });
+        }
+    }
+}
+
+/// Whether a socket that goes from FIN_WAIT2 or CLOSING to CLOSE without an error is being
+/// replaced by a timewait socket. `tcp_time_wait` is reached when the peer's FIN has come
+/// (`tcp_fin` sets SOCK_DONE first) or when the socket is an orphan (`sock_orphan` sets
+/// SOCK_DEAD first); close() with unread data, SO_LINGER 0 and connect(AF_UNSPEC) come here
+/// with neither. `None` when only the RST that follows or does not can tell.
+#[inline(always)]
+unsafe fn left_for_time_wait<M: Memory>(sk: *const u8, old: u8) -> Option<bool> {
+    if !has::OFF_SKC_FLAGS() {
+        return Some(true);
+    }
+    // SAFETY: a full tcp_sock, offsets from BTF.
+    unsafe {
+        let flags = M::read::<u64>(sk, at::OFF_SKC_FLAGS());
+        if flags & (SOCK_DEAD | SOCK_DONE) == 0 {
+            return Some(false);
+        }
+        // TCP_LINGER2 below zero: no FIN_WAIT2 for orphans.
+        if flags & SOCK_DEAD != 0 && has::OFF_TP_LINGER2() {
+            let linger2 = Probe::read::<i32>(sk, at::OFF_TP_LINGER2());
+            if linger2 < 0 && old == FIN_WAIT2 {
+                return Some(false);
+            }
+        }
+        // close() with unread data in CLOSING: the FIN has come, the owner still holds it.
+        if old == CLOSING && flags & SOCK_DEAD == 0 {
+            return None;
+        }
+        Some(true)
+    }
+}
+
+/// Counts an entry into TIME_WAIT.
+#[inline(always)]
+unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
+    seen(SIGNAL_TIME_WAIT);
+    settle(SIGNAL_TIME_WAIT, slot);
+    // SAFETY: points into the map; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        (*conn).flags |= CONN_TIME_WAIT;
+        let Some(counters) = counting::slot(slot) else { return };
+        add(&raw mut (*counters).time_wait_entered, 1);
+        if has::OFF_SKC_COOKIE() && slot != SLOT_UNATTRIBUTED {
+            let cookie = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
+            let owner = TimeWaitOwner { slot, generation: (*counters).generation };
+            let _ = TIME_WAIT_OWNERS.insert(cookie, owner, 0);
+        }
+    }
+    stream::write(RECORD_TIME_WAIT, sk, conn, slot, |_| {});
+}
+
+/// An MPTCP parent: takes no part in the counts, because its subflows do, but knows the
+/// owner.
+#[inline(always)]
+fn on_parent(sk: *const u8, old: u8, new: u8) {
+    match (old, new) {
+        (CLOSE, SYN_SENT | LISTEN) => {
+            if connections::get(sk as u64).is_none() {
+                connections::create(sk as u64, owner::current(), CONN_PARENT, new, now());
+            }
+        }
+        (_, CLOSE) => {
+            if let Some(conn) = connections::get(sk as u64) {
+                connections::remove(sk as u64, conn);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The socket is being destroyed (`tcp_v4_destroy_sock`): its address may be reused.
+#[inline(always)]
+fn on_destroy<M: Memory>(sk: *const u8) {
+    let Some(conn) = CONNECTIONS.get_ptr_mut(sk as u64) else {
+        return;
+    };
+    // SAFETY: points into the map; the socket is no longer reachable for other programs.
+    unsafe {
+        let state = (*conn).state;
+        connections::settle_handover(conn, state);
+        let slot = (*conn).slot;
+        if state != CLOSE {
+            // The last transition was skipped; see `transition`.
+            count_transition(slot, state, CLOSE);
+        }
+        let maybe = (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT);
+        if maybe == CONN_TIME_WAIT_MAYBE {
+            time_wait::<M>(sk, conn, slot);
+        }
+        if let Some(stats) = counting::stats() {
+            (*stats).destroyed_sk = sk as u64;
+            (*stats).destroyed_slot = slot;
+        }
+        // An attempt that connect() never came back for (the thread was killed).
+        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
+            connect::count_failure(slot, connect::ECANCELED);
+        }
+        connections::remove(sk as u64, conn);
+    }
+}
