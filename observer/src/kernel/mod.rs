@@ -1,5 +1,7 @@
 //! Everything that touches the kernel: the load table and its verdicts, field offsets
 //! from BTF, maps, the ring, and taking in sockets that are older than the daemon.
 
+pub mod btf;
+pub mod layout;
 pub mod source;
 pub mod verdict;

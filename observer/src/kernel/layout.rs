@@ -1,0 +1,235 @@
+//! The fields of kernel structures that the programs read, and where the running kernel
+//! has them.
+//!
+//! Each field becomes a read-only global of the programs. The verifier sees it as a
+//! constant, so code that depends on an absent field is dead code to it.
+
+use super::btf::{KernelBtf, LayoutError};
+
+/// The value of the global of a field that the kernel does not have.
+pub const ABSENT: u64 = u64::MAX;
+
+/// The global that holds the size of `struct pt_regs`, or [`ABSENT`]: a classic tracepoint
+/// program reaches the registers of its system call below the top of the task's stack.
+pub const PT_REGS_SIZE: &str = "PT_REGS_SIZE";
+
+/// What happens when the kernel does not have a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing can be observed without it.
+    Required,
+    /// What depends on it is switched off.
+    Optional,
+}
+
+/// One field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldSpec {
+    /// The global of the programs that is to hold the offset.
+    pub global: &'static str,
+    /// The structure the offset counts from.
+    pub structure: &'static str,
+    /// Dotted path of the member.
+    pub path: &'static str,
+    /// Size in bytes that the programs read.
+    pub size: u32,
+    /// Whether the daemon can do without.
+    pub need: Need,
+}
+
+const fn required(
+    global: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    size: u32,
+) -> FieldSpec {
+    FieldSpec {
+        global,
+        structure,
+        path,
+        size,
+        need: Need::Required,
+    }
+}
+
+const fn optional(
+    global: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    size: u32,
+) -> FieldSpec {
+    FieldSpec {
+        global,
+        structure,
+        path,
+        size,
+        need: Need::Optional,
+    }
+}
+
+/// Every field the programs read, registers excepted.
+#[rustfmt::skip]
+pub const FIELDS: &[FieldSpec] = &[
+    required("OFF_SKC_FAMILY", "sock_common", "skc_family", 2),
+    required("OFF_SKC_STATE", "sock_common", "skc_state", 1),
+    required("OFF_SKC_NUM", "sock_common", "skc_num", 2),
+    required("OFF_SKC_DPORT", "sock_common", "skc_dport", 2),
+    required("OFF_SKC_DADDR", "sock_common", "skc_daddr", 4),
+    required("OFF_SKC_RCV_SADDR", "sock_common", "skc_rcv_saddr", 4),
+    // CONFIG_IPV6.
+    optional("OFF_SKC_V6_DADDR", "sock_common", "skc_v6_daddr", 16),
+    optional("OFF_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr", 16),
+    // CONFIG_NET_NS: without it `possible_net_t` is empty.
+    optional("OFF_SKC_NET", "sock_common", "skc_net.net", 8),
+    optional("OFF_SKC_COOKIE", "sock_common", "skc_cookie", 8),
+    optional("OFF_SKC_FLAGS", "sock_common", "skc_flags", 8),
+    optional("OFF_NET_INUM", "net", "ns.inum", 4),
+    // Before 5.6 `sk_protocol` is a bitfield of one byte, next to `sk_type`.
+    required("OFF_SK_PROTOCOL", "sock", "sk_protocol", 2),
+    required("OFF_SK_TYPE", "sock", "sk_type", 2),
+    required("OFF_SK_ERR", "sock", "sk_err", 4),
+    required("OFF_SK_SHUTDOWN", "sock", "sk_shutdown", 1),
+    optional("OFF_SK_LINGERTIME", "sock", "sk_lingertime", 8),
+    optional("OFF_SK_SOCKET", "sock", "sk_socket", 8),
+    required("OFF_INET_SPORT", "inet_sock", "inet_sport", 2),
+    optional("OFF_TP_RCV_NXT", "tcp_sock", "rcv_nxt", 4),
+    optional("OFF_TP_COPIED_SEQ", "tcp_sock", "copied_seq", 4),
+    optional("OFF_TP_LINGER2", "tcp_sock", "linger2", 4),
+    optional("OFF_TP_TSORTED", "tcp_sock", "tsorted_sent_queue", 16),
+    // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
+    optional("OFF_TP_IS_MPTCP", "tcp_sock", "is_mptcp", 1),
+    optional("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data", 8),
+    optional("OFF_SUBFLOW_CONN", "mptcp_subflow_context", "conn", 8),
+    optional("OFF_MSK_FIRST", "mptcp_sock", "first", 8),
+    required("OFF_SOCKET_SK", "socket", "sk", 8),
+    required("OFF_FILE_PRIVATE", "file", "private_data", 8),
+    required("OFF_FILES_FDT", "files_struct", "fdt", 8),
+    required("OFF_FDT_FD", "fdtable", "fd", 8),
+    required("OFF_FDT_MAX", "fdtable", "max_fds", 4),
+    required("OFF_TASK_FILES", "task_struct", "files", 8),
+    required("OFF_TASK_TGID", "task_struct", "tgid", 4),
+    required("OFF_TASK_LEADER", "task_struct", "group_leader", 8),
+    required("OFF_TASK_START", "task_struct", "start_boottime", 8),
+    required("OFF_TASK_COMM", "task_struct", "comm", 16),
+    required("OFF_TASK_FLAGS", "task_struct", "flags", 4),
+    optional("OFF_TASK_STACK", "task_struct", "stack", 8),
+    optional("OFF_TW_SUBSTATE", "inet_timewait_sock", "tw_substate", 1),
+    // `rsk_listener` is a macro for this (include/net/request_sock.h).
+    optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
+];
+
+/// Where system calls pass their arguments on x86_64; the fourth is in r10, because the
+/// `syscall` instruction overwrites rcx.
+const X86_64_REGISTERS: &[FieldSpec] = &[
+    optional("OFF_REGS_ARG0", "pt_regs", "di", 8),
+    optional("OFF_REGS_ARG1", "pt_regs", "si", 8),
+    optional("OFF_REGS_ARG2", "pt_regs", "dx", 8),
+    optional("OFF_REGS_ARG3", "pt_regs", "r10", 8),
+    optional("OFF_REGS_ARG4", "pt_regs", "r8", 8),
+    optional("OFF_REGS_SYSCALL", "pt_regs", "orig_ax", 8),
+];
+
+/// The same on arm64. x0 holds the result once the call is over; the argument is kept in
+/// `orig_x0`, which is set before any `sys_enter` hook runs (`invoke_syscall` and its
+/// caller `el0_svc_common`).
+const AARCH64_REGISTERS: &[FieldSpec] = &[
+    optional("OFF_REGS_ARG0", "pt_regs", "orig_x0", 8),
+    optional("OFF_REGS_ARG1", "pt_regs", "regs[1]", 8),
+    optional("OFF_REGS_ARG2", "pt_regs", "regs[2]", 8),
+    optional("OFF_REGS_ARG3", "pt_regs", "regs[3]", 8),
+    optional("OFF_REGS_ARG4", "pt_regs", "regs[4]", 8),
+    optional("OFF_REGS_SYSCALL", "pt_regs", "syscallno", 4),
+];
+
+/// The registers of the architecture this is built for.
+pub const REGISTERS: &[FieldSpec] = if cfg!(target_arch = "aarch64") {
+    AARCH64_REGISTERS
+} else {
+    X86_64_REGISTERS
+};
+
+/// A field that this kernel does not have in a usable form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The global that holds [`ABSENT`].
+    pub global: &'static str,
+    /// Why, for `observer check`. Without full stop.
+    pub reason: String,
+}
+
+/// Where the running kernel has each field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    globals: Vec<(&'static str, u64)>,
+    absent: Vec<Absent>,
+}
+
+impl Layout {
+    /// Looks all fields up. The error is that of the first required field that is not
+    /// there or has another size.
+    pub fn resolve(btf: &KernelBtf) -> Result<Self, LayoutError> {
+        Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))
+    }
+
+    fn resolve_from<'a>(
+        btf: &KernelBtf,
+        specs: impl Iterator<Item = &'a FieldSpec>,
+    ) -> Result<Self, LayoutError> {
+        let mut layout = Self {
+            globals: Vec::new(),
+            absent: Vec::new(),
+        };
+        for spec in specs {
+            match offset(btf, spec) {
+                Ok(offset) => layout.globals.push((spec.global, offset)),
+                Err(error) if spec.need == Need::Required => return Err(error),
+                Err(error) => layout.leave_out(spec.global, error.to_string()),
+            }
+        }
+        match btf.size("pt_regs") {
+            Some(size) => layout.globals.push((PT_REGS_SIZE, u64::from(size))),
+            None => layout.leave_out(PT_REGS_SIZE, "the kernel has no struct pt_regs".to_owned()),
+        }
+        Ok(layout)
+    }
+
+    fn leave_out(&mut self, global: &'static str, reason: String) {
+        self.globals.push((global, ABSENT));
+        self.absent.push(Absent { global, reason });
+    }
+
+    /// Every global with its value, for `EbpfLoader::override_global`.
+    #[must_use]
+    pub fn globals(&self) -> &[(&'static str, u64)] {
+        &self.globals
+    }
+
+    /// The offset behind a global, `None` when it is absent or there is no such global.
+    #[must_use]
+    pub fn offset(&self, global: &str) -> Option<u64> {
+        let (_, offset) = self.globals.iter().find(|(name, _)| *name == global)?;
+        (*offset != ABSENT).then_some(*offset)
+    }
+
+    /// What this kernel lacks.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
+    }
+}
+
+fn offset(btf: &KernelBtf, spec: &FieldSpec) -> Result<u64, LayoutError> {
+    let field = btf.member(spec.structure, spec.path)?;
+    if field.size != spec.size {
+        return Err(LayoutError::Size {
+            structure: spec.structure.to_owned(),
+            path: spec.path.to_owned(),
+            expected: spec.size,
+            found: field.size,
+        });
+    }
+    Ok(u64::from(field.offset))
+}
+
+#[cfg(test)]
+mod tests;

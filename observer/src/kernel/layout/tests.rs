@@ -1,0 +1,121 @@
+use super::{
+    super::btf::{
+        VMLINUX,
+        fixture::{Has, kernel},
+    },
+    *,
+};
+
+fn resolve(gap: u32, has: impl Fn(&FieldSpec) -> Has) -> Result<Layout, LayoutError> {
+    let specs: Vec<_> = FIELDS.iter().chain(X86_64_REGISTERS).copied().collect();
+    Layout::resolve_from(&kernel(&specs, gap, has).parse(), specs.iter())
+}
+
+#[test]
+fn names_are_unique() {
+    for registers in [X86_64_REGISTERS, AARCH64_REGISTERS] {
+        let mut names: Vec<_> = FIELDS
+            .iter()
+            .chain(registers)
+            .map(|spec| spec.global)
+            .chain([PT_REGS_SIZE])
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
+
+#[test]
+fn follows_fields_wherever_they_move() {
+    for gap in [0, 1, 24, 4_096] {
+        let layout = resolve(gap, |_| Has::Expected).unwrap();
+        assert_eq!(layout.absent(), []);
+        assert_eq!(
+            layout.globals().len(),
+            FIELDS.len() + X86_64_REGISTERS.len() + 1
+        );
+        let gap = u64::from(gap);
+        assert_eq!(layout.offset("OFF_SKC_FAMILY"), Some(gap));
+        assert_eq!(layout.offset("OFF_SKC_STATE"), Some(2 * gap + 2));
+        assert_eq!(layout.offset("OFF_SKC_NUM"), Some(3 * gap + 3));
+        assert_eq!(layout.offset("OFF_NET_INUM"), Some(gap));
+        assert_eq!(layout.offset("OFF_REGS_SYSCALL"), Some(6 * gap + 40));
+        assert_eq!(layout.offset(PT_REGS_SIZE), Some(6 * gap + 48));
+    }
+}
+
+#[test]
+fn each_required_field_is_required() {
+    for spec in FIELDS.iter().filter(|spec| spec.need == Need::Required) {
+        for damage in [Has::Nothing, Has::Size(spec.size * 2), Has::Bits(3)] {
+            let error = resolve(
+                0,
+                |other| if other == spec { damage } else { Has::Expected },
+            )
+            .unwrap_err();
+            assert!(error.to_string().contains(spec.path), "{error}");
+        }
+    }
+}
+
+#[test]
+fn each_optional_field_may_be_absent() {
+    let optional = FIELDS
+        .iter()
+        .chain(X86_64_REGISTERS)
+        .filter(|it| it.need == Need::Optional);
+    for spec in optional {
+        for damage in [Has::Nothing, Has::Size(spec.size * 2), Has::Bits(3)] {
+            let layout = resolve(
+                0,
+                |other| if other == spec { damage } else { Has::Expected },
+            )
+            .unwrap();
+            let [absent] = layout.absent() else {
+                panic!("{:?}", layout.absent())
+            };
+            assert_eq!(absent.global, spec.global);
+            assert_eq!(layout.offset(spec.global), None);
+            assert!(layout.globals().contains(&(spec.global, ABSENT)));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_size_names_both() {
+    let error = resolve(0, |spec| match spec.global {
+        "OFF_SK_PROTOCOL" => Has::Size(1),
+        _ => Has::Expected,
+    });
+    let error = error.unwrap_err().to_string();
+    assert_eq!(error, "sock.sk_protocol has 1 bytes where 2 were expected");
+}
+
+#[test]
+fn resolves_the_running_kernel() {
+    let btf = match KernelBtf::from_sys_fs() {
+        Ok(btf) => btf,
+        Err(error) => {
+            eprintln!("skipped: {error} ({VMLINUX})");
+            return;
+        }
+    };
+    let layout = Layout::resolve(&btf).unwrap();
+    // These two have not moved in any kernel from 5.10 to 7.3.
+    assert_eq!(layout.offset("OFF_SKC_FAMILY"), Some(16));
+    assert_eq!(layout.offset("OFF_SKC_STATE"), Some(18));
+    eprintln!("{:?}", layout.globals());
+    for absent in layout.absent() {
+        eprintln!("absent: {}: {}", absent.global, absent.reason);
+    }
+    let args = btf.tracepoint_args("inet_sock_set_state").unwrap();
+    assert_eq!(args, ["struct sock *", "int", "int"]);
+    eprintln!(
+        "tcp_send_reset: {:?}",
+        btf.tracepoint_args("tcp_send_reset")
+    );
+    eprintln!("tcp_close: {:?}", btf.func_args("tcp_close"));
+    eprintln!("sk_rst_reason: {:?}", btf.enumerators("sk_rst_reason"));
+}
