@@ -66,6 +66,9 @@ macro_rules! assert_layout {
         };
         // SAFETY: integers only, and the assertions above rule out padding.
         unsafe impl $crate::Pod for $type {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
     };
 }
 pub(crate) use assert_layout;

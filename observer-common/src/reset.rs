@@ -51,7 +51,7 @@ pub const fn reset_class_name(class: u32) -> Option<&'static str> {
         RESET_ABORTED => "ABORTED_BY_ADMIN",
         RESET_ORPHAN => "TCP_ABORT_ON_LINGER",
         RESET_DATA_AFTER_CLOSE => "TCP_ABORT_ON_DATA",
-        RESET_TIME_WAIT => "TIMEWAIT_SOCKET",
+        RESET_TIME_WAIT => "TCP_TIMEWAIT_SOCKET",
         RESET_LISTENER => "REFUSED_BY_LISTENER",
         RESET_NO_SOCKET => "NO_SOCKET",
         RESET_INVALID_SEGMENT => "INVALID_SEGMENT",

@@ -71,6 +71,10 @@ pub struct CpuStats {
     pub outcomes: [Outcomes; SIGNALS],
     /// Insertions refused, by map.
     pub map_full: [u64; FULL_MAPS],
+    /// Entries made in the map of connections.
+    pub connections_added: u64,
+    /// Entries dropped from it.
+    pub connections_removed: u64,
     /// Records written to the ring, by record kind.
     pub records: [u64; crate::RECORD_KINDS],
     /// Records lost because the ring was full, by record kind.
@@ -93,9 +97,11 @@ pub struct CpuStats {
     pub reserved: u32,
 }
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 40, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 56, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
+    connections_added: u64,
+    connections_removed: u64,
     records: [u64; crate::RECORD_KINDS],
     records_lost: [u64; crate::RECORD_KINDS],
     destroyed_sk: u64,

@@ -70,11 +70,22 @@ fn exhausted(errno: i64) {
     settle(SIGNAL_FD, slot);
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
-        unsafe { add((&raw mut (*counters).fd_exhausted).cast::<u64>().add(index), 1) };
+        unsafe {
+            add(
+                (&raw mut (*counters).fd_exhausted).cast::<u64>().add(index),
+                1,
+            )
+        };
     }
-    stream::write(RECORD_FD_EXHAUSTED, core::ptr::null(), core::ptr::null(), slot, |record| {
-        record.errno = errno as u16;
-    });
+    stream::write(
+        RECORD_FD_EXHAUSTED,
+        core::ptr::null(),
+        core::ptr::null(),
+        slot,
+        |record| {
+            record.errno = errno as u16;
+        },
+    );
 }
 
 #[inline(always)]

@@ -43,7 +43,13 @@ pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Optio
         spent: [0; STATES],
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {
-        Ok(()) => hold(slot),
+        Ok(()) => {
+            hold(slot);
+            if let Some(stats) = counting::stats() {
+                // SAFETY: points into the map.
+                add(unsafe { &raw mut (*stats).connections_added }, 1);
+            }
+        }
         // -EEXIST: an event of this socket was faster; its entry is as good.
         Err(-17) => {}
         Err(_) => {
@@ -76,7 +82,10 @@ pub fn adjust_live(slot: u32, state: u8, by: i64) {
     }
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
-        adjust(unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) }, by);
+        adjust(
+            unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) },
+            by,
+        );
     }
 }
 
@@ -108,7 +117,11 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
     if from == to || to == SLOT_UNATTRIBUTED {
         return;
     }
-    let booked = if handover == 0 { state } else { (handover >> 32) as u8 };
+    let booked = if handover == 0 {
+        state
+    } else {
+        (handover >> 32) as u8
+    };
     hold(to);
     adjust_live(from, booked, -1);
     adjust_live(to, booked, 1);
@@ -152,6 +165,10 @@ pub fn remove(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map.
     let (slot, handover) = unsafe { ((*conn).slot, (*conn).handover) };
     if CONNECTIONS.remove(socket).is_ok() {
+        if let Some(stats) = counting::stats() {
+            // SAFETY: points into the map.
+            add(unsafe { &raw mut (*stats).connections_removed }, 1);
+        }
         release(slot);
         if handover != 0 {
             release(handover as u32);

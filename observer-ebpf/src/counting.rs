@@ -41,7 +41,10 @@ pub fn slot(index: u32) -> Option<*mut Slot> {
 pub fn seen(signal: u32) {
     if let Some(stats) = stats() {
         // SAFETY: `stats` points into the map; `signal` is one of the `SIGNAL_` constants.
-        add(unsafe { &raw mut (*stats).outcomes[signal as usize].seen }, 1);
+        add(
+            unsafe { &raw mut (*stats).outcomes[signal as usize].seen },
+            1,
+        );
     }
 }
 

@@ -9,7 +9,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "AtomicU64::fetch_add does not exist on the BPF target")]
+#![expect(
+    internal_features,
+    reason = "AtomicU64::fetch_add does not exist on the BPF target"
+)]
 
 mod accept;
 mod connect;

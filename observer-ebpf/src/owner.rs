@@ -96,7 +96,11 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     // entries as there are slots, so only while the daemon is freeing one).
     // SAFETY: as above.
     unsafe {
-        (*slot).key = ProcessKey { start_boottime_ns: 0, tgid: 0, reserved: 0 };
+        (*slot).key = ProcessKey {
+            start_boottime_ns: 0,
+            tgid: 0,
+            reserved: 0,
+        };
         (*slot).cgroup_id = 0;
     }
     let _ = FREE_SLOTS.push(index, 0);

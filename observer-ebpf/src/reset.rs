@@ -9,10 +9,9 @@ use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, FIN_WAIT1, FIN_WAIT2,
     LAST_ACK, LISTEN, NEW_SYN_RECV, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RESET_ABORTED,
     RESET_CLASSES_FROM, RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT, RESET_INVALID_SEGMENT,
-    RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_NO_SOCKET, RESET_ORPHAN,
-    RESET_OTHER, RESET_TIME_WAIT, RESET_UNACCEPTED, RESET_UNREAD_DATA, RESETS_RECEIVED,
-    RESETS_SENT, SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED,
-    TIME_WAIT,
+    RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_NO_SOCKET, RESET_ORPHAN, RESET_OTHER,
+    RESET_TIME_WAIT, RESET_UNACCEPTED, RESET_UNREAD_DATA, RESETS_RECEIVED, RESETS_SENT,
+    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, TIME_WAIT,
 };
 
 use crate::{
@@ -89,12 +88,25 @@ fn on_sent<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32) {
     }
     if let Some(counters) = counting::slot(sent.slot) {
         // SAFETY: points into the map; the index was checked.
-        unsafe { add((&raw mut (*counters).resets_sent).cast::<u64>().add(index as usize), 1) };
+        unsafe {
+            add(
+                (&raw mut (*counters).resets_sent)
+                    .cast::<u64>()
+                    .add(index as usize),
+                1,
+            )
+        };
     }
-    stream::write(RECORD_RESET_SENT, sent.full, sent.conn, sent.slot, |record| {
-        record.from = sent.state;
-        record.reason = index;
-    });
+    stream::write(
+        RECORD_RESET_SENT,
+        sent.full,
+        sent.conn,
+        sent.slot,
+        |record| {
+            record.from = sent.state;
+            record.reason = index;
+        },
+    );
 }
 
 /// A segment for a timewait socket: the owner is found through the cookie, which the
@@ -201,7 +213,11 @@ unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
         }
         if state != CLOSE {
             // Aborted alive: by keepalive, or by somebody's `ss -K`.
-            return if flags & SOCK_KEEPOPEN != 0 { RESET_KEEPALIVE } else { RESET_ABORTED };
+            return if flags & SOCK_KEEPOPEN != 0 {
+                RESET_KEEPALIVE
+            } else {
+                RESET_ABORTED
+            };
         }
         if has::OFF_SK_SOCKET() && M::read::<u64>(sk, at::OFF_SK_SOCKET()) == 0 {
             return RESET_UNACCEPTED;
@@ -285,14 +301,23 @@ fn count_received(slot: u32, state: u8) {
     }
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
-        unsafe { add((&raw mut (*counters).resets_received).cast::<u64>().add(index), 1) };
+        unsafe {
+            add(
+                (&raw mut (*counters).resets_received)
+                    .cast::<u64>()
+                    .add(index),
+                1,
+            )
+        };
     }
 }
 
 /// No RST followed the pending one: it was the peer's.
 #[inline(always)]
 fn commit_pending() {
-    let Some(stats) = counting::stats() else { return };
+    let Some(stats) = counting::stats() else {
+        return;
+    };
     // SAFETY: points into the map.
     unsafe {
         if (*stats).pending_sk != 0 {
@@ -306,7 +331,9 @@ fn commit_pending() {
 /// pending for another socket was the peer's.
 #[inline(always)]
 fn forget_pending(sk: *const u8) {
-    let Some(stats) = counting::stats() else { return };
+    let Some(stats) = counting::stats() else {
+        return;
+    };
     // SAFETY: points into the map.
     unsafe {
         if (*stats).pending_sk == sk as u64 {

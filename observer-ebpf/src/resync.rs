@@ -59,7 +59,9 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         }
         let protocol = Direct::read::<u16>(sk, at::OFF_SK_PROTOCOL());
         let state = Direct::read::<u8>(sk, at::OFF_SKC_STATE());
-        let Some(control) = RESYNC.get_ptr_mut(0) else { return 0 };
+        let Some(control) = RESYNC.get_ptr_mut(0) else {
+            return 0;
+        };
         match protocol {
             IPPROTO_TCP => visit(control, task, sk, state, false),
             IPPROTO_MPTCP => {
@@ -78,7 +80,13 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
 
 /// Looks at one socket that `task` holds.
 #[inline(always)]
-unsafe fn visit(control: *mut ResyncControl, task: *const u8, sk: *const u8, state: u8, parent: bool) {
+unsafe fn visit(
+    control: *mut ResyncControl,
+    task: *const u8,
+    sk: *const u8,
+    state: u8,
+    parent: bool,
+) {
     // SAFETY: `control` points into the map.
     unsafe {
         let epoch = (*control).epoch;

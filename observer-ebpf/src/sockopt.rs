@@ -72,15 +72,21 @@ fn on_failure(errno: i64) {
     }
     let is_inet = key.family == observer_common::AF_INET || key.family == observer_common::AF_INET6;
     let addressed = if is_inet { sk } else { core::ptr::null() };
-    stream::write(RECORD_SETSOCKOPT_FAILED, addressed, core::ptr::null(), slot, |record| {
-        record.family = key.family;
-        record.protocol = key.protocol;
-        // The socket type has no field of its own; nothing else uses this one here.
-        record.reason = u32::from(key.socket_type);
-        record.level = key.level;
-        record.option = key.option;
-        record.errno = key.errno;
-    });
+    stream::write(
+        RECORD_SETSOCKOPT_FAILED,
+        addressed,
+        core::ptr::null(),
+        slot,
+        |record| {
+            record.family = key.family;
+            record.protocol = key.protocol;
+            // The socket type has no field of its own; nothing else uses this one here.
+            record.reason = u32::from(key.socket_type);
+            record.level = key.level;
+            record.option = key.option;
+            record.errno = key.errno;
+        },
+    );
 }
 
 /// Adds one to the counter of `key`; false when there is no room for it.

@@ -16,10 +16,10 @@ use aya_ebpf::{
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
     CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
-    CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED,
-    FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE,
-    RECORD_TIME_WAIT, SIGNAL_STATE, SIGNAL_TIME_WAIT, SLOT_UNATTRIBUTED, STATES, SYN_RECV,
-    SYN_SENT, TimeWaitOwner, add_packed, pack_duration,
+    CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2,
+    IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE, RECORD_TIME_WAIT, SIGNAL_STATE,
+    SIGNAL_TIME_WAIT, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TimeWaitOwner, add_packed,
+    pack_duration,
 };
 
 use crate::{
@@ -161,7 +161,10 @@ fn count_transition(slot: u32, old: u8, new: u8) {
     }
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was bounded.
-        add(unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) }, 1);
+        add(
+            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
+            1,
+        );
     }
 }
 
@@ -236,7 +239,11 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
         let flags = (*conn).flags;
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
             if let Some(slot) = counting::slot(slot) {
-                observe(&raw mut (*slot).age, &AGE_BOUNDS, time.saturating_sub((*conn).born_ns));
+                observe(
+                    &raw mut (*slot).age,
+                    &AGE_BOUNDS,
+                    time.saturating_sub((*conn).born_ns),
+                );
             }
         }
         if matches!(old, FIN_WAIT2 | CLOSING) && error == 0 && flags & CONN_RESET_SENT == 0 {
@@ -295,11 +302,16 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
     // SAFETY: points into the map; `sk` is a full socket, offsets from BTF.
     unsafe {
         (*conn).flags |= CONN_TIME_WAIT;
-        let Some(counters) = counting::slot(slot) else { return };
+        let Some(counters) = counting::slot(slot) else {
+            return;
+        };
         add(&raw mut (*counters).time_wait_entered, 1);
         if has::OFF_SKC_COOKIE() && slot != SLOT_UNATTRIBUTED {
             let cookie = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
-            let owner = TimeWaitOwner { slot, generation: (*counters).generation };
+            let owner = TimeWaitOwner {
+                slot,
+                generation: (*counters).generation,
+            };
             let _ = TIME_WAIT_OWNERS.insert(cookie, owner, 0);
         }
     }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use observer_common::{
-    AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, STATES, SLOT_UNATTRIBUTED, owner_of,
+    AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, STATES, owner_of,
 };
 
 use crate::{
@@ -38,17 +38,28 @@ pub fn write(
     if !wanted(kind) || usize::from(kind) >= RECORD_KINDS {
         return;
     }
-    let Some(stats) = counting::stats() else { return };
+    let Some(stats) = counting::stats() else {
+        return;
+    };
     let Some(mut entry) = RECORDS.reserve(0) else {
         // SAFETY: points into the map; `kind` was checked.
-        add(unsafe { (&raw mut (*stats).records_lost).cast::<u64>().add(usize::from(kind)) }, 1);
+        add(
+            unsafe {
+                (&raw mut (*stats).records_lost)
+                    .cast::<u64>()
+                    .add(usize::from(kind))
+            },
+            1,
+        );
         return;
     };
     // SAFETY: all zero is a valid record, and every byte of it is written here, so nothing
     // of an older record shows through.
     let record = unsafe {
         let record = entry.as_mut_ptr();
-        record.cast::<[u64; size_of::<Record>() / 8]>().write([0; size_of::<Record>() / 8]);
+        record
+            .cast::<[u64; size_of::<Record>() / 8]>()
+            .write([0; size_of::<Record>() / 8]);
         &mut *record
     };
     record.time_ns = now();
@@ -71,12 +82,24 @@ pub fn write(
     }
     fill(record);
     // SAFETY: points into the map; `kind` was checked.
-    add(unsafe { (&raw mut (*stats).records).cast::<u64>().add(usize::from(kind)) }, 1);
+    add(
+        unsafe {
+            (&raw mut (*stats).records)
+                .cast::<u64>()
+                .add(usize::from(kind))
+        },
+        1,
+    );
     // The reader comes by on a timer; waking it for each record would cost more than
     // everything else here. It is woken early only when the ring fills up.
     // SAFETY: the map exists; the flag is one the helper knows.
-    let unread = unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
-    entry.submit(if unread >= WAKEUP_BYTES.load() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+    let unread =
+        unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
+    entry.submit(if unread >= WAKEUP_BYTES.load() {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    });
 }
 
 /// The owner of an entry.
