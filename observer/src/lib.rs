@@ -4,4 +4,5 @@
 //! kernel programs -> maps and ring ([`kernel`]) -> process table -> exposition. See
 //! ARCHITECTURE.md for the code map.
 
+pub mod explain;
 pub mod kernel;

@@ -1,0 +1,182 @@
+//! Why an RST was sent or received, as label values.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use observer_common::{RESET_CLASSES_FROM, reset_class_name, reset_received_name};
+
+use crate::kernel::btf::KernelBtf;
+
+const ENUM: &str = "sk_rst_reason";
+const PREFIX: &str = "SK_RST_REASON_";
+
+/// The running kernel's reset reasons. Their numbers differ between kernels: 6.12 put those
+/// of active resets in front of those of MPTCP. Empty before 6.10.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResetReasons {
+    by_number: BTreeMap<u32, String>,
+}
+
+impl ResetReasons {
+    /// Reads them from the kernel's BTF.
+    #[must_use]
+    pub fn from_btf(btf: &KernelBtf) -> Self {
+        let reasons = btf.enumerators(ENUM).unwrap_or_default();
+        let by_number = reasons
+            .into_iter()
+            .filter_map(|(name, number)| {
+                let name = name.strip_prefix(PREFIX)?;
+                // The last one says how many there are.
+                let is_reason = name != "MAX";
+                Some((u32::try_from(number).ok()?, name.to_owned())).filter(|_| is_reason)
+            })
+            .collect();
+        Self { by_number }
+    }
+
+    /// The label value of an index of [`observer_common::Slot::resets_sent`]. Not unique:
+    /// where a class means the same as a reason of the kernel, both have one name, and
+    /// whoever exposes them must add them up.
+    #[must_use]
+    pub fn name(&self, index: u32) -> Cow<'_, str> {
+        let name = match index < RESET_CLASSES_FROM {
+            true => self.by_number.get(&index).map(String::as_str),
+            false => reset_class_name(index),
+        };
+        match name {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(format!("REASON_{index}")),
+        }
+    }
+
+    /// The kernel's number of a reason, named without prefix: `TCP_STATE`. `None` when this
+    /// kernel does not have it.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Option<u32> {
+        self.by_number
+            .iter()
+            .find(|(_, other)| *other == name)
+            .map(|(number, _)| *number)
+    }
+
+    /// Whether the kernel gives reasons at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_number.is_empty()
+    }
+}
+
+/// The label value of an index of [`observer_common::Slot::resets_received`]: the state
+/// the RST found the connection in.
+#[must_use]
+pub fn received_reset_name(index: u32) -> Cow<'static, str> {
+    match u8::try_from(index).ok().and_then(reset_received_name) {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("REASON_{index}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{RESET_NO_SOCKET, RESET_OTHER, RESET_UNREAD_DATA, RESETS_SENT};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernel::btf::{VMLINUX, fixture::Writer};
+
+    fn kernel(reasons: &[(&str, i32)]) -> ResetReasons {
+        let mut writer = Writer::new();
+        writer.enumeration(ENUM, reasons, false);
+        ResetReasons::from_btf(&writer.parse())
+    }
+
+    fn sample() -> ResetReasons {
+        kernel(&[
+            ("SK_RST_REASON_NOT_SPECIFIED", 0),
+            ("SK_RST_REASON_NO_SOCKET", 1),
+            ("SK_RST_REASON_TCP_STATE", 14),
+            ("SK_RST_REASON_BEYOND", 48),
+            ("SK_RST_REASON_NEGATIVE", -1),
+            ("UNRELATED", 2),
+            ("SK_RST_REASON_MAX", 15),
+        ])
+    }
+
+    #[test]
+    fn names_by_the_running_kernel() {
+        let reasons = sample();
+        assert_eq!(reasons.name(0), "NOT_SPECIFIED");
+        assert_eq!(reasons.name(14), "TCP_STATE");
+        assert_eq!(reasons.name(2), "REASON_2");
+        assert_eq!(reasons.name(15), "REASON_15");
+        assert_eq!(reasons.lookup("TCP_STATE"), Some(14));
+        assert_eq!(reasons.lookup("NOT_SPECIFIED"), Some(0));
+        assert_eq!(reasons.lookup("MAX"), None);
+        assert_eq!(reasons.lookup("SK_RST_REASON_TCP_STATE"), None);
+    }
+
+    #[test]
+    fn classes_do_not_depend_on_the_kernel() {
+        for reasons in [sample(), ResetReasons::default()] {
+            assert_eq!(
+                reasons.name(RESET_UNREAD_DATA),
+                reset_class_name(48).unwrap()
+            );
+            assert_eq!(reasons.name(RESET_NO_SOCKET), "NO_SOCKET");
+            assert_eq!(reasons.name(RESET_OTHER), "OTHER");
+            assert_eq!(reasons.name(RESET_OTHER + 1), "REASON_61");
+        }
+    }
+
+    #[test]
+    fn kernels_without_reasons_have_none() {
+        let reasons = ResetReasons::from_btf(&Writer::new().parse());
+        assert!(reasons.is_empty());
+        assert_eq!(reasons.name(0), "REASON_0");
+        assert_eq!(reasons.lookup("TCP_STATE"), None);
+    }
+
+    #[test]
+    fn names_received_resets_by_state() {
+        assert_eq!(
+            received_reset_name(u32::from(observer_common::SYN_SENT)),
+            "REFUSED"
+        );
+        assert_eq!(received_reset_name(0), "REASON_0");
+        assert_eq!(received_reset_name(256 + 2), "REASON_258");
+    }
+
+    #[test]
+    fn reads_the_running_kernel() {
+        let btf = match KernelBtf::from_sys_fs() {
+            Ok(btf) => btf,
+            Err(error) => {
+                eprintln!("skipped: {error} ({VMLINUX})");
+                return;
+            }
+        };
+        let reasons = ResetReasons::from_btf(&btf);
+        if reasons.is_empty() {
+            eprintln!("skipped: the kernel has no reset reasons (before 6.10)");
+            return;
+        }
+        assert_eq!(reasons.name(0), "NOT_SPECIFIED");
+        assert!(
+            reasons
+                .lookup("TCP_STATE")
+                .is_some_and(|number| number < RESET_CLASSES_FROM)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_index_has_a_name(index: u32) {
+            prop_assert!(!sample().name(index).is_empty());
+            prop_assert!(!received_reset_name(index).is_empty());
+        }
+
+        #[test]
+        fn every_counter_has_a_name(index in 0..RESETS_SENT as u32) {
+            prop_assert!(!sample().name(index).is_empty());
+        }
+    }
+}
