@@ -1,7 +1,7 @@
 use super::{
     super::btf::{
         VMLINUX,
-        fixture::{Has, kernel},
+        fixture::{Has, Writer, kernel},
     },
     *,
 };
@@ -81,6 +81,35 @@ fn each_optional_field_may_be_absent() {
             assert!(layout.globals().contains(&(spec.global, ABSENT)));
         }
     }
+}
+
+#[test]
+fn finds_the_registers_of_arm64() {
+    // struct pt_regs as of 6.12, arch/arm64/include/asm/ptrace.h.
+    let mut w = Writer::new();
+    let u64_ = w.int("unsigned long long", 8);
+    let s32 = w.int("int", 4);
+    let regs = w.array(u64_, 31);
+    let user = w.structure(
+        "user_pt_regs",
+        272,
+        &[("regs", regs, 0), ("sp", u64_, 248 * 8)],
+    );
+    let own = w.structure("", 272, &[("regs", regs, 0), ("sp", u64_, 248 * 8)]);
+    let both = w.union("", 272, &[("user_regs", user, 0), ("", own, 0)]);
+    w.structure(
+        "pt_regs",
+        336,
+        &[
+            ("", both, 0),
+            ("orig_x0", u64_, 272 * 8),
+            ("syscallno", s32, 280 * 8),
+        ],
+    );
+    let layout = Layout::resolve_from(&w.parse(), AARCH64_REGISTERS.iter()).unwrap();
+    assert_eq!(layout.absent(), []);
+    let offsets: Vec<_> = layout.globals().iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, [272, 8, 16, 24, 32, 280, 336]);
 }
 
 #[test]
