@@ -13,7 +13,7 @@ use observer_common::{
 
 use crate::{
     connections::{self, now},
-    counting::{self, add, seen, settle},
+    counting::{self, add, bounded, seen, settle},
     files,
     layout::{SYSCALL_RET, at},
     memory::{Memory, Probe},
@@ -62,9 +62,9 @@ fn exhausted(errno: i64) {
     while index < FD_ERRNOS.len() && i64::from(FD_ERRNOS[index]) != errno {
         index += 1;
     }
-    if index >= FD_ERRNOS.len() {
+    let Some(index) = bounded(index, FD_ERRNOS.len()) else {
         return;
-    }
+    };
     seen(SIGNAL_FD);
     let slot = owner::current();
     settle(SIGNAL_FD, slot);

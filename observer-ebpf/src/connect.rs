@@ -14,7 +14,7 @@ use observer_common::{
 
 use crate::{
     connections,
-    counting::{self, add, observe, seen, settle},
+    counting::{self, add, bounded, observe, seen, settle},
     files,
     layout::{CONNECT_EXIT_SEEN, CONNECT_NR, SYSCALL_RET, at},
     memory::{Memory, Probe},
@@ -49,10 +49,9 @@ pub fn succeeded(slot: u32, latency_ns: u64) {
 pub fn count_failure(slot: u32, errno: u32) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
-    let index = errno as usize;
-    if index >= CONNECT_RESULTS {
+    let Some(index) = bounded(errno as usize, CONNECT_RESULTS) else {
         return;
-    }
+    };
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };

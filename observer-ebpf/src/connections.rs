@@ -7,7 +7,7 @@ use observer_common::{
 };
 
 use crate::{
-    counting::{self, add, adjust},
+    counting::{self, add, adjust, bounded},
     maps::CONNECTIONS,
 };
 
@@ -76,10 +76,9 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
 /// Adds to the live sockets in `state` of `slot`.
 #[inline(always)]
 pub fn adjust_live(slot: u32, state: u8, by: i64) {
-    let state = usize::from(state);
-    if state >= STATES {
+    let Some(state) = bounded(usize::from(state), STATES) else {
         return;
-    }
+    };
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         adjust(

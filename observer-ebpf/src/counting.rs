@@ -9,6 +9,21 @@ use observer_common::{
 
 use crate::maps::{SLOTS, STATS};
 
+/// `index` if it is below `limit`, checked in a way that the verifier can follow. The
+/// compiler knows from earlier comparisons that a check is not needed and leaves it out, or
+/// does it on a copy; the verifier then says "R1 max value is outside of the allowed memory
+/// range".
+#[inline(always)]
+pub fn bounded(index: usize, limit: usize) -> Option<usize> {
+    let mut index = index;
+    // SAFETY: moves a register to itself, which hides the value from the optimiser. (With no
+    // instruction at all, the kernel refuses the line information: "Invalid line_info".)
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) index, options(nomem, nostack, preserves_flags))
+    };
+    if index < limit { Some(index) } else { None }
+}
+
 /// Adds to a counter in a map. Atomic even for the per-CPU ones: a program in process
 /// context can be interrupted by another one in softirq on the same CPU.
 #[inline(always)]
@@ -83,10 +98,9 @@ pub fn map_full(map: u32) {
 /// Adds an observation to a histogram in a slot.
 #[inline(always)]
 pub fn observe(histogram: *mut Histogram, bounds: &[u64; BUCKETS - 1], nanoseconds: u64) {
-    let bucket = bucket_of(bounds, nanoseconds);
-    if bucket >= BUCKETS {
+    let Some(bucket) = bounded(bucket_of(bounds, nanoseconds), BUCKETS) else {
         return;
-    }
+    };
     // SAFETY: `histogram` lies inside a map value and `bucket` was bounded.
     unsafe {
         add((&raw mut (*histogram).buckets).cast::<u64>().add(bucket), 1);

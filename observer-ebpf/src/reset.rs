@@ -16,7 +16,7 @@ use observer_common::{
 
 use crate::{
     connections::{self, now},
-    counting::{self, add, seen, settle},
+    counting::{self, add, bounded, seen, settle},
     layout::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
     maps::TIME_WAIT_OWNERS,
     memory::{Direct, Memory, Probe},
@@ -83,16 +83,16 @@ fn on_sent<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32) {
         && reason != REASON_TCP_STATE.load();
     let index = if specific { reason } else { sent.class };
     settle(SIGNAL_RESET_SENT, sent.slot);
-    if index as usize >= RESETS_SENT {
+    let Some(checked) = bounded(index as usize, RESETS_SENT) else {
         return;
-    }
+    };
     if let Some(counters) = counting::slot(sent.slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
                 (&raw mut (*counters).resets_sent)
                     .cast::<u64>()
-                    .add(index as usize),
+                    .add(checked),
                 1,
             )
         };
@@ -295,10 +295,9 @@ fn on_received<M: Memory>(sk: *const u8) {
 fn count_received(slot: u32, state: u8) {
     seen(SIGNAL_RESET_RECEIVED);
     settle(SIGNAL_RESET_RECEIVED, slot);
-    let index = usize::from(state);
-    if index >= RESETS_RECEIVED {
+    let Some(index) = bounded(usize::from(state), RESETS_RECEIVED) else {
         return;
-    }
+    };
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {

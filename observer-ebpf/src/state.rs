@@ -25,7 +25,7 @@ use observer_common::{
 use crate::{
     connect,
     connections::{self, adjust_live, now},
-    counting::{self, add, observe, seen, settle, settle_lost},
+    counting::{self, add, bounded, observe, seen, settle, settle_lost},
     layout::{at, has},
     maps::{CONNECTIONS, TIME_WAIT_OWNERS},
     memory::{Direct, Memory, Probe},
@@ -156,9 +156,9 @@ fn untracked(old: u8, new: u8) {
 #[inline(always)]
 fn count_transition(slot: u32, old: u8, new: u8) {
     let index = usize::from(old) * STATES + usize::from(new);
-    if index >= STATES * STATES {
+    let Some(index) = bounded(index, STATES * STATES) else {
         return;
-    }
+    };
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was bounded.
         add(
@@ -187,8 +187,10 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         settle(SIGNAL_STATE, slot);
 
         let spent = time.saturating_sub((*conn).entered_ns);
-        let in_state = (&raw mut (*conn).spent).cast::<u32>().add(usize::from(old));
-        *in_state = add_packed(*in_state, pack_duration(spent));
+        if let Some(old) = bounded(usize::from(old), STATES) {
+            let in_state = (&raw mut (*conn).spent).cast::<u32>().add(old);
+            *in_state = add_packed(*in_state, pack_duration(spent));
+        }
         (*conn).previous = old;
         (*conn).state = new;
         (*conn).entered_ns = time;

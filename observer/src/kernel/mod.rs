@@ -3,5 +3,10 @@
 
 pub mod btf;
 pub mod layout;
+pub mod live;
+pub mod load;
+pub mod mapped;
+pub mod programs;
+pub mod resync;
 pub mod source;
 pub mod verdict;

@@ -1,0 +1,386 @@
+//! The attached programs, as the rest of the daemon sees them.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, Queue, RingBuf},
+};
+use observer_common::{
+    CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, Pod as _, ProcessKey,
+    Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE, SIGNAL_TIME_WAIT,
+    SIGNALS, SLOT_FIRST, Slot, SockoptKey,
+};
+
+use super::{
+    load::{LoadOptions, Loaded},
+    mapped::MappedArray,
+    programs::PROGRAMS,
+    resync::{Resync, Resynced},
+    source::{KernelSource, MapFill, ProgramRuns},
+    verdict::{Status, Verdict},
+};
+use crate::explain::ResetReasons;
+
+/// A received RST is counted once it is clear that it was not our own abort, which the
+/// kernel shows within the same softirq. One that is older than this was the peer's.
+const PENDING_NS: u64 = 1_000_000;
+
+/// Attached programs and their maps. Dropping it detaches them.
+pub struct Live {
+    ebpf: Mutex<(Ebpf, Resync)>,
+    slots: MappedArray<Slot>,
+    stats: MappedArray<CpuStats>,
+    processes: Mutex<HashMap<MapData, ProcessKey, u32>>,
+    free_slots: Mutex<Queue<MapData, u32>>,
+    sockopt: Mutex<HashMap<MapData, SockoptKey, u64>>,
+    program_fds: Vec<(&'static str, i32)>,
+    slot_limit: AtomicU32,
+    verdicts: Vec<Verdict>,
+    reasons: ResetReasons,
+    observes: [bool; SIGNALS],
+    max_connections: u64,
+    max_sockopt: u64,
+}
+
+/// The reading end of the stream.
+pub struct Stream(RingBuf<MapData>);
+
+impl Stream {
+    /// Calls `each` with every record that is there.
+    pub fn drain(&mut self, mut each: impl FnMut(&Record)) {
+        while let Some(item) = self.0.next() {
+            if let Some(record) = Record::read_from(&item) {
+                each(&record);
+            }
+        }
+    }
+
+    /// The descriptor to wait on, readable when the ring is half full.
+    #[must_use]
+    pub fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Stream {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A panic elsewhere leaves the maps as they are; they stay usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Live {
+    /// Takes the maps out of what was loaded.
+    ///
+    /// # Errors
+    ///
+    /// When a map is missing or cannot be mapped.
+    pub fn new(loaded: Loaded, options: &LoadOptions) -> anyhow::Result<(Self, Stream)> {
+        let Loaded {
+            mut ebpf,
+            verdicts,
+            absent: _,
+            reasons,
+        } = loaded;
+        let mut take = |name: &'static str| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the object has no map {name}"))
+        };
+        let array = |map: aya::maps::Map, name| match map {
+            aya::maps::Map::Array(data) => Ok(data),
+            _ => Err(anyhow::anyhow!("the map {name} is no array")),
+        };
+        let slots = array(take("SLOTS")?, "SLOTS")?;
+        let slots = MappedArray::new(&slots).context("cannot map the process slots")?;
+        let stats = array(take("STATS")?, "STATS")?;
+        let stats = MappedArray::new(&stats).context("cannot map the statistics")?;
+        let processes = HashMap::try_from(take("PROCESSES")?)?;
+        let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
+        let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
+        let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
+        let resync = Resync::new(&mut ebpf)?;
+        let program_fds = PROGRAMS
+            .iter()
+            .filter_map(|program| {
+                let fd = ebpf.program(program.name)?.fd().ok()?;
+                Some((program.name, fd.as_fd().as_raw_fd()))
+            })
+            .collect();
+        let observes = observed(&verdicts);
+        Ok((
+            Self {
+                ebpf: Mutex::new((ebpf, resync)),
+                slots,
+                stats,
+                processes: Mutex::new(processes),
+                free_slots: Mutex::new(free_slots),
+                sockopt: Mutex::new(sockopt),
+                program_fds,
+                slot_limit: AtomicU32::new(SLOT_FIRST),
+                verdicts,
+                reasons,
+                observes,
+                max_connections: u64::from(options.max_connections),
+                max_sockopt: u64::from(options.max_sockopt_failures),
+            },
+            stream,
+        ))
+    }
+
+    /// Takes in sockets older than the daemon and finds those that changed hands.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator is not attached or cannot be read.
+    pub fn resync(&self) -> anyhow::Result<Resynced> {
+        let mut guard = lock(&self.ebpf);
+        let (ebpf, resync) = &mut *guard;
+        resync.run(ebpf)
+    }
+
+    /// Whether slot `index` belongs to a process.
+    fn in_use(&self, index: u32) -> bool {
+        let tgid = std::mem::offset_of!(Slot, key) + std::mem::offset_of!(ProcessKey, tgid);
+        self.slots.word(index, tgid).load(Ordering::Relaxed) != 0
+    }
+
+    /// Sums the statistics of all CPUs, without what is pending.
+    fn sum_stats(&self) -> CpuStats {
+        let mut sum = zeroed_stats();
+        let mut one = zeroed_stats();
+        for cpu in 0..self.stats.len() {
+            self.stats.read(cpu, &mut one);
+            for (total, outcomes) in sum.outcomes.iter_mut().zip(one.outcomes) {
+                total.seen += outcomes.seen;
+                total.counted += outcomes.counted;
+                total.unattributed += outcomes.unattributed;
+                total.lost += outcomes.lost;
+            }
+            for (total, part) in [
+                (&mut sum.map_full[..], &one.map_full[..]),
+                (&mut sum.records[..], &one.records[..]),
+                (&mut sum.records_lost[..], &one.records_lost[..]),
+            ] {
+                total
+                    .iter_mut()
+                    .zip(part)
+                    .for_each(|(total, part)| *total += part);
+            }
+            sum.connections_added += one.connections_added;
+            sum.connections_removed += one.connections_removed;
+        }
+        sum
+    }
+
+    /// Received RSTs that are certain by now but not yet counted: (slot, state).
+    fn pending(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let now = monotonic_ns();
+        let mut stats = zeroed_stats();
+        (0..self.stats.len()).filter_map(move |cpu| {
+            self.stats.read(cpu, &mut stats);
+            let old = now.saturating_sub(stats.pending_ns) > PENDING_NS;
+            (stats.pending_sk != 0 && old).then_some((stats.pending_slot, stats.pending_state))
+        })
+    }
+}
+
+/// Which signals have a rung. Some are served by the programs of others: connects and
+/// TIME_WAIT by the state machine, exhaustion by accept.
+fn observed(verdicts: &[Verdict]) -> [bool; SIGNALS] {
+    let mut observes = [false; SIGNALS];
+    for (program, verdict) in PROGRAMS.iter().zip(verdicts) {
+        if verdict.status != Status::Attached {
+            continue;
+        }
+        let Some(signal) = program.number else {
+            continue;
+        };
+        observes[signal as usize] = true;
+        if signal == SIGNAL_STATE {
+            observes[SIGNAL_CONNECT as usize] = true;
+            observes[SIGNAL_TIME_WAIT as usize] = true;
+        }
+        if program.name.starts_with("accept") {
+            observes[SIGNAL_FD as usize] = true;
+        }
+    }
+    observes
+}
+
+fn zeroed_stats() -> CpuStats {
+    CpuStats::read_from(&[0; size_of::<CpuStats>()]).expect("the buffer has the size")
+}
+
+/// CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("CLOCK_MONOTONIC always exists");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+impl KernelSource for Live {
+    fn slot_limit(&self) -> u32 {
+        // Slots are handed out in order until the first comes back, but a slot that a
+        // second thread of a new process took and gave back leaves a hole.
+        let known = self.slot_limit.load(Ordering::Relaxed);
+        let last = (known..self.slots.len())
+            .rev()
+            .find(|&index| self.in_use(index));
+        let limit = last.map_or(known, |index| index + 1);
+        self.slot_limit.fetch_max(limit, Ordering::Relaxed);
+        limit
+    }
+
+    fn read_slot(&self, index: u32, slot: &mut Slot) {
+        self.slots.read(index, slot);
+        for (pending, state) in self.pending() {
+            if pending == index
+                && let Some(counter) = slot.resets_received.get_mut(state as usize)
+            {
+                *counter += 1;
+            }
+        }
+    }
+
+    fn read_slot_identity(&self, index: u32, slot: &mut Slot) {
+        *slot = Slot::zeroed();
+        let prefix = std::mem::offset_of!(Slot, transitions);
+        self.slots.read_prefix(index, prefix, slot);
+    }
+
+    fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
+        lock(&self.sockopt).iter().filter_map(Result::ok).collect()
+    }
+
+    fn stats(&self) -> CpuStats {
+        let mut sum = self.sum_stats();
+        for (slot, _) in self.pending() {
+            let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
+            outcomes.seen += 1;
+            if slot == observer_common::SLOT_UNATTRIBUTED {
+                outcomes.unattributed += 1;
+            } else {
+                outcomes.counted += 1;
+            }
+        }
+        sum
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        let stats = self.sum_stats();
+        let fill = |map: u32, entries, capacity| MapFill {
+            map: FULL_MAP_NAMES[map as usize],
+            entries,
+            capacity,
+            refused: stats.map_full[map as usize],
+        };
+        let used = (SLOT_FIRST..self.slot_limit())
+            .filter(|&index| self.in_use(index))
+            .count();
+        vec![
+            fill(
+                MAP_CONNECTIONS,
+                stats
+                    .connections_added
+                    .saturating_sub(stats.connections_removed),
+                self.max_connections,
+            ),
+            fill(
+                MAP_PROCESSES,
+                used as u64,
+                u64::from(self.slots.len() - SLOT_FIRST),
+            ),
+            fill(
+                MAP_SOCKOPT,
+                lock(&self.sockopt).keys().filter_map(Result::ok).count() as u64,
+                self.max_sockopt,
+            ),
+        ]
+    }
+
+    fn programs(&self) -> Vec<ProgramRuns> {
+        self.program_fds
+            .iter()
+            .filter_map(|(program, fd)| {
+                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                program_runs(program, &info)
+            })
+            .collect()
+    }
+
+    fn observes(&self, signal: u32) -> bool {
+        self.observes.get(signal as usize).copied().unwrap_or(false)
+    }
+
+    fn reset_reason(&self, index: u32) -> String {
+        self.reasons.name(index).into_owned()
+    }
+
+    fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    fn free_slot(&self, index: u32) {
+        let mut slot = Slot::zeroed();
+        self.read_slot_identity(index, &mut slot);
+        // First the name, so that nobody finds the slot any more; then its contents; then
+        // it is handed out again.
+        let _ = lock(&self.processes).remove(&slot.key);
+        self.slots.clear(index);
+        let generation = std::mem::offset_of!(Slot, generation);
+        self.slots.word(index, generation).store(
+            u64::from(slot.generation.wrapping_add(1)),
+            Ordering::Release,
+        );
+        let _ = lock(&self.free_slots).push(index, 0);
+    }
+}
+
+/// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
+fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
+    let field = |name: &str| {
+        fdinfo.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key == name).then(|| value.trim().parse::<u64>().ok())?
+        })
+    };
+    Some(ProgramRuns {
+        program,
+        runs: field("run_cnt")?,
+        run_time_ns: field("run_time_ns")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_statistics_are_read_from_fdinfo() {
+        let text =
+            "pos:\t0\nprog_type:\t26\nrun_time_ns:\t1234\nrun_cnt:\t7\nrecursion_misses:\t0\n";
+        assert_eq!(
+            program_runs("state_tp_btf", text),
+            Some(ProgramRuns {
+                program: "state_tp_btf",
+                runs: 7,
+                run_time_ns: 1234
+            })
+        );
+        assert_eq!(program_runs("state_tp_btf", "pos:\t0\n"), None);
+    }
+}

@@ -1,0 +1,430 @@
+//! Loading and attaching: from the running kernel's BTF and the load table to attached
+//! programs and a verdict on each.
+
+use std::{fs, io, path::PathBuf};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::Queue,
+    programs::{BtfTracePoint, Iter, ProgramError, TracePoint},
+};
+use observer_common::SLOT_FIRST;
+use thiserror::Error;
+use tracing::{debug, info};
+
+use super::{
+    btf::{BtfError, KernelBtf, LayoutError},
+    layout::{Absent, Layout},
+    programs::{Attach, CONNECT_EXIT, CONNECT_NR, PROGRAMS, ProgramSpec, check_args},
+    verdict::{Status, Verdict},
+};
+use crate::explain::ResetReasons;
+
+/// The compiled kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
+
+/// Sizes and switches of the kernel side.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Bytes of the ring: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Entries of the connection map.
+    pub max_connections: u32,
+    /// Slots for processes.
+    pub slots: u32,
+    /// Counters of failed setsockopt calls.
+    pub max_sockopt_failures: u32,
+    /// Kinds of record to write, one bit per `RECORD_` number.
+    pub record_mask: u32,
+    /// Where to read BTF from.
+    pub btf: PathBuf,
+}
+
+/// Why nothing could be loaded at all.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// No BTF.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// BTF that aya cannot use.
+    #[error("cannot use the BTF in {}", path.display())]
+    AyaBtf {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: aya::BtfError,
+    },
+    /// A required field is not there.
+    #[error("this kernel's structures are not as expected")]
+    Layout(#[from] LayoutError),
+    /// The object could not be loaded: no permission, no memory, a map type missing.
+    #[error("cannot load the kernel programs' maps")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// A required program could not be attached.
+    #[error("cannot attach to {hook}: {detail}")]
+    Required {
+        /// The hook.
+        hook: &'static str,
+        /// Why.
+        detail: String,
+    },
+    /// A map is not as expected.
+    #[error("cannot use the map {map}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was found out about the kernel and done with it.
+pub struct Loaded {
+    /// The object; dropping it detaches everything.
+    pub ebpf: Ebpf,
+    /// One verdict per program of the load table.
+    pub verdicts: Vec<Verdict>,
+    /// Fields that this kernel lacks.
+    pub absent: Vec<Absent>,
+    /// Names of the kernel's RST reasons.
+    pub reasons: ResetReasons,
+}
+
+/// What is known about the running kernel before anything is loaded.
+pub struct Kernel {
+    btf: Btf,
+    layout: Layout,
+    reasons: ResetReasons,
+    /// Arguments of each tracepoint of the load table.
+    args: Vec<Option<Vec<String>>>,
+    reset_args: usize,
+    retransmit_args: usize,
+    tracefs: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// Reads the BTF at `path` and looks for tracefs.
+    ///
+    /// # Errors
+    ///
+    /// Unreadable BTF, or a required field missing from it.
+    pub fn examine(path: &std::path::Path) -> Result<Self, LoadError> {
+        let kernel = KernelBtf::from_file(path)?;
+        let layout = Layout::resolve(&kernel)?;
+        let reasons = ResetReasons::from_btf(&kernel);
+        let args = PROGRAMS
+            .iter()
+            .map(|program| match program.attach {
+                Attach::TpBtf { tracepoint, .. } => kernel.tracepoint_args(tracepoint),
+                _ => None,
+            })
+            .collect();
+        let count = |name| kernel.tracepoint_args(name).map_or(0, |args| args.len());
+        let (reset_args, retransmit_args) = (count("tcp_send_reset"), count("tcp_retransmit_skb"));
+        // Tens of megabytes while parsed; everything needed has been taken from it.
+        drop(kernel);
+        let btf = Btf::parse_file(path, aya::Endianness::default()).map_err(|source| {
+            LoadError::AyaBtf {
+                path: path.to_owned(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            btf,
+            layout,
+            reasons,
+            args,
+            reset_args,
+            retransmit_args,
+            tracefs: find_tracefs(),
+        })
+    }
+
+    /// Fields that this kernel lacks.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        self.layout.absent()
+    }
+
+    /// Where tracefs is mounted, if it is.
+    #[must_use]
+    pub fn tracefs(&self) -> Option<&std::path::Path> {
+        self.tracefs.as_deref()
+    }
+
+    /// Loads and attaches all that this kernel can take.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be created or a required program cannot be attached. Anything
+    /// else that fails is in the verdicts.
+    pub fn load(&self, options: &LoadOptions) -> Result<Loaded, LoadError> {
+        let exit_seen = self.obstacle(spec(CONNECT_EXIT)).is_none();
+        let loaded = self.load_with(options, exit_seen)?;
+        let attached = loaded
+            .verdicts
+            .iter()
+            .any(|verdict| verdict.program == CONNECT_EXIT && verdict.status == Status::Attached);
+        if exit_seen && !attached {
+            // The state program leaves some outcomes to the one that could not be
+            // attached, so it must be loaded anew, knowing that it is alone.
+            info!("connect outcomes are taken from the state machine alone");
+            drop(loaded);
+            return self.load_with(options, false);
+        }
+        Ok(loaded)
+    }
+
+    fn load_with(&self, options: &LoadOptions, exit_seen: bool) -> Result<Loaded, LoadError> {
+        let mut loader = EbpfLoader::new();
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| LoadError::Map {
+            map: "STATS",
+            source: io::Error::new(source.kind(), format!("{path}: {source}")),
+        })?;
+        let reason = |name| self.reasons.lookup(name).unwrap_or(u32::MAX);
+        let not_specified = self.reasons.lookup("NOT_SPECIFIED").unwrap_or(0);
+        let tcp_state = reason("TCP_STATE");
+        let has_reason = u32::from(self.reset_args >= 3 && !self.reasons.is_empty());
+        let has_error = u32::from(self.retransmit_args >= 3);
+        let exit_seen = u32::from(exit_seen);
+        let wakeup = u64::from(options.ring_bytes) / 2;
+        let ret = self.syscall_ret_offset();
+        for (name, value) in self.layout.globals() {
+            loader.override_global(name, value, false);
+        }
+        loader
+            .btf(Some(&self.btf))
+            .override_global("RECORD_MASK", &options.record_mask, true)
+            .override_global("WAKEUP_BYTES", &wakeup, true)
+            .override_global("RESET_HAS_REASON", &has_reason, true)
+            .override_global("REASON_NOT_SPECIFIED", &not_specified, true)
+            .override_global("REASON_TCP_STATE", &tcp_state, true)
+            .override_global("RETRANSMIT_HAS_ERROR", &has_error, true)
+            .override_global("CONNECT_EXIT_SEEN", &exit_seen, true)
+            .override_global("CONNECT_NR", &CONNECT_NR, true)
+            .override_global("SYSCALL_RET", &ret, true)
+            .map_max_entries("CONNECTIONS", options.max_connections)
+            .map_max_entries("PROCESSES", options.slots)
+            .map_max_entries("SLOTS", options.slots)
+            .map_max_entries("FREE_SLOTS", options.slots)
+            .map_max_entries("STATS", cpus as u32)
+            .map_max_entries("SOCKOPT_FAILURES", options.max_sockopt_failures)
+            .map_max_entries("TIME_WAIT_OWNERS", options.max_connections.min(65_536))
+            .map_max_entries("RECORDS", options.ring_bytes);
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(Box::new(error)))?;
+        // Before anything is attached, or the first processes to be seen would find none.
+        fill_free_slots(&mut ebpf, options.slots)?;
+        let mut verdicts = Vec::with_capacity(PROGRAMS.len());
+        for program in PROGRAMS {
+            let verdict = self.attach(&mut ebpf, program);
+            debug!(hook = program.hook, status = ?verdict.status, detail = verdict.detail, "attach");
+            if program.required && verdict.status != Status::Attached {
+                return Err(LoadError::Required {
+                    hook: program.hook,
+                    detail: verdict.detail,
+                });
+            }
+            verdicts.push(verdict);
+        }
+        Ok(Loaded {
+            ebpf,
+            verdicts,
+            absent: self.layout.absent().to_vec(),
+            reasons: self.reasons.clone(),
+        })
+    }
+
+    /// What is known to stand in the way of `program` before it is tried.
+    fn obstacle(&self, program: &ProgramSpec) -> Option<String> {
+        match program.attach {
+            Attach::TpBtf { tracepoint, args } => {
+                let at = PROGRAMS
+                    .iter()
+                    .position(|other| other.name == program.name)?;
+                match &self.args[at] {
+                    None => Some(format!("this kernel has no tracepoint {tracepoint}")),
+                    Some(found) => check_args(found, args).err(),
+                }
+            }
+            Attach::SyscallExit { event } => {
+                let Some(tracefs) = &self.tracefs else {
+                    return Some(
+                        "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing"
+                            .to_owned(),
+                    );
+                };
+                let format = tracefs.join("events/syscalls").join(event).join("format");
+                match fs::metadata(&format) {
+                    Ok(_) => None,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+                        "this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)"
+                    )),
+                    Err(error) => Some(format!("cannot read {}: {error}", format.display())),
+                }
+            }
+            Attach::IterTaskFile => None,
+        }
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, program: &'static ProgramSpec) -> Verdict {
+        let verdict = |status, detail| Verdict {
+            signal: program.signal,
+            rung: program.rung(),
+            hook: program.hook,
+            program: program.name,
+            status,
+            detail,
+            required: program.required,
+        };
+        if let Some(obstacle) = self.obstacle(program) {
+            return verdict(Status::Unsupported, obstacle);
+        }
+        match self.try_attach(ebpf, program) {
+            Ok(()) => verdict(Status::Attached, String::new()),
+            Err(error) => verdict(Status::Refused, describe(&error)),
+        }
+    }
+
+    fn try_attach(&self, ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
+        let handle = ebpf
+            .program_mut(program.name)
+            .ok_or(ProgramError::NotLoaded)?;
+        match program.attach {
+            Attach::TpBtf { tracepoint, .. } => {
+                let handle: &mut BtfTracePoint = handle.try_into()?;
+                handle.load(tracepoint, &self.btf)?;
+                handle.attach()?;
+            }
+            Attach::SyscallExit { event } => {
+                let handle: &mut TracePoint = handle.try_into()?;
+                handle.load()?;
+                handle.attach("syscalls", event)?;
+            }
+            Attach::IterTaskFile => {
+                // Attached each time it is read; loading it is the test.
+                let handle: &mut Iter = handle.try_into()?;
+                handle.load("task_file", &self.btf)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where `sys_exit_*` events keep the return value: at 16, but the common part is
+    /// longer on some kernels (6.1 with PREEMPT_RT).
+    fn syscall_ret_offset(&self) -> u64 {
+        const USUAL: u64 = 16;
+        let Some(tracefs) = &self.tracefs else {
+            return USUAL;
+        };
+        fs::read_to_string(tracefs.join("events/syscalls/sys_exit_connect/format"))
+            .ok()
+            .and_then(|format| field_offset(&format, "ret"))
+            .unwrap_or(USUAL)
+    }
+}
+
+fn fill_free_slots(ebpf: &mut Ebpf, slots: u32) -> Result<(), LoadError> {
+    let error = |source| LoadError::Map {
+        map: "FREE_SLOTS",
+        source,
+    };
+    let map = ebpf
+        .map_mut("FREE_SLOTS")
+        .ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+    let mut free: Queue<_, u32> =
+        Queue::try_from(map).map_err(|source| error(io::Error::other(source)))?;
+    for index in SLOT_FIRST..slots {
+        free.push(index, 0)
+            .map_err(|source| error(io::Error::other(source)))?;
+    }
+    Ok(())
+}
+
+fn spec(name: &str) -> &'static ProgramSpec {
+    PROGRAMS
+        .iter()
+        .find(|program| program.name == name)
+        .expect("the load table has the program")
+}
+
+/// The offset of `field` in the text of a tracepoint's `format` file.
+#[must_use]
+pub fn field_offset(format: &str, field: &str) -> Option<u64> {
+    format.lines().find_map(|line| {
+        let line = line.trim().strip_prefix("field:")?;
+        let (declaration, rest) = line.split_once(';')?;
+        let name = declaration.rsplit([' ', '*']).next()?;
+        if name != field {
+            return None;
+        }
+        let offset = rest.trim().strip_prefix("offset:")?;
+        offset.split(';').next()?.trim().parse().ok()
+    })
+}
+
+/// Where tracefs is mounted.
+#[must_use]
+pub fn find_tracefs() -> Option<PathBuf> {
+    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.join("events").is_dir())
+}
+
+/// An error of loading or attaching, with the last words of the verifier.
+fn describe(error: &ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    {
+        let log = verifier_log.to_string();
+        let words: Vec<_> = log
+            .lines()
+            .filter(|line| {
+                !line.trim().is_empty()
+                    && !line.starts_with("processed ")
+                    && !line.starts_with("stack depth")
+                    && !line.starts_with("verification time")
+            })
+            .collect();
+        text = format!("the kernel refused the program: {io_error}");
+        if let Some(last) = words.last() {
+            text = format!("{text} ({last})");
+        }
+        debug!(log, "verifier");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: &str = "name: sys_exit_connect\nID: 1\nformat:\n\
+        \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+        \tfield:int __syscall_nr;\toffset:8;\tsize:4;\tsigned:1;\n\
+        \tfield:long ret;\toffset:24;\tsize:8;\tsigned:1;\n";
+
+    #[test]
+    fn the_return_value_is_found_where_the_format_says() {
+        assert_eq!(field_offset(FORMAT, "ret"), Some(24));
+        assert_eq!(field_offset(FORMAT, "__syscall_nr"), Some(8));
+        assert_eq!(field_offset(FORMAT, "reticule"), None);
+        assert_eq!(field_offset("field:long ret; offset:x;", "ret"), None);
+        assert_eq!(field_offset("", "ret"), None);
+    }
+}
