@@ -1,0 +1,202 @@
+//! Installs packages on Debian and what derives from it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{shell, toolchain};
+
+/// Consulted by every package's script before it starts a service; 101 forbids it.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+pub fn available() -> bool {
+    ["apt-get", "apt-cache", "dpkg-query"]
+        .iter()
+        .all(|name| toolchain::find_program(name).is_some())
+}
+
+/// Brings the package lists up to date, once per run.
+pub fn update() -> Result<()> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let advice = "check the network and /etc/apt/sources.list; an interrupted dpkg needs \
+                  `dpkg --configure -a`";
+    shell::run(apt_get()?.arg("update").arg("-qq"), advice)
+}
+
+/// The version that an installation would choose, per package that has one.
+pub fn candidates(packages: &[impl AsRef<OsStr>]) -> BTreeMap<String, String> {
+    let mut policy = Command::new("apt-cache");
+    policy.arg("policy").args(packages).env("LC_ALL", "C");
+    parse_policy(&shell::output(&mut policy).unwrap_or_default())
+}
+
+/// Those of `packages` that are not installed.
+pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    // dpkg-query fails when it knows nothing of one package, and still answers for the
+    // others.
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Package} ${db:Status-Status}\\n"])
+        .args(packages)
+        .stderr(Stdio::null())
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let installed = |package: &str| {
+        text.lines()
+            .any(|line| line.split_once(' ') == Some((package, "installed")))
+    };
+    packages
+        .iter()
+        .copied()
+        .filter(|package| !installed(package))
+        .collect()
+}
+
+/// Installs what is missing of `packages` and starts no service.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let packages = missing(packages);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let known = candidates(&packages);
+    let unknown: Vec<_> = packages
+        .iter()
+        .filter(|package| !known.contains_key(**package))
+        .collect();
+    if !unknown.is_empty() {
+        bail!(
+            "no apt source has the packages {unknown:?}\n  what you can do: add the source that has them"
+        );
+    }
+    let _guard = ServiceGuard::new()?;
+    let mut install = apt_get()?;
+    // --no-remove: a conflicting package is the user's to give up.
+    install
+        .args([
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            "--no-remove",
+        ])
+        .args(&packages);
+    shell::run(
+        &mut install,
+        "read apt's message above; the same command without -y shows what it would do",
+    )
+}
+
+/// Keeps services that came with `packages` from starting at the next boot. Only where
+/// systemd runs; a package without a service of its name is passed over.
+pub fn disable_services(packages: &[&str]) -> Result<()> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(());
+    }
+    for package in packages {
+        // nginx-light is one of several packages with the service of nginx.
+        let service = format!("{}.service", package.trim_end_matches("-light"));
+        if shell::output(Command::new("systemctl").args(["is-enabled", &service])).is_some() {
+            let mut disable = shell::as_root("systemctl")?;
+            let advice = "disable the service by hand, or leave it enabled";
+            shell::run(disable.args(["disable", "--quiet", &service]), advice)?;
+        }
+    }
+    Ok(())
+}
+
+fn apt_get() -> Result<Command> {
+    // sudo drops the environment, so env sets it behind sudo.
+    let mut command = shell::as_root("env")?;
+    command
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Keeps packages from starting their services while it lives. A policy that is there
+/// already is the administrator's and stays as it is.
+struct ServiceGuard {
+    ours: bool,
+}
+
+impl ServiceGuard {
+    fn new() -> Result<Self> {
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            let script =
+                format!("printf '#!/bin/sh\\nexit 101\\n' >{POLICY} && chmod 755 {POLICY}");
+            shell::run(
+                shell::as_root("sh")?.args(["-c", &script]),
+                "see whether /usr/sbin is writable",
+            )?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for ServiceGuard {
+    fn drop(&mut self) {
+        let Self { ours } = self;
+        if !*ours {
+            return;
+        }
+        let removed = shell::as_root("rm")
+            .and_then(|mut rm| shell::run(rm.args(["-f", POLICY]), "remove the file by hand"));
+        if let Err(error) = removed {
+            eprintln!("warning: services cannot start while {POLICY} is there: {error:#}");
+        }
+    }
+}
+
+/// Parses `apt-cache policy`, leaving out packages without a candidate.
+fn parse_policy(text: &str) -> BTreeMap<String, String> {
+    let mut candidates = BTreeMap::new();
+    let mut package = None;
+    for line in text.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            package = Some(name);
+        } else if let (Some(name), Some(version)) = (package, line.strip_prefix("  Candidate: "))
+            && version != "(none)"
+        {
+            candidates.insert(name.to_owned(), version.to_owned());
+        }
+    }
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_gives_a_version_per_package_that_has_one() {
+        let text = "\
+rustc-web:
+  Installed: (none)
+  Candidate: 1.96.0+dfsg1-1~deb12u2
+  Version table:
+     1.96.0+dfsg1-1~deb12u2 500
+        500 http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
+nginx-light:
+  Installed: (none)
+  Candidate: (none)
+  Version table:
+redis-server:
+  Installed: 5:7.0.15-1~deb12u7
+  Candidate: 5:7.0.15-1~deb12u7
+";
+        let candidates = parse_policy(text);
+        assert_eq!(candidates["rustc-web"], "1.96.0+dfsg1-1~deb12u2");
+        assert_eq!(candidates["redis-server"], "5:7.0.15-1~deb12u7");
+        assert_eq!(candidates.len(), 2);
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask`: the project's own commands, so that each thing a person does with
+//! the repository is one command. One file per subcommand.
+
+mod apt;
+mod host;
+mod run;
+mod setup;
+mod shell;
+mod summary;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// Sets up, runs and tests observer.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Run(run::Args),
+    Test(test::Args),
+}
+
+fn help() -> Result<ExitCode> {
+    Cli::command().print_help()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Some(Command::Setup(args)) => setup::main(&args),
+        Some(Command::Run(args)) => run::main(&args),
+        Some(Command::Test(args)) => test::main(&args),
+        None => help(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

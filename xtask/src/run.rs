@@ -1,0 +1,142 @@
+//! Builds the daemon and becomes it, as root.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{host, setup, shell};
+
+/// Builds observer and runs it as root.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What observer is given, such as `check` or `tail`; options alone are those of
+    /// `observer run`.
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let Args { args } = args;
+    setup::ensure(false)?;
+    let binary = build()?;
+    host::ensure_tracefs();
+
+    let mut daemon = if host::is_root() {
+        Command::new(&binary)
+    } else {
+        let mut sudo = Command::new(shell::sudo()?);
+        let kept = kept_variables(env::vars_os().map(|(name, _)| name));
+        if !kept.is_empty() {
+            sudo.arg(format!("--preserve-env={}", kept.join(",")));
+        }
+        sudo.arg(&binary);
+        sudo
+    };
+    daemon.args(with_subcommand(args));
+    eprintln!("$ {}", shell::show(&daemon));
+    // Replacing this process gives the daemon the terminal's signals and the caller
+    // its exit code, with nothing in between.
+    let error = daemon.exec();
+    Err(error).with_context(|| format!("cannot run {}", binary.display()))
+}
+
+/// Builds the release binary as the invoking user, so that the target directory stays
+/// theirs, and asks cargo where it is.
+fn build() -> Result<PathBuf> {
+    let mut build = shell::cargo();
+    build
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "observer",
+            "--bin",
+            "observer",
+        ])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = build.output().context("cargo does not start")?;
+    if !output.status.success() {
+        bail!("`{}` failed with {}", shell::show(&build), output.status);
+    }
+    executable(&String::from_utf8_lossy(&output.stdout)).context("cargo names no binary")
+}
+
+/// The last executable in cargo's JSON messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    };
+    messages.lines().rev().find_map(executable)
+}
+
+/// `run` is what one wants when no subcommand comes first. Its arguments are options
+/// only, so that a first word without a dash is a subcommand.
+fn with_subcommand(args: &[OsString]) -> Vec<OsString> {
+    let named = args
+        .first()
+        .is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
+    let default = (!named).then(|| OsString::from("run"));
+    default.into_iter().chain(args.iter().cloned()).collect()
+}
+
+/// The daemon's own variables, which sudo would drop.
+fn kept_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("OBSERVER_") || name.starts_with("RUST_"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(args: &[&str]) -> Vec<OsString> {
+        with_subcommand(&args.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn run_is_the_default_subcommand() {
+        assert_eq!(split(&[]), ["run"]);
+        assert_eq!(
+            split(&["--listen", "[::]:9435"]),
+            ["run", "--listen", "[::]:9435"]
+        );
+    }
+
+    #[test]
+    fn a_named_subcommand_stays() {
+        assert_eq!(split(&["check"]), ["check"]);
+        assert_eq!(split(&["tail", "--json"]), ["tail", "--json"]);
+        assert_eq!(split(&["run", "-v"]), ["run", "-v"]);
+    }
+
+    #[test]
+    fn the_binary_is_read_from_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","executable":null}
+{"reason":"compiler-artifact","executable":"/t/release/observer"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(messages),
+            Some(PathBuf::from("/t/release/observer"))
+        );
+        assert_eq!(executable(""), None);
+    }
+
+    #[test]
+    fn sudo_keeps_the_daemons_variables() {
+        let names = ["OBSERVER_LISTEN", "RUST_LOG", "PATH", "RUSTFLAGS"].map(OsString::from);
+        assert_eq!(
+            kept_variables(names.into_iter()),
+            ["OBSERVER_LISTEN", "RUST_LOG"]
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Runs other programs, and says plainly which one failed and what a person can do.
+
+use std::{
+    borrow::Cow,
+    ffi::{OsStr, OsString},
+    iter,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{host, toolchain};
+
+/// Cargo sets CARGO for what it runs; xtask run by hand takes the one on PATH.
+pub fn cargo() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command.current_dir(host::root());
+    command
+}
+
+/// A command that runs as root, through sudo where need be.
+pub fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
+    if host::is_root() {
+        return Ok(Command::new(program));
+    }
+    let mut command = Command::new(sudo()?);
+    command.arg(program);
+    Ok(command)
+}
+
+pub fn sudo() -> Result<OsString> {
+    let sudo = toolchain::find_program("sudo").context("this needs root, and there is no sudo")?;
+    Ok(sudo.into_os_string())
+}
+
+/// Shows and runs a command. `advice` is printed when it fails.
+pub fn run(command: &mut Command, advice: &str) -> Result<()> {
+    let shown = show(command);
+    eprintln!("$ {shown}");
+    let status = command
+        .status()
+        .with_context(|| format!("`{shown}` does not start\n  what you can do: {advice}"))?;
+    if !status.success() {
+        // "exit status: 1" or "signal: 9 (SIGKILL)".
+        bail!("`{shown}` failed with {status}\n  what you can do: {advice}");
+    }
+    Ok(())
+}
+
+/// The standard output of a command, or `None` when it does not run or fails.
+pub fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as it could be typed, with the variables set for it in front.
+pub fn show(command: &Command) -> String {
+    let envs = command.get_envs().filter_map(|(name, value)| {
+        Some(format!(
+            "{}={}",
+            name.to_string_lossy(),
+            quote(&value?.to_string_lossy())
+        ))
+    });
+    let words = iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| quote(&word.to_string_lossy()).into_owned());
+    envs.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quote(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''")).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_it_is_typed() {
+        let mut command = Command::new("cargo");
+        command
+            .args(["test", "--test", "*", "it's"])
+            .env("A", "b c")
+            .env_remove("B");
+        assert_eq!(show(&command), r"A='b c' cargo test --test '*' 'it'\''s'");
+    }
+
+    #[test]
+    fn a_failure_names_command_code_and_advice() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 3"]);
+        let error = run(&mut command, "do nothing").unwrap_err().to_string();
+        assert!(
+            error.contains("`sh -c 'exit 3'` failed with exit status: 3"),
+            "{error}"
+        );
+        assert!(error.ends_with("what you can do: do nothing"), "{error}");
+    }
+}

@@ -1,0 +1,131 @@
+//! Every check of the project in one command: formatting, lints, unit tests, the kernel
+//! programs' build, and the tests on the running kernel.
+
+use std::{
+    ffi::OsString,
+    fs,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{host, setup, shell, summary::Summary, toolchain};
+
+/// Runs every check, the tests on the running kernel included.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the tests on the running kernel, which need root.
+    #[arg(long)]
+    unit_only: bool,
+    /// Given to each test binary: names of tests to run, or libtest's options.
+    #[arg(last = true)]
+    filter: Vec<OsString>,
+}
+
+/// The tests in observer/tests return early without it.
+const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
+
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let Args { unit_only, filter } = args;
+    let facts = setup::ensure(!unit_only)?;
+    let mut summary = Summary::default();
+
+    summary.step("format", shell::cargo().args(["fmt", "--all", "--check"]));
+    // observer's build script compiles the kernel programs.
+    summary.step(
+        "kernel programs",
+        shell::cargo().args(["build", "--package", "observer"]),
+    );
+    summary.step(
+        "lints",
+        shell::cargo()
+            .args([
+                "clippy",
+                "--workspace",
+                "--exclude",
+                "observer-ebpf",
+                "--all-targets",
+            ])
+            .args(["--", "-D", "warnings"]),
+    );
+    summary.step(
+        "unit tests",
+        shell::cargo()
+            .env_remove(SWITCH)
+            .args(["test", "--"])
+            .args(filter),
+    );
+    if *unit_only {
+        summary.skip("kernel tests", "left out by --unit-only");
+    } else if !has_kernel_tests() {
+        summary.skip("kernel tests", "observer/tests has none");
+    } else {
+        host::ensure_tracefs();
+        summary.step("kernel tests", &mut kernel_tests(filter)?);
+    }
+    if let Ok(toolchain) = facts.choose() {
+        println!("\nkernel programs built by {toolchain}");
+    }
+    print!("{summary}");
+    Ok(if summary.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Cargo takes a pattern that matches no test for an error.
+fn has_kernel_tests() -> bool {
+    let entries = fs::read_dir(host::root().join("observer/tests"));
+    entries.into_iter().flatten().flatten().any(|entry| {
+        let path = entry.path();
+        path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").is_file()
+    })
+}
+
+fn kernel_tests(filter: &[OsString]) -> Result<Command> {
+    let mut test = shell::cargo();
+    // One at a time: they count the events of the whole machine.
+    test.args(["test", "--package", "observer", "--test", "*"])
+        .args(["--", "--test-threads=1", "--nocapture"])
+        .args(filter)
+        .env(SWITCH, "1");
+    if !host::is_root() {
+        // Cargo builds as the invoking user, and only the test binaries get root.
+        let sudo = shell::sudo()?
+            .into_string()
+            .ok()
+            .context("sudo's path is not UTF-8")?;
+        let rustc = shell::output(Command::new("rustc").arg("-vV")).unwrap_or_default();
+        let Some(version) = toolchain::parse_rustc(&rustc) else {
+            bail!("`rustc -vV` names no host");
+        };
+        test.env(
+            runner_variable(&version.host),
+            format!("{sudo} --preserve-env={SWITCH},CARGO_MANIFEST_DIR,RUST_BACKTRACE"),
+        );
+    }
+    Ok(test)
+}
+
+/// Cargo's variable for the program that runs a target's binaries.
+fn runner_variable(host: &str) -> String {
+    format!(
+        "CARGO_TARGET_{}_RUNNER",
+        host.to_uppercase().replace('-', "_")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_belongs_to_the_host() {
+        assert_eq!(
+            runner_variable("aarch64-unknown-linux-gnu"),
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+    }
+}
