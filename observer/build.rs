@@ -1,0 +1,141 @@
+//! Compiles the kernel programs of observer-ebpf and leaves the object at
+//! `$OUT_DIR/observer.o`, where the daemon includes it.
+//!
+//! The BPF target needs another compiler than user space does, so an inner cargo runs
+//! with that compiler and a target directory of its own. aya-build does the same but
+//! only through `rustup run`, which a distribution's compiler cannot serve.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+};
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+use toolchain::{Facts, Toolchain};
+
+const PACKAGE: &str = "observer-ebpf";
+/// observer-ebpf's one binary target, and so the name of the file cargo leaves.
+const BINARY: &str = "observer";
+const TARGET: &str = "bpfel-unknown-none";
+
+fn main() {
+    if let Err(error) = build() {
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
+
+fn build() -> Result<(), String> {
+    let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    let root = manifest_dir
+        .parent()
+        .ok_or("the manifest directory has no parent")?;
+    let arch = variable("CARGO_CFG_TARGET_ARCH")?;
+    if !matches!(arch.as_str(), "x86_64" | "aarch64") {
+        return Err(format!(
+            "the kernel programs do not know the registers of {arch}"
+        ));
+    }
+
+    for input in [
+        PACKAGE,
+        "observer-common/src",
+        "observer-common/Cargo.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
+        rerun_if_changed(&root.join(input));
+    }
+    let toolchain = Facts::gather().choose().map_err(|missing| {
+        format!(
+            "{missing}\n\n\
+             Run `cargo xtask setup` in the repository: it installs what is missing and says\n\
+             what it chose."
+        )
+    })?;
+    rerun_if_changed(&toolchain.linker.path);
+    rerun_if_changed(&toolchain.compiler.rustc);
+
+    let target_dir = out_dir.join("ebpf");
+    compile(&toolchain, root, &target_dir, &arch)?;
+
+    let object = target_dir.join(TARGET).join("release").join(BINARY);
+    let destination = out_dir.join("observer.o");
+    fs::copy(&object, &destination).map_err(|error| {
+        format!(
+            "cannot copy {} to {}: {error}",
+            object.display(),
+            destination.display()
+        )
+    })?;
+    Ok(())
+}
+
+fn compile(
+    toolchain: &Toolchain,
+    root: &Path,
+    target_dir: &Path,
+    arch: &str,
+) -> Result<(), String> {
+    let compiler = &toolchain.compiler;
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let mut cargo = toolchain::command(&compiler.cargo);
+    cargo
+        // The outer cargo has just brought Cargo.lock up to date, and two of them must
+        // not write it.
+        .args(["build", "--release", "--locked", "-Z", "build-std=core"])
+        .args(["--target", TARGET, "--package", PACKAGE, "--target-dir"])
+        .arg(target_dir)
+        .current_dir(root)
+        .env("RUSTC", &compiler.rustc)
+        // The system's compiler is a stable release; nightly does not mind.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // Empty turns off a wrapper that the user's cargo configuration names.
+        .env("RUSTC_WRAPPER", "")
+        .env("RUSTC_WORKSPACE_WRAPPER", "")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env(
+            "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER",
+            &toolchain.linker.path,
+        )
+        .stdin(Stdio::null());
+    let output = cargo
+        .output()
+        .map_err(|error| format!("cannot start {}: {error}", compiler.cargo.display()))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!(
+            "{stderr}\nthe kernel programs do not build ({})\n  toolchain: {toolchain}\n  command: {cargo:?}",
+            output.status,
+        ));
+    }
+    // Cargo shows a successful build script's stderr to nobody.
+    for paragraph in stderr
+        .split("\n\n")
+        .filter(|text| text.starts_with("warning: "))
+    {
+        for line in paragraph.lines() {
+            println!("cargo::warning={line}");
+        }
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}"))
+}
+
+/// Cargo takes a path that does not exist for one that has always just changed.
+fn rerun_if_changed(path: &Path) {
+    if path.exists() {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
+}
