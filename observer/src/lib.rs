@@ -6,3 +6,4 @@
 
 pub mod explain;
 pub mod kernel;
+pub mod process;

@@ -1,0 +1,246 @@
+//! How many file descriptors a process has open, and how many it may open.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    ProcError, ProcRoot,
+    identity::{Stat, parse_u64},
+    root::is_gone,
+};
+
+/// How open descriptors are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdMethod {
+    /// One stat(2): since Linux 6.2 (`proc_readfd_count`) the size of /proc/PID/fd is the
+    /// number of open descriptors. Needs no privilege.
+    DirectorySize,
+    /// Counting the entries of /proc/PID/fd. Needs CAP_SYS_PTRACE for other users'
+    /// processes, and time in proportion to their number.
+    DirectoryEntries,
+}
+
+impl FdMethod {
+    /// Finds out what the running kernel offers, by looking at a process that surely has
+    /// an open descriptor: this one.
+    #[must_use]
+    pub fn detect(root: &ProcRoot) -> Self {
+        // A directory of any other file system has a size too, one that means nothing.
+        let held = fs::File::open(root.path());
+        let size = fs::metadata(root.path().join("self/fd")).map_or(0, |meta| meta.len());
+        if held.is_ok() && size > 0 && root.is_procfs() {
+            Self::DirectorySize
+        } else {
+            Self::DirectoryEntries
+        }
+    }
+
+    fn count(self, directory: &Path) -> io::Result<u64> {
+        match self {
+            Self::DirectorySize => fs::metadata(directory).map(|meta| meta.len()),
+            Self::DirectoryEntries => {
+                fs::read_dir(directory)?.try_fold(0, |count, entry| entry.map(|_| count + 1))
+            }
+        }
+    }
+}
+
+/// What came of counting descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenFds {
+    /// This many are open.
+    Open(u64),
+    /// The caller may not look.
+    Denied,
+    /// The process is gone.
+    Gone,
+}
+
+/// Counts the open descriptors of the process that `stat` was read from, by name `pid`.
+/// The caller checks afterwards that the pid was not reused.
+///
+/// # Errors
+///
+/// [`ProcError::Read`], for other reasons than missing permission.
+pub fn count_open(
+    root: &ProcRoot,
+    pid: u32,
+    stat: &Stat,
+    method: FdMethod,
+) -> Result<OpenFds, ProcError> {
+    let mut path = root.process(pid);
+    if stat.state == b'Z' && stat.threads > 1 {
+        // An exited leader has let go of the table that its threads still use.
+        match other_thread(&path, pid) {
+            Some(thread) => path.extend(["task", &thread]),
+            None => return Ok(OpenFds::Gone),
+        }
+    }
+    path.push("fd");
+    match method.count(&path) {
+        Ok(count) => Ok(OpenFds::Open(count)),
+        Err(error) if is_gone(&error) => Ok(OpenFds::Gone),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(OpenFds::Denied),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
+fn other_thread(process: &Path, pid: u32) -> Option<String> {
+    let leader = pid.to_string();
+    fs::read_dir(process.join("task"))
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|thread| *thread != leader)
+}
+
+/// The soft limit on open descriptors, which is one more than the highest descriptor
+/// allowed, from the text of /proc/PID/limits (`proc_pid_limits` in fs/proc/base.c).
+/// `u64::MAX` when unlimited.
+///
+/// # Errors
+///
+/// [`ProcError::Missing`] and [`ProcError::NotANumber`].
+pub fn parse_max_open_files(bytes: &[u8]) -> Result<u64, ProcError> {
+    const FILE: &str = "limits";
+    const NAME: &str = "Max open files";
+    let soft = bytes
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(NAME.as_bytes()))
+        .and_then(|rest| {
+            rest.split(u8::is_ascii_whitespace)
+                .find(|field| !field.is_empty())
+        })
+        .ok_or_else(|| ProcError::missing(FILE, NAME))?;
+    if soft == b"unlimited" {
+        return Ok(u64::MAX);
+    }
+    parse_u64(soft).ok_or_else(|| ProcError::not_a_number(FILE, NAME, soft))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::process::fixture::Fixture;
+
+    const LIMITS: &str = "\
+Limit                     Soft Limit           Hard Limit           Units     
+Max cpu time              unlimited            unlimited            seconds   
+Max open files            1024                 524288               files     
+Max locked memory         8388608              8388608              bytes     
+";
+
+    #[test]
+    fn the_soft_limit_is_read() {
+        assert_eq!(parse_max_open_files(LIMITS.as_bytes()).unwrap(), 1024);
+        let unlimited = LIMITS.replace("1024  ", "unlimited");
+        assert_eq!(
+            parse_max_open_files(unlimited.as_bytes()).unwrap(),
+            u64::MAX
+        );
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let missing = parse_max_open_files(b"Limit Soft\n").unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "limits: there is no field Max open files"
+        );
+        let bad = parse_max_open_files(b"Max open files   -1   0 files\n").unwrap_err();
+        assert_eq!(
+            bad.to_string(),
+            "limits: field Max open files is not a number: \"-1\""
+        );
+    }
+
+    const RUNNING: Stat = Stat {
+        state: b'S',
+        threads: 1,
+        start_ticks: 0,
+    };
+
+    #[test]
+    fn entries_are_counted() {
+        let proc = Fixture::new();
+        let root = proc.root();
+        let method = FdMethod::detect(root);
+        assert_eq!(method, FdMethod::DirectoryEntries);
+        assert_eq!(
+            count_open(root, 7, &RUNNING, method).unwrap(),
+            OpenFds::Gone
+        );
+        proc.write(7, "fd/0", b"");
+        proc.write(7, "fd/3", b"");
+        assert_eq!(
+            count_open(root, 7, &RUNNING, method).unwrap(),
+            OpenFds::Open(2)
+        );
+    }
+
+    #[test]
+    fn an_exited_leader_is_counted_by_a_thread() {
+        let proc = Fixture::new();
+        proc.write(7, "task/7/comm", b"");
+        proc.write(7, "task/9/fd/0", b"");
+        let leader = Stat {
+            state: b'Z',
+            threads: 2,
+            start_ticks: 0,
+        };
+        let open = count_open(proc.root(), 7, &leader, FdMethod::DirectoryEntries).unwrap();
+        assert_eq!(open, OpenFds::Open(1));
+    }
+
+    struct Cat(Child);
+
+    impl Drop for Cat {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn both_methods_agree_on_a_real_process() {
+        let root = ProcRoot::default();
+        if FdMethod::detect(&root) == FdMethod::DirectoryEntries {
+            eprintln!("skipped: this kernel is older than 6.2");
+            return;
+        }
+        // Not this process, whose descriptors other tests open and close meanwhile.
+        let mut command = Command::new("cat");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let cat = Cat(command.spawn().unwrap());
+        let count = |method| count_open(&root, cat.0.id(), &RUNNING, method).unwrap();
+        // Its dynamic loader may still be opening libraries.
+        let agreed = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let size = count(FdMethod::DirectorySize);
+            // The three standard ones, and what it may have inherited.
+            matches!(size, OpenFds::Open(3..)) && size == count(FdMethod::DirectoryEntries)
+        });
+        assert!(agreed, "{:?}", count(FdMethod::DirectorySize));
+    }
+
+    #[test]
+    fn the_own_limit_is_known() {
+        let bytes = std::fs::read("/proc/self/limits").unwrap();
+        let (soft, _) =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(parse_max_open_files(&bytes).unwrap(), soft);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = parse_max_open_files(&bytes);
+            let _ = parse_max_open_files(&[b"Max open files ".as_slice(), &bytes].concat());
+        }
+    }
+}

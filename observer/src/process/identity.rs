@@ -1,0 +1,322 @@
+//! Whether a pid in /proc is the process that the kernel programs saw, and who that is.
+
+use std::sync::OnceLock;
+
+use nix::unistd::{SysconfVar, sysconf};
+use observer_common::ProcessKey;
+
+use super::{ProcError, ProcRoot, cgroup};
+
+/// Who a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Thread-group id in the initial pid namespace.
+    pub pid: u32,
+    /// Start of the process, `task_struct.start_boottime`, in nanoseconds since boot: that
+    /// of the key it was looked up by.
+    pub start_boottime_ns: u64,
+    /// Name of the thread-group leader, at most 15 bytes (`TASK_COMM_LEN`) for a user
+    /// process. Arbitrary bytes without NUL.
+    pub comm: Vec<u8>,
+    /// Systemd unit or container; see [`cgroup::unit_from_bytes`].
+    pub unit: String,
+}
+
+/// The fields of /proc/PID/stat that are of use here; proc_pid_stat(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Field 3: state of the thread-group leader, `b'R'`, `b'S'`, `b'Z'`...
+    pub state: u8,
+    /// Field 20: number of threads, a leader that has exited and not been reaped included.
+    pub threads: u64,
+    /// Field 22: start time in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl Stat {
+    /// Parses the text of /proc/PID/stat (`do_task_stat` in fs/proc/array.c). Field 2, the
+    /// comm, may hold any byte, a parenthesis and a newline included, so fields are counted
+    /// from the last `)`: none of those after the comm can contain one.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::Missing`] and [`ProcError::NotANumber`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ProcError> {
+        const FILE: &str = "stat";
+        let end = bytes
+            .iter()
+            .rposition(|&byte| byte == b')')
+            .ok_or_else(|| ProcError::missing(FILE, "comm"))?;
+        let mut fields = bytes[end + 1..]
+            .split(u8::is_ascii_whitespace)
+            .filter(|field| !field.is_empty());
+        let state = fields
+            .next()
+            .ok_or_else(|| ProcError::missing(FILE, "state"))?;
+        let mut number = |skip: usize, name: &str| {
+            let field = fields
+                .nth(skip)
+                .ok_or_else(|| ProcError::missing(FILE, name))?;
+            parse_u64(field).ok_or_else(|| ProcError::not_a_number(FILE, name, field))
+        };
+        // Fields 4 to 19 and field 21 are skipped.
+        let threads = number(16, "num_threads")?;
+        let start_ticks = number(1, "starttime")?;
+        Ok(Self {
+            state: state[0],
+            threads,
+            start_ticks,
+        })
+    }
+
+    /// Reads it; `None` when the process is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProcRoot::read`] and [`Self::parse`].
+    pub fn read(root: &ProcRoot, pid: u32) -> Result<Option<Self>, ProcError> {
+        root.read(pid, "stat")?
+            .map(|bytes| Self::parse(&bytes))
+            .transpose()
+    }
+
+    /// Whether this is the process that `key` names, and not another that got its pid.
+    #[must_use]
+    pub fn is(&self, key: &ProcessKey) -> bool {
+        self.start_ticks == start_ticks(key)
+    }
+
+    /// Whether all threads have exited and only the exit status is left. A leader may
+    /// exit before its threads (pthread_exit(3) in main); the process then goes on.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        match self.state {
+            b'Z' => self.threads <= 1,
+            b'X' | b'x' => true,
+            _ => false,
+        }
+    }
+}
+
+pub(crate) fn parse_u64(bytes: &[u8]) -> Option<u64> {
+    // `u64::from_str` takes a leading plus sign, which the kernel never writes.
+    if bytes.first() == Some(&b'+') {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// Clock ticks per second in /proc, `USER_HZ`: 100 on every architecture this runs on.
+fn ticks_per_second() -> u64 {
+    static TICKS: OnceLock<u64> = OnceLock::new();
+    *TICKS.get_or_init(|| {
+        let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+        ticks
+            .and_then(|ticks| u64::try_from(ticks).ok())
+            .filter(|&ticks| ticks > 0)
+            .unwrap_or(100)
+    })
+}
+
+/// The start time of `key` in the unit of /proc/PID/stat, rounded down as by
+/// `nsec_to_clock_t` in kernel/time/time.c.
+#[must_use]
+pub fn start_ticks(key: &ProcessKey) -> u64 {
+    let ticks = u128::from(key.start_boottime_ns) * u128::from(ticks_per_second()) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// Reads who `key` is: `None` when that process is gone, be its pid in use again or not. A
+/// zombie still has an identity.
+///
+/// # Errors
+///
+/// As [`ProcRoot::read`] and [`Stat::parse`].
+pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, ProcError> {
+    let Some(mut comm) = root.read(key.tgid, "comm")? else {
+        return Ok(None);
+    };
+    let Some(cgroup) = root.read(key.tgid, "cgroup")? else {
+        return Ok(None);
+    };
+    // The start time is compared last: a pid belongs to its process without interruption,
+    // so whoever has it now also had it when the files above were read.
+    match Stat::read(root, key.tgid)? {
+        Some(stat) if stat.is(key) => {}
+        _ => return Ok(None),
+    }
+    if comm.last() == Some(&b'\n') {
+        comm.pop();
+    }
+    Ok(Some(Identity {
+        pid: key.tgid,
+        start_boottime_ns: key.start_boottime_ns,
+        comm,
+        unit: cgroup::unit_from_bytes(&cgroup),
+    }))
+}
+
+/// Whether the process still runs: one read of /proc/PID/stat. A zombie does not; it has
+/// closed all its sockets.
+///
+/// When stat cannot be read or understood, for another reason than that the process is
+/// gone, the answer is yes: the caller would otherwise write a live process off because
+/// it ran out of descriptors itself. Under `hidepid=2` foreign processes look gone.
+#[must_use]
+pub fn is_alive(root: &ProcRoot, key: &ProcessKey) -> bool {
+    match Stat::read(root, key.tgid) {
+        Ok(Some(stat)) => stat.is(key) && !stat.has_exited(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::process::fixture::Fixture;
+
+    fn key(tgid: u32, start_boottime_ns: u64) -> ProcessKey {
+        ProcessKey {
+            start_boottime_ns,
+            tgid,
+            reserved: 0,
+        }
+    }
+
+    const TAIL: &[u8] =
+        b" S 8617 8617 6702 0 -1 4194304 101 0 0 0 0 0 0 0 20 0 3 0 133242 3133440 410\n";
+
+    #[test]
+    fn the_comm_may_hold_anything() {
+        let expected = Stat {
+            state: b'S',
+            threads: 3,
+            start_ticks: 133_242,
+        };
+        for comm in [
+            b"cat".as_slice(),
+            b"a b",
+            b") R 1 (",
+            b"\n)\n",
+            b"\xff\xfe)",
+            b"",
+            b"))))",
+        ] {
+            let stat = [b"8626 (", comm, b")", TAIL].concat();
+            assert_eq!(Stat::parse(&stat).unwrap(), expected, "{comm:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (text, message) in [
+            ("", "stat: there is no field comm"),
+            ("1 (x)", "stat: there is no field state"),
+            ("1 (x) S 1 2", "stat: there is no field num_threads"),
+            (
+                "1 (x) S 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 soon",
+                "stat: field starttime is not a number: \"soon\"",
+            ),
+        ] {
+            assert_eq!(
+                Stat::parse(text.as_bytes()).unwrap_err().to_string(),
+                message
+            );
+        }
+    }
+
+    #[test]
+    fn ticks_are_rounded_down() {
+        assert_eq!(start_ticks(&key(1, 0)), 0);
+        assert_eq!(start_ticks(&key(1, 1_332_429_999_999)), 133_242);
+        assert_eq!(start_ticks(&key(1, 1_332_430_000_000)), 133_243);
+        assert_eq!(start_ticks(&key(1, u64::MAX)), u64::MAX / 10_000_000);
+    }
+
+    #[test]
+    fn identity_is_read_and_a_reused_pid_is_recognised() {
+        let proc = Fixture::new();
+        let first = key(42, 5_000_000_123);
+        assert_eq!(identify(proc.root(), &first).unwrap(), None);
+        assert!(!is_alive(proc.root(), &first));
+
+        proc.write(42, "comm", b"we) ird\xff\n\n");
+        proc.write(42, "cgroup", b"0::/system.slice/nginx.service\n");
+        proc.write_stat(42, 'S', 1, 500);
+        let identity = identify(proc.root(), &first).unwrap().unwrap();
+        assert_eq!(identity.comm, b"we) ird\xff\n");
+        assert_eq!(identity.unit, "nginx.service");
+        assert_eq!(
+            (identity.pid, identity.start_boottime_ns),
+            (42, 5_000_000_123)
+        );
+        assert!(is_alive(proc.root(), &first));
+
+        proc.write_stat(42, 'S', 1, 501);
+        assert_eq!(identify(proc.root(), &first).unwrap(), None);
+        assert!(!is_alive(proc.root(), &first));
+        assert!(is_alive(proc.root(), &key(42, 5_010_000_000)));
+    }
+
+    #[test]
+    fn vanishing_between_two_reads_is_no_error() {
+        let proc = Fixture::new();
+        proc.write(42, "comm", b"x\n");
+        assert_eq!(identify(proc.root(), &key(42, 0)).unwrap(), None);
+        proc.write(42, "cgroup", b"0::/\n");
+        assert_eq!(identify(proc.root(), &key(42, 0)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_zombie_is_dead_unless_threads_go_on() {
+        let proc = Fixture::new();
+        proc.write_stat(42, 'Z', 1, 0);
+        assert!(!is_alive(proc.root(), &key(42, 0)));
+        proc.write_stat(42, 'Z', 2, 0);
+        assert!(is_alive(proc.root(), &key(42, 0)));
+        proc.write_stat(42, 'X', 2, 0);
+        assert!(!is_alive(proc.root(), &key(42, 0)));
+    }
+
+    #[test]
+    fn an_unreadable_stat_does_not_kill() {
+        let proc = Fixture::new();
+        proc.write(42, "stat", b"nonsense");
+        assert!(is_alive(proc.root(), &key(42, 0)));
+    }
+
+    #[test]
+    fn this_process_is_itself() {
+        let root = ProcRoot::default();
+        let pid = std::process::id();
+        let stat = Stat::read(&root, pid).unwrap().unwrap();
+        let me = key(
+            pid,
+            stat.start_ticks * 1_000_000_000 / ticks_per_second() + 1,
+        );
+        assert!(is_alive(&root, &me));
+        let identity = identify(&root, &me).unwrap().unwrap();
+        let comm = std::fs::read("/proc/self/comm").unwrap();
+        assert_eq!(identity.comm, comm.strip_suffix(b"\n").unwrap());
+        assert!(!is_alive(
+            &root,
+            &key(pid, me.start_boottime_ns + 10_000_000)
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = Stat::parse(&bytes);
+        }
+
+        #[test]
+        fn any_comm_is_stepped_over(comm in prop::collection::vec(any::<u8>(), 0..64)) {
+            let stat = [b"1 (", comm.as_slice(), b")", TAIL].concat();
+            prop_assert_eq!(Stat::parse(&stat).unwrap().start_ticks, 133_242);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! What /proc and the cgroup tree say about a process: who it is, whether it is still the
+//! one the kernel programs saw, which unit or container it belongs to, and how many file
+//! descriptors it has left.
+//!
+//! Everything here is outside bytes that change while they are read. So: parsers take
+//! bytes and never panic; a process that vanishes in the middle of a read is `None` and
+//! not an error; and values are attributed to a [`ProcessKey`](observer_common::ProcessKey)
+//! only after its start time was compared, because pids are reused.
+//!
+//! The parsers are our own and not those of the `procfs` crate, which insists on UTF-8 (a
+//! comm, a mount point and a cgroup name are bytes) and can panic on a short line of
+//! /proc/PID/limits.
+//!
+//! Requirements: the /proc of the initial pid namespace, because the kernel programs report
+//! pids of that namespace, mounted without `hidepid` or readable regardless of it; and the
+//! initial time namespace, because start times in /proc are shifted by the reader's.
+
+pub mod cgroup;
+pub mod cgroup_id;
+pub mod fds;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod identity;
+pub mod resources;
+mod root;
+
+pub use root::{ProcError, ProcRoot};

@@ -1,0 +1,184 @@
+//! Descriptor use of all watched processes, refreshed a few at a time.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use observer_common::ProcessKey;
+
+use super::{
+    ProcError, ProcRoot,
+    fds::{FdMethod, OpenFds, count_open, parse_max_open_files},
+    identity::Stat,
+};
+
+/// What one process has and may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Open file descriptors; `None` when the kernel did not let us look.
+    pub open_fds: Option<u64>,
+    /// The most that were open at any measurement.
+    pub peak_fds: Option<u64>,
+    /// Soft limit, `RLIMIT_NOFILE`; `u64::MAX` when unlimited, `None` when not readable.
+    pub max_fds: Option<u64>,
+    /// When that was so.
+    pub measured_at: Instant,
+}
+
+/// What a scan may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// The most processes measured per call.
+    pub batch: usize,
+    /// The least time between two measurements of one process.
+    pub interval: Duration,
+}
+
+impl Default for ScanLimits {
+    fn default() -> Self {
+        Self {
+            batch: 256,
+            interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What one call did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Processes measured, at least in part.
+    pub measured: usize,
+    /// Of those, processes whose descriptors may not be counted.
+    pub denied: usize,
+    /// Processes that could not be measured for another reason; they keep their values.
+    pub failed: usize,
+    /// Processes that are gone. They keep their last values until they are no longer among
+    /// the live ones, and are not measured again.
+    pub gone: Vec<ProcessKey>,
+}
+
+/// Measures descriptor use, round-robin: never measured first, then the oldest
+/// measurement. One process costs a stat, and two reads of short files.
+pub struct ResourceScanner {
+    root: ProcRoot,
+    method: FdMethod,
+    limits: ScanLimits,
+    /// Those to be measured, the oldest measurement at the front.
+    queue: VecDeque<ProcessKey>,
+    processes: HashMap<ProcessKey, Option<Resources>>,
+}
+
+impl ResourceScanner {
+    /// A scanner that watches nothing yet. Finds out how this kernel counts descriptors.
+    #[must_use]
+    pub fn new(root: ProcRoot, limits: ScanLimits) -> Self {
+        let method = FdMethod::detect(&root);
+        Self {
+            root,
+            method,
+            limits,
+            queue: VecDeque::new(),
+            processes: HashMap::new(),
+        }
+    }
+
+    /// How descriptors are counted on this kernel.
+    #[must_use]
+    pub const fn method(&self) -> FdMethod {
+        self.method
+    }
+
+    /// Tells which processes are live. Others are forgotten, their peaks included.
+    pub fn set_live(&mut self, live: impl IntoIterator<Item = ProcessKey>) {
+        let live: HashSet<ProcessKey> = live.into_iter().collect();
+        self.processes.retain(|key, _| live.contains(key));
+        self.queue.retain(|key| live.contains(key));
+        for key in live {
+            self.processes.entry(key).or_insert_with(|| {
+                self.queue.push_front(key);
+                None
+            });
+        }
+    }
+
+    /// What is known of a process: `None` before its first measurement.
+    #[must_use]
+    pub fn get(&self, key: &ProcessKey) -> Option<&Resources> {
+        self.processes.get(key)?.as_ref()
+    }
+
+    /// Measures the processes that are due, at most one batch of them.
+    pub fn scan(&mut self, now: Instant) -> Scan {
+        let mut scan = Scan::default();
+        for _ in 0..self.limits.batch.min(self.queue.len()) {
+            let Some(key) = self.queue.pop_front() else {
+                break;
+            };
+            let before = self.get(&key).copied();
+            if let Some(before) = before
+                && now.saturating_duration_since(before.measured_at) < self.limits.interval
+            {
+                // The queue is in the order of age, so none of the others is due either. One
+                // whose measurement failed has lost its place and waits with them.
+                self.queue.push_front(key);
+                break;
+            }
+            match self.measure(&key, now) {
+                Ok(Some(measured)) => {
+                    scan.measured += 1;
+                    scan.denied += usize::from(measured.open_fds.is_none());
+                    let peak_fds = measured.peak_fds.max(before.and_then(|old| old.peak_fds));
+                    self.processes.insert(
+                        key,
+                        Some(Resources {
+                            peak_fds,
+                            ..measured
+                        }),
+                    );
+                    self.queue.push_back(key);
+                }
+                Ok(None) => scan.gone.push(key),
+                Err(error) => {
+                    tracing::debug!(pid = key.tgid, %error, "cannot measure process");
+                    scan.failed += 1;
+                    self.queue.push_back(key);
+                }
+            }
+        }
+        scan
+    }
+
+    fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
+        let Some(stat) = Stat::read(&self.root, key.tgid)? else {
+            return Ok(None);
+        };
+        if !stat.is(key) || stat.has_exited() {
+            return Ok(None);
+        }
+        let open_fds = match count_open(&self.root, key.tgid, &stat, self.method)? {
+            OpenFds::Open(count) => Some(count),
+            OpenFds::Denied => None,
+            OpenFds::Gone => return Ok(None),
+        };
+        let Some(limits) = self.root.read(key.tgid, "limits")? else {
+            return Ok(None);
+        };
+        let max_fds = parse_max_open_files(&limits)?;
+        // A process that ended after the first look may have left its pid to another.
+        match Stat::read(&self.root, key.tgid)? {
+            Some(stat) if stat.is(key) => {}
+            _ => return Ok(None),
+        }
+        Ok(Some(Resources {
+            open_fds,
+            peak_fds: open_fds,
+            max_fds: Some(max_fds),
+            measured_at: now,
+        }))
+    }
+}
+
+#[cfg(test)]
+#[path = "resources_tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+use super::*;
+use crate::process::fixture::Fixture;
+
+fn key(tgid: u32) -> ProcessKey {
+    ProcessKey {
+        start_boottime_ns: u64::from(tgid) * 10_000_000,
+        tgid,
+        reserved: 0,
+    }
+}
+
+fn add(proc: &Fixture, pid: u32, fds: u32) {
+    proc.write_stat(pid, 'S', 1, u64::from(pid));
+    proc.write(
+        pid,
+        "limits",
+        b"Max open files            64                 128               files\n",
+    );
+    for fd in 0..fds {
+        proc.write(pid, &format!("fd/{fd}"), b"");
+    }
+}
+
+const LIMITS: ScanLimits = ScanLimits {
+    batch: 2,
+    interval: Duration::from_secs(1),
+};
+
+#[test]
+fn measures_and_keeps_the_peak() {
+    let proc = Fixture::new();
+    add(&proc, 1, 5);
+    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    scanner.set_live([key(1)]);
+    assert_eq!(scanner.get(&key(1)), None);
+    let start = Instant::now();
+    assert_eq!(
+        scanner.scan(start),
+        Scan {
+            measured: 1,
+            ..Scan::default()
+        }
+    );
+    let first = Resources {
+        open_fds: Some(5),
+        peak_fds: Some(5),
+        max_fds: Some(64),
+        measured_at: start,
+    };
+    assert_eq!(scanner.get(&key(1)), Some(&first));
+
+    std::fs::remove_file(proc.root().process(1).join("fd/4")).unwrap();
+    assert_eq!(
+        scanner.scan(start + Duration::from_millis(999)),
+        Scan::default()
+    );
+    let later = start + Duration::from_secs(1);
+    assert_eq!(scanner.scan(later).measured, 1);
+    let second = Resources {
+        open_fds: Some(4),
+        measured_at: later,
+        ..first
+    };
+    assert_eq!(scanner.get(&key(1)), Some(&second));
+}
+
+#[test]
+fn takes_the_oldest_first() {
+    let proc = Fixture::new();
+    for pid in 1..=5 {
+        add(&proc, pid, 1);
+    }
+    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    scanner.set_live((1..=5).map(key));
+    let start = Instant::now();
+    let at = |second| start + Duration::from_secs(second);
+    let measured = |scanner: &ResourceScanner, second| {
+        (1..=5)
+            .filter(|&pid| {
+                scanner
+                    .get(&key(pid))
+                    .is_some_and(|r| r.measured_at == at(second))
+            })
+            .count()
+    };
+    for second in 0..3 {
+        assert_eq!(scanner.scan(at(second)).measured, 2);
+        assert_eq!(measured(&scanner, second), 2);
+    }
+    // Five processes in batches of two: the sixth measurement is one of the first two.
+    assert_eq!(measured(&scanner, 0), 1);
+    add(&proc, 6, 1);
+    scanner.set_live((1..=6).map(key));
+    scanner.scan(at(3));
+    assert!(scanner.get(&key(6)).is_some(), "a new process goes first");
+}
+
+#[test]
+fn one_batch_does_not_measure_a_process_twice() {
+    let proc = Fixture::new();
+    add(&proc, 1, 1);
+    let limits = ScanLimits {
+        batch: 100,
+        interval: Duration::ZERO,
+    };
+    let mut scanner = ResourceScanner::new(proc.root().clone(), limits);
+    scanner.set_live([key(1)]);
+    assert_eq!(scanner.scan(Instant::now()).measured, 1);
+}
+
+#[test]
+fn the_gone_are_reported_once_and_keep_their_values() {
+    let proc = Fixture::new();
+    add(&proc, 1, 3);
+    add(&proc, 2, 3);
+    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    scanner.set_live([key(1), key(2)]);
+    let start = Instant::now();
+    scanner.scan(start);
+    proc.remove(1);
+    // The pid is in use again.
+    proc.write_stat(2, 'S', 1, 3);
+    let mut scan = scanner.scan(start + Duration::from_secs(1));
+    scan.gone.sort_unstable_by_key(|key| key.tgid);
+    assert_eq!(
+        scan,
+        Scan {
+            gone: vec![key(1), key(2)],
+            ..Scan::default()
+        }
+    );
+    assert_eq!(scanner.get(&key(1)).unwrap().open_fds, Some(3));
+    scanner.set_live([key(1), key(2)]);
+    assert_eq!(
+        scanner.scan(start + Duration::from_secs(2)),
+        Scan::default()
+    );
+    scanner.set_live([]);
+    assert_eq!(scanner.get(&key(1)), None);
+}
+
+#[test]
+fn failures_are_counted_and_tried_again() {
+    let proc = Fixture::new();
+    add(&proc, 1, 3);
+    proc.write(1, "limits", b"");
+    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    scanner.set_live([key(1)]);
+    assert_eq!(
+        scanner.scan(Instant::now()),
+        Scan {
+            failed: 1,
+            ..Scan::default()
+        }
+    );
+    add(&proc, 1, 3);
+    assert_eq!(scanner.scan(Instant::now()).measured, 1);
+}
+
+#[test]
+fn a_denied_directory_leaves_the_rest() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: permissions do not bind root");
+        return;
+    }
+    let proc = Fixture::new();
+    add(&proc, 1, 3);
+    let fds = proc.root().process(1).join("fd");
+    std::fs::set_permissions(&fds, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    scanner.set_live([key(1)]);
+    let scan = scanner.scan(Instant::now());
+    std::fs::set_permissions(&fds, std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(
+        scan,
+        Scan {
+            measured: 1,
+            denied: 1,
+            ..Scan::default()
+        }
+    );
+    let resources = scanner.get(&key(1)).unwrap();
+    assert_eq!((resources.open_fds, resources.max_fds), (None, Some(64)));
+}
