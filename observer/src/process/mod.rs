@@ -24,4 +24,5 @@ pub mod identity;
 pub mod resources;
 mod root;
 
+pub(crate) use root::is_gone;
 pub use root::{ProcError, ProcRoot};
