@@ -6,4 +6,5 @@
 
 pub mod explain;
 pub mod kernel;
+pub mod net;
 pub mod process;
