@@ -7,4 +7,6 @@
 
 pub mod netns;
 pub mod snmp;
+pub mod sockdiag;
+pub mod sockdiag_message;
 pub mod sockstat;
