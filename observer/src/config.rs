@@ -116,20 +116,20 @@ pub struct Options {
 
     /// Log every failure record of the stream [default: false]
     #[arg(long, env = "OBSERVER_LOG_EVENTS", hide_env_values = true)]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub log_events: Option<bool>,
 
-    /// Have the kernel keep run-time statistics of BPF programs while running; costs about
-    /// 20 ns per event on the whole host [default: false]
+    /// Have the kernel keep run-time statistics of BPF programs while running; slows every
+    /// BPF program of the host a little [default: false]
     #[arg(long, env = "OBSERVER_BPF_STATS", hide_env_values = true)]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
     pub bpf_stats: Option<bool>,
 
     /// Do not drop capabilities once the hooks are attached [default: false]
     #[arg(long, env = "OBSERVER_KEEP_CAPABILITIES", hide_env_values = true)]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
     pub keep_capabilities: Option<bool>,
 }

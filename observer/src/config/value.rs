@@ -124,8 +124,7 @@ pub fn format_duration(duration: Duration) -> String {
 pub struct RingBytes(u32);
 
 impl RingBytes {
-    /// The largest size taken; kernels before 6.2 refuse more than 64 MiB on x86-64 and
-    /// will say so.
+    /// The largest size taken: kernel memory, all of it allocated at start.
     pub const MAX: u32 = 1 << 30;
 
     /// One mebibyte: about 7,000 records.
