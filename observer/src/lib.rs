@@ -9,3 +9,4 @@ pub mod config;
 pub mod kernel;
 pub mod net;
 pub mod process;
+pub mod logging;
