@@ -10,3 +10,4 @@ pub mod kernel;
 pub mod net;
 pub mod process;
 pub mod logging;
+pub mod privileges;

@@ -1,0 +1,389 @@
+//! What the daemon may do: checked before anything is attached, given up afterwards.
+//!
+//! Capabilities, the no-new-privileges bit and the bounding set belong to a *thread*;
+//! new threads inherit them. [`drop_capabilities`] therefore has to run on the main
+//! thread, after attaching and **before the tokio runtime starts its workers**: build the
+//! runtime by hand after it, instead of with `#[tokio::main]`. It looks at all threads of
+//! the process afterwards and names those that still have more.
+
+use std::{collections::HashSet, fmt, fs, io};
+
+use caps::{CapSet, Capability};
+use nix::sys::{
+    prctl,
+    resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
+};
+use serde::Serialize;
+
+/// Kept after attaching. CAP_PERFMON is not among them: the verifier and
+/// `perf_event_open` ask for it when a program is loaded and attached, never again.
+pub const KEEP: [Capability; 3] = [
+    // Without it, kernels before 5.19 refuse the whole of bpf(2), map look-ups and new
+    // iterator instances included, where kernel.unprivileged_bpf_disabled is on ("bpf:
+    // refine kernel.unprivileged_bpf_disabled behaviour" limited that to creating things).
+    Capability::CAP_BPF,
+    // readlink() of other users' /proc/PID/fd/N and reading /proc/PID/ns/net are ptrace
+    // access checks (`ptrace_may_access`).
+    Capability::CAP_SYS_PTRACE,
+    // /proc/PID/fd is a directory of mode 0500 that belongs to the process's user.
+    Capability::CAP_DAC_READ_SEARCH,
+];
+
+/// One capability that the daemon has a use for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CapabilityStatus {
+    /// `CAP_BPF`
+    pub name: &'static str,
+    /// In the effective set.
+    pub held: bool,
+    /// Nothing works without it.
+    pub required: bool,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+/// Why the daemon cannot have, or give up, its privileges.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegesError {
+    /// Some are missing.
+    #[error("{}", missing_text(.0))]
+    Missing(Vec<&'static str>),
+    /// The thread's capabilities cannot be read.
+    #[error("cannot read this thread's capabilities")]
+    Read(#[source] caps::errors::CapsError),
+    /// The kernel refused to take them away.
+    #[error("cannot drop capabilities from the {set} set")]
+    Drop {
+        /// Which set.
+        set: &'static str,
+        /// Why.
+        source: caps::errors::CapsError,
+    },
+    /// The no-new-privileges bit was refused.
+    #[error("cannot set no_new_privs")]
+    NoNewPrivs(#[source] nix::Error),
+    /// The other threads cannot be looked at.
+    #[error("cannot read /proc/self/task")]
+    Threads(#[source] io::Error),
+}
+
+fn missing_text(missing: &[&str]) -> String {
+    // setcap and systemd want the whole list, not only what is missing today.
+    let [bpf, setcap] = if missing.contains(&"CAP_SYS_ADMIN") {
+        ["CAP_SYS_ADMIN", "cap_sys_admin"]
+    } else {
+        ["CAP_BPF CAP_PERFMON", "cap_bpf,cap_perfmon"]
+    };
+    let program = std::env::current_exe()
+        .map_or_else(|_| "observer".to_owned(), |path| path.display().to_string());
+    format!(
+        "missing capabilities: {list}\n\
+         give them in one of three ways:\n  \
+         as root:     sudo observer ...\n  \
+         by systemd:  AmbientCapabilities={bpf} CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n  \
+         by file:     setcap {setcap},cap_sys_ptrace,cap_dac_read_search+ep {program}",
+        list = missing.join(", "),
+    )
+}
+
+/// The capabilities that matter, and which of them this thread has. Being root says
+/// nothing: root in a container commonly has none of these.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn capabilities() -> Result<Vec<CapabilityStatus>, PrivilegesError> {
+    let held = caps::read(None, CapSet::Effective).map_err(PrivilegesError::Read)?;
+    // By what the kernel knows and not by its version: distributions backport.
+    let has_cap_bpf = caps::runtime::thread_all_supported().contains(&Capability::CAP_BPF);
+    Ok(assess(&held, has_cap_bpf))
+}
+
+fn assess(held: &HashSet<Capability>, has_cap_bpf: bool) -> Vec<CapabilityStatus> {
+    // `bpf_capable()` and `perfmon_capable()` take CAP_SYS_ADMIN for either.
+    let admin = held.contains(&Capability::CAP_SYS_ADMIN);
+    let has = |capability| held.contains(&capability);
+    let row = |name, held, required, purpose| CapabilityStatus {
+        name,
+        held,
+        required,
+        purpose,
+    };
+    let mut rows = Vec::new();
+    if has_cap_bpf {
+        let bpf = admin || has(Capability::CAP_BPF);
+        let perfmon = admin || has(Capability::CAP_PERFMON);
+        rows.push(row(
+            "CAP_BPF",
+            bpf,
+            true,
+            "load programs, create and read maps",
+        ));
+        rows.push(row(
+            "CAP_PERFMON",
+            perfmon,
+            true,
+            "attach programs that read kernel memory",
+        ));
+    } else {
+        rows.push(row(
+            "CAP_SYS_ADMIN",
+            admin,
+            true,
+            "load and attach programs (before 5.8)",
+        ));
+    }
+    let ptrace = has(Capability::CAP_SYS_PTRACE);
+    rows.push(row(
+        "CAP_SYS_PTRACE",
+        ptrace,
+        false,
+        "see whose descriptors are sockets",
+    ));
+    let search = has(Capability::CAP_DAC_READ_SEARCH) || has(Capability::CAP_DAC_OVERRIDE);
+    let purpose = "list other users' descriptors, read tracefs";
+    rows.push(row("CAP_DAC_READ_SEARCH", search, false, purpose));
+    rows
+}
+
+/// Whether this thread, root or not, has what the daemon cannot do without.
+///
+/// # Errors
+///
+/// When something is missing; the text names it and says how to grant it.
+pub fn is_root_or_capable() -> Result<(), PrivilegesError> {
+    require(&capabilities()?)
+}
+
+fn require(capabilities: &[CapabilityStatus]) -> Result<(), PrivilegesError> {
+    let missing: Vec<_> = capabilities
+        .iter()
+        .filter(|c| c.required && !c.held)
+        .map(|c| c.name)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PrivilegesError::Missing(missing))
+    }
+}
+
+/// What [`drop_capabilities`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// What is left, in the effective and permitted sets, by name and sorted.
+    pub kept: Vec<String>,
+    /// Whether the bounding set could be cut down too; without CAP_SETPCAP it cannot,
+    /// which is harmless next to no_new_privs.
+    pub bounding: bool,
+    /// Threads that existed before and still have more: see the module's documentation.
+    pub threads_left_out: Vec<i32>,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kept.is_empty() {
+            f.write_str("kept none")?;
+        } else {
+            write!(f, "kept {}", self.kept.join(", "))?;
+        }
+        if !self.bounding {
+            f.write_str("; the bounding set is unchanged for want of CAP_SETPCAP")?;
+        }
+        if !self.threads_left_out.is_empty() {
+            write!(f, "; threads {:?} still have more", self.threads_left_out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives up every capability but `keep`, for this thread and those it will start, and
+/// sets no_new_privs, so that nothing executed later can win them back. What is kept is
+/// left in the effective and permitted sets only.
+///
+/// # Errors
+///
+/// When the kernel refuses; the thread may then have given up some of them.
+pub fn drop_capabilities(keep: &[Capability]) -> Result<Dropped, PrivilegesError> {
+    let failed = |set| move |source| PrivilegesError::Drop { set, source };
+    let permitted = caps::read(None, CapSet::Permitted).map_err(PrivilegesError::Read)?;
+    let kept: HashSet<Capability> = permitted
+        .intersection(&keep.iter().copied().collect())
+        .copied()
+        .collect();
+
+    // The bounding set goes first: to change it takes CAP_SETPCAP.
+    let has_setpcap = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)
+        .map_err(PrivilegesError::Read)?;
+    if has_setpcap {
+        for capability in caps::runtime::thread_all_supported().difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(failed("bounding"))?;
+        }
+    }
+    if caps::runtime::ambient_set_supported().is_ok() {
+        caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
+    }
+    prctl::set_no_new_privs().map_err(PrivilegesError::NoNewPrivs)?;
+    // Effective before permitted, since the kernel wants it to be a subset at each step.
+    caps::set(None, CapSet::Effective, &kept).map_err(failed("effective"))?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(failed("permitted"))?;
+    caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))?;
+
+    let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    names.sort();
+    let mask = kept
+        .iter()
+        .fold(0, |mask, capability| mask | capability.bitmask());
+    let threads_left_out = threads_beyond(mask).map_err(PrivilegesError::Threads)?;
+    Ok(Dropped {
+        kept: names,
+        bounding: has_setpcap,
+        threads_left_out,
+    })
+}
+
+/// Threads of this process with permitted capabilities outside `mask`, by thread id.
+fn threads_beyond(mask: u64) -> io::Result<Vec<i32>> {
+    let mut beyond = Vec::new();
+    for entry in fs::read_dir("/proc/self/task")? {
+        let entry = entry?;
+        let Some(thread) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // A thread that is gone by now has nothing left to give up.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
+        if status_mask(&status, "CapPrm").is_none_or(|permitted| permitted & !mask != 0) {
+            beyond.push(thread);
+        }
+    }
+    beyond.sort_unstable();
+    Ok(beyond)
+}
+
+fn status_mask(status: &str, field: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Lifts the limit on locked memory as far as it goes. BPF maps counted against it before
+/// 5.11; later kernels do not care, so a failure is logged and never fatal.
+pub fn raise_memlock() {
+    let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let Err(error) = unlimited else { return };
+    let raised = getrlimit(Resource::RLIMIT_MEMLOCK)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard));
+    tracing::debug!(%error, to_hard_limit = raised.is_ok(), "cannot lift the limit on locked memory");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(rows: &[CapabilityStatus]) -> Vec<(&str, bool)> {
+        rows.iter().map(|row| (row.name, row.held)).collect()
+    }
+
+    #[test]
+    fn sys_admin_stands_for_bpf_and_perfmon_but_not_for_proc() {
+        let rows = assess(&HashSet::from([Capability::CAP_SYS_ADMIN]), true);
+        let expected = [
+            ("CAP_BPF", true),
+            ("CAP_PERFMON", true),
+            ("CAP_SYS_PTRACE", false),
+            ("CAP_DAC_READ_SEARCH", false),
+        ];
+        assert_eq!(names(&rows), expected);
+        assert!(require(&rows).is_ok());
+        let rows = assess(&HashSet::new(), false);
+        assert_eq!(names(&rows)[0], ("CAP_SYS_ADMIN", false));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_three_ways_out() {
+        let rows = assess(&HashSet::from([Capability::CAP_BPF]), true);
+        let text = require(&rows).unwrap_err().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "missing capabilities: CAP_PERFMON");
+        assert_eq!(lines[2], "  as root:     sudo observer ...");
+        assert_eq!(
+            lines[3],
+            "  by systemd:  AmbientCapabilities=CAP_BPF CAP_PERFMON CAP_SYS_PTRACE \
+             CAP_DAC_READ_SEARCH"
+        );
+        let setcap = "  by file:     setcap cap_bpf,cap_perfmon,cap_sys_ptrace,\
+                      cap_dac_read_search+ep /";
+        assert!(lines[4].starts_with(setcap), "{text}");
+        let old = require(&assess(&HashSet::new(), false))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            old.contains("AmbientCapabilities=CAP_SYS_ADMIN CAP_SYS_PTRACE"),
+            "{old}"
+        );
+    }
+
+    #[test]
+    fn status_masks_are_parsed() {
+        let status = "Name:\tCapPrm: x\nCapPrm:\t000001fffeffffff\nCapEff:\tzz\n";
+        assert_eq!(status_mask(status, "CapPrm"), Some(0x1ff_feff_ffff));
+        assert_eq!(status_mask(status, "CapEff"), None);
+        assert_eq!(status_mask(status, "CapBnd"), None);
+    }
+
+    #[test]
+    fn raising_memlock_never_fails() {
+        raise_memlock();
+    }
+
+    fn own(field: &str) -> u64 {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        status_mask(&status, field).unwrap()
+    }
+
+    /// On a thread of its own, so that the test runner keeps what it has.
+    #[test]
+    fn dropping_reaches_all_sets_and_new_threads_but_not_older_ones() {
+        let before = own("CapPrm");
+        if before & Capability::CAP_BPF.bitmask() == 0 {
+            eprintln!("skipped: needs CAP_BPF to see it survive");
+            return;
+        }
+        std::thread::spawn(move || {
+            let dropped = drop_capabilities(&[Capability::CAP_BPF]).unwrap();
+            assert_eq!(dropped.kept, ["CAP_BPF"]);
+            assert!(
+                !dropped.threads_left_out.is_empty(),
+                "the main thread still has all"
+            );
+            let own_id = nix::unistd::gettid().as_raw();
+            assert!(!dropped.threads_left_out.contains(&own_id));
+            let check = move || {
+                let kept = Capability::CAP_BPF.bitmask();
+                assert_eq!(own("CapEff"), kept);
+                assert_eq!(own("CapPrm"), kept);
+                assert_eq!(own("CapInh"), 0);
+                assert_eq!(own("CapAmb"), 0);
+                assert_eq!(own("NoNewPrivs"), 1);
+                if dropped.bounding {
+                    assert_eq!(own("CapBnd"), kept);
+                }
+            };
+            check();
+            std::thread::spawn(check).join().unwrap();
+            // What is gone stays gone.
+            let all = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
+            assert_eq!(drop_capabilities(&all).unwrap().kept, ["CAP_BPF"]);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(own("CapPrm"), before);
+    }
+}
