@@ -5,6 +5,7 @@
 //! ARCHITECTURE.md for the code map.
 
 pub mod explain;
+pub mod cli;
 pub mod config;
 pub mod kernel;
 pub mod net;

@@ -1,0 +1,332 @@
+//! `observer check`: what works on this host, and why the rest does not.
+
+use std::fmt::Write as _;
+
+use serde::{Serialize, Serializer};
+
+use super::text::{cell, harden_json, sanitize};
+use crate::{
+    kernel::verdict::{Status, Verdict},
+    privileges::CapabilityStatus,
+};
+
+mod gather;
+#[cfg(test)]
+mod tests;
+
+pub use gather::{Host, gather};
+
+/// The outcome of looking for something: where or what it is, or why it is not there.
+pub type Probe = Result<String, String>;
+
+/// What was found on this host. JSON keys are the fields' names, and `exit_code`,
+/// `conclusion`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `uname -r`
+    pub kernel_release: String,
+    /// `uname -m`
+    pub arch: String,
+    /// The kernel's BTF: `{"ok": bool, "detail": text}` in JSON.
+    #[serde(serialize_with = "probe")]
+    pub btf: Probe,
+    /// tracefs, without which classic tracepoints are out of reach.
+    #[serde(serialize_with = "probe")]
+    pub tracefs: Probe,
+    /// Capabilities that matter.
+    pub capabilities: Vec<CapabilityStatus>,
+    /// One per program.
+    pub verdicts: Vec<Verdict>,
+    /// Fields that the kernel's BTF lacks, and the feature that is off for want of each.
+    /// In JSON a list of `{"field": text, "feature": text}`.
+    #[serde(serialize_with = "fields")]
+    pub absent_fields: Vec<(String, String)>,
+    /// Remarks that change no outcome.
+    pub notes: Vec<String>,
+}
+
+fn probe<S: Serializer>(probe: &Probe, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Found<'a> {
+        ok: bool,
+        detail: &'a str,
+    }
+    let (Ok(detail) | Err(detail)) = probe;
+    Found {
+        ok: probe.is_ok(),
+        detail,
+    }
+    .serialize(serializer)
+}
+
+fn fields<S: Serializer>(absent: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Absent<'a> {
+        field: &'a str,
+        feature: &'a str,
+    }
+    serializer.collect_seq(
+        absent
+            .iter()
+            .map(|(field, feature)| Absent { field, feature }),
+    )
+}
+
+/// What it all comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Conclusion {
+    /// Every signal has a hook.
+    Complete,
+    /// It runs, but some signal or feature is missing.
+    Degraded,
+    /// It cannot run.
+    Impossible,
+}
+
+impl Conclusion {
+    /// Exit status of `observer check`.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::Degraded => 1,
+            Self::Impossible => 2,
+        }
+    }
+}
+
+impl Report {
+    /// Signals in order of appearance.
+    fn signals(&self) -> Vec<&'static str> {
+        let mut signals = Vec::new();
+        for verdict in &self.verdicts {
+            if !signals.contains(&verdict.signal) {
+                signals.push(verdict.signal);
+            }
+        }
+        signals
+    }
+
+    /// Signals none of whose programs is attached, with whether one of those is required.
+    fn missing_signals(&self) -> Vec<(&'static str, bool)> {
+        let of = |signal: &'static str| self.verdicts.iter().filter(move |v| v.signal == signal);
+        self.signals()
+            .into_iter()
+            .filter(|signal| !of(signal).any(|v| v.status == Status::Attached))
+            .map(|signal| (signal, of(signal).any(|v| v.required)))
+            .collect()
+    }
+
+    fn missing_capabilities(&self, required: bool) -> Vec<&'static str> {
+        let missing = |c: &&CapabilityStatus| c.required == required && !c.held;
+        self.capabilities
+            .iter()
+            .filter(missing)
+            .map(|c| c.name)
+            .collect()
+    }
+
+    /// What it comes to, and one plain sentence that says so.
+    #[must_use]
+    pub fn conclusion(&self) -> (Conclusion, String) {
+        let missing = self.missing_signals();
+        let mut fatal = Vec::new();
+        if let Err(why) = &self.btf {
+            fatal.push(format!("the kernel offers no BTF ({})", one_line(why)));
+        }
+        let privileges = self.missing_capabilities(true);
+        if !privileges.is_empty() {
+            fatal.push(format!("it lacks {}", privileges.join(" and ")));
+        }
+        let required: Vec<_> = missing
+            .iter()
+            .filter(|(_, r)| *r)
+            .map(|(s, _)| *s)
+            .collect();
+        // Without BTF or privileges nothing attaches: the list would only repeat that.
+        if fatal.is_empty() && !required.is_empty() {
+            fatal.push(format!(
+                "no hook could be attached for {}",
+                required.join(", ")
+            ));
+        }
+        if fatal.is_empty() && self.verdicts.is_empty() {
+            fatal.push("no hook was tried".to_owned());
+        }
+        if !fatal.is_empty() {
+            let text = format!("The observer cannot run here: {}.", fatal.join("; "));
+            return (Conclusion::Impossible, text);
+        }
+
+        let mut lacks = Vec::new();
+        if !missing.is_empty() {
+            let signals: Vec<_> = missing.iter().map(|(signal, _)| *signal).collect();
+            lacks.push(format!("no hook for {}", signals.join(", ")));
+        }
+        if !self.absent_fields.is_empty() {
+            let fields: Vec<_> = self
+                .absent_fields
+                .iter()
+                .map(|(f, _)| sanitize(f))
+                .collect();
+            lacks.push(format!("the kernel has no {}", fields.join(", ")));
+        }
+        let capabilities = self.missing_capabilities(false);
+        if !capabilities.is_empty() {
+            lacks.push(format!("it lacks {}", capabilities.join(" and ")));
+        }
+        if lacks.is_empty() {
+            let text = format!("All {} signals are observed.", self.signals().len());
+            return (Conclusion::Complete, text);
+        }
+        let text = format!(
+            "The observer runs here, but not in full: {}.",
+            lacks.join("; ")
+        );
+        (Conclusion::Degraded, text)
+    }
+
+    /// Exit status of `observer check`: 0 complete, 1 degraded, 2 impossible.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.conclusion().0.exit_code()
+    }
+
+    /// One line of JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            report: &'a Report,
+            exit_code: u8,
+            conclusion: String,
+        }
+        let (conclusion, text) = self.conclusion();
+        let whole = Whole {
+            report: self,
+            exit_code: conclusion.exit_code(),
+            conclusion: text,
+        };
+        // A struct of strings and numbers always serializes.
+        harden_json(&serde_json::to_string(&whole).unwrap_or_default())
+    }
+
+    /// The table, with a newline at its end.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let release = sanitize(&self.kernel_release);
+        let _ = writeln!(
+            text,
+            "{:<14} {release} ({})",
+            "kernel",
+            sanitize(&self.arch)
+        );
+        for (name, probe) in [("BTF", &self.btf), ("tracefs", &self.tracefs)] {
+            let _ = match probe {
+                Ok(detail) => writeln!(text, "{name:<14} ok: {}", one_line(detail)),
+                Err(detail) => writeln!(text, "{name:<14} MISSING: {}", one_line(detail)),
+            };
+        }
+        for (
+            i,
+            CapabilityStatus {
+                name,
+                held,
+                required,
+                purpose,
+            },
+        ) in self.capabilities.iter().enumerate()
+        {
+            let title = if i == 0 { "capabilities" } else { "" };
+            let held = match (held, required) {
+                (true, _) => "yes",
+                (false, true) => "MISSING",
+                (false, false) => "no",
+            };
+            let _ = writeln!(text, "{title:<14} {name:<20} {held:<8} {purpose}");
+        }
+        if !self.verdicts.is_empty() {
+            text.push('\n');
+            text.push_str(&self.table());
+        }
+        if !self.absent_fields.is_empty() {
+            text.push_str("\nfields this kernel does not have:\n");
+            for (field, feature) in &self.absent_fields {
+                let (field, feature) = (one_line(field), one_line(feature));
+                let _ = writeln!(text, "  {field}: {feature} is off");
+            }
+        }
+        if !self.notes.is_empty() {
+            text.push_str("\nnotes:\n");
+            for note in &self.notes {
+                let _ = writeln!(text, "  {}", one_line(note));
+            }
+        }
+        let _ = writeln!(text, "\n{}", self.conclusion().1);
+        text
+    }
+
+    fn table(&self) -> String {
+        let header = ["SIGNAL", "RUNG", "HOOK", "STATUS", "WHY"];
+        let mut rows = vec![header.map(str::to_owned)];
+        for verdict in &self.verdicts {
+            let Verdict {
+                signal,
+                rung,
+                hook,
+                program: _,
+                status,
+                detail,
+                required,
+            } = verdict;
+            let name = match (status, required) {
+                (Status::Attached, _) => "attached",
+                (Status::Unsupported, _) => "unsupported",
+                (Status::Refused, _) => "refused",
+                (Status::NotNeeded, _) => "not needed",
+            };
+            rows.push([
+                (*signal).to_owned(),
+                rung.name().to_owned(),
+                (*hook).to_owned(),
+                name.to_owned(),
+                shorten(&one_line(detail)),
+            ]);
+        }
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let widths = [0, 1, 2, 3].map(width);
+        let mut text = String::new();
+        for [signal, rung, hook, status, why] in &rows {
+            let columns = [signal, rung, hook, status];
+            let cells: Vec<_> = columns
+                .iter()
+                .zip(widths)
+                .map(|(c, w)| cell(c, w))
+                .collect();
+            let line = format!("{}  {why}", cells.join("  "));
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text
+    }
+}
+
+/// Text on one line, safe for a terminal: a verifier's log has many lines.
+fn one_line(text: &str) -> String {
+    sanitize(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The start of a long reason; `--json` has all of it. A verifier says what is wrong at
+/// the end of its log, so the end is kept too.
+fn shorten(text: &str) -> String {
+    const HEAD: usize = 60;
+    const TAIL: usize = 90;
+    let length = text.chars().count();
+    if length <= HEAD + TAIL + 3 {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(HEAD).collect();
+    let tail: String = text.chars().skip(length - TAIL).collect();
+    format!("{head} … {tail}")
+}

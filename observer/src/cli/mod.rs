@@ -1,0 +1,194 @@
+//! The command line: what can be asked for, and how answers are written.
+//!
+//! Rendering is pure ([`check`], [`tail`]): it takes plain values and returns text, and
+//! knows nothing of the kernel side.
+
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Glob, RingBytes, RunArgs, ValueError, parse_duration};
+
+pub mod check;
+pub mod tail;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use text::sanitize;
+
+const EXAMPLES: &str = "\
+Examples:
+  observer check                      what works on this host, and why the rest does not
+  observer tail                       print every connection as it ends
+  observer tail --kind reset-sent     who resets connections, and why
+  observer run                        serve metrics on http://127.0.0.1:9963/metrics
+  observer run -c /etc/observer.toml  the same, with settings from a file
+
+Run `observer <COMMAND> --help` for the options of a command.";
+
+const RUN_EXAMPLES: &str = "\
+Each option can also be set by the variable shown with it, or by a key of the same name in
+the file given by --config. A flag wins over a variable, a variable over the file.
+
+Durations: 500ms, 15s, 1m. Sizes: 4096, 64KiB, 1MiB. Patterns: * is any text, ? any one
+character; several may be given in one go, separated by commas.
+
+Examples:
+  observer run --listen 0.0.0.0:9963
+  observer run --exclude-comm 'kube*,node_exporter' --log-format json
+  OBSERVER_LOG_LEVEL=debug observer run --config /etc/observer.toml
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot run, 2 when misused.";
+
+const CHECK_EXAMPLES: &str = "\
+Loads and attaches every hook, reports, and detaches again. Nothing keeps running.
+
+Exit status: 0 when every signal has a hook, 1 when some signal or feature is missing, 2
+when the observer cannot run here (or the command line is wrong).
+
+Examples:
+  sudo observer check
+  sudo observer check --json | jq '.verdicts[] | select(.status != \"attached\")'";
+
+const TAIL_EXAMPLES: &str = "\
+Runs beside a daemon, with hooks of its own. Filters are joined by AND, several values of one
+filter by OR. What a full ring lost is said on standard error.
+
+Examples:
+  observer tail --comm 'nginx*' --port 443    connections of nginx on port 443
+  observer tail --kind reset-sent,reset-received --json
+  observer tail --states --duration 10s       every state transition for ten seconds
+  observer tail --kind close --json | jq 'select(.states.CLOSE_WAIT > 60)'";
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    match option_env!("OBSERVER_REVISION") {
+        Some(revision) => format!("{version} ({revision})"),
+        None => version.to_owned(),
+    }
+});
+
+/// Version and, when known at build time, the revision it was built from.
+#[must_use]
+pub fn version() -> &'static str {
+    VERSION.as_str()
+}
+
+/// Watches every TCP connection of this host and says, per process, who leaks, who floods
+/// and why
+#[derive(Clone, Debug, Parser)]
+#[command(name = "observer", version = version(), about, after_help = EXAMPLES)]
+#[command(max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: follow connections and serve Prometheus metrics
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Report what the observer can see on this host, and why not the rest
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Print connections, resets and failures as they happen
+    #[command(after_help = TAIL_EXAMPLES)]
+    Tail(TailArgs),
+}
+
+/// Flags of `observer check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// Write one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Check for the settings of this file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "OBSERVER_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `observer tail`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TailArgs {
+    /// Only this process; may be repeated
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
+
+    /// Only processes whose name (comm) matches; may be repeated
+    #[arg(
+        long,
+        value_name = "GLOB",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    pub comm: Vec<Glob>,
+
+    /// Only connections with this port at either end; may be repeated
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+
+    /// Only these kinds of record: close, connect-failed, reset-sent, reset-received,
+    /// time-wait, setsockopt-failed, fd-exhausted, state [default: all but state]
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    pub kind: Vec<tail::Kind>,
+
+    /// State transitions as well
+    #[arg(long, help_heading = "Filters")]
+    pub states: bool,
+
+    /// One JSON object per line
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Stop after this many records
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Stop after this time, such as 10s
+    #[arg(long, value_name = "DURATION", help_heading = "Output", value_parser = nonzero_duration)]
+    pub duration: Option<Duration>,
+
+    /// Size of the ring buffer, a power of two
+    #[arg(long, value_name = "SIZE", help_heading = "Limits", default_value_t = RingBytes::DEFAULT)]
+    pub ring_bytes: RingBytes,
+}
+
+impl TailArgs {
+    /// The filter that these flags describe.
+    #[must_use]
+    pub fn filter(&self) -> tail::Filter {
+        tail::Filter::new(self)
+    }
+}
+
+fn nonzero_duration(text: &str) -> Result<Duration, ValueError> {
+    parse_duration(text)
+}

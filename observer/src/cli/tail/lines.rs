@@ -1,0 +1,200 @@
+//! Records as aligned columns.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use observer_common::{
+    CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, ESTABLISHED,
+    FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
+    Record, SYN_RECV, SYN_SENT, TIME_WAIT, unpack_duration,
+};
+
+use super::{Clock, Identity, RecordNames, address, dashed, kind_name, named_state};
+use crate::cli::{sanitize, text::cell};
+
+/// In the order in which a connection may go through them.
+pub(super) const LIFE: [u8; 11] = [
+    LISTEN,
+    SYN_SENT,
+    SYN_RECV,
+    ESTABLISHED,
+    FIN_WAIT1,
+    FIN_WAIT2,
+    CLOSING,
+    TIME_WAIT,
+    CLOSE_WAIT,
+    LAST_ACK,
+    CLOSE,
+];
+
+// 45 characters hold any two IPv4 addresses; a long pair of IPv6 ones moves the rest of
+// its line to the right. 23 hold the longest transition.
+fn row(columns: [&str; 7], why: &str) -> String {
+    let [time, pid, comm, event, connection, state, age] = columns;
+    let line = format!(
+        "{time:<12} {pid:>7} {} {event:<17} {connection:<45} {state:<23} {age:>8}  {why}",
+        cell(comm, 15),
+    );
+    line.trim_end().to_owned()
+}
+
+/// The names of the columns, to be printed once.
+#[must_use]
+pub fn header() -> String {
+    let columns = [
+        "TIME",
+        "PID",
+        "COMM",
+        "EVENT",
+        "LOCAL → REMOTE",
+        "STATE",
+        "AGE",
+    ];
+    row(columns, "WHY")
+}
+
+/// One record on one line, without newline.
+#[must_use]
+pub fn line(
+    record: &Record,
+    identity: &Identity<'_>,
+    names: &dyn RecordNames,
+    clock: Clock,
+) -> String {
+    let known = |text: &str| {
+        if text.is_empty() {
+            "-".to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    let pid = identity
+        .pid_or(record.tgid)
+        .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    row(
+        [
+            &clock.local(record.time_ns),
+            &pid,
+            &known(identity.comm),
+            &dashed(&kind_name(record.kind)),
+            &connection(record),
+            &states(record),
+            &age(record),
+        ],
+        &why(record, names),
+    )
+}
+
+fn endpoint(family: u16, bytes: &[u8; 16], port: u16) -> Option<SocketAddr> {
+    Some(SocketAddr::new(address(family, bytes)?, port))
+}
+
+fn connection(record: &Record) -> String {
+    let local = endpoint(record.family, &record.local, record.local_port);
+    let remote = endpoint(record.family, &record.remote, record.remote_port);
+    let named = |end: &SocketAddr| end.port() != 0 || !end.ip().is_unspecified();
+    match (local.filter(named), remote.filter(named)) {
+        (None, None) => "-".to_owned(),
+        (Some(local), None) => local.to_string(),
+        (None, Some(remote)) => format!("- → {remote}"),
+        (Some(local), Some(remote)) => format!("{local} → {remote}"),
+    }
+}
+
+fn states(record: &Record) -> String {
+    match (named_state(record.from), named_state(record.to)) {
+        (None, None) => "-".to_owned(),
+        (Some(from), Some(to)) if from != to => format!("{from}→{to}"),
+        (Some(state), _) | (None, Some(state)) => state.into_owned(),
+    }
+}
+
+fn age(record: &Record) -> String {
+    if record.age_ns == 0 {
+        "-".to_owned()
+    } else {
+        short(record.age_ns)
+    }
+}
+
+/// A duration in at most eight characters: `0.1ms`, `31.2s`, `4.5m`, `26.0h`, `3.2d`.
+pub(super) fn short(nanoseconds: u64) -> String {
+    // The steps are where a number with one decimal would be rounded up to the next unit.
+    let ns = nanoseconds as f64;
+    let (value, unit) = match ns / 1e6 {
+        ms if ms < 999.95 => (ms, "ms"),
+        ms if ms < 119_950.0 => (ms / 1e3, "s"),
+        ms if ms < 7_197_000.0 => (ms / 6e4, "m"),
+        ms if ms < 172_620_000.0 => (ms / 3.6e6, "h"),
+        ms => (ms / 8.64e7, "d"),
+    };
+    format!("{value:.1}{unit}")
+}
+
+fn why(record: &Record, names: &dyn RecordNames) -> String {
+    let mut parts: Vec<Cow<'_, str>> = Vec::new();
+    match record.kind {
+        RECORD_CLOSE => {
+            parts.push(spent(record).into());
+            if record.errno != 0 {
+                parts.push(format!("died of {}", names.errno(record.errno)).into());
+            }
+            if record.flags & CONN_RESET_SENT != 0 {
+                parts.push("reset sent".into());
+            }
+            if record.flags & CONN_RESET_RECEIVED != 0 {
+                parts.push("reset received".into());
+            }
+            if record.flags & CONN_SEEDED != 0 {
+                parts.push("birth not seen".into());
+            }
+        }
+        RECORD_RESET_SENT => parts.push(names.reset_reason(true, record.reason)),
+        RECORD_RESET_RECEIVED => parts.push(names.reset_reason(false, record.reason)),
+        RECORD_SETSOCKOPT_FAILED => {
+            let Record {
+                family,
+                protocol,
+                level,
+                option,
+                errno,
+                ..
+            } = *record;
+            parts.push(
+                format!(
+                    "{} {} {} {}: {}",
+                    names.family(family),
+                    names.protocol(family, protocol),
+                    names.sockopt_level(level),
+                    names.sockopt_option(level, option),
+                    names.errno(errno),
+                )
+                .into(),
+            );
+        }
+        RECORD_CONNECT_FAILED | RECORD_FD_EXHAUSTED => parts.push(names.errno(record.errno)),
+        _ => {}
+    }
+    match record.retransmits {
+        0 => {}
+        1 => parts.push("1 retransmit".into()),
+        many => parts.push(format!("{many} retransmits").into()),
+    }
+    if record.mptcp != 0 {
+        parts.push("mptcp".into());
+    }
+    parts.retain(|part| !part.is_empty());
+    sanitize(&parts.join(", "))
+}
+
+/// `SYN_SENT 0.1ms ESTABLISHED 2.0s`
+fn spent(record: &Record) -> String {
+    LIFE.iter()
+        .filter_map(|state| {
+            let packed = *record.spent.get(usize::from(*state))?;
+            let name = named_state(*state)?;
+            (packed != 0).then(|| format!("{name} {}", short(unpack_duration(packed))))
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,58 @@
+//! Writing text of foreign origin to a terminal.
+
+use std::fmt::Write as _;
+
+/// Makes text safe to print on one line of a terminal. A process chooses its own comm: one
+/// with an escape sequence in it could recolour the screen, retitle the window or forge a
+/// line of output. Everything but letters, digits and ASCII punctuation is escaped, which
+/// takes care of control characters (C0, DEL and C1), line and paragraph separators,
+/// zero-width characters and those that reverse the direction of writing. A backslash is
+/// doubled, so that the result has one meaning only.
+#[must_use]
+pub fn sanitize(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => safe.push_str("\\\\"),
+            ' '..='~' => safe.push(c),
+            _ if c.is_alphanumeric() => safe.push(c),
+            _ if c.is_ascii() => {
+                let _ = write!(safe, "\\x{:02x}", u32::from(c));
+            }
+            _ => {
+                let _ = write!(safe, "\\u{{{:x}}}", u32::from(c));
+            }
+        }
+    }
+    safe
+}
+
+/// [`sanitize`], cut to `width` characters with an ellipsis and filled up to it, for a
+/// column.
+pub(crate) fn cell(text: &str, width: usize) -> String {
+    let safe = sanitize(text);
+    if safe.chars().count() <= width {
+        return format!("{safe:<width$}");
+    }
+    let mut cut: String = safe.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+/// Escapes, inside a JSON text, what JSON allows unescaped and a terminal obeys: DEL, C1
+/// controls (U+009B starts an escape sequence), separators and invisible characters. The
+/// value stays what it was. Such characters can stand nowhere but inside strings, so the
+/// whole text can be treated at once.
+pub(crate) fn harden_json(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if matches!(c, '\n' | ' '..='~') || (!c.is_ascii() && c.is_alphanumeric()) {
+            safe.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        }
+    }
+    safe
+}
