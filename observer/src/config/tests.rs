@@ -297,7 +297,7 @@ fn log_filters_take_levels_and_directives_but_no_typos() {
     }
     let error = "inof".parse::<LogFilter>().unwrap_err().to_string();
     assert!(error.starts_with("\"inof\" is not one of off, error, warn, info, debug, trace"));
-    for bad in ["", "info,", "hyper", "a=verbose"] {
+    for bad in ["", "info,", "hyper", "a=verbose", "\u{a0}0="] {
         assert!(bad.parse::<LogFilter>().is_err(), "{bad}");
     }
 }
@@ -398,6 +398,11 @@ proptest! {
         let _ = text.parse::<Glob>();
         let _ = text.parse::<LogFilter>();
         let _ = file::parse(&text);
+    }
+
+    #[test]
+    fn no_log_filter_makes_tracing_panic(text in "[a-z0-9:=,{}\\[\\]\" /~-]{0,24}") {
+        let _ = text.parse::<LogFilter>();
     }
 
     #[test]

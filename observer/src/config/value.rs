@@ -317,6 +317,11 @@ impl FromStr for LogFilter {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
+        // tracing-subscriber 0.3.23 panics on some texts that are not ASCII: it slices
+        // one byte behind a character of several (`Directive::parse`).
+        if !text.is_ascii() {
+            return invalid("a log filter is plain ASCII");
+        }
         // To `EnvFilter` a bare word that is no level is a target, to be logged at trace:
         // a misspelt "inof" would be taken without a word.
         let is_level = |word: &str| Self::LEVELS.iter().any(|l| l.eq_ignore_ascii_case(word));
