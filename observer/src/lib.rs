@@ -12,3 +12,6 @@ pub mod net;
 pub mod process;
 pub mod logging;
 pub mod privileges;
+pub mod export;
+pub mod kernel;
+pub mod table;

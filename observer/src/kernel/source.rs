@@ -41,8 +41,15 @@ pub trait KernelSource: Send + Sync {
     /// Copies only identity, generation and `sockets` of slot `index` (the other fields of
     /// the returned slot are zero): what housekeeping needs.
     fn read_slot_identity(&self, index: u32, slot: &mut Slot);
+    /// `time_wait_entered` of slot `index`: read every second for every process, where a
+    /// copy of the whole slot would cost too much.
+    fn time_wait_entered(&self, index: u32) -> u64;
     /// Failed setsockopt calls.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
+    /// Removes the failed setsockopt calls of one generation of a slot and returns what
+    /// was removed. Called when the slot is folded; entries of a generation that is gone
+    /// would otherwise fill the map.
+    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)>;
     /// Statistics summed over all CPUs. A received RST that is still pending is added to
     /// the outcomes here and to the slot by `read_slot`.
     fn stats(&self) -> CpuStats;

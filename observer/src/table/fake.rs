@@ -1,0 +1,220 @@
+//! A kernel without a kernel, and processes without /proc.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Mutex,
+};
+
+use observer_common::{CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey};
+
+use super::{Description, ProcessFacts, Resources};
+use crate::kernel::{
+    source::{KernelSource, MapFill, ProgramRuns},
+    verdict::{Rung, Status, Verdict},
+};
+
+/// A kernel side whose slots are set by the test.
+pub struct FakeKernel {
+    pub slots: Mutex<Vec<Slot>>,
+    pub failures: Mutex<HashMap<SockoptKey, u64>>,
+    /// Signals that no hook observes.
+    pub blind: HashSet<u32>,
+    verdicts: Vec<Verdict>,
+}
+
+impl FakeKernel {
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots: Mutex::new(vec![Slot::zeroed(); slots]),
+            failures: Mutex::default(),
+            blind: HashSet::new(),
+            verdicts: vec![
+                Verdict {
+                    signal: "state",
+                    rung: Rung::TpBtf,
+                    hook: "inet_sock_set_state",
+                    program: "state_btf",
+                    status: Status::Attached,
+                    detail: String::new(),
+                    required: true,
+                },
+                Verdict {
+                    signal: "state",
+                    rung: Rung::Tracepoint,
+                    hook: "sock:inet_sock_set_state",
+                    program: "state_tp",
+                    status: Status::NotNeeded,
+                    detail: "tp_btf <is> attached".to_owned(),
+                    required: true,
+                },
+            ],
+        }
+    }
+
+    /// Gives a free slot to a process.
+    pub fn spawn(&self, tgid: u32, start: u64, comm: &[u8]) -> Option<u32> {
+        let mut slots = self.slots.lock().unwrap();
+        let first = SLOT_FIRST as usize;
+        let index = first + slots[first..].iter().position(|slot| slot.key.tgid == 0)?;
+        let slot = &mut slots[index];
+        slot.key = key(tgid, start);
+        slot.comm[..comm.len()].copy_from_slice(comm);
+        Some(index as u32)
+    }
+
+    pub fn change(&self, index: u32, change: impl FnOnce(&mut Slot)) {
+        change(&mut self.slots.lock().unwrap()[index as usize]);
+    }
+
+    pub fn slot(&self, index: u32) -> Slot {
+        self.slots.lock().unwrap()[index as usize]
+    }
+
+    pub fn fail_setsockopt(&self, slot: u32, option: i32) {
+        let key = SockoptKey {
+            slot,
+            generation: self.slot(slot).generation,
+            level: 6,
+            option,
+            errno: 92,
+            family: 2,
+            protocol: 6,
+            socket_type: 1,
+        };
+        *self.failures.lock().unwrap().entry(key).or_default() += 1;
+    }
+}
+
+pub fn key(tgid: u32, start: u64) -> ProcessKey {
+    ProcessKey {
+        start_boottime_ns: start,
+        tgid,
+        reserved: 0,
+    }
+}
+
+impl KernelSource for FakeKernel {
+    fn slot_limit(&self) -> u32 {
+        self.slots.lock().unwrap().len() as u32
+    }
+
+    fn read_slot(&self, index: u32, slot: &mut Slot) {
+        *slot = self.slots.lock().unwrap()[index as usize];
+    }
+
+    fn read_slot_identity(&self, index: u32, slot: &mut Slot) {
+        let slots = self.slots.lock().unwrap();
+        let from = &slots[index as usize];
+        slot.key = from.key;
+        slot.cgroup_id = from.cgroup_id;
+        slot.comm = from.comm;
+        slot.generation = from.generation;
+        slot.sockets = from.sockets;
+    }
+
+    fn time_wait_entered(&self, index: u32) -> u64 {
+        self.slots.lock().unwrap()[index as usize].time_wait_entered
+    }
+
+    fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
+        let failures = self.failures.lock().unwrap();
+        failures.iter().map(|(key, count)| (*key, *count)).collect()
+    }
+
+    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
+        let mut failures = self.failures.lock().unwrap();
+        failures
+            .extract_if(|key, _| key.slot == slot && key.generation == generation)
+            .collect()
+    }
+
+    fn stats(&self) -> CpuStats {
+        let bytes = [0; size_of::<CpuStats>()];
+        let mut stats = CpuStats::read_from(&bytes).unwrap();
+        stats.outcomes = [Outcomes {
+            seen: 10,
+            counted: 7,
+            unattributed: 2,
+            lost: 1,
+        }; SIGNALS];
+        stats.records[0] = 5;
+        stats
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        vec![MapFill {
+            map: "connections",
+            entries: 3,
+            capacity: 10,
+            refused: 1,
+        }]
+    }
+
+    fn programs(&self) -> Vec<ProgramRuns> {
+        vec![ProgramRuns {
+            program: "state_btf",
+            runs: 4,
+            run_time_ns: 1_000,
+        }]
+    }
+
+    fn observes(&self, signal: u32) -> bool {
+        !self.blind.contains(&signal)
+    }
+
+    fn reset_reason(&self, index: u32) -> String {
+        match index {
+            // The kernel's own reason and the class of the same name.
+            5 => "TCP_ABORT_ON_CLOSE".to_owned(),
+            index => observer_common::reset_class_name(index)
+                .map_or_else(|| format!("REASON_{index}"), str::to_owned),
+        }
+    }
+
+    fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    fn free_slot(&self, index: u32) {
+        self.change(index, |slot| {
+            let generation = slot.generation + 1;
+            *slot = Slot::zeroed();
+            slot.generation = generation;
+        });
+    }
+}
+
+/// Processes whose fate is set by the test.
+#[derive(Default)]
+pub struct FakeFacts {
+    pub dead: Mutex<HashSet<ProcessKey>>,
+    pub units: Mutex<BTreeMap<u32, String>>,
+}
+
+impl FakeFacts {
+    pub fn kill(&self, key: ProcessKey) {
+        self.dead.lock().unwrap().insert(key);
+    }
+}
+
+impl ProcessFacts for FakeFacts {
+    fn is_alive(&self, process: &ProcessKey) -> bool {
+        !self.dead.lock().unwrap().contains(process)
+    }
+
+    fn describe(&self, slot: &Slot) -> Description {
+        let units = self.units.lock().unwrap();
+        Description {
+            comm: None,
+            unit: units.get(&slot.key.tgid).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn resources(&self, _process: &ProcessKey) -> Resources {
+        Resources {
+            open_fds: Some(12),
+            max_fds: Some(1024),
+            fd_high_water: None,
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Seeing processes come, noticing that they went, and folding what they left behind.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey};
+use tracing::warn;
+
+use super::{
+    facts::ProcessFacts,
+    labels::{Labels, printable},
+    time_wait::Ledger,
+    totals::{Totals, add_failures},
+};
+use crate::kernel::source::KernelSource;
+
+/// A quiet process is folded no sooner than at the second tick that finds it so: a kernel
+/// program that looked up its slot just before has long finished by then.
+const QUIET_TICKS: u32 = 2;
+
+/// Says by comm and unit whether a process is to have series of its own.
+pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// How the table is bounded.
+pub struct TableConfig {
+    /// The most processes shown under their own pid, and the most groups of exited ones.
+    pub max_processes: usize,
+    /// How long an exited process must have been without sockets before it is folded.
+    pub grace: Duration,
+    /// Sends the processes it says no to into `pid="other"`. Asked once per process.
+    pub filter: Option<Filter>,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        Self {
+            max_processes: 1000,
+            grace: Duration::from_secs(5),
+            filter: None,
+        }
+    }
+}
+
+/// How many processes hold a slot, by how they are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// Running, under their own pid.
+    pub shown: u64,
+    /// Running, in `pid="other"`.
+    pub other: u64,
+    /// Exited, and not folded yet.
+    pub exited: u64,
+}
+
+/// Since when a process has been gone and without sockets.
+#[derive(Debug)]
+struct Quiet {
+    since: Instant,
+    ticks: u32,
+}
+
+/// A process that holds a slot.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub key: ProcessKey,
+    generation: u32,
+    /// Its series; `None` is `pid="other"`. Never changes.
+    pub shown: Option<Arc<Labels>>,
+    pub alive: bool,
+    quiet: Option<Quiet>,
+    pub time_wait: Ledger,
+}
+
+/// A series of a pid. As a rule it shows one slot. When a pid was reused by a process of
+/// the same name while the old one still holds sockets, it shows both, and keeps what the
+/// old one counted for as long as the new one lives.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub slots: Vec<u32>,
+    pub carried: Option<Box<Totals>>,
+}
+
+/// The per-process table.
+pub struct Table {
+    pub(super) config: TableConfig,
+    /// By slot.
+    pub(super) entries: Vec<Option<Entry>>,
+    /// How many entries are shown under their own pid.
+    shown: usize,
+    pub(super) own: BTreeMap<Arc<Labels>, Own>,
+    /// What processes in `pid="other"` left behind.
+    pub(super) other: Box<Totals>,
+    pub(super) exited: BTreeMap<Arc<Labels>, Box<Totals>>,
+    pub(super) unattributed_time_wait: Ledger,
+    pub(super) overflow_time_wait: Ledger,
+    /// The kernel's number of sockets in TIME_WAIT, and the inferred one at that moment.
+    pub(super) kernel_time_wait: Option<(u64, u64)>,
+    pub(super) scratch: Box<Slot>,
+}
+
+impl Table {
+    /// An empty table.
+    #[must_use]
+    pub fn new(config: TableConfig) -> Self {
+        Self {
+            config,
+            entries: Vec::new(),
+            shown: 0,
+            own: BTreeMap::new(),
+            other: Totals::new(),
+            exited: BTreeMap::new(),
+            unattributed_time_wait: Ledger::default(),
+            overflow_time_wait: Ledger::default(),
+            kernel_time_wait: None,
+            scratch: Box::new(Slot::zeroed()),
+        }
+    }
+
+    /// Housekeeping, to be called once a second: takes in new processes, notes which ones
+    /// have exited, samples TIME_WAIT, and folds exited processes that have been without
+    /// sockets for the grace period.
+    pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
+        self.discover(source, facts);
+        self.unattributed_time_wait
+            .update(now, source.time_wait_entered(SLOT_UNATTRIBUTED));
+        self.overflow_time_wait
+            .update(now, source.time_wait_entered(SLOT_OVERFLOW));
+        self.other.time_wait.expire(now);
+        for totals in self.exited.values_mut() {
+            totals.time_wait.expire(now);
+        }
+        for own in self.own.values_mut() {
+            if let Some(carried) = &mut own.carried {
+                carried.time_wait.expire(now);
+            }
+        }
+        for index in SLOT_FIRST..self.entries.len() as u32 {
+            let Some(entry) = &mut self.entries[index as usize] else {
+                continue;
+            };
+            entry.time_wait.update(now, source.time_wait_entered(index));
+            // A process does not come back: its key names one start of one pid.
+            entry.alive = entry.alive && facts.is_alive(&entry.key);
+            if entry.alive {
+                continue;
+            }
+            source.read_slot_identity(index, &mut self.scratch);
+            if self.scratch.sockets != 0 {
+                entry.quiet = None;
+                continue;
+            }
+            let quiet = entry.quiet.get_or_insert(Quiet {
+                since: now,
+                ticks: 0,
+            });
+            quiet.ticks += 1;
+            if quiet.ticks >= QUIET_TICKS
+                && now.saturating_duration_since(quiet.since) >= self.config.grace
+            {
+                self.fold(index, source);
+            }
+        }
+    }
+
+    /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
+    /// shown numbers are scaled down to it until the next call.
+    pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
+        let inferred = self.unattributed_time_wait.live()
+            + self.overflow_time_wait.live()
+            + self.other.time_wait.live()
+            + self
+                .exited
+                .values()
+                .map(|t| t.time_wait.live())
+                .sum::<u64>()
+            + self
+                .own
+                .values()
+                .filter_map(|own| own.carried.as_ref())
+                .map(|carried| carried.time_wait.live())
+                .sum::<u64>()
+            + self
+                .entries
+                .iter()
+                .flatten()
+                .map(|entry| entry.time_wait.live())
+                .sum::<u64>();
+        self.kernel_time_wait = Some((kernel_total, inferred));
+    }
+
+    /// Inferred sockets in TIME_WAIT minus the kernel's number, as of the last
+    /// reconciliation.
+    #[must_use]
+    pub fn time_wait_drift(&self) -> Option<i64> {
+        self.kernel_time_wait
+            .map(|(kernel, inferred)| inferred as i64 - kernel as i64)
+    }
+
+    /// How many processes hold a slot.
+    #[must_use]
+    pub fn processes(&self) -> ProcessCounts {
+        let mut counts = ProcessCounts::default();
+        for entry in self.entries.iter().flatten() {
+            match (entry.alive, &entry.shown) {
+                (false, _) => counts.exited += 1,
+                (true, Some(_)) => counts.shown += 1,
+                (true, None) => counts.other += 1,
+            }
+        }
+        counts
+    }
+
+    /// The generation of the process that has a slot.
+    pub(super) fn generation(&self, slot: u32) -> Option<u32> {
+        let entry = self.entries.get(slot as usize)?.as_ref()?;
+        Some(entry.generation)
+    }
+
+    /// Takes in the processes that got a slot since the last call.
+    pub(super) fn discover(&mut self, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
+        let limit = source.slot_limit();
+        if self.entries.len() < limit as usize {
+            self.entries.resize_with(limit as usize, || None);
+        }
+        for index in SLOT_FIRST..limit {
+            source.read_slot_identity(index, &mut self.scratch);
+            let (key, generation) = (self.scratch.key, self.scratch.generation);
+            match &mut self.entries[index as usize] {
+                Some(entry) if entry.generation == generation => continue,
+                Some(_) => {
+                    warn!(
+                        slot = index,
+                        "slot was freed by someone else, its counts are lost"
+                    );
+                    self.forget(index);
+                }
+                None => {}
+            }
+            if key.tgid != 0 {
+                let entry = self.admit(facts);
+                if let Some(labels) = &entry.shown {
+                    let own = self.own.entry(Arc::clone(labels)).or_default();
+                    own.slots.push(index);
+                }
+                self.entries[index as usize] = Some(entry);
+            }
+        }
+    }
+
+    /// Decides how the process in the scratch slot is shown.
+    fn admit(&mut self, facts: &dyn ProcessFacts) -> Entry {
+        let description = facts.describe(&self.scratch);
+        let comm = printable(description.comm.as_deref().unwrap_or(&self.scratch.comm));
+        let unit = printable(description.unit.as_bytes());
+        let wanted = match &self.config.filter {
+            Some(filter) => filter(&comm, &unit),
+            None => true,
+        };
+        let shown = wanted && self.shown < self.config.max_processes;
+        self.shown += usize::from(shown);
+        let pid = self.scratch.key.tgid.to_string();
+        Entry {
+            key: self.scratch.key,
+            generation: self.scratch.generation,
+            shown: shown.then(|| Arc::new(Labels::new(&pid, &comm, &unit))),
+            alive: true,
+            quiet: None,
+            time_wait: Ledger::default(),
+        }
+    }
+
+    /// Moves the counts of slot `index` to where they stay, and frees the slot. No scrape
+    /// comes between the two, because both need the table.
+    fn fold(&mut self, index: u32, source: &dyn KernelSource) {
+        let Some(entry) = self.entries[index as usize].as_mut() else {
+            return;
+        };
+        // The last look before the slot is freed: what came in since the first is counted.
+        source.read_slot(index, &mut self.scratch);
+        if self.scratch.generation != entry.generation || self.scratch.sockets != 0 {
+            entry.quiet = None;
+            return;
+        }
+        let failures = source.take_sockopt_failures(index, entry.generation);
+        source.free_slot(index);
+        let counts = *self.scratch;
+        let (shown, ledger) = self.remove(index);
+        let Some(labels) = shown else {
+            self.other.fold(&counts, failures, ledger);
+            return;
+        };
+        let own = self.own.entry(Arc::clone(&labels)).or_default();
+        if own.slots.is_empty() {
+            let carried = self.own.remove(&labels).and_then(|own| own.carried);
+            let group = self.exited_group(&labels);
+            group.fold(&counts, failures, ledger);
+            if let Some(carried) = carried {
+                group.merge(*carried);
+            }
+        } else {
+            // The series goes on, so what it counted stays with it.
+            own.carried
+                .get_or_insert_with(Totals::new)
+                .fold(&counts, failures, ledger);
+        }
+    }
+
+    /// Drops the entry of a slot, and its place in its series.
+    fn remove(&mut self, index: u32) -> (Option<Arc<Labels>>, Ledger) {
+        let Some(entry) = self.entries[index as usize].take() else {
+            return (None, Ledger::default());
+        };
+        if let Some(labels) = &entry.shown {
+            self.shown -= 1;
+            if let Some(own) = self.own.get_mut(labels) {
+                own.slots.retain(|&slot| slot != index);
+            }
+        }
+        (entry.shown, entry.time_wait)
+    }
+
+    /// Drops the entry of a slot whose counts cannot be read any more.
+    fn forget(&mut self, index: u32) {
+        let (shown, ledger) = self.remove(index);
+        let Some(labels) = shown else {
+            self.other.time_wait.merge(ledger);
+            return;
+        };
+        let empty = self
+            .own
+            .get(&labels)
+            .is_some_and(|own| own.slots.is_empty());
+        let carried = if empty {
+            self.own.remove(&labels).and_then(|own| own.carried)
+        } else {
+            None
+        };
+        let group = self.exited_group(&labels);
+        group.time_wait.merge(ledger);
+        if let Some(carried) = carried {
+            group.merge(*carried);
+        }
+    }
+
+    /// The group that an exited process with these labels belongs to.
+    fn exited_group(&mut self, labels: &Labels) -> &mut Totals {
+        let mut group = Arc::new(Labels::new("exited", labels.comm(), labels.unit()));
+        if !self.exited.contains_key(&group) && self.exited.len() >= self.config.max_processes {
+            group = Arc::new(Labels::new("exited", "", ""));
+        }
+        self.exited.entry(group).or_insert_with(Totals::new)
+    }
+
+    /// Failed calls of a process that was folded before they were counted: a program was
+    /// still running, or the map could not be emptied. They go to the unnamed group.
+    pub(super) fn fold_stray_failures(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        source: &dyn KernelSource,
+    ) {
+        let strays: Vec<(SockoptKey, u64)> = source.take_sockopt_failures(slot, generation);
+        if !strays.is_empty() {
+            let group = Arc::new(Labels::new("exited", "", ""));
+            let totals = self.exited.entry(group).or_insert_with(Totals::new);
+            add_failures(&mut totals.failures, strays);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Sums over several slots.
+
+use std::collections::BTreeMap;
+
+use observer_common::{Histogram, Slot, SockoptKey};
+
+use super::time_wait::Ledger;
+
+/// A kind of failed setsockopt call, whoever made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Failure {
+    /// `level` argument.
+    pub level: i32,
+    /// `optname` argument.
+    pub option: i32,
+    /// Positive errno.
+    pub errno: u16,
+    /// Address family, 0 when the descriptor was no socket.
+    pub family: u16,
+    /// `sk_protocol`.
+    pub protocol: u16,
+    /// `sk_type`.
+    pub socket_type: u16,
+}
+
+impl From<&SockoptKey> for Failure {
+    fn from(key: &SockoptKey) -> Self {
+        let &SockoptKey {
+            slot: _,
+            generation: _,
+            level,
+            option,
+            errno,
+            family,
+            protocol,
+            socket_type,
+        } = key;
+        Self {
+            level,
+            option,
+            errno,
+            family,
+            protocol,
+            socket_type,
+        }
+    }
+}
+
+/// Failed setsockopt calls by kind.
+pub type Failures = BTreeMap<Failure, u64>;
+
+/// Counts of processes that are gone.
+#[derive(Debug)]
+pub(super) struct Totals {
+    pub counts: Slot,
+    pub failures: Failures,
+    pub time_wait: Ledger,
+}
+
+impl Totals {
+    pub fn new() -> Box<Self> {
+        Box::new(Self {
+            counts: Slot::zeroed(),
+            failures: Failures::new(),
+            time_wait: Ledger::default(),
+        })
+    }
+
+    /// Adds what a process left behind. It holds no socket any more, so whatever is left
+    /// in its gauges is the trace of a missed event and would stay forever: it is taken
+    /// off.
+    pub fn fold(
+        &mut self,
+        counts: &Slot,
+        failures: impl IntoIterator<Item = (SockoptKey, u64)>,
+        time_wait: Ledger,
+    ) {
+        add(&mut self.counts, counts);
+        for state in 0..observer_common::STATES as u8 {
+            self.counts.adjust[usize::from(state)] -= counts.live(state);
+        }
+        self.counts.sockets -= counts.sockets;
+        add_failures(&mut self.failures, failures);
+        self.time_wait.merge(time_wait);
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            counts,
+            failures,
+            time_wait,
+        } = other;
+        add(&mut self.counts, &counts);
+        for (kind, count) in failures {
+            *self.failures.entry(kind).or_default() += count;
+        }
+        self.time_wait.merge(time_wait);
+    }
+}
+
+pub(super) fn add_failures(
+    total: &mut Failures,
+    failures: impl IntoIterator<Item = (SockoptKey, u64)>,
+) {
+    for (key, count) in failures {
+        *total.entry(Failure::from(&key)).or_default() += count;
+    }
+}
+
+/// Adds the counters of `slot` to `total`; identity is left alone.
+pub(super) fn add(total: &mut Slot, slot: &Slot) {
+    let Slot {
+        key: _,
+        cgroup_id: _,
+        comm: _,
+        generation: _,
+        reserved: _,
+        sockets,
+        seeded,
+        transitions,
+        adjust,
+        connects,
+        accepts,
+        time_wait_entered,
+        retransmits,
+        fd_exhausted,
+        resets_sent,
+        resets_received,
+        connect,
+        age,
+        close_wait,
+    } = slot;
+    total.sockets += sockets;
+    total.seeded += seeded;
+    for (total, row) in total.transitions.iter_mut().zip(transitions) {
+        add_array(total, row);
+    }
+    for (total, value) in total.adjust.iter_mut().zip(adjust) {
+        *total += value;
+    }
+    add_array(&mut total.connects, connects);
+    total.accepts += accepts;
+    total.time_wait_entered += time_wait_entered;
+    total.retransmits += retransmits;
+    add_array(&mut total.fd_exhausted, fd_exhausted);
+    add_array(&mut total.resets_sent, resets_sent);
+    add_array(&mut total.resets_received, resets_received);
+    add_histogram(&mut total.connect, connect);
+    add_histogram(&mut total.age, age);
+    add_histogram(&mut total.close_wait, close_wait);
+}
+
+fn add_array<const N: usize>(total: &mut [u64; N], values: &[u64; N]) {
+    for (total, value) in total.iter_mut().zip(values) {
+        *total = total.wrapping_add(*value);
+    }
+}
+
+fn add_histogram(total: &mut Histogram, histogram: &Histogram) {
+    let Histogram { sum_ns, buckets } = histogram;
+    total.sum_ns = total.sum_ns.wrapping_add(*sum_ns);
+    add_array(&mut total.buckets, buckets);
+}

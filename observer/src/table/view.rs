@@ -1,0 +1,234 @@
+//! Reading the table: one pass over all series, at the cost of one slot read per process.
+
+use std::{collections::HashMap, sync::Arc};
+
+use observer_common::{
+    ProcessKey, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
+};
+
+use super::{
+    facts::{ProcessFacts, Resources},
+    housekeeping::Table,
+    labels::Labels,
+    time_wait::{Ledger, apportion},
+    totals::{Failures, add, add_failures},
+};
+use crate::kernel::source::KernelSource;
+
+/// What a series stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Events whose owner is not known.
+    Unattributed,
+    /// RSTs that no socket had a part in.
+    NoSocket,
+    /// All processes without series of their own, past and present.
+    Other,
+    /// One process.
+    Process {
+        /// Whether it still runs.
+        alive: bool,
+        /// Its descriptors.
+        resources: Resources,
+    },
+    /// Exited processes of one comm and unit.
+    Exited,
+}
+
+/// One series of every per-process metric.
+#[derive(Debug)]
+pub struct SeriesView<'a> {
+    /// `pid`, `comm`, `unit`.
+    pub labels: &'a Labels,
+    /// What it stands for.
+    pub kind: Kind,
+    /// The counters. Identity fields mean nothing.
+    pub counts: &'a Slot,
+    /// Failed setsockopt calls.
+    pub failures: &'a Failures,
+    /// Sockets in TIME_WAIT.
+    pub time_wait: u64,
+}
+
+type BySlot = HashMap<u32, Vec<(SockoptKey, u64)>>;
+
+impl Table {
+    /// Shows every series once, in a stable order, to `visit`.
+    pub fn visit(
+        &mut self,
+        source: &dyn KernelSource,
+        facts: &dyn ProcessFacts,
+        visit: &mut dyn FnMut(&SeriesView<'_>),
+    ) {
+        self.discover(source, facts);
+        let mut failures = self.failures_by_slot(source);
+        let mut time_wait = self.time_wait_by_series(source).into_iter();
+        let mut next_time_wait = move || time_wait.next().unwrap_or_default();
+        let mut scratch = std::mem::replace(&mut self.scratch, Box::new(Slot::zeroed()));
+
+        for (index, name, kind) in [
+            (SLOT_UNATTRIBUTED, "unattributed", Kind::Unattributed),
+            (SLOT_NO_SOCKET, "no_socket", Kind::NoSocket),
+        ] {
+            source.read_slot(index, &mut scratch);
+            visit(&SeriesView {
+                labels: &Labels::new(name, "", ""),
+                kind,
+                counts: &scratch,
+                failures: &collect(&mut failures, &[index]),
+                time_wait: next_time_wait(),
+            });
+        }
+
+        let mut sum = Box::new(self.other.counts);
+        let mut other_failures = self.other.failures.clone();
+        let others = (SLOT_FIRST..)
+            .zip(self.entries.iter().skip(SLOT_FIRST as usize))
+            .filter(|(_, entry)| entry.as_ref().is_some_and(|entry| entry.shown.is_none()))
+            .map(|(index, _)| index);
+        for index in std::iter::once(SLOT_OVERFLOW).chain(others) {
+            source.read_slot(index, &mut scratch);
+            add(&mut sum, &scratch);
+            add_failures(
+                &mut other_failures,
+                failures.remove(&index).unwrap_or_default(),
+            );
+        }
+        visit(&SeriesView {
+            labels: &Labels::new("other", "", ""),
+            kind: Kind::Other,
+            counts: &sum,
+            failures: &other_failures,
+            time_wait: next_time_wait(),
+        });
+
+        for (labels, own) in &self.own {
+            let kind = self.kind_of(&own.slots, facts);
+            let mut own_failures = collect(&mut failures, &own.slots);
+            let counts = match (own.slots.as_slice(), &own.carried) {
+                (&[index], None) => {
+                    source.read_slot(index, &mut scratch);
+                    &scratch
+                }
+                (slots, carried) => {
+                    *sum = Slot::zeroed();
+                    if let Some(carried) = carried {
+                        add(&mut sum, &carried.counts);
+                        for (kind, count) in &carried.failures {
+                            *own_failures.entry(*kind).or_default() += count;
+                        }
+                    }
+                    for &index in slots {
+                        source.read_slot(index, &mut scratch);
+                        add(&mut sum, &scratch);
+                    }
+                    &sum
+                }
+            };
+            visit(&SeriesView {
+                labels,
+                kind,
+                counts,
+                failures: &own_failures,
+                time_wait: next_time_wait(),
+            });
+        }
+
+        for (labels, totals) in &self.exited {
+            visit(&SeriesView {
+                labels,
+                kind: Kind::Exited,
+                counts: &totals.counts,
+                failures: &totals.failures,
+                time_wait: next_time_wait(),
+            });
+        }
+        self.scratch = scratch;
+    }
+
+    /// The process that has a slot, and its labels when it has series of its own.
+    #[must_use]
+    pub fn process(&self, slot: u32) -> Option<(&ProcessKey, Option<&Arc<Labels>>)> {
+        let entry = self.entries.get(slot as usize)?.as_ref()?;
+        Some((&entry.key, entry.shown.as_ref()))
+    }
+
+    /// When two processes share a series, the living one has the descriptors.
+    fn kind_of(&self, slots: &[u32], facts: &dyn ProcessFacts) -> Kind {
+        let living = slots
+            .iter()
+            .filter_map(|&index| self.entries[index as usize].as_ref())
+            .find(|entry| entry.alive);
+        Kind::Process {
+            alive: living.is_some(),
+            resources: living.map_or_else(Resources::default, |entry| facts.resources(&entry.key)),
+        }
+    }
+
+    /// Failed setsockopt calls of the slots in the table. Those of a process that got its
+    /// slot this very moment are left for the next scrape.
+    fn failures_by_slot(&mut self, source: &dyn KernelSource) -> BySlot {
+        let mut by_slot = BySlot::new();
+        let mut strays = Vec::new();
+        for (key, count) in source.sockopt_failures() {
+            let known = key.slot < SLOT_FIRST || self.generation(key.slot) == Some(key.generation);
+            if known {
+                by_slot.entry(key.slot).or_default().push((key, count));
+            } else {
+                source.read_slot_identity(key.slot, &mut self.scratch);
+                if self.scratch.generation != key.generation {
+                    strays.push((key.slot, key.generation));
+                }
+            }
+        }
+        strays.sort_unstable();
+        strays.dedup();
+        for (slot, generation) in strays {
+            self.fold_stray_failures(slot, generation, source);
+        }
+        by_slot
+    }
+
+    /// Sockets in TIME_WAIT in the order in which [`Table::visit`] shows the series.
+    fn time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<u64> {
+        let mut pending = 0;
+        let mut live = |index: u32, ledger: &Ledger| {
+            let new = ledger.pending(source.time_wait_entered(index));
+            pending += new;
+            ledger.live() + new
+        };
+        let of_slot = |index: u32| self.entries[index as usize].as_ref().map(|e| &e.time_wait);
+
+        let mut shares = Vec::with_capacity(3 + self.own.len() + self.exited.len());
+        shares.push(live(SLOT_UNATTRIBUTED, &self.unattributed_time_wait));
+        shares.push(0);
+        let mut other = self.other.time_wait.live() + live(SLOT_OVERFLOW, &self.overflow_time_wait);
+        for (index, entry) in (0..).zip(&self.entries) {
+            if let Some(entry) = entry
+                && entry.shown.is_none()
+            {
+                other += live(index, &entry.time_wait);
+            }
+        }
+        shares.push(other);
+        for own in self.own.values() {
+            let carried = own.carried.as_ref().map_or(0, |c| c.time_wait.live());
+            let slots = own.slots.iter().filter_map(|&i| Some((i, of_slot(i)?)));
+            shares.push(carried + slots.map(|(i, ledger)| live(i, ledger)).sum::<u64>());
+        }
+        shares.extend(self.exited.values().map(|totals| totals.time_wait.live()));
+        if let Some((kernel, _)) = self.kernel_time_wait {
+            // The kernel's number is as old as the last tick; what entered since is new.
+            apportion(&mut shares, kernel.saturating_add(pending));
+        }
+        shares
+    }
+}
+
+fn collect(failures: &mut BySlot, slots: &[u32]) -> Failures {
+    let mut total = Failures::new();
+    for index in slots {
+        add_failures(&mut total, failures.remove(index).unwrap_or_default());
+    }
+    total
+}
