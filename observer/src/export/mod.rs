@@ -1,1 +1,20 @@
-//! The Prometheus exposition.
+//! The Prometheus exposition and the HTTP server that offers it.
+//!
+//! [`family`] is the list of metrics, [`per_process`](self) and [`own`](self) say which
+//! samples they have, [`sink`] how samples are represented, [`collector`] puts a scrape
+//! together, [`http`] serves it.
+
+pub mod collector;
+pub mod family;
+pub mod names;
+mod own;
+mod per_process;
+pub mod sink;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+pub use collector::{Busy, Exporter};
+pub use names::Names;
+pub use own::BuildInfo;

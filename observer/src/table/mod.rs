@@ -29,6 +29,7 @@ mod tests;
 
 pub use facts::{Description, ProcessFacts, Resources};
 pub use housekeeping::{Filter, ProcessCounts, Table, TableConfig};
+pub(crate) use labels::escape_into;
 pub use labels::{Labels, printable};
 pub use time_wait::TIME_WAIT_LENGTH;
 pub use totals::{Failure, Failures};
