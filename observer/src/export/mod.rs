@@ -6,6 +6,9 @@
 
 pub mod collector;
 pub mod family;
+pub mod health;
+pub mod http;
+mod landing;
 pub mod names;
 mod own;
 mod per_process;
@@ -16,5 +19,7 @@ mod text;
 mod tests;
 
 pub use collector::{Busy, Exporter};
+pub use health::Health;
+pub use http::{App, BindError, Server};
 pub use names::Names;
 pub use own::BuildInfo;

@@ -2,6 +2,7 @@
 
 mod cost;
 mod format;
+mod http;
 mod samples;
 
 use std::{

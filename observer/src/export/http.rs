@@ -1,0 +1,271 @@
+//! The HTTP server. It speaks HTTP/1.1 without TLS and believes no client: each
+//! connection is a task of its own, their number is bounded, a request's head must arrive
+//! within [`HEAD_TIMEOUT`], and a client that does not read its answer is cut off after
+//! [`LIFETIME`] and [`LAST_WORDS`].
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderName, StatusCode, Uri, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use prometheus::{Registry, TextEncoder};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{Exporter, health::Health, landing};
+
+/// For a request's head; also how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this a connection is asked to finish. A scraper connects again once a minute; a
+/// client that does not read its answer holds megabytes no longer than that.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// What it then has left, and what all have left at shutdown.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// More clients than this wait in the listen queue.
+const CONNECTIONS: usize = 64;
+/// Bytes of a request's head, more than any scraper sends.
+const HEAD_SIZE: usize = 16 * 1024;
+
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const NO_CACHE: [(HeaderName, &str); 2] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
+
+/// The server could not be started.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}{}", hint(source))]
+pub struct BindError {
+    /// Where it was to listen.
+    pub address: SocketAddr,
+    /// Why it cannot.
+    #[source]
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program has this address, maybe another observer",
+        io::ErrorKind::AddrNotAvailable => ": this host does not have that address",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// What the server shows.
+pub struct App {
+    /// The daemon's own metrics.
+    pub exporter: Exporter,
+    /// Metrics of others, shown after the exporter's. Must not hold the exporter too.
+    pub registry: Registry,
+    /// For `/healthz` and `/readyz`.
+    pub health: Arc<Health>,
+}
+
+struct Shared {
+    app: App,
+    /// One scrape at a time: a second one would only wait for the table, with a thread.
+    scraping: Mutex<()>,
+}
+
+/// The server, listening already.
+pub struct Server {
+    listener: TcpListener,
+    app: App,
+}
+
+impl Server {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken or not ours.
+    pub async fn bind(address: SocketAddr, app: App) -> Result<Self, BindError> {
+        match TcpListener::bind(address).await {
+            Ok(listener) => Ok(Self { listener, app }),
+            Err(source) => Err(BindError { address, source }),
+        }
+    }
+
+    /// Where it listens: tells the port when port 0 was asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown` completes, then lets running requests finish for a moment.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let router = router(self.app);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let (closing, closed) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let next = async {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (permit, self.listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let connection = serve(stream, router.clone(), closed.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, as a rule: accepting at once would spin.
+                    warn!(%error, "cannot accept an HTTP connection");
+                    sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+        drop(self.listener);
+        let _ = closing.send(true);
+        let finished = async { while connections.join_next().await.is_some() {} };
+        if timeout(LAST_WORDS, finished).await.is_err() {
+            debug!("HTTP connections cut off at shutdown");
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router, mut closed: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = async {
+            tokio::select! {
+                () = sleep(LIFETIME) => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+        } => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(LAST_WORDS, connection).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        debug!(%error, "HTTP connection ended");
+    }
+}
+
+fn router(app: App) -> Router {
+    let shared = Arc::new(Shared {
+        app,
+        scraping: Mutex::new(()),
+    });
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let text = blocking(&shared, |app| {
+        let mut text = String::new();
+        app.exporter.write_text(&mut text);
+        let families = app.registry.gather();
+        match TextEncoder::new().encode_utf8(&families, &mut text) {
+            Ok(()) => Ok(text),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    match text.await {
+        Ok(text) => (NO_CACHE, [(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn index(State(shared): State<Arc<Shared>>) -> Response {
+    match blocking(&shared, |app| Ok(landing::page(app))).await {
+        Ok(page) => (NO_CACHE, Html(page)).into_response(),
+        Err(error) => failure(&error),
+    }
+}
+
+/// Runs `work`, which takes locks and reads files, where it stops nobody else.
+async fn blocking(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&App) -> Result<String, String> + Send + 'static,
+) -> Result<String, String> {
+    let _turn = shared.scraping.lock().await;
+    let worker = Arc::clone(shared);
+    match tokio::task::spawn_blocking(move || work(&worker.app)).await {
+        Ok(result) => result,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn failure(error: &str) -> Response {
+    warn!(error, "cannot answer an HTTP request");
+    let body = format!("cannot collect: {error}\n");
+    (StatusCode::INTERNAL_SERVER_ERROR, NO_CACHE, body).into_response()
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.app.health.stuck_for() {
+        None => (StatusCode::OK, NO_CACHE, "ok\n".to_owned()),
+        Some(silent) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            NO_CACHE,
+            format!("stuck: no housekeeping for {} s\n", silent.as_secs()),
+        ),
+    }
+    .into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let missing = shared.app.health.missing();
+    if missing.is_empty() {
+        return (StatusCode::OK, NO_CACHE, "ready\n").into_response();
+    }
+    let body = format!("not ready, waiting for: {}\n", missing.join(", "));
+    (StatusCode::SERVICE_UNAVAILABLE, NO_CACHE, body).into_response()
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let body = format!(
+        "nothing at {}; there are /, /metrics, /healthz and /readyz\n",
+        uri.path()
+    );
+    (StatusCode::NOT_FOUND, NO_CACHE, body).into_response()
+}
+
+async fn method_not_allowed() -> Response {
+    let body = "only GET and HEAD\n";
+    (StatusCode::METHOD_NOT_ALLOWED, NO_CACHE, body).into_response()
+}

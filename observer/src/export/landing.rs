@@ -1,0 +1,95 @@
+//! The page at `/`: enough to see at a glance whether the observer works.
+
+use std::fmt::Write as _;
+
+use super::http::App;
+use crate::kernel::verdict::Status;
+
+/// How many processes it lists.
+const TOP: usize = 20;
+
+const HEAD: &str = "<!doctype html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>observer</title>
+<style>
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
+table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: left }
+tr:nth-child(even) { background: #8881 } .bad { color: #c00 } .num { text-align: right }
+</style></head><body>
+";
+
+pub(super) fn page(app: &App) -> String {
+    let mut page = String::from(HEAD);
+    let build = app.exporter.build();
+    let _ = write!(
+        page,
+        "<h1>observer {}</h1>\n<p>TCP connection lifecycles, per process. Revision {}. \
+         <a href=\"/metrics\">Metrics</a>, <a href=\"/healthz\">health</a>, \
+         <a href=\"/readyz\">readiness</a>.</p>\n",
+        escape(&build.version),
+        escape(&build.revision),
+    );
+    let missing = app.health.missing();
+    if !missing.is_empty() {
+        let missing = escape(&missing.join(", "));
+        let _ = writeln!(
+            page,
+            "<p class=\"bad\">Not ready, waiting for: {missing}</p>"
+        );
+    }
+    page.push_str(
+        "<h2>Processes with the most sockets</h2>\n<table><tr><th>pid<th>comm<th>unit\
+         <th>sockets<th>states</tr>\n",
+    );
+    for busy in app.exporter.busiest(TOP) {
+        let states: Vec<String> = busy
+            .states
+            .iter()
+            .map(|(state, count)| format!("{state} {count}"))
+            .collect();
+        let _ = writeln!(
+            page,
+            "<tr><td>{}<td>{}<td>{}<td class=\"num\">{}<td>{}</tr>",
+            escape(&busy.pid),
+            escape(&busy.comm),
+            escape(&busy.unit),
+            busy.sockets,
+            states.join(", "),
+        );
+    }
+    page.push_str(
+        "</table>\n<h2>Hooks</h2>\n<table><tr><th>signal<th>rung<th>hook<th>verdict\
+         <th>remark</tr>\n",
+    );
+    for verdict in app.exporter.source().verdicts() {
+        let (class, status) = match verdict.status {
+            Status::Attached => ("", "attached"),
+            Status::NotNeeded => ("", "not needed"),
+            Status::Unsupported => (" class=\"bad\"", "unsupported"),
+            Status::Refused => (" class=\"bad\"", "refused"),
+        };
+        let _ = writeln!(
+            page,
+            "<tr><td>{}<td>{}<td>{}<td{class}>{status}<td>{}</tr>",
+            escape(verdict.signal),
+            verdict.rung.name(),
+            escape(verdict.hook),
+            escape(&verdict.detail),
+        );
+    }
+    page.push_str("</table>\n</body></html>\n");
+    page
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

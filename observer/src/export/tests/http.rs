@@ -1,0 +1,231 @@
+//! The server, over real sockets.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use observer_common::SLOT_FIRST;
+use prometheus::{IntCounter, Registry};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{exporter, kernel, parse};
+use crate::{
+    export::{
+        health::Health,
+        http::{App, Server},
+    },
+    table::TableConfig,
+};
+
+struct Running {
+    address: SocketAddr,
+    health: Arc<Health>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+fn app(stale_after: Duration) -> App {
+    let kernel = kernel();
+    kernel.change(SLOT_FIRST, |slot| slot.comm = *b"<script>\0\0\0\0\0\0\0\0");
+    let registry = Registry::new();
+    let counter = IntCounter::new("detector_alerts_total", "Alerts.").unwrap();
+    registry.register(Box::new(counter)).unwrap();
+    App {
+        exporter: exporter(kernel, TableConfig::default()),
+        registry,
+        health: Arc::new(Health::new(stale_after, ["hooks", "seeding"])),
+    }
+}
+
+async fn start(stale_after: Duration) -> Running {
+    let app = app(stale_after);
+    let health = Arc::clone(&app.health);
+    let server = Server::bind(([127, 0, 0, 1], 0).into(), app).await.unwrap();
+    let address = server.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let server = tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+    Running {
+        address,
+        health,
+        stop,
+        server,
+    }
+}
+
+async fn ask(address: SocketAddr, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { timeout(Duration::from_secs(60), test).await.unwrap() });
+}
+
+#[test]
+fn metrics_are_served_with_those_of_others() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (head, body) = ask(server.address, "GET /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
+        let samples = parse(&body);
+        assert!(samples.keys().any(|(name, _)| name == "socket_connections"));
+        assert!(
+            samples
+                .keys()
+                .any(|(name, _)| name == "detector_alerts_total")
+        );
+
+        let (head, body) = ask(server.address, "HEAD /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200") && body.is_empty());
+        assert!(head.contains("content-length: "));
+    });
+}
+
+#[test]
+fn readiness_says_what_is_missing() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (head, body) = ask(server.address, "GET /readyz").await;
+        assert!(head.starts_with("HTTP/1.1 503"));
+        assert_eq!(body, "not ready, waiting for: hooks, seeding\n");
+        server.health.done("hooks");
+        let (_, body) = ask(server.address, "GET /readyz").await;
+        assert_eq!(body, "not ready, waiting for: seeding\n");
+        server.health.done("seeding");
+        let (head, _) = ask(server.address, "GET /readyz").await;
+        assert!(head.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn health_follows_the_beat() {
+    run(async {
+        let server = start(Duration::from_secs(1)).await;
+        let (head, body) = ask(server.address, "GET /healthz").await;
+        assert!(head.starts_with("HTTP/1.1 200") && body == "ok\n");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let (head, body) = ask(server.address, "GET /healthz").await;
+        assert!(head.starts_with("HTTP/1.1 503") && body.starts_with("stuck"));
+        server.health.beat();
+        let (head, _) = ask(server.address, "GET /healthz").await;
+        assert!(head.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn the_landing_page_escapes_what_it_shows() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (head, body) = ask(server.address, "GET /").await;
+        assert!(head.contains("content-type: text/html; charset=utf-8"));
+        assert!(body.contains("&lt;script&gt;") && !body.contains("<script>"));
+        assert!(body.contains("tp_btf &lt;is&gt; attached"));
+        assert!(body.contains("ESTABLISHED 3"));
+    });
+}
+
+#[test]
+fn strange_requests_get_sane_answers() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (head, body) = ask(server.address, "GET /metrix").await;
+        assert!(head.starts_with("HTTP/1.1 404") && body.contains("/metrics"));
+        let (head, _) = ask(server.address, "POST /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 405"), "{head}");
+        assert!(head.to_lowercase().contains("allow: get,head"), "{head}");
+        let long = format!("GET /{}", "a".repeat(100_000));
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let _ = stream.write_all(long.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"));
+    });
+}
+
+#[test]
+fn a_slow_client_blocks_nobody() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let mut slow = Vec::new();
+        for _ in 0..40 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(b"GET /metrics HT").await.unwrap();
+            slow.push(stream);
+        }
+        let (head, _) = ask(server.address, "GET /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+#[ignore = "takes ten seconds"]
+fn silent_clients_are_hung_up_on() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        for sent in ["", "GET /met", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let read = stream.read_to_end(&mut answer);
+            timeout(Duration::from_secs(12), read)
+                .await
+                .expect("still open")
+                .unwrap();
+        }
+    });
+}
+
+#[test]
+fn it_stops_when_told_and_idle_connections_do_not_hold_it() {
+    run(async {
+        let Running {
+            address,
+            health: _,
+            stop,
+            server,
+        } = start(Duration::from_secs(60)).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 15];
+        idle.read_exact(&mut answer).await.unwrap();
+        stop.send(()).unwrap();
+        timeout(Duration::from_secs(2), server)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    });
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let app = app(Duration::from_secs(60));
+        let Err(error) = Server::bind(server.address, app).await else {
+            panic!("two servers on one port");
+        };
+        let said = error.to_string();
+        assert!(said.contains(&server.address.to_string()), "{said}");
+        assert!(said.contains("another program"), "{said}");
+    });
+}
