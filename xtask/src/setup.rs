@@ -65,7 +65,6 @@ pub fn ensure(tests: bool) -> Result<Facts> {
             .map_err(|missing| anyhow!("everything was installed, and yet {missing}"))?;
     }
     if tests {
-        ensure_components()?;
         ensure_test_tools()?;
     }
     Ok(facts)
@@ -240,8 +239,8 @@ fn install_linker(llvm: u32, apt: bool) -> Result<()> {
     )
 }
 
-/// rustup's minimal profile leaves both out.
-fn ensure_components() -> Result<()> {
+/// Sees to rustfmt and clippy, which rustup's minimal profile leaves out.
+pub fn ensure_components() -> Result<()> {
     for component in ["fmt", "clippy"] {
         if shell::output(shell::cargo().args([component, "--version"])).is_some() {
             continue;

@@ -28,6 +28,7 @@ const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
 pub fn main(args: &Args) -> Result<ExitCode> {
     let Args { unit_only, filter } = args;
     let facts = setup::ensure(!unit_only)?;
+    setup::ensure_components()?;
     let mut summary = Summary::default();
 
     summary.step("format", shell::cargo().args(["fmt", "--all", "--check"]));
