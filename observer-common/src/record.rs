@@ -71,7 +71,8 @@ pub struct Record {
     pub errno: u16,
     /// `sk_protocol`.
     pub protocol: u16,
-    /// Index as in [`crate::Slot::resets_sent`] or `resets_received`.
+    /// Of an RST: index as in [`crate::Slot::resets_sent`] or `resets_received`. Of a failed
+    /// setsockopt: the socket's type.
     pub reason: u32,
     /// setsockopt level.
     pub level: i32,

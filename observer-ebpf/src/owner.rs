@@ -79,15 +79,17 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     let Some(slot) = counting::slot(index) else {
         return SLOT_OVERFLOW;
     };
-    // SAFETY: points into the map; a slot from the free list is nobody else's.
+    // SAFETY: points into the map; a slot from the free list is nobody else's. The pid comes
+    // last: the daemon takes a slot with a pid for complete.
     unsafe {
-        (*slot).key = *key;
         (*slot).cgroup_id = cgroup_id;
         bpf_probe_read_kernel(
             (&raw mut (*slot).comm).cast(),
             COMM_LEN as u32,
             leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
         );
+        (*slot).key.start_boottime_ns = key.start_boottime_ns;
+        (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
     }
     if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
         return index;

@@ -80,7 +80,6 @@ fn on_failure(errno: i64) {
         |record| {
             record.family = key.family;
             record.protocol = key.protocol;
-            // The socket type has no field of its own; nothing else uses this one here.
             record.reason = u32::from(key.socket_type);
             record.level = key.level;
             record.option = key.option;

@@ -201,6 +201,15 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// As if only `--config FILE` had been given.
+    #[must_use]
+    pub fn for_file(config: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            options: Options::default(),
+        }
+    }
+
     /// Reads the file, if there is one, and merges it with flags, environment and
     /// defaults. Called again on SIGHUP.
     ///

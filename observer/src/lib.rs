@@ -4,14 +4,15 @@
 //! kernel programs -> maps and ring ([`kernel`]) -> process table -> exposition. See
 //! ARCHITECTURE.md for the code map.
 
-pub mod explain;
 pub mod cli;
 pub mod config;
-pub mod kernel;
-pub mod net;
-pub mod process;
-pub mod logging;
-pub mod privileges;
+pub mod daemon;
+pub mod explain;
 pub mod export;
 pub mod kernel;
+pub mod logging;
+pub mod net;
+pub mod preflight;
+pub mod privileges;
+pub mod process;
 pub mod table;

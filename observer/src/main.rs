@@ -1,3 +1,21 @@
 //! The `observer` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use observer::{
+    cli::{Cli, Command},
+    daemon, preflight,
+};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => daemon::run(*args),
+        Command::Check(args) => preflight::run(&args),
+        Command::Tail(args) => daemon::tail::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("observer: {error:#}");
+        ExitCode::FAILURE
+    })
+}

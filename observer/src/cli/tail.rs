@@ -58,7 +58,7 @@ pub trait RecordNames {
     /// `ipv4`, `ipv6` and so on for an `AF_` number.
     fn family(&self, family: u16) -> Cow<'static, str>;
     /// `tcp`, `mptcp`, `udp`... for a socket of this family.
-    fn protocol(&self, family: u16, protocol: u16) -> Cow<'static, str>;
+    fn protocol(&self, family: u16, protocol: u16, socket_type: u16) -> Cow<'static, str>;
     /// The reason of an RST: an index as in `Slot::resets_sent` when `sent`, else as in
     /// `Slot::resets_received`.
     fn reset_reason(&self, sent: bool, index: u32) -> Cow<'_, str>;
@@ -165,10 +165,13 @@ impl Filter {
         }
     }
 
-    /// Whether state transitions can pass, so that the kernel side has to write them.
+    /// The kinds that can pass, one bit per `RECORD_` number: the kernel side need not
+    /// write the others.
     #[must_use]
-    pub fn wants_states(&self) -> bool {
-        self.kinds[usize::from(RECORD_STATE)]
+    pub fn mask(&self) -> u32 {
+        (0..RECORD_KINDS)
+            .filter(|&kind| self.kinds[kind])
+            .fold(0, |mask, kind| mask | 1 << kind)
     }
 
     /// Whether a record is to be shown. A record of a kind newer than this program passes

@@ -109,6 +109,8 @@ metrics! {
         "Time spent in a BPF program. Present while kernel.bpf_stats_enabled is 1.";
     Runs, "observer_bpf_runs_total", Counter,
         "Runs of a BPF program. Present while kernel.bpf_stats_enabled is 1.";
+    MissedRuns, "observer_bpf_missed_runs_total", Counter,
+        "Runs that the kernel left out because the program was already running on that CPU. What a missed state transition left out is made good at the socket's next one.";
     TimeWaitDrift, "observer_time_wait_drift_sockets", Gauge,
         "Inferred sockets in TIME_WAIT minus the kernel's own number. Positive: sockets left early. Negative: some are older than the observer or in another network namespace.";
     Processes, "observer_processes", Gauge,

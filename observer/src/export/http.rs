@@ -90,16 +90,31 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`.
+    /// Listens on `address`. Apart from serving, so that an address in use is found out
+    /// before anything is attached, and before there is a tokio runtime.
     ///
     /// # Errors
     ///
     /// When the address is taken or not ours.
-    pub async fn bind(address: SocketAddr, app: App) -> Result<Self, BindError> {
-        match TcpListener::bind(address).await {
-            Ok(listener) => Ok(Self { listener, app }),
-            Err(source) => Err(BindError { address, source }),
-        }
+    pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
+        let listen = || {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        listen().map_err(|source| BindError { address, source })
+    }
+
+    /// Serves on `listener`, within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When tokio cannot take it.
+    pub fn new(listener: std::net::TcpListener, app: App) -> io::Result<Self> {
+        Ok(Self {
+            listener: TcpListener::from_std(listener)?,
+            app,
+        })
     }
 
     /// Where it listens: tells the port when port 0 was asked for.

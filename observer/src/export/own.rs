@@ -88,6 +88,9 @@ impl Own<'_> {
             self.put(Family::RunSeconds, &extra, seconds(runs.run_time_ns));
             self.put(Family::Runs, &extra, runs.runs);
         }
+        for (program, missed) in source.missed_runs() {
+            self.put(Family::MissedRuns, &[("program", program)], missed);
+        }
         // Several programs of a signal may be on the same hook.
         let mut hooks: BTreeMap<_, bool> = BTreeMap::new();
         for verdict in source.verdicts() {

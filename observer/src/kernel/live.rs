@@ -63,11 +63,12 @@ impl Stream {
             }
         }
     }
+}
 
-    /// The descriptor to wait on, readable when the ring is half full.
-    #[must_use]
-    pub fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
+impl std::os::fd::AsFd for Stream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        // SAFETY: the ring holds the descriptor open for as long as it lives.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
 
@@ -149,6 +150,17 @@ impl Live {
         let mut guard = lock(&self.ebpf);
         let (ebpf, resync) = &mut *guard;
         resync.run(ebpf)
+    }
+
+    /// What `read` finds in the fdinfo of each program.
+    fn fdinfo<T>(&self, read: impl Fn(&'static str, &str) -> Option<T>) -> Vec<T> {
+        self.program_fds
+            .iter()
+            .filter_map(|(program, fd)| {
+                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                read(program, &info)
+            })
+            .collect()
     }
 
     /// Whether slot `index` belongs to a process.
@@ -262,6 +274,24 @@ impl KernelSource for Live {
         self.slots.read_prefix(index, prefix, slot);
     }
 
+    fn time_wait_entered(&self, index: u32) -> u64 {
+        let offset = std::mem::offset_of!(Slot, time_wait_entered);
+        self.slots.word(index, offset).load(Ordering::Relaxed)
+    }
+
+    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
+        let mut map = lock(&self.sockopt);
+        let taken: Vec<_> = map
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, _)| key.slot == slot && key.generation == generation)
+            .collect();
+        for (key, _) in &taken {
+            let _ = map.remove(key);
+        }
+        taken
+    }
+
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
         lock(&self.sockopt).iter().filter_map(Result::ok).collect()
     }
@@ -313,13 +343,16 @@ impl KernelSource for Live {
     }
 
     fn programs(&self) -> Vec<ProgramRuns> {
-        self.program_fds
-            .iter()
-            .filter_map(|(program, fd)| {
-                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-                program_runs(program, &info)
-            })
-            .collect()
+        let runs = self.fdinfo(program_runs);
+        // The kernel shows zeros while it does not keep statistics.
+        if runs.iter().all(|program| program.runs == 0) {
+            return Vec::new();
+        }
+        runs
+    }
+
+    fn missed_runs(&self) -> Vec<(&'static str, u64)> {
+        self.fdinfo(|program, info| Some((program, fdinfo_field(info, "recursion_misses")?)))
     }
 
     fn observes(&self, signal: u32) -> bool {
@@ -352,16 +385,17 @@ impl KernelSource for Live {
 
 /// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
 fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
-    let field = |name: &str| {
-        fdinfo.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key == name).then(|| value.trim().parse::<u64>().ok())?
-        })
-    };
     Some(ProgramRuns {
         program,
-        runs: field("run_cnt")?,
-        run_time_ns: field("run_time_ns")?,
+        runs: fdinfo_field(fdinfo, "run_cnt")?,
+        run_time_ns: fdinfo_field(fdinfo, "run_time_ns")?,
+    })
+}
+
+fn fdinfo_field(fdinfo: &str, name: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.trim().parse().ok())?
     })
 }
 

@@ -3,10 +3,15 @@
 
 pub mod btf;
 pub mod layout;
-pub mod live;
-pub mod load;
-pub mod mapped;
+mod live;
+mod load;
+mod mapped;
 pub mod programs;
 pub mod resync;
 pub mod source;
 pub mod verdict;
+
+pub use btf::VMLINUX as KERNEL_BTF;
+pub use layout::Absent;
+pub use live::{Live, Stream, monotonic_ns};
+pub use load::{Kernel, LoadError, LoadOptions, Loaded, find_tracefs};

@@ -57,6 +57,9 @@ pub trait KernelSource: Send + Sync {
     fn maps(&self) -> Vec<MapFill>;
     /// Programs' run-time statistics; empty while the kernel does not keep them.
     fn programs(&self) -> Vec<ProgramRuns>;
+    /// Runs that the kernel left out because the program was running on that CPU already
+    /// (`recursion_misses`, since 5.12), by program.
+    fn missed_runs(&self) -> Vec<(&'static str, u64)>;
     /// Whether the exposition may show `signal` (a `SIGNAL_` number): false when no rung
     /// could be attached, so that no false zero is shown.
     fn observes(&self, signal: u32) -> bool;

@@ -43,7 +43,7 @@ impl Found<'_> {
 
     fn label(&self) -> String {
         match self {
-            Self::Root => "/".to_owned(),
+            Self::Root => String::new(),
             Self::Path(bytes) | Self::Slice(bytes) | Self::Unit(bytes) => sanitise("", bytes),
             Self::Container(engine, id) => sanitise(engine, id),
         }

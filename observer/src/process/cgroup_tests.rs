@@ -140,7 +140,7 @@ fn hierarchies_are_weighed() {
     // OpenRC, v1 and v2; and a controller that somebody uses by hand.
     assert_eq!(unit("2:cpu:/\n1:name=openrc:/sshd\n"), "/sshd");
     assert_eq!(unit("0::/openrc.sshd\n"), "/openrc.sshd");
-    assert_eq!(unit("4:memory:/batch/159e4ca00fd264f3\n0::/\n"), "/");
+    assert_eq!(unit("4:memory:/batch/159e4ca00fd264f3\n0::/\n"), "");
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn nothing_known() {
     for text in ["", "\n", "0", "0:", "no colons here"] {
         assert_eq!(unit(text), "", "{text:?}");
     }
-    assert_eq!(unit("0::\n"), "/");
-    assert_eq!(unit("0::///\n"), "/");
+    assert_eq!(unit("0::\n"), "");
+    assert_eq!(unit("0::///\n"), "");
 }
 
 #[test]

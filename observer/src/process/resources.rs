@@ -89,6 +89,11 @@ impl ResourceScanner {
         self.method
     }
 
+    /// Changes the pace.
+    pub fn set_limits(&mut self, limits: ScanLimits) {
+        self.limits = limits;
+    }
+
     /// Tells which processes are live. Others are forgotten, their peaks included.
     pub fn set_live(&mut self, live: impl IntoIterator<Item = ProcessKey>) {
         let live: HashSet<ProcessKey> = live.into_iter().collect();

@@ -158,6 +158,10 @@ impl KernelSource for FakeKernel {
         }]
     }
 
+    fn missed_runs(&self) -> Vec<(&'static str, u64)> {
+        vec![("state_tp_btf", 0)]
+    }
+
     fn observes(&self, signal: u32) -> bool {
         !self.blind.contains(&signal)
     }

@@ -119,6 +119,12 @@ impl Table {
         }
     }
 
+    /// Changes the filter, for processes that are not known yet: a process keeps its series
+    /// for life, or sums would go down.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.config.filter = Some(filter);
+    }
+
     /// Housekeeping, to be called once a second: takes in new processes, notes which ones
     /// have exited, samples TIME_WAIT, and folds exited processes that have been without
     /// sockets for the grace period.

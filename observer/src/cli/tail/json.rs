@@ -138,6 +138,8 @@ pub fn json(
     let local = address(*family, local);
     let remote = address(*family, remote);
     let is_sockopt = *kind == RECORD_SETSOCKOPT_FAILED;
+    // See `observer_common::Record::reason`.
+    let socket_type = if is_sockopt { *reason as u16 } else { 0 };
     let is_reset = matches!(*kind, RECORD_RESET_SENT | RECORD_RESET_RECEIVED);
     let object = Object {
         time: clock.rfc3339(*time_ns),
@@ -150,7 +152,7 @@ pub fn json(
         generation: *generation,
         netns: (*netns != 0).then_some(*netns),
         family: (*family != 0).then(|| names.family(*family)),
-        protocol: (*family != 0).then(|| names.protocol(*family, *protocol)),
+        protocol: (*family != 0).then(|| names.protocol(*family, *protocol, socket_type)),
         mptcp: *mptcp != 0,
         local_address: local,
         local_port: local.map(|_| *local_port),

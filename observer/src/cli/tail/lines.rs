@@ -158,13 +158,14 @@ fn why(record: &Record, names: &dyn RecordNames) -> String {
                 level,
                 option,
                 errno,
+                reason,
                 ..
             } = *record;
             parts.push(
                 format!(
                     "{} {} {} {}: {}",
                     names.family(family),
-                    names.protocol(family, protocol),
+                    names.protocol(family, protocol, reason as u16),
                     names.sockopt_level(level),
                     names.sockopt_option(level, option),
                     names.errno(errno),

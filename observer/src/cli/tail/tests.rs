@@ -45,7 +45,7 @@ impl RecordNames for Names {
         }
     }
 
-    fn protocol(&self, _: u16, protocol: u16) -> Cow<'static, str> {
+    fn protocol(&self, _: u16, protocol: u16, _: u16) -> Cow<'static, str> {
         if protocol == IPPROTO_TCP {
             "tcp".into()
         } else {
@@ -353,11 +353,11 @@ fn filters_join_by_and() {
 #[test]
 fn transitions_are_shown_only_when_asked_for() {
     let shows = |flags: &[&str], kind| filter(flags).matches(&record(kind), &NGINX);
-    assert!(!shows(&[], RECORD_STATE) && !filter(&[]).wants_states());
+    assert!(!shows(&[], RECORD_STATE) && !wants(&[], RECORD_STATE));
     assert!(shows(&["--states"], RECORD_STATE) && shows(&["--states"], RECORD_CLOSE));
     assert!(shows(&["--kind", "state"], RECORD_STATE));
     assert!(!shows(&["--kind", "state"], RECORD_CLOSE));
-    assert!(filter(&["--kind=close", "--states"]).wants_states());
+    assert!(wants(&["--kind=close", "--states"], RECORD_STATE));
     assert!(shows(&[], 200) && !shows(&["--kind", "close"], 200));
 }
 
@@ -408,4 +408,8 @@ proptest! {
     fn cells_keep_their_width(text in any::<String>(), width in 1_usize..40) {
         prop_assert_eq!(crate::cli::text::cell(&text, width).chars().count(), width);
     }
+}
+
+fn wants(args: &[&str], kind: u8) -> bool {
+    filter(args).mask() & (1 << kind) != 0
 }

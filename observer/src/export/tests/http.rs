@@ -44,7 +44,7 @@ fn app(stale_after: Duration) -> App {
 async fn start(stale_after: Duration) -> Running {
     let app = app(stale_after);
     let health = Arc::clone(&app.health);
-    let server = Server::bind(([127, 0, 0, 1], 0).into(), app).await.unwrap();
+    let server = Server::new(Server::listen(([127, 0, 0, 1], 0).into()).unwrap(), app).unwrap();
     let address = server.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(server.run(async {
@@ -220,8 +220,7 @@ fn it_stops_when_told_and_idle_connections_do_not_hold_it() {
 fn a_taken_port_is_named() {
     run(async {
         let server = start(Duration::from_secs(60)).await;
-        let app = app(Duration::from_secs(60));
-        let Err(error) = Server::bind(server.address, app).await else {
+        let Err(error) = Server::listen(server.address) else {
             panic!("two servers on one port");
         };
         let said = error.to_string();

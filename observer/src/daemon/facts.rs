@@ -1,0 +1,133 @@
+//! What the table and the stream ask about processes, answered from /proc and cgroups.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use observer_common::{ProcessKey, Slot};
+use tracing::{debug, warn};
+
+use crate::{
+    process::{
+        ProcRoot,
+        cgroup_id::{CgroupResolver, WalkLimits},
+        identity::{self, Identity},
+        resources::{ResourceScanner, ScanLimits},
+    },
+    table::{Description, ProcessFacts, Resources},
+};
+
+/// How often a process that answers signal 0 is looked at more closely: it may be a zombie,
+/// or another process that took over the pid.
+const CLOSE_LOOK: Duration = Duration::from_secs(5);
+
+/// Answers from this host.
+pub struct HostFacts {
+    root: ProcRoot,
+    cgroups: Mutex<Option<CgroupResolver>>,
+    scanner: Mutex<ResourceScanner>,
+    looked_at: Mutex<HashMap<ProcessKey, Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HostFacts {
+    /// Answers from /proc and the cgroup v2 file system, whose cgroups are read now so that
+    /// those which end soon are known.
+    #[must_use]
+    pub fn new(limits: ScanLimits) -> Self {
+        let root = ProcRoot::default();
+        let mut cgroups =
+            CgroupResolver::find(&root, WalkLimits::default()).unwrap_or_else(|error| {
+                warn!(%error, "units of processes that exit quickly will not be known");
+                None
+            });
+        if let Some(cgroups) = &mut cgroups {
+            cgroups.walk(Instant::now());
+        }
+        let scanner = ResourceScanner::new(root.clone(), limits);
+        Self {
+            root,
+            cgroups: Mutex::new(cgroups),
+            scanner: Mutex::new(scanner),
+            looked_at: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Measures the descriptors of some of the processes in `live`.
+    pub fn scan(&self, live: impl IntoIterator<Item = ProcessKey>) {
+        let mut scanner = lock(&self.scanner);
+        scanner.set_live(live);
+        let scan = scanner.scan(Instant::now());
+        debug!(?scan, "descriptors");
+    }
+
+    /// Changes the pace of measuring.
+    pub fn set_limits(&self, limits: ScanLimits) {
+        lock(&self.scanner).set_limits(limits);
+    }
+
+    /// Forgets processes that are not in `live`.
+    pub fn retain(&self, live: &std::collections::HashSet<ProcessKey>) {
+        lock(&self.looked_at).retain(|key, _| live.contains(key));
+    }
+}
+
+impl ProcessFacts for HostFacts {
+    fn is_alive(&self, process: &ProcessKey) -> bool {
+        // Signal 0 takes a fraction of a microsecond, reading /proc/PID/stat twenty.
+        let pid = Pid::from_raw(process.tgid as i32);
+        if kill(pid, None) == Err(Errno::ESRCH) {
+            return false;
+        }
+        let now = Instant::now();
+        let mut looked_at = lock(&self.looked_at);
+        match looked_at.get(process) {
+            Some(last) if now.duration_since(*last) < CLOSE_LOOK => true,
+            _ => {
+                let alive = identity::is_alive(&self.root, process);
+                if alive {
+                    looked_at.insert(*process, now);
+                } else {
+                    looked_at.remove(process);
+                }
+                alive
+            }
+        }
+    }
+
+    fn describe(&self, slot: &Slot) -> Description {
+        match identity::identify(&self.root, &slot.key) {
+            Ok(Some(Identity { comm, unit, .. })) => Description {
+                comm: Some(comm),
+                unit,
+            },
+            // Gone already: the kernel programs recorded its comm and cgroup.
+            Ok(None) | Err(_) => {
+                let unit = lock(&self.cgroups)
+                    .as_mut()
+                    .filter(|_| slot.cgroup_id != 0)
+                    .and_then(|cgroups| cgroups.resolve(slot.cgroup_id, Instant::now()))
+                    .unwrap_or_default()
+                    .to_owned();
+                Description { comm: None, unit }
+            }
+        }
+    }
+
+    fn resources(&self, process: &ProcessKey) -> Resources {
+        match lock(&self.scanner).get(process) {
+            Some(measured) => Resources {
+                open_fds: measured.open_fds,
+                max_fds: measured.max_fds,
+                fd_high_water: measured.peak_fds,
+            },
+            None => Resources::default(),
+        }
+    }
+}

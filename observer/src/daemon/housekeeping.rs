@@ -1,0 +1,122 @@
+//! The daemon's pulse: the table's housekeeping, descriptors, resynchronisation and
+//! reconciliation, each at its own pace.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use observer_common::ProcessKey;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::{HostFacts, reconcile::Agreement};
+use crate::{
+    config::Settings,
+    export::Health,
+    kernel::{Live, source::KernelSource as _},
+    process::resources::ScanLimits,
+    table::Table,
+};
+
+/// Everything that housekeeping works on.
+pub struct Housekeeping {
+    pub live: Arc<Live>,
+    pub facts: Arc<HostFacts>,
+    pub table: Arc<Mutex<Table>>,
+    pub agreement: Agreement,
+    pub health: Arc<Health>,
+}
+
+/// When something is next to be done.
+struct Due(Instant);
+
+impl Due {
+    fn take(&mut self, now: Instant, every: Duration) -> bool {
+        let due = now >= self.0;
+        if due {
+            self.0 = now + every;
+        }
+        due
+    }
+}
+
+impl Housekeeping {
+    /// Goes round until `stop`.
+    pub async fn run(
+        self,
+        mut settings: watch::Receiver<Settings>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let this = Arc::new(self);
+        let start = Instant::now();
+        let mut resync = Due(start + settings.borrow().resync_interval);
+        let mut reconcile = Due(start);
+        loop {
+            let (tick, do_resync, do_reconcile) = {
+                let settings = settings.borrow_and_update();
+                let now = Instant::now();
+                if settings.has_changed() {
+                    let selection = settings.selection.clone();
+                    this.table
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
+                    this.facts.set_limits(ScanLimits {
+                        batch: settings.fd_batch as usize,
+                        interval: settings.fd_interval,
+                    });
+                }
+                (
+                    settings.tick_interval,
+                    resync.take(now, settings.resync_interval),
+                    reconcile.take(now, settings.reconcile_interval),
+                )
+            };
+            let round = Arc::clone(&this);
+            // Reads /proc and maps: not for the threads that serve scrapes.
+            let done =
+                tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile)).await;
+            if let Err(error) = done {
+                warn!(%error, "a round of housekeeping panicked");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(tick) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn once(&self, resync: bool, reconcile: bool) {
+        if resync {
+            let result = self.live.resync();
+            self.agreement.resynced(&result);
+            match result {
+                Ok(resynced) => debug!(?resynced, "resynchronised"),
+                Err(error) => warn!(error = format!("{error:#}"), "cannot resynchronise owners"),
+            }
+        }
+        let processes = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            table.tick(Instant::now(), &*self.live, &*self.facts);
+            let slots = 0..self.live.slot_limit();
+            slots
+                .filter_map(|slot| Some(*table.process(slot)?.0))
+                .collect::<HashSet<ProcessKey>>()
+        };
+        self.facts.retain(&processes);
+        self.facts.scan(processes);
+        if reconcile
+            && let Err(error) = self
+                .agreement
+                .reconcile(&self.table, &*self.live, &*self.facts)
+        {
+            warn!(
+                error = format!("{error:#}"),
+                "cannot compare with the kernel's counts"
+            );
+        }
+        self.health.beat();
+    }
+}

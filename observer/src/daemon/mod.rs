@@ -1,0 +1,328 @@
+//! `observer run`: puts the rooms together and keeps them going.
+//!
+//! Order matters: settings and the listening address are checked before anything is
+//! attached; capabilities are dropped before the tokio runtime has threads, because they
+//! belong to threads.
+
+mod facts;
+mod housekeeping;
+mod identities;
+mod names;
+mod reconcile;
+mod stream;
+pub mod tail;
+
+use std::{
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Context as _;
+use observer_common::RECORD_STATE;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info, warn};
+
+pub use facts::HostFacts;
+pub use identities::Identities;
+pub use names::Names;
+
+use self::{housekeeping::Housekeeping, reconcile::Agreement};
+use crate::{
+    config::{RunArgs, Settings},
+    export::{App, BuildInfo, Exporter, Health, Server},
+    kernel::{
+        KERNEL_BTF, Kernel, Live, LoadOptions, Stream,
+        source::KernelSource as _,
+        verdict::{Status, Verdict},
+    },
+    logging::{self, LogHandle},
+    privileges,
+    process::resources::ScanLimits,
+    table::{Table, TableConfig},
+};
+
+/// Processes come and go; this many slots are there for each process that is shown, so that
+/// short-lived ones find a slot while exited ones wait to be folded.
+const SLOTS_PER_PROCESS: u32 = 4;
+/// Combinations of process, option and errno of failed setsockopt calls.
+pub const MAX_SOCKOPT_FAILURES: u32 = 8192;
+/// All kinds of record but state transitions, of which there would be ten a connection.
+const RECORDS: u32 = (1 << RECORD_STATE) - 1;
+
+const STEP_SEED: &str = "taking in the sockets that are older than the observer";
+
+/// Loads and attaches with `options`, and says in the log what is missing.
+///
+/// # Errors
+///
+/// When a required hook cannot be attached.
+pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, Names)> {
+    mount_tracefs();
+    let loaded = Kernel::examine(&options.btf)?.load(options)?;
+    for absent in &loaded.absent {
+        warn!(
+            field = absent.global,
+            reason = absent.reason,
+            "a kernel field is missing"
+        );
+    }
+    let names = Names(loaded.reasons.clone());
+    let (live, stream) = Live::new(loaded, options)?;
+    for Verdict {
+        signal,
+        hook,
+        status,
+        detail,
+        ..
+    } in live.verdicts()
+    {
+        if !matches!(status, Status::Attached | Status::NotNeeded) {
+            warn!(signal, hook, detail, "not observed");
+        }
+    }
+    Ok((live, stream, names))
+}
+
+/// Classic tracepoints are found through tracefs, which systemd mounts on first use but a
+/// bare system or container may not have.
+pub fn mount_tracefs() {
+    if crate::kernel::find_tracefs().is_some() {
+        return;
+    }
+    let mounted = nix::mount::mount(
+        Some("tracefs"),
+        "/sys/kernel/tracing",
+        Some("tracefs"),
+        nix::mount::MsFlags::MS_NOSUID
+            | nix::mount::MsFlags::MS_NOEXEC
+            | nix::mount::MsFlags::MS_NODEV,
+        None::<&str>,
+    );
+    match mounted {
+        Ok(()) => info!("mounted tracefs on /sys/kernel/tracing"),
+        Err(error) => warn!(%error, "tracefs is not mounted and cannot be"),
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Bad settings, an address in use, missing privileges, hooks that cannot be attached.
+pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let settings = args.settings()?;
+    let log = logging::init(settings.log_format, &settings.log_level)?;
+    let listener = Server::listen(settings.listen)?;
+    privileges::is_root_or_capable()?;
+    privileges::raise_memlock();
+    let stats = settings
+        .bpf_stats
+        .then(|| aya::sys::enable_stats(aya::sys::Stats::RunTime))
+        .transpose();
+    // Held for as long as statistics are to be kept.
+    let _stats = stats.unwrap_or_else(|error| {
+        warn!(%error, "the kernel does not keep run-time statistics of BPF programs");
+        None
+    });
+    let options = load_options(&settings);
+    let (live, stream, names) = attach(&options)?;
+    let health = Arc::new(Health::new(
+        // A tick that takes long is no reason to be restarted.
+        settings.tick_interval * 10 + std::time::Duration::from_secs(20),
+        [STEP_SEED],
+    ));
+    let registry = prometheus::Registry::new();
+    let agreement = Agreement::new(&registry)?;
+    let seeded = live.resync();
+    agreement.resynced(&seeded);
+    match &seeded {
+        Ok(resynced) => info!(
+            sockets = resynced.seeded,
+            took = ?resynced.took,
+            "took in sockets older than the observer"
+        ),
+        Err(error) => error!(
+            error = format!("{error:#}"),
+            "sockets older than the observer stay unknown until they change state"
+        ),
+    }
+    health.done(STEP_SEED);
+    if settings.keep_capabilities {
+        info!("keeping all capabilities, as asked");
+    } else {
+        drop_capabilities();
+    }
+
+    let live = Arc::new(live);
+    let facts = Arc::new(HostFacts::new(ScanLimits {
+        batch: settings.fd_batch as usize,
+        interval: settings.fd_interval,
+    }));
+    let selection = settings.selection.clone();
+    let table = Arc::new(Mutex::new(Table::new(TableConfig {
+        max_processes: settings.max_processes as usize,
+        filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
+        ..TableConfig::default()
+    })));
+    let exporter = Exporter::new(
+        Arc::clone(&table),
+        live.clone(),
+        facts.clone(),
+        Arc::new(names.clone()),
+        BuildInfo::default(),
+    );
+    let app = App {
+        exporter,
+        registry,
+        health: Arc::clone(&health),
+    };
+    let housekeeping = Housekeeping {
+        live: Arc::clone(&live),
+        facts: Arc::clone(&facts),
+        table,
+        agreement,
+        health,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the tokio runtime")?
+        .block_on(serve(
+            args,
+            settings,
+            log,
+            listener,
+            app,
+            housekeeping,
+            stream,
+            names,
+        ))?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load_options(settings: &Settings) -> LoadOptions {
+    LoadOptions {
+        ring_bytes: settings.ring_bytes,
+        max_connections: settings.max_connections,
+        slots: settings
+            .max_processes
+            .saturating_mul(SLOTS_PER_PROCESS)
+            .max(256),
+        max_sockopt_failures: MAX_SOCKOPT_FAILURES,
+        record_mask: RECORDS,
+        btf: KERNEL_BTF.into(),
+    }
+}
+
+fn drop_capabilities() {
+    match privileges::drop_capabilities(&privileges::KEEP) {
+        Ok(dropped) if dropped.threads_left_out.is_empty() => info!("{dropped}"),
+        Ok(dropped) => warn!("{dropped}"),
+        Err(error) => warn!(%error, "going on with all capabilities"),
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that run() prepared before there were threads, used once"
+)]
+async fn serve(
+    args: RunArgs,
+    settings: Settings,
+    log: LogHandle,
+    listener: std::net::TcpListener,
+    app: App,
+    housekeeping: Housekeeping,
+    stream: Stream,
+    names: Names,
+) -> anyhow::Result<()> {
+    let server = Server::new(listener, app)?;
+    info!(
+        "serving metrics on http://{}/metrics",
+        server.local_addr().context("cannot tell the address")?
+    );
+    let (live, facts) = (
+        Arc::clone(&housekeeping.live),
+        Arc::clone(&housekeeping.facts),
+    );
+    let (settings, settings_seen) = watch::channel(settings);
+    let (stop, stopped) = watch::channel(false);
+    let reader = tokio::spawn(stream::read(
+        stream,
+        names,
+        live,
+        facts,
+        settings_seen.clone(),
+        stopped.clone(),
+    ));
+    let keeper = tokio::spawn(housekeeping.run(settings_seen, stopped.clone()));
+    let signals = async {
+        let result = signals(args, &settings, &log).await;
+        let _ = stop.send(true);
+        result
+    };
+    let mut closing = stopped;
+    let (result, ()) = tokio::join!(
+        signals,
+        server.run(async move {
+            let _ = closing.wait_for(|stop| *stop).await;
+        })
+    );
+    for task in [reader, keeper] {
+        task.await.context("a task of the daemon panicked")?;
+    }
+    result
+}
+
+/// Handles signals until one of them says stop.
+async fn signals(
+    args: RunArgs,
+    settings: &watch::Sender<Settings>,
+    log: &LogHandle,
+) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("cannot handle signals");
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                info!("SIGTERM: stopping");
+                return Ok(());
+            }
+            _ = interrupt.recv() => {
+                info!("SIGINT: stopping");
+                return Ok(());
+            }
+            _ = hangup.recv() => reload(&args, settings, log),
+        }
+    }
+}
+
+/// Reads the settings again. Bad ones change nothing.
+fn reload(args: &RunArgs, settings: &watch::Sender<Settings>, log: &LogHandle) {
+    let new = match args.settings() {
+        Ok(new) => new,
+        Err(error) => {
+            error!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "SIGHUP: keeping the settings"
+            );
+            return;
+        }
+    };
+    let diff = settings.borrow().reload_diff(&new);
+    if let Err(error) = log.set(&diff.settings.log_level) {
+        error!(%error, "SIGHUP: cannot change the log level");
+    }
+    info!(changed = ?diff.live, "SIGHUP: settings read");
+    if !diff.needs_restart.is_empty() {
+        warn!(settings = ?diff.needs_restart, "SIGHUP: changed settings that need a restart");
+    }
+    settings.send_replace(diff.settings);
+}

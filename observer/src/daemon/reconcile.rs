@@ -1,0 +1,139 @@
+//! Comparing our numbers with the kernel's own, in every network namespace.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use observer_common::{CLOSE, STATES, TIME_WAIT};
+use prometheus::{IntCounter, IntGauge, Registry, core::Collector};
+
+use crate::{
+    kernel::{resync::Resynced, source::KernelSource},
+    net::{netns, sockstat::SockStat},
+    process::ProcRoot,
+    table::{ProcessFacts, Table},
+};
+
+/// Metrics about how well our picture agrees with the kernel's.
+#[derive(Clone)]
+pub struct Agreement {
+    sockets_drift: IntGauge,
+    seeded: IntCounter,
+    moved: IntCounter,
+    resync_failures: IntCounter,
+    reconcile_failures: IntCounter,
+}
+
+impl Agreement {
+    /// Makes the metrics and registers them.
+    ///
+    /// # Errors
+    ///
+    /// When a name is taken.
+    pub fn new(registry: &Registry) -> anyhow::Result<Self> {
+        let this = Self {
+            sockets_drift: IntGauge::new(
+                "observer_sockets_drift",
+                "Live TCP sockets counted here minus those the kernel counts in the network \
+                 namespaces of all processes (sockstat, TCP inuse). Positive or negative for \
+                 more than a moment: sockets were missed, or a map was full.",
+            )?,
+            seeded: IntCounter::new(
+                "observer_seeded_sockets_total",
+                "Sockets that existed before the observer met them and were given to the \
+                 process that holds them.",
+            )?,
+            moved: IntCounter::new(
+                "observer_moved_sockets_total",
+                "Sockets found in the hands of another process than the one on record: passed \
+                 on, inherited, or accepted through io_uring.",
+            )?,
+            resync_failures: IntCounter::new(
+                "observer_resync_failures_total",
+                "Walks over the open files of all processes that failed.",
+            )?,
+            reconcile_failures: IntCounter::new(
+                "observer_reconcile_failures_total",
+                "Comparisons with the kernel's own socket counts that failed.",
+            )?,
+        };
+        let collectors: [Box<dyn Collector>; 5] = [
+            Box::new(this.sockets_drift.clone()),
+            Box::new(this.seeded.clone()),
+            Box::new(this.moved.clone()),
+            Box::new(this.resync_failures.clone()),
+            Box::new(this.reconcile_failures.clone()),
+        ];
+        for collector in collectors {
+            registry
+                .register(collector)
+                .context("cannot register a metric")?;
+        }
+        Ok(this)
+    }
+
+    /// Notes the result of a walk over the open files.
+    pub fn resynced(&self, result: &anyhow::Result<Resynced>) {
+        match result {
+            Ok(resynced) => {
+                self.seeded.inc_by(resynced.seeded);
+                self.moved.inc_by(resynced.moved);
+            }
+            Err(_) => self.resync_failures.inc(),
+        }
+    }
+
+    /// Compares now.
+    ///
+    /// # Errors
+    ///
+    /// When /proc cannot be read.
+    pub fn reconcile(
+        &self,
+        table: &Arc<Mutex<Table>>,
+        source: &dyn KernelSource,
+        facts: &dyn ProcessFacts,
+    ) -> anyhow::Result<()> {
+        let result = self.try_reconcile(table, source, facts);
+        if result.is_err() {
+            self.reconcile_failures.inc();
+        }
+        result
+    }
+
+    fn try_reconcile(
+        &self,
+        table: &Arc<Mutex<Table>>,
+        source: &dyn KernelSource,
+        facts: &dyn ProcessFacts,
+    ) -> anyhow::Result<()> {
+        let root = ProcRoot::default();
+        let namespaces = netns::enumerate(&root).context("cannot list network namespaces")?;
+        let mut pids: Vec<u32> = namespaces
+            .found
+            .iter()
+            .filter(|namespace| Some(namespace.inode) != namespaces.own)
+            .map(|namespace| namespace.pid)
+            .collect();
+        pids.push(std::process::id());
+        let (mut time_wait, mut in_use) = (0, 0);
+        for pid in pids {
+            let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
+            // `None`: the process went away, and its namespace maybe with it.
+            if let Some(sockstat) = read {
+                time_wait += sockstat.tcp_time_wait;
+                in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
+            }
+        }
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = 0;
+        table.visit(source, facts, &mut |view| {
+            live += (1..STATES as u8)
+                .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
+                .map(|state| view.counts.live(state))
+                .sum::<i64>();
+        });
+        table.reconcile_time_wait(time_wait);
+        self.sockets_drift.set(live - in_use as i64);
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! Draining the ring, and logging what came out of it where that is asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use observer_common::{RECORD_CLOSE, RECORD_TIME_WAIT, Record};
+use tokio::{io::unix::AsyncFd, sync::watch};
+use tracing::{error, info};
+
+use super::{HostFacts, Identities, Names};
+use crate::{
+    cli::tail::{Clock, json},
+    config::Settings,
+    kernel::{Live, Stream},
+};
+
+/// The longest a record waits. The kernel side wakes the reader only when the ring is half
+/// full.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Drains until `stop`.
+pub async fn read(
+    stream: Stream,
+    names: Names,
+    live: Arc<Live>,
+    facts: Arc<HostFacts>,
+    settings: watch::Receiver<Settings>,
+    mut stop: watch::Receiver<bool>,
+) {
+    // SAFETY: a `Stream` has one descriptor, which it keeps open until it is dropped.
+    let registered = unsafe { AsyncFd::register(stream) };
+    let mut stream = match registered {
+        Ok(stream) => stream,
+        Err(error) => {
+            error!(%error, "cannot wait on the ring; its records will be lost");
+            return;
+        }
+    };
+    let mut identities = Identities::default();
+    loop {
+        let log = settings.borrow().log_events;
+        let clock = Clock::now();
+        stream.get_mut().drain(|record| {
+            if log && is_failure(record) {
+                let identity = identities.of(record, &*live, &*facts);
+                info!(target: "observer::event", "{}", json(record, &identity, &names, clock));
+            }
+        });
+        tokio::select! {
+            () = tokio::time::sleep(PACE) => {}
+            ready = stream.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+            }
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Whether something went wrong: an ordinary close or TIME_WAIT is no news.
+fn is_failure(record: &Record) -> bool {
+    match record.kind {
+        RECORD_TIME_WAIT => false,
+        RECORD_CLOSE => record.errno != 0,
+        _ => true,
+    }
+}

@@ -1,0 +1,111 @@
+//! `observer tail`: attaches hooks of its own and prints what comes out.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use super::{HostFacts, Identities, MAX_SOCKOPT_FAILURES, attach};
+use crate::{
+    cli::{
+        TailArgs,
+        tail::{Clock, Tally, header, json, line},
+    },
+    config::{LogFilter, LogFormat, Settings},
+    kernel::{KERNEL_BTF, LoadOptions, source::KernelSource},
+    logging, privileges,
+    process::resources::ScanLimits,
+    table::{Table, TableConfig},
+};
+
+const PACE: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_secs(1);
+
+/// Prints until interrupted, or until --count or --duration is reached.
+///
+/// # Errors
+///
+/// Missing privileges, or hooks that cannot be attached.
+pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
+    let warnings: LogFilter = "warn".parse()?;
+    logging::init(LogFormat::Text, &warnings)?;
+    privileges::is_root_or_capable()?;
+    privileges::raise_memlock();
+    let filter = args.filter();
+    let settings = Settings::default();
+    let (live, mut stream, names) = attach(&LoadOptions {
+        ring_bytes: args.ring_bytes.get(),
+        max_connections: settings.max_connections,
+        slots: settings.max_processes * 4,
+        max_sockopt_failures: MAX_SOCKOPT_FAILURES,
+        record_mask: filter.mask(),
+        btf: KERNEL_BTF.into(),
+    })?;
+    let _ = live.resync();
+    let facts = HostFacts::new(ScanLimits::default());
+    let stop = stop_flag()?;
+    let started = Instant::now();
+    let mut table = Table::new(TableConfig::default());
+    let mut last_tick = started;
+    let mut identities = Identities::default();
+    let mut tally = Tally::default();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if !args.json {
+        writeln!(out, "{}", header())?;
+    }
+    loop {
+        let clock = Clock::now();
+        let mut written = Ok(());
+        stream.drain(|record| {
+            let enough = args.count.is_some_and(|count| tally.shown >= count);
+            if enough || written.is_err() {
+                return;
+            }
+            let identity = identities.of(record, &live, &facts);
+            if filter.matches(record, &identity) {
+                let text = if args.json {
+                    json(record, &identity, &names, clock)
+                } else {
+                    line(record, &identity, &names, clock)
+                };
+                written = writeln!(out, "{text}");
+                tally.shown += 1;
+            }
+        });
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // `observer tail | head`
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(error.into()),
+        }
+        if tally.update_missed(live.stats().records_lost.iter().sum()) {
+            eprintln!("{tally}");
+        }
+        let over = args
+            .duration
+            .is_some_and(|duration| started.elapsed() >= duration);
+        let enough = args.count.is_some_and(|count| tally.shown >= count);
+        if over || enough || stop.load(std::sync::atomic::Ordering::Relaxed) {
+            break;
+        }
+        if last_tick.elapsed() >= TICK {
+            // Exited processes give their slots back.
+            last_tick = Instant::now();
+            table.tick(last_tick, &live, &facts);
+        }
+        std::thread::sleep(PACE);
+    }
+    drop(out);
+    eprintln!("{tally}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes true on SIGINT or SIGTERM.
+fn stop_flag() -> anyhow::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> {
+    let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, std::sync::Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}

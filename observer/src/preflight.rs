@@ -1,0 +1,114 @@
+//! `observer check`: tries everything once and reports.
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{
+        CheckArgs,
+        check::{Host, Report, gather},
+    },
+    config::RunArgs,
+    daemon::{MAX_SOCKOPT_FAILURES, mount_tracefs},
+    kernel::{
+        Absent, KERNEL_BTF, Kernel, LoadOptions,
+        programs::PROGRAMS,
+        verdict::{Status, Verdict},
+    },
+    privileges,
+};
+
+/// Prints the report.
+///
+/// # Errors
+///
+/// Bad settings. That the observer cannot run here is no error but the report.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let settings = RunArgs::for_file(args.config.clone()).settings()?;
+    mount_tracefs();
+    let mut report = gather(&Host::default());
+    if let Err(error) = privileges::is_root_or_capable() {
+        report.notes.push(error.to_string());
+    } else {
+        privileges::raise_memlock();
+        examine(
+            &mut report,
+            &LoadOptions {
+                ring_bytes: settings.ring_bytes,
+                max_connections: settings.max_connections,
+                slots: settings.max_processes * 4,
+                max_sockopt_failures: MAX_SOCKOPT_FAILURES,
+                record_mask: 0,
+                btf: KERNEL_BTF.into(),
+            },
+        );
+    }
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_text());
+    }
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// Loads and attaches everything, notes what became of it, and detaches.
+fn examine(report: &mut Report, options: &LoadOptions) {
+    let kernel = match Kernel::examine(&options.btf) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            report
+                .notes
+                .push(format!("{:#}", anyhow::Error::from(error)));
+            return;
+        }
+    };
+    report.absent_fields = kernel
+        .absent()
+        .iter()
+        .map(|Absent { global, reason }| {
+            let feature = feature_of(global).unwrap_or("detail of records");
+            (format!("{global}: {reason}"), feature.to_owned())
+        })
+        .collect();
+    match kernel.load(options) {
+        Ok(loaded) => report.verdicts = loaded.verdicts,
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            report.verdicts = PROGRAMS
+                .iter()
+                .filter(|program| program.required)
+                .map(|program| Verdict {
+                    signal: program.signal,
+                    rung: program.rung(),
+                    hook: program.hook,
+                    program: program.name,
+                    status: Status::Refused,
+                    detail: detail.clone(),
+                    required: true,
+                })
+                .collect();
+        }
+    }
+}
+
+/// What is off for want of a field.
+fn feature_of(global: &str) -> Option<&'static str> {
+    Some(match global {
+        "OFF_SKC_V6_DADDR" | "OFF_SKC_V6_RCV_SADDR" => "IPv6 addresses in records",
+        "OFF_SKC_NET" | "OFF_NET_INUM" => "network namespaces in records",
+        "OFF_SKC_COOKIE" | "OFF_TW_SUBSTATE" => "owners of RSTs sent in TIME_WAIT",
+        "OFF_SKC_FLAGS" | "OFF_TP_LINGER2" => "telling TIME_WAIT from aborted connections",
+        "OFF_SK_LINGERTIME" | "OFF_SK_SOCKET" | "OFF_TP_RCV_NXT" | "OFF_TP_COPIED_SEQ" => {
+            "reasons of RSTs, where the kernel gives none"
+        }
+        "OFF_TP_TSORTED" => "owners of connections before they are accepted",
+        "OFF_TP_IS_MPTCP" | "OFF_ICSK_ULP_DATA" | "OFF_SUBFLOW_CONN" | "OFF_MSK_FIRST" => {
+            "owners of MPTCP subflows"
+        }
+        "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
+        "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL" => {
+            "failed setsockopt calls, and connect errors outside the state machine"
+        }
+        "OFF_TASK_STACK" | "PT_REGS_SIZE" => "nothing yet",
+        _ => return None,
+    })
+}
