@@ -60,7 +60,7 @@ impl Found<'_> {
 ///    escapes such as `\x2d` are kept;
 /// 3. the innermost `*.slice`;
 /// 4. the path itself, in the v2 or a named hierarchy, on hosts without systemd;
-/// 5. `/` for the root cgroup, and an empty string when there is no line to read.
+/// 5. An empty string for the root cgroup, and when there is no line to read.
 ///
 /// Of several hierarchies on one level v2 wins, then a named one (`name=systemd`). The
 /// result has at most [`MAX_UNIT_LEN`] bytes and no control characters.
