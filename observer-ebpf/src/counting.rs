@@ -3,6 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_log_ebpf::debug;
 use observer_common::{
     BUCKETS, CpuStats, Histogram, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, bucket_of,
 };
@@ -89,6 +90,7 @@ pub fn settle_lost(signal: u32) {
 /// Notes that `map` (a `MAP_` constant) refused an insertion.
 #[inline(always)]
 pub fn map_full(map: u32) {
+    debug!(&(), "map {} is full", map);
     if let Some(stats) = stats() {
         // SAFETY: `stats` points into the map; `map` is one of the `MAP_` constants.
         add(unsafe { &raw mut (*stats).map_full[map as usize] }, 1);

@@ -7,6 +7,7 @@
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel,
 };
+use aya_log_ebpf::debug;
 use observer_common::{
     COMM_LEN, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, owner_of,
 };
@@ -92,6 +93,7 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
         (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
     }
     if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
+        debug!(&(), "process {} gets slot {}", key.tgid, index);
         return index;
     }
     // Another thread of the process was faster, or the table is full (it has as many

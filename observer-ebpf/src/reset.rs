@@ -38,7 +38,7 @@ pub fn reset_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
     } else {
         REASON_NOT_SPECIFIED.load()
     };
-    on_sent::<Direct>(sk, !skb.is_null(), reason);
+    on_sent::<Direct>(sk, skb, reason);
     0
 }
 
@@ -60,7 +60,8 @@ struct Sent {
 }
 
 #[inline(always)]
-fn on_sent<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32) {
+fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
+    let answers_segment = !skb.is_null();
     seen(SIGNAL_RESET_SENT);
     let mut sent = Sent {
         slot: SLOT_NO_SOCKET,
@@ -105,6 +106,13 @@ fn on_sent<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32) {
         |record| {
             record.from = sent.state;
             record.reason = index;
+            if sk.is_null() {
+                if answers_segment {
+                    stream::segment_address(skb, record);
+                }
+            } else if sent.full.is_null() {
+                stream::common_address(sk, record);
+            }
         },
     );
 }

@@ -9,6 +9,7 @@
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
     AF_INET, AF_INET6, CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, ResyncControl,
+    SLOT_FIRST,
 };
 
 use crate::{
@@ -99,15 +100,19 @@ unsafe fn visit(
         }
         (*control).seen += 1;
         match conn {
+            Some(conn) if (*conn).epoch == epoch => {}
+            // Opened after the first pass, and maybe inherited by a child since: its owner
+            // is given until the next resynchronisation to be confirmed.
+            Some(conn) if (*conn).epoch == 0 && stream::owner_of_entry(conn) >= SLOT_FIRST => {
+                (*conn).epoch = epoch;
+            }
             Some(conn) => {
-                if (*conn).epoch != epoch {
-                    let slot = owner::of_task(task, 0);
-                    if stream::owner_of_entry(conn) != slot {
-                        connections::hand_over(conn, slot);
-                        (*control).moved += 1;
-                    }
-                    (*conn).epoch = epoch;
+                let slot = owner::of_task(task, 0);
+                if stream::owner_of_entry(conn) != slot {
+                    connections::hand_over(conn, slot);
+                    (*control).moved += 1;
                 }
+                (*conn).epoch = epoch;
             }
             // A socket that is neither connected nor listening is of no interest yet.
             None if state == CLOSE => {}

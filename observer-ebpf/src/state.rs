@@ -13,6 +13,7 @@ use aya_ebpf::{
     helpers::generated::bpf_get_socket_cookie, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
+use aya_log_ebpf::debug;
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
     CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
@@ -138,6 +139,10 @@ fn child(sk: *const u8, old: u8, time: u64) -> Option<*mut Conn> {
             }
         }
     }
+    if let Some(stale) = connections::get(sk as u64) {
+        // The end of an older socket at this address was skipped; see `transition`.
+        end(sk as u64, stale);
+    }
     connections::create(sk as u64, slot, CONN_PASSIVE, old, time)
 }
 
@@ -180,6 +185,10 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         if known != old && usize::from(known) < STATES {
             connections::settle_handover(conn, known);
             count_transition((*conn).slot, known, old);
+            debug!(
+                &(),
+                "made good for a missed transition from {} to {}", known, old
+            );
         }
         connections::settle_handover(conn, old);
         let slot = (*conn).slot;
@@ -345,17 +354,10 @@ fn on_destroy<M: Memory>(sk: *const u8) {
     let Some(conn) = CONNECTIONS.get_ptr_mut(sk as u64) else {
         return;
     };
-    // SAFETY: points into the map; the socket is no longer reachable for other programs.
+    // SAFETY: points into the map.
     unsafe {
-        let state = (*conn).state;
-        connections::settle_handover(conn, state);
-        let slot = (*conn).slot;
-        if state != CLOSE {
-            // The last transition was skipped; see `transition`.
-            count_transition(slot, state, CLOSE);
-        }
-        let maybe = (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT);
-        if maybe == CONN_TIME_WAIT_MAYBE {
+        let slot = stream::owner_of_entry(conn);
+        if (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT) == CONN_TIME_WAIT_MAYBE {
             time_wait::<M>(sk, conn, slot);
         }
         if let Some(stats) = counting::stats() {
@@ -366,6 +368,21 @@ fn on_destroy<M: Memory>(sk: *const u8) {
         if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
             connect::count_failure(slot, connect::ECANCELED);
         }
-        connections::remove(sk as u64, conn);
     }
+    end(sk as u64, conn);
+}
+
+/// Drops an entry whose socket is gone.
+#[inline(always)]
+fn end(socket: u64, conn: *mut Conn) {
+    // SAFETY: points into the map; the socket is no longer reachable for other programs.
+    unsafe {
+        let state = (*conn).state;
+        connections::settle_handover(conn, state);
+        if state != CLOSE {
+            // The last transition was skipped; see `transition`.
+            count_transition((*conn).slot, state, CLOSE);
+        }
+    }
+    connections::remove(socket, conn);
 }

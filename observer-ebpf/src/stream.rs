@@ -3,7 +3,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use observer_common::{
-    AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, STATES, owner_of,
+    AF_INET, AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, STATES,
+    owner_of,
 };
 
 use crate::{
@@ -131,11 +132,21 @@ fn history(conn: *const Conn, record: &mut Record) {
 fn address(sk: *const u8, record: &mut Record) {
     // SAFETY: a full socket from the kernel, offsets from its BTF.
     unsafe {
-        record.family = Probe::read(sk, at::OFF_SKC_FAMILY());
         record.protocol = Probe::read(sk, at::OFF_SK_PROTOCOL());
         record.mptcp = u8::from(record.protocol == IPPROTO_MPTCP || owner::mptcp_parent(sk) != 0);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         record.local_port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
+    }
+    common_address(sk, record);
+}
+
+/// Fills in what every kind of socket has: full, timewait and request sockets begin with a
+/// `struct sock_common`.
+#[inline(always)]
+pub fn common_address(sk: *const u8, record: &mut Record) {
+    // SAFETY: a socket from the kernel, offsets from its BTF.
+    unsafe {
+        record.family = Probe::read(sk, at::OFF_SKC_FAMILY());
         if record.local_port == 0 {
             record.local_port = Probe::read(sk, at::OFF_SKC_NUM());
         }
@@ -152,6 +163,39 @@ fn address(sk: *const u8, record: &mut Record) {
         if has::OFF_SKC_NET() && has::OFF_NET_INUM() {
             let net = Probe::read::<u64>(sk, at::OFF_SKC_NET()) as *const u8;
             record.netns = Probe::read(net, at::OFF_NET_INUM());
+        }
+    }
+}
+
+/// Fills in the addresses of a received segment, as its receiver sees them: for RSTs that
+/// no socket had a part in.
+#[inline(always)]
+pub fn segment_address(skb: *const u8, record: &mut Record) {
+    if !has::OFF_SKB_HEAD() || !has::OFF_SKB_NETWORK() || !has::OFF_SKB_TRANSPORT() {
+        return;
+    }
+    // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the headers, offsets of
+    // RFC 791, RFC 8200 and RFC 9293.
+    unsafe {
+        let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
+        let network = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_NETWORK()));
+        let transport = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_TRANSPORT()));
+        record.remote_port = u16::from_be(Probe::read(head, transport));
+        record.local_port = u16::from_be(Probe::read(head, transport + 2));
+        match Probe::read::<u8>(head, network) >> 4 {
+            4 => {
+                record.family = AF_INET;
+                let remote: [u8; 4] = Probe::read(head, network + 12);
+                let local: [u8; 4] = Probe::read(head, network + 16);
+                record.remote[..4].copy_from_slice(&remote);
+                record.local[..4].copy_from_slice(&local);
+            }
+            6 => {
+                record.family = AF_INET6;
+                record.remote = Probe::read(head, network + 8);
+                record.local = Probe::read(head, network + 24);
+            }
+            _ => {}
         }
     }
 }

@@ -39,6 +39,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 max_sockopt_failures: MAX_SOCKOPT_FAILURES,
                 record_mask: 0,
                 btf: KERNEL_BTF.into(),
+                log: false,
             },
         );
     }
@@ -103,6 +104,9 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_TP_TSORTED" => "owners of connections before they are accepted",
         "OFF_TP_IS_MPTCP" | "OFF_ICSK_ULP_DATA" | "OFF_SUBFLOW_CONN" | "OFF_MSK_FIRST" => {
             "owners of MPTCP subflows"
+        }
+        "OFF_SKB_HEAD" | "OFF_SKB_NETWORK" | "OFF_SKB_TRANSPORT" => {
+            "addresses of RSTs that no socket had a part in"
         }
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL" => {

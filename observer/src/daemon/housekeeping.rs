@@ -117,6 +117,7 @@ impl Housekeeping {
                 "cannot compare with the kernel's counts"
             );
         }
+        self.live.flush_log();
         self.health.beat();
     }
 }

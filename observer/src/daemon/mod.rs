@@ -216,6 +216,7 @@ fn load_options(settings: &Settings) -> LoadOptions {
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: RECORDS,
         btf: KERNEL_BTF.into(),
+        log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),
     }
 }
 

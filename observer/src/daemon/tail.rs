@@ -41,6 +41,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: filter.mask(),
         btf: KERNEL_BTF.into(),
+        log: false,
     })?;
     let _ = live.resync();
     let facts = HostFacts::new(ScanLimits::default());

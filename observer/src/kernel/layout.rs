@@ -114,6 +114,9 @@ pub const FIELDS: &[FieldSpec] = &[
     required("OFF_TASK_FLAGS", "task_struct", "flags", 4),
     optional("OFF_TASK_STACK", "task_struct", "stack", 8),
     optional("OFF_TW_SUBSTATE", "inet_timewait_sock", "tw_substate", 1),
+    optional("OFF_SKB_HEAD", "sk_buff", "head", 8),
+    optional("OFF_SKB_NETWORK", "sk_buff", "network_header", 2),
+    optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
 ];

@@ -14,6 +14,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, Queue, RingBuf},
 };
+use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, Pod as _, ProcessKey,
     Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE, SIGNAL_TIME_WAIT,
@@ -49,6 +50,7 @@ pub struct Live {
     observes: [bool; SIGNALS],
     max_connections: u64,
     max_sockopt: u64,
+    log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
 }
 
 /// The reading end of the stream.
@@ -112,6 +114,11 @@ impl Live {
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
+        let log = options
+            .log
+            .then(|| EbpfLogger::init(&mut ebpf))
+            .transpose()
+            .context("cannot read the log of the kernel programs")?;
         let resync = Resync::new(&mut ebpf)?;
         let program_fds = PROGRAMS
             .iter()
@@ -136,6 +143,7 @@ impl Live {
                 observes,
                 max_connections: u64::from(options.max_connections),
                 max_sockopt: u64::from(options.max_sockopt_failures),
+                log: Mutex::new(log),
             },
             stream,
         ))
@@ -167,6 +175,13 @@ impl Live {
     fn in_use(&self, index: u32) -> bool {
         let tgid = std::mem::offset_of!(Slot, key) + std::mem::offset_of!(ProcessKey, tgid);
         self.slots.word(index, tgid).load(Ordering::Relaxed) != 0
+    }
+
+    /// Passes on what the kernel programs logged since the last call.
+    pub fn flush_log(&self) {
+        if let Some(log) = &mut *lock(&self.log) {
+            log.flush();
+        }
     }
 
     /// Sums the statistics of all CPUs, without what is pending.

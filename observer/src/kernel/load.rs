@@ -38,6 +38,9 @@ pub struct LoadOptions {
     pub record_mask: u32,
     /// Where to read BTF from.
     pub btf: PathBuf,
+    /// Whether the kernel programs log (to the `log` facade, at debug level). When off, the
+    /// verifier removes the code.
+    pub log: bool,
 }
 
 /// Why nothing could be loaded at all.
@@ -189,6 +192,8 @@ impl Kernel {
         let has_reason = u32::from(self.reset_args >= 3 && !self.reasons.is_empty());
         let has_error = u32::from(self.retransmit_args >= 3);
         let exit_seen = u32::from(exit_seen);
+        // The numbers of the `log` crate; 0 is off.
+        let log_level: u8 = if options.log { 4 } else { 0 };
         let wakeup = u64::from(options.ring_bytes) / 2;
         let ret = self.syscall_ret_offset();
         for (name, value) in self.layout.globals() {
@@ -196,6 +201,7 @@ impl Kernel {
         }
         loader
             .btf(Some(&self.btf))
+            .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("RECORD_MASK", &options.record_mask, true)
             .override_global("WAKEUP_BYTES", &wakeup, true)
             .override_global("RESET_HAS_REASON", &has_reason, true)
@@ -212,6 +218,7 @@ impl Kernel {
             .map_max_entries("STATS", cpus as u32)
             .map_max_entries("SOCKOPT_FAILURES", options.max_sockopt_failures)
             .map_max_entries("TIME_WAIT_OWNERS", options.max_connections.min(65_536))
+            .map_max_entries("AYA_LOGS", if options.log { 1 << 17 } else { 4096 })
             .map_max_entries("RECORDS", options.ring_bytes);
         let mut ebpf = loader
             .load(OBJECT)
