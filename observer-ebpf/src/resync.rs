@@ -8,17 +8,21 @@
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
-    AF_INET, AF_INET6, CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, ResyncControl,
+    AF_INET, AF_INET6, CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl,
     SLOT_FIRST,
 };
 
 use crate::{
     connections::{self, now},
-    layout::at,
+    layout::{at, has},
     maps::{PROCESSES, RESYNC},
-    memory::{Direct, Memory},
+    memory::{Direct, Memory, Probe},
     owner, stream,
 };
+
+/// The most connections taken in from one listener's queue, so that the verifier sees an
+/// end. A queue is as long as the backlog; the rest stays unattributed until accepted.
+const UNACCEPTED: u32 = 128;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
 /// eight bytes.
@@ -64,12 +68,17 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
             return 0;
         };
         match protocol {
-            IPPROTO_TCP => visit(control, task, sk, state, false),
+            IPPROTO_TCP => {
+                visit(control, task, sk, state, false);
+                if state == LISTEN && (*control).pass == 1 && (*control).epoch == 1 {
+                    unaccepted(control, task, sk);
+                }
+            }
             IPPROTO_MPTCP => {
                 visit(control, task, sk, state, true);
                 let first = owner::first_subflow(sk) as *const u8;
                 if !first.is_null() {
-                    let state = crate::memory::Probe::read::<u8>(first, at::OFF_SKC_STATE());
+                    let state = Probe::read::<u8>(first, at::OFF_SKC_STATE());
                     visit(control, task, first, state, false);
                 }
             }
@@ -77,6 +86,35 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         }
     }
     0
+}
+
+/// Takes in the connections that wait to be accepted from `listener`: no process has a
+/// descriptor for them yet. Done once, by the first resynchronisation; those that come later
+/// are seen being born. The queue is read without its lock, which is safe; what is taken
+/// off it meanwhile is found in a process or in its end.
+#[inline(always)]
+unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *const u8) {
+    if !has::OFF_ACCEPT_HEAD() || !has::OFF_REQ_SK() || !has::OFF_REQ_NEXT() {
+        return;
+    }
+    // SAFETY: an inet_connection_sock and its request_socks, offsets from BTF; `control`
+    // points into the map.
+    unsafe {
+        let mut request = Probe::read::<u64>(listener, at::OFF_ACCEPT_HEAD()) as *const u8;
+        let mut left = UNACCEPTED;
+        while left > 0 && !request.is_null() {
+            let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
+            let state = Probe::read::<u8>(child, at::OFF_SKC_STATE());
+            if !child.is_null() && state != 0 && connections::get(child as u64).is_none() {
+                let slot = owner::of_task(task, 0);
+                if connections::seed(child as u64, slot, state, now()).is_some() {
+                    (*control).seeded += 1;
+                }
+            }
+            request = Probe::read::<u64>(request, at::OFF_REQ_NEXT()) as *const u8;
+            left -= 1;
+        }
+    }
 }
 
 /// Looks at one socket that `task` holds.

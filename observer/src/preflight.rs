@@ -105,6 +105,9 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_TP_IS_MPTCP" | "OFF_ICSK_ULP_DATA" | "OFF_SUBFLOW_CONN" | "OFF_MSK_FIRST" => {
             "owners of MPTCP subflows"
         }
+        "OFF_ACCEPT_HEAD" | "OFF_REQ_SK" | "OFF_REQ_NEXT" => {
+            "owners of older connections that wait to be accepted"
+        }
         "OFF_SKB_HEAD" | "OFF_SKB_NETWORK" | "OFF_SKB_TRANSPORT" => {
             "addresses of RSTs that no socket had a part in"
         }
