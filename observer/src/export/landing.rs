@@ -10,10 +10,13 @@ const TOP: usize = 20;
 
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>observer</title>
+<meta name=\"viewport\" content=\"width=device-width\">
+<meta name=\"color-scheme\" content=\"light dark\">
 <style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
 table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: left }
-tr:nth-child(even) { background: #8881 } .bad { color: #c00 } .num { text-align: right }
+tr:nth-child(even) { background: #8881 } .bad { color: #d33 } .num { text-align: right }
+div { overflow-x: auto } td { white-space: nowrap }
 </style></head><body>
 ";
 
@@ -37,7 +40,7 @@ pub(super) fn page(app: &App) -> String {
         );
     }
     page.push_str(
-        "<h2>Processes with the most sockets</h2>\n<table><tr><th>pid<th>comm<th>unit\
+        "<h2>Processes with the most sockets</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
          <th>sockets<th>states</tr>\n",
     );
     for busy in app.exporter.busiest(TOP) {
@@ -57,7 +60,7 @@ pub(super) fn page(app: &App) -> String {
         );
     }
     page.push_str(
-        "</table>\n<h2>Hooks</h2>\n<table><tr><th>signal<th>rung<th>hook<th>verdict\
+        "</table></div>\n<h2>Hooks</h2>\n<div><table><tr><th>signal<th>rung<th>hook<th>verdict\
          <th>remark</tr>\n",
     );
     for verdict in app.exporter.source().verdicts() {
@@ -76,7 +79,7 @@ pub(super) fn page(app: &App) -> String {
             escape(&verdict.detail),
         );
     }
-    page.push_str("</table>\n</body></html>\n");
+    page.push_str("</table></div>\n</body></html>\n");
     page
 }
 
