@@ -12,6 +12,9 @@ mod reconcile;
 mod stream;
 pub mod tail;
 
+#[cfg(test)]
+mod documented;
+
 use std::{
     process::ExitCode,
     sync::{Arc, Mutex},
