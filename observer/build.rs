@@ -50,6 +50,7 @@ fn build() -> Result<(), String> {
     ] {
         rerun_if_changed(&root.join(input));
     }
+    revision(root);
     let toolchain = Facts::gather().choose().map_err(|missing| {
         format!(
             "{missing}\n\n\
@@ -73,6 +74,31 @@ fn build() -> Result<(), String> {
         )
     })?;
     Ok(())
+}
+
+/// Tells the program which commit it is, when this is a git checkout.
+fn revision(root: &Path) {
+    println!("cargo::rerun-if-env-changed=OBSERVER_REVISION");
+    if env::var_os("OBSERVER_REVISION").is_some() {
+        return;
+    }
+    let git = |args: &[&str]| {
+        let output = process::Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(args)
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // Moves with every commit, checkout and reset.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        rerun_if_changed(&root.join(log));
+    }
+    if let Some(revision) = git(&["rev-parse", "--short=12", "HEAD"]) {
+        println!("cargo::rustc-env=OBSERVER_REVISION={revision}");
+    }
 }
 
 fn compile(

@@ -6,10 +6,10 @@
 //! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
 //! connection's entry keep these from being counted twice.
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
 use observer_common::{
     AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS, CONNECT_RESULTS,
-    Conn, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_CONNECT_FAILED, SIGNAL_CONNECT,
+    Conn, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
 };
 
 use crate::{
@@ -154,5 +154,33 @@ fn on_failed_call(errno: i64) {
     count_failure(slot, errno as u32);
     stream::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
         record.errno = errno as u16;
+        if record.remote_port == 0 {
+            // Refused before the socket took the address over.
+            destination(files::argument(1) as *const u8, record);
+        }
     });
+}
+
+/// Fills in where connect() was to lead: a `struct sockaddr_in` or `sockaddr_in6`.
+#[inline(always)]
+fn destination(address: *const u8, record: &mut Record) {
+    // SAFETY: the helper refuses bad addresses; any bytes will do.
+    unsafe {
+        let family = bpf_probe_read_user(address.cast::<u16>()).unwrap_or(0);
+        let port = bpf_probe_read_user(address.wrapping_add(2).cast::<u16>()).unwrap_or(0);
+        match family {
+            AF_INET => {
+                let to = bpf_probe_read_user(address.wrapping_add(4).cast::<[u8; 4]>());
+                record.remote = [0; 16];
+                record.remote[..4].copy_from_slice(&to.unwrap_or_default());
+            }
+            AF_INET6 => {
+                let to = bpf_probe_read_user(address.wrapping_add(8).cast::<[u8; 16]>());
+                record.remote = to.unwrap_or_default();
+            }
+            _ => return,
+        }
+        record.family = family;
+        record.remote_port = u16::from_be(port);
+    }
 }

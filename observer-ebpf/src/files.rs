@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{
 };
 
 use crate::{
-    layout::{at, has},
+    layout::{REGS_FROM_STACK, THREAD_SIZE, at, has},
     memory::{Memory, Probe},
 };
 
@@ -13,6 +13,15 @@ use crate::{
 /// still hold the arguments on its return, so nothing has to be remembered from the entry.
 #[inline(always)]
 fn registers() -> *const u8 {
+    if REGS_FROM_STACK.load() != 0 {
+        // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
+        // SAFETY: the running task, offset from BTF.
+        let stack = unsafe {
+            let task = bpf_get_current_task() as *const u8;
+            Probe::read::<u64>(task, at::OFF_TASK_STACK())
+        };
+        return (stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64) as *const u8;
+    }
     // SAFETY: the helpers take the running task; 5.15 and later.
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
 }

@@ -90,6 +90,8 @@ offsets![
     OFF_REGS_ARG1,
     OFF_REGS_ARG2,
     OFF_REGS_SYSCALL,
+    OFF_TASK_STACK,
+    PT_REGS_SIZE,
 ];
 
 macro_rules! settings {
@@ -109,6 +111,10 @@ settings! {
     WAKEUP_BYTES: u64 = 0;
     /// 1 when `tcp_send_reset` has a reason argument (6.10 and later).
     RESET_HAS_REASON: u32 = 0;
+    /// 1 when `bpf_task_pt_regs` does not exist (before 5.15).
+    REGS_FROM_STACK: u32 = 0;
+    /// Bytes of a kernel stack.
+    THREAD_SIZE: u64 = 16_384;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
     REASON_NOT_SPECIFIED: u32 = 0;
     /// The kernel's number for `SK_RST_REASON_TCP_STATE`: true of many cases, so it says

@@ -269,9 +269,22 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
                 record.from = old;
                 record.to = CLOSE;
                 record.errno = error as u16;
+                if resets(old) && error == 0 && (*conn).flags & CONN_TIME_WAIT == 0 {
+                    // This side aborted it; the RST is sent right after this transition.
+                    record.flags |= CONN_RESET_SENT;
+                }
             });
         }
     }
+}
+
+/// Whether leaving `old` straight for CLOSE without an error means an RST (`tcp_need_reset`).
+#[inline(always)]
+fn resets(old: u8) -> bool {
+    matches!(
+        old,
+        ESTABLISHED | CLOSE_WAIT | FIN_WAIT1 | FIN_WAIT2 | SYN_RECV
+    )
 }
 
 /// Whether a socket that goes from FIN_WAIT2 or CLOSING to CLOSE without an error is being

@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_processes: Option<MaxProcesses>,
 
-    /// How often detectors and housekeeping run [default: 1s]
+    /// How often processes are taken stock of [default: 1s]
     #[arg(long, env = "OBSERVER_TICK_INTERVAL", hide_env_values = true)]
     #[arg(value_name = "DURATION", help_heading = "Pace")]
     pub tick_interval: Option<Interval>,
@@ -271,7 +271,7 @@ pub struct Settings {
     pub max_connections: u32,
     /// Capacity of the process table.
     pub max_processes: u32,
-    /// Between two runs of the detectors.
+    /// Between two rounds of housekeeping.
     pub tick_interval: Duration,
     /// Between two counts of one process's descriptors.
     pub fd_interval: Duration,

@@ -112,10 +112,10 @@ fn feature_of(global: &str) -> Option<&'static str> {
             "addresses of RSTs that no socket had a part in"
         }
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
-        "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL" => {
+        "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"
+        | "OFF_TASK_STACK" | "PT_REGS_SIZE" => {
             "failed setsockopt calls, and connect errors outside the state machine"
         }
-        "OFF_TASK_STACK" | "PT_REGS_SIZE" => "nothing yet",
         _ => return None,
     })
 }

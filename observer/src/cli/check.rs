@@ -176,8 +176,7 @@ impl Report {
             lacks.push(format!("it lacks {}", capabilities.join(" and ")));
         }
         if lacks.is_empty() {
-            let text = format!("All {} signals are observed.", self.signals().len());
-            return (Conclusion::Complete, text);
+            return (Conclusion::Complete, "Every signal is observed.".to_owned());
         }
         let text = format!(
             "The observer runs here, but not in full: {}.",
@@ -260,8 +259,8 @@ impl Report {
         }
         if !self.notes.is_empty() {
             text.push_str("\nnotes:\n");
-            for note in &self.notes {
-                let _ = writeln!(text, "  {}", one_line(note));
+            for line in self.notes.iter().flat_map(|note| note.lines()) {
+                let _ = writeln!(text, "  {}", sanitize(line));
             }
         }
         let _ = writeln!(text, "\n{}", self.conclusion().1);

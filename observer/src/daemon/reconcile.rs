@@ -34,8 +34,9 @@ impl Agreement {
             sockets_drift: IntGauge::new(
                 "observer_sockets_drift",
                 "Live TCP sockets counted here minus those the kernel counts in the network \
-                 namespaces of all processes (sockstat, TCP inuse). Positive or negative for \
-                 more than a moment: sockets were missed, or a map was full.",
+                 namespaces of all processes (sockstat, TCP inuse). Sockets that no process holds, \
+                 of the kernel itself or of a process hidden from us, show as a constant \
+                 negative number; growth either way means that sockets were missed.",
             )?,
             seeded: IntCounter::new(
                 "observer_seeded_sockets_total",

@@ -8,8 +8,8 @@ use tracing::{error, info};
 
 use super::{HostFacts, Identities, Names};
 use crate::{
-    cli::tail::{Clock, json},
-    config::Settings,
+    cli::tail::{Clock, json, line},
+    config::{LogFormat, Settings},
     kernel::{Live, Stream},
 };
 
@@ -37,12 +37,25 @@ pub async fn read(
     };
     let mut identities = Identities::default();
     loop {
-        let log = settings.borrow().log_events;
+        let (log, format) = {
+            let settings = settings.borrow();
+            (settings.log_events, settings.log_format)
+        };
         let clock = Clock::now();
         stream.get_mut().drain(|record| {
             if log && is_failure(record) {
                 let identity = identities.of(record, &*live, &*facts);
-                info!(target: "observer::event", "{}", json(record, &identity, &names, clock));
+                match format {
+                    LogFormat::Text => info!(
+                        target: "observer::event",
+                        "{}",
+                        line(record, &identity, &names, clock).trim_end()
+                    ),
+                    LogFormat::Json => {
+                        let record = json(record, &identity, &names, clock);
+                        info!(target: "observer::event", record, "event");
+                    }
+                }
             }
         });
         tokio::select! {

@@ -16,7 +16,7 @@ use super::{
     family::{Family, METRICS},
     names::{Names, Tables},
     own::{BuildInfo, Own},
-    per_process::Writer,
+    per_process::{Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
     text::TextSink,
 };
@@ -115,7 +115,7 @@ impl Exporter {
         let mut all = Vec::new();
         let Inner { source, facts, .. } = &*self.inner;
         self.table().visit(&**source, &**facts, &mut |view| {
-            let sockets = view.counts.sockets.max(0) as u64;
+            let sockets = open_sockets(view.counts);
             if sockets > 0 {
                 let live = |state: u8| Some((state_name(state)?, view.counts.live(state)));
                 all.push(Busy {

@@ -100,7 +100,7 @@ metrics! {
     MapCapacity, "observer_map_capacity", Gauge,
         "The most entries a BPF map can hold.";
     MapFull, "observer_map_full_total", Counter,
-        "Insertions refused because a BPF map was full. Above 0, counts go unattributed: raise the map's size.";
+        "Insertions refused because a BPF map was full. Above 0, events are counted as lost to their process, and gauges of live sockets are too low: raise the limit (--max-connections, --max-processes).";
     Records, "observer_records_total", Counter,
         "Records that the kernel programs wrote to the ring buffer.";
     RecordsLost, "observer_records_lost_total", Counter,
@@ -112,7 +112,7 @@ metrics! {
     MissedRuns, "observer_bpf_missed_runs_total", Counter,
         "Runs that the kernel left out because the program was already running on that CPU. What a missed state transition left out is made good at the socket's next one.";
     TimeWaitDrift, "observer_time_wait_drift_sockets", Gauge,
-        "Inferred sockets in TIME_WAIT minus the kernel's own number. Positive: sockets left early. Negative: some are older than the observer or in another network namespace.";
+        "Inferred sockets in TIME_WAIT minus the kernel's own number. Positive: sockets left early, or the kernel ran out of TIME_WAIT buckets. Negative: some are older than the observer.";
     Processes, "observer_processes", Gauge,
         "Processes in the table: shown under their own pid, running in pid=\"other\", or exited and not yet folded into pid=\"exited\".";
     BuildInfo, "observer_build_info", Gauge,

@@ -12,7 +12,7 @@ const HEAD: &str = "<!doctype html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>observer</title>
 <meta name=\"viewport\" content=\"width=device-width\">
 <meta name=\"color-scheme\" content=\"light dark\">
-<style>
+<link rel=\"icon\" href=\"data:,\"><style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
 table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: left }
 tr:nth-child(even) { background: #8881 } .bad { color: #d33 } .num { text-align: right }

@@ -93,7 +93,7 @@ impl Writer<'_> {
             self.one(Family::Retransmits, labels, counts.retransmits);
         }
         if observed(SIGNAL_STATE) && view.kind != Kind::Exited {
-            self.one(Family::OpenSockets, labels, clamp(counts.sockets));
+            self.one(Family::OpenSockets, labels, open_sockets(counts));
         }
         if let Kind::Process { resources, .. } = view.kind {
             self.resources(labels, resources);
@@ -238,4 +238,13 @@ fn nonzero<'a>(index: &'a Index, counts: &'a [u64]) -> impl Iterator<Item = (&'a
 fn clamp(value: i64) -> u64 {
     // Two CPUs may be seen out of order, so a gauge may be below zero for a moment.
     value.max(0) as u64
+}
+
+/// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which goes on counting
+/// a socket that was handed to another process until its next transition.
+pub(super) fn open_sockets(counts: &Slot) -> u64 {
+    (1..STATES as u8)
+        .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
+        .map(|state| counts.live(state).max(0) as u64)
+        .sum()
 }

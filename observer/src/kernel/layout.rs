@@ -130,8 +130,6 @@ const X86_64_REGISTERS: &[FieldSpec] = &[
     optional("OFF_REGS_ARG0", "pt_regs", "di", 8),
     optional("OFF_REGS_ARG1", "pt_regs", "si", 8),
     optional("OFF_REGS_ARG2", "pt_regs", "dx", 8),
-    optional("OFF_REGS_ARG3", "pt_regs", "r10", 8),
-    optional("OFF_REGS_ARG4", "pt_regs", "r8", 8),
     optional("OFF_REGS_SYSCALL", "pt_regs", "orig_ax", 8),
 ];
 
@@ -142,8 +140,6 @@ const AARCH64_REGISTERS: &[FieldSpec] = &[
     optional("OFF_REGS_ARG0", "pt_regs", "orig_x0", 8),
     optional("OFF_REGS_ARG1", "pt_regs", "regs[1]", 8),
     optional("OFF_REGS_ARG2", "pt_regs", "regs[2]", 8),
-    optional("OFF_REGS_ARG3", "pt_regs", "regs[3]", 8),
-    optional("OFF_REGS_ARG4", "pt_regs", "regs[4]", 8),
     optional("OFF_REGS_SYSCALL", "pt_regs", "syscallno", 4),
 ];
 

@@ -6,7 +6,8 @@ use std::{fs, io, path::PathBuf};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Queue,
-    programs::{BtfTracePoint, Iter, ProgramError, TracePoint},
+    programs::{BtfTracePoint, Iter, ProgramError, ProgramType, TracePoint},
+    sys::{BpfHelper, is_helper_supported},
 };
 use observer_common::SLOT_FIRST;
 use thiserror::Error;
@@ -105,6 +106,7 @@ pub struct Kernel {
     reset_args: usize,
     retransmit_args: usize,
     tracefs: Option<PathBuf>,
+    has_pt_regs_helper: bool,
 }
 
 impl Kernel {
@@ -142,6 +144,12 @@ impl Kernel {
             reset_args,
             retransmit_args,
             tracefs: find_tracefs(),
+            // Where it cannot be asked (too few rights), loading will say why.
+            has_pt_regs_helper: is_helper_supported(
+                ProgramType::TracePoint,
+                BpfHelper::BPF_FUNC_task_pt_regs,
+            )
+            .unwrap_or(true),
         })
     }
 
@@ -192,6 +200,7 @@ impl Kernel {
         let has_reason = u32::from(self.reset_args >= 3 && !self.reasons.is_empty());
         let has_error = u32::from(self.retransmit_args >= 3);
         let exit_seen = u32::from(exit_seen);
+        let regs_from_stack = u32::from(!self.has_pt_regs_helper);
         // The numbers of the `log` crate; 0 is off.
         let log_level: u8 = if options.log { 4 } else { 0 };
         let wakeup = u64::from(options.ring_bytes) / 2;
@@ -202,6 +211,7 @@ impl Kernel {
         loader
             .btf(Some(&self.btf))
             .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global("REGS_FROM_STACK", &regs_from_stack, true)
             .override_global("RECORD_MASK", &options.record_mask, true)
             .override_global("WAKEUP_BYTES", &wakeup, true)
             .override_global("RESET_HAS_REASON", &has_reason, true)

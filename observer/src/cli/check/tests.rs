@@ -69,7 +69,7 @@ state    tracepoint  inet_sock_set_state        not needed   tp_btf is attached
 connect  tp_btf      syscalls:sys_exit_connect  unsupported  no such hook
 connect  tracepoint  syscalls:sys_exit_connect  attached
 
-All 2 signals are observed.
+Every signal is observed.
 "
     );
     assert_eq!(report().exit_code(), 0);
