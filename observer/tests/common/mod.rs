@@ -181,6 +181,11 @@ impl Daemon {
         self.signal("TERM");
         self.child.wait().unwrap()
     }
+
+    /// Waits for its end, after a signal, and returns the exit status.
+    pub fn wait_for_end(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
 }
 
 impl Drop for Daemon {
@@ -508,7 +513,12 @@ impl Program {
 
     /// The next line it prints.
     pub fn line(&mut self) -> String {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+        self.line_within(PATIENCE)
+    }
+
+    /// The same, for something that may take longer.
+    pub fn line_within(&mut self, patience: Duration) -> String {
+        self.lines.recv_timeout(patience).unwrap_or_else(|error| {
             panic!(
                 "the program says nothing ({error}): {:?}",
                 self.child.try_wait()
