@@ -1,0 +1,320 @@
+//! Maps that are too small: what is lost is counted as lost, and nothing else goes wrong.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use common::{Daemon, Metrics, Netns, Program};
+
+/// Connects as many pairs as asked for, keeps them until told, closes them until told.
+const PAIRS: &str = r#"
+import socket, sys
+count = int(sys.argv[1])
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(16)
+pairs = []
+for _ in range(count):
+    client = socket.create_connection(listener.getsockname())
+    pairs.append((client, listener.accept()[0]))
+print('open')
+input()
+for client, server in pairs:
+    client.close()
+    server.close()
+listener.close()
+print('closed')
+input()
+"#;
+
+/// Forks children that each connect under the name given, and say so; all live until told.
+const CHILDREN: &str = r#"
+import ctypes, os, socket, sys
+count, name, keep = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3] == 'keep'
+prctl = ctypes.CDLL(None).prctl
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(1024)
+prctl(15, b'obs-parent', 0, 0, 0)
+print('ready')
+input()
+accepted, children = [], []
+for _ in range(count):
+    hold_read, hold_write = os.pipe()
+    done_read, done_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        address = listener.getsockname()
+        listener.close()
+        prctl(15, name, 0, 0, 0)
+        os.close(hold_write)
+        for _, write in children:
+            os.close(write)
+        for server in accepted:
+            server.close()
+        client = socket.create_connection(address)
+        os.write(done_write, b'x')
+        if keep:
+            os.read(hold_read, 1)
+        os._exit(0)
+    os.close(hold_read)
+    os.close(done_write)
+    assert os.read(done_read, 1) == b'x'
+    os.close(done_read)
+    accepted.append(listener.accept()[0])
+    if not keep:
+        os.close(hold_write)
+        os.waitpid(pid, 0)
+        accepted.pop().close()
+    else:
+        children.append((pid, hold_write))
+print('made')
+input()
+for pid, write in children:
+    os.close(write)
+for pid, _ in children:
+    os.waitpid(pid, 0)
+for server in accepted:
+    server.close()
+print('gone')
+input()
+"#;
+
+const LIVE: &str = "socket_connections";
+
+#[test]
+fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
+    needs_kernel!();
+    let netns = Netns::new("fullconn");
+    let daemon = Daemon::start(&["--max-connections", "16"]);
+    let before = daemon.scrape();
+    let snmp = netns.snmp();
+    let mut program = netns.python(PAIRS, &["100"]);
+    program.expect("open");
+    let pid = program.pid();
+    assert_eq!(netns.ss("established"), 200);
+    assert_eq!(netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"], 100);
+
+    let connections = [("map", "connections")];
+    let lost = [("signal", "state"), ("outcome", "lost")];
+    let full = daemon.until("refusals", |metrics| {
+        metrics.sum("observer_map_full_total", &connections) > 150.0
+            && metrics.sum("observer_events_total", &lost) > 300.0
+    });
+    let entries = full.sum("observer_map_entries", &connections);
+    assert!((1.0..=16.0).contains(&entries), "{entries}");
+    assert_eq!(full.sum("observer_map_capacity", &connections), 16.0);
+    // Those without an entry are not in any gauge.
+    let live = full.sum(LIVE, &[]);
+    assert!(live <= 16.0, "{live} live sockets:\n{}", full.text);
+    // Every transition is counted all the same, if for nobody.
+    let opened = |metrics: &Metrics| {
+        let step = [("from", "CLOSE"), ("to", "SYN_SENT")];
+        metrics.sum("socket_state_transitions_total", &step)
+    };
+    assert!(opened(&full) - opened(&before) >= 100.0);
+    full.assert_complete();
+
+    program.go();
+    program.expect("closed");
+    let end = daemon.until("gauges of the program at zero", |metrics| {
+        metrics.of(pid, LIVE, &[]) == 0.0
+    });
+    let unattributed = end.sum(LIVE, &[("pid", "unattributed")]);
+    assert!(unattributed <= 16.0, "{unattributed}:\n{}", end.text);
+    let first_closes = |metrics: &Metrics| {
+        let step = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
+        metrics.sum("socket_state_transitions_total", &step)
+    };
+    assert!(first_closes(&end) - first_closes(&before) >= 100.0);
+    end.assert_complete();
+    println!(
+        "refused {}, lost {}, live at most {live}",
+        end.sum("observer_map_full_total", &connections),
+        end.sum("observer_events_total", &lost),
+    );
+
+    // With room again, a new connection is followed.
+    program.go();
+    program.finish();
+    let mut program = netns.python(PAIRS, &["1"]);
+    program.expect("open");
+    let pid = program.pid();
+    daemon.until("the new pair", |metrics| {
+        metrics.of(pid, LIVE, &[("state", "ESTABLISHED")]) == 2.0
+    });
+    program.go();
+    program.expect("closed");
+    program.go();
+    program.finish();
+    assert!(daemon.stop().success());
+}
+
+/// Counters of every series by name and labels other than who: their sum must never fall.
+fn sums(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let counters = [
+        "socket_connects_total",
+        "socket_accepts_total",
+        "socket_state_transitions_total",
+        "socket_resets_total",
+        "socket_time_wait_entered_total",
+        "socket_conn_age_seconds_count",
+    ];
+    let mut sums = BTreeMap::new();
+    for sample in &metrics.samples {
+        if counters.contains(&sample.name.as_str()) {
+            let mut labels = sample.labels.clone();
+            labels.retain(|name, _| !["pid", "comm", "unit"].contains(&name.as_str()));
+            let key = format!("{} {labels:?}", sample.name);
+            *sums.entry(key).or_default() += sample.value;
+        }
+    }
+    sums
+}
+
+/// Scrapes until `condition` holds, and at each step asserts that no sum went down.
+fn never_down_until(
+    daemon: &Daemon,
+    before: &Metrics,
+    condition: impl Fn(&Metrics) -> bool,
+) -> Metrics {
+    let started = Instant::now();
+    let mut last = sums(before);
+    loop {
+        let metrics = daemon.scrape();
+        let now = sums(&metrics);
+        for (name, value) in &last {
+            let new = now.get(name).copied().unwrap_or_default();
+            assert!(new >= *value, "{name} fell from {value} to {new}");
+        }
+        last = now;
+        if condition(&metrics) {
+            return metrics;
+        }
+        assert!(
+            started.elapsed() < common::PATIENCE * 2,
+            "waited in vain:\n{}",
+            metrics.text
+        );
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Lines of a program that forks hundreds of times.
+fn patient(program: &mut Program, expected: &str) {
+    assert_eq!(program.line_within(common::PATIENCE * 5), expected);
+}
+
+#[test]
+fn processes_beyond_the_limits_fold_into_other() {
+    needs_kernel!();
+    let netns = Netns::new("fullproc");
+    // 16 shown processes mean 256 slots.
+    let daemon = Daemon::start(&["--max-processes", "16", "--include-comm", "obs-*"]);
+    let mut program = netns.python(CHILDREN, &["300", "obs-many", "keep"]);
+    program.expect("ready");
+    let parent = program.pid();
+    daemon.until("the parent", |metrics| {
+        metrics.of(parent, LIVE, &[("state", "LISTEN")]) == 1.0
+    });
+    let before = daemon.scrape();
+    let snmp = netns.snmp();
+    program.go();
+    patient(&mut program, "made");
+    assert_eq!(netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"], 300);
+
+    let ok = [("result", "ok")];
+    let connects = |metrics: &Metrics| metrics.sum("socket_connects_total", &ok);
+    let full = daemon.until("300 connects", |metrics| {
+        connects(metrics) - connects(&before) >= 300.0
+    });
+    let processes = [("map", "processes")];
+    let refused = full.sum("observer_map_full_total", &processes);
+    assert!(refused >= 300.0 - 254.0, "{refused}");
+    let lost = full.sum(
+        "observer_events_total",
+        &[("signal", "connect"), ("outcome", "lost")],
+    );
+    assert!(lost >= 300.0 - 254.0, "{lost}");
+    let shown = full.sum("observer_processes", &[("state", "shown")]);
+    assert!(shown <= 16.0, "{shown}");
+    let own: Vec<_> = full
+        .select(
+            "socket_connects_total",
+            &[("comm", "obs-many"), ("result", "ok")],
+        )
+        .collect();
+    assert!(own.len() <= 16, "{own:?}");
+    assert!(own.iter().all(|sample| sample.value == 1.0), "{own:?}");
+    let other = [("pid", "other"), ("result", "ok")];
+    let other =
+        full.sum("socket_connects_total", &other) - before.sum("socket_connects_total", &other);
+    assert!(
+        own.len() as f64 + other >= 300.0,
+        "{} and {other}",
+        own.len()
+    );
+    assert_eq!(full.of(parent, "socket_accepts_total", &[]), 300.0);
+    full.assert_complete();
+    println!(
+        "refused {refused}, lost {lost}, shown {}, in other {other}",
+        own.len()
+    );
+
+    program.go();
+    patient(&mut program, "gone");
+    let exited = [("pid", "exited"), ("comm", "obs-many"), ("result", "ok")];
+    let end = never_down_until(&daemon, &full, |metrics| {
+        metrics.sum("socket_connects_total", &exited) == own.len() as f64
+            && metrics.sum("observer_map_entries", &processes) < 200.0
+    });
+    end.assert_complete();
+    program.go();
+    program.finish();
+}
+
+#[test]
+fn short_lived_processes_fold_into_exited() {
+    needs_kernel!();
+    let netns = Netns::new("brief");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.python(CHILDREN, &["300", "obs-brief", "drop"]);
+    program.expect("ready");
+    let before = daemon.scrape();
+    program.go();
+    patient(&mut program, "made");
+    let brief = [("comm", "obs-brief"), ("result", "ok")];
+    let made = never_down_until(&daemon, &before, |metrics| {
+        metrics.sum("socket_connects_total", &brief) == 300.0
+    });
+    let exited = [("pid", "exited"), ("comm", "obs-brief"), ("result", "ok")];
+    let end = never_down_until(&daemon, &made, |metrics| {
+        metrics.sum("socket_connects_total", &exited) == 300.0
+    });
+    let comm = [("comm", "obs-brief")];
+    assert!(
+        end.samples
+            .iter()
+            .filter(|sample| sample
+                .labels
+                .get("comm")
+                .is_some_and(|comm| comm == "obs-brief"))
+            .all(|sample| sample.labels["pid"] == "exited"),
+        "{}",
+        end.text
+    );
+    assert_eq!(end.sum(LIVE, &comm), 0.0);
+    assert_eq!(end.sum("socket_conn_age_seconds_count", &comm), 300.0);
+    assert_eq!(
+        end.sum("observer_map_full_total", &[("map", "processes")]),
+        0.0
+    );
+    end.assert_complete();
+    program.go();
+    patient(&mut program, "gone");
+    program.go();
+    program.finish();
+}
