@@ -40,8 +40,17 @@ pub enum BtfError {
         source: io::Error,
     },
     /// The bytes are no BTF, or a version of it that is not known here.
-    #[error("malformed BTF")]
-    Malformed(#[source] btf_rs::Error),
+    // Its own text has the cause already.
+    #[error("malformed BTF: {0}")]
+    Malformed(btf_rs::Error),
+    /// A file with such bytes.
+    #[error("cannot use {path}", path = path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
 }
 
 /// Why a field cannot be read by a kernel program.
@@ -140,7 +149,10 @@ impl KernelBtf {
             path: path.to_owned(),
             source,
         })?;
-        Self::from_bytes(&bytes)
+        Self::from_bytes(&bytes).map_err(|error| BtfError::Unusable {
+            path: path.to_owned(),
+            source: Box::new(error),
+        })
     }
 
     /// Parses BTF.
