@@ -1,0 +1,348 @@
+//! The daemon as a program: instances side by side, signals, privileges, its HTTP pages.
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    time::{Duration, Instant},
+};
+
+use common::{Daemon, Metrics, Netns};
+
+/// Connects as often as asked for, whenever it is told to.
+const CONNECTS: &str = r#"
+import socket, sys
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+while True:
+    print('ready')
+    if not sys.stdin.readline():
+        break
+    for _ in range(int(sys.argv[1])):
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        client.close()
+        server.close()
+    for _ in range(3):
+        try:
+            socket.create_connection(('127.0.0.1', 1))
+        except ConnectionRefusedError:
+            pass
+"#;
+
+/// Ids of the BPF programs that a process has descriptors of.
+fn programs_of(pid: u32) -> BTreeSet<u32> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .unwrap()
+        .flatten()
+    {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        ids.extend(id.map(|id| id.trim().parse::<u32>().unwrap()));
+    }
+    ids
+}
+
+/// Waits until the kernel has none of `programs` any more.
+fn wait_until_unloaded(programs: &BTreeSet<u32>) {
+    let started = Instant::now();
+    loop {
+        let left: Vec<u32> = aya::programs::loaded_programs()
+            .flatten()
+            .map(|program| program.id())
+            .filter(|id| programs.contains(id))
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            started.elapsed() < common::PATIENCE,
+            "still loaded: {left:?}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Everything counted for a process.
+fn counted(metrics: &Metrics, pid: u32) -> BTreeMap<String, f64> {
+    let pid = pid.to_string();
+    metrics
+        .samples
+        .iter()
+        .filter(|sample| sample.labels.get("pid") == Some(&pid))
+        .filter(|sample| sample.name.ends_with("_total") || sample.name == "socket_connections")
+        .map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value))
+        .collect()
+}
+
+#[test]
+fn two_instances_count_the_same() {
+    needs_kernel!();
+    let netns = Netns::new("twins");
+    let (one, two) = (Daemon::start(&[]), Daemon::start(&[]));
+    let mut program = netns.python(CONNECTS, &["50"]);
+    program.expect("ready");
+    program.go();
+    program.expect("ready");
+    let pid = program.pid();
+    let done = |metrics: &Metrics| {
+        let last = [("from", "LAST_ACK"), ("to", "CLOSE")];
+        metrics.of(pid, "socket_state_transitions_total", &last) == 50.0
+    };
+    let (first, second) = (one.until("50 ends", done), two.until("50 ends", done));
+    let counted = (counted(&first, pid), counted(&second, pid));
+    assert_eq!(counted.0, counted.1);
+    assert!(counted.0.len() > 10, "{:?}", counted.0);
+    let refused = [("result", "ECONNREFUSED")];
+    assert_eq!(first.of(pid, "socket_connects_total", &refused), 3.0);
+    first.assert_complete();
+    second.assert_complete();
+
+    // One goes, the other goes on.
+    assert!(one.stop().success());
+    program.go();
+    program.expect("ready");
+    two.until("100 connects", |metrics| {
+        metrics.of(pid, "socket_connects_total", &[("result", "ok")]) == 100.0
+    });
+    program.finish();
+}
+
+#[test]
+fn killed_or_stopped_it_leaves_nothing_behind() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    let programs = programs_of(daemon.pid());
+    assert!(programs.len() >= 8, "{programs:?}");
+    let loaded: BTreeSet<u32> = aya::programs::loaded_programs()
+        .flatten()
+        .map(|program| program.id())
+        .collect();
+    assert!(loaded.is_superset(&programs));
+    daemon.signal("KILL");
+    assert_eq!(daemon.wait_for_end().signal(), Some(libc::SIGKILL));
+    wait_until_unloaded(&programs);
+
+    // Another one works, and goes when it is told to.
+    let netns = Netns::new("again");
+    let daemon = Daemon::start(&[]);
+    let programs = programs_of(daemon.pid());
+    let mut program = netns.python(CONNECTS, &["5"]);
+    program.expect("ready");
+    program.go();
+    program.expect("ready");
+    daemon.until("5 connects", |metrics| {
+        metrics.of(program.pid(), "socket_connects_total", &[("result", "ok")]) == 5.0
+    });
+    let started = Instant::now();
+    assert_eq!(daemon.stop().code(), Some(0));
+    let took = started.elapsed();
+    println!("stopped in {took:?}");
+    assert!(took < common::PATIENCE / 6, "{took:?}");
+    wait_until_unloaded(&programs);
+    program.finish();
+
+    let daemon = Daemon::start(&[]);
+    daemon.signal("INT");
+    assert_eq!(daemon.wait_for_end().code(), Some(0));
+}
+
+#[test]
+fn sighup_reads_the_file_again() {
+    needs_kernel!();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("observer.toml");
+    fs::write(&file, "log-level = \"info\"\n").unwrap();
+    let daemon = Daemon::start(&["--config", file.to_str().unwrap()]);
+    let hup = |text: &str, expected: &str| {
+        let before = daemon.log().len();
+        fs::write(&file, text).unwrap();
+        daemon.signal("HUP");
+        daemon.wait(expected, |daemon| daemon.log()[before..].contains(expected));
+        daemon.log()[before..].to_owned()
+    };
+    assert!(!daemon.log().contains("DEBUG"));
+    hup("log-level = \"debug\"\n", "DEBUG");
+
+    // A filter holds for processes that are new.
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
+        "exclude-comm",
+    );
+    let netns = Netns::new("hup");
+    let source = |name: &str| {
+        format!("import ctypes\nctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n{CONNECTS}")
+    };
+    let settled = daemon.log().len();
+    let mut hidden = netns.python(&source("obs-hidden"), &["5"]);
+    let mut seen = netns.python(&source("obs-seen"), &["5"]);
+    for program in [&mut hidden, &mut seen] {
+        program.expect("ready");
+        program.go();
+        program.expect("ready");
+    }
+    let metrics = daemon.until("the one not excluded", |metrics| {
+        metrics.sum(
+            "socket_connects_total",
+            &[("comm", "obs-seen"), ("result", "ok")],
+        ) == 5.0
+    });
+    assert!(!metrics.has("socket_connects_total", &[("comm", "obs-hidden")]));
+    assert!(
+        metrics.sum(
+            "socket_connects_total",
+            &[("pid", "other"), ("result", "ok")]
+        ) >= 5.0
+    );
+    assert!(!daemon.log()[settled..].contains("DEBUG"));
+
+    let log = hup(
+        "listen = \"127.0.0.1:9\"\nring-bytes = 4096\nexclude-comm = [\"obs-hidden\"]\n",
+        "need a restart",
+    );
+    assert!(log.contains("ring-bytes"), "{log}");
+    assert!(log.contains("WARN"), "{log}");
+
+    let log = hup(
+        "log-level = \"debug\"\nlisten = no\n",
+        "keeping the settings",
+    );
+    assert!(
+        log.contains("ERROR") && log.contains("observer.toml"),
+        "{log}"
+    );
+    assert!(!log.contains("DEBUG"), "{log}");
+    assert_eq!(daemon.get("/healthz").0, 200);
+    hidden.finish();
+    seen.finish();
+    assert!(daemon.stop().success());
+}
+
+fn status(task: &str, field: &str) -> String {
+    let text = fs::read_to_string(format!("{task}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap().trim_start_matches(':').trim().to_owned()
+}
+
+/// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_BPF (`linux/capability.h`).
+const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 39;
+
+#[test]
+fn capabilities_are_dropped_and_everything_still_works() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    let tasks: Vec<String> = fs::read_dir(tasks)
+        .unwrap()
+        .map(|task| task.unwrap().path().to_str().unwrap().to_owned())
+        .collect();
+    assert!(tasks.len() > 2, "{tasks:?}");
+    for task in &tasks {
+        for field in ["CapEff", "CapPrm"] {
+            let held = u64::from_str_radix(&status(task, field), 16).unwrap();
+            assert_eq!(held, KEPT, "{field} of {task} is {held:x}");
+        }
+        for field in ["CapInh", "CapAmb"] {
+            let held = u64::from_str_radix(&status(task, field), 16).unwrap();
+            assert_eq!(held, 0, "{field} of {task}");
+        }
+        assert_eq!(status(task, "NoNewPrivs"), "1", "{task}");
+    }
+
+    // Maps, iterators and other users' descriptors can still be read.
+    let netns = Netns::new("dropped");
+    let mut program = netns.python(
+        r#"
+import os, socket
+os.setgid(65534)
+os.setuid(65534)
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+client = socket.socket()
+client.connect(listener.getsockname())
+server, _ = listener.accept()
+print('open')
+input()
+if os.fork():
+    os._exit(0)
+print(os.getpid())
+input()
+"#,
+        &[],
+    );
+    program.expect("open");
+    let pid = program.pid();
+    let metrics = daemon.until("the descriptors of another user's process", |metrics| {
+        metrics.of(pid, "socket_process_open_fds", &[]) >= 6.0
+            && metrics.of(pid, "socket_process_max_fds", &[]) > 0.0
+    });
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert_eq!(metrics.of(pid, "socket_process_open_fds", &[]), fds as f64);
+    let before = metrics.sum("observer_moved_sockets_total", &[]);
+    program.go();
+    let heir: u32 = program.line().parse().unwrap();
+    let metrics = daemon.until("the heir of the sockets", |metrics| {
+        metrics.of(heir, "socket_connections", &[]) == 3.0
+    });
+    assert!(metrics.sum("observer_moved_sockets_total", &[]) >= before + 3.0);
+    assert_eq!(metrics.sum("observer_resync_failures_total", &[]), 0.0);
+    assert_eq!(metrics.sum("observer_reconcile_failures_total", &[]), 0.0);
+    assert!(daemon.log().contains("kept CAP_BPF"), "{}", daemon.log());
+    program.go();
+    program.finish();
+
+    let keeping = Daemon::start(&["--keep-capabilities"]);
+    let task = format!("/proc/{}", keeping.pid());
+    assert_eq!(status(&task, "CapEff"), status("/proc/self", "CapEff"));
+}
+
+fn curl(daemon: &Daemon, method: &str, path: &str) -> (u16, String, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (
+        head[9..12].parse().unwrap(),
+        head.to_ascii_lowercase(),
+        body.to_owned(),
+    )
+}
+
+#[test]
+fn the_pages() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(daemon.get("/readyz"), (200, "ready\n".to_owned()));
+    let (status, page) = daemon.get("/");
+    assert_eq!(status, 200);
+    assert!(
+        page.contains("/metrics") && page.contains("inet_sock_set_state"),
+        "{page}"
+    );
+    let (status, body) = daemon.get("/nothing");
+    assert_eq!(status, 404);
+    assert!(body.contains("/metrics"), "{body}");
+    for path in ["/metrics", "/", "/healthz"] {
+        let (status, head, body) = curl(&daemon, "HEAD", path);
+        assert_eq!((status, body.as_str()), (200, ""), "{path}");
+        assert!(head.contains("content-type: text/"), "{head}");
+    }
+    assert_eq!(curl(&daemon, "POST", "/metrics").0, 405);
+    let (_, head, _) = curl(&daemon, "GET", "/metrics");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+}
