@@ -35,6 +35,9 @@ macro_rules! needs_kernel {
     };
 }
 
+/// Python that the programs of the tests share: see the file.
+pub const PRELUDE: &str = include_str!("prelude.py");
+
 /// The observer binary.
 pub fn observer() -> PathBuf {
     std::env::var_os("OBSERVER_BIN")
@@ -300,6 +303,15 @@ impl Metrics {
         self.select(name, labels).next().is_some()
     }
 
+    /// Whether a signal is observed on this kernel; says so when it is not.
+    pub fn observes(&self, signal: &str) -> bool {
+        let observed = self.has("observer_signal_info", &[("signal", signal)]);
+        if !observed {
+            println!("skipped: {signal} is not observed on this kernel");
+        }
+        observed
+    }
+
     /// Asserts `seen == counted + unattributed + lost` for every signal.
     pub fn assert_complete(&self) {
         for seen in self.select("observer_events_seen_total", &[]) {
@@ -409,6 +421,27 @@ impl Netns {
                 .args(["-u", "-c", source])
                 .args(args),
         )
+    }
+
+    /// The same, after [`PRELUDE`].
+    pub fn script(&self, source: &str, args: &[&str]) -> Program {
+        self.python(&[PRELUDE, source].concat(), args)
+    }
+
+    /// Sets a sysctl of it. Written by a process inside, because `/proc/sys/net` shows the
+    /// reader's own namespace.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        self.run("sh", &["-c", &format!("echo '{value}' > {path}")]);
+    }
+
+    /// A number of `/proc/net/sockstat`: `tw` of `TCP:`.
+    pub fn sockstat(&self, name: &str) -> u64 {
+        let text = self.run("cat", &["/proc/net/sockstat"]);
+        let words = text.lines().find_map(|line| line.strip_prefix("TCP: "));
+        let words: Vec<&str> = words.expect("a TCP line").split(' ').collect();
+        let pair = words.chunks(2).find(|pair| pair[0] == name);
+        pair.expect("the word")[1].parse().unwrap()
     }
 
     /// The kernel's counters in it: `/proc/net/snmp`, by `Tcp` column.
@@ -537,6 +570,23 @@ impl Program {
         stdin.write_all(b"\n").unwrap();
     }
 
+    /// Says something to it.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// The next line it prints, which must be `name=count` words.
+    pub fn tally(&mut self) -> BTreeMap<String, u64> {
+        self.line()
+            .split_whitespace()
+            .map(|word| {
+                let (name, count) = word.split_once('=').expect("name=count");
+                (name.to_owned(), count.parse().expect("a count"))
+            })
+            .collect()
+    }
+
     /// Waits for it to end well.
     pub fn finish(mut self) {
         let stdin = self.child.stdin.take();
@@ -566,6 +616,17 @@ pub fn has_program(program: &str) -> bool {
         println!("skipped: {program} is not installed");
     }
     found
+}
+
+/// Whether the running kernel is at least this version. For what no metric tells: prefer
+/// [`Metrics::observes`].
+pub fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (major, minor)
 }
 
 /// The directory of this crate, for fixtures.

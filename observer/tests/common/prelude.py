@@ -1,0 +1,89 @@
+# What the Python programs of the tests share.
+import ctypes, errno, json, os, resource, select, signal, socket, struct, sys, threading, time
+
+FAMILIES = ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def wait(condition):
+    """Waits for what should happen at once; the test gives up before this does."""
+    while not condition():
+        time.sleep(0.005)
+
+
+def listen(family, address, backlog=512, port=0, protocol=0):
+    listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
+    listener.listen(backlog)
+    return listener
+
+
+def connect(family, target, protocol=0):
+    client = socket.socket(family, socket.SOCK_STREAM, protocol)
+    client.connect(target)
+    return client
+
+
+def pair(family, address):
+    """A client and a server in one process, both ESTABLISHED."""
+    listener = listen(family, address)
+    client = connect(family, listener.getsockname())
+    server, _ = listener.accept()
+    listener.close()
+    return client, server
+
+
+def tcp_info(sock):
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+
+
+def state(sock):
+    """The TCP state, as the kernel numbers it."""
+    return tcp_info(sock)[0]
+
+
+def queued(listener):
+    """Connections that wait for accept(): `tcpi_unacked` of a listener."""
+    return struct.unpack_from('I', tcp_info(listener), 24)[0]
+
+
+def reset(sock):
+    """Closes with SO_LINGER 0, which sends an RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    sock.close()
+
+
+def deaf(family, address):
+    """A listener whose accept queue is full, so that it drops every SYN, and the two
+    connections that fill it. Nothing answers there, on any kernel and without any device."""
+    listener = listen(family, address, 1)
+    fillers = [connect(family, listener.getsockname()) for _ in range(2)]
+    wait(lambda: queued(listener) == 2)
+    return listener, fillers
+
+
+def closed_port(family, address):
+    """A port that is taken, so that nobody listens there: keep the socket."""
+    holder = socket.socket(family)
+    holder.bind((address, 0))
+    return holder
+
+
+def outcome(call):
+    """`ok`, or the name of the errno."""
+    try:
+        call()
+        return 'ok'
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+class Tally(dict):
+    """Counts by name; printed as one line of `name=count`."""
+
+    def add(self, name, count=1):
+        self[name] = self.get(name, 0) + count
+
+    def __str__(self):
+        return ' '.join(f'{name}={count}' for name, count in sorted(self.items()))

@@ -1,0 +1,148 @@
+//! RSTs that answer a segment nobody wants, on the real kernel.
+
+mod common;
+
+use common::{Daemon, Metrics, Netns, kernel_at_least};
+
+const RESETS: &str = "socket_resets_total";
+
+fn sent(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+    metrics.of(pid, RESETS, &[("direction", "sent"), ("reason", reason)])
+}
+
+fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+    metrics.of(
+        pid,
+        RESETS,
+        &[("direction", "received"), ("reason", reason)],
+    )
+}
+
+/// All RSTs of a process in one direction.
+fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
+    metrics.of(pid, RESETS, &[("direction", direction)])
+}
+
+const NO_SOCKET: [(&str, &str); 3] = [
+    ("pid", "no_socket"),
+    ("direction", "sent"),
+    ("reason", "NO_SOCKET"),
+];
+
+/// A refused connection: the RST belongs to no socket, so to no process.
+#[test]
+fn refused() {
+    needs_kernel!();
+    let netns = Netns::new("refused");
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
+    closed = closed_port(family, address)
+    for _ in range(10):
+        assert outcome(lambda: connect(family, closed.getsockname())) == 'ECONNREFUSED'
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 20);
+    assert_eq!(received(&metrics, pid, "REFUSED"), 20.0, "{}", metrics.text);
+    assert_eq!(all(&metrics, pid, "received"), 20.0);
+    assert_eq!(all(&metrics, pid, "sent"), 0.0);
+    if kernel_at_least(6, 10) {
+        // Others on this host may be refused at the same time.
+        assert!(metrics.sum(RESETS, &NO_SOCKET) >= 20.0, "{}", metrics.text);
+    } else {
+        println!("skipped: tcp_send_reset does not show RSTs without a socket before 6.10");
+    }
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// The server closes, the client goes on sending: the server's kernel answers with an RST.
+/// Normally a timewait socket in substate FIN_WAIT2 does; with `tcp_fin_timeout` above 60
+/// seconds it is the orphaned socket itself, which goes through `tcp_reset` as if the peer
+/// had sent one.
+fn data_after_close(purpose: &str, fin_timeout: &str) {
+    let netns = Netns::new(purpose);
+    netns.sysctl("net.ipv4.tcp_fin_timeout", fin_timeout);
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut server = netns.script(
+        r"
+listeners = [listen(family, address) for family, address in FAMILIES]
+print(*[listener.getsockname()[1] for listener in listeners])
+for listener in listeners:
+    for _ in range(10):
+        listener.accept()[0].close()
+print('done')
+input()
+",
+        &[],
+    );
+    let ports = server.line();
+    let mut client = netns.script(
+        r"
+for (family, address), port in zip(FAMILIES, sys.argv[1].split()):
+    for _ in range(10):
+        client = connect(family, (address, int(port)))
+        assert client.recv(1) == b''
+        client.sendall(b'more')
+        wait(lambda: state(client) == 7)
+        client.close()
+print('done')
+input()
+",
+        &[&ports],
+    );
+    server.expect("done");
+    client.expect("done");
+    let metrics = daemon.scrape();
+    let (server_pid, client_pid) = (server.pid(), client.pid());
+    assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 20);
+    assert_eq!(
+        received(&metrics, client_pid, "IN_CLOSE_WAIT"),
+        20.0,
+        "{}",
+        metrics.text
+    );
+    assert_eq!(all(&metrics, client_pid, "sent"), 0.0);
+    assert_eq!(
+        all(&metrics, server_pid, "received"),
+        0.0,
+        "{}",
+        metrics.text
+    );
+    let full = fin_timeout == "120";
+    if full || kernel_at_least(6, 10) {
+        let reasons = ["TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"];
+        let of_reasons: f64 = reasons.iter().map(|r| sent(&metrics, server_pid, r)).sum();
+        assert_eq!(all(&metrics, server_pid, "sent"), 20.0, "{}", metrics.text);
+        assert_eq!(of_reasons, 20.0, "{}", metrics.text);
+    } else {
+        println!("skipped: tcp_send_reset does not show RSTs of timewait sockets before 6.10");
+    }
+    metrics.assert_complete();
+    server.go();
+    client.go();
+    server.finish();
+    client.finish();
+}
+
+#[test]
+fn data_after_close_answered_by_a_timewait_socket() {
+    needs_kernel!();
+    data_after_close("twdata", "60");
+}
+
+#[test]
+fn data_after_close_answered_by_an_orphan() {
+    needs_kernel!();
+    data_after_close("orphandata", "120");
+}
