@@ -26,9 +26,11 @@ pub const ECANCELED: u32 = 125;
 const EADDRNOTAVAIL: u32 = 99;
 
 /// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
-/// EISCONN, EALREADY, EINPROGRESS. ECONNABORTED only repeats that an earlier attempt
-/// failed (`__inet_stream_connect`).
-const NO_OUTCOME: [i64; 8] = [4, 9, 11, 88, 103, 106, 114, 115];
+/// EISCONN, EALREADY, EINPROGRESS.
+const NO_OUTCOME: [i64; 7] = [4, 9, 11, 88, 106, 114, 115];
+/// Only repeats that an earlier attempt failed, whose errno the program fetched by SO_ERROR
+/// (`__inet_stream_connect`). The call after it is a new attempt.
+const ECONNABORTED: i64 = 103;
 
 /// Counts a success.
 #[inline(always)]
@@ -151,6 +153,9 @@ fn on_failed_call(errno: i64) {
         // Refused before an attempt was made: no route, a bad address, a policy.
         None => (owner::current(), core::ptr::null()),
     };
+    if errno == ECONNABORTED {
+        return;
+    }
     count_failure(slot, errno as u32);
     stream::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
         record.errno = errno as u16;
