@@ -98,6 +98,8 @@ pub struct Table {
     pub(super) overflow_time_wait: Ledger,
     /// The kernel's number of sockets in TIME_WAIT, and the inferred one at that moment.
     pub(super) kernel_time_wait: Option<(u64, u64)>,
+    /// Entries into TIME_WAIT that ticks have taken in since then.
+    pub(super) time_wait_since: u64,
     pub(super) scratch: Box<Slot>,
 }
 
@@ -115,6 +117,7 @@ impl Table {
             unattributed_time_wait: Ledger::default(),
             overflow_time_wait: Ledger::default(),
             kernel_time_wait: None,
+            time_wait_since: 0,
             scratch: Box::new(Slot::zeroed()),
         }
     }
@@ -130,9 +133,11 @@ impl Table {
     /// sockets for the grace period.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         self.discover(source, facts);
-        self.unattributed_time_wait
+        self.time_wait_since += self
+            .unattributed_time_wait
             .update(now, source.time_wait_entered(SLOT_UNATTRIBUTED));
-        self.overflow_time_wait
+        self.time_wait_since += self
+            .overflow_time_wait
             .update(now, source.time_wait_entered(SLOT_OVERFLOW));
         self.other.time_wait.expire(now);
         for totals in self.exited.values_mut() {
@@ -147,7 +152,7 @@ impl Table {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
             };
-            entry.time_wait.update(now, source.time_wait_entered(index));
+            self.time_wait_since += entry.time_wait.update(now, source.time_wait_entered(index));
             // A process does not come back: its key names one start of one pid.
             entry.alive = entry.alive && facts.is_alive(&entry.key);
             if entry.alive {
@@ -172,7 +177,7 @@ impl Table {
     }
 
     /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
-    /// shown numbers are scaled down to it until the next call.
+    /// shown numbers are scaled down to it, and to what entered since, until the next call.
     pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
         let inferred = self.unattributed_time_wait.live()
             + self.overflow_time_wait.live()
@@ -195,6 +200,7 @@ impl Table {
                 .map(|entry| entry.time_wait.live())
                 .sum::<u64>();
         self.kernel_time_wait = Some((kernel_total, inferred));
+        self.time_wait_since = 0;
     }
 
     /// Inferred sockets in TIME_WAIT minus the kernel's number, as of the last

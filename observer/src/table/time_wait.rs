@@ -29,8 +29,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes in the counter's value and forgets what has left.
-    pub fn update(&mut self, now: Instant, entered: u64) {
+    /// Takes in the counter's value and forgets what has left. Returns how many are new.
+    pub fn update(&mut self, now: Instant, entered: u64) -> u64 {
         self.expire(now);
         let new = entered.saturating_sub(self.entered);
         self.entered = entered;
@@ -38,6 +38,7 @@ impl Ledger {
             self.live += new;
             push(&mut self.samples, now, new);
         }
+        new
     }
 
     /// Forgets what has left by `now`.

@@ -191,7 +191,7 @@ impl Table {
 
     /// Sockets in TIME_WAIT in the order in which [`Table::visit`] shows the series.
     fn time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<u64> {
-        let mut pending = 0;
+        let mut pending = self.time_wait_since;
         let mut live = |index: u32, ledger: &Ledger| {
             let new = ledger.pending(source.time_wait_entered(index));
             pending += new;
@@ -218,7 +218,7 @@ impl Table {
         }
         shares.extend(self.exited.values().map(|totals| totals.time_wait.live()));
         if let Some((kernel, _)) = self.kernel_time_wait {
-            // The kernel's number is as old as the last tick; what entered since is new.
+            // What entered since the kernel's number was read is not in it.
             apportion(&mut shares, kernel.saturating_add(pending));
         }
         shares
