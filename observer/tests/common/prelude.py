@@ -43,6 +43,23 @@ def state(sock):
     return tcp_info(sock)[0]
 
 
+def half_close(sock):
+    """shutdown(SHUT_WR), and waits for the peer's ACK: FIN_WAIT2."""
+    sock.shutdown(socket.SHUT_WR)
+    wait(lambda: state(sock) == 5)
+
+
+def states_of(port):
+    """The states of all sockets with this local port, closed ones included."""
+    found = []
+    for name in ('/proc/self/net/tcp', '/proc/self/net/tcp6'):
+        for line in open(name).readlines()[1:]:
+            words = line.split()
+            if int(words[1].rsplit(':', 1)[1], 16) == port:
+                found.append(int(words[3], 16))
+    return found
+
+
 def queued(listener):
     """Connections that wait for accept(): `tcpi_unacked` of a listener."""
     return struct.unpack_from('I', tcp_info(listener), 24)[0]
