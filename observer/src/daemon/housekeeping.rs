@@ -110,7 +110,7 @@ impl Housekeeping {
         if reconcile
             && let Err(error) = self
                 .agreement
-                .reconcile(&self.table, &*self.live, &*self.facts)
+                .reconcile(&self.table, &self.live, &*self.facts)
         {
             warn!(
                 error = format!("{error:#}"),

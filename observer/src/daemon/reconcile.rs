@@ -1,17 +1,29 @@
 //! Comparing our numbers with the kernel's own, in every network namespace.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::Context as _;
-use observer_common::{CLOSE, STATES, TIME_WAIT};
+use observer_common::{CLOSE, FIN_WAIT2, STATES, TIME_WAIT};
 use prometheus::{IntCounter, IntGauge, Registry, core::Collector};
+use tracing::{debug, warn};
 
 use crate::{
-    kernel::{resync::Resynced, source::KernelSource},
-    net::{netns, sockstat::SockStat},
+    kernel::{Live, resync::Resynced},
+    net::{
+        netns,
+        sockdiag::{SockDiag, StateMask},
+        sockstat::SockStat,
+    },
     process::ProcRoot,
     table::{ProcessFacts, Table},
 };
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Metrics about how well our picture agrees with the kernel's.
 #[derive(Clone)]
@@ -21,6 +33,8 @@ pub struct Agreement {
     moved: IntCounter,
     resync_failures: IntCounter,
     reconcile_failures: IntCounter,
+    /// For the daemon's own network namespace.
+    sock_diag: Arc<Mutex<Option<SockDiag>>>,
 }
 
 impl Agreement {
@@ -30,7 +44,13 @@ impl Agreement {
     ///
     /// When a name is taken.
     pub fn new(registry: &Registry) -> anyhow::Result<Self> {
+        let sock_diag = SockDiag::open()
+            .inspect_err(|error| {
+                warn!(%error, "early leavers of TIME_WAIT are shared out among all processes");
+            })
+            .ok();
         let this = Self {
+            sock_diag: Arc::new(Mutex::new(sock_diag)),
             sockets_drift: IntGauge::new(
                 "observer_sockets_drift",
                 "Live TCP sockets counted here minus those the kernel counts in the network \
@@ -91,7 +111,7 @@ impl Agreement {
     pub fn reconcile(
         &self,
         table: &Arc<Mutex<Table>>,
-        source: &dyn KernelSource,
+        source: &Live,
         facts: &dyn ProcessFacts,
     ) -> anyhow::Result<()> {
         let result = self.try_reconcile(table, source, facts);
@@ -101,10 +121,28 @@ impl Agreement {
         result
     }
 
+    /// How many timewait sockets of the own namespace each process left behind; `None`
+    /// unless every one of them has a known owner.
+    fn owned_time_wait(&self, source: &Live) -> Option<HashMap<(u32, u32), u64>> {
+        let mut guard = lock(&self.sock_diag);
+        // Timewait sockets of either substate.
+        let entries = guard
+            .as_mut()?
+            .dump(StateMask::of(&[TIME_WAIT, FIN_WAIT2]))
+            .inspect_err(|error| debug!(%error, "cannot dump sockets in TIME_WAIT"))
+            .ok()?;
+        let mut owned = HashMap::new();
+        for entry in entries.iter().filter(|entry| entry.timewait) {
+            let owner = source.time_wait_owner(entry.cookie)?;
+            *owned.entry(owner).or_default() += 1;
+        }
+        Some(owned)
+    }
+
     fn try_reconcile(
         &self,
         table: &Arc<Mutex<Table>>,
-        source: &dyn KernelSource,
+        source: &Live,
         facts: &dyn ProcessFacts,
     ) -> anyhow::Result<()> {
         let root = ProcRoot::default();
@@ -116,16 +154,18 @@ impl Agreement {
             .map(|namespace| namespace.pid)
             .collect();
         pids.push(std::process::id());
-        let (mut time_wait, mut in_use) = (0, 0);
+        let (mut time_wait, mut own_time_wait, mut in_use) = (0, 0, 0);
         for pid in pids {
             let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
             // `None`: the process went away, and its namespace maybe with it.
             if let Some(sockstat) = read {
                 time_wait += sockstat.tcp_time_wait;
+                own_time_wait = sockstat.tcp_time_wait;
                 in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
             }
         }
-        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let table_lock = table;
+        let mut table = lock(table_lock);
         let mut live = 0;
         table.visit(source, facts, &mut |view| {
             live += (1..STATES as u8)
@@ -134,6 +174,17 @@ impl Agreement {
                 .sum::<i64>();
         });
         table.reconcile_time_wait(time_wait);
+        let drifted = table.time_wait_drift().is_some_and(|drift| drift > 0);
+        // The own namespace comes last above. Timewait sockets of others cannot be told
+        // apart from here.
+        let only_own = time_wait == own_time_wait;
+        drop(table);
+        let owned = if drifted && only_own {
+            self.owned_time_wait(source)
+        } else {
+            None
+        };
+        lock(table_lock).cap_time_wait(owned.as_ref());
         self.sockets_drift.set(live - in_use as i64);
         Ok(())
     }

@@ -18,7 +18,7 @@ use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, Pod as _, ProcessKey,
     Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE, SIGNAL_TIME_WAIT,
-    SIGNALS, SLOT_FIRST, Slot, SockoptKey,
+    SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitOwner,
 };
 
 use super::{
@@ -50,6 +50,7 @@ pub struct Live {
     observes: [bool; SIGNALS],
     max_connections: u64,
     max_sockopt: u64,
+    time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -113,6 +114,7 @@ impl Live {
         let processes = HashMap::try_from(take("PROCESSES")?)?;
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
+        let time_wait_owners = HashMap::try_from(take("TIME_WAIT_OWNERS")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
         let log = options
             .log
@@ -143,10 +145,18 @@ impl Live {
                 observes,
                 max_connections: u64::from(options.max_connections),
                 max_sockopt: u64::from(options.max_sockopt_failures),
+                time_wait_owners: Mutex::new(time_wait_owners),
                 log: Mutex::new(log),
             },
             stream,
         ))
+    }
+
+    /// The owner of a socket in TIME_WAIT, by its cookie: slot and generation. `None` for
+    /// one that entered before the daemon, or so long ago that it was forgotten.
+    pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
+        let owner = lock(&self.time_wait_owners).get(&cookie, 0).ok()?;
+        Some((owner.slot, owner.generation))
     }
 
     /// Takes in sockets older than the daemon and finds those that changed hands.

@@ -1,7 +1,7 @@
 //! Seeing processes come, noticing that they went, and folding what they left behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -179,28 +179,41 @@ impl Table {
     /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
     /// shown numbers are scaled down to it, and to what entered since, until the next call.
     pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
-        let inferred = self.unattributed_time_wait.live()
-            + self.overflow_time_wait.live()
-            + self.other.time_wait.live()
+        let inferred = self.unattributed_time_wait.inferred()
+            + self.overflow_time_wait.inferred()
+            + self.other.time_wait.inferred()
             + self
                 .exited
                 .values()
-                .map(|t| t.time_wait.live())
+                .map(|t| t.time_wait.inferred())
                 .sum::<u64>()
             + self
                 .own
                 .values()
                 .filter_map(|own| own.carried.as_ref())
-                .map(|carried| carried.time_wait.live())
+                .map(|carried| carried.time_wait.inferred())
                 .sum::<u64>()
             + self
                 .entries
                 .iter()
                 .flatten()
-                .map(|entry| entry.time_wait.live())
+                .map(|entry| entry.time_wait.inferred())
                 .sum::<u64>();
         self.kernel_time_wait = Some((kernel_total, inferred));
         self.time_wait_since = 0;
+    }
+
+    /// Notes how many of the kernel's timewait sockets are whose, by slot and generation, so
+    /// that one process's early leavers are not taken off another. `None` where they cannot
+    /// all be told apart.
+    pub fn cap_time_wait(&mut self, owned: Option<&HashMap<(u32, u32), u64>>) {
+        for (slot, entry) in (0..).zip(&mut self.entries) {
+            if let Some(entry) = entry {
+                let key = (slot, entry.generation);
+                let cap = owned.map(|owned| owned.get(&key).copied().unwrap_or(0));
+                entry.time_wait.set_cap(cap);
+            }
+        }
     }
 
     /// Inferred sockets in TIME_WAIT minus the kernel's number, as of the last
