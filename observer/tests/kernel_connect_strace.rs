@@ -74,6 +74,11 @@ input()
     std::fs::remove_file(&log).unwrap();
     let seen = strace_outcomes(&text);
     println!("strace saw {seen:?}");
+    let hook = [("hook", "syscalls:sys_exit_connect")];
+    if metrics.sum("observer_hook_attached", &hook) == 0.0 {
+        println!("skipped: the return of connect() is not seen on this kernel");
+        return;
+    }
     let label = pid.to_string();
     let counted: BTreeMap<String, u64> = metrics
         .select("socket_connects_total", &[("pid", label.as_str())])
