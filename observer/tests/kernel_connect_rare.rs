@@ -1,0 +1,191 @@
+//! Rare ways to connect, on the real kernel: interrupted calls, TCP Fast Open, a socket
+//! that connects to itself, IPv4 through an IPv6 socket.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Daemon, Metrics, Netns};
+
+/// What observer counted for a process, by result.
+fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
+    let pid = pid.to_string();
+    metrics
+        .select("socket_connects_total", &[("pid", pid.as_str())])
+        .map(|sample| (sample.labels["result"].clone(), sample.value as u64))
+        .collect()
+}
+
+fn compare(netns: &Netns, source: &str) {
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(source, &[]);
+    let told = program.tally();
+    println!("told {told:?}");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    assert_eq!(outcomes(&metrics, pid), told, "{}", metrics.text);
+    let opened = [("from", "CLOSE"), ("to", "SYN_SENT")];
+    let opened = metrics.of(pid, "socket_state_transitions_total", &opened);
+    let after = netns.snmp();
+    let kernel = after["ActiveOpens"] - before["ActiveOpens"];
+    assert_eq!(opened, kernel as f64, "{}", metrics.text);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// A signal interrupts connect(), which goes on in the background; Python then waits and
+/// asks SO_ERROR.
+#[test]
+fn interrupted() {
+    needs_kernel!();
+    let netns = Netns::new("eintr");
+    netns.sysctl("net.ipv4.tcp_syn_retries", "1");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+signals = []
+signal.signal(signal.SIGALRM, lambda *_: signals.append(1))
+for family, address in FAMILIES:
+    listener, fillers = deaf(family, address)
+    tally.add('ok', 2)
+    before = len(signals)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    client = socket.socket(family)
+    tally.add(outcome(lambda: client.connect(listener.getsockname())))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(signals) > before
+    client.close()
+print(tally)
+input()
+",
+    );
+}
+
+/// connect() returns at once and the SYN goes with the first data.
+#[test]
+fn fast_open() {
+    needs_kernel!();
+    let netns = Netns::new("fastopen");
+    // Client side, without a cookie.
+    netns.sysctl("net.ipv4.tcp_fastopen", "5");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+def start(family, target):
+    client = socket.socket(family)
+    client.setsockopt(socket.IPPROTO_TCP, 30, 1)    # TCP_FASTOPEN_CONNECT
+    client.connect(target)
+    return client
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    closed = closed_port(family, address).getsockname()
+    for _ in range(5):
+        client = start(family, listener.getsockname())
+        client.sendall(b'early')
+        server, _ = listener.accept()
+        assert server.recv(5) == b'early'
+        tally.add('ok')
+        client.close()
+        server.close()
+        client = start(family, closed)
+        tally.add(outcome(lambda: client.sendall(b'early')))
+        client.close()
+        client = socket.socket(family)
+        client.sendto(b'early', 0x20000000, listener.getsockname())    # MSG_FASTOPEN
+        tally.add('ok')
+        client.close()
+        listener.accept()[0].close()
+print(tally)
+input()
+",
+    );
+}
+
+/// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
+#[test]
+fn to_itself() {
+    needs_kernel!();
+    let netns = Netns::new("itself");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+socks = []
+for family, address in FAMILIES:
+    for _ in range(5):
+        sock = socket.socket(family)
+        sock.bind((address, 0))
+        sock.connect(sock.getsockname())
+        sock.sendall(b'x')
+        assert sock.recv(1) == b'x'
+        socks.append(sock)
+print('connected')
+input()
+for sock in socks:
+    port = sock.getsockname()[1]
+    sock.close()
+    wait(lambda: states_of(port) == [6])
+print('closed')
+input()
+",
+        &[],
+    );
+    program.expect("connected");
+    let pid = program.pid();
+    let established = [("state", "ESTABLISHED")];
+    let metrics = daemon.scrape();
+    assert_eq!(
+        metrics.of(pid, "socket_connections", &established),
+        10.0,
+        "{}",
+        metrics.text
+    );
+    assert_eq!(netns.ss("established"), 10);
+    assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
+    metrics.assert_complete();
+    program.go();
+    program.expect("closed");
+    let metrics = daemon.scrape();
+    let closing = [("from", "CLOSING"), ("to", "CLOSE")];
+    let entered = "socket_time_wait_entered_total";
+    assert_eq!(metrics.of(pid, entered, &[]), 10.0, "{}", metrics.text);
+    assert_eq!(
+        metrics.of(pid, "socket_state_transitions_total", &closing),
+        10.0,
+        "{}",
+        metrics.text
+    );
+    assert_eq!(metrics.of(pid, "socket_connections", &[]), 0.0);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// IPv4 connections of an IPv6 socket, which is of family AF_INET6 to the end.
+#[test]
+fn mapped_addresses() {
+    needs_kernel!();
+    let netns = Netns::new("mapped");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+listener = listen(socket.AF_INET6, '::')
+port = listener.getsockname()[1]
+closed = closed_port(*FAMILIES[0]).getsockname()[1]
+for _ in range(5):
+    for family, address in (*FAMILIES, (socket.AF_INET6, '::ffff:127.0.0.1')):
+        client = connect(family, (address, port))
+        listener.accept()[0].close()
+        client.close()
+        tally.add('ok')
+    target = ('::ffff:127.0.0.1', closed)
+    tally.add(outcome(lambda: connect(socket.AF_INET6, target)))
+print(tally)
+input()
+",
+    );
+}
