@@ -30,6 +30,13 @@ pub fn get(socket: u64) -> Option<*mut Conn> {
 /// `None` when the map is full, which is counted.
 #[inline(always)]
 pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<*mut Conn> {
+    insert(socket, slot, flags, state, time)?;
+    get(socket)
+}
+
+/// Makes the entry; false when there is one already. `None` when the map is full.
+#[inline(always)]
+fn insert(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<bool> {
     let conn = Conn {
         slot,
         flags,
@@ -49,28 +56,31 @@ pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Optio
                 // SAFETY: points into the map.
                 add(unsafe { &raw mut (*stats).connections_added }, 1);
             }
+            Some(true)
         }
         // -EEXIST: an event of this socket was faster; its entry is as good.
-        Err(-17) => {}
+        Err(-17) => Some(false),
         Err(_) => {
             counting::map_full(MAP_CONNECTIONS);
-            return None;
+            None
         }
     }
-    get(socket)
 }
 
 /// Makes an entry for a live socket whose birth was not seen: it is in `state` already, so
 /// the gauges of its owner are adjusted for it.
 #[inline(always)]
 pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
-    let conn = create(socket, slot, CONN_SEEDED, state, time)?;
+    if !insert(socket, slot, CONN_SEEDED, state, time)? {
+        // Whoever was faster has adjusted the gauges.
+        return get(socket);
+    }
     adjust_live(slot, state, 1);
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*slot).seeded }, 1);
     }
-    Some(conn)
+    get(socket)
 }
 
 /// Adds to the live sockets in `state` of `slot`.
