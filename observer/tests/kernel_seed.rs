@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use common::{Daemon, Metrics, Netns, Program};
 
@@ -50,6 +50,7 @@ fn held(ss: &str, pid: u32) -> BTreeMap<&'static str, f64> {
             "ESTAB" => "ESTABLISHED",
             "LISTEN" => "LISTEN",
             "CLOSE-WAIT" => "CLOSE_WAIT",
+            "FIN-WAIT-1" => "FIN_WAIT1",
             "FIN-WAIT-2" => "FIN_WAIT2",
             other => panic!("{other}"),
         };
@@ -81,7 +82,15 @@ fn expect_as_ss(daemon: &Daemon, ss: impl Fn() -> String, pid: u32) -> Metrics {
 fn seeded_and_followed_to_the_end(mut program: Program, ss: impl Fn() -> String) {
     program.expect("old");
     let pid = program.pid();
-    let listed = held(&ss(), pid);
+    let started = Instant::now();
+    let listed = loop {
+        let listed = held(&ss(), pid);
+        // The FIN may not have been acknowledged yet.
+        if !listed.contains_key("FIN_WAIT1") {
+            break listed;
+        }
+        assert!(started.elapsed() < common::PATIENCE, "{listed:?}");
+    };
     assert_eq!(listed["LISTEN"], 2.0);
     // Six pairs, and the near ends of four connections that were not accepted.
     assert_eq!(listed["ESTABLISHED"], 16.0);
