@@ -2,9 +2,12 @@
 
 use std::{
     io::{self, Write as _},
+    os::fd::AsFd as _,
     process::ExitCode,
     time::{Duration, Instant},
 };
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HostFacts, Identities, MAX_SOCKOPT_FAILURES, attach};
 use crate::{
@@ -13,13 +16,14 @@ use crate::{
         tail::{Clock, Tally, header, json, line},
     },
     config::{LogFilter, LogFormat, Settings},
-    kernel::{KERNEL_BTF, LoadOptions, source::KernelSource},
+    kernel::{KERNEL_BTF, Live, LoadOptions, source::KernelSource},
     logging, privileges,
     process::resources::ScanLimits,
     table::{Table, TableConfig},
 };
 
-const PACE: Duration = Duration::from_millis(50);
+/// The longest a record waits, in milliseconds.
+const PACE: u8 = 50;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Prints until interrupted, or until --count or --duration is reached.
@@ -80,9 +84,6 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             Err(error) => return Err(error.into()),
         }
-        if tally.update_missed(live.stats().records_lost.iter().sum()) {
-            eprintln!("{tally}");
-        }
         let over = args
             .duration
             .is_some_and(|duration| started.elapsed() >= duration);
@@ -94,12 +95,22 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             // Exited processes give their slots back.
             last_tick = Instant::now();
             table.tick(last_tick, &live, &facts);
+            if tally.update_missed(missed(&live)) {
+                eprintln!("{tally}");
+            }
         }
-        std::thread::sleep(PACE);
+        // Woken early when the ring is half full. An error is a signal: see `stop`.
+        let mut ring = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut ring, PollTimeout::from(PACE));
     }
     drop(out);
+    tally.update_missed(missed(&live));
     eprintln!("{tally}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn missed(live: &Live) -> u64 {
+    live.stats().records_lost.iter().sum()
 }
 
 /// Becomes true on SIGINT or SIGTERM.
