@@ -102,17 +102,3 @@ pub struct ResyncControl {
 }
 
 crate::assert_layout!(ResyncControl, 32, [epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64]);
-
-/// Packs a hand-over; see [`Conn::handover`].
-#[must_use]
-#[inline(always)]
-pub const fn pack_handover(slot: u32, state: u8) -> u64 {
-    ((state as u64) << 32) | slot as u64
-}
-
-/// The slot that owns the socket now, hand-overs included.
-#[must_use]
-#[inline(always)]
-pub const fn owner_of(slot: u32, handover: u64) -> u32 {
-    if handover == 0 { slot } else { handover as u32 }
-}

@@ -9,11 +9,13 @@
 //! * no pointers, no `usize`, nothing that depends on the host;
 //! * `no_std` and no dependencies, because it is compiled for the BPF target too.
 
-#![no_std]
+// proptest's macros need std.
+#![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
 mod conn;
 mod duration;
+mod handover;
 mod histogram;
 mod record;
 mod reset;
@@ -24,6 +26,7 @@ mod state;
 
 pub use conn::*;
 pub use duration::*;
+pub use handover::*;
 pub use histogram::*;
 pub use record::*;
 pub use reset::*;

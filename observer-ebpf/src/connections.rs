@@ -3,7 +3,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
-    CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, owner_of, pack_handover,
+    CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, book_handover, booked_state,
+    correct_handover, owner_of, pack_handover, unpack_handover,
 };
 
 use crate::{
@@ -126,14 +127,9 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
     if from == to || to == SLOT_UNATTRIBUTED {
         return;
     }
-    let booked = if handover == 0 {
-        state
-    } else {
-        (handover >> 32) as u8
-    };
+    let booked = booked_state(handover, state);
     hold(to);
-    adjust_live(from, booked, -1);
-    adjust_live(to, booked, 1);
+    book_handover(from, to, booked, adjust_live);
     // SAFETY: as above; one aligned 64-bit store.
     unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, booked)) };
     if handover != 0 {
@@ -152,14 +148,8 @@ pub fn settle_handover(conn: *mut Conn, state: u8) {
     }
     // SAFETY: as above.
     let from = unsafe { (*conn).slot };
-    let to = handover as u32;
-    let booked = (handover >> 32) as u8;
-    if booked != state {
-        adjust_live(from, booked, 1);
-        adjust_live(to, booked, -1);
-        adjust_live(from, state, -1);
-        adjust_live(to, state, 1);
-    }
+    let (to, booked) = unpack_handover(handover);
+    correct_handover(from, to, booked, state, adjust_live);
     // SAFETY: as above.
     unsafe {
         (*conn).slot = to;

@@ -1,0 +1,236 @@
+//! Plays the programs of two CPUs against each other, one memory access at a time: the
+//! state program, which the socket lock serialises, and a hand-over, which it does not.
+//! The arithmetic is that of the kernel side; the order of the accesses is copied from
+//! `hand_over`, `settle_handover` and `transition` of observer-ebpf.
+
+use super::*;
+use crate::{
+    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, STATES, SYN_RECV,
+    SYN_SENT, Slot,
+};
+
+const LISTENER: u32 = 3;
+const WORKER: u32 = 4;
+const SLOTS: usize = 5;
+
+/// What both CPUs see.
+struct Shared {
+    slot: u32,
+    handover: u64,
+    state: u8,
+    slots: Vec<Slot>,
+}
+
+impl Shared {
+    /// A socket in `state`: born by a transition from another, or found alive.
+    fn new(born_from: Option<u8>, state: u8) -> Self {
+        let mut slots = vec![Slot::zeroed(); SLOTS];
+        let owner = &mut slots[LISTENER as usize];
+        owner.sockets = 1;
+        match born_from {
+            Some(from) => owner.transitions[usize::from(from)][usize::from(state)] = 1,
+            None => owner.adjust[usize::from(state)] = 1,
+        }
+        Self {
+            slot: LISTENER,
+            handover: 0,
+            state,
+            slots,
+        }
+    }
+
+    /// Additions are atomic and nobody reads what is added to, so when they happen does
+    /// not matter: each is made together with the access after it.
+    fn adjust(&mut self) -> impl FnMut(u32, u8, i64) {
+        |slot, state, by| self.slots[slot as usize].adjust[usize::from(state)] += by
+    }
+
+    fn hold(&mut self, slot: u32, by: i64) {
+        self.slots[slot as usize].sockets += by;
+    }
+}
+
+/// `hand_over`, interrupted at any point.
+struct Accept {
+    to: u32,
+    slot: u32,
+    handover: u64,
+    state: u8,
+}
+
+impl Accept {
+    const STEPS: usize = 4;
+
+    fn new(to: u32) -> Self {
+        Self {
+            to,
+            slot: 0,
+            handover: 0,
+            state: 0,
+        }
+    }
+
+    fn step(&mut self, step: usize, shared: &mut Shared) {
+        match step {
+            0 => self.slot = shared.slot,
+            1 => self.handover = shared.handover,
+            2 => self.state = shared.state,
+            _ => {
+                let from = owner_of(self.slot, self.handover);
+                if from == self.to {
+                    return;
+                }
+                let booked = booked_state(self.handover, self.state);
+                shared.hold(self.to, 1);
+                book_handover(from, self.to, booked, shared.adjust());
+                shared.handover = pack_handover(self.to, booked);
+                if self.handover != 0 {
+                    shared.hold(from, -1);
+                }
+            }
+        }
+    }
+}
+
+/// The state program through the life of one socket.
+struct Transitions<'a> {
+    /// The states after the first.
+    life: &'a [u8],
+    handover: u64,
+    from: u32,
+    old: u8,
+}
+
+impl Transitions<'_> {
+    const STEPS: usize = 6;
+
+    fn step(&mut self, step: usize, shared: &mut Shared) {
+        let new = self.life[step / Self::STEPS];
+        match step % Self::STEPS {
+            0 => {
+                self.old = shared.state;
+                self.handover = shared.handover;
+            }
+            1 if self.handover != 0 => {
+                let (to, booked) = unpack_handover(self.handover);
+                self.from = shared.slot;
+                correct_handover(self.from, to, booked, self.old, shared.adjust());
+            }
+            2 if self.handover != 0 => shared.slot = unpack_handover(self.handover).0,
+            3 if self.handover != 0 => {
+                shared.handover = 0;
+                shared.hold(self.from, -1);
+            }
+            1..=3 => {}
+            4 => {
+                let owner = shared.slot as usize;
+                shared.slots[owner].transitions[usize::from(self.old)][usize::from(new)] += 1;
+            }
+            _ => shared.state = new,
+        }
+    }
+}
+
+/// Settles what is left, as the next transition or the end of the socket does.
+fn settle(shared: &mut Shared) {
+    let mut last = Transitions {
+        life: &[CLOSE],
+        handover: 0,
+        from: 0,
+        old: 0,
+    };
+    // Up to where the transition itself is counted.
+    for step in 0..4 {
+        last.step(step, shared);
+    }
+}
+
+/// Whether the worker is held for the socket and counts it, and nobody else.
+fn check(shared: &Shared) -> Result<(), String> {
+    let owner = WORKER;
+    if shared.slot != owner {
+        return Err(format!("owned by slot {}", shared.slot));
+    }
+    for (slot, counters) in (0..).zip(&shared.slots) {
+        if counters.sockets != i64::from(slot == owner) {
+            return Err(format!("slot {slot} is held {} times", counters.sockets));
+        }
+        // A socket is in CLOSE before and after its life, so CLOSE has no gauge.
+        for state in (1..STATES as u8).filter(|state| *state != CLOSE) {
+            let (live, is) = (counters.live(state), (owner, shared.state) == (slot, state));
+            if live != i64::from(is) {
+                return Err(format!("slot {slot} has {live} sockets in state {state}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every way to put `steps` steps of one CPU, in their order, between `gaps` of another:
+/// before which of the other's steps each is made.
+fn schedules(steps: usize, gaps: usize) -> Vec<Vec<usize>> {
+    let mut all = vec![Vec::new()];
+    for _ in 0..steps {
+        all = all
+            .into_iter()
+            .flat_map(|schedule: Vec<usize>| {
+                let from = schedule.last().copied().unwrap_or(0);
+                (from..=gaps).map(move |gap| [schedule.as_slice(), &[gap]].concat())
+            })
+            .collect();
+    }
+    all
+}
+
+/// How a socket comes to be known, and its states from then on.
+const LIVES: [(Option<u8>, &[u8]); 4] = [
+    // A child of a listener, closed by the peer, by this side, or reset.
+    (
+        Some(LISTEN),
+        &[SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE],
+    ),
+    (
+        Some(LISTEN),
+        &[SYN_RECV, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE],
+    ),
+    (Some(CLOSE), &[SYN_SENT, ESTABLISHED, CLOSE]),
+    // One that is older than the daemon.
+    (None, &[ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE]),
+];
+
+/// Plays one hand-over against every beginning of every life in every order. What two
+/// hand-overs without a transition between them come to, when the second meets the settling
+/// of the first, is not exact: that would take a compare-and-exchange (Linux 5.12).
+#[test]
+fn one_hand_over_is_exact_in_every_order() {
+    let mut played = 0;
+    for (born_from, life) in LIVES {
+        for ends in 1..=life.len() {
+            let life = &life[..ends];
+            let steps = (life.len() - 1) * Transitions::STEPS;
+            for schedule in schedules(Accept::STEPS, steps) {
+                let mut shared = Shared::new(born_from, life[0]);
+                let mut transitions = Transitions {
+                    life: &life[1..],
+                    handover: 0,
+                    from: 0,
+                    old: 0,
+                };
+                let mut accept = Accept::new(WORKER);
+                let mut next = schedule.iter().enumerate().peekable();
+                for at in 0..=steps {
+                    while let Some((step, _)) = next.next_if(|(_, before)| **before == at) {
+                        accept.step(step, &mut shared);
+                    }
+                    if at < steps {
+                        transitions.step(at, &mut shared);
+                    }
+                }
+                settle(&mut shared);
+                check(&shared).unwrap_or_else(|error| panic!("{life:?} {schedule:?}: {error}"));
+                played += 1;
+            }
+        }
+    }
+    assert!(played > 50_000, "{played}");
+}
