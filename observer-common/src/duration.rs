@@ -37,3 +37,7 @@ pub const fn unpack_duration(packed: u32) -> u64 {
 pub const fn add_packed(a: u32, b: u32) -> u32 {
     pack_duration(unpack_duration(a) + unpack_duration(b))
 }
+
+#[cfg(test)]
+#[path = "duration_tests.rs"]
+mod tests;

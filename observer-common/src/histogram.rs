@@ -81,3 +81,7 @@ pub fn bucket_of(bounds: &[u64; BUCKETS - 1], value: u64) -> usize {
     }
     bucket
 }
+
+#[cfg(test)]
+#[path = "histogram_tests.rs"]
+mod tests;

@@ -75,3 +75,7 @@ macro_rules! assert_layout {
     };
 }
 pub(crate) use assert_layout;
+
+#[cfg(test)]
+#[path = "lib_tests.rs"]
+mod tests;

@@ -131,3 +131,7 @@ impl Slot {
         live
     }
 }
+
+#[cfg(test)]
+#[path = "slot_tests.rs"]
+mod tests;
