@@ -18,7 +18,7 @@ mod file;
 mod tests;
 mod value;
 
-pub use file::ConfigError;
+pub use file::{ConfigError, parse};
 pub use value::{
     Bounded, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError, format_duration,
     format_size, parse_duration, parse_size,

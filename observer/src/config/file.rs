@@ -42,7 +42,11 @@ pub(super) fn read(path: &Path) -> Result<Options, ConfigError> {
 }
 
 /// Parses the text of a file.
-pub(super) fn parse(text: &str) -> Result<Options, String> {
+///
+/// # Errors
+///
+/// What is wrong and where, for people.
+pub fn parse(text: &str) -> Result<Options, String> {
     toml::from_str(text).map_err(|error| {
         let mut message = error.to_string().trim_end().to_owned();
         if let Some(hint) = unknown_key_hint(text) {

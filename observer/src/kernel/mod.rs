@@ -14,4 +14,4 @@ pub mod verdict;
 pub use btf::VMLINUX as KERNEL_BTF;
 pub use layout::Absent;
 pub use live::{Live, Stream, monotonic_ns};
-pub use load::{Kernel, LoadError, LoadOptions, Loaded, find_tracefs};
+pub use load::{Kernel, LoadError, LoadOptions, Loaded, field_offset, find_tracefs};
