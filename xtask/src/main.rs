@@ -2,6 +2,7 @@
 //! the repository is one command. One file per subcommand.
 
 mod apt;
+mod fuzz;
 mod host;
 mod run;
 mod setup;
@@ -28,6 +29,7 @@ enum Command {
     Setup(setup::Args),
     Run(run::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn help() -> Result<ExitCode> {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Some(Command::Setup(args)) => setup::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Test(args)) => test::main(&args),
+        Some(Command::Fuzz(args)) => fuzz::main(&args),
         None => help(),
     };
     match result {
