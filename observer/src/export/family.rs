@@ -86,7 +86,7 @@ metrics! {
     FdHighWater, "socket_process_open_fds_high_water", Gauge,
         "The most file descriptors the watched process was seen to have open.";
     OpenSockets, "socket_process_open_sockets", Gauge,
-        "TCP sockets of the process that are being followed, in any state. Those of an exited process are kernel orphans or inherited.";
+        "Live TCP sockets of the process, in any state but CLOSE and TIME_WAIT. Those of an exited process are kernel orphans or inherited.";
     Events, "observer_events_total", Counter,
         "Kernel events by what became of them: counted for a process, counted as unattributed, or lost to a full map. The three add up to observer_events_seen_total.";
     EventsSeen, "observer_events_seen_total", Counter,
