@@ -10,8 +10,6 @@ pub const CONN_PASSIVE: u16 = 1 << 1;
 pub const CONN_SEEDED: u16 = 1 << 2;
 /// It reached ESTABLISHED.
 pub const CONN_ESTABLISHED: u16 = 1 << 3;
-/// It was accepted.
-pub const CONN_ACCEPTED: u16 = 1 << 4;
 /// This side sent an RST.
 pub const CONN_RESET_SENT: u16 = 1 << 5;
 /// This side received an RST.

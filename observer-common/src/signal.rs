@@ -93,11 +93,21 @@ pub struct CpuStats {
     pub pending_slot: u32,
     /// The state `pending_sk` was in.
     pub pending_state: u32,
+    /// Generation of `destroyed_slot` then.
+    pub destroyed_generation: u32,
+    /// Generation of `pending_slot` then.
+    pub pending_generation: u32,
     /// Explicit padding.
     pub reserved: u32,
+    /// Entries into TIME_WAIT in other network namespaces than the daemon's.
+    pub time_wait_elsewhere: u64,
 }
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 56, [
+/// A received RST that may be our own abort is followed by the RST of that abort within the
+/// same softirq. One that has been pending for longer, in nanoseconds, was the peer's.
+pub const PENDING_NS: u64 = 1_000_000;
+
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 72, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -110,5 +120,8 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     destroyed_slot: u32,
     pending_slot: u32,
     pending_state: u32,
+    destroyed_generation: u32,
+    pending_generation: u32,
     reserved: u32,
+    time_wait_elsewhere: u64,
 ]);

@@ -7,8 +7,8 @@
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use observer_common::{
-    AF_INET, AF_INET6, CONN_ACCEPTED, CONN_PARENT, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP,
-    RECORD_FD_EXHAUSTED, SIGNAL_ACCEPT, SIGNAL_FD,
+    AF_INET, AF_INET6, CONN_PARENT, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED,
+    SIGNAL_ACCEPT, SIGNAL_FD,
 };
 
 use crate::{
@@ -125,7 +125,5 @@ fn accepted(mut sk: *const u8) {
     }
     if let Some(conn) = connections::get(sk as u64) {
         connections::hand_over(conn, slot);
-        // SAFETY: points into the map.
-        unsafe { (*conn).flags |= CONN_ACCEPTED };
     }
 }

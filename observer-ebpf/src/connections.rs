@@ -3,8 +3,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
-    CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, book_handover, booked_state,
-    correct_handover, owner_of, pack_handover, unpack_handover,
+    CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, book_handover,
+    booked_state, correct_handover, owner_of, pack_handover, unpack_handover,
 };
 
 use crate::{
@@ -122,9 +122,19 @@ pub fn release(slot: u32) {
 #[inline(always)]
 pub fn hand_over(conn: *mut Conn, to: u32) {
     // SAFETY: points into the map.
-    let (slot, handover, state) = unsafe { ((*conn).slot, (*conn).handover, (*conn).state) };
+    let (slot, handover, state, flags) =
+        unsafe { ((*conn).slot, (*conn).handover, (*conn).state, (*conn).flags) };
     let from = owner_of(slot, handover);
     if from == to || to == SLOT_UNATTRIBUTED {
+        return;
+    }
+    if flags & CONN_PARENT != 0 {
+        // Takes no part in the gauges, so there is nothing to book, and no transition that
+        // would settle it.
+        hold(to);
+        // SAFETY: as above.
+        unsafe { (*conn).slot = to };
+        release(from);
         return;
     }
     let booked = booked_state(handover, state);

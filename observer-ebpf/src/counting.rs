@@ -52,6 +52,13 @@ pub fn slot(index: u32) -> Option<*mut Slot> {
     SLOTS.get_ptr_mut(index)
 }
 
+/// The generation of slot `index`.
+#[inline(always)]
+pub fn generation(index: u32) -> u32 {
+    // SAFETY: points into the map.
+    slot(index).map_or(0, |slot| unsafe { (*slot).generation })
+}
+
 /// Notes that an event of `signal` was seen.
 #[inline(always)]
 pub fn seen(signal: u32) {

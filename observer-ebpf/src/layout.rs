@@ -111,6 +111,8 @@ settings! {
     WAKEUP_BYTES: u64 = 0;
     /// 1 when `tcp_send_reset` has a reason argument (6.10 and later).
     RESET_HAS_REASON: u32 = 0;
+    /// Inode number of the daemon's network namespace.
+    HOME_NETNS: u32 = 0;
     /// 1 when `bpf_task_pt_regs` does not exist (before 5.15).
     REGS_FROM_STACK: u32 = 0;
     /// Bytes of a kernel stack.

@@ -80,33 +80,25 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     let Some(slot) = counting::slot(index) else {
         return SLOT_OVERFLOW;
     };
-    // SAFETY: points into the map; a slot from the free list is nobody else's. The pid comes
-    // last: the daemon takes a slot with a pid for complete.
-    unsafe {
-        (*slot).cgroup_id = cgroup_id;
-        bpf_probe_read_kernel(
-            (&raw mut (*slot).comm).cast(),
-            COMM_LEN as u32,
-            leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
-        );
-        (*slot).key.start_boottime_ns = key.start_boottime_ns;
-        (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
-    }
     if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
         debug!(&(), "process {} gets slot {}", key.tgid, index);
+        // SAFETY: points into the map. The pid comes last: the daemon takes a slot with a
+        // pid for complete, and it comes only now because one that lost the race for the
+        // process must never be seen.
+        unsafe {
+            (*slot).cgroup_id = cgroup_id;
+            bpf_probe_read_kernel(
+                (&raw mut (*slot).comm).cast(),
+                COMM_LEN as u32,
+                leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
+            );
+            (*slot).key.start_boottime_ns = key.start_boottime_ns;
+            (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
+        }
         return index;
     }
     // Another thread of the process was faster, or the table is full (it has as many
     // entries as there are slots, so only while the daemon is freeing one).
-    // SAFETY: as above.
-    unsafe {
-        (*slot).key = ProcessKey {
-            start_boottime_ns: 0,
-            tgid: 0,
-            reserved: 0,
-        };
-        (*slot).cgroup_id = 0;
-    }
     let _ = FREE_SLOTS.push(index, 0);
     match PROCESSES.get_ptr(key) {
         // SAFETY: points into the map.

@@ -7,11 +7,12 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, FIN_WAIT1, FIN_WAIT2,
-    LAST_ACK, LISTEN, NEW_SYN_RECV, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RESET_ABORTED,
-    RESET_CLASSES_FROM, RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT, RESET_INVALID_SEGMENT,
-    RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_NO_SOCKET, RESET_ORPHAN, RESET_OTHER,
-    RESET_TIME_WAIT, RESET_UNACCEPTED, RESET_UNREAD_DATA, RESETS_RECEIVED, RESETS_SENT,
-    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, TIME_WAIT,
+    LAST_ACK, LISTEN, NEW_SYN_RECV, PENDING_NS, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
+    RESET_ABORTED, RESET_CLASSES_FROM, RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT,
+    RESET_INVALID_SEGMENT, RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_NO_SOCKET,
+    RESET_ORPHAN, RESET_OTHER, RESET_TIME_WAIT, RESET_UNACCEPTED, RESET_UNREAD_DATA,
+    RESETS_RECEIVED, RESETS_SENT, SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SLOT_NO_SOCKET,
+    SLOT_UNATTRIBUTED, TIME_WAIT,
 };
 
 use crate::{
@@ -179,8 +180,11 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, sent: &mut Se
             if let Some(stats) = counting::stats() {
                 // SAFETY: points into the map.
                 unsafe {
-                    if (*stats).destroyed_sk == sk as u64 {
-                        sent.slot = (*stats).destroyed_slot;
+                    let slot = (*stats).destroyed_slot;
+                    if (*stats).destroyed_sk == sk as u64
+                        && counting::generation(slot) == (*stats).destroyed_generation
+                    {
+                        sent.slot = slot;
                     }
                 }
             }
@@ -280,6 +284,7 @@ fn on_received<M: Memory>(sk: *const u8) {
             // SAFETY: points into the map.
             unsafe {
                 (*stats).pending_slot = slot;
+                (*stats).pending_generation = counting::generation(slot);
                 (*stats).pending_state = u32::from(state);
                 (*stats).pending_ns = now();
                 (*stats).pending_sk = sk as u64;
@@ -327,15 +332,24 @@ fn commit_pending() {
     };
     // SAFETY: points into the map.
     unsafe {
-        if (*stats).pending_sk != 0 {
-            (*stats).pending_sk = 0;
-            count_received((*stats).pending_slot, (*stats).pending_state as u8);
+        if (*stats).pending_sk == 0 {
+            return;
+        }
+        (*stats).pending_sk = 0;
+        let slot = (*stats).pending_slot;
+        if counting::generation(slot) == (*stats).pending_generation {
+            count_received(slot, (*stats).pending_state as u8);
+        } else {
+            // The process is gone and was folded, and with it this RST, which the daemon
+            // reads together with the slot's own.
+            seen(SIGNAL_RESET_RECEIVED);
+            settle(SIGNAL_RESET_RECEIVED, slot);
         }
     }
 }
 
-/// An RST is being sent for `sk`: if one was pending for it, it was our own abort. One
-/// pending for another socket was the peer's.
+/// An RST is being sent for `sk`: if one was pending for it a moment ago, that was our own
+/// abort. One that is older was the peer's, for this or another socket at the same address.
 #[inline(always)]
 fn forget_pending(sk: *const u8) {
     let Some(stats) = counting::stats() else {
@@ -343,7 +357,12 @@ fn forget_pending(sk: *const u8) {
     };
     // SAFETY: points into the map.
     unsafe {
-        if (*stats).pending_sk == sk as u64 {
+        if (*stats).pending_sk != sk as u64 {
+            return;
+        }
+        if now().saturating_sub((*stats).pending_ns) > PENDING_NS {
+            commit_pending();
+        } else {
             (*stats).pending_sk = 0;
         }
     }

@@ -5,9 +5,7 @@
 //! 32-bit programs and io_uring do not pass this tracepoint.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
-use observer_common::{
-    MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SLOT_OVERFLOW, SockoptKey,
-};
+use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SockoptKey};
 
 use crate::{
     counting::{self, add, map_full, seen, settle, settle_lost},
@@ -91,7 +89,7 @@ fn on_failure(errno: i64) {
 /// Adds one to the counter of `key`; false when there is no room for it.
 #[inline(always)]
 fn count(key: &SockoptKey) -> bool {
-    if key.slot != SLOT_OVERFLOW && SOCKOPT_FAILURES.get_ptr(key).is_none() {
+    if SOCKOPT_FAILURES.get_ptr(key).is_none() {
         // When another CPU was faster, its entry is there now.
         let _ = SOCKOPT_FAILURES.insert(key, 0, BPF_NOEXIST);
     }

@@ -27,7 +27,7 @@ use crate::{
     connect,
     connections::{self, adjust_live, now},
     counting::{self, add, bounded, observe, seen, settle, settle_lost},
-    layout::{at, has},
+    layout::{HOME_NETNS, at, has},
     maps::{CONNECTIONS, TIME_WAIT_OWNERS},
     memory::{Direct, Memory, Probe},
     owner, stream,
@@ -94,26 +94,41 @@ fn open(sk: *const u8, flags: u16, old: u8, time: u64) -> Option<*mut Conn> {
         // A kernel thread: an MPTCP join, on behalf of the process that owns the parent.
         slot = owner::through_parent(sk);
     }
-    match connections::get(sk as u64) {
-        Some(conn) => {
-            connections::settle_handover(conn, old);
-            // SAFETY: points into the map.
-            unsafe {
-                if (*conn).slot != slot {
-                    connections::hold(slot);
-                    connections::release((*conn).slot);
-                    (*conn).slot = slot;
-                }
-                (*conn).flags = flags;
-                (*conn).state = old;
-                (*conn).born_ns = time;
-                (*conn).entered_ns = time;
-                (*conn).retransmits = 0;
-                (*conn).spent = [0; STATES];
-            }
-            Some(conn)
+    let Some(conn) = connections::get(sk as u64) else {
+        return connections::create(sk as u64, slot, flags, old, time);
+    };
+    // SAFETY: points into the map.
+    unsafe {
+        if (*conn).state != CLOSE {
+            // The end of an older socket at this address was skipped; see `transition`.
+            end(sk as u64, conn);
+            return connections::create(sk as u64, slot, flags, old, time);
         }
-        None => connections::create(sk as u64, slot, flags, old, time),
+        connections::settle_handover(conn, old);
+        unreturned(conn);
+        if (*conn).slot != slot {
+            connections::hold(slot);
+            connections::release((*conn).slot);
+            (*conn).slot = slot;
+        }
+        (*conn).flags = flags;
+        (*conn).born_ns = time;
+        (*conn).entered_ns = time;
+        (*conn).retransmits = 0;
+        (*conn).spent = [0; STATES];
+    }
+    Some(conn)
+}
+
+/// Counts an attempt that the connect() it ended in did not return an errno for: the thread
+/// was killed, or that call was connect(AF_UNSPEC), which gives the attempt up.
+#[inline(always)]
+unsafe fn unreturned(conn: *mut Conn) {
+    // SAFETY: points into the map.
+    unsafe {
+        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
+            connect::count_failure(stream::owner_of_entry(conn), connect::ECANCELED);
+        }
     }
 }
 
@@ -185,6 +200,15 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         if known != old && usize::from(known) < STATES {
             connections::settle_handover(conn, known);
             count_transition((*conn).slot, known, old);
+            let flags = (*conn).flags;
+            if known == SYN_SENT
+                && old != SYN_RECV
+                && flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE
+            {
+                // What was left out is that the handshake succeeded.
+                connect::succeeded((*conn).slot, time.saturating_sub((*conn).born_ns));
+                (*conn).flags = flags | CONN_ESTABLISHED;
+            }
             debug!(
                 &(),
                 "made good for a missed transition from {} to {}", known, old
@@ -215,7 +239,8 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 if attempting {
                     connect::succeeded(slot, time.saturating_sub((*conn).born_ns));
                 }
-                (*conn).flags |= CONN_ESTABLISHED;
+                // An RST sent until now answered a stray segment (a bad ACK in SYN_SENT).
+                (*conn).flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
                 if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
                     // A passive MPTCP join: its parent is known by now.
                     connections::hand_over(conn, owner::through_parent(sk));
@@ -227,7 +252,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 bpf_get_socket_cookie(sk.cast_mut().cast());
             }
             CLOSE => {
-                if attempting && old != LISTEN {
+                if attempting && matches!(old, SYN_SENT | SYN_RECV) {
                     connect::failed::<M>(sk, conn);
                 }
                 closed::<M>(sk, conn, slot, old, time);
@@ -330,6 +355,11 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
             return;
         };
         add(&raw mut (*counters).time_wait_entered, 1);
+        if stream::netns(sk) != HOME_NETNS.load() {
+            if let Some(stats) = counting::stats() {
+                add(&raw mut (*stats).time_wait_elsewhere, 1);
+            }
+        }
         if has::OFF_SKC_COOKIE() && slot != SLOT_UNATTRIBUTED {
             let cookie = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
             let owner = TimeWaitOwner {
@@ -376,11 +406,9 @@ fn on_destroy<M: Memory>(sk: *const u8) {
         if let Some(stats) = counting::stats() {
             (*stats).destroyed_sk = sk as u64;
             (*stats).destroyed_slot = slot;
+            (*stats).destroyed_generation = counting::generation(slot);
         }
-        // An attempt that connect() never came back for (the thread was killed).
-        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
-            connect::count_failure(slot, connect::ECANCELED);
-        }
+        unreturned(conn);
     }
     end(sk as u64, conn);
 }

@@ -71,8 +71,8 @@ fn failures_are_logged_as_json() {
             .map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"))
             .filter(|line| line["target"] == "observer::event")
             .map(|line| {
-                let message = line["message"].as_str().expect("a message");
-                serde_json::from_str(message).expect("the message is the record")
+                let record = line["record"].as_str().expect("a record");
+                serde_json::from_str(record).expect("it is JSON")
             })
             .filter(|event: &Value| event["pid"] == pid)
             .collect()

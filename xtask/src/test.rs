@@ -88,10 +88,17 @@ fn has_kernel_tests() -> bool {
 fn kernel_tests(filter: &[OsString]) -> Result<Command> {
     let mut test = shell::cargo();
     // One at a time: they count the events of the whole machine.
-    test.args(["test", "--package", "observer", "--no-fail-fast", "--test", "*"])
-        .args(["--", "--test-threads=1", "--nocapture"])
-        .args(filter)
-        .env(SWITCH, "1");
+    test.args([
+        "test",
+        "--package",
+        "observer",
+        "--no-fail-fast",
+        "--test",
+        "*",
+    ])
+    .args(["--", "--test-threads=1", "--nocapture"])
+    .args(filter)
+    .env(SWITCH, "1");
     if !host::is_root() {
         // Cargo builds as the invoking user, and only the test binaries get root.
         let sudo = shell::sudo()?

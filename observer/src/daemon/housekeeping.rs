@@ -88,12 +88,33 @@ impl Housekeeping {
         }
     }
 
+    /// Looks for forgotten sockets now and then: it reads the whole map of connections.
+    fn sweep(&self, epoch: u32) {
+        const EVERY: u32 = 20;
+        if !epoch.is_multiple_of(EVERY) {
+            return;
+        }
+        match self.live.sweep(epoch) {
+            Ok(0) => {}
+            Ok(swept) => debug!(swept, "dropped entries of forgotten sockets"),
+            Err(error) => {
+                warn!(
+                    error = format!("{error:#}"),
+                    "cannot look for forgotten sockets"
+                );
+            }
+        }
+    }
+
     fn once(&self, resync: bool, reconcile: bool) {
         if resync {
             let result = self.live.resync();
             self.agreement.resynced(&result);
             match result {
-                Ok(resynced) => debug!(?resynced, "resynchronised"),
+                Ok(resynced) => {
+                    debug!(?resynced, "resynchronised");
+                    self.sweep(resynced.epoch);
+                }
                 Err(error) => warn!(error = format!("{error:#}"), "cannot resynchronise owners"),
             }
         }

@@ -1,8 +1,9 @@
 //! Comparing our numbers with the kernel's own, in every network namespace.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -11,14 +12,14 @@ use prometheus::{IntCounter, IntGauge, Registry, core::Collector};
 use tracing::{debug, warn};
 
 use crate::{
-    kernel::{Live, resync::Resynced},
+    kernel::{Live, resync::Resynced, source::KernelSource as _},
     net::{
         netns,
         sockdiag::{SockDiag, StateMask},
         sockstat::SockStat,
     },
     process::ProcRoot,
-    table::{ProcessFacts, Table},
+    table::{ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,6 +36,8 @@ pub struct Agreement {
     reconcile_failures: IntCounter,
     /// For the daemon's own network namespace.
     sock_diag: Arc<Mutex<Option<SockDiag>>>,
+    /// How many sockets had entered TIME_WAIT in other network namespaces, and when.
+    elsewhere: Arc<Mutex<VecDeque<(Instant, u64)>>>,
 }
 
 impl Agreement {
@@ -51,6 +54,7 @@ impl Agreement {
             .ok();
         let this = Self {
             sock_diag: Arc::new(Mutex::new(sock_diag)),
+            elsewhere: Arc::default(),
             sockets_drift: IntGauge::new(
                 "observer_sockets_drift",
                 "Live TCP sockets counted here minus those the kernel counts in the network \
@@ -121,6 +125,27 @@ impl Agreement {
         result
     }
 
+    /// Whether sockets entered TIME_WAIT in other network namespaces within the time they
+    /// stay there; `total` is how many ever did.
+    fn entered_elsewhere(&self, total: u64) -> bool {
+        let now = Instant::now();
+        let mut elsewhere = lock(&self.elsewhere);
+        elsewhere.push_back((now, total));
+        // One sample that is old enough is kept, to compare with.
+        while elsewhere
+            .get(1)
+            .is_some_and(|(time, _)| now.duration_since(*time) > TIME_WAIT_LENGTH)
+        {
+            elsewhere.pop_front();
+        }
+        let before = match elsewhere.front() {
+            Some((time, total)) if now.duration_since(*time) > TIME_WAIT_LENGTH => *total,
+            // Not running for that long yet: since the start.
+            _ => 0,
+        };
+        total > before
+    }
+
     /// How many timewait sockets of the own namespace each process left behind; `None`
     /// unless every one of them has a known owner.
     fn owned_time_wait(&self, source: &Live) -> Option<HashMap<(u32, u32), u64>> {
@@ -154,13 +179,12 @@ impl Agreement {
             .map(|namespace| namespace.pid)
             .collect();
         pids.push(std::process::id());
-        let (mut time_wait, mut own_time_wait, mut in_use) = (0, 0, 0);
+        let (mut time_wait, mut in_use) = (0, 0);
         for pid in pids {
             let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
             // `None`: the process went away, and its namespace maybe with it.
             if let Some(sockstat) = read {
                 time_wait += sockstat.tcp_time_wait;
-                own_time_wait = sockstat.tcp_time_wait;
                 in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
             }
         }
@@ -174,17 +198,18 @@ impl Agreement {
                 .sum::<i64>();
         });
         table.reconcile_time_wait(time_wait);
-        let drifted = table.time_wait_drift().is_some_and(|drift| drift > 0);
-        // The own namespace comes last above. Timewait sockets of others cannot be told
-        // apart from here.
-        let only_own = time_wait == own_time_wait;
-        drop(table);
-        let owned = if drifted && only_own {
-            self.owned_time_wait(source)
+        // A namespace without processes, of a container that is gone, is not among those
+        // read, and the timewait sockets of others cannot be told apart from here. So the
+        // kernel's numbers are a measure only while all that entered did so here.
+        if self.entered_elsewhere(source.stats().time_wait_elsewhere) {
+            table.cap_time_wait(None);
+            table.trust_inferred_time_wait();
         } else {
-            None
-        };
-        lock(table_lock).cap_time_wait(owned.as_ref());
+            let drifted = table.time_wait_drift().is_some_and(|drift| drift > 0);
+            drop(table);
+            let owned = drifted.then(|| self.owned_time_wait(source)).flatten();
+            lock(table_lock).cap_time_wait(owned.as_ref());
+        }
         self.sockets_drift.set(live - in_use as i64);
         Ok(())
     }

@@ -20,7 +20,7 @@ use super::{
     names::{Index, Names, Tables},
     sink::{Number, Sink},
 };
-use crate::table::{Failures, Kind, Labels, Resources, SeriesView};
+use crate::table::{Failure, Failures, Kind, Labels, Resources, SeriesView};
 
 /// Writes the metrics of one series after the other.
 pub(super) struct Writer<'a> {
@@ -171,14 +171,18 @@ impl Writer<'_> {
         // Two kinds may have the same names, for instance two types of unknown sockets.
         let mut by_name: BTreeMap<[String; 5], u64> = BTreeMap::new();
         for (kind, count) in failures {
-            let named = [
-                self.names.family(kind.family),
-                self.names
-                    .protocol(kind.family, kind.protocol, kind.socket_type),
-                self.names.level(kind.level),
-                self.names.option(kind.level, kind.option),
-                self.names.errno(kind.errno),
-            ];
+            let named = if *kind == Failure::REST {
+                std::array::from_fn(|_| "other".to_owned())
+            } else {
+                [
+                    self.names.family(kind.family),
+                    self.names
+                        .protocol(kind.family, kind.protocol, kind.socket_type),
+                    self.names.level(kind.level),
+                    self.names.option(kind.level, kind.option),
+                    self.names.errno(kind.errno),
+                ]
+            };
             *by_name.entry(named).or_default() += count;
         }
         for ([family, protocol, level, option, errno], count) in &by_name {

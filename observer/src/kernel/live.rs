@@ -7,6 +7,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -16,9 +17,9 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use observer_common::{
-    CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, Pod as _, ProcessKey,
-    Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE, SIGNAL_TIME_WAIT,
-    SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitOwner,
+    CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, PENDING_NS,
+    Pod as _, ProcessKey, Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE,
+    SIGNAL_TIME_WAIT, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitOwner,
 };
 
 use super::{
@@ -31,9 +32,8 @@ use super::{
 };
 use crate::explain::ResetReasons;
 
-/// A received RST is counted once it is clear that it was not our own abort, which the
-/// kernel shows within the same softirq. One that is older than this was the peer's.
-const PENDING_NS: u64 = 1_000_000;
+/// How long a closed socket that no process holds may be remembered.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// Attached programs and their maps. Dropping it detaches them.
 pub struct Live {
@@ -43,6 +43,7 @@ pub struct Live {
     processes: Mutex<HashMap<MapData, ProcessKey, u32>>,
     free_slots: Mutex<Queue<MapData, u32>>,
     sockopt: Mutex<HashMap<MapData, SockoptKey, u64>>,
+    connections: Mutex<HashMap<MapData, u64, Conn>>,
     program_fds: Vec<(&'static str, i32)>,
     slot_limit: AtomicU32,
     verdicts: Vec<Verdict>,
@@ -114,6 +115,7 @@ impl Live {
         let processes = HashMap::try_from(take("PROCESSES")?)?;
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
+        let connections = HashMap::try_from(take("CONNECTIONS")?)?;
         let time_wait_owners = HashMap::try_from(take("TIME_WAIT_OWNERS")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
         let log = options
@@ -138,6 +140,7 @@ impl Live {
                 processes: Mutex::new(processes),
                 free_slots: Mutex::new(free_slots),
                 sockopt: Mutex::new(sockopt),
+                connections: Mutex::new(connections),
                 program_fds,
                 slot_limit: AtomicU32::new(SLOT_FIRST),
                 verdicts,
@@ -157,6 +160,41 @@ impl Live {
     pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
         let owner = lock(&self.time_wait_owners).get(&cookie, 0).ok()?;
         Some((owner.slot, owner.generation))
+    }
+
+    /// Drops entries of sockets that closed more than ten minutes ago and that no process
+    /// was found to hold in resynchronisation `epoch`: the kernel skipped the program that should have seen their
+    /// end. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn sweep(&self, epoch: u32) -> anyhow::Result<u64> {
+        let now = monotonic_ns();
+        let mut connections = lock(&self.connections);
+        let stale: Vec<_> = connections
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, conn)| {
+                conn.state == CLOSE
+                    && conn.handover == 0
+                    && conn.epoch != epoch
+                    && now.saturating_sub(conn.entered_ns) > FORGOTTEN.as_nanos() as u64
+            })
+            .collect();
+        let mut swept = 0;
+        for (socket, conn) in stale {
+            if connections.remove(&socket).is_ok() {
+                let sockets = std::mem::offset_of!(Slot, sockets);
+                self.slots
+                    .word(conn.slot, sockets)
+                    .fetch_sub(1, Ordering::Relaxed);
+                let removed = std::mem::offset_of!(CpuStats, connections_removed);
+                self.stats.word(0, removed).fetch_add(1, Ordering::Relaxed);
+                swept += 1;
+            }
+        }
+        Ok(swept)
     }
 
     /// Takes in sockets older than the daemon and finds those that changed hands.
@@ -218,18 +256,26 @@ impl Live {
             }
             sum.connections_added += one.connections_added;
             sum.connections_removed += one.connections_removed;
+            sum.time_wait_elsewhere += one.time_wait_elsewhere;
         }
         sum
     }
 
-    /// Received RSTs that are certain by now but not yet counted: (slot, state).
-    fn pending(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let now = monotonic_ns();
-        let mut stats = zeroed_stats();
-        (0..self.stats.len()).filter_map(move |cpu| {
+    /// Received RSTs that are certain by now but not yet counted: slot, generation, state.
+    fn pending(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
+        let word = |cpu, offset| self.stats.word(cpu, offset).load(Ordering::Relaxed);
+        // Most CPUs have none, and this is asked for every slot of a scrape.
+        let some = (0..self.stats.len())
+            .filter(move |&cpu| word(cpu, std::mem::offset_of!(CpuStats, pending_sk)) != 0);
+        some.filter_map(|cpu| {
+            let mut stats = zeroed_stats();
             self.stats.read(cpu, &mut stats);
-            let old = now.saturating_sub(stats.pending_ns) > PENDING_NS;
-            (stats.pending_sk != 0 && old).then_some((stats.pending_slot, stats.pending_state))
+            let age = monotonic_ns().saturating_sub(stats.pending_ns);
+            (stats.pending_sk != 0 && age > PENDING_NS).then_some((
+                stats.pending_slot,
+                stats.pending_generation,
+                stats.pending_state,
+            ))
         })
     }
 }
@@ -284,8 +330,9 @@ impl KernelSource for Live {
 
     fn read_slot(&self, index: u32, slot: &mut Slot) {
         self.slots.read(index, slot);
-        for (pending, state) in self.pending() {
-            if pending == index
+        for (pending, generation, state) in self.pending() {
+            // Of another generation, it was folded with the process it was for.
+            if (pending, generation) == (index, slot.generation)
                 && let Some(counter) = slot.resets_received.get_mut(state as usize)
             {
                 *counter += 1;
@@ -323,7 +370,7 @@ impl KernelSource for Live {
 
     fn stats(&self) -> CpuStats {
         let mut sum = self.sum_stats();
-        for (slot, _) in self.pending() {
+        for (slot, _, _) in self.pending() {
             let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
             outcomes.seen += 1;
             if slot == observer_common::SLOT_UNATTRIBUTED {

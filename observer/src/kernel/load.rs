@@ -1,7 +1,7 @@
 //! Loading and attaching: from the running kernel's BTF and the load table to attached
 //! programs and a verdict on each.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -200,6 +200,7 @@ impl Kernel {
         let has_reason = u32::from(self.reset_args >= 3 && !self.reasons.is_empty());
         let has_error = u32::from(self.retransmit_args >= 3);
         let exit_seen = u32::from(exit_seen);
+        let home_netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32);
         let regs_from_stack = u32::from(!self.has_pt_regs_helper);
         // The numbers of the `log` crate; 0 is off.
         let log_level: u8 = if options.log { 4 } else { 0 };
@@ -211,6 +212,7 @@ impl Kernel {
         loader
             .btf(Some(&self.btf))
             .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global("HOME_NETNS", &home_netns, true)
             .override_global("REGS_FROM_STACK", &regs_from_stack, true)
             .override_global("RECORD_MASK", &options.record_mask, true)
             .override_global("WAKEUP_BYTES", &wakeup, true)

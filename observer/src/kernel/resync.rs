@@ -17,6 +17,8 @@ use observer_common::ResyncControl;
 /// What one resynchronisation found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resynced {
+    /// Its number.
+    pub epoch: u32,
     /// Sockets that processes hold.
     pub seen: u64,
     /// Sockets taken in by this one.
@@ -76,6 +78,7 @@ impl Resync {
                 .context("cannot read the control block")?;
         }
         Ok(Resynced {
+            epoch: control.epoch,
             seen: control.seen,
             seeded: control.seeded - before.seeded,
             moved: control.moved - before.moved,

@@ -100,6 +100,8 @@ pub struct Table {
     pub(super) kernel_time_wait: Option<(u64, u64)>,
     /// Entries into TIME_WAIT that ticks have taken in since then.
     pub(super) time_wait_since: u64,
+    /// Whether the kernel's number covers all that entered.
+    pub(super) time_wait_is_whole: bool,
     pub(super) scratch: Box<Slot>,
 }
 
@@ -118,6 +120,7 @@ impl Table {
             overflow_time_wait: Ledger::default(),
             kernel_time_wait: None,
             time_wait_since: 0,
+            time_wait_is_whole: true,
             scratch: Box::new(Slot::zeroed()),
         }
     }
@@ -159,7 +162,7 @@ impl Table {
                 continue;
             }
             source.read_slot_identity(index, &mut self.scratch);
-            if self.scratch.sockets != 0 {
+            if self.scratch.sockets > 0 {
                 entry.quiet = None;
                 continue;
             }
@@ -201,6 +204,13 @@ impl Table {
                 .sum::<u64>();
         self.kernel_time_wait = Some((kernel_total, inferred));
         self.time_wait_since = 0;
+        self.time_wait_is_whole = true;
+    }
+
+    /// Shows the inferred numbers as they are: the kernel's total does not tell of all that
+    /// entered. The drift stays known.
+    pub fn trust_inferred_time_wait(&mut self) {
+        self.time_wait_is_whole = false;
     }
 
     /// Notes how many of the kernel's timewait sockets are whose, by slot and generation, so
@@ -305,7 +315,7 @@ impl Table {
         };
         // The last look before the slot is freed: what came in since the first is counted.
         source.read_slot(index, &mut self.scratch);
-        if self.scratch.generation != entry.generation || self.scratch.sockets != 0 {
+        if self.scratch.generation != entry.generation || self.scratch.sockets > 0 {
             entry.quiet = None;
             return;
         }

@@ -304,3 +304,25 @@ fn any_bytes_make_a_printable_label() {
     assert_eq!(printable("é".as_bytes()), "é");
     assert_eq!(printable(b""), "");
 }
+
+#[test]
+fn made_up_options_do_not_pile_up() {
+    let mut bench = Bench::new(10);
+    for start in 1..=4 {
+        let slot = bench.kernel.spawn(7, start, b"a").unwrap();
+        for option in 0..1000 {
+            bench.kernel.fail_setsockopt(slot, option * start as i32);
+        }
+        bench.ticks(1);
+        bench.facts.kill(key(7, start));
+        bench.ticks(10);
+    }
+    let mut kinds = 0;
+    let mut sum = 0;
+    bench.table.visit(&bench.kernel, &bench.facts, &mut |view| {
+        kinds += view.failures.len();
+        sum += view.failures.values().sum::<u64>();
+    });
+    assert!(kinds <= 65, "{kinds}");
+    assert_eq!(sum, 4000, "none is lost");
+}

@@ -46,8 +46,32 @@ impl From<&SockoptKey> for Failure {
     }
 }
 
+impl Failure {
+    /// What is past the limit, summed up.
+    pub const REST: Self = Self {
+        level: i32::MIN,
+        option: i32::MIN,
+        errno: 0,
+        family: u16::MAX,
+        protocol: u16::MAX,
+        socket_type: u16::MAX,
+    };
+}
+
 /// Failed setsockopt calls by kind.
 pub type Failures = BTreeMap<Failure, u64>;
+
+/// The most kinds kept for what processes left behind. Any program can make up option
+/// numbers; a broken one has a handful.
+const KINDS: usize = 64;
+
+/// Adds to a kind, or to [`Failure::REST`] where there are [`KINDS`] others already: a kind
+/// once shown stays shown, so no sum goes down.
+fn add_bounded(total: &mut Failures, kind: Failure, count: u64) {
+    let known = total.len() < KINDS || total.contains_key(&kind);
+    let kind = if known { kind } else { Failure::REST };
+    *total.entry(kind).or_default() += count;
+}
 
 /// Counts of processes that are gone.
 #[derive(Debug)]
@@ -80,7 +104,9 @@ impl Totals {
             self.counts.adjust[usize::from(state)] -= counts.live(state);
         }
         self.counts.sockets -= counts.sockets;
-        add_failures(&mut self.failures, failures);
+        for (key, count) in failures {
+            add_bounded(&mut self.failures, Failure::from(&key), count);
+        }
         self.time_wait.merge(time_wait);
     }
 
@@ -92,7 +118,7 @@ impl Totals {
         } = other;
         add(&mut self.counts, &counts);
         for (kind, count) in failures {
-            *self.failures.entry(kind).or_default() += count;
+            add_bounded(&mut self.failures, kind, count);
         }
         self.time_wait.merge(time_wait);
     }

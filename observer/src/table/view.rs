@@ -217,7 +217,9 @@ impl Table {
             shares.push(carried + slots.map(|(i, ledger)| live(i, ledger)).sum::<u64>());
         }
         shares.extend(self.exited.values().map(|totals| totals.time_wait.live()));
-        if let Some((kernel, _)) = self.kernel_time_wait {
+        if let Some((kernel, _)) = self.kernel_time_wait
+            && self.time_wait_is_whole
+        {
             // What entered since the kernel's number was read is not in it.
             apportion(&mut shares, kernel.saturating_add(pending));
         }

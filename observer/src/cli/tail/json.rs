@@ -3,8 +3,8 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use observer_common::{
-    CONN_ACCEPTED, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_ESTABLISHED,
-    CONN_PARENT, CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
+    CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT,
+    CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
     RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, Record, unpack_duration,
 };
 use serde::{Serialize, Serializer};
@@ -81,12 +81,11 @@ impl Serialize for States<'_> {
     }
 }
 
-const FLAGS: [(u16, &str); 11] = [
+const FLAGS: [(u16, &str); 10] = [
     (CONN_ACTIVE, "active"),
     (CONN_PASSIVE, "passive"),
     (CONN_SEEDED, "seeded"),
     (CONN_ESTABLISHED, "established"),
-    (CONN_ACCEPTED, "accepted"),
     (CONN_RESET_SENT, "reset_sent"),
     (CONN_RESET_RECEIVED, "reset_received"),
     (CONN_ATTEMPT_COUNTED, "attempt_counted"),

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 
 use clap::Parser as _;
 use observer_common::{
-    CLOSE, CLOSE_WAIT, CONN_ACCEPTED, CONN_ESTABLISHED, CONN_PASSIVE, CONN_RESET_RECEIVED,
-    CONN_SEEDED, ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    CLOSE, CLOSE_WAIT, CONN_ESTABLISHED, CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_SEEDED,
+    ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _, RECORD_CLOSE, RECORD_CONNECT_FAILED,
     RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
     RECORD_TIME_WAIT, SYN_SENT, pack_duration,
 };
@@ -101,7 +101,7 @@ fn closed() -> Record {
         age_ns: 33_200_000_000,
         from: LAST_ACK,
         to: CLOSE,
-        flags: CONN_PASSIVE | CONN_ESTABLISHED | CONN_ACCEPTED,
+        flags: CONN_PASSIVE | CONN_ESTABLISHED,
         ..record(RECORD_CLOSE)
     };
     for (state, ns) in [
@@ -248,7 +248,7 @@ fn unknown_owner_is_a_dash() {
 fn json_of_a_close() {
     assert_eq!(
         json(&closed(), &NGINX, &Names, CLOCK),
-        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"ipv4","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established","accepted"],"errno":null,"reason":null,"level":null,"option":null,"retransmits":0}"#
+        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"ipv4","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established"],"errno":null,"reason":null,"level":null,"option":null,"retransmits":0}"#
     );
 }
 
