@@ -80,6 +80,8 @@ offsets![
     OFF_TASK_FLAGS,
     OFF_TW_SUBSTATE,
     OFF_REQ_LISTENER,
+    OFF_FILE_INODE,
+    OFF_INODE_MODE,
     OFF_ACCEPT_HEAD,
     OFF_REQ_SK,
     OFF_REQ_NEXT,
@@ -115,6 +117,10 @@ settings! {
     HOME_NETNS: u32 = 0;
     /// 1 when `bpf_task_pt_regs` does not exist (before 5.15).
     REGS_FROM_STACK: u32 = 0;
+    /// 1 when tracing programs may call `bpf_get_socket_cookie` (5.12 and later).
+    HAS_SOCKET_COOKIE: u32 = 1;
+    /// 1 when there is `bpf_sock_from_file` (5.11 and later).
+    HAS_SOCK_FROM_FILE: u32 = 1;
     /// Bytes of a kernel stack.
     THREAD_SIZE: u64 = 16_384;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.

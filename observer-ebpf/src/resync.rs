@@ -14,15 +14,19 @@ use observer_common::{
 
 use crate::{
     connections::{self, now},
-    layout::{at, has},
+    layout::{HAS_SOCK_FROM_FILE, at, has},
     maps::{PROCESSES, RESYNC},
-    memory::{Direct, Memory, Probe},
+    memory::{Memory, Probe},
     owner, stream,
 };
 
 /// The most connections taken in from one listener's queue, so that the verifier sees an
 /// end. A queue is as long as the backlog; the rest stays unattributed until accepted.
 const UNACCEPTED: u32 = 128;
+
+/// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
 /// eight bytes.
@@ -45,25 +49,22 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    // SAFETY: takes the file of the context.
-    let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) } as *const u8;
+    let socket = socket_of(file);
     if socket.is_null() {
         return 0;
     }
-    // SAFETY: typed pointers, offsets from BTF.
+    // SAFETY: a struct socket and its struct sock, offsets from BTF.
     unsafe {
-        let sk = Direct::read::<u64>(socket, at::OFF_SOCKET_SK());
-        if sk == 0 {
+        let sk = Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8;
+        if sk.is_null() {
             return 0;
         }
-        // Loaded again so that the verifier sees a typed pointer.
-        let sk = *socket.add(at::OFF_SOCKET_SK()).cast::<*const u8>();
-        let family = Direct::read::<u16>(sk, at::OFF_SKC_FAMILY());
+        let family = Probe::read::<u16>(sk, at::OFF_SKC_FAMILY());
         if family != AF_INET && family != AF_INET6 {
             return 0;
         }
-        let protocol = Direct::read::<u16>(sk, at::OFF_SK_PROTOCOL());
-        let state = Direct::read::<u8>(sk, at::OFF_SKC_STATE());
+        let protocol = Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL());
+        let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
         let Some(control) = RESYNC.get_ptr_mut(0) else {
             return 0;
         };
@@ -86,6 +87,28 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         }
     }
     0
+}
+
+/// The `struct socket` behind `file`, null when it is no socket.
+#[inline(always)]
+fn socket_of(file: *const u8) -> *const u8 {
+    if HAS_SOCK_FROM_FILE.load() != 0 {
+        // SAFETY: takes the file of the context.
+        return unsafe { bpf_sock_from_file(file.cast_mut().cast()) } as *const u8;
+    }
+    if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
+        return core::ptr::null();
+    }
+    // SAFETY: a struct file and its inode, offsets from BTF.
+    unsafe {
+        let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
+        if Probe::read::<u16>(inode, at::OFF_INODE_MODE()) & S_IFMT != S_IFSOCK {
+            return core::ptr::null();
+        }
+        // Null for the other kind of file with such an inode: a Unix socket's name opened
+        // with O_PATH.
+        Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8
+    }
 }
 
 /// Takes in the connections that wait to be accepted from `listener`: no process has a

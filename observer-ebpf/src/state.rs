@@ -27,7 +27,7 @@ use crate::{
     connect,
     connections::{self, adjust_live, now},
     counting::{self, add, bounded, observe, seen, settle, settle_lost},
-    layout::{HOME_NETNS, at, has},
+    layout::{HAS_SOCKET_COOKIE, HOME_NETNS, at, has},
     maps::{CONNECTIONS, TIME_WAIT_OWNERS},
     memory::{Direct, Memory, Probe},
     owner, stream,
@@ -249,7 +249,10 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
             FIN_WAIT1 => {
                 // Only the side that closes first comes here, and only it can enter
                 // TIME_WAIT. The timewait socket takes over the cookie, if there is one.
-                bpf_get_socket_cookie(sk.cast_mut().cast());
+                // Kernels without the helper do not report RSTs of timewait sockets either.
+                if HAS_SOCKET_COOKIE.load() != 0 {
+                    bpf_get_socket_cookie(sk.cast_mut().cast());
+                }
             }
             CLOSE => {
                 if attempting && matches!(old, SYN_SENT | SYN_RECV) {
@@ -366,7 +369,10 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
                 slot,
                 generation: (*counters).generation,
             };
-            let _ = TIME_WAIT_OWNERS.insert(cookie, owner, 0);
+            // Zero: it has none, because its FIN_WAIT1 was not seen.
+            if cookie != 0 {
+                let _ = TIME_WAIT_OWNERS.insert(cookie, owner, 0);
+            }
         }
     }
     stream::write(RECORD_TIME_WAIT, sk, conn, slot, |_| {});

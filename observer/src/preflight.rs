@@ -111,6 +111,7 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_SKB_HEAD" | "OFF_SKB_NETWORK" | "OFF_SKB_TRANSPORT" => {
             "addresses of RSTs that no socket had a part in"
         }
+        "OFF_FILE_INODE" | "OFF_INODE_MODE" => "sockets older than the daemon, before 5.11",
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"
         | "OFF_TASK_STACK" | "PT_REGS_SIZE" => {

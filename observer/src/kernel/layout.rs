@@ -122,6 +122,8 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
+    optional("OFF_FILE_INODE", "file", "f_inode", 8),
+    optional("OFF_INODE_MODE", "inode", "i_mode", 2),
 ];
 
 /// Where system calls pass their arguments on x86_64; the fourth is in r10, because the

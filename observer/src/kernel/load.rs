@@ -106,7 +106,39 @@ pub struct Kernel {
     reset_args: usize,
     retransmit_args: usize,
     tracefs: Option<PathBuf>,
-    has_pt_regs_helper: bool,
+    helpers: Helpers,
+}
+
+/// Helpers that the oldest kernels lack.
+struct Helpers {
+    task_pt_regs: bool,
+    socket_cookie: bool,
+    sock_from_file: bool,
+}
+
+impl Helpers {
+    fn find(kernel: &KernelBtf) -> Self {
+        // Tracing programs cannot be asked what they may call. The kernel's list of helpers
+        // tells: one that has a helper of some release has all of that release.
+        let listed = kernel.enumerators("bpf_func_id");
+        let has = |helper: &str| {
+            listed
+                .as_ref()
+                .is_none_or(|list| list.iter().any(|(name, _)| name == helper))
+        };
+        Self {
+            // Where it cannot be asked (too few rights), loading will say why.
+            task_pt_regs: is_helper_supported(
+                ProgramType::TracePoint,
+                BpfHelper::BPF_FUNC_task_pt_regs,
+            )
+            .unwrap_or(true),
+            // `bpf_get_socket_cookie` is older, but offered to tracing programs since 5.12
+            // only, which is also the release of this one.
+            socket_cookie: has("BPF_FUNC_check_mtu"),
+            sock_from_file: has("BPF_FUNC_sock_from_file"),
+        }
+    }
 }
 
 impl Kernel {
@@ -128,6 +160,7 @@ impl Kernel {
             .collect();
         let count = |name| kernel.tracepoint_args(name).map_or(0, |args| args.len());
         let (reset_args, retransmit_args) = (count("tcp_send_reset"), count("tcp_retransmit_skb"));
+        let helpers = Helpers::find(&kernel);
         // Tens of megabytes while parsed; everything needed has been taken from it.
         drop(kernel);
         let btf = Btf::parse_file(path, aya::Endianness::default()).map_err(|source| {
@@ -144,12 +177,7 @@ impl Kernel {
             reset_args,
             retransmit_args,
             tracefs: find_tracefs(),
-            // Where it cannot be asked (too few rights), loading will say why.
-            has_pt_regs_helper: is_helper_supported(
-                ProgramType::TracePoint,
-                BpfHelper::BPF_FUNC_task_pt_regs,
-            )
-            .unwrap_or(true),
+            helpers,
         })
     }
 
@@ -201,7 +229,13 @@ impl Kernel {
         let has_error = u32::from(self.retransmit_args >= 3);
         let exit_seen = u32::from(exit_seen);
         let home_netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32);
-        let regs_from_stack = u32::from(!self.has_pt_regs_helper);
+        let Helpers {
+            task_pt_regs,
+            socket_cookie,
+            sock_from_file,
+        } = self.helpers;
+        let regs_from_stack = u32::from(!task_pt_regs);
+        let (socket_cookie, sock_from_file) = (u32::from(socket_cookie), u32::from(sock_from_file));
         // The numbers of the `log` crate; 0 is off.
         let log_level: u8 = if options.log { 4 } else { 0 };
         let wakeup = u64::from(options.ring_bytes) / 2;
@@ -214,6 +248,8 @@ impl Kernel {
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("HOME_NETNS", &home_netns, true)
             .override_global("REGS_FROM_STACK", &regs_from_stack, true)
+            .override_global("HAS_SOCKET_COOKIE", &socket_cookie, true)
+            .override_global("HAS_SOCK_FROM_FILE", &sock_from_file, true)
             .override_global("RECORD_MASK", &options.record_mask, true)
             .override_global("WAKEUP_BYTES", &wakeup, true)
             .override_global("RESET_HAS_REASON", &has_reason, true)
