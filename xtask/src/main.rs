@@ -10,6 +10,7 @@ mod shell;
 mod summary;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Fuzz(fuzz::Args),
+    Vm(vm::Args),
 }
 
 fn help() -> Result<ExitCode> {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Fuzz(args)) => fuzz::main(&args),
+        Some(Command::Vm(args)) => vm::main(&args),
         None => help(),
     };
     match result {

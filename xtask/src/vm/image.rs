@@ -1,0 +1,216 @@
+//! The guest's root file system: an initramfs of three archives one after the other, which
+//! the kernel unpacks in order. The guest's programs are the same for all kernels and the
+//! job for all of a run; only the modules are packed for each. Nothing is compressed:
+//! unpacking in an emulated machine takes longer than reading.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    build::Binaries,
+    packages::{Kernel, with_suffix},
+};
+use crate::shell;
+
+const INIT: &str = include_str!("init.sh");
+
+/// What the tests use and stock kernels have as modules: pairs of interfaces, delay and
+/// loss, and the interface that `ss` asks.
+const MODULES: [&str; 7] = [
+    "veth",
+    "dummy",
+    "inet_diag",
+    "tcp_diag",
+    "mptcp_diag",
+    "sch_netem",
+    "sch_tbf",
+];
+
+/// Packs the guest's programs; they change only with their packages.
+pub fn programs(guest: &Path) -> Result<PathBuf> {
+    let archive = with_suffix(guest, ".cpio");
+    if !archive.exists() {
+        let begun = with_suffix(guest, ".cpio.part");
+        pack(guest, &begun)?;
+        fs::rename(&begun, &archive)?;
+    }
+    Ok(archive)
+}
+
+/// What is to be run in each guest of a run.
+pub struct Job<'a> {
+    pub binaries: &'a Binaries,
+    /// Names of the test programs to run.
+    pub tests: &'a [String],
+    /// Arguments of each test program.
+    pub args: &'a [String],
+    pub test_timeout: Duration,
+    pub scale: f64,
+}
+
+/// Packs `/init` and the binaries below `dir`.
+pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
+    let Job {
+        binaries,
+        tests,
+        args,
+        test_timeout,
+        scale,
+    } = job;
+    let root = dir.join("job");
+    let at = |path: &str| root.join(path);
+    fs::create_dir_all(at("job"))?;
+    fs::create_dir_all(at("etc"))?;
+    fs::create_dir_all(at("bin"))?;
+    fs::write(at("init"), INIT)?;
+    fs::set_permissions(at("init"), fs::Permissions::from_mode(0o755))?;
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("busybox is not installed")?;
+    fs::copy(busybox, at("bin/busybox"))?;
+    fs::copy(&binaries.observer, at("job/observer"))?;
+    for (name, file) in &binaries.tests {
+        if tests.contains(name) {
+            fs::copy(file, at("job").join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    fs::write(
+        at("job/tests"),
+        tests
+            .iter()
+            .map(|name| format!("{name}\n"))
+            .collect::<String>(),
+    )?;
+    let args: Vec<_> = args.iter().map(|arg| arg.replace('\'', "")).collect();
+    let environment = format!(
+        "export TEST_TIMEOUT={} TEST_ARGS='{}' OBSERVER_TEST_SCALE={scale}\n",
+        test_timeout.as_secs(),
+        args.join(" ")
+    );
+    fs::write(at("job/environment"), environment)?;
+    for (file, text) in [
+        (
+            "passwd",
+            "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        ),
+        (
+            "group",
+            "root:x:0:\nadm:x:4:\nwww-data:x:33:\nnogroup:x:65534:\n",
+        ),
+        ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+        (
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\n",
+        ),
+    ] {
+        fs::write(at("etc").join(file), text)?;
+    }
+    let archive = dir.join("job.cpio");
+    pack(&root, &archive)?;
+    fs::remove_dir_all(&root)?;
+    Ok(archive)
+}
+
+/// Packs a kernel's modules, uncompressed and numbered in the order of loading.
+pub fn modules(kernel: &Kernel, dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("modules");
+    fs::create_dir_all(root.join("modules"))?;
+    let mut known = BTreeSet::new();
+    for module in MODULES {
+        let mut modprobe = Command::new("modprobe");
+        modprobe
+            .arg("-d")
+            .arg(&kernel.dir)
+            .args(["-S", &kernel.release, "--show-depends", module]);
+        // A kernel that has no such module does without.
+        let shown = shell::output(modprobe.stderr(Stdio::null())).unwrap_or_default();
+        for file in dependencies(&shown) {
+            if known.insert(file.to_owned()) {
+                let number = known.len();
+                add_module(Path::new(file), number, &root.join("modules"))?;
+            }
+        }
+    }
+    let archive = dir.join("modules.cpio");
+    pack(&root, &archive)?;
+    fs::remove_dir_all(&root)?;
+    Ok(archive)
+}
+
+/// Files in the output of `modprobe --show-depends`: `insmod FILE OPTIONS`.
+fn dependencies(shown: &str) -> impl Iterator<Item = &str> {
+    shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("insmod ")?.split_whitespace().next())
+}
+
+fn add_module(file: &Path, number: usize, to: &Path) -> Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(plain) = name.strip_suffix(".xz") {
+        let output = File::create(to.join(format!("{number:02}-{plain}")))?;
+        let status = Command::new("xz")
+            .arg("-dc")
+            .arg(file)
+            .stdout(output)
+            .status()?;
+        if !status.success() {
+            bail!("cannot unpack {}", file.display());
+        }
+    } else {
+        fs::copy(file, to.join(format!("{number:02}-{name}")))?;
+    }
+    Ok(())
+}
+
+fn pack(root: &Path, archive: &Path) -> Result<()> {
+    let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0";
+    let status = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(root)
+        .stdout(File::create(archive)?)
+        .status()?;
+    if !status.success() {
+        bail!("cpio failed on {}", root.display());
+    }
+    Ok(())
+}
+
+/// Writes the archives one after the other.
+pub fn join(archives: &[&Path], to: &Path) -> Result<()> {
+    let mut file = File::create(to)?;
+    for archive in archives {
+        let mut archive = File::open(archive)?;
+        io::copy(&mut archive, &mut file)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_come_before_what_needs_them() {
+        let shown = "builtin ipv6\n\
+                     insmod /k/lib/modules/6.1/inet_diag.ko \n\
+                     insmod /k/lib/modules/6.1/tcp_diag.ko.xz a=1\n";
+        assert_eq!(
+            dependencies(shown).collect::<Vec<_>>(),
+            [
+                "/k/lib/modules/6.1/inet_diag.ko",
+                "/k/lib/modules/6.1/tcp_diag.ko.xz"
+            ]
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! Kernels and guest programs, downloaded and unpacked once, below the cache directory.
+
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::{
+    mirror::Mirror,
+    names::{self, Wanted},
+};
+use crate::shell;
+
+/// Programs that the kernel tests run. busybox serves the rest.
+const GUEST_PACKAGES: [&str; 8] = [
+    "python3-minimal",
+    "libpython3-stdlib",
+    "iproute2",
+    "strace",
+    "curl",
+    "nginx-light",
+    "util-linux",
+    "procps",
+];
+
+/// Dependencies that serve only to install packages, and the whole of Perl for one of them.
+const NOT_UNPACKED: [&str; 6] = [
+    "debconf",
+    "dpkg",
+    "gcc-12-base",
+    "libperl5.36",
+    "perl-base",
+    "perl-modules-5.36",
+];
+
+/// Parts of packages that no test uses.
+const REMOVED: [&str; 9] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/bash-completion",
+    "usr/share/lintian",
+    "usr/share/info",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.11/lib2to3",
+];
+
+/// The directory of what has been downloaded, and the right to change it.
+pub struct Cache {
+    dir: PathBuf,
+    mirror: Mirror,
+    /// Held while downloading and unpacking: another run waits.
+    _lock: File,
+}
+
+/// An unpacked kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its series and flavour.
+    pub name: Wanted,
+    /// As `uname -r` says it.
+    pub release: String,
+    /// Version of the package.
+    pub version: String,
+    /// Where it is unpacked.
+    pub dir: PathBuf,
+    pub image: PathBuf,
+}
+
+/// Where downloads are kept.
+pub fn default_dir() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
+        _ => Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    Ok(base.join("observer/vm"))
+}
+
+impl Cache {
+    pub fn open(dir: &Path, update: bool) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let lock = File::create(dir.join("lock"))?;
+        lock.lock().context("cannot lock the cache")?;
+        Ok(Self {
+            mirror: Mirror::open(&dir.join("apt"), update)?,
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Every kernel that can be had, with its release.
+    pub fn kernels(&self) -> Result<Vec<(Wanted, String)>> {
+        let packages = self.mirror.names("linux-image-")?;
+        Ok(names::available(packages.iter().map(String::as_str))
+            .into_iter()
+            .collect())
+    }
+
+    /// Downloads and unpacks a kernel.
+    pub fn kernel(&self, wanted: Wanted) -> Result<Kernel> {
+        let available = self.kernels()?.into_iter().collect();
+        let (name, release) = names::nearest(&available, wanted)
+            .with_context(|| format!("the mirror has no kernel of the kind of {wanted}"))?;
+        if name != wanted {
+            eprintln!("note: the mirror has no {wanted}; taking {name}");
+        }
+        self.unpacked(name, release).or_else(|error| {
+            // Old point versions vanish from mirrors.
+            eprintln!("note: {error:#}; looking for newer packages");
+            self.mirror.update()?;
+            let available = self.kernels()?.into_iter().collect();
+            let (name, release) = names::nearest(&available, wanted)
+                .with_context(|| format!("the mirror has no kernel of the kind of {wanted}"))?;
+            self.unpacked(name, release)
+        })
+    }
+
+    fn unpacked(&self, name: Wanted, release: &str) -> Result<Kernel> {
+        let image = format!("linux-image-{release}");
+        let (version, _) = self.mirror.show(&image)?;
+        let dir = self
+            .dir
+            .join("kernels")
+            .join(format!("{release}_{}", file_name(&version)));
+        if !dir.is_dir() {
+            let packages = self.parts(&image, release)?;
+            let debs = self.dir.join("packages");
+            self.mirror.download(&packages, &debs)?;
+            let files = packages.iter().map(|package| deb_of(&debs, package));
+            unpack(&files.collect::<Result<Vec<_>>>()?, &dir, |root| {
+                // Packages since trixie have usr/lib/modules only, and depmod and modprobe
+                // look in lib/modules.
+                if !root.join("lib").exists() {
+                    std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
+                }
+                let mut depmod = Command::new("depmod");
+                depmod.arg("-b").arg(root).arg(release);
+                shell::run(&mut depmod, "install kmod")
+            })?;
+        }
+        let places = [
+            dir.join("boot").join(format!("vmlinuz-{release}")),
+            dir.join("usr/lib/modules").join(release).join("vmlinuz"),
+        ];
+        let image = places
+            .into_iter()
+            .find(|path| path.is_file())
+            .with_context(|| format!("{} has no vmlinuz", dir.display()))?;
+        Ok(Kernel {
+            name,
+            release: release.to_owned(),
+            version,
+            dir,
+            image,
+        })
+    }
+
+    /// The packages that a kernel consists of, as `name=version`. Since 6.19 linux-image is
+    /// empty and depends on linux-binary, -base and -modules of the same release.
+    fn parts(&self, image: &str, release: &str) -> Result<Vec<String>> {
+        let mut parts = Vec::new();
+        let mut open = vec![image.to_owned()];
+        let suffix = format!("-{release}");
+        while let Some(package) = open.pop() {
+            let (version, depends) = match self.mirror.show(&package) {
+                Ok(shown) => shown,
+                Err(error) if package == image => return Err(error),
+                // A name that another package provides.
+                Err(_) => continue,
+            };
+            parts.push(format!("{package}={version}"));
+            for next in depends {
+                let known = parts
+                    .iter()
+                    .any(|part| part.starts_with(&format!("{next}=")));
+                if next.ends_with(&suffix) && !known && !open.contains(&next) {
+                    open.push(next);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The guest's programs with all they depend on, unpacked.
+    pub fn guest(&self) -> Result<PathBuf> {
+        let files = self.mirror.closure(&GUEST_PACKAGES)?;
+        let wanted = files.iter().filter(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            !NOT_UNPACKED
+                .iter()
+                .any(|unused| name.split('_').next() == Some(unused))
+        });
+        let wanted: Vec<_> = wanted.cloned().collect();
+        let dir = self.dir.join("guests").join(fingerprint(&wanted));
+        if !dir.is_dir() {
+            unpack(&wanted, &dir, |root| {
+                for part in REMOVED {
+                    let _ = fs::remove_dir_all(root.join(part));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(dir)
+    }
+}
+
+/// Unpacks packages below `dir`, which appears only when all went well.
+fn unpack(debs: &[PathBuf], dir: &Path, finish: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let begun = with_suffix(dir, ".part");
+    if begun.exists() {
+        fs::remove_dir_all(&begun)?;
+    }
+    fs::create_dir_all(&begun)?;
+    eprintln!("unpacking {} packages to {}", debs.len(), dir.display());
+    for deb in debs {
+        let mut dpkg = Command::new("dpkg-deb");
+        dpkg.arg("-x").arg(deb).arg(&begun);
+        let output = dpkg.output().context("dpkg-deb does not start")?;
+        if !output.status.success() {
+            // A damaged download would be taken for a good one for ever.
+            let _ = fs::remove_file(deb);
+            bail!(
+                "cannot unpack {}: {}",
+                deb.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+    }
+    finish(&begun)?;
+    fs::rename(&begun, dir)?;
+    Ok(())
+}
+
+/// `Path::with_extension` would cut a version at its last dot.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// The file that `apt-get download` leaves for `name=version`.
+fn deb_of(dir: &Path, package: &str) -> Result<PathBuf> {
+    let (name, version) = package.split_once('=').unwrap_or((package, ""));
+    let stem = format!("{name}_{}_", file_name(version));
+    let entries = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
+    entries
+        .into_iter()
+        .find(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&stem) && file.ends_with(".deb")
+        })
+        .ok_or_else(|| anyhow!("apt-get left no file for {package}"))
+}
+
+/// apt writes the colon of an epoch as `%3a` in file names.
+fn file_name(version: &str) -> String {
+    version.replace(':', "%3a")
+}
+
+/// A name that changes when a package does (FNV-1a over the file names).
+fn fingerprint(files: &[PathBuf]) -> String {
+    let mut names: Vec<_> = files.iter().filter_map(|file| file.file_name()).collect();
+    names.sort_unstable();
+    let bytes = names.iter().flat_map(|name| name.as_encoded_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_another_guest() {
+        let of = |names: &[&str]| fingerprint(&names.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(
+            of(&["a/x_1.deb", "a/y_1.deb"]),
+            of(&["b/y_1.deb", "b/x_1.deb"])
+        );
+        assert_ne!(of(&["x_1.deb"]), of(&["x_2.deb"]));
+    }
+
+    #[test]
+    fn a_download_is_found_by_name_and_version() {
+        let dir = env::temp_dir().join(format!("observer-vm-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("iproute2_1%3a6.1.0-3_amd64.deb");
+        fs::write(&file, "").unwrap();
+        assert_eq!(deb_of(&dir, "iproute2=1:6.1.0-3").unwrap(), file);
+        assert!(deb_of(&dir, "iproute2=6.2").is_err());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
