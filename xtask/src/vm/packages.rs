@@ -38,7 +38,7 @@ const NOT_UNPACKED: [&str; 6] = [
 ];
 
 /// Parts of packages that no test uses.
-const REMOVED: [&str; 9] = [
+const REMOVED: [&str; 7] = [
     "usr/share/doc",
     "usr/share/man",
     "usr/share/locale",
@@ -46,8 +46,6 @@ const REMOVED: [&str; 9] = [
     "usr/share/lintian",
     "usr/share/info",
     "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/python3.11/pydoc_data",
-    "usr/lib/python3.11/lib2to3",
 ];
 
 /// The directory of what has been downloaded, and the right to change it.
@@ -103,21 +101,22 @@ impl Cache {
 
     /// Downloads and unpacks a kernel.
     pub fn kernel(&self, wanted: Wanted) -> Result<Kernel> {
+        self.find(wanted).or_else(|error| {
+            // Old point versions vanish from mirrors.
+            eprintln!("note: {error:#}; looking for newer packages");
+            self.mirror.update()?;
+            self.find(wanted)
+        })
+    }
+
+    fn find(&self, wanted: Wanted) -> Result<Kernel> {
         let available = self.kernels()?.into_iter().collect();
         let (name, release) = names::nearest(&available, wanted)
             .with_context(|| format!("the mirror has no kernel of the kind of {wanted}"))?;
         if name != wanted {
             eprintln!("note: the mirror has no {wanted}; taking {name}");
         }
-        self.unpacked(name, release).or_else(|error| {
-            // Old point versions vanish from mirrors.
-            eprintln!("note: {error:#}; looking for newer packages");
-            self.mirror.update()?;
-            let available = self.kernels()?.into_iter().collect();
-            let (name, release) = names::nearest(&available, wanted)
-                .with_context(|| format!("the mirror has no kernel of the kind of {wanted}"))?;
-            self.unpacked(name, release)
-        })
+        self.unpacked(name, release)
     }
 
     fn unpacked(&self, name: Wanted, release: &str) -> Result<Kernel> {
