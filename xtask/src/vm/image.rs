@@ -78,6 +78,7 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
         .find(|path| Path::new(path).exists())
         .context("busybox is not installed")?;
     fs::copy(busybox, at("bin/busybox"))?;
+    std::os::unix::fs::symlink("dash", at("bin/sh"))?;
     fs::copy(&binaries.observer, at("job/observer"))?;
     for (name, file) in &binaries.tests {
         if tests.contains(name) {
