@@ -97,8 +97,10 @@ pub struct CpuStats {
     pub destroyed_generation: u32,
     /// Generation of `pending_slot` then.
     pub pending_generation: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// That transition: from and to; the rest is zero.
+    pub last_states: [u8; 4],
+    /// The socket whose transition was handled last on this CPU.
+    pub last_sk: u64,
     /// Entries into TIME_WAIT in other network namespaces than the daemon's.
     pub time_wait_elsewhere: u64,
 }
@@ -107,7 +109,7 @@ pub struct CpuStats {
 /// same softirq. One that has been pending for longer, in nanoseconds, was the peer's.
 pub const PENDING_NS: u64 = 1_000_000;
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 72, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 80, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -122,6 +124,7 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     pending_state: u32,
     destroyed_generation: u32,
     pending_generation: u32,
-    reserved: u32,
+    last_states: [u8; 4],
+    last_sk: u64,
     time_wait_elsewhere: u64,
 ]);

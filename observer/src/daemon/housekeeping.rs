@@ -138,6 +138,7 @@ impl Housekeeping {
                 "cannot compare with the kernel's counts"
             );
         }
+        self.live.make_up_for_missed_runs();
         self.live.flush_log();
         self.health.beat();
     }

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -23,9 +23,9 @@ use observer_common::{
 };
 
 use super::{
-    load::{LoadOptions, Loaded},
+    load::{LoadOptions, Loaded, attach_twins},
     mapped::MappedArray,
-    programs::PROGRAMS,
+    programs::{PROGRAMS, TWINS},
     resync::{Resync, Resynced},
     source::{KernelSource, MapFill, ProgramRuns},
     verdict::{Status, Verdict},
@@ -52,6 +52,7 @@ pub struct Live {
     max_connections: u64,
     max_sockopt: u64,
     time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
+    twins_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -97,6 +98,7 @@ impl Live {
         let Loaded {
             mut ebpf,
             verdicts,
+            twins_attached,
             absent: _,
             reasons,
         } = loaded;
@@ -126,12 +128,15 @@ impl Live {
         let resync = Resync::new(&mut ebpf)?;
         let program_fds = PROGRAMS
             .iter()
-            .filter_map(|program| {
-                let fd = ebpf.program(program.name)?.fd().ok()?;
-                Some((program.name, fd.as_fd().as_raw_fd()))
+            .map(|program| program.name)
+            .chain(TWINS.iter().map(|(name, _)| *name))
+            .filter_map(|name| {
+                let fd = ebpf.program(name)?.fd().ok()?;
+                Some((name, fd.as_fd().as_raw_fd()))
             })
             .collect();
         let observes = observed(&verdicts);
+        let twins_attached = AtomicBool::new(twins_attached);
         Ok((
             Self {
                 ebpf: Mutex::new((ebpf, resync)),
@@ -150,6 +155,7 @@ impl Live {
                 max_sockopt: u64::from(options.max_sockopt_failures),
                 time_wait_owners: Mutex::new(time_wait_owners),
                 log: Mutex::new(log),
+                twins_attached,
             },
             stream,
         ))
@@ -160,6 +166,24 @@ impl Live {
     pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
         let owner = lock(&self.time_wait_owners).get(&cookie, 0).ok()?;
         Some((owner.slot, owner.generation))
+    }
+
+    /// Attaches the programs that make up for skipped runs once the kernel has skipped one.
+    /// They cost something, so not before.
+    pub fn make_up_for_missed_runs(&self) {
+        if self.twins_attached.load(Ordering::Relaxed) {
+            return;
+        }
+        let missed = self.missed_runs();
+        let of_sockets = |name: &str| name == "state_tp_btf" || name == "destroy_tp_btf";
+        if missed
+            .iter()
+            .any(|(name, missed)| of_sockets(name) && *missed > 0)
+        {
+            // Once: what cannot be attached now cannot be attached later.
+            self.twins_attached.store(true, Ordering::Relaxed);
+            attach_twins(&mut lock(&self.ebpf).0);
+        }
     }
 
     /// Drops entries of sockets that closed more than ten minutes ago and that no process

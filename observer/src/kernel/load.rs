@@ -9,14 +9,18 @@ use aya::{
     programs::{BtfTracePoint, Iter, ProgramError, ProgramType, TracePoint},
     sys::{BpfHelper, is_helper_supported},
 };
+use nix::sys::utsname::uname;
 use observer_common::SLOT_FIRST;
 use thiserror::Error;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     btf::{BtfError, KernelBtf, LayoutError},
     layout::{Absent, Layout},
-    programs::{Attach, CONNECT_EXIT, CONNECT_NR, PROGRAMS, ProgramSpec, check_args},
+    programs::{
+        Attach, CONNECT_EXIT, CONNECT_NR, PROGRAMS, ProgramSpec, TWINS, check_args,
+        runs_are_preempted,
+    },
     verdict::{Status, Verdict},
 };
 use crate::explain::ResetReasons;
@@ -90,6 +94,8 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// One verdict per program of the load table.
     pub verdicts: Vec<Verdict>,
+    /// Whether the programs that make up for skipped runs are attached.
+    pub twins_attached: bool,
     /// Fields that this kernel lacks.
     pub absent: Vec<Absent>,
     /// Names of the kernel's RST reasons.
@@ -285,12 +291,30 @@ impl Kernel {
             }
             verdicts.push(verdict);
         }
+        self.load_twins(&mut ebpf);
+        let preempted =
+            uname().is_ok_and(|name| runs_are_preempted(&name.release().to_string_lossy()));
+        let twins_attached = preempted && attach_twins(&mut ebpf);
         Ok(Loaded {
             ebpf,
             verdicts,
+            twins_attached,
             absent: self.layout.absent().to_vec(),
             reasons: self.reasons.clone(),
         })
+    }
+
+    fn load_twins(&self, ebpf: &mut Ebpf) {
+        for (name, tracepoint) in TWINS {
+            let loaded = twin(ebpf, name).and_then(|twin| twin.load(tracepoint, &self.btf));
+            if let Err(error) = loaded {
+                info!(
+                    name,
+                    error = describe(&error),
+                    "skipped runs cannot be made up for"
+                );
+            }
+        }
     }
 
     /// What is known to stand in the way of `program` before it is tried.
@@ -380,6 +404,25 @@ impl Kernel {
             .and_then(|format| field_offset(&format, "ret"))
             .unwrap_or(USUAL)
     }
+}
+
+fn twin<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, ProgramError> {
+    ebpf.program_mut(name)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()
+}
+
+/// Attaches the programs that make up for skipped runs, which [`Kernel::load`] has loaded.
+/// Whether that worked is logged and returned.
+pub(super) fn attach_twins(ebpf: &mut Ebpf) -> bool {
+    let attached = TWINS
+        .iter()
+        .try_for_each(|(name, _)| twin(ebpf, name)?.attach().map(drop));
+    match &attached {
+        Ok(()) => info!("the kernel skips runs of busy programs; twins make up for them"),
+        Err(error) => warn!(error = describe(error), "skipped runs are not made up for"),
+    }
+    attached.is_ok()
 }
 
 fn fill_free_slots(ebpf: &mut Ebpf, slots: u32) -> Result<(), LoadError> {
