@@ -1,0 +1,115 @@
+//! Programs that misbehave on command.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use super::PATIENCE;
+
+/// A real program that talks to the test in lines: it prints what it has done and waits
+/// for a line before it goes on, so that nothing depends on timing.
+pub struct Program {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Program {
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Runs Python source; `print()` and `input()` are the conversation.
+    pub fn python(source: &str, args: &[&str]) -> Self {
+        Self::spawn(
+            Command::new("python3")
+                .args(["-u", "-c", source])
+                .args(args),
+        )
+    }
+
+    /// The process id. `ip netns exec` replaces itself, so it is the program's own.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line it prints.
+    pub fn line(&mut self) -> String {
+        self.line_within(PATIENCE)
+    }
+
+    /// The same, for something that may take longer.
+    pub fn line_within(&mut self, patience: Duration) -> String {
+        self.lines.recv_timeout(patience).unwrap_or_else(|error| {
+            panic!(
+                "the program says nothing ({error}): {:?}",
+                self.child.try_wait()
+            )
+        })
+    }
+
+    /// Waits for a line that must be `expected`.
+    pub fn expect(&mut self, expected: &str) {
+        assert_eq!(self.line(), expected);
+    }
+
+    /// Lets it go on.
+    pub fn go(&mut self) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        stdin.write_all(b"\n").unwrap();
+    }
+
+    /// Says something to it.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// The next line it prints, which must be `name=count` words.
+    pub fn tally(&mut self) -> BTreeMap<String, u64> {
+        self.line()
+            .split_whitespace()
+            .map(|word| {
+                let (name, count) = word.split_once('=').expect("name=count");
+                (name.to_owned(), count.parse().expect("a count"))
+            })
+            .collect()
+    }
+
+    /// Waits for it to end well.
+    pub fn finish(mut self) {
+        let stdin = self.child.stdin.take();
+        drop(stdin);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the program failed: {status}");
+    }
+
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
