@@ -202,6 +202,15 @@ impl Layout {
         self.absent.push(Absent { global, reason });
     }
 
+    /// The same layout, but as if the kernel lacked the optional field behind `global`: for
+    /// trying what then happens.
+    #[must_use]
+    pub fn without(mut self, global: &'static str) -> Self {
+        self.globals.retain(|(name, _)| *name != global);
+        self.leave_out(global, "left out on purpose".to_owned());
+        self
+    }
+
     /// Every global with its value, for `EbpfLoader::override_global`.
     #[must_use]
     pub fn globals(&self) -> &[(&'static str, u64)] {

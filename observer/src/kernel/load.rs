@@ -193,6 +193,13 @@ impl Kernel {
         self.layout.absent()
     }
 
+    /// The same kernel, as if it lacked an optional field.
+    #[must_use]
+    pub fn without(mut self, global: &'static str) -> Self {
+        self.layout = self.layout.without(global);
+        self
+    }
+
     /// Where tracefs is mounted, if it is.
     #[must_use]
     pub fn tracefs(&self) -> Option<&std::path::Path> {
