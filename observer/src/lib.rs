@@ -15,4 +15,5 @@ pub mod net;
 pub mod preflight;
 pub mod privileges;
 pub mod process;
+mod sync;
 pub mod table;

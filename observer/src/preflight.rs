@@ -8,9 +8,9 @@ use crate::{
         check::{Host, Report, gather},
     },
     config::RunArgs,
-    daemon::{MAX_SOCKOPT_FAILURES, mount_tracefs},
+    daemon::load_options,
     kernel::{
-        Absent, KERNEL_BTF, Kernel, LoadOptions,
+        Absent, Kernel, LoadOptions, mount_tracefs,
         programs::PROGRAMS,
         verdict::{Status, Verdict},
     },
@@ -33,13 +33,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         examine(
             &mut report,
             &LoadOptions {
-                ring_bytes: settings.ring_bytes,
-                max_connections: settings.max_connections,
-                slots: settings.max_processes * 4,
-                max_sockopt_failures: MAX_SOCKOPT_FAILURES,
                 record_mask: 0,
-                btf: KERNEL_BTF.into(),
-                log: false,
+                ..load_options(&settings)
             },
         );
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use crate::{
         identity::{self, Identity},
         resources::{ResourceScanner, ScanLimits},
     },
+    sync::lock,
     table::{Description, ProcessFacts, Resources},
 };
 
@@ -30,10 +31,6 @@ pub struct HostFacts {
     cgroups: Mutex<Option<CgroupResolver>>,
     scanner: Mutex<ResourceScanner>,
     looked_at: Mutex<HashMap<ProcessKey, Instant>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HostFacts {

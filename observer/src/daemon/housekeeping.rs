@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     export::Health,
     kernel::{Live, source::KernelSource as _},
     process::resources::ScanLimits,
+    sync::lock,
     table::Table,
 };
 
@@ -59,9 +60,7 @@ impl Housekeeping {
                 let now = Instant::now();
                 if settings.has_changed() {
                     let selection = settings.selection.clone();
-                    this.table
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
+                    lock(&this.table)
                         .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
                     this.facts.set_limits(ScanLimits {
                         batch: settings.fd_batch as usize,
@@ -119,7 +118,7 @@ impl Housekeeping {
             }
         }
         let processes = {
-            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut table = lock(&self.table);
             table.tick(Instant::now(), &*self.live, &*self.facts);
             let slots = 0..self.live.slot_limit();
             slots

@@ -37,7 +37,7 @@ use crate::{
     config::{RunArgs, Settings},
     export::{App, BuildInfo, Exporter, Health, Server},
     kernel::{
-        KERNEL_BTF, Kernel, Live, LoadOptions, Stream,
+        KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs,
         source::KernelSource as _,
         verdict::{Status, Verdict},
     },
@@ -51,7 +51,7 @@ use crate::{
 /// short-lived ones find a slot while exited ones wait to be folded.
 const SLOTS_PER_PROCESS: u32 = 4;
 /// Combinations of process, option and errno of failed setsockopt calls.
-pub const MAX_SOCKOPT_FAILURES: u32 = 8192;
+const MAX_SOCKOPT_FAILURES: u32 = 8192;
 /// All kinds of record but state transitions, of which there would be ten a connection.
 const RECORDS: u32 = (1 << RECORD_STATE) - 1;
 
@@ -87,27 +87,6 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, Names)> {
         }
     }
     Ok((live, stream, names))
-}
-
-/// Classic tracepoints are found through tracefs, which systemd mounts on first use but a
-/// bare system or container may not have.
-pub fn mount_tracefs() {
-    if crate::kernel::find_tracefs().is_some() {
-        return;
-    }
-    let mounted = nix::mount::mount(
-        Some("tracefs"),
-        "/sys/kernel/tracing",
-        Some("tracefs"),
-        nix::mount::MsFlags::MS_NOSUID
-            | nix::mount::MsFlags::MS_NOEXEC
-            | nix::mount::MsFlags::MS_NODEV,
-        None::<&str>,
-    );
-    match mounted {
-        Ok(()) => info!("mounted tracefs on /sys/kernel/tracing"),
-        Err(error) => warn!(%error, "tracefs is not mounted and cannot be"),
-    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -208,7 +187,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load_options(settings: &Settings) -> LoadOptions {
+/// Sizes and switches of the kernel side for `settings`, with all records that the daemon reads.
+pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         ring_bytes: settings.ring_bytes,
         max_connections: settings.max_connections,

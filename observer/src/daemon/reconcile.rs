@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -19,12 +19,9 @@ use crate::{
         sockstat::SockStat,
     },
     process::ProcRoot,
+    sync::lock,
     table::{ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Metrics about how well our picture agrees with the kernel's.
 #[derive(Clone)]

@@ -9,14 +9,14 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{HostFacts, Identities, MAX_SOCKOPT_FAILURES, attach};
+use super::{HostFacts, Identities, attach, load_options};
 use crate::{
     cli::{
         TailArgs,
         tail::{Clock, Tally, header, json, line},
     },
     config::{LogFilter, LogFormat, Settings},
-    kernel::{KERNEL_BTF, Live, LoadOptions, source::KernelSource},
+    kernel::{Live, LoadOptions, source::KernelSource},
     logging, privileges,
     process::resources::ScanLimits,
     table::{Table, TableConfig},
@@ -37,15 +37,10 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     privileges::is_root_or_capable()?;
     privileges::raise_memlock();
     let filter = args.filter();
-    let settings = Settings::default();
     let (live, mut stream, names) = attach(&LoadOptions {
         ring_bytes: args.ring_bytes.get(),
-        max_connections: settings.max_connections,
-        slots: settings.max_processes * 4,
-        max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: filter.mask(),
-        btf: KERNEL_BTF.into(),
-        log: false,
+        ..load_options(&Settings::default())
     })?;
     let _ = live.resync();
     let facts = HostFacts::new(ScanLimits::default());

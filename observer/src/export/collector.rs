@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     kernel::source::KernelSource,
+    sync::lock,
     table::{ProcessFacts, Table},
 };
 
@@ -138,9 +139,7 @@ impl Exporter {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // The table is sound after a panic: at worst one series is missing from one scrape.
-        let table = self.inner.table.lock();
-        table.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.table)
     }
 
     fn collect_into(&self, sink: &mut dyn Sink) {

@@ -2,9 +2,11 @@
 //! traffic (`/readyz`).
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
+
+use crate::sync::lock;
 
 /// The daemon's pulse, and what it has yet to do before its numbers mean something.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The housekeeping loop went round once more.

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -18,10 +18,11 @@ use aya::{
 use aya_log::EbpfLogger;
 use observer_common::{
     CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, PENDING_NS,
-    Pod as _, ProcessKey, Record, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE,
+    Pod as _, ProcessKey, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE,
     SIGNAL_TIME_WAIT, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitOwner,
 };
 
+use super::ring::Stream;
 use super::{
     load::{LoadOptions, Loaded, attach_twins},
     mapped::MappedArray,
@@ -30,7 +31,7 @@ use super::{
     source::{KernelSource, MapFill, ProgramRuns},
     verdict::{Status, Verdict},
 };
-use crate::explain::ResetReasons;
+use crate::{explain::ResetReasons, sync::lock};
 
 /// How long a closed socket that no process holds may be remembered.
 const FORGOTTEN: Duration = Duration::from_secs(600);
@@ -54,38 +55,6 @@ pub struct Live {
     time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
     twins_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
-}
-
-/// The reading end of the stream.
-pub struct Stream(RingBuf<MapData>);
-
-impl Stream {
-    /// Calls `each` with every record that is there.
-    pub fn drain(&mut self, mut each: impl FnMut(&Record)) {
-        while let Some(item) = self.0.next() {
-            if let Some(record) = Record::read_from(&item) {
-                each(&record);
-            }
-        }
-    }
-}
-
-impl std::os::fd::AsFd for Stream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        // SAFETY: the ring holds the descriptor open for as long as it lives.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
-    }
-}
-
-impl std::os::fd::AsRawFd for Stream {
-    fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic elsewhere leaves the maps as they are; they stay usable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Live {

@@ -14,6 +14,7 @@ use observer_common::SLOT_FIRST;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
+use super::tracefs::{field_offset, find_tracefs};
 use super::{
     btf::{BtfError, KernelBtf, LayoutError},
     layout::{Absent, Layout},
@@ -456,30 +457,6 @@ fn spec(name: &str) -> &'static ProgramSpec {
         .expect("the load table has the program")
 }
 
-/// The offset of `field` in the text of a tracepoint's `format` file.
-#[must_use]
-pub fn field_offset(format: &str, field: &str) -> Option<u64> {
-    format.lines().find_map(|line| {
-        let line = line.trim().strip_prefix("field:")?;
-        let (declaration, rest) = line.split_once(';')?;
-        let name = declaration.rsplit([' ', '*']).next()?;
-        if name != field {
-            return None;
-        }
-        let offset = rest.trim().strip_prefix("offset:")?;
-        offset.split(';').next()?.trim().parse().ok()
-    })
-}
-
-/// Where tracefs is mounted.
-#[must_use]
-pub fn find_tracefs() -> Option<PathBuf> {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("events").is_dir())
-}
-
 /// An error of loading or attaching, with the last words of the verifier.
 fn describe(error: &ProgramError) -> String {
     let mut text = error.to_string();
@@ -513,23 +490,4 @@ fn describe(error: &ProgramError) -> String {
         debug!(log, "verifier");
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FORMAT: &str = "name: sys_exit_connect\nID: 1\nformat:\n\
-        \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
-        \tfield:int __syscall_nr;\toffset:8;\tsize:4;\tsigned:1;\n\
-        \tfield:long ret;\toffset:24;\tsize:8;\tsigned:1;\n";
-
-    #[test]
-    fn the_return_value_is_found_where_the_format_says() {
-        assert_eq!(field_offset(FORMAT, "ret"), Some(24));
-        assert_eq!(field_offset(FORMAT, "__syscall_nr"), Some(8));
-        assert_eq!(field_offset(FORMAT, "reticule"), None);
-        assert_eq!(field_offset("field:long ret; offset:x;", "ret"), None);
-        assert_eq!(field_offset("", "ret"), None);
-    }
 }

@@ -8,10 +8,14 @@ mod load;
 mod mapped;
 pub mod programs;
 pub mod resync;
+mod ring;
 pub mod source;
+mod tracefs;
 pub mod verdict;
 
 pub use btf::VMLINUX as KERNEL_BTF;
 pub use layout::Absent;
-pub use live::{Live, Stream, monotonic_ns};
-pub use load::{Kernel, LoadError, LoadOptions, Loaded, field_offset, find_tracefs};
+pub use live::{Live, monotonic_ns};
+pub use load::{Kernel, LoadError, LoadOptions, Loaded};
+pub use ring::Stream;
+pub use tracefs::{field_offset, find_tracefs, mount_tracefs};
