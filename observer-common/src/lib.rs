@@ -23,6 +23,7 @@ mod signal;
 mod slot;
 mod sockopt;
 mod state;
+mod time_wait;
 
 pub use conn::*;
 pub use duration::*;
@@ -34,6 +35,7 @@ pub use signal::*;
 pub use slot::*;
 pub use sockopt::*;
 pub use state::*;
+pub use time_wait::*;
 
 /// Types whose every bit pattern is valid and that have no padding, so that they can
 /// be read from a map or a ring buffer as plain bytes.

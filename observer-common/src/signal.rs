@@ -18,8 +18,14 @@ pub const SIGNAL_SETSOCKOPT: u32 = 6;
 pub const SIGNAL_FD: u32 = 7;
 /// Retransmitted segments.
 pub const SIGNAL_RETRANSMIT: u32 = 8;
+/// Sockets that left TIME_WAIT.
+pub const SIGNAL_TIME_WAIT_END: u32 = 9;
+/// TCP sockets that a process received from another one (SCM_RIGHTS, pidfd_getfd).
+pub const SIGNAL_RECEIVED: u32 = 10;
+/// Searches for a local port that found none.
+pub const SIGNAL_PORTS: u32 = 11;
 /// How many signals there are.
-pub const SIGNALS: usize = 9;
+pub const SIGNALS: usize = 12;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -32,6 +38,9 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "setsockopt",
     "fd",
     "retransmit",
+    "time_wait_end",
+    "fd_received",
+    "port_exhausted",
 ];
 
 /// What became of the events of one signal, on one CPU. `seen` is counted on entry and
@@ -58,10 +67,23 @@ pub const MAP_CONNECTIONS: u32 = 0;
 pub const MAP_PROCESSES: u32 = 1;
 /// Counters of failed setsockopt calls.
 pub const MAP_SOCKOPT: u32 = 2;
+/// Sockets in TIME_WAIT.
+pub const MAP_TIME_WAITS: u32 = 3;
+/// Counters of TIME_WAIT, one per process.
+pub const MAP_ACCOUNTS: u32 = 4;
+/// Network namespaces.
+pub const MAP_NETNS: u32 = 5;
 /// How many maps can fill up.
-pub const FULL_MAPS: usize = 3;
+pub const FULL_MAPS: usize = 6;
 /// Label values, in the order of the `MAP_` numbers.
-pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = ["connections", "processes", "setsockopt_failures"];
+pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
+    "connections",
+    "processes",
+    "setsockopt_failures",
+    "time_waits",
+    "time_wait_accounts",
+    "netns",
+];
 
 /// Per-CPU statistics of the kernel side.
 #[derive(Clone, Copy, Debug)]

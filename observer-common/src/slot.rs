@@ -21,6 +21,17 @@ pub const CONNECT_RESULTS: usize = 136;
 /// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
 pub const FD_ERRNOS: [i32; 4] = [24, 23, 105, 12];
 
+/// The states that a timewait socket begins in: after the peer's FIN, or before it, for a
+/// socket that was closed in FIN_WAIT2. The latter's later change to TIME_WAIT has no event.
+pub const TIME_WAIT_SUBSTATES: [u8; 2] = [crate::TIME_WAIT, crate::FIN_WAIT2];
+
+/// Index into [`Slot::ports_exhausted`]: connect() of a socket without a local port.
+pub const PORT_SEARCH_CONNECT: usize = 0;
+/// bind() to port 0, or listen() on a socket that is not bound.
+pub const PORT_SEARCH_BIND: usize = 1;
+/// Label values, in the order of those indices.
+pub const PORT_SEARCHES: [&str; 2] = ["connect", "bind"];
+
 /// A process's identity within this boot: a reused pid has another start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -49,8 +60,8 @@ pub struct Slot {
     pub comm: [u8; COMM_LEN],
     /// Grows by one each time the slot is freed.
     pub generation: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// The process's [`crate::Account`]. 0 where TIME_WAIT is inferred.
+    pub account: u32,
     /// Entries of the connection map that point here. The slot must not be freed before
     /// this is zero. Signed, because two CPUs may be seen out of order.
     pub sockets: i64,
@@ -65,8 +76,12 @@ pub struct Slot {
     pub connects: [u64; CONNECT_RESULTS],
     /// Accepted connections.
     pub accepts: u64,
-    /// Sockets that entered TIME_WAIT.
-    pub time_wait_entered: u64,
+    /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
+    pub time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
+    /// Sockets that the kernel could not keep in TIME_WAIT, for want of buckets or memory.
+    pub time_wait_overflows: u64,
+    /// Searches for a local port that found none, by the call: connect(), bind().
+    pub ports_exhausted: [u64; PORT_SEARCHES.len()],
     /// Retransmitted segments.
     pub retransmits: u64,
     /// Descriptor exhaustion, in the order of [`FD_ERRNOS`].
@@ -83,19 +98,21 @@ pub struct Slot {
     pub close_wait: Histogram,
 }
 
-crate::assert_layout!(Slot, 3520, [
+crate::assert_layout!(Slot, 3552, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
     generation: u32,
-    reserved: u32,
+    account: u32,
     sockets: i64,
     seeded: u64,
     transitions: [[u64; STATES]; STATES],
     adjust: [i64; STATES],
     connects: [u64; CONNECT_RESULTS],
     accepts: u64,
-    time_wait_entered: u64,
+    time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
+    time_wait_overflows: u64,
+    ports_exhausted: [u64; PORT_SEARCHES.len()],
     retransmits: u64,
     fd_exhausted: [u64; FD_ERRNOS.len()],
     resets_sent: [u64; RESETS_SENT],

@@ -1,11 +1,15 @@
-//! Accepted connections, and descriptor exhaustion in accept and socket:
-//! `tracepoint/syscalls/sys_exit_{accept,accept4,socket}`.
+//! Accepted connections (`inet_csk_accept`, or accept()'s return), and descriptor exhaustion
+//! in accept and socket (`tracepoint/syscalls/sys_exit_{accept,accept4,socket}`).
 //!
 //! The owner of a connection moves from the listener's process to the one that accepts it.
-//! accept through io_uring passes no system call tracepoint; those connections stay with
-//! their listener's process until the next resynchronisation.
+//! accept through io_uring and from 32-bit programs passes no system call tracepoint; where
+//! only that is seen, those connections stay with their listener's process until the next
+//! resynchronisation.
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    macros::{fexit, kretprobe, tracepoint},
+    programs::{FExitContext, RetProbeContext, TracePointContext},
+};
 use observer_common::{
     AF_INET, AF_INET6, CONN_PARENT, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED,
     SIGNAL_ACCEPT, SIGNAL_FD,
@@ -15,10 +19,29 @@ use crate::{
     connections::{self, now},
     counting::{self, add, bounded, seen, settle},
     files,
-    layout::{SYSCALL_RET, at},
+    layout::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
     memory::{Memory, Probe},
     owner, stream,
 };
+
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_fexit(ctx: FExitContext) -> i32 {
+    // (sk, flags, err, kern) before 6.10, (sk, arg) since.
+    if HAS_FUNC_RET.load() != 0 {
+        if let Ok(child) = ctx.ret() {
+            dequeued(child);
+        }
+    } else {
+        dequeued(ctx.arg(4));
+    }
+    0
+}
+
+#[kretprobe]
+pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
+    dequeued(ctx.ret());
+    0
+}
 
 #[tracepoint(category = "syscalls", name = "sys_exit_accept")]
 pub fn accept_exit_tracepoint(ctx: TracePointContext) -> u32 {
@@ -50,6 +73,8 @@ fn on_accept(ctx: &TracePointContext) -> u32 {
     let ret = returned(ctx);
     if ret < 0 {
         exhausted(-ret);
+    } else if ACCEPT_BY_FUNCTION.load() != 0 {
+        // Counted as it left the queue.
     } else if let Some(sk) = files::current_socket(ret as u32) {
         accepted(sk);
     }
@@ -88,6 +113,27 @@ fn exhausted(errno: i64) {
     );
 }
 
+/// A connection left its listener's queue, in the process that accepts it. Of an MPTCP
+/// connection it is the first subflow.
+#[inline(always)]
+fn dequeued(sk: *const u8) {
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: a full socket, offset from BTF.
+    if unsafe { Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()) } != IPPROTO_TCP {
+        // DCCP, which the kernel had until 6.15.
+        return;
+    }
+    let slot = owner::current();
+    let parent = owner::mptcp_parent(sk);
+    if parent != 0 {
+        note_parent(parent as *const u8, slot);
+    }
+    count(sk, slot);
+}
+
+/// accept() returned a descriptor for `sk`.
 #[inline(always)]
 fn accepted(mut sk: *const u8) {
     // SAFETY: a socket from the file table, offsets from BTF.
@@ -104,19 +150,29 @@ fn accepted(mut sk: *const u8) {
     match protocol {
         IPPROTO_TCP => {}
         IPPROTO_MPTCP => {
-            // The parent remembers its owner for subflows that join later.
-            match connections::get(sk as u64) {
-                Some(conn) => connections::hand_over(conn, slot),
-                None => {
-                    // SAFETY: as above.
-                    let state = unsafe { Probe::read::<u8>(sk, at::OFF_SKC_STATE()) };
-                    connections::create(sk as u64, slot, CONN_PARENT, state, now());
-                }
-            }
+            note_parent(sk, slot);
             sk = owner::first_subflow(sk) as *const u8;
         }
         _ => return,
     }
+    count(sk, slot);
+}
+
+/// An MPTCP parent remembers its owner for subflows that join later.
+#[inline(always)]
+fn note_parent(parent: *const u8, slot: u32) {
+    match connections::get(parent as u64) {
+        Some(conn) => connections::hand_over(conn, slot),
+        None => {
+            // SAFETY: an mptcp_sock begins with a struct sock, offset from BTF.
+            let state = unsafe { Probe::read::<u8>(parent, at::OFF_SKC_STATE()) };
+            connections::create(parent as u64, slot, CONN_PARENT, state, now());
+        }
+    }
+}
+
+#[inline(always)]
+fn count(sk: *const u8, slot: u32) {
     seen(SIGNAL_ACCEPT);
     settle(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counting::slot(slot) {

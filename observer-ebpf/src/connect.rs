@@ -6,19 +6,24 @@
 //! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
 //! connection's entry keep these from being counted twice.
 
-use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    helpers::bpf_probe_read_user,
+    macros::{fentry, kprobe, tracepoint},
+    programs::{FEntryContext, ProbeContext, TracePointContext},
+};
 use observer_common::{
     AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS, CONNECT_RESULTS,
-    Conn, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
+    Conn, IPPROTO_MPTCP, IPPROTO_TCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record,
+    SIGNAL_CONNECT,
 };
 
 use crate::{
     connections,
     counting::{self, add, bounded, observe, seen, settle},
     files,
-    layout::{CONNECT_EXIT_SEEN, CONNECT_NR, SYSCALL_RET, at},
-    memory::{Memory, Probe},
-    owner, stream,
+    layout::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at},
+    memory::{Direct, Memory, Probe},
+    owner, port_search, state, stream,
 };
 
 /// The program closed the socket before the attempt had an outcome.
@@ -90,6 +95,22 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
     }
 }
 
+/// `tcp_connect`, which comes after CLOSE -> SYN_SENT in the same call: makes up for that
+/// transition where the kernel skipped the program on it, so that its owner is not lost.
+#[fentry(function = "tcp_connect")]
+pub fn connect_fentry(ctx: FEntryContext) -> i32 {
+    state::started::<Direct>(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub fn connect_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        state::started::<Probe>(sk);
+    }
+    0
+}
+
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset comes from the event's format.
@@ -148,6 +169,18 @@ fn on_failed_call(errno: i64) {
             }
             // SAFETY: as above.
             unsafe { (*conn).flags = flags & !CONN_ATTEMPT_PENDING };
+            if PORTS_BY_FUNCTION.load() == 0
+                && errno == i64::from(port_search::EADDRNOTAVAIL)
+                && flags & CONN_ATTEMPT_PENDING != 0
+            {
+                // SAFETY: a full socket, offset from BTF.
+                let port = unsafe { Probe::read::<u16>(sk, at::OFF_INET_SPORT()) };
+                // It came to SYN_SENT, so there was a source address; and not past the
+                // search for a port.
+                if port == 0 {
+                    port_search::exhausted(sk, PORT_SEARCH_CONNECT);
+                }
+            }
             (stream::owner_of_entry(conn), conn.cast_const())
         }
         // Refused before an attempt was made: no route, a bad address, a policy.

@@ -52,12 +52,57 @@ pub fn syscall_number() -> u64 {
     u64::from(unsafe { Probe::read::<u32>(registers(), at::OFF_REGS_SYSCALL()) })
 }
 
+/// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// The `struct socket` behind a `struct file`, null when it is no socket or when that cannot
+/// be told.
+#[inline(always)]
+pub fn socket_by_inode(file: *const u8) -> *const u8 {
+    if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
+        return core::ptr::null();
+    }
+    // SAFETY: a struct file and its inode, offsets from BTF.
+    unsafe {
+        let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
+        if Probe::read::<u16>(inode, at::OFF_INODE_MODE()) & S_IFMT != S_IFSOCK {
+            return core::ptr::null();
+        }
+        // Null for the other kind of file with such an inode: a Unix socket's name opened
+        // with O_PATH.
+        Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8
+    }
+}
+
 /// The `struct sock` behind descriptor `fd` of the running process. Only for descriptors
 /// that a system call has just accepted as sockets: it does not check what kind of file
 /// this is. Another thread may close the descriptor meanwhile; then what is read is stale
 /// but the reads are safe.
 #[inline(always)]
 pub fn current_socket(fd: u32) -> Option<*const u8> {
+    let file = current_file(fd);
+    // SAFETY: a struct file and its struct socket, offsets from BTF; a bad pointer on the way
+    // reads as zero.
+    let sk = unsafe {
+        let socket = Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8;
+        Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8
+    };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// The same for any descriptor: `None` when it is no socket, or none at all.
+#[inline(always)]
+pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
+    let socket = socket_by_inode(current_file(fd));
+    // SAFETY: a struct socket, offset from BTF; null reads as zero.
+    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// The `struct file` behind descriptor `fd` of the running process, or null.
+#[inline(always)]
+fn current_file(fd: u32) -> *const u8 {
     // SAFETY: kernel objects reached from the running task, offsets from BTF; a bad pointer
     // on the way reads as zero.
     unsafe {
@@ -65,12 +110,9 @@ pub fn current_socket(fd: u32) -> Option<*const u8> {
         let files = Probe::read::<u64>(task, at::OFF_TASK_FILES()) as *const u8;
         let table = Probe::read::<u64>(files, at::OFF_FILES_FDT()) as *const u8;
         if fd >= Probe::read::<u32>(table, at::OFF_FDT_MAX()) {
-            return None;
+            return core::ptr::null();
         }
         let descriptors = Probe::read::<u64>(table, at::OFF_FDT_FD()) as *const u8;
-        let file = Probe::read::<u64>(descriptors, fd as usize * 8) as *const u8;
-        let socket = Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8;
-        let sk = Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8;
-        if sk.is_null() { None } else { Some(sk) }
+        Probe::read::<u64>(descriptors, fd as usize * 8) as *const u8
     }
 }

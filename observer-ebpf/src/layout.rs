@@ -134,6 +134,17 @@ settings! {
     CONNECT_EXIT_SEEN: u32 = 0;
     /// The running architecture's number of connect(), as `pt_regs` holds it.
     CONNECT_NR: u64 = 0;
+    /// 1 when the beginning and the end of TIME_WAIT are seen, so that nothing is inferred.
+    TIME_WAIT_EXACT: u32 = 0;
+    /// 1 when `inet_csk_accept` is hooked, so that accept()'s return is not counted.
+    ACCEPT_BY_FUNCTION: u32 = 0;
+    /// 1 when there is `bpf_get_func_ret` (5.17 and later). Without it, what a function
+    /// returns is found after its arguments, whose number must be known.
+    HAS_FUNC_RET: u32 = 1;
+    /// 1 when the searches for a local port are hooked.
+    PORTS_BY_FUNCTION: u32 = 0;
+    /// 1 when `do_sock_setsockopt` is hooked, which is reached with a socket only.
+    SETSOCKOPT_BY_FUNCTION: u32 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
     SYSCALL_RET: u64 = 16;
 }

@@ -15,6 +15,7 @@
 )]
 
 mod accept;
+mod calls;
 mod connect;
 mod connections;
 mod counting;
@@ -23,12 +24,15 @@ mod layout;
 mod maps;
 mod memory;
 mod owner;
+mod port_search;
+mod received;
 mod reset;
 mod resync;
 mod retransmit;
 mod sockopt;
 mod state;
 mod stream;
+mod time_wait;
 
 /// Several helpers (`bpf_probe_read_kernel`, `bpf_get_current_task`...) are offered to
 /// GPL-compatible programs only.

@@ -5,8 +5,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use observer_common::{
-    Conn, CpuStats, ProcessKey, Record, ResyncControl, Slot, SockoptKey, TimeWaitOwner,
+    Account, Conn, CpuStats, ProcessKey, Record, ResyncControl, Slot, SockoptKey, TimeWait,
+    TimeWaitOwner,
 };
+
+use crate::calls::Call;
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
@@ -41,6 +44,26 @@ pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
 /// never a count.
 #[btf_map]
 pub static TIME_WAIT_OWNERS: LruHashMap<u64, TimeWaitOwner, 65_536> = LruHashMap::new();
+
+/// Sockets in TIME_WAIT by address, where their end is seen.
+#[btf_map]
+pub static TIME_WAITS: HashMap<u64, TimeWait, 131_072> = HashMap::new();
+
+/// How many sockets in TIME_WAIT each process has; mapped into the daemon's memory.
+#[btf_map]
+pub static ACCOUNTS: Array<Account, 4096, MMAPABLE> = Array::new();
+
+/// Accounts that are free. The daemon puts them in, the kernel side takes them out.
+#[btf_map]
+pub static FREE_ACCOUNTS: Queue<u32, 4096> = Queue::new();
+
+/// Sockets in TIME_WAIT by network namespace.
+#[btf_map]
+pub static NETNS_TIME_WAITS: HashMap<u32, Account, 1024> = HashMap::new();
+
+/// Calls under way; see [`crate::calls`].
+#[btf_map]
+pub static CALLS: LruHashMap<Call, [u64; 2], 4096> = LruHashMap::new();
 
 /// What the iterator over open files is to do.
 #[btf_map]

@@ -9,13 +9,13 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    COMM_LEN, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, owner_of,
+    COMM_LEN, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, owner_of,
 };
 
 use crate::{
     counting,
-    layout::{at, has},
-    maps::{CONNECTIONS, FREE_SLOTS, PROCESSES},
+    layout::{TIME_WAIT_EXACT, at, has},
+    maps::{CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
     memory::{Memory, Probe},
 };
 
@@ -93,6 +93,9 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
                 leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
             );
             (*slot).key.start_boottime_ns = key.start_boottime_ns;
+            if TIME_WAIT_EXACT.load() != 0 {
+                (*slot).account = new_account();
+            }
             (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
         }
         return index;
@@ -105,6 +108,18 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
         Some(slot) => unsafe { *slot },
         None => {
             counting::map_full(MAP_PROCESSES);
+            SLOT_OVERFLOW
+        }
+    }
+}
+
+/// An account for the timewait sockets of a new process.
+#[inline(always)]
+fn new_account() -> u32 {
+    match FREE_ACCOUNTS.pop() {
+        Ok(Some(account)) => account,
+        _ => {
+            counting::map_full(MAP_ACCOUNTS);
             SLOT_OVERFLOW
         }
     }

@@ -2,9 +2,13 @@
 //!
 //! What is sent is counted by the kernel's reason (6.10 and later) where that says
 //! something; where there is none, or only `TCP_STATE`, it is classified from the socket's
-//! fields. Before 6.10 the send tracepoint fires for full sockets only.
+//! fields. Before 6.10 the send tracepoint fires for full sockets only; there,
+//! `tcp_v4_send_reset` and `tcp_v6_send_reset` tell of the rest.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+};
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, FIN_WAIT1, FIN_WAIT2,
     LAST_ACK, LISTEN, NEW_SYN_RECV, PENDING_NS, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
@@ -18,8 +22,8 @@ use observer_common::{
 use crate::{
     connections::{self, now},
     counting::{self, add, bounded, seen, settle},
-    layout::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
-    maps::TIME_WAIT_OWNERS,
+    layout::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, TIME_WAIT_EXACT, at, has},
+    maps::{TIME_WAIT_OWNERS, TIME_WAITS},
     memory::{Direct, Memory, Probe},
     owner,
     state::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
@@ -29,6 +33,9 @@ use crate::{
 /// `RCV_SHUTDOWN` and `SHUTDOWN_MASK` (`include/net/sock.h`).
 const RCV_SHUTDOWN: u8 = 1;
 const SHUTDOWN_MASK: u8 = 3;
+/// Where a TCP header has its flags, and the one for RST.
+const TCP_FLAGS: usize = 13;
+const TCP_RST: u8 = 0x04;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn reset_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
@@ -48,6 +55,60 @@ pub fn reset_received_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     on_received::<Direct>(sk);
     0
+}
+
+#[fentry(function = "tcp_v4_send_reset")]
+pub fn reset_v4_fentry(ctx: FEntryContext) -> i32 {
+    on_answer(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[fentry(function = "tcp_v6_send_reset")]
+pub fn reset_v6_fentry(ctx: FEntryContext) -> i32 {
+    on_answer(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[kprobe]
+pub fn reset_v4_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1)) {
+        on_answer(sk, skb);
+    }
+    0
+}
+
+#[kprobe]
+pub fn reset_v6_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1)) {
+        on_answer(sk, skb);
+    }
+    0
+}
+
+/// A segment is to be answered with an RST: counts those that the tracepoint is silent about.
+#[inline(always)]
+fn on_answer(sk: *const u8, skb: *const u8) {
+    if !sk.is_null() {
+        // SAFETY: struct sock_common is the head of every kind of socket.
+        let state = unsafe { Probe::read::<u8>(sk, at::OFF_SKC_STATE()) };
+        if state != TIME_WAIT && state != NEW_SYN_RECV {
+            return;
+        }
+    }
+    if has::OFF_SKB_HEAD() && has::OFF_SKB_TRANSPORT() {
+        // An RST is never answered (RFC 9293, section 3.10.7.1): both functions return then.
+        // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the header, the byte
+        // of the flags.
+        let flags = unsafe {
+            let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
+            let transport = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_TRANSPORT()));
+            Probe::read::<u8>(head, transport + TCP_FLAGS)
+        };
+        if flags & TCP_RST != 0 {
+            return;
+        }
+    }
+    on_sent::<Probe>(sk, skb, REASON_NOT_SPECIFIED.load());
 }
 
 /// Whose socket an RST was sent for, and how to count it when the kernel gives no reason.
@@ -131,6 +192,14 @@ fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
             sent.class = RESET_DATA_AFTER_CLOSE;
         }
     }
+    if TIME_WAIT_EXACT.load() != 0 {
+        if let Some(entry) = TIME_WAITS.get_ptr(sk as u64) {
+            // SAFETY: points into the map.
+            let (slot, generation) = unsafe { ((*entry).slot, (*entry).generation) };
+            attribute(sent, slot, generation);
+        }
+        return;
+    }
     if !has::OFF_SKC_COOKIE() {
         return;
     }
@@ -141,11 +210,14 @@ fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     };
     // SAFETY: points into the map.
     let (slot, generation) = unsafe { ((*owner).slot, (*owner).generation) };
-    if let Some(counters) = counting::slot(slot) {
-        // SAFETY: points into the map.
-        if unsafe { (*counters).generation } == generation {
-            sent.slot = slot;
-        }
+    attribute(sent, slot, generation);
+}
+
+/// Notes the owner, unless its process is gone and the slot is another one's.
+#[inline(always)]
+fn attribute(sent: &mut Sent, slot: u32, generation: u32) {
+    if counting::generation(slot) == generation {
+        sent.slot = slot;
     }
 }
 

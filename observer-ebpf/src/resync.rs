@@ -14,6 +14,7 @@ use observer_common::{
 
 use crate::{
     connections::{self, now},
+    files,
     layout::{HAS_SOCK_FROM_FILE, at, has},
     maps::{PROCESSES, RESYNC},
     memory::{Memory, Probe},
@@ -23,10 +24,6 @@ use crate::{
 /// The most connections taken in from one listener's queue, so that the verifier sees an
 /// end. A queue is as long as the backlog; the rest stays unattributed until accepted.
 const UNACCEPTED: u32 = 128;
-
-/// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
 /// eight bytes.
@@ -96,19 +93,7 @@ fn socket_of(file: *const u8) -> *const u8 {
         // SAFETY: takes the file of the context.
         return unsafe { bpf_sock_from_file(file.cast_mut().cast()) } as *const u8;
     }
-    if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
-        return core::ptr::null();
-    }
-    // SAFETY: a struct file and its inode, offsets from BTF.
-    unsafe {
-        let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
-        if Probe::read::<u16>(inode, at::OFF_INODE_MODE()) & S_IFMT != S_IFSOCK {
-            return core::ptr::null();
-        }
-        // Null for the other kind of file with such an inode: a Unix socket's name opened
-        // with O_PATH.
-        Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8
-    }
+    files::socket_by_inode(file)
 }
 
 /// Takes in the connections that wait to be accepted from `listener`: no process has a

@@ -1,16 +1,21 @@
-//! Failed setsockopt calls: `tracepoint/syscalls/sys_exit_setsockopt`. A call that succeeds
-//! costs one comparison: the arguments are read from the caller's saved registers, so
-//! nothing is kept from the entry.
+//! Failed setsockopt calls. A call that succeeds costs one comparison.
 //!
-//! 32-bit programs and io_uring do not pass this tracepoint.
+//! `do_sock_setsockopt` (6.7 and later) is passed by every call that reaches a socket, also
+//! through io_uring and from 32-bit programs; before that, `__sys_setsockopt` is.
+//! `tracepoint/syscalls/sys_exit_setsockopt` is passed by 64-bit system calls only; it reads
+//! the arguments from the caller's saved registers, so nothing is kept from the entry.
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    macros::{fexit, kprobe, kretprobe, tracepoint},
+    programs::{FExitContext, ProbeContext, RetProbeContext, TracePointContext},
+};
 use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SockoptKey};
 
 use crate::{
+    calls::{self, SETSOCKOPT},
     counting::{self, add, map_full, seen, settle, settle_lost},
     files,
-    layout::{SYSCALL_RET, at},
+    layout::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
     maps::SOCKOPT_FAILURES,
     memory::{Memory, Probe},
     owner, stream,
@@ -27,35 +32,140 @@ pub fn setsockopt_exit_tracepoint(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset comes from the event's format.
     let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
     if ret < 0 && -ret <= MAX_ERRNO {
-        on_failure(-ret);
+        on_failed_call(
+            -ret,
+            files::argument(0) as u32,
+            files::argument(1) as i32,
+            files::argument(2) as i32,
+        );
+    }
+    0
+}
+
+#[fexit(function = "do_sock_setsockopt")]
+pub fn setsockopt_fexit(ctx: FExitContext) -> i32 {
+    let socket: *const u8 = ctx.arg(0);
+    let level: i32 = ctx.arg(2);
+    let option: i32 = ctx.arg(3);
+    // Not by position: `optval` is a structure that takes up two of them.
+    if let Ok(ret) = ctx.ret::<i32>() {
+        on_return(socket, level, option, ret);
+    }
+    0
+}
+
+#[kprobe]
+pub fn setsockopt_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(socket), Some(level), Some(option)) =
+        (ctx.arg::<u64>(0), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
+    {
+        calls::enter(SETSOCKOPT, [socket, pack(level, option)]);
+    }
+    0
+}
+
+#[kretprobe]
+pub fn setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
+    if let Some([socket, packed]) = calls::leave(SETSOCKOPT) {
+        let (level, option) = unpack(packed);
+        on_return(socket as *const u8, level, option, ctx.ret());
+    }
+    0
+}
+
+#[fexit(function = "__sys_setsockopt")]
+pub fn sys_setsockopt_fexit(ctx: FExitContext) -> i32 {
+    let fd: i32 = ctx.arg(0);
+    let level: i32 = ctx.arg(1);
+    let option: i32 = ctx.arg(2);
+    let ret: i32 = ctx.arg(5);
+    on_sys_return(fd, level, option, ret);
+    0
+}
+
+#[kprobe]
+pub fn sys_setsockopt_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(fd), Some(level), Some(option)) =
+        (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2))
+    {
+        calls::enter(SETSOCKOPT, [fd, pack(level, option)]);
+    }
+    0
+}
+
+#[kretprobe]
+pub fn sys_setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
+    if let Some([fd, packed]) = calls::leave(SETSOCKOPT) {
+        let (level, option) = unpack(packed);
+        on_sys_return(fd as i32, level, option, ctx.ret());
     }
     0
 }
 
 #[inline(always)]
-fn on_failure(errno: i64) {
+fn pack(level: u64, option: u64) -> u64 {
+    (level << 32) | (option & 0xffff_ffff)
+}
+
+#[inline(always)]
+fn unpack(packed: u64) -> (i32, i32) {
+    ((packed >> 32) as i32, packed as i32)
+}
+
+#[inline(always)]
+fn on_return(socket: *const u8, level: i32, option: i32, ret: i32) {
+    if ret >= 0 {
+        return;
+    }
+    // SAFETY: a struct socket, offset from BTF.
+    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) } as *const u8;
+    on_failure(-i64::from(ret), level, option, sk);
+}
+
+#[inline(always)]
+fn on_sys_return(fd: i32, level: i32, option: i32, ret: i32) {
+    if ret < 0 {
+        on_failed_call(-i64::from(ret), fd as u32, level, option);
+    }
+}
+
+/// A call by descriptor failed.
+#[inline(always)]
+fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
+    let socket = match errno {
+        ENOTSOCK => None,
+        // May also be about a descriptor that the option names (SO_ATTACH_BPF).
+        EBADF => files::current_socket_if_any(fd),
+        _ => files::current_socket(fd),
+    };
+    let sk = socket.unwrap_or(core::ptr::null());
+    if SETSOCKOPT_BY_FUNCTION.load() != 0 && !sk.is_null() {
+        return;
+    }
+    on_failure(errno, level, option, sk);
+}
+
+/// A call failed on the socket `sk`, or on none.
+#[inline(always)]
+fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
     seen(SIGNAL_SETSOCKOPT);
     let slot = owner::current();
     let mut key = SockoptKey {
         slot,
         generation: 0,
-        level: files::argument(1) as i32,
-        option: files::argument(2) as i32,
+        level,
+        option,
         errno: errno as u16,
         family: 0,
         protocol: 0,
         socket_type: 0,
     };
-    let mut sk = core::ptr::null();
-    if errno != EBADF && errno != ENOTSOCK {
-        if let Some(socket) = files::current_socket(files::argument(0) as u32) {
-            sk = socket;
-            // SAFETY: a socket from the file table, offsets from BTF.
-            unsafe {
-                key.family = Probe::read(sk, at::OFF_SKC_FAMILY());
-                key.protocol = Probe::read(sk, at::OFF_SK_PROTOCOL());
-                key.socket_type = Probe::read(sk, at::OFF_SK_TYPE());
-            }
+    if !sk.is_null() {
+        // SAFETY: a socket from the kernel, offsets from BTF.
+        unsafe {
+            key.family = Probe::read(sk, at::OFF_SKC_FAMILY());
+            key.protocol = Probe::read(sk, at::OFF_SK_PROTOCOL());
+            key.socket_type = Probe::read(sk, at::OFF_SK_TYPE());
         }
     }
     if let Some(counters) = counting::slot(slot) {

@@ -18,8 +18,8 @@ use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
     CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
     CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2,
-    IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE, RECORD_TIME_WAIT, SIGNAL_STATE,
-    SIGNAL_TIME_WAIT, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TimeWaitOwner, add_packed,
+    IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE,
+    SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT, TimeWaitOwner, add_packed,
     pack_duration,
 };
 
@@ -27,10 +27,11 @@ use crate::{
     connect,
     connections::{self, adjust_live, now},
     counting::{self, add, bounded, observe, seen, settle, settle_lost},
-    layout::{HAS_SOCKET_COOKIE, HOME_NETNS, at, has},
+    layout::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
     maps::{CONNECTIONS, TIME_WAIT_OWNERS},
     memory::{Direct, Memory, Probe},
     owner, stream,
+    time_wait::{count_entered, write_record},
 };
 
 /// Bits of `sk_flags` (`enum sock_flags`, `include/net/sock.h`).
@@ -76,6 +77,15 @@ pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     on_destroy::<Direct>(sk);
     0
+}
+
+/// `sk` is being connected. Takes the transition in that has led to this, if the kernel
+/// skipped the program on it.
+#[inline(always)]
+pub fn started<M: Memory>(sk: *const u8) {
+    if !handled(sk, CLOSE, SYN_SENT) {
+        on_state::<M>(sk, CLOSE, SYN_SENT);
+    }
 }
 
 /// Whether this event has been handled on this CPU just now, or the socket's entry is in the
@@ -300,7 +310,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 // Only the side that closes first comes here, and only it can enter
                 // TIME_WAIT. The timewait socket takes over the cookie, if there is one.
                 // Kernels without the helper do not report RSTs of timewait sockets either.
-                if HAS_SOCKET_COOKIE.load() != 0 {
+                if TIME_WAIT_EXACT.load() == 0 && HAS_SOCKET_COOKIE.load() != 0 {
                     bpf_get_socket_cookie(sk.cast_mut().cast());
                 }
             }
@@ -335,7 +345,11 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
                 );
             }
         }
-        if matches!(old, FIN_WAIT2 | CLOSING) && error == 0 && flags & CONN_RESET_SENT == 0 {
+        if TIME_WAIT_EXACT.load() == 0
+            && matches!(old, FIN_WAIT2 | CLOSING)
+            && error == 0
+            && flags & CONN_RESET_SENT == 0
+        {
             match left_for_time_wait::<M>(sk, old) {
                 Some(true) => time_wait::<M>(sk, conn, slot),
                 Some(false) => {}
@@ -396,18 +410,21 @@ unsafe fn left_for_time_wait<M: Memory>(sk: *const u8, old: u8) -> Option<bool> 
     }
 }
 
-/// Counts an entry into TIME_WAIT.
+/// Counts an inferred entry into TIME_WAIT.
 #[inline(always)]
 unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
-    seen(SIGNAL_TIME_WAIT);
-    settle(SIGNAL_TIME_WAIT, slot);
+    let mut substate = TIME_WAIT;
     // SAFETY: points into the map; `sk` is a full socket, offsets from BTF.
     unsafe {
         (*conn).flags |= CONN_TIME_WAIT;
+        if has::OFF_SKC_FLAGS() && M::read::<u64>(sk, at::OFF_SKC_FLAGS()) & SOCK_DONE == 0 {
+            // The peer's FIN has not come.
+            substate = FIN_WAIT2;
+        }
+        count_entered(slot, substate);
         let Some(counters) = counting::slot(slot) else {
             return;
         };
-        add(&raw mut (*counters).time_wait_entered, 1);
         if stream::netns(sk) != HOME_NETNS.load() {
             if let Some(stats) = counting::stats() {
                 add(&raw mut (*stats).time_wait_elsewhere, 1);
@@ -425,7 +442,7 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
             }
         }
     }
-    stream::write(RECORD_TIME_WAIT, sk, conn, slot, |_| {});
+    write_record(sk, conn, slot, substate);
 }
 
 /// An MPTCP parent: takes no part in the counts, because its subflows do, but knows the

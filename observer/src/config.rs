@@ -13,6 +13,8 @@ use std::{
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
+use crate::kernel::ladder::Hooks;
+
 mod file;
 #[cfg(test)]
 mod tests;
@@ -120,6 +122,18 @@ pub struct Options {
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub log_events: Option<bool>,
 
+    /// The best kind of hook to use [default: any]
+    #[arg(long, env = "OBSERVER_HOOKS", hide_env_values = true)]
+    #[arg(value_name = "KIND", help_heading = "Kernel")]
+    pub hooks: Option<Hooks>,
+
+    /// Make a connection in a network namespace of its own at the start, to see whether the
+    /// hooks fire [default: true]
+    #[arg(long, env = "OBSERVER_SELF_TEST", hide_env_values = true)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
+    pub self_test: Option<bool>,
+
     /// Have the kernel keep run-time statistics of BPF programs while running; slows every
     /// BPF program of the host a little [default: false]
     #[arg(long, env = "OBSERVER_BPF_STATS", hide_env_values = true)]
@@ -156,6 +170,8 @@ impl Options {
             log_level,
             log_format,
             log_events,
+            hooks,
+            self_test,
             bpf_stats,
             keep_capabilities,
         } = self;
@@ -176,6 +192,8 @@ impl Options {
             log_level: log_level.or(fallback.log_level),
             log_format: log_format.or(fallback.log_format),
             log_events: log_events.or(fallback.log_events),
+            hooks: hooks.or(fallback.hooks),
+            self_test: self_test.or(fallback.self_test),
             bpf_stats: bpf_stats.or(fallback.bpf_stats),
             keep_capabilities: keep_capabilities.or(fallback.keep_capabilities),
         }
@@ -287,6 +305,10 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Log failure records.
     pub log_events: bool,
+    /// The best kind of hook to use.
+    pub hooks: Hooks,
+    /// Try the hooks out at the start.
+    pub self_test: bool,
     /// Turn on the kernel's run-time statistics.
     pub bpf_stats: bool,
     /// Do not drop capabilities.
@@ -324,6 +346,8 @@ impl Settings {
             log_level,
             log_format,
             log_events,
+            hooks,
+            self_test,
             bpf_stats,
             keep_capabilities,
         } = options;
@@ -346,6 +370,8 @@ impl Settings {
             log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
             log_events: log_events.unwrap_or(false),
+            hooks: hooks.unwrap_or_default(),
+            self_test: self_test.unwrap_or(true),
             bpf_stats: bpf_stats.unwrap_or(false),
             keep_capabilities: keep_capabilities.unwrap_or(false),
         }
@@ -373,6 +399,8 @@ impl Settings {
             log_level,
             log_format,
             log_events,
+            hooks,
+            self_test,
             bpf_stats,
             keep_capabilities,
         } = &mut diff.settings;
@@ -406,6 +434,8 @@ impl Settings {
             ("max-connections", *max_connections != new.max_connections),
             ("max-processes", *max_processes != new.max_processes),
             ("log-format", *log_format != new.log_format),
+            ("hooks", *hooks != new.hooks),
+            ("self-test", *self_test != new.self_test),
             ("bpf-stats", *bpf_stats != new.bpf_stats),
             (
                 "keep-capabilities",

@@ -11,7 +11,7 @@ use crate::{
     daemon::load_options,
     kernel::{
         Absent, Kernel, LoadOptions, mount_tracefs,
-        programs::PROGRAMS,
+        programs::LADDERS,
         verdict::{Status, Verdict},
     },
     privileges,
@@ -66,14 +66,23 @@ fn examine(report: &mut Report, options: &LoadOptions) {
         })
         .collect();
     match kernel.load(options) {
-        Ok(loaded) => report.verdicts = loaded.verdicts,
+        Ok(loaded) => {
+            report.verdicts = loaded.verdicts;
+            let untested = loaded.untested.into_iter();
+            report
+                .notes
+                .extend(untested.map(|why| format!("the hooks were not tried out: {why}")));
+        }
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
-            report.verdicts = PROGRAMS
-                .iter()
-                .filter(|program| program.required)
-                .map(|program| Verdict {
-                    signal: program.signal,
+            let required = LADDERS.iter().filter(|ladder| ladder.required);
+            report.verdicts = required
+                .flat_map(|ladder| ladder.steps.iter().map(move |step| (ladder, step)))
+                .flat_map(|(ladder, step)| {
+                    step.programs.iter().map(move |program| (ladder, program))
+                })
+                .map(|(ladder, program)| Verdict {
+                    signal: ladder.signal,
                     rung: program.rung(),
                     hook: program.hook,
                     program: program.name,

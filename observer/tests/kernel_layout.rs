@@ -5,6 +5,7 @@ mod common;
 
 use observer::kernel::{
     KERNEL_BTF, Kernel, LoadOptions,
+    ladder::Hooks,
     layout::{FIELDS, Need, REGISTERS},
     verdict::Status,
 };
@@ -17,6 +18,8 @@ fn each_optional_field_can_be_missing() {
         max_connections: 64,
         slots: 16,
         max_sockopt_failures: 64,
+        hooks: Hooks::Any,
+        self_test: false,
         record_mask: u32::MAX,
         btf: KERNEL_BTF.into(),
         log: false,

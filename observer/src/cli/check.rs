@@ -270,7 +270,11 @@ impl Report {
     fn table(&self) -> String {
         let header = ["SIGNAL", "RUNG", "HOOK", "STATUS", "WHY"];
         let mut rows = vec![header.map(str::to_owned)];
-        for verdict in &self.verdicts {
+        let shown = self
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.status != Status::NotNeeded);
+        for verdict in shown {
             let Verdict {
                 signal,
                 rung,
@@ -284,6 +288,8 @@ impl Report {
                 (Status::Attached, _) => "attached",
                 (Status::Unsupported, _) => "unsupported",
                 (Status::Refused, _) => "refused",
+                (Status::Broken, _) => "broken",
+                (Status::Incomplete, _) => "incomplete",
                 (Status::NotNeeded, _) => "not needed",
             };
             rows.push([

@@ -38,6 +38,8 @@ reconcile-interval = "20s"
 log-level = "debug"
 log-format = "json"
 log-events = true
+hooks = "kprobe"
+self-test = false
 bpf-stats = true
 keep-capabilities = true
 "#;
@@ -90,6 +92,8 @@ fn help_names_the_real_defaults() {
         log_level,
         log_format,
         log_events,
+        hooks,
+        self_test,
         bpf_stats,
         keep_capabilities,
     } = Settings::default();
@@ -106,6 +110,8 @@ fn help_names_the_real_defaults() {
         ("log-level", log_level.to_string()),
         ("log-format", log_format.to_string()),
         ("log-events", log_events.to_string()),
+        ("hooks", format!("{hooks:?}").to_lowercase()),
+        ("self-test", self_test.to_string()),
         ("bpf-stats", bpf_stats.to_string()),
         ("keep-capabilities", keep_capabilities.to_string()),
     ];
@@ -149,6 +155,8 @@ fn file_is_read_and_every_key_arrives() {
         log_level: "debug".parse().unwrap(),
         log_format: LogFormat::Json,
         log_events: true,
+        hooks: Hooks::Kprobe,
+        self_test: false,
         bpf_stats: true,
         keep_capabilities: true,
     };
@@ -220,7 +228,8 @@ fn file_errors_have_line_column_key_and_hint() {
          unknown field `log_levl`, expected one of `listen`, `include-comm`, `exclude-comm`, \
          `include-unit`, `exclude-unit`, `ring-bytes`, `max-connections`, `max-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
-         `log-level`, `log-format`, `log-events`, `bpf-stats`, `keep-capabilities`\n\
+         `log-level`, `log-format`, `log-events`, `hooks`, \
+         `self-test`, `bpf-stats`, `keep-capabilities`\n\
          hint: did you mean `log-level`?"
     );
     assert_eq!(
@@ -361,6 +370,8 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "max-connections",
             "max-processes",
             "log-format",
+            "hooks",
+            "self-test",
             "bpf-stats",
             "keep-capabilities",
         ]

@@ -17,7 +17,9 @@ fn path() -> std::path::PathBuf {
 /// Name, type and help of every metric, in the order of the exposition.
 fn exported() -> Vec<(String, &'static str, String)> {
     let registry = Registry::new();
-    Agreement::new(&registry).expect("the registry is empty");
+    let agreement = Agreement::new(&registry).expect("the registry is empty");
+    // A metric with labels is gathered once it has a series.
+    agreement.show_netns_drift(&[(1, 0)]);
     let own = METRICS.iter().map(|metric| {
         (
             metric.name.to_owned(),

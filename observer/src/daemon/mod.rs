@@ -26,7 +26,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use facts::HostFacts;
 pub use identities::Identities;
@@ -72,21 +72,46 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, Names)> {
             "a kernel field is missing"
         );
     }
+    if let Some(why) = &loaded.untested {
+        info!(why, "the hooks were not tried out");
+    }
     let names = Names(loaded.reasons.clone());
     let (live, stream) = Live::new(loaded, options)?;
-    for Verdict {
-        signal,
-        hook,
-        status,
-        detail,
-        ..
-    } in live.verdicts()
-    {
-        if !matches!(status, Status::Attached | Status::NotNeeded) {
-            warn!(signal, hook, detail, "not observed");
+    report(live.verdicts());
+    Ok((live, stream, names))
+}
+
+/// Says in the log what is not observed, and what only by a lesser hook than there is.
+fn report(verdicts: &[Verdict]) {
+    let attached = |of: &Verdict| {
+        verdicts
+            .iter()
+            .any(|other| other.signal == of.signal && other.status == Status::Attached)
+    };
+    for verdict in verdicts {
+        let Verdict {
+            signal,
+            rung,
+            hook,
+            status,
+            detail,
+            ..
+        } = verdict;
+        match status {
+            Status::NotNeeded | Status::Incomplete => {}
+            Status::Attached => debug!(signal, rung = rung.name(), hook, detail, "attached"),
+            _ if attached(verdict) => {
+                info!(
+                    signal,
+                    rung = rung.name(),
+                    hook,
+                    detail,
+                    "a lesser hook serves"
+                );
+            }
+            _ => warn!(signal, hook, detail, "not observed"),
         }
     }
-    Ok((live, stream, names))
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -198,6 +223,8 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
             .max(256),
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: RECORDS,
+        hooks: settings.hooks,
+        self_test: settings.self_test,
         btf: KERNEL_BTF.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),
     }

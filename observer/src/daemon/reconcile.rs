@@ -1,14 +1,14 @@
 //! Comparing our numbers with the kernel's own, in every network namespace.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Instant,
 };
 
 use anyhow::Context as _;
-use observer_common::{CLOSE, FIN_WAIT2, STATES, TIME_WAIT};
-use prometheus::{IntCounter, IntGauge, Registry, core::Collector};
+use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
 use tracing::{debug, warn};
 
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
 #[derive(Clone)]
 pub struct Agreement {
     sockets_drift: IntGauge,
+    netns_time_wait_drift: IntGaugeVec,
+    /// The namespaces that the last comparison showed.
+    netns_shown: Arc<Mutex<HashSet<u32>>>,
     seeded: IntCounter,
     moved: IntCounter,
     resync_failures: IntCounter,
@@ -59,6 +62,16 @@ impl Agreement {
                  of the kernel itself or of a process hidden from us, show as a constant \
                  negative number; growth either way means that sockets were missed.",
             )?,
+            netns_time_wait_drift: IntGaugeVec::new(
+                Opts::new(
+                    "observer_netns_time_wait_drift_sockets",
+                    "Sockets in TIME_WAIT counted here minus those the kernel counts, by network \
+                     namespace (inode number). Shown where both ends of TIME_WAIT are seen. \
+                     Negative in the first minute: some are older than the observer.",
+                ),
+                &["netns"],
+            )?,
+            netns_shown: Arc::default(),
             seeded: IntCounter::new(
                 "observer_seeded_sockets_total",
                 "Sockets that existed before the observer met them and were given to the \
@@ -78,8 +91,9 @@ impl Agreement {
                 "Comparisons with the kernel's own socket counts that failed.",
             )?,
         };
-        let collectors: [Box<dyn Collector>; 5] = [
+        let collectors: [Box<dyn Collector>; 6] = [
             Box::new(this.sockets_drift.clone()),
+            Box::new(this.netns_time_wait_drift.clone()),
             Box::new(this.seeded.clone()),
             Box::new(this.moved.clone()),
             Box::new(this.resync_failures.clone()),
@@ -101,6 +115,23 @@ impl Agreement {
                 self.moved.inc_by(resynced.moved);
             }
             Err(_) => self.resync_failures.inc(),
+        }
+    }
+
+    /// Shows how far the sockets in TIME_WAIT of each namespace are off.
+    pub fn show_netns_drift(&self, drifts: &[(u32, i64)]) {
+        let mut shown = lock(&self.netns_shown);
+        let gone = std::mem::take(&mut *shown);
+        shown.extend(drifts.iter().map(|(netns, _)| *netns));
+        for netns in gone.difference(&shown) {
+            let _ = self
+                .netns_time_wait_drift
+                .remove_label_values(&[&netns.to_string()]);
+        }
+        for (netns, drift) in drifts {
+            self.netns_time_wait_drift
+                .with_label_values(&[&netns.to_string()])
+                .set(*drift);
         }
     }
 
@@ -169,19 +200,20 @@ impl Agreement {
     ) -> anyhow::Result<()> {
         let root = ProcRoot::default();
         let namespaces = netns::enumerate(&root).context("cannot list network namespaces")?;
-        let mut pids: Vec<u32> = namespaces
+        let mut pids: Vec<(Option<u64>, u32)> = namespaces
             .found
             .iter()
             .filter(|namespace| Some(namespace.inode) != namespaces.own)
-            .map(|namespace| namespace.pid)
+            .map(|namespace| (Some(namespace.inode), namespace.pid))
             .collect();
-        pids.push(std::process::id());
-        let (mut time_wait, mut in_use) = (0, 0);
-        for pid in pids {
+        pids.push((namespaces.own, std::process::id()));
+        let mut time_wait = Vec::new();
+        let mut in_use = 0;
+        for (netns, pid) in pids {
             let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
             // `None`: the process went away, and its namespace maybe with it.
             if let Some(sockstat) = read {
-                time_wait += sockstat.tcp_time_wait;
+                time_wait.push((netns, sockstat.tcp_time_wait));
                 in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
             }
         }
@@ -194,7 +226,23 @@ impl Agreement {
                 .map(|state| view.counts.live(state))
                 .sum::<i64>();
         });
-        table.reconcile_time_wait(time_wait);
+        self.sockets_drift.set(live - in_use as i64);
+        if source.account(SLOT_UNATTRIBUTED).is_some() {
+            let counts: HashMap<u32, Account> = source.time_wait_by_netns().into_iter().collect();
+            let drifts: Vec<_> = time_wait
+                .into_iter()
+                .filter_map(|(netns, kernel)| {
+                    // The kernel's inode numbers of namespaces have 32 bits.
+                    let netns = netns? as u32;
+                    let ours = counts.get(&netns).map_or(0, Account::live);
+                    Some((netns, ours as i64 - kernel as i64))
+                })
+                .collect();
+            table.note_time_wait_drift(drifts.iter().map(|(_, drift)| drift).sum());
+            self.show_netns_drift(&drifts);
+            return Ok(());
+        }
+        table.reconcile_time_wait(time_wait.iter().map(|(_, kernel)| kernel).sum());
         // A namespace without processes, of a container that is gone, is not among those
         // read, and the timewait sockets of others cannot be told apart from here. So the
         // kernel's numbers are a measure only while all that entered did so here.
@@ -207,7 +255,6 @@ impl Agreement {
             let owned = drifted.then(|| self.owned_time_wait(source)).flatten();
             lock(table_lock).cap_time_wait(owned.as_ref());
         }
-        self.sockets_drift.set(live - in_use as i64);
         Ok(())
     }
 }

@@ -70,9 +70,15 @@ metrics! {
     Resets, "socket_resets_total", Counter,
         "RST segments by direction and reason. A received one is told apart by the state it found the connection in.";
     TimeWait, "socket_time_wait", Gauge,
-        "Sockets in TIME_WAIT that the process left behind, inferred from entries of the last 60 seconds and held against the kernel's total.";
+        "Sockets in TIME_WAIT that the process left behind. Where both ends are not seen (observer_signal_info, method), inferred from entries of the last 60 seconds and held against the kernel's total.";
     TimeWaitEntered, "socket_time_wait_entered_total", Counter,
-        "Sockets that entered TIME_WAIT. Near 470 per second towards one address, the default port range runs out.";
+        "Sockets that entered TIME_WAIT, by the substate they began in: FIN_WAIT2 when the peer had not closed yet. Near 470 per second towards one address, the default port range runs out.";
+    TimeWaitEnded, "socket_time_wait_ended_total", Counter,
+        "Sockets that left TIME_WAIT. Shown where that is seen.";
+    TimeWaitOverflows, "socket_time_wait_overflows_total", Counter,
+        "Sockets closed without a TIME_WAIT, because the kernel had no bucket for it (net.ipv4.tcp_max_tw_buckets) or no memory. Shown where that is seen.";
+    PortsExhausted, "socket_ephemeral_ports_exhausted_total", Counter,
+        "Searches for a local port that found none, by the call that made them. Neither a clash of explicitly bound sockets nor an address that is not local counts.";
     SetsockoptFailures, "socket_setsockopt_failures_total", Counter,
         "setsockopt() calls that failed, by option and errno.";
     FdExhausted, "socket_fd_exhausted_total", Counter,
@@ -112,7 +118,7 @@ metrics! {
     MissedRuns, "observer_bpf_missed_runs_total", Counter,
         "Runs that the kernel left out because the program was already running on that CPU. What a missed state transition left out is made good at the socket's next one.";
     TimeWaitDrift, "observer_time_wait_drift_sockets", Gauge,
-        "Inferred sockets in TIME_WAIT minus the kernel's own number. Positive: sockets left early, or the kernel ran out of TIME_WAIT buckets. Negative: some are older than the observer.";
+        "Sockets in TIME_WAIT counted here minus the kernel's own number. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.";
     Processes, "observer_processes", Gauge,
         "Processes in the table: shown under their own pid, running in pid=\"other\", or exited and not yet folded into pid=\"exited\".";
     BuildInfo, "observer_build_info", Gauge,

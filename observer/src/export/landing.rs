@@ -69,6 +69,8 @@ pub(super) fn page(app: &App) -> String {
             Status::NotNeeded => ("", "not needed"),
             Status::Unsupported => (" class=\"bad\"", "unsupported"),
             Status::Refused => (" class=\"bad\"", "refused"),
+            Status::Broken => (" class=\"bad\"", "broken"),
+            Status::Incomplete => ("", "incomplete"),
         };
         let _ = writeln!(
             page,

@@ -49,11 +49,8 @@ impl Own<'_> {
             if !source.observes(signal) {
                 continue;
             }
-            let method = if signal == SIGNAL_TIME_WAIT {
-                "inferred"
-            } else {
-                "exact"
-            };
+            let inferred = signal == SIGNAL_TIME_WAIT && source.account(0).is_none();
+            let method = if inferred { "inferred" } else { "exact" };
             self.put(
                 Family::SignalInfo,
                 &[("signal", name), ("method", method)],

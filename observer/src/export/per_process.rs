@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 
 use observer_common::{
-    AGE_BOUNDS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram, SIGNAL_ACCEPT,
-    SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT,
-    SIGNAL_SETSOCKOPT, SIGNAL_STATE, SIGNAL_TIME_WAIT, SIGNALS, STATES, Slot, TIME_WAIT,
-    state_name,
+    AGE_BOUNDS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram, PORT_SEARCHES,
+    SIGNAL_ACCEPT, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_PORTS, SIGNAL_RESET_RECEIVED,
+    SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE, SIGNAL_TIME_WAIT,
+    SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
 };
 
 use super::{
@@ -74,7 +74,24 @@ impl Writer<'_> {
         }
         if observed(SIGNAL_TIME_WAIT) {
             self.one(Family::TimeWait, labels, view.time_wait);
-            self.one(Family::TimeWaitEntered, labels, counts.time_wait_entered);
+            self.time_wait_entered(labels, &counts.time_wait_entered);
+        }
+        if let Some(ended) = view.time_wait_ended {
+            self.one(Family::TimeWaitEnded, labels, ended);
+            self.one(
+                Family::TimeWaitOverflows,
+                labels,
+                counts.time_wait_overflows,
+            );
+        }
+        if observed(SIGNAL_PORTS) {
+            for (call, &count) in PORT_SEARCHES.into_iter().zip(&counts.ports_exhausted) {
+                if count != 0 {
+                    let extra = [("call", call)];
+                    self.sink
+                        .sample(Family::PortsExhausted, Some(labels), &extra, count.into());
+                }
+            }
         }
         if observed(SIGNAL_SETSOCKOPT) {
             self.failures(labels, view.failures);
@@ -102,6 +119,18 @@ impl Writer<'_> {
 
     fn one(&mut self, family: Family, labels: &Labels, value: impl Into<Number>) {
         self.sink.sample(family, Some(labels), &[], value.into());
+    }
+
+    fn time_wait_entered(&mut self, labels: &Labels, entered: &[u64]) {
+        for (substate, &count) in TIME_WAIT_SUBSTATES.into_iter().zip(entered) {
+            if count != 0
+                && let Some(name) = state_name(substate)
+            {
+                let extra = [("substate", name)];
+                self.sink
+                    .sample(Family::TimeWaitEntered, Some(labels), &extra, count.into());
+            }
+        }
     }
 
     fn states(&mut self, labels: &Labels, counts: &Slot) {

@@ -1,11 +1,12 @@
 //! The attached programs, as the rest of the daemon sees them.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,19 +18,21 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use observer_common::{
-    CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_CONNECTIONS, MAP_PROCESSES, MAP_SOCKOPT, PENDING_NS,
-    Pod as _, ProcessKey, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_RESET_RECEIVED, SIGNAL_STATE,
-    SIGNAL_TIME_WAIT, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitOwner,
+    Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_NETNS,
+    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
+    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TIME_WAIT_SUBSTATES, TimeWait,
+    TimeWaitOwner,
 };
 
 use super::ring::Stream;
 use super::{
-    load::{LoadOptions, Loaded, attach_twins},
+    attach::attach_twins,
+    load::{LoadOptions, Loaded},
     mapped::MappedArray,
-    programs::{PROGRAMS, TWINS},
+    programs::TWINS,
     resync::{Resync, Resynced},
     source::{KernelSource, MapFill, ProgramRuns},
-    verdict::{Status, Verdict},
+    verdict::Verdict,
 };
 use crate::{explain::ResetReasons, sync::lock};
 
@@ -53,6 +56,16 @@ pub struct Live {
     max_connections: u64,
     max_sockopt: u64,
     time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
+    /// Where TIME_WAIT is exact.
+    accounts: Option<MappedArray<Account>>,
+    /// Accounts of processes that have given their slots back.
+    lingering_accounts: AtomicU64,
+    max_netns: u64,
+    free_accounts: Mutex<Queue<MapData, u32>>,
+    time_waits: Mutex<HashMap<MapData, u64, TimeWait>>,
+    netns_time_waits: Mutex<HashMap<MapData, u32, Account>>,
+    /// Ends that the kernel programs missed, by network namespace.
+    swept_time_waits: Mutex<BTreeMap<u32, u64>>,
     twins_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
 }
@@ -67,7 +80,11 @@ impl Live {
         let Loaded {
             mut ebpf,
             verdicts,
+            programs,
+            counted,
+            exact_time_wait,
             twins_attached,
+            untested: _,
             absent: _,
             reasons,
         } = loaded;
@@ -87,6 +104,19 @@ impl Live {
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
         let connections = HashMap::try_from(take("CONNECTIONS")?)?;
+        let accounts = array(take("ACCOUNTS")?, "ACCOUNTS")?;
+        let accounts = exact_time_wait
+            .then(|| MappedArray::new(&accounts))
+            .transpose()
+            .context("cannot map the accounts of TIME_WAIT")?;
+        let free_accounts: Queue<MapData, u32> = Queue::try_from(take("FREE_ACCOUNTS")?)?;
+        let time_waits = HashMap::try_from(take("TIME_WAITS")?)?;
+        let netns_time_waits = take("NETNS_TIME_WAITS")?;
+        let max_netns = match &netns_time_waits {
+            aya::maps::Map::HashMap(data) => u64::from(data.info()?.max_entries()),
+            _ => 0,
+        };
+        let netns_time_waits = HashMap::try_from(netns_time_waits)?;
         let time_wait_owners = HashMap::try_from(take("TIME_WAIT_OWNERS")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
         let log = options
@@ -95,16 +125,18 @@ impl Live {
             .transpose()
             .context("cannot read the log of the kernel programs")?;
         let resync = Resync::new(&mut ebpf)?;
-        let program_fds = PROGRAMS
-            .iter()
-            .map(|program| program.name)
+        let program_fds = programs
+            .into_iter()
             .chain(TWINS.iter().map(|(name, _)| *name))
             .filter_map(|name| {
                 let fd = ebpf.program(name)?.fd().ok()?;
                 Some((name, fd.as_fd().as_raw_fd()))
             })
             .collect();
-        let observes = observed(&verdicts);
+        let mut observes = [false; SIGNALS];
+        for signal in counted {
+            observes[signal as usize] = true;
+        }
         let twins_attached = AtomicBool::new(twins_attached);
         Ok((
             Self {
@@ -123,6 +155,13 @@ impl Live {
                 max_connections: u64::from(options.max_connections),
                 max_sockopt: u64::from(options.max_sockopt_failures),
                 time_wait_owners: Mutex::new(time_wait_owners),
+                accounts,
+                lingering_accounts: AtomicU64::new(0),
+                max_netns,
+                free_accounts: Mutex::new(free_accounts),
+                time_waits: Mutex::new(time_waits),
+                netns_time_waits: Mutex::new(netns_time_waits),
+                swept_time_waits: Mutex::default(),
                 log: Mutex::new(log),
                 twins_attached,
             },
@@ -164,6 +203,8 @@ impl Live {
     /// When the map cannot be read.
     pub fn sweep(&self, epoch: u32) -> anyhow::Result<u64> {
         let now = monotonic_ns();
+        let forgotten = |since: u64| now.saturating_sub(since) > FORGOTTEN.as_nanos() as u64;
+        let mut swept = self.sweep_time_waits(forgotten);
         let mut connections = lock(&self.connections);
         let stale: Vec<_> = connections
             .iter()
@@ -172,10 +213,9 @@ impl Live {
                 conn.state == CLOSE
                     && conn.handover == 0
                     && conn.epoch != epoch
-                    && now.saturating_sub(conn.entered_ns) > FORGOTTEN.as_nanos() as u64
+                    && forgotten(conn.entered_ns)
             })
             .collect();
-        let mut swept = 0;
         for (socket, conn) in stale {
             if connections.remove(&socket).is_ok() {
                 let sockets = std::mem::offset_of!(Slot, sockets);
@@ -188,6 +228,31 @@ impl Live {
             }
         }
         Ok(swept)
+    }
+
+    /// The same for sockets that entered TIME_WAIT that long ago; they stay for a minute.
+    fn sweep_time_waits(&self, forgotten: impl Fn(u64) -> bool) -> u64 {
+        let Some(accounts) = &self.accounts else {
+            return 0;
+        };
+        let mut time_waits = lock(&self.time_waits);
+        let stale: Vec<_> = time_waits
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, entry)| forgotten(entry.entered_ns))
+            .collect();
+        let mut swept = 0;
+        for (socket, entry) in stale {
+            if time_waits.remove(&socket).is_ok() {
+                let ended = std::mem::offset_of!(Account, ended);
+                accounts
+                    .word(entry.account, ended)
+                    .fetch_add(1, Ordering::Relaxed);
+                *lock(&self.swept_time_waits).entry(entry.netns).or_default() += 1;
+                swept += 1;
+            }
+        }
+        swept
     }
 
     /// Takes in sockets older than the daemon and finds those that changed hands.
@@ -273,29 +338,6 @@ impl Live {
     }
 }
 
-/// Which signals have a rung. Some are served by the programs of others: connects and
-/// TIME_WAIT by the state machine, exhaustion by accept.
-fn observed(verdicts: &[Verdict]) -> [bool; SIGNALS] {
-    let mut observes = [false; SIGNALS];
-    for (program, verdict) in PROGRAMS.iter().zip(verdicts) {
-        if verdict.status != Status::Attached {
-            continue;
-        }
-        let Some(signal) = program.number else {
-            continue;
-        };
-        observes[signal as usize] = true;
-        if signal == SIGNAL_STATE {
-            observes[SIGNAL_CONNECT as usize] = true;
-            observes[SIGNAL_TIME_WAIT as usize] = true;
-        }
-        if program.name.starts_with("accept") {
-            observes[SIGNAL_FD as usize] = true;
-        }
-    }
-    observes
-}
-
 fn zeroed_stats() -> CpuStats {
     CpuStats::read_from(&[0; size_of::<CpuStats>()]).expect("the buffer has the size")
 }
@@ -340,8 +382,39 @@ impl KernelSource for Live {
     }
 
     fn time_wait_entered(&self, index: u32) -> u64 {
-        let offset = std::mem::offset_of!(Slot, time_wait_entered);
-        self.slots.word(index, offset).load(Ordering::Relaxed)
+        let first = std::mem::offset_of!(Slot, time_wait_entered);
+        (0..TIME_WAIT_SUBSTATES.len())
+            .map(|substate| self.slots.word(index, first + 8 * substate))
+            .map(|word| word.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    fn account(&self, account: u32) -> Option<Account> {
+        let accounts = self.accounts.as_ref()?;
+        let mut read = Account::default();
+        accounts.read(account, &mut read);
+        Some(read)
+    }
+
+    fn free_account(&self, account: u32) {
+        if let Some(accounts) = &self.accounts {
+            accounts.clear(account);
+            self.lingering_accounts.fetch_sub(1, Ordering::Relaxed);
+            // There is room: it came out of this queue.
+            let _ = lock(&self.free_accounts).push(account, 0);
+        }
+    }
+
+    fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
+        let counts = lock(&self.netns_time_waits);
+        let swept = lock(&self.swept_time_waits);
+        let counts = counts.iter().filter_map(Result::ok);
+        counts
+            .map(|(netns, mut account)| {
+                account.ended += swept.get(&netns).copied().unwrap_or(0);
+                (netns, account)
+            })
+            .collect()
     }
 
     fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
@@ -386,7 +459,7 @@ impl KernelSource for Live {
         let used = (SLOT_FIRST..self.slot_limit())
             .filter(|&index| self.in_use(index))
             .count();
-        vec![
+        let mut fills = vec![
             fill(
                 MAP_CONNECTIONS,
                 stats
@@ -404,7 +477,17 @@ impl KernelSource for Live {
                 lock(&self.sockopt).keys().filter_map(Result::ok).count() as u64,
                 self.max_sockopt,
             ),
-        ]
+        ];
+        if let Some(accounts) = &self.accounts {
+            let netns = self.time_wait_by_netns();
+            let live = netns.iter().map(|(_, account)| account.live()).sum();
+            let held = self.lingering_accounts.load(Ordering::Relaxed) + used as u64;
+            let capacity = u64::from(accounts.len() - SLOT_FIRST);
+            fills.push(fill(MAP_TIME_WAITS, live, self.max_connections));
+            fills.push(fill(MAP_ACCOUNTS, held, capacity));
+            fills.push(fill(MAP_NETNS, netns.len() as u64, self.max_netns));
+        }
+        fills
     }
 
     fn programs(&self) -> Vec<ProgramRuns> {
@@ -438,6 +521,9 @@ impl KernelSource for Live {
         // First the name, so that nobody finds the slot any more; then its contents; then
         // it is handed out again.
         let _ = lock(&self.processes).remove(&slot.key);
+        if self.accounts.is_some() && slot.account >= SLOT_FIRST {
+            self.lingering_accounts.fetch_add(1, Ordering::Relaxed);
+        }
         self.slots.clear(index);
         let generation = std::mem::offset_of!(Slot, generation);
         self.slots.word(index, generation).store(

@@ -1,33 +1,26 @@
 //! Loading and attaching: from the running kernel's BTF and the load table to attached
 //! programs and a verdict on each.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{collections::HashMap, io, path::PathBuf};
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::Queue,
-    programs::{BtfTracePoint, Iter, ProgramError, ProgramType, TracePoint},
-    sys::{BpfHelper, is_helper_supported},
-};
+use aya::{Btf, Ebpf};
 use nix::sys::utsname::uname;
-use observer_common::SLOT_FIRST;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
-use super::tracefs::{field_offset, find_tracefs};
 use super::{
+    attach::{attach_twins, describe, twin},
     btf::{BtfError, KernelBtf, LayoutError},
+    ladder::{Attach, Hooks},
     layout::{Absent, Layout},
-    programs::{
-        Attach, CONNECT_EXIT, CONNECT_NR, PROGRAMS, ProgramSpec, TWINS, check_args,
-        runs_are_preempted,
-    },
+    object::Helpers,
+    plan::Plan,
+    programs::{LADDERS, TIME_WAIT, TWINS, runs_are_preempted},
+    selftest,
+    tracefs::find_tracefs,
     verdict::{Status, Verdict},
 };
 use crate::explain::ResetReasons;
-
-/// The compiled kernel programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
 
 /// Sizes and switches of the kernel side.
 #[derive(Clone, Debug)]
@@ -44,6 +37,11 @@ pub struct LoadOptions {
     pub record_mask: u32,
     /// Where to read BTF from.
     pub btf: PathBuf,
+    /// The best kind of hook to use.
+    pub hooks: Hooks,
+    /// Whether to try the hooks out before they are relied on. Needs CAP_SYS_ADMIN; without
+    /// it, that is noted in [`Loaded::untested`].
+    pub self_test: bool,
     /// Whether the kernel programs log (to the `log` facade, at debug level). When off, the
     /// verifier removes the code.
     pub log: bool,
@@ -93,10 +91,18 @@ pub enum LoadError {
 pub struct Loaded {
     /// The object; dropping it detaches everything.
     pub ebpf: Ebpf,
-    /// One verdict per program of the load table.
+    /// One verdict per program of each step of each ladder.
     pub verdicts: Vec<Verdict>,
+    /// The programs that are attached.
+    pub programs: Vec<&'static str>,
+    /// `SIGNAL_` numbers that are counted.
+    pub counted: Vec<u32>,
+    /// Whether the beginning and the end of TIME_WAIT are seen, rather than inferred.
+    pub exact_time_wait: bool,
     /// Whether the programs that make up for skipped runs are attached.
     pub twins_attached: bool,
+    /// Why the hooks could not be tried out, if they could not.
+    pub untested: Option<String>,
     /// Fields that this kernel lacks.
     pub absent: Vec<Absent>,
     /// Names of the kernel's RST reasons.
@@ -105,47 +111,13 @@ pub struct Loaded {
 
 /// What is known about the running kernel before anything is loaded.
 pub struct Kernel {
-    btf: Btf,
-    layout: Layout,
-    reasons: ResetReasons,
-    /// Arguments of each tracepoint of the load table.
-    args: Vec<Option<Vec<String>>>,
-    reset_args: usize,
-    retransmit_args: usize,
-    tracefs: Option<PathBuf>,
-    helpers: Helpers,
-}
-
-/// Helpers that the oldest kernels lack.
-struct Helpers {
-    task_pt_regs: bool,
-    socket_cookie: bool,
-    sock_from_file: bool,
-}
-
-impl Helpers {
-    fn find(kernel: &KernelBtf) -> Self {
-        // Tracing programs cannot be asked what they may call. The kernel's list of helpers
-        // tells: one that has a helper of some release has all of that release.
-        let listed = kernel.enumerators("bpf_func_id");
-        let has = |helper: &str| {
-            listed
-                .as_ref()
-                .is_none_or(|list| list.iter().any(|(name, _)| name == helper))
-        };
-        Self {
-            // Where it cannot be asked (too few rights), loading will say why.
-            task_pt_regs: is_helper_supported(
-                ProgramType::TracePoint,
-                BpfHelper::BPF_FUNC_task_pt_regs,
-            )
-            .unwrap_or(true),
-            // `bpf_get_socket_cookie` is older, but offered to tracing programs since 5.12
-            // only, which is also the release of this one.
-            socket_cookie: has("BPF_FUNC_check_mtu"),
-            sock_from_file: has("BPF_FUNC_sock_from_file"),
-        }
-    }
+    pub(super) btf: Btf,
+    pub(super) layout: Layout,
+    pub(super) reasons: ResetReasons,
+    /// Arguments of each tracepoint and function of the load table, where there is one.
+    pub(super) args: HashMap<&'static str, Vec<String>>,
+    pub(super) tracefs: Option<PathBuf>,
+    pub(super) helpers: Helpers,
 }
 
 impl Kernel {
@@ -158,15 +130,19 @@ impl Kernel {
         let kernel = KernelBtf::from_file(path)?;
         let layout = Layout::resolve(&kernel)?;
         let reasons = ResetReasons::from_btf(&kernel);
-        let args = PROGRAMS
+        let hooks = LADDERS
             .iter()
-            .map(|program| match program.attach {
-                Attach::TpBtf { tracepoint, .. } => kernel.tracepoint_args(tracepoint),
+            .flat_map(|ladder| ladder.steps)
+            .flat_map(|step| step.programs);
+        let args = hooks
+            .filter_map(|program| match program.attach {
+                Attach::TpBtf { tracepoint, .. } => {
+                    Some((tracepoint, kernel.tracepoint_args(tracepoint)?))
+                }
+                Attach::Function { function, .. } => Some((function, kernel.func_args(function)?)),
                 _ => None,
             })
             .collect();
-        let count = |name| kernel.tracepoint_args(name).map_or(0, |args| args.len());
-        let (reset_args, retransmit_args) = (count("tcp_send_reset"), count("tcp_retransmit_skb"));
         let helpers = Helpers::find(&kernel);
         // Tens of megabytes while parsed; everything needed has been taken from it.
         drop(kernel);
@@ -181,8 +157,6 @@ impl Kernel {
             layout,
             reasons,
             args,
-            reset_args,
-            retransmit_args,
             tracefs: find_tracefs(),
             helpers,
         })
@@ -207,109 +181,118 @@ impl Kernel {
         self.tracefs.as_deref()
     }
 
-    /// Loads and attaches all that this kernel can take.
+    /// Loads and attaches the best that this kernel can take.
     ///
     /// # Errors
     ///
     /// When the maps cannot be created or a required program cannot be attached. Anything
     /// else that fails is in the verdicts.
     pub fn load(&self, options: &LoadOptions) -> Result<Loaded, LoadError> {
-        let exit_seen = self.obstacle(spec(CONNECT_EXIT)).is_none();
-        let loaded = self.load_with(options, exit_seen)?;
-        let attached = loaded
-            .verdicts
-            .iter()
-            .any(|verdict| verdict.program == CONNECT_EXIT && verdict.status == Status::Attached);
-        if exit_seen && !attached {
-            // The state program leaves some outcomes to the one that could not be
-            // attached, so it must be loaded anew, knowing that it is alone.
-            info!("connect outcomes are taken from the state machine alone");
-            drop(loaded);
-            return self.load_with(options, false);
+        let mut plan = self.plan(options.hooks);
+        let mut untested = None;
+        if options.self_test {
+            untested = self.try_out(options, &mut plan)?;
         }
-        Ok(loaded)
-    }
-
-    fn load_with(&self, options: &LoadOptions, exit_seen: bool) -> Result<Loaded, LoadError> {
-        let mut loader = EbpfLoader::new();
-        let cpus = aya::util::nr_cpus().map_err(|(path, source)| LoadError::Map {
-            map: "STATS",
-            source: io::Error::new(source.kind(), format!("{path}: {source}")),
-        })?;
-        let reason = |name| self.reasons.lookup(name).unwrap_or(u32::MAX);
-        let not_specified = self.reasons.lookup("NOT_SPECIFIED").unwrap_or(0);
-        let tcp_state = reason("TCP_STATE");
-        let has_reason = u32::from(self.reset_args >= 3 && !self.reasons.is_empty());
-        let has_error = u32::from(self.retransmit_args >= 3);
-        let exit_seen = u32::from(exit_seen);
-        let home_netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32);
-        let Helpers {
-            task_pt_regs,
-            socket_cookie,
-            sock_from_file,
-        } = self.helpers;
-        let regs_from_stack = u32::from(!task_pt_regs);
-        let (socket_cookie, sock_from_file) = (u32::from(socket_cookie), u32::from(sock_from_file));
-        // The numbers of the `log` crate; 0 is off.
-        let log_level: u8 = if options.log { 4 } else { 0 };
-        let wakeup = u64::from(options.ring_bytes) / 2;
-        let ret = self.syscall_ret_offset();
-        for (name, value) in self.layout.globals() {
-            loader.override_global(name, value, false);
-        }
-        loader
-            .btf(Some(&self.btf))
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("HOME_NETNS", &home_netns, true)
-            .override_global("REGS_FROM_STACK", &regs_from_stack, true)
-            .override_global("HAS_SOCKET_COOKIE", &socket_cookie, true)
-            .override_global("HAS_SOCK_FROM_FILE", &sock_from_file, true)
-            .override_global("RECORD_MASK", &options.record_mask, true)
-            .override_global("WAKEUP_BYTES", &wakeup, true)
-            .override_global("RESET_HAS_REASON", &has_reason, true)
-            .override_global("REASON_NOT_SPECIFIED", &not_specified, true)
-            .override_global("REASON_TCP_STATE", &tcp_state, true)
-            .override_global("RETRANSMIT_HAS_ERROR", &has_error, true)
-            .override_global("CONNECT_EXIT_SEEN", &exit_seen, true)
-            .override_global("CONNECT_NR", &CONNECT_NR, true)
-            .override_global("SYSCALL_RET", &ret, true)
-            .map_max_entries("CONNECTIONS", options.max_connections)
-            .map_max_entries("PROCESSES", options.slots)
-            .map_max_entries("SLOTS", options.slots)
-            .map_max_entries("FREE_SLOTS", options.slots)
-            .map_max_entries("STATS", cpus as u32)
-            .map_max_entries("SOCKOPT_FAILURES", options.max_sockopt_failures)
-            .map_max_entries("TIME_WAIT_OWNERS", options.max_connections.min(65_536))
-            .map_max_entries("AYA_LOGS", if options.log { 1 << 17 } else { 4096 })
-            .map_max_entries("RECORDS", options.ring_bytes);
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| LoadError::Object(Box::new(error)))?;
-        // Before anything is attached, or the first processes to be seen would find none.
-        fill_free_slots(&mut ebpf, options.slots)?;
-        let mut verdicts = Vec::with_capacity(PROGRAMS.len());
-        for program in PROGRAMS {
-            let verdict = self.attach(&mut ebpf, program);
-            debug!(hook = program.hook, status = ?verdict.status, detail = verdict.detail, "attach");
-            if program.required && verdict.status != Status::Attached {
-                return Err(LoadError::Required {
-                    hook: program.hook,
-                    detail: verdict.detail,
-                });
-            }
-            verdicts.push(verdict);
-        }
+        let mut ebpf = self.attach_all(options, &mut plan)?;
         self.load_twins(&mut ebpf);
         let preempted =
             uname().is_ok_and(|name| runs_are_preempted(&name.release().to_string_lossy()));
         let twins_attached = preempted && attach_twins(&mut ebpf);
+        let mut counted: Vec<_> = plan.counted().collect();
+        counted.sort_unstable();
+        counted.dedup();
         Ok(Loaded {
             ebpf,
-            verdicts,
+            verdicts: plan.verdicts(),
+            programs: plan.programs().iter().map(|program| program.name).collect(),
+            counted,
+            exact_time_wait: plan.by_function(TIME_WAIT),
             twins_attached,
+            untested,
             absent: self.layout.absent().to_vec(),
             reasons: self.reasons.clone(),
         })
+    }
+
+    /// What can be said before anything is loaded.
+    fn plan(&self, hooks: Hooks) -> Plan {
+        let mut plan = Plan::new(self.reset_has_reason());
+        for program in LADDERS
+            .iter()
+            .flat_map(|ladder| ladder.steps)
+            .flat_map(|step| step.programs)
+        {
+            if let Some(obstacle) = hooks.forbid(program.rung()) {
+                plan.fail(program.name, Status::Unsupported, obstacle.to_owned());
+            } else if let Some(obstacle) = self.obstacle(program) {
+                plan.fail(program.name, Status::Unsupported, obstacle);
+            }
+        }
+        plan
+    }
+
+    /// Attaches everything for a moment to see which hooks fire, and takes those that do not
+    /// out of the plan. Returns why that could not be done, if it could not.
+    fn try_out(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Option<String>, LoadError> {
+        let options = LoadOptions {
+            ring_bytes: options.ring_bytes.min(1 << 16),
+            max_connections: options.max_connections.min(1024),
+            slots: options.slots.min(256),
+            max_sockopt_failures: options.max_sockopt_failures.min(256),
+            record_mask: 0,
+            log: false,
+            ..options.clone()
+        };
+        loop {
+            let ebpf = self.attach_all(&options, plan)?;
+            let silent = match selftest::silent(&ebpf, &plan.programs()) {
+                Ok(silent) => silent,
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            let mut stepped = false;
+            for program in silent {
+                warn!(
+                    hook = program.hook,
+                    "the hook did not fire in the self-test"
+                );
+                stepped |= plan.step_down(program);
+            }
+            if !stepped {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Loads and attaches what the plan says. What the kernel refuses is taken out of the
+    /// plan, and as programs are told who serves what when they are loaded, all are then
+    /// loaded anew.
+    fn attach_all(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Ebpf, LoadError> {
+        loop {
+            self.check_required(plan)?;
+            let mut ebpf = self.object(options, plan)?;
+            let refusals = self.attach_planned(&mut ebpf, &plan.programs());
+            if refusals.is_empty() {
+                return Ok(ebpf);
+            }
+            for (program, error) in refusals {
+                let detail = describe(&error);
+                debug!(program, detail, "refused");
+                plan.fail(program, Status::Refused, detail);
+            }
+        }
+    }
+
+    fn check_required(&self, plan: &Plan) -> Result<(), LoadError> {
+        let required = LADDERS.iter().filter(|ladder| ladder.required);
+        for ladder in required.filter(|ladder| plan.step(ladder).is_none()) {
+            let verdicts = plan.verdicts();
+            let verdict = verdicts.iter().find(|v| v.signal == ladder.signal);
+            return Err(LoadError::Required {
+                hook: verdict.map_or(ladder.signal, |v| v.hook),
+                detail: verdict.map_or_else(String::new, |v| v.detail.clone()),
+            });
+        }
+        Ok(())
     }
 
     fn load_twins(&self, ebpf: &mut Ebpf) {
@@ -324,170 +307,4 @@ impl Kernel {
             }
         }
     }
-
-    /// What is known to stand in the way of `program` before it is tried.
-    fn obstacle(&self, program: &ProgramSpec) -> Option<String> {
-        match program.attach {
-            Attach::TpBtf { tracepoint, args } => {
-                let at = PROGRAMS
-                    .iter()
-                    .position(|other| other.name == program.name)?;
-                match &self.args[at] {
-                    None => Some(format!("this kernel has no tracepoint {tracepoint}")),
-                    Some(found) => check_args(found, args).err(),
-                }
-            }
-            Attach::SyscallExit { event } => {
-                let Some(tracefs) = &self.tracefs else {
-                    return Some(
-                        "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing"
-                            .to_owned(),
-                    );
-                };
-                let format = tracefs.join("events/syscalls").join(event).join("format");
-                match fs::metadata(&format) {
-                    Ok(_) => None,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
-                        "this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)"
-                    )),
-                    Err(error) => Some(format!("cannot read {}: {error}", format.display())),
-                }
-            }
-            Attach::IterTaskFile => None,
-        }
-    }
-
-    fn attach(&self, ebpf: &mut Ebpf, program: &'static ProgramSpec) -> Verdict {
-        let verdict = |status, detail| Verdict {
-            signal: program.signal,
-            rung: program.rung(),
-            hook: program.hook,
-            program: program.name,
-            status,
-            detail,
-            required: program.required,
-        };
-        if let Some(obstacle) = self.obstacle(program) {
-            return verdict(Status::Unsupported, obstacle);
-        }
-        match self.try_attach(ebpf, program) {
-            Ok(()) => verdict(Status::Attached, String::new()),
-            Err(error) => verdict(Status::Refused, describe(&error)),
-        }
-    }
-
-    fn try_attach(&self, ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
-        let handle = ebpf
-            .program_mut(program.name)
-            .ok_or(ProgramError::NotLoaded)?;
-        match program.attach {
-            Attach::TpBtf { tracepoint, .. } => {
-                let handle: &mut BtfTracePoint = handle.try_into()?;
-                handle.load(tracepoint, &self.btf)?;
-                handle.attach()?;
-            }
-            Attach::SyscallExit { event } => {
-                let handle: &mut TracePoint = handle.try_into()?;
-                handle.load()?;
-                handle.attach("syscalls", event)?;
-            }
-            Attach::IterTaskFile => {
-                // Attached each time it is read; loading it is the test.
-                let handle: &mut Iter = handle.try_into()?;
-                handle.load("task_file", &self.btf)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Where `sys_exit_*` events keep the return value: at 16, but the common part is
-    /// longer on some kernels (6.1 with PREEMPT_RT).
-    fn syscall_ret_offset(&self) -> u64 {
-        const USUAL: u64 = 16;
-        let Some(tracefs) = &self.tracefs else {
-            return USUAL;
-        };
-        fs::read_to_string(tracefs.join("events/syscalls/sys_exit_connect/format"))
-            .ok()
-            .and_then(|format| field_offset(&format, "ret"))
-            .unwrap_or(USUAL)
-    }
-}
-
-fn twin<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, ProgramError> {
-    ebpf.program_mut(name)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()
-}
-
-/// Attaches the programs that make up for skipped runs, which [`Kernel::load`] has loaded.
-/// Whether that worked is logged and returned.
-pub(super) fn attach_twins(ebpf: &mut Ebpf) -> bool {
-    let attached = TWINS
-        .iter()
-        .try_for_each(|(name, _)| twin(ebpf, name)?.attach().map(drop));
-    match &attached {
-        Ok(()) => info!("the kernel skips runs of busy programs; twins make up for them"),
-        Err(error) => warn!(error = describe(error), "skipped runs are not made up for"),
-    }
-    attached.is_ok()
-}
-
-fn fill_free_slots(ebpf: &mut Ebpf, slots: u32) -> Result<(), LoadError> {
-    let error = |source| LoadError::Map {
-        map: "FREE_SLOTS",
-        source,
-    };
-    let map = ebpf
-        .map_mut("FREE_SLOTS")
-        .ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
-    let mut free: Queue<_, u32> =
-        Queue::try_from(map).map_err(|source| error(io::Error::other(source)))?;
-    for index in SLOT_FIRST..slots {
-        free.push(index, 0)
-            .map_err(|source| error(io::Error::other(source)))?;
-    }
-    Ok(())
-}
-
-fn spec(name: &str) -> &'static ProgramSpec {
-    PROGRAMS
-        .iter()
-        .find(|program| program.name == name)
-        .expect("the load table has the program")
-}
-
-/// An error of loading or attaching, with the last words of the verifier.
-fn describe(error: &ProgramError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    if let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    {
-        let log = verifier_log.to_string();
-        let words: Vec<_> = log
-            .lines()
-            .filter(|line| {
-                !line.trim().is_empty()
-                    && !line.starts_with("processed ")
-                    && !line.starts_with("stack depth")
-                    && !line.starts_with("verification time")
-            })
-            .collect();
-        text = format!("the kernel refused the program: {io_error}");
-        if let Some(last) = words.last() {
-            text = format!("{text} ({last})");
-        }
-        debug!(log, "verifier");
-    }
-    text
 }

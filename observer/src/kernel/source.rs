@@ -1,7 +1,7 @@
 //! What the kernel side offers to the rest of the daemon, as a trait, so that everything
 //! downstream is tested without a kernel.
 
-use observer_common::{CpuStats, Slot, SockoptKey};
+use observer_common::{Account, CpuStats, Slot, SockoptKey};
 
 use super::verdict::Verdict;
 
@@ -41,9 +41,18 @@ pub trait KernelSource: Send + Sync {
     /// Copies only identity, generation and `sockets` of slot `index` (the other fields of
     /// the returned slot are zero): what housekeeping needs.
     fn read_slot_identity(&self, index: u32, slot: &mut Slot);
-    /// `time_wait_entered` of slot `index`: read every second for every process, where a
-    /// copy of the whole slot would cost too much.
+    /// Sockets of slot `index` that ever entered TIME_WAIT: read every second for every
+    /// process, where a copy of the whole slot would cost too much.
     fn time_wait_entered(&self, index: u32) -> u64;
+    /// How many sockets of an account entered TIME_WAIT and left it; `None` where their end
+    /// is not seen and has to be inferred. Below `SLOT_FIRST`, an account has the number of
+    /// its slot; the others are named by [`Slot::account`].
+    fn account(&self, account: u32) -> Option<Account>;
+    /// Gives an account back, once its process has been folded and all that entered have
+    /// ended.
+    fn free_account(&self, account: u32);
+    /// The same by network namespace (inode number); empty where the end is inferred.
+    fn time_wait_by_netns(&self) -> Vec<(u32, Account)>;
     /// Failed setsockopt calls.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
     /// Removes the failed setsockopt calls of one generation of a slot and returns what

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The kind of kernel hook, cheapest first.
+/// The kind of kernel hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
@@ -12,6 +12,14 @@ pub enum Rung {
     Tracepoint,
     /// A BPF iterator.
     Iter,
+    /// The entry of a kernel function, through a BPF trampoline.
+    Fentry,
+    /// Its return, through a BPF trampoline.
+    Fexit,
+    /// The entry of a kernel function, through a breakpoint or ftrace.
+    Kprobe,
+    /// Its return, likewise.
+    Kretprobe,
 }
 
 impl Rung {
@@ -22,6 +30,10 @@ impl Rung {
             Self::TpBtf => "tp_btf",
             Self::Tracepoint => "tracepoint",
             Self::Iter => "iter",
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
         }
     }
 }
@@ -36,7 +48,11 @@ pub enum Status {
     Unsupported,
     /// The kernel has the hook and refused the program.
     Refused,
-    /// A cheaper rung of the same signal is attached.
+    /// It was attached and did not fire when it should have.
+    Broken,
+    /// It could serve, but others of its rung could not.
+    Incomplete,
+    /// A better rung of the same signal serves.
     NotNeeded,
 }
 

@@ -5,7 +5,9 @@ use std::{
     sync::Mutex,
 };
 
-use observer_common::{CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey};
+use observer_common::{
+    Account, CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey,
+};
 
 use super::{Description, ProcessFacts, Resources};
 use crate::kernel::{
@@ -17,6 +19,10 @@ use crate::kernel::{
 pub struct FakeKernel {
     pub slots: Mutex<Vec<Slot>>,
     pub failures: Mutex<HashMap<SockoptKey, u64>>,
+    /// Accounts of TIME_WAIT, where it is exact.
+    pub accounts: Option<Mutex<BTreeMap<u32, Account>>>,
+    /// Those that were given back.
+    pub freed_accounts: Mutex<Vec<u32>>,
     /// Signals that no hook observes.
     pub blind: HashSet<u32>,
     verdicts: Vec<Verdict>,
@@ -27,6 +33,8 @@ impl FakeKernel {
         Self {
             slots: Mutex::new(vec![Slot::zeroed(); slots]),
             failures: Mutex::default(),
+            accounts: None,
+            freed_accounts: Mutex::default(),
             blind: HashSet::new(),
             verdicts: vec![
                 Verdict {
@@ -109,11 +117,28 @@ impl KernelSource for FakeKernel {
         slot.cgroup_id = from.cgroup_id;
         slot.comm = from.comm;
         slot.generation = from.generation;
+        slot.account = from.account;
         slot.sockets = from.sockets;
     }
 
     fn time_wait_entered(&self, index: u32) -> u64 {
-        self.slots.lock().unwrap()[index as usize].time_wait_entered
+        let slot = self.slots.lock().unwrap()[index as usize];
+        slot.time_wait_entered.iter().sum()
+    }
+
+    fn account(&self, account: u32) -> Option<Account> {
+        let accounts = self.accounts.as_ref()?.lock().unwrap();
+        Some(accounts.get(&account).copied().unwrap_or_default())
+    }
+
+    fn free_account(&self, account: u32) {
+        let accounts = self.accounts.as_ref().expect("TIME_WAIT is exact");
+        accounts.lock().unwrap().remove(&account);
+        self.freed_accounts.lock().unwrap().push(account);
+    }
+
+    fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
+        Vec::new()
     }
 
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {

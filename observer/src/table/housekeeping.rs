@@ -71,7 +71,10 @@ pub(super) struct Entry {
     pub shown: Option<Arc<Labels>>,
     pub alive: bool,
     quiet: Option<Quiet>,
+    /// Where TIME_WAIT is inferred.
     pub time_wait: Ledger,
+    /// Where it is exact; see [`Slot::account`].
+    pub account: u32,
 }
 
 /// A series of a pid. As a rule it shows one slot. When a pid was reused by a process of
@@ -96,8 +99,9 @@ pub struct Table {
     pub(super) exited: BTreeMap<Arc<Labels>, Box<Totals>>,
     pub(super) unattributed_time_wait: Ledger,
     pub(super) overflow_time_wait: Ledger,
-    /// The kernel's number of sockets in TIME_WAIT, and the inferred one at that moment.
-    pub(super) kernel_time_wait: Option<(u64, u64)>,
+    /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
+    pub(super) kernel_time_wait: Option<u64>,
+    time_wait_drift: Option<i64>,
     /// Entries into TIME_WAIT that ticks have taken in since then.
     pub(super) time_wait_since: u64,
     /// Whether the kernel's number covers all that entered.
@@ -119,6 +123,7 @@ impl Table {
             unattributed_time_wait: Ledger::default(),
             overflow_time_wait: Ledger::default(),
             kernel_time_wait: None,
+            time_wait_drift: None,
             time_wait_since: 0,
             time_wait_is_whole: true,
             scratch: Box::new(Slot::zeroed()),
@@ -136,26 +141,15 @@ impl Table {
     /// sockets for the grace period.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         self.discover(source, facts);
-        self.time_wait_since += self
-            .unattributed_time_wait
-            .update(now, source.time_wait_entered(SLOT_UNATTRIBUTED));
-        self.time_wait_since += self
-            .overflow_time_wait
-            .update(now, source.time_wait_entered(SLOT_OVERFLOW));
-        self.other.time_wait.expire(now);
-        for totals in self.exited.values_mut() {
-            totals.time_wait.expire(now);
-        }
-        for own in self.own.values_mut() {
-            if let Some(carried) = &mut own.carried {
-                carried.time_wait.expire(now);
-            }
+        if source.account(SLOT_UNATTRIBUTED).is_some() {
+            self.each_totals(|totals| totals.close_accounts(source));
+        } else {
+            self.infer_time_wait(now, source);
         }
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
             };
-            self.time_wait_since += entry.time_wait.update(now, source.time_wait_entered(index));
             // A process does not come back: its key names one start of one pid.
             entry.alive = entry.alive && facts.is_alive(&entry.key);
             if entry.alive {
@@ -176,6 +170,32 @@ impl Table {
             {
                 self.fold(index, source);
             }
+        }
+    }
+
+    /// What processes that are gone left behind.
+    fn each_totals(&mut self, mut each: impl FnMut(&mut Totals)) {
+        let carried = self.own.values_mut().filter_map(|own| own.carried.as_mut());
+        each(&mut self.other);
+        self.exited
+            .values_mut()
+            .chain(carried)
+            .for_each(|totals| each(totals));
+    }
+
+    /// Takes in what entered TIME_WAIT and forgets what has left it by now.
+    fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
+        self.each_totals(|totals| totals.time_wait.expire(now));
+        let entries = self.entries.iter_mut().enumerate();
+        let entries = entries.filter_map(|(index, entry)| Some((index as u32, entry.as_mut()?)));
+        let ledgers = entries
+            .map(|(index, entry)| (index, &mut entry.time_wait))
+            .chain([
+                (SLOT_UNATTRIBUTED, &mut self.unattributed_time_wait),
+                (SLOT_OVERFLOW, &mut self.overflow_time_wait),
+            ]);
+        for (index, ledger) in ledgers {
+            self.time_wait_since += ledger.update(now, source.time_wait_entered(index));
         }
     }
 
@@ -202,7 +222,8 @@ impl Table {
                 .flatten()
                 .map(|entry| entry.time_wait.inferred())
                 .sum::<u64>();
-        self.kernel_time_wait = Some((kernel_total, inferred));
+        self.kernel_time_wait = Some(kernel_total);
+        self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
         self.time_wait_since = 0;
         self.time_wait_is_whole = true;
     }
@@ -226,12 +247,16 @@ impl Table {
         }
     }
 
-    /// Inferred sockets in TIME_WAIT minus the kernel's number, as of the last
-    /// reconciliation.
+    /// Notes how far our number of sockets in TIME_WAIT is off the kernel's, where it is not
+    /// inferred.
+    pub fn note_time_wait_drift(&mut self, drift: i64) {
+        self.time_wait_drift = Some(drift);
+    }
+
+    /// Our number of sockets in TIME_WAIT minus the kernel's, as of the last reconciliation.
     #[must_use]
     pub fn time_wait_drift(&self) -> Option<i64> {
-        self.kernel_time_wait
-            .map(|(kernel, inferred)| inferred as i64 - kernel as i64)
+        self.time_wait_drift
     }
 
     /// How many processes hold a slot.
@@ -304,6 +329,7 @@ impl Table {
             alive: true,
             quiet: None,
             time_wait: Ledger::default(),
+            account: self.scratch.account,
         }
     }
 
@@ -325,6 +351,7 @@ impl Table {
         let (shown, ledger) = self.remove(index);
         let Some(labels) = shown else {
             self.other.fold(&counts, failures, ledger);
+            self.other.take_account(counts.account);
             return;
         };
         let own = self.own.entry(Arc::clone(&labels)).or_default();
@@ -332,14 +359,15 @@ impl Table {
             let carried = self.own.remove(&labels).and_then(|own| own.carried);
             let group = self.exited_group(&labels);
             group.fold(&counts, failures, ledger);
+            group.take_account(counts.account);
             if let Some(carried) = carried {
                 group.merge(*carried);
             }
         } else {
             // The series goes on, so what it counted stays with it.
-            own.carried
-                .get_or_insert_with(Totals::new)
-                .fold(&counts, failures, ledger);
+            let carried = own.carried.get_or_insert_with(Totals::new);
+            carried.fold(&counts, failures, ledger);
+            carried.take_account(counts.account);
         }
     }
 

@@ -90,7 +90,7 @@ proptest! {
                     truth[1] += 1;
                     kernel.change(slot, |slot| {
                         slot.sockets -= 1;
-                        slot.time_wait_entered += 1;
+                        slot.time_wait_entered[0] += 1;
                     });
                 }
                 Step::Fail { slot, option } if used(slot) => {
@@ -111,7 +111,7 @@ proptest! {
                         let counts = [
                             view.counts.transitions[usize::from(SYN_SENT)]
                                 [usize::from(ESTABLISHED)],
-                            view.counts.time_wait_entered,
+                            view.counts.time_wait_entered.iter().sum(),
                             view.failures.values().sum(),
                         ];
                         for (sum, count) in sum.iter_mut().zip(counts) {

@@ -257,8 +257,12 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
     let mut bench = Bench::new(10);
     let a = bench.kernel.spawn(1, 1, b"a").unwrap();
     let b = bench.kernel.spawn(2, 1, b"b").unwrap();
-    bench.kernel.change(a, |slot| slot.time_wait_entered = 30);
-    bench.kernel.change(b, |slot| slot.time_wait_entered = 10);
+    bench
+        .kernel
+        .change(a, |slot| slot.time_wait_entered[0] = 30);
+    bench
+        .kernel
+        .change(b, |slot| slot.time_wait_entered[0] = 10);
     bench.ticks(1);
     bench.facts.kill(key(1, 1));
     bench.ticks(10);
@@ -274,7 +278,9 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
     assert_eq!(bench.table.time_wait_drift(), Some(-60));
     assert_eq!(bench.series()["exited/a/"].time_wait, 30);
 
-    bench.kernel.change(b, |slot| slot.time_wait_entered = 12);
+    bench
+        .kernel
+        .change(b, |slot| slot.time_wait_entered[0] = 12);
     assert_eq!(
         bench.series()["2/b/"].time_wait,
         12,
@@ -283,10 +289,14 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
 
     // The kernel's number is older than what entered since: no reason to scale down.
     bench.table.reconcile_time_wait(42);
-    bench.kernel.change(b, |slot| slot.time_wait_entered = 20);
+    bench
+        .kernel
+        .change(b, |slot| slot.time_wait_entered[0] = 20);
     bench.ticks(1);
     assert_eq!(bench.series()["2/b/"].time_wait, 20);
-    bench.kernel.change(b, |slot| slot.time_wait_entered = 25);
+    bench
+        .kernel
+        .change(b, |slot| slot.time_wait_entered[0] = 25);
     assert_eq!(bench.series()["2/b/"].time_wait, 25);
     bench.ticks(48);
     let series = bench.series();

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use observer_common::{Histogram, Slot, SockoptKey};
+use observer_common::{Account, Histogram, SLOT_FIRST, Slot, SockoptKey};
 
 use super::time_wait::Ledger;
+use crate::kernel::source::KernelSource;
 
 /// A kind of failed setsockopt call, whoever made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +80,10 @@ pub(super) struct Totals {
     pub counts: Slot,
     pub failures: Failures,
     pub time_wait: Ledger,
+    /// Accounts of TIME_WAIT whose sockets have not all ended.
+    accounts: Vec<u32>,
+    /// What ended of the accounts that are closed.
+    ended: u64,
 }
 
 impl Totals {
@@ -87,7 +92,45 @@ impl Totals {
             counts: Slot::zeroed(),
             failures: Failures::new(),
             time_wait: Ledger::default(),
+            accounts: Vec::new(),
+            ended: 0,
         })
+    }
+
+    /// Takes over the account of a process that is folded.
+    pub fn take_account(&mut self, account: u32) {
+        // One below belongs to no process.
+        if account >= SLOT_FIRST {
+            self.accounts.push(account);
+        }
+    }
+
+    /// Closes the accounts all of whose sockets have ended.
+    pub fn close_accounts(&mut self, source: &dyn KernelSource) {
+        let ended = &mut self.ended;
+        self.accounts.retain(|&account| {
+            let Some(counts) = source.account(account) else {
+                return false;
+            };
+            let open = counts.entered != counts.ended;
+            if !open {
+                *ended += counts.ended;
+                source.free_account(account);
+            }
+            open
+        });
+    }
+
+    /// What is in the accounts, closed ones included: sockets in TIME_WAIT now, and those
+    /// that left it.
+    pub fn accounts(&self, source: &dyn KernelSource) -> Exact {
+        let closed = Exact {
+            live: 0,
+            ended: self.ended,
+        };
+        self.accounts
+            .iter()
+            .fold(closed, |sum, &account| sum.plus(source.account(account)))
     }
 
     /// Adds what a process left behind. It holds no socket any more, so whatever is left
@@ -115,12 +158,36 @@ impl Totals {
             counts,
             failures,
             time_wait,
+            mut accounts,
+            ended,
         } = other;
         add(&mut self.counts, &counts);
         for (kind, count) in failures {
             add_bounded(&mut self.failures, kind, count);
         }
         self.time_wait.merge(time_wait);
+        self.accounts.append(&mut accounts);
+        self.ended += ended;
+    }
+}
+
+/// Sockets in TIME_WAIT where both ends are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exact {
+    /// Now.
+    pub live: u64,
+    /// That left it.
+    pub ended: u64,
+}
+
+impl Exact {
+    /// Adds an account.
+    pub fn plus(self, account: Option<Account>) -> Self {
+        let account = account.unwrap_or_default();
+        Self {
+            live: self.live + account.live(),
+            ended: self.ended + account.ended,
+        }
     }
 }
 
@@ -140,7 +207,7 @@ pub(super) fn add(total: &mut Slot, slot: &Slot) {
         cgroup_id: _,
         comm: _,
         generation: _,
-        reserved: _,
+        account: _,
         sockets,
         seeded,
         transitions,
@@ -148,6 +215,8 @@ pub(super) fn add(total: &mut Slot, slot: &Slot) {
         connects,
         accepts,
         time_wait_entered,
+        time_wait_overflows,
+        ports_exhausted,
         retransmits,
         fd_exhausted,
         resets_sent,
@@ -166,7 +235,9 @@ pub(super) fn add(total: &mut Slot, slot: &Slot) {
     }
     add_array(&mut total.connects, connects);
     total.accepts += accepts;
-    total.time_wait_entered += time_wait_entered;
+    add_array(&mut total.time_wait_entered, time_wait_entered);
+    total.time_wait_overflows += time_wait_overflows;
+    add_array(&mut total.ports_exhausted, ports_exhausted);
     total.retransmits += retransmits;
     add_array(&mut total.fd_exhausted, fd_exhausted);
     add_array(&mut total.resets_sent, resets_sent);

@@ -8,10 +8,10 @@ use observer_common::{
 
 use super::{
     facts::{ProcessFacts, Resources},
-    housekeeping::Table,
+    housekeeping::{Entry, Table},
     labels::Labels,
     time_wait::{Ledger, apportion},
-    totals::{Failures, add, add_failures},
+    totals::{Exact, Failures, add, add_failures},
 };
 use crate::kernel::source::KernelSource;
 
@@ -48,6 +48,8 @@ pub struct SeriesView<'a> {
     pub failures: &'a Failures,
     /// Sockets in TIME_WAIT.
     pub time_wait: u64,
+    /// Sockets that left it; `None` where that is not seen.
+    pub time_wait_ended: Option<u64>,
 }
 
 type BySlot = HashMap<u32, Vec<(SockoptKey, u64)>>;
@@ -63,7 +65,7 @@ impl Table {
         self.discover(source, facts);
         let mut failures = self.failures_by_slot(source);
         let mut time_wait = self.time_wait_by_series(source).into_iter();
-        let mut next_time_wait = move || time_wait.next().unwrap_or_default();
+        let mut next_time_wait = move || time_wait.next().unwrap_or((0, None));
         let mut scratch = std::mem::replace(&mut self.scratch, Box::new(Slot::zeroed()));
 
         for (index, name, kind) in [
@@ -71,12 +73,14 @@ impl Table {
             (SLOT_NO_SOCKET, "no_socket", Kind::NoSocket),
         ] {
             source.read_slot(index, &mut scratch);
+            let (time_wait, time_wait_ended) = next_time_wait();
             visit(&SeriesView {
                 labels: &Labels::new(name, "", ""),
                 kind,
                 counts: &scratch,
                 failures: &collect(&mut failures, &[index]),
-                time_wait: next_time_wait(),
+                time_wait,
+                time_wait_ended,
             });
         }
 
@@ -94,12 +98,14 @@ impl Table {
                 failures.remove(&index).unwrap_or_default(),
             );
         }
+        let (time_wait, time_wait_ended) = next_time_wait();
         visit(&SeriesView {
             labels: &Labels::new("other", "", ""),
             kind: Kind::Other,
             counts: &sum,
             failures: &other_failures,
-            time_wait: next_time_wait(),
+            time_wait,
+            time_wait_ended,
         });
 
         for (labels, own) in &self.own {
@@ -125,22 +131,26 @@ impl Table {
                     &sum
                 }
             };
+            let (time_wait, time_wait_ended) = next_time_wait();
             visit(&SeriesView {
                 labels,
                 kind,
                 counts,
                 failures: &own_failures,
-                time_wait: next_time_wait(),
+                time_wait,
+                time_wait_ended,
             });
         }
 
         for (labels, totals) in &self.exited {
+            let (time_wait, time_wait_ended) = next_time_wait();
             visit(&SeriesView {
                 labels,
                 kind: Kind::Exited,
                 counts: &totals.counts,
                 failures: &totals.failures,
-                time_wait: next_time_wait(),
+                time_wait,
+                time_wait_ended,
             });
         }
         self.scratch = scratch;
@@ -189,8 +199,50 @@ impl Table {
         by_slot
     }
 
-    /// Sockets in TIME_WAIT in the order in which [`Table::visit`] shows the series.
-    fn time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<u64> {
+    /// Sockets in TIME_WAIT, and those that left it, in the order in which [`Table::visit`]
+    /// shows the series.
+    fn time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<(u64, Option<u64>)> {
+        let Some(unattributed) = source.account(SLOT_UNATTRIBUTED) else {
+            let inferred = self.inferred_time_wait_by_series(source);
+            return inferred.into_iter().map(|live| (live, None)).collect();
+        };
+        // A process that found no account shares the last of these with others.
+        let of_entry = |entry: &Entry| {
+            let own = entry.account >= SLOT_FIRST;
+            own.then(|| source.account(entry.account)).flatten()
+        };
+        let of_slot = |index: u32| self.entries[index as usize].as_ref().and_then(of_entry);
+        let mut series = Vec::with_capacity(3 + self.own.len() + self.exited.len());
+        series.push(Exact::default().plus(Some(unattributed)));
+        series.push(Exact::default());
+        let others = self
+            .entries
+            .iter()
+            .flatten()
+            .filter(|entry| entry.shown.is_none());
+        series.push(
+            others
+                .map(of_entry)
+                .chain([source.account(SLOT_OVERFLOW)])
+                .fold(self.other.accounts(source), Exact::plus),
+        );
+        series.extend(self.own.values().map(|own| {
+            let carried = own.carried.as_ref();
+            let carried = carried.map_or_else(Exact::default, |carried| carried.accounts(source));
+            own.slots
+                .iter()
+                .map(|&index| of_slot(index))
+                .fold(carried, Exact::plus)
+        }));
+        series.extend(self.exited.values().map(|totals| totals.accounts(source)));
+        series
+            .into_iter()
+            .map(|Exact { live, ended }| (live, Some(ended)))
+            .collect()
+    }
+
+    /// The same where the end of TIME_WAIT is not seen.
+    fn inferred_time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<u64> {
         let mut pending = self.time_wait_since;
         let mut live = |index: u32, ledger: &Ledger| {
             let new = ledger.pending(source.time_wait_entered(index));
@@ -217,7 +269,7 @@ impl Table {
             shares.push(carried + slots.map(|(i, ledger)| live(i, ledger)).sum::<u64>());
         }
         shares.extend(self.exited.values().map(|totals| totals.time_wait.live()));
-        if let Some((kernel, _)) = self.kernel_time_wait
+        if let Some(kernel) = self.kernel_time_wait
             && self.time_wait_is_whole
         {
             // What entered since the kernel's number was read is not in it.

@@ -53,6 +53,16 @@ pub fn observer() -> PathBuf {
         .map_or_else(|| env!("CARGO_BIN_EXE_observer").into(), Into::into)
 }
 
+/// What a daemon is started with, unless a test says otherwise.
+const SETTINGS: &[&str] = &[
+    "--tick-interval=100ms",
+    "--fd-interval=200ms",
+    "--resync-interval=500ms",
+    "--reconcile-interval=500ms",
+    // Attaches everything twice, which takes long in an emulated machine.
+    "--self-test=no",
+];
+
 /// A running `observer run`.
 pub struct Daemon {
     child: Child,
@@ -70,14 +80,11 @@ impl Daemon {
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(observer());
         command
-            .args(["run", "--listen", "127.0.0.1:0"])
-            .args(["--tick-interval", "100ms", "--fd-interval", "200ms"])
-            .args([
-                "--resync-interval",
-                "500ms",
-                "--reconcile-interval",
-                "500ms",
-            ])
+            .args(["run", "--listen=127.0.0.1:0"])
+            .args(SETTINGS.iter().filter(|setting| {
+                let flag = setting.split_once('=').map_or(**setting, |(flag, _)| flag);
+                !args.iter().any(|arg| arg.split('=').next() == Some(flag))
+            }))
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -65,7 +65,6 @@ capabilities   CAP_BPF              yes      something
 
 SIGNAL   RUNG        HOOK                       STATUS       WHY
 state    tp_btf      inet_sock_set_state        attached
-state    tracepoint  inet_sock_set_state        not needed   tp_btf is attached
 connect  tp_btf      syscalls:sys_exit_connect  unsupported  no such hook
 connect  tracepoint  syscalls:sys_exit_connect  attached
 

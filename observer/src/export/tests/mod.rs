@@ -62,7 +62,7 @@ pub fn busy(slot: &mut Slot) {
     slot.connects[0] = 4;
     slot.connects[111] = 1;
     slot.accepts = 2;
-    slot.time_wait_entered = 6;
+    slot.time_wait_entered[0] = 6;
     slot.retransmits = 9;
     slot.fd_exhausted[0] = 1;
     // The kernel's number for it and the class.

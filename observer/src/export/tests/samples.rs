@@ -74,7 +74,11 @@ fn a_process_shows_what_its_slot_holds() {
             Some(3.0),
         ),
         ("socket_time_wait", &[], Some(6.0)),
-        ("socket_time_wait_entered_total", &[], Some(6.0)),
+        (
+            "socket_time_wait_entered_total",
+            &[("substate", "TIME_WAIT")],
+            Some(6.0),
+        ),
         (
             "socket_setsockopt_failures_total",
             &[
@@ -116,7 +120,6 @@ fn a_quiet_process_shows_its_plain_counters_and_nothing_else() {
             "socket_process_open_sockets",
             "socket_retransmits_total",
             "socket_time_wait",
-            "socket_time_wait_entered_total",
         ]
         .into()
     );

@@ -1,0 +1,50 @@
+//! Arguments of function calls that are under way, for kretprobes: a kretprobe sees what a
+//! function returns but no longer what it was given, so the kprobe beside it keeps that.
+//!
+//! An LRU map, because a return can be missed (`kretprobe` runs out of instances); a
+//! forgotten call costs one event.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+
+use crate::maps::CALLS;
+
+/// Numbers of the functions.
+pub const INET_TWSK_ALLOC: u32 = 0;
+pub const INET_HASH_CONNECT: u32 = 1;
+pub const INET_CSK_GET_PORT: u32 = 2;
+pub const SETSOCKOPT: u32 = 3;
+
+/// A call is told by the thread and the function: none of these calls itself.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Call {
+    thread: u64,
+    function: u32,
+    reserved: u32,
+}
+
+#[inline(always)]
+fn call(function: u32) -> Call {
+    Call {
+        thread: bpf_get_current_pid_tgid(),
+        function,
+        reserved: 0,
+    }
+}
+
+/// Keeps the arguments of a call of `function`.
+#[inline(always)]
+pub fn enter(function: u32, arguments: [u64; 2]) {
+    let _ = CALLS.insert(call(function), arguments, 0);
+}
+
+/// The arguments of the call of `function` that returns now.
+#[inline(always)]
+pub fn leave(function: u32) -> Option<[u64; 2]> {
+    let call = call(function);
+    let arguments = CALLS.get_ptr(call)?;
+    // SAFETY: points into the map.
+    let arguments = unsafe { *arguments };
+    let _ = CALLS.remove(call);
+    Some(arguments)
+}

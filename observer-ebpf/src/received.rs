@@ -1,0 +1,71 @@
+//! Sockets that a process receives from another one: SCM_RIGHTS, `pidfd_getfd`.
+//! `security_file_receive` runs in the receiver. The receiver owns the socket from then on;
+//! if it gives it up while another process still holds it, the next resynchronisation sees
+//! that.
+
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
+use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_RECEIVED};
+
+use crate::{
+    connections,
+    counting::{seen, settle},
+    files,
+    layout::at,
+    memory::{Memory, Probe},
+    owner,
+};
+
+#[fentry(function = "security_file_receive")]
+pub fn file_received_fentry(ctx: FEntryContext) -> i32 {
+    on_file(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub fn file_received_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(file) = ctx.arg(0) {
+        on_file(file);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_file(file: *const u8) {
+    let socket = files::socket_by_inode(file);
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: a struct socket and its struct sock, offsets from BTF.
+    let (sk, family, protocol) = unsafe {
+        let sk = Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8;
+        (
+            sk,
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    if sk.is_null() || (family != AF_INET && family != AF_INET6) {
+        return;
+    }
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+        return;
+    }
+    seen(SIGNAL_RECEIVED);
+    let slot = owner::current();
+    settle(SIGNAL_RECEIVED, slot);
+    give(sk as u64, slot);
+    if protocol == IPPROTO_MPTCP {
+        give(owner::first_subflow(sk), slot);
+    }
+}
+
+#[inline(always)]
+fn give(socket: u64, slot: u32) {
+    // One that is not known yet is neither connected nor listening.
+    if let Some(conn) = connections::get(socket) {
+        connections::hand_over(conn, slot);
+    }
+}

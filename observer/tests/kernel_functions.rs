@@ -1,0 +1,430 @@
+//! The hook ladder, on the real kernel: what the best hooks on functions see, and what is
+//! left where they may not be used. Each test runs once for each kind of hook that this kernel
+//! offers.
+
+mod common;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use common::{Daemon, Metrics, Netns};
+
+const ENTERED: &str = "socket_time_wait_entered_total";
+const ENDED: &str = "socket_time_wait_ended_total";
+const LIVE: &str = "socket_time_wait";
+const EXHAUSTED: &str = "socket_ephemeral_ports_exhausted_total";
+
+/// The rungs that serve a signal.
+fn rungs(metrics: &Metrics, signal: &str) -> BTreeSet<String> {
+    metrics
+        .select("observer_hook_attached", &[("signal", signal)])
+        .filter(|sample| sample.value == 1.0)
+        .map(|sample| sample.labels["rung"].clone())
+        .collect()
+}
+
+/// Whether hooks on functions serve a signal.
+fn by_function(metrics: &Metrics, signal: &str) -> bool {
+    let functions = ["fentry", "fexit", "kprobe", "kretprobe"];
+    rungs(metrics, signal)
+        .iter()
+        .any(|rung| functions.contains(&rung.as_str()))
+}
+
+/// Runs `test` with a daemon for each kind of hook that makes a difference to `signal` here.
+/// Resynchronisation is kept from helping.
+fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
+    let mut seen = BTreeSet::new();
+    for hooks in ["any", "kprobe", "tracepoint"] {
+        let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
+        let rungs = rungs(&daemon.scrape(), signal);
+        if seen.insert(rungs.clone()) {
+            println!("--hooks {hooks}: {signal} is served by {rungs:?}");
+            test(hooks, &daemon);
+        } else {
+            println!("--hooks {hooks}: the same as before, {rungs:?}");
+        }
+    }
+}
+
+/// A client and a server in one process; the client closes first.
+const SHORT: &str = r"
+family, address = FAMILIES[int(sys.argv[2])]
+listener = listen(family, address)
+for _ in range(int(sys.argv[1])):
+    client = connect(family, listener.getsockname())
+    server, _ = listener.accept()
+    client.close()
+    assert server.recv(1) == b''
+    server.close()
+print('done')
+input()
+";
+
+/// The number of the kernel's timewait sockets and ours, at a moment when it stood still.
+fn compared(netns: &Netns, daemon: &Daemon, pid: u32) -> (u64, f64) {
+    loop {
+        let before = netns.sockstat("tw");
+        let live = daemon.scrape().of(pid, LIVE, &[]);
+        if netns.sockstat("tw") == before {
+            return (before, live);
+        }
+    }
+}
+
+#[test]
+fn all_that_enter_time_wait_leave_it() {
+    needs_kernel!();
+    let mut best = true;
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        let count: u64 = if best { 10_000 } else { 500 };
+        let netns = Netns::new(&format!("tw-all-{hooks}"));
+        let mut programs: Vec<_> = ["0", "1"]
+            .into_iter()
+            .map(|family| netns.script(SHORT, &[&(count / 2).to_string(), family]))
+            .collect();
+        for program in &mut programs {
+            assert_eq!(program.line_within(Duration::from_secs(300)), "done");
+        }
+        let exact = by_function(&daemon.scrape(), "time_wait");
+        for program in &programs {
+            let entered = daemon.scrape().of(program.pid(), ENTERED, &[]);
+            assert_eq!(entered, (count / 2) as f64);
+        }
+        if !exact {
+            println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
+            assert!(!daemon.scrape().has(ENDED, &[]));
+            return;
+        }
+        let ours: f64 = programs
+            .iter()
+            .map(|program| compared(&netns, daemon, program.pid()).1)
+            .sum();
+        println!("{ours} of {count} in TIME_WAIT");
+        let inode = netns.run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
+        let drift = [("netns", inode.trim())];
+        if best {
+            best = false;
+            // The processes end first: their sockets outlive them.
+            let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
+            for program in programs {
+                program.finish();
+            }
+            let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
+                daemon.until_within(Duration::from_secs(200), what, condition)
+            };
+            let metrics = until("the end of all", &|metrics| {
+                let python = [("comm", "python3")];
+                metrics.sum(ENDED, &python) >= count as f64
+            });
+            let python = [("comm", "python3")];
+            assert_eq!(metrics.sum(ENDED, &python), count as f64);
+            assert_eq!(metrics.sum(ENTERED, &python), count as f64);
+            assert_eq!(metrics.sum(LIVE, &python), 0.0);
+            assert_eq!(netns.sockstat("tw"), 0);
+            // Folded meanwhile.
+            let exited = until("folding", &|metrics| {
+                pids.iter().all(|pid| metrics.of(*pid, ENTERED, &[]) == 0.0)
+            });
+            assert_eq!(exited.sum(ENDED, &[("pid", "exited")]), count as f64);
+            let metrics = until("agreement with sockstat", &|metrics| {
+                metrics.has("observer_netns_time_wait_drift_sockets", &[])
+                    && metrics.sum("observer_netns_time_wait_drift_sockets", &drift) == 0.0
+            });
+            metrics.assert_complete();
+            return;
+        }
+        for program in &programs {
+            let metrics = daemon.scrape();
+            let of = |name| metrics.of(program.pid(), name, &[]);
+            assert_eq!(of(LIVE), of(ENTERED) - of(ENDED));
+        }
+        // The kernel purges them with their namespace.
+        let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
+        drop(netns);
+        drop(programs);
+        let metrics = daemon.until("the end of all", |metrics| {
+            metrics.sum(ENDED, &[("comm", "python3")]) >= count as f64
+        });
+        for pid in pids {
+            assert_eq!(metrics.of(pid, LIVE, &[]), 0.0);
+        }
+        metrics.assert_complete();
+    });
+}
+
+/// The number of one process in TIME_WAIT is the kernel's own, also when sockets leave early.
+#[test]
+fn a_socket_that_leaves_time_wait_early_is_seen_to() {
+    needs_kernel!();
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        if !by_function(&daemon.scrape(), "time_wait") {
+            println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
+            return;
+        }
+        let netns = Netns::new(&format!("tw-early-{hooks}"));
+        let mut program = netns.script(
+            r"
+listener = listen(*FAMILIES[0])
+target = listener.getsockname()
+def once(port):
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.bind(('127.0.0.1', port))
+    client.connect(target)
+    server, _ = listener.accept()
+    port = client.getsockname()[1]
+    # The server keeps the TIME_WAIT, which the next SYN from the same port ends.
+    server.close()
+    assert client.recv(1) == b''
+    client.close()
+    return port
+port = once(0)
+for _ in range(20):
+    once(port)
+print('done')
+input()
+",
+            &[],
+        );
+        program.expect("done");
+        let metrics = daemon.scrape();
+        let of = |name| metrics.of(program.pid(), name, &[]);
+        assert_eq!((of(ENTERED), of(ENDED), of(LIVE)), (21.0, 20.0, 1.0));
+        assert_eq!(netns.sockstat("tw"), 1);
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn sockets_without_a_bucket_are_counted() {
+    needs_kernel!();
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        const OVERFLOWS: &str = "socket_time_wait_overflows_total";
+        if !by_function(&daemon.scrape(), "time_wait") {
+            println!("skipped: overflow is not seen on this kernel with these hooks");
+            assert!(!daemon.scrape().has(OVERFLOWS, &[]));
+            return;
+        }
+        let netns = Netns::new(&format!("tw-full-{hooks}"));
+        netns.sysctl("net.ipv4.tcp_max_tw_buckets", "10");
+        let mut program = netns.script(SHORT, &["50", "0"]);
+        program.expect("done");
+        let metrics = daemon.scrape();
+        let of = |name| metrics.of(program.pid(), name, &[]);
+        let kernel = netns.netstat()["TCPTimeWaitOverflow"] as f64;
+        assert!(kernel > 0.0, "the kernel had buckets enough");
+        assert_eq!((of(OVERFLOWS), of(ENTERED)), (kernel, 50.0 - kernel));
+        assert_eq!(of(LIVE), netns.sockstat("tw") as f64);
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+/// Three errnos of the same name, and only one of them is a lack of ports.
+#[test]
+fn ports_run_out() {
+    needs_kernel!();
+    with_each_kind_of_hook("port_exhausted", |hooks, daemon| {
+        let netns = Netns::new(&format!("ports-{hooks}"));
+        netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
+        let mut program = netns.script(
+            r"
+kept = []
+for family, address in FAMILIES:
+    listener = listen(family, address, port=1000)
+    for _ in range(10):
+        kept.append(connect(family, (address, 1000)))
+    # No port is left towards this address.
+    for _ in range(3):
+        assert outcome(lambda: connect(family, (address, 1000))) == 'EADDRNOTAVAIL'
+    # Another one has all of them.
+    other = listen(family, address, port=1001)
+    kept.append(connect(family, (address, 1001)))
+    # A four-tuple that is taken.
+    clash = socket.socket(family)
+    clash.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    clash.bind((address, 2000))
+    clash.connect((address, 1001))
+    again = socket.socket(family)
+    again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    again.bind((address, 2000))
+    assert outcome(lambda: again.connect((address, 1001))) == 'EADDRNOTAVAIL'
+    # An address that is not ours.
+    foreign = '192.0.2.1' if family == socket.AF_INET else '2001:db8::1'
+    assert outcome(lambda: socket.socket(family).bind((foreign, 0))) == 'EADDRNOTAVAIL'
+    # A port that is taken.
+    assert outcome(lambda: socket.socket(family).bind((address, 1000))) == 'EADDRINUSE'
+    kept += [listener, other, clash, again]
+print('connected')
+input()
+for sock in kept:
+    reset(sock)
+kept = []
+for family, address in FAMILIES:
+    for _ in range(10):
+        holder = socket.socket(family)
+        holder.bind((address, 0))
+        kept.append(holder)
+    for _ in range(2):
+        assert outcome(lambda: socket.socket(family).bind((address, 0))) == 'EADDRINUSE'
+    # UDP has ports of its own.
+    socket.socket(family, socket.SOCK_DGRAM).bind((address, 0))
+print('bound')
+input()
+",
+            &[],
+        );
+        let pid = program.pid();
+        program.expect("connected");
+        let metrics = daemon.scrape();
+        let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
+        assert_eq!((of("connect"), of("bind")), (6.0, 0.0), "{}", metrics.text);
+        let failed = [("result", "EADDRNOTAVAIL")];
+        assert_eq!(metrics.of(pid, "socket_connects_total", &failed), 8.0);
+        program.go();
+        program.expect("bound");
+        let metrics = daemon.scrape();
+        let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
+        assert_eq!((of("connect"), of("bind")), (6.0, 4.0), "{}", metrics.text);
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn a_socket_that_is_received_has_a_new_owner() {
+    needs_kernel!();
+    with_each_kind_of_hook("fd_received", |hooks, daemon| {
+        if !by_function(&daemon.scrape(), "fd_received") {
+            println!("skipped: received descriptors are found by resynchronisation here");
+            return;
+        }
+        let netns = Netns::new(&format!("received-{hooks}"));
+        let mut program = netns.script(
+            r"
+import array
+left, right = socket.socketpair()
+child = os.fork()
+if child == 0:
+    left.close()
+    kept = []
+    for _ in range(4):
+        _, ancillary, _, _ = right.recvmsg(1, socket.CMSG_SPACE(4))
+        kept += array.array('i', ancillary[0][2])
+    right.send(b'x')
+    right.recv(1)
+    os._exit(0)
+right.close()
+clients = []
+for family, address in FAMILIES:
+    for _ in range(2):
+        client, server = pair(family, address)
+        clients.append(client)
+        fds = array.array('i', [server.fileno()])
+        left.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        server.close()
+assert left.recv(1) == b'x'
+print(child)
+input()
+left.send(b'x')
+os.waitpid(child, 0)
+",
+            &[],
+        );
+        let child: u32 = program.line().parse().unwrap();
+        let metrics = daemon.scrape();
+        let established = |pid| metrics.of(pid, "socket_connections", &[("state", "ESTABLISHED")]);
+        assert_eq!(
+            (established(program.pid()), established(child)),
+            (4.0, 4.0),
+            "{}",
+            metrics.text
+        );
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+/// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
+#[test]
+fn a_32_bit_setsockopt_is_seen() {
+    needs_kernel!();
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: int 0x80 is an instruction of x86");
+        return;
+    }
+    with_each_kind_of_hook("setsockopt", |hooks, daemon| {
+        let netns = Netns::new(&format!("compat-{hooks}"));
+        let mut program = netns.script(
+            r"
+import mmap
+# push rbx; mov eax, 366 (setsockopt); mov ebx, edi; mov ecx, esi; xor esi, esi; xor edi, edi;
+# int 0x80; pop rbx; ret
+code = bytes.fromhex('53 b8 6e010000 89fb 89f1 31f6 31ff cd80 5b c3')
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)(
+    ctypes.addressof(ctypes.c_char.from_buffer(page)))
+sock = socket.socket()
+print(call(sock.fileno(), socket.IPPROTO_TCP, 4242))
+input()
+",
+            &[],
+        );
+        // Without the 32-bit entry, the program is killed.
+        let answer = program.line();
+        let einval = -22;
+        assert_eq!(answer, einval.to_string());
+        let metrics = daemon.scrape();
+        let failures = "socket_setsockopt_failures_total";
+        let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
+        let expected = if by_function(&metrics, "setsockopt") {
+            1.0
+        } else {
+            println!("32-bit calls are not seen with these hooks, as `observer check` says");
+            0.0
+        };
+        assert_eq!(seen, expected, "{}", metrics.text);
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
+    needs_kernel!();
+    let daemon = Daemon::start(&["--self-test=yes"]);
+    let log = daemon.log();
+    assert!(!log.contains("self-test"), "{log}");
+    assert!(!log.contains("not tried out"), "{log}");
+    let metrics = daemon.scrape();
+    // Its own scrapes are accepted connections, and that is all.
+    let connects = metrics.of(daemon.pid(), "socket_connects_total", &[]);
+    let refused = metrics.of(daemon.pid(), "socket_setsockopt_failures_total", &[]);
+    assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.text);
+    assert_eq!(metrics.of(daemon.pid(), ENTERED, &[]), 0.0);
+}
+
+/// Where no function may be hooked, everything runs as before and says so.
+#[test]
+fn without_function_hooks_the_daemon_runs_and_says_so() {
+    needs_kernel!();
+    let daemon = Daemon::start(&["--hooks", "tracepoint"]);
+    let metrics = daemon.scrape();
+    for signal in ["accept", "time_wait", "setsockopt", "port_exhausted"] {
+        assert!(!by_function(&metrics, signal), "{signal}");
+        assert!(metrics.observes(signal));
+    }
+    let inferred = [("signal", "time_wait"), ("method", "inferred")];
+    assert!(metrics.has("observer_signal_info", &inferred));
+    assert!(
+        daemon.log().contains("a lesser hook serves"),
+        "{}",
+        daemon.log()
+    );
+}
