@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Daemon, Metrics, Netns};
+use common::{Daemon, Metrics, Netns, scaled};
 
 const CONNECTS: &str = "socket_connects_total";
 
@@ -28,7 +28,7 @@ fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64
     let metrics = daemon.scrape();
     let hook = [("hook", "syscalls:sys_exit_connect")];
     if metrics.sum("observer_hook_attached", &hook) == 0.0 {
-        println!("skipped: {BEFORE_SYN:?}, because the return of connect() is not seen");
+        println!("left out: {BEFORE_SYN:?}, because the return of connect() is not seen");
         told.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
     }
     assert_eq!(outcomes(&metrics, program.pid()), told, "{}", metrics.text);
@@ -277,25 +277,26 @@ print('connecting')
     server.finish();
 }
 
-/// 2,000 connections that live for no longer than it takes to open and close them.
+/// Connections, 2,000 of them if the machine is fast, that live for no longer than it takes to open and close them.
 #[test]
 fn short_connections_never_fail() {
     needs_kernel!();
     let netns = Netns::new("short");
     let daemon = Daemon::start(&[]);
+    let each = scaled(1000, 100);
     let told = compare(
         &netns,
         &daemon,
-        r"
+        &r"
 tally = Tally()
 for family, address in FAMILIES:
     listener = listen(family, address)
     def serve():
-        for _ in range(1000):
+        for _ in range(EACH):
             listener.accept()[0].close()
     server = threading.Thread(target=serve)
     server.start()
-    for i in range(1000):
+    for i in range(EACH):
         client = socket.socket(family)
         client.setblocking(i % 2 == 0)
         status = client.connect_ex(listener.getsockname())
@@ -308,9 +309,10 @@ for family, address in FAMILIES:
     listener.close()
 print(tally)
 input()
-",
+"
+        .replace("EACH", &each.to_string()),
     );
-    assert_eq!(told, [("ok".to_owned(), 2000)].into());
+    assert_eq!(told, [("ok".to_owned(), 2 * each)].into());
 }
 
 /// connect() of sockets that are not TCP: Unix, UDP.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Metrics, Netns, Program, kernel_at_least};
+use common::{Daemon, Metrics, Netns, Program, kernel_at_least, scale};
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 const CONNECTIONS: f64 = 200_000.0;
@@ -116,10 +116,6 @@ fn one_thread(count: u64) -> Vec<Open> {
     let mut kept: Vec<Open> = (0..open).map(|i| (None, Some(pair(i)))).collect();
     kept.push((Some(listener), None));
     kept
-}
-
-fn scale() -> f64 {
-    std::env::var("OBSERVER_TEST_SCALE").map_or(1.0, |scale| scale.parse().unwrap())
 }
 
 /// Reads lines until `expected`: libtest says things of its own.
@@ -249,7 +245,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
         let least = refused as f64 - missed;
         assert!(no_socket >= least, "{no_socket} of {refused}");
     } else {
-        println!("skipped: tcp_send_reset does not show RSTs without a socket before 6.10");
+        println!("left out: tcp_send_reset does not show RSTs without a socket before 6.10");
     }
     check(
         "ages",

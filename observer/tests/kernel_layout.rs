@@ -1,8 +1,12 @@
 //! Kernels that lack a field, simulated on the running one: every program must still load,
 //! because the verifier removes what depends on the field.
+//!
+//! On a fast machine each field is missing alone. Verifying takes long in an emulated one,
+//! and there several are missing at once.
 
 mod common;
 
+use common::scale;
 use observer::kernel::{
     KERNEL_BTF, Kernel, LoadOptions,
     ladder::Hooks,
@@ -24,26 +28,39 @@ fn each_optional_field_can_be_missing() {
         btf: KERNEL_BTF.into(),
         log: false,
     };
-    let optional = FIELDS
+    let optional: Vec<_> = FIELDS
         .iter()
         .chain(REGISTERS)
         .filter(|field| field.need == Need::Optional)
-        .map(|field| field.global);
-    let mut tried = 0;
-    for global in optional {
-        let kernel = Kernel::examine(&options.btf).unwrap().without(global);
-        assert!(kernel.absent().iter().any(|absent| absent.global == global));
-        let loaded = kernel
-            .load(&options)
-            .unwrap_or_else(|error| panic!("without {global}: {:#}", anyhow::Error::from(error)));
+        .map(|field| field.global)
+        .collect();
+    assert!(optional.len() > 20);
+    let groups = if scale() < 1.0 { 4 } else { optional.len() };
+    for group in 0..groups {
+        // Fields of one structure stand together, so that a group has some of each.
+        let missing: Vec<_> = optional.iter().skip(group).step_by(groups).collect();
+        let kernel = missing
+            .iter()
+            .fold(Kernel::examine(&options.btf).unwrap(), |kernel, global| {
+                kernel.without(global)
+            });
+        for global in &missing {
+            assert!(
+                kernel
+                    .absent()
+                    .iter()
+                    .any(|absent| absent.global == **global)
+            );
+        }
+        let loaded = kernel.load(&options).unwrap_or_else(|error| {
+            panic!("without {missing:?}: {:#}", anyhow::Error::from(error))
+        });
         for verdict in &loaded.verdicts {
             assert!(
                 !matches!(verdict.status, Status::Refused),
-                "without {global}: {verdict:?}"
+                "without {missing:?}: {verdict:?}"
             );
         }
-        tried += 1;
     }
-    println!("{tried} fields");
-    assert!(tried > 20);
+    println!("{} fields in {groups} groups", optional.len());
 }

@@ -10,7 +10,7 @@ use common::{Daemon, Metrics, Netns, Program};
 /// connections that wait to be accepted, for IPv4 and IPv6.
 const OLD: &str = r#"
 import socket
-kept, listeners = [], []
+kept, listeners, waiting = [], [], {}
 for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
     listener = socket.socket(family)
     listener.bind((address, 0))
@@ -24,17 +24,21 @@ for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
     closing.shutdown(socket.SHUT_WR)
     assert kept[-1][1].recv(1) == b''
     for _ in range(2):
-        kept.append((socket.create_connection(listener.getsockname()[:2]),))
+        client = socket.create_connection(listener.getsockname()[:2])
+        waiting[client.getsockname()] = client
 print('old')
 input()
 for listener in listeners:
     for _ in range(2):
-        kept.append((listener.accept()[0],))
+        server, client = listener.accept()
+        kept.append((waiting.pop(client), server))
 print('accepted')
 input()
-for sockets in kept:
-    for one in sockets:
-        one.close()
+for client, server in kept:
+    client.close()
+    # Else both ends might close at once.
+    assert server.recv(1) == b''
+    server.close()
 for listener in listeners:
     listener.close()
 print('closed')

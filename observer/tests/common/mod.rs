@@ -315,6 +315,17 @@ pub fn kernel_at_least(major: u32, minor: u32) -> bool {
     version >= (major, minor)
 }
 
+/// How much of the load tests make. Below 1 in emulated machines, where everything takes
+/// twenty times as long: `OBSERVER_TEST_SCALE`.
+pub fn scale() -> f64 {
+    std::env::var("OBSERVER_TEST_SCALE").map_or(1.0, |scale| scale.parse().unwrap())
+}
+
+/// A count of what a test does often, `least` or more.
+pub fn scaled(count: u64, least: u64) -> u64 {
+    ((count as f64 * scale()) as u64).max(least)
+}
+
 /// The directory of this crate, for fixtures.
 pub fn crate_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

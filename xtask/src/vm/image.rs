@@ -1,7 +1,7 @@
-//! The guest's root file system: an initramfs of three archives one after the other, which
+//! The guest's root file system: an initramfs of several archives one after the other, which
 //! the kernel unpacks in order. The guest's programs are the same for all kernels and the
-//! job for all of a run; only the modules are packed for each. Nothing is compressed:
-//! unpacking in an emulated machine takes longer than reading.
+//! job for all of a run; only modules and the list of tests are packed for each guest.
+//! Nothing is compressed: unpacking in an emulated machine takes longer than reading.
 
 use std::{
     collections::BTreeSet,
@@ -46,14 +46,13 @@ pub fn programs(guest: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// What is to be run in each guest of a run.
+/// What is in each guest of a run.
 pub struct Job<'a> {
     pub binaries: &'a Binaries,
-    /// Names of the test programs to run.
+    /// Names of the test programs.
     pub tests: &'a [String],
     /// Arguments of each test program.
     pub args: &'a [String],
-    pub test_timeout: Duration,
     pub scale: f64,
 }
 
@@ -63,7 +62,6 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
         binaries,
         tests,
         args,
-        test_timeout,
         scale,
     } = job;
     let root = dir.join("job");
@@ -86,17 +84,9 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
                 .with_context(|| format!("cannot copy {}", file.display()))?;
         }
     }
-    fs::write(
-        at("job/tests"),
-        tests
-            .iter()
-            .map(|name| format!("{name}\n"))
-            .collect::<String>(),
-    )?;
     let args: Vec<_> = args.iter().map(|arg| arg.replace('\'', "")).collect();
     let environment = format!(
-        "export TEST_TIMEOUT={} TEST_ARGS='{}' OBSERVER_TEST_SCALE={scale}\n",
-        test_timeout.as_secs(),
+        "export TEST_ARGS='{}' OBSERVER_TEST_SCALE={scale}\n",
         args.join(" ")
     );
     fs::write(at("job/environment"), environment)?;
@@ -118,6 +108,42 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
         fs::write(at("etc").join(file), text)?;
     }
     let archive = dir.join("job.cpio");
+    pack(&root, &archive)?;
+    fs::remove_dir_all(&root)?;
+    Ok(archive)
+}
+
+/// What is to be run in one guest.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Whether to run `observer check`.
+    pub check: bool,
+    /// Names of the test programs to run, in order.
+    pub tests: Vec<String>,
+    /// What is to go wrong, as `init.sh` knows it.
+    pub fault: &'static str,
+    /// Test programs that are no part of the job: name and text of a script.
+    pub scripts: Vec<(&'static str, &'static str)>,
+}
+
+/// Packs the list of what is to be run, each test program no longer than `timeout`.
+pub fn part(part: &Part, timeout: Duration, dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("part");
+    fs::create_dir_all(root.join("job"))?;
+    let text = format!(
+        "CHECK={}\nTESTS='{}'\nTEST_TIMEOUT={}\nFAULT={}\n",
+        if part.check { "1" } else { "" },
+        part.tests.join(" "),
+        timeout.as_secs(),
+        part.fault
+    );
+    fs::write(root.join("job/part"), text)?;
+    for (name, text) in &part.scripts {
+        let file = root.join("job").join(name);
+        fs::write(&file, text)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    }
+    let archive = dir.join("part.cpio");
     pack(&root, &archive)?;
     fs::remove_dir_all(&root)?;
     Ok(archive)

@@ -3,27 +3,31 @@
 
 mod boot;
 mod build;
+mod fault;
+mod guests;
 mod image;
 mod mirror;
 mod names;
 mod outcome;
 mod packages;
 mod table;
+mod workdir;
 
 use std::{
-    env, fs,
+    fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
-    process::{self, Command, ExitCode},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use self::{
-    boot::{Boot, End},
+    guests::Ground,
     names::Wanted,
     packages::{Cache, Kernel},
-    table::Row,
+    workdir::WorkDir,
 };
 use crate::{apt, host, setup, shell, toolchain};
 
@@ -47,8 +51,15 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     test: Vec<String>,
     /// Write the tables to docs/kernels.md.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["test", "check_only", "args", "faults"])]
     write_table: bool,
+    /// Boot guests that panic, lock up, fall silent or run an endless test, and see that each
+    /// is told for what it is.
+    #[arg(long)]
+    faults: bool,
+    /// Guests to run at once; by default one for each processor, as far as there is memory.
+    #[arg(long, value_name = "NUMBER")]
+    jobs: Option<NonZeroUsize>,
     /// Seconds that one test file may take.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     test_timeout: u64,
@@ -64,28 +75,31 @@ pub struct Args {
 }
 
 /// Programs that this uses, and Debian's packages of them.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("modprobe", "kmod"),
     ("xz", "xz-utils"),
+    ("setpriv", "util-linux"),
 ];
 
-/// Exit codes of a guest that ended before its tests.
-const HUNG: u8 = 124;
-const PANICKED: u8 = 125;
-
-/// Time to boot and to run `observer check`, beyond that of the tests.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// Why guests cannot be booted on this machine, if so.
+pub fn obstacle() -> Option<&'static str> {
+    if !cfg!(target_arch = "x86_64") {
+        Some("the guests are x86_64 machines, and so are the test programs that run in them")
+    } else if !apt::available() {
+        Some("the kernels are Debian packages, and apt is not here")
+    } else {
+        None
+    }
+}
 
 pub fn main(args: &Args) -> Result<ExitCode> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the guests are x86_64 machines, and so are the test programs that run in them");
+    if let Some(obstacle) = obstacle() {
+        bail!(obstacle);
     }
-    if !apt::available() {
-        bail!("the kernels are Debian packages, and apt is not here");
-    }
+    let start = Instant::now();
     let dir = match &args.cache {
         Some(dir) => std::path::absolute(dir)?,
         None => packages::default_dir()?,
@@ -98,33 +112,69 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     install_tools()?;
     setup::ensure(false)?;
-    let (kernels, guest) = fetch(args, &dir)?;
-    let target = target_dir()?;
-    let binaries = build::build(&target.join("vm/build"))?;
-    let tests = chosen(args, &binaries)?;
-
-    let work = work_dir(&target)?;
-    let job = image::job(
-        &image::Job {
+    let (kernels, programs) = fetch(args, &dir)?;
+    let fetched = start.elapsed();
+    let target = workdir::target()?;
+    let work = WorkDir::new(&target)?;
+    let tests;
+    let job = {
+        // Another run must not change the programs while they are packed.
+        let _lock = workdir::lock(&target)?;
+        let binaries = build::build(&target.join("vm/build"))?;
+        tests = chosen(args, &binaries)?;
+        let job = image::Job {
             binaries: &binaries,
             tests: &tests,
             args: &args.args,
-            test_timeout: Duration::from_secs(args.test_timeout),
             scale: args.scale,
-        },
-        &work,
-    )?;
-    let limit = BOOT_LIMIT + Duration::from_secs(args.test_timeout) * tests.len() as u32;
-    let mut rows = Vec::new();
-    let mut code = 0;
-    for kernel in &kernels {
-        let (row, result) = run(kernel, &guest, &job, &work, limit)?;
-        code = if code == 0 { result } else { code };
-        rows.push(row);
-    }
+        };
+        image::job(&job, work.path())?
+    };
+    let built = start.elapsed();
+    let at_once = args.jobs.map_or_else(guests::at_once, NonZeroUsize::get);
+    let code = if args.faults {
+        fault::check(&kernels[0], &programs, &job, work.path(), at_once)?;
+        0
+    } else {
+        let ground = Ground {
+            programs: &programs,
+            job: &job,
+            work: work.path(),
+            test_timeout: Duration::from_secs(args.test_timeout),
+        };
+        run(args, &kernels, &tests, at_once, &ground)?
+    };
     fs::remove_file(&job)?;
+    let seconds = |time: Duration| time.as_secs();
+    println!(
+        "\nlogs: {}\ntime: {} s to fetch, {} s to build, {} s in guests, {at_once} at once",
+        work.path().display(),
+        seconds(fetched),
+        seconds(built - fetched),
+        seconds(start.elapsed() - built),
+    );
+    Ok(ExitCode::from(code))
+}
+
+/// Runs all guests, and shows what came of them.
+fn run(
+    args: &Args,
+    kernels: &[Kernel],
+    tests: &[String],
+    at_once: usize,
+    ground: &Ground<'_>,
+) -> Result<u8> {
+    let guests = guests::plan(kernels, tests, at_once);
+    let results = guests::run_all(&guests, at_once, ground)?;
+    let (rows, code) = guests::rows(kernels, &guests, results);
+    for row in &rows {
+        print!("\n== {}\n{}", row.name, row.outcome.check);
+    }
     print!("\n{}", table::text(&rows));
-    println!("\nlogs: {}", work.display());
+    for row in &rows {
+        let trouble = row.trouble.as_deref().unwrap_or("ok");
+        println!("guest {:<8} {trouble}", row.name);
+    }
     if args.write_table {
         let date = shell::output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default();
         let document = table::markdown(&rows, date.trim(), &boot::accelerator());
@@ -132,7 +182,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         fs::write(&path, document)?;
         println!("written: {}", path.display());
     }
-    Ok(ExitCode::from(code))
+    Ok(code)
 }
 
 fn install_tools() -> Result<()> {
@@ -161,8 +211,8 @@ fn fetch(args: &Args, dir: &Path) -> Result<(Vec<Kernel>, PathBuf)> {
             kernels.push(kernel);
         }
     }
-    let guest = image::programs(&cache.guest()?)?;
-    Ok((kernels, guest))
+    let programs = image::programs(&cache.guest()?)?;
+    Ok((kernels, programs))
 }
 
 /// The test programs to run.
@@ -183,112 +233,4 @@ fn chosen(args: &Args, binaries: &build::Binaries) -> Result<Vec<String>> {
     }
     let wanted = |name: &String| args.test.is_empty() || args.test.contains(name);
     Ok(all.into_iter().filter(wanted).collect())
-}
-
-/// The directory that this program was built in; it stands in `DIR/PROFILE/xtask`.
-fn target_dir() -> Result<PathBuf> {
-    let exe = env::current_exe()?;
-    let dir = exe
-        .ancestors()
-        .nth(2)
-        .context("xtask stands in no target directory")?;
-    Ok(dir.to_owned())
-}
-
-/// A new directory, so that two runs do not meet.
-fn work_dir(target: &Path) -> Result<PathBuf> {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let dir = target.join(format!("vm/runs/{time}-{}", process::id()));
-    fs::create_dir_all(&dir)?;
-    Ok(dir)
-}
-
-/// Boots one kernel, twice if it panics, and judges what came of it.
-fn run(
-    kernel: &Kernel,
-    guest: &Path,
-    job: &Path,
-    work: &Path,
-    limit: Duration,
-) -> Result<(Row, u8)> {
-    eprintln!(
-        "\n== {} ({}, {})",
-        kernel.name, kernel.release, kernel.version
-    );
-    let dir = work.join(kernel.name.to_string());
-    fs::create_dir_all(&dir)?;
-    let modules = image::modules(kernel, &dir)?;
-    let initrd = dir.join("initrd");
-    image::join(&[guest, job, &modules], &initrd)?;
-    let mut result = boot::boot(&kernel.image, &initrd, &dir, limit)?;
-    if matches!(result.end, End::Panicked) {
-        eprintln!(
-            "the guest panicked, and gets a second try:\n{}",
-            result.console_tail()
-        );
-        fs::rename(&result.console, dir.join("console-1.log"))?;
-        fs::rename(dir.join("output.log"), dir.join("output-1.log"))?;
-        result = boot::boot(&kernel.image, &initrd, &dir, limit)?;
-    }
-    fs::remove_file(&initrd)?;
-    fs::remove_file(&modules)?;
-    let outcome = outcome::parse(&result.output);
-    print!("{}", outcome.check);
-    if let Some(report) = &outcome.report {
-        fs::write(dir.join("check.json"), report.to_string())?;
-    }
-    for (name, program) in outcome.programs.iter().filter(|(_, program)| !program.ok()) {
-        println!("---- {name} on {}\n{}", kernel.name, program.output);
-    }
-    let (code, trouble) = judge(&result, &outcome);
-    if let Some(trouble) = &trouble {
-        eprintln!("{}: {trouble}", kernel.name);
-        if !matches!(result.end, End::Finished) {
-            let (log, tail) = (result.console.display(), result.console_tail());
-            eprintln!("the end of {log}:\n{tail}");
-        }
-    }
-    let row = Row {
-        name: kernel.name.to_string(),
-        release: kernel.release.clone(),
-        version: kernel.version.clone(),
-        took: result.took,
-        trouble,
-        outcome,
-    };
-    Ok((row, code))
-}
-
-/// The exit code, and what went wrong.
-fn judge(result: &Boot, outcome: &outcome::Outcome) -> (u8, Option<String>) {
-    match &result.end {
-        End::Hung => return (HUNG, Some("the guest did not end in time".to_owned())),
-        End::Panicked => return (PANICKED, Some("the kernel panicked".to_owned())),
-        End::Broken(said) => return (1, Some(format!("the guest broke off: {said}"))),
-        End::Finished => {}
-    }
-    let failed = outcome.programs.iter().find(|(_, program)| !program.ok());
-    if let Some((name, program)) = failed {
-        let code = if program.hung() {
-            Some(i32::from(HUNG))
-        } else {
-            program.code
-        };
-        let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-        return (code, Some(format!("{name}: {}", program.cell())));
-    }
-    let Some(report) = &outcome.report else {
-        return (1, Some("`observer check` gave no report".to_owned()));
-    };
-    let refused = report["verdicts"].as_array().into_iter().flatten();
-    let refused = refused
-        .filter(|verdict| verdict["status"] == "refused")
-        .count();
-    if refused > 0 {
-        return (1, Some(format!("the kernel refused {refused} programs")));
-    }
-    if report["exit_code"] == 2 {
-        return (1, Some("the observer cannot run".to_owned()));
-    }
-    (0, None)
 }

@@ -1,24 +1,33 @@
 //! What a guest said, read from its output.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What became of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
+    /// Passed, but for something that it said could not be tested here.
+    InPart(String),
     Failed,
     /// With the reason.
     Skipped(String),
 }
 
+/// One test.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Test {
+    pub name: String,
+    pub verdict: Verdict,
+    pub took: Duration,
+}
+
 /// What became of one test program.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
-    pub tests: Vec<(String, Verdict)>,
+    pub tests: Vec<Test>,
     /// Its exit code; `None` when the guest ended first.
     pub code: Option<i32>,
-    /// Seconds since the guest's boot at which it ended.
-    pub ended: Option<f64>,
+    pub took: Duration,
     pub output: String,
 }
 
@@ -34,28 +43,19 @@ impl Program {
         self.code == Some(0)
     }
 
-    /// Names of the tests that failed.
-    pub fn failed(&self) -> impl Iterator<Item = &str> {
-        self.tests
-            .iter()
-            .filter(|(_, verdict)| *verdict == Verdict::Failed)
-            .map(|(name, _)| name.as_str())
+    pub fn count(&self, of: impl Fn(&Verdict) -> bool) -> usize {
+        self.tests.iter().filter(|test| of(&test.verdict)).count()
     }
 
-    /// For a cell of the table.
-    pub fn cell(&self) -> String {
-        let count = |of: fn(&Verdict) -> bool| self.tests.iter().filter(|(_, v)| of(v)).count();
-        let passed = count(|verdict| *verdict == Verdict::Passed);
-        let skipped = count(|verdict| matches!(verdict, Verdict::Skipped(_)));
-        let mut text = format!("{passed} passed");
-        if skipped > 0 {
-            text.push_str(&format!(", {skipped} skipped"));
-        }
+    /// What is wrong with it, if anything.
+    pub fn trouble(&self) -> Option<String> {
+        let failed = self.count(|verdict| *verdict == Verdict::Failed);
         match self.code {
-            Some(0) => text,
-            Some(KILLED) => format!("HUNG, {text}"),
-            None => format!("CUT SHORT, {text}"),
-            Some(_) => format!("FAILED {}, {text}", self.failed().count()),
+            Some(0) => None,
+            Some(KILLED) => Some("HUNG".to_owned()),
+            None => Some("CUT SHORT".to_owned()),
+            Some(_) if failed > 0 => Some(format!("FAILED {failed}")),
+            Some(code) => Some(format!("FAILED with exit status {code}")),
         }
     }
 }
@@ -73,16 +73,12 @@ pub struct Outcome {
     pub notes: Vec<String>,
 }
 
-/// Reads the output of a guest; see `init.sh` for the lines that begin with `@@ `.
-pub fn parse(output: &str) -> Outcome {
+/// Reads the lines of a guest; see `init.sh` for those that begin with `@@ `.
+pub fn parse(lines: &[(Duration, String)]) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut section: Option<(&str, String)> = None;
-    for line in output.lines() {
+    let mut section: Option<(&str, usize)> = None;
+    for (number, (_, line)) in lines.iter().enumerate() {
         let Some(words) = line.strip_prefix("@@ ") else {
-            if let Some((_, text)) = &mut section {
-                text.push_str(line);
-                text.push('\n');
-            }
             continue;
         };
         let mut words = words.split(' ');
@@ -92,27 +88,33 @@ pub fn parse(output: &str) -> Outcome {
                 let rest: Vec<_> = std::iter::once(first).chain(words).collect();
                 outcome.notes.push(rest.join(" "));
             }
-            (Some("begin"), Some(name)) => section = Some((name, String::new())),
+            (Some("begin"), Some(name)) => section = Some((name, number)),
             (Some("end"), Some(name)) => {
                 let code = words.next().and_then(|code| code.parse().ok());
-                let ended = words.next().and_then(|time| time.parse().ok());
-                if let Some((begun, text)) = section.take()
+                if let Some((begun, first)) = section.take()
                     && begun == name
                 {
-                    outcome.add(name, text, code, ended);
+                    outcome.add(name, &lines[first..=number], code);
                 }
             }
             _ => {}
         }
     }
-    if let Some((name, text)) = section {
-        outcome.add(name, text, None, None);
+    if let Some((name, first)) = section {
+        outcome.add(name, &lines[first..], None);
     }
     outcome
 }
 
 impl Outcome {
-    fn add(&mut self, name: &str, text: String, code: Option<i32>, ended: Option<f64>) {
+    /// Adds a section, given with the line that begins it and, if `code` is known, the one
+    /// that ends it.
+    fn add(&mut self, name: &str, lines: &[(Duration, String)], code: Option<i32>) {
+        let text: String = lines
+            .iter()
+            .filter(|(_, line)| !line.starts_with("@@ "))
+            .map(|(_, line)| format!("{line}\n"))
+            .collect();
         match name {
             "check" => self.check = text.trim_end().to_owned() + "\n",
             "json" => {
@@ -121,52 +123,106 @@ impl Outcome {
                     .find_map(|line| serde_json::from_str(line).ok());
             }
             _ => {
+                let took = |lines: &[(Duration, String)]| Some(lines.last()?.0 - lines.first()?.0);
                 let program = Program {
-                    tests: parse_tests(&text),
+                    tests: parse_tests(lines),
                     code,
-                    ended,
+                    took: took(lines).unwrap_or_default(),
                     output: text,
                 };
                 self.programs.insert(name.to_owned(), program);
             }
         }
     }
+
+    /// Takes in what another guest with the same kernel said.
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            release,
+            check,
+            report,
+            programs,
+            notes,
+        } = other;
+        self.release = self.release.take().or(release);
+        self.check.push_str(&check);
+        self.report = self.report.take().or(report);
+        self.programs.extend(programs);
+        self.notes.extend(notes);
+    }
+}
+
+/// Signals of a report of `observer check` that no hook serves although the kernel has one:
+/// it refused the program, or the hook does not fire.
+pub fn unserved(report: &serde_json::Value) -> Vec<&str> {
+    let verdicts = || report["verdicts"].as_array().into_iter().flatten();
+    let with = |statuses: &'static [&str]| {
+        let with = verdicts().filter(move |verdict| {
+            let status = verdict["status"].as_str();
+            status.is_some_and(|status| statuses.contains(&status))
+        });
+        with.filter_map(|verdict| verdict["signal"].as_str())
+    };
+    let mut signals: Vec<_> = with(&["refused", "broken"])
+        .filter(|signal| with(&["attached"]).all(|served| served != *signal))
+        .collect();
+    signals.dedup();
+    signals
 }
 
 /// Reads libtest's output of one thread without capture: `test NAME ... `, then what the
-/// test prints, then `ok` or `FAILED`, on the same line only if it printed nothing.
-fn parse_tests(text: &str) -> Vec<(String, Verdict)> {
+/// test prints, then `ok` or `FAILED`, on the same line only if it printed nothing. Each test
+/// took the time since the one before.
+///
+/// A test that prints `skipped: REASON` did nothing else; one that prints `left out: REASON`
+/// did the rest.
+fn parse_tests(lines: &[(Duration, String)]) -> Vec<Test> {
     let mut tests = Vec::new();
-    let mut open: Option<(String, Option<String>)> = None;
-    for line in text.lines() {
-        let mut rest = line;
+    let mut last = lines.first().map_or(Duration::ZERO, |(time, _)| *time);
+    let mut open: Option<(String, Verdict)> = None;
+    let mut end = |name, verdict, time| {
+        let took = time - std::mem::replace(&mut last, time);
+        tests.push(Test {
+            name,
+            verdict,
+            took,
+        });
+    };
+    for (time, line) in lines {
+        let mut rest = line.as_str();
         if let Some((name, after)) = line
             .strip_prefix("test ")
             .and_then(|line| line.split_once(" ... "))
         {
-            // The one before never ended.
-            tests.extend(open.take().map(|(name, _)| (name, Verdict::Failed)));
-            open = Some((name.to_owned(), None));
+            if let Some((name, _)) = open.take() {
+                // The one before never ended.
+                end(name, Verdict::Failed, *time);
+            }
+            open = Some((name.to_owned(), Verdict::Passed));
             rest = after;
         }
-        let Some((name, skipped)) = &mut open else {
+        let Some((name, passed)) = &mut open else {
             continue;
         };
         let verdict = match rest {
-            "ok" => skipped.take().map_or(Verdict::Passed, Verdict::Skipped),
+            "ok" => passed.clone(),
             "FAILED" => Verdict::Failed,
             _ if rest.starts_with("ignored") => Verdict::Skipped("ignored".to_owned()),
             _ => {
                 if let Some(reason) = rest.strip_prefix("skipped: ") {
-                    *skipped = Some(reason.to_owned());
+                    *passed = Verdict::Skipped(reason.to_owned());
+                } else if let Some(reason) = rest.strip_prefix("left out: ") {
+                    *passed = Verdict::InPart(reason.to_owned());
                 }
                 continue;
             }
         };
-        tests.push((std::mem::take(name), verdict));
+        end(std::mem::take(name), verdict, *time);
         open = None;
     }
-    tests.extend(open.map(|(name, _)| (name, Verdict::Failed)));
+    if let (Some((name, _)), Some((time, _))) = (open, lines.last()) {
+        end(name, Verdict::Failed, *time);
+    }
     tests
 }
 
@@ -199,41 +255,79 @@ test d ... ok
 
 test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
 
-@@ end kernel_reset 101 33.5
+@@ end kernel_reset 101
 @@ begin kernel_seed
 running 2 tests
-test e ... ok
+test e ... left out: no y
+ok
 test f ... half a line
 ";
 
+    /// Lines that come a second after each other.
+    fn lines(text: &str) -> Vec<(Duration, String)> {
+        let lines = text.lines().map(str::to_owned);
+        (0..).map(Duration::from_secs).zip(lines).collect()
+    }
+
+    fn failed(program: &Program) -> Vec<&str> {
+        let failed = |test: &&Test| test.verdict == Verdict::Failed;
+        let failed = program.tests.iter().filter(failed);
+        failed.map(|test| test.name.as_str()).collect()
+    }
+
     #[test]
     fn a_guests_output_is_read() {
-        let outcome = parse(OUTPUT);
+        let outcome = parse(&lines(OUTPUT));
         assert_eq!(outcome.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(outcome.check, "kernel 6.1\n");
         assert_eq!(outcome.report.unwrap()["exit_code"], 0);
         assert_eq!(outcome.notes, ["insmod 03-x.ko failed"]);
         let reset = &outcome.programs["kernel_reset"];
         assert_eq!(reset.code, Some(101));
-        assert_eq!(reset.ended, Some(33.5));
-        assert_eq!(reset.cell(), "FAILED 1, 2 passed, 1 skipped");
-        assert_eq!(reset.failed().collect::<Vec<_>>(), ["c"]);
-        let skipped = Verdict::Skipped("nginx is not installed".to_owned());
-        assert_eq!(reset.tests[1], ("b".to_owned(), skipped));
+        assert_eq!(reset.took, Duration::from_secs(14));
+        assert_eq!(reset.trouble().as_deref(), Some("FAILED 1"));
+        assert_eq!(failed(reset), ["c"]);
+        assert_eq!(
+            reset.tests[1],
+            Test {
+                name: "b".to_owned(),
+                verdict: Verdict::Skipped("nginx is not installed".to_owned()),
+                took: Duration::from_secs(2),
+            }
+        );
         let seed = &outcome.programs["kernel_seed"];
-        assert_eq!(seed.cell(), "CUT SHORT, 1 passed");
-        assert_eq!(seed.failed().collect::<Vec<_>>(), ["f"]);
+        assert_eq!(seed.trouble().as_deref(), Some("CUT SHORT"));
+        assert_eq!(failed(seed), ["f"]);
+        assert_eq!(seed.tests[0].verdict, Verdict::InPart("no y".to_owned()));
+    }
+
+    #[test]
+    fn a_refusal_counts_when_nothing_else_serves() {
+        let report = serde_json::json!({"verdicts": [
+            {"signal": "accept", "status": "refused"},
+            {"signal": "accept", "status": "attached"},
+            {"signal": "fd", "status": "broken"},
+            {"signal": "reset_sent", "status": "unsupported"},
+        ]});
+        assert_eq!(unserved(&report), ["fd"]);
     }
 
     #[test]
     fn a_killed_program_hung() {
-        let outcome = parse("@@ begin t\ntest a ... \n@@ end t 137 9\n");
+        let outcome = parse(&lines("@@ begin t\ntest a ... \n@@ end t 137\n"));
         assert!(outcome.programs["t"].hung());
-        assert_eq!(outcome.programs["t"].cell(), "HUNG, 0 passed");
+        assert_eq!(outcome.programs["t"].trouble().as_deref(), Some("HUNG"));
+    }
+
+    #[test]
+    fn parts_of_a_run_are_put_together() {
+        let mut outcome = parse(&lines("@@ begin a\n@@ end a 0\n"));
+        outcome.merge(parse(&lines("@@ begin b\n@@ end b 1\n")));
+        assert!(outcome.programs["a"].ok() && !outcome.programs["b"].ok());
     }
 
     #[test]
     fn nothing_is_no_outcome() {
-        assert_eq!(parse(""), Outcome::default());
+        assert_eq!(parse(&[]), Outcome::default());
     }
 }
