@@ -1,7 +1,8 @@
 //! Every check of the project in one command: formatting, lints, unit tests, the kernel
-//! programs' build, and the tests on the running kernel.
+//! programs' build, and the tests on the running kernel and on others.
 
 use std::{
+    env,
     ffi::OsString,
     fs,
     process::{Command, ExitCode},
@@ -9,15 +10,19 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{host, setup, shell, summary::Summary, toolchain};
+use crate::{host, setup, shell, summary::Summary, toolchain, vm};
 
-/// Runs every check, the tests on the running kernel included.
+/// Runs every check, the tests on the running kernel and on others included.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out the tests on the running kernel, which need root.
+    /// Leave out the tests on the running kernel, which need root, and on others.
     #[arg(long)]
     unit_only: bool,
-    /// Given to each test binary: names of tests to run, or libtest's options.
+    /// Leave out the tests on other kernels, which take longest.
+    #[arg(long)]
+    this_kernel: bool,
+    /// Given to each test binary: names of tests to run, or libtest's options. Leaves out the
+    /// tests on other kernels, as `cargo xtask vm` takes names too.
     #[arg(last = true)]
     filter: Vec<OsString>,
 }
@@ -26,7 +31,11 @@ pub struct Args {
 const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
 
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let Args { unit_only, filter } = args;
+    let Args {
+        unit_only,
+        this_kernel,
+        filter,
+    } = args;
     let facts = setup::ensure(!unit_only)?;
     setup::ensure_components()?;
     let mut summary = Summary::default();
@@ -63,6 +72,26 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     } else {
         host::ensure_tracefs();
         summary.step("kernel tests", &mut kernel_tests(filter)?);
+    }
+    let reason = if *unit_only {
+        Some("left out by --unit-only")
+    } else if *this_kernel {
+        Some("left out by --this-kernel")
+    } else if !filter.is_empty() {
+        Some("names of tests were given; `cargo xtask vm` takes them too")
+    } else {
+        vm::obstacle()
+    };
+    if let Some(reason) = reason {
+        summary.skip("other kernels", reason);
+    } else {
+        let vm = || -> Result<Command> {
+            let mut vm = Command::new(env::current_exe()?);
+            vm.arg("vm");
+            Ok(vm)
+        };
+        summary.step("other kernels", &mut vm()?);
+        summary.step("guests' faults", vm()?.arg("--faults"));
     }
     if let Ok(toolchain) = facts.choose() {
         println!("\nkernel programs built by {toolchain}");

@@ -60,11 +60,8 @@ esac
 
 if [ -n "$CHECK" ]; then
     echo "@@ begin check"
-    $OBSERVER_BIN check
-    printf '\n@@ end check %s\n' $?
-    echo "@@ begin json"
     $OBSERVER_BIN check --json
-    printf '\n@@ end json %s\n' $?
+    printf '\n@@ end check %s\n' $?
 fi
 
 cd /tmp

@@ -167,8 +167,11 @@ fn run(
     let guests = guests::plan(kernels, tests, at_once);
     let results = guests::run_all(&guests, at_once, ground)?;
     let (rows, code) = guests::rows(kernels, &guests, results);
+    println!();
     for row in &rows {
-        print!("\n== {}\n{}", row.name, row.outcome.check);
+        let report = row.outcome.report.as_ref();
+        let conclusion = report.and_then(|report| report["conclusion"].as_str());
+        println!("{:<8} {}", row.name, conclusion.unwrap_or("no report"));
     }
     print!("\n{}", table::text(&rows));
     for row in &rows {

@@ -64,8 +64,6 @@ impl Program {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     pub release: Option<String>,
-    /// The table that `observer check` printed.
-    pub check: String,
     /// `observer check --json`
     pub report: Option<serde_json::Value>,
     /// By name.
@@ -116,8 +114,7 @@ impl Outcome {
             .map(|(_, line)| format!("{line}\n"))
             .collect();
         match name {
-            "check" => self.check = text.trim_end().to_owned() + "\n",
-            "json" => {
+            "check" => {
                 self.report = text
                     .lines()
                     .find_map(|line| serde_json::from_str(line).ok());
@@ -139,13 +136,11 @@ impl Outcome {
     pub fn merge(&mut self, other: Self) {
         let Self {
             release,
-            check,
             report,
             programs,
             notes,
         } = other;
         self.release = self.release.take().or(release);
-        self.check.push_str(&check);
         self.report = self.report.take().or(report);
         self.programs.extend(programs);
         self.notes.extend(notes);
@@ -234,13 +229,9 @@ mod tests {
 @@ release 6.1.0-56-cloud-amd64
 @@ note insmod 03-x.ko failed
 @@ begin check
-kernel 6.1
-
-@@ end check 0
-@@ begin json
 {\"exit_code\":0}
 
-@@ end json 0
+@@ end check 0
 @@ begin kernel_reset
 
 running 4 tests
@@ -279,7 +270,6 @@ test f ... half a line
     fn a_guests_output_is_read() {
         let outcome = parse(&lines(OUTPUT));
         assert_eq!(outcome.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
-        assert_eq!(outcome.check, "kernel 6.1\n");
         assert_eq!(outcome.report.unwrap()["exit_code"], 0);
         assert_eq!(outcome.notes, ["insmod 03-x.ko failed"]);
         let reset = &outcome.programs["kernel_reset"];

@@ -391,7 +391,7 @@ mod tests {
             ]}}"#
         );
         let json = json.replace('\n', "");
-        let lines = ["@@ begin json", &json, "@@ end json 0"];
+        let lines = ["@@ begin check", &json, "@@ end check 0"];
         let lines = lines.iter().chain(output).map(|line| (*line).to_owned());
         let lines: Vec<_> = (0..).map(Duration::from_secs).zip(lines).collect();
         Row {
