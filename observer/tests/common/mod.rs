@@ -53,16 +53,6 @@ pub fn observer() -> PathBuf {
         .map_or_else(|| env!("CARGO_BIN_EXE_observer").into(), Into::into)
 }
 
-/// What a daemon is started with, unless a test says otherwise.
-const SETTINGS: &[&str] = &[
-    "--tick-interval=100ms",
-    "--fd-interval=200ms",
-    "--resync-interval=500ms",
-    "--reconcile-interval=500ms",
-    // Attaches everything twice, which takes long in an emulated machine.
-    "--self-test=no",
-];
-
 /// A running `observer run`.
 pub struct Daemon {
     child: Child,
@@ -79,12 +69,31 @@ impl Daemon {
     /// The same, after `prepare` changed the command.
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(observer());
+        // An emulated machine would spend most of its time on these.
+        let [tick, fd, resync, reconcile] = if scale() < 1.0 {
+            ["250ms", "1s", "1s", "1s"]
+        } else {
+            ["100ms", "200ms", "500ms", "500ms"]
+        };
+        let settings = [
+            ("--tick-interval", tick),
+            ("--fd-interval", fd),
+            ("--resync-interval", resync),
+            ("--reconcile-interval", reconcile),
+            // Attaches everything twice.
+            ("--self-test", "no"),
+        ];
         command
             .args(["run", "--listen=127.0.0.1:0"])
-            .args(SETTINGS.iter().filter(|setting| {
-                let flag = setting.split_once('=').map_or(**setting, |(flag, _)| flag);
-                !args.iter().any(|arg| arg.split('=').next() == Some(flag))
-            }))
+            .args(
+                settings
+                    .iter()
+                    .filter(|(flag, _)| {
+                        // What a test says itself.
+                        !args.iter().any(|arg| arg.split('=').next() == Some(*flag))
+                    })
+                    .map(|(flag, value)| format!("{flag}={value}")),
+            )
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,5 +1,5 @@
 # What the Python programs of the tests share.
-import ctypes, errno, json, os, resource, select, signal, socket, struct, sys, threading, time
+import ctypes, errno, os, resource, select, signal, socket, struct, sys, threading, time
 
 FAMILIES = ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
 LIBC = ctypes.CDLL(None, use_errno=True)

@@ -4,7 +4,7 @@ use std::{
     env, fs,
     fs::File,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -48,6 +48,9 @@ const REMOVED: [&str; 6] = [
     "usr/share/lintian",
     "usr/lib/x86_64-linux-gnu/gconv",
 ];
+
+/// Raised when something else is done to the guest's unpacked programs.
+const PREPARED: u32 = 2;
 
 /// The directory of what has been downloaded, and the right to change it.
 pub struct Cache {
@@ -195,17 +198,59 @@ impl Cache {
                 .any(|unused| name.split('_').next() == Some(unused))
         });
         let wanted: Vec<_> = wanted.cloned().collect();
-        let dir = self.dir.join("guests").join(fingerprint(&wanted));
+        let name = format!("{}-{PREPARED}", fingerprint(&wanted));
+        let dir = self.dir.join("guests").join(name);
         if !dir.is_dir() {
             unpack(&wanted, &dir, |root| {
                 for part in REMOVED {
                     let _ = fs::remove_dir_all(root.join(part));
+                }
+                if let Err(error) = compile_python(root) {
+                    eprintln!("note: guests will start Python slowly: {error:#}");
                 }
                 Ok(())
             })?;
         }
         Ok(dir)
     }
+}
+
+/// Compiles Python's library, which a package does when it is installed. Each guest would do it
+/// anew, and takes half a minute for it. The guest's own Python does it, with the libraries
+/// that belong to it.
+fn compile_python(root: &Path) -> Result<()> {
+    let python = fs::read_dir(root.join("usr/bin"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.strip_prefix("python3.")
+                .is_some_and(|minor| minor.bytes().all(|c| c.is_ascii_digit()))
+        })
+        .context("no Python among the guest's programs")?;
+    let library = root
+        .join("usr/lib")
+        .join(python.file_name().unwrap_or_default());
+    let libraries = ["lib", "usr/lib"].map(|dir| root.join(dir).join("x86_64-linux-gnu"));
+    let loader = libraries
+        .iter()
+        .map(|dir| dir.join("ld-linux-x86-64.so.2"))
+        .find(|loader| loader.is_file())
+        .context("no loader among the guest's programs")?;
+    let mut compile = Command::new(loader);
+    compile
+        .arg("--library-path")
+        .arg(env::join_paths(&libraries)?)
+        .arg(&python)
+        .args(["-S", "-m", "compileall", "-q"])
+        // The times of files need not survive the packing.
+        .args(["--invalidation-mode", "unchecked-hash", "-p", "/", "-s"])
+        .arg(root)
+        .arg(&library)
+        .env("PYTHONHOME", root.join("usr"))
+        .env_remove("PYTHONPATH")
+        .stdout(Stdio::null());
+    shell::run(&mut compile, "nothing")
 }
 
 /// Unpacks packages below `dir`, which appears only when all went well.
