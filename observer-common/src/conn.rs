@@ -78,9 +78,24 @@ pub struct TimeWaitOwner {
     pub slot: u32,
     /// Of the slot, at that time.
     pub generation: u32,
+    /// Address of its `struct net`.
+    pub net: u64,
+    /// When it entered, as [`crate::coarse_time`].
+    pub entered: u32,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Local address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u32; 4],
+    /// Remote address, likewise.
+    pub remote: [u32; 4],
 }
 
-crate::assert_layout!(TimeWaitOwner, 8, [slot: u32, generation: u32]);
+crate::assert_layout!(TimeWaitOwner, 56, [
+    slot: u32, generation: u32, net: u64, entered: u32, local_port: u16, remote_port: u16,
+    local: [u32; 4], remote: [u32; 4],
+]);
 
 /// What the resynchronisation iterator is to do.
 #[derive(Clone, Copy, Debug, Default)]

@@ -24,8 +24,10 @@ pub const SIGNAL_TIME_WAIT_END: u32 = 9;
 pub const SIGNAL_RECEIVED: u32 = 10;
 /// Searches for a local port that found none.
 pub const SIGNAL_PORTS: u32 = 11;
+/// Connection requests that found an accept queue full.
+pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
 /// How many signals there are.
-pub const SIGNALS: usize = 12;
+pub const SIGNALS: usize = 13;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -41,6 +43,7 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "time_wait_end",
     "fd_received",
     "port_exhausted",
+    "listen_overflow",
 ];
 
 /// What became of the events of one signal, on one CPU. `seen` is counted on entry and
@@ -73,8 +76,10 @@ pub const MAP_TIME_WAITS: u32 = 3;
 pub const MAP_ACCOUNTS: u32 = 4;
 /// Network namespaces.
 pub const MAP_NETNS: u32 = 5;
+/// Listening sockets.
+pub const MAP_LISTENERS: u32 = 6;
 /// How many maps can fill up.
-pub const FULL_MAPS: usize = 6;
+pub const FULL_MAPS: usize = 7;
 /// Label values, in the order of the `MAP_` numbers.
 pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "connections",
@@ -83,6 +88,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "time_waits",
     "time_wait_accounts",
     "netns",
+    "listeners",
 ];
 
 /// Per-CPU statistics of the kernel side.

@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use observer_common::{
-    Account, Conn, CpuStats, ProcessKey, Record, ResyncControl, Slot, SockoptKey, TimeWait,
-    TimeWaitOwner,
+    Account, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
+    ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitOwner,
 };
 
 use crate::calls::Call;
@@ -68,6 +68,19 @@ pub static CALLS: LruHashMap<Call, [u64; 2], 4096> = LruHashMap::new();
 /// What the iterator over open files is to do.
 #[btf_map]
 pub static RESYNC: Array<ResyncControl, 1> = Array::new();
+
+/// Listening sockets, and those that no longer listen until the daemon has taken note.
+#[btf_map]
+pub static LISTENERS: HashMap<ListenerKey, Listener, 4096> = HashMap::new();
+
+/// Network namespaces that iterators met, by inode number. An LRU map on purpose: it serves
+/// one walk, and a forgotten one is met again.
+#[btf_map]
+pub static NAMESPACES: LruHashMap<u32, NetSeen, 1024> = LruHashMap::new();
+
+/// Where the iterator over network namespaces puts a record together: too long for the stack.
+#[btf_map]
+pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
 
 /// The stream.
 #[btf_map]

@@ -16,6 +16,7 @@ use crate::{
     connections::{self, now},
     files,
     layout::{HAS_SOCK_FROM_FILE, at, has},
+    listen,
     maps::{PROCESSES, RESYNC},
     memory::{Memory, Probe},
     owner, stream,
@@ -169,6 +170,9 @@ unsafe fn visit(
                 } else {
                     connections::seed(sk as u64, slot, state, now())
                 };
+                if state == LISTEN && !parent {
+                    listen::opened(sk, conn);
+                }
                 if let Some(conn) = conn {
                     (*conn).epoch = epoch;
                     (*control).seeded += u64::from(!parent);

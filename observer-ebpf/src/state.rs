@@ -19,8 +19,7 @@ use observer_common::{
     CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
     CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2,
     IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE,
-    SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT, TimeWaitOwner, add_packed,
-    pack_duration,
+    SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT, add_packed, pack_duration,
 };
 
 use crate::{
@@ -28,9 +27,10 @@ use crate::{
     connections::{self, adjust_live, now},
     counting::{self, add, bounded, observe, seen, settle, settle_lost},
     layout::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
-    maps::{CONNECTIONS, TIME_WAIT_OWNERS},
+    listen,
+    maps::CONNECTIONS,
     memory::{Direct, Memory, Probe},
-    owner, stream,
+    owner, ports, stream,
     time_wait::{count_entered, write_record},
 };
 
@@ -132,7 +132,7 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     let time = now();
     let conn = match (old, new) {
         (CLOSE, SYN_SENT) => open(sk, CONN_ACTIVE, old, time),
-        (CLOSE, LISTEN) => open(sk, 0, old, time),
+        (CLOSE, LISTEN) => listen::opened(sk, open(sk, 0, old, time)),
         (LISTEN, SYN_RECV | ESTABLISHED) => child(sk, old, time),
         _ => match connections::get(sk as u64) {
             Some(conn) => Some(conn),
@@ -334,6 +334,9 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
 unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, time: u64) {
     // SAFETY: `conn` and `slot` point into maps; `sk` is a full socket, offsets from BTF.
     unsafe {
+        if old == LISTEN {
+            return listen::closed(sk, conn);
+        }
         let error = M::read::<u32>(sk, at::OFF_SK_ERR());
         let flags = (*conn).flags;
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
@@ -356,7 +359,7 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
                 None => (*conn).flags |= CONN_TIME_WAIT_MAYBE,
             }
         }
-        if old != LISTEN && (flags & CONN_ESTABLISHED != 0 || flags & CONN_SEEDED != 0) {
+        if flags & (CONN_ESTABLISHED | CONN_SEEDED) != 0 {
             stream::write(RECORD_CLOSE, sk, conn, slot, |record| {
                 record.from = old;
                 record.to = CLOSE;
@@ -430,17 +433,7 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
                 add(&raw mut (*stats).time_wait_elsewhere, 1);
             }
         }
-        if has::OFF_SKC_COOKIE() && slot != SLOT_UNATTRIBUTED {
-            let cookie = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
-            let owner = TimeWaitOwner {
-                slot,
-                generation: (*counters).generation,
-            };
-            // Zero: it has none, because its FIN_WAIT1 was not seen.
-            if cookie != 0 {
-                let _ = TIME_WAIT_OWNERS.insert(cookie, owner, 0);
-            }
-        }
+        ports::rest::<M>(sk, slot, (*counters).generation);
     }
     write_record(sk, conn, slot, substate);
 }

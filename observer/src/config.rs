@@ -30,6 +30,8 @@ pub use value::{
 pub type MaxConnections = Bounded<16, 16_777_216>;
 /// Each process costs a slot of 3,520 bytes of kernel memory.
 pub type MaxProcesses = Bounded<16, 65_536>;
+/// How many destinations to show of each process.
+pub type TopDestinations = Bounded<0, 100>;
 /// How many processes to look at in one go.
 pub type FdBatch = Bounded<1, 65_536>;
 
@@ -64,6 +66,12 @@ pub struct Options {
     #[arg(long, env = "OBSERVER_EXCLUDE_UNIT", hide_env_values = true)]
     #[arg(value_name = "GLOB", value_delimiter = ',', help_heading = "Metrics")]
     pub exclude_unit: Option<Vec<Glob>>,
+
+    /// How many destinations of each process to show ports in use for; the rest is summed up
+    /// [default: 5]
+    #[arg(long, env = "OBSERVER_TOP_DESTINATIONS", hide_env_values = true)]
+    #[arg(value_name = "N", help_heading = "Metrics")]
+    pub top_destinations: Option<TopDestinations>,
 
     /// Size of the ring buffer for records, a power of two [default: 1MiB]
     #[arg(long, env = "OBSERVER_RING_BYTES", hide_env_values = true)]
@@ -159,6 +167,7 @@ impl Options {
             exclude_comm,
             include_unit,
             exclude_unit,
+            top_destinations,
             ring_bytes,
             max_connections,
             max_processes,
@@ -181,6 +190,7 @@ impl Options {
             exclude_comm: exclude_comm.or(fallback.exclude_comm),
             include_unit: include_unit.or(fallback.include_unit),
             exclude_unit: exclude_unit.or(fallback.exclude_unit),
+            top_destinations: top_destinations.or(fallback.top_destinations),
             ring_bytes: ring_bytes.or(fallback.ring_bytes),
             max_connections: max_connections.or(fallback.max_connections),
             max_processes: max_processes.or(fallback.max_processes),
@@ -283,6 +293,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Processes to show.
     pub selection: Selection,
+    /// Destinations shown of each process.
+    pub top_destinations: u32,
     /// Size of the ring, valid for the kernel.
     pub ring_bytes: u32,
     /// Capacity of the connection map.
@@ -335,6 +347,7 @@ impl Settings {
             exclude_comm,
             include_unit,
             exclude_unit,
+            top_destinations,
             ring_bytes,
             max_connections,
             max_processes,
@@ -359,6 +372,7 @@ impl Settings {
                 include_unit: include_unit.unwrap_or_default(),
                 exclude_unit: exclude_unit.unwrap_or_default(),
             },
+            top_destinations: top_destinations.map_or(5, TopDestinations::get),
             ring_bytes: ring_bytes.unwrap_or_default().get(),
             max_connections: max_connections.map_or(131_072, MaxConnections::get),
             max_processes: max_processes.map_or(1_000, MaxProcesses::get),
@@ -388,6 +402,7 @@ impl Settings {
         let Self {
             listen,
             selection,
+            top_destinations,
             ring_bytes,
             max_connections,
             max_processes,
@@ -416,6 +431,7 @@ impl Settings {
             adopt("exclude-comm", exclude_comm, &from.exclude_comm),
             adopt("include-unit", include_unit, &from.include_unit),
             adopt("exclude-unit", exclude_unit, &from.exclude_unit),
+            adopt("top-destinations", top_destinations, &new.top_destinations),
             adopt("tick-interval", tick_interval, &new.tick_interval),
             adopt("fd-interval", fd_interval, &new.fd_interval),
             adopt("fd-batch", fd_batch, &new.fd_batch),

@@ -12,6 +12,7 @@ pub mod export;
 pub mod kernel;
 pub mod logging;
 pub mod net;
+pub mod ports;
 pub mod preflight;
 pub mod privileges;
 pub mod process;

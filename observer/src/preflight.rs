@@ -99,7 +99,7 @@ fn examine(report: &mut Report, options: &LoadOptions) {
 fn feature_of(global: &str) -> Option<&'static str> {
     Some(match global {
         "OFF_SKC_V6_DADDR" | "OFF_SKC_V6_RCV_SADDR" => "IPv6 addresses in records",
-        "OFF_SKC_NET" | "OFF_NET_INUM" => "network namespaces in records",
+        "OFF_SKC_NET" | "OFF_NET_INUM" => "network namespaces in records, and ports in use",
         "OFF_SKC_COOKIE" | "OFF_TW_SUBSTATE" => "owners of RSTs sent in TIME_WAIT",
         "OFF_SKC_FLAGS" | "OFF_TP_LINGER2" => "telling TIME_WAIT from aborted connections",
         "OFF_SK_LINGERTIME" | "OFF_SK_SOCKET" | "OFF_TP_RCV_NXT" | "OFF_TP_COPIED_SEQ" => {
@@ -115,6 +115,13 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_SKB_HEAD" | "OFF_SKB_NETWORK" | "OFF_SKB_TRANSPORT" => {
             "addresses of RSTs that no socket had a part in"
         }
+        "OFF_SK_DROPS" | "OFF_SK_BACKLOG" | "OFF_SK_MAX_BACKLOG" => "listening sockets",
+        "OFF_SKB_PROTOCOL" => "telling IPv4 from IPv6 where an accept queue is full",
+        "OFF_ICSK_BIND_HASH"
+        | "OFF_TB_FASTREUSE"
+        | "OFF_TB_FASTREUSEPORT"
+        | "OFF_NET_RESERVED_PORTS"
+        | "OFF_NET_PORT_RANGE" => "ports in use",
         "OFF_FILE_INODE" | "OFF_INODE_MODE" => "sockets older than the daemon, before 5.11",
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"

@@ -10,7 +10,7 @@ use common::scale;
 use observer::kernel::{
     KERNEL_BTF, Kernel, LoadOptions,
     ladder::Hooks,
-    layout::{FIELDS, Need, REGISTERS},
+    layout::{FIELDS, Need, PORT_RANGE, REGISTERS},
     verdict::Status,
 };
 
@@ -33,6 +33,7 @@ fn each_optional_field_can_be_missing() {
         .chain(REGISTERS)
         .filter(|field| field.need == Need::Optional)
         .map(|field| field.global)
+        .chain([PORT_RANGE])
         .collect();
     assert!(optional.len() > 20);
     let groups = if scale() < 1.0 { 4 } else { optional.len() };

@@ -13,8 +13,9 @@ use observer::{
     kernel::{
         btf::KernelBtf,
         field_offset,
+        ladder::Attach,
         layout::{FIELDS, Layout, REGISTERS},
-        programs::{Attach, PROGRAMS, check_args},
+        programs::{LADDERS, check_args},
     },
     net::{
         snmp::{TcpCounters, TcpExtCounters},
@@ -61,10 +62,14 @@ pub fn btf(bytes: &[u8]) {
     for spec in FIELDS.iter().chain(REGISTERS) {
         let _ = btf.member(spec.structure, spec.path);
     }
-    for program in PROGRAMS {
-        if let Attach::TpBtf { tracepoint, args } = program.attach
-            && let Some(found) = btf.tracepoint_args(tracepoint)
-        {
+    let steps = LADDERS.iter().flat_map(|ladder| ladder.steps);
+    for program in steps.flat_map(|step| step.programs) {
+        let (found, args) = match program.attach {
+            Attach::TpBtf { tracepoint, args } => (btf.tracepoint_args(tracepoint), args),
+            Attach::Function { function, args, .. } => (btf.func_args(function), args),
+            _ => continue,
+        };
+        if let Some(found) = found {
             let _ = check_args(&found, args);
         }
     }

@@ -27,6 +27,7 @@ include-comm = ["nginx*", "p?p"]
 exclude-comm = ["sshd"]
 include-unit = ["*.service"]
 exclude-unit = []
+top-destinations = 3
 ring-bytes = "64KiB"
 max-connections = 4096
 max-processes = 64
@@ -81,6 +82,7 @@ fn help_names_the_real_defaults() {
     let Settings {
         listen,
         selection: _,
+        top_destinations,
         ring_bytes,
         max_connections,
         max_processes,
@@ -99,6 +101,7 @@ fn help_names_the_real_defaults() {
     } = Settings::default();
     let defaults = [
         ("listen", listen.to_string()),
+        ("top-destinations", top_destinations.to_string()),
         ("ring-bytes", format_size(ring_bytes.into())),
         ("max-connections", max_connections.to_string()),
         ("max-processes", max_processes.to_string()),
@@ -144,6 +147,7 @@ fn file_is_read_and_every_key_arrives() {
             include_unit: globs(&["*.service"]),
             exclude_unit: vec![],
         },
+        top_destinations: 3,
         ring_bytes: 65_536,
         max_connections: 4096,
         max_processes: 64,
@@ -226,7 +230,8 @@ fn file_errors_have_line_column_key_and_hint() {
         file_error("listen = \"[::]:0\"\nlog_levl = \"info\"\n"),
         "TOML parse error at line 2, column 1\n  |\n2 | log_levl = \"info\"\n  | ^^^^^^^^\n\
          unknown field `log_levl`, expected one of `listen`, `include-comm`, `exclude-comm`, \
-         `include-unit`, `exclude-unit`, `ring-bytes`, `max-connections`, `max-processes`, \
+         `include-unit`, `exclude-unit`, `top-destinations`, `ring-bytes`, `max-connections`, \
+         `max-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
          `log-level`, `log-format`, `log-events`, `hooks`, \
          `self-test`, `bpf-stats`, `keep-capabilities`\n\
@@ -353,6 +358,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "include-comm",
             "exclude-comm",
             "include-unit",
+            "top-destinations",
             "tick-interval",
             "fd-interval",
             "fd-batch",

@@ -11,7 +11,7 @@ use observer_common::ProcessKey;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::{HostFacts, reconcile::Agreement};
+use super::{HostFacts, reconcile::Agreement, sockets::Sockets};
 use crate::{
     config::Settings,
     export::Health,
@@ -26,6 +26,7 @@ pub struct Housekeeping {
     pub live: Arc<Live>,
     pub facts: Arc<HostFacts>,
     pub table: Arc<Mutex<Table>>,
+    pub sockets: Mutex<Sockets>,
     pub agreement: Agreement,
     pub health: Arc<Health>,
 }
@@ -55,7 +56,7 @@ impl Housekeeping {
         let mut resync = Due(start + settings.borrow().resync_interval);
         let mut reconcile = Due(start);
         loop {
-            let (tick, do_resync, do_reconcile) = {
+            let (tick, do_resync, do_reconcile, top) = {
                 let settings = settings.borrow_and_update();
                 let now = Instant::now();
                 if settings.has_changed() {
@@ -71,12 +72,13 @@ impl Housekeeping {
                     settings.tick_interval,
                     resync.take(now, settings.resync_interval),
                     reconcile.take(now, settings.reconcile_interval),
+                    settings.top_destinations as usize,
                 )
             };
             let round = Arc::clone(&this);
             // Reads /proc and maps: not for the threads that serve scrapes.
             let done =
-                tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile)).await;
+                tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile, top)).await;
             if let Err(error) = done {
                 warn!(%error, "a round of housekeeping panicked");
             }
@@ -105,7 +107,20 @@ impl Housekeeping {
         }
     }
 
-    fn once(&self, resync: bool, reconcile: bool) {
+    /// Reads listening sockets and ports in use.
+    fn read_sockets(&self, top: usize) {
+        let mut sockets = lock(&self.sockets);
+        for result in [
+            sockets.read_listeners(&self.table),
+            sockets.read_ports(&self.table, top),
+        ] {
+            if let Err(error) = result {
+                warn!(error = format!("{error:#}"), "cannot look at the sockets");
+            }
+        }
+    }
+
+    fn once(&self, resync: bool, reconcile: bool, top: usize) {
         if resync {
             let result = self.live.resync();
             self.agreement.resynced(&result);
@@ -137,6 +152,7 @@ impl Housekeeping {
                 "cannot compare with the kernel's counts"
             );
         }
+        self.read_sockets(top);
         self.live.make_up_for_missed_runs();
         self.live.flush_log();
         self.health.beat();

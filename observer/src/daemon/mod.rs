@@ -9,6 +9,7 @@ mod housekeeping;
 mod identities;
 mod names;
 mod reconcile;
+mod sockets;
 mod stream;
 pub mod tail;
 
@@ -32,7 +33,7 @@ pub use facts::HostFacts;
 pub use identities::Identities;
 pub use names::Names;
 
-use self::{housekeeping::Housekeeping, reconcile::Agreement};
+use self::{housekeeping::Housekeeping, reconcile::Agreement, sockets::Sockets};
 use crate::{
     config::{RunArgs, Settings},
     export::{App, BuildInfo, Exporter, Health, Server},
@@ -190,6 +191,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         live: Arc::clone(&live),
         facts: Arc::clone(&facts),
         table,
+        sockets: Mutex::new(Sockets::new(live)),
         agreement,
         health,
     };

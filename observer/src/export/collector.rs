@@ -18,6 +18,7 @@ use super::{
     own::{BuildInfo, Own},
     per_process::{Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
+    sockets,
     text::TextSink,
 };
 use crate::{
@@ -166,6 +167,7 @@ impl Exporter {
                 observed,
             };
             table.visit(&**source, &**facts, &mut |view| writer.write(view));
+            sockets::write(sink, &table, &source.polled());
             (table.processes(), table.time_wait_drift())
         };
         let mut own = Own { sink: &mut *sink };

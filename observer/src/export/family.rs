@@ -85,6 +85,20 @@ metrics! {
         "socket() and accept() calls that failed for want of descriptors or memory. EMFILE is the process's limit, ENFILE the host's.";
     Retransmits, "socket_retransmits_total", Counter,
         "Retransmitted TCP segments.";
+    ListenBacklog, "socket_listen_backlog", Gauge,
+        "Connections that wait for the process to accept them, by listening address.";
+    ListenBacklogMax, "socket_listen_backlog_max", Gauge,
+        "Connections that may wait to be accepted: the lesser of listen()'s backlog and net.core.somaxconn. One more is let in.";
+    ListenOverflows, "socket_listen_overflows_total", Counter,
+        "Connection requests dropped because the accept queue was full: the process does not accept fast enough, or the backlog is too short.";
+    SynDrops, "socket_syn_drops_total", Counter,
+        "Connection requests that the listener dropped for whatever reason, a full accept queue included.";
+    PortsUsed, "socket_ephemeral_ports_used", Gauge,
+        "Local ports that the process uses towards a destination, from one source address. TIME_WAIT is use.";
+    PortsAvailable, "socket_ephemeral_ports_available", Gauge,
+        "Local ports that connect() may choose from for each destination: ip_local_port_range less reserved and bound ports.";
+    PortsRatio, "socket_ephemeral_ports_ratio", Gauge,
+        "Part of the available local ports that all processes together use towards this destination. At 1, connect() fails with EADDRNOTAVAIL.";
     OpenFds, "socket_process_open_fds", Gauge,
         "Open file descriptors of the watched process.";
     MaxFds, "socket_process_max_fds", Gauge,

@@ -13,6 +13,7 @@ pub mod names;
 mod own;
 mod per_process;
 pub mod sink;
+mod sockets;
 mod text;
 
 #[cfg(test)]

@@ -66,6 +66,10 @@ impl Own<'_> {
                 self.put(Family::Events, &extra, count);
             }
         }
+        for (signal, method) in source.polled() {
+            let extra = [("signal", signal), ("method", method)];
+            self.put(Family::SignalInfo, &extra, 1);
+        }
         for ((kind, written), lost) in RECORD_NAMES
             .into_iter()
             .zip(stats.records)

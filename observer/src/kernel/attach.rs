@@ -58,6 +58,7 @@ impl Kernel {
                     Err(error) => Some(format!("cannot read {}: {error}", format.display())),
                 }
             }
+            Attach::IterMapElem { needs } => self.layout.lacks(needs),
             Attach::IterTaskFile | Attach::Shared { .. } => None,
         }
     }
@@ -102,7 +103,9 @@ impl Kernel {
                 <&mut BtfTracePoint>::try_from(handle)?.load(tracepoint, &self.btf)
             }
             Attach::SyscallExit { .. } => <&mut TracePoint>::try_from(handle)?.load(),
-            Attach::IterTaskFile => <&mut Iter>::try_from(handle)?.load("task_file", &self.btf),
+            Attach::IterTaskFile | Attach::IterMapElem { .. } => {
+                <&mut Iter>::try_from(handle)?.load(program.hook, &self.btf)
+            }
             Attach::Function { rung, function, .. } => match rung {
                 Rung::Fentry => <&mut FEntry>::try_from(handle)?.load(function, &self.btf),
                 Rung::Fexit => <&mut FExit>::try_from(handle)?.load(function, &self.btf),
@@ -130,7 +133,7 @@ fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
                 .map(drop),
         },
         // Attached each time it is read; loading it was the test.
-        Attach::IterTaskFile | Attach::Shared { .. } => Ok(()),
+        Attach::IterTaskFile | Attach::IterMapElem { .. } | Attach::Shared { .. } => Ok(()),
     }
 }
 

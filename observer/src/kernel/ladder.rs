@@ -31,6 +31,11 @@ pub enum Attach {
     },
     /// A BPF iterator over open files.
     IterTaskFile,
+    /// A BPF iterator over the elements of a map. Attached to the map when it is read.
+    IterMapElem {
+        /// Fields, by their globals, without which it would write zeros.
+        needs: &'static [&'static str],
+    },
     /// Not at all: a program that serves another signal serves this one too.
     Shared {
         /// That program.
@@ -71,7 +76,7 @@ impl ProgramSpec {
             Attach::TpBtf { .. } => Rung::TpBtf,
             Attach::SyscallExit { .. } => Rung::Tracepoint,
             Attach::Function { rung, .. } | Attach::Shared { rung, .. } => rung,
-            Attach::IterTaskFile => Rung::Iter,
+            Attach::IterTaskFile | Attach::IterMapElem { .. } => Rung::Iter,
         }
     }
 }

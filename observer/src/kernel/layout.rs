@@ -13,6 +13,13 @@ pub const ABSENT: u64 = u64::MAX;
 /// program reaches the registers of its system call below the top of the task's stack.
 pub const PT_REGS_SIZE: &str = "PT_REGS_SIZE";
 
+/// The global that holds where a network namespace keeps its range of local ports.
+pub const PORT_RANGE: &str = "OFF_NET_PORT_RANGE";
+
+/// The global that holds the size of that range: 8 for two ints, 4 for both in one (6.8 and
+/// later).
+pub const PORT_RANGE_SIZE: &str = "PORT_RANGE_SIZE";
+
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -91,6 +98,9 @@ pub const FIELDS: &[FieldSpec] = &[
     required("OFF_SK_SHUTDOWN", "sock", "sk_shutdown", 1),
     optional("OFF_SK_LINGERTIME", "sock", "sk_lingertime", 8),
     optional("OFF_SK_SOCKET", "sock", "sk_socket", 8),
+    optional("OFF_SK_DROPS", "sock", "sk_drops", 4),
+    optional("OFF_SK_BACKLOG", "sock", "sk_ack_backlog", 4),
+    optional("OFF_SK_MAX_BACKLOG", "sock", "sk_max_ack_backlog", 4),
     required("OFF_INET_SPORT", "inet_sock", "inet_sport", 2),
     optional("OFF_TP_RCV_NXT", "tcp_sock", "rcv_nxt", 4),
     optional("OFF_TP_COPIED_SEQ", "tcp_sock", "copied_seq", 4),
@@ -120,10 +130,16 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKB_HEAD", "sk_buff", "head", 8),
     optional("OFF_SKB_NETWORK", "sk_buff", "network_header", 2),
     optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
+    optional("OFF_SKB_PROTOCOL", "sk_buff", "protocol", 2),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     optional("OFF_FILE_INODE", "file", "f_inode", 8),
     optional("OFF_INODE_MODE", "inode", "i_mode", 2),
+    optional("OFF_ICSK_BIND_HASH", "inet_connection_sock", "icsk_bind_hash", 8),
+    optional("OFF_TB_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
+    optional("OFF_TB_FASTREUSEPORT", "inet_bind_bucket", "fastreuseport", 1),
+    // CONFIG_SYSCTL.
+    optional("OFF_NET_RESERVED_PORTS", "net", "ipv4.sysctl_local_reserved_ports", 8),
 ];
 
 /// Where system calls pass their arguments on x86_64; the fourth is in r10, because the
@@ -172,7 +188,30 @@ impl Layout {
     /// Looks all fields up. The error is that of the first required field that is not
     /// there or has another size.
     pub fn resolve(btf: &KernelBtf) -> Result<Self, LayoutError> {
-        Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))
+        let mut layout = Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))?;
+        layout.port_range(btf);
+        Ok(layout)
+    }
+
+    /// Finds the range of local ports, which has had two forms.
+    fn port_range(&mut self, btf: &KernelBtf) {
+        let path = "ipv4.ip_local_ports.range";
+        let size = match btf.member("net", path) {
+            Ok(field) if matches!(field.size, 4 | 8) => {
+                self.globals.push((PORT_RANGE, u64::from(field.offset)));
+                u64::from(field.size)
+            }
+            Ok(field) => {
+                let reason = format!("net.{path} has {} bytes", field.size);
+                self.leave_out(PORT_RANGE, reason);
+                ABSENT
+            }
+            Err(error) => {
+                self.leave_out(PORT_RANGE, error.to_string());
+                ABSENT
+            }
+        };
+        self.globals.push((PORT_RANGE_SIZE, size));
     }
 
     fn resolve_from<'a>(
@@ -222,6 +261,13 @@ impl Layout {
     pub fn offset(&self, global: &str) -> Option<u64> {
         let (_, offset) = self.globals.iter().find(|(name, _)| *name == global)?;
         (*offset != ABSENT).then_some(*offset)
+    }
+
+    /// Why the first absent one of the fields behind `globals` is absent.
+    #[must_use]
+    pub fn lacks(&self, globals: &[&str]) -> Option<String> {
+        let absent = |it: &&Absent| globals.contains(&it.global);
+        self.absent.iter().find(absent).map(|it| it.reason.clone())
     }
 
     /// What this kernel lacks.

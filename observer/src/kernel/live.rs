@@ -1,12 +1,11 @@
 //! The attached programs, as the rest of the daemon sees them.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -18,20 +17,24 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use observer_common::{
-    Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_NETNS,
-    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
-    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TIME_WAIT_SUBSTATES, TimeWait,
+    Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_LISTENERS,
+    MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
+    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TIME_WAIT_SUBSTATES,
     TimeWaitOwner,
 };
 
 use super::ring::Stream;
 use super::{
     attach::attach_twins,
+    fdinfo::{field, program_runs},
+    iterators::Iterators,
+    listeners::max_listeners,
     load::{LoadOptions, Loaded},
     mapped::MappedArray,
     programs::TWINS,
     resync::{Resync, Resynced},
     source::{KernelSource, MapFill, ProgramRuns},
+    time_waits::TimeWaits,
     verdict::Verdict,
 };
 use crate::{explain::ResetReasons, sync::lock};
@@ -55,19 +58,13 @@ pub struct Live {
     observes: [bool; SIGNALS],
     max_connections: u64,
     max_sockopt: u64,
+    max_listeners: u64,
     time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
     /// Where TIME_WAIT is exact.
-    accounts: Option<MappedArray<Account>>,
-    /// Accounts of processes that have given their slots back.
-    lingering_accounts: AtomicU64,
-    max_netns: u64,
-    free_accounts: Mutex<Queue<MapData, u32>>,
-    time_waits: Mutex<HashMap<MapData, u64, TimeWait>>,
-    netns_time_waits: Mutex<HashMap<MapData, u32, Account>>,
-    /// Ends that the kernel programs missed, by network namespace.
-    swept_time_waits: Mutex<BTreeMap<u32, u64>>,
+    time_waits: Option<TimeWaits>,
     twins_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
+    pub(super) iterators: Iterators,
 }
 
 impl Live {
@@ -88,6 +85,10 @@ impl Live {
             absent: _,
             reasons,
         } = loaded;
+        let iterators = Iterators::new(&mut ebpf, exact_time_wait);
+        let time_waits = exact_time_wait
+            .then(|| TimeWaits::new(&mut ebpf))
+            .transpose()?;
         let mut take = |name: &'static str| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
@@ -104,19 +105,6 @@ impl Live {
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
         let connections = HashMap::try_from(take("CONNECTIONS")?)?;
-        let accounts = array(take("ACCOUNTS")?, "ACCOUNTS")?;
-        let accounts = exact_time_wait
-            .then(|| MappedArray::new(&accounts))
-            .transpose()
-            .context("cannot map the accounts of TIME_WAIT")?;
-        let free_accounts: Queue<MapData, u32> = Queue::try_from(take("FREE_ACCOUNTS")?)?;
-        let time_waits = HashMap::try_from(take("TIME_WAITS")?)?;
-        let netns_time_waits = take("NETNS_TIME_WAITS")?;
-        let max_netns = match &netns_time_waits {
-            aya::maps::Map::HashMap(data) => u64::from(data.info()?.max_entries()),
-            _ => 0,
-        };
-        let netns_time_waits = HashMap::try_from(netns_time_waits)?;
         let time_wait_owners = HashMap::try_from(take("TIME_WAIT_OWNERS")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
         let log = options
@@ -154,16 +142,12 @@ impl Live {
                 observes,
                 max_connections: u64::from(options.max_connections),
                 max_sockopt: u64::from(options.max_sockopt_failures),
+                max_listeners: u64::from(max_listeners(options.max_connections)),
                 time_wait_owners: Mutex::new(time_wait_owners),
-                accounts,
-                lingering_accounts: AtomicU64::new(0),
-                max_netns,
-                free_accounts: Mutex::new(free_accounts),
-                time_waits: Mutex::new(time_waits),
-                netns_time_waits: Mutex::new(netns_time_waits),
-                swept_time_waits: Mutex::default(),
+                time_waits,
                 log: Mutex::new(log),
                 twins_attached,
+                iterators,
             },
             stream,
         ))
@@ -173,7 +157,7 @@ impl Live {
     /// one that entered before the daemon, or so long ago that it was forgotten.
     pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
         let owner = lock(&self.time_wait_owners).get(&cookie, 0).ok()?;
-        Some((owner.slot, owner.generation))
+        (owner.slot >= SLOT_FIRST).then_some((owner.slot, owner.generation))
     }
 
     /// Attaches the programs that make up for skipped runs once the kernel has skipped one.
@@ -204,7 +188,8 @@ impl Live {
     pub fn sweep(&self, epoch: u32) -> anyhow::Result<u64> {
         let now = monotonic_ns();
         let forgotten = |since: u64| now.saturating_sub(since) > FORGOTTEN.as_nanos() as u64;
-        let mut swept = self.sweep_time_waits(forgotten);
+        let time_waits = self.time_waits.as_ref();
+        let mut swept = time_waits.map_or(0, |time_waits| time_waits.sweep(forgotten));
         let mut connections = lock(&self.connections);
         let stale: Vec<_> = connections
             .iter()
@@ -230,31 +215,6 @@ impl Live {
         Ok(swept)
     }
 
-    /// The same for sockets that entered TIME_WAIT that long ago; they stay for a minute.
-    fn sweep_time_waits(&self, forgotten: impl Fn(u64) -> bool) -> u64 {
-        let Some(accounts) = &self.accounts else {
-            return 0;
-        };
-        let mut time_waits = lock(&self.time_waits);
-        let stale: Vec<_> = time_waits
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, entry)| forgotten(entry.entered_ns))
-            .collect();
-        let mut swept = 0;
-        for (socket, entry) in stale {
-            if time_waits.remove(&socket).is_ok() {
-                let ended = std::mem::offset_of!(Account, ended);
-                accounts
-                    .word(entry.account, ended)
-                    .fetch_add(1, Ordering::Relaxed);
-                *lock(&self.swept_time_waits).entry(entry.netns).or_default() += 1;
-                swept += 1;
-            }
-        }
-        swept
-    }
-
     /// Takes in sockets older than the daemon and finds those that changed hands.
     ///
     /// # Errors
@@ -277,7 +237,7 @@ impl Live {
             .collect()
     }
 
-    /// Whether slot `index` belongs to a process.
+    /// Whether slot `index` is a process's.
     fn in_use(&self, index: u32) -> bool {
         let tgid = std::mem::offset_of!(Slot, key) + std::mem::offset_of!(ProcessKey, tgid);
         self.slots.word(index, tgid).load(Ordering::Relaxed) != 0
@@ -390,31 +350,18 @@ impl KernelSource for Live {
     }
 
     fn account(&self, account: u32) -> Option<Account> {
-        let accounts = self.accounts.as_ref()?;
-        let mut read = Account::default();
-        accounts.read(account, &mut read);
-        Some(read)
+        Some(self.time_waits.as_ref()?.account(account))
     }
 
     fn free_account(&self, account: u32) {
-        if let Some(accounts) = &self.accounts {
-            accounts.clear(account);
-            self.lingering_accounts.fetch_sub(1, Ordering::Relaxed);
-            // There is room: it came out of this queue.
-            let _ = lock(&self.free_accounts).push(account, 0);
+        if let Some(time_waits) = &self.time_waits {
+            time_waits.free(account);
         }
     }
 
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
-        let counts = lock(&self.netns_time_waits);
-        let swept = lock(&self.swept_time_waits);
-        let counts = counts.iter().filter_map(Result::ok);
-        counts
-            .map(|(netns, mut account)| {
-                account.ended += swept.get(&netns).copied().unwrap_or(0);
-                (netns, account)
-            })
-            .collect()
+        let time_waits = self.time_waits.as_ref();
+        time_waits.map_or_else(Vec::new, TimeWaits::by_netns)
     }
 
     fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
@@ -477,15 +424,19 @@ impl KernelSource for Live {
                 lock(&self.sockopt).keys().filter_map(Result::ok).count() as u64,
                 self.max_sockopt,
             ),
+            fill(
+                MAP_LISTENERS,
+                self.iterators.listeners(),
+                self.max_listeners,
+            ),
         ];
-        if let Some(accounts) = &self.accounts {
-            let netns = self.time_wait_by_netns();
+        if let Some(time_waits) = &self.time_waits {
+            let netns = time_waits.by_netns();
             let live = netns.iter().map(|(_, account)| account.live()).sum();
-            let held = self.lingering_accounts.load(Ordering::Relaxed) + used as u64;
-            let capacity = u64::from(accounts.len() - SLOT_FIRST);
+            let accounts = time_waits.lingering() + used as u64;
             fills.push(fill(MAP_TIME_WAITS, live, self.max_connections));
-            fills.push(fill(MAP_ACCOUNTS, held, capacity));
-            fills.push(fill(MAP_NETNS, netns.len() as u64, self.max_netns));
+            fills.push(fill(MAP_ACCOUNTS, accounts, time_waits.max_accounts()));
+            fills.push(fill(MAP_NETNS, netns.len() as u64, time_waits.max_netns()));
         }
         fills
     }
@@ -500,11 +451,15 @@ impl KernelSource for Live {
     }
 
     fn missed_runs(&self) -> Vec<(&'static str, u64)> {
-        self.fdinfo(|program, info| Some((program, fdinfo_field(info, "recursion_misses")?)))
+        self.fdinfo(|program, info| Some((program, field(info, "recursion_misses")?)))
     }
 
     fn observes(&self, signal: u32) -> bool {
         self.observes.get(signal as usize).copied().unwrap_or(false)
+    }
+
+    fn polled(&self) -> Vec<(&'static str, &'static str)> {
+        self.iterators.methods(self.counts_overflows())
     }
 
     fn reset_reason(&self, index: u32) -> String {
@@ -521,8 +476,8 @@ impl KernelSource for Live {
         // First the name, so that nobody finds the slot any more; then its contents; then
         // it is handed out again.
         let _ = lock(&self.processes).remove(&slot.key);
-        if self.accounts.is_some() && slot.account >= SLOT_FIRST {
-            self.lingering_accounts.fetch_add(1, Ordering::Relaxed);
+        if let Some(time_waits) = &self.time_waits {
+            time_waits.outlives(slot.account);
         }
         self.slots.clear(index);
         let generation = std::mem::offset_of!(Slot, generation);
@@ -531,41 +486,5 @@ impl KernelSource for Live {
             Ordering::Release,
         );
         let _ = lock(&self.free_slots).push(index, 0);
-    }
-}
-
-/// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
-fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
-    Some(ProgramRuns {
-        program,
-        runs: fdinfo_field(fdinfo, "run_cnt")?,
-        run_time_ns: fdinfo_field(fdinfo, "run_time_ns")?,
-    })
-}
-
-fn fdinfo_field(fdinfo: &str, name: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key == name).then(|| value.trim().parse().ok())?
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn run_statistics_are_read_from_fdinfo() {
-        let text =
-            "pos:\t0\nprog_type:\t26\nrun_time_ns:\t1234\nrun_cnt:\t7\nrecursion_misses:\t0\n";
-        assert_eq!(
-            program_runs("state_tp_btf", text),
-            Some(ProgramRuns {
-                program: "state_tp_btf",
-                runs: 7,
-                run_time_ns: 1234
-            })
-        );
-        assert_eq!(program_runs("state_tp_btf", "pos:\t0\n"), None);
     }
 }

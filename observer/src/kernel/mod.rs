@@ -3,18 +3,24 @@
 
 mod attach;
 pub mod btf;
+mod fdinfo;
+mod iterators;
 pub mod ladder;
 pub mod layout;
+mod listeners;
 mod live;
 mod load;
+mod map_iter;
 mod mapped;
 mod object;
 mod plan;
+mod ports;
 pub mod programs;
 pub mod resync;
 mod ring;
 mod selftest;
 pub mod source;
+mod time_waits;
 mod tracefs;
 pub mod verdict;
 
@@ -22,5 +28,6 @@ pub use btf::VMLINUX as KERNEL_BTF;
 pub use layout::Absent;
 pub use live::{Live, monotonic_ns};
 pub use load::{Kernel, LoadError, LoadOptions, Loaded};
+pub use programs::{POLLED_LISTEN, POLLED_PORTS};
 pub use ring::Stream;
 pub use tracefs::{field_offset, find_tracefs, mount_tracefs};

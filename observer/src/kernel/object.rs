@@ -12,6 +12,7 @@ use observer_common::SLOT_FIRST;
 
 use super::{
     btf::KernelBtf,
+    listeners::max_listeners,
     load::{Kernel, LoadError, LoadOptions},
     plan::Plan,
     programs::{ACCEPT, CONNECT, CONNECT_NR, PORTS_CONNECT, TIME_WAIT},
@@ -128,6 +129,7 @@ impl Kernel {
             .map_max_entries("FREE_SLOTS", options.slots)
             .map_max_entries("STATS", cpus as u32)
             .map_max_entries("SOCKOPT_FAILURES", options.max_sockopt_failures)
+            .map_max_entries("LISTENERS", max_listeners(options.max_connections))
             .map_max_entries("TIME_WAIT_OWNERS", sizes.time_wait_owners)
             .map_max_entries("TIME_WAITS", sizes.time_waits)
             .map_max_entries("ACCOUNTS", sizes.accounts)

@@ -1,327 +1,55 @@
 //! The load table: every signal with the ways to observe it, every program with its hook.
 
 use observer_common::{
-    SIGNAL_ACCEPT, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_NAMES, SIGNAL_PORTS, SIGNAL_RECEIVED,
-    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE,
-    SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END,
+    SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_LISTEN_OVERFLOW, SIGNAL_PORTS, SIGNAL_RECEIVED,
+    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_STATE,
 };
 
 use super::{
-    ladder::{Attach, Ladder, Needs, ProgramSpec, Step},
+    ladder::{Attach, Ladder, Needs, ProgramSpec},
+    layout::PORT_RANGE,
+    listeners, ports,
     verdict::Rung,
 };
 
-const SOCK: &str = "struct sock *";
-const SKB: &str = "struct sk_buff *";
-const DEATH_ROW: &str = "struct inet_timewait_death_row *";
+mod told;
+mod words;
 
-const fn name_of(signal: u32) -> &'static str {
-    SIGNAL_NAMES[signal as usize]
-}
+pub use told::{ACCEPT, CONNECT, PORTS_CONNECT, SETSOCKOPT, TIME_WAIT};
+use told::{ACCEPT_EXIT, ACCEPT4_EXIT, GET_PORT};
+use words::*;
 
-const fn tp_btf(
-    name: &'static str,
-    tracepoint: &'static str,
-    args: &'static [&'static str],
-) -> ProgramSpec {
-    ProgramSpec {
-        name,
-        hook: tracepoint,
-        attach: Attach::TpBtf { tracepoint, args },
-    }
-}
+/// What is read from listening sockets, as shown. Not counted event by event.
+pub const POLLED_LISTEN: &str = "listen";
+/// What is read about local ports, as shown. Not counted event by event.
+pub const POLLED_PORTS: &str = "ports";
 
-const fn syscall_exit(name: &'static str, hook: &'static str, event: &'static str) -> ProgramSpec {
-    ProgramSpec {
-        name,
-        hook,
-        attach: Attach::SyscallExit { event },
-    }
-}
+const CONN_REQUEST: &[&str] = &[
+    "struct request_sock_ops *",
+    "struct tcp_request_sock_ops *",
+    SOCK,
+    SKB,
+];
 
-const fn function(
-    name: &'static str,
-    rung: Rung,
-    function: &'static str,
-    args: &'static [&'static str],
-) -> ProgramSpec {
-    ProgramSpec {
-        name,
-        hook: function,
-        attach: Attach::Function {
-            rung,
-            function,
-            args,
-        },
-    }
-}
-
-const fn shared(program: &'static str, rung: Rung, hook: &'static str) -> ProgramSpec {
-    ProgramSpec {
-        name: program,
-        hook,
-        attach: Attach::Shared {
-            program,
-            rung,
-            needs: Needs::Nothing,
-        },
-    }
-}
-
-const fn step(programs: &'static [ProgramSpec], counts: &'static [u32]) -> Step {
-    Step {
-        programs,
-        counts,
-        remark: "",
-    }
-}
-
-const fn remarked(
-    programs: &'static [ProgramSpec],
-    counts: &'static [u32],
-    remark: &'static str,
-) -> Step {
-    Step {
-        programs,
-        counts,
-        remark,
-    }
-}
-
-const fn ladder(signal: &'static str, steps: &'static [Step]) -> Ladder {
-    Ladder {
-        signal,
-        required: false,
-        steps,
-    }
-}
-
-const ACCEPT_EXIT: ProgramSpec = syscall_exit(
-    "accept_exit_tracepoint",
-    "syscalls:sys_exit_accept",
-    "sys_exit_accept",
+const LISTENERS_ITER: ProgramSpec = iter_map_elem(
+    listeners::PROGRAM,
+    &["OFF_SK_DROPS", "OFF_SK_BACKLOG", "OFF_SK_MAX_BACKLOG"],
 );
-const ACCEPT4_EXIT: ProgramSpec = syscall_exit(
-    "accept4_exit_tracepoint",
-    "syscalls:sys_exit_accept4",
-    "sys_exit_accept4",
-);
-const CONNECT_EXIT: ProgramSpec = syscall_exit(
-    "connect_exit_tracepoint",
-    "syscalls:sys_exit_connect",
-    "sys_exit_connect",
-);
-const SETSOCKOPT_EXIT: ProgramSpec = syscall_exit(
-    "setsockopt_exit_tracepoint",
-    "syscalls:sys_exit_setsockopt",
-    "sys_exit_setsockopt",
-);
-
-const TWSK_ALLOC: &[&str] = &[SOCK, DEATH_ROW, "int"];
-const HASH_CONNECT: &[&str] = &[DEATH_ROW, SOCK];
-const GET_PORT: &[&str] = &[SOCK, "short unsigned int"];
-const DO_SETSOCKOPT: &[&str] = &["struct socket *", "bool", "int", "int"];
-const SYS_SETSOCKOPT: &[&str] = &["int", "int", "int"];
-
-/// The ladder of connection outcomes.
-pub const CONNECT: &Ladder = &ladder(
-    name_of(SIGNAL_CONNECT),
-    &[step(&[CONNECT_EXIT], &[SIGNAL_CONNECT])],
-);
-
-/// The ladder of TIME_WAIT.
-pub const TIME_WAIT: &Ladder = &ladder(
-    name_of(SIGNAL_TIME_WAIT),
+const CONNECTIONS_ITER: ProgramSpec = iter_map_elem(
+    ports::CONNECTIONS,
     &[
-        step(
-            &[
-                function(
-                    "time_wait_end_fentry",
-                    Rung::Fentry,
-                    "tcp_twsk_destructor",
-                    &[SOCK],
-                ),
-                function(
-                    "time_wait_begin_fexit",
-                    Rung::Fexit,
-                    "inet_twsk_alloc",
-                    TWSK_ALLOC,
-                ),
-            ],
-            &[SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END],
-        ),
-        step(
-            &[
-                function(
-                    "time_wait_end_kprobe",
-                    Rung::Kprobe,
-                    "tcp_twsk_destructor",
-                    &[SOCK],
-                ),
-                function(
-                    "time_wait_begin_kprobe",
-                    Rung::Kprobe,
-                    "inet_twsk_alloc",
-                    TWSK_ALLOC,
-                ),
-                function(
-                    "time_wait_begin_kretprobe",
-                    Rung::Kretprobe,
-                    "inet_twsk_alloc",
-                    TWSK_ALLOC,
-                ),
-            ],
-            &[SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END],
-        ),
-        remarked(
-            &[shared("state_tp_btf", Rung::TpBtf, "inet_sock_set_state")],
-            &[SIGNAL_TIME_WAIT],
-            "inferred from the state a connection ends in; its end is assumed after 60 seconds",
-        ),
+        "OFF_ICSK_BIND_HASH",
+        "OFF_TB_FASTREUSE",
+        "OFF_TB_FASTREUSEPORT",
     ],
 );
-
-/// The ladder of accepted connections.
-pub const ACCEPT: &Ladder = &ladder(
-    name_of(SIGNAL_ACCEPT),
+const NAMESPACES_ITER: ProgramSpec = iter_map_elem(
+    ports::NAMESPACES,
     &[
-        step(
-            &[function(
-                "accept_fexit",
-                Rung::Fexit,
-                "inet_csk_accept",
-                &[SOCK],
-            )],
-            &[SIGNAL_ACCEPT],
-        ),
-        step(
-            &[function(
-                "accept_kretprobe",
-                Rung::Kretprobe,
-                "inet_csk_accept",
-                &[SOCK],
-            )],
-            &[SIGNAL_ACCEPT],
-        ),
-        remarked(
-            &[
-                shared(ACCEPT_EXIT.name, Rung::Tracepoint, ACCEPT_EXIT.hook),
-                shared(ACCEPT4_EXIT.name, Rung::Tracepoint, ACCEPT4_EXIT.hook),
-            ],
-            &[SIGNAL_ACCEPT],
-            "64-bit system calls only, not io_uring",
-        ),
-    ],
-);
-
-/// The ladder of connect()'s searches for a local port.
-pub const PORTS_CONNECT: &Ladder = &ladder(
-    name_of(SIGNAL_PORTS),
-    &[
-        step(
-            &[function(
-                "hash_connect_fexit",
-                Rung::Fexit,
-                "__inet_hash_connect",
-                HASH_CONNECT,
-            )],
-            &[SIGNAL_PORTS],
-        ),
-        step(
-            &[
-                function(
-                    "hash_connect_kprobe",
-                    Rung::Kprobe,
-                    "__inet_hash_connect",
-                    HASH_CONNECT,
-                ),
-                function(
-                    "hash_connect_kretprobe",
-                    Rung::Kretprobe,
-                    "__inet_hash_connect",
-                    HASH_CONNECT,
-                ),
-            ],
-            &[SIGNAL_PORTS],
-        ),
-        remarked(
-            &[shared(
-                CONNECT_EXIT.name,
-                Rung::Tracepoint,
-                CONNECT_EXIT.hook,
-            )],
-            &[SIGNAL_PORTS],
-            "64-bit system calls only, not io_uring",
-        ),
-    ],
-);
-
-/// The ladder of failed setsockopt calls.
-pub const SETSOCKOPT: &Ladder = &ladder(
-    name_of(SIGNAL_SETSOCKOPT),
-    &[
-        step(
-            &[
-                function(
-                    "setsockopt_fexit",
-                    Rung::Fexit,
-                    "do_sock_setsockopt",
-                    DO_SETSOCKOPT,
-                ),
-                // Calls that do not reach a socket.
-                SETSOCKOPT_EXIT,
-            ],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        step(
-            &[function(
-                "sys_setsockopt_fexit",
-                Rung::Fexit,
-                "__sys_setsockopt",
-                SYS_SETSOCKOPT,
-            )],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        step(
-            &[
-                function(
-                    "setsockopt_kprobe",
-                    Rung::Kprobe,
-                    "do_sock_setsockopt",
-                    DO_SETSOCKOPT,
-                ),
-                function(
-                    "setsockopt_kretprobe",
-                    Rung::Kretprobe,
-                    "do_sock_setsockopt",
-                    DO_SETSOCKOPT,
-                ),
-                SETSOCKOPT_EXIT,
-            ],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        step(
-            &[
-                function(
-                    "sys_setsockopt_kprobe",
-                    Rung::Kprobe,
-                    "__sys_setsockopt",
-                    SYS_SETSOCKOPT,
-                ),
-                function(
-                    "sys_setsockopt_kretprobe",
-                    Rung::Kretprobe,
-                    "__sys_setsockopt",
-                    SYS_SETSOCKOPT,
-                ),
-            ],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        remarked(
-            &[SETSOCKOPT_EXIT],
-            &[SIGNAL_SETSOCKOPT],
-            "64-bit system calls only, not io_uring",
-        ),
+        "OFF_SKC_NET",
+        "OFF_NET_INUM",
+        "OFF_NET_RESERVED_PORTS",
+        PORT_RANGE,
     ],
 );
 
@@ -543,6 +271,47 @@ pub const LADDERS: &[Ladder] = &[
         )],
     ),
     *SETSOCKOPT,
+    ladder(
+        name_of(SIGNAL_LISTEN_OVERFLOW),
+        &[
+            step(
+                &[function(
+                    "conn_request_fentry",
+                    Rung::Fentry,
+                    "tcp_conn_request",
+                    CONN_REQUEST,
+                )],
+                &[SIGNAL_LISTEN_OVERFLOW],
+            ),
+            step(
+                &[function(
+                    "conn_request_kprobe",
+                    Rung::Kprobe,
+                    "tcp_conn_request",
+                    CONN_REQUEST,
+                )],
+                &[SIGNAL_LISTEN_OVERFLOW],
+            ),
+            remarked(
+                &[shared(listeners::PROGRAM, Rung::Iter, "bpf_map_elem")],
+                &[],
+                "inferred from the drops of each listener and the kernel's total of overflows",
+            ),
+        ],
+    ),
+    ladder(POLLED_LISTEN, &[step(&[LISTENERS_ITER], &[])]),
+    ladder(
+        POLLED_PORTS,
+        &[step(
+            &[
+                CONNECTIONS_ITER,
+                iter_map_elem(ports::TIME_WAITS, &[]),
+                iter_map_elem(ports::OWNED_TIME_WAITS, &[]),
+                NAMESPACES_ITER,
+            ],
+            &[],
+        )],
+    ),
     ladder(
         "sockets",
         &[step(

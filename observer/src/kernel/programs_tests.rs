@@ -1,5 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
+use observer_common::SIGNAL_NAMES;
+
 use super::*;
 
 fn programs() -> impl Iterator<Item = &'static ProgramSpec> {

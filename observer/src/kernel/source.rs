@@ -72,6 +72,9 @@ pub trait KernelSource: Send + Sync {
     /// Whether the exposition may show `signal` (a `SIGNAL_` number): false when no rung
     /// could be attached, so that no false zero is shown.
     fn observes(&self, signal: u32) -> bool;
+    /// Signals that are read from sockets now and then rather than counted event by event,
+    /// each with its method, `exact` or `inferred`.
+    fn polled(&self) -> Vec<(&'static str, &'static str)>;
     /// The name of an index of [`Slot::resets_sent`] on this kernel.
     fn reset_reason(&self, index: u32) -> String;
     /// Verdicts on all hooks.

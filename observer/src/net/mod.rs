@@ -6,6 +6,7 @@
 //! bytes: their parsers never panic, and their errors name file and field.
 
 pub mod netns;
+pub mod overflows;
 pub mod snmp;
 pub mod sockdiag;
 pub mod sockdiag_message;

@@ -191,6 +191,10 @@ impl KernelSource for FakeKernel {
         !self.blind.contains(&signal)
     }
 
+    fn polled(&self) -> Vec<(&'static str, &'static str)> {
+        vec![("listen", "exact"), ("ports", "inferred")]
+    }
+
     fn reset_reason(&self, index: u32) -> String {
         match index {
             // The kernel's own reason and the class of the same name.

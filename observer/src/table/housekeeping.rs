@@ -12,6 +12,8 @@ use tracing::warn;
 use super::{
     facts::ProcessFacts,
     labels::{Labels, printable},
+    listeners::Listeners,
+    ports::Ports,
     time_wait::Ledger,
     totals::{Totals, add_failures},
 };
@@ -106,6 +108,8 @@ pub struct Table {
     pub(super) time_wait_since: u64,
     /// Whether the kernel's number covers all that entered.
     pub(super) time_wait_is_whole: bool,
+    pub(super) listeners: Listeners,
+    pub(super) ports: Ports,
     pub(super) scratch: Box<Slot>,
 }
 
@@ -126,6 +130,8 @@ impl Table {
             time_wait_drift: None,
             time_wait_since: 0,
             time_wait_is_whole: true,
+            listeners: Listeners::default(),
+            ports: Ports::default(),
             scratch: Box::new(Slot::zeroed()),
         }
     }
@@ -141,6 +147,7 @@ impl Table {
     /// sockets for the grace period.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         self.discover(source, facts);
+        self.ports.expire(now);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
             self.each_totals(|totals| totals.close_accounts(source));
         } else {
@@ -171,6 +178,8 @@ impl Table {
                 self.fold(index, source);
             }
         }
+        self.fold_listeners();
+        self.fold_ports();
     }
 
     /// What processes that are gone left behind.
@@ -376,6 +385,8 @@ impl Table {
         let Some(entry) = self.entries[index as usize].take() else {
             return (None, Ledger::default());
         };
+        self.ports
+            .depart(index, entry.generation, entry.shown.as_deref());
         if let Some(labels) = &entry.shown {
             self.shown -= 1;
             if let Some(own) = self.own.get_mut(labels) {

@@ -16,6 +16,8 @@
 mod facts;
 mod housekeeping;
 mod labels;
+mod listeners;
+mod ports;
 mod time_wait;
 mod totals;
 mod view;
@@ -25,12 +27,16 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod sockets_tests;
+#[cfg(test)]
 mod tests;
 
 pub use facts::{Description, ProcessFacts, Resources};
 pub use housekeeping::{Filter, ProcessCounts, Table, TableConfig};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, printable};
+pub use listeners::{Listening, Overflows, Place};
+pub use ports::PortsView;
 pub use time_wait::TIME_WAIT_LENGTH;
 pub use totals::{Failure, Failures};
 pub use view::{Kind, SeriesView};

@@ -4,6 +4,7 @@ mod cost;
 mod format;
 mod http;
 mod samples;
+mod sockets;
 
 use std::{
     collections::BTreeMap,
@@ -86,6 +87,15 @@ pub const AWKWARD: [&[u8]; 5] = [
 ];
 
 pub fn exporter(kernel: FakeKernel, config: TableConfig) -> Exporter {
+    exporter_of(kernel, config, |_| {})
+}
+
+/// The same, after `change` was done to the table.
+pub fn exporter_of(
+    kernel: FakeKernel,
+    config: TableConfig,
+    change: impl FnOnce(&mut Table),
+) -> Exporter {
     let mut table = Table::new(config);
     let facts = FakeFacts::default();
     facts
@@ -94,6 +104,7 @@ pub fn exporter(kernel: FakeKernel, config: TableConfig) -> Exporter {
         .unwrap()
         .insert(100, "a\\x2db@\"1\".service".to_owned());
     table.tick(Instant::now(), &kernel, &facts);
+    change(&mut table);
     Exporter::new(
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),

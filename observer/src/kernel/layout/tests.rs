@@ -148,3 +148,26 @@ fn resolves_the_running_kernel() {
     eprintln!("tcp_close: {:?}", btf.func_args("tcp_close"));
     eprintln!("sk_rst_reason: {:?}", btf.enumerators("sk_rst_reason"));
 }
+
+#[test]
+fn finds_the_range_of_ports_in_both_forms() {
+    for size in [4, 8, 2] {
+        let mut w = Writer::new();
+        let range = w.int("u32", size);
+        let ports = w.structure("local_ports", size + 8, &[("range", range, 64)]);
+        let ipv4 = w.structure("netns_ipv4", size + 8, &[("ip_local_ports", ports, 0)]);
+        w.structure("net", size + 24, &[("ipv4", ipv4, 128)]);
+        let mut layout = Layout::resolve_from(&w.parse(), [].iter()).unwrap();
+        layout.absent.clear();
+        layout.port_range(&w.parse());
+        if size == 2 {
+            assert_eq!(layout.offset(PORT_RANGE), None);
+            let reason = layout.lacks(&["OFF_SK_DROPS", PORT_RANGE]).unwrap();
+            assert_eq!(reason, "net.ipv4.ip_local_ports.range has 2 bytes");
+        } else {
+            assert_eq!(layout.offset(PORT_RANGE), Some(24));
+            assert_eq!(layout.offset(PORT_RANGE_SIZE), Some(u64::from(size)));
+            assert_eq!(layout.lacks(&[PORT_RANGE]), None);
+        }
+    }
+}

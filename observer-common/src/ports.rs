@@ -1,0 +1,83 @@
+//! Local ports in use.
+
+/// The port is taken for every destination: a listener's, or one chosen by bind().
+pub const PORT_BOUND: u32 = 1 << 0;
+/// The connection is over and its address pair rests in TIME_WAIT.
+pub const PORT_TIME_WAIT: u32 = 1 << 1;
+/// There is no destination: the socket listens, or was closed and keeps its port.
+pub const PORT_UNCONNECTED: u32 = 1 << 2;
+
+/// What the iterators write for each socket that holds a local port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortUse {
+    /// The owner's slot.
+    pub slot: u32,
+    /// Of the slot, at that time.
+    pub generation: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// `PORT_` flags.
+    pub flags: u32,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Local address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u32; 4],
+    /// Remote address, likewise.
+    pub remote: [u32; 4],
+}
+
+crate::assert_layout!(PortUse, 52, [
+    slot: u32, generation: u32, netns: u32, flags: u32, local_port: u16, remote_port: u16,
+    local: [u32; 4], remote: [u32; 4],
+]);
+
+/// Words of a bitmap with one bit for each port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// What the iterator over network namespaces writes for each: which ports the kernel may
+/// choose there (`struct netns_ipv4`, for IPv6 as well).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PortSpace {
+    /// When a socket of it was last seen by an iterator, `bpf_ktime_get_ns`.
+    pub seen_ns: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// First port of `ip_local_port_range`.
+    pub low: u16,
+    /// Last port of it.
+    pub high: u16,
+    /// `ip_local_reserved_ports`: bit `n % 64` of word `n / 64` is port `n`.
+    pub reserved: [u64; PORT_WORDS],
+}
+
+crate::assert_layout!(PortSpace, 16 + 8 * PORT_WORDS, [
+    seen_ns: u64, netns: u32, low: u16, high: u16, reserved: [u64; PORT_WORDS],
+]);
+
+/// Value of the map of network namespaces; the key is the inode number.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct NetSeen {
+    /// Address of the `struct net`.
+    pub net: u64,
+    /// When a socket of it was last seen by an iterator.
+    pub seen_ns: u64,
+}
+
+crate::assert_layout!(NetSeen, 16, [net: u64, seen_ns: u64]);
+
+/// The prefix of an IPv4 address in a `struct in6_addr`: `::ffff:0:0`, RFC 4291 section 2.5.5.2.
+pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
+
+/// How long a socket rests in TIME_WAIT, `TCP_TIMEWAIT_LEN` (`include/net/tcp.h`).
+pub const TIME_WAIT_NS: u64 = 60_000_000_000;
+
+/// Nanoseconds in units of 2^20, about a millisecond; they wrap after 52 days.
+#[must_use]
+pub const fn coarse_time(nanoseconds: u64) -> u32 {
+    (nanoseconds >> 20) as u32
+}

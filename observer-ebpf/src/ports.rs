@@ -1,0 +1,277 @@
+//! Local ports in use: `iter/bpf_map_elem` over the map of connections, over what rests in
+//! TIME_WAIT, and over the network namespaces that the two met.
+//!
+//! Nothing is counted as it happens. When the daemon reads the iterators, they write down
+//! each socket's address pair, and the daemon counts ports. A port that was taken again
+//! while its last user rests in TIME_WAIT comes twice and counts once.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use observer_common::{
+    AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND, PORT_TIME_WAIT,
+    PORT_UNCONNECTED, PortUse, TIME_WAIT_NS, TimeWait, TimeWaitOwner, V4_MAPPED, coarse_time,
+};
+
+use crate::{
+    connections::now,
+    counting,
+    iter::{self, Output},
+    layout::{at, has},
+    maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
+    memory::{Memory, Probe},
+    stream,
+};
+
+/// Marks a key that is a time, for want of a cookie.
+const BY_TIME: u64 = 1 << 63;
+
+/// Local address of any kind of socket, as the bytes of a `struct in6_addr`.
+#[inline(always)]
+pub fn local_address<M: Memory>(sk: *const u8) -> [u32; 4] {
+    address::<M>(
+        sk,
+        at::OFF_SKC_RCV_SADDR(),
+        has::OFF_SKC_V6_RCV_SADDR().then(at::OFF_SKC_V6_RCV_SADDR),
+    )
+}
+
+/// Remote address of any kind of socket, likewise.
+#[inline(always)]
+fn remote_address<M: Memory>(sk: *const u8) -> [u32; 4] {
+    address::<M>(
+        sk,
+        at::OFF_SKC_DADDR(),
+        has::OFF_SKC_V6_DADDR().then(at::OFF_SKC_V6_DADDR),
+    )
+}
+
+#[inline(always)]
+fn address<M: Memory>(sk: *const u8, v4: usize, v6: Option<usize>) -> [u32; 4] {
+    // SAFETY: every kind of socket begins with a `struct sock_common`, offsets from BTF.
+    unsafe {
+        match v6 {
+            Some(v6) if M::read::<u16>(sk, at::OFF_SKC_FAMILY()) == AF_INET6 => M::read(sk, v6),
+            _ => [0, 0, V4_MAPPED, M::read(sk, v4)],
+        }
+    }
+}
+
+/// The socket leaves for TIME_WAIT: remembers whose its address pair is, for RSTs that answer
+/// late segments and for the ports in use.
+#[inline(always)]
+pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
+    let time = now();
+    // SAFETY: a full socket, offsets from BTF.
+    unsafe {
+        let mut key = 0;
+        if has::OFF_SKC_COOKIE() {
+            key = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
+        }
+        if key == 0 {
+            // It has no cookie: its FIN_WAIT1 was not seen, or the kernel is older than 5.12.
+            key = time | BY_TIME;
+        }
+        let mut net = 0;
+        if has::OFF_SKC_NET() {
+            net = M::read(sk, at::OFF_SKC_NET());
+        }
+        let owner = TimeWaitOwner {
+            slot,
+            generation,
+            net,
+            entered: coarse_time(time),
+            // skc_num is 0 by now, unless the socket was bound.
+            local_port: u16::from_be(Probe::read(sk, at::OFF_INET_SPORT())),
+            remote_port: u16::from_be(M::read(sk, at::OFF_SKC_DPORT())),
+            local: local_address::<M>(sk),
+            remote: remote_address::<M>(sk),
+        };
+        let _ = TIME_WAIT_OWNERS.insert(key, owner, 0);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+fn connections_iter(ctx: *mut c_void) -> i32 {
+    // SAFETY: attached to the map of connections.
+    let Some((output, key, conn)) = (unsafe { iter::element::<u64, Conn>(ctx) }) else {
+        return 0;
+    };
+    // SAFETY: the verifier checks both against the sizes in the map.
+    let (sk, flags, state) = unsafe { (*key as *const u8, (*conn).flags, (*conn).state) };
+    // A child has its listener's port.
+    if flags & (CONN_PASSIVE | CONN_PARENT) != 0 {
+        return 0;
+    }
+    let mut taken = 0;
+    if state == LISTEN || bound(sk) {
+        taken |= PORT_BOUND;
+    }
+    if matches!(state, LISTEN | CLOSE) {
+        taken |= PORT_UNCONNECTED;
+    }
+    // After its end, a socket keeps only a port that it was bound to.
+    if taken != PORT_UNCONNECTED {
+        let slot = stream::owner_of_entry(conn);
+        write(output, sk, slot, counting::generation(slot), taken);
+    }
+    0
+}
+
+/// Whether the socket's port is one that the kernel does not give to others: the kernel
+/// itself goes by these two (`__inet_hash_connect`). Below zero, only connect() chose it.
+#[inline(always)]
+fn bound(sk: *const u8) -> bool {
+    if !has::OFF_ICSK_BIND_HASH() || !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
+        return false;
+    }
+    // SAFETY: an inet_connection_sock and its inet_bind_bucket, offsets from BTF.
+    unsafe {
+        let bucket = Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) as *const u8;
+        !bucket.is_null()
+            && (Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSE()) >= 0
+                || Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSEPORT()) >= 0)
+    }
+}
+
+/// Writes down the port of a socket, of any kind that begins with a `struct sock_common`.
+#[inline(always)]
+pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u32) {
+    // SAFETY: as above, offsets from BTF.
+    let record = unsafe {
+        let mut net = 0;
+        if has::OFF_SKC_NET() {
+            net = Probe::read::<u64>(sk, at::OFF_SKC_NET());
+        }
+        PortUse {
+            slot,
+            generation,
+            netns: visit(net),
+            flags,
+            local_port: Probe::read(sk, at::OFF_SKC_NUM()),
+            remote_port: u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT())),
+            local: local_address::<Probe>(sk),
+            remote: remote_address::<Probe>(sk),
+        }
+    };
+    // Not chosen yet: connect() is looking for one.
+    if record.local_port != 0 {
+        output.write(&raw const record);
+    }
+}
+
+/// Notes that a socket of the `struct net` at `net` was met. Returns its inode number.
+#[inline(always)]
+fn visit(net: u64) -> u32 {
+    let mut netns = 0;
+    if has::OFF_NET_INUM() {
+        // SAFETY: a `struct net`, offset from BTF. It may be gone, if only something in
+        // TIME_WAIT remembers it; then this reads what is there now.
+        netns = unsafe { Probe::read(net as *const u8, at::OFF_NET_INUM()) };
+    }
+    let seen = NetSeen {
+        net,
+        seen_ns: now(),
+    };
+    match NAMESPACES.get_ptr_mut(netns) {
+        // SAFETY: points into the map.
+        Some(entry) => unsafe { *entry = seen },
+        None => {
+            let _ = NAMESPACES.insert(netns, seen, 0);
+        }
+    }
+    netns
+}
+
+/// Where TIME_WAIT is inferred. A socket there is another kernel object, whose address
+/// nothing tells, so what it was remembered by is written down.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+fn time_waits_iter(ctx: *mut c_void) -> i32 {
+    // SAFETY: attached to the map of owners of TIME_WAIT sockets.
+    let Some((output, _, owner)) = (unsafe { iter::element::<u64, TimeWaitOwner>(ctx) }) else {
+        return 0;
+    };
+    // SAFETY: the verifier checks it against the size in the map.
+    let owner = unsafe { *owner };
+    if coarse_time(now()).wrapping_sub(owner.entered) > coarse_time(TIME_WAIT_NS) {
+        return 0;
+    }
+    let record = PortUse {
+        slot: owner.slot,
+        generation: owner.generation,
+        netns: visit(owner.net),
+        flags: PORT_TIME_WAIT,
+        local_port: owner.local_port,
+        remote_port: owner.remote_port,
+        local: owner.local,
+        remote: owner.remote,
+    };
+    output.write(&raw const record);
+    0
+}
+
+/// Where TIME_WAIT is exact: the key is the timewait socket's address.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {
+    // SAFETY: attached to the map of sockets in TIME_WAIT.
+    let Some((output, key, entry)) = (unsafe { iter::element::<u64, TimeWait>(ctx) }) else {
+        return 0;
+    };
+    // SAFETY: the verifier checks both against the sizes in the map.
+    let (sk, slot, generation) = unsafe { (*key, (*entry).slot, (*entry).generation) };
+    write(output, sk as *const u8, slot, generation, PORT_TIME_WAIT);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+fn namespaces_iter(ctx: *mut c_void) -> i32 {
+    // SAFETY: attached to the map of network namespaces.
+    let Some((output, key, seen)) = (unsafe { iter::element::<u32, NetSeen>(ctx) }) else {
+        return 0;
+    };
+    let Some(space) = PORT_SPACE.get_ptr_mut(0) else {
+        return 0;
+    };
+    if !has::OFF_NET_PORT_RANGE() || !has::OFF_NET_RESERVED_PORTS() {
+        return 0;
+    }
+    // SAFETY: the verifier checks key and value against the sizes in the map; `space` points
+    // into a map; a `struct net` and its bitmap of reserved ports, offsets from BTF.
+    unsafe {
+        let net = (*seen).net as *const u8;
+        let (low, high) = range(net.wrapping_add(at::OFF_NET_PORT_RANGE()));
+        (*space).seen_ns = (*seen).seen_ns;
+        (*space).netns = *key;
+        (*space).low = low;
+        (*space).high = high;
+        let reserved = Probe::read::<u64>(net, at::OFF_NET_RESERVED_PORTS()) as *const c_void;
+        // Zero bytes when there is no bitmap.
+        bpf_probe_read_kernel(
+            (&raw mut (*space).reserved).cast(),
+            size_of_val(&(*space).reserved) as u32,
+            reserved,
+        );
+        output.write(space);
+    }
+    0
+}
+
+/// `ip_local_ports.range`: two ints, since 6.8 both in one (`inet_get_local_port_range`).
+#[inline(always)]
+unsafe fn range(at_range: *const u8) -> (u16, u16) {
+    // SAFETY: the caller's.
+    unsafe {
+        if at::PORT_RANGE_SIZE() == 4 {
+            let both = Probe::read::<u32>(at_range, 0);
+            return (both as u16, (both >> 16) as u16);
+        }
+        (
+            Probe::read::<u32>(at_range, 0) as u16,
+            Probe::read::<u32>(at_range, 4) as u16,
+        )
+    }
+}

@@ -1,0 +1,131 @@
+//! Iterators over the elements of a map: a program that the kernel runs for each element
+//! when the iterator is read, and whose output is what is read.
+//!
+//! aya attaches iterators that need no argument; this kind needs the map's descriptor, so
+//! the two system calls are made here (`bpf_iter_link_attach`, `bpf_iter_new_fd` in
+//! kernel/bpf/bpf_iter.c; iterators over maps are there since 5.9).
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use observer_common::Pod;
+
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+/// `enum bpf_attach_type`.
+const BPF_TRACE_ITER: u32 = 28;
+
+/// Bytes read at once: what the kernel's buffer holds (`bpf_seq_read`), so that each read is
+/// one stretch within the kernel.
+const BUFFER: usize = 32 << 10;
+
+/// The part of `union bpf_attr` that belongs to BPF_LINK_CREATE; the rest may be left out.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    padding: u32,
+}
+
+/// The same for BPF_ITER_CREATE.
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// A program attached to a map.
+pub struct MapIter {
+    link: OwnedFd,
+}
+
+impl MapIter {
+    /// Attaches `program`, a loaded `iter/bpf_map_elem` program, to `map`.
+    ///
+    /// # Errors
+    ///
+    /// EACCES when the program reads beyond the map's keys or values; EINVAL before 5.9.
+    pub fn new(program: impl AsFd, map: impl AsFd) -> io::Result<Self> {
+        // The first, and here only, member of `union bpf_iter_link_info`.
+        let map_fd = map.as_fd().as_raw_fd() as u32;
+        let attr = LinkCreate {
+            prog_fd: program.as_fd().as_raw_fd() as u32,
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            iter_info: (&raw const map_fd) as u64,
+            iter_info_len: size_of_val(&map_fd) as u32,
+            padding: 0,
+        };
+        // SAFETY: the attributes of this command; the descriptors and `map_fd` outlive the
+        // call.
+        let link = unsafe { bpf(BPF_LINK_CREATE, &attr) }?;
+        Ok(Self { link })
+    }
+
+    /// Walks over the map and shows every record that the program wrote to `visit`. Elements
+    /// that come or go meanwhile may be left out or come twice.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator cannot be made or read, or ends within a record.
+    pub fn read<T: Pod>(&self, mut visit: impl FnMut(T)) -> io::Result<()> {
+        let attr = IterCreate {
+            link_fd: self.link.as_raw_fd() as u32,
+            flags: 0,
+        };
+        // SAFETY: the attributes of this command.
+        let mut file = File::from(unsafe { bpf(BPF_ITER_CREATE, &attr) }?);
+        let mut buffer = vec![0; BUFFER];
+        let mut filled = 0;
+        loop {
+            match file.read(&mut buffer[filled..]) {
+                Ok(0) if filled == 0 => return Ok(()),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => filled += read,
+                // The kernel yields after a million elements without output; it goes on
+                // where it was.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let mut records = buffer[..filled].chunks_exact(size_of::<T>());
+            records
+                .by_ref()
+                .filter_map(T::read_from)
+                .for_each(&mut visit);
+            let rest = records.remainder().len();
+            buffer.copy_within(filled - rest..filled, 0);
+            filled = rest;
+        }
+    }
+}
+
+/// bpf(2), for commands that return a descriptor.
+///
+/// # Safety
+///
+/// `attr` is what `command` takes, without padding, and what it points to is valid.
+unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attr),
+            size_of::<T>(),
+        )
+    };
+    match i32::try_from(fd) {
+        // SAFETY: a new descriptor that nobody else has.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

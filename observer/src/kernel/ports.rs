@@ -1,0 +1,70 @@
+//! Which local ports are in use, read through iterators.
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use observer_common::{PortSpace, PortUse};
+
+use super::{listeners::attach, live::monotonic_ns, map_iter::MapIter};
+
+/// The program that reads connections.
+pub const CONNECTIONS: &str = "connections_iter";
+/// The program that reads what is inferred to rest in TIME_WAIT.
+pub const TIME_WAITS: &str = "time_waits_iter";
+/// The program that reads what is known to.
+pub const OWNED_TIME_WAITS: &str = "owned_time_waits_iter";
+/// The program that reads network namespaces.
+pub const NAMESPACES: &str = "namespaces_iter";
+
+/// Iterators over everything that holds a local port.
+pub struct Ports {
+    connections: MapIter,
+    time_waits: MapIter,
+    namespaces: MapIter,
+}
+
+impl Ports {
+    /// Attaches the iterators of `ebpf`, which are loaded. `exact` says whether both ends of
+    /// TIME_WAIT are seen.
+    ///
+    /// # Errors
+    ///
+    /// When the object lacks one of its maps or programs, or one cannot be attached.
+    pub fn new(ebpf: &Ebpf, exact: bool) -> anyhow::Result<Self> {
+        let (program, map) = if exact {
+            (OWNED_TIME_WAITS, "TIME_WAITS")
+        } else {
+            (TIME_WAITS, "TIME_WAIT_OWNERS")
+        };
+        Ok(Self {
+            connections: attach(ebpf, CONNECTIONS, "CONNECTIONS")?,
+            time_waits: attach(ebpf, program, map)?,
+            namespaces: attach(ebpf, NAMESPACES, "NAMESPACES")?,
+        })
+    }
+
+    /// Shows every use of a port to `visit`, and returns the port spaces of the network
+    /// namespaces that were met.
+    ///
+    /// # Errors
+    ///
+    /// When an iterator cannot be read.
+    pub fn walk(&self, mut visit: impl FnMut(PortUse)) -> anyhow::Result<Vec<Box<PortSpace>>> {
+        let started = monotonic_ns();
+        self.connections
+            .read(&mut visit)
+            .context("cannot walk over the connections")?;
+        self.time_waits
+            .read(&mut visit)
+            .context("cannot walk over what rests in TIME_WAIT")?;
+        let mut spaces = Vec::new();
+        self.namespaces
+            .read(|space: PortSpace| {
+                // Others may be gone, and what was read of them is anything.
+                if space.seen_ns >= started {
+                    spaces.push(Box::new(space));
+                }
+            })
+            .context("cannot walk over the network namespaces")?;
+        Ok(spaces)
+    }
+}

@@ -1,0 +1,137 @@
+//! Sockets in TIME_WAIT and the accounts they are counted in, where both ends are seen.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, Queue},
+};
+use observer_common::{Account, SLOT_FIRST, TimeWait};
+
+use super::mapped::MappedArray;
+use crate::sync::lock;
+
+/// The maps of TIME_WAIT.
+pub(super) struct TimeWaits {
+    accounts: MappedArray<Account>,
+    free: Mutex<Queue<MapData, u32>>,
+    /// Accounts of processes that have given their slots back.
+    lingering: AtomicU64,
+    sockets: Mutex<HashMap<MapData, u64, TimeWait>>,
+    netns: Mutex<HashMap<MapData, u32, Account>>,
+    max_netns: u64,
+    /// Ends that the kernel programs missed, by network namespace.
+    swept: Mutex<BTreeMap<u32, u64>>,
+}
+
+impl TimeWaits {
+    /// Takes the maps out of `ebpf`.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing or cannot be mapped.
+    pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let mut take = |name: &'static str| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the object has no map {name}"))
+        };
+        let Map::Array(accounts) = take("ACCOUNTS")? else {
+            anyhow::bail!("the map ACCOUNTS is no array");
+        };
+        let netns = take("NETNS_TIME_WAITS")?;
+        let max_netns = match &netns {
+            Map::HashMap(data) => u64::from(data.info()?.max_entries()),
+            _ => 0,
+        };
+        Ok(Self {
+            accounts: MappedArray::new(&accounts)
+                .context("cannot map the accounts of TIME_WAIT")?,
+            free: Mutex::new(Queue::try_from(take("FREE_ACCOUNTS")?)?),
+            lingering: AtomicU64::new(0),
+            sockets: Mutex::new(HashMap::try_from(take("TIME_WAITS")?)?),
+            netns: Mutex::new(HashMap::try_from(netns)?),
+            max_netns,
+            swept: Mutex::default(),
+        })
+    }
+
+    /// What is in an account.
+    pub fn account(&self, account: u32) -> Account {
+        let mut read = Account::default();
+        self.accounts.read(account, &mut read);
+        read
+    }
+
+    /// Notes that the slot of an account's process is given back before the account.
+    pub fn outlives(&self, account: u32) {
+        if account >= SLOT_FIRST {
+            self.lingering.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives an account back.
+    pub fn free(&self, account: u32) {
+        self.accounts.clear(account);
+        self.lingering.fetch_sub(1, Ordering::Relaxed);
+        // There is room: it came out of this queue.
+        let _ = lock(&self.free).push(account, 0);
+    }
+
+    /// Accounts of processes that have given their slots back.
+    pub fn lingering(&self) -> u64 {
+        self.lingering.load(Ordering::Relaxed)
+    }
+
+    /// The most accounts that processes can have.
+    pub fn max_accounts(&self) -> u64 {
+        u64::from(self.accounts.len() - SLOT_FIRST)
+    }
+
+    /// The most network namespaces that are told apart.
+    pub fn max_netns(&self) -> u64 {
+        self.max_netns
+    }
+
+    /// The counts of each network namespace, by inode number.
+    pub fn by_netns(&self) -> Vec<(u32, Account)> {
+        let counts = lock(&self.netns);
+        let swept = lock(&self.swept);
+        let counts = counts.iter().filter_map(Result::ok);
+        counts
+            .map(|(netns, mut account)| {
+                account.ended += swept.get(&netns).copied().unwrap_or(0);
+                (netns, account)
+            })
+            .collect()
+    }
+
+    /// Ends the sockets that entered at a time that `forgotten` says is too long ago: the
+    /// kernel skipped the program that should have seen their end. Returns how many.
+    pub fn sweep(&self, forgotten: impl Fn(u64) -> bool) -> u64 {
+        let mut sockets = lock(&self.sockets);
+        let stale: Vec<_> = sockets
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, entry)| forgotten(entry.entered_ns))
+            .collect();
+        let mut count = 0;
+        for (socket, entry) in stale {
+            if sockets.remove(&socket).is_ok() {
+                let ended = std::mem::offset_of!(Account, ended);
+                self.accounts
+                    .word(entry.account, ended)
+                    .fetch_add(1, Ordering::Relaxed);
+                *lock(&self.swept).entry(entry.netns).or_default() += 1;
+                count += 1;
+            }
+        }
+        count
+    }
+}

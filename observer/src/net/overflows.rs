@@ -1,0 +1,198 @@
+//! Which listener's accept queue overflowed, where no function hook tells.
+//!
+//! A request that meets a full accept queue counts in the namespace's ListenOverflows and
+//! ListenDrops and in the listener's `sk_drops` (`tcp_conn_request`, `tcp_v4_syn_recv_sock`
+//! and `tcp_listendrop`). Other drops count in the latter two only. So of a namespace's
+//! overflows, a listener has at least those that the drops of all others cannot make up.
+
+use std::collections::{BTreeMap, HashMap};
+
+use observer_common::{ListenerKey, ListenerSample};
+
+use crate::table::Overflows;
+
+/// What was known of a namespace when the two were last in agreement.
+#[derive(Debug)]
+struct Namespace {
+    /// ListenOverflows.
+    overflows: u64,
+    /// Drops that have been dealt with.
+    drops: HashMap<ListenerKey, u32>,
+    /// Listeners that ended since.
+    ended: Vec<ListenerSample>,
+}
+
+/// Tells overflows from other drops.
+#[derive(Debug, Default)]
+pub struct Inference {
+    namespaces: HashMap<u32, Namespace>,
+}
+
+impl Inference {
+    /// The namespaces that have to be read: those not known yet, and those where a listener
+    /// dropped something. By namespace, the slot of a listener in it.
+    #[must_use]
+    pub fn wanted(&self, samples: &[ListenerSample]) -> BTreeMap<u32, u32> {
+        let wanted = samples.iter().filter(|sample| {
+            let namespace = self.namespaces.get(&sample.listener.netns);
+            namespace.is_none_or(|known| !known.ended.is_empty() || known.new_drops(sample) > 0)
+        });
+        wanted
+            .map(|sample| (sample.listener.netns, sample.listener.slot))
+            .collect()
+    }
+
+    /// Keeps the last samples of listeners that ended, until their namespace is resolved.
+    pub fn note_ended(&mut self, samples: &[ListenerSample]) {
+        for sample in samples.iter().filter(|it| it.listener.closed != 0) {
+            if let Some(namespace) = self.namespaces.get_mut(&sample.listener.netns)
+                && namespace.new_drops(sample) > 0
+            {
+                namespace.ended.push(*sample);
+            }
+        }
+    }
+
+    /// Divides the new overflows of `netns` among its listeners. `total` is ListenOverflows,
+    /// read before `samples`: then each overflow in it is among their drops.
+    pub fn resolve(
+        &mut self,
+        netns: u32,
+        total: u64,
+        samples: &[ListenerSample],
+        into: &mut Overflows,
+    ) {
+        let here = || samples.iter().filter(|it| it.listener.netns == netns);
+        let drops = || {
+            here()
+                .filter(|it| it.listener.closed == 0)
+                .map(|it| (it.key, it.listener.dropped()))
+                .collect()
+        };
+        let Some(namespace) = self.namespaces.get_mut(&netns) else {
+            self.namespaces.insert(
+                netns,
+                Namespace {
+                    overflows: total,
+                    drops: drops(),
+                    ended: Vec::new(),
+                },
+            );
+            return;
+        };
+        let ended = std::mem::take(&mut namespace.ended);
+        let shares: Vec<(ListenerSample, u64)> = here()
+            .filter(|it| it.listener.closed == 0)
+            .chain(&ended)
+            .map(|it| (*it, u64::from(namespace.new_drops(it))))
+            .filter(|(_, drops)| *drops > 0)
+            .collect();
+        let overflows = total.saturating_sub(namespace.overflows);
+        let dropped: u64 = shares.iter().map(|(_, drops)| drops).sum();
+        let mut left = overflows;
+        for (sample, drops) in shares {
+            let others = dropped - drops;
+            let certain = overflows.saturating_sub(others).min(drops);
+            if certain > 0 {
+                left -= certain;
+                into.certain.push((sample, certain));
+            }
+        }
+        into.unattributed += left;
+        namespace.overflows = total;
+        namespace.drops = drops();
+    }
+
+    /// Forgets namespaces that have no listener any more.
+    pub fn retain(&mut self, samples: &[ListenerSample]) {
+        self.namespaces
+            .retain(|netns, _| samples.iter().any(|it| it.listener.netns == *netns));
+    }
+}
+
+impl Namespace {
+    fn new_drops(&self, sample: &ListenerSample) -> u32 {
+        let known = self.drops.get(&sample.key).copied().unwrap_or(0);
+        sample.listener.dropped().wrapping_sub(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::Listener;
+
+    use super::*;
+
+    fn sample(socket: u64, drops: u32, closed: u32) -> ListenerSample {
+        ListenerSample {
+            key: ListenerKey { socket, born_ns: 1 },
+            listener: Listener {
+                drops: drops + 7,
+                drops_before: 7,
+                closed,
+                netns: 5,
+                ..Listener::default()
+            },
+            ..ListenerSample::default()
+        }
+    }
+
+    /// What is certain, by socket, and what is not, after drops and overflows from zero.
+    fn told(total: u64, drops: &[u32]) -> (Vec<(u64, u64)>, u64) {
+        let mut inference = Inference::default();
+        let mut overflows = Overflows::default();
+        let quiet: Vec<_> = (1..)
+            .zip(drops)
+            .map(|(socket, _)| sample(socket, 0, 0))
+            .collect();
+        assert_eq!(inference.wanted(&quiet).len(), 1);
+        inference.resolve(5, 100, &quiet, &mut overflows);
+        assert!(inference.wanted(&quiet).is_empty());
+        let after: Vec<_> = (1..)
+            .zip(drops)
+            .map(|(socket, drops)| sample(socket, *drops, 0))
+            .collect();
+        inference.resolve(5, 100 + total, &after, &mut overflows);
+        assert!(inference.wanted(&after).is_empty());
+        let certain = overflows
+            .certain
+            .iter()
+            .map(|(sample, count)| (sample.key.socket, *count))
+            .collect();
+        (certain, overflows.unattributed)
+    }
+
+    #[test]
+    fn only_what_is_certain_is_attributed() {
+        assert_eq!(told(0, &[3, 0]), (vec![], 0));
+        // One listener dropped: all are its.
+        assert_eq!(told(3, &[3, 0]), (vec![(1, 3)], 0));
+        assert_eq!(told(2, &[3, 0]), (vec![(1, 2)], 0));
+        // All drops were overflows.
+        assert_eq!(told(7, &[3, 4]), (vec![(1, 3), (2, 4)], 0));
+        // At least two of the five are the second's, the other three may be either's.
+        assert_eq!(told(5, &[3, 4]), (vec![(1, 1), (2, 2)], 2));
+        assert_eq!(told(3, &[3, 4]), (vec![], 3));
+        // Drops of a listener that is not known.
+        assert_eq!(told(5, &[3]), (vec![(1, 3)], 2));
+    }
+
+    #[test]
+    fn a_listener_that_ended_still_has_its_share() {
+        let mut inference = Inference::default();
+        let mut overflows = Overflows::default();
+        inference.resolve(5, 0, &[sample(1, 0, 0), sample(2, 0, 0)], &mut overflows);
+        let ended = [sample(1, 4, 1), sample(2, 0, 0)];
+        inference.note_ended(&ended);
+        let now = [sample(2, 0, 0)];
+        assert_eq!(inference.wanted(&now).len(), 1);
+        inference.resolve(5, 4, &now, &mut overflows);
+        let [(sample, 4)] = overflows.certain[..] else {
+            panic!("{overflows:?}")
+        };
+        assert_eq!(sample.key.socket, 1);
+        assert!(inference.wanted(&now).is_empty());
+        inference.retain(&[]);
+        assert_eq!(inference.wanted(&now).len(), 1);
+    }
+}

@@ -1,0 +1,11 @@
+//! Local ports in use, by destination: what the iterators wrote down, made into numbers.
+//!
+//! The kernel gives a connection any port of `ip_local_port_range` that is not reserved, not
+//! taken by a bind(), and not in use towards the same destination from the same source
+//! address in the same network namespace; rest in TIME_WAIT is use
+//! (`__inet_hash_connect`, net/ipv4/inet_hashtables.c). So ports are counted for each such
+//! destination, and against what that leaves of the range.
+
+mod usage;
+
+pub use usage::{Collector, Destination, Share, Usage, address};

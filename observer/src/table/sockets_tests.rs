@@ -1,0 +1,292 @@
+//! Listening sockets and ports in use, by series.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use observer_common::{Listener, ListenerKey, ListenerSample, SLOT_UNATTRIBUTED, V4_MAPPED};
+
+use super::{
+    Listening, Overflows, Table, TableConfig,
+    fake::{FakeFacts, FakeKernel, key},
+};
+use crate::ports::{Destination, Share, Usage};
+
+struct Bench {
+    kernel: FakeKernel,
+    facts: FakeFacts,
+    table: Table,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(config: TableConfig) -> Self {
+        Self {
+            kernel: FakeKernel::new(16),
+            facts: FakeFacts::default(),
+            table: Table::new(config),
+            now: Instant::now(),
+        }
+    }
+
+    fn ticks(&mut self, n: u32) {
+        for _ in 0..n {
+            self.now += Duration::from_secs(1);
+            self.table.tick(self.now, &self.kernel, &self.facts);
+        }
+    }
+
+    fn listeners(&self) -> BTreeMap<(String, String), Listening> {
+        let mut series = BTreeMap::new();
+        self.table.visit_listeners(&mut |labels, place, listening| {
+            let place = place.map_or_else(String::new, |it| it.address.to_string());
+            let name = format!("{}/{}", labels.pid(), labels.comm());
+            assert!(series.insert((name, place), *listening).is_none());
+        });
+        series
+    }
+
+    fn drops(&self) -> u64 {
+        self.listeners().values().map(|it| it.drops).sum()
+    }
+
+    fn ports(&self) -> Vec<(String, Option<u16>, u32, f64)> {
+        let views = self.table.ports().iter();
+        views
+            .map(|view| {
+                let port = view.destination.map(|it| it.remote.port());
+                let name = format!("{}/{}", view.labels.pid(), view.labels.comm());
+                (name, port, view.used, view.ratio)
+            })
+            .collect()
+    }
+}
+
+fn sample(slot: u32, port: u16, drops: u32) -> ListenerSample {
+    ListenerSample {
+        key: ListenerKey {
+            socket: u64::from(port),
+            born_ns: 1,
+        },
+        listener: Listener {
+            slot,
+            drops,
+            port,
+            address: [0, 0, V4_MAPPED, 0],
+            ..Listener::default()
+        },
+        backlog: 2,
+        max_backlog: 8,
+    }
+}
+
+fn closed(mut sample: ListenerSample) -> ListenerSample {
+    sample.listener.closed = 1;
+    sample
+}
+
+fn series(name: &str, place: &str) -> (String, String) {
+    (name.to_owned(), place.to_owned())
+}
+
+#[test]
+fn sockets_at_one_address_are_one_series() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slot = bench.kernel.spawn(7, 1, b"web").unwrap();
+    bench.ticks(1);
+    let mut twin = sample(slot, 80, 5);
+    twin.key.socket = 99;
+    for drops in [3, 4] {
+        bench
+            .table
+            .update_listeners(&[sample(slot, 80, drops), twin], None);
+    }
+    let expected = Listening {
+        sockets: 2,
+        backlog: 4,
+        max_backlog: 16,
+        drops: 9,
+        overflows: 0,
+    };
+    assert_eq!(
+        bench.listeners(),
+        [(series("7/web", "0.0.0.0:80"), expected)].into()
+    );
+}
+
+#[test]
+fn counts_outlive_socket_and_process_and_never_go_down() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slot = bench.kernel.spawn(7, 1, b"web").unwrap();
+    bench.ticks(1);
+    bench.table.update_listeners(&[sample(slot, 80, 3)], None);
+    // The kernel's counter wraps.
+    bench
+        .table
+        .update_listeners(&[sample(slot, 80, u32::MAX)], None);
+    bench.table.update_listeners(&[sample(slot, 80, 1)], None);
+    let total = u64::from(u32::MAX) + 2;
+    assert_eq!(bench.drops(), total);
+    // Its end was not seen, so its last word is zero.
+    bench
+        .table
+        .update_listeners(&[closed(sample(slot, 80, 0))], None);
+    bench.table.update_listeners(&[], None);
+    let left = bench.listeners()[&series("7/web", "0.0.0.0:80")];
+    assert_eq!((left.sockets, left.backlog, left.drops), (0, 0, total));
+    bench.facts.kill(key(7, 1));
+    bench.ticks(10);
+    bench.table.update_listeners(&[], None);
+    let series = series("exited/web", "0.0.0.0:80");
+    assert_eq!(bench.listeners()[&series].drops, total);
+    assert_eq!(bench.drops(), total);
+}
+
+#[test]
+fn a_listener_that_changes_hands_counts_for_each_what_it_saw() {
+    let mut bench = Bench::new(TableConfig::default());
+    let first = bench.kernel.spawn(7, 1, b"old").unwrap();
+    let second = bench.kernel.spawn(8, 1, b"new").unwrap();
+    bench.ticks(1);
+    bench.table.update_listeners(&[sample(first, 80, 3)], None);
+    bench.table.update_listeners(&[sample(second, 80, 5)], None);
+    let listeners = bench.listeners();
+    assert_eq!(listeners[&series("7/old", "0.0.0.0:80")].drops, 3);
+    assert_eq!(listeners[&series("7/old", "0.0.0.0:80")].sockets, 0);
+    assert_eq!(listeners[&series("8/new", "0.0.0.0:80")].drops, 2);
+}
+
+#[test]
+fn addresses_are_bounded() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slot = bench.kernel.spawn(7, 1, b"many").unwrap();
+    bench.ticks(1);
+    for port in 1..=300 {
+        bench.table.update_listeners(&[sample(slot, port, 1)], None);
+    }
+    assert!(bench.listeners().len() <= 65);
+    assert_eq!(bench.drops(), 300);
+    // Those that never dropped anything leave nothing behind.
+    let mut bench = Bench::new(TableConfig::default());
+    for port in 1..=300 {
+        bench.table.update_listeners(&[sample(0, port, 0)], None);
+    }
+    assert_eq!(bench.listeners().len(), 1);
+}
+
+#[test]
+fn overflows_come_from_the_samples_or_from_what_is_certain() {
+    let mut bench = Bench::new(TableConfig::default());
+    let mut counted = sample(SLOT_UNATTRIBUTED, 80, 4);
+    counted.listener.overflows = 3;
+    bench.table.update_listeners(&[counted], None);
+    bench.table.update_listeners(&[counted], None);
+    let overflows = Overflows {
+        certain: vec![(counted, 2)],
+        unattributed: 5,
+    };
+    bench.table.update_listeners(&[counted], Some(&overflows));
+    let listeners = bench.listeners();
+    let of = |place| listeners[&series("unattributed/", place)].overflows;
+    assert_eq!((of("0.0.0.0:80"), of("")), (5, 5));
+}
+
+fn share(slot: u32, port: u16, used: u32, used_by_all: u32) -> Share {
+    Share {
+        destination: Destination {
+            netns: 1,
+            source: Ipv4Addr::LOCALHOST.into(),
+            remote: (Ipv4Addr::LOCALHOST, port).into(),
+        },
+        owner: (slot, 0),
+        used,
+        used_by_all,
+        available: 100,
+    }
+}
+
+fn usage(shares: &[Share]) -> Usage {
+    Usage {
+        shares: shares.to_vec(),
+        available: [(1, 100)].into(),
+    }
+}
+
+#[test]
+fn the_busiest_destinations_of_each_process_are_shown() {
+    let mut bench = Bench::new(TableConfig::default());
+    let one = bench.kernel.spawn(7, 1, b"one").unwrap();
+    let two = bench.kernel.spawn(8, 1, b"two").unwrap();
+    bench.ticks(1);
+    let shares = [
+        share(one, 1, 10, 10),
+        share(one, 2, 5, 95),
+        share(one, 3, 20, 20),
+        share(one, 4, 7, 7),
+        share(two, 2, 90, 95),
+    ];
+    bench.table.update_ports(&usage(&shares), 2);
+    let mut ports = bench.ports();
+    ports.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let name = |name: &str| name.to_owned();
+    assert_eq!(
+        ports,
+        [
+            (name("7/one"), None, 17, 0.1),
+            (name("7/one"), Some(2), 5, 0.95),
+            (name("7/one"), Some(3), 20, 0.2),
+            (name("8/two"), Some(2), 90, 0.95),
+        ]
+    );
+    assert_eq!(bench.table.ports_available()[&1], 100);
+    bench.table.update_ports(&usage(&[]), 2);
+    assert_eq!(bench.ports(), []);
+}
+
+#[test]
+fn ports_of_the_departed_stay_with_their_group() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slots = [7, 8].map(|pid| bench.kernel.spawn(pid, 1, b"curl").unwrap());
+    bench.ticks(1);
+    let used = usage(&slots.map(|slot| share(slot, 80, 3, 6)));
+    bench.table.update_ports(&used, 5);
+    assert_eq!(bench.ports().len(), 2);
+    let group = ("exited/curl".to_owned(), Some(80), 6, 0.06);
+    for pid in [7, 8] {
+        bench.facts.kill(key(pid, 1));
+        bench.ticks(10);
+    }
+    // Before the next walk and after it.
+    let folded = bench.ports();
+    assert_eq!(folded, [group]);
+    bench.table.update_ports(&used, 5);
+    assert_eq!(bench.ports(), folded);
+    bench.ticks(200);
+    bench.table.update_ports(&used, 5);
+    assert_eq!(bench.ports()[0].0, "exited/");
+}
+
+#[test]
+fn destinations_are_bounded_over_all_processes() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slots = [7, 8, 9].map(|pid| bench.kernel.spawn(pid, 1, b"proxy").unwrap());
+    bench.ticks(1);
+    let shares: Vec<_> = slots
+        .iter()
+        .flat_map(|slot| (1..=500).map(|port| share(*slot, port, 1, u32::from(port))))
+        .collect();
+    bench.table.update_ports(&usage(&shares), 500);
+    let ports = bench.ports();
+    assert!(ports.len() <= 1000 + slots.len());
+    assert_eq!(ports.iter().map(|it| it.2).sum::<u32>(), 1500);
+    let labels: std::collections::BTreeSet<_> = bench
+        .table
+        .ports()
+        .iter()
+        .map(|view| (Arc::clone(&view.labels), view.destination))
+        .collect();
+    assert_eq!(labels.len(), ports.len(), "two series alike");
+}

@@ -1,0 +1,238 @@
+//! Local ports in use, on the real kernel: counted until none is left, and compared with what
+//! connect() has to say then.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Daemon, Metrics, Netns, Program};
+
+const USED: &str = "socket_ephemeral_ports_used";
+const AVAILABLE: &str = "socket_ephemeral_ports_available";
+const RATIO: &str = "socket_ephemeral_ports_ratio";
+const CONNECTS: &str = "socket_connects_total";
+
+/// Ports 40000 to 40099, of which five are reserved.
+fn hundred_ports(purpose: &str) -> Netns {
+    let netns = Netns::new(purpose);
+    netns.sysctl("net.ipv4.ip_local_port_range", "40000 40099");
+    netns.sysctl("net.ipv4.ip_local_reserved_ports", "80,40010-40014,50000");
+    // On loopback, a port in TIME_WAIT may be taken again after a second.
+    netns.sysctl("net.ipv4.tcp_tw_reuse", "0");
+    netns
+}
+
+/// Accepts on port 9000 of every address, keeps what it accepts until the peer closes, and
+/// listens on a port of the range as well.
+const SERVER: &str = r"
+listener = listen(socket.AF_INET6, '::', 512, 9000)
+other = listen(socket.AF_INET6, '::', 1, 40050)
+def serve(conn):
+    while conn.recv(1):
+        pass
+    conn.close()
+def accept():
+    while True:
+        conn, _ = listener.accept()
+        threading.Thread(target=serve, args=(conn,), daemon=True).start()
+threading.Thread(target=accept, daemon=True).start()
+print('listening')
+input()
+";
+
+/// Opens connections as it is told: how many to keep or to close, and where to.
+const CLIENT: &str = r"
+kept = []
+bound = socket.socket()
+bound.bind(('127.0.0.9', 40060))
+bound.connect(('127.0.0.1', 9000))
+print('bound')
+for line in sys.stdin:
+    what, count, address = line.split()
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    tally = Tally()
+    for _ in range(int(count)):
+        sock = socket.socket(family)
+        result = outcome(lambda: sock.connect((address, 9000)))
+        tally.add(result)
+        if result != 'ok' or what == 'close':
+            sock.close()
+        else:
+            kept.append(sock)
+    print(tally)
+";
+
+fn of(metrics: &Metrics, program: &Program, name: &str, destination: &str) -> f64 {
+    metrics.of(program.pid(), name, &[("destination", destination)])
+}
+
+/// Has the client open connections, and asserts what became of them.
+fn open(client: &mut Program, what: &str, count: u64, address: &str, result: &str) {
+    client.say(&format!("{what} {count} {address}"));
+    assert_eq!(client.tally(), [(result.to_owned(), count)].into());
+}
+
+#[test]
+fn the_ratio_is_one_before_the_first_connect_fails() {
+    needs_kernel!();
+    let netns = hundred_ports("ports");
+    let daemon = Daemon::start(&[]);
+    let mut server = netns.script(SERVER, &[]);
+    server.expect("listening");
+    let mut client = netns.script(CLIENT, &[]);
+    client.expect("bound");
+    let started = Instant::now();
+    // Less five that are reserved, one of a listener and one that the client bound.
+    let available = 93;
+    for (address, destination) in [("127.0.0.1", "127.0.0.1:9000"), ("::1", "[::1]:9000")] {
+        let closed = 40;
+        open(&mut client, "close", closed, address, "ok");
+        open(&mut client, "keep", available - closed - 1, address, "ok");
+        let metrics = daemon.until("all but one", |metrics| {
+            of(metrics, &client, USED, destination) == (available - 1) as f64
+        });
+        if !metrics.observes("ports") {
+            return;
+        }
+        let ratio = of(&metrics, &client, RATIO, destination);
+        assert!(ratio > 0.98 && ratio < 1.0, "{ratio}");
+        open(&mut client, "keep", 1, address, "ok");
+        let metrics = daemon.until("all", |metrics| {
+            of(metrics, &client, RATIO, destination) >= 1.0
+        });
+        assert_eq!(of(&metrics, &client, USED, destination), available as f64);
+        assert_eq!(of(&metrics, &client, RATIO, destination), 1.0);
+        let netns_of = metrics
+            .select(USED, &[("destination", destination)])
+            .next()
+            .expect("the destination")
+            .labels["netns"]
+            .clone();
+        assert_eq!(
+            metrics.sum(AVAILABLE, &[("netns", &netns_of)]),
+            available as f64
+        );
+        let failed = [("result", "EADDRNOTAVAIL")];
+        let before = metrics.of(client.pid(), CONNECTS, &failed);
+        assert_eq!(before, if address == "::1" { 3.0 } else { 0.0 });
+        if started.elapsed() < Duration::from_secs(40) {
+            open(&mut client, "keep", 3, address, "EADDRNOTAVAIL");
+        } else {
+            println!("skipped: this machine was too slow to have all ports still in TIME_WAIT");
+            return;
+        }
+        daemon.until("the failures", |metrics| {
+            metrics.of(client.pid(), CONNECTS, &failed) == before + 3.0
+        });
+    }
+    // Elsewhere, all but one are free.
+    open(&mut client, "keep", 1, "127.0.0.2", "ok");
+    let metrics = daemon.until("the second destination", |metrics| {
+        of(metrics, &client, USED, "127.0.0.2:9000") == 1.0
+    });
+    let ratio = of(&metrics, &client, RATIO, "127.0.0.2:9000");
+    assert!((ratio - 1.0 / available as f64).abs() < 1e-9, "{ratio}");
+    // The server's end of the connections uses none.
+    assert!(!metrics.has(USED, &[("pid", &server.pid().to_string())]));
+
+    // What the client leaves behind is in use until it has left TIME_WAIT.
+    let comm = metrics
+        .select(USED, &[("pid", &client.pid().to_string())])
+        .next()
+        .expect("the client")
+        .labels["comm"]
+        .clone();
+    client.kill();
+    let exited = [
+        ("pid", "exited"),
+        ("comm", comm.as_str()),
+        ("destination", "[::1]:9000"),
+    ];
+    let metrics = daemon.until("the fold", |metrics| metrics.has(USED, &exited));
+    let waiting = netns.ss("time-wait");
+    if started.elapsed() < Duration::from_secs(50) {
+        assert_eq!(metrics.sum(USED, &exited), available as f64);
+        // The bound one is there too, and the second destination's.
+        assert_eq!(waiting as u64, 2 * available + 2);
+    }
+    metrics.assert_complete();
+    server.go();
+    server.finish();
+}
+
+/// A port that is taken again from TIME_WAIT is one port; older sockets are counted; a change
+/// of the range is noticed.
+#[test]
+fn ports_are_counted_not_sockets() {
+    needs_kernel!();
+    let netns = hundred_ports("ports-reuse");
+    netns.sysctl("net.ipv4.tcp_tw_reuse", "1");
+    let mut server = netns.script(SERVER, &[]);
+    server.expect("listening");
+    let mut client = netns.script(CLIENT, &[]);
+    client.expect("bound");
+    open(&mut client, "keep", 10, "127.0.0.1", "ok");
+    let daemon = Daemon::start(&[]);
+    let metrics = daemon.until("older connections", |metrics| {
+        of(metrics, &client, USED, "127.0.0.1:9000") == 10.0
+    });
+    if !metrics.observes("ports") {
+        return;
+    }
+    open(&mut client, "close", 83, "127.0.0.1", "ok");
+    let used = daemon.until("all ports", |metrics| {
+        of(metrics, &client, USED, "127.0.0.1:9000") == 93.0
+    });
+    assert_eq!(of(&used, &client, RATIO, "127.0.0.1:9000"), 1.0);
+    // Timestamps allow to take a port again after a second.
+    std::thread::sleep(Duration::from_millis(1500));
+    open(&mut client, "keep", 20, "127.0.0.1", "ok");
+    let opened = daemon.until("all connects", |metrics| {
+        metrics.of(client.pid(), CONNECTS, &[("result", "ok")]) == 103.0
+    });
+    assert_eq!(of(&opened, &client, USED, "127.0.0.1:9000"), 93.0);
+    netns.sysctl("net.ipv4.ip_local_port_range", "40000 40999");
+    let metrics = daemon.until("the new range", |metrics| {
+        metrics.select(AVAILABLE, &[]).any(|it| it.value == 993.0)
+    });
+    assert_eq!(of(&metrics, &client, USED, "127.0.0.1:9000"), 93.0);
+    client.finish();
+    server.go();
+    server.finish();
+}
+
+/// Each process shows its busiest destinations, and the rest as one.
+#[test]
+fn the_busiest_destinations_are_shown() {
+    needs_kernel!();
+    let netns = hundred_ports("ports-top");
+    let mut server = netns.script(SERVER, &[]);
+    server.expect("listening");
+    let daemon = Daemon::start(&["--top-destinations", "2"]);
+    let mut client = netns.script(CLIENT, &[]);
+    client.expect("bound");
+    for (count, address) in [
+        (5, "127.0.0.1"),
+        (20, "127.0.0.2"),
+        (30, "::1"),
+        (2, "127.0.0.4"),
+    ] {
+        open(&mut client, "keep", count, address, "ok");
+    }
+    let metrics = daemon.until("the rest", |metrics| {
+        of(metrics, &client, USED, "other") == 7.0
+            && of(metrics, &client, USED, "[::1]:9000") == 30.0
+    });
+    if !metrics.observes("ports") {
+        return;
+    }
+    assert_eq!(of(&metrics, &client, USED, "127.0.0.2:9000"), 20.0);
+    let pid = client.pid().to_string();
+    assert_eq!(metrics.select(USED, &[("pid", &pid)]).count(), 3);
+    // The highest of those that are summed up.
+    let ratio = of(&metrics, &client, RATIO, "other");
+    assert!((ratio - 5.0 / 93.0).abs() < 1e-9, "{ratio}");
+    client.finish();
+    server.go();
+    server.finish();
+}
