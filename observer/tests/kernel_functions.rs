@@ -87,8 +87,9 @@ fn all_that_enter_time_wait_leave_it() {
         }
         let exact = by_function(&daemon.scrape(), "time_wait");
         for program in &programs {
-            let entered = daemon.scrape().of(program.pid(), ENTERED, &[]);
-            assert_eq!(entered, (count / 2) as f64);
+            let metrics = daemon.scrape();
+            let entered = metrics.of(program.pid(), ENTERED, &[]);
+            assert_eq!(entered, (count / 2) as f64, "{}", metrics.text);
         }
         if !exact {
             println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
