@@ -1,5 +1,6 @@
 //! Compiles the kernel programs of observer-ebpf and leaves the object at
-//! `$OUT_DIR/observer.o`, where the daemon includes it.
+//! `$OUT_DIR/observer.o`, where the daemon includes it. `floor.o` beside it is for the
+//! benchmark.
 //!
 //! The BPF target needs another compiler than user space does, so an inner cargo runs
 //! with that compiler and a target directory of its own. aya-build does the same but
@@ -17,8 +18,8 @@ mod toolchain;
 use toolchain::{Facts, Toolchain};
 
 const PACKAGE: &str = "observer-ebpf";
-/// observer-ebpf's one binary target, and so the name of the file cargo leaves.
-const BINARY: &str = "observer";
+/// observer-ebpf's binary targets, and so the names of the files cargo leaves.
+const BINARIES: [&str; 2] = ["observer", "floor"];
 const TARGET: &str = "bpfel-unknown-none";
 
 fn main() {
@@ -64,15 +65,17 @@ fn build() -> Result<(), String> {
     let target_dir = out_dir.join("ebpf");
     compile(&toolchain, root, &target_dir, &arch)?;
 
-    let object = target_dir.join(TARGET).join("release").join(BINARY);
-    let destination = out_dir.join("observer.o");
-    fs::copy(&object, &destination).map_err(|error| {
-        format!(
-            "cannot copy {} to {}: {error}",
-            object.display(),
-            destination.display()
-        )
-    })?;
+    for binary in BINARIES {
+        let object = target_dir.join(TARGET).join("release").join(binary);
+        let destination = out_dir.join(binary).with_extension("o");
+        fs::copy(&object, &destination).map_err(|error| {
+            format!(
+                "cannot copy {} to {}: {error}",
+                object.display(),
+                destination.display()
+            )
+        })?;
+    }
     Ok(())
 }
 

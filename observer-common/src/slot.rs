@@ -147,6 +147,26 @@ impl Slot {
         }
         live
     }
+
+    /// Live sockets by state: the same as [`live`](Self::live) for each of them, in one
+    /// pass over the transitions.
+    #[must_use]
+    pub fn live_by_state(&self) -> [i64; STATES] {
+        let mut live = self.adjust;
+        for (from, row) in self.transitions.iter().enumerate() {
+            let mut left = 0;
+            for (live, &count) in live.iter_mut().zip(row) {
+                *live += count as i64;
+                left += count as i64;
+            }
+            live[from] -= if from == usize::from(crate::LISTEN) {
+                row[usize::from(crate::CLOSE)] as i64
+            } else {
+                left
+            };
+        }
+        live
+    }
 }
 
 #[cfg(test)]

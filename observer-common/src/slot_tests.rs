@@ -139,6 +139,8 @@ proptest! {
             host.apply(event);
         }
         for (owner, slot) in host.slots.iter().enumerate() {
+            let each: Vec<i64> = (0..STATES as u8).map(|state| slot.live(state)).collect();
+            prop_assert_eq!(&slot.live_by_state()[..], &each[..]);
             // A socket is in CLOSE before and after its life, so CLOSE has no gauge.
             for state in (1..STATES as u8).filter(|state| *state != CLOSE) {
                 let there = host

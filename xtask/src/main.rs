@@ -2,6 +2,7 @@
 //! the repository is one command. One file per subcommand.
 
 mod apt;
+mod bench;
 mod fuzz;
 mod host;
 mod run;
@@ -32,6 +33,7 @@ enum Command {
     Test(test::Args),
     Fuzz(fuzz::Args),
     Vm(vm::Args),
+    Bench(bench::Args),
 }
 
 fn help() -> Result<ExitCode> {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Fuzz(args)) => fuzz::main(&args),
         Some(Command::Vm(args)) => vm::main(&args),
+        Some(Command::Bench(args)) => bench::main(&args),
         None => help(),
     };
     match result {

@@ -65,16 +65,9 @@ fn build() -> Result<PathBuf> {
     if !output.status.success() {
         bail!("`{}` failed with {}", shell::show(&build), output.status);
     }
-    executable(&String::from_utf8_lossy(&output.stdout)).context("cargo names no binary")
-}
-
-/// The last executable in cargo's JSON messages.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let executable = |line: &str| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message.get("executable")?.as_str()?))
-    };
-    messages.lines().rev().find_map(executable)
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let binary = shell::executables(&messages).last();
+    binary.context("cargo names no binary")
 }
 
 /// `run` is what one wants when no subcommand comes first. Its arguments are options
@@ -117,18 +110,6 @@ mod tests {
         assert_eq!(split(&["check"]), ["check"]);
         assert_eq!(split(&["tail", "--json"]), ["tail", "--json"]);
         assert_eq!(split(&["run", "-v"]), ["run", "-v"]);
-    }
-
-    #[test]
-    fn the_binary_is_read_from_cargos_messages() {
-        let messages = r#"{"reason":"compiler-artifact","executable":null}
-{"reason":"compiler-artifact","executable":"/t/release/observer"}
-{"reason":"build-finished","success":true}"#;
-        assert_eq!(
-            executable(messages),
-            Some(PathBuf::from("/t/release/observer"))
-        );
-        assert_eq!(executable(""), None);
     }
 
     #[test]

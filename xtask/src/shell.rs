@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     ffi::{OsStr, OsString},
     iter,
+    path::PathBuf,
     process::Command,
 };
 
@@ -72,6 +73,14 @@ pub fn show(command: &Command) -> String {
     envs.chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// The executables in cargo's JSON messages.
+pub fn executables(messages: &str) -> impl Iterator<Item = PathBuf> {
+    messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    })
+}
+
 fn quote(word: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -105,5 +114,15 @@ mod tests {
             "{error}"
         );
         assert!(error.ends_with("what you can do: do nothing"), "{error}");
+    }
+
+    #[test]
+    fn executables_are_read_from_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","executable":null}
+{"reason":"compiler-artifact","executable":"/t/release/observer"}
+{"reason":"build-finished","success":true}"#;
+        let found: Vec<_> = executables(messages).collect();
+        assert_eq!(found, [PathBuf::from("/t/release/observer")]);
+        assert_eq!(executables("").count(), 0);
     }
 }

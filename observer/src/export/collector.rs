@@ -19,7 +19,7 @@ use super::{
     per_process::{Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
     sockets,
-    text::TextSink,
+    text::{Piece, Spare, TextSink},
 };
 use crate::{
     kernel::source::KernelSource,
@@ -42,6 +42,7 @@ struct Inner {
     tables: Tables,
     build: BuildInfo,
     descriptions: Vec<Desc>,
+    spare: Arc<Spare>,
 }
 
 /// A process and its live connections, for the landing page.
@@ -88,15 +89,18 @@ impl Exporter {
                 tables,
                 build,
                 descriptions,
+                spare: Arc::default(),
             }),
         }
     }
 
-    /// Appends the exposition to `text`. Blocks: it waits for the table and reads /proc.
-    pub fn write_text(&self, text: &mut String) {
-        let mut sink = TextSink::default();
+    /// The exposition, which is the pieces' text one after the other. Blocks: it waits for
+    /// the table and reads /proc.
+    #[must_use]
+    pub fn scrape(&self) -> Vec<Piece> {
+        let mut sink = TextSink::new(Arc::clone(&self.inner.spare));
         self.collect_into(&mut sink);
-        sink.finish(text);
+        sink.finish()
     }
 
     /// Which build is running.
@@ -117,9 +121,10 @@ impl Exporter {
         let mut all = Vec::new();
         let Inner { source, facts, .. } = &*self.inner;
         self.table().visit(&**source, &**facts, &mut |view| {
-            let sockets = open_sockets(view.counts);
+            let live = view.counts.live_by_state();
+            let sockets = open_sockets(&live);
             if sockets > 0 {
-                let live = |state: u8| Some((state_name(state)?, view.counts.live(state)));
+                let live = |state: u8| Some((state_name(state)?, live[usize::from(state)]));
                 all.push(Busy {
                     pid: view.labels.pid().to_owned(),
                     comm: view.labels.comm().to_owned(),
@@ -153,6 +158,7 @@ impl Exporter {
             tables,
             build,
             descriptions: _,
+            spare: _,
         } = &*self.inner;
         let mut observed = [false; SIGNALS];
         for (signal, observed) in (0..).zip(&mut observed) {

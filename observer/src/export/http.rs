@@ -3,16 +3,30 @@
 //! within [`HEAD_TIMEOUT`], and a client that does not read its answer is cut off after
 //! [`LIFETIME`] and [`LAST_WORDS`].
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{HeaderName, StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::{Bytes, Frame, SizeHint},
+    server::conn::http1,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -210,18 +224,44 @@ fn router(app: App) -> Router {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = blocking(&shared, |app| {
-        let mut text = String::new();
-        app.exporter.write_text(&mut text);
+    let pieces = blocking(&shared, |app| {
+        let mut others = String::new();
         let families = app.registry.gather();
-        match TextEncoder::new().encode_utf8(&families, &mut text) {
-            Ok(()) => Ok(text),
-            Err(error) => Err(error.to_string()),
-        }
+        let encoded = TextEncoder::new().encode_utf8(&families, &mut others);
+        encoded.map_err(|error| error.to_string())?;
+        let ours = app.exporter.scrape().into_iter().map(Bytes::from_owner);
+        Ok(Pieces(ours.chain([others.into()]).collect()))
     });
-    match text.await {
-        Ok(text) => (NO_CACHE, [(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+    match pieces.await {
+        Ok(pieces) => {
+            let body = Body::new(pieces);
+            (NO_CACHE, [(header::CONTENT_TYPE, TEXT_FORMAT)], body).into_response()
+        }
         Err(error) => failure(&error),
+    }
+}
+
+/// A body of several pieces, which nobody puts together.
+struct Pieces(VecDeque<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Exact, so that the answer has a Content-Length.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }
 }
 
@@ -233,10 +273,10 @@ async fn index(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// Runs `work`, which takes locks and reads files, where it stops nobody else.
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
-    work: impl FnOnce(&App) -> Result<String, String> + Send + 'static,
-) -> Result<String, String> {
+    work: impl FnOnce(&App) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     let _turn = shared.scraping.lock().await;
     let worker = Arc::clone(shared);
     match tokio::task::spawn_blocking(move || work(&worker.app)).await {

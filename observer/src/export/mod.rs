@@ -24,3 +24,4 @@ pub use health::Health;
 pub use http::{App, BindError, Server};
 pub use names::Names;
 pub use own::BuildInfo;
+pub use text::Piece;

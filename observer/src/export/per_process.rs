@@ -49,8 +49,9 @@ impl Writer<'_> {
         }
         let observed = self.observed;
         let observed = |signal: u32| observed[signal as usize];
+        let live = counts.live_by_state();
         if observed(SIGNAL_STATE) {
-            self.states(labels, counts);
+            self.states(labels, counts, &live);
             self.histogram(Family::ConnectionAge, labels, &AGE_BOUNDS, &counts.age);
             self.histogram(
                 Family::CloseWaitSeconds,
@@ -110,7 +111,7 @@ impl Writer<'_> {
             self.one(Family::Retransmits, labels, counts.retransmits);
         }
         if observed(SIGNAL_STATE) && view.kind != Kind::Exited {
-            self.one(Family::OpenSockets, labels, open_sockets(counts));
+            self.one(Family::OpenSockets, labels, open_sockets(&live));
         }
         if let Kind::Process { resources, .. } = view.kind {
             self.resources(labels, resources);
@@ -133,7 +134,13 @@ impl Writer<'_> {
         }
     }
 
-    fn states(&mut self, labels: &Labels, counts: &Slot) {
+    fn states(&mut self, labels: &Labels, counts: &Slot, live: &[i64; STATES]) {
+        let mut entered = [0; STATES];
+        for row in &counts.transitions {
+            for (entered, count) in entered.iter_mut().zip(row) {
+                *entered |= count;
+            }
+        }
         for state in 1..STATES as u8 {
             let Some(name) = state_name(state) else {
                 continue;
@@ -141,14 +148,13 @@ impl Writer<'_> {
             // A socket in CLOSE is not alive, and TIME_WAIT has a metric of its own.
             let shown = state != CLOSE && state != TIME_WAIT;
             let column = usize::from(state);
-            let touched =
-                counts.adjust[column] != 0 || counts.transitions.iter().any(|row| row[column] != 0);
+            let touched = counts.adjust[column] != 0 || entered[column] != 0;
             if shown && touched {
                 self.sink.sample(
                     Family::Connections,
                     Some(labels),
                     &[("state", name)],
-                    clamp(counts.live(state)).into(),
+                    clamp(live[column]).into(),
                 );
             }
             for (to, &count) in (0_u8..).zip(&counts.transitions[column]) {
@@ -172,14 +178,14 @@ impl Writer<'_> {
         } else {
             &self.tables.resets_received
         };
-        for (reason, count) in nonzero(index, counts) {
+        index.nonzero(counts, |reason, count| {
             self.sink.sample(
                 Family::Resets,
                 Some(labels),
                 &[("direction", direction), ("reason", reason)],
                 count.into(),
             );
-        }
+        });
     }
 
     fn indexed(
@@ -190,10 +196,10 @@ impl Writer<'_> {
         index: &Index,
         counts: &[u64],
     ) {
-        for (value, count) in nonzero(index, counts) {
+        index.nonzero(counts, |value, count| {
             self.sink
                 .sample(family, Some(labels), &[(name, value)], count.into());
-        }
+        });
     }
 
     fn failures(&mut self, labels: &Labels, failures: &Failures) {
@@ -261,13 +267,6 @@ impl Writer<'_> {
     }
 }
 
-fn nonzero<'a>(index: &'a Index, counts: &'a [u64]) -> impl Iterator<Item = (&'a str, u64)> {
-    index.iter().filter_map(|(name, indices)| {
-        let count: u64 = indices.iter().map(|&i| counts[i]).sum();
-        (count != 0).then_some((name.as_str(), count))
-    })
-}
-
 fn clamp(value: i64) -> u64 {
     // Two CPUs may be seen out of order, so a gauge may be below zero for a moment.
     value.max(0) as u64
@@ -275,9 +274,9 @@ fn clamp(value: i64) -> u64 {
 
 /// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which goes on counting
 /// a socket that was handed to another process until its next transition.
-pub(super) fn open_sockets(counts: &Slot) -> u64 {
-    (1..STATES as u8)
-        .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
-        .map(|state| counts.live(state).max(0) as u64)
+pub(super) fn open_sockets(live: &[i64; STATES]) -> u64 {
+    (1..STATES)
+        .filter(|state| ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(state))
+        .map(|state| clamp(live[state]))
         .sum()
 }

@@ -4,8 +4,12 @@
 //! and its encoder escapes every label of every line again; with a thousand processes that
 //! is most of a scrape. Here the labels of a process are escaped once in its life. A test
 //! holds the two against each other.
+//!
+//! What is left is copying, and memory: the first touch of a new page costs several times
+//! what writing it does. So buffers outlive their scrape, and nothing puts them together:
+//! each family is a piece of the answer.
 
-use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
 
 use observer_common::{BUCKETS, Histogram};
 
@@ -13,46 +17,146 @@ use super::{
     family::{Family, METRICS},
     sink::{Extra, Number, Sink, seconds},
 };
-use crate::table::{Labels, escape_into};
+use crate::{
+    sync::lock,
+    table::{Labels, escape_into},
+};
+
+/// Buffers of finished scrapes, by family, for the next one.
+#[derive(Debug, Default)]
+pub struct Spare(Mutex<Vec<String>>);
+
+/// A part of the exposition: a family with all its samples. Gives its memory back when it
+/// is dropped.
+#[derive(Debug)]
+pub struct Piece {
+    text: String,
+    family: usize,
+    spare: Arc<Spare>,
+}
+
+impl Piece {
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let Self {
+            text,
+            family,
+            spare,
+        } = self;
+        let mut text = std::mem::take(text);
+        // What a crowd needed once is not kept for ever.
+        if text.capacity() / 4 > text.len() {
+            text.shrink_to(text.len() * 2);
+        }
+        text.clear();
+        let mut spare = lock(&spare.0);
+        if spare.len() <= *family {
+            spare.resize_with(METRICS.len(), String::new);
+        }
+        // Two scrapes at a time leave two buffers, of which one is enough.
+        if spare[*family].capacity() < text.capacity() {
+            spare[*family] = text;
+        }
+    }
+}
 
 /// Collects text, one buffer per family because samples come process by process.
 pub struct TextSink {
     families: Vec<String>,
-    /// Bounds that were written before, as label values.
-    bounds: Vec<(*const u64, [String; BUCKETS - 1])>,
-}
-
-impl Default for TextSink {
-    fn default() -> Self {
-        Self {
-            families: METRICS.iter().map(|_| String::new()).collect(),
-            bounds: Vec::new(),
-        }
-    }
+    /// By family, what follows the process's labels in each line of a histogram.
+    bounds: Vec<Option<Box<[String; BUCKETS]>>>,
+    /// What the lines of a histogram have in common.
+    common: String,
+    spare: Arc<Spare>,
 }
 
 impl TextSink {
-    /// Appends the families that have samples to `text`.
-    pub fn finish(self, text: &mut String) {
-        let size: usize = self.families.iter().map(|family| family.len() + 256).sum();
-        text.reserve(size);
-        for (samples, metric) in self.families.iter().zip(METRICS) {
-            if !samples.is_empty() {
-                let _ = write!(text, "# HELP {} ", metric.name);
-                // A help text escapes no quotes, and ours has no backslash or newline.
-                text.push_str(metric.help);
-                let _ = writeln!(text, "\n# TYPE {} {}", metric.name, metric.kind.name());
-                text.push_str(samples);
-            }
+    /// Writes into buffers from `spare`.
+    pub fn new(spare: Arc<Spare>) -> Self {
+        let mut families = std::mem::take(&mut *lock(&spare.0));
+        families.resize_with(METRICS.len(), String::new);
+        Self {
+            families,
+            bounds: METRICS.iter().map(|_| None).collect(),
+            common: String::new(),
+            spare,
         }
+    }
+
+    /// The families that have samples.
+    pub fn finish(self) -> Vec<Piece> {
+        let Self {
+            families,
+            bounds: _,
+            common: _,
+            spare,
+        } = self;
+        families
+            .into_iter()
+            .enumerate()
+            .map(|(family, text)| Piece {
+                text,
+                family,
+                spare: Arc::clone(&spare),
+            })
+            .filter(|piece| !piece.text.is_empty())
+            .collect()
     }
 }
 
+/// The text of `family`, begun with its description.
+fn begun(families: &mut [String], family: Family) -> &mut String {
+    let text = &mut families[family as usize];
+    if text.is_empty() {
+        let metric = family.metric();
+        // A help text escapes no quotes, and ours has no backslash or newline.
+        for part in ["# HELP ", metric.name, " ", metric.help, "\n# TYPE "] {
+            text.push_str(part);
+        }
+        for part in [metric.name, " ", metric.kind.name(), "\n"] {
+            text.push_str(part);
+        }
+    }
+    text
+}
+
+fn push_integer(text: &mut String, value: u64) {
+    text.push_str(itoa::Buffer::new().format(value));
+}
+
 fn push_number(text: &mut String, value: Number) {
-    let _ = match value {
-        Number::Integer(value) => writeln!(text, " {value}"),
-        Number::Float(value) => writeln!(text, " {value}"),
-    };
+    match value {
+        Number::Integer(value) => push_integer(text, value),
+        Number::Float(value) => text.push_str(&value.to_string()),
+    }
+    text.push('\n');
+}
+
+/// Nanoseconds as seconds, in full: a float's shortest decimal takes longer to find.
+fn push_seconds(text: &mut String, nanoseconds: u64) {
+    const SECOND: u64 = 1_000_000_000;
+    push_integer(text, nanoseconds / SECOND);
+    let fraction = nanoseconds % SECOND;
+    if fraction != 0 {
+        // A leading 1 keeps the zeros behind the point.
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(SECOND + fraction);
+        text.push('.');
+        text.push_str(digits[1..].trim_end_matches('0'));
+    }
 }
 
 impl Sink for TextSink {
@@ -63,7 +167,7 @@ impl Sink for TextSink {
         extra: Extra<'_>,
         value: Number,
     ) {
-        let text = &mut self.families[family as usize];
+        let text = begun(&mut self.families, family);
         text.push_str(family.metric().name);
         let mut separator = '{';
         if let Some(process) = process {
@@ -79,9 +183,7 @@ impl Sink for TextSink {
             text.push('"');
             separator = ',';
         }
-        if separator == ',' {
-            text.push('}');
-        }
+        text.push_str(if separator == ',' { "} " } else { " " });
         push_number(text, value);
     }
 
@@ -92,31 +194,83 @@ impl Sink for TextSink {
         bounds: &'static [u64; BUCKETS - 1],
         histogram: &Histogram,
     ) {
-        let address = bounds.as_ptr();
-        let known = self.bounds.iter().position(|(known, _)| *known == address);
-        let known = known.unwrap_or_else(|| {
-            let names = bounds.map(|bound| seconds(bound).to_string());
-            self.bounds.push((address, names));
-            self.bounds.len() - 1
+        let Self {
+            families,
+            bounds: known,
+            common,
+            spare: _,
+        } = self;
+        let bounds = known[family as usize].get_or_insert_with(|| {
+            Box::new(std::array::from_fn(|bucket| {
+                let bound = bounds.get(bucket);
+                let bound = bound.map_or("+Inf".to_owned(), |ns| seconds(*ns).to_string());
+                format!(",le=\"{bound}\"}} ")
+            }))
         });
-        let bounds = self.bounds[known].1.iter().map(String::as_str);
-
-        let text = &mut self.families[family as usize];
+        let text = begun(families, family);
         let name = family.metric().name;
+        common.clear();
+        for part in [name, "_bucket{", process.text()] {
+            common.push_str(part);
+        }
         let mut count = 0;
-        for (bound, observations) in bounds.chain(["+Inf"]).zip(&histogram.buckets) {
+        for (bound, observations) in bounds.iter().zip(&histogram.buckets) {
             count += observations;
-            for part in [name, "_bucket{", process.text(), ",le=\"", bound, "\"}"] {
-                text.push_str(part);
-            }
-            push_number(text, Number::Integer(count));
+            text.push_str(common);
+            text.push_str(bound);
+            push_integer(text, count);
+            text.push('\n');
         }
-        let sum = Number::Float(seconds(histogram.sum_ns));
-        for (suffix, value) in [("_sum{", sum), ("_count{", Number::Integer(count))] {
-            for part in [name, suffix, process.text(), "}"] {
-                text.push_str(part);
-            }
-            push_number(text, value);
+        for part in [name, "_sum{", process.text(), "} "] {
+            text.push_str(part);
         }
+        push_seconds(text, histogram.sum_ns);
+        for part in ["\n", name, "_count{", process.text(), "} "] {
+            text.push_str(part);
+        }
+        push_integer(text, count);
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_written_in_full() {
+        for (nanoseconds, expected) in [
+            (0, "0"),
+            (1, "0.000000001"),
+            (70_250_000_000, "70.25"),
+            (1_000_000_000, "1"),
+            (10_000_000_010, "10.00000001"),
+        ] {
+            let mut text = String::new();
+            push_seconds(&mut text, nanoseconds);
+            assert_eq!(text, expected);
+            assert_eq!(text.parse(), Ok(seconds(nanoseconds)));
+        }
+    }
+
+    #[test]
+    fn memory_is_used_again_and_not_hoarded() {
+        let spare = Arc::new(Spare::default());
+        let scrape = |samples: u64| {
+            let mut sink = TextSink::new(Arc::clone(&spare));
+            for value in 0..samples {
+                sink.sample(Family::Accepts, None, &[], Number::Integer(value));
+            }
+            let pieces = sink.finish();
+            assert_eq!(pieces.len(), 1, "families without samples are left out");
+            let text = pieces[0].text();
+            (text.as_ptr() as usize, text.len())
+        };
+        let capacity = || lock(&spare.0)[Family::Accepts as usize].capacity();
+        let large = scrape(10_000);
+        assert!(capacity() >= large.1);
+        assert_eq!(scrape(10_000), large, "the same memory, the same text");
+        scrape(1);
+        assert!(capacity() < large.1 / 10);
     }
 }

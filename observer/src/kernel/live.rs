@@ -336,7 +336,6 @@ impl KernelSource for Live {
     }
 
     fn read_slot_identity(&self, index: u32, slot: &mut Slot) {
-        *slot = Slot::zeroed();
         let prefix = std::mem::offset_of!(Slot, transitions);
         self.slots.read_prefix(index, prefix, slot);
     }

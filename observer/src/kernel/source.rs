@@ -38,8 +38,8 @@ pub trait KernelSource: Send + Sync {
     /// Copies slot `index` into `slot`. Counters are read one by one while the kernel goes
     /// on adding, so sums over several of them may be off by the events of that moment.
     fn read_slot(&self, index: u32, slot: &mut Slot);
-    /// Copies only identity, generation and `sockets` of slot `index` (the other fields of
-    /// the returned slot are zero): what housekeeping needs.
+    /// Copies only identity, generation and `sockets` of slot `index`, and leaves the other
+    /// fields of `slot` as they are: what housekeeping needs, of every slot.
     fn read_slot_identity(&self, index: u32, slot: &mut Slot);
     /// Sockets of slot `index` that ever entered TIME_WAIT: read every second for every
     /// process, where a copy of the whole slot would cost too much.

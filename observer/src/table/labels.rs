@@ -58,6 +58,14 @@ impl Labels {
 
 /// Escapes a label value for the text format: backslash, newline, double quote.
 pub(crate) fn escape_into(value: &str, text: &mut String) {
+    // As a rule there is nothing to escape.
+    if !value
+        .bytes()
+        .any(|byte| matches!(byte, b'\\' | b'\n' | b'"'))
+    {
+        text.push_str(value);
+        return;
+    }
     for c in value.chars() {
         match c {
             '\\' => text.push_str("\\\\"),

@@ -17,7 +17,7 @@ use observer_common::{
     Slot,
 };
 
-use super::{BuildInfo, Exporter, Names};
+use super::{BuildInfo, Exporter, Names, Piece};
 use crate::table::{
     Table, TableConfig,
     fake::{FakeFacts, FakeKernel},
@@ -128,9 +128,7 @@ pub fn kernel() -> FakeKernel {
 }
 
 pub fn text(exporter: &Exporter) -> String {
-    let mut text = String::new();
-    exporter.write_text(&mut text);
-    text
+    exporter.scrape().iter().map(Piece::text).collect()
 }
 
 /// A name with its labels, sorted.

@@ -1,0 +1,54 @@
+//! Programs that do nothing: what is left of an observer's cost when it counts nothing.
+//! `cargo xtask bench` attaches them to the hooks of the observer, one instance for each.
+
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, tracepoint},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext,
+        TracePointContext,
+    },
+};
+
+#[btf_tracepoint]
+pub fn floor_tp_btf(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+#[tracepoint]
+pub fn floor_tracepoint(_ctx: TracePointContext) -> u32 {
+    0
+}
+
+#[fentry]
+pub fn floor_fentry(_ctx: FEntryContext) -> i32 {
+    0
+}
+
+#[fexit]
+pub fn floor_fexit(_ctx: FExitContext) -> i32 {
+    0
+}
+
+#[kprobe]
+pub fn floor_kprobe(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[kretprobe]
+pub fn floor_kretprobe(_ctx: RetProbeContext) -> u32 {
+    0
+}
+
+/// As in the observer, so that the kernel treats both alike.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: nothing here can panic.
+    loop {}
+}

@@ -1,0 +1,137 @@
+//! A scrape: table and text, without sending it.
+
+use std::{
+    hint::black_box,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use fake::{FakeFacts, FakeKernel};
+use observer::{
+    daemon::Names,
+    explain::ResetReasons,
+    export::{BuildInfo, Exporter, Piece},
+    // As fake.rs finds them in the library.
+    kernel,
+    table::{Description, ProcessFacts, Resources, Table, TableConfig},
+};
+use observer_common::{
+    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT,
+    Slot,
+};
+
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../src/table/fake.rs"]
+mod fake;
+
+/// What a service that is client and server leaves in its slot.
+fn service(slot: &mut Slot) {
+    let transitions = [
+        (CLOSE, SYN_SENT),
+        (SYN_SENT, ESTABLISHED),
+        (LISTEN, SYN_RECV),
+        (SYN_RECV, ESTABLISHED),
+        (ESTABLISHED, FIN_WAIT1),
+        (FIN_WAIT1, FIN_WAIT2),
+        (FIN_WAIT2, CLOSE),
+        (ESTABLISHED, CLOSE_WAIT),
+        (CLOSE_WAIT, LAST_ACK),
+        (LAST_ACK, CLOSE),
+    ];
+    for (from, to) in transitions {
+        slot.transitions[usize::from(from)][usize::from(to)] = 12_345;
+    }
+    slot.adjust[usize::from(LISTEN)] = 1;
+    slot.connects[0] = 12_345;
+    slot.connects[111] = 7;
+    slot.accepts = 12_345;
+    slot.time_wait_entered = 12_345;
+    slot.resets_received[usize::from(ESTABLISHED)] = 3;
+    for histogram in [&mut slot.connect, &mut slot.age, &mut slot.close_wait] {
+        histogram.buckets[2] = 12_000;
+        histogram.buckets[5] = 345;
+        histogram.sum_ns = 1_234_567_891;
+    }
+}
+
+/// What one that has only ever connected leaves.
+fn client(slot: &mut Slot) {
+    slot.transitions[usize::from(CLOSE)][usize::from(SYN_SENT)] = 1;
+    slot.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 1;
+    slot.connects[0] = 1;
+    slot.connect.buckets[1] = 1;
+    slot.connect.sum_ns = 98_765;
+}
+
+fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
+    let kernel = FakeKernel::new(processes as usize + 3);
+    // Not by `spawn`, which looks for a free slot from the start each time.
+    for (pid, slot) in (1..).zip(&mut kernel.slots.lock().expect("not poisoned")[3..]) {
+        slot.key = fake::key(pid, 1);
+        slot.comm[..11].copy_from_slice(b"some-daemon");
+        fill(slot);
+    }
+    let facts = FakeFacts::default();
+    let mut table = Table::new(TableConfig {
+        max_processes: processes as usize,
+        ..TableConfig::default()
+    });
+    table.tick(Instant::now(), &kernel, &facts);
+    Exporter::new(
+        Arc::new(Mutex::new(table)),
+        Arc::new(kernel),
+        Arc::new(facts),
+        Arc::new(Names(ResetReasons::default())),
+        BuildInfo::default(),
+    )
+}
+
+fn scrape(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scrape");
+    group
+        .sample_size(20)
+        .measurement_time(Duration::from_secs(5));
+    for (kind, fill) in [
+        ("services", service as fn(&mut Slot)),
+        ("clients", client),
+        ("idle", |_| {}),
+    ] {
+        for processes in [1000, 10_000] {
+            let exporter = exporter(processes, fill);
+            let size = |pieces: &[Piece]| pieces.iter().map(|piece| piece.text().len()).sum();
+            let bytes: usize = size(&exporter.scrape());
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function(BenchmarkId::new(kind, processes), |bencher| {
+                bencher.iter(|| black_box(size(&exporter.scrape())));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// What copying as much text costs, which no way of writing it can be below.
+fn copy(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("copy");
+    group.sample_size(20);
+    for mebibytes in [7, 70] {
+        let from = vec![b'a'; mebibytes << 20];
+        let mut to = Vec::with_capacity(from.len());
+        group.throughput(Throughput::Bytes(from.len() as u64));
+        let name = BenchmarkId::new("into the same memory", format!("{mebibytes} MiB"));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                to.clear();
+                to.extend_from_slice(black_box(&from));
+            });
+        });
+        let name = BenchmarkId::new("into new memory", format!("{mebibytes} MiB"));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| black_box(from.clone()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, scrape, copy);
+criterion_main!(benches);

@@ -1,0 +1,80 @@
+//! Attaches a program that does nothing to each hook it is given, says `ready`, and stays
+//! until standard input ends: the floor that `cargo xtask bench` measures the observer
+//! against.
+//!
+//! Hooks are given as `RUNG:HOOK`, as `observer check --json` names them:
+//! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
+//! `fexit:inet_csk_accept`. For each it writes the id of the program there, so that its
+//! run-time statistics can be found. With `--statistics` the kernel keeps those, of all
+//! programs, for as long as this one runs.
+
+use std::{env, io};
+
+use anyhow::{Context as _, bail};
+use aya::{
+    Btf, Ebpf,
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, TracePoint},
+};
+
+/// Made by observer's build script from observer-ebpf/src/floor.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floor.o"));
+
+fn main() -> anyhow::Result<()> {
+    let btf = Btf::from_sys_fs().context("the kernel offers no BTF")?;
+    // A program knows its target from its loading on, so each hook has an object of its
+    // own. It has no maps, so this costs nothing.
+    let mut attached = Vec::new();
+    let mut statistics = Vec::new();
+    for hook in env::args().skip(1) {
+        if hook == "--statistics" {
+            let kept = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+            statistics.push(kept.context("the kernel keeps no run-time statistics")?);
+            continue;
+        }
+        let mut object = Ebpf::load(OBJECT)?;
+        let id = attach(&mut object, &btf, &hook).with_context(|| hook.clone())?;
+        println!("{id} {hook}");
+        attached.push(object);
+    }
+    println!("ready");
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
+}
+
+fn attach(object: &mut Ebpf, btf: &Btf, hook: &str) -> anyhow::Result<u32> {
+    let (rung, hook) = hook.split_once(':').context("not of the form RUNG:HOOK")?;
+    let name = format!("floor_{rung}");
+    let Some(program) = object.program_mut(&name) else {
+        bail!("no such rung: {rung}");
+    };
+    match rung {
+        "tp_btf" => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(hook, btf)?;
+            program.attach()?;
+        }
+        "tracepoint" => {
+            let (category, event) = hook.split_once(':').context("not CATEGORY:EVENT")?;
+            let program: &mut TracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(category, event)?;
+        }
+        "fentry" => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(hook, btf)?;
+            program.attach()?;
+        }
+        "fexit" => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(hook, btf)?;
+            program.attach()?;
+        }
+        _ => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(hook, 0)?;
+        }
+    }
+    let program = object.program(&name).context("it was there before")?;
+    Ok(program.info()?.id())
+}

@@ -1,0 +1,163 @@
+//! One run: a fresh network namespace, one subject, one load.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    load::{COMM, Load, Made},
+    netns::Netns,
+    proc::{self, Memory, Runs},
+    scrape::{self, Wrong},
+    subject::{Attached, Binaries, Hook, Subject},
+};
+
+/// What the iterator over open files is called: it runs by the clock and not by events.
+const ITERATOR: &str = "resync_iter";
+
+/// What one run found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Run {
+    pub made: Made,
+    /// By the observer's hook where there is one, else by the tool's program. Empty without
+    /// statistics.
+    pub programs: BTreeMap<String, Runs>,
+    /// CPU time of the tool itself while the load ran, in seconds.
+    pub cpu_seconds: f64,
+    pub memory: Memory,
+    /// Records that did not fit into the ring.
+    pub records_lost: u64,
+    /// Events that were lost to a full map, insertions that a full map refused, and runs that
+    /// the kernel skipped.
+    pub events_lost: u64,
+    /// Counts that differ from what the load did.
+    pub wrong: Vec<String>,
+}
+
+impl Run {
+    /// All programs that events run.
+    pub fn all(&self) -> Runs {
+        let mut all = Runs::default();
+        for runs in self.programs.values() {
+            all.add(*runs);
+        }
+        all
+    }
+
+    /// Kernel time in the tool's programs per connection, in nanoseconds.
+    pub fn per_connection(&self) -> f64 {
+        self.all().nanoseconds as f64 / self.made.connections() as f64
+    }
+}
+
+/// What all runs have in common.
+pub struct Bench {
+    pub binaries: Binaries,
+    pub hooks: Vec<Hook>,
+}
+
+impl Bench {
+    /// Runs `load` beside `subject`; `statistics` says whether the kernel is to measure its
+    /// programs, and `extra` are arguments for the observer.
+    pub fn run(
+        &self,
+        subject: Subject,
+        load: &Load,
+        statistics: bool,
+        extra: &[String],
+    ) -> Result<Run> {
+        self.run_and(subject, load, statistics, extra, |_| Ok(()))
+    }
+
+    /// The same, and asks `attached` afterwards, while the load's connections still stand.
+    pub fn run_and(
+        &self,
+        subject: Subject,
+        load: &Load,
+        statistics: bool,
+        extra: &[String],
+        ask: impl FnOnce(&Attached) -> Result<()>,
+    ) -> Result<Run> {
+        let Self { binaries, hooks } = self;
+        let _statistics = statistics
+            .then(|| Attached::statistics(binaries))
+            .transpose()?;
+        let netns = Netns::new()?;
+        let attached = Attached::start(subject, binaries, hooks, extra)
+            .with_context(|| subject.name().to_owned())?;
+        let mut running = load.prepare(&binaries.load, &netns)?;
+        let (before, cpu_before) = (attached.programs()?, cpu(&attached)?);
+        let made = running.go()?;
+        let (cpu_after, after) = (cpu(&attached)?, attached.programs()?);
+        let counted = wrong_load(&netns, &made)?;
+        ensure!(counted.is_empty(), "the load miscounts itself: {counted:?}");
+
+        let mut run = Run {
+            made,
+            cpu_seconds: cpu_after - cpu_before,
+            ..Run::default()
+        };
+        if statistics {
+            run.programs = self.difference(&before, &after);
+        }
+        if let Some(pid) = attached.pid() {
+            run.memory = proc::memory(pid)?;
+        }
+        if let Some(address) = attached.address {
+            // An RST waits for a millisecond until it is certain.
+            thread::sleep(Duration::from_millis(20));
+            let scrape = scrape::get(address, "/metrics")?;
+            let sum = |name: &str, labels: &[&str]| scrape.sum(name, labels) as u64;
+            run.records_lost = sum("observer_records_lost_total", &[]);
+            run.events_lost = sum("observer_events_total", &["outcome=\"lost\""])
+                + sum("observer_map_full_total", &[])
+                + sum("observer_bpf_missed_runs_total", &[]);
+            let wrong = scrape::wrong_counts(&scrape, COMM, &made);
+            run.wrong = wrong.iter().map(Wrong::to_string).collect();
+        }
+        ask(&attached)?;
+        Ok(run)
+    }
+
+    /// What the programs did in between, by hook where the observer or the floor ran them.
+    fn difference(
+        &self,
+        before: &BTreeMap<String, Runs>,
+        after: &BTreeMap<String, Runs>,
+    ) -> BTreeMap<String, Runs> {
+        let hook = |program: &str| {
+            let hook = self.hooks.iter().find(|hook| hook.program == program);
+            hook.map_or_else(|| program.to_owned(), |hook| hook.name.clone())
+        };
+        after
+            .iter()
+            .filter(|(program, _)| *program != ITERATOR)
+            .map(|(program, after)| {
+                let before = before.get(program).copied().unwrap_or_default();
+                (hook(program), after.since(before))
+            })
+            .filter(|(_, runs)| runs.runs > 0)
+            .collect()
+    }
+
+    /// CPU time per second of the observer beside a load of `rate` connections per second.
+    pub fn paced(&self, rate: u64, seconds: u64) -> Result<Run> {
+        let load = Load {
+            connections: rate * seconds,
+            live: 0,
+            rate: Some(rate),
+            seconds: seconds * 2,
+            processes: None,
+        };
+        self.run(Subject::Observer, &load, false, &[])
+    }
+}
+
+fn cpu(attached: &Attached) -> Result<f64> {
+    attached.pid().map_or(Ok(0.0), proc::cpu_seconds)
+}
+
+fn wrong_load(netns: &Netns, made: &Made) -> Result<Vec<Wrong>> {
+    scrape::wrong_load(&netns.snmp()?, made)
+}

@@ -1,0 +1,303 @@
+//! What a benchmark found, as it is printed and written.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::{check::Costs, measure::Run, proc::Memory, statistics::Spread, subject::Subject};
+
+/// Everything.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    pub machine: BTreeMap<String, String>,
+    /// Per run.
+    pub connections: u64,
+    pub live_connections: u64,
+    pub repetitions: usize,
+    pub subjects: Vec<Figures>,
+    /// The observer's cost in units of the floor.
+    pub event_cost: Costs,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paced: Option<Paced>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub growth: Vec<Point>,
+}
+
+/// Of one subject.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Figures {
+    pub name: String,
+    pub connections_per_second: Option<Spread>,
+    /// Of what is there with nothing attached.
+    pub left_percent: Option<Spread>,
+    /// Kernel time per run of its programs.
+    pub nanoseconds_per_event: Option<Spread>,
+    /// Kernel time of all its programs.
+    pub nanoseconds_per_connection: Option<Spread>,
+    /// CPU time of the process at full load, in percent of one CPU.
+    pub cpu_percent: Option<Spread>,
+    pub memory: Memory,
+    pub records_lost: u64,
+    pub events_lost: u64,
+    pub wrong: Vec<String>,
+    /// By hook or program.
+    pub programs: BTreeMap<String, Program>,
+}
+
+/// Of one program.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Program {
+    pub runs_per_connection: f64,
+    pub nanoseconds_per_run: Spread,
+}
+
+/// The observer beside a steady load.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Paced {
+    pub connections_per_second: f64,
+    /// Of one CPU.
+    pub cpu_percent: Spread,
+}
+
+/// The observer beside many connections or processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Point {
+    pub live_connections: u64,
+    pub processes: u64,
+    pub nanoseconds_per_event: f64,
+    /// In units of the floor, measured beside the same load.
+    pub event_cost: f64,
+    /// From connecting to the last byte.
+    pub scrape_seconds: f64,
+    /// As the observer says: without sending it.
+    pub collect_seconds: f64,
+    pub scrape_bytes: u64,
+    pub memory: Memory,
+    pub wrong: Vec<String>,
+}
+
+/// The runs of one subject, in the order of the repetitions.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    pub plain: Vec<Run>,
+    pub measured: Vec<Run>,
+}
+
+impl Figures {
+    pub fn new(subject: Subject, runs: &Runs, nothing: Option<&Runs>) -> Self {
+        let Runs { plain, measured } = runs;
+        let rates =
+            |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.made.per_second()).collect() };
+        let attached = subject != Subject::Nothing;
+        let has_programs = |run: &&Run| !run.programs.is_empty();
+        let all = plain.iter().chain(measured);
+        Self {
+            name: subject.name().to_owned(),
+            connections_per_second: Spread::of(rates(plain)),
+            left_percent: nothing
+                .filter(|_| attached)
+                .and_then(|nothing| Spread::of_ratios(&rates(plain), &rates(&nothing.plain)))
+                .map(|ratio| ratio.scaled(100.0)),
+            nanoseconds_per_event: Spread::of(
+                measured
+                    .iter()
+                    .filter(has_programs)
+                    .map(|run| run.all().each()),
+            ),
+            nanoseconds_per_connection: Spread::of(
+                measured
+                    .iter()
+                    .filter(has_programs)
+                    .map(Run::per_connection),
+            ),
+            cpu_percent: attached
+                .then(|| {
+                    Spread::of(
+                        plain
+                            .iter()
+                            .map(|run| 100.0 * run.cpu_seconds / run.made.seconds),
+                    )
+                })
+                .flatten(),
+            memory: plain.last().map(|run| run.memory).unwrap_or_default(),
+            records_lost: all.clone().map(|run| run.records_lost).sum(),
+            events_lost: all.clone().map(|run| run.events_lost).sum(),
+            wrong: all.flat_map(|run| run.wrong.clone()).collect(),
+            programs: programs(measured),
+        }
+    }
+}
+
+fn programs(runs: &[Run]) -> BTreeMap<String, Program> {
+    let mut figures: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for run in runs {
+        for (name, program) in &run.programs {
+            let share = program.runs as f64 / run.made.connections() as f64;
+            // Programs of other tools are known by ids, which no two runs share.
+            let name = if name.starts_with("program ") {
+                "all programs"
+            } else {
+                name
+            };
+            figures
+                .entry(name)
+                .or_default()
+                .push((share, program.each()));
+        }
+    }
+    figures
+        .into_iter()
+        .filter_map(|(name, figures)| {
+            let program = Program {
+                runs_per_connection: Spread::of(figures.iter().map(|(share, _)| *share))?.median,
+                nanoseconds_per_run: Spread::of(figures.iter().map(|(_, each)| *each))?,
+            };
+            Some((name.to_owned(), program))
+        })
+        .collect()
+}
+
+fn cell(spread: Option<Spread>) -> String {
+    spread.map_or_else(|| "-".to_owned(), |spread| spread.to_string())
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+impl Results {
+    pub fn figures(&self, subject: Subject) -> Option<&Figures> {
+        self.subjects
+            .iter()
+            .find(|figures| figures.name == subject.name())
+    }
+
+    /// The tables, in Markdown.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in &self.machine {
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        if !self.subjects.is_empty() {
+            let _ = writeln!(
+                text,
+                "{} connections a run, {} more stand meanwhile; {} repetitions: median (lowest-highest)",
+                self.connections, self.live_connections, self.repetitions
+            );
+            self.write_subjects(&mut text);
+            self.write_programs(&mut text);
+        }
+        self.write_cost(&mut text);
+        if let Some(Paced {
+            connections_per_second,
+            cpu_percent,
+        }) = self.paced
+        {
+            let _ = writeln!(
+                text,
+                "\nobserver at {connections_per_second:.0} connections per second: {cpu_percent} % of a CPU"
+            );
+        }
+        self.write_growth(&mut text);
+        let wrong = |wrong: &[String], text: &mut String| {
+            for wrong in wrong {
+                let _ = writeln!(text, "WRONG: {wrong}");
+            }
+        };
+        for figures in &self.subjects {
+            wrong(&figures.wrong, &mut text);
+        }
+        for point in &self.growth {
+            wrong(&point.wrong, &mut text);
+        }
+        text
+    }
+
+    fn write_subjects(&self, text: &mut String) {
+        text.push_str(
+            "\n| subject | connections/s | left, % | ns per event | ns per connection | \
+             CPU of the tool, % | memory, MiB | records lost | events lost | counts wrong |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for figures in &self.subjects {
+            let is_observer = figures.name == Subject::Observer.name();
+            let count = |count: u64| {
+                if is_observer {
+                    count.to_string()
+                } else {
+                    "-".to_owned()
+                }
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {:.1} | {} | {} | {} |",
+                figures.name,
+                cell(figures.connections_per_second),
+                cell(figures.left_percent),
+                cell(figures.nanoseconds_per_event),
+                cell(figures.nanoseconds_per_connection),
+                cell(figures.cpu_percent),
+                mebibytes(figures.memory.total()),
+                count(figures.records_lost),
+                count(figures.events_lost),
+                count(figures.wrong.len() as u64),
+            );
+        }
+    }
+
+    fn write_programs(&self, text: &mut String) {
+        let of = |subject| self.figures(subject).map(|figures| &figures.programs);
+        let Some(observer) = of(Subject::Observer).filter(|programs| !programs.is_empty()) else {
+            return;
+        };
+        text.push_str(
+            "\n| hook | runs per connection | observer, ns per run | floor, ns per run |\n|---|---|---|---|\n",
+        );
+        for (hook, program) in observer {
+            let floor = of(Subject::Floor).and_then(|programs| programs.get(hook));
+            let _ = writeln!(
+                text,
+                "| {hook} | {:.2} | {} | {} |",
+                program.runs_per_connection,
+                program.nanoseconds_per_run,
+                cell(floor.map(|floor| floor.nanoseconds_per_run)),
+            );
+        }
+    }
+
+    fn write_cost(&self, text: &mut String) {
+        if self.event_cost.is_empty() {
+            return;
+        }
+        text.push_str("\n| hook | cost in floors |\n|---|---|\n");
+        for (hook, cost) in &self.event_cost {
+            let _ = writeln!(text, "| {hook} | {cost} |");
+        }
+    }
+
+    fn write_growth(&self, text: &mut String) {
+        if self.growth.is_empty() {
+            return;
+        }
+        text.push_str(
+            "\n| live connections | processes | ns per event | in floors | scrape, ms | \
+             collecting it, ms | scrape, KiB | resident, MiB | maps, MiB |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
+        );
+        for point in &self.growth {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {} | {:.1} | {:.1} |",
+                point.live_connections,
+                point.processes,
+                point.nanoseconds_per_event,
+                point.event_cost,
+                point.scrape_seconds * 1e3,
+                point.collect_seconds * 1e3,
+                point.scrape_bytes / 1024,
+                mebibytes(point.memory.resident),
+                mebibytes(point.memory.maps),
+            );
+        }
+    }
+}
