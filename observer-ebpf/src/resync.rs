@@ -110,12 +110,16 @@ unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *co
     // points into the map.
     unsafe {
         let mut request = Probe::read::<u64>(listener, at::OFF_ACCEPT_HEAD()) as *const u8;
+        if request.is_null() {
+            return;
+        }
+        // Not in the loop, each turn of which the verifier walks through.
+        let slot = owner::of_task(task, 0);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
             let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
             let state = Probe::read::<u8>(child, at::OFF_SKC_STATE());
             if !child.is_null() && state != 0 && connections::get(child as u64).is_none() {
-                let slot = owner::of_task(task, 0);
                 if connections::seed(child as u64, slot, state, now()).is_some() {
                     (*control).seeded += 1;
                 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Metrics, Netns, Program};
+use common::{Daemon, Metrics, Netns, Program, scaled};
 
 /// Connects as many pairs as asked for, keeps them until told, closes them until told.
 const PAIRS: &str = r#"
@@ -281,18 +281,20 @@ fn short_lived_processes_fold_into_exited() {
     needs_kernel!();
     let netns = Netns::new("brief");
     let daemon = Daemon::start(&[]);
-    let mut program = netns.python(CHILDREN, &["300", "obs-brief", "drop"]);
+    let count = scaled(300, 60);
+    let mut program = netns.python(CHILDREN, &[&count.to_string(), "obs-brief", "drop"]);
+    let count = count as f64;
     program.expect("ready");
     let before = daemon.scrape();
     program.go();
     patient(&mut program, "made");
     let brief = [("comm", "obs-brief"), ("result", "ok")];
     let made = never_down_until(&daemon, &before, |metrics| {
-        metrics.sum("socket_connects_total", &brief) == 300.0
+        metrics.sum("socket_connects_total", &brief) == count
     });
     let exited = [("pid", "exited"), ("comm", "obs-brief"), ("result", "ok")];
     let end = never_down_until(&daemon, &made, |metrics| {
-        metrics.sum("socket_connects_total", &exited) == 300.0
+        metrics.sum("socket_connects_total", &exited) == count
     });
     let comm = [("comm", "obs-brief")];
     assert!(
@@ -307,7 +309,7 @@ fn short_lived_processes_fold_into_exited() {
         end.text
     );
     assert_eq!(end.sum(LIVE, &comm), 0.0);
-    assert_eq!(end.sum("socket_conn_age_seconds_count", &comm), 300.0);
+    assert_eq!(end.sum("socket_conn_age_seconds_count", &comm), count);
     assert_eq!(
         end.sum("observer_map_full_total", &[("map", "processes")]),
         0.0
