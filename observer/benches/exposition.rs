@@ -46,7 +46,7 @@ fn service(slot: &mut Slot) {
     slot.connects[0] = 12_345;
     slot.connects[111] = 7;
     slot.accepts = 12_345;
-    slot.time_wait_entered = 12_345;
+    slot.time_wait_entered[0] = 12_345;
     slot.resets_received[usize::from(ESTABLISHED)] = 3;
     for histogram in [&mut slot.connect, &mut slot.age, &mut slot.close_wait] {
         histogram.buckets[2] = 12_000;

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     attach::{attach_twins, describe, twin},
     btf::{BtfError, KernelBtf, LayoutError},
-    ladder::{Attach, Hooks},
+    ladder::{Attach, Hooks, Ladder},
     layout::{Absent, Layout},
     object::Helpers,
     plan::Plan,
@@ -283,16 +283,16 @@ impl Kernel {
     }
 
     fn check_required(&self, plan: &Plan) -> Result<(), LoadError> {
-        let required = LADDERS.iter().filter(|ladder| ladder.required);
-        for ladder in required.filter(|ladder| plan.step(ladder).is_none()) {
-            let verdicts = plan.verdicts();
-            let verdict = verdicts.iter().find(|v| v.signal == ladder.signal);
-            return Err(LoadError::Required {
-                hook: verdict.map_or(ladder.signal, |v| v.hook),
-                detail: verdict.map_or_else(String::new, |v| v.detail.clone()),
-            });
-        }
-        Ok(())
+        let lost = |ladder: &&Ladder| ladder.required && plan.step(ladder).is_none();
+        let Some(ladder) = LADDERS.iter().find(lost) else {
+            return Ok(());
+        };
+        let verdicts = plan.verdicts();
+        let verdict = verdicts.iter().find(|v| v.signal == ladder.signal);
+        Err(LoadError::Required {
+            hook: verdict.map_or(ladder.signal, |v| v.hook),
+            detail: verdict.map_or_else(String::new, |v| v.detail.clone()),
+        })
     }
 
     fn load_twins(&self, ebpf: &mut Ebpf) {
