@@ -103,6 +103,8 @@ pub struct CpuStats {
     pub connections_added: u64,
     /// Entries dropped from it.
     pub connections_removed: u64,
+    /// Kinds of record that are read, one bit per `RECORD_` number; written by the daemon.
+    pub record_mask: u64,
     /// Records written to the ring, by record kind.
     pub records: [u64; crate::RECORD_KINDS],
     /// Records lost because the ring was full, by record kind.
@@ -137,11 +139,12 @@ pub struct CpuStats {
 /// same softirq. One that has been pending for longer, in nanoseconds, was the peer's.
 pub const PENDING_NS: u64 = 1_000_000;
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 80, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
     connections_removed: u64,
+    record_mask: u64,
     records: [u64; crate::RECORD_KINDS],
     records_lost: [u64; crate::RECORD_KINDS],
     destroyed_sk: u64,

@@ -20,7 +20,7 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
-/// Whether records of `kind` are wanted: a constant to the verifier.
+/// Whether records of `kind` may ever be wanted: a constant to the verifier.
 #[inline(always)]
 pub fn wanted(kind: u8) -> bool {
     RECORD_MASK.load() & (1 << kind) != 0
@@ -42,6 +42,11 @@ pub fn write(
     let Some(stats) = counting::stats() else {
         return;
     };
+    // SAFETY: points into the map.
+    if unsafe { (*stats).record_mask } & (1 << kind) == 0 {
+        // Nobody reads it now.
+        return;
+    }
     let Some(mut entry) = RECORDS.reserve(0) else {
         // SAFETY: points into the map; `kind` was checked.
         add(

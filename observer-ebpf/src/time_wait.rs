@@ -3,10 +3,6 @@
 //! connect() or a SYN, an RST, the end of its network namespace). A null return of the first
 //! means that there was no bucket (`net.ipv4.tcp_max_tw_buckets`) or no memory.
 //!
-//! The kernel skips a program that is running on the CPU already, as when a softirq comes while
-//! a task's backlog is being handled. So each function has a second program; what the first has
-//! handled shows in the maps.
-//!
 //! Both run in softirq as a rule, so the owner is that of the socket. Where neither function
 //! can be hooked, [`crate::state`] infers the beginning, and the daemon the end.
 
@@ -41,22 +37,6 @@ pub fn time_wait_begin_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-#[fexit(function = "inet_twsk_alloc")]
-pub fn time_wait_begin_again_fexit(ctx: FExitContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    let substate: i32 = ctx.arg(2);
-    let timewait: *const u8 = ctx.arg(3);
-    // The flag, because an entry that found no room is not there either.
-    let known = connections::get(sk as u64).is_none_or(|conn| {
-        // SAFETY: points into the map.
-        unsafe { (*conn).flags & CONN_TIME_WAIT != 0 }
-    });
-    if !known && !timewait.is_null() {
-        on_begin(sk, substate as u8, timewait);
-    }
-    0
-}
-
 #[kprobe]
 pub fn time_wait_begin_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(substate)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(2)) {
@@ -76,15 +56,6 @@ pub fn time_wait_begin_kretprobe(ctx: RetProbeContext) -> u32 {
 #[fentry(function = "tcp_twsk_destructor")]
 pub fn time_wait_end_fentry(ctx: FEntryContext) -> i32 {
     on_end(ctx.arg(0));
-    0
-}
-
-#[fentry(function = "tcp_twsk_destructor")]
-pub fn time_wait_end_again_fentry(ctx: FEntryContext) -> i32 {
-    let timewait: *const u8 = ctx.arg(0);
-    if TIME_WAITS.get_ptr(timewait as u64).is_some() {
-        on_end(timewait);
-    }
     0
 }
 

@@ -78,6 +78,8 @@ fn all_that_enter_time_wait_leave_it() {
     with_each_kind_of_hook("time_wait", |hooks, daemon| {
         let count: u64 = if best { 10_000 } else { 500 };
         let netns = Netns::new(&format!("tw-all-{hooks}"));
+        // As many as the memory of a small machine allows would be too few.
+        netns.sysctl("net.ipv4.tcp_max_tw_buckets", "65536");
         let mut programs: Vec<_> = ["0", "1"]
             .into_iter()
             .map(|family| netns.script(SHORT, &[&(count / 2).to_string(), family]))
@@ -404,11 +406,10 @@ fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
     assert!(!log.contains("self-test"), "{log}");
     assert!(!log.contains("not tried out"), "{log}");
     let metrics = daemon.scrape();
-    // Its own scrapes are accepted connections, and that is all.
+    // Its own scrapes are connections that it accepts and closes, and that is all.
     let connects = metrics.of(daemon.pid(), "socket_connects_total", &[]);
     let refused = metrics.of(daemon.pid(), "socket_setsockopt_failures_total", &[]);
     assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.text);
-    assert_eq!(metrics.of(daemon.pid(), ENTERED, &[]), 0.0);
 }
 
 /// Where no function may be hooked, everything runs as before and says so.

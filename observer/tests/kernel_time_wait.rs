@@ -53,6 +53,8 @@ input()
 fn short_connections(closer: &str) {
     const EACH: u64 = 500;
     let netns = Netns::new(&format!("tw-{closer}"));
+    // A slow machine would reuse some within the test.
+    netns.sysctl("net.ipv4.tcp_tw_reuse", "0");
     let daemon = Daemon::start(&[]);
     let started = Instant::now();
     let count = EACH.to_string();

@@ -52,8 +52,8 @@ pub fn btf(bytes: &[u8]) {
         return;
     };
     if let Ok(layout) = Layout::resolve(&btf) {
-        // One more for the size of `struct pt_regs`.
-        assert_eq!(layout.globals().len(), FIELDS.len() + REGISTERS.len() + 1);
+        // Three more: the size of `struct pt_regs`, and where and how large the port range is.
+        assert_eq!(layout.globals().len(), FIELDS.len() + REGISTERS.len() + 3);
         for absent in layout.absent() {
             assert_eq!(layout.offset(absent.global), None);
         }

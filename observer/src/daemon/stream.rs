@@ -17,6 +17,9 @@ use crate::{
 /// full.
 const PACE: Duration = Duration::from_millis(100);
 
+/// Kinds of record that may tell of a failure; see [`is_failure`].
+const FAILURES: u32 = !(1 << RECORD_TIME_WAIT);
+
 /// Drains until `stop`.
 pub async fn read(
     stream: Stream,
@@ -36,11 +39,16 @@ pub async fn read(
         }
     };
     let mut identities = Identities::default();
+    let mut records = None;
     loop {
         let (log, format) = {
             let settings = settings.borrow();
             (settings.log_events, settings.log_format)
         };
+        let wanted = if log { FAILURES } else { 0 };
+        if records.replace(wanted) != Some(wanted) {
+            live.set_records(wanted);
+        }
         let clock = Clock::now();
         stream.get_mut().drain(|record| {
             if log && is_failure(record) {

@@ -122,7 +122,7 @@ metrics! {
     MapFull, "observer_map_full_total", Counter,
         "Insertions refused because a BPF map was full. Above 0, events are counted as lost to their process, and gauges of live sockets are too low: raise the limit (--max-connections, --max-processes).";
     Records, "observer_records_total", Counter,
-        "Records that the kernel programs wrote to the ring buffer.";
+        "Records that the kernel programs wrote to the ring buffer. None while nobody reads them: with --log-events, those that may tell of a failure.";
     RecordsLost, "observer_records_lost_total", Counter,
         "Records lost because the ring buffer was full. Detail is missing then, no count is.";
     RunSeconds, "observer_bpf_run_seconds_total", Counter,

@@ -126,31 +126,30 @@ impl Live {
             observes[signal as usize] = true;
         }
         let twins_attached = AtomicBool::new(twins_attached);
-        Ok((
-            Self {
-                ebpf: Mutex::new((ebpf, resync)),
-                slots,
-                stats,
-                processes: Mutex::new(processes),
-                free_slots: Mutex::new(free_slots),
-                sockopt: Mutex::new(sockopt),
-                connections: Mutex::new(connections),
-                program_fds,
-                slot_limit: AtomicU32::new(SLOT_FIRST),
-                verdicts,
-                reasons,
-                observes,
-                max_connections: u64::from(options.max_connections),
-                max_sockopt: u64::from(options.max_sockopt_failures),
-                max_listeners: u64::from(max_listeners(options.max_connections)),
-                time_wait_owners: Mutex::new(time_wait_owners),
-                time_waits,
-                log: Mutex::new(log),
-                twins_attached,
-                iterators,
-            },
-            stream,
-        ))
+        let live = Self {
+            ebpf: Mutex::new((ebpf, resync)),
+            slots,
+            stats,
+            processes: Mutex::new(processes),
+            free_slots: Mutex::new(free_slots),
+            sockopt: Mutex::new(sockopt),
+            connections: Mutex::new(connections),
+            program_fds,
+            slot_limit: AtomicU32::new(SLOT_FIRST),
+            verdicts,
+            reasons,
+            observes,
+            max_connections: u64::from(options.max_connections),
+            max_sockopt: u64::from(options.max_sockopt_failures),
+            max_listeners: u64::from(max_listeners(options.max_connections)),
+            time_wait_owners: Mutex::new(time_wait_owners),
+            time_waits,
+            log: Mutex::new(log),
+            twins_attached,
+            iterators,
+        };
+        live.set_records(options.record_mask);
+        Ok((live, stream))
     }
 
     /// The owner of a socket in TIME_WAIT, by its cookie: slot and generation. `None` for
@@ -241,6 +240,18 @@ impl Live {
     fn in_use(&self, index: u32) -> bool {
         let tgid = std::mem::offset_of!(Slot, key) + std::mem::offset_of!(ProcessKey, tgid);
         self.slots.word(index, tgid).load(Ordering::Relaxed) != 0
+    }
+
+    /// Has the kernel programs write these kinds of record, of those that
+    /// [`LoadOptions::record_mask`] allows; one bit per `RECORD_` number. A record that nobody
+    /// reads costs as much as all counters.
+    pub fn set_records(&self, mask: u32) {
+        let offset = std::mem::offset_of!(CpuStats, record_mask);
+        for cpu in 0..self.stats.len() {
+            self.stats
+                .word(cpu, offset)
+                .store(u64::from(mask), Ordering::Relaxed);
+        }
     }
 
     /// Passes on what the kernel programs logged since the last call.

@@ -59,19 +59,7 @@ pub const TIME_WAIT: &Ladder = &ladder(
                     &[SOCK],
                 ),
                 function(
-                    "time_wait_end_again_fentry",
-                    Rung::Fentry,
-                    "tcp_twsk_destructor",
-                    &[SOCK],
-                ),
-                function(
                     "time_wait_begin_fexit",
-                    Rung::Fexit,
-                    "inet_twsk_alloc",
-                    TWSK_ALLOC,
-                ),
-                function(
-                    "time_wait_begin_again_fexit",
                     Rung::Fexit,
                     "inet_twsk_alloc",
                     TWSK_ALLOC,
