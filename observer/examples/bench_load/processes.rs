@@ -3,9 +3,10 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::fd::OwnedFd,
     process::exit,
+    thread,
     time::Instant,
 };
 
@@ -17,7 +18,8 @@ use crate::{
     work::{Counts, Plan, Worker},
 };
 
-/// Forks the workers of `plan`, runs them all at once, and ends them with itself.
+/// Forks the workers of `plan`, runs as many at a time as there are CPUs, and ends them with
+/// itself. All of them live from the first connection to the last.
 pub fn run(plan: &Plan) -> anyhow::Result<()> {
     // Each message is shorter than PIPE_BUF, so they do not mix.
     let (ready_out, ready_in) = pipe()?;
@@ -48,12 +50,18 @@ pub fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     wait_for_start();
     let start = Instant::now();
-    drop(go_in);
+    let mut go = File::from(go_in);
+    // A byte for each that may begin; all at once would bring down the host.
+    let first = thread::available_parallelism().map_or(1, usize::from);
+    go.write_all(&vec![1; first.min(plan.workers)])?;
     let mut done = File::from(done_out);
     let mut counts = Counts::default();
-    for _ in 0..plan.workers {
+    for finished in 0..plan.workers {
         let mut bytes = [0; 40];
         done.read_exact(&mut bytes).context("a process failed")?;
+        if finished + first < plan.workers {
+            go.write_all(&[1])?;
+        }
         counts.add(&Counts::from_bytes(bytes));
     }
     finish(&counts, start.elapsed())?;
@@ -71,11 +79,11 @@ fn child(
 ) -> anyhow::Result<()> {
     let mut worker = Worker::new(plan, index)?;
     File::from(ready).write_all(&[1])?;
-    // Both end when the parent drops its end, or dies.
-    let mut nothing = Vec::new();
-    File::from(go).read_to_end(&mut nothing)?;
+    // An error when the parent has died.
+    File::from(go).read_exact(&mut [0])?;
     worker.run()?;
     File::from(done).write_all(&worker.counts().to_bytes())?;
-    File::from(stop).read_to_end(&mut nothing)?;
+    // Ends when the parent drops its end.
+    io::copy(&mut File::from(stop), &mut io::sink())?;
     Ok(())
 }

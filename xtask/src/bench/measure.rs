@@ -102,7 +102,7 @@ impl Bench {
             run.programs = self.difference(&before, &after);
         }
         if let Some(pid) = attached.pid() {
-            run.memory = proc::memory(pid)?;
+            run.memory = proc::memory(pid, &binaries.maps)?;
         }
         if let Some(address) = attached.address {
             // An RST waits for a millisecond until it is certain.

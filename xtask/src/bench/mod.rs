@@ -140,6 +140,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         observer: directory.join("observer"),
         load: directory.join("examples/bench_load"),
         floor: directory.join("examples/bench_floor"),
+        maps: directory.join("examples/bench_maps"),
     };
     let hooks = subject::hooks(&binaries.observer)?;
     measure(args, &Bench { binaries, hooks })

@@ -1,9 +1,11 @@
 //! What /proc says about a process and its BPF objects.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::shell;
 
 /// Runs of one program while statistics were on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +38,7 @@ impl Runs {
 pub struct Memory {
     /// Resident, without maps that are in its address space.
     pub resident: u64,
-    /// What the kernel says its BPF maps take.
+    /// What the kernel says the maps of its BPF programs take.
     pub maps: u64,
 }
 
@@ -46,9 +48,8 @@ impl Memory {
     }
 }
 
-/// The fdinfo of each descriptor that has one of `keys`, by that key's value: a program or
-/// map that is open twice counts once.
-fn fdinfos(pid: u32, key: &str) -> Result<BTreeMap<u64, BTreeMap<String, String>>> {
+/// The fdinfo of each program that a process holds, by the program's id.
+fn fdinfos(pid: u32) -> Result<BTreeMap<u64, BTreeMap<String, String>>> {
     let dir = format!("/proc/{pid}/fdinfo");
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(&dir).context(dir)? {
@@ -61,7 +62,7 @@ fn fdinfos(pid: u32, key: &str) -> Result<BTreeMap<u64, BTreeMap<String, String>
         if fields.contains_key("link_id") {
             continue;
         }
-        if let Some(id) = fields.get(key).and_then(|id| id.parse().ok()) {
+        if let Some(id) = fields.get("prog_id").and_then(|id| id.parse().ok()) {
             found.insert(id, fields);
         }
     }
@@ -84,7 +85,7 @@ fn number(fields: &BTreeMap<String, String>, name: &str) -> u64 {
 
 /// Run-time statistics of the BPF programs that a process holds, by their id.
 pub fn programs(pid: u32) -> Result<BTreeMap<u64, Runs>> {
-    let programs = fdinfos(pid, "prog_id")?;
+    let programs = fdinfos(pid)?;
     Ok(programs
         .into_iter()
         .map(|(id, fields)| {
@@ -112,15 +113,18 @@ pub fn attachments(pid: u32) -> Result<usize> {
         .count())
 }
 
-/// Memory of a process and its maps. Pages of a map that it has mapped are resident too:
-/// they count once, as the map's.
-pub fn memory(pid: u32) -> Result<Memory> {
-    let maps = fdinfos(pid, "map_id")?;
+/// Memory of a process and of the maps of its programs, which `bench_maps` finds. Pages of
+/// a map that it has mapped are resident too: they count once, as the map's.
+pub fn memory(pid: u32, bench_maps: &Path) -> Result<Memory> {
+    let programs = programs(pid)?;
+    let mut command = Command::new(bench_maps);
+    command.args(programs.keys().map(u64::to_string));
+    let maps = shell::output(&mut command).and_then(|bytes| bytes.trim().parse().ok());
     let path = format!("/proc/{pid}/smaps");
     let smaps = fs::read_to_string(&path).context(path)?;
     Ok(Memory {
         resident: resident(&smaps),
-        maps: maps.values().map(|fields| number(fields, "memlock")).sum(),
+        maps: maps.context("the size of the maps is not to be had")?,
     })
 }
 

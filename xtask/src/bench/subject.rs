@@ -81,6 +81,7 @@ pub struct Binaries {
     pub observer: PathBuf,
     pub load: PathBuf,
     pub floor: PathBuf,
+    pub maps: PathBuf,
 }
 
 /// A hook of the observer.
