@@ -80,6 +80,8 @@ pub struct TimeWaitOwner {
     pub generation: u32,
     /// Address of its `struct net`.
     pub net: u64,
+    /// `net_cookie` of that, by which another at the same address is told from it.
+    pub net_cookie: u64,
     /// When it entered, as [`crate::coarse_time`].
     pub entered: u32,
     /// Local port, host order.
@@ -92,8 +94,8 @@ pub struct TimeWaitOwner {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(TimeWaitOwner, 56, [
-    slot: u32, generation: u32, net: u64, entered: u32, local_port: u16, remote_port: u16,
+crate::assert_layout!(TimeWaitOwner, 64, [
+    slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);
 

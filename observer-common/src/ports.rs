@@ -2,10 +2,8 @@
 
 /// The port is taken for every destination: a listener's, or one chosen by bind().
 pub const PORT_BOUND: u32 = 1 << 0;
-/// The connection is over and its address pair rests in TIME_WAIT.
-pub const PORT_TIME_WAIT: u32 = 1 << 1;
 /// There is no destination: the socket listens, or was closed and keeps its port.
-pub const PORT_UNCONNECTED: u32 = 1 << 2;
+pub const PORT_UNCONNECTED: u32 = 1 << 1;
 
 /// What the iterators write for each socket that holds a local port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +17,8 @@ pub struct PortUse {
     pub netns: u32,
     /// `PORT_` flags.
     pub flags: u32,
+    /// How long it has rested in TIME_WAIT, as [`coarse_time`] and one; 0 for the living.
+    pub age: u32,
     /// Local port, host order.
     pub local_port: u16,
     /// Remote port, host order.
@@ -29,8 +29,8 @@ pub struct PortUse {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(PortUse, 52, [
-    slot: u32, generation: u32, netns: u32, flags: u32, local_port: u16, remote_port: u16,
+crate::assert_layout!(PortUse, 56, [
+    slot: u32, generation: u32, netns: u32, flags: u32, age: u32, local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);
 

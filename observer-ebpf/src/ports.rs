@@ -9,7 +9,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use observer_common::{
-    AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND, PORT_TIME_WAIT,
+    AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND,
     PORT_UNCONNECTED, PortUse, TIME_WAIT_NS, TimeWait, TimeWaitOwner, V4_MAPPED, coarse_time,
 };
 
@@ -80,6 +80,7 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             slot,
             generation,
             net,
+            net_cookie: cookie_of(net),
             entered: coarse_time(time),
             // skc_num is 0 by now, unless the socket was bound.
             local_port: u16::from_be(Probe::read(sk, at::OFF_INET_SPORT())),
@@ -88,6 +89,35 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             remote: remote_address::<M>(sk),
         };
         let _ = TIME_WAIT_OWNERS.insert(key, owner, 0);
+    }
+}
+
+/// `net_cookie` of a `struct net`, 0 where the kernel has none.
+#[inline(always)]
+fn cookie_of(net: u64) -> u64 {
+    if !has::OFF_NET_COOKIE() {
+        return 0;
+    }
+    // SAFETY: a `struct net`, maybe gone, offset from BTF.
+    unsafe { Probe::read(net as *const u8, at::OFF_NET_COOKIE()) }
+}
+
+/// Whether the `struct net` at `net` is still the one that had `cookie`. What rested in
+/// TIME_WAIT in a namespace that is gone went with it (`inet_twsk_purge`), and the next
+/// namespace may well get both address and inode number of the last.
+#[inline(always)]
+fn is_alive(net: u64, cookie: u64) -> bool {
+    if cookie_of(net) != cookie {
+        return false;
+    }
+    if !has::OFF_NET_LIST() {
+        return true;
+    }
+    let here = net.wrapping_add(at::OFF_NET_LIST() as u64);
+    // SAFETY: as above; `list_del_rcu` leaves the way out of a list and takes the way in.
+    unsafe {
+        let next = Probe::read::<u64>(here as *const u8, 0) as *const u8;
+        Probe::read::<u64>(next, 8) == here
     }
 }
 
@@ -114,7 +144,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     // After its end, a socket keeps only a port that it was bound to.
     if taken != PORT_UNCONNECTED {
         let slot = stream::owner_of_entry(conn);
-        write(output, sk, slot, counting::generation(slot), taken);
+        write(output, sk, slot, counting::generation(slot), taken, 0);
     }
     0
 }
@@ -137,7 +167,7 @@ fn bound(sk: *const u8) -> bool {
 
 /// Writes down the port of a socket, of any kind that begins with a `struct sock_common`.
 #[inline(always)]
-pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u32) {
+pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u32, age: u32) {
     // SAFETY: as above, offsets from BTF.
     let record = unsafe {
         let mut net = 0;
@@ -149,6 +179,7 @@ pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u
             generation,
             netns: visit(net),
             flags,
+            age,
             local_port: Probe::read(sk, at::OFF_SKC_NUM()),
             remote_port: u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT())),
             local: local_address::<Probe>(sk),
@@ -195,14 +226,16 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     };
     // SAFETY: the verifier checks it against the size in the map.
     let owner = unsafe { *owner };
-    if coarse_time(now()).wrapping_sub(owner.entered) > coarse_time(TIME_WAIT_NS) {
+    let age = coarse_time(now()).wrapping_sub(owner.entered);
+    if age > coarse_time(TIME_WAIT_NS) || !is_alive(owner.net, owner.net_cookie) {
         return 0;
     }
     let record = PortUse {
         slot: owner.slot,
         generation: owner.generation,
         netns: visit(owner.net),
-        flags: PORT_TIME_WAIT,
+        flags: 0,
+        age: age + 1,
         local_port: owner.local_port,
         remote_port: owner.remote_port,
         local: owner.local,
@@ -222,7 +255,7 @@ fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {
     };
     // SAFETY: the verifier checks both against the sizes in the map.
     let (sk, slot, generation) = unsafe { (*key, (*entry).slot, (*entry).generation) };
-    write(output, sk as *const u8, slot, generation, PORT_TIME_WAIT);
+    write(output, sk as *const u8, slot, generation, 0);
     0
 }
 

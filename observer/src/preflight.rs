@@ -122,6 +122,9 @@ fn feature_of(global: &str) -> Option<&'static str> {
         | "OFF_TB_FASTREUSEPORT"
         | "OFF_NET_RESERVED_PORTS"
         | "OFF_NET_PORT_RANGE" => "ports in use",
+        "OFF_NET_COOKIE" | "OFF_NET_LIST" => {
+            "telling what rests in TIME_WAIT from what rested in a namespace that is gone"
+        }
         "OFF_FILE_INODE" | "OFF_INODE_MODE" => "sockets older than the daemon, before 5.11",
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"

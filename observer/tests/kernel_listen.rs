@@ -36,7 +36,8 @@ for word in sys.stdin:
         print('accepted')
 ";
 
-/// Starts connections to ports, without waiting for any.
+/// Starts connections to ports, without waiting for any. Then waits until each is established
+/// or given up, and says how many are which.
 const CLIENTS: &str = r"
 socks = []
 for (family, address), port in zip(FAMILIES, sys.argv[2].split()):
@@ -46,6 +47,12 @@ for (family, address), port in zip(FAMILIES, sys.argv[2].split()):
         sock.connect_ex((address, int(port)))
         socks.append(sock)
 print('started')
+input()
+wait(lambda: all(state(sock) in (1, 7) for sock in socks))
+tally = Tally()
+for sock in socks:
+    tally.add('established' if state(sock) == 1 else 'closed')
+print(tally)
 input()
 ";
 
@@ -76,8 +83,7 @@ fn of(metrics: &Metrics, program: &Program, name: &str, address: &str) -> f64 {
 fn a_full_queue_and_its_drops_belong_to_the_listener() {
     needs_kernel!();
     let netns = Netns::new("listen");
-    // Retransmitted SYNs are dropped again; two are enough.
-    netns.sysctl("net.ipv4.tcp_syn_retries", "2");
+    netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let daemon = Daemon::start(&[]);
     let mut server = netns.script(LISTENER, &["3"]);
     let ports = server.line();
@@ -116,27 +122,30 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
         assert_eq!(of(&full, &server, BACKLOG, address), waiting);
         assert_eq!(of(&full, &server, BACKLOG_MAX, address), most);
     }
-    // Four of each eight are dropped three times: at first and twice more.
-    let metrics = daemon.until("the last SYN", |metrics| {
-        metrics.of(server.pid(), DROPS, &[]) == 24.0 && metrics.sum(OVERFLOWS, &[]) >= 24.0
+    // Four of each eight are dropped, and again whenever they try again.
+    clients.go();
+    let ended = [("closed".to_owned(), 8), ("established".to_owned(), 8)];
+    assert_eq!(clients.tally(), ended.into());
+    let netstat = netns.netstat();
+    let (dropped, overflows) = (
+        netstat["ListenDrops"] as f64,
+        netstat["ListenOverflows"] as f64,
+    );
+    assert!(dropped >= 16.0 && overflows == dropped, "{netstat:?}");
+    let metrics = daemon.until("the drops", |metrics| {
+        metrics.sum(DROPS, &[]) >= dropped && metrics.sum(OVERFLOWS, &[]) >= overflows
     });
     for (address, port) in addresses(&ports).iter().zip(&ports_of) {
-        assert_eq!(of(&metrics, &server, DROPS, address), 12.0);
-        assert_eq!(ss(&netns, port).2, 12.0);
+        assert_eq!(of(&metrics, &server, DROPS, address), ss(&netns, port).2);
+        assert_eq!(
+            of(&metrics, &server, OVERFLOWS, address),
+            ss(&netns, port).2
+        );
     }
-    let netstat = netns.netstat();
-    assert_eq!(metrics.sum(DROPS, &[]), netstat["ListenDrops"] as f64);
-    assert_eq!(
-        metrics.sum(OVERFLOWS, &[]),
-        netstat["ListenOverflows"] as f64
-    );
-    assert_eq!(
-        metrics.of(server.pid(), OVERFLOWS, &[]),
-        24.0,
-        "{}",
-        metrics.text
-    );
-    assert_eq!(metrics.of(busy.pid(), DROPS, &[]), 0.0);
+    assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
+    assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), overflows);
+    assert_eq!(metrics.sum(DROPS, &[]), dropped, "{}", metrics.text);
+    assert_eq!(metrics.sum(OVERFLOWS, &[]), overflows, "{}", metrics.text);
 
     server.say("accept");
     server.expect("accepted");
@@ -149,8 +158,8 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     let metrics = daemon.until("no queues", |metrics| {
         !metrics.has(BACKLOG_MAX, &[("pid", &server.pid().to_string())])
     });
-    assert_eq!(metrics.of(server.pid(), DROPS, &[]), 24.0);
-    assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), 24.0);
+    assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
+    assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), overflows);
     let comm = &metrics
         .select(DROPS, &[("pid", &server.pid().to_string())])
         .next()
@@ -160,13 +169,15 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     clients.go();
     clients.finish();
     others.go();
+    assert_eq!(others.tally()["established"], 16);
+    others.go();
     others.finish();
     server.finish();
     let metrics = daemon.until("the fold", |metrics| {
-        metrics.sum(DROPS, &[("pid", "exited"), ("comm", comm)]) == 24.0
+        metrics.sum(DROPS, &[("pid", "exited"), ("comm", comm)]) == dropped
     });
-    assert_eq!(metrics.sum(DROPS, &[]), 24.0, "{}", metrics.text);
-    assert_eq!(metrics.sum(OVERFLOWS, &[]), 24.0, "{}", metrics.text);
+    assert_eq!(metrics.sum(DROPS, &[]), dropped, "{}", metrics.text);
+    assert_eq!(metrics.sum(OVERFLOWS, &[]), overflows, "{}", metrics.text);
     metrics.assert_complete();
     busy.finish();
 }
@@ -184,8 +195,7 @@ fn older_and_short_lived_listeners_count_what_was_seen() {
     clients.expect("started");
     let before = netns.netstat()["ListenDrops"];
     assert!(before >= 4, "{before}");
-    clients.go();
-    clients.finish();
+    clients.kill();
     let daemon = Daemon::start(&[]);
     let metrics = daemon.until("the listeners", |metrics| {
         metrics.has(BACKLOG, &[("pid", &server.pid().to_string())])
@@ -207,8 +217,7 @@ fn older_and_short_lived_listeners_count_what_was_seen() {
     daemon.until("the drops", |metrics| {
         metrics.of(server.pid(), DROPS, &[]) == dropped
     });
-    clients.go();
-    clients.finish();
+    clients.kill();
     server.finish();
 }
 
@@ -260,7 +269,7 @@ fn what_is_not_certain_is_not_attributed() {
         "observer_signal_info",
         &[("signal", "listen_overflow"), ("method", "exact")],
     );
-    // One of six is let in, five are dropped, twice; the other listener drops four.
+    // One of six is let in, five are dropped, and the other listener drops four.
     daemon.signal("STOP");
     let mut clients = netns.python(
         &[common::PRELUDE, "FAMILIES = FAMILIES[:1]", CLIENTS].join("\n"),
@@ -269,20 +278,22 @@ fn what_is_not_certain_is_not_attributed() {
     clients.expect("started");
     let mut strays = netns.script(STRAYS, &["4", quiet_port]);
     strays.expect("sent");
-    let netstat = || netns.netstat();
-    daemon.wait("the retransmitted SYNs", |_| netstat()["ListenDrops"] >= 14);
+    clients.go();
+    assert_eq!(clients.tally()["closed"], 5);
+    let netstat = netns.netstat();
+    let overflows = netstat["ListenOverflows"] as f64;
+    assert!(overflows >= 10.0, "{netstat:?}");
+    assert_eq!(netstat["ListenDrops"] as f64, overflows + 4.0);
     daemon.signal("CONT");
     let metrics = daemon.until("the overflows", |metrics| {
-        metrics.sum(OVERFLOWS, &[]) == 10.0
+        metrics.sum(OVERFLOWS, &[]) == overflows
     });
-    assert_eq!(netstat()["ListenDrops"], 14);
-    assert_eq!(netstat()["ListenOverflows"], 10);
-    assert_eq!(metrics.of(full.pid(), DROPS, &[]), 10.0);
+    assert_eq!(metrics.of(full.pid(), DROPS, &[]), overflows);
     assert_eq!(metrics.of(quiet.pid(), DROPS, &[]), 4.0);
     assert_eq!(metrics.of(quiet.pid(), OVERFLOWS, &[]), 0.0);
-    // Four of the ten might have been the other's.
-    let (certain, open) = if exact { (10.0, 0.0) } else { (6.0, 4.0) };
-    assert_eq!(metrics.of(full.pid(), OVERFLOWS, &[]), certain);
+    // Four of them might have been the other's.
+    let open = if exact { 0.0 } else { 4.0 };
+    assert_eq!(metrics.of(full.pid(), OVERFLOWS, &[]), overflows - open);
     assert_eq!(metrics.sum(OVERFLOWS, &[("pid", "unattributed")]), open);
     clients.go();
     strays.go();

@@ -102,6 +102,13 @@ fn the_ratio_is_one_before_the_first_connect_fails() {
         });
         assert_eq!(of(&metrics, &client, USED, destination), available as f64);
         assert_eq!(of(&metrics, &client, RATIO, destination), 1.0);
+        // With the one that the client bound.
+        let sockets = netns.run("ss", &["-Htan", "dst", destination]);
+        assert_eq!(
+            sockets.lines().count() as u64,
+            available + u64::from(address == "127.0.0.1"),
+            "{sockets}"
+        );
         let netns_of = metrics
             .select(USED, &[("destination", destination)])
             .next()
@@ -149,11 +156,10 @@ fn the_ratio_is_one_before_the_first_connect_fails() {
         ("destination", "[::1]:9000"),
     ];
     let metrics = daemon.until("the fold", |metrics| metrics.has(USED, &exited));
-    let waiting = netns.ss("time-wait");
     if started.elapsed() < Duration::from_secs(50) {
         assert_eq!(metrics.sum(USED, &exited), available as f64);
-        // The bound one is there too, and the second destination's.
-        assert_eq!(waiting as u64, 2 * available + 2);
+    } else {
+        println!("skipped: this machine was too slow to have all ports still in TIME_WAIT");
     }
     metrics.assert_complete();
     server.go();

@@ -56,7 +56,7 @@ impl Housekeeping {
         let mut resync = Due(start + settings.borrow().resync_interval);
         let mut reconcile = Due(start);
         loop {
-            let (tick, do_resync, do_reconcile, top) = {
+            let (tick, do_resync, do_reconcile, ports) = {
                 let settings = settings.borrow_and_update();
                 let now = Instant::now();
                 if settings.has_changed() {
@@ -72,13 +72,14 @@ impl Housekeeping {
                     settings.tick_interval,
                     resync.take(now, settings.resync_interval),
                     reconcile.take(now, settings.reconcile_interval),
-                    settings.top_destinations as usize,
+                    (settings.top_destinations as usize, settings.resync_interval),
                 )
             };
             let round = Arc::clone(&this);
             // Reads /proc and maps: not for the threads that serve scrapes.
             let done =
-                tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile, top)).await;
+                tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile, ports))
+                    .await;
             if let Err(error) = done {
                 warn!(%error, "a round of housekeeping panicked");
             }
@@ -107,12 +108,13 @@ impl Housekeeping {
         }
     }
 
-    /// Reads listening sockets and ports in use.
-    fn read_sockets(&self, top: usize) {
+    /// Reads listening sockets and ports in use: of so many destinations, and no later than
+    /// that after the last time.
+    fn read_sockets(&self, (top, longest): (usize, Duration)) {
         let mut sockets = lock(&self.sockets);
         for result in [
             sockets.read_listeners(&self.table),
-            sockets.read_ports(&self.table, top),
+            sockets.read_ports(&self.table, top, longest),
         ] {
             if let Err(error) = result {
                 warn!(error = format!("{error:#}"), "cannot look at the sockets");
@@ -120,7 +122,7 @@ impl Housekeeping {
         }
     }
 
-    fn once(&self, resync: bool, reconcile: bool, top: usize) {
+    fn once(&self, resync: bool, reconcile: bool, ports: (usize, Duration)) {
         if resync {
             let result = self.live.resync();
             self.agreement.resynced(&result);
@@ -152,7 +154,7 @@ impl Housekeeping {
                 "cannot compare with the kernel's counts"
             );
         }
-        self.read_sockets(top);
+        self.read_sockets(ports);
         self.live.make_up_for_missed_runs();
         self.live.flush_log();
         self.health.beat();

@@ -138,6 +138,9 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_ICSK_BIND_HASH", "inet_connection_sock", "icsk_bind_hash", 8),
     optional("OFF_TB_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
     optional("OFF_TB_FASTREUSEPORT", "inet_bind_bucket", "fastreuseport", 1),
+    // All zero before 5.12, where it is made when it is first asked for.
+    optional("OFF_NET_COOKIE", "net", "net_cookie", 8),
+    optional("OFF_NET_LIST", "net", "list", 16),
     // CONFIG_SYSCTL.
     optional("OFF_NET_RESERVED_PORTS", "net", "ipv4.sysctl_local_reserved_ports", 8),
 ];

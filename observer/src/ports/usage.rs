@@ -5,9 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use observer_common::{
-    PORT_BOUND, PORT_TIME_WAIT, PORT_UNCONNECTED, PORT_WORDS, PortSpace, PortUse,
-};
+use observer_common::{PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS, PortSpace, PortUse};
 
 /// Whatever shares one set of local ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,13 +72,13 @@ impl PortSet {
     }
 }
 
-/// A port towards a destination. In this order, a live connection comes before what rests in
-/// TIME_WAIT.
+/// A port towards a destination. In this order, its last user comes first: a live connection,
+/// or what has rested in TIME_WAIT for the shortest time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     destination: u32,
     port: u16,
-    time_wait: bool,
+    age: u32,
     owner: (u32, u32),
 }
 
@@ -117,7 +115,7 @@ impl Collector {
         self.uses.push(Use {
             destination,
             port: port.local_port,
-            time_wait: port.flags & PORT_TIME_WAIT != 0,
+            age: port.age,
             owner: (port.slot, port.generation),
         });
     }
@@ -215,6 +213,7 @@ mod tests {
             generation: 1,
             netns: 7,
             flags,
+            age: 0,
             local_port,
             remote_port,
             local: V4,
@@ -258,10 +257,12 @@ mod tests {
 
     #[test]
     fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
+        let rests = |port: PortUse, age| PortUse { age, ..port };
         let ports = [
-            port(100, 80, 3, PORT_TIME_WAIT),
+            rests(port(100, 80, 3, 0), 1),
             port(100, 80, 4, 0),
-            port(101, 80, 3, PORT_TIME_WAIT),
+            rests(port(101, 80, 2, 0), 9),
+            rests(port(101, 80, 3, 0), 8),
             port(100, 81, 3, 0),
         ];
         let usage = usage(&[space(7, 100, 103, &[])], &ports);
