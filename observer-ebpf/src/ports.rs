@@ -254,8 +254,16 @@ fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {
         return 0;
     };
     // SAFETY: the verifier checks both against the sizes in the map.
-    let (sk, slot, generation) = unsafe { (*key, (*entry).slot, (*entry).generation) };
-    write(output, sk as *const u8, slot, generation, 0);
+    let (sk, slot, generation, entered) = unsafe {
+        (
+            *key,
+            (*entry).slot,
+            (*entry).generation,
+            (*entry).entered_ns,
+        )
+    };
+    let age = coarse_time(now()).wrapping_sub(coarse_time(entered));
+    write(output, sk as *const u8, slot, generation, 0, age + 1);
     0
 }
 
