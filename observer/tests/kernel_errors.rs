@@ -90,7 +90,7 @@ fn without_tracefs_it_does_without_the_classic_tracepoints() {
         return;
     }
     let netns = Netns::new("notrace");
-    let daemon = Daemon::start_with(&[], |command| {
+    let daemon = Daemon::start_with(&["--hooks=tracepoint"], |command| {
         let args: Vec<String> = command
             .get_args()
             .map(|arg| arg.to_str().unwrap().to_owned())

@@ -6,7 +6,7 @@ mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{Daemon, Metrics, Netns};
+use common::{Daemon, Metrics, Netns, scale};
 
 const ENTERED: &str = "socket_time_wait_entered_total";
 const ENDED: &str = "socket_time_wait_ended_total";
@@ -34,7 +34,12 @@ fn by_function(metrics: &Metrics, signal: &str) -> bool {
 /// Resynchronisation is kept from helping.
 fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
     let mut seen = BTreeSet::new();
-    for hooks in ["any", "kprobe", "tracepoint"] {
+    let mut kinds = vec!["any", "kprobe", "tracepoint"];
+    if scale() < 1.0 {
+        println!("--hooks tracepoint: tried where the machine is fast");
+        kinds.pop();
+    }
+    for hooks in kinds {
         let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
         let rungs = rungs(&daemon.scrape(), signal);
         if seen.insert(rungs.clone()) {
@@ -109,7 +114,8 @@ fn all_that_enter_time_wait_leave_it() {
             best = false;
             // The processes end first: their sockets outlive them.
             let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
-            for program in programs {
+            for mut program in programs {
+                program.go();
                 program.finish();
             }
             let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
