@@ -4,7 +4,7 @@
 //! An LRU map, because a return can be missed (`kretprobe` runs out of instances); a
 //! forgotten call costs one event.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 
 use crate::maps::CALLS;
 
@@ -14,21 +14,28 @@ pub const INET_HASH_CONNECT: u32 = 1;
 pub const INET_CSK_GET_PORT: u32 = 2;
 pub const SETSOCKOPT: u32 = 3;
 
-/// A call is told by the thread and the function: none of these calls itself.
+/// A call is told by the thread and the function: none of these calls itself. The idle threads
+/// of all CPUs have one id, and never move, so they are told by their CPU.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Call {
     thread: u64,
     function: u32,
-    reserved: u32,
+    cpu: u32,
 }
 
 #[inline(always)]
 fn call(function: u32) -> Call {
+    let thread = bpf_get_current_pid_tgid();
+    let mut cpu = 0;
+    if thread == 0 {
+        // SAFETY: the helper takes no arguments.
+        cpu = unsafe { bpf_get_smp_processor_id() };
+    }
     Call {
-        thread: bpf_get_current_pid_tgid(),
+        thread,
         function,
-        reserved: 0,
+        cpu,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Listening sockets: `iter/bpf_map_elem` over the map of listeners, and
-//! `tcp_conn_request` and `tcp_v[46]_syn_recv_sock` where function hooks can be attached.
+//! `tcp_conn_request` where functions can be hooked.
 //!
 //! How many connections wait, how many may, and how many requests were dropped stands in
 //! the socket and is read from there when the daemon asks. Only listen() and its end write
@@ -27,9 +27,6 @@ use crate::{
     memory::{Direct, Memory, Probe},
     ports, stream,
 };
-
-/// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
-const ETH_P_IP: u16 = 0x0800;
 
 const BPF_NOEXIST: u64 = 1;
 
@@ -174,55 +171,8 @@ pub fn conn_request_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The third segment of a handshake, over IPv4.
-#[fentry(function = "tcp_v4_syn_recv_sock")]
-pub fn handshake_v4_fentry(ctx: FEntryContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    on_request::<Direct>(sk);
-    0
-}
-
-#[kprobe(function = "tcp_v4_syn_recv_sock")]
-pub fn handshake_v4_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<*const u8>(0) {
-        on_request::<Probe>(sk);
-    }
-    0
-}
-
-/// The same over IPv6.
-#[fentry(function = "tcp_v6_syn_recv_sock")]
-pub fn handshake_v6_fentry(ctx: FEntryContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    let skb: *const u8 = ctx.arg(1);
-    if !is_ipv4(skb) {
-        on_request::<Direct>(sk);
-    }
-    0
-}
-
-#[kprobe(function = "tcp_v6_syn_recv_sock")]
-pub fn handshake_v6_kprobe(ctx: ProbeContext) -> u32 {
-    if let (Some(sk), Some(skb)) = (ctx.arg::<*const u8>(0), ctx.arg::<*const u8>(1))
-        && !is_ipv4(skb)
-    {
-        on_request::<Probe>(sk);
-    }
-    0
-}
-
-/// Whether an IPv6 listener met an IPv4 segment, which it passes to `tcp_v4_syn_recv_sock`.
-#[inline(always)]
-fn is_ipv4(skb: *const u8) -> bool {
-    if !has::OFF_SKB_PROTOCOL() {
-        return false;
-    }
-    // SAFETY: an sk_buff from the kernel, offset from BTF.
-    u16::from_be(unsafe { Probe::read(skb, at::OFF_SKB_PROTOCOL()) }) == ETH_P_IP
-}
-
-/// A SYN, or the ACK that ends a handshake, comes to the listener `sk`. If the accept queue
-/// is full (`sk_acceptq_is_full`), it is dropped for that.
+/// A SYN comes to the listener `sk`. If the accept queue is full (`sk_acceptq_is_full`), it is
+/// dropped for that.
 #[inline(always)]
 fn on_request<M: Memory>(sk: *const u8) {
     if !has::OFF_SK_BACKLOG() || !has::OFF_SK_MAX_BACKLOG() {

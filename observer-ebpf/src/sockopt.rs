@@ -133,9 +133,8 @@ fn on_sys_return(fd: i32, level: i32, option: i32, ret: i32) {
 #[inline(always)]
 fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
     let socket = match errno {
-        ENOTSOCK => None,
         // May also be about a descriptor that the option names (SO_ATTACH_BPF).
-        EBADF => files::current_socket_if_any(fd),
+        EBADF | ENOTSOCK => files::current_socket_if_any(fd),
         _ => files::current_socket(fd),
     };
     let sk = socket.unwrap_or(core::ptr::null());

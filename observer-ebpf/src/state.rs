@@ -132,7 +132,7 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     let time = now();
     let conn = match (old, new) {
         (CLOSE, SYN_SENT) => open(sk, CONN_ACTIVE, old, time),
-        (CLOSE, LISTEN) => listen::opened(sk, open(sk, 0, old, time)),
+        (CLOSE, LISTEN) => open(sk, 0, old, time),
         (LISTEN, SYN_RECV | ESTABLISHED) => child(sk, old, time),
         _ => match connections::get(sk as u64) {
             Some(conn) => Some(conn),
@@ -142,6 +142,11 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     match conn {
         Some(conn) => transition::<M>(sk, conn, old, new, time),
         None => untracked(old, new),
+    }
+    if (old, new) == (CLOSE, LISTEN) {
+        // Not before the transition is booked: the iterator over listeners takes one that is
+        // not in LISTEN for one whose end was missed.
+        listen::opened(sk, conn);
     }
 }
 

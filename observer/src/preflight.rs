@@ -116,7 +116,6 @@ fn feature_of(global: &str) -> Option<&'static str> {
             "addresses of RSTs that no socket had a part in"
         }
         "OFF_SK_DROPS" | "OFF_SK_BACKLOG" | "OFF_SK_MAX_BACKLOG" => "listening sockets",
-        "OFF_SKB_PROTOCOL" => "telling IPv4 from IPv6 where an accept queue is full",
         "OFF_ICSK_BIND_HASH"
         | "OFF_TB_FASTREUSE"
         | "OFF_TB_FASTREUSEPORT"

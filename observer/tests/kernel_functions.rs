@@ -65,13 +65,15 @@ print('done')
 input()
 ";
 
-/// The number of the kernel's timewait sockets and ours, at a moment when it stood still.
-fn compared(netns: &Netns, daemon: &Daemon, pid: u32) -> (u64, f64) {
+/// The number of the kernel's timewait sockets and that of these processes, at a moment when
+/// the former stood still.
+fn compared(netns: &Netns, daemon: &Daemon, pids: &[u32]) -> (f64, f64) {
     loop {
         let before = netns.sockstat("tw");
-        let live = daemon.scrape().of(pid, LIVE, &[]);
+        let metrics = daemon.scrape();
         if netns.sockstat("tw") == before {
-            return (before, live);
+            let ours = pids.iter().map(|pid| metrics.of(*pid, LIVE, &[])).sum();
+            return (before as f64, ours);
         }
     }
 }
@@ -103,17 +105,15 @@ fn all_that_enter_time_wait_leave_it() {
             assert!(!daemon.scrape().has(ENDED, &[]));
             return;
         }
-        let ours: f64 = programs
-            .iter()
-            .map(|program| compared(&netns, daemon, program.pid()).1)
-            .sum();
+        let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
+        let (kernel, ours) = compared(&netns, daemon, &pids);
         println!("{ours} of {count} in TIME_WAIT");
+        assert_eq!(ours, kernel);
         let inode = netns.run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
         let drift = [("netns", inode.trim())];
         if best {
             best = false;
             // The processes end first: their sockets outlive them.
-            let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
             for mut program in programs {
                 program.go();
                 program.finish();
@@ -148,7 +148,6 @@ fn all_that_enter_time_wait_leave_it() {
             assert_eq!(of(LIVE), of(ENTERED) - of(ENDED));
         }
         // The kernel purges them with their namespace.
-        let pids: Vec<u32> = programs.iter().map(common::Program::pid).collect();
         drop(netns);
         drop(programs);
         let metrics = daemon.until("the end of all", |metrics| {

@@ -105,7 +105,11 @@ input()
         assert_eq!(told["unix/stream/SOL_TCP/TCP_NODELAY/EOPNOTSUPP"], 4);
         match told.get("unix/stream/SOL_SOCKET/SO_REUSEPORT/EOPNOTSUPP") {
             Some(count) => assert_eq!(*count, 4),
-            None => println!("this kernel accepts SO_REUSEPORT on Unix sockets"),
+            None => {
+                // 6.12.9 has it; Debian's 6.12 is later than that.
+                assert!(!common::kernel_at_least(6, 12));
+                println!("this kernel accepts SO_REUSEPORT on Unix sockets");
+            }
         }
     }
 }
@@ -134,6 +138,10 @@ input()
         if told.is_empty() {
             println!("skipped: this kernel has no MPTCP");
         } else {
+            let fastopen = told.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
+            // What Go 1.24 met on Debian 12.
+            let expected = (!common::kernel_at_least(6, 2)).then_some(&1);
+            assert_eq!(fastopen, expected, "{told:?}");
             // Holds up to 7.3.
             let timeout = "inet/mptcp/SOL_TCP/TCP_USER_TIMEOUT";
             for errno in ["ENOPROTOOPT", "EOPNOTSUPP"] {

@@ -80,7 +80,14 @@ impl Sockets {
         let wanted = self.inference.wanted(&samples);
         for (netns, slot) in wanted {
             let hint = lock(table).process(slot).map(|(key, _)| key.tgid);
-            self.resolve(netns, hint, &mut samples, &mut overflows)?;
+            if let Err(error) = self.resolve(netns, hint, &mut samples, &mut overflows) {
+                // The others are none the worse.
+                debug!(
+                    netns,
+                    error = format!("{error:#}"),
+                    "cannot divide its overflows"
+                );
+            }
         }
         self.inference.retain(&samples);
         lock(table).update_listeners(&samples, Some(&overflows));
