@@ -59,13 +59,19 @@ pub struct Conn {
     pub epoch: u32,
     /// Retransmitted segments, saturating in practice.
     pub retransmits: u32,
+    /// 1 once it has left its listener's queue. Not among the flags, which the state program
+    /// writes under the socket lock.
+    pub accepted: u32,
+    /// Explicit padding.
+    pub reserved: u32,
     /// Packed time spent in each state so far; see [`crate::pack_duration`].
     pub spent: [u32; STATES],
 }
 
-crate::assert_layout!(Conn, 88, [
+crate::assert_layout!(Conn, 96, [
     slot: u32, flags: u16, state: u8, previous: u8,
     born_ns: u64, entered_ns: u64, handover: u64, epoch: u32, retransmits: u32,
+    accepted: u32, reserved: u32,
     spent: [u32; STATES],
 ]);
 

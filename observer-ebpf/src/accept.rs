@@ -37,6 +37,29 @@ pub fn accept_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
+/// The same once more: the kernel skips a program that is running on the CPU already, and
+/// this one can be preempted in the middle by other processes that accept. What one of the two
+/// has handled shows in the entry.
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
+    if HAS_FUNC_RET.load() != 0 {
+        if let Ok(child) = ctx.ret() {
+            dequeued_again(child);
+        }
+    } else {
+        dequeued_again(ctx.arg(4));
+    }
+    0
+}
+
+#[inline(always)]
+fn dequeued_again(sk: *const u8) {
+    // Without an entry nothing tells whether it was handled.
+    if connections::get(sk as u64).is_some() {
+        dequeued(sk);
+    }
+}
+
 #[kretprobe]
 pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
     dequeued(ctx.ret());
@@ -125,6 +148,12 @@ fn dequeued(sk: *const u8) {
         // DCCP, which the kernel had until 6.15.
         return;
     }
+    if let Some(conn) = connections::get(sk as u64) {
+        // SAFETY: points into the map.
+        if unsafe { (*conn).accepted } != 0 {
+            return;
+        }
+    }
     let slot = owner::current();
     let parent = owner::mptcp_parent(sk);
     if parent != 0 {
@@ -180,6 +209,8 @@ fn count(sk: *const u8, slot: u32) {
         add(unsafe { &raw mut (*counters).accepts }, 1);
     }
     if let Some(conn) = connections::get(sk as u64) {
+        // SAFETY: points into the map.
+        unsafe { (*conn).accepted = 1 };
         connections::hand_over(conn, slot);
     }
 }

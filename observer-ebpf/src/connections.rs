@@ -48,6 +48,8 @@ fn insert(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<bo
         handover: 0,
         epoch: 0,
         retransmits: 0,
+        accepted: 0,
+        reserved: 0,
         spent: [0; STATES],
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {

@@ -26,7 +26,7 @@ pub use value::{
     format_size, parse_duration, parse_size,
 };
 
-/// 16 Mi connections of 88 bytes and some hash table around them are a few GB.
+/// 16 Mi connections of 96 bytes and some hash table around them are a few GB.
 pub type MaxConnections = Bounded<16, 16_777_216>;
 /// Each process costs a slot of 3,520 bytes of kernel memory.
 pub type MaxProcesses = Bounded<16, 65_536>;

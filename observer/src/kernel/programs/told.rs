@@ -103,12 +103,15 @@ pub const ACCEPT: &Ladder = &ladder(
     name_of(SIGNAL_ACCEPT),
     &[
         step(
-            &[function(
-                "accept_fexit",
-                Rung::Fexit,
-                "inet_csk_accept",
-                &[SOCK],
-            )],
+            &[
+                function(
+                    "accept_again_fexit",
+                    Rung::Fexit,
+                    "inet_csk_accept",
+                    &[SOCK],
+                ),
+                function("accept_fexit", Rung::Fexit, "inet_csk_accept", &[SOCK]),
+            ],
             &[SIGNAL_ACCEPT],
         ),
         step(
