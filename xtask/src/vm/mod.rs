@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     test: Vec<String>,
     /// Write the tables to docs/kernels.md.
-    #[arg(long, conflicts_with_all = ["check_only", "args", "faults"])]
+    #[arg(long, conflicts_with_all = ["args", "faults"])]
     write_table: bool,
     /// Boot guests that panic, lock up, fall silent or run an endless test, and see that each
     /// is told for what it is.
