@@ -1,5 +1,5 @@
 //! Listening sockets: `iter/bpf_map_elem` over the map of listeners, and
-//! `tcp_conn_request` where functions can be hooked.
+//! `tcp_conn_request` and `tcp_v[46]_syn_recv_sock` where functions can be hooked.
 //!
 //! How many connections wait, how many may, and how many requests were dropped stands in
 //! the socket and is read from there when the daemon asks. Only listen() and its end write
@@ -27,6 +27,9 @@ use crate::{
     memory::{Direct, Memory, Probe},
     ports, stream,
 };
+
+/// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
+const ETH_P_IP: u16 = 0x0800;
 
 const BPF_NOEXIST: u64 = 1;
 
@@ -156,23 +159,68 @@ fn listeners_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
+/// A SYN.
 #[fentry(function = "tcp_conn_request")]
 pub fn conn_request_fentry(ctx: FEntryContext) -> i32 {
-    let sk: *const u8 = ctx.arg(2);
-    on_request::<Direct>(sk);
+    on_request::<Direct>(ctx.arg(2));
     0
 }
 
 #[kprobe(function = "tcp_conn_request")]
 pub fn conn_request_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<*const u8>(2) {
+    if let Some(sk) = ctx.arg(2) {
         on_request::<Probe>(sk);
     }
     0
 }
 
-/// A SYN comes to the listener `sk`. If the accept queue is full (`sk_acceptq_is_full`), it is
-/// dropped for that.
+/// The segment that ends a handshake, over IPv4.
+#[fentry(function = "tcp_v4_syn_recv_sock")]
+pub fn handshake_v4_fentry(ctx: FEntryContext) -> i32 {
+    on_request::<Direct>(ctx.arg(0));
+    0
+}
+
+#[kprobe(function = "tcp_v4_syn_recv_sock")]
+pub fn handshake_v4_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        on_request::<Probe>(sk);
+    }
+    0
+}
+
+/// The same over IPv6.
+#[fentry(function = "tcp_v6_syn_recv_sock")]
+pub fn handshake_v6_fentry(ctx: FEntryContext) -> i32 {
+    if is_ipv6(ctx.arg(1)) {
+        on_request::<Direct>(ctx.arg(0));
+    }
+    0
+}
+
+#[kprobe(function = "tcp_v6_syn_recv_sock")]
+pub fn handshake_v6_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1))
+        && is_ipv6(skb)
+    {
+        on_request::<Probe>(sk);
+    }
+    0
+}
+
+/// Whether a segment came over IPv6. Others that an IPv6 listener gets are passed on to
+/// `tcp_v4_syn_recv_sock`, and counted there.
+#[inline(always)]
+fn is_ipv6(skb: *const u8) -> bool {
+    if !has::OFF_SKB_PROTOCOL() {
+        return false;
+    }
+    // SAFETY: an sk_buff from the kernel, offset from BTF.
+    u16::from_be(unsafe { Probe::read(skb, at::OFF_SKB_PROTOCOL()) }) != ETH_P_IP
+}
+
+/// A segment that makes or ends a request comes to the listener `sk`. If the accept queue is
+/// full (`sk_acceptq_is_full`), it is dropped for that.
 #[inline(always)]
 fn on_request<M: Memory>(sk: *const u8) {
     if !has::OFF_SK_BACKLOG() || !has::OFF_SK_MAX_BACKLOG() {

@@ -125,6 +125,7 @@ fn feature_of(global: &str) -> Option<&'static str> {
             "telling what rests in TIME_WAIT from what rested in a namespace that is gone"
         }
         "OFF_FILE_INODE" | "OFF_INODE_MODE" => "sockets older than the daemon, before 5.11",
+        "OFF_SKB_PROTOCOL" => "overflows of accept queues at the end of a handshake over IPv6",
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"
         | "OFF_TASK_STACK" | "PT_REGS_SIZE" => {

@@ -184,6 +184,9 @@ def once(port):
     # The server keeps the TIME_WAIT, which the next SYN from the same port ends.
     server.close()
     assert client.recv(1) == b''
+    # The port may be bound again once the last ACK has come.
+    client.shutdown(socket.SHUT_WR)
+    wait(lambda: state(client) == 7)
     client.close()
     return port
 port = once(0)
@@ -434,4 +437,71 @@ fn without_function_hooks_the_daemon_runs_and_says_so() {
         "{}",
         daemon.log()
     );
+}
+
+/// Connections of a listener with TCP_DEFER_ACCEPT are requests until data arrives, which ends
+/// the handshake. By then, others have taken the places in the accept queue.
+const DEFERRED: &str = r"
+BACKLOG = 5
+listeners = []
+def clients(family, target):
+    made = [connect(family, target) for _ in range(BACKLOG)]
+    for client in made:
+        client.send(b'x')
+    return made
+for family, address, target in [
+    (socket.AF_INET, '127.0.0.1', '127.0.0.1'),
+    (socket.AF_INET6, '::1', '::1'),
+    (socket.AF_INET6, '::', '::ffff:127.0.0.1'),
+]:
+    listener = socket.socket(family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    listener.bind((address, 0))
+    listener.listen(BACKLOG)
+    listeners.append((listener, family, (target, listener.getsockname()[1])))
+print('listening')
+input()
+for _, family, target in listeners:
+    # The first fill the queue but for one place, of the others all but one overflow it.
+    made = clients(family, target) + clients(family, target)
+    time.sleep(0.5)
+    # They try no more.
+    for client in made:
+        reset(client)
+print('done')
+input()
+";
+
+#[test]
+fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
+    needs_kernel!();
+    with_each_kind_of_hook("listen_overflow", |hooks, daemon| {
+        const OVERFLOWS: &str = "socket_listen_overflows_total";
+        let netns = Netns::new(&format!("deferred-{hooks}"));
+        let mut program = netns.script(DEFERRED, &[]);
+        program.expect("listening");
+        // Overflows are inferred from changes since a first reading.
+        daemon.until("the listeners", |metrics| {
+            let known = metrics.select("socket_listen_backlog", &[("comm", "python3")]);
+            known.count() == 3
+        });
+        program.go();
+        program.expect("done");
+        let kernel = netns.netstat();
+        let overflows = kernel["ListenOverflows"] as f64;
+        // Four for each address, and the data is sent again meanwhile.
+        assert!(overflows >= 12.0, "{kernel:?}");
+        let open = |metrics: &Metrics| metrics.sum(OVERFLOWS, &[("pid", "unattributed")]);
+        let metrics = daemon.until("the overflows", |metrics| {
+            metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
+        });
+        if by_function(&metrics, "listen_overflow") {
+            assert_eq!(open(&metrics), 0.0, "{}", metrics.text);
+        } else {
+            println!("{} overflows may be of any of the three", open(&metrics));
+        }
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
 }

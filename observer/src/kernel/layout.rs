@@ -130,6 +130,7 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKB_HEAD", "sk_buff", "head", 8),
     optional("OFF_SKB_NETWORK", "sk_buff", "network_header", 2),
     optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
+    optional("OFF_SKB_PROTOCOL", "sk_buff", "protocol", 2),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     optional("OFF_FILE_INODE", "file", "f_inode", 8),

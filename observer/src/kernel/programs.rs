@@ -30,6 +30,7 @@ const CONN_REQUEST: &[&str] = &[
     SOCK,
     SKB,
 ];
+const SYN_RECV_SOCK: &[&str] = &[SOCK, SKB];
 
 const LISTENERS_ITER: ProgramSpec = iter_map_elem(
     listeners::PROGRAM,
@@ -275,21 +276,49 @@ pub const LADDERS: &[Ladder] = &[
         name_of(SIGNAL_LISTEN_OVERFLOW),
         &[
             step(
-                &[function(
-                    "conn_request_fentry",
-                    Rung::Fentry,
-                    "tcp_conn_request",
-                    CONN_REQUEST,
-                )],
+                &[
+                    function(
+                        "conn_request_fentry",
+                        Rung::Fentry,
+                        "tcp_conn_request",
+                        CONN_REQUEST,
+                    ),
+                    function(
+                        "handshake_v4_fentry",
+                        Rung::Fentry,
+                        "tcp_v4_syn_recv_sock",
+                        SYN_RECV_SOCK,
+                    ),
+                    function(
+                        "handshake_v6_fentry",
+                        Rung::Fentry,
+                        "tcp_v6_syn_recv_sock",
+                        SYN_RECV_SOCK,
+                    ),
+                ],
                 &[SIGNAL_LISTEN_OVERFLOW],
             ),
             step(
-                &[function(
-                    "conn_request_kprobe",
-                    Rung::Kprobe,
-                    "tcp_conn_request",
-                    CONN_REQUEST,
-                )],
+                &[
+                    function(
+                        "conn_request_kprobe",
+                        Rung::Kprobe,
+                        "tcp_conn_request",
+                        CONN_REQUEST,
+                    ),
+                    function(
+                        "handshake_v4_kprobe",
+                        Rung::Kprobe,
+                        "tcp_v4_syn_recv_sock",
+                        SYN_RECV_SOCK,
+                    ),
+                    function(
+                        "handshake_v6_kprobe",
+                        Rung::Kprobe,
+                        "tcp_v6_syn_recv_sock",
+                        SYN_RECV_SOCK,
+                    ),
+                ],
                 &[SIGNAL_LISTEN_OVERFLOW],
             ),
             remarked(

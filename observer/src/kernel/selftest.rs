@@ -78,7 +78,7 @@ fn exercise() -> io::Result<bool> {
         .and_then(|socket| socket.bind(&SockAddr::from(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))))
         .is_ok();
     if ipv6 {
-        refused(IpAddr::V6(Ipv6Addr::LOCALHOST))?;
+        connections(IpAddr::V6(Ipv6Addr::LOCALHOST))?;
     }
     Ok(ipv6)
 }
