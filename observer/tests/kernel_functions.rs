@@ -109,8 +109,8 @@ fn all_that_enter_time_wait_leave_it() {
         let (kernel, ours) = compared(&netns, daemon, &pids);
         println!("{ours} of {count} in TIME_WAIT");
         assert_eq!(ours, kernel);
-        let inode = netns.run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
-        let drift = [("netns", inode.trim())];
+        let inode = netns.inode();
+        let drift = [("netns", inode.as_str())];
         if best {
             best = false;
             // The processes end first: their sockets outlive them.

@@ -74,12 +74,6 @@ fn addresses(ports: &str) -> Vec<String> {
     vec![format!("127.0.0.1:{v4}"), format!("[::1]:{v6}")]
 }
 
-/// Inode number of a namespace, as the label has it. Others go on meanwhile.
-fn inode(netns: &Netns) -> String {
-    let number = netns.run("stat", &["-L", "-c", "%i", "/proc/self/ns/net"]);
-    number.trim().to_owned()
-}
-
 fn of(metrics: &Metrics, program: &Program, name: &str, address: &str) -> f64 {
     metrics.of(program.pid(), name, &[("address", address)])
 }
@@ -90,7 +84,7 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     needs_kernel!();
     let netns = Netns::new("listen");
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
-    let inode = inode(&netns);
+    let inode = netns.inode();
     let here = [("netns", inode.as_str())];
     let daemon = Daemon::start(&[]);
     let mut server = netns.script(LISTENER, &["3"]);

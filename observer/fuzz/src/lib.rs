@@ -15,7 +15,7 @@ use observer::{
         field_offset,
         ladder::Attach,
         layout::{FIELDS, Layout, REGISTERS},
-        programs::{LADDERS, check_args},
+        programs::{all, check_args},
     },
     net::{
         snmp::{TcpCounters, TcpExtCounters},
@@ -62,8 +62,7 @@ pub fn btf(bytes: &[u8]) {
     for spec in FIELDS.iter().chain(REGISTERS) {
         let _ = btf.member(spec.structure, spec.path);
     }
-    let steps = LADDERS.iter().flat_map(|ladder| ladder.steps);
-    for program in steps.flat_map(|step| step.programs) {
+    for program in all() {
         let (found, args) = match program.attach {
             Attach::TpBtf { tracepoint, args } => (btf.tracepoint_args(tracepoint), args),
             Attach::Function { function, args, .. } => (btf.func_args(function), args),

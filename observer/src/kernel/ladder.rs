@@ -36,10 +36,8 @@ pub enum Attach {
         /// Fields, by their globals, without which it would write zeros.
         needs: &'static [&'static str],
     },
-    /// Not at all: a program that serves another signal serves this one too.
+    /// Not at all: the program of this name serves another signal and this one too.
     Shared {
-        /// That program.
-        program: &'static str,
         /// How it is attached.
         rung: Rung,
         /// What it takes besides.

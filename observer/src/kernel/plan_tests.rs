@@ -1,14 +1,10 @@
 use super::*;
-use crate::kernel::programs::{ACCEPT, SETSOCKOPT, TIME_WAIT};
+use crate::kernel::programs::{ACCEPT, SETSOCKOPT, TIME_WAIT, all};
 
 /// A plan in which programs of these kinds fail.
 fn without(kinds: &[Rung]) -> Plan {
     let mut plan = Plan::default();
-    for program in LADDERS
-        .iter()
-        .flat_map(|ladder| ladder.steps)
-        .flat_map(|step| step.programs)
-    {
+    for program in all() {
         if matches!(program.attach, Attach::Function { rung, .. } if kinds.contains(&rung)) {
             plan.fail(program.name, Status::Refused, "no".to_owned());
         }
@@ -109,11 +105,7 @@ fn the_reset_tracepoint_serves_twice_where_it_can() {
 
 #[test]
 fn a_silent_hook_steps_down_where_it_can() {
-    let spec = |name: &str| {
-        let steps = LADDERS.iter().flat_map(|ladder| ladder.steps);
-        let mut programs = steps.flat_map(|step| step.programs);
-        programs.find(|program| program.name == name).unwrap()
-    };
+    let spec = |name: &str| all().find(|program| program.name == name).unwrap();
     let verdict = |plan: &Plan, program: &str| {
         let mut verdicts = plan.verdicts().into_iter();
         verdicts.find(|verdict| verdict.program == program).unwrap()

@@ -421,9 +421,9 @@ impl Table {
 
     /// The group that an exited process with these labels belongs to.
     fn exited_group(&mut self, labels: &Labels) -> &mut Totals {
-        let mut group = Arc::new(Labels::new("exited", labels.comm(), labels.unit()));
+        let mut group = Arc::new(labels.exited());
         if !self.exited.contains_key(&group) && self.exited.len() >= self.config.max_processes {
-            group = Arc::new(Labels::new("exited", "", ""));
+            group = Arc::new(Labels::exited_unnamed());
         }
         self.exited.entry(group).or_insert_with(Totals::new)
     }
@@ -438,7 +438,7 @@ impl Table {
     ) {
         let strays: Vec<(SockoptKey, u64)> = source.take_sockopt_failures(slot, generation);
         if !strays.is_empty() {
-            let group = Arc::new(Labels::new("exited", "", ""));
+            let group = Arc::new(Labels::exited_unnamed());
             let totals = self.exited.entry(group).or_insert_with(Totals::new);
             add_failures(&mut totals.failures, strays);
         }

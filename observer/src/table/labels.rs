@@ -31,6 +31,18 @@ impl Labels {
         }
     }
 
+    /// Of the group that a process with these labels belongs to once it is gone.
+    #[must_use]
+    pub fn exited(&self) -> Self {
+        Self::new("exited", &self.comm, &self.unit)
+    }
+
+    /// Of the group of those whose own group there is no room for.
+    #[must_use]
+    pub fn exited_unnamed() -> Self {
+        Self::new("exited", "", "")
+    }
+
     /// A process id, or `other`, `exited`, `unattributed`, `no_socket`.
     #[must_use]
     pub fn pid(&self) -> &str {

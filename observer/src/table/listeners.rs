@@ -186,12 +186,12 @@ impl Table {
 
     /// The group that a process with these labels belongs to once it is gone.
     fn exited_labels(&self, labels: &Labels) -> Arc<Labels> {
-        let group = Arc::new(Labels::new("exited", labels.comm(), labels.unit()));
+        let group = Arc::new(labels.exited());
         let known = self.listeners.series.contains_key(&group);
         if known || self.listeners.series.len() < 2 * self.config.max_processes {
             return group;
         }
-        Arc::new(Labels::new("exited", "", ""))
+        Arc::new(Labels::exited_unnamed())
     }
 }
 

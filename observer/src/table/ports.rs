@@ -46,7 +46,7 @@ impl Ports {
     /// Notes that a process lost its slot. Its series was `shown`.
     pub fn depart(&mut self, slot: u32, generation: u32, shown: Option<&Labels>) {
         let labels = match shown {
-            Some(labels) => Labels::new("exited", labels.comm(), labels.unit()),
+            Some(labels) => labels.exited(),
             None => Labels::new("other", "", ""),
         };
         self.departed
@@ -119,7 +119,7 @@ impl Table {
         if folded.is_empty() {
             return;
         }
-        let group = |labels: &Labels| Arc::new(Labels::new("exited", labels.comm(), labels.unit()));
+        let group = |labels: &Labels| Arc::new(labels.exited());
         let folded = folded.into_iter().map(|view| PortsView {
             labels: group(&view.labels),
             ..view

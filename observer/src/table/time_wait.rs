@@ -11,7 +11,7 @@ use std::{
 };
 
 /// `TCP_TIMEWAIT_LEN`, `include/net/tcp.h`: a constant in every released kernel.
-pub const TIME_WAIT_LENGTH: Duration = Duration::from_secs(60);
+pub const TIME_WAIT_LENGTH: Duration = Duration::from_nanos(observer_common::TIME_WAIT_NS);
 
 /// Entries closer together than this share a sample, which bounds a ledger to about sixty
 /// samples however often it is updated.

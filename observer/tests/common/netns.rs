@@ -70,6 +70,12 @@ impl Netns {
         table(&self.run("cat", &["/proc/net/netstat"]), "TcpExt")
     }
 
+    /// Its inode number, as the label `netns` has it.
+    pub fn inode(&self) -> String {
+        let number = self.run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
+        number.trim().to_owned()
+    }
+
     /// Sockets that `ss` shows in a state (`established`, `time-wait`...), IPv4 and IPv6.
     pub fn ss(&self, state: &str) -> usize {
         self.run("ss", &["-Htan", "state", state]).lines().count()

@@ -61,7 +61,6 @@ pub const fn shared(program: &'static str, rung: Rung, hook: &'static str) -> Pr
         name: program,
         hook,
         attach: Attach::Shared {
-            program,
             rung,
             needs: Needs::Nothing,
         },
