@@ -1,6 +1,6 @@
 //! Compiles the kernel programs of observer-ebpf and leaves the object at
-//! `$OUT_DIR/observer.o`, where the daemon includes it. `floor.o` beside it is for the
-//! benchmark.
+//! `$OUT_DIR/observer.o`, where the daemon includes it. `floor.o` and `least.o` beside it are
+//! for the benchmark.
 //!
 //! The BPF target needs another compiler than user space does, so an inner cargo runs
 //! with that compiler and a target directory of its own. aya-build does the same but
@@ -19,7 +19,7 @@ use toolchain::{Facts, Toolchain};
 
 const PACKAGE: &str = "observer-ebpf";
 /// observer-ebpf's binary targets, and so the names of the files cargo leaves.
-const BINARIES: [&str; 2] = ["observer", "floor"];
+const BINARIES: [&str; 3] = ["observer", "floor", "least"];
 const TARGET: &str = "bpfel-unknown-none";
 
 fn main() {

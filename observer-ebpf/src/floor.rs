@@ -4,6 +4,8 @@
 #![no_std]
 #![no_main]
 
+mod object;
+
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, tracepoint},
     programs::{
@@ -40,15 +42,4 @@ pub fn floor_kprobe(_ctx: ProbeContext) -> u32 {
 #[kretprobe]
 pub fn floor_kretprobe(_ctx: RetProbeContext) -> u32 {
     0
-}
-
-/// As in the observer, so that the kernel treats both alike.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: nothing here can panic.
-    loop {}
 }

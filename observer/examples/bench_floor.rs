@@ -6,7 +6,8 @@
 //! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
 //! `fexit:inet_csk_accept`. For each it writes the id of the program there, so that its
 //! run-time statistics can be found. With `--statistics` the kernel keeps those, of all
-//! programs, for as long as this one runs.
+//! programs, for as long as this one runs. With `--least`, the programs on the state of sockets
+//! and their end are those that do the least that an observer must.
 
 use std::{env, io};
 
@@ -18,6 +19,13 @@ use aya::{
 
 /// Made by observer's build script from observer-ebpf/src/floor.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floor.o"));
+/// The same, of observer-ebpf/src/least.rs.
+static LEAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/least.o"));
+/// Its programs and their hooks.
+const LEAST_PROGRAMS: [(&str, &str); 2] = [
+    ("least_state", "tp_btf:inet_sock_set_state"),
+    ("least_destroy", "tp_btf:tcp_destroy_sock"),
+];
 
 fn main() -> anyhow::Result<()> {
     let btf = Btf::from_sys_fs().context("the kernel offers no BTF")?;
@@ -25,26 +33,37 @@ fn main() -> anyhow::Result<()> {
     // own. It has no maps, so this costs nothing.
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
+    let least = env::args().any(|argument| argument == "--least");
+    let mut shared = Ebpf::load(LEAST)?;
     for hook in env::args().skip(1) {
+        if hook == "--least" {
+            continue;
+        }
         if hook == "--statistics" {
             let kept = aya::sys::enable_stats(aya::sys::Stats::RunTime);
             statistics.push(kept.context("the kernel keeps no run-time statistics")?);
             continue;
         }
-        let mut object = Ebpf::load(OBJECT)?;
-        let id = attach(&mut object, &btf, &hook).with_context(|| hook.clone())?;
-        println!("{id} {hook}");
-        attached.push(object);
+        let known = LEAST_PROGRAMS.iter().find(|(_, its)| least && *its == hook);
+        let id = if let Some((name, _)) = known {
+            attach(&mut shared, &btf, &hook, name)
+        } else {
+            let mut object = Ebpf::load(OBJECT)?;
+            let rung = hook.split(':').next().unwrap_or_default();
+            let id = attach(&mut object, &btf, &hook, &format!("floor_{rung}"));
+            attached.push(object);
+            id
+        };
+        println!("{} {hook}", id.with_context(|| hook.clone())?);
     }
     println!("ready");
     io::copy(&mut io::stdin().lock(), &mut io::sink())?;
     Ok(())
 }
 
-fn attach(object: &mut Ebpf, btf: &Btf, hook: &str) -> anyhow::Result<u32> {
+fn attach(object: &mut Ebpf, btf: &Btf, hook: &str, name: &str) -> anyhow::Result<u32> {
     let (rung, hook) = hook.split_once(':').context("not of the form RUNG:HOOK")?;
-    let name = format!("floor_{rung}");
-    let Some(program) = object.program_mut(&name) else {
+    let Some(program) = object.program_mut(name) else {
         bail!("no such rung: {rung}");
     };
     match rung {
@@ -75,6 +94,6 @@ fn attach(object: &mut Ebpf, btf: &Btf, hook: &str) -> anyhow::Result<u32> {
             program.attach(hook, 0)?;
         }
     }
-    let program = object.program(&name).context("it was there before")?;
+    let program = object.program(name).context("it was there before")?;
     Ok(program.info()?.id())
 }

@@ -9,7 +9,7 @@ use super::{
     load::{COMM, Load, Made},
     netns::Netns,
     proc::{self, Memory, Runs},
-    scrape::{self, Wrong},
+    scrape::{self, Scrape, Wrong},
     subject::{Attached, Binaries, Hook, Subject},
 };
 
@@ -112,7 +112,7 @@ impl Bench {
             run.records_lost = sum("observer_records_lost_total", &[]);
             run.events_lost = sum("observer_events_total", &["outcome=\"lost\""])
                 + sum("observer_map_full_total", &[])
-                + sum("observer_bpf_missed_runs_total", &[]);
+                + lost_runs(&scrape);
             let wrong = scrape::wrong_counts(&scrape, COMM, &made);
             run.wrong = wrong.iter().map(Wrong::to_string).collect();
         }
@@ -128,17 +128,23 @@ impl Bench {
     ) -> BTreeMap<String, Runs> {
         let hook = |program: &str| {
             let hook = self.hooks.iter().find(|hook| hook.program == program);
-            hook.map_or_else(|| program.to_owned(), |hook| hook.name.clone())
+            hook.map(|hook| hook.name.clone())
         };
-        after
-            .iter()
-            .filter(|(program, _)| *program != ITERATOR)
-            .map(|(program, after)| {
-                let before = before.get(program).copied().unwrap_or_default();
-                (hook(program), after.since(before))
-            })
-            .filter(|(_, runs)| runs.runs > 0)
-            .collect()
+        let mut hooks = BTreeMap::<String, Runs>::new();
+        for (program, after) in after.iter().filter(|(program, _)| *program != ITERATOR) {
+            let mut runs = after.since(before.get(program).copied().unwrap_or_default());
+            if runs.runs == 0 {
+                continue;
+            }
+            let name = hook(program).unwrap_or_else(|| {
+                // A twin's time is part of what its event costs.
+                let twin_of = hook(&program.replace("_again_", "_"));
+                runs.runs *= u64::from(twin_of.is_none());
+                twin_of.unwrap_or_else(|| program.clone())
+            });
+            hooks.entry(name).or_default().add(runs);
+        }
+        hooks
     }
 
     /// CPU time per second of the observer beside a load of `rate` connections per second.
@@ -152,6 +158,16 @@ impl Bench {
         };
         self.run(Subject::Observer, &load, false, &[])
     }
+}
+
+/// Runs that the kernel left out and that no twin made up for.
+fn lost_runs(scrape: &Scrape) -> u64 {
+    let missed = |program: &str| {
+        let program = format!("program=\"{program}\"");
+        scrape.sum("observer_bpf_missed_runs_total", &[&program])
+    };
+    let all = scrape.sum("observer_bpf_missed_runs_total", &[]);
+    (all - missed("state_tp_btf") - missed("destroy_tp_btf")) as u64
 }
 
 fn cpu(attached: &Attached) -> Result<f64> {

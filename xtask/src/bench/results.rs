@@ -251,16 +251,20 @@ impl Results {
             return;
         };
         text.push_str(
-            "\n| hook | runs per connection | observer, ns per run | floor, ns per run |\n|---|---|---|---|\n",
+            "\n| hook | runs per connection | observer, ns per run | least | floor |\n|---|---|---|---|---|\n",
         );
         for (hook, program) in observer {
-            let floor = of(Subject::Floor).and_then(|programs| programs.get(hook));
+            let other = |subject| {
+                let programs = of(subject).and_then(|programs| programs.get(hook));
+                cell(programs.map(|program| program.nanoseconds_per_run))
+            };
             let _ = writeln!(
                 text,
-                "| {hook} | {:.2} | {} | {} |",
+                "| {hook} | {:.2} | {} | {} | {} |",
                 program.runs_per_connection,
                 program.nanoseconds_per_run,
-                cell(floor.map(|floor| floor.nanoseconds_per_run)),
+                other(Subject::Least),
+                other(Subject::Floor),
             );
         }
     }

@@ -33,6 +33,8 @@ pub enum Subject {
     Nothing,
     /// An empty program on each of the observer's hooks.
     Floor,
+    /// The same, with the least that an observer must do about sockets.
+    Least,
     /// `observer run`.
     Observer,
     /// libbpf-tools tcplife.
@@ -44,9 +46,10 @@ pub enum Subject {
 }
 
 impl Subject {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Nothing,
         Self::Floor,
+        Self::Least,
         Self::Observer,
         Self::Tcplife,
         Self::Tcpstates,
@@ -57,6 +60,7 @@ impl Subject {
         match self {
             Self::Nothing => "nothing",
             Self::Floor => "floor",
+            Self::Least => "least",
             Self::Observer => "observer",
             Self::Tcplife => "tcplife",
             Self::Tcpstates => "tcpstates",
@@ -143,6 +147,10 @@ impl Attached {
         match subject {
             Subject::Nothing => Ok(Self::of(None)),
             Subject::Floor => Self::floor(binaries, hooks.iter().map(|hook| hook.name.as_str())),
+            Subject::Least => {
+                let hooks = hooks.iter().map(|hook| hook.name.as_str());
+                Self::floor(binaries, ["--least"].into_iter().chain(hooks))
+            }
             Subject::Observer => Self::observer(binaries, extra),
             Subject::Tcplife | Subject::Tcpstates => {
                 let tool = subject.tool().context("not installed")?;

@@ -1,0 +1,79 @@
+//! The least that an observer does which says whose a socket is and since when: at each
+//! transition one look-up, one reading of the clock and one counter; an entry at the birth of a
+//! socket, none after its end. `cargo xtask bench` attaches it in place of the programs that do
+//! nothing, to show how much of an observer's cost no observer can save.
+
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "AtomicU64::fetch_add does not exist on the BPF target"
+)]
+
+mod object;
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_map, btf_tracepoint},
+    programs::BtfTracePointContext,
+};
+use observer_common::{CLOSE, LISTEN, SYN_SENT};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// What is known of a socket.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Seen {
+    entered_ns: u64,
+    state: u32,
+    owner: u32,
+}
+
+#[btf_map]
+static SOCKETS: HashMap<u64, Seen, 131_072> = HashMap::new();
+
+/// Transitions, by owner.
+#[btf_map]
+static TRANSITIONS: Array<u64, 4096> = Array::new();
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn least_state(ctx: BtfTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    // SAFETY: the helper takes no arguments.
+    let entered_ns = unsafe { bpf_ktime_get_ns() };
+    let mut owner = 1;
+    if old as u8 == LISTEN || (old as u8, new as u8) == (CLOSE, SYN_SENT) {
+        let seen = Seen {
+            entered_ns,
+            state: new as u32,
+            owner,
+        };
+        let _ = SOCKETS.insert(sk, seen, BPF_NOEXIST);
+    } else if let Some(seen) = SOCKETS.get_ptr_mut(sk) {
+        // SAFETY: points into the map.
+        unsafe {
+            (*seen).entered_ns = entered_ns;
+            (*seen).state = new as u32;
+            owner = (*seen).owner;
+        }
+    }
+    if let Some(count) = TRANSITIONS.get_ptr_mut(owner) {
+        // SAFETY: points into the map.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn least_destroy(ctx: BtfTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let _ = SOCKETS.remove(sk);
+    0
+}
