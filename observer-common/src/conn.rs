@@ -75,11 +75,15 @@ crate::assert_layout!(Conn, 96, [
     spent: [u32; STATES],
 ]);
 
-/// Value of the map of recent TIME_WAIT sockets; the key is the socket cookie, which a
-/// timewait socket takes over from the socket it replaces (`inet_twsk_alloc`).
+/// Element of the array of recent TIME_WAIT sockets. Its index is the low bits of the key, and
+/// a later one takes its place: cookies are handed out in order, so those that are forgotten
+/// are the oldest.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TimeWaitOwner {
+    /// The socket cookie, which a timewait socket takes over from the socket it replaces
+    /// (`inet_twsk_alloc`); a time where there is none; 0 while nothing is here.
+    pub key: u64,
     /// The owner's slot.
     pub slot: u32,
     /// Of the slot, at that time.
@@ -100,8 +104,8 @@ pub struct TimeWaitOwner {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(TimeWaitOwner, 64, [
-    slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
+crate::assert_layout!(TimeWaitOwner, 72, [
+    key: u64, slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);
 

@@ -131,6 +131,8 @@ pub struct CpuStats {
     pub last_states: [u8; 4],
     /// The socket whose transition was handled last on this CPU.
     pub last_sk: u64,
+    /// Sockets without a cookie that this CPU has noted down in TIME_WAIT.
+    pub rested: u64,
     /// Entries into TIME_WAIT in other network namespaces than the daemon's.
     pub time_wait_elsewhere: u64,
 }
@@ -139,7 +141,7 @@ pub struct CpuStats {
 /// same softirq. One that has been pending for longer, in nanoseconds, was the peer's.
 pub const PENDING_NS: u64 = 1_000_000;
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 96, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -157,5 +159,6 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     pending_generation: u32,
     last_states: [u8; 4],
     last_sk: u64,
+    rested: u64,
     time_wait_elsewhere: u64,
 ]);

@@ -11,8 +11,8 @@ use aya_ebpf::{
     programs::{FExitContext, RetProbeContext, TracePointContext},
 };
 use observer_common::{
-    AF_INET, AF_INET6, CONN_PARENT, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED,
-    SIGNAL_ACCEPT, SIGNAL_FD,
+    CONN_PARENT, Conn, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED, SIGNAL_ACCEPT,
+    SIGNAL_FD,
 };
 
 use crate::{
@@ -26,14 +26,8 @@ use crate::{
 
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_fexit(ctx: FExitContext) -> i32 {
-    // (sk, flags, err, kern) before 6.10, (sk, arg) since.
-    if HAS_FUNC_RET.load() != 0 {
-        if let Ok(child) = ctx.ret() {
-            dequeued(child);
-        }
-    } else {
-        dequeued(ctx.arg(4));
-    }
+    let child = returned_child(&ctx);
+    dequeued(child, connections::get(child as u64));
     0
 }
 
@@ -42,28 +36,30 @@ pub fn accept_fexit(ctx: FExitContext) -> i32 {
 /// has handled shows in the entry.
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
-    if HAS_FUNC_RET.load() != 0 {
-        if let Ok(child) = ctx.ret() {
-            dequeued_again(child);
-        }
-    } else {
-        dequeued_again(ctx.arg(4));
+    let child = returned_child(&ctx);
+    let conn = connections::get(child as u64);
+    // Without an entry nothing tells whether it was handled.
+    if conn.is_some() {
+        dequeued(child, conn);
     }
     0
-}
-
-#[inline(always)]
-fn dequeued_again(sk: *const u8) {
-    // Without an entry nothing tells whether it was handled.
-    if connections::get(sk as u64).is_some() {
-        dequeued(sk);
-    }
 }
 
 #[kretprobe]
 pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
-    dequeued(ctx.ret());
+    let child: *const u8 = ctx.ret();
+    dequeued(child, connections::get(child as u64));
     0
+}
+
+/// What `inet_csk_accept` returns, which takes (sk, flags, err, kern) before 6.10 and
+/// (sk, arg) since.
+#[inline(always)]
+fn returned_child(ctx: &FExitContext) -> *const u8 {
+    if HAS_FUNC_RET.load() != 0 {
+        return ctx.ret().unwrap_or(core::ptr::null());
+    }
+    ctx.arg(4)
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_accept")]
@@ -136,10 +132,10 @@ fn exhausted(errno: i64) {
     );
 }
 
-/// A connection left its listener's queue, in the process that accepts it. Of an MPTCP
-/// connection it is the first subflow.
+/// A connection, whose entry is `conn`, left its listener's queue, in the process that accepts
+/// it. Of an MPTCP connection it is the first subflow.
 #[inline(always)]
-fn dequeued(sk: *const u8) {
+fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     if sk.is_null() {
         return;
     }
@@ -148,43 +144,30 @@ fn dequeued(sk: *const u8) {
         // DCCP, which the kernel had until 6.15.
         return;
     }
-    if let Some(conn) = connections::get(sk as u64) {
-        // SAFETY: points into the map.
-        if unsafe { (*conn).accepted } != 0 {
-            return;
-        }
+    // SAFETY: points into the map.
+    if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
+        return;
     }
     let slot = owner::current();
     let parent = owner::mptcp_parent(sk);
     if parent != 0 {
         note_parent(parent as *const u8, slot);
     }
-    count(sk, slot);
+    count(conn, slot);
 }
 
 /// accept() returned a descriptor for `sk`.
 #[inline(always)]
 fn accepted(mut sk: *const u8) {
-    // SAFETY: a socket from the file table, offsets from BTF.
-    let (family, protocol) = unsafe {
-        (
-            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
-            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
-        )
-    };
-    if family != AF_INET && family != AF_INET6 {
+    let Some(protocol) = files::tcp_protocol(sk) else {
         return;
-    }
+    };
     let slot = owner::current();
-    match protocol {
-        IPPROTO_TCP => {}
-        IPPROTO_MPTCP => {
-            note_parent(sk, slot);
-            sk = owner::first_subflow(sk) as *const u8;
-        }
-        _ => return,
+    if protocol == IPPROTO_MPTCP {
+        note_parent(sk, slot);
+        sk = owner::first_subflow(sk) as *const u8;
     }
-    count(sk, slot);
+    count(connections::get(sk as u64), slot);
 }
 
 /// An MPTCP parent remembers its owner for subflows that join later.
@@ -201,14 +184,14 @@ fn note_parent(parent: *const u8, slot: u32) {
 }
 
 #[inline(always)]
-fn count(sk: *const u8, slot: u32) {
+fn count(conn: Option<*mut Conn>, slot: u32) {
     seen(SIGNAL_ACCEPT);
     settle(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).accepts }, 1);
     }
-    if let Some(conn) = connections::get(sk as u64) {
+    if let Some(conn) = conn {
         // SAFETY: points into the map.
         unsafe { (*conn).accepted = 1 };
         connections::hand_over(conn, slot);

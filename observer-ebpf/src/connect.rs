@@ -27,8 +27,7 @@ use crate::{
 };
 
 /// The program closed the socket before the attempt had an outcome.
-pub const ECANCELED: u32 = 125;
-const EADDRNOTAVAIL: u32 = 99;
+const ECANCELED: u32 = 125;
 
 /// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
 /// EISCONN, EALREADY, EINPROGRESS.
@@ -65,6 +64,18 @@ pub fn count_failure(slot: u32, errno: u32) {
     }
 }
 
+/// Counts an attempt that the connect() it ended in did not return an errno for: the thread
+/// was killed, or that call was connect(AF_UNSPEC), which gives the attempt up.
+#[inline(always)]
+pub unsafe fn unreturned(conn: *mut Conn) {
+    // SAFETY: points into the map.
+    unsafe {
+        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
+            count_failure(stream::owner_of_entry(conn), ECANCELED);
+        }
+    }
+}
+
 /// An attempt ended in the state machine: SYN_SENT -> CLOSE.
 #[inline(always)]
 pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
@@ -81,7 +92,7 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
             // Through io_uring, or where the return is not seen: without a local port only
             // the search for one can have failed. Else the program closed the socket.
             errno = if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
-                EADDRNOTAVAIL
+                port_search::EADDRNOTAVAIL as u32
             } else {
                 ECANCELED
             };
@@ -137,25 +148,15 @@ fn on_failed_call(errno: i64) {
     let Some(mut sk) = files::current_socket(files::argument(0) as u32) else {
         return;
     };
-    // SAFETY: a socket from the file table, offsets from BTF.
-    let (family, protocol) = unsafe {
-        (
-            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
-            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
-        )
-    };
-    if family != AF_INET && family != AF_INET6 {
-        return;
-    }
-    match protocol {
-        IPPROTO_TCP => {}
-        IPPROTO_MPTCP => {
+    match files::tcp_protocol(sk) {
+        Some(IPPROTO_MPTCP) => {
             let subflow = owner::first_subflow(sk);
             if subflow != 0 {
                 sk = subflow as *const u8;
             }
         }
-        _ => return,
+        Some(_) => {}
+        None => return,
     }
     let entry = connections::get(sk as u64);
     let (slot, conn) = match entry {

@@ -9,10 +9,8 @@ use observer_common::{
 
 use crate::{
     counting::{self, add, adjust, bounded},
-    maps::CONNECTIONS,
+    maps::{BPF_NOEXIST, CONNECTIONS},
 };
-
-const BPF_NOEXIST: u64 = 1;
 
 /// Now, on the clock of all records.
 #[inline(always)]
@@ -27,22 +25,35 @@ pub fn get(socket: u64) -> Option<*mut Conn> {
     CONNECTIONS.get_ptr_mut(socket)
 }
 
+/// What became of an insertion.
+pub enum Inserted {
+    /// There is an entry now.
+    New,
+    /// There was one already.
+    Known,
+    /// The map is full, which is counted.
+    Full,
+}
+
 /// Makes an entry for `socket` in `state`, owned by `slot`, and holds the slot.
 /// `None` when the map is full, which is counted.
 #[inline(always)]
 pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<*mut Conn> {
-    insert(socket, slot, flags, state, time)?;
-    get(socket)
+    match insert(socket, slot, flags, state, state, time) {
+        // -EEXIST: an event of this socket was faster; its entry is as good.
+        Inserted::New | Inserted::Known => get(socket),
+        Inserted::Full => None,
+    }
 }
 
-/// Makes the entry; false when there is one already. `None` when the map is full.
+/// The same for a socket that has come to `state` from `previous`.
 #[inline(always)]
-fn insert(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<bool> {
+pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time: u64) -> Inserted {
     let conn = Conn {
         slot,
         flags,
         state,
-        previous: state,
+        previous,
         born_ns: time,
         entered_ns: time,
         handover: 0,
@@ -59,13 +70,13 @@ fn insert(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<bo
                 // SAFETY: points into the map.
                 add(unsafe { &raw mut (*stats).connections_added }, 1);
             }
-            Some(true)
+            Inserted::New
         }
-        // -EEXIST: an event of this socket was faster; its entry is as good.
-        Err(-17) => Some(false),
+        // -EEXIST.
+        Err(-17) => Inserted::Known,
         Err(_) => {
             counting::map_full(MAP_CONNECTIONS);
-            None
+            Inserted::Full
         }
     }
 }
@@ -74,9 +85,11 @@ fn insert(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<bo
 /// the gauges of its owner are adjusted for it.
 #[inline(always)]
 pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
-    if !insert(socket, slot, CONN_SEEDED, state, time)? {
+    match insert(socket, slot, CONN_SEEDED, state, state, time) {
+        Inserted::New => {}
         // Whoever was faster has adjusted the gauges.
-        return get(socket);
+        Inserted::Known => return get(socket),
+        Inserted::Full => return None,
     }
     adjust_live(slot, state, 1);
     if let Some(slot) = counting::slot(slot) {

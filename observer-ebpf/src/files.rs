@@ -4,26 +4,33 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
 
+use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP};
+
 use crate::{
-    layout::{REGS_FROM_STACK, THREAD_SIZE, at, has},
-    memory::{Memory, Probe},
+    layout::{HAS_TASK_BTF, REGS_FROM_STACK, THREAD_SIZE, at, has},
+    memory::{Direct, Memory, Probe},
 };
 
-/// The user registers of the running thread as they were on entry to the system call. They
-/// still hold the arguments on its return, so nothing has to be remembered from the entry.
+/// Reads from the user registers of the running thread as they were on entry to the system
+/// call. They still hold the arguments on its return, so nothing has to be remembered from the
+/// entry.
 #[inline(always)]
-fn registers() -> *const u8 {
-    if REGS_FROM_STACK.load() != 0 {
-        // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
-        // SAFETY: the running task, offset from BTF.
-        let stack = unsafe {
+unsafe fn register<T: Copy + Default>(offset: usize) -> T {
+    // SAFETY: the running thread's `struct pt_regs`; the caller's offset is from BTF.
+    unsafe {
+        if REGS_FROM_STACK.load() != 0 {
+            // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
             let task = bpf_get_current_task() as *const u8;
-            Probe::read::<u64>(task, at::OFF_TASK_STACK())
-        };
-        return (stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64) as *const u8;
+            let stack = Probe::read::<u64>(task, at::OFF_TASK_STACK());
+            let registers = stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64;
+            return Probe::read(registers as *const u8, offset);
+        }
+        // 5.15 and later.
+        Direct::read(
+            bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8,
+            offset,
+        )
     }
-    // SAFETY: the helpers take the running task; 5.15 and later.
-    unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
 }
 
 /// Argument `n` (0 to 2) of the running system call.
@@ -32,13 +39,14 @@ pub fn argument(n: u32) -> u64 {
     if !has::OFF_REGS_ARG0() || !has::OFF_REGS_ARG1() || !has::OFF_REGS_ARG2() {
         return 0;
     }
-    let offset = match n {
-        0 => at::OFF_REGS_ARG0(),
-        1 => at::OFF_REGS_ARG1(),
-        _ => at::OFF_REGS_ARG2(),
-    };
-    // SAFETY: `struct pt_regs` of the running thread, offsets from BTF.
-    unsafe { Probe::read(registers(), offset) }
+    // SAFETY: offsets from BTF.
+    unsafe {
+        match n {
+            0 => register(at::OFF_REGS_ARG0()),
+            1 => register(at::OFF_REGS_ARG1()),
+            _ => register(at::OFF_REGS_ARG2()),
+        }
+    }
 }
 
 /// Number of the running system call.
@@ -47,9 +55,9 @@ pub fn syscall_number() -> u64 {
     if !has::OFF_REGS_SYSCALL() {
         return u64::MAX;
     }
-    // SAFETY: as in `argument`. The upper half is sign extension on x86 and another field
-    // on arm64.
-    u64::from(unsafe { Probe::read::<u32>(registers(), at::OFF_REGS_SYSCALL()) })
+    // SAFETY: offset from BTF. The upper half is sign extension on x86 and another field on
+    // arm64.
+    u64::from(unsafe { register::<u32>(at::OFF_REGS_SYSCALL()) })
 }
 
 /// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
@@ -100,19 +108,45 @@ pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
+/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
+#[inline(always)]
+pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
+    // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
+    let (family, protocol) = unsafe {
+        (
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    let ours =
+        matches!(family, AF_INET | AF_INET6) && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    ours.then_some(protocol)
+}
+
 /// The `struct file` behind descriptor `fd` of the running process, or null.
 #[inline(always)]
 fn current_file(fd: u32) -> *const u8 {
+    // SAFETY: the helpers take no arguments and return the running task.
+    unsafe {
+        if HAS_TASK_BTF.load() != 0 {
+            file_of::<Direct>(bpf_get_current_task_btf() as *const u8, fd)
+        } else {
+            file_of::<Probe>(bpf_get_current_task() as *const u8, fd)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn file_of<M: Memory>(task: *const u8, fd: u32) -> *const u8 {
     // SAFETY: kernel objects reached from the running task, offsets from BTF; a bad pointer
     // on the way reads as zero.
     unsafe {
-        let task = bpf_get_current_task() as *const u8;
-        let files = Probe::read::<u64>(task, at::OFF_TASK_FILES()) as *const u8;
-        let table = Probe::read::<u64>(files, at::OFF_FILES_FDT()) as *const u8;
-        if fd >= Probe::read::<u32>(table, at::OFF_FDT_MAX()) {
+        let files = M::read::<u64>(task, at::OFF_TASK_FILES()) as *const u8;
+        let table = M::read::<u64>(files, at::OFF_FILES_FDT()) as *const u8;
+        if fd >= M::read::<u32>(table, at::OFF_FDT_MAX()) {
             return core::ptr::null();
         }
-        let descriptors = Probe::read::<u64>(table, at::OFF_FDT_FD()) as *const u8;
+        let descriptors = M::read::<u64>(table, at::OFF_FDT_FD()) as *const u8;
         Probe::read::<u64>(descriptors, fd as usize * 8) as *const u8
     }
 }

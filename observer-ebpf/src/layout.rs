@@ -133,6 +133,8 @@ settings! {
     HAS_SOCKET_COOKIE: u32 = 1;
     /// 1 when there is `bpf_sock_from_file` (5.11 and later).
     HAS_SOCK_FROM_FILE: u32 = 1;
+    /// 1 when there is `bpf_get_current_task_btf` (5.11 and later).
+    HAS_TASK_BTF: u32 = 1;
     /// Bytes of a kernel stack.
     THREAD_SIZE: u64 = 16_384;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
@@ -148,6 +150,10 @@ settings! {
     CONNECT_NR: u64 = 0;
     /// 1 when the beginning and the end of TIME_WAIT are seen, so that nothing is inferred.
     TIME_WAIT_EXACT: u32 = 0;
+    /// Bits of the greatest number of a CPU.
+    CPU_BITS: u32 = 0;
+    /// Elements of the array of recent TIME_WAIT sockets less one, which is a power of two.
+    TIME_WAIT_OWNERS_MASK: u32 = 0;
     /// 1 when `inet_csk_accept` is hooked, so that accept()'s return is not counted.
     ACCEPT_BY_FUNCTION: u32 = 0;
     /// 1 when there is `bpf_get_func_ret` (5.17 and later). Without it, what a function

@@ -23,15 +23,13 @@ use crate::{
     counting::{self, add, seen, settle},
     iter,
     layout::{at, has},
-    maps::LISTENERS,
+    maps::{BPF_NOEXIST, LISTENERS},
     memory::{Direct, Memory, Probe},
     ports, stream,
 };
 
 /// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
 const ETH_P_IP: u16 = 0x0800;
-
-const BPF_NOEXIST: u64 = 1;
 
 /// A socket begins to listen, or one that listens was found. Passes `conn`, its entry, on.
 #[inline(always)]
@@ -113,7 +111,7 @@ unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
         (*listener).slot = slot;
         (*listener).generation = counting::generation(slot);
         (*listener).drops = drops(sk);
-        (*listener).netns = stream::netns(sk);
+        (*listener).netns = stream::netns::<Probe>(sk);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
         (*listener).address = ports::local_address::<Probe>(sk);

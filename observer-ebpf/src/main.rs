@@ -15,6 +15,7 @@
 )]
 
 mod accept;
+mod birth;
 mod calls;
 mod connect;
 mod connections;
@@ -25,6 +26,7 @@ mod layout;
 mod listen;
 mod maps;
 mod memory;
+mod object;
 mod owner;
 mod port_search;
 mod ports;
@@ -36,15 +38,3 @@ mod sockopt;
 mod state;
 mod stream;
 mod time_wait;
-
-/// Several helpers (`bpf_probe_read_kernel`, `bpf_get_current_task`...) are offered to
-/// GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier refuses a program that could loop here.
-    loop {}
-}

@@ -14,6 +14,10 @@ use crate::calls::Call;
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
 
+/// Flags of insertions (`include/uapi/linux/bpf.h`).
+pub const BPF_ANY: u64 = 0;
+pub const BPF_NOEXIST: u64 = 1;
+
 /// Live sockets by address. The address is taken from the kernel while the socket lives
 /// and removed in `tcp_destroy_sock`, so a recycled address never meets an old entry.
 #[btf_map]
@@ -39,11 +43,12 @@ pub static STATS: Array<CpuStats, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
 
-/// Owners of sockets that entered TIME_WAIT, by cookie. An LRU map on purpose: it serves
-/// to attribute RSTs that answer late segments, and a forgotten entry costs an attribution,
-/// never a count.
+/// Owners of sockets that entered TIME_WAIT, by the low bits of their cookie; mapped into the
+/// daemon's memory. No hash map on purpose: to insert into one that forgets (LRU) costs more
+/// than all else at the end of a connection. A forgotten entry costs an attribution, never a
+/// count.
 #[btf_map]
-pub static TIME_WAIT_OWNERS: LruHashMap<u64, TimeWaitOwner, 65_536> = LruHashMap::new();
+pub static TIME_WAIT_OWNERS: Array<TimeWaitOwner, 65_536, MMAPABLE> = Array::new();
 
 /// Sockets in TIME_WAIT by address, where their end is seen.
 #[btf_map]

@@ -5,68 +5,104 @@
 //! unattributed.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel,
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
+    bpf_probe_read_kernel,
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    COMM_LEN, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, owner_of,
+    COMM_LEN, Conn, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED,
+    owner_of,
 };
 
 use crate::{
     counting,
-    layout::{TIME_WAIT_EXACT, at, has},
-    maps::{CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
-    memory::{Memory, Probe},
+    layout::{HAS_TASK_BTF, TIME_WAIT_EXACT, at, has},
+    maps::{BPF_NOEXIST, CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
+    memory::{Direct, Memory, Probe},
+    stream,
 };
 
 /// `PF_KTHREAD` (`include/linux/sched.h`): kernel threads open sockets for others (MPTCP
 /// joins) or for the kernel itself (NFS).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-const BPF_NOEXIST: u64 = 1;
-
 /// The slot of the running process, or unattributed in a kernel thread.
 #[inline(always)]
 pub fn current() -> u32 {
-    // SAFETY: the helper takes no arguments.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    // SAFETY: a task_struct from the kernel, offsets from its BTF.
-    let flags = unsafe { Probe::read::<u32>(task, at::OFF_TASK_FLAGS()) };
-    if flags & PF_KTHREAD != 0 {
-        return SLOT_UNATTRIBUTED;
-    }
-    // SAFETY: the helper takes no arguments.
-    of_task(task, unsafe { bpf_get_current_cgroup_id() })
-}
-
-/// Identity of the process that `task` is a thread of.
-#[inline(always)]
-pub fn key_of(task: *const u8) -> ProcessKey {
-    let leader = leader_of(task);
-    // SAFETY: a task_struct from the kernel, offsets from its BTF.
+    // SAFETY: the helpers take no arguments and return the running task.
     unsafe {
-        ProcessKey {
-            start_boottime_ns: Probe::read(leader, at::OFF_TASK_START()),
-            tgid: Probe::read(leader, at::OFF_TASK_TGID()),
-            reserved: 0,
+        if HAS_TASK_BTF.load() != 0 {
+            of_running::<Direct>(bpf_get_current_task_btf() as *const u8)
+        } else {
+            of_running::<Probe>(bpf_get_current_task() as *const u8)
         }
     }
 }
 
 #[inline(always)]
-fn leader_of(task: *const u8) -> *const u8 {
+unsafe fn of_running<M: Memory>(task: *const u8) -> u32 {
     // SAFETY: a task_struct from the kernel, offset from its BTF.
-    unsafe { Probe::read::<u64>(task, at::OFF_TASK_LEADER()) as *const u8 }
+    if unsafe { M::read::<u32>(task, at::OFF_TASK_FLAGS()) } & PF_KTHREAD != 0 {
+        return SLOT_UNATTRIBUTED;
+    }
+    let (leader, key) = identity::<M>(task);
+    // SAFETY: the helper takes no arguments.
+    of_process(leader, &key, || unsafe { bpf_get_current_cgroup_id() })
+}
+
+/// The leader of the process that `task` is a thread of, and its identity.
+#[inline(always)]
+fn identity<M: Memory>(task: *const u8) -> (*const u8, ProcessKey) {
+    // SAFETY: task_structs from the kernel, offsets from its BTF.
+    unsafe {
+        let leader = M::read::<u64>(task, at::OFF_TASK_LEADER()) as *const u8;
+        let key = ProcessKey {
+            start_boottime_ns: M::read(leader, at::OFF_TASK_START()),
+            tgid: M::read(leader, at::OFF_TASK_TGID()),
+            reserved: 0,
+        };
+        (leader, key)
+    }
+}
+
+/// The same; in a kernel thread, which makes MPTCP joins on behalf of the process that owns the
+/// parent, the owner of the parent of `sk`.
+#[inline(always)]
+pub fn current_or_parent(sk: *const u8) -> u32 {
+    match current() {
+        SLOT_UNATTRIBUTED => through_parent(sk),
+        slot => slot,
+    }
+}
+
+/// The owner of `sk`, whose entry is `conn`, if it has one.
+#[inline(always)]
+pub fn of_entry_or_parent(conn: Option<*mut Conn>, sk: *const u8) -> u32 {
+    match conn {
+        Some(conn) => stream::owner_of_entry(conn),
+        None => through_parent(sk),
+    }
+}
+
+/// Identity of the process that `task` is a thread of.
+#[inline(always)]
+pub fn key_of(task: *const u8) -> ProcessKey {
+    identity::<Probe>(task).1
 }
 
 /// The slot of the process that `task` is a thread of; a new process gets one.
 #[inline(always)]
-pub fn of_task(task: *const u8, cgroup_id: u64) -> u32 {
-    let key = key_of(task);
+pub fn of_task(task: *const u8) -> u32 {
+    let (leader, key) = identity::<Probe>(task);
+    of_process(leader, &key, || 0)
+}
+
+#[inline(always)]
+fn of_process(leader: *const u8, key: &ProcessKey, cgroup_id: impl FnOnce() -> u64) -> u32 {
     match PROCESSES.get_ptr(key) {
         // SAFETY: points into the map.
         Some(slot) => unsafe { *slot },
-        None => new_process(leader_of(task), &key, cgroup_id),
+        None => new_process(leader, key, cgroup_id()),
     }
 }
 

@@ -11,10 +11,7 @@ use aya_ebpf::{
     macros::{fexit, kprobe, kretprobe, tracepoint},
     programs::{FExitContext, ProbeContext, RetProbeContext, TracePointContext},
 };
-use observer_common::{
-    AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, PORT_SEARCH_BIND, PORT_SEARCH_CONNECT,
-    SIGNAL_PORTS, SLOT_UNATTRIBUTED,
-};
+use observer_common::{IPPROTO_TCP, PORT_SEARCH_BIND, PORT_SEARCH_CONNECT, SIGNAL_PORTS};
 
 use crate::{
     calls::{self, INET_CSK_GET_PORT, INET_HASH_CONNECT},
@@ -136,15 +133,7 @@ fn on_bind_call() {
     let Some(sk) = files::current_socket(files::argument(0) as u32) else {
         return;
     };
-    // SAFETY: a socket from the file table, offsets from BTF.
-    let (family, protocol) = unsafe {
-        (
-            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
-            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
-        )
-    };
-    let inet = family == AF_INET || family == AF_INET6;
-    if inet && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) {
+    if files::tcp_protocol(sk).is_some() {
         exhausted(sk, PORT_SEARCH_BIND);
     }
 }
@@ -153,11 +142,7 @@ fn on_bind_call() {
 #[inline(always)]
 pub fn exhausted(sk: *const u8, search: usize) {
     seen(SIGNAL_PORTS);
-    let mut slot = owner::current();
-    if slot == SLOT_UNATTRIBUTED {
-        // A kernel thread: an MPTCP join.
-        slot = owner::through_parent(sk);
-    }
+    let slot = owner::current_or_parent(sk);
     settle(SIGNAL_PORTS, slot);
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map; the index is one of the `PORT_SEARCH_` constants.

@@ -7,7 +7,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_kernel};
 use observer_common::{
     AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND,
     PORT_UNCONNECTED, PortUse, TIME_WAIT_NS, TimeWait, TimeWaitOwner, V4_MAPPED, coarse_time,
@@ -17,14 +17,14 @@ use crate::{
     connections::now,
     counting,
     iter::{self, Output},
-    layout::{at, has},
+    layout::{CPU_BITS, TIME_WAIT_OWNERS_MASK, at, has},
     maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
     memory::{Memory, Probe},
     stream,
 };
 
-/// Marks a key that is a time, for want of a cookie.
-const BY_TIME: u64 = 1 << 63;
+/// Marks a key that is not a cookie.
+const WITHOUT_COOKIE: u64 = 1 << 63;
 
 /// Local address of any kind of socket, as the bytes of a `struct in6_addr`.
 #[inline(always)]
@@ -70,17 +70,21 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
         }
         if key == 0 {
             // It has no cookie: its FIN_WAIT1 was not seen, or the kernel is older than 5.12.
-            key = time | BY_TIME;
+            key = without_cookie();
         }
         let mut net = 0;
         if has::OFF_SKC_NET() {
             net = M::read(sk, at::OFF_SKC_NET());
         }
-        let owner = TimeWaitOwner {
+        let Some(entry) = resting(key) else { return };
+        // Without a key while it is half written.
+        (&raw mut (*entry).key).write_volatile(0);
+        *entry = TimeWaitOwner {
+            key: 0,
             slot,
             generation,
             net,
-            net_cookie: cookie_of(net),
+            net_cookie: cookie_of::<M>(net),
             entered: coarse_time(time),
             // skc_num is 0 by now, unless the socket was bound.
             local_port: u16::from_be(Probe::read(sk, at::OFF_INET_SPORT())),
@@ -88,18 +92,48 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             local: local_address::<M>(sk),
             remote: remote_address::<M>(sk),
         };
-        let _ = TIME_WAIT_OWNERS.insert(key, owner, 0);
+        (&raw mut (*entry).key).write_volatile(key);
     }
+}
+
+/// A key for a socket without a cookie, in whose low bits all CPUs take turns.
+#[inline(always)]
+fn without_cookie() -> u64 {
+    let Some(stats) = counting::stats() else {
+        return WITHOUT_COOKIE;
+    };
+    // SAFETY: points into the map; the helper takes no arguments. No other CPU adds to this
+    // one's, and if an interrupt does, one of the two is forgotten.
+    unsafe {
+        let turn = (*stats).rested;
+        (*stats).rested = turn + 1;
+        WITHOUT_COOKIE | turn << CPU_BITS.load() | u64::from(bpf_get_smp_processor_id())
+    }
+}
+
+/// The place of what rests in TIME_WAIT under `key`, whatever is there.
+#[inline(always)]
+fn resting(key: u64) -> Option<*mut TimeWaitOwner> {
+    TIME_WAIT_OWNERS.get_ptr_mut(key as u32 & TIME_WAIT_OWNERS_MASK.load())
+}
+
+/// Slot and generation of the owner of a timewait socket, by its cookie.
+#[inline(always)]
+pub fn resting_owner(cookie: u64) -> Option<(u32, u32)> {
+    let owner = resting(cookie)?;
+    // SAFETY: points into the map.
+    let owner = unsafe { owner.read_volatile() };
+    (cookie != 0 && owner.key == cookie).then_some((owner.slot, owner.generation))
 }
 
 /// `net_cookie` of a `struct net`, 0 where the kernel has none.
 #[inline(always)]
-fn cookie_of(net: u64) -> u64 {
-    if !has::OFF_NET_COOKIE() {
+fn cookie_of<M: Memory>(net: u64) -> u64 {
+    if !has::OFF_SKC_NET() || !has::OFF_NET_COOKIE() {
         return 0;
     }
     // SAFETY: a `struct net`, maybe gone, offset from BTF.
-    unsafe { Probe::read(net as *const u8, at::OFF_NET_COOKIE()) }
+    unsafe { M::read(net as *const u8, at::OFF_NET_COOKIE()) }
 }
 
 /// Whether the `struct net` at `net` is still the one that had `cookie`. What rested in
@@ -107,7 +141,7 @@ fn cookie_of(net: u64) -> u64 {
 /// namespace may well get both address and inode number of the last.
 #[inline(always)]
 fn is_alive(net: u64, cookie: u64) -> bool {
-    if cookie_of(net) != cookie {
+    if cookie_of::<Probe>(net) != cookie {
         return false;
     }
     if !has::OFF_NET_LIST() {
@@ -221,10 +255,15 @@ fn visit(net: u64) -> u32 {
 #[unsafe(link_section = "iter/bpf_map_elem")]
 fn time_waits_iter(ctx: *mut c_void) -> i32 {
     // SAFETY: attached to the map of owners of TIME_WAIT sockets.
-    let Some((output, _, owner)) = (unsafe { iter::element::<u64, TimeWaitOwner>(ctx) }) else {
+    let Some((output, _, owner)) = (unsafe { iter::element::<u32, TimeWaitOwner>(ctx) }) else {
         return 0;
     };
     // SAFETY: the verifier checks it against the size in the map.
+    let key = unsafe { (&raw const (*owner).key).read_volatile() };
+    if key == 0 {
+        return 0;
+    }
+    // SAFETY: likewise.
     let owner = unsafe { *owner };
     let age = coarse_time(now()).wrapping_sub(owner.entered);
     if age > coarse_time(TIME_WAIT_NS) || !is_alive(owner.net, owner.net_cookie) {

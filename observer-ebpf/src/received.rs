@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_RECEIVED};
+use observer_common::{IPPROTO_MPTCP, SIGNAL_RECEIVED};
 
 use crate::{
     connections,
@@ -38,21 +38,11 @@ fn on_file(file: *const u8) {
     if socket.is_null() {
         return;
     }
-    // SAFETY: a struct socket and its struct sock, offsets from BTF.
-    let (sk, family, protocol) = unsafe {
-        let sk = Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8;
-        (
-            sk,
-            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
-            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
-        )
+    // SAFETY: a struct socket, offset from BTF.
+    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
+    let Some(protocol) = files::tcp_protocol(sk) else {
+        return;
     };
-    if sk.is_null() || (family != AF_INET && family != AF_INET6) {
-        return;
-    }
-    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
-        return;
-    }
     seen(SIGNAL_RECEIVED);
     let slot = owner::current();
     settle(SIGNAL_RECEIVED, slot);

@@ -23,9 +23,9 @@ use crate::{
     connections::{self, now},
     counting::{self, add, bounded, seen, settle},
     layout::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, TIME_WAIT_EXACT, at, has},
-    maps::{TIME_WAIT_OWNERS, TIME_WAITS},
+    maps::TIME_WAITS,
     memory::{Direct, Memory, Probe},
-    owner,
+    owner, ports,
     state::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
     stream,
 };
@@ -205,12 +205,9 @@ fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     }
     // SAFETY: struct sock_common is the head of a timewait socket too.
     let cookie = unsafe { M::read::<u64>(sk, at::OFF_SKC_COOKIE()) };
-    let Some(owner) = TIME_WAIT_OWNERS.get_ptr(cookie) else {
-        return;
-    };
-    // SAFETY: points into the map.
-    let (slot, generation) = unsafe { ((*owner).slot, (*owner).generation) };
-    attribute(sent, slot, generation);
+    if let Some((slot, generation)) = ports::resting_owner(cookie) {
+        attribute(sent, slot, generation);
+    }
 }
 
 /// Notes the owner, unless its process is gone and the slot is another one's.
@@ -344,10 +341,7 @@ fn on_received<M: Memory>(sk: *const u8) {
         return;
     }
     let conn = connections::get(sk as u64);
-    let slot = match conn {
-        Some(conn) => stream::owner_of_entry(conn),
-        None => owner::through_parent(sk),
-    };
+    let slot = owner::of_entry_or_parent(conn, sk);
     if matches!(state, FIN_WAIT1 | FIN_WAIT2) && shutdown & RCV_SHUTDOWN != 0 {
         // `tcp_rcv_state_process` calls `tcp_reset` itself when data arrives after close,
         // and then answers with an RST. Whether this is that case is known once an RST is

@@ -114,7 +114,7 @@ unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *co
             return;
         }
         // Not in the loop, each turn of which the verifier walks through.
-        let slot = owner::of_task(task, 0);
+        let slot = owner::of_task(task);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
             let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
@@ -150,6 +150,10 @@ unsafe fn visit(
             return;
         }
         (*control).seen += 1;
+        if state == LISTEN && !parent && conn.is_some() {
+            // It may not have found room among the listeners.
+            listen::opened(sk, conn);
+        }
         match conn {
             Some(conn) if (*conn).epoch == epoch => {}
             // Opened after the first pass, and maybe inherited by a child since: its owner
@@ -158,7 +162,7 @@ unsafe fn visit(
                 (*conn).epoch = epoch;
             }
             Some(conn) => {
-                let slot = owner::of_task(task, 0);
+                let slot = owner::of_task(task);
                 if stream::owner_of_entry(conn) != slot {
                     connections::hand_over(conn, slot);
                     (*control).moved += 1;
@@ -168,7 +172,7 @@ unsafe fn visit(
             // A socket that is neither connected nor listening is of no interest yet.
             None if state == CLOSE => {}
             None => {
-                let slot = owner::of_task(task, 0);
+                let slot = owner::of_task(task);
                 let conn = if parent {
                     connections::create(sk as u64, slot, CONN_PARENT, state, now())
                 } else {

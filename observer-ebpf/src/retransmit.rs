@@ -8,7 +8,7 @@ use crate::{
     connections,
     counting::{self, add, seen, settle},
     layout::RETRANSMIT_HAS_ERROR,
-    owner, stream,
+    owner,
 };
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
@@ -28,14 +28,12 @@ pub fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn on_retransmit(sk: *const u8) {
     seen(SIGNAL_RETRANSMIT);
-    let slot = match connections::get(sk as u64) {
-        Some(conn) => {
-            // SAFETY: points into the map.
-            unsafe { (*conn).retransmits = (*conn).retransmits.saturating_add(1) };
-            stream::owner_of_entry(conn)
-        }
-        None => owner::through_parent(sk),
-    };
+    let conn = connections::get(sk as u64);
+    if let Some(conn) = conn {
+        // SAFETY: points into the map.
+        unsafe { (*conn).retransmits = (*conn).retransmits.saturating_add(1) };
+    }
+    let slot = owner::of_entry_or_parent(conn, sk);
     settle(SIGNAL_RETRANSMIT, slot);
     if let Some(counters) = counting::slot(slot) {
         // SAFETY: points into the map.

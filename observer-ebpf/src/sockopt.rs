@@ -16,12 +16,11 @@ use crate::{
     counting::{self, add, map_full, seen, settle, settle_lost},
     files,
     layout::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
-    maps::SOCKOPT_FAILURES,
+    maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
     memory::{Memory, Probe},
     owner, stream,
 };
 
-const BPF_NOEXIST: u64 = 1;
 const EBADF: i64 = 9;
 const ENOTSOCK: i64 = 88;
 /// Numbers above this are the kernel's own (ERESTARTSYS...) and never reach the caller.

@@ -15,14 +15,15 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
-    CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT,
-    CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2,
-    IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE,
-    SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT, add_packed, pack_duration,
+    AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ESTABLISHED,
+    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE,
+    Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE,
+    RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT,
+    add_packed, pack_duration,
 };
 
 use crate::{
+    birth::{self, Birth},
     connect,
     connections::{self, adjust_live, now},
     counting::{self, add, bounded, observe, seen, settle, settle_lost},
@@ -56,10 +57,10 @@ pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The same once more, for an event that [`state_tp_btf`] was left out of: the kernel skips a
-/// program that is already running on the CPU, and since 7.0 a tracepoint's programs can be
-/// preempted, so that happens whenever one task interrupts another in it. It comes second; an
-/// event that was handled shows in the entry's state.
+/// The same once more, for an event that [`state_tp_btf`] was left out of. The kernel skips a
+/// program that is already running on the CPU (since 6.1, `__bpf_trace_run`): when a timer or a
+/// packet interrupts it, all transitions in that softirq; since 7.0, when a tracepoint's programs
+/// can be preempted, those of other tasks as well. It comes second, and mostly has nothing to do.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
@@ -71,11 +72,15 @@ pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// As [`state_again_tp_btf`], for the end of a socket: the second finds nothing to do.
+/// As [`state_again_tp_btf`], for the end of a socket.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
-    on_destroy::<Direct>(sk);
+    // SAFETY: points into the map.
+    let handled = counting::stats().is_some_and(|it| unsafe { (*it).destroyed_sk == sk as u64 });
+    if !handled {
+        on_destroy::<Direct>(sk);
+    }
     0
 }
 
@@ -88,12 +93,11 @@ pub fn started<M: Memory>(sk: *const u8) {
     }
 }
 
-/// Whether this event has been handled on this CPU just now, or the socket's entry is in the
-/// state that it led to.
+/// Whether this event has been handled: it was the last on this CPU, or the socket's entry is in
+/// the state that it led to.
 #[inline(always)]
 fn handled(sk: *const u8, old: u8, new: u8) -> bool {
     if let Some(stats) = counting::stats() {
-        // A socket that found no room has no entry to tell.
         // SAFETY: points into the map.
         unsafe {
             if (*stats).last_sk == sk as u64 && (*stats).last_states == [old, new, 0, 0] {
@@ -130,100 +134,24 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
         }
     }
     let time = now();
-    let conn = match (old, new) {
-        (CLOSE, SYN_SENT) => open(sk, CONN_ACTIVE, old, time),
-        (CLOSE, LISTEN) => open(sk, 0, old, time),
-        (LISTEN, SYN_RECV | ESTABLISHED) => child(sk, old, time),
-        _ => match connections::get(sk as u64) {
+    let birth = match (old, new) {
+        (CLOSE, SYN_SENT | LISTEN) => birth::opened(sk, new, time),
+        (LISTEN, SYN_RECV | ESTABLISHED) => birth::child(sk, new, time),
+        _ => Birth::of(match connections::get(sk as u64) {
             Some(conn) => Some(conn),
             None => connections::seed(sk as u64, owner::through_parent(sk), old, time),
-        },
+        }),
     };
-    match conn {
-        Some(conn) => transition::<M>(sk, conn, old, new, time),
-        None => untracked(old, new),
+    match birth {
+        Birth::Entered(conn) => transition::<M>(sk, conn, old, new, time),
+        Birth::Complete => {}
+        Birth::Full => untracked(old, new),
     }
     if (old, new) == (CLOSE, LISTEN) {
         // Not before the transition is booked: the iterator over listeners takes one that is
         // not in LISTEN for one whose end was missed.
-        listen::opened(sk, conn);
+        listen::opened(sk, connections::get(sk as u64));
     }
-}
-
-/// connect() or listen(), in the process that calls it. A socket may have an entry already
-/// from an earlier attempt.
-#[inline(always)]
-fn open(sk: *const u8, flags: u16, old: u8, time: u64) -> Option<*mut Conn> {
-    let mut slot = owner::current();
-    if slot == SLOT_UNATTRIBUTED {
-        // A kernel thread: an MPTCP join, on behalf of the process that owns the parent.
-        slot = owner::through_parent(sk);
-    }
-    let Some(conn) = connections::get(sk as u64) else {
-        return connections::create(sk as u64, slot, flags, old, time);
-    };
-    // SAFETY: points into the map.
-    unsafe {
-        if (*conn).state != CLOSE {
-            // The end of an older socket at this address was skipped; see `transition`.
-            end(sk as u64, conn);
-            return connections::create(sk as u64, slot, flags, old, time);
-        }
-        connections::settle_handover(conn, old);
-        unreturned(conn);
-        if (*conn).slot != slot {
-            connections::hold(slot);
-            connections::release((*conn).slot);
-            (*conn).slot = slot;
-        }
-        (*conn).flags = flags;
-        (*conn).born_ns = time;
-        (*conn).entered_ns = time;
-        (*conn).retransmits = 0;
-        (*conn).spent = [0; STATES];
-    }
-    Some(conn)
-}
-
-/// Counts an attempt that the connect() it ended in did not return an errno for: the thread
-/// was killed, or that call was connect(AF_UNSPEC), which gives the attempt up.
-#[inline(always)]
-unsafe fn unreturned(conn: *mut Conn) {
-    // SAFETY: points into the map.
-    unsafe {
-        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
-            connect::count_failure(stream::owner_of_entry(conn), connect::ECANCELED);
-        }
-    }
-}
-
-/// A child socket, in softirq. It belongs to its listener's owner until it is accepted.
-///
-/// The tracepoint does not name the listener, and looking for it by port would have to
-/// guess among SO_REUSEPORT sockets of several processes. But the child is a byte copy of
-/// its listener at this point (`sk_clone_lock`), and `tsorted_sent_queue`, an empty list
-/// whose head points to itself in the listener, is set up anew only later, in
-/// `tcp_create_openreq_child`. So the copied pointer leads to the listener; it is believed
-/// only if a listening socket is known there.
-#[inline(always)]
-fn child(sk: *const u8, old: u8, time: u64) -> Option<*mut Conn> {
-    let mut slot = SLOT_UNATTRIBUTED;
-    if has::OFF_TP_TSORTED() {
-        // SAFETY: a tcp_sock, offset from BTF.
-        let head = unsafe { Probe::read::<u64>(sk, at::OFF_TP_TSORTED()) };
-        let listener = head.wrapping_sub(at::OFF_TP_TSORTED() as u64);
-        if let Some(conn) = connections::get(listener) {
-            // SAFETY: points into the map.
-            if unsafe { (*conn).state } == LISTEN {
-                slot = stream::owner_of_entry(conn);
-            }
-        }
-    }
-    if let Some(stale) = connections::get(sk as u64) {
-        // The end of an older socket at this address was skipped; see `transition`.
-        end(sk as u64, stale);
-    }
-    connections::create(sk as u64, slot, CONN_PASSIVE, old, time)
 }
 
 /// A transition of a socket that could not be given an entry: counted, but kept out of the
@@ -239,7 +167,7 @@ fn untracked(old: u8, new: u8) {
 }
 
 #[inline(always)]
-fn count_transition(slot: u32, old: u8, new: u8) {
+pub fn count_transition(slot: u32, old: u8, new: u8) {
     let index = usize::from(old) * STATES + usize::from(new);
     let Some(index) = bounded(index, STATES * STATES) else {
         return;
@@ -433,7 +361,7 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
         let Some(counters) = counting::slot(slot) else {
             return;
         };
-        if stream::netns(sk) != HOME_NETNS.load() {
+        if stream::netns::<M>(sk) != HOME_NETNS.load() {
             if let Some(stats) = counting::stats() {
                 add(&raw mut (*stats).time_wait_elsewhere, 1);
             }
@@ -479,14 +407,14 @@ fn on_destroy<M: Memory>(sk: *const u8) {
             (*stats).destroyed_slot = slot;
             (*stats).destroyed_generation = counting::generation(slot);
         }
-        unreturned(conn);
+        connect::unreturned(conn);
     }
     end(sk as u64, conn);
 }
 
 /// Drops an entry whose socket is gone.
 #[inline(always)]
-fn end(socket: u64, conn: *mut Conn) {
+pub fn end(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map; the socket is no longer reachable for other programs.
     unsafe {
         let state = (*conn).state;

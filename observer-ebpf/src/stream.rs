@@ -165,20 +165,20 @@ pub fn common_address(sk: *const u8, record: &mut Record) {
             record.local[..4].copy_from_slice(&local);
             record.remote[..4].copy_from_slice(&remote);
         }
-        record.netns = netns(sk);
+        record.netns = netns::<Probe>(sk);
     }
 }
 
 /// Inode number of a socket's network namespace, 0 when the kernel has only one.
 #[inline(always)]
-pub fn netns(sk: *const u8) -> u32 {
+pub fn netns<M: Memory>(sk: *const u8) -> u32 {
     if !has::OFF_SKC_NET() || !has::OFF_NET_INUM() {
         return 0;
     }
     // SAFETY: a socket from the kernel, offsets from its BTF.
     unsafe {
-        let net = Probe::read::<u64>(sk, at::OFF_SKC_NET()) as *const u8;
-        Probe::read(net, at::OFF_NET_INUM())
+        let net = M::read::<u64>(sk, at::OFF_SKC_NET()) as *const u8;
+        M::read(net, at::OFF_NET_INUM())
     }
 }
 

@@ -20,13 +20,10 @@ use crate::{
     connections::{self, now},
     counting::{self, add, map_full, seen, settle},
     layout::at,
-    maps::{ACCOUNTS, NETNS_TIME_WAITS, TIME_WAITS},
+    maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
     memory::{Memory, Probe},
     owner, stream,
 };
-
-const BPF_ANY: u64 = 0;
-const BPF_NOEXIST: u64 = 1;
 
 #[fexit(function = "inet_twsk_alloc")]
 pub fn time_wait_begin_fexit(ctx: FExitContext) -> i32 {
@@ -75,10 +72,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
         return;
     }
     let conn = connections::get(sk as u64);
-    let slot = match conn {
-        Some(conn) => stream::owner_of_entry(conn),
-        None => owner::through_parent(sk),
-    };
+    let slot = owner::of_entry_or_parent(conn, sk);
     if timewait.is_null() {
         if let Some(counters) = counting::slot(slot) {
             // SAFETY: points into the map.
@@ -91,7 +85,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
         unsafe { (*conn).flags |= CONN_TIME_WAIT };
     }
     count_entered(slot, substate);
-    remember(timewait as u64, slot, stream::netns(sk));
+    remember(timewait as u64, slot, stream::netns::<Probe>(sk));
     let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
     write_record(sk, conn, slot, substate);
 }

@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use observer_common::{ListenerSample, PortSpace, PortUse, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES};
+use observer_common::{
+    ListenerSample, PortSpace, PortUse, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_TIME_WAIT,
+};
 use tracing::debug;
 
 use super::{
@@ -96,6 +98,10 @@ impl Live {
         visit: impl FnMut(PortUse),
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {
         let ports = self.iterators.ports.as_ref();
-        ports.map(|ports| ports.walk(visit)).transpose()
+        let resting = self.iterators.exact || {
+            let entered = self.stats().outcomes[SIGNAL_TIME_WAIT as usize].seen;
+            self.resting.any(entered)
+        };
+        ports.map(|ports| ports.walk(resting, visit)).transpose()
     }
 }

@@ -80,8 +80,8 @@ pub(super) fn attach(
     map: &'static str,
 ) -> anyhow::Result<MapIter> {
     let data = match ebpf.map(map) {
-        Some(Map::HashMap(data) | Map::LruHashMap(data)) => data,
-        _ => anyhow::bail!("the object has no hash map {map}"),
+        Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data)) => data,
+        _ => anyhow::bail!("the object has no map {map} to walk over"),
     };
     let loaded = ebpf
         .program(program)

@@ -20,7 +20,6 @@ use observer_common::{
     Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_LISTENERS,
     MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
     SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TIME_WAIT_SUBSTATES,
-    TimeWaitOwner,
 };
 
 use super::ring::Stream;
@@ -32,6 +31,7 @@ use super::{
     load::{LoadOptions, Loaded},
     mapped::MappedArray,
     programs::TWINS,
+    resting::Resting,
     resync::{Resync, Resynced},
     source::{KernelSource, MapFill, ProgramRuns},
     time_waits::TimeWaits,
@@ -59,7 +59,7 @@ pub struct Live {
     max_connections: u64,
     max_sockopt: u64,
     max_listeners: u64,
-    time_wait_owners: Mutex<HashMap<MapData, u64, TimeWaitOwner>>,
+    pub(super) resting: Resting,
     /// Where TIME_WAIT is exact.
     time_waits: Option<TimeWaits>,
     twins_attached: AtomicBool,
@@ -89,6 +89,7 @@ impl Live {
         let time_waits = exact_time_wait
             .then(|| TimeWaits::new(&mut ebpf))
             .transpose()?;
+        let resting = Resting::new(&mut ebpf)?;
         let mut take = |name: &'static str| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
@@ -105,7 +106,6 @@ impl Live {
         let free_slots: Queue<MapData, u32> = Queue::try_from(take("FREE_SLOTS")?)?;
         let sockopt = HashMap::try_from(take("SOCKOPT_FAILURES")?)?;
         let connections = HashMap::try_from(take("CONNECTIONS")?)?;
-        let time_wait_owners = HashMap::try_from(take("TIME_WAIT_OWNERS")?)?;
         let stream = Stream(RingBuf::try_from(take("RECORDS")?)?);
         let log = options
             .log
@@ -142,7 +142,7 @@ impl Live {
             max_connections: u64::from(options.max_connections),
             max_sockopt: u64::from(options.max_sockopt_failures),
             max_listeners: u64::from(max_listeners(options.max_connections)),
-            time_wait_owners: Mutex::new(time_wait_owners),
+            resting,
             time_waits,
             log: Mutex::new(log),
             twins_attached,
@@ -152,11 +152,9 @@ impl Live {
         Ok((live, stream))
     }
 
-    /// The owner of a socket in TIME_WAIT, by its cookie: slot and generation. `None` for
-    /// one that entered before the daemon, or so long ago that it was forgotten.
+    /// See [`Resting::owner`].
     pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
-        let owner = lock(&self.time_wait_owners).get(&cookie, 0).ok()?;
-        (owner.slot >= SLOT_FIRST).then_some((owner.slot, owner.generation))
+        self.resting.owner(cookie)
     }
 
     /// Attaches the programs that make up for skipped runs once the kernel has skipped one.

@@ -15,7 +15,7 @@ use super::{
     layout::{Absent, Layout},
     object::Helpers,
     plan::Plan,
-    programs::{LADDERS, TIME_WAIT, TWINS, runs_are_preempted},
+    programs::{self, LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
     selftest,
     tracefs::find_tracefs,
     verdict::{Status, Verdict},
@@ -130,11 +130,7 @@ impl Kernel {
         let kernel = KernelBtf::from_file(path)?;
         let layout = Layout::resolve(&kernel)?;
         let reasons = ResetReasons::from_btf(&kernel);
-        let hooks = LADDERS
-            .iter()
-            .flat_map(|ladder| ladder.steps)
-            .flat_map(|step| step.programs);
-        let args = hooks
+        let args = programs::all()
             .filter_map(|program| match program.attach {
                 Attach::TpBtf { tracepoint, .. } => {
                     Some((tracepoint, kernel.tracepoint_args(tracepoint)?))
@@ -195,9 +191,8 @@ impl Kernel {
         }
         let mut ebpf = self.attach_all(options, &mut plan)?;
         self.load_twins(&mut ebpf);
-        let preempted =
-            uname().is_ok_and(|name| runs_are_preempted(&name.release().to_string_lossy()));
-        let twins_attached = preempted && attach_twins(&mut ebpf);
+        let skipped = uname().is_ok_and(|name| runs_are_skipped(&name.release().to_string_lossy()));
+        let twins_attached = skipped && attach_twins(&mut ebpf);
         let mut counted: Vec<_> = plan.counted().collect();
         counted.sort_unstable();
         counted.dedup();
@@ -217,11 +212,7 @@ impl Kernel {
     /// What can be said before anything is loaded.
     fn plan(&self, hooks: Hooks) -> Plan {
         let mut plan = Plan::new(self.reset_has_reason());
-        for program in LADDERS
-            .iter()
-            .flat_map(|ladder| ladder.steps)
-            .flat_map(|step| step.programs)
-        {
+        for program in programs::all() {
             if let Some(obstacle) = hooks.forbid(program.rung()) {
                 plan.fail(program.name, Status::Unsupported, obstacle.to_owned());
             } else if let Some(obstacle) = self.obstacle(program) {

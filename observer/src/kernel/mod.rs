@@ -16,6 +16,7 @@ mod object;
 mod plan;
 mod ports;
 pub mod programs;
+mod resting;
 pub mod resync;
 mod ring;
 mod selftest;

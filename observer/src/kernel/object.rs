@@ -27,6 +27,7 @@ pub(super) struct Helpers {
     task_pt_regs: bool,
     socket_cookie: bool,
     sock_from_file: bool,
+    task_btf: bool,
     func_ret: bool,
 }
 
@@ -51,6 +52,7 @@ impl Helpers {
             // only, which is also the release of this one.
             socket_cookie: has("BPF_FUNC_check_mtu"),
             sock_from_file: has("BPF_FUNC_sock_from_file"),
+            task_btf: has("BPF_FUNC_get_current_task_btf"),
             func_ret: has("BPF_FUNC_get_func_ret"),
         }
     }
@@ -84,11 +86,12 @@ impl Kernel {
             task_pt_regs,
             socket_cookie,
             sock_from_file,
+            task_btf,
             func_ret,
         } = self.helpers;
         let regs_from_stack = u32::from(!task_pt_regs);
-        let [socket_cookie, sock_from_file, func_ret] =
-            [socket_cookie, sock_from_file, func_ret].map(u32::from);
+        let [socket_cookie, sock_from_file, task_btf, func_ret] =
+            [socket_cookie, sock_from_file, task_btf, func_ret].map(u32::from);
         let by_function = |ladder| u32::from(plan.by_function(ladder));
         let [time_wait, accept, ports] = [TIME_WAIT, ACCEPT, PORTS_CONNECT].map(by_function);
         // The other function is passed by calls without a socket, too.
@@ -102,6 +105,8 @@ impl Kernel {
             loader.override_global(name, value, false);
         }
         let sizes = sizes(options, plan);
+        let cpu_bits = cpus.next_power_of_two().ilog2();
+        let owners_mask = sizes.time_wait_owners - 1;
         loader
             .btf(Some(&self.btf))
             .override_global(aya_log::LEVEL, &log_level, true)
@@ -109,6 +114,7 @@ impl Kernel {
             .override_global("REGS_FROM_STACK", &regs_from_stack, true)
             .override_global("HAS_SOCKET_COOKIE", &socket_cookie, true)
             .override_global("HAS_SOCK_FROM_FILE", &sock_from_file, true)
+            .override_global("HAS_TASK_BTF", &task_btf, true)
             .override_global("RECORD_MASK", &options.record_mask, true)
             .override_global("WAKEUP_BYTES", &wakeup, true)
             .override_global("RESET_HAS_REASON", &has_reason, true)
@@ -119,6 +125,8 @@ impl Kernel {
             .override_global("CONNECT_NR", &CONNECT_NR, true)
             .override_global("SYSCALL_RET", &ret, true)
             .override_global("TIME_WAIT_EXACT", &time_wait, true)
+            .override_global("CPU_BITS", &cpu_bits, true)
+            .override_global("TIME_WAIT_OWNERS_MASK", &owners_mask, true)
             .override_global("ACCEPT_BY_FUNCTION", &accept, true)
             .override_global("HAS_FUNC_RET", &func_ret, true)
             .override_global("PORTS_BY_FUNCTION", &ports, true)
@@ -189,9 +197,14 @@ fn sizes(options: &LoadOptions, plan: &Plan) -> Sizes {
             time_waits: UNUSED,
             accounts: UNUSED,
             netns: UNUSED,
-            time_wait_owners: options.max_connections.min(65_536),
+            time_wait_owners: power_of_two(options.max_connections).min(65_536),
         }
     }
+}
+
+/// The greatest power of two that is not above `limit`.
+fn power_of_two(limit: u32) -> u32 {
+    1 << limit.max(1).ilog2()
 }
 
 /// Puts the numbers from [`SLOT_FIRST`] up to `end` into a queue of free ones.

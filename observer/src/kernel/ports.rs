@@ -43,19 +43,25 @@ impl Ports {
     }
 
     /// Shows every use of a port to `visit`, and returns the port spaces of the network
-    /// namespaces that were met.
+    /// namespaces that were met. `resting` says whether any may be in TIME_WAIT.
     ///
     /// # Errors
     ///
     /// When an iterator cannot be read.
-    pub fn walk(&self, mut visit: impl FnMut(PortUse)) -> anyhow::Result<Vec<Box<PortSpace>>> {
+    pub fn walk(
+        &self,
+        resting: bool,
+        mut visit: impl FnMut(PortUse),
+    ) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
         self.connections
             .read(&mut visit)
             .context("cannot walk over the connections")?;
-        self.time_waits
-            .read(&mut visit)
-            .context("cannot walk over what rests in TIME_WAIT")?;
+        if resting {
+            self.time_waits
+                .read(&mut visit)
+                .context("cannot walk over what rests in TIME_WAIT")?;
+        }
         let mut spaces = Vec::new();
         self.namespaces
             .read(|space: PortSpace| {
