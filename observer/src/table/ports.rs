@@ -10,7 +10,7 @@ use std::{
 use observer_common::{SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 
 use super::{Table, labels::Labels, listeners::is_process};
-use crate::ports::{Destination, Usage};
+use crate::ports::{Destination, Share, Usage};
 
 /// The most destinations shown by themselves, over all processes.
 const DESTINATIONS: usize = 1000;
@@ -65,22 +65,14 @@ impl Ports {
 impl Table {
     /// Takes in what a walk found. Each process shows its `top` busiest destinations.
     pub fn update_ports(&mut self, usage: &Usage, top: usize) {
-        let mut processes: BTreeMap<Arc<Labels>, BTreeMap<Destination, PortsView>> =
-            BTreeMap::new();
-        for share in &usage.shares {
-            let labels = self.labels_of(share.owner.0, share.owner.1);
-            let view = processes
-                .entry(Arc::clone(&labels))
-                .or_default()
-                .entry(share.destination)
-                .or_insert_with(|| PortsView {
-                    labels,
-                    destination: Some(share.destination),
-                    used: 0,
-                    ratio: f64::from(share.used_by_all) / f64::from(share.available.max(1)),
-                });
-            view.used += share.used;
-        }
+        // In flat memory: there may be as many shares as connections, and what many small
+        // allocations took stays with the process.
+        let mut shares: Vec<(Arc<Labels>, &Share)> = usage
+            .shares
+            .iter()
+            .map(|share| (self.labels_of(share.owner.0, share.owner.1), share))
+            .collect();
+        shares.sort_unstable_by(|a, b| (&a.0, a.1.destination).cmp(&(&b.0, b.1.destination)));
         let mut shown = Vec::new();
         let mut rest = BTreeMap::new();
         let mut hide = |view: PortsView| {
@@ -95,8 +87,11 @@ impl Table {
             sum.used += view.used;
             sum.ratio = sum.ratio.max(view.ratio);
         };
-        for destinations in processes.into_values() {
-            let mut destinations: Vec<_> = destinations.into_values().collect();
+        for process in shares.chunk_by(|a, b| a.0 == b.0) {
+            let mut destinations: Vec<_> = process
+                .chunk_by(|a, b| a.1.destination == b.1.destination)
+                .map(view_of)
+                .collect();
             busiest_first(&mut destinations);
             let hidden = destinations.split_off(top.min(destinations.len()));
             hidden.into_iter().for_each(&mut hide);
@@ -171,6 +166,17 @@ impl Table {
             Some((labels, _)) => Arc::clone(labels),
             None => fixed("exited"),
         }
+    }
+}
+
+/// Of shares of one destination that have the same labels; one at least.
+fn view_of(shares: &[(Arc<Labels>, &Share)]) -> PortsView {
+    let (labels, first) = &shares[0];
+    PortsView {
+        labels: Arc::clone(labels),
+        destination: Some(first.destination),
+        used: shares.iter().map(|(_, share)| share.used).sum(),
+        ratio: f64::from(first.used_by_all) / f64::from(first.available.max(1)),
     }
 }
 
