@@ -13,8 +13,8 @@ use super::{
     subject::{Attached, Binaries, Hook, Subject},
 };
 
-/// What the iterator over open files is called: it runs by the clock and not by events.
-const ITERATOR: &str = "resync_iter";
+/// What the names of iterators end in: they run by the clock and not by events.
+const ITERATOR: &str = "_iter";
 
 /// What one run found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -131,7 +131,7 @@ impl Bench {
             hook.map(|hook| hook.name.clone())
         };
         let mut hooks = BTreeMap::<String, Runs>::new();
-        for (program, after) in after.iter().filter(|(program, _)| *program != ITERATOR) {
+        for (program, after) in after.iter().filter(|(name, _)| !name.ends_with(ITERATOR)) {
             let mut runs = after.since(before.get(program).copied().unwrap_or_default());
             if runs.runs == 0 {
                 continue;

@@ -318,6 +318,7 @@ fn compare(results: &Results) -> Result<ExitCode> {
     })?;
     let baseline: Baseline = serde_json::from_str(&text)?;
     let overall = check::overall(&results.event_cost).context("nothing was measured")?;
+    check::overall(&baseline.event_cost).context("the baseline has nothing to compare with")?;
     let dearer = check::compare(&baseline.event_cost, &results.event_cost);
     for dearer in &dearer {
         println!(

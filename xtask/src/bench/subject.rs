@@ -1,7 +1,7 @@
 //! What is measured: nothing, the floor, the observer, and other tools.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
@@ -117,9 +117,12 @@ fn parse_hooks(json: &[u8]) -> Result<Vec<Hook>> {
         serde_json::from_slice(json).context("`observer check --json` is no JSON")?;
     let verdicts = report["verdicts"].as_array().context("no verdicts")?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    // A program that serves several signals comes several times.
+    let mut programs = BTreeSet::new();
     Ok(verdicts
         .iter()
         .filter(|verdict| verdict["status"] == "attached" && verdict["rung"] != "iter")
+        .filter(|verdict| programs.insert(text(&verdict["program"])))
         .map(|verdict| Hook {
             name: format!("{}:{}", text(&verdict["rung"]), text(&verdict["hook"])),
             program: text(&verdict["program"]),
@@ -329,6 +332,7 @@ mod tests {
     #[test]
     fn attached_hooks_are_taken_and_iterators_left() {
         let json = br#"{"verdicts":[
+            {"rung":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
             {"rung":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
             {"rung":"tracepoint","hook":"syscalls:sys_exit_connect","program":"c","status":"refused"},
             {"rung":"iter","hook":"task_file","program":"resync_iter","status":"attached"}]}"#;
