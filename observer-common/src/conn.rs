@@ -75,14 +75,13 @@ crate::assert_layout!(Conn, 96, [
     spent: [u32; STATES],
 ]);
 
-/// Element of the array of recent TIME_WAIT sockets. Its index is the low bits of the key, and
-/// a later one takes its place: cookies are handed out in order, so those that are forgotten
-/// are the oldest.
+/// Element of the array of recent TIME_WAIT sockets, at one of the [`places_of`] its key.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TimeWaitOwner {
     /// The socket cookie, which a timewait socket takes over from the socket it replaces
-    /// (`inet_twsk_alloc`); a time where there is none; 0 while nothing is here.
+    /// (`inet_twsk_alloc`); another number where there is none; 0 while nothing is here, or
+    /// something is being written.
     pub key: u64,
     /// The owner's slot.
     pub slot: u32,
@@ -108,6 +107,24 @@ crate::assert_layout!(TimeWaitOwner, 72, [
     key: u64, slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);
+
+/// Where in an array of `mask + 1` elements, a power of two up to 65,536, an entry with this key
+/// may be. With four places to choose from, one in a hundred finds all taken when the array is
+/// half full.
+#[must_use]
+#[inline(always)]
+pub const fn places_of(key: u64, mask: u32) -> [u32; 4] {
+    // The finalizer of MurmurHash3, whose every bit depends on every bit of the key.
+    let hash = (key ^ (key >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let hash = hash ^ (hash >> 33);
+    [
+        hash as u32 & mask,
+        (hash >> 16) as u32 & mask,
+        (hash >> 32) as u32 & mask,
+        (hash >> 48) as u32 & mask,
+    ]
+}
 
 /// What the resynchronisation iterator is to do.
 #[derive(Clone, Copy, Debug, Default)]

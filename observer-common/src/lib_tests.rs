@@ -85,6 +85,33 @@ fn fields_are_read_from_where_c_puts_them() {
     assert_eq!(record.spent[STATES - 1].to_ne_bytes(), bytes[140..144]);
 }
 
+/// Cookies are handed out to CPUs in batches of 4,096 (`include/linux/cookie.h`).
+#[test]
+fn few_find_all_places_taken_however_keys_are_handed_out() {
+    const MASK: u32 = 65_535;
+    let lost = |keys: &mut dyn Iterator<Item = u64>| {
+        let mut taken = vec![false; MASK as usize + 1];
+        keys.filter(|key| {
+            let places = places_of(*key, MASK);
+            assert!(places.iter().all(|place| *place <= MASK));
+            let free = places.into_iter().find(|place| !taken[*place as usize]);
+            free.map(|place| taken[place as usize] = true).is_none()
+        })
+        .count()
+    };
+    let batches = |cpus: u64, of_each: u64| {
+        let key = move |cpu, n| (n / 4096 * cpus + cpu) * 4096 + n % 4096 + 1;
+        move || (0..cpus).flat_map(move |cpu| (0..of_each).map(move |n| key(cpu, n)))
+    };
+    for cpus in [1, 2, 32, 240] {
+        let each = 30_000 / cpus;
+        let lost = lost(&mut batches(cpus, each)());
+        assert!(lost < 450, "{lost} of 30,000 on {cpus} CPUs");
+    }
+    let lost = lost(&mut (1 << 63..(1 << 63) + 65_536));
+    assert!((7_000..11_000).contains(&lost), "{lost}");
+}
+
 proptest! {
     #[test]
     fn what_follows_a_record_does_not_matter(

@@ -68,7 +68,13 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
             hold(slot);
             if let Some(stats) = counting::stats() {
                 // SAFETY: points into the map.
-                add(unsafe { &raw mut (*stats).connections_added }, 1);
+                unsafe {
+                    add(&raw mut (*stats).connections_added, 1);
+                    if (*stats).destroyed_sk == socket {
+                        // That was another socket at this address.
+                        (*stats).destroyed_sk = 0;
+                    }
+                }
             }
             Inserted::New
         }

@@ -34,17 +34,27 @@ const ETH_P_IP: u16 = 0x0800;
 /// A socket begins to listen, or one that listens was found. Passes `conn`, its entry, on.
 #[inline(always)]
 pub fn opened(sk: *const u8, conn: Option<*mut Conn>) -> Option<*mut Conn> {
-    if let Some(conn) = conn {
-        insert(sk, conn);
+    if let Some(conn) = conn
+        && !insert(sk, conn)
+    {
+        counting::map_full(MAP_LISTENERS);
     }
     conn
 }
 
-/// Out of line: rare, and the verifier then checks it once per program.
+/// A socket that listens was found again: it may have found no room before. Had it not, that
+/// is counted.
+#[inline(always)]
+pub fn found(sk: *const u8, conn: *mut Conn) {
+    insert(sk, conn);
+}
+
+/// Whether it is among the listeners now. Out of line: rare, and the verifier then checks it once
+/// per program.
 #[inline(never)]
-fn insert(sk: *const u8, conn: *mut Conn) {
+fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     if conn.is_null() {
-        return;
+        return true;
     }
     let slot = stream::owner_of_entry(conn);
     let listener = Listener {
@@ -55,11 +65,11 @@ fn insert(sk: *const u8, conn: *mut Conn) {
         // Zero until the end: the port may not be chosen yet.
         ..Listener::default()
     };
-    if let Err(error) = LISTENERS.insert(key(sk, conn), listener, BPF_NOEXIST) {
-        if error != -17 {
-            counting::map_full(MAP_LISTENERS);
-        }
-    }
+    // -EEXIST: it is there.
+    matches!(
+        LISTENERS.insert(key(sk, conn), listener, BPF_NOEXIST),
+        Ok(()) | Err(-17)
+    )
 }
 
 /// A socket no longer listens: keeps what the daemon has not read yet.

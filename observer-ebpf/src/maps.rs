@@ -43,8 +43,8 @@ pub static STATS: Array<CpuStats, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
 
-/// Owners of sockets that entered TIME_WAIT, by the low bits of their cookie; mapped into the
-/// daemon's memory. No hash map on purpose: to insert into one that forgets (LRU) costs more
+/// Owners of sockets that entered TIME_WAIT, by their cookie ([`observer_common::places_of`]);
+/// mapped into the daemon's memory. No hash map on purpose: to insert into one that forgets (LRU) costs more
 /// than all else at the end of a connection. A forgotten entry costs an attribution, never a
 /// count.
 #[btf_map]

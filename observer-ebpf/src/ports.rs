@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_kern
 use observer_common::{
     AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND,
     PORT_UNCONNECTED, PortUse, TIME_WAIT_NS, TimeWait, TimeWaitOwner, V4_MAPPED, coarse_time,
+    places_of,
 };
 
 use crate::{
@@ -76,7 +77,9 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
         if has::OFF_SKC_NET() {
             net = M::read(sk, at::OFF_SKC_NET());
         }
-        let Some(entry) = resting(key) else { return };
+        let Some(entry) = place_for(key, coarse_time(time)) else {
+            return;
+        };
         // Without a key while it is half written.
         (&raw mut (*entry).key).write_volatile(0);
         *entry = TimeWaitOwner {
@@ -96,7 +99,7 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
     }
 }
 
-/// A key for a socket without a cookie, in whose low bits all CPUs take turns.
+/// A key for a socket without a cookie.
 #[inline(always)]
 fn without_cookie() -> u64 {
     let Some(stats) = counting::stats() else {
@@ -111,19 +114,50 @@ fn without_cookie() -> u64 {
     }
 }
 
-/// The place of what rests in TIME_WAIT under `key`, whatever is there.
+/// A place for what enters TIME_WAIT under `key` now: one where nothing rests any more, else
+/// that of whatever entered first.
 #[inline(always)]
-fn resting(key: u64) -> Option<*mut TimeWaitOwner> {
-    TIME_WAIT_OWNERS.get_ptr_mut(key as u32 & TIME_WAIT_OWNERS_MASK.load())
+fn place_for(key: u64, time: u32) -> Option<*mut TimeWaitOwner> {
+    let places = places_of(key, TIME_WAIT_OWNERS_MASK.load());
+    let mut oldest = None;
+    let mut longest = 0;
+    let mut i = 0;
+    while i < places.len() {
+        let place = TIME_WAIT_OWNERS.get_ptr_mut(places[i])?;
+        // SAFETY: points into the map.
+        let (taken, entered) = unsafe { ((*place).key, (*place).entered) };
+        let age = time.wrapping_sub(entered);
+        if taken == 0 || age > coarse_time(TIME_WAIT_NS) {
+            return Some(place);
+        }
+        if oldest.is_none() || age > longest {
+            oldest = Some(place);
+            longest = age;
+        }
+        i += 1;
+    }
+    oldest
 }
 
 /// Slot and generation of the owner of a timewait socket, by its cookie.
 #[inline(always)]
 pub fn resting_owner(cookie: u64) -> Option<(u32, u32)> {
-    let owner = resting(cookie)?;
-    // SAFETY: points into the map.
-    let owner = unsafe { owner.read_volatile() };
-    (cookie != 0 && owner.key == cookie).then_some((owner.slot, owner.generation))
+    let places = places_of(cookie, TIME_WAIT_OWNERS_MASK.load());
+    let mut i = 0;
+    while i < places.len() {
+        let place = TIME_WAIT_OWNERS.get_ptr(places[i])?;
+        // SAFETY: points into the map.
+        unsafe {
+            let key = (&raw const (*place).key).read_volatile();
+            let owner = ((*place).slot, (*place).generation);
+            // Still the same: not overwritten meanwhile.
+            if key == cookie && (&raw const (*place).key).read_volatile() == key {
+                return (cookie != 0).then_some(owner);
+            }
+        }
+        i += 1;
+    }
+    None
 }
 
 /// `net_cookie` of a `struct net`, 0 where the kernel has none.
@@ -264,9 +298,19 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
         return 0;
     }
     // SAFETY: likewise.
-    let owner = unsafe { *owner };
+    let (place, owner) = (owner, unsafe { *owner });
+    // SAFETY: likewise.
+    if unsafe { (&raw const (*place).key).read_volatile() } != key {
+        // Overwritten meanwhile.
+        return 0;
+    }
     let age = coarse_time(now()).wrapping_sub(owner.entered);
-    if age > coarse_time(TIME_WAIT_NS) || !is_alive(owner.net, owner.net_cookie) {
+    if age > coarse_time(TIME_WAIT_NS) {
+        // SAFETY: likewise. The time would look like a fresh one in 52 days.
+        unsafe { (&raw mut (*place).key).write_volatile(0) };
+        return 0;
+    }
+    if !is_alive(owner.net, owner.net_cookie) {
         return 0;
     }
     let record = PortUse {

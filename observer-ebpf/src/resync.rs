@@ -150,9 +150,11 @@ unsafe fn visit(
             return;
         }
         (*control).seen += 1;
-        if state == LISTEN && !parent && conn.is_some() {
-            // It may not have found room among the listeners.
-            listen::opened(sk, conn);
+        if let Some(conn) = conn
+            && state == LISTEN
+            && !parent
+        {
+            listen::found(sk, conn);
         }
         match conn {
             Some(conn) if (*conn).epoch == epoch => {}

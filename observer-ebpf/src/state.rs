@@ -17,9 +17,9 @@ use aya_log_ebpf::debug;
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ESTABLISHED,
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE,
-    Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_CLOSE,
-    RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIME_WAIT,
-    add_packed, pack_duration,
+    Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, MAP_CONNECTIONS,
+    RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
+    TIME_WAIT, add_packed, pack_duration,
 };
 
 use crate::{
@@ -97,18 +97,21 @@ pub fn started<M: Memory>(sk: *const u8) {
 /// the state that it led to.
 #[inline(always)]
 fn handled(sk: *const u8, old: u8, new: u8) -> bool {
+    let mut was_full = false;
     if let Some(stats) = counting::stats() {
         // SAFETY: points into the map.
         unsafe {
             if (*stats).last_sk == sk as u64 && (*stats).last_states == [old, new, 0, 0] {
                 return true;
             }
+            was_full = (*stats).map_full[MAP_CONNECTIONS as usize] != 0;
         }
     }
     match connections::get(sk as u64) {
         // SAFETY: points into the map.
         Some(conn) => unsafe { (*conn).state == new },
-        None => false,
+        // It may have found no room, and must not be counted twice.
+        None => was_full,
     }
 }
 

@@ -34,7 +34,11 @@ fn main() -> anyhow::Result<()> {
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
     let least = env::args().any(|argument| argument == "--least");
-    let mut shared = Ebpf::load(LEAST)?;
+    let mut shared = if least {
+        Some(Ebpf::load(LEAST)?)
+    } else {
+        None
+    };
     for hook in env::args().skip(1) {
         if hook == "--least" {
             continue;
@@ -44,9 +48,9 @@ fn main() -> anyhow::Result<()> {
             statistics.push(kept.context("the kernel keeps no run-time statistics")?);
             continue;
         }
-        let known = LEAST_PROGRAMS.iter().find(|(_, its)| least && *its == hook);
-        let id = if let Some((name, _)) = known {
-            attach(&mut shared, &btf, &hook, name)
+        let known = LEAST_PROGRAMS.iter().find(|(_, its)| *its == hook);
+        let id = if let (Some(shared), Some((name, _))) = (&mut shared, known) {
+            attach(shared, &btf, &hook, name)
         } else {
             let mut object = Ebpf::load(OBJECT)?;
             let rung = hook.split(':').next().unwrap_or_default();

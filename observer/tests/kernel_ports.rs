@@ -229,10 +229,12 @@ fn ports_are_counted_not_sockets() {
     std::thread::sleep(Duration::from_millis(2500));
     open(&mut client, "keep", 20, "127.0.0.1", "ok");
     let before = used.of(client.pid(), CONNECTS, &[("result", "ok")]);
-    let opened = daemon.until("all connects", |metrics| {
-        metrics.of(client.pid(), CONNECTS, &[("result", "ok")]) == before + 20.0
+    // A walk over the sockets may miss a port that is taken again at that very moment.
+    daemon.until("all connects", |metrics| {
+        let used = of(metrics, &client, USED, "127.0.0.1:9000");
+        assert!(used <= 93.0, "{used}");
+        metrics.of(client.pid(), CONNECTS, &[("result", "ok")]) == before + 20.0 && used == 93.0
     });
-    assert_eq!(of(&opened, &client, USED, "127.0.0.1:9000"), 93.0);
     netns.sysctl("net.ipv4.ip_local_port_range", "40000 40999");
     let metrics = daemon.until("the new range", |metrics| {
         metrics.select(AVAILABLE, &[]).any(|it| it.value == 993.0)

@@ -130,7 +130,7 @@ metrics! {
     Runs, "observer_bpf_runs_total", Counter,
         "Runs of a BPF program. Present while kernel.bpf_stats_enabled is 1.";
     MissedRuns, "observer_bpf_missed_runs_total", Counter,
-        "Runs that the kernel left out because the program was already running on that CPU. state_again_tp_btf and destroy_again_tp_btf make up for those of their namesakes; any other program's are events that were not counted.";
+        "Runs that the kernel left out because the program was already running on that CPU. Where there is a program of the same name with again in it, that one makes up for it; else they are events that were not counted.";
     TimeWaitDrift, "observer_time_wait_drift_sockets", Gauge,
         "Sockets in TIME_WAIT counted here minus the kernel's own number. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.";
     Processes, "observer_processes", Gauge,

@@ -1,10 +1,13 @@
 //! Who owned the sockets that rest in TIME_WAIT, where that is inferred.
 
-use std::{sync::Mutex, time::Instant};
+use std::{
+    sync::{Mutex, atomic::Ordering},
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use aya::{Ebpf, maps::Map};
-use observer_common::{Pod as _, SLOT_FIRST, TimeWaitOwner};
+use observer_common::{Pod as _, SLOT_FIRST, TimeWaitOwner, places_of};
 
 use super::mapped::MappedArray;
 use crate::{sync::lock, table::TIME_WAIT_LENGTH};
@@ -38,10 +41,17 @@ impl Resting {
     pub fn owner(&self, cookie: u64) -> Option<(u32, u32)> {
         let mut owner =
             TimeWaitOwner::read_from(&[0; size_of::<TimeWaitOwner>()]).expect("of that size");
-        let index = cookie as u32 & (self.owners.len() - 1);
-        self.owners.read(index, &mut owner);
-        let found = cookie != 0 && owner.key == cookie && owner.slot >= SLOT_FIRST;
-        found.then_some((owner.slot, owner.generation))
+        places_of(cookie, self.owners.len() - 1)
+            .into_iter()
+            .find_map(|place| {
+                self.owners.read(place, &mut owner);
+                let key = std::mem::offset_of!(TimeWaitOwner, key);
+                // Not overwritten meanwhile.
+                let key = self.owners.word(place, key).load(Ordering::Acquire);
+                let found = cookie != 0 && owner.key == cookie && key == cookie;
+                found.then_some((owner.slot, owner.generation))
+            })
+            .filter(|(slot, _)| *slot >= SLOT_FIRST)
     }
 
     /// Whether any may be left there, when `entered` have entered by now: to walk over the

@@ -136,12 +136,16 @@ impl Bench {
             if runs.runs == 0 {
                 continue;
             }
-            let name = hook(program).unwrap_or_else(|| {
-                // A twin's time is part of what its event costs.
-                let twin_of = hook(&program.replace("_again_", "_"));
-                runs.runs *= u64::from(twin_of.is_none());
-                twin_of.unwrap_or_else(|| program.clone())
-            });
+            // A twin's time is part of what its event costs.
+            let twin_of = program
+                .contains("_again_")
+                .then(|| hook(&program.replace("_again_", "_")))
+                .flatten();
+            if twin_of.is_some() {
+                runs.runs = 0;
+            }
+            let name = twin_of.or_else(|| hook(program));
+            let name = name.unwrap_or_else(|| program.clone());
             hooks.entry(name).or_default().add(runs);
         }
         hooks
@@ -167,7 +171,8 @@ fn lost_runs(scrape: &Scrape) -> u64 {
         scrape.sum("observer_bpf_missed_runs_total", &[&program])
     };
     let all = scrape.sum("observer_bpf_missed_runs_total", &[]);
-    (all - missed("state_tp_btf") - missed("destroy_tp_btf")) as u64
+    let twins = ["state_tp_btf", "destroy_tp_btf", "accept_fexit"];
+    (all - twins.into_iter().map(missed).sum::<f64>()) as u64
 }
 
 fn cpu(attached: &Attached) -> Result<f64> {
