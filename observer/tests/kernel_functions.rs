@@ -13,23 +13,6 @@ const ENDED: &str = "socket_time_wait_ended_total";
 const LIVE: &str = "socket_time_wait";
 const EXHAUSTED: &str = "socket_ephemeral_ports_exhausted_total";
 
-/// The rungs that serve a signal.
-fn rungs(metrics: &Metrics, signal: &str) -> BTreeSet<String> {
-    metrics
-        .select("observer_hook_attached", &[("signal", signal)])
-        .filter(|sample| sample.value == 1.0)
-        .map(|sample| sample.labels["rung"].clone())
-        .collect()
-}
-
-/// Whether hooks on functions serve a signal.
-fn by_function(metrics: &Metrics, signal: &str) -> bool {
-    let functions = ["fentry", "fexit", "kprobe", "kretprobe"];
-    rungs(metrics, signal)
-        .iter()
-        .any(|rung| functions.contains(&rung.as_str()))
-}
-
 /// Runs `test` with a daemon for each kind of hook that makes a difference to `signal` here.
 /// Resynchronisation is kept from helping.
 fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
@@ -41,7 +24,7 @@ fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
     }
     for hooks in kinds {
         let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
-        let rungs = rungs(&daemon.scrape(), signal);
+        let rungs = daemon.scrape().rungs(signal);
         if seen.insert(rungs.clone()) {
             println!("--hooks {hooks}: {signal} is served by {rungs:?}");
             test(hooks, &daemon);
@@ -94,7 +77,7 @@ fn all_that_enter_time_wait_leave_it() {
         for program in &mut programs {
             assert_eq!(program.line_within(Duration::from_secs(300)), "done");
         }
-        let exact = by_function(&daemon.scrape(), "time_wait");
+        let exact = daemon.scrape().by_function("time_wait");
         for program in &programs {
             let metrics = daemon.scrape();
             let entered = metrics.of(program.pid(), ENTERED, &[]);
@@ -165,7 +148,7 @@ fn all_that_enter_time_wait_leave_it() {
 fn a_socket_that_leaves_time_wait_early_is_seen_to() {
     needs_kernel!();
     with_each_kind_of_hook("time_wait", |hooks, daemon| {
-        if !by_function(&daemon.scrape(), "time_wait") {
+        if !daemon.scrape().by_function("time_wait") {
             println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
             return;
         }
@@ -212,7 +195,7 @@ fn sockets_without_a_bucket_are_counted() {
     needs_kernel!();
     with_each_kind_of_hook("time_wait", |hooks, daemon| {
         const OVERFLOWS: &str = "socket_time_wait_overflows_total";
-        if !by_function(&daemon.scrape(), "time_wait") {
+        if !daemon.scrape().by_function("time_wait") {
             println!("skipped: overflow is not seen on this kernel with these hooks");
             assert!(!daemon.scrape().has(OVERFLOWS, &[]));
             return;
@@ -309,7 +292,7 @@ input()
 fn a_socket_that_is_received_has_a_new_owner() {
     needs_kernel!();
     with_each_kind_of_hook("fd_received", |hooks, daemon| {
-        if !by_function(&daemon.scrape(), "fd_received") {
+        if !daemon.scrape().by_function("fd_received") {
             println!("skipped: received descriptors are found by resynchronisation here");
             return;
         }
@@ -393,7 +376,7 @@ input()
         let metrics = daemon.scrape();
         let failures = "socket_setsockopt_failures_total";
         let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
-        let expected = if by_function(&metrics, "setsockopt") {
+        let expected = if metrics.by_function("setsockopt") {
             1.0
         } else {
             println!("32-bit calls are not seen with these hooks, as `observer check` says");
@@ -427,7 +410,7 @@ fn without_function_hooks_the_daemon_runs_and_says_so() {
     let daemon = Daemon::start(&["--hooks", "tracepoint"]);
     let metrics = daemon.scrape();
     for signal in ["accept", "time_wait", "setsockopt", "port_exhausted"] {
-        assert!(!by_function(&metrics, signal), "{signal}");
+        assert!(!metrics.by_function(signal), "{signal}");
         assert!(metrics.observes(signal));
     }
     let inferred = [("signal", "time_wait"), ("method", "inferred")];
@@ -495,7 +478,7 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
         let metrics = daemon.until("the overflows", |metrics| {
             metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
         });
-        if by_function(&metrics, "listen_overflow") {
+        if metrics.by_function("listen_overflow") {
             assert_eq!(open(&metrics), 0.0, "{}", metrics.text);
         } else {
             println!("{} overflows may be of any of the three", open(&metrics));

@@ -33,6 +33,7 @@ pub struct Args {
 const OTHER_KERNELS: &[&str] = &[
     "kernel_accept",
     "kernel_functions",
+    "kernel_io_uring",
     "kernel_layout",
     "kernel_listen",
     "kernel_mptcp",

@@ -1,6 +1,6 @@
 //! A parsed exposition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +70,22 @@ impl Metrics {
             println!("skipped: {signal} is not observed on this kernel");
         }
         observed
+    }
+
+    /// The rungs that serve a signal.
+    pub fn rungs(&self, signal: &str) -> BTreeSet<String> {
+        let labels = [("signal", signal)];
+        self.select("observer_hook_attached", &labels)
+            .filter(|sample| sample.value == 1.0)
+            .map(|sample| sample.labels["rung"].clone())
+            .collect()
+    }
+
+    /// Whether hooks on functions serve a signal.
+    pub fn by_function(&self, signal: &str) -> bool {
+        let functions = ["fentry", "fexit", "kprobe", "kretprobe"];
+        let rungs = self.rungs(signal);
+        functions.into_iter().any(|rung| rungs.contains(rung))
     }
 
     /// Asserts `seen == counted + unattributed + lost` for every signal.
