@@ -105,7 +105,10 @@ input()
     client.expect("done");
     let metrics = daemon.scrape();
     let (server_pid, client_pid) = (server.pid(), client.pid());
-    assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 20);
+    // On a slow machine, the client sends its data once more before the RST comes, and gets
+    // another.
+    let resets = (netns.snmp()["OutRsts"] - before["OutRsts"]) as f64;
+    assert!(resets >= 20.0, "{resets}");
     assert_eq!(
         received(&metrics, client_pid, "IN_CLOSE_WAIT"),
         20.0,
@@ -123,8 +126,9 @@ input()
     if full || kernel_at_least(6, 10) {
         let reasons = ["TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"];
         let of_reasons: f64 = reasons.iter().map(|r| sent(&metrics, server_pid, r)).sum();
-        assert_eq!(all(&metrics, server_pid, "sent"), 20.0, "{}", metrics.text);
-        assert_eq!(of_reasons, 20.0, "{}", metrics.text);
+        let sent = all(&metrics, server_pid, "sent");
+        assert!((20.0..=resets).contains(&sent), "{}", metrics.text);
+        assert_eq!(of_reasons, sent, "{}", metrics.text);
     } else {
         println!("left out: tcp_send_reset does not show RSTs of timewait sockets before 6.10");
     }
