@@ -80,12 +80,17 @@ input()
     let metrics = daemon.scrape();
     if metrics.observes("accept") {
         for &worker in &workers {
-            assert_eq!(metrics.of(worker, ACCEPTS, &[]), 10.0, "{}", metrics.text);
+            assert_eq!(
+                metrics.of(worker, ACCEPTS, &[]),
+                10.0,
+                "{}",
+                metrics.shown()
+            );
             assert_eq!(
                 live(&metrics, worker, "ESTABLISHED"),
                 10.0,
                 "{}",
-                metrics.text
+                metrics.shown()
             );
             assert_eq!(live(&metrics, worker, "LISTEN"), 0.0);
         }
@@ -94,7 +99,7 @@ input()
             live(&metrics, parent, "ESTABLISHED"),
             0.0,
             "{}",
-            metrics.text
+            metrics.shown()
         );
     }
     assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
@@ -178,7 +183,7 @@ input()
             live(&metrics, pid, "ESTABLISHED"),
             queue as f64,
             "{}",
-            metrics.text
+            metrics.shown()
         );
         assert_eq!(metrics.of(pid, ACCEPTS, &[]), 0.0);
     }
@@ -228,7 +233,7 @@ input()
             metrics.of(program.pid(), ACCEPTS, &[]),
             20.0,
             "{}",
-            metrics.text
+            metrics.shown()
         );
     }
     assert_eq!(live(&metrics, program.pid(), "ESTABLISHED"), 40.0);
@@ -278,9 +283,9 @@ input()
             metrics.of(pid, exhausted, &emfile),
             18.0,
             "{}",
-            metrics.text
+            metrics.shown()
         );
-        assert_eq!(metrics.of(pid, exhausted, &[]), 18.0, "{}", metrics.text);
+        assert_eq!(metrics.of(pid, exhausted, &[]), 18.0, "{}", metrics.shown());
     }
     assert_eq!(metrics.of(pid, ACCEPTS, &[]), 0.0);
     metrics.assert_complete();
@@ -289,7 +294,7 @@ input()
     program.expect("accepted");
     let metrics = daemon.scrape();
     if metrics.observes("accept") {
-        assert_eq!(metrics.of(pid, ACCEPTS, &[]), 2.0, "{}", metrics.text);
+        assert_eq!(metrics.of(pid, ACCEPTS, &[]), 2.0, "{}", metrics.shown());
     }
     assert_eq!(live(&metrics, pid, "ESTABLISHED"), 4.0);
     metrics.assert_complete();
@@ -340,7 +345,7 @@ fn nginx_workers_accept() {
     };
     let metrics = daemon.scrape();
     if metrics.observes("accept") {
-        assert_eq!(of_workers(&metrics, ACCEPTS), 40.0, "{}", metrics.text);
+        assert_eq!(of_workers(&metrics, ACCEPTS), 40.0, "{}", metrics.shown());
         assert_eq!(metrics.of(master, ACCEPTS, &[]), 0.0);
         assert_eq!(live(&metrics, master, "ESTABLISHED"), 0.0);
     }

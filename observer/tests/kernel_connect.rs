@@ -31,7 +31,12 @@ fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64
         println!("left out: {BEFORE_SYN:?}, because the return of connect() is not seen");
         told.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
     }
-    assert_eq!(outcomes(&metrics, program.pid()), told, "{}", metrics.text);
+    assert_eq!(
+        outcomes(&metrics, program.pid()),
+        told,
+        "{}",
+        metrics.shown()
+    );
     metrics.assert_complete();
     program.go();
     program.finish();
@@ -270,8 +275,8 @@ print('connecting')
     let comm = [("comm", comm.as_str())];
     let metrics = daemon.until("outcomes", |metrics| metrics.sum(CONNECTS, &comm) >= 6.0);
     let canceled = [comm[0], ("result", "ECANCELED")];
-    assert_eq!(metrics.sum(CONNECTS, &comm), 6.0, "{}", metrics.text);
-    assert_eq!(metrics.sum(CONNECTS, &canceled), 6.0, "{}", metrics.text);
+    assert_eq!(metrics.sum(CONNECTS, &comm), 6.0, "{}", metrics.shown());
+    assert_eq!(metrics.sum(CONNECTS, &canceled), 6.0, "{}", metrics.shown());
     metrics.assert_complete();
     server.go();
     server.finish();

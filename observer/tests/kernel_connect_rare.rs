@@ -24,12 +24,12 @@ fn compare(netns: &Netns, source: &str) {
     println!("told {told:?}");
     let pid = program.pid();
     let metrics = daemon.scrape();
-    assert_eq!(outcomes(&metrics, pid), told, "{}", metrics.text);
+    assert_eq!(outcomes(&metrics, pid), told, "{}", metrics.shown());
     let opened = [("from", "CLOSE"), ("to", "SYN_SENT")];
     let opened = metrics.of(pid, "socket_state_transitions_total", &opened);
     let after = netns.snmp();
     let kernel = after["ActiveOpens"] - before["ActiveOpens"];
-    assert_eq!(opened, kernel as f64, "{}", metrics.text);
+    assert_eq!(opened, kernel as f64, "{}", metrics.shown());
     metrics.assert_complete();
     program.go();
     program.finish();
@@ -141,7 +141,7 @@ input()
         metrics.of(pid, "socket_connections", &established),
         10.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(netns.ss("established"), 10);
     assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
@@ -151,12 +151,12 @@ input()
     let metrics = daemon.scrape();
     let closing = [("from", "CLOSING"), ("to", "CLOSE")];
     let entered = "socket_time_wait_entered_total";
-    assert_eq!(metrics.of(pid, entered, &[]), 10.0, "{}", metrics.text);
+    assert_eq!(metrics.of(pid, entered, &[]), 10.0, "{}", metrics.shown());
     assert_eq!(
         metrics.of(pid, "socket_state_transitions_total", &closing),
         10.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(metrics.of(pid, "socket_connections", &[]), 0.0);
     metrics.assert_complete();

@@ -160,7 +160,7 @@ input()
     program.expect("more");
     // Each of those was received by the other end.
     let metrics = daemon.scrape();
-    assert_eq!(of(&metrics), 220.0, "{}", metrics.text);
+    assert_eq!(of(&metrics), 220.0, "{}", metrics.shown());
     metrics.assert_complete();
     program.go();
     program.finish();
@@ -201,7 +201,7 @@ input()
         metrics.of(pid, "socket_time_wait", &[]),
         50.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     here.go();
     here.finish();

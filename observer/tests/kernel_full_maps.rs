@@ -109,7 +109,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     assert_eq!(full.sum("observer_map_capacity", &connections), 16.0);
     // Those without an entry are not in any gauge.
     let live = full.sum(LIVE, &[]);
-    assert!(live <= 16.0, "{live} live sockets:\n{}", full.text);
+    assert!(live <= 16.0, "{live} live sockets:\n{}", full.shown());
     // Every transition is counted all the same, if for nobody.
     let opened = |metrics: &Metrics| {
         let step = [("from", "CLOSE"), ("to", "SYN_SENT")];
@@ -124,7 +124,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
         metrics.of(pid, LIVE, &[]) == 0.0
     });
     let unattributed = end.sum(LIVE, &[("pid", "unattributed")]);
-    assert!(unattributed <= 16.0, "{unattributed}:\n{}", end.text);
+    assert!(unattributed <= 16.0, "{unattributed}:\n{}", end.shown());
     let first_closes = |metrics: &Metrics| {
         let step = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
         metrics.sum("socket_state_transitions_total", &step)
@@ -197,7 +197,7 @@ fn never_down_until(
         assert!(
             started.elapsed() < common::PATIENCE * 2,
             "waited in vain:\n{}",
-            metrics.text
+            metrics.shown()
         );
         std::thread::sleep(Duration::from_millis(30));
     }
@@ -306,7 +306,7 @@ fn short_lived_processes_fold_into_exited() {
                 .is_some_and(|comm| comm == "obs-brief"))
             .all(|sample| sample.labels["pid"] == "exited"),
         "{}",
-        end.text
+        end.shown()
     );
     assert_eq!(end.sum(LIVE, &comm), 0.0);
     assert_eq!(end.sum("socket_conn_age_seconds_count", &comm), count);

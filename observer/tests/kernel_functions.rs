@@ -81,7 +81,7 @@ fn all_that_enter_time_wait_leave_it() {
         for program in &programs {
             let metrics = daemon.scrape();
             let entered = metrics.of(program.pid(), ENTERED, &[]);
-            assert_eq!(entered, (count / 2) as f64, "{}", metrics.text);
+            assert_eq!(entered, (count / 2) as f64, "{}", metrics.shown());
         }
         if !exact {
             println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
@@ -274,14 +274,24 @@ input()
         program.expect("connected");
         let metrics = daemon.scrape();
         let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
-        assert_eq!((of("connect"), of("bind")), (6.0, 0.0), "{}", metrics.text);
+        assert_eq!(
+            (of("connect"), of("bind")),
+            (6.0, 0.0),
+            "{}",
+            metrics.shown()
+        );
         let failed = [("result", "EADDRNOTAVAIL")];
         assert_eq!(metrics.of(pid, "socket_connects_total", &failed), 8.0);
         program.go();
         program.expect("bound");
         let metrics = daemon.scrape();
         let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
-        assert_eq!((of("connect"), of("bind")), (6.0, 4.0), "{}", metrics.text);
+        assert_eq!(
+            (of("connect"), of("bind")),
+            (6.0, 4.0),
+            "{}",
+            metrics.shown()
+        );
         metrics.assert_complete();
         program.go();
         program.finish();
@@ -335,7 +345,7 @@ os.waitpid(child, 0)
             (established(program.pid()), established(child)),
             (4.0, 4.0),
             "{}",
-            metrics.text
+            metrics.shown()
         );
         metrics.assert_complete();
         program.go();
@@ -382,7 +392,7 @@ input()
             println!("32-bit calls are not seen with these hooks, as `observer check` says");
             0.0
         };
-        assert_eq!(seen, expected, "{}", metrics.text);
+        assert_eq!(seen, expected, "{}", metrics.shown());
         metrics.assert_complete();
         program.go();
         program.finish();
@@ -400,7 +410,7 @@ fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
     // Its own scrapes are connections that it accepts and closes, and that is all.
     let connects = metrics.of(daemon.pid(), "socket_connects_total", &[]);
     let refused = metrics.of(daemon.pid(), "socket_setsockopt_failures_total", &[]);
-    assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.text);
+    assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.shown());
 }
 
 /// Where no function may be hooked, everything runs as before and says so.
@@ -479,7 +489,7 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
             metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
         });
         if metrics.by_function("listen_overflow") {
-            assert_eq!(open(&metrics), 0.0, "{}", metrics.text);
+            assert_eq!(open(&metrics), 0.0, "{}", metrics.shown());
         } else {
             println!("{} overflows may be of any of the three", open(&metrics));
         }

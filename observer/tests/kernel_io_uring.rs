@@ -65,7 +65,7 @@ fn accepts_are_counted_where_the_function_is_hooked() {
     assert_eq!(of(&metrics, "socket_accepts_total", &[]), expected);
     // Whoever counts them, they are this process's.
     let established = of(&metrics, "socket_connections", &[("state", "ESTABLISHED")]);
-    assert!(established >= 6.0, "{}", metrics.text);
+    assert!(established >= 6.0, "{}", metrics.shown());
     metrics.assert_complete();
 }
 
@@ -131,6 +131,6 @@ fn a_setsockopt_that_fails_is_counted_where_the_function_is_hooked() {
         0.0
     };
     let seen = of(&metrics, "socket_setsockopt_failures_total", &failed);
-    assert_eq!(seen, expected, "{}", metrics.text);
+    assert_eq!(seen, expected, "{}", metrics.shown());
     metrics.assert_complete();
 }

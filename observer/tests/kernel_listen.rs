@@ -146,8 +146,13 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     }
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
     assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), overflows);
-    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.text);
-    assert_eq!(metrics.sum(OVERFLOWS, &here), overflows, "{}", metrics.text);
+    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.shown());
+    assert_eq!(
+        metrics.sum(OVERFLOWS, &here),
+        overflows,
+        "{}",
+        metrics.shown()
+    );
 
     server.say("accept");
     server.expect("accepted");
@@ -178,8 +183,13 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     let metrics = daemon.until("the fold", |metrics| {
         metrics.sum(DROPS, &[("pid", "exited"), ("comm", comm), here[0]]) == dropped
     });
-    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.text);
-    assert_eq!(metrics.sum(OVERFLOWS, &here), overflows, "{}", metrics.text);
+    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.shown());
+    assert_eq!(
+        metrics.sum(OVERFLOWS, &here),
+        overflows,
+        "{}",
+        metrics.shown()
+    );
     metrics.assert_complete();
     busy.finish();
 }

@@ -99,20 +99,25 @@ fn counted_once(purpose: &str, protocol: &str) {
         live(&metrics, client_pid, "ESTABLISHED"),
         ALL,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     server.go();
     server.expect("accepted");
     client.expect("answered");
     let metrics = daemon.scrape();
     for pid in [server_pid, client_pid] {
-        assert_eq!(live(&metrics, pid, "ESTABLISHED"), ALL, "{}", metrics.text);
+        assert_eq!(
+            live(&metrics, pid, "ESTABLISHED"),
+            ALL,
+            "{}",
+            metrics.shown()
+        );
     }
     assert_eq!(
         live(&metrics, server_pid, "LISTEN"),
         2.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(netns.ss("established"), 2 * ALL as usize);
     if metrics.observes("accept") {
@@ -120,7 +125,7 @@ fn counted_once(purpose: &str, protocol: &str) {
     }
     let connects = metrics.of(client_pid, "socket_connects_total", &[]);
     let ok = metrics.of(client_pid, "socket_connects_total", &[("result", "ok")]);
-    assert_eq!((connects, ok), (ALL, ALL), "{}", metrics.text);
+    assert_eq!((connects, ok), (ALL, ALL), "{}", metrics.shown());
     let after = netns.snmp();
     let delta = |name: &str| (after[name] - before[name]) as f64;
     assert_eq!(
@@ -145,13 +150,13 @@ fn counted_once(purpose: &str, protocol: &str) {
         metrics.of(server_pid, "socket_resets_total", &[]),
         0.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(
         metrics.of(client_pid, "socket_resets_total", &[]),
         0.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     for state in ["established", "fin-wait-1", "close-wait", "last-ack"] {
         assert_eq!(netns.ss(state), 0, "{state}");
@@ -214,13 +219,13 @@ input()
         metrics.of(pid, "socket_connects_total", &refused),
         20.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(
         metrics.of(pid, "socket_connects_total", &[]),
         20.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(live(&metrics, pid, "SYN_SENT"), 0.0);
     metrics.assert_complete();
@@ -295,7 +300,12 @@ fn more_subflows() {
             .all(|pid| live(metrics, *pid, "ESTABLISHED") >= 6.0)
     });
     for pid in [server_pid, client_pid] {
-        assert_eq!(live(&metrics, pid, "ESTABLISHED"), 6.0, "{}", metrics.text);
+        assert_eq!(
+            live(&metrics, pid, "ESTABLISHED"),
+            6.0,
+            "{}",
+            metrics.shown()
+        );
     }
     if metrics.observes("accept") {
         assert_eq!(metrics.of(server_pid, "socket_accepts_total", &[]), 3.0);
@@ -305,7 +315,7 @@ fn more_subflows() {
         metrics.of(client_pid, "socket_connects_total", &ok),
         6.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     server.go();
     server.expect("closed");

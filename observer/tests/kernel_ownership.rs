@@ -358,7 +358,7 @@ input()
             .text
             .contains("comm=\"a\\\"b\\\\c\\nd}\u{fffd}\u{fffd}{\""),
         "{}",
-        metrics.text
+        metrics.shown()
     );
     if common::has_program("promtool") {
         let mut check = std::process::Command::new("promtool")

@@ -48,14 +48,14 @@ input()
         metrics.of(pid, "socket_resets_total", &sent),
         20.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     let received = [("direction", "received"), ("reason", "IN_CLOSE_WAIT")];
     assert_eq!(
         metrics.of(pid, "socket_resets_total", &received),
         20.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(metrics.of(pid, "socket_time_wait_entered_total", &[]), 0.0);
     assert_eq!(netns.ss("time-wait"), 0);
@@ -101,18 +101,23 @@ fn check(purpose: &str, source: &str, sends: &[(&str, u32)], receives: &[(&str, 
     });
     for (reason, count) in sends {
         let ours = sent(&metrics, pid, reason);
-        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.text);
+        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.shown());
     }
     for (reason, count) in receives {
         let ours = received(&metrics, pid, reason);
-        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.text);
+        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.shown());
     }
-    assert_eq!(all(&metrics, pid, "sent"), total(sends), "{}", metrics.text);
+    assert_eq!(
+        all(&metrics, pid, "sent"),
+        total(sends),
+        "{}",
+        metrics.shown()
+    );
     assert_eq!(
         all(&metrics, pid, "received"),
         total(receives),
         "{}",
-        metrics.text
+        metrics.shown()
     );
     let kernel = netns.snmp()["OutRsts"] - before["OutRsts"];
     assert_eq!(kernel as f64, total(sends));
@@ -289,14 +294,14 @@ input()
         sent(&metrics, pid, "ABORTED_BY_ADMIN"),
         10.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
-    assert_eq!(all(&metrics, pid, "sent"), 10.0, "{}", metrics.text);
+    assert_eq!(all(&metrics, pid, "sent"), 10.0, "{}", metrics.shown());
     assert_eq!(
         received(&metrics, pid, "IN_ESTABLISHED"),
         10.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 10);
     metrics.assert_complete();

@@ -51,12 +51,21 @@ input()
     let pid = program.pid();
     let metrics = daemon.scrape();
     assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 20);
-    assert_eq!(received(&metrics, pid, "REFUSED"), 20.0, "{}", metrics.text);
+    assert_eq!(
+        received(&metrics, pid, "REFUSED"),
+        20.0,
+        "{}",
+        metrics.shown()
+    );
     assert_eq!(all(&metrics, pid, "received"), 20.0);
     assert_eq!(all(&metrics, pid, "sent"), 0.0);
     if kernel_at_least(6, 10) {
         // Others on this host may be refused at the same time.
-        assert!(metrics.sum(RESETS, &NO_SOCKET) >= 20.0, "{}", metrics.text);
+        assert!(
+            metrics.sum(RESETS, &NO_SOCKET) >= 20.0,
+            "{}",
+            metrics.shown()
+        );
     } else {
         println!("left out: tcp_send_reset does not show RSTs without a socket before 6.10");
     }
@@ -113,22 +122,22 @@ input()
         received(&metrics, client_pid, "IN_CLOSE_WAIT"),
         20.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(all(&metrics, client_pid, "sent"), 0.0);
     assert_eq!(
         all(&metrics, server_pid, "received"),
         0.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     let full = fin_timeout == "120";
     if full || kernel_at_least(6, 10) {
         let reasons = ["TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET"];
         let of_reasons: f64 = reasons.iter().map(|r| sent(&metrics, server_pid, r)).sum();
         let sent = all(&metrics, server_pid, "sent");
-        assert!((20.0..=resets).contains(&sent), "{}", metrics.text);
-        assert_eq!(of_reasons, sent, "{}", metrics.text);
+        assert!((20.0..=resets).contains(&sent), "{}", metrics.shown());
+        assert_eq!(of_reasons, sent, "{}", metrics.shown());
     } else {
         println!("left out: tcp_send_reset does not show RSTs of timewait sockets before 6.10");
     }

@@ -40,7 +40,7 @@ input()
         metrics.of(program.pid(), RETRANSMITS, &[]),
         kernel as f64,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     metrics.assert_complete();
     program.go();

@@ -206,7 +206,7 @@ input()
         after.of(pid, "socket_resets_total", &sent),
         5.0,
         "{}",
-        after.text
+        after.shown()
     );
     after.assert_complete();
     program.go();

@@ -34,7 +34,12 @@ fn compare(purpose: &str, source: &str) -> Option<BTreeMap<String, u64>> {
     if !metrics.observes("setsockopt") {
         return None;
     }
-    assert_eq!(failures(&metrics, program.pid()), told, "{}", metrics.text);
+    assert_eq!(
+        failures(&metrics, program.pid()),
+        told,
+        "{}",
+        metrics.shown()
+    );
     metrics.assert_complete();
     program.go();
     program.finish();

@@ -99,7 +99,7 @@ fn live_states_equal_ss_and_transitions_equal_snmp() {
             ours,
             expected.map(|n| n as f64),
             "{state}\n{}",
-            metrics.text
+            metrics.shown()
         );
         assert_eq!(netns.ss(filter), expected[0] + expected[1], "{state}");
     }
@@ -182,7 +182,7 @@ input()
         live_of(&metrics, &program, "SYN_SENT"),
         6.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_eq!(netns.ss("syn-sent"), 6);
     // The fillers' clients, and their children that nobody accepts.
@@ -242,9 +242,9 @@ input()
     let pid = program.pid();
     let metrics = daemon.scrape();
     let of = |from| transitions(&metrics, &[pid], &[("from", from), ("to", "CLOSE")]);
-    assert_eq!(of("ESTABLISHED"), 32, "{}", metrics.text);
-    assert_eq!(of("CLOSE_WAIT"), 16, "{}", metrics.text);
-    assert_eq!(of("FIN_WAIT2"), 16, "{}", metrics.text);
+    assert_eq!(of("ESTABLISHED"), 32, "{}", metrics.shown());
+    assert_eq!(of("CLOSE_WAIT"), 16, "{}", metrics.shown());
+    assert_eq!(of("FIN_WAIT2"), 16, "{}", metrics.shown());
     let after = netns.snmp();
     assert_eq!(after["EstabResets"] - before["EstabResets"], 48);
     assert_eq!(live_of(&metrics, &program, "ESTABLISHED"), 0.0);

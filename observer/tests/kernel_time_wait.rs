@@ -75,9 +75,9 @@ fn short_connections(closer: &str) {
         metrics.of(first, ENTERED, &[]),
         total as f64,
         "{}",
-        metrics.text
+        metrics.shown()
     );
-    assert_eq!(metrics.of(other, ENTERED, &[]), 0.0, "{}", metrics.text);
+    assert_eq!(metrics.of(other, ENTERED, &[]), 0.0, "{}", metrics.shown());
     let transitions = "socket_state_transitions_total";
     let closed = metrics.of(first, transitions, &[("to", "FIN_WAIT1")]);
     assert_eq!(closed, total as f64);
@@ -104,7 +104,7 @@ fn short_connections(closer: &str) {
 
 fn assert_live(metrics: &Metrics, pid: u32, expected: u64) {
     let live = metrics.of(pid, "socket_time_wait", &[]);
-    assert_eq!(live, expected as f64, "{}", metrics.text);
+    assert_eq!(live, expected as f64, "{}", metrics.shown());
 }
 
 #[test]
@@ -159,7 +159,7 @@ input()
         metrics.of(program.pid(), ENTERED, &[]),
         0.0,
         "{}",
-        metrics.text
+        metrics.shown()
     );
     assert_live(&metrics, program.pid(), 0);
     assert_eq!(netns.sockstat("tw"), 0);
@@ -208,7 +208,7 @@ input()
     let metrics = daemon.until("60 entries", |metrics| {
         metrics.of(pid, ENTERED, &[]) >= 60.0
     });
-    assert_eq!(metrics.of(pid, ENTERED, &[]), 60.0, "{}", metrics.text);
+    assert_eq!(metrics.of(pid, ENTERED, &[]), 60.0, "{}", metrics.shown());
     if started.elapsed() < Duration::from_secs(50) {
         assert_eq!(netns.sockstat("tw"), 60);
         assert_eq!(netns.ss("time-wait"), 40);

@@ -189,7 +189,7 @@ impl Daemon {
             assert!(
                 started.elapsed() < patience,
                 "waited in vain for {what}; last scrape:\n{}\nlog:\n{}",
-                metrics.text,
+                metrics.shown(),
                 self.log()
             );
             thread::sleep(Duration::from_millis(100));
