@@ -68,15 +68,34 @@ fn build() -> Result<(), String> {
     for binary in BINARIES {
         let object = target_dir.join(TARGET).join("release").join(binary);
         let destination = out_dir.join(binary).with_extension("o");
-        fs::copy(&object, &destination).map_err(|error| {
-            format!(
-                "cannot copy {} to {}: {error}",
-                object.display(),
-                destination.display()
-            )
-        })?;
+        let text = fs::read(&object)
+            .map_err(|error| format!("cannot read {}: {error}", object.display()))?;
+        let text = without_dwarf(&text)
+            .map_err(|error| format!("cannot strip {}: {error}", object.display()))?;
+        fs::write(&destination, text)
+            .map_err(|error| format!("cannot write {}: {error}", destination.display()))?;
     }
     Ok(())
+}
+
+/// Leaves out what BTF was made from, nine tenths of the object. The loader reads all of what is
+/// there, at each start.
+fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = object::build::elf::Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // The linker keeps the names of sections among those of symbols; the builder does not.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Tells the program which commit it is, when this is a git checkout.
