@@ -15,6 +15,7 @@ use super::{HostFacts, reconcile::Agreement, sockets::Sockets};
 use crate::{
     config::Settings,
     export::Health,
+    heap,
     kernel::{Live, source::KernelSource as _},
     process::resources::ScanLimits,
     sync::lock,
@@ -155,6 +156,9 @@ impl Housekeeping {
             );
         }
         self.read_sockets(ports);
+        if resync {
+            heap::give_back();
+        }
         self.live.make_up_for_missed_runs();
         self.live.flush_log();
         self.health.beat();

@@ -37,6 +37,7 @@ use self::{housekeeping::Housekeeping, reconcile::Agreement, sockets::Sockets};
 use crate::{
     config::{RunArgs, Settings},
     export::{App, BuildInfo, Exporter, Health, Server},
+    heap,
     kernel::{
         KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs,
         source::KernelSource as _,
@@ -121,6 +122,7 @@ fn report(verdicts: &[Verdict]) {
 ///
 /// Bad settings, an address in use, missing privileges, hooks that cannot be attached.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    heap::keep_less();
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
     let listener = Server::listen(settings.listen)?;
@@ -158,6 +160,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         ),
     }
     health.done(STEP_SEED);
+    heap::give_back();
     if settings.keep_capabilities {
         info!("keeping all capabilities, as asked");
     } else {
