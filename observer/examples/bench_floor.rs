@@ -6,8 +6,9 @@
 //! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
 //! `fexit:inet_csk_accept`. For each it writes the id of the program there, so that its
 //! run-time statistics can be found. With `--statistics` the kernel keeps those, of all
-//! programs, for as long as this one runs. With `--least`, the programs on the state of sockets
-//! and their end are those that do the least that an observer must.
+//! programs, for as long as this one runs. With `--least` or `--least-storage`, the programs on
+//! the state of sockets and their end are those that do the least that an observer must, with a
+//! hash map or with the sockets' own storage.
 
 use std::{env, io};
 
@@ -21,10 +22,15 @@ use aya::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floor.o"));
 /// The same, of observer-ebpf/src/least.rs.
 static LEAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/least.o"));
-/// Its programs and their hooks.
-const LEAST_PROGRAMS: [(&str, &str); 2] = [
-    ("least_state", "tp_btf:inet_sock_set_state"),
-    ("least_destroy", "tp_btf:tcp_destroy_sock"),
+/// Its programs and their hooks, by the option that asks for them.
+const LEAST_PROGRAMS: [(&str, &str, &str); 3] = [
+    ("--least", "least_state", "tp_btf:inet_sock_set_state"),
+    ("--least", "least_destroy", "tp_btf:tcp_destroy_sock"),
+    (
+        "--least-storage",
+        "storage_state",
+        "tp_btf:inet_sock_set_state",
+    ),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -33,14 +39,13 @@ fn main() -> anyhow::Result<()> {
     // own. It has no maps, so this costs nothing.
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
-    let least = env::args().any(|argument| argument == "--least");
-    let mut shared = if least {
-        Some(Ebpf::load(LEAST)?)
-    } else {
-        None
+    let least = env::args().find(|argument| argument.starts_with("--least"));
+    let mut shared = match &least {
+        Some(_) => Some(Ebpf::load(LEAST)?),
+        None => None,
     };
     for hook in env::args().skip(1) {
-        if hook == "--least" {
+        if Some(&hook) == least.as_ref() {
             continue;
         }
         if hook == "--statistics" {
@@ -48,8 +53,10 @@ fn main() -> anyhow::Result<()> {
             statistics.push(kept.context("the kernel keeps no run-time statistics")?);
             continue;
         }
-        let known = LEAST_PROGRAMS.iter().find(|(_, its)| *its == hook);
-        let id = if let (Some(shared), Some((name, _))) = (&mut shared, known) {
+        let known = LEAST_PROGRAMS
+            .iter()
+            .find(|(option, _, its)| Some(*option) == least.as_deref() && *its == hook);
+        let id = if let (Some(shared), Some((_, name, _))) = (&mut shared, known) {
             attach(shared, &btf, &hook, name)
         } else {
             let mut object = Ebpf::load(OBJECT)?;

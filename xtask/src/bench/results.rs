@@ -251,7 +251,7 @@ impl Results {
             return;
         };
         text.push_str(
-            "\n| hook | runs per connection | observer, ns per run | least | floor |\n|---|---|---|---|---|\n",
+            "\n| hook | runs per connection | observer, ns per run | least | least-storage | floor |\n|---|---|---|---|---|---|\n",
         );
         for (hook, program) in observer {
             let other = |subject| {
@@ -260,10 +260,11 @@ impl Results {
             };
             let _ = writeln!(
                 text,
-                "| {hook} | {:.2} | {} | {} | {} |",
+                "| {hook} | {:.2} | {} | {} | {} | {} |",
                 program.runs_per_connection,
                 program.nanoseconds_per_run,
                 other(Subject::Least),
+                other(Subject::LeastStorage),
                 other(Subject::Floor),
             );
         }

@@ -35,6 +35,8 @@ pub enum Subject {
     Floor,
     /// The same, with the least that an observer must do about sockets.
     Least,
+    /// The same, kept in the sockets' own storage.
+    LeastStorage,
     /// `observer run`.
     Observer,
     /// libbpf-tools tcplife.
@@ -46,10 +48,11 @@ pub enum Subject {
 }
 
 impl Subject {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Nothing,
         Self::Floor,
         Self::Least,
+        Self::LeastStorage,
         Self::Observer,
         Self::Tcplife,
         Self::Tcpstates,
@@ -61,6 +64,7 @@ impl Subject {
             Self::Nothing => "nothing",
             Self::Floor => "floor",
             Self::Least => "least",
+            Self::LeastStorage => "least-storage",
             Self::Observer => "observer",
             Self::Tcplife => "tcplife",
             Self::Tcpstates => "tcpstates",
@@ -150,9 +154,10 @@ impl Attached {
         match subject {
             Subject::Nothing => Ok(Self::of(None)),
             Subject::Floor => Self::floor(binaries, hooks.iter().map(|hook| hook.name.as_str())),
-            Subject::Least => {
+            Subject::Least | Subject::LeastStorage => {
+                let option = format!("--{}", subject.name());
                 let hooks = hooks.iter().map(|hook| hook.name.as_str());
-                Self::floor(binaries, ["--least"].into_iter().chain(hooks))
+                Self::floor(binaries, [option.as_str()].into_iter().chain(hooks))
             }
             Subject::Observer => Self::observer(binaries, extra),
             Subject::Tcplife | Subject::Tcpstates => {
