@@ -1,6 +1,6 @@
 //! The kernel's memory of one socket.
 
-use crate::STATES;
+use crate::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
 
 /// The socket was opened by connect().
 pub const CONN_ACTIVE: u16 = 1 << 0;
@@ -28,6 +28,37 @@ pub const CONN_TIME_WAIT: u16 = 1 << 10;
 /// It may have left for TIME_WAIT: known when the socket is destroyed, because then an RST
 /// has been sent or not.
 pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
+
+/// The states that a connection spends time in, in the order of [`Conn::spent`].
+pub const TIMED_STATES: [u8; 8] = [
+    ESTABLISHED,
+    SYN_SENT,
+    SYN_RECV,
+    FIN_WAIT1,
+    FIN_WAIT2,
+    CLOSE_WAIT,
+    LAST_ACK,
+    CLOSING,
+];
+
+/// Index in [`TIMED_STATES`], or their number for a state that is none of them. For numbers
+/// below 16.
+#[must_use]
+#[inline(always)]
+pub const fn timed_index(state: u8) -> usize {
+    // Four bits for each state: a shift, where an array would be a read of memory.
+    const INDICES: u64 = {
+        let mut indices = 0x8888_8888_8888_8888;
+        let mut index = 0;
+        while index < TIMED_STATES.len() {
+            let shift = 4 * TIMED_STATES[index] as u32;
+            indices = indices & !(0xf << shift) | (index as u64) << shift;
+            index += 1;
+        }
+        indices
+    };
+    (INDICES >> ((state as u32 & 15) * 4)) as usize & 0xf
+}
 
 /// Value of the connection map; the key is the socket's address.
 #[derive(Clone, Copy, Debug)]
@@ -64,15 +95,15 @@ pub struct Conn {
     pub accepted: u32,
     /// Explicit padding.
     pub reserved: u32,
-    /// Packed time spent in each state so far; see [`crate::pack_duration`].
-    pub spent: [u32; STATES],
+    /// Packed time spent in each of [`TIMED_STATES`] so far; see [`crate::pack_duration`].
+    pub spent: [u32; TIMED_STATES.len()],
 }
 
-crate::assert_layout!(Conn, 96, [
+crate::assert_layout!(Conn, 80, [
     slot: u32, flags: u16, state: u8, previous: u8,
     born_ns: u64, entered_ns: u64, handover: u64, epoch: u32, retransmits: u32,
     accepted: u32, reserved: u32,
-    spent: [u32; STATES],
+    spent: [u32; TIMED_STATES.len()],
 ]);
 
 /// Element of the array of recent TIME_WAIT sockets, at one of the [`places_of`] its key.

@@ -128,3 +128,13 @@ proptest! {
         prop_assert_eq!(format!("{record:?}"), format!("{longer:?}"));
     }
 }
+
+#[test]
+fn each_timed_state_has_a_place_and_the_others_none() {
+    for (index, state) in TIMED_STATES.into_iter().enumerate() {
+        assert_eq!(timed_index(state), index);
+    }
+    for state in [0, TIME_WAIT, CLOSE, LISTEN, NEW_SYN_RECV, 13, 14, 15] {
+        assert_eq!(timed_index(state), TIMED_STATES.len(), "{state}");
+    }
+}

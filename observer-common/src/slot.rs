@@ -14,9 +14,78 @@ pub const SLOT_FIRST: u32 = 3;
 /// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
-/// Size of the array of connect outcomes: index 0 is success, the others are errno
-/// numbers (the highest on Linux is `EHWPOISON`, 133).
-pub const CONNECT_RESULTS: usize = 136;
+/// Above every errno of Linux (the highest is `EHWPOISON`, 133); what a system call returns
+/// beyond is for the kernel itself, such as ERESTARTSYS.
+pub const ERRNOS: usize = 136;
+
+/// Errno numbers that attempts to connect are counted by: what `tcp_v4_connect` and
+/// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
+/// and what security modules and BPF programs refuse with. One index is left for all others.
+pub const CONNECT_ERRNOS: [u8; CONNECT_RESULTS - 2] = [
+    1,   // EPERM
+    2,   // ENOENT
+    5,   // EIO
+    12,  // ENOMEM
+    13,  // EACCES
+    14,  // EFAULT
+    16,  // EBUSY
+    19,  // ENODEV
+    22,  // EINVAL
+    24,  // EMFILE
+    32,  // EPIPE
+    61,  // ENODATA
+    64,  // ENONET
+    71,  // EPROTO
+    90,  // EMSGSIZE
+    92,  // ENOPROTOOPT
+    93,  // EPROTONOSUPPORT
+    95,  // EOPNOTSUPP
+    97,  // EAFNOSUPPORT
+    98,  // EADDRINUSE
+    99,  // EADDRNOTAVAIL
+    100, // ENETDOWN
+    101, // ENETUNREACH
+    102, // ENETRESET
+    103, // ECONNABORTED
+    104, // ECONNRESET
+    105, // ENOBUFS
+    107, // ENOTCONN
+    110, // ETIMEDOUT
+    111, // ECONNREFUSED
+    112, // EHOSTDOWN
+    113, // EHOSTUNREACH
+    116, // ESTALE
+    121, // EREMOTEIO
+    122, // EDQUOT
+    125, // ECANCELED
+    126, // ENOKEY
+    129, // EKEYREJECTED
+];
+
+/// Size of the array of connect outcomes: index 0 is success, then come [`CONNECT_ERRNOS`],
+/// then all others.
+pub const CONNECT_RESULTS: usize = 40;
+/// Index of the connect outcomes that have none of their own.
+pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
+
+/// Index of each errno in [`Slot::connects`].
+pub static CONNECT_INDICES: [u8; ERRNOS] = {
+    let mut indices = [CONNECT_OTHER as u8; ERRNOS];
+    indices[0] = 0;
+    let mut i = 0;
+    while i < CONNECT_ERRNOS.len() {
+        indices[CONNECT_ERRNOS[i] as usize] = i as u8 + 1;
+        i += 1;
+    }
+    indices
+};
+
+/// Index of a connect outcome in [`Slot::connects`].
+#[must_use]
+pub fn connect_index(errno: u32) -> usize {
+    let index = CONNECT_INDICES.get(errno as usize);
+    index.map_or(CONNECT_OTHER, |&index| index.into())
+}
 
 /// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
 pub const FD_ERRNOS: [i32; 4] = [24, 23, 105, 12];
@@ -72,7 +141,7 @@ pub struct Slot {
     /// What to add to "transitions in minus transitions out" to get the live sockets of a
     /// state: seeded sockets, and those that moved between processes while in it.
     pub adjust: [i64; STATES],
-    /// Outcomes of connection attempts, by errno.
+    /// Outcomes of connection attempts, by [`connect_index`].
     pub connects: [u64; CONNECT_RESULTS],
     /// Accepted connections.
     pub accepts: u64,
@@ -98,7 +167,7 @@ pub struct Slot {
     pub close_wait: Histogram,
 }
 
-crate::assert_layout!(Slot, 3552, [
+crate::assert_layout!(Slot, 2616, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],

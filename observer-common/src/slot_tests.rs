@@ -3,6 +3,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::{CLOSE, CLOSE_WAIT, LISTEN, SYN_RECV, SYN_SENT, book_handover};
 
+#[test]
+fn each_errno_of_an_attempt_has_a_counter_of_its_own() {
+    assert_eq!(connect_index(0), 0);
+    let known: Vec<_> = CONNECT_ERRNOS
+        .iter()
+        .map(|&e| connect_index(e.into()))
+        .collect();
+    assert_eq!(known, (1..CONNECT_OTHER).collect::<Vec<_>>());
+    for errno in [3, 133, 134, 135, 136, 512, u32::MAX] {
+        assert_eq!(connect_index(errno), CONNECT_OTHER, "{errno}");
+    }
+}
+
 const OWNERS: usize = 3;
 
 /// What can happen to the sockets of a machine. Indices are reduced to what there is.

@@ -2,7 +2,7 @@
 
 use observer_common::{
     CLOSE, CONN_ACTIVE, CONN_PASSIVE, Conn, LISTEN, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED,
-    STATES, SYN_RECV, SYN_SENT,
+    SYN_RECV, SYN_SENT, TIMED_STATES,
 };
 
 use crate::{
@@ -66,7 +66,7 @@ pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
         (*conn).born_ns = time;
         (*conn).entered_ns = time;
         (*conn).retransmits = 0;
-        (*conn).spent = [0; STATES];
+        (*conn).spent = [0; TIMED_STATES.len()];
     }
     Birth::Entered(conn)
 }

@@ -12,8 +12,9 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, TracePointContext},
 };
 use observer_common::{
-    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS, CONNECT_RESULTS,
-    Conn, IPPROTO_MPTCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
+    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS, CONNECT_INDICES,
+    CONNECT_OTHER, CONNECT_RESULTS, Conn, ERRNOS, IPPROTO_MPTCP, PORT_SEARCH_CONNECT,
+    RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
 };
 
 use crate::{
@@ -54,7 +55,12 @@ pub fn succeeded(slot: u32, latency_ns: u64) {
 pub fn count_failure(slot: u32, errno: u32) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
-    let Some(index) = bounded(errno as usize, CONNECT_RESULTS) else {
+    let index = match bounded(errno as usize, ERRNOS) {
+        // SAFETY: the index was checked, in a way that the verifier sees.
+        Some(errno) => unsafe { *CONNECT_INDICES.as_ptr().add(errno) }.into(),
+        None => CONNECT_OTHER,
+    };
+    let Some(index) = bounded(index, CONNECT_RESULTS) else {
         return;
     };
     if let Some(slot) = counting::slot(slot) {
@@ -133,7 +139,7 @@ pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn on_failed_call(errno: i64) {
-    if errno >= CONNECT_RESULTS as i64 {
+    if errno >= ERRNOS as i64 {
         // ERESTARTSYS and its like: the call is made again.
         return;
     }

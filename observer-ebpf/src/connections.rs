@@ -3,8 +3,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
-    CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, book_handover,
-    booked_state, correct_handover, owner_of, pack_handover, unpack_handover,
+    CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, TIMED_STATES,
+    book_handover, booked_state, correct_handover, owner_of, pack_handover, unpack_handover,
 };
 
 use crate::{
@@ -61,7 +61,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
         retransmits: 0,
         accepted: 0,
         reserved: 0,
-        spent: [0; STATES],
+        spent: [0; TIMED_STATES.len()],
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {
         Ok(()) => {

@@ -19,7 +19,7 @@ use observer_common::{
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE,
     Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, MAP_CONNECTIONS,
     RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
-    TIME_WAIT, add_packed, pack_duration,
+    TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -216,7 +216,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         settle(SIGNAL_STATE, slot);
 
         let spent = time.saturating_sub((*conn).entered_ns);
-        if let Some(old) = bounded(usize::from(old), STATES) {
+        if let Some(old) = bounded(timed_index(old), TIMED_STATES.len()) {
             let in_state = (&raw mut (*conn).spent).cast::<u32>().add(old);
             *in_state = add_packed(*in_state, pack_duration(spent));
         }

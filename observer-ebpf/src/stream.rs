@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use observer_common::{
-    AF_INET, AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, STATES,
+    AF_INET, AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, TIMED_STATES,
     owner_of,
 };
 
@@ -124,10 +124,10 @@ fn history(conn: *const Conn, record: &mut Record) {
         if (*conn).flags & observer_common::CONN_SEEDED == 0 {
             record.age_ns = record.time_ns.saturating_sub((*conn).born_ns);
         }
-        let mut state = 0;
-        while state < STATES {
-            record.spent[state] = (*conn).spent[state];
-            state += 1;
+        let mut index = 0;
+        while index < TIMED_STATES.len() {
+            record.spent[usize::from(TIMED_STATES[index])] = (*conn).spent[index];
+            index += 1;
         }
     }
 }

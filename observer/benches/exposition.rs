@@ -18,7 +18,7 @@ use observer::{
 };
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT,
-    Slot,
+    Slot, connect_index,
 };
 
 #[expect(dead_code, reason = "the tests use more of it")]
@@ -44,7 +44,7 @@ fn service(slot: &mut Slot) {
     }
     slot.adjust[usize::from(LISTEN)] = 1;
     slot.connects[0] = 12_345;
-    slot.connects[111] = 7;
+    slot.connects[connect_index(111)] = 7;
     slot.accepts = 12_345;
     slot.time_wait_entered[0] = 12_345;
     slot.resets_received[usize::from(ESTABLISHED)] = 3;

@@ -1,9 +1,9 @@
 //! Label values for numbers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter};
 
 use observer_common::{
-    CONNECT_RESULTS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT, reset_received_name,
+    CONNECT_ERRNOS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT, reset_received_name,
 };
 
 use crate::kernel::source::KernelSource;
@@ -65,12 +65,10 @@ pub(super) struct Tables {
 
 impl Tables {
     pub fn new(names: &dyn Names, source: &dyn KernelSource) -> Self {
-        let errno = |errno: usize| match errno {
-            0 => "ok".to_owned(),
-            errno => names.errno(errno as u16),
-        };
+        let errnos = CONNECT_ERRNOS.iter().map(|&e| names.errno(e.into()));
+        let results = iter::once("ok".to_owned()).chain(errnos);
         Self {
-            connects: index((0..CONNECT_RESULTS).map(errno)),
+            connects: index(results.chain(iter::once("other".to_owned()))),
             fd_errnos: index(FD_ERRNOS.iter().map(|&e| names.errno(e as u16))),
             // The kernel's own reason and our class for it have one name.
             resets_sent: index((0..RESETS_SENT as u32).map(|i| source.reset_reason(i))),

@@ -14,7 +14,7 @@ use std::{
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, SYN_RECV, SYN_SENT,
-    Slot,
+    Slot, connect_index,
 };
 
 use super::{BuildInfo, Exporter, Names, Piece};
@@ -61,7 +61,7 @@ pub fn busy(slot: &mut Slot) {
     slot.adjust[state(LISTEN)] = 1;
     slot.sockets = 4;
     slot.connects[0] = 4;
-    slot.connects[111] = 1;
+    slot.connects[connect_index(111)] = 1;
     slot.accepts = 2;
     slot.time_wait_entered[0] = 6;
     slot.retransmits = 9;
@@ -71,7 +71,7 @@ pub fn busy(slot: &mut Slot) {
     slot.resets_sent[48] = 1;
     slot.resets_received[state(ESTABLISHED)] = 3;
     slot.connect.buckets[2] = 3;
-    slot.connect.buckets[17] = 1;
+    slot.connect.buckets[10] = 1;
     slot.connect.sum_ns = 70_250_000_000;
     slot.age.buckets[0] = 2;
     slot.age.sum_ns = 1_000;

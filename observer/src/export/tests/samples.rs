@@ -47,15 +47,15 @@ fn a_process_shows_what_its_slot_holds() {
         ("socket_accepts_total", &[], Some(2.0)),
         (
             "socket_connect_seconds_bucket",
-            &[("le", "0.0001")],
+            &[("le", "0.0005")],
             Some(0.0),
         ),
         (
             "socket_connect_seconds_bucket",
-            &[("le", "0.00025")],
+            &[("le", "0.0025")],
             Some(3.0),
         ),
-        ("socket_connect_seconds_bucket", &[("le", "64")], Some(3.0)),
+        ("socket_connect_seconds_bucket", &[("le", "20")], Some(3.0)),
         (
             "socket_connect_seconds_bucket",
             &[("le", "+Inf")],
