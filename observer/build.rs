@@ -12,6 +12,8 @@ use std::{
     process::{self, Stdio},
 };
 
+use object::build::elf::{Builder, Section, SectionData};
+
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
@@ -78,21 +80,24 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// Leaves out what BTF was made from, nine tenths of the object. The loader reads all of what is
+/// Leaves out what BTF was made from, four fifths of the object. The loader reads all of what is
 /// there, at each start.
 fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
-    let mut builder = object::build::elf::Builder::read(object)?;
+    let mut builder = Builder::read(object)?;
     for section in &mut builder.sections {
         let name = section.name.as_slice();
         section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
     }
     builder.delete_orphans();
-    // The linker keeps the names of sections among those of symbols; the builder does not.
-    let names = builder.sections.add();
-    names.name = b".shstrtab"[..].into();
-    names.sh_type = object::elf::SHT_STRTAB;
-    names.sh_addralign = 1;
-    names.data = object::build::elf::SectionData::SectionString;
+    // bpf-linker keeps the names of sections among those of symbols, which the builder does not.
+    let is_names = |section: &Section<'_>| matches!(section.data, SectionData::SectionString);
+    if !builder.sections.iter().any(is_names) {
+        let names = builder.sections.add();
+        names.name = b".shstrtab"[..].into();
+        names.sh_type = object::elf::SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
     let mut stripped = Vec::new();
     builder.write(&mut stripped)?;
     Ok(stripped)

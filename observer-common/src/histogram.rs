@@ -9,8 +9,8 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
 
 /// Upper bounds, inclusive, of `socket_connect_seconds`, in nanoseconds. A loopback
-/// handshake takes tens of microseconds; a lost SYN shows at 1, 3, 7 and 15 seconds
-/// (`TCP_TIMEOUT_INIT` doubling), so there are bounds on either side of the first.
+/// handshake takes tens of microseconds; a lost SYN shows at 1 second and what follows from
+/// `tcp_syn_linear_timeouts` and `TCP_TIMEOUT_INIT`, so there are bounds on either side of that.
 pub const CONNECT_BOUNDS: [u64; BUCKETS - 1] = [
     100 * US,
     500 * US,

@@ -84,7 +84,8 @@ pub struct Record {
     pub local: [u8; 16],
     /// Remote address.
     pub remote: [u8; 16],
-    /// Packed time spent in each state; see [`crate::unpack_duration`].
+    /// Packed time spent in each of [`crate::TIMED_STATES`], at the state's number; see
+    /// [`crate::unpack_duration`].
     pub spent: [u32; STATES],
 }
 

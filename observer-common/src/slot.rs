@@ -14,13 +14,13 @@ pub const SLOT_FIRST: u32 = 3;
 /// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
-/// Above every errno of Linux (the highest is `EHWPOISON`, 133); what a system call returns
-/// beyond is for the kernel itself, such as ERESTARTSYS.
+/// Above every errno that programs know (the highest is `EHWPOISON`, 133).
 pub const ERRNOS: usize = 136;
 
 /// Errno numbers that attempts to connect are counted by: what `tcp_v4_connect` and
 /// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
-/// and what security modules and BPF programs refuse with. One index is left for all others.
+/// what security modules, netfilter and BPF programs refuse with, what transforms
+/// (`xfrm_lookup`), TLS and the MPTCP of newer kernels pass on. One index is left for all others.
 pub const CONNECT_ERRNOS: [u8; CONNECT_RESULTS - 2] = [
     1,   // EPERM
     2,   // ENOENT

@@ -6,6 +6,8 @@
 //! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
 //! connection's entry keep these from being counted twice.
 
+use core::ops::RangeInclusive;
+
 use aya_ebpf::{
     helpers::bpf_probe_read_user,
     macros::{fentry, kprobe, tracepoint},
@@ -32,6 +34,8 @@ const ECANCELED: u32 = 125;
 /// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
 /// EISCONN, EALREADY, EINPROGRESS.
 const NO_OUTCOME: [i64; 7] = [4, 9, 11, 88, 106, 114, 115];
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK: the call is made again.
+const RESTARTS: RangeInclusive<i64> = 512..=516;
 /// Only repeats that an earlier attempt failed, whose errno the program fetched by SO_ERROR
 /// (`__inet_stream_connect`). The call after it is a new attempt.
 const ECONNABORTED: i64 = 103;
@@ -139,8 +143,7 @@ pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn on_failed_call(errno: i64) {
-    if errno >= ERRNOS as i64 {
-        // ERESTARTSYS and its like: the call is made again.
+    if RESTARTS.contains(&errno) {
         return;
     }
     let mut i = 0;

@@ -260,7 +260,7 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, sent: &mut Se
         }
     }
     if answers_segment {
-        forget_pending(sk);
+        forget_pending(sk, sent.state);
         // SAFETY: a full socket, offsets from BTF.
         sent.class = match sent.state {
             LISTEN => RESET_LISTENER,
@@ -415,9 +415,10 @@ fn commit_pending() {
 }
 
 /// An RST is being sent for `sk`: if one was pending for it a moment ago, that was our own
-/// abort. One that is older was the peer's, for this or another socket at the same address.
+/// abort, which has closed the socket (`tcp_done`). If it is not closed, or the other is older,
+/// that was the peer's, for this or another socket at the same address.
 #[inline(always)]
-fn forget_pending(sk: *const u8) {
+fn forget_pending(sk: *const u8, state: u8) {
     let Some(stats) = counting::stats() else {
         return;
     };
@@ -426,7 +427,7 @@ fn forget_pending(sk: *const u8) {
         if (*stats).pending_sk != sk as u64 {
             return;
         }
-        if now().saturating_sub((*stats).pending_ns) > PENDING_NS {
+        if state != CLOSE || now().saturating_sub((*stats).pending_ns) > PENDING_NS {
             commit_pending();
         } else {
             (*stats).pending_sk = 0;

@@ -39,7 +39,10 @@ fn main() -> anyhow::Result<()> {
     // own. It has no maps, so this costs nothing.
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
-    let least = env::args().find(|argument| argument.starts_with("--least"));
+    let least = env::args().find(|argument| {
+        let mut options = LEAST_PROGRAMS.iter().map(|(option, _, _)| option);
+        options.any(|option| option == argument)
+    });
     let mut shared = match &least {
         Some(_) => Some(Ebpf::load(LEAST)?),
         None => None,

@@ -26,9 +26,9 @@ pub use value::{
     format_size, parse_duration, parse_size,
 };
 
-/// 16 Mi connections of 96 bytes and some hash table around them are a few GB.
+/// 16 Mi connections of 80 bytes and some hash table around them are a few GB.
 pub type MaxConnections = Bounded<16, 16_777_216>;
-/// Each process costs a slot of 3,520 bytes of kernel memory.
+/// Each process costs a slot of 2,616 bytes of kernel memory.
 pub type MaxProcesses = Bounded<16, 65_536>;
 /// How many destinations to show of each process.
 pub type TopDestinations = Bounded<0, 100>;

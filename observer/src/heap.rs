@@ -4,7 +4,7 @@
 ///
 /// Reading the kernel's types at the start takes tens of megabytes and leaves a few small
 /// allocations spread over them, which hold the heap's end where it was. A look at all
-/// sockets does the same on a smaller scale. Takes a millisecond or less.
+/// sockets does the same on a smaller scale.
 #[cfg(target_env = "gnu")]
 pub(crate) fn give_back() {
     // SAFETY: takes the allocator's own locks and touches nothing that is in use.
@@ -17,11 +17,10 @@ pub(crate) fn give_back() {}
 
 /// Has the C library keep less. To be called before there are threads.
 ///
-/// By default each thread has a heap of its own, of which nothing goes to others, and the first
-/// large block that is freed, such as the kernel's types, has all of up to that size stay in the
-/// heap.
+/// By default each thread has a heap of its own; and once a large block was freed, such as the
+/// kernel's types, blocks of up to that size stay in the heap from then on.
 #[cfg(target_env = "gnu")]
-pub(crate) fn keep_less() {
+pub fn keep_less() {
     /// Larger blocks are the kernel's again once they are freed, and so is more than that at the
     /// heap's end.
     const LARGE: libc::c_int = 1 << 20;
@@ -37,4 +36,4 @@ pub(crate) fn keep_less() {
 
 /// Nothing to set in other C libraries.
 #[cfg(not(target_env = "gnu"))]
-pub(crate) fn keep_less() {}
+pub fn keep_less() {}

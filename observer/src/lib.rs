@@ -9,7 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod export;
-mod heap;
+pub mod heap;
 pub mod kernel;
 pub mod logging;
 pub mod net;

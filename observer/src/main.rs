@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use observer::{
     cli::{Cli, Command},
-    daemon, preflight,
+    daemon, heap, preflight,
 };
 
 fn main() -> ExitCode {
+    heap::keep_less();
     let result = match Cli::parse().command {
         Command::Run(args) => daemon::run(*args),
         Command::Check(args) => preflight::run(&args),

@@ -141,6 +141,7 @@ fn counted_once(purpose: &str, protocol: &str) {
     server.expect("closed");
     client.go();
     client.expect("closed");
+    common::certain();
     let metrics = daemon.until("every gauge at 0", |metrics| {
         [server_pid, client_pid]
             .iter()

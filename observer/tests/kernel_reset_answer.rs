@@ -112,6 +112,7 @@ input()
     );
     server.expect("done");
     client.expect("done");
+    common::certain();
     let metrics = daemon.scrape();
     let (server_pid, client_pid) = (server.pid(), client.pid());
     // On a slow machine, the client sends its data once more before the RST comes, and gets

@@ -122,7 +122,6 @@ fn report(verdicts: &[Verdict]) {
 ///
 /// Bad settings, an address in use, missing privileges, hooks that cannot be attached.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    heap::keep_less();
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
     let listener = Server::listen(settings.listen)?;

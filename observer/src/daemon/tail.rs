@@ -16,6 +16,7 @@ use crate::{
         tail::{Clock, Tally, header, json, line},
     },
     config::{LogFilter, LogFormat, Settings},
+    heap,
     kernel::{Live, LoadOptions, source::KernelSource},
     logging, privileges,
     process::resources::ScanLimits,
@@ -45,6 +46,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
         ..load_options(&Settings::default())
     })?;
     let _ = live.resync();
+    heap::give_back();
     let facts = HostFacts::new(ScanLimits::default());
     let stop = stop_flag()?;
     let started = Instant::now();

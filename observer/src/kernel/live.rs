@@ -19,7 +19,8 @@ use aya_log::EbpfLogger;
 use observer_common::{
     Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_LISTENERS,
     MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
-    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TIME_WAIT_SUBSTATES,
+    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
+    TIME_WAIT_SUBSTATES,
 };
 
 use super::ring::Stream;
@@ -288,7 +289,9 @@ impl Live {
         sum
     }
 
-    /// Received RSTs that are certain by now but not yet counted: slot, generation, state.
+    /// Received RSTs that are certain by now but not yet counted: slot, generation, state. The
+    /// kernel side may have found one young enough to be taken back and been stopped before it
+    /// did, hence twice its limit: what was shown must not be gone again.
     fn pending(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
         let word = |cpu, offset| self.stats.word(cpu, offset).load(Ordering::Relaxed);
         // Most CPUs have none, and this is asked for every slot of a scrape.
@@ -298,7 +301,7 @@ impl Live {
             let mut stats = zeroed_stats();
             self.stats.read(cpu, &mut stats);
             let age = monotonic_ns().saturating_sub(stats.pending_ns);
-            (stats.pending_sk != 0 && age > PENDING_NS).then_some((
+            (stats.pending_sk != 0 && age > 2 * PENDING_NS).then_some((
                 stats.pending_slot,
                 stats.pending_generation,
                 stats.pending_state,
@@ -394,11 +397,11 @@ impl KernelSource for Live {
         for (slot, _, _) in self.pending() {
             let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
             outcomes.seen += 1;
-            if slot == observer_common::SLOT_UNATTRIBUTED {
-                outcomes.unattributed += 1;
-            } else {
-                outcomes.counted += 1;
-            }
+            *match slot {
+                SLOT_UNATTRIBUTED => &mut outcomes.unattributed,
+                SLOT_OVERFLOW => &mut outcomes.lost,
+                _ => &mut outcomes.counted,
+            } += 1;
         }
         sum
     }

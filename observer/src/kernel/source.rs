@@ -59,8 +59,8 @@ pub trait KernelSource: Send + Sync {
     /// was removed. Called when the slot is folded; entries of a generation that is gone
     /// would otherwise fill the map.
     fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)>;
-    /// Statistics summed over all CPUs. A received RST that is still pending is added to
-    /// the outcomes here and to the slot by `read_slot`.
+    /// Statistics summed over all CPUs. A received RST that the kernel side still has pending,
+    /// but that is certain by now, is added to the outcomes here and to the slot by `read_slot`.
     fn stats(&self) -> CpuStats;
     /// Fill levels.
     fn maps(&self) -> Vec<MapFill>;

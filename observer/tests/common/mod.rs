@@ -60,6 +60,11 @@ pub struct Daemon {
     log: Arc<Mutex<String>>,
 }
 
+/// Waits until an RST that was received, and may be the observed side's own abort, is certain.
+pub fn certain() {
+    thread::sleep(Duration::from_nanos(3 * observer_common::PENDING_NS));
+}
+
 impl Daemon {
     /// Starts one with short intervals, and waits until it is ready.
     pub fn start(args: &[&str]) -> Self {

@@ -58,6 +58,11 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// Attaches `subject` for a moment.
+    pub fn try_out(&self, subject: Subject) -> Result<()> {
+        Attached::start(subject, &self.binaries, &self.hooks, &[]).map(drop)
+    }
+
     /// Runs `load` beside `subject`; `statistics` says whether the kernel is to measure its
     /// programs, and `extra` are arguments for the observer.
     pub fn run(
@@ -105,7 +110,7 @@ impl Bench {
             run.memory = proc::memory(pid, &binaries.maps)?;
         }
         if let Some(address) = attached.address {
-            // An RST waits for a millisecond until it is certain.
+            // What is on its way to a counter.
             thread::sleep(Duration::from_millis(20));
             let scrape = scrape::get(address, "/metrics")?;
             let sum = |name: &str, labels: &[&str]| scrape.sum(name, labels) as u64;

@@ -9,7 +9,7 @@ use observer_common::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Clock, Identity, RecordNames, address, kind_name, lines::LIFE, named_state};
+use super::{Clock, Identity, RecordNames, address, kind_name, lines::TIMED, named_state};
 use crate::cli::text::harden_json;
 
 /// The object written for a record. Every key is always there; what a kind of record does
@@ -32,7 +32,7 @@ use crate::cli::text::harden_json;
 /// | `local_port`, `remote_port` | number | |
 /// | `state_from`, `state_to` | string | states before and after |
 /// | `age_seconds` | number | age of the connection |
-/// | `states` | object | seconds spent, by state; empty unless known |
+/// | `states` | object | seconds spent, by state of the connection; empty unless known |
 /// | `flags` | array of strings | what is known of the connection's life |
 /// | `errno` | string | how the call or attempt failed, or what the connection died of |
 /// | `reason` | string | why an RST was sent, or what it hit |
@@ -74,7 +74,8 @@ impl Serialize for States<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let spent = |state: &u8| self.0.spent.get(usize::from(*state)).copied().unwrap_or(0);
         serializer.collect_map(
-            LIFE.iter()
+            TIMED
+                .iter()
                 .filter(|state| spent(state) != 0)
                 .map(|state| (named_state(*state), seconds(unpack_duration(spent(state))))),
         )
