@@ -23,6 +23,8 @@ use std::{
 
 use anyhow::{Result, bail};
 
+pub use self::names::OLDEST_AND_NEWEST;
+
 use self::{
     guests::Ground,
     names::Wanted,

@@ -35,6 +35,8 @@ pub struct Wanted {
 
 /// One of each long-term series, and the newest.
 pub const DEFAULT: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
+/// The two of them between which hooks differ most.
+pub const OLDEST_AND_NEWEST: [&str; 2] = [DEFAULT[0], DEFAULT[DEFAULT.len() - 1]];
 
 impl FromStr for Wanted {
     type Err = String;
