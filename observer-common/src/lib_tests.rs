@@ -108,8 +108,10 @@ fn few_find_all_places_taken_however_keys_are_handed_out() {
         let lost = lost(&mut batches(cpus, each)());
         assert!(lost < 450, "{lost} of 30,000 on {cpus} CPUs");
     }
-    let lost = lost(&mut (1 << 63..(1 << 63) + 65_536));
-    assert!((7_000..11_000).contains(&lost), "{lost}");
+    // In a row, all find room; at random, some do not in an array that is just large enough.
+    assert_eq!(lost(&mut (1 << 63..(1 << 63) + 65_536)), 0);
+    let lost = lost(&mut (1..65_537_u64).map(|key| key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20));
+    assert!((4_000..11_000).contains(&lost), "{lost}");
 }
 
 proptest! {

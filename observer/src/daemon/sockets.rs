@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// A walk over the sockets is followed by a pause this many times as long, so that walks
-/// take no more than a five-hundredth of a CPU.
-const PAUSE: u32 = 500;
+/// take no more than an eight-hundredth of a CPU.
+const PAUSE: u32 = 800;
 
 /// How often processes are searched for one in a namespace.
 const SEARCH: Duration = Duration::from_secs(10);
