@@ -18,9 +18,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use observer_common::{
     Account, CLOSE, Conn, CpuStats, FULL_MAP_NAMES, MAP_ACCOUNTS, MAP_CONNECTIONS, MAP_LISTENERS,
-    MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PENDING_NS, Pod as _, ProcessKey,
-    SIGNAL_RESET_RECEIVED, SIGNALS, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
-    TIME_WAIT_SUBSTATES,
+    MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, ProcessKey, SIGNAL_RESET_RECEIVED,
+    SIGNALS, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey, TIME_WAIT_SUBSTATES,
 };
 
 use super::ring::Stream;
@@ -259,59 +258,6 @@ impl Live {
             log.flush();
         }
     }
-
-    /// Sums the statistics of all CPUs, without what is pending.
-    fn sum_stats(&self) -> CpuStats {
-        let mut sum = zeroed_stats();
-        let mut one = zeroed_stats();
-        for cpu in 0..self.stats.len() {
-            self.stats.read(cpu, &mut one);
-            for (total, outcomes) in sum.outcomes.iter_mut().zip(one.outcomes) {
-                total.seen += outcomes.seen;
-                total.counted += outcomes.counted;
-                total.unattributed += outcomes.unattributed;
-                total.lost += outcomes.lost;
-            }
-            for (total, part) in [
-                (&mut sum.map_full[..], &one.map_full[..]),
-                (&mut sum.records[..], &one.records[..]),
-                (&mut sum.records_lost[..], &one.records_lost[..]),
-            ] {
-                total
-                    .iter_mut()
-                    .zip(part)
-                    .for_each(|(total, part)| *total += part);
-            }
-            sum.connections_added += one.connections_added;
-            sum.connections_removed += one.connections_removed;
-            sum.time_wait_elsewhere += one.time_wait_elsewhere;
-        }
-        sum
-    }
-
-    /// Received RSTs that are certain by now but not yet counted: slot, generation, state. The
-    /// kernel side may have found one young enough to be taken back and been stopped before it
-    /// did, hence twice its limit: what was shown must not be gone again.
-    fn pending(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
-        let word = |cpu, offset| self.stats.word(cpu, offset).load(Ordering::Relaxed);
-        // Most CPUs have none, and this is asked for every slot of a scrape.
-        let some = (0..self.stats.len())
-            .filter(move |&cpu| word(cpu, std::mem::offset_of!(CpuStats, pending_sk)) != 0);
-        some.filter_map(|cpu| {
-            let mut stats = zeroed_stats();
-            self.stats.read(cpu, &mut stats);
-            let age = monotonic_ns().saturating_sub(stats.pending_ns);
-            (stats.pending_sk != 0 && age > 2 * PENDING_NS).then_some((
-                stats.pending_slot,
-                stats.pending_generation,
-                stats.pending_state,
-            ))
-        })
-    }
-}
-
-fn zeroed_stats() -> CpuStats {
-    CpuStats::read_from(&[0; size_of::<CpuStats>()]).expect("the buffer has the size")
 }
 
 /// CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
@@ -337,7 +283,7 @@ impl KernelSource for Live {
 
     fn read_slot(&self, index: u32, slot: &mut Slot) {
         self.slots.read(index, slot);
-        for (pending, generation, state) in self.pending() {
+        for (pending, generation, state) in self.stats.pending() {
             // Of another generation, it was folded with the process it was for.
             if (pending, generation) == (index, slot.generation)
                 && let Some(counter) = slot.resets_received.get_mut(state as usize)
@@ -393,8 +339,8 @@ impl KernelSource for Live {
     }
 
     fn stats(&self) -> CpuStats {
-        let mut sum = self.sum_stats();
-        for (slot, _, _) in self.pending() {
+        let mut sum = self.stats.sum();
+        for (slot, _, _) in self.stats.pending() {
             let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
             outcomes.seen += 1;
             *match slot {
@@ -407,7 +353,7 @@ impl KernelSource for Live {
     }
 
     fn maps(&self) -> Vec<MapFill> {
-        let stats = self.sum_stats();
+        let stats = self.stats.sum();
         let fill = |map: u32, entries, capacity| MapFill {
             map: FULL_MAP_NAMES[map as usize],
             entries,

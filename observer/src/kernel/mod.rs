@@ -3,6 +3,7 @@
 
 mod attach;
 pub mod btf;
+mod cpu_stats;
 mod fdinfo;
 mod iterators;
 pub mod ladder;
