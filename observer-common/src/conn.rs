@@ -29,16 +29,17 @@ pub const CONN_TIME_WAIT: u16 = 1 << 10;
 /// has been sent or not.
 pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
 
-/// The states that a connection spends time in, in the order of [`Conn::spent`].
+/// The states that a connection spends time in, in the order in which it may go through them and
+/// of [`Conn::spent`].
 pub const TIMED_STATES: [u8; 8] = [
-    ESTABLISHED,
     SYN_SENT,
     SYN_RECV,
+    ESTABLISHED,
     FIN_WAIT1,
     FIN_WAIT2,
+    CLOSING,
     CLOSE_WAIT,
     LAST_ACK,
-    CLOSING,
 ];
 
 /// Index in [`TIMED_STATES`], or their number for a state that is none of them. For numbers

@@ -29,6 +29,11 @@ fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
     completion.result()
 }
 
+fn tcp_socket() -> OwnedFd {
+    let flags = SockFlag::empty();
+    socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket")
+}
+
 fn of(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> f64 {
     metrics.of(std::process::id(), name, labels)
 }
@@ -78,13 +83,7 @@ fn a_connect_that_fails_is_counted() {
     let deaf = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = deaf.local_addr().expect("an address").port();
     drop(deaf);
-    let client = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::empty(),
-        None,
-    )
-    .expect("a socket");
+    let client = tcp_socket();
     let target = SockaddrIn::new(127, 0, 0, 1, port);
     let connect = opcode::Connect::new(Fd(client.as_raw_fd()), target.as_ptr(), target.len());
     assert_eq!(call(&mut ring, &connect.build()), -libc::ECONNREFUSED);
@@ -99,13 +98,7 @@ fn a_setsockopt_that_fails_is_counted_where_the_function_is_hooked() {
     needs_kernel!();
     let Some(mut ring) = ring() else { return };
     let daemon = Daemon::start(&[]);
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::empty(),
-        None,
-    )
-    .expect("a socket");
+    let socket = tcp_socket();
     let value = 1_i32;
     // No option of TCP has this number.
     let set = opcode::SetSockOpt::new(

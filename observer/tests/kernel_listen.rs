@@ -134,6 +134,10 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
         netstat["ListenOverflows"] as f64,
     );
     assert!(dropped >= 16.0 && overflows == dropped, "{netstat:?}");
+    let agree = |metrics: &Metrics| {
+        let sums = [DROPS, OVERFLOWS].map(|name| metrics.sum(name, &here));
+        assert_eq!(sums, [dropped, overflows], "{}", metrics.shown());
+    };
     let metrics = daemon.until("the drops", |metrics| {
         metrics.sum(DROPS, &here) >= dropped && metrics.sum(OVERFLOWS, &here) >= overflows
     });
@@ -146,13 +150,7 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     }
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
     assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), overflows);
-    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.shown());
-    assert_eq!(
-        metrics.sum(OVERFLOWS, &here),
-        overflows,
-        "{}",
-        metrics.shown()
-    );
+    agree(&metrics);
 
     server.say("accept");
     server.expect("accepted");
@@ -183,13 +181,7 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     let metrics = daemon.until("the fold", |metrics| {
         metrics.sum(DROPS, &[("pid", "exited"), ("comm", comm), here[0]]) == dropped
     });
-    assert_eq!(metrics.sum(DROPS, &here), dropped, "{}", metrics.shown());
-    assert_eq!(
-        metrics.sum(OVERFLOWS, &here),
-        overflows,
-        "{}",
-        metrics.shown()
-    );
+    agree(&metrics);
     metrics.assert_complete();
     busy.finish();
 }

@@ -213,22 +213,19 @@ fn measure(args: &Args, bench: &Bench) -> Result<ExitCode> {
 /// Each subject in turn, again and again, and each time another one begins.
 fn events(args: &Args, bench: &Bench, results: &mut Results) -> Result<()> {
     let is_there = |subject: &Subject| {
-        let missing = matches!(
-            subject,
-            Subject::Tcplife | Subject::Tcpstates | Subject::Bpftrace
-        ) && subject.tool().is_none();
-        if missing {
-            eprintln!("left out: {} is not installed", subject.name());
-            return false;
+        let obstacle = match subject {
+            Subject::Tcplife | Subject::Tcpstates | Subject::Bpftrace => {
+                let missing = subject.tool().is_none();
+                missing.then(|| "it is not installed".to_owned())
+            }
+            // Not for all kernels that the observer runs on.
+            Subject::LeastStorage => bench.try_out(*subject).err().map(|e| format!("{e:#}")),
+            _ => None,
+        };
+        if let Some(obstacle) = &obstacle {
+            eprintln!("left out: {}: {obstacle}", subject.name());
         }
-        // Not for all kernels that the observer runs on.
-        if *subject == Subject::LeastStorage
-            && let Err(error) = bench.try_out(*subject)
-        {
-            eprintln!("left out: {}: {error:#}", subject.name());
-            return false;
-        }
-        true
+        obstacle.is_none()
     };
     let mut subjects: Vec<Subject> = args.subjects().into_iter().filter(is_there).collect();
     let in_order = subjects.clone();

@@ -5,11 +5,12 @@ use std::{borrow::Cow, net::IpAddr};
 use observer_common::{
     CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_ESTABLISHED, CONN_PARENT,
     CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
-    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, Record, unpack_duration,
+    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, Record, TIMED_STATES,
+    unpack_duration,
 };
 use serde::{Serialize, Serializer};
 
-use super::{Clock, Identity, RecordNames, address, kind_name, lines::TIMED, named_state};
+use super::{Clock, Identity, RecordNames, address, kind_name, named_state};
 use crate::cli::text::harden_json;
 
 /// The object written for a record. Every key is always there; what a kind of record does
@@ -74,7 +75,7 @@ impl Serialize for States<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let spent = |state: &u8| self.0.spent.get(usize::from(*state)).copied().unwrap_or(0);
         serializer.collect_map(
-            TIMED
+            TIMED_STATES
                 .iter()
                 .filter(|state| spent(state) != 0)
                 .map(|state| (named_state(*state), seconds(unpack_duration(spent(state))))),

@@ -3,26 +3,13 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use observer_common::{
-    CLOSE_WAIT, CLOSING, CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, ESTABLISHED, FIN_WAIT1,
-    FIN_WAIT2, LAST_ACK, RECORD_CLOSE, RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED,
-    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, Record, SYN_RECV, SYN_SENT,
-    TIMED_STATES, unpack_duration,
+    CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
+    Record, TIMED_STATES, unpack_duration,
 };
 
 use super::{Clock, Identity, RecordNames, address, dashed, kind_name, named_state};
 use crate::cli::{sanitize, text::cell};
-
-/// States that time is spent in, in the order in which a connection may go through them.
-pub(super) const TIMED: [u8; TIMED_STATES.len()] = [
-    SYN_SENT,
-    SYN_RECV,
-    ESTABLISHED,
-    FIN_WAIT1,
-    FIN_WAIT2,
-    CLOSING,
-    CLOSE_WAIT,
-    LAST_ACK,
-];
 
 // 45 characters hold any two IPv4 addresses; a long pair of IPv6 ones moves the rest of
 // its line to the right. 23 hold the longest transition.
@@ -187,7 +174,7 @@ fn why(record: &Record, names: &dyn RecordNames) -> String {
 
 /// `SYN_SENT 0.1ms ESTABLISHED 2.0s`
 fn spent(record: &Record) -> String {
-    TIMED
+    TIMED_STATES
         .iter()
         .filter_map(|state| {
             let packed = *record.spent.get(usize::from(*state))?;
