@@ -36,8 +36,12 @@ input()
 
 const CLIENT: &str = r"
 for (family, address), port in zip(FAMILIES, sys.argv[3].split()):
-    for _ in range(int(sys.argv[2])):
-        conn = connect(family, (address, int(port)))
+    for number in range(int(sys.argv[2])):
+        # A port for each: the kernel's own choice starts anew every ten seconds, and a SYN from a
+        # port that was taken before ends the server's TIME_WAIT.
+        conn = socket.socket(family)
+        conn.bind((address, 20000 + number))
+        conn.connect((address, int(port)))
         conn.sendall(b'GET / HTTP/1.0\r\n\r\n')
         reply = b''
         while not reply.endswith(b'ok'):
