@@ -93,9 +93,16 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     let mut busy = netns.script(LISTENER, &["100"]);
     let busy_ports = busy.line();
     let metrics = daemon.until("the listeners", |metrics| {
-        addresses(&ports)
-            .iter()
-            .all(|address| metrics.has(BACKLOG, &[("address", address)]))
+        let known = |program: &Program, ports: &str| {
+            let pid = program.pid().to_string();
+            addresses(ports).iter().all(|address| {
+                metrics.has(
+                    BACKLOG,
+                    &[("pid", pid.as_str()), ("address", address.as_str())],
+                )
+            })
+        };
+        known(&server, &ports) && known(&busy, &busy_ports)
     });
     if !metrics.observes("listen") {
         return;

@@ -128,14 +128,16 @@ fn counted_once(purpose: &str, protocol: &str) {
     assert_eq!((connects, ok), (ALL, ALL), "{}", metrics.shown());
     let after = netns.snmp();
     let delta = |name: &str| (after[name] - before[name]) as f64;
-    assert_eq!(
-        transitions(&metrics, client_pid, "CLOSE", "SYN_SENT"),
-        delta("ActiveOpens")
-    );
-    assert_eq!(
-        transitions(&metrics, server_pid, "LISTEN", "SYN_RECV"),
-        delta("PassiveOpens")
-    );
+    if !metrics.skipped_twice("state_again_tp_btf") {
+        assert_eq!(
+            transitions(&metrics, client_pid, "CLOSE", "SYN_SENT"),
+            delta("ActiveOpens")
+        );
+        assert_eq!(
+            transitions(&metrics, server_pid, "LISTEN", "SYN_RECV"),
+            delta("PassiveOpens")
+        );
+    }
 
     server.go();
     server.expect("closed");

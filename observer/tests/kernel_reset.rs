@@ -13,50 +13,32 @@ fn half_close_then_close_with_unread_data() {
     let netns = Netns::new("halfclose");
     let daemon = Daemon::start(&[]);
     let before = netns.snmp();
-    let mut program = netns.python(
-        r#"
-import socket
-for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
     for _ in range(10):
-        listener = socket.socket(family)
-        listener.bind((address, 0))
-        listener.listen()
-        client = socket.socket(family)
-        client.connect(listener.getsockname())
-        server, _ = listener.accept()
-        client.shutdown(socket.SHUT_WR)
+        client, server = pair(family, address)
+        half_close(client)
         assert server.recv(1) == b''
         server.sendall(b'answer')
         assert client.recv(6, socket.MSG_PEEK) == b'answer'
         client.close()
-        try:
-            server.recv(1)
-        except OSError:
-            pass
+        # A close() ends later while the observer looks at the descriptor.
+        wait(lambda: state(server) == 7)
         server.close()
-        listener.close()
 print('done')
 input()
-"#,
+",
         &[],
     );
     program.expect("done");
     let pid = program.pid();
-    let metrics = daemon.scrape();
-    let sent = [("direction", "sent"), ("reason", "TCP_ABORT_ON_CLOSE")];
-    assert_eq!(
-        metrics.of(pid, "socket_resets_total", &sent),
-        20.0,
-        "{}",
-        metrics.shown()
-    );
-    let received = [("direction", "received"), ("reason", "IN_CLOSE_WAIT")];
-    assert_eq!(
-        metrics.of(pid, "socket_resets_total", &received),
-        20.0,
-        "{}",
-        metrics.shown()
-    );
+    let metrics = daemon.until("20 RSTs", |metrics| {
+        sent(metrics, pid, "TCP_ABORT_ON_CLOSE") >= 20.0
+            && received(metrics, pid, "IN_CLOSE_WAIT") >= 20.0
+    });
+    assert_eq!(all(&metrics, pid, "sent"), 20.0, "{}", metrics.shown());
+    assert_eq!(all(&metrics, pid, "received"), 20.0, "{}", metrics.shown());
     assert_eq!(metrics.of(pid, "socket_time_wait_entered_total", &[]), 0.0);
     assert_eq!(netns.ss("time-wait"), 0);
     let after = netns.snmp();

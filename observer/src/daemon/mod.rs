@@ -193,7 +193,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         live: Arc::clone(&live),
         facts: Arc::clone(&facts),
         table,
-        sockets: Mutex::new(Sockets::new(live)),
+        sockets: Mutex::new(Sockets::new(live, Arc::clone(&facts))),
         agreement,
         health,
     };

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt as _,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use observer_common::ListenerSample;
 use tracing::debug;
 
+use super::HostFacts;
 use crate::{
     kernel::Live,
     net::{netns, overflows::Inference, snmp::TcpExtCounters},
@@ -37,6 +38,7 @@ const PATIENCE: u32 = 10;
 /// What is read from sockets, and what is remembered between two readings.
 pub struct Sockets {
     live: Arc<Live>,
+    facts: Arc<HostFacts>,
     root: ProcRoot,
     inference: Inference,
     next_walk: Instant,
@@ -49,9 +51,10 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    pub fn new(live: Arc<Live>) -> Self {
+    pub fn new(live: Arc<Live>, facts: Arc<HostFacts>) -> Self {
         Self {
             live,
+            facts,
             root: ProcRoot::default(),
             inference: Inference::default(),
             next_walk: Instant::now(),
@@ -62,7 +65,7 @@ impl Sockets {
         }
     }
 
-    /// Reads the listening sockets, after a tick of the table.
+    /// Reads the listening sockets.
     ///
     /// # Errors
     ///
@@ -72,14 +75,19 @@ impl Sockets {
             return Ok(());
         };
         if self.live.counts_overflows() {
-            lock(table).update_listeners(&samples, None);
+            self.known(table).update_listeners(&samples, None);
             return Ok(());
         }
         let mut overflows = Overflows::default();
         self.inference.note_ended(&samples);
         let wanted = self.inference.wanted(&samples);
-        for (netns, slot) in wanted {
-            let hint = lock(table).process(slot).map(|(key, _)| key.tgid);
+        let hints: Vec<_> = {
+            let table = self.known(table);
+            let tgid = |slot| table.process(slot).map(|(key, _)| key.tgid);
+            let wanted = wanted.into_iter();
+            wanted.map(|(netns, slot)| (netns, tgid(slot))).collect()
+        };
+        for (netns, hint) in hints {
             if let Err(error) = self.resolve(netns, hint, &mut samples, &mut overflows) {
                 // The others are none the worse.
                 debug!(
@@ -90,8 +98,17 @@ impl Sockets {
             }
         }
         self.inference.retain(&samples);
-        lock(table).update_listeners(&samples, Some(&overflows));
+        self.known(table)
+            .update_listeners(&samples, Some(&overflows));
         Ok(())
+    }
+
+    /// The table, which knows all processes that samples read until now name: one that got its
+    /// slot since the last tick would be shown as `exited`, and keep that for what it dropped.
+    fn known<'a>(&self, table: &'a Mutex<Table>) -> MutexGuard<'a, Table> {
+        let mut table = lock(table);
+        table.discover(&*self.live, &*self.facts);
+        table
     }
 
     /// Divides the overflows of one namespace. Its counters and the listeners' are read one
@@ -201,7 +218,7 @@ impl Sockets {
             let cost = took.min(self.last_took);
             self.last_took = took;
             self.next_walk = Instant::now() + (cost * PAUSE).min(longest);
-            lock(table).update_ports(&usage, top);
+            self.known(table).update_ports(&usage, top);
         }
         Ok(())
     }

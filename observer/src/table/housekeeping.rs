@@ -288,8 +288,9 @@ impl Table {
         Some(entry.generation)
     }
 
-    /// Takes in the processes that got a slot since the last call.
-    pub(super) fn discover(&mut self, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
+    /// Takes in the processes that got a slot since the last call. Call it before giving samples
+    /// that were read since.
+    pub fn discover(&mut self, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         let limit = source.slot_limit();
         if self.entries.len() < limit as usize {
             self.entries.resize_with(limit as usize, || None);

@@ -160,6 +160,17 @@ fn a_listener_that_changes_hands_counts_for_each_what_it_saw() {
 }
 
 #[test]
+fn a_listener_of_a_process_that_came_after_the_tick_is_its_own() {
+    let mut bench = Bench::new(TableConfig::default());
+    bench.ticks(1);
+    let slot = bench.kernel.spawn(7, 1, b"web").unwrap();
+    bench.table.discover(&bench.kernel, &bench.facts);
+    bench.table.update_listeners(&[sample(slot, 80, 3)], None);
+    let drops = bench.listeners()[&series("7/web", "0.0.0.0:80")].drops;
+    assert_eq!((drops, bench.listeners().len()), (3, 1));
+}
+
+#[test]
 fn addresses_are_bounded() {
     let mut bench = Bench::new(TableConfig::default());
     let slot = bench.kernel.spawn(7, 1, b"many").unwrap();

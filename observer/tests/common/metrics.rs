@@ -82,6 +82,16 @@ impl Metrics {
         observed
     }
 
+    /// Whether the kernel skipped the second program of a signal too, so that what it should
+    /// have seen is missing (docs/limitations.md, Counting); says so when it did.
+    pub fn skipped_twice(&self, program: &str) -> bool {
+        let runs = self.sum("observer_bpf_missed_runs_total", &[("program", program)]);
+        if runs > 0.0 {
+            println!("left out: the kernel skipped {runs} runs of {program}");
+        }
+        runs > 0.0
+    }
+
     /// The rungs that serve a signal.
     pub fn rungs(&self, signal: &str) -> BTreeSet<String> {
         let labels = [("signal", signal)];
