@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::{Ebpf, sys::Stats};
@@ -132,7 +132,7 @@ fn connections(address: IpAddr) -> io::Result<()> {
     // The same ports again: the SYN ends the TIME_WAIT.
     let client = stream(address)?;
     client.bind(&from.into())?;
-    client.connect(&server.into())?;
+    connect_again(&client, server)?;
     let accepted = accept(&listener)?;
     (&client).write_all(b"x")?;
 
@@ -144,6 +144,23 @@ fn connections(address: IpAddr) -> io::Result<()> {
     let _ = (&client).read(&mut [0]);
     drop(client);
     refused(address)
+}
+
+/// Connects from a port that the last ACK of another connection may still be missing for
+/// (EADDRNOTAVAIL): a busy kernel delivers it late.
+fn connect_again(socket: &Socket, server: SocketAddr) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match socket.connect(&server.into()) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable
+                    && started.elapsed() < PATIENCE =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// accept(2), where the standard library uses accept4(2).
