@@ -2,9 +2,17 @@
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
-use observer_common::{CpuStats, PENDING_NS, Pod as _};
+use observer_common::{CpuStats, Outcomes, PENDING_NS, Pod as _};
 
 use super::{live::monotonic_ns, mapped::MappedArray};
+
+/// How often the statistics of a CPU are read again while it has events that are not settled:
+/// a program runs there, or an RST is pending.
+const REREADS: u32 = 4;
+
+fn settled(outcomes: &Outcomes) -> u64 {
+    outcomes.counted + outcomes.unattributed + outcomes.lost
+}
 
 impl MappedArray<CpuStats> {
     /// Sums the statistics of all CPUs, without what is pending.
@@ -13,6 +21,12 @@ impl MappedArray<CpuStats> {
         let mut one = zeroed_stats();
         for cpu in 0..self.len() {
             self.read(cpu, &mut one);
+            for _ in 0..REREADS {
+                if one.outcomes.iter().all(|it| it.seen == settled(it)) {
+                    break;
+                }
+                self.read(cpu, &mut one);
+            }
             for (total, outcomes) in sum.outcomes.iter_mut().zip(one.outcomes) {
                 total.seen += outcomes.seen;
                 total.counted += outcomes.counted;
