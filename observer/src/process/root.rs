@@ -63,9 +63,11 @@ impl ProcError {
 }
 
 /// Whether an error means that the process is gone: opening a file of a reaped process
-/// gives ENOENT, and reading one that was opened before gives ESRCH.
+/// gives ENOENT, reading one that was opened before gives ESRCH, and opening one in `net` while
+/// its network namespace goes gives ENXIO (`seq_open_net`, fs/proc/proc_net.c).
 pub(crate) fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENXIO))
 }
 
 /// Where procfs is mounted.
