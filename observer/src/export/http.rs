@@ -225,12 +225,15 @@ fn router(app: App) -> Router {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let pieces = blocking(&shared, |app| {
+        let ours = app.exporter.scrape().into_iter().map(Bytes::from_owner);
+        let mut pieces: VecDeque<Bytes> = ours.collect();
+        // What the daemon did is counted after it shows, so it is read after it.
         let mut others = String::new();
         let families = app.registry.gather();
         let encoded = TextEncoder::new().encode_utf8(&families, &mut others);
         encoded.map_err(|error| error.to_string())?;
-        let ours = app.exporter.scrape().into_iter().map(Bytes::from_owner);
-        Ok(Pieces(ours.chain([others.into()]).collect()))
+        pieces.push_back(others.into());
+        Ok(Pieces(pieces))
     });
     match pieces.await {
         Ok(pieces) => {
