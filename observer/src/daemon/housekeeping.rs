@@ -9,7 +9,7 @@ use std::{
 
 use observer_common::ProcessKey;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{HostFacts, reconcile::Agreement, sockets::Sockets};
 use crate::{
@@ -68,6 +68,7 @@ impl Housekeeping {
                         batch: settings.fd_batch as usize,
                         interval: settings.fd_interval,
                     });
+                    info!("processes that are new are selected anew");
                 }
                 (
                     settings.tick_interval,
