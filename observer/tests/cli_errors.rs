@@ -151,7 +151,15 @@ fn copy_for_all() -> (tempfile::TempDir, PathBuf) {
     let everybody = fs::Permissions::from_mode(0o755);
     fs::set_permissions(directory.path(), everybody).unwrap();
     let path = directory.path().join("observer");
-    fs::copy(common::observer(), &path).unwrap();
+    // By another process: one that is forked meanwhile would keep the file open for writing,
+    // and it could not be executed then.
+    let mut copy = Command::new("cp");
+    assert!(
+        copy.args([common::observer(), path.clone()])
+            .status()
+            .unwrap()
+            .success()
+    );
     (directory, path)
 }
 

@@ -35,10 +35,10 @@ const CHILDREN: &str = r#"
 import ctypes, os, socket, sys
 count, name, keep = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3] == 'keep'
 prctl = ctypes.CDLL(None).prctl
+prctl(15, b'obs-parent', 0, 0, 0)
 listener = socket.socket()
 listener.bind(('127.0.0.1', 0))
 listener.listen(1024)
-prctl(15, b'obs-parent', 0, 0, 0)
 print('ready')
 input()
 accepted, children = [], []
@@ -89,7 +89,11 @@ const LIVE: &str = "socket_connections";
 fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     needs_kernel!();
     let netns = Netns::new("fullconn");
-    let daemon = Daemon::start(&["--max-connections", "16"]);
+    let connections = [("map", "connections")];
+    // What other programs on this host hold takes room too.
+    let others = Daemon::start(&[]).scrape();
+    let room = 16.0 + others.sum("observer_map_entries", &connections);
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
     let before = daemon.scrape();
     let snmp = netns.snmp();
     let mut program = netns.python(PAIRS, &["100"]);
@@ -98,18 +102,17 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     assert_eq!(netns.ss("established"), 200);
     assert_eq!(netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"], 100);
 
-    let connections = [("map", "connections")];
     let lost = [("signal", "state"), ("outcome", "lost")];
     let full = daemon.until("refusals", |metrics| {
         metrics.sum("observer_map_full_total", &connections) > 150.0
             && metrics.sum("observer_events_total", &lost) > 300.0
     });
     let entries = full.sum("observer_map_entries", &connections);
-    assert!((1.0..=16.0).contains(&entries), "{entries}");
-    assert_eq!(full.sum("observer_map_capacity", &connections), 16.0);
+    assert!((1.0..=room).contains(&entries), "{entries}");
+    assert_eq!(full.sum("observer_map_capacity", &connections), room);
     // Those without an entry are not in any gauge.
     let live = full.sum(LIVE, &[]);
-    assert!(live <= 16.0, "{live} live sockets:\n{}", full.shown());
+    assert!(live <= room, "{live} live sockets:\n{}", full.shown());
     // Every transition is counted all the same, if for nobody.
     let opened = |metrics: &Metrics| {
         let step = [("from", "CLOSE"), ("to", "SYN_SENT")];
@@ -124,7 +127,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
         metrics.of(pid, LIVE, &[]) == 0.0
     });
     let unattributed = end.sum(LIVE, &[("pid", "unattributed")]);
-    assert!(unattributed <= 16.0, "{unattributed}:\n{}", end.shown());
+    assert!(unattributed <= room, "{unattributed}:\n{}", end.shown());
     let first_closes = |metrics: &Metrics| {
         let step = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
         metrics.sum("socket_state_transitions_total", &step)

@@ -75,13 +75,14 @@ fn all_that_enter_time_wait_leave_it() {
             .map(|family| netns.script(SHORT, &[&(count / 2).to_string(), family]))
             .collect();
         for program in &mut programs {
-            assert_eq!(program.line_within(Duration::from_secs(300)), "done");
+            assert_eq!(program.line_within(Duration::from_secs(500)), "done");
         }
         let exact = daemon.scrape().by_function("time_wait");
         for program in &programs {
-            let metrics = daemon.scrape();
-            let entered = metrics.of(program.pid(), ENTERED, &[]);
-            assert_eq!(entered, (count / 2) as f64, "{}", metrics.shown());
+            let entered = |metrics: &Metrics| metrics.of(program.pid(), ENTERED, &[]);
+            let half = (count / 2) as f64;
+            let metrics = daemon.until("all entries", |metrics| entered(metrics) >= half);
+            assert_eq!(entered(&metrics), half, "{}", metrics.shown());
         }
         if !exact {
             println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
@@ -133,7 +134,8 @@ fn all_that_enter_time_wait_leave_it() {
         // The kernel purges them with their namespace.
         drop(netns);
         drop(programs);
-        let metrics = daemon.until("the end of all", |metrics| {
+        let patience = Duration::from_secs(200);
+        let metrics = daemon.until_within(patience, "the end of all", |metrics| {
             metrics.sum(ENDED, &[("comm", "python3")]) >= count as f64
         });
         for pid in pids {
@@ -153,6 +155,7 @@ fn a_socket_that_leaves_time_wait_early_is_seen_to() {
             return;
         }
         let netns = Netns::new(&format!("tw-early-{hooks}"));
+        netns.keep_time_wait();
         let mut program = netns.script(
             r"
 listener = listen(*FAMILIES[0])
@@ -204,7 +207,10 @@ fn sockets_without_a_bucket_are_counted() {
         netns.sysctl("net.ipv4.tcp_max_tw_buckets", "10");
         let mut program = netns.script(SHORT, &["50", "0"]);
         program.expect("done");
-        let metrics = daemon.scrape();
+        let metrics = daemon.until("fifty ends", |metrics| {
+            let of = |name| metrics.of(program.pid(), name, &[]);
+            of(ENTERED) + of(OVERFLOWS) >= 50.0
+        });
         let of = |name| metrics.of(program.pid(), name, &[]);
         let kernel = netns.netstat()["TCPTimeWaitOverflow"] as f64;
         assert!(kernel > 0.0, "the kernel had buckets enough");
@@ -474,9 +480,10 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
         let mut program = netns.script(DEFERRED, &[]);
         program.expect("listening");
         // Overflows are inferred from changes since a first reading.
+        let pid = program.pid().to_string();
         daemon.until("the listeners", |metrics| {
-            let known = metrics.select("socket_listen_backlog", &[("comm", "python3")]);
-            known.count() == 3
+            let labels = [("pid", pid.as_str())];
+            metrics.select("socket_listen_backlog", &labels).count() == 3
         });
         program.go();
         program.expect("done");

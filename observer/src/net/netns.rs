@@ -253,7 +253,7 @@ mod tests {
         let root = ProcRoot::default();
         let pid = child.0.id();
         let own = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
-        let entered = (0..200).any(|_| {
+        let entered = (0..4000).any(|_| {
             thread::sleep(std::time::Duration::from_millis(5));
             let there = in_netns(&root, pid, || {
                 fs::metadata("/proc/thread-self/ns/net").unwrap().ino()

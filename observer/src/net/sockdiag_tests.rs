@@ -87,7 +87,7 @@ fn a_timewait_socket_keeps_its_cookie() {
         drop(client);
         assert_eq!(server.read(&mut [0; 1]).unwrap(), 0);
         drop(server);
-        let timewait = (0..200).find_map(|_| {
+        let timewait = (0..4000).find_map(|_| {
             thread::sleep(Duration::from_millis(5));
             find(&mut diag, TIME_WAIT)
         });

@@ -219,7 +219,7 @@ Max locked memory         8388608              8388608              bytes
         let cat = Cat(command.spawn().unwrap());
         let count = |method| count_open(&root, cat.0.id(), &RUNNING, method).unwrap();
         // Its dynamic loader may still be opening libraries.
-        let agreed = (0..200).any(|_| {
+        let agreed = (0..4000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
             let size = count(FdMethod::DirectorySize);
             // The three standard ones, and what it may have inherited.

@@ -51,6 +51,13 @@ impl Netns {
         self.run("sh", &["-c", &format!("echo '{value}' > {path}")]);
     }
 
+    /// Has sockets stay in TIME_WAIT however slow the machine is: not taken again after a
+    /// second, nor ended by the RST that answers an ACK which comes after its socket is gone.
+    pub fn keep_time_wait(&self) {
+        self.sysctl("net.ipv4.tcp_tw_reuse", "0");
+        self.sysctl("net.ipv4.tcp_rfc1337", "1");
+    }
+
     /// A number of `/proc/net/sockstat`: `tw` of `TCP:`.
     pub fn sockstat(&self, name: &str) -> u64 {
         let text = self.run("cat", &["/proc/net/sockstat"]);

@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
     /// Seconds that one test file may take.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
     test_timeout: u64,
     /// Scale of the load that tests make; emulated machines are slow.
     #[arg(long, default_value_t = 0.05)]
