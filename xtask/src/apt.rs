@@ -29,7 +29,7 @@ pub fn update() -> Result<()> {
     }
     let advice = "check the network and /etc/apt/sources.list; an interrupted dpkg needs \
                   `dpkg --configure -a`";
-    shell::run(apt_get()?.arg("update").arg("-qq"), advice)
+    shell::persist(apt_get()?.arg("update").arg("-qq"), advice)
 }
 
 /// The version that an installation would choose, per package that has one.
@@ -89,7 +89,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
             "--no-remove",
         ])
         .args(&packages);
-    shell::run(
+    shell::persist(
         &mut install,
         "read apt's message above; the same command without -y shows what it would do",
     )
@@ -118,6 +118,8 @@ fn apt_get() -> Result<Command> {
     let mut command = shell::as_root("env")?;
     command
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        // A machine that was booted a moment ago is installing updates.
+        .args(["-o", "DPkg::Lock::Timeout=600"])
         .stdin(Stdio::null());
     Ok(command)
 }

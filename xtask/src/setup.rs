@@ -167,7 +167,7 @@ fn install_toolchain(facts: &Facts) -> Result<()> {
             let mut install = std::process::Command::new(rustup);
             install.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
             install.args(["--component", "rust-src", "--no-self-update"]);
-            shell::run(
+            shell::persist(
                 &mut install,
                 "check the network; rustup's message above says more",
             )?;
@@ -190,7 +190,7 @@ fn install_linker(llvm: u32, apt: bool) -> Result<()> {
     if !from_apt && let Some(binstall) = toolchain::find_program("cargo-binstall") {
         let mut install = std::process::Command::new(binstall);
         install.args(["--no-confirm", &format!("bpf-linker@{LINKER_VERSION}")]);
-        return shell::run(
+        return shell::persist(
             &mut install,
             "check the network, or build bpf-linker by hand",
         );
@@ -230,7 +230,7 @@ fn install_linker(llvm: u32, apt: bool) -> Result<()> {
     eprintln!(
         "building bpf-linker on LLVM {llvm}, the release that the compiler uses; this takes minutes"
     );
-    shell::run(
+    shell::persist(
         &mut install,
         &format!(
             "see that LLVM {llvm} and its headers are installed, or put a released bpf-linker from \
@@ -248,7 +248,7 @@ pub fn ensure_components() -> Result<()> {
         let rustup = toolchain::find_program("rustup")
             .with_context(|| format!("cargo has no {component}; install it with your compiler"))?;
         let mut add = std::process::Command::new(rustup);
-        shell::run(
+        shell::persist(
             add.args(["component", "add", "rustfmt", "clippy"]),
             "check the network",
         )?;

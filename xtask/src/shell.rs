@@ -6,6 +6,8 @@ use std::{
     iter,
     path::PathBuf,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -47,6 +49,23 @@ pub fn run(command: &mut Command, advice: &str) -> Result<()> {
         bail!("`{shown}` failed with {status}\n  what you can do: {advice}");
     }
     Ok(())
+}
+
+/// Runs a command that needs the network, and tries again when it fails: mirrors are out of
+/// step for a while, and locks of apt's lists are not waited for.
+pub fn persist(command: &mut Command, advice: &str) -> Result<()> {
+    persist_after(&[15, 60].map(Duration::from_secs), command, advice)
+}
+
+fn persist_after(pauses: &[Duration], command: &mut Command, advice: &str) -> Result<()> {
+    for pause in pauses {
+        match run(command, advice) {
+            Ok(()) => return Ok(()),
+            Err(error) => eprintln!("note: {error:#}\nnote: trying again in {pause:?}"),
+        }
+        thread::sleep(*pause);
+    }
+    run(command, advice)
 }
 
 /// The standard output of a command, or `None` when it does not run or fails.
@@ -114,6 +133,21 @@ mod tests {
             "{error}"
         );
         assert!(error.ends_with("what you can do: do nothing"), "{error}");
+    }
+
+    #[test]
+    fn what_fails_once_is_tried_again() {
+        let directory = std::env::temp_dir().join(format!("observer-again-{}", std::process::id()));
+        let mut command = Command::new("sh");
+        // It fails until the second directory can be made.
+        command
+            .args(["-c", r#"mkdir "$0" 2>&- && exit 1; mkdir "$0/b" 2>&-"#])
+            .arg(&directory);
+        persist_after(&[Duration::ZERO], &mut command, "do nothing").unwrap();
+        let tries = &[Duration::ZERO; 2];
+        let error = persist_after(tries, &mut command, "do nothing").unwrap_err();
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

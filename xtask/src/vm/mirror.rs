@@ -79,9 +79,16 @@ impl Mirror {
 
     /// Fetches the package lists.
     pub fn update(&self) -> Result<()> {
+        let stamp = self.dir.join("updated");
+        if stamp.exists() {
+            fs::remove_file(&stamp)?;
+        }
         let advice = "check the network and apt's sources";
-        shell::run(self.command("apt-get").args(["update", "-qq"]), advice)?;
-        fs::write(self.dir.join("updated"), "")?;
+        let mut update = self.command("apt-get");
+        // Without it, apt is content with lists that it could not renew, or has none of.
+        update.args(["update", "-qq", "-o", "APT::Update::Error-Mode=any"]);
+        shell::persist(&mut update, advice)?;
+        fs::write(stamp, "")?;
         Ok(())
     }
 
@@ -124,7 +131,7 @@ impl Mirror {
             .args(["download", "-q=1"])
             .args(packages)
             .current_dir(dir);
-        shell::run(
+        shell::persist(
             &mut command,
             "check the network; `cargo xtask vm --update` looks for newer packages",
         )
@@ -149,7 +156,7 @@ impl Mirror {
         let advice = "check the network; `cargo xtask vm --update` looks for newer packages";
         let archives = self.dir.join("cache/archives");
         // What it would fetch: what is there already is not among it.
-        shell::run(&mut install(&[]), advice)?;
+        shell::persist(&mut install(&[]), advice)?;
         let empty = self.dir.join("none");
         fs::create_dir_all(empty.join("partial"))?;
         let mut elsewhere = OsString::from("Dir::Cache::archives=");
@@ -185,6 +192,7 @@ fn settings(dir: &Path) -> String {
          APT::Sandbox::User \"root\";\n\
          APT::Default-Release \"{GUEST_SUITE}\";\n\
          APT::Install-Recommends \"false\";\n\
+         Acquire::Check-Valid-Until \"false\";\n\
          Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
          Acquire::Languages \"none\";\n"
     )
