@@ -73,16 +73,25 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// The newest release of every series and flavour among package names.
-pub fn available<'a>(packages: impl Iterator<Item = &'a str>) -> BTreeMap<Wanted, String> {
+/// From this series on, the modules are a package of their own, which leaves the mirror before
+/// the image does.
+const MODULES_APART: [u32; 2] = [6, 19];
+
+/// The newest release of every series and flavour among the names of packages with images;
+/// `modules` are those of packages with modules.
+pub fn available(images: &[String], modules: &[String]) -> BTreeMap<Wanted, String> {
     let mut newest: BTreeMap<Wanted, (Vec<u32>, String)> = BTreeMap::new();
-    for package in packages {
+    for package in images {
         let Some(release) = package.strip_prefix("linux-image-") else {
             continue;
         };
         let Some((wanted, version)) = parse_release(release) else {
             continue;
         };
+        let whole = |name: &String| name.strip_prefix("linux-modules-") == Some(release);
+        if wanted.series >= MODULES_APART && !modules.iter().any(whole) {
+            continue;
+        }
         let candidate = (version, release.to_owned());
         let best = newest.entry(wanted).or_insert_with(|| candidate.clone());
         if *best < candidate {
@@ -132,7 +141,7 @@ pub fn nearest(available: &BTreeMap<Wanted, String>, wanted: Wanted) -> Option<(
 mod tests {
     use super::*;
 
-    const PACKAGES: [&str; 11] = [
+    const IMAGES: [&str; 13] = [
         "linux-image-5.10.0-46-cloud-amd64",
         "linux-image-6.1.0-0.deb11.25-cloud-amd64",
         "linux-image-6.1.0-9-cloud-amd64",
@@ -142,9 +151,19 @@ mod tests {
         "linux-image-6.1.0-56-amd64-dbg",
         "linux-image-6.18.15+deb13-cloud-amd64",
         "linux-image-6.18.9+deb13-cloud-amd64",
+        "linux-image-7.0.9+deb13-cloud-amd64",
         "linux-image-7.3.4+deb13-cloud-amd64",
+        "linux-image-7.3.5+deb13-cloud-amd64",
         "linux-image-cloud-amd64",
     ];
+    const MODULES: [&str; 2] = [
+        "linux-modules-7.3.4+deb13-cloud-amd64",
+        "linux-modules-7.3.5+deb13-rt-amd64",
+    ];
+
+    fn on_the_mirror() -> BTreeMap<Wanted, String> {
+        available(&IMAGES.map(str::to_owned), &MODULES.map(str::to_owned))
+    }
 
     fn wanted(name: &str) -> Wanted {
         name.parse().unwrap()
@@ -152,19 +171,22 @@ mod tests {
 
     #[test]
     fn the_newest_release_of_each_series_is_taken() {
-        let available = available(PACKAGES.into_iter());
+        let available = on_the_mirror();
         let of = |name| available.get(&wanted(name)).map(String::as_str);
         assert_eq!(of("5.10"), Some("5.10.0-46-cloud-amd64"));
         assert_eq!(of("6.1"), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(of("6.1-rt"), Some("6.1.0-56-rt-amd64"));
         assert_eq!(of("6.1-full"), Some("6.1.0-56-amd64"));
         assert_eq!(of("6.18"), Some("6.18.15+deb13-cloud-amd64"));
+        // Without modules, an image is of no use.
+        assert_eq!(of("7.0"), None);
+        assert_eq!(of("7.3"), Some("7.3.4+deb13-cloud-amd64"));
         assert_eq!(available.len(), 6);
     }
 
     #[test]
     fn a_series_that_is_gone_gives_the_next() {
-        let available = available(PACKAGES.into_iter());
+        let available = on_the_mirror();
         let of = |name| nearest(&available, wanted(name)).unwrap().0.to_string();
         assert_eq!(of("6.1"), "6.1");
         assert_eq!(of("6.12"), "6.18");

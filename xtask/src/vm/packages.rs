@@ -96,10 +96,9 @@ impl Cache {
 
     /// Every kernel that can be had, with its release.
     pub fn kernels(&self) -> Result<Vec<(Wanted, String)>> {
-        let packages = self.mirror.names("linux-image-")?;
-        Ok(names::available(packages.iter().map(String::as_str))
-            .into_iter()
-            .collect())
+        let images = self.mirror.names("linux-image-")?;
+        let modules = self.mirror.names("linux-modules-")?;
+        Ok(names::available(&images, &modules).into_iter().collect())
     }
 
     /// Downloads and unpacks a kernel.
@@ -171,9 +170,9 @@ impl Cache {
         while let Some(package) = open.pop() {
             let (version, depends) = match self.mirror.show(&package) {
                 Ok(shown) => shown,
-                Err(error) if package == image => return Err(error),
                 // A name that another package provides.
-                Err(_) => continue,
+                Err(_) if package.starts_with("linux-base-") => continue,
+                Err(error) => return Err(error),
             };
             parts.push(format!("{package}={version}"));
             for next in depends {
@@ -190,7 +189,11 @@ impl Cache {
 
     /// The guest's programs with all they depend on, unpacked.
     pub fn guest(&self) -> Result<PathBuf> {
-        let files = self.mirror.closure(&GUEST_PACKAGES)?;
+        let files = self.mirror.closure(&GUEST_PACKAGES).or_else(|error| {
+            eprintln!("note: {error:#}; looking for newer packages");
+            self.mirror.update()?;
+            self.mirror.closure(&GUEST_PACKAGES)
+        })?;
         let wanted = files.iter().filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             !NOT_UNPACKED
