@@ -20,8 +20,9 @@ const ACCELERATOR: &str = "OBSERVER_VM_ACCEL";
 
 /// What the kernel is told. An oops and a soft lockup are panics, and a panic ends QEMU.
 /// noirqdebug: real-time kernels switch the serial port's interrupt off under bulk output.
+/// watchdog_thresh: the machine that emulates the guest may stand still for a while itself.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic softlockup_panic=1 \
-                            noirqdebug";
+                            watchdog_thresh=60 noirqdebug";
 
 /// How a boot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

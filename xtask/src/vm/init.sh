@@ -66,7 +66,7 @@ fi
 
 cd /tmp
 for test in $TESTS; do
-    echo "@@ begin $test"
+    printf '\n@@ begin %s\n' "$test"
     # shellcheck disable=SC2086
     timeout -s KILL "$TEST_TIMEOUT" "/job/$test" --test-threads=1 --nocapture $TEST_ARGS
     printf '\n@@ end %s %s\n' "$test" "$?"
@@ -74,4 +74,6 @@ for test in $TESTS; do
     killall -q -9 observer python3 nginx strace
 done
 echo "@@ done"
+# The serial port sends on for a moment.
+sleep 1
 poweroff -f
