@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -22,6 +23,7 @@ impl Program {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .expect("the program can be started");
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -108,8 +110,11 @@ impl Program {
 }
 
 impl Drop for Program {
+    /// Its children end as well: one that waits for the program would wait for ever, with this
+    /// process's stderr open, and whoever reads that waits too.
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
