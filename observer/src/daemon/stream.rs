@@ -50,22 +50,33 @@ pub async fn read(
             live.set_records(wanted);
         }
         let clock = Clock::now();
-        stream.get_mut().drain(|record| {
-            if log && is_failure(record) {
-                let identity = identities.of(record, &*live, &*facts);
-                match format {
-                    LogFormat::Text => info!(
-                        target: "observer::event",
-                        "{}",
-                        line(record, &identity, &names, clock).trim_end()
-                    ),
-                    LogFormat::Json => {
-                        let record = json(record, &identity, &names, clock);
-                        info!(target: "observer::event", record, "event");
-                    }
+        let mut each = |record: &Record| {
+            if !log || !is_failure(record) {
+                return;
+            }
+            let identity = identities.of(record, &*live, &*facts);
+            match format {
+                LogFormat::Text => info!(
+                    target: "observer::event",
+                    "{}",
+                    line(record, &identity, &names, clock).trim_end()
+                ),
+                LogFormat::Json => {
+                    let record = json(record, &identity, &names, clock);
+                    info!(target: "observer::event", record, "event");
                 }
             }
-        });
+        };
+        let more = if log {
+            // Whoever reads the log may be slow, and the server's threads are few.
+            tokio::task::block_in_place(|| stream.get_mut().drain(&mut each))
+        } else {
+            stream.get_mut().drain(&mut each)
+        };
+        if more && !*stop.borrow() {
+            tokio::task::yield_now().await;
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(PACE) => {}
             ready = stream.readable() => {

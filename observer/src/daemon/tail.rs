@@ -61,7 +61,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     loop {
         let clock = Clock::now();
         let mut written = Ok(());
-        stream.drain(|record| {
+        let more = stream.drain(|record| {
             let enough = args.count.is_some_and(|count| tally.shown >= count);
             if enough || written.is_err() {
                 return;
@@ -97,6 +97,9 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             if tally.update_missed(missed(&live)) {
                 eprintln!("{tally}");
             }
+        }
+        if more {
+            continue;
         }
         // Woken early when the ring is half full. An error is a signal: see `stop`.
         let mut ring = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];

@@ -8,14 +8,23 @@ use observer_common::{Pod as _, Record};
 /// The reading end of the stream.
 pub struct Stream(pub(super) RingBuf<MapData>);
 
+/// Records that are read in one go. Without a limit, a reader that is slower than the kernel side
+/// would never come to look at anything else.
+const BATCH: usize = 4096;
+
 impl Stream {
-    /// Calls `each` with every record that is there.
-    pub fn drain(&mut self, mut each: impl FnMut(&Record)) {
-        while let Some(item) = self.0.next() {
+    /// Calls `each` with the records that are there, up to a limit. Returns whether that was
+    /// reached, and more may be there.
+    pub fn drain(&mut self, mut each: impl FnMut(&Record)) -> bool {
+        for _ in 0..BATCH {
+            let Some(item) = self.0.next() else {
+                return false;
+            };
             if let Some(record) = Record::read_from(&item) {
                 each(&record);
             }
         }
+        true
     }
 }
 
