@@ -94,7 +94,7 @@ pub struct App {
 struct Shared {
     app: App,
     /// One scrape at a time: a second one would only wait for the table, with a thread.
-    scraping: Mutex<()>,
+    scraping: Arc<Mutex<()>>,
 }
 
 /// The server, listening already.
@@ -211,7 +211,7 @@ async fn serve(stream: TcpStream, router: Router, mut closed: watch::Receiver<bo
 fn router(app: App) -> Router {
     let shared = Arc::new(Shared {
         app,
-        scraping: Mutex::new(()),
+        scraping: Arc::default(),
     });
     Router::new()
         .route("/", get(index))
@@ -275,14 +275,20 @@ async fn index(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// Runs `work`, which takes locks and reads files, where it stops nobody else.
+/// Runs `work`, which takes locks and reads files, where it stops nobody else. It keeps its turn
+/// until it ends, although this future is dropped when the client goes away: those who give up
+/// and ask again must not make more work than can be done.
 async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&App) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
-    let _turn = shared.scraping.lock().await;
+    let turn = Arc::clone(&shared.scraping).lock_owned().await;
     let worker = Arc::clone(shared);
-    match tokio::task::spawn_blocking(move || work(&worker.app)).await {
+    let work = move || {
+        let _turn = turn;
+        work(&worker.app)
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(error.to_string()),
     }
