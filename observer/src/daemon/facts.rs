@@ -75,6 +75,13 @@ impl HostFacts {
     }
 }
 
+/// Whether a process is there that /proc does not show: mounted with hidepid=2, it shows none of
+/// others without CAP_SYS_PTRACE.
+fn is_hidden(root: &ProcRoot, pid: Pid) -> bool {
+    let shown = root.process(pid.as_raw() as u32).try_exists();
+    matches!(shown, Ok(false)) && kill(pid, None) != Err(Errno::ESRCH)
+}
+
 impl ProcessFacts for HostFacts {
     fn is_alive(&self, process: &ProcessKey) -> bool {
         // Signal 0 takes a fraction of a microsecond, reading /proc/PID/stat twenty.
@@ -87,7 +94,7 @@ impl ProcessFacts for HostFacts {
         match looked_at.get(process) {
             Some(last) if now.duration_since(*last) < CLOSE_LOOK => true,
             _ => {
-                let alive = identity::is_alive(&self.root, process);
+                let alive = identity::is_alive(&self.root, process) || is_hidden(&self.root, pid);
                 if alive {
                     looked_at.insert(*process, now);
                 } else {
@@ -126,5 +133,21 @@ impl ProcessFacts for HostFacts {
             },
             None => Resources::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_proc_does_not_show_is_hidden() {
+        let empty = tempfile::tempdir().unwrap();
+        let root = ProcRoot::new(empty.path());
+        let me = Pid::this();
+        assert!(is_hidden(&root, me));
+        assert!(!is_hidden(&ProcRoot::default(), me));
+        // Above the kernel's limit of four million.
+        assert!(!is_hidden(&root, Pid::from_raw(1 << 30)));
     }
 }
