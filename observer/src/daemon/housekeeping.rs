@@ -11,7 +11,7 @@ use observer_common::ProcessKey;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{HostFacts, reconcile::Agreement, sockets::Sockets};
+use super::{HostFacts, STEP_SEED, reconcile::Agreement, sockets::Sockets};
 use crate::{
     config::Settings,
     export::Health,
@@ -30,6 +30,11 @@ pub struct Housekeeping {
     pub sockets: Mutex<Sockets>,
     pub agreement: Agreement,
     pub health: Arc<Health>,
+}
+
+/// How long a round may take in coming: a tick that takes long is no reason to be restarted.
+pub fn stale_after(tick: Duration) -> Duration {
+    tick * 10 + Duration::from_secs(20)
 }
 
 /// When something is next to be done.
@@ -56,11 +61,12 @@ impl Housekeeping {
         let start = Instant::now();
         let mut resync = Due(start + settings.borrow().resync_interval);
         let mut reconcile = Due(start);
+        let mut changed = false;
         loop {
             let (tick, do_resync, do_reconcile, ports) = {
                 let settings = settings.borrow_and_update();
                 let now = Instant::now();
-                if settings.has_changed() {
+                if settings.has_changed() || std::mem::take(&mut changed) {
                     let selection = settings.selection.clone();
                     lock(&this.table)
                         .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
@@ -82,11 +88,14 @@ impl Housekeeping {
             let done =
                 tokio::task::spawn_blocking(move || round.once(do_resync, do_reconcile, ports))
                     .await;
-            if let Err(error) = done {
-                warn!(%error, "a round of housekeeping panicked");
+            match done {
+                Ok(()) => this.health.beat(stale_after(tick)),
+                Err(error) => warn!(%error, "a round of housekeeping panicked"),
             }
             tokio::select! {
                 () = tokio::time::sleep(tick) => {}
+                // Settings hold at once, however long the tick was.
+                Ok(()) = settings.changed() => changed = true,
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
@@ -131,6 +140,7 @@ impl Housekeeping {
             match result {
                 Ok(resynced) => {
                     debug!(?resynced, "resynchronised");
+                    self.health.done(STEP_SEED);
                     self.sweep(resynced.epoch);
                 }
                 Err(error) => warn!(error = format!("{error:#}"), "cannot resynchronise owners"),
@@ -162,6 +172,5 @@ impl Housekeeping {
         }
         self.live.make_up_for_missed_runs();
         self.live.flush_log();
-        self.health.beat();
     }
 }

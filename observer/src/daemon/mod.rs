@@ -18,7 +18,10 @@ mod documented;
 
 use std::{
     process::ExitCode,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context as _;
@@ -124,6 +127,10 @@ fn report(verdicts: &[Verdict]) {
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
+    // Sent by whoever starts a service and changes its file at once.
+    let early_hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&early_hangup))
+        .context("cannot handle SIGHUP")?;
     let listener = Server::listen(settings.listen)?;
     privileges::is_root_or_capable()?;
     privileges::raise_memlock();
@@ -139,8 +146,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = load_options(&settings);
     let (live, stream, names) = attach(&options)?;
     let health = Arc::new(Health::new(
-        // A tick that takes long is no reason to be restarted.
-        settings.tick_interval * 10 + std::time::Duration::from_secs(20),
+        housekeeping::stale_after(settings.tick_interval),
         [STEP_SEED],
     ));
     let registry = prometheus::Registry::new();
@@ -148,17 +154,19 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let seeded = live.resync();
     agreement.resynced(&seeded);
     match &seeded {
-        Ok(resynced) => info!(
-            sockets = resynced.seeded,
-            took = ?resynced.took,
-            "took in sockets older than the observer"
-        ),
+        Ok(resynced) => {
+            health.done(STEP_SEED);
+            info!(
+                sockets = resynced.seeded,
+                took = ?resynced.took,
+                "took in sockets older than the observer"
+            );
+        }
         Err(error) => error!(
             error = format!("{error:#}"),
             "sockets older than the observer stay unknown until they change state"
         ),
     }
-    health.done(STEP_SEED);
     heap::give_back();
     if settings.keep_capabilities {
         info!("keeping all capabilities, as asked");
@@ -204,6 +212,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the tokio runtime")?
         .block_on(serve(
             args,
+            early_hangup,
             settings,
             log,
             listener,
@@ -248,6 +257,7 @@ fn drop_capabilities() {
 )]
 async fn serve(
     args: RunArgs,
+    early_hangup: Arc<AtomicBool>,
     settings: Settings,
     log: LogHandle,
     listener: std::net::TcpListener,
@@ -277,7 +287,7 @@ async fn serve(
     ));
     let keeper = tokio::spawn(housekeeping.run(settings_seen, stopped.clone()));
     let signals = async {
-        let result = signals(args, &settings, &log).await;
+        let result = signals(args, &early_hangup, &settings, &log).await;
         let _ = stop.send(true);
         result
     };
@@ -297,6 +307,7 @@ async fn serve(
 /// Handles signals until one of them says stop.
 async fn signals(
     args: RunArgs,
+    early_hangup: &AtomicBool,
     settings: &watch::Sender<Settings>,
     log: &LogHandle,
 ) -> anyhow::Result<()> {
@@ -304,6 +315,9 @@ async fn signals(
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;
+    if early_hangup.load(Ordering::Relaxed) {
+        reload(&args, settings, log);
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => {

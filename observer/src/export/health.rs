@@ -12,12 +12,12 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
-    stale_after: Duration,
 }
 
 #[derive(Debug)]
 struct State {
     beat: Instant,
+    stale_after: Duration,
     missing: Vec<&'static str>,
 }
 
@@ -29,9 +29,9 @@ impl Health {
         Self {
             state: Mutex::new(State {
                 beat: Instant::now(),
+                stale_after,
                 missing: missing.into_iter().collect(),
             }),
-            stale_after,
         }
     }
 
@@ -39,9 +39,11 @@ impl Health {
         lock(&self.state)
     }
 
-    /// The housekeeping loop went round once more.
-    pub fn beat(&self) {
-        self.state().beat = Instant::now();
+    /// The housekeeping loop went round once more, and will again before `stale_after`.
+    pub fn beat(&self, stale_after: Duration) {
+        let mut state = self.state();
+        state.beat = Instant::now();
+        state.stale_after = stale_after;
     }
 
     /// A step that was waited for is done.
@@ -58,7 +60,8 @@ impl Health {
     /// How long the housekeeping loop has been silent, if that is too long.
     #[must_use]
     pub fn stuck_for(&self) -> Option<Duration> {
-        let silent = self.state().beat.elapsed();
-        (silent > self.stale_after).then_some(silent)
+        let state = self.state();
+        let silent = state.beat.elapsed();
+        (silent > state.stale_after).then_some(silent)
     }
 }

@@ -123,7 +123,7 @@ fn health_follows_the_beat() {
         tokio::time::sleep(Duration::from_millis(4100)).await;
         let (head, body) = ask(server.address, "GET /healthz").await;
         assert!(head.starts_with("HTTP/1.1 503") && body.starts_with("stuck"));
-        server.health.beat();
+        server.health.beat(Duration::from_secs(60));
         let (head, _) = ask(server.address, "GET /healthz").await;
         assert!(head.starts_with("HTTP/1.1 200"));
     });
