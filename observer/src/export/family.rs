@@ -135,6 +135,8 @@ metrics! {
         "Sockets in TIME_WAIT counted here minus the kernel's own number. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.";
     Processes, "observer_processes", Gauge,
         "Processes in the table: shown under their own pid, running in pid=\"other\", or exited and not yet folded into pid=\"exited\".";
+    ExitedGroups, "observer_exited_groups", Gauge,
+        "Groups of exited processes, by name and unit. At --max-processes, those that were added to longest ago become part of the one without a name.";
     BuildInfo, "observer_build_info", Gauge,
         "Always 1; the labels say which build is running.";
     ScrapeDuration, "observer_scrape_duration_seconds", Gauge,

@@ -1,6 +1,6 @@
 //! The metrics about the observer: completeness, hooks, maps, cost, and its own process.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use observer_common::{RECORD_NAMES, SIGNAL_NAMES, SIGNAL_TIME_WAIT};
 use procfs::{WithCurrentSystemInfo, process::Process};
@@ -109,10 +109,12 @@ impl Own<'_> {
             shown,
             other,
             exited,
+            exited_groups,
         } = processes;
         for (state, count) in [("shown", shown), ("other", other), ("exited", exited)] {
             self.put(Family::Processes, &[("state", state)], count);
         }
+        self.put(Family::ExitedGroups, &[], exited_groups);
         if let Some(drift) = drift {
             self.put(Family::TimeWaitDrift, &[], drift as f64);
         }
@@ -143,8 +145,10 @@ impl Own<'_> {
             self.put(Family::ProcessResidentMemory, &[], stat.rss_bytes().get());
             self.put(Family::ProcessThreads, &[], stat.num_threads as f64);
             if let Ok(boot) = procfs::boot_time_secs() {
-                let start = boot as f64 + stat.starttime as f64 / hertz;
-                self.put(Family::ProcessStartTime, &[], start);
+                // Told once: the kernel's boot time moves when the clock is set.
+                static START: OnceLock<f64> = OnceLock::new();
+                let start = START.get_or_init(|| boot as f64 + stat.starttime as f64 / hertz);
+                self.put(Family::ProcessStartTime, &[], *start);
             }
         }
         if let Ok(count) = process.fd_count() {

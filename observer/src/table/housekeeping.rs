@@ -10,6 +10,7 @@ use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, 
 use tracing::warn;
 
 use super::{
+    exited::Exited,
     facts::ProcessFacts,
     labels::{Labels, printable},
     listeners::Listeners,
@@ -46,7 +47,7 @@ impl Default for TableConfig {
     }
 }
 
-/// How many processes hold a slot, by how they are shown.
+/// How many processes hold a slot, by how they are shown, and groups of those that did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounts {
     /// Running, under their own pid.
@@ -55,6 +56,8 @@ pub struct ProcessCounts {
     pub other: u64,
     /// Exited, and not folded yet.
     pub exited: u64,
+    /// Groups of exited processes.
+    pub exited_groups: u64,
 }
 
 /// Since when a process has been gone and without sockets.
@@ -98,7 +101,7 @@ pub struct Table {
     pub(super) own: BTreeMap<Arc<Labels>, Own>,
     /// What processes in `pid="other"` left behind.
     pub(super) other: Box<Totals>,
-    pub(super) exited: BTreeMap<Arc<Labels>, Box<Totals>>,
+    pub(super) exited: Exited,
     pub(super) unattributed_time_wait: Ledger,
     pub(super) overflow_time_wait: Ledger,
     /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
@@ -123,7 +126,7 @@ impl Table {
             shown: 0,
             own: BTreeMap::new(),
             other: Totals::new(),
-            exited: BTreeMap::new(),
+            exited: Exited::default(),
             unattributed_time_wait: Ledger::default(),
             overflow_time_wait: Ledger::default(),
             kernel_time_wait: None,
@@ -186,10 +189,8 @@ impl Table {
     fn each_totals(&mut self, mut each: impl FnMut(&mut Totals)) {
         let carried = self.own.values_mut().filter_map(|own| own.carried.as_mut());
         each(&mut self.other);
-        self.exited
-            .values_mut()
-            .chain(carried)
-            .for_each(|totals| each(totals));
+        self.exited.iter_mut().for_each(&mut each);
+        carried.for_each(|totals| each(totals));
     }
 
     /// Takes in what entered TIME_WAIT and forgets what has left it by now.
@@ -216,8 +217,8 @@ impl Table {
             + self.other.time_wait.inferred()
             + self
                 .exited
-                .values()
-                .map(|t| t.time_wait.inferred())
+                .iter()
+                .map(|(_, totals)| totals.time_wait.inferred())
                 .sum::<u64>()
             + self
                 .own
@@ -271,7 +272,10 @@ impl Table {
     /// How many processes hold a slot.
     #[must_use]
     pub fn processes(&self) -> ProcessCounts {
-        let mut counts = ProcessCounts::default();
+        let mut counts = ProcessCounts {
+            exited_groups: self.exited.len() as u64,
+            ..ProcessCounts::default()
+        };
         for entry in self.entries.iter().flatten() {
             match (entry.alive, &entry.shown) {
                 (false, _) => counts.exited += 1,
@@ -422,11 +426,8 @@ impl Table {
 
     /// The group that an exited process with these labels belongs to.
     fn exited_group(&mut self, labels: &Labels) -> &mut Totals {
-        let mut group = Arc::new(labels.exited());
-        if !self.exited.contains_key(&group) && self.exited.len() >= self.config.max_processes {
-            group = Arc::new(Labels::exited_unnamed());
-        }
-        self.exited.entry(group).or_insert_with(Totals::new)
+        let living = self.own.keys().map(|labels| &**labels);
+        self.exited.group(labels, self.config.max_processes, living)
     }
 
     /// Failed calls of a process that was folded before they were counted: a program was
@@ -439,9 +440,7 @@ impl Table {
     ) {
         let strays: Vec<(SockoptKey, u64)> = source.take_sockopt_failures(slot, generation);
         if !strays.is_empty() {
-            let group = Arc::new(Labels::exited_unnamed());
-            let totals = self.exited.entry(group).or_insert_with(Totals::new);
-            add_failures(&mut totals.failures, strays);
+            add_failures(&mut self.exited.unnamed().failures, strays);
         }
     }
 }

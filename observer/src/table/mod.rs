@@ -7,12 +7,15 @@
 //! * the sum of a counter over all series never goes down and counts no event twice;
 //! * a series, while it is there, never goes down: a process is shown under its own pid or
 //!   in `pid="other"` for all its life, and what was counted in `pid="other"` stays there;
+//! * the sum over a name and unit does not go down while a process of theirs lives, unless as
+//!   many names as there may be groups have living processes;
 //! * the number of series is bounded by [`TableConfig::max_processes`], for the living and
 //!   for the groups of the exited;
 //! * no two series have the same labels, whatever bytes a comm is made of.
 //!
 //! The table takes its time, kernel and process facts as arguments: it is deterministic.
 
+mod exited;
 mod facts;
 mod housekeeping;
 mod labels;

@@ -182,10 +182,29 @@ fn groups_of_the_exited_are_bounded() {
         bench.facts.kill(key(pid, 1));
         bench.ticks(10);
     }
+    // The two that were added to last.
+    let series = bench.series();
+    assert_eq!(series["exited/c/"].accepts, 1);
+    assert_eq!(series["exited/d/"].accepts, 1);
+    assert_eq!(series["exited//"].accepts, 2);
+    assert_eq!(bench.table.processes().exited_groups, 3);
+}
+
+#[test]
+fn a_group_stays_while_a_process_of_its_name_lives() {
+    let mut bench = Bench::new(2);
+    bench.kernel.spawn(9, 1, b"a").unwrap();
+    for (pid, comm) in [(1, b"a"), (2, b"b"), (3, b"c")] {
+        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
+        bench.kernel.change(slot, accept);
+        bench.ticks(1);
+        bench.facts.kill(key(pid, 1));
+        bench.ticks(10);
+    }
     let series = bench.series();
     assert_eq!(series["exited/a/"].accepts, 1);
-    assert_eq!(series["exited/b/"].accepts, 1);
-    assert_eq!(series["exited//"].accepts, 2);
+    assert_eq!(series["exited/c/"].accepts, 1);
+    assert_eq!(series["exited//"].accepts, 1);
 }
 
 #[test]

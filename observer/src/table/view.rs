@@ -142,7 +142,7 @@ impl Table {
             });
         }
 
-        for (labels, totals) in &self.exited {
+        for (labels, totals) in self.exited.iter() {
             let (time_wait, time_wait_ended) = next_time_wait();
             visit(&SeriesView {
                 labels,
@@ -234,7 +234,11 @@ impl Table {
                 .map(|&index| of_slot(index))
                 .fold(carried, Exact::plus)
         }));
-        series.extend(self.exited.values().map(|totals| totals.accounts(source)));
+        series.extend(
+            self.exited
+                .iter()
+                .map(|(_, totals)| totals.accounts(source)),
+        );
         series
             .into_iter()
             .map(|Exact { live, ended }| (live, Some(ended)))
@@ -268,7 +272,11 @@ impl Table {
             let slots = own.slots.iter().filter_map(|&i| Some((i, of_slot(i)?)));
             shares.push(carried + slots.map(|(i, ledger)| live(i, ledger)).sum::<u64>());
         }
-        shares.extend(self.exited.values().map(|totals| totals.time_wait.live()));
+        shares.extend(
+            self.exited
+                .iter()
+                .map(|(_, totals)| totals.time_wait.live()),
+        );
         if let Some(kernel) = self.kernel_time_wait
             && self.time_wait_is_whole
         {
