@@ -321,17 +321,14 @@ impl KernelSource for Live {
         time_waits.map_or_else(Vec::new, TimeWaits::by_netns)
     }
 
-    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
         let mut map = lock(&self.sockopt);
-        let taken: Vec<_> = map
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(key, _)| key.slot == slot && key.generation == generation)
-            .collect();
-        for (key, _) in &taken {
-            let _ = map.remove(key);
-        }
-        taken
+        let mut take = |key: &SockoptKey| {
+            let count = map.get(key, 0).ok()?;
+            map.remove(key).ok()?;
+            Some((*key, count))
+        };
+        keys.iter().filter_map(&mut take).collect()
     }
 
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {

@@ -55,10 +55,9 @@ pub trait KernelSource: Send + Sync {
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)>;
     /// Failed setsockopt calls.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
-    /// Removes the failed setsockopt calls of one generation of a slot and returns what
-    /// was removed. Called when the slot is folded; entries of a generation that is gone
-    /// would otherwise fill the map.
-    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)>;
+    /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
+    /// folded; entries of a generation that is gone would otherwise fill the map.
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
     /// Statistics summed over all CPUs. A received RST that the kernel side still has pending,
     /// but that is certain by now, is added to the outcomes here and to the slot by `read_slot`.
     fn stats(&self) -> CpuStats;

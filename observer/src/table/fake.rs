@@ -146,11 +146,10 @@ impl KernelSource for FakeKernel {
         failures.iter().map(|(key, count)| (*key, *count)).collect()
     }
 
-    fn take_sockopt_failures(&self, slot: u32, generation: u32) -> Vec<(SockoptKey, u64)> {
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
         let mut failures = self.failures.lock().unwrap();
-        failures
-            .extract_if(|key, _| key.slot == slot && key.generation == generation)
-            .collect()
+        let taken = keys.iter().filter_map(|key| failures.remove_entry(key));
+        taken.collect()
     }
 
     fn stats(&self) -> CpuStats {

@@ -16,7 +16,7 @@ use super::{
     listeners::Listeners,
     ports::Ports,
     time_wait::Ledger,
-    totals::{Totals, add_failures},
+    totals::Totals,
 };
 use crate::kernel::source::KernelSource;
 
@@ -59,6 +59,10 @@ pub struct ProcessCounts {
     /// Groups of exited processes.
     pub exited_groups: u64,
 }
+
+/// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
+/// the map has to be walked for it.
+type Failing = HashMap<(u32, u32), Vec<SockoptKey>>;
 
 /// Since when a process has been gone and without sockets.
 #[derive(Debug)]
@@ -156,6 +160,7 @@ impl Table {
         } else {
             self.infer_time_wait(now, source);
         }
+        let mut failing = None;
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
@@ -178,7 +183,7 @@ impl Table {
             if quiet.ticks >= QUIET_TICKS
                 && now.saturating_duration_since(quiet.since) >= self.config.grace
             {
-                self.fold(index, source);
+                self.fold(index, source, &mut failing);
             }
         }
         self.fold_listeners();
@@ -349,7 +354,7 @@ impl Table {
 
     /// Moves the counts of slot `index` to where they stay, and frees the slot. No scrape
     /// comes between the two, because both need the table.
-    fn fold(&mut self, index: u32, source: &dyn KernelSource) {
+    fn fold(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
         };
@@ -359,7 +364,18 @@ impl Table {
             entry.quiet = None;
             return;
         }
-        let failures = source.take_sockopt_failures(index, entry.generation);
+        let failing = failing.get_or_insert_with(|| {
+            let mut failing = Failing::new();
+            for (key, _) in source.sockopt_failures() {
+                let keys = failing.entry((key.slot, key.generation)).or_default();
+                keys.push(key);
+            }
+            failing
+        });
+        let failures = match failing.remove(&(index, entry.generation)) {
+            Some(keys) => source.take_sockopt_failures(&keys),
+            None => Vec::new(),
+        };
         source.free_slot(index);
         let counts = *self.scratch;
         let (shown, ledger) = self.remove(index);
@@ -428,19 +444,5 @@ impl Table {
     fn exited_group(&mut self, labels: &Labels) -> &mut Totals {
         let living = self.own.keys().map(|labels| &**labels);
         self.exited.group(labels, self.config.max_processes, living)
-    }
-
-    /// Failed calls of a process that was folded before they were counted: a program was
-    /// still running, or the map could not be emptied. They go to the unnamed group.
-    pub(super) fn fold_stray_failures(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        source: &dyn KernelSource,
-    ) {
-        let strays: Vec<(SockoptKey, u64)> = source.take_sockopt_failures(slot, generation);
-        if !strays.is_empty() {
-            add_failures(&mut self.exited.unnamed().failures, strays);
-        }
     }
 }

@@ -187,14 +187,15 @@ impl Table {
             } else {
                 source.read_slot_identity(key.slot, &mut self.scratch);
                 if self.scratch.generation != key.generation {
-                    strays.push((key.slot, key.generation));
+                    strays.push(key);
                 }
             }
         }
-        strays.sort_unstable();
-        strays.dedup();
-        for (slot, generation) in strays {
-            self.fold_stray_failures(slot, generation, source);
+        if !strays.is_empty() {
+            // Of processes that were folded before they were counted: a program was still
+            // running then, or the map could not be emptied.
+            let strays = source.take_sockopt_failures(&strays);
+            add_failures(&mut self.exited.unnamed().failures, strays);
         }
         by_slot
     }
