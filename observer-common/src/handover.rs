@@ -63,6 +63,23 @@ pub fn correct_handover(
     }
 }
 
+/// Books a hand-over anew that is not settled and was booked in another state than the socket is
+/// in: a transition came between the two. Returns the hand-over as it is then.
+#[inline(always)]
+pub fn rebook_handover(
+    slot: u32,
+    handover: u64,
+    state: u8,
+    adjust: impl FnMut(u32, u8, i64),
+) -> u64 {
+    if handover == 0 {
+        return 0;
+    }
+    let (to, booked) = unpack_handover(handover);
+    correct_handover(slot, to, booked, state, adjust);
+    pack_handover(to, state)
+}
+
 #[cfg(test)]
 #[path = "handover_tests.rs"]
 mod tests;

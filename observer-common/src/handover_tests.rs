@@ -145,6 +145,12 @@ fn settle(shared: &mut Shared) {
     }
 }
 
+/// Corrects what is booked, as a resynchronisation does.
+fn rebook(shared: &mut Shared) {
+    let (slot, handover, state) = (shared.slot, shared.handover, shared.state);
+    shared.handover = rebook_handover(slot, handover, state, shared.adjust());
+}
+
 /// Whether the worker is held for the socket and counts it, and nobody else.
 fn check(shared: &Shared) -> Result<(), String> {
     let owner = WORKER;
@@ -155,6 +161,14 @@ fn check(shared: &Shared) -> Result<(), String> {
         if counters.sockets != i64::from(slot == owner) {
             return Err(format!("slot {slot} is held {} times", counters.sockets));
         }
+    }
+    check_gauges(shared)
+}
+
+/// Whether the worker counts the socket, and nobody else.
+fn check_gauges(shared: &Shared) -> Result<(), String> {
+    let owner = WORKER;
+    for (slot, counters) in (0..).zip(&shared.slots) {
         // A socket is in CLOSE before and after its life, so CLOSE has no gauge.
         for state in (1..STATES as u8).filter(|state| *state != CLOSE) {
             let (live, is) = (counters.live(state), (owner, shared.state) == (slot, state));
@@ -226,6 +240,10 @@ fn one_hand_over_is_exact_in_every_order() {
                         transitions.step(at, &mut shared);
                     }
                 }
+                // It may be long until the next transition.
+                rebook(&mut shared);
+                check_gauges(&shared)
+                    .unwrap_or_else(|error| panic!("{life:?} {schedule:?}: booked: {error}"));
                 settle(&mut shared);
                 check(&shared).unwrap_or_else(|error| panic!("{life:?} {schedule:?}: {error}"));
                 played += 1;

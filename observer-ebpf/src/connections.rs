@@ -4,7 +4,8 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
     CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, TIMED_STATES,
-    book_handover, booked_state, correct_handover, owner_of, pack_handover, unpack_handover,
+    book_handover, booked_state, correct_handover, owner_of, pack_handover, rebook_handover,
+    unpack_handover,
 };
 
 use crate::{
@@ -166,6 +167,27 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
     if handover != 0 {
         release(from);
     }
+}
+
+/// Corrects a hand-over that a transition came between, and that may otherwise be booked in the
+/// wrong state until the next one. For resynchronisations: a transition at this very moment
+/// would be as bad as two hand-overs at one.
+#[inline(always)]
+pub fn rebook(conn: *mut Conn) {
+    // SAFETY: points into the map.
+    let (slot, handover, state) = unsafe {
+        (
+            (*conn).slot,
+            (&raw const (*conn).handover).read_volatile(),
+            (&raw const (*conn).state).read_volatile(),
+        )
+    };
+    if handover == 0 || booked_state(handover, state) == state {
+        return;
+    }
+    let handover = rebook_handover(slot, handover, state, adjust_live);
+    // SAFETY: as above.
+    unsafe { (&raw mut (*conn).handover).write_volatile(handover) };
 }
 
 /// Completes a hand-over. For the state program only: it runs under the socket lock.

@@ -108,18 +108,24 @@ pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
+/// `enum sock_type` (include/linux/net.h).
+const SOCK_STREAM: u16 = 1;
+
 /// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
 #[inline(always)]
 pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
     // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
-    let (family, protocol) = unsafe {
+    let (family, kind, protocol) = unsafe {
         (
             Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_TYPE()),
             Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
         )
     };
-    let ours =
-        matches!(family, AF_INET | AF_INET6) && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    // A raw socket may be of the same protocol, and in ESTABLISHED once it is connected.
+    let ours = matches!(family, AF_INET | AF_INET6)
+        && kind == SOCK_STREAM
+        && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
     ours.then_some(protocol)
 }
 

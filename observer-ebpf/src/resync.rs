@@ -8,8 +8,7 @@
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
-    AF_INET, AF_INET6, CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl,
-    SLOT_FIRST,
+    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl, SLOT_FIRST,
 };
 
 use crate::{
@@ -57,11 +56,9 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let family = Probe::read::<u16>(sk, at::OFF_SKC_FAMILY());
-        if family != AF_INET && family != AF_INET6 {
+        let Some(protocol) = files::tcp_protocol(sk) else {
             return 0;
-        }
-        let protocol = Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL());
+        };
         let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
         let Some(control) = RESYNC.get_ptr_mut(0) else {
             return 0;
@@ -202,6 +199,7 @@ unsafe fn confirm(conn: *mut Conn, task: *const u8, epoch: u32) {
         unsafe {
             if *slot == stream::owner_of_entry(conn) {
                 (*conn).epoch = epoch;
+                connections::rebook(conn);
             }
         }
     }

@@ -11,6 +11,9 @@ use common::{Daemon, Metrics, Netns, Program};
 const OLD: &str = r#"
 import socket
 kept, listeners, waiting = [], [], {}
+# Connected, which is ESTABLISHED to the kernel, and no connection.
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+raw.connect(('127.0.0.1', 0))
 for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
     listener = socket.socket(family)
     listener.bind((address, 0))
