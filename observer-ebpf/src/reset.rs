@@ -138,7 +138,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         match sent.state {
             TIME_WAIT => of_time_wait::<M>(sk, &mut sent),
             NEW_SYN_RECV => of_request(sk, &mut sent),
-            _ => of_full_socket::<M>(sk, answers_segment, &mut sent),
+            _ => of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
         }
     }
     let specific = reason < RESET_CLASSES_FROM
@@ -231,7 +231,7 @@ fn of_request(sk: *const u8, sent: &mut Sent) {
 }
 
 #[inline(always)]
-fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, sent: &mut Sent) {
+fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32, sent: &mut Sent) {
     sent.full = sk;
     let mut previous = sent.state;
     match connections::get(sk as u64) {
@@ -269,7 +269,12 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, sent: &mut Se
         };
     } else {
         // SAFETY: as above.
-        sent.class = unsafe { active::<M>(sk, sent.state, previous) };
+        sent.class = if sent.state != CLOSE && reason == REASON_TCP_STATE.load() {
+            // `tcp_abort`. All others that abort a live one have reasons of their own.
+            RESET_ABORTED
+        } else {
+            unsafe { active::<M>(sk, sent.state, previous) }
+        };
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Daemon, Metrics, Netns};
+use common::{Daemon, Metrics, Netns, kernel_at_least};
 
 /// Half-close misused: shutdown(SHUT_WR), the peer answers, close() with the answer unread.
 /// An RST, not an orderly end: nothing enters TIME_WAIT, although the connection was in
@@ -233,22 +233,22 @@ input()
 }
 
 /// `ss -K`: the RST is the connection's owner's, whoever asked for it.
-#[test]
-fn killed_by_ss() {
-    needs_kernel!();
-    let netns = Netns::new("sskill");
+fn killed(purpose: &str, keepalive: &str) {
+    let netns = Netns::new(purpose);
     let daemon = Daemon::start(&[]);
     let before = netns.snmp();
     let mut program = netns.script(
         r"
 pairs = [pair(family, address) for family, address in FAMILIES for _ in range(5)]
+for _, server in pairs:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(sys.argv[1]))
 print(*[server.getsockname()[1] for _, server in pairs])
 input()
 states = [(state(client), state(server)) for client, server in pairs]
 print('killed' if all(pair == (7, 7) for pair in states) else states)
 input()
 ",
-        &[],
+        &[keepalive],
     );
     let ports = program.line();
     for port in ports.split(' ') {
@@ -289,4 +289,21 @@ input()
     metrics.assert_complete();
     program.go();
     program.finish();
+}
+
+#[test]
+fn killed_by_ss() {
+    needs_kernel!();
+    killed("sskill", "0");
+}
+
+/// The same where keepalive could have done it.
+#[test]
+fn killed_by_ss_with_keepalive() {
+    needs_kernel!();
+    if kernel_at_least(6, 12) {
+        killed("sskillalive", "1");
+    } else {
+        println!("skipped: before 6.12 the kernel gives no reason, and keepalive is taken for it");
+    }
 }
