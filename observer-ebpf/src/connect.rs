@@ -40,16 +40,18 @@ const RESTARTS: RangeInclusive<i64> = 512..=516;
 /// (`__inet_stream_connect`). The call after it is a new attempt.
 const ECONNABORTED: i64 = 103;
 
-/// Counts a success.
+/// Counts a success, and how long it took if that is known.
 #[inline(always)]
-pub fn succeeded(slot: u32, latency_ns: u64) {
+pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map.
         unsafe {
             add((&raw mut (*slot).connects).cast::<u64>(), 1);
-            observe(&raw mut (*slot).connect, &CONNECT_BOUNDS, latency_ns);
+            if let Some(latency_ns) = latency_ns {
+                observe(&raw mut (*slot).connect, &CONNECT_BOUNDS, latency_ns);
+            }
         }
     }
 }

@@ -15,11 +15,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ESTABLISHED,
-    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE,
-    Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, MAP_CONNECTIONS,
-    RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
-    TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
+    AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
+    CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
+    CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP,
+    LISTEN, MAP_CONNECTIONS, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES,
+    SYN_RECV, SYN_SENT, TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -193,7 +193,8 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         // `__bpf_trace_run`); what that left out is made good here, so that gauges do not
         // drift for ever.
         let known = (*conn).state;
-        if known != old && usize::from(known) < STATES {
+        let missed = known != old && usize::from(known) < STATES;
+        if missed {
             connections::settle_handover(conn, known);
             count_transition((*conn).slot, known, old);
             let flags = (*conn).flags;
@@ -201,10 +202,12 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 && old != SYN_RECV
                 && flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE
             {
-                // What was left out is that the handshake succeeded.
-                connect::succeeded((*conn).slot, time.saturating_sub((*conn).born_ns));
-                (*conn).flags = flags | CONN_ESTABLISHED;
+                // What was left out is that the handshake succeeded, however long it took.
+                connect::succeeded((*conn).slot, None);
+                (*conn).flags = flags | CONN_ESTABLISHED | CONN_ATTEMPT_COUNTED;
             }
+            // Nobody knows when it came to `old`.
+            (*conn).entered_ns = time;
             debug!(
                 &(),
                 "made good for a missed transition from {} to {}", known, old
@@ -224,7 +227,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         (*conn).state = new;
         (*conn).entered_ns = time;
 
-        if old == CLOSE_WAIT && ((*conn).flags & CONN_SEEDED == 0) {
+        if old == CLOSE_WAIT && !missed && ((*conn).flags & CONN_SEEDED == 0) {
             if let Some(slot) = counting::slot(slot) {
                 observe(&raw mut (*slot).close_wait, &CLOSE_WAIT_BOUNDS, spent);
             }
@@ -232,11 +235,14 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
         match new {
             ESTABLISHED => {
-                if attempting {
-                    connect::succeeded(slot, time.saturating_sub((*conn).born_ns));
-                }
                 // An RST sent until now answered a stray segment (a bad ACK in SYN_SENT).
-                (*conn).flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
+                let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
+                if attempting {
+                    connect::succeeded(slot, Some(time.saturating_sub((*conn).born_ns)));
+                    // Reset before connect() returns, it returns that.
+                    flags |= CONN_ATTEMPT_COUNTED;
+                }
+                (*conn).flags = flags;
                 if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
                     // A passive MPTCP join: its parent is known by now.
                     connections::hand_over(conn, owner::through_parent(sk));

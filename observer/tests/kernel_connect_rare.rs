@@ -105,6 +105,40 @@ input()
     );
 }
 
+/// Established, and reset before the program asks again: connect() returns that, and the attempt
+/// succeeded all the same.
+#[test]
+fn reset_before_connect_is_called_again() {
+    needs_kernel!();
+    let netns = Netns::new("resetagain");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    for _ in range(5):
+        client = socket.socket(family)
+        client.setblocking(False)
+        assert outcome(lambda: client.connect(listener.getsockname())) == 'EINPROGRESS'
+        server, _ = listener.accept()
+        reset(server)
+        wait(lambda: state(client) == 7)
+        assert outcome(lambda: client.connect(listener.getsockname())) == 'ECONNRESET'
+        client.close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    let pid = program.pid();
+    assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
 #[test]
 fn to_itself() {
