@@ -161,8 +161,8 @@ pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, P
 ///
 /// When stat cannot be read or understood, for another reason than that the process is
 /// gone, the answer is yes: the caller would otherwise write a live process off because
-/// it ran out of descriptors itself. Under `hidepid=2` without CAP_SYS_PTRACE foreign processes look
-/// gone.
+/// it ran out of descriptors itself. Under `hidepid=2` without CAP_SYS_PTRACE foreign processes
+/// look gone.
 #[must_use]
 pub fn is_alive(root: &ProcRoot, key: &ProcessKey) -> bool {
     match Stat::read(root, key.tgid) {

@@ -58,11 +58,17 @@ pub struct Scan {
     pub gone: Vec<ProcessKey>,
 }
 
-/// Measures descriptor use, round-robin: never measured first, then the oldest
-/// measurement. One process costs a stat, and two reads of short files.
-pub struct ResourceScanner {
+/// Measures one process: a stat, and two reads of short files.
+#[derive(Clone, Debug)]
+pub struct Meter {
     root: ProcRoot,
     method: FdMethod,
+}
+
+/// Which processes are measured when, round-robin: never measured first, then the oldest
+/// measurement. And what is known of them.
+pub struct ResourceScanner {
+    meter: Meter,
     limits: ScanLimits,
     /// Those to be measured, the oldest measurement at the front.
     queue: VecDeque<ProcessKey>,
@@ -75,8 +81,7 @@ impl ResourceScanner {
     pub fn new(root: ProcRoot, limits: ScanLimits) -> Self {
         let method = FdMethod::detect(&root);
         Self {
-            root,
-            method,
+            meter: Meter { root, method },
             limits,
             queue: VecDeque::new(),
             processes: HashMap::new(),
@@ -86,7 +91,13 @@ impl ResourceScanner {
     /// How descriptors are counted on this kernel.
     #[must_use]
     pub const fn method(&self) -> FdMethod {
-        self.method
+        self.meter.method
+    }
+
+    /// What measures: by itself, because that can take long, and nobody need wait for it.
+    #[must_use]
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Changes the pace.
@@ -113,48 +124,79 @@ impl ResourceScanner {
         self.processes.get(key)?.as_ref()
     }
 
+    /// How many processes one scan may measure.
+    #[must_use]
+    pub fn turns(&self) -> usize {
+        self.limits.batch.min(self.queue.len())
+    }
+
+    /// The process to be measured next, if one is due; [`note`](Self::note) takes the outcome.
+    pub fn next_due(&mut self, now: Instant) -> Option<ProcessKey> {
+        let key = self.queue.pop_front()?;
+        if let Some(before) = self.get(&key)
+            && now.saturating_duration_since(before.measured_at) < self.limits.interval
+        {
+            // The queue is in the order of age, so none of the others is due either. One
+            // whose measurement failed has lost its place and waits with them.
+            self.queue.push_front(key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Takes in what a measurement came to.
+    pub fn note(
+        &mut self,
+        key: ProcessKey,
+        outcome: Result<Option<Resources>, ProcError>,
+        scan: &mut Scan,
+    ) {
+        match outcome {
+            Ok(Some(measured)) => {
+                scan.measured += 1;
+                scan.denied += usize::from(measured.open_fds.is_none());
+                let before = self.get(&key).and_then(|old| old.peak_fds);
+                let peak_fds = measured.peak_fds.max(before);
+                self.processes.insert(
+                    key,
+                    Some(Resources {
+                        peak_fds,
+                        ..measured
+                    }),
+                );
+                self.queue.push_back(key);
+            }
+            Ok(None) => scan.gone.push(key),
+            Err(error) => {
+                tracing::debug!(pid = key.tgid, %error, "cannot measure process");
+                scan.failed += 1;
+                self.queue.push_back(key);
+            }
+        }
+    }
+
     /// Measures the processes that are due, at most one batch of them.
+    #[cfg(test)]
     pub fn scan(&mut self, now: Instant) -> Scan {
         let mut scan = Scan::default();
-        for _ in 0..self.limits.batch.min(self.queue.len()) {
-            let Some(key) = self.queue.pop_front() else {
+        for _ in 0..self.turns() {
+            let Some(key) = self.next_due(now) else {
                 break;
             };
-            let before = self.get(&key).copied();
-            if let Some(before) = before
-                && now.saturating_duration_since(before.measured_at) < self.limits.interval
-            {
-                // The queue is in the order of age, so none of the others is due either. One
-                // whose measurement failed has lost its place and waits with them.
-                self.queue.push_front(key);
-                break;
-            }
-            match self.measure(&key, now) {
-                Ok(Some(measured)) => {
-                    scan.measured += 1;
-                    scan.denied += usize::from(measured.open_fds.is_none());
-                    let peak_fds = measured.peak_fds.max(before.and_then(|old| old.peak_fds));
-                    self.processes.insert(
-                        key,
-                        Some(Resources {
-                            peak_fds,
-                            ..measured
-                        }),
-                    );
-                    self.queue.push_back(key);
-                }
-                Ok(None) => scan.gone.push(key),
-                Err(error) => {
-                    tracing::debug!(pid = key.tgid, %error, "cannot measure process");
-                    scan.failed += 1;
-                    self.queue.push_back(key);
-                }
-            }
+            let outcome = self.meter.measure(&key, now);
+            self.note(key, outcome, &mut scan);
         }
         scan
     }
+}
 
-    fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
+impl Meter {
+    /// What a process has and may have; `None` when it is gone.
+    ///
+    /// # Errors
+    ///
+    /// When its files in /proc cannot be read or understood.
+    pub fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
         let Some(stat) = Stat::read(&self.root, key.tgid)? else {
             return Ok(None);
         };
