@@ -170,8 +170,8 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
 }
 
 /// Corrects a hand-over that a transition came between, and that may otherwise be booked in the
-/// wrong state until the next one. For resynchronisations: a transition at this very moment
-/// would be as bad as two hand-overs at one.
+/// wrong state until the next one. For resynchronisations. Another transition at this very moment
+/// would leave gauges and holds off by one.
 #[inline(always)]
 pub fn rebook(conn: *mut Conn) {
     // SAFETY: points into the map.
@@ -185,9 +185,13 @@ pub fn rebook(conn: *mut Conn) {
     if handover == 0 || booked_state(handover, state) == state {
         return;
     }
-    let handover = rebook_handover(slot, handover, state, adjust_live);
     // SAFETY: as above.
-    unsafe { (&raw mut (*conn).handover).write_volatile(handover) };
+    unsafe {
+        let word = &raw mut (*conn).handover;
+        if word.read_volatile() == handover {
+            word.write_volatile(rebook_handover(slot, handover, state, adjust_live));
+        }
+    }
 }
 
 /// Completes a hand-over. For the state program only: it runs under the socket lock.

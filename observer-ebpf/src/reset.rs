@@ -269,8 +269,10 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32, 
         };
     } else {
         // SAFETY: as above.
-        sent.class = if sent.state != CLOSE && reason == REASON_TCP_STATE.load() {
-            // `tcp_abort`. All others that abort a live one have reasons of their own.
+        // `tcp_abort` gives this reason. Others that abort a live socket have reasons of their own,
+        // but for orphans whose time in FIN_WAIT2 is over (`tcp_keepalive_timer`).
+        let aborted = reason == REASON_TCP_STATE.load() && sent.state != CLOSE;
+        sent.class = if aborted && sent.state != FIN_WAIT2 {
             RESET_ABORTED
         } else {
             unsafe { active::<M>(sk, sent.state, previous) }

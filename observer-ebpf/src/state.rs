@@ -281,6 +281,10 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
         }
         let error = M::read::<u32>(sk, at::OFF_SK_ERR());
         let flags = (*conn).flags;
+        if error == 0 && flags & CONN_ESTABLISHED != 0 {
+            // No connect() is to return why: the next one is another attempt.
+            (*conn).flags = flags & !CONN_ATTEMPT_COUNTED;
+        }
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
             if let Some(slot) = counting::slot(slot) {
                 observe(

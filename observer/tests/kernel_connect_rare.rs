@@ -139,6 +139,39 @@ input()
     program.finish();
 }
 
+/// A connection that is given up with connect(AF_UNSPEC), and an attempt of the same socket that
+/// fails before a SYN is sent.
+#[test]
+fn another_attempt_of_the_same_socket() {
+    needs_kernel!();
+    let netns = Netns::new("another");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    nowhere = '192.0.2.1' if family == socket.AF_INET else '2001:db8::1'
+    for _ in range(5):
+        client = connect(family, listener.getsockname())
+        assert LIBC.connect(client.fileno(), unspec, len(unspec)) == 0
+        assert outcome(lambda: client.connect((nowhere, 1))) == 'ENETUNREACH'
+        client.close()
+        listener.accept()[0].close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    let expected = [("ok".to_owned(), 10), ("ENETUNREACH".to_owned(), 10)];
+    assert_eq!(outcomes(&metrics, program.pid()), expected.into());
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
 #[test]
 fn to_itself() {
