@@ -159,6 +159,32 @@ fn killed_or_stopped_it_leaves_nothing_behind() {
     assert_eq!(daemon.wait_for_end().code(), Some(0));
 }
 
+/// A signal that comes while the hooks are attached, as from a service manager that takes the
+/// daemon for started: it is answered later, and does not end it.
+#[test]
+fn sighup_during_the_start_is_answered() {
+    needs_kernel!();
+    let mut early = false;
+    let daemon = Daemon::start_while(&[], |pid, log| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & 1 << (libc::SIGHUP - 1) != 0);
+        if caught && !early {
+            assert!(!log.contains("serving metrics"), "{log}");
+            let pid = nix::unistd::Pid::from_raw(pid as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+            early = true;
+        }
+    });
+    daemon.wait("the settings", |daemon| {
+        daemon.log().contains("SIGHUP: settings read")
+    });
+    assert!(daemon.stop().success());
+}
+
 #[test]
 fn sighup_reads_the_file_again() {
     needs_kernel!();
@@ -166,20 +192,24 @@ fn sighup_reads_the_file_again() {
     let file = directory.path().join("observer.toml");
     fs::write(&file, "log-level = \"info\"\n").unwrap();
     let daemon = Daemon::start(&["--config", file.to_str().unwrap()]);
-    let hup = |text: &str, expected: &str| {
+    let hup = |text: &str, expected: &[&str]| {
         let before = daemon.log().len();
         fs::write(&file, text).unwrap();
         daemon.signal("HUP");
-        daemon.wait(expected, |daemon| daemon.log()[before..].contains(expected));
+        daemon.wait(&format!("{expected:?}"), |daemon| {
+            let log = daemon.log();
+            expected.iter().all(|text| log[before..].contains(text))
+        });
         daemon.log()[before..].to_owned()
     };
     assert!(!daemon.log().contains("DEBUG"));
-    hup("log-level = \"debug\"\n", "DEBUG");
+    const SELECTED: &str = "processes that are new are selected anew";
+    hup("log-level = \"debug\"\n", &["DEBUG", SELECTED]);
 
     // A filter holds for processes that are new.
     hup(
         "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
-        "processes that are new are selected anew",
+        &[SELECTED],
     );
     let netns = Netns::new("hup");
     let source = |name: &str| {
@@ -210,14 +240,14 @@ fn sighup_reads_the_file_again() {
 
     let log = hup(
         "listen = \"127.0.0.1:9\"\nring-bytes = 4096\nexclude-comm = [\"obs-hidden\"]\n",
-        "need a restart",
+        &["need a restart"],
     );
     assert!(log.contains("ring-bytes"), "{log}");
     assert!(log.contains("WARN"), "{log}");
 
     let log = hup(
         "log-level = \"debug\"\nlisten = no\n",
-        "keeping the settings",
+        &["keeping the settings"],
     );
     assert!(
         log.contains("ERROR") && log.contains("observer.toml"),

@@ -48,6 +48,11 @@ impl Due {
         }
         due
     }
+
+    /// Sees that it is done within an interval that may be shorter than the one before.
+    fn hasten(&mut self, now: Instant, every: Duration) {
+        self.0 = self.0.min(now + every);
+    }
 }
 
 impl Housekeeping {
@@ -66,7 +71,9 @@ impl Housekeeping {
             let (tick, do_resync, do_reconcile, ports) = {
                 let settings = settings.borrow_and_update();
                 let now = Instant::now();
-                if settings.has_changed() || std::mem::take(&mut changed) {
+                if std::mem::take(&mut changed) || settings.has_changed() {
+                    resync.hasten(now, settings.resync_interval);
+                    reconcile.hasten(now, settings.reconcile_interval);
                     let selection = settings.selection.clone();
                     lock(&this.table)
                         .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));

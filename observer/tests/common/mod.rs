@@ -11,7 +11,7 @@ mod netns;
 mod program;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -73,6 +73,19 @@ impl Daemon {
 
     /// The same, after `prepare` changed the command.
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        Self::launch(args, prepare, |_, _| {})
+    }
+
+    /// The same, and gives `meanwhile` the process id and the log, again and again.
+    pub fn start_while(args: &[&str], meanwhile: impl FnMut(u32, &str)) -> Self {
+        Self::launch(args, |_| {}, meanwhile)
+    }
+
+    fn launch(
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+        mut meanwhile: impl FnMut(u32, &str),
+    ) -> Self {
         let mut command = Command::new(observer());
         // An emulated machine would spend most of its time on these.
         let [tick, fd, resync, reconcile] = if scale() < 1.0 {
@@ -118,6 +131,7 @@ impl Daemon {
         let started = Instant::now();
         let address = loop {
             let text = log.lock().unwrap().clone();
+            meanwhile(child.id(), &text);
             if let Some(address) = address_in(&text) {
                 break address;
             }
@@ -328,6 +342,27 @@ pub fn kernel_at_least(major: u32, minor: u32) -> bool {
         .map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     version >= (major, minor)
+}
+
+/// Runs `test` with a daemon for each kind of hook that makes a difference to `signal` here.
+/// Resynchronisation is kept from helping.
+pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
+    let mut seen = BTreeSet::new();
+    let mut kinds = vec!["any", "kprobe", "tracepoint"];
+    if scale() < 1.0 {
+        println!("--hooks tracepoint: tried where the machine is fast");
+        kinds.pop();
+    }
+    for hooks in kinds {
+        let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
+        let rungs = daemon.scrape().rungs(signal);
+        if seen.insert(rungs.clone()) {
+            println!("--hooks {hooks}: {signal} is served by {rungs:?}");
+            test(hooks, &daemon);
+        } else {
+            println!("--hooks {hooks}: the same as before, {rungs:?}");
+        }
+    }
 }
 
 /// How much of the load tests make. Below 1 in emulated machines, where everything takes
