@@ -4,35 +4,14 @@
 
 mod common;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use common::{Daemon, Metrics, Netns, scale};
+use common::{Daemon, Metrics, Netns, with_each_kind_of_hook};
 
 const ENTERED: &str = "socket_time_wait_entered_total";
 const ENDED: &str = "socket_time_wait_ended_total";
 const LIVE: &str = "socket_time_wait";
 const EXHAUSTED: &str = "socket_ephemeral_ports_exhausted_total";
-
-/// Runs `test` with a daemon for each kind of hook that makes a difference to `signal` here.
-/// Resynchronisation is kept from helping.
-fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&str, &Daemon)) {
-    let mut seen = BTreeSet::new();
-    let mut kinds = vec!["any", "kprobe", "tracepoint"];
-    if scale() < 1.0 {
-        println!("--hooks tracepoint: tried where the machine is fast");
-        kinds.pop();
-    }
-    for hooks in kinds {
-        let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
-        let rungs = daemon.scrape().rungs(signal);
-        if seen.insert(rungs.clone()) {
-            println!("--hooks {hooks}: {signal} is served by {rungs:?}");
-            test(hooks, &daemon);
-        } else {
-            println!("--hooks {hooks}: the same as before, {rungs:?}");
-        }
-    }
-}
 
 /// A client and a server in one process; the client closes first.
 const SHORT: &str = r"
@@ -93,8 +72,11 @@ fn all_that_enter_time_wait_leave_it() {
         let (kernel, ours) = compared(&netns, daemon, &pids);
         println!("{ours} of {count} in TIME_WAIT");
         assert_eq!(ours, kernel);
-        let inode = netns.inode();
+        let (inode, python) = (netns.inode(), [("comm", "python3")]);
         let drift = [("netns", inode.as_str())];
+        let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
+            daemon.until_within(Duration::from_secs(200), what, condition)
+        };
         if best {
             best = false;
             // The processes end first: their sockets outlive them.
@@ -102,17 +84,11 @@ fn all_that_enter_time_wait_leave_it() {
                 program.go();
                 program.finish();
             }
-            let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
-                daemon.until_within(Duration::from_secs(200), what, condition)
-            };
             let metrics = until("the end of all", &|metrics| {
-                let python = [("comm", "python3")];
                 metrics.sum(ENDED, &python) >= count as f64
             });
-            let python = [("comm", "python3")];
-            assert_eq!(metrics.sum(ENDED, &python), count as f64);
-            assert_eq!(metrics.sum(ENTERED, &python), count as f64);
-            assert_eq!(metrics.sum(LIVE, &python), 0.0);
+            let sums = [ENDED, ENTERED, LIVE].map(|name| metrics.sum(name, &python));
+            assert_eq!(sums, [count as f64, count as f64, 0.0]);
             assert_eq!(netns.sockstat("tw"), 0);
             // Folded meanwhile.
             let exited = until("folding", &|metrics| {
@@ -134,13 +110,15 @@ fn all_that_enter_time_wait_leave_it() {
         // The kernel purges them with their namespace.
         drop(netns);
         drop(programs);
-        let patience = Duration::from_secs(200);
-        let metrics = daemon.until_within(patience, "the end of all", |metrics| {
-            metrics.sum(ENDED, &[("comm", "python3")]) >= count as f64
+        let metrics = until("the end of all", &|metrics| {
+            metrics.sum(ENDED, &python) >= count as f64
         });
-        for pid in pids {
-            assert_eq!(metrics.of(pid, LIVE, &[]), 0.0);
-        }
+        assert_eq!(
+            pids.iter()
+                .map(|pid| metrics.of(*pid, LIVE, &[]))
+                .sum::<f64>(),
+            0.0
+        );
         metrics.assert_complete();
     });
 }
@@ -281,8 +259,8 @@ input()
         let metrics = daemon.scrape();
         let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
         assert_eq!(
-            (of("connect"), of("bind")),
-            (6.0, 0.0),
+            [of("connect"), of("bind")],
+            [6.0, 0.0],
             "{}",
             metrics.shown()
         );
@@ -293,8 +271,8 @@ input()
         let metrics = daemon.scrape();
         let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
         assert_eq!(
-            (of("connect"), of("bind")),
-            (6.0, 4.0),
+            [of("connect"), of("bind")],
+            [6.0, 4.0],
             "{}",
             metrics.shown()
         );
@@ -353,52 +331,6 @@ os.waitpid(child, 0)
             "{}",
             metrics.shown()
         );
-        metrics.assert_complete();
-        program.go();
-        program.finish();
-    });
-}
-
-/// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
-#[test]
-fn a_32_bit_setsockopt_is_seen() {
-    needs_kernel!();
-    if !cfg!(target_arch = "x86_64") {
-        println!("skipped: int 0x80 is an instruction of x86");
-        return;
-    }
-    with_each_kind_of_hook("setsockopt", |hooks, daemon| {
-        let netns = Netns::new(&format!("compat-{hooks}"));
-        let mut program = netns.script(
-            r"
-import mmap
-# push rbx; mov eax, 366 (setsockopt); mov ebx, edi; mov ecx, esi; xor esi, esi; xor edi, edi;
-# int 0x80; pop rbx; ret
-code = bytes.fromhex('53 b8 6e010000 89fb 89f1 31f6 31ff cd80 5b c3')
-page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-page.write(code)
-call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)(
-    ctypes.addressof(ctypes.c_char.from_buffer(page)))
-sock = socket.socket()
-print(call(sock.fileno(), socket.IPPROTO_TCP, 4242))
-input()
-",
-            &[],
-        );
-        // Without the 32-bit entry, the program is killed.
-        let answer = program.line();
-        let einval = -22;
-        assert_eq!(answer, einval.to_string());
-        let metrics = daemon.scrape();
-        let failures = "socket_setsockopt_failures_total";
-        let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
-        let expected = if metrics.by_function("setsockopt") {
-            1.0
-        } else {
-            println!("32-bit calls are not seen with these hooks, as `observer check` says");
-            0.0
-        };
-        assert_eq!(seen, expected, "{}", metrics.shown());
         metrics.assert_complete();
         program.go();
         program.finish();

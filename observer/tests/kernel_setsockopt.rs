@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Daemon, Metrics, Netns};
+use common::{Daemon, Metrics, Netns, with_each_kind_of_hook};
 
 const FAILURES: &str = "socket_setsockopt_failures_total";
 
@@ -208,4 +208,49 @@ input()
     ]
     .concat();
     compare("thousand", &source);
+}
+
+/// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
+#[test]
+fn a_32_bit_setsockopt_is_seen() {
+    needs_kernel!();
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: int 0x80 is an instruction of x86");
+        return;
+    }
+    with_each_kind_of_hook("setsockopt", |hooks, daemon| {
+        let netns = Netns::new(&format!("compat-{hooks}"));
+        let mut program = netns.script(
+            r"
+import mmap
+# push rbx; mov eax, 366 (setsockopt); mov ebx, edi; mov ecx, esi; xor esi, esi; xor edi, edi;
+# int 0x80; pop rbx; ret
+code = bytes.fromhex('53 b8 6e010000 89fb 89f1 31f6 31ff cd80 5b c3')
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)(
+    ctypes.addressof(ctypes.c_char.from_buffer(page)))
+sock = socket.socket()
+print(call(sock.fileno(), socket.IPPROTO_TCP, 4242))
+input()
+",
+            &[],
+        );
+        // Without the 32-bit entry, the program is killed.
+        let answer = program.line();
+        assert_eq!(answer, (-libc::EINVAL).to_string());
+        let metrics = daemon.scrape();
+        let failures = "socket_setsockopt_failures_total";
+        let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
+        let expected = if metrics.by_function("setsockopt") {
+            1.0
+        } else {
+            println!("32-bit calls are not seen with these hooks, as `observer check` says");
+            0.0
+        };
+        assert_eq!(seen, expected, "{}", metrics.shown());
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
 }
