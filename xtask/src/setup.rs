@@ -230,7 +230,7 @@ fn install_linker(llvm: u32, apt: bool) -> Result<()> {
     eprintln!(
         "building bpf-linker on LLVM {llvm}, the release that the compiler uses; this takes minutes"
     );
-    shell::persist(
+    shell::run(
         &mut install,
         &format!(
             "see that LLVM {llvm} and its headers are installed, or put a released bpf-linker from \

@@ -136,7 +136,7 @@ metrics! {
     Processes, "observer_processes", Gauge,
         "Processes in the table: shown under their own pid, running in pid=\"other\", or exited and not yet folded into pid=\"exited\".";
     ExitedGroups, "observer_exited_groups", Gauge,
-        "Groups of exited processes, by name and unit. At --max-processes, those that were added to longest ago become part of the one without a name.";
+        "Groups of exited processes, by name and unit, the one without a name included. Past --max-processes, those that were added to longest ago become part of that one.";
     BuildInfo, "observer_build_info", Gauge,
         "Always 1; the labels say which build is running.";
     ScrapeDuration, "observer_scrape_duration_seconds", Gauge,

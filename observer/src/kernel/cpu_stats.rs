@@ -6,8 +6,8 @@ use observer_common::{CpuStats, Outcomes, PENDING_NS, Pod as _};
 
 use super::{live::monotonic_ns, mapped::MappedArray};
 
-/// How often the statistics of a CPU are read again while it has events that are not settled:
-/// a program runs there, or an RST is pending.
+/// How often the statistics of a CPU are read again while it has events that are not settled,
+/// because a program runs there.
 const REREADS: u32 = 4;
 
 fn settled(outcomes: &Outcomes) -> u64 {

@@ -180,7 +180,8 @@ impl Mirror {
     }
 }
 
-/// Settings that keep apt to `dir`; the machine's own, such as proxies, stay in force.
+/// Settings that keep apt to `dir`; the machine's own, such as proxies, stay in force. Lists need
+/// not be recent: a suite whose time is over is not signed anew.
 fn settings(dir: &Path) -> String {
     let dir = dir.display();
     format!(
