@@ -34,7 +34,9 @@ impl Exited {
         living: impl Iterator<Item = &'a Labels>,
     ) -> &mut Totals {
         let group = Arc::new(labels.exited());
-        if !self.groups.contains_key(&group) && self.named() >= most {
+        // The unnamed group needs no room.
+        let named = *group != Labels::exited_unnamed();
+        if named && !self.groups.contains_key(&group) && self.named() >= most {
             self.make_room(most, living);
             if self.named() >= most {
                 return self.unnamed();
@@ -62,7 +64,7 @@ impl Exited {
     }
 
     /// Groups other than the unnamed one.
-    pub fn named(&self) -> usize {
+    fn named(&self) -> usize {
         let unnamed = self.groups.contains_key(&Labels::exited_unnamed());
         self.groups.len() - usize::from(unnamed)
     }
