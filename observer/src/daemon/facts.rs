@@ -15,7 +15,7 @@ use crate::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
         identity::{self, Identity},
-        resources::{ResourceScanner, Scan, ScanLimits},
+        resources::{ResourceScanner, ScanLimits},
     },
     sync::lock,
     table::{Description, ProcessFacts, Resources},
@@ -29,7 +29,7 @@ const CLOSE_LOOK: Duration = Duration::from_secs(5);
 pub struct HostFacts {
     root: ProcRoot,
     cgroups: Mutex<Option<CgroupResolver>>,
-    scanner: Mutex<ResourceScanner>,
+    scanner: ResourceScanner,
     looked_at: Mutex<HashMap<ProcessKey, Instant>>,
 }
 
@@ -51,35 +51,21 @@ impl HostFacts {
         Self {
             root,
             cgroups: Mutex::new(cgroups),
-            scanner: Mutex::new(scanner),
+            scanner,
             looked_at: Mutex::new(HashMap::new()),
         }
     }
 
     /// Measures the descriptors of some of the processes in `live`.
     pub fn scan(&self, live: impl IntoIterator<Item = ProcessKey>) {
-        let now = Instant::now();
-        let (meter, turns) = {
-            let mut scanner = lock(&self.scanner);
-            scanner.set_live(live);
-            (scanner.meter().clone(), scanner.turns())
-        };
-        let mut scan = Scan::default();
-        for _ in 0..turns {
-            let Some(process) = lock(&self.scanner).next_due(now) else {
-                break;
-            };
-            // A scrape does not wait for it: before 6.2, half a million descriptors take a
-            // second.
-            let outcome = meter.measure(&process, now);
-            lock(&self.scanner).note(process, outcome, &mut scan);
-        }
+        self.scanner.set_live(live);
+        let scan = self.scanner.scan(Instant::now());
         debug!(?scan, "descriptors");
     }
 
     /// Changes the pace of measuring.
     pub fn set_limits(&self, limits: ScanLimits) {
-        lock(&self.scanner).set_limits(limits);
+        self.scanner.set_limits(limits);
     }
 
     /// Forgets processes that are not in `live`.
@@ -138,7 +124,7 @@ impl ProcessFacts for HostFacts {
     }
 
     fn resources(&self, process: &ProcessKey) -> Resources {
-        match lock(&self.scanner).get(process) {
+        match self.scanner.get(process) {
             Some(measured) => Resources {
                 open_fds: measured.open_fds,
                 max_fds: measured.max_fds,

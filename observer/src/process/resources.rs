@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,7 @@ use super::{
     fds::{FdMethod, OpenFds, count_open, parse_max_open_files},
     identity::Stat,
 };
+use crate::sync::lock;
 
 /// What one process has and may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +60,17 @@ pub struct Scan {
     pub gone: Vec<ProcessKey>,
 }
 
-/// Measures one process: a stat, and two reads of short files.
-#[derive(Clone, Debug)]
-pub struct Meter {
+/// Measures descriptor use, round-robin: never measured first, then the oldest
+/// measurement. One process costs a stat, and two reads of short files.
+pub struct ResourceScanner {
     root: ProcRoot,
     method: FdMethod,
+    /// Not locked while a process is measured, which can take long: before 6.2, half a million
+    /// descriptors take a second. A scrape does not wait for it.
+    state: Mutex<State>,
 }
 
-/// Which processes are measured when, round-robin: never measured first, then the oldest
-/// measurement. And what is known of them.
-pub struct ResourceScanner {
-    meter: Meter,
+struct State {
     limits: ScanLimits,
     /// Those to be measured, the oldest measurement at the front.
     queue: VecDeque<ProcessKey>,
@@ -81,38 +83,38 @@ impl ResourceScanner {
     pub fn new(root: ProcRoot, limits: ScanLimits) -> Self {
         let method = FdMethod::detect(&root);
         Self {
-            meter: Meter { root, method },
-            limits,
-            queue: VecDeque::new(),
-            processes: HashMap::new(),
+            root,
+            method,
+            state: Mutex::new(State {
+                limits,
+                queue: VecDeque::new(),
+                processes: HashMap::new(),
+            }),
         }
     }
 
     /// How descriptors are counted on this kernel.
     #[must_use]
     pub const fn method(&self) -> FdMethod {
-        self.meter.method
-    }
-
-    /// What measures: by itself, because that can take long, and nobody need wait for it.
-    #[must_use]
-    pub const fn meter(&self) -> &Meter {
-        &self.meter
+        self.method
     }
 
     /// Changes the pace.
-    pub fn set_limits(&mut self, limits: ScanLimits) {
-        self.limits = limits;
+    pub fn set_limits(&self, limits: ScanLimits) {
+        lock(&self.state).limits = limits;
     }
 
     /// Tells which processes are live. Others are forgotten, their peaks included.
-    pub fn set_live(&mut self, live: impl IntoIterator<Item = ProcessKey>) {
+    pub fn set_live(&self, live: impl IntoIterator<Item = ProcessKey>) {
         let live: HashSet<ProcessKey> = live.into_iter().collect();
-        self.processes.retain(|key, _| live.contains(key));
-        self.queue.retain(|key| live.contains(key));
+        let State {
+            queue, processes, ..
+        } = &mut *lock(&self.state);
+        processes.retain(|key, _| live.contains(key));
+        queue.retain(|key| live.contains(key));
         for key in live {
-            self.processes.entry(key).or_insert_with(|| {
-                self.queue.push_front(key);
+            processes.entry(key).or_insert_with(|| {
+                queue.push_front(key);
                 None
             });
         }
@@ -120,18 +122,66 @@ impl ResourceScanner {
 
     /// What is known of a process: `None` before its first measurement.
     #[must_use]
-    pub fn get(&self, key: &ProcessKey) -> Option<&Resources> {
+    pub fn get(&self, key: &ProcessKey) -> Option<Resources> {
+        lock(&self.state).get(key).copied()
+    }
+
+    /// Measures the processes that are due, at most one batch of them.
+    pub fn scan(&self, now: Instant) -> Scan {
+        let mut scan = Scan::default();
+        let turns = lock(&self.state).turns();
+        for _ in 0..turns {
+            let Some(key) = lock(&self.state).next_due(now) else {
+                break;
+            };
+            let outcome = self.measure(&key, now);
+            lock(&self.state).note(key, outcome, &mut scan);
+        }
+        scan
+    }
+
+    fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
+        let Some(stat) = Stat::read(&self.root, key.tgid)? else {
+            return Ok(None);
+        };
+        if !stat.is(key) || stat.has_exited() {
+            return Ok(None);
+        }
+        let open_fds = match count_open(&self.root, key.tgid, &stat, self.method)? {
+            OpenFds::Open(count) => Some(count),
+            OpenFds::Denied => None,
+            OpenFds::Gone => return Ok(None),
+        };
+        let Some(limits) = self.root.read(key.tgid, "limits")? else {
+            return Ok(None);
+        };
+        let max_fds = parse_max_open_files(&limits)?;
+        // A process that ended after the first look may have left its pid to another.
+        match Stat::read(&self.root, key.tgid)? {
+            Some(stat) if stat.is(key) => {}
+            _ => return Ok(None),
+        }
+        Ok(Some(Resources {
+            open_fds,
+            peak_fds: open_fds,
+            max_fds: Some(max_fds),
+            measured_at: now,
+        }))
+    }
+}
+
+impl State {
+    fn get(&self, key: &ProcessKey) -> Option<&Resources> {
         self.processes.get(key)?.as_ref()
     }
 
     /// How many processes one scan may measure.
-    #[must_use]
-    pub fn turns(&self) -> usize {
+    fn turns(&self) -> usize {
         self.limits.batch.min(self.queue.len())
     }
 
-    /// The process to be measured next, if one is due; [`note`](Self::note) takes the outcome.
-    pub fn next_due(&mut self, now: Instant) -> Option<ProcessKey> {
+    /// The process to be measured next, if one is due; `note` takes the outcome.
+    fn next_due(&mut self, now: Instant) -> Option<ProcessKey> {
         let key = self.queue.pop_front()?;
         if let Some(before) = self.get(&key)
             && now.saturating_duration_since(before.measured_at) < self.limits.interval
@@ -145,7 +195,7 @@ impl ResourceScanner {
     }
 
     /// Takes in what a measurement came to.
-    pub fn note(
+    fn note(
         &mut self,
         key: ProcessKey,
         outcome: Result<Option<Resources>, ProcError>,
@@ -173,56 +223,6 @@ impl ResourceScanner {
                 self.queue.push_back(key);
             }
         }
-    }
-
-    /// Measures the processes that are due, at most one batch of them.
-    #[cfg(test)]
-    pub fn scan(&mut self, now: Instant) -> Scan {
-        let mut scan = Scan::default();
-        for _ in 0..self.turns() {
-            let Some(key) = self.next_due(now) else {
-                break;
-            };
-            let outcome = self.meter.measure(&key, now);
-            self.note(key, outcome, &mut scan);
-        }
-        scan
-    }
-}
-
-impl Meter {
-    /// What a process has and may have; `None` when it is gone.
-    ///
-    /// # Errors
-    ///
-    /// When its files in /proc cannot be read or understood.
-    pub fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
-        let Some(stat) = Stat::read(&self.root, key.tgid)? else {
-            return Ok(None);
-        };
-        if !stat.is(key) || stat.has_exited() {
-            return Ok(None);
-        }
-        let open_fds = match count_open(&self.root, key.tgid, &stat, self.method)? {
-            OpenFds::Open(count) => Some(count),
-            OpenFds::Denied => None,
-            OpenFds::Gone => return Ok(None),
-        };
-        let Some(limits) = self.root.read(key.tgid, "limits")? else {
-            return Ok(None);
-        };
-        let max_fds = parse_max_open_files(&limits)?;
-        // A process that ended after the first look may have left its pid to another.
-        match Stat::read(&self.root, key.tgid)? {
-            Some(stat) if stat.is(key) => {}
-            _ => return Ok(None),
-        }
-        Ok(Some(Resources {
-            open_fds,
-            peak_fds: open_fds,
-            max_fds: Some(max_fds),
-            measured_at: now,
-        }))
     }
 }
 

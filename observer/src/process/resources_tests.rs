@@ -30,7 +30,7 @@ const LIMITS: ScanLimits = ScanLimits {
 fn measures_and_keeps_the_peak() {
     let proc = Fixture::new();
     add(&proc, 1, 5);
-    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1)]);
     assert_eq!(scanner.get(&key(1)), None);
     let start = Instant::now();
@@ -47,7 +47,7 @@ fn measures_and_keeps_the_peak() {
         max_fds: Some(64),
         measured_at: start,
     };
-    assert_eq!(scanner.get(&key(1)), Some(&first));
+    assert_eq!(scanner.get(&key(1)), Some(first));
 
     std::fs::remove_file(proc.root().process(1).join("fd/4")).unwrap();
     assert_eq!(
@@ -61,7 +61,7 @@ fn measures_and_keeps_the_peak() {
         measured_at: later,
         ..first
     };
-    assert_eq!(scanner.get(&key(1)), Some(&second));
+    assert_eq!(scanner.get(&key(1)), Some(second));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn takes_the_oldest_first() {
     for pid in 1..=5 {
         add(&proc, pid, 1);
     }
-    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live((1..=5).map(key));
     let start = Instant::now();
     let at = |second| start + Duration::from_secs(second);
@@ -103,7 +103,7 @@ fn one_batch_does_not_measure_a_process_twice() {
         batch: 100,
         interval: Duration::ZERO,
     };
-    let mut scanner = ResourceScanner::new(proc.root().clone(), limits);
+    let scanner = ResourceScanner::new(proc.root().clone(), limits);
     scanner.set_live([key(1)]);
     assert_eq!(scanner.scan(Instant::now()).measured, 1);
 }
@@ -113,7 +113,7 @@ fn the_gone_are_reported_once_and_keep_their_values() {
     let proc = Fixture::new();
     add(&proc, 1, 3);
     add(&proc, 2, 3);
-    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1), key(2)]);
     let start = Instant::now();
     scanner.scan(start);
@@ -144,7 +144,7 @@ fn failures_are_counted_and_tried_again() {
     let proc = Fixture::new();
     add(&proc, 1, 3);
     proc.write(1, "limits", b"");
-    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1)]);
     assert_eq!(
         scanner.scan(Instant::now()),
@@ -169,7 +169,7 @@ fn a_denied_directory_leaves_the_rest() {
     add(&proc, 1, 3);
     let fds = proc.root().process(1).join("fd");
     std::fs::set_permissions(&fds, std::fs::Permissions::from_mode(0o000)).unwrap();
-    let mut scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
+    let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1)]);
     let scan = scanner.scan(Instant::now());
     std::fs::set_permissions(&fds, std::fs::Permissions::from_mode(0o700)).unwrap();
