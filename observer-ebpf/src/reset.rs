@@ -268,13 +268,13 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32, 
             _ => RESET_INVALID_SEGMENT,
         };
     } else {
-        // SAFETY: as above.
         // `tcp_abort` gives this reason. Others that abort a live socket have reasons of their own,
         // but for orphans whose time in FIN_WAIT2 is over (`tcp_keepalive_timer`).
         let aborted = reason == REASON_TCP_STATE.load() && sent.state != CLOSE;
         sent.class = if aborted && sent.state != FIN_WAIT2 {
             RESET_ABORTED
         } else {
+            // SAFETY: a full socket, offsets from BTF.
             unsafe { active::<M>(sk, sent.state, previous) }
         };
     }

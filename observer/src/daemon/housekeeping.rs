@@ -66,12 +66,11 @@ impl Housekeeping {
         let start = Instant::now();
         let mut resync = Due(start + settings.borrow().resync_interval);
         let mut reconcile = Due(start);
-        let mut changed = false;
         loop {
             let (tick, do_resync, do_reconcile, ports) = {
                 let settings = settings.borrow_and_update();
                 let now = Instant::now();
-                if std::mem::take(&mut changed) || settings.has_changed() {
+                if settings.has_changed() {
                     resync.hasten(now, settings.resync_interval);
                     reconcile.hasten(now, settings.reconcile_interval);
                     let selection = settings.selection.clone();
@@ -101,8 +100,8 @@ impl Housekeeping {
             }
             tokio::select! {
                 () = tokio::time::sleep(tick) => {}
-                // Settings hold at once, however long the tick was.
-                Ok(()) = settings.changed() => changed = true,
+                // Settings hold at once, however long the tick was. The next round takes them in.
+                Ok(()) = settings.changed() => settings.mark_changed(),
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }

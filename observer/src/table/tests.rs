@@ -50,6 +50,15 @@ impl Bench {
         }
     }
 
+    /// A process that accepts once, ends and is folded.
+    fn accept_and_exit(&mut self, pid: u32, comm: &[u8]) {
+        let slot = self.kernel.spawn(pid, 1, comm).unwrap();
+        self.kernel.change(slot, accept);
+        self.ticks(1);
+        self.facts.kill(key(pid, 1));
+        self.ticks(10);
+    }
+
     fn series(&mut self) -> BTreeMap<String, Seen> {
         let mut series = BTreeMap::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
@@ -176,11 +185,7 @@ fn a_place_goes_to_the_next_new_process_only() {
 fn groups_of_the_exited_are_bounded() {
     let mut bench = Bench::new(2);
     for (pid, comm) in [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")] {
-        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
-        bench.kernel.change(slot, accept);
-        bench.ticks(1);
-        bench.facts.kill(key(pid, 1));
-        bench.ticks(10);
+        bench.accept_and_exit(pid, comm);
     }
     // The two that were added to last.
     let series = bench.series();
@@ -195,11 +200,7 @@ fn a_group_stays_while_a_process_of_its_name_lives() {
     let mut bench = Bench::new(2);
     bench.kernel.spawn(9, 1, b"a").unwrap();
     for (pid, comm) in [(1, b"a"), (2, b"b"), (3, b"c")] {
-        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
-        bench.kernel.change(slot, accept);
-        bench.ticks(1);
-        bench.facts.kill(key(pid, 1));
-        bench.ticks(10);
+        bench.accept_and_exit(pid, comm);
     }
     let series = bench.series();
     assert_eq!(series["exited/a/"].accepts, 1);
