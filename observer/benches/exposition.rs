@@ -11,10 +11,10 @@ use fake::{FakeFacts, FakeKernel};
 use observer::{
     daemon::Names,
     explain::ResetReasons,
-    export::{BuildInfo, Exporter, Piece},
+    export::{BuildInfo, Exporter, Piece, ProcessMetrics},
     // As fake.rs finds them in the library.
     kernel,
-    table::{Description, ProcessFacts, Resources, Table, TableConfig},
+    table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT,
@@ -84,6 +84,7 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
         Arc::new(facts),
         Arc::new(Names(ResetReasons::default())),
         BuildInfo::default(),
+        ProcessMetrics::All,
     )
 }
 

@@ -10,7 +10,7 @@ use fake::{FakeFacts, FakeKernel, key};
 use observer::{
     // As fake.rs finds them in the library.
     kernel,
-    table::{Description, ProcessFacts, Resources, Table, TableConfig},
+    table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };
 
 #[expect(dead_code, reason = "the tests use more of it")]

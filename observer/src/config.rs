@@ -13,7 +13,7 @@ use std::{
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use crate::kernel::ladder::Hooks;
+use crate::{export::ProcessMetrics, kernel::ladder::Hooks};
 
 mod file;
 #[cfg(test)]
@@ -28,8 +28,12 @@ pub use value::{
 
 /// 16 Mi connections of 80 bytes and some hash table around them are a few GB.
 pub type MaxConnections = Bounded<16, 16_777_216>;
+/// A name costs some 5 KB, and up to 20 KB of a scrape.
+pub type MaxNames = Bounded<1, 65_536>;
+/// A process that is shown costs some 1 KB of a scrape.
+pub type MaxProcesses = Bounded<0, 65_536>;
 /// Each process costs a slot of 2,616 bytes of kernel memory.
-pub type MaxProcesses = Bounded<16, 65_536>;
+pub type MaxTrackedProcesses = Bounded<16, 65_536>;
 /// How many destinations to show of each process.
 pub type TopDestinations = Bounded<0, 100>;
 /// How many processes to look at in one go.
@@ -73,6 +77,11 @@ pub struct Options {
     #[arg(value_name = "N", help_heading = "Metrics")]
     pub top_destinations: Option<TopDestinations>,
 
+    /// Which metrics each process has of its own, besides those by name [default: all]
+    #[arg(long, env = "OBSERVER_PROCESS_METRICS", hide_env_values = true)]
+    #[arg(value_name = "WHICH", help_heading = "Metrics")]
+    pub process_metrics: Option<ProcessMetrics>,
+
     /// Size of the ring buffer for records, a power of two [default: 1MiB]
     #[arg(long, env = "OBSERVER_RING_BYTES", hide_env_values = true)]
     #[arg(value_name = "SIZE", help_heading = "Limits")]
@@ -83,10 +92,22 @@ pub struct Options {
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_connections: Option<MaxConnections>,
 
-    /// The most processes to count for separately at once [default: 1000]
+    /// The most names (comm and unit) to keep counts for; further ones count for <other>
+    /// [default: 1000]
+    #[arg(long, env = "OBSERVER_MAX_NAMES", hide_env_values = true)]
+    #[arg(value_name = "N", help_heading = "Limits")]
+    pub max_names: Option<MaxNames>,
+
+    /// The most processes to show by pid: those with failures first, then those with most sockets
+    /// and descriptors [default: 1000]
     #[arg(long, env = "OBSERVER_MAX_PROCESSES", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_processes: Option<MaxProcesses>,
+
+    /// The most processes to count for at once; further ones count for <other> [default: 4096]
+    #[arg(long, env = "OBSERVER_MAX_TRACKED_PROCESSES", hide_env_values = true)]
+    #[arg(value_name = "N", help_heading = "Limits")]
+    pub max_tracked_processes: Option<MaxTrackedProcesses>,
 
     /// How often processes are taken stock of [default: 1s]
     #[arg(long, env = "OBSERVER_TICK_INTERVAL", hide_env_values = true)]
@@ -168,9 +189,12 @@ impl Options {
             include_unit,
             exclude_unit,
             top_destinations,
+            process_metrics,
             ring_bytes,
             max_connections,
+            max_names,
             max_processes,
+            max_tracked_processes,
             tick_interval,
             fd_interval,
             fd_batch,
@@ -191,9 +215,12 @@ impl Options {
             include_unit: include_unit.or(fallback.include_unit),
             exclude_unit: exclude_unit.or(fallback.exclude_unit),
             top_destinations: top_destinations.or(fallback.top_destinations),
+            process_metrics: process_metrics.or(fallback.process_metrics),
             ring_bytes: ring_bytes.or(fallback.ring_bytes),
             max_connections: max_connections.or(fallback.max_connections),
+            max_names: max_names.or(fallback.max_names),
             max_processes: max_processes.or(fallback.max_processes),
+            max_tracked_processes: max_tracked_processes.or(fallback.max_tracked_processes),
             tick_interval: tick_interval.or(fallback.tick_interval),
             fd_interval: fd_interval.or(fallback.fd_interval),
             fd_batch: fd_batch.or(fallback.fd_batch),
@@ -295,12 +322,18 @@ pub struct Settings {
     pub selection: Selection,
     /// Destinations shown of each process.
     pub top_destinations: u32,
+    /// Which metrics processes have.
+    pub process_metrics: ProcessMetrics,
     /// Size of the ring, valid for the kernel.
     pub ring_bytes: u32,
     /// Capacity of the connection map.
     pub max_connections: u32,
-    /// Capacity of the process table.
+    /// Names that counts are kept for.
+    pub max_names: u32,
+    /// Processes shown by pid.
     pub max_processes: u32,
+    /// Capacity of the kernel's table of processes.
+    pub max_tracked_processes: u32,
     /// Between two rounds of housekeeping.
     pub tick_interval: Duration,
     /// Between two counts of one process's descriptors.
@@ -348,9 +381,12 @@ impl Settings {
             include_unit,
             exclude_unit,
             top_destinations,
+            process_metrics,
             ring_bytes,
             max_connections,
+            max_names,
             max_processes,
+            max_tracked_processes,
             tick_interval,
             fd_interval,
             fd_batch,
@@ -373,9 +409,12 @@ impl Settings {
                 exclude_unit: exclude_unit.unwrap_or_default(),
             },
             top_destinations: top_destinations.map_or(5, TopDestinations::get),
+            process_metrics: process_metrics.unwrap_or_default(),
             ring_bytes: ring_bytes.unwrap_or_default().get(),
             max_connections: max_connections.map_or(131_072, MaxConnections::get),
+            max_names: max_names.map_or(1_000, MaxNames::get),
             max_processes: max_processes.map_or(1_000, MaxProcesses::get),
+            max_tracked_processes: max_tracked_processes.map_or(4_096, MaxTrackedProcesses::get),
             tick_interval: interval(tick_interval, 1),
             fd_interval: interval(fd_interval, 15),
             fd_batch: fd_batch.map_or(256, FdBatch::get),
@@ -403,9 +442,12 @@ impl Settings {
             listen,
             selection,
             top_destinations,
+            process_metrics,
             ring_bytes,
             max_connections,
+            max_names,
             max_processes,
+            max_tracked_processes,
             tick_interval,
             fd_interval,
             fd_batch,
@@ -446,9 +488,15 @@ impl Settings {
         ];
         let restart = [
             ("listen", *listen != new.listen),
+            ("process-metrics", *process_metrics != new.process_metrics),
             ("ring-bytes", *ring_bytes != new.ring_bytes),
             ("max-connections", *max_connections != new.max_connections),
+            ("max-names", *max_names != new.max_names),
             ("max-processes", *max_processes != new.max_processes),
+            (
+                "max-tracked-processes",
+                *max_tracked_processes != new.max_tracked_processes,
+            ),
             ("log-format", *log_format != new.log_format),
             ("hooks", *hooks != new.hooks),
             ("self-test", *self_test != new.self_test),

@@ -4,6 +4,7 @@ use clap::{Args as _, FromArgMatches as _};
 use proptest::prelude::*;
 
 use super::*;
+use crate::export::ProcessMetrics;
 
 fn command() -> clap::Command {
     RunArgs::augment_args(clap::Command::new("run"))
@@ -28,9 +29,12 @@ exclude-comm = ["sshd"]
 include-unit = ["*.service"]
 exclude-unit = []
 top-destinations = 3
+process-metrics = "gauges"
 ring-bytes = "64KiB"
 max-connections = 4096
+max-names = 32
 max-processes = 64
+max-tracked-processes = 256
 tick-interval = "500ms"
 fd-interval = "1m"
 fd-batch = 10
@@ -83,9 +87,12 @@ fn help_names_the_real_defaults() {
         listen,
         selection: _,
         top_destinations,
+        process_metrics,
         ring_bytes,
         max_connections,
+        max_names,
         max_processes,
+        max_tracked_processes,
         tick_interval,
         fd_interval,
         fd_batch,
@@ -102,9 +109,15 @@ fn help_names_the_real_defaults() {
     let defaults = [
         ("listen", listen.to_string()),
         ("top-destinations", top_destinations.to_string()),
+        (
+            "process-metrics",
+            format!("{process_metrics:?}").to_lowercase(),
+        ),
         ("ring-bytes", format_size(ring_bytes.into())),
         ("max-connections", max_connections.to_string()),
+        ("max-names", max_names.to_string()),
         ("max-processes", max_processes.to_string()),
+        ("max-tracked-processes", max_tracked_processes.to_string()),
         ("tick-interval", format_duration(tick_interval)),
         ("fd-interval", format_duration(fd_interval)),
         ("fd-batch", fd_batch.to_string()),
@@ -148,9 +161,12 @@ fn file_is_read_and_every_key_arrives() {
             exclude_unit: vec![],
         },
         top_destinations: 3,
+        process_metrics: ProcessMetrics::Gauges,
         ring_bytes: 65_536,
         max_connections: 4096,
+        max_names: 32,
         max_processes: 64,
+        max_tracked_processes: 256,
         tick_interval: Duration::from_millis(500),
         fd_interval: Duration::from_mins(1),
         fd_batch: 10,
@@ -230,8 +246,9 @@ fn file_errors_have_line_column_key_and_hint() {
         file_error("listen = \"[::]:0\"\nlog_levl = \"info\"\n"),
         "TOML parse error at line 2, column 1\n  |\n2 | log_levl = \"info\"\n  | ^^^^^^^^\n\
          unknown field `log_levl`, expected one of `listen`, `include-comm`, `exclude-comm`, \
-         `include-unit`, `exclude-unit`, `top-destinations`, `ring-bytes`, `max-connections`, \
-         `max-processes`, \
+         `include-unit`, `exclude-unit`, `top-destinations`, \
+         `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
+         `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
          `log-level`, `log-format`, `log-events`, `hooks`, \
          `self-test`, `bpf-stats`, `keep-capabilities`\n\
@@ -291,7 +308,7 @@ fn bad_values_say_what_is_wrong() {
     assert_eq!(error("1ms"), "1ms is outside the range of 10ms to 24h");
     assert!(error("1M").ends_with("is outside the range of 10ms to 24h"));
     assert!(error("15").ends_with("(write 500ms, 15s or 1m)"));
-    let error = |text: &str| text.parse::<MaxProcesses>().unwrap_err().to_string();
+    let error = |text: &str| text.parse::<MaxTrackedProcesses>().unwrap_err().to_string();
     assert_eq!(error("0"), "0 is outside the range of 16 to 65536");
     assert_eq!(error("-1"), "-1 is outside the range of 16 to 65536");
     assert_eq!(error("many"), "not a whole number between 16 and 65536");
@@ -372,9 +389,12 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
         diff.needs_restart,
         [
             "listen",
+            "process-metrics",
             "ring-bytes",
             "max-connections",
+            "max-names",
             "max-processes",
+            "max-tracked-processes",
             "log-format",
             "hooks",
             "self-test",

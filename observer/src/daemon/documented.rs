@@ -4,8 +4,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use prometheus::Registry;
 
-use super::reconcile::Agreement;
-use crate::export::family::METRICS;
+use super::reconcile::{self, Agreement};
+use crate::export::{
+    bound,
+    family::METRICS,
+    metric::{Metric, Scope},
+};
 
 const START: &str = "<!-- generated from the program: start -->\n";
 const END: &str = "<!-- generated from the program: end -->\n";
@@ -14,35 +18,57 @@ fn path() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")
 }
 
-/// Name, type and help of every metric, in the order of the exposition.
-fn exported() -> Vec<(String, &'static str, String)> {
-    let registry = Registry::new();
-    let agreement = Agreement::new(&registry).expect("the registry is empty");
-    // A metric with labels is gathered once it has a series.
-    agreement.show_netns_drift(&[(1, 0)]);
-    let own = METRICS.iter().map(|metric| {
-        (
-            metric.name.to_owned(),
-            metric.kind.name(),
-            metric.help.to_owned(),
-        )
-    });
-    let registered = registry.gather().into_iter().map(|family| {
-        let kind = match family.get_field_type() {
-            prometheus::proto::MetricType::COUNTER => "counter",
-            prometheus::proto::MetricType::GAUGE => "gauge",
-            other => panic!("{}: {other:?}", family.name()),
-        };
-        (family.name().to_owned(), kind, family.help().to_owned())
-    });
-    own.chain(registered).collect()
+/// Every metric, in the order of the exposition.
+fn exported() -> Vec<&'static Metric> {
+    METRICS.iter().chain(reconcile::METRICS).collect()
 }
 
 fn generated() -> String {
-    let mut text = String::from("| name | type | help |\n|---|---|---|\n");
-    for (name, kind, help) in exported() {
-        text.push_str(&format!("| `{name}` | {kind} | {help} |\n"));
+    let mut text = String::new();
+    for (scope, title) in [
+        (Scope::Name, "By name"),
+        (Scope::Process, "By process"),
+        (Scope::Host, "Of the host and its network namespaces"),
+        (Scope::Observer, "About the observer"),
+    ] {
+        let of_kernel = scope != Scope::Observer;
+        let hooks = |text: &str| {
+            if of_kernel {
+                format!(" {text} |")
+            } else {
+                String::new()
+            }
+        };
+        let rule = if of_kernel { "---|" } else { "" };
+        text.push_str(&format!(
+            "\n### {title}\n\n| name | type, unit | labels |{} what it says | query |\n\
+             |---|---|---|{rule}---|---|\n",
+            hooks("hooks")
+        ));
+        for metric in exported() {
+            let &Metric {
+                name,
+                kind,
+                scope: of,
+                unit,
+                labels,
+                hooks: hook,
+                help,
+                query,
+            } = metric;
+            if of != scope {
+                continue;
+            }
+            let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            text.push_str(&format!(
+                "| `{name}` | {}, {unit} | {} |{} {help} | `{query}` |\n",
+                kind.name(),
+                labels.join(", "),
+                hooks(hook)
+            ));
+        }
     }
+    text.push('\n');
     text
 }
 
@@ -60,6 +86,8 @@ fn mentioned(text: &str) -> BTreeSet<&str> {
             ["socket_", "observer_", "process_"]
                 .iter()
                 .any(|prefix| word.starts_with(prefix))
+                // A prefix of names, not a name.
+                && !word.ends_with('_')
         })
         .map(|word| {
             ["_bucket", "_sum", "_count"]
@@ -91,24 +119,51 @@ fn the_list_in_the_documents_is_the_programs() {
 }
 
 #[test]
-fn what_is_written_by_hand_covers_every_metric_and_no_other() {
+fn what_is_written_by_hand_names_metrics_that_there_are() {
     let text = fs::read_to_string(path()).expect("docs/metrics.md can be read");
     let (before, _, after) = parts(&text);
     let exported = exported();
-    let names: BTreeSet<&str> = exported.iter().map(|(name, _, _)| name.as_str()).collect();
-    // Each has a row of its own in one of the tables, not just a mention.
-    let rows: BTreeSet<&str> = [before, after]
-        .into_iter()
-        .flat_map(str::lines)
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-        .map(|(name, _)| name)
-        .filter(|name| mentioned(name).len() == 1)
-        .collect();
-    assert_eq!(rows, names);
+    let names: BTreeSet<&str> = exported.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), exported.len(), "a name comes twice");
     let unknown: Vec<_> = [before, after]
         .into_iter()
         .flat_map(mentioned)
         .filter(|name| !names.contains(name))
         .collect();
     assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+}
+
+#[test]
+fn what_is_registered_is_documented() {
+    let registry = Registry::new();
+    let agreement = Agreement::new(&registry).expect("the registry is empty");
+    // A metric with labels is gathered once it has a series.
+    agreement.show_netns_drift(&[(1, 0)]);
+    let registered = registry.gather();
+    let registered = registered.iter().map(|family| {
+        let kind = match family.get_field_type() {
+            prometheus::proto::MetricType::COUNTER => "counter",
+            prometheus::proto::MetricType::GAUGE => "gauge",
+            other => panic!("{}: {other:?}", family.name()),
+        };
+        (family.name(), kind)
+    });
+    let documented = reconcile::METRICS.iter();
+    let documented = documented.map(|metric| (metric.name, metric.kind.name()));
+    assert_eq!(
+        registered.collect::<BTreeSet<_>>(),
+        documented.collect::<BTreeSet<_>>()
+    );
+}
+
+#[test]
+fn the_formula_in_the_documents_is_the_programs() {
+    let text = fs::read_to_string(path()).expect("docs/metrics.md can be read");
+    let formula = format!(
+        "series <= {} + {} x (max-names + 2) + {} x max-processes",
+        bound::FIXED,
+        bound::BY_NAME,
+        bound::BY_PROCESS
+    );
+    assert!(text.contains(&formula), "docs/metrics.md lacks {formula:?}");
 }

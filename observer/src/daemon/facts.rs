@@ -18,7 +18,7 @@ use crate::{
         resources::{ResourceScanner, ScanLimits},
     },
     sync::lock,
-    table::{Description, ProcessFacts, Resources},
+    table::{Description, Liveness, ProcessFacts, Resources},
 };
 
 /// How often a process that answers signal 0 is looked at more closely: it may be a zombie,
@@ -82,24 +82,26 @@ fn is_hidden(root: &ProcRoot, pid: Pid) -> bool {
 }
 
 impl ProcessFacts for HostFacts {
-    fn is_alive(&self, process: &ProcessKey) -> bool {
+    fn liveness(&self, process: &ProcessKey) -> Liveness {
         // Signal 0 takes a fraction of a microsecond, reading /proc/PID/stat twenty.
         let pid = Pid::from_raw(process.tgid as i32);
         if kill(pid, None) == Err(Errno::ESRCH) {
-            return false;
+            return Liveness::Gone;
         }
         let now = Instant::now();
         let mut looked_at = lock(&self.looked_at);
         match looked_at.get(process) {
-            Some(last) if now.duration_since(*last) < CLOSE_LOOK => true,
+            Some(last) if now.duration_since(*last) < CLOSE_LOOK => Liveness::Alive(None),
             _ => {
-                let alive = identity::is_alive(&self.root, process) || is_hidden(&self.root, pid);
-                if alive {
-                    looked_at.insert(*process, now);
-                } else {
-                    looked_at.remove(process);
-                }
-                alive
+                let liveness = match identity::liveness(&self.root, process) {
+                    Liveness::Gone if is_hidden(&self.root, pid) => Liveness::Alive(None),
+                    liveness => liveness,
+                };
+                match liveness {
+                    Liveness::Alive(_) => looked_at.insert(*process, now),
+                    Liveness::Gone => looked_at.remove(process),
+                };
+                liveness
             }
         }
     }

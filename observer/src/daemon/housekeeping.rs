@@ -80,7 +80,7 @@ impl Housekeeping {
                         batch: settings.fd_batch as usize,
                         interval: settings.fd_interval,
                     });
-                    info!("processes that are new are selected anew");
+                    info!("processes are selected by the new settings");
                 }
                 (
                     settings.tick_interval,
@@ -129,13 +129,17 @@ impl Housekeeping {
     /// that after the last time.
     fn read_sockets(&self, (top, longest): (usize, Duration)) {
         let mut sockets = lock(&self.sockets);
-        for result in [
-            sockets.read_listeners(&self.table),
-            sockets.read_ports(&self.table, top, longest),
-        ] {
-            if let Err(error) = result {
-                warn!(error = format!("{error:#}"), "cannot look at the sockets");
-            }
+        if let Err(error) = sockets.read_listeners(&self.table) {
+            warn!(
+                error = format!("{error:#}"),
+                "cannot read listening sockets"
+            );
+            // What was last read would stand there as if it were still so.
+            lock(&self.table).forget_listeners();
+        }
+        if let Err(error) = sockets.read_ports(&self.table, top, longest) {
+            warn!(error = format!("{error:#}"), "cannot read ports in use");
+            lock(&self.table).forget_ports();
         }
     }
 
@@ -157,7 +161,7 @@ impl Housekeeping {
             table.tick(Instant::now(), &*self.live, &*self.facts);
             let slots = 0..self.live.slot_limit();
             slots
-                .filter_map(|slot| Some(*table.process(slot)?.0))
+                .filter_map(|slot| table.process(slot).copied())
                 .collect::<HashSet<ProcessKey>>()
         };
         self.facts.retain(&processes);

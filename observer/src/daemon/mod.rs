@@ -25,7 +25,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use observer_common::RECORD_STATE;
+use observer_common::{RECORD_STATE, SLOT_FIRST};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -52,9 +52,6 @@ use crate::{
     table::{Table, TableConfig},
 };
 
-/// Processes come and go; this many slots are there for each process that is shown, so that
-/// short-lived ones find a slot while exited ones wait to be folded.
-const SLOTS_PER_PROCESS: u32 = 4;
 /// Combinations of process, option and errno of failed setsockopt calls.
 const MAX_SOCKOPT_FAILURES: u32 = 8192;
 /// All kinds of record but state transitions, of which there would be ten a connection.
@@ -187,6 +184,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }));
     let selection = settings.selection.clone();
     let table = Arc::new(Mutex::new(Table::new(TableConfig {
+        max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,
         filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
         ..TableConfig::default()
@@ -197,6 +195,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         facts.clone(),
         Arc::new(names.clone()),
         BuildInfo::default(),
+        settings.process_metrics,
     );
     let app = App {
         exporter,
@@ -236,10 +235,8 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         ring_bytes: settings.ring_bytes,
         max_connections: settings.max_connections,
-        slots: settings
-            .max_processes
-            .saturating_mul(SLOTS_PER_PROCESS)
-            .max(256),
+        // The first are no process's.
+        slots: settings.max_tracked_processes + SLOT_FIRST,
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: RECORDS,
         hooks: settings.hooks,

@@ -12,6 +12,7 @@ use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collec
 use tracing::{debug, warn};
 
 use crate::{
+    export::metric::{Metric, Scope, Type},
     kernel::{Live, resync::Resynced, source::KernelSource as _},
     net::{
         netns,
@@ -20,8 +21,95 @@ use crate::{
     },
     process::ProcRoot,
     sync::lock,
-    table::{ProcessFacts, TIME_WAIT_LENGTH, Table},
+    table::{Kind, ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
+
+const fn own(
+    name: &'static str,
+    kind: Type,
+    unit: &'static str,
+    help: &'static str,
+    query: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind,
+        scope: Scope::Observer,
+        unit,
+        labels: &[],
+        hooks: "",
+        help,
+        query,
+    }
+}
+
+const SOCKETS_DRIFT: Metric = own(
+    "observer_sockets_drift",
+    Type::Gauge,
+    "sockets",
+    "Live TCP sockets counted here minus those the kernel counts in the network namespaces of all \
+     processes (sockstat, TCP inuse). Sockets that no process holds, of the kernel itself or of a \
+     process hidden from us, show as a constant negative number; growth either way means that \
+     sockets were missed.",
+    "abs(delta(observer_sockets_drift[1h])) > 100",
+);
+const NETNS_TIME_WAIT_DRIFT: Metric = Metric {
+    labels: &["netns"],
+    ..own(
+        "observer_netns_time_wait_drift_sockets",
+        Type::Gauge,
+        "sockets",
+        "Sockets in TIME_WAIT counted here minus those the kernel counts, by network namespace \
+         (inode number). Absent where TIME_WAIT is inferred. Negative in the first minute: some \
+         are older than the observer.",
+        "abs(observer_netns_time_wait_drift_sockets) > 100",
+    )
+};
+const SEEDED: Metric = own(
+    "observer_seeded_sockets_total",
+    Type::Counter,
+    "sockets",
+    "Sockets that existed before the observer met them and were given to the process that holds \
+     them.",
+    "increase(observer_seeded_sockets_total[5m]) > 0",
+);
+const MOVED: Metric = own(
+    "observer_moved_sockets_total",
+    Type::Counter,
+    "sockets",
+    "Sockets found in the hands of another process than the one on record: passed on, inherited, \
+     or accepted through io_uring.",
+    "rate(observer_moved_sockets_total[5m])",
+);
+const RESYNC_FAILURES: Metric = own(
+    "observer_resync_failures_total",
+    Type::Counter,
+    "walks",
+    "Walks over the open files of all processes that failed.",
+    "increase(observer_resync_failures_total[1h]) > 0",
+);
+const RECONCILE_FAILURES: Metric = own(
+    "observer_reconcile_failures_total",
+    Type::Counter,
+    "comparisons",
+    "Comparisons with the kernel's own socket counts that failed.",
+    "increase(observer_reconcile_failures_total[1h]) > 0",
+);
+
+/// What [`Agreement`] registers, for the documents.
+#[cfg(test)]
+pub const METRICS: [&Metric; 6] = [
+    &SOCKETS_DRIFT,
+    &NETNS_TIME_WAIT_DRIFT,
+    &SEEDED,
+    &MOVED,
+    &RESYNC_FAILURES,
+    &RECONCILE_FAILURES,
+];
+
+fn opts(metric: &Metric) -> Opts {
+    Opts::new(metric.name, metric.help)
+}
 
 /// Metrics about how well our picture agrees with the kernel's.
 #[derive(Clone)]
@@ -55,41 +143,16 @@ impl Agreement {
         let this = Self {
             sock_diag: Arc::new(Mutex::new(sock_diag)),
             elsewhere: Arc::default(),
-            sockets_drift: IntGauge::new(
-                "observer_sockets_drift",
-                "Live TCP sockets counted here minus those the kernel counts in the network \
-                 namespaces of all processes (sockstat, TCP inuse). Sockets that no process holds, \
-                 of the kernel itself or of a process hidden from us, show as a constant \
-                 negative number; growth either way means that sockets were missed.",
-            )?,
+            sockets_drift: IntGauge::with_opts(opts(&SOCKETS_DRIFT))?,
             netns_time_wait_drift: IntGaugeVec::new(
-                Opts::new(
-                    "observer_netns_time_wait_drift_sockets",
-                    "Sockets in TIME_WAIT counted here minus those the kernel counts, by network \
-                     namespace (inode number). Shown where both ends of TIME_WAIT are seen. \
-                     Negative in the first minute: some are older than the observer.",
-                ),
-                &["netns"],
+                opts(&NETNS_TIME_WAIT_DRIFT),
+                NETNS_TIME_WAIT_DRIFT.labels,
             )?,
             netns_shown: Arc::default(),
-            seeded: IntCounter::new(
-                "observer_seeded_sockets_total",
-                "Sockets that existed before the observer met them and were given to the \
-                 process that holds them.",
-            )?,
-            moved: IntCounter::new(
-                "observer_moved_sockets_total",
-                "Sockets found in the hands of another process than the one on record: passed \
-                 on, inherited, or accepted through io_uring.",
-            )?,
-            resync_failures: IntCounter::new(
-                "observer_resync_failures_total",
-                "Walks over the open files of all processes that failed.",
-            )?,
-            reconcile_failures: IntCounter::new(
-                "observer_reconcile_failures_total",
-                "Comparisons with the kernel's own socket counts that failed.",
-            )?,
+            seeded: IntCounter::with_opts(opts(&SEEDED))?,
+            moved: IntCounter::with_opts(opts(&MOVED))?,
+            resync_failures: IntCounter::with_opts(opts(&RESYNC_FAILURES))?,
+            reconcile_failures: IntCounter::with_opts(opts(&RECONCILE_FAILURES))?,
         };
         let collectors: [Box<dyn Collector>; 6] = [
             Box::new(this.sockets_drift.clone()),
@@ -228,10 +291,13 @@ impl Agreement {
         let mut table = lock(table_lock);
         let mut live = 0;
         table.visit(source, facts, &mut |view| {
-            live += (1..STATES as u8)
-                .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
-                .map(|state| view.counts.live(state))
-                .sum::<i64>();
+            // Processes are in the names' sums.
+            if let Kind::Name { .. } = view.kind {
+                live += (1..STATES as u8)
+                    .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
+                    .map(|state| view.counts.live(state))
+                    .sum::<i64>();
+            }
         });
         self.sockets_drift.set(live - in_use as i64);
         if source.account(SLOT_UNATTRIBUTED).is_some() {

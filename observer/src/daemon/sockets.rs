@@ -83,7 +83,7 @@ impl Sockets {
         let wanted = self.inference.wanted(&samples);
         let hints: Vec<_> = {
             let table = self.known(table);
-            let tgid = |slot| table.process(slot).map(|(key, _)| key.tgid);
+            let tgid = |slot| table.process(slot).map(|key| key.tgid);
             let wanted = wanted.into_iter();
             wanted.map(|(netns, slot)| (netns, tgid(slot))).collect()
         };
@@ -103,8 +103,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// The table, which knows all processes that samples read until now name: one that got its
-    /// slot since the last tick would be shown as `exited`, and keep that for what it dropped.
+    /// The table, which knows all processes that samples read until now name: what one dropped that
+    /// got its slot since the last tick would count for `<other>`.
     fn known<'a>(&self, table: &'a Mutex<Table>) -> MutexGuard<'a, Table> {
         let mut table = lock(table);
         table.discover(&*self.live, &*self.facts);

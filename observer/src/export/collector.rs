@@ -16,7 +16,7 @@ use super::{
     family::{Family, METRICS},
     names::{Names, Tables},
     own::{BuildInfo, Own},
-    per_process::{Writer, open_sockets},
+    series::{ProcessMetrics, Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
     sockets,
     text::{Piece, Spare, TextSink},
@@ -41,6 +41,7 @@ struct Inner {
     names: Arc<dyn Names>,
     tables: Tables,
     build: BuildInfo,
+    process_metrics: ProcessMetrics,
     descriptions: Vec<Desc>,
     spare: Arc<Spare>,
 }
@@ -69,6 +70,7 @@ impl Exporter {
         facts: Arc<dyn ProcessFacts>,
         names: Arc<dyn Names>,
         build: BuildInfo,
+        process_metrics: ProcessMetrics,
     ) -> Self {
         let tables = Tables::new(&*names, &*source);
         let descriptions = METRICS
@@ -88,6 +90,7 @@ impl Exporter {
                 names,
                 tables,
                 build,
+                process_metrics,
                 descriptions,
                 spare: Arc::default(),
             }),
@@ -115,7 +118,7 @@ impl Exporter {
         &*self.inner.source
     }
 
-    /// The processes with the most sockets, most first.
+    /// The processes with the most sockets, most first, of those that are shown by pid.
     #[must_use]
     pub fn busiest(&self, limit: usize) -> Vec<Busy> {
         let mut all = Vec::new();
@@ -123,10 +126,12 @@ impl Exporter {
         self.table().visit(&**source, &**facts, &mut |view| {
             let live = view.counts.live_by_state();
             let sockets = open_sockets(&live);
-            if sockets > 0 {
+            if let Some(pid) = view.labels.pid()
+                && sockets > 0
+            {
                 let live = |state: u8| Some((state_name(state)?, live[usize::from(state)]));
                 all.push(Busy {
-                    pid: view.labels.pid().to_owned(),
+                    pid: pid.to_owned(),
                     comm: view.labels.comm().to_owned(),
                     unit: view.labels.unit().to_owned(),
                     sockets,
@@ -157,6 +162,7 @@ impl Exporter {
             names,
             tables,
             build,
+            process_metrics,
             descriptions: _,
             spare: _,
         } = &*self.inner;
@@ -171,9 +177,11 @@ impl Exporter {
                 names: &**names,
                 tables,
                 observed,
+                process_metrics: *process_metrics,
             };
             table.visit(&**source, &**facts, &mut |view| writer.write(view));
-            sockets::write(sink, &table, &source.polled());
+            table.stray_resets(&**source, |counts| writer.stray_resets(counts));
+            sockets::write(sink, &table, &source.polled(), *process_metrics);
             (table.processes(), table.time_wait_drift())
         };
         let mut own = Own { sink: &mut *sink };

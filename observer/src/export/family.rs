@@ -1,43 +1,13 @@
-//! Every metric this program exports, in one table: name, type, help.
+//! Every metric this program exports, in one table: name, type, unit, labels, hooks, help, and a
+//! query that uses it. The tables of docs/metrics.md are written from it.
 //!
 //! Names and labels are a contract with dashboards and alerts.
 
-/// The type of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
-    /// Only grows, except at a restart.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Buckets, sum and count.
-    Histogram,
-}
-
-impl Type {
-    /// As the text format spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// A metric: all series of one name.
-#[derive(Debug)]
-pub struct Metric {
-    /// Its name.
-    pub name: &'static str,
-    /// Its type.
-    pub kind: Type,
-    /// For the person who is woken up by it.
-    pub help: &'static str,
-}
+use super::metric::{Metric, Scope, Type};
 
 macro_rules! metrics {
-    ($($family:ident, $name:literal, $kind:ident, $help:literal;)+) => {
+    ($($family:ident: $name:literal, $kind:ident, $scope:ident, $unit:literal, $labels:expr, $hooks:literal,
+        $help:literal, $query:literal;)+) => {
         /// Names a metric of [`METRICS`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[expect(missing_docs, reason = "each one is documented by its help text")]
@@ -47,118 +17,293 @@ macro_rules! metrics {
 
         /// All metrics, in the order of [`Family`], which is the order of the exposition.
         pub const METRICS: &[Metric] = &[
-            $(Metric { name: $name, kind: Type::$kind, help: $help },)+
+            $(Metric {
+                name: $name,
+                kind: Type::$kind,
+                scope: Scope::$scope,
+                unit: $unit,
+                labels: &$labels,
+                hooks: $hooks,
+                help: $help,
+                query: $query,
+            },)+
         ];
     };
 }
 
 metrics! {
-    Connections, "socket_connections", Gauge,
-        "TCP sockets now in each state, by owning process. CLOSE_WAIT that only grows is a program that does not close.";
-    Transitions, "socket_state_transitions_total", Counter,
-        "TCP state transitions of the process's sockets.";
-    Connects, "socket_connects_total", Counter,
-        "Finished connection attempts by result: ok, or the errno that connect() met.";
-    Accepts, "socket_accepts_total", Counter,
-        "Connections taken by accept().";
-    ConnectSeconds, "socket_connect_seconds", Histogram,
-        "Time from SYN to ESTABLISHED of outgoing connections. Steps at 1, 3 and 7 seconds are lost SYNs.";
-    ConnectionAge, "socket_conn_age_seconds", Histogram,
-        "Age at the end of connections that had been established.";
-    CloseWaitSeconds, "socket_close_wait_seconds", Histogram,
-        "Time spent in CLOSE_WAIT, that is between the peer's close and our own. Counted when the socket leaves it.";
-    Resets, "socket_resets_total", Counter,
-        "RST segments by direction and reason. A received one is told apart by the state it found the connection in.";
-    TimeWait, "socket_time_wait", Gauge,
-        "Sockets in TIME_WAIT that the process left behind. Where both ends are not seen (observer_signal_info, method), inferred from entries of the last 60 seconds and held against the kernel's total.";
-    TimeWaitEntered, "socket_time_wait_entered_total", Counter,
-        "Sockets that entered TIME_WAIT, by the substate they began in: FIN_WAIT2 when the peer had not closed yet. Near 470 per second towards one address, the default port range runs out.";
-    TimeWaitEnded, "socket_time_wait_ended_total", Counter,
-        "Sockets that left TIME_WAIT. Shown where that is seen.";
-    TimeWaitOverflows, "socket_time_wait_overflows_total", Counter,
-        "Sockets closed without a TIME_WAIT, because the kernel had no bucket for it (net.ipv4.tcp_max_tw_buckets) or no memory. Shown where that is seen.";
-    PortsExhausted, "socket_ephemeral_ports_exhausted_total", Counter,
-        "Searches for a local port that found none, by the call that made them. Neither a clash of explicitly bound sockets nor an address that is not local counts.";
-    SetsockoptFailures, "socket_setsockopt_failures_total", Counter,
-        "setsockopt() calls that failed, by option and errno.";
-    FdExhausted, "socket_fd_exhausted_total", Counter,
-        "socket() and accept() calls that failed for want of descriptors or memory. EMFILE is the process's limit, ENFILE the host's.";
-    Retransmits, "socket_retransmits_total", Counter,
-        "Retransmitted TCP segments.";
-    ListenBacklog, "socket_listen_backlog", Gauge,
-        "Connections that wait for the process to accept them, by listening address.";
-    ListenBacklogMax, "socket_listen_backlog_max", Gauge,
-        "Connections that may wait to be accepted: the lesser of listen()'s backlog and net.core.somaxconn. One more is let in.";
-    ListenOverflows, "socket_listen_overflows_total", Counter,
-        "Connection requests dropped because the accept queue was full: the process does not accept fast enough, or the backlog is too short.";
-    SynDrops, "socket_syn_drops_total", Counter,
-        "Connection requests that the listener dropped for whatever reason, a full accept queue included.";
-    PortsUsed, "socket_ephemeral_ports_used", Gauge,
-        "Local ports that the process uses towards a destination, from one source address. TIME_WAIT is use.";
-    PortsAvailable, "socket_ephemeral_ports_available", Gauge,
-        "Local ports that connect() may choose from for each destination: ip_local_port_range less reserved and bound ports.";
-    PortsRatio, "socket_ephemeral_ports_ratio", Gauge,
-        "Part of the available local ports that all processes together use towards this destination. At 1, connect() fails with EADDRNOTAVAIL.";
-    OpenFds, "socket_process_open_fds", Gauge,
-        "Open file descriptors of the watched process.";
-    MaxFds, "socket_process_max_fds", Gauge,
-        "Soft limit on open file descriptors of the watched process.";
-    FdHighWater, "socket_process_open_fds_high_water", Gauge,
-        "The most file descriptors the watched process was seen to have open.";
-    OpenSockets, "socket_process_open_sockets", Gauge,
-        "Live TCP sockets of the process, in any state but CLOSE and TIME_WAIT. Those of an exited process are kernel orphans or inherited.";
-    Events, "observer_events_total", Counter,
-        "Kernel events by what became of them: counted for a process, counted as unattributed, or lost to a full map. The three add up to observer_events_seen_total.";
-    EventsSeen, "observer_events_seen_total", Counter,
-        "Kernel events that the hooks of a signal saw.";
-    HookAttached, "observer_hook_attached", Gauge,
-        "1 where a hook is attached, 0 where it is not: unsupported, refused, or a cheaper hook of the same signal serves. `observer check` says why.";
-    SignalInfo, "observer_signal_info", Gauge,
-        "Signals that are observed, and whether their numbers are exact or inferred. A signal that is not here has no metrics.";
-    MapEntries, "observer_map_entries", Gauge,
-        "Entries in a BPF map now.";
-    MapCapacity, "observer_map_capacity", Gauge,
-        "The most entries a BPF map can hold.";
-    MapFull, "observer_map_full_total", Counter,
-        "Insertions refused because a BPF map was full. Above 0, events are counted as lost to their process, and gauges of live sockets are too low: raise the limit (--max-connections, --max-processes).";
-    Records, "observer_records_total", Counter,
-        "Records that the kernel programs wrote to the ring buffer. None while nobody reads them: with --log-events, those that may tell of a failure.";
-    RecordsLost, "observer_records_lost_total", Counter,
-        "Records lost because the ring buffer was full. Detail is missing then, no count is.";
-    RunSeconds, "observer_bpf_run_seconds_total", Counter,
-        "Time spent in a BPF program. Present while kernel.bpf_stats_enabled is 1.";
-    Runs, "observer_bpf_runs_total", Counter,
-        "Runs of a BPF program. Present while kernel.bpf_stats_enabled is 1.";
-    MissedRuns, "observer_bpf_missed_runs_total", Counter,
-        "Runs that the kernel left out because the program was already running on that CPU. Where there is a program of the same name with again in it, that one makes up for it; else they are events that were not counted.";
-    TimeWaitDrift, "observer_time_wait_drift_sockets", Gauge,
-        "Sockets in TIME_WAIT counted here minus the kernel's own number. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.";
-    Processes, "observer_processes", Gauge,
-        "Processes in the table: shown under their own pid, running in pid=\"other\", or exited and not yet folded into pid=\"exited\".";
-    ExitedGroups, "observer_exited_groups", Gauge,
-        "Groups of exited processes, by name and unit, the one without a name included. Past --max-processes, those that were added to longest ago become part of that one.";
-    BuildInfo, "observer_build_info", Gauge,
-        "Always 1; the labels say which build is running.";
-    ScrapeDuration, "observer_scrape_duration_seconds", Gauge,
-        "Time it took to collect this scrape.";
-    ProcessCpu, "process_cpu_seconds_total", Counter,
-        "User and system CPU time spent by the observer itself.";
-    ProcessOpenFds, "process_open_fds", Gauge,
-        "Open file descriptors of the observer itself.";
-    ProcessMaxFds, "process_max_fds", Gauge,
-        "Soft limit on open file descriptors of the observer itself.";
-    ProcessVirtualMemory, "process_virtual_memory_bytes", Gauge,
-        "Virtual memory of the observer itself.";
-    ProcessResidentMemory, "process_resident_memory_bytes", Gauge,
-        "Resident memory of the observer itself.";
-    ProcessStartTime, "process_start_time_seconds", Gauge,
-        "Start time of the observer itself, in seconds since the Unix epoch.";
-    ProcessThreads, "process_threads", Gauge,
-        "Threads of the observer itself.";
+    Connections: "socket_connections", Gauge, Name, "sockets", ["state"],
+        "`inet_sock_set_state`; `task_file` at the start",
+        "TCP sockets now in each state. A connection that nobody has accepted yet counts for its listener's process.",
+        "sum by (comm, unit) (socket_connections{state=\"CLOSE_WAIT\"}) > 10";
+    Transitions: "socket_state_transitions_total", Counter, Name, "transitions", ["from", "to"],
+        "`inet_sock_set_state`",
+        "TCP state transitions.",
+        "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))";
+    Connects: "socket_connects_total", Counter, Name, "attempts", ["result"],
+        "`inet_sock_set_state`, `sys_exit_connect`",
+        "Finished connection attempts by result: ok, or the errno that connect() met.",
+        "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))";
+    ConnectSeconds: "socket_connect_seconds", Histogram, Name, "seconds", [],
+        "`inet_sock_set_state`",
+        "Time from SYN to ESTABLISHED of outgoing connections. Steps at 1, 3 and 7 seconds are lost SYNs.",
+        "histogram_quantile(0.99, sum by (comm, le) (rate(socket_connect_seconds_bucket[5m])))";
+    Accepts: "socket_accepts_total", Counter, Name, "connections", [],
+        "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
+        "Connections that accept() returned.",
+        "sum by (comm, unit) (rate(socket_accepts_total[5m]))";
+    ConnectionAge: "socket_conn_age_seconds", Histogram, Name, "seconds", [],
+        "`inet_sock_set_state`",
+        "Age of connections at their end, counted for those that had been established.",
+        "histogram_quantile(0.5, sum by (comm, le) (rate(socket_conn_age_seconds_bucket[5m])))";
+    CloseWaitSeconds: "socket_close_wait_seconds", Histogram, Name, "seconds", [],
+        "`inet_sock_set_state`",
+        "Time spent in CLOSE_WAIT, that is between the peer's close and our own, counted when the socket leaves CLOSE_WAIT.",
+        "histogram_quantile(0.99, sum by (comm, le) (rate(socket_close_wait_seconds_bucket[5m])))";
+    Resets: "socket_resets_total", Counter, Name, "segments", ["direction", "reason"],
+        "`tcp_send_reset`, `tcp_receive_reset`",
+        "RST segments by direction and reason. A received RST has the state it found the connection in as its reason.",
+        "topk(5, sum by (comm, unit, direction, reason) (rate(socket_resets_total[5m])))";
+    StrayResets: "socket_stray_resets_total", Counter, Host, "segments", ["reason"],
+        "`tcp_send_reset`; before 6.10 `tcp_v[46]_send_reset`",
+        "RST segments sent in answer to segments for which there was no socket: port scans, and clients of a service that is gone.",
+        "rate(socket_stray_resets_total[5m]) > 10";
+    TimeWait: "socket_time_wait", Gauge, Name, "sockets", [],
+        "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
+        "Sockets in TIME_WAIT that processes of this name left behind. Where observer_signal_info says inferred: entries of the last 60 seconds, scaled to the kernel's total.",
+        "topk(5, sum by (comm, unit) (socket_time_wait))";
+    TimeWaitEntered: "socket_time_wait_entered_total", Counter, Name, "sockets", ["substate"],
+        "`inet_twsk_alloc`, else inferred",
+        "Sockets that entered TIME_WAIT, by the substate they began in: FIN_WAIT2 when the peer had not closed yet.",
+        "sum by (comm, unit) (rate(socket_time_wait_entered_total[1m])) > 400";
+    TimeWaitEnded: "socket_time_wait_ended_total", Counter, Name, "sockets", [],
+        "`tcp_twsk_destructor`",
+        "Sockets that left TIME_WAIT, for whatever reason. Absent where the end of TIME_WAIT is not observed.",
+        "sum by (comm) (rate(socket_time_wait_ended_total[5m]))";
+    TimeWaitOverflows: "socket_time_wait_overflows_total", Counter, Name, "sockets", [],
+        "`inet_twsk_alloc`",
+        "Sockets closed without a TIME_WAIT, because the kernel had no bucket for it (net.ipv4.tcp_max_tw_buckets) or no memory. Absent where the end of TIME_WAIT is not observed.",
+        "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0";
+    PortsExhausted: "socket_ephemeral_ports_exhausted_total", Counter, Name, "searches", ["call"],
+        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`",
+        "Searches for a local port that found none, by the call that made them (connect, bind). Neither a clash of explicitly bound sockets nor an address that is not local counts.",
+        "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0";
+    SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
+        "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
+        "setsockopt() calls that failed, on sockets of any kind.",
+        "sum by (comm, option, errno) (increase(socket_setsockopt_failures_total[1h])) > 0";
+    FdExhausted: "socket_fd_exhausted_total", Counter, Name, "calls", ["errno"],
+        "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
+        "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE is the process's limit, ENFILE the host's.",
+        "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0";
+    Retransmits: "socket_retransmits_total", Counter, Name, "segments", [],
+        "`tcp_retransmit_skb`",
+        "Retransmitted TCP segments, SYNs and tail loss probes included, SYN-ACKs and zero window probes not.",
+        "topk(5, sum by (comm, unit) (rate(socket_retransmits_total[5m])))";
+    ListenBacklog: "socket_listen_backlog", Gauge, Name, "connections", ["address", "netns"],
+        "`bpf_map_elem`",
+        "Connections that wait for accept(), by listening address: the sum over all sockets of the address.",
+        "sum by (comm, address) (socket_listen_backlog) > 100";
+    ListenBacklogMax: "socket_listen_backlog_max", Gauge, Name, "connections", ["address", "netns"],
+        "`bpf_map_elem`",
+        "Connections that may wait for accept(): the lesser of listen()'s backlog and net.core.somaxconn, summed over all sockets of the address. The queue of a socket holds one more.",
+        "socket_listen_backlog / socket_listen_backlog_max > 0.8";
+    ListenFullest: "socket_listen_backlog_fullest_ratio", Gauge, Name, "ratio", ["address", "netns"],
+        "`bpf_map_elem`",
+        "Backlog in relation to its maximum, of the socket of the address whose queue is fullest. With SO_REUSEPORT, one full queue of many drops connections while the sum looks fine.",
+        "max by (comm, unit, address) (socket_listen_backlog_fullest_ratio) > 0.8";
+    ListenOverflows: "socket_listen_overflows_total", Counter, Name, "segments", ["address", "netns"],
+        "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",
+        "Connection requests dropped because the accept queue was full: the process does not accept fast enough, or the backlog is too short.",
+        "sum by (comm, unit, address) (rate(socket_listen_overflows_total[5m])) > 0";
+    SynDrops: "socket_syn_drops_total", Counter, Name, "segments", ["address", "netns"],
+        "`bpf_map_elem`",
+        "The listening socket's own drop counter (sk_drops), since it was first seen. It counts more than requests that met a full queue.",
+        "sum by (comm, address) (rate(socket_syn_drops_total[5m]))";
+    PortsUsed: "socket_ephemeral_ports_used", Gauge, Name, "ports", ["source", "destination", "netns"],
+        "`bpf_map_elem`",
+        "Local ports in use towards a destination from one source address, those of sockets in TIME_WAIT included.",
+        "topk(5, sum by (comm, destination) (socket_ephemeral_ports_used))";
+    PortsRatio: "socket_ephemeral_ports_ratio", Gauge, Name, "ratio, 0 to 1", ["source", "destination", "netns"],
+        "`bpf_map_elem`",
+        "Part of the available local ports that all processes together use towards this destination. At 1, connect() fails with EADDRNOTAVAIL.",
+        "max by (comm, unit, source, destination) (socket_ephemeral_ports_ratio) > 0.8";
+    PortsAvailable: "socket_ephemeral_ports_available", Gauge, Host, "ports", ["netns"],
+        "`bpf_map_elem`",
+        "Local ports that connect() may choose from for each destination: ip_local_port_range less reserved and bound ports.",
+        "min by (netns) (socket_ephemeral_ports_available) < 10000";
+    ProcessConnections: "socket_process_connections", Gauge, Process, "sockets", ["state"],
+        "`inet_sock_set_state`; `task_file` at the start",
+        "TCP sockets of the process now in each state.",
+        "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
+    ProcessConnects: "socket_process_connects_total", Counter, Process, "attempts", ["result"],
+        "`inet_sock_set_state`, `sys_exit_connect`",
+        "Finished connection attempts of the process by result.",
+        "topk(5, rate(socket_process_connects_total{result!=\"ok\"}[5m]))";
+    ProcessAccepts: "socket_process_accepts_total", Counter, Process, "connections", [],
+        "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
+        "Connections that accept() returned to the process.",
+        "rate(socket_process_accepts_total[5m])";
+    ProcessResets: "socket_process_resets_total", Counter, Process, "segments", ["direction", "reason"],
+        "`tcp_send_reset`, `tcp_receive_reset`",
+        "RST segments of the process's sockets by direction and reason.",
+        "topk(5, sum by (pid, comm, direction) (rate(socket_process_resets_total[5m])))";
+    ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
+        "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
+        "Sockets in TIME_WAIT that the process left behind.",
+        "topk(5, socket_process_time_wait)";
+    ProcessPortsExhausted: "socket_process_ephemeral_ports_exhausted_total", Counter, Process, "searches", ["call"],
+        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`",
+        "Searches of the process for a local port that found none, by the call that made them.",
+        "rate(socket_process_ephemeral_ports_exhausted_total[5m]) > 0";
+    ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],
+        "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
+        "setsockopt() calls of the process that failed, on sockets of any kind.",
+        "increase(socket_process_setsockopt_failures_total[1h]) > 0";
+    ProcessFdExhausted: "socket_process_fd_exhausted_total", Counter, Process, "calls", ["errno"],
+        "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
+        "socket() and accept() calls of the process that failed because file descriptors or memory ran out.",
+        "rate(socket_process_fd_exhausted_total[5m]) > 0";
+    ProcessRetransmits: "socket_process_retransmits_total", Counter, Process, "segments", [],
+        "`tcp_retransmit_skb`",
+        "Retransmitted TCP segments of the process.",
+        "topk(5, rate(socket_process_retransmits_total[5m]))";
+    OpenSockets: "socket_process_open_sockets", Gauge, Process, "sockets", [],
+        "`inet_sock_set_state`",
+        "Live TCP sockets of the process, in any state but CLOSE and TIME_WAIT.",
+        "topk(5, socket_process_open_sockets)";
+    OpenFds: "socket_process_open_fds", Gauge, Process, "descriptors", [],
+        "/proc",
+        "Open file descriptors of the process, of all kinds, as of the last count (--fd-interval).",
+        "socket_process_open_fds / socket_process_max_fds > 0.8";
+    MaxFds: "socket_process_max_fds", Gauge, Process, "descriptors", [],
+        "/proc",
+        "Soft limit on open file descriptors of the process (RLIMIT_NOFILE).",
+        "min by (comm) (socket_process_max_fds)";
+    FdHighWater: "socket_process_open_fds_high_water", Gauge, Process, "descriptors", [],
+        "/proc",
+        "The most file descriptors that the process had open at any count. A peak between two counts is missed.",
+        "socket_process_open_fds_high_water / socket_process_max_fds > 0.9";
+    ProcessListenBacklog: "socket_process_listen_backlog", Gauge, Process, "connections", ["address", "netns"],
+        "`bpf_map_elem`",
+        "Connections that wait for the process to accept them, by listening address.",
+        "topk(5, socket_process_listen_backlog / socket_process_listen_backlog_max)";
+    ProcessListenBacklogMax: "socket_process_listen_backlog_max", Gauge, Process, "connections", ["address", "netns"],
+        "`bpf_map_elem`",
+        "Connections that may wait for the process to accept them.",
+        "socket_process_listen_backlog_max < 128";
+    ProcessListenOverflows: "socket_process_listen_overflows_total", Counter, Process, "segments", ["address", "netns"],
+        "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",
+        "Connection requests dropped because the process's accept queue was full.",
+        "rate(socket_process_listen_overflows_total[5m]) > 0";
+    ProcessPortsUsed: "socket_process_ephemeral_ports_used", Gauge, Process, "ports", ["source", "destination", "netns"],
+        "`bpf_map_elem`",
+        "Local ports that the process uses towards a destination from one source address, those of sockets in TIME_WAIT included.",
+        "topk(5, socket_process_ephemeral_ports_used)";
+    Events: "observer_events_total", Counter, Observer, "events", ["signal", "outcome"],
+        "",
+        "Kernel events by outcome: counted for a process, counted as unattributed, or lost because a map was full. The three add up to observer_events_seen_total, but for the events of the moment of the scrape.",
+        "observer_events_total{outcome=\"lost\"} > 0";
+    EventsSeen: "observer_events_seen_total", Counter, Observer, "events", ["signal"],
+        "",
+        "Kernel events that the hooks of a signal saw.",
+        "abs(observer_events_seen_total - on (signal) sum by (signal) (observer_events_total)) > 100";
+    HookAttached: "observer_hook_attached", Gauge, Observer, "0 or 1", ["signal", "rung", "hook"],
+        "",
+        "1 where a hook is attached, 0 where it is not: unsupported, refused, or another hook of the signal is attached. `observer check` says why.",
+        "observer_hook_attached == 1";
+    SignalInfo: "observer_signal_info", Gauge, Observer, "1", ["signal", "method"],
+        "",
+        "Signals that are observed, and whether their numbers are exact or inferred. A signal that is not here has no metrics.",
+        "absent(observer_signal_info{signal=\"state\"})";
+    MapEntries: "observer_map_entries", Gauge, Observer, "entries", ["map"],
+        "",
+        "Entries in a BPF map now.",
+        "observer_map_entries / observer_map_capacity > 0.8";
+    MapCapacity: "observer_map_capacity", Gauge, Observer, "entries", ["map"],
+        "",
+        "The most entries a BPF map can hold.",
+        "observer_map_capacity{map=\"connections\"}";
+    MapFull: "observer_map_full_total", Counter, Observer, "insertions", ["map"],
+        "",
+        "Insertions refused because a BPF map was full. Above 0, events are lost and gauges of live sockets are too low: raise the limit (--max-connections, --max-tracked-processes).",
+        "increase(observer_map_full_total[1h]) > 0";
+    Records: "observer_records_total", Counter, Observer, "records", ["kind"],
+        "",
+        "Records that the kernel programs wrote to the ring buffer. Records are only written while they are read: with --log-events, those that may tell of a failure.",
+        "rate(observer_records_total[5m])";
+    RecordsLost: "observer_records_lost_total", Counter, Observer, "records", ["kind"],
+        "",
+        "Records lost because the ring buffer was full. Lines of --log-events are missing then; counts are not affected.",
+        "increase(observer_records_lost_total[1h]) > 0";
+    RunSeconds: "observer_bpf_run_seconds_total", Counter, Observer, "seconds", ["program"],
+        "",
+        "Time spent in a BPF program. Present while kernel.bpf_stats_enabled is 1.",
+        "sum(rate(observer_bpf_run_seconds_total[5m]))";
+    Runs: "observer_bpf_runs_total", Counter, Observer, "runs", ["program"],
+        "",
+        "Runs of a BPF program. Present while kernel.bpf_stats_enabled is 1.",
+        "rate(observer_bpf_run_seconds_total[5m]) / rate(observer_bpf_runs_total[5m])";
+    MissedRuns: "observer_bpf_missed_runs_total", Counter, Observer, "runs", ["program"],
+        "",
+        "Runs that the kernel skipped because the program was already running on that CPU. Where there is a second program of the same name with again in it, that one handles the event; else it is an event that was not counted.",
+        "rate(observer_bpf_missed_runs_total[5m])";
+    TimeWaitDrift: "observer_time_wait_drift_sockets", Gauge, Observer, "sockets", [],
+        "",
+        "Sockets in TIME_WAIT counted here minus the kernel's own number, as of the last comparison. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.",
+        "abs(observer_time_wait_drift_sockets) > 100";
+    Processes: "observer_processes", Gauge, Observer, "processes", ["state"],
+        "",
+        "Processes that are tracked: shown by pid, running but hidden because of --max-processes or a filter, or exited with sockets left.",
+        "observer_processes{state=\"hidden\"} > 0";
+    NamesKept: "observer_names", Gauge, Observer, "names", [],
+        "",
+        "Names (comm and unit) that counts are kept for. At --max-names, further ones count for <other>.",
+        "observer_names";
+    NamesEvicted: "observer_names_evicted_total", Counter, Observer, "names", [],
+        "",
+        "Names without processes whose series ended, because others needed their place.",
+        "increase(observer_names_evicted_total[1h]) > 0";
+    BuildInfo: "observer_build_info", Gauge, Observer, "1", ["version", "revision"],
+        "",
+        "Always 1; the labels say which build is running.",
+        "count by (version) (observer_build_info)";
+    ScrapeDuration: "observer_scrape_duration_seconds", Gauge, Observer, "seconds", [],
+        "",
+        "Time it took to collect this scrape, without sending it.",
+        "observer_scrape_duration_seconds > 0.1";
+    ProcessCpu: "process_cpu_seconds_total", Counter, Observer, "seconds", [],
+        "",
+        "User and system CPU time spent by the observer itself.",
+        "rate(process_cpu_seconds_total[5m]) > 0.1";
+    ProcessOpenFds: "process_open_fds", Gauge, Observer, "descriptors", [],
+        "",
+        "Open file descriptors of the observer itself.",
+        "process_open_fds / process_max_fds > 0.8";
+    ProcessMaxFds: "process_max_fds", Gauge, Observer, "descriptors", [],
+        "",
+        "Soft limit on open file descriptors of the observer itself.",
+        "process_max_fds";
+    ProcessVirtualMemory: "process_virtual_memory_bytes", Gauge, Observer, "bytes", [],
+        "",
+        "Virtual memory of the observer itself.",
+        "process_virtual_memory_bytes";
+    ProcessResidentMemory: "process_resident_memory_bytes", Gauge, Observer, "bytes", [],
+        "",
+        "Resident memory of the observer itself.",
+        "process_resident_memory_bytes > 500e6";
+    ProcessStartTime: "process_start_time_seconds", Gauge, Observer, "seconds since 1970", [],
+        "",
+        "Start time of the observer itself, in seconds since the Unix epoch.",
+        "time() - process_start_time_seconds < 600";
+    ProcessThreads: "process_threads", Gauge, Observer, "threads", [],
+        "",
+        "Threads of the observer itself.",
+        "process_threads";
 }
 
 impl Family {
-    /// The metric's name, type and help.
+    /// What it is.
     #[must_use]
     pub fn metric(self) -> &'static Metric {
         &METRICS[self as usize]

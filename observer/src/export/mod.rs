@@ -1,17 +1,19 @@
 //! The Prometheus exposition and the HTTP server that offers it.
 //!
-//! [`family`] is the list of metrics, [`per_process`](self) and [`own`](self) say which
+//! [`family`] is the list of metrics, [`series`](self) and [`own`](self) say which
 //! samples they have, [`sink`] how samples are represented, [`collector`] puts a scrape
 //! together, [`http`] serves it.
 
+pub mod bound;
 pub mod collector;
 pub mod family;
 pub mod health;
 pub mod http;
 mod landing;
+pub mod metric;
 pub mod names;
 mod own;
-mod per_process;
+mod series;
 pub mod sink;
 mod sockets;
 mod text;
@@ -24,4 +26,5 @@ pub use health::Health;
 pub use http::{App, BindError, Server};
 pub use names::Names;
 pub use own::BuildInfo;
+pub use series::ProcessMetrics;
 pub use text::Piece;

@@ -107,14 +107,16 @@ impl Own<'_> {
     pub fn table(&mut self, processes: ProcessCounts, drift: Option<i64>) {
         let ProcessCounts {
             shown,
-            other,
+            hidden,
             exited,
-            exited_groups,
+            names,
+            names_evicted,
         } = processes;
-        for (state, count) in [("shown", shown), ("other", other), ("exited", exited)] {
+        for (state, count) in [("shown", shown), ("hidden", hidden), ("exited", exited)] {
             self.put(Family::Processes, &[("state", state)], count);
         }
-        self.put(Family::ExitedGroups, &[], exited_groups);
+        self.put(Family::NamesKept, &[], names);
+        self.put(Family::NamesEvicted, &[], names_evicted);
         if let Some(drift) = drift {
             self.put(Family::TimeWaitDrift, &[], drift as f64);
         }

@@ -4,7 +4,10 @@
 use observer_common::{BUCKETS, Histogram};
 use prometheus::proto;
 
-use super::family::{Family, METRICS, Type};
+use super::{
+    family::{Family, METRICS},
+    metric::Type,
+};
 use crate::table::Labels;
 
 /// Extra labels of a sample: names and values.
@@ -92,16 +95,9 @@ impl ProtoSink {
 }
 
 fn labels(process: Option<&Labels>, extra: Extra<'_>) -> Vec<proto::LabelPair> {
-    let process = process.map(|labels| {
-        [
-            ("pid", labels.pid()),
-            ("comm", labels.comm()),
-            ("unit", labels.unit()),
-        ]
-    });
     process
         .into_iter()
-        .flatten()
+        .flat_map(Labels::pairs)
         .chain(extra.iter().copied())
         .map(|(name, value)| {
             let mut pair = proto::LabelPair::default();

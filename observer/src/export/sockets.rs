@@ -1,21 +1,33 @@
 //! Listening sockets and ports in use: what is read from sockets now and then.
 
-use super::{family::Family, sink::Sink};
+use super::{
+    family::Family,
+    series::ProcessMetrics,
+    sink::{Number, Sink},
+};
 use crate::{
     kernel::{POLLED_LISTEN, POLLED_PORTS},
     table::{Labels, Listening, Place, PortsView, Table},
 };
 
 /// Writes what `polled` says is read: signals and their methods.
-pub(super) fn write(sink: &mut dyn Sink, table: &Table, polled: &[(&str, &str)]) {
+pub(super) fn write(
+    sink: &mut dyn Sink,
+    table: &Table,
+    polled: &[(&str, &str)],
+    process_metrics: ProcessMetrics,
+) {
+    let shows = |labels: &Labels| labels.pid().is_none() || process_metrics != ProcessMetrics::None;
     let reads = |signal| polled.iter().any(|(name, _)| *name == signal);
     if reads(POLLED_LISTEN) {
         table.visit_listeners(&mut |labels, place, listening| {
-            listener(sink, labels, place, listening);
+            if shows(labels) {
+                listener(sink, labels, place, listening, process_metrics);
+            }
         });
     }
     if reads(POLLED_PORTS) {
-        for view in table.ports() {
+        for view in table.ports().filter(|view| shows(&view.labels)) {
             ports(sink, view);
         }
         for (netns, available) in table.ports_available() {
@@ -33,17 +45,35 @@ pub(super) fn write(sink: &mut dyn Sink, table: &Table, polled: &[(&str, &str)])
     }
 }
 
-fn listener(sink: &mut dyn Sink, labels: &Labels, place: Option<&Place>, it: &Listening) {
+fn listener(
+    sink: &mut dyn Sink,
+    labels: &Labels,
+    place: Option<&Place>,
+    it: &Listening,
+    process_metrics: ProcessMetrics,
+) {
     let address = place.map_or_else(|| "other".to_owned(), |place| place.address.to_string());
     let netns = place.map_or_else(String::new, |place| place.netns.to_string());
     let extra = [("address", address.as_str()), ("netns", netns.as_str())];
-    let mut put = |family, value: u64| sink.sample(family, Some(labels), &extra, value.into());
-    if it.sockets > 0 {
-        put(Family::ListenBacklog, it.backlog);
-        put(Family::ListenBacklogMax, it.max_backlog);
+    let mut put = |family, value: Number| sink.sample(family, Some(labels), &extra, value);
+    let listens = it.sockets > 0;
+    if labels.pid().is_some() {
+        if listens {
+            put(Family::ProcessListenBacklog, it.backlog.into());
+            put(Family::ProcessListenBacklogMax, it.max_backlog.into());
+        }
+        if process_metrics == ProcessMetrics::All {
+            put(Family::ProcessListenOverflows, it.overflows.into());
+        }
+        return;
     }
-    put(Family::ListenOverflows, it.overflows);
-    put(Family::SynDrops, it.drops);
+    if listens {
+        put(Family::ListenBacklog, it.backlog.into());
+        put(Family::ListenBacklogMax, it.max_backlog.into());
+        put(Family::ListenFullest, it.fullest.into());
+    }
+    put(Family::ListenOverflows, it.overflows.into());
+    put(Family::SynDrops, it.drops.into());
 }
 
 fn ports(sink: &mut dyn Sink, view: &PortsView) {
@@ -61,12 +91,12 @@ fn ports(sink: &mut dyn Sink, view: &PortsView) {
         ("destination", destination.as_str()),
         ("netns", netns.as_str()),
     ];
+    let used = u64::from(view.used);
     let labels = Some(&*view.labels);
-    sink.sample(
-        Family::PortsUsed,
-        labels,
-        &extra,
-        u64::from(view.used).into(),
-    );
+    if view.labels.pid().is_some() {
+        sink.sample(Family::ProcessPortsUsed, labels, &extra, used.into());
+        return;
+    }
+    sink.sample(Family::PortsUsed, labels, &extra, used.into());
     sink.sample(Family::PortsRatio, labels, &extra, view.ratio.into());
 }

@@ -133,7 +133,7 @@ pub fn start_ticks(key: &ProcessKey) -> u64 {
 ///
 /// As [`ProcRoot::read`] and [`Stat::parse`].
 pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, ProcError> {
-    let Some(mut comm) = root.read(key.tgid, "comm")? else {
+    let Some(comm) = root.read(key.tgid, "comm")? else {
         return Ok(None);
     };
     let Some(cgroup) = root.read(key.tgid, "cgroup")? else {
@@ -145,31 +145,51 @@ pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, P
         Some(stat) if stat.is(key) => {}
         _ => return Ok(None),
     }
-    if comm.last() == Some(&b'\n') {
-        comm.pop();
-    }
     Ok(Some(Identity {
         pid: key.tgid,
         start_boottime_ns: key.start_boottime_ns,
-        comm,
+        comm: without_newline(comm),
         unit: cgroup::unit_from_bytes(&cgroup),
     }))
 }
 
-/// Whether the process still runs: one read of /proc/PID/stat. A zombie does not; it has
-/// closed all its sockets.
+/// Whether a process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It has exited.
+    Gone,
+    /// It runs; its comm now, where that was looked at.
+    Alive(Option<Vec<u8>>),
+}
+
+/// Whether the process still runs, and what it is called now: one read each of /proc/PID/comm
+/// and /proc/PID/stat. A zombie does not run; it has closed all its sockets.
 ///
 /// When stat cannot be read or understood, for another reason than that the process is
 /// gone, the answer is yes: the caller would otherwise write a live process off because
 /// it ran out of descriptors itself. Under `hidepid=2` without CAP_SYS_PTRACE foreign processes
 /// look gone.
 #[must_use]
-pub fn is_alive(root: &ProcRoot, key: &ProcessKey) -> bool {
+pub fn liveness(root: &ProcRoot, key: &ProcessKey) -> Liveness {
+    // Not from stat, where newlines and backslashes are escaped (`proc_task_name`). The start
+    // time is compared last, as in `identify`.
+    let comm = root
+        .read(key.tgid, "comm")
+        .ok()
+        .flatten()
+        .map(without_newline);
     match Stat::read(root, key.tgid) {
-        Ok(Some(stat)) => stat.is(key) && !stat.has_exited(),
-        Ok(None) => false,
-        Err(_) => true,
+        Ok(Some(stat)) if stat.is(key) && !stat.has_exited() => Liveness::Alive(comm),
+        Ok(_) => Liveness::Gone,
+        Err(_) => Liveness::Alive(None),
     }
+}
+
+fn without_newline(mut comm: Vec<u8>) -> Vec<u8> {
+    if comm.last() == Some(&b'\n') {
+        comm.pop();
+    }
+    comm
 }
 
 #[cfg(test)]

@@ -53,6 +53,10 @@ fn errors_name_the_field() {
     }
 }
 
+fn is_alive(root: &ProcRoot, key: &ProcessKey) -> bool {
+    liveness(root, key) != Liveness::Gone
+}
+
 #[test]
 fn ticks_are_rounded_down() {
     assert_eq!(start_ticks(&key(1, 0)), 0);
@@ -125,7 +129,9 @@ fn this_process_is_itself() {
     assert!(is_alive(&root, &me));
     let identity = identify(&root, &me).unwrap().unwrap();
     let comm = std::fs::read("/proc/self/comm").unwrap();
-    assert_eq!(identity.comm, comm.strip_suffix(b"\n").unwrap());
+    let comm = comm.strip_suffix(b"\n").unwrap();
+    assert_eq!(identity.comm, comm);
+    assert_eq!(liveness(&root, &me), Liveness::Alive(Some(comm.to_vec())));
     assert!(!is_alive(
         &root,
         &key(pid, me.start_boottime_ns + 10_000_000)

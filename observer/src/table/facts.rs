@@ -3,7 +3,9 @@
 
 use observer_common::{ProcessKey, Slot};
 
-/// How a process is labelled, for all its life.
+pub use crate::process::identity::Liveness;
+
+/// How a process is labelled when its slot is first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// Its comm. `None` falls back to the comm that the kernel programs recorded.
@@ -28,7 +30,7 @@ pub trait ProcessFacts: Send + Sync {
     /// Whether this very process still runs: a process that took over its pid is another.
     /// Asked at every tick for every process, so it should cost a look-up or one system
     /// call.
-    fn is_alive(&self, process: &ProcessKey) -> bool;
+    fn liveness(&self, process: &ProcessKey) -> Liveness;
     /// How to label a process. Asked once, when its slot is first seen; may read files.
     /// Only the identity fields of `slot` are filled in.
     fn describe(&self, slot: &Slot) -> Description;

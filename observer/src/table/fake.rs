@@ -9,7 +9,7 @@ use observer_common::{
     Account, CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey,
 };
 
-use super::{Description, ProcessFacts, Resources};
+use super::{Description, Liveness, ProcessFacts, Resources};
 use crate::kernel::{
     source::{KernelSource, MapFill, ProgramRuns},
     verdict::{Rung, Status, Verdict},
@@ -221,17 +221,26 @@ impl KernelSource for FakeKernel {
 pub struct FakeFacts {
     pub dead: Mutex<HashSet<ProcessKey>>,
     pub units: Mutex<BTreeMap<u32, String>>,
+    /// What processes are called since they called execve().
+    pub comms: Mutex<HashMap<ProcessKey, Vec<u8>>>,
 }
 
 impl FakeFacts {
+    pub fn exec(&self, key: ProcessKey, comm: &[u8]) {
+        self.comms.lock().unwrap().insert(key, comm.to_vec());
+    }
+
     pub fn kill(&self, key: ProcessKey) {
         self.dead.lock().unwrap().insert(key);
     }
 }
 
 impl ProcessFacts for FakeFacts {
-    fn is_alive(&self, process: &ProcessKey) -> bool {
-        !self.dead.lock().unwrap().contains(process)
+    fn liveness(&self, process: &ProcessKey) -> Liveness {
+        if self.dead.lock().unwrap().contains(process) {
+            return Liveness::Gone;
+        }
+        Liveness::Alive(self.comms.lock().unwrap().get(process).cloned())
     }
 
     fn describe(&self, slot: &Slot) -> Description {

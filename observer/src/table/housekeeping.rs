@@ -1,7 +1,7 @@
-//! Seeing processes come, noticing that they went, and folding what they left behind.
+//! Seeing processes come, noticing that they went, and adding up what they left behind.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,13 +10,16 @@ use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, 
 use tracing::warn;
 
 use super::{
-    exited::Exited,
-    facts::ProcessFacts,
-    labels::{Labels, printable},
+    departed::Departed,
+    facts::{Liveness, ProcessFacts},
+    labels::{Labels, name_of, printable},
     listeners::Listeners,
+    names::{Kinds, NameId, Names, OTHER_ID},
     ports::Ports,
+    shown::Attention,
+    tally::Tally,
     time_wait::Ledger,
-    totals::Totals,
+    view::Sum,
 };
 use crate::kernel::source::KernelSource;
 
@@ -24,22 +27,29 @@ use crate::kernel::source::KernelSource;
 /// program that looked up its slot just before has long finished by then.
 const QUIET_TICKS: u32 = 2;
 
-/// Says by comm and unit whether a process is to have series of its own.
+/// A process that changes its comm more often than this keeps the last one: it would fill the
+/// table of names.
+const RENAMES: u8 = 8;
+
+/// Says by comm and unit whether a process counts for its name and may be shown by its pid.
 pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
 /// How the table is bounded.
 pub struct TableConfig {
-    /// The most processes shown under their own pid, and the most groups of exited ones.
+    /// The most names (comm and unit) that counts are kept for.
+    pub max_names: usize,
+    /// The most processes shown by their pid.
     pub max_processes: usize,
     /// How long an exited process must have been without sockets before it is folded.
     pub grace: Duration,
-    /// Sends the processes it says no to into `pid="other"`. Asked once per process.
+    /// Has the processes it says no to count for `<other>`.
     pub filter: Option<Filter>,
 }
 
 impl Default for TableConfig {
     fn default() -> Self {
         Self {
+            max_names: 1000,
             max_processes: 1000,
             grace: Duration::from_secs(5),
             filter: None,
@@ -47,22 +57,24 @@ impl Default for TableConfig {
     }
 }
 
-/// How many processes hold a slot, by how they are shown, and groups of those that did.
+/// How many processes hold a slot, by how they are shown, and how many names there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounts {
-    /// Running, under their own pid.
+    /// Running, shown by their pid.
     pub shown: u64,
-    /// Running, in `pid="other"`.
-    pub other: u64,
+    /// Running, and not shown by their pid.
+    pub hidden: u64,
     /// Exited, and not folded yet.
     pub exited: u64,
-    /// Groups of exited processes.
-    pub exited_groups: u64,
+    /// Names of processes, living and gone.
+    pub names: u64,
+    /// Names that made room for others.
+    pub names_evicted: u64,
 }
 
 /// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
 /// the map has to be walked for it.
-type Failing = HashMap<(u32, u32), Vec<SockoptKey>>;
+type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
 
 /// Since when a process has been gone and without sockets.
 #[derive(Debug)]
@@ -75,24 +87,36 @@ struct Quiet {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub key: ProcessKey,
-    generation: u32,
-    /// Its series; `None` is `pid="other"`. Never changes.
-    pub shown: Option<Arc<Labels>>,
+    pub generation: u32,
+    /// The name that it counts for.
+    pub name: NameId,
+    /// Under which it may be shown by itself.
+    pub labels: Arc<Labels>,
+    /// What the filter says.
+    selected: bool,
     pub alive: bool,
+    pub attention: Attention,
     quiet: Option<Quiet>,
     /// Where TIME_WAIT is inferred.
     pub time_wait: Ledger,
     /// Where it is exact; see [`Slot::account`].
     pub account: u32,
+    /// What it counted for names it had before.
+    pub before: Option<Box<Tally>>,
+    pub kinds: Kinds,
+    renames: u8,
 }
 
-/// A series of a pid. As a rule it shows one slot. When a pid was reused by a process of
-/// the same name while the old one still holds sockets, it shows both, and keeps what the
-/// old one counted for as long as the new one lives.
-#[derive(Debug, Default)]
-pub(super) struct Own {
-    pub slots: Vec<u32>,
-    pub carried: Option<Box<Totals>>,
+impl Entry {
+    /// Whether it has series of its own.
+    pub fn is_shown(&self) -> bool {
+        self.alive && self.attention.shown
+    }
+
+    /// Whether it may have them.
+    pub fn may_be_shown(&self) -> bool {
+        self.alive && self.selected
+    }
 }
 
 /// The per-process table.
@@ -100,12 +124,10 @@ pub struct Table {
     pub(super) config: TableConfig,
     /// By slot.
     pub(super) entries: Vec<Option<Entry>>,
-    /// How many entries are shown under their own pid.
-    shown: usize,
-    pub(super) own: BTreeMap<Arc<Labels>, Own>,
-    /// What processes in `pid="other"` left behind.
-    pub(super) other: Box<Totals>,
-    pub(super) exited: Exited,
+    /// The slot of the last process that got a pid.
+    by_pid: HashMap<u32, u32>,
+    pub(super) names: Names,
+    pub(super) departed: Departed,
     pub(super) unattributed_time_wait: Ledger,
     pub(super) overflow_time_wait: Ledger,
     /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
@@ -117,7 +139,17 @@ pub struct Table {
     pub(super) time_wait_is_whole: bool,
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
+    /// How many processes are shown by their pid, those included that ended since the last tick.
+    pub(super) shown: usize,
+    /// When the processes to show were last chosen; `None` while there is room for all.
+    pub(super) chosen: Option<Instant>,
+    /// The filter changed since the last tick.
+    reselect: bool,
+    /// As of the last tick.
+    pub(super) now: Instant,
     pub(super) scratch: Box<Slot>,
+    /// Of the last scrape, for the next one.
+    pub(super) sums: Vec<Sum>,
 }
 
 impl Table {
@@ -125,12 +157,11 @@ impl Table {
     #[must_use]
     pub fn new(config: TableConfig) -> Self {
         Self {
-            config,
             entries: Vec::new(),
-            shown: 0,
-            own: BTreeMap::new(),
-            other: Totals::new(),
-            exited: Exited::default(),
+            by_pid: HashMap::new(),
+            names: Names::new(config.max_names),
+            config,
+            departed: Departed::default(),
             unattributed_time_wait: Ledger::default(),
             overflow_time_wait: Ledger::default(),
             kernel_time_wait: None,
@@ -139,24 +170,32 @@ impl Table {
             time_wait_is_whole: true,
             listeners: Listeners::default(),
             ports: Ports::default(),
+            shown: 0,
+            chosen: None,
+            reselect: false,
+            now: Instant::now(),
             scratch: Box::new(Slot::zeroed()),
+            sums: Vec::new(),
         }
     }
 
-    /// Changes the filter, for processes that are not known yet: a process keeps its series
-    /// for life, or sums would go down.
+    /// Changes the filter, from the next tick on. What was counted stays where it is.
     pub fn set_filter(&mut self, filter: Filter) {
         self.config.filter = Some(filter);
+        self.reselect = true;
     }
 
     /// Housekeeping, to be called once a second: takes in new processes, notes which ones
-    /// have exited, samples TIME_WAIT, and folds exited processes that have been without
-    /// sockets for the grace period.
+    /// have exited or have another name, samples TIME_WAIT, folds exited processes that have
+    /// been without sockets for the grace period, and chooses which ones to show.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
+        self.now = now;
         self.discover(source, facts);
-        self.ports.expire(now);
+        self.departed.expire(now);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
-            self.each_totals(|totals| totals.close_accounts(source));
+            for name in self.names.iter_mut() {
+                name.totals.close_accounts(source);
+            }
         } else {
             self.infer_time_wait(now, source);
         }
@@ -166,9 +205,15 @@ impl Table {
                 continue;
             };
             // A process does not come back: its key names one start of one pid.
-            entry.alive = entry.alive && facts.is_alive(&entry.key);
             if entry.alive {
-                continue;
+                match facts.liveness(&entry.key) {
+                    Liveness::Alive(None) => continue,
+                    Liveness::Alive(Some(comm)) => {
+                        self.notice_comm(index, &comm, source, &mut failing);
+                        continue;
+                    }
+                    Liveness::Gone => entry.alive = false,
+                }
             }
             source.read_slot_identity(index, &mut self.scratch);
             if self.scratch.sockets > 0 {
@@ -186,21 +231,15 @@ impl Table {
                 self.fold(index, source, &mut failing);
             }
         }
-        self.fold_listeners();
-        self.fold_ports();
-    }
-
-    /// What processes that are gone left behind.
-    fn each_totals(&mut self, mut each: impl FnMut(&mut Totals)) {
-        let carried = self.own.values_mut().filter_map(|own| own.carried.as_mut());
-        each(&mut self.other);
-        self.exited.iter_mut().for_each(&mut each);
-        carried.for_each(|totals| each(totals));
+        self.settle_names(source, &mut failing);
+        self.choose_shown(now, source, facts);
     }
 
     /// Takes in what entered TIME_WAIT and forgets what has left it by now.
     fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
-        self.each_totals(|totals| totals.time_wait.expire(now));
+        for name in self.names.iter_mut() {
+            name.totals.time_wait.expire(now);
+        }
         let entries = self.entries.iter_mut().enumerate();
         let entries = entries.filter_map(|(index, entry)| Some((index as u32, entry.as_mut()?)));
         let ledgers = entries
@@ -217,26 +256,14 @@ impl Table {
     /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
     /// shown numbers are scaled down to it, and to what entered since, until the next call.
     pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
-        let inferred = self.unattributed_time_wait.inferred()
-            + self.overflow_time_wait.inferred()
-            + self.other.time_wait.inferred()
-            + self
-                .exited
-                .iter()
-                .map(|(_, totals)| totals.time_wait.inferred())
-                .sum::<u64>()
-            + self
-                .own
-                .values()
-                .filter_map(|own| own.carried.as_ref())
-                .map(|carried| carried.time_wait.inferred())
-                .sum::<u64>()
-            + self
-                .entries
-                .iter()
-                .flatten()
-                .map(|entry| entry.time_wait.inferred())
-                .sum::<u64>();
+        let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
+        let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);
+        let inferred: u64 = [&self.unattributed_time_wait, &self.overflow_time_wait]
+            .into_iter()
+            .chain(names)
+            .chain(entries)
+            .map(Ledger::inferred)
+            .sum();
         self.kernel_time_wait = Some(kernel_total);
         self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
         self.time_wait_since = 0;
@@ -274,27 +301,46 @@ impl Table {
         self.time_wait_drift
     }
 
-    /// How many processes hold a slot.
+    /// How many processes hold a slot, and how many names there are.
     #[must_use]
     pub fn processes(&self) -> ProcessCounts {
         let mut counts = ProcessCounts {
-            exited_groups: self.exited.len() as u64,
+            names: self.names.len() as u64,
+            names_evicted: self.names.evicted(),
             ..ProcessCounts::default()
         };
         for entry in self.entries.iter().flatten() {
-            match (entry.alive, &entry.shown) {
+            match (entry.alive, entry.is_shown()) {
                 (false, _) => counts.exited += 1,
-                (true, Some(_)) => counts.shown += 1,
-                (true, None) => counts.other += 1,
+                (true, true) => counts.shown += 1,
+                (true, false) => counts.hidden += 1,
             }
         }
         counts
     }
 
-    /// The generation of the process that has a slot.
-    pub(super) fn generation(&self, slot: u32) -> Option<u32> {
+    /// The process that has a slot.
+    #[must_use]
+    pub fn process(&self, slot: u32) -> Option<&ProcessKey> {
         let entry = self.entries.get(slot as usize)?.as_ref()?;
-        Some(entry.generation)
+        Some(&entry.key)
+    }
+
+    /// The entry of a slot, if it still belongs to this generation.
+    pub(super) fn entry(&self, slot: u32, generation: u32) -> Option<&Entry> {
+        let entry = self.entries.get(slot as usize)?.as_ref()?;
+        (entry.generation == generation).then_some(entry)
+    }
+
+    /// The name that a slot counts for, or counted for until a short while ago.
+    pub(super) fn name_of_slot(&self, slot: u32, generation: u32) -> NameId {
+        if slot == SLOT_UNATTRIBUTED {
+            return super::names::UNATTRIBUTED_ID;
+        }
+        match self.entry(slot, generation) {
+            Some(entry) => entry.name,
+            None => self.departed.name(slot, generation).unwrap_or(OTHER_ID),
+        }
     }
 
     /// Takes in the processes that got a slot since the last call. Call it before giving samples
@@ -314,46 +360,155 @@ impl Table {
                         slot = index,
                         "slot was freed by someone else, its counts are lost"
                     );
-                    self.forget(index);
+                    self.remove(index);
                 }
                 None => {}
             }
             if key.tgid != 0 {
-                let entry = self.admit(facts);
-                if let Some(labels) = &entry.shown {
-                    let own = self.own.entry(Arc::clone(labels)).or_default();
-                    own.slots.push(index);
-                }
+                let mut entry = self.admit(facts);
+                entry.alive = self.is_newest(index, &key);
                 self.entries[index as usize] = Some(entry);
             }
         }
     }
 
-    /// Decides how the process in the scratch slot is shown.
+    /// Whether a process is the last that got its pid; notes that the one before is gone, which a
+    /// tick may not have seen yet. Two with one pid would be two series with the same labels.
+    fn is_newest(&mut self, index: u32, key: &ProcessKey) -> bool {
+        if let Some(&other) = self.by_pid.get(&key.tgid)
+            && let Some(entry) = &mut self.entries[other as usize]
+        {
+            if entry.key.start_boottime_ns > key.start_boottime_ns {
+                return false;
+            }
+            entry.alive = false;
+        }
+        self.by_pid.insert(key.tgid, index);
+        true
+    }
+
+    /// An entry for the process in the scratch slot.
     fn admit(&mut self, facts: &dyn ProcessFacts) -> Entry {
         let description = facts.describe(&self.scratch);
-        let comm = printable(description.comm.as_deref().unwrap_or(&self.scratch.comm));
+        let comm = name_of(description.comm.as_deref().unwrap_or(&self.scratch.comm));
         let unit = printable(description.unit.as_bytes());
-        let wanted = match &self.config.filter {
-            Some(filter) => filter(&comm, &unit),
-            None => true,
+        let selected = self.selects(&comm, &unit);
+        let name = if selected {
+            self.find_name(&comm, &unit)
+        } else {
+            OTHER_ID
         };
-        let shown = wanted && self.shown < self.config.max_processes;
-        self.shown += usize::from(shown);
-        let pid = self.scratch.key.tgid.to_string();
-        Entry {
+        self.names.enter(name);
+        let mut entry = Entry {
             key: self.scratch.key,
             generation: self.scratch.generation,
-            shown: shown.then(|| Arc::new(Labels::new(&pid, &comm, &unit))),
+            name,
+            labels: Arc::new(Labels::process(self.scratch.key.tgid, &comm, &unit)),
+            selected,
             alive: true,
+            attention: Attention::default(),
             quiet: None,
             time_wait: Ledger::default(),
             account: self.scratch.account,
+            before: None,
+            kinds: Kinds::default(),
+            renames: 0,
+        };
+        self.show_if_there_is_room(&mut entry);
+        entry
+    }
+
+    fn selects(&self, comm: &str, unit: &str) -> bool {
+        let filter = self.config.filter.as_ref();
+        filter.is_none_or(|filter| filter(comm, unit))
+    }
+
+    /// The name to count for, `<other>` when there is no room.
+    fn find_name(&mut self, comm: &str, unit: &str) -> NameId {
+        let mut evicted = Vec::new();
+        let labels = Labels::name(comm, unit);
+        let found = self.names.find(&labels, self.now, &mut evicted);
+        for id in evicted {
+            self.listeners.forget_name(id);
+            self.ports.forget_name(id);
+        }
+        found.unwrap_or(OTHER_ID)
+    }
+
+    /// Notes what a process is called by now: it may have called execve() or prctl().
+    fn notice_comm(
+        &mut self,
+        index: u32,
+        comm: &[u8],
+        source: &dyn KernelSource,
+        failing: &mut Option<Failing>,
+    ) {
+        let comm = name_of(comm);
+        let Some(entry) = self.entries[index as usize].as_mut() else {
+            return;
+        };
+        if entry.labels.comm() == comm || entry.renames >= RENAMES {
+            return;
+        }
+        entry.renames += 1;
+        let unit = entry.labels.unit().to_owned();
+        entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &unit));
+        self.rename(index, source, failing);
+    }
+
+    /// Processes whose selection changed, or that count for `<other>` although there is room for
+    /// their name by now, count for the right name from now on.
+    fn settle_names(&mut self, source: &dyn KernelSource, failing: &mut Option<Failing>) {
+        let reselect = std::mem::take(&mut self.reselect);
+        let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
+        if !reselect && !self.entries.iter().flatten().any(crowded) {
+            return;
+        }
+        for index in SLOT_FIRST..self.entries.len() as u32 {
+            let Some(entry) = &self.entries[index as usize] else {
+                continue;
+            };
+            if reselect || (crowded(entry) && self.names.has_room(self.now)) {
+                self.rename(index, source, failing);
+            }
         }
     }
 
-    /// Moves the counts of slot `index` to where they stay, and frees the slot. No scrape
-    /// comes between the two, because both need the table.
+    /// Has a process count for the name that its labels and the filter say. What it counted
+    /// until now stays with the name it had.
+    fn rename(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
+        let Some(entry) = &self.entries[index as usize] else {
+            return;
+        };
+        let (labels, old) = (Arc::clone(&entry.labels), entry.name);
+        let selected = self.selects(labels.comm(), labels.unit());
+        let new = if selected {
+            self.find_name(labels.comm(), labels.unit())
+        } else {
+            OTHER_ID
+        };
+        let Some(entry) = self.entries[index as usize].as_mut() else {
+            return;
+        };
+        entry.selected = selected;
+        if new == old {
+            return;
+        }
+        source.read_slot(index, &mut self.scratch);
+        let failing = failing.get_or_insert_with(|| read_failing(source));
+        let failures = failing.get(&(index, entry.generation));
+        let account = (entry.account >= SLOT_FIRST).then(|| source.account(entry.account));
+        let ended = account.flatten().unwrap_or_default().ended;
+        let tally = Tally::new(&self.scratch, failures.into_iter().flatten(), ended);
+        tally.credit(entry.before.as_deref(), self.names.get_mut(old));
+        entry.before = Some(Box::new(tally));
+        entry.name = new;
+        self.names.leave(old, self.now);
+        self.names.enter(new);
+    }
+
+    /// Moves the counts of slot `index` to its name, and frees the slot. No scrape comes between
+    /// the two, because both need the table.
     fn fold(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
@@ -364,85 +519,46 @@ impl Table {
             entry.quiet = None;
             return;
         }
-        let failing = failing.get_or_insert_with(|| {
-            let mut failing = Failing::new();
-            for (key, _) in source.sockopt_failures() {
-                let keys = failing.entry((key.slot, key.generation)).or_default();
-                keys.push(key);
-            }
-            failing
-        });
+        let failing = failing.get_or_insert_with(|| read_failing(source));
         let failures = match failing.remove(&(index, entry.generation)) {
-            Some(keys) => source.take_sockopt_failures(&keys),
+            Some(failures) => {
+                let keys: Vec<_> = failures.into_iter().map(|(key, _)| key).collect();
+                source.take_sockopt_failures(&keys)
+            }
             None => Vec::new(),
         };
         source.free_slot(index);
-        let counts = *self.scratch;
-        let (shown, ledger) = self.remove(index);
-        let Some(labels) = shown else {
-            self.other.fold(&counts, failures, ledger);
-            self.other.take_account(counts.account);
+        // The account's ends are counted for as long as the name has it.
+        let tally = Tally::new(&self.scratch, &failures, 0);
+        let Some(entry) = self.remove(index) else {
             return;
         };
-        let own = self.own.entry(Arc::clone(&labels)).or_default();
-        if own.slots.is_empty() {
-            let carried = self.own.remove(&labels).and_then(|own| own.carried);
-            let group = self.exited_group(&labels);
-            group.fold(&counts, failures, ledger);
-            group.take_account(counts.account);
-            if let Some(carried) = carried {
-                group.merge(*carried);
-            }
-        } else {
-            // The series goes on, so what it counted stays with it.
-            let carried = own.carried.get_or_insert_with(Totals::new);
-            carried.fold(&counts, failures, ledger);
-            carried.take_account(counts.account);
-        }
+        let name = self.names.get_mut(entry.name);
+        tally.credit(entry.before.as_deref(), name);
+        name.totals.take_account(entry.account);
+        name.totals.time_wait.merge(entry.time_wait);
     }
 
-    /// Drops the entry of a slot, and its place in its series.
-    fn remove(&mut self, index: u32) -> (Option<Arc<Labels>>, Ledger) {
-        let Some(entry) = self.entries[index as usize].take() else {
-            return (None, Ledger::default());
-        };
-        self.ports
-            .depart(index, entry.generation, entry.shown.as_deref());
-        if let Some(labels) = &entry.shown {
-            self.shown -= 1;
-            if let Some(own) = self.own.get_mut(labels) {
-                own.slots.retain(|&slot| slot != index);
-            }
+    /// Drops the entry of a slot.
+    fn remove(&mut self, index: u32) -> Option<Entry> {
+        let entry = self.entries[index as usize].take()?;
+        if self.by_pid.get(&entry.key.tgid) == Some(&index) {
+            self.by_pid.remove(&entry.key.tgid);
         }
-        (entry.shown, entry.time_wait)
+        self.names.leave(entry.name, self.now);
+        self.departed
+            .add(index, entry.generation, entry.name, self.now);
+        self.listeners.forget_process(index);
+        self.ports.forget_process(index);
+        Some(entry)
     }
+}
 
-    /// Drops the entry of a slot whose counts cannot be read any more.
-    fn forget(&mut self, index: u32) {
-        let (shown, ledger) = self.remove(index);
-        let Some(labels) = shown else {
-            self.other.time_wait.merge(ledger);
-            return;
-        };
-        let empty = self
-            .own
-            .get(&labels)
-            .is_some_and(|own| own.slots.is_empty());
-        let carried = if empty {
-            self.own.remove(&labels).and_then(|own| own.carried)
-        } else {
-            None
-        };
-        let group = self.exited_group(&labels);
-        group.time_wait.merge(ledger);
-        if let Some(carried) = carried {
-            group.merge(*carried);
-        }
+fn read_failing(source: &dyn KernelSource) -> Failing {
+    let mut failing = Failing::new();
+    for (key, count) in source.sockopt_failures() {
+        let failures = failing.entry((key.slot, key.generation)).or_default();
+        failures.push((key, count));
     }
-
-    /// The group that an exited process with these labels belongs to.
-    fn exited_group(&mut self, labels: &Labels) -> &mut Totals {
-        let living = self.own.keys().map(|labels| &**labels);
-        self.exited.group(labels, self.config.max_processes, living)
-    }
+    failing
 }

@@ -1,55 +1,60 @@
-//! The labels of a per-process series.
+//! The labels of a series: `comm` and `unit` of a name, and `pid` besides of a process.
 
 use std::fmt::Write as _;
 
-/// `pid`, `comm` and `unit`: what identifies a per-process series.
+/// Processes past `--max-names`, without a slot, or not selected.
+pub const OTHER: &str = "<other>";
+/// Events whose owner is not known.
+pub const UNATTRIBUTED: &str = "<unattributed>";
+
+/// What identifies a series: a name (`comm`, `unit`) or one process (`pid`, `comm`, `unit`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
-    pid: String,
     comm: String,
     unit: String,
-    /// The three of them in the text format, made once and written in every sample.
+    pid: Option<String>,
+    /// All of them in the text format, made once and written in every sample.
     text: String,
 }
 
 impl Labels {
-    /// Labels from values that are printable already.
+    /// The labels of a name, from values that are printable already. See [`name_of`].
     #[must_use]
-    pub fn new(pid: &str, comm: &str, unit: &str) -> Self {
-        let mut text = String::with_capacity(24 + pid.len() + comm.len() + unit.len());
-        for (name, value) in [("pid", pid), ("comm", comm), ("unit", unit)] {
+    pub fn name(comm: &str, unit: &str) -> Self {
+        Self::new(None, comm, unit)
+    }
+
+    /// The labels of one process.
+    #[must_use]
+    pub fn process(pid: u32, comm: &str, unit: &str) -> Self {
+        Self::new(Some(pid.to_string()), comm, unit)
+    }
+
+    fn new(pid: Option<String>, comm: &str, unit: &str) -> Self {
+        let mut labels = Self {
+            comm: comm.to_owned(),
+            unit: unit.to_owned(),
+            pid,
+            text: String::new(),
+        };
+        let mut text = String::with_capacity(32 + comm.len() + unit.len());
+        for (name, value) in labels.pairs() {
             let separator = if text.is_empty() { "" } else { "," };
             let _ = write!(text, "{separator}{name}=\"");
             escape_into(value, &mut text);
             text.push('"');
         }
-        Self {
-            pid: pid.to_owned(),
-            comm: comm.to_owned(),
-            unit: unit.to_owned(),
-            text,
-        }
+        labels.text = text;
+        labels
     }
 
-    /// Of the group that a process with these labels belongs to once it is gone.
+    /// The process id, for the labels of one process.
     #[must_use]
-    pub fn exited(&self) -> Self {
-        Self::new("exited", &self.comm, &self.unit)
+    pub fn pid(&self) -> Option<&str> {
+        self.pid.as_deref()
     }
 
-    /// Of the group of those whose own group there is no room for.
-    #[must_use]
-    pub fn exited_unnamed() -> Self {
-        Self::new("exited", "", "")
-    }
-
-    /// A process id, or `other`, `exited`, `unattributed`, `no_socket`.
-    #[must_use]
-    pub fn pid(&self) -> &str {
-        &self.pid
-    }
-
-    /// The process's name.
+    /// The process's name, or [`OTHER`] or [`UNATTRIBUTED`].
     #[must_use]
     pub fn comm(&self) -> &str {
         &self.comm
@@ -61,11 +66,29 @@ impl Labels {
         &self.unit
     }
 
-    /// All three, escaped for the text format.
+    /// Names and values of the labels.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let pid = self.pid().map(|pid| ("pid", pid));
+        pid.into_iter()
+            .chain([("comm", self.comm()), ("unit", self.unit())])
+    }
+
+    /// The same, escaped for the text format.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// The `comm` label of a process whose comm is `bytes`: printable, and with a backslash before
+/// a first `<` or backslash, so that no program can pass for [`OTHER`] or [`UNATTRIBUTED`].
+#[must_use]
+pub fn name_of(bytes: &[u8]) -> String {
+    let name = printable(bytes);
+    if name.starts_with(['<', '\\']) {
+        return format!("\\{name}");
+    }
+    name
 }
 
 /// Escapes a label value for the text format: backslash, newline, double quote.

@@ -1,96 +1,97 @@
-//! Ports in use by process: which destinations of a process are shown.
+//! Ports in use, of each name and of each process: which destinations are shown.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, btree_map::Entry},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use observer_common::{SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
-
-use super::{Table, labels::Labels, listeners::is_process};
+use super::{Table, labels::Labels, names::NameId};
 use crate::ports::{Destination, Share, Usage};
 
-/// The most destinations shown by themselves, over all processes.
-const DESTINATIONS: usize = 1000;
-
-/// Ports rest for 60 seconds after their process may be gone; the labels of its group are
-/// kept a little longer.
-const REST: Duration = Duration::from_secs(90);
+/// The most destinations shown by themselves, over all names, and over all processes.
+pub(crate) const DESTINATIONS: usize = 1000;
 
 /// What a series says of the ports in use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PortsView {
-    /// The process.
+    /// The name or process.
     pub labels: Arc<Labels>,
     /// The destination; `None` for all that are not shown by themselves.
     pub destination: Option<Destination>,
-    /// Ports that the process uses.
+    /// Ports in use.
     pub used: u32,
     /// Ports that all processes use, as a part of those available.
     pub ratio: f64,
 }
 
+/// Whose ports: a name's, or those of the process that has a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Holder {
+    Name(NameId),
+    Process(u32),
+}
+
 /// Ports in use, as of the last walk.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    views: Vec<PortsView>,
+    views: Vec<(Holder, PortsView)>,
     available: BTreeMap<u32, u32>,
-    /// Groups of processes that have lost their slot, by slot and generation, and until when
-    /// they are kept.
-    departed: HashMap<(u32, u32), (Arc<Labels>, Option<Instant>)>,
 }
 
 impl Ports {
-    /// Notes that a process lost its slot. Its series was `shown`.
-    pub fn depart(&mut self, slot: u32, generation: u32, shown: Option<&Labels>) {
-        let labels = match shown {
-            Some(labels) => labels.exited(),
-            None => Labels::new("other", "", ""),
-        };
-        self.departed
-            .insert((slot, generation), (Arc::new(labels), None));
+    /// The name made room for another.
+    pub fn forget_name(&mut self, id: NameId) {
+        self.views.retain(|(holder, _)| *holder != Holder::Name(id));
     }
 
-    /// Forgets those that departed long ago.
-    pub fn expire(&mut self, now: Instant) {
-        self.departed.retain(|_, (_, until)| {
-            let until = *until.get_or_insert(now + REST);
-            now < until
-        });
+    /// The process lost its slot.
+    pub fn forget_process(&mut self, slot: u32) {
+        self.views
+            .retain(|(holder, _)| *holder != Holder::Process(slot));
     }
 }
 
 impl Table {
-    /// Takes in what a walk found. Each process shows its `top` busiest destinations.
+    /// Takes in what a walk found. Each name and process shows its `top` busiest destinations.
     pub fn update_ports(&mut self, usage: &Usage, top: usize) {
-        // In flat memory: there may be as many shares as connections, and what many small
-        // allocations took stays with the process.
-        let mut shares: Vec<(Arc<Labels>, &Share)> = usage
-            .shares
-            .iter()
-            .map(|share| (self.labels_of(share.owner.0, share.owner.1), share))
-            .collect();
-        shares.sort_unstable_by(|a, b| (&a.0, a.1.destination).cmp(&(&b.0, b.1.destination)));
+        let by_name = usage.shares.iter().map(|share| {
+            let (slot, generation) = share.owner;
+            (Holder::Name(self.name_of_slot(slot, generation)), share)
+        });
+        let mut views = self.views_of(by_name.collect(), top);
+        let by_process = usage.shares.iter().filter_map(|share| {
+            let (slot, generation) = share.owner;
+            let entry = self.entry(slot, generation)?;
+            entry.alive.then_some((Holder::Process(slot), share))
+        });
+        views.extend(self.views_of(by_process.collect(), top));
+        self.ports.views = views;
+        self.ports.available.clone_from(&usage.available);
+    }
+
+    /// Forgets the ports in use: they could not be read.
+    pub fn forget_ports(&mut self) {
+        self.ports = Ports::default();
+    }
+
+    // In flat memory: there may be as many shares as connections, and what many small
+    // allocations took stays with the process.
+    fn views_of(&self, mut shares: Vec<(Holder, &Share)>, top: usize) -> Vec<(Holder, PortsView)> {
+        shares.sort_unstable_by_key(|(holder, share)| (*holder, share.destination));
         let mut shown = Vec::new();
-        let mut rest = BTreeMap::new();
-        let mut hide = |view: PortsView| {
-            let sum = rest
-                .entry(Arc::clone(&view.labels))
-                .or_insert_with(|| PortsView {
-                    labels: view.labels,
-                    destination: None,
-                    used: 0,
-                    ratio: 0.0,
-                });
+        let mut rest: BTreeMap<Holder, PortsView> = BTreeMap::new();
+        let mut hide = |(holder, view): (Holder, PortsView)| {
+            let sum = rest.entry(holder).or_insert_with(|| PortsView {
+                labels: view.labels,
+                destination: None,
+                used: 0,
+                ratio: 0.0,
+            });
             sum.used += view.used;
             sum.ratio = sum.ratio.max(view.ratio);
         };
-        for process in shares.chunk_by(|a, b| a.0 == b.0) {
-            let mut destinations: Vec<_> = process
-                .chunk_by(|a, b| a.1.destination == b.1.destination)
-                .map(view_of)
+        for of_holder in shares.chunk_by(|a, b| a.0 == b.0) {
+            let labels = self.labels_of(of_holder[0].0);
+            let destinations = of_holder.chunk_by(|a, b| a.1.destination == b.1.destination);
+            let mut destinations: Vec<_> = destinations
+                .map(|shares| (shares[0].0, view_of(&labels, shares)))
                 .collect();
             busiest_first(&mut destinations);
             let hidden = destinations.split_off(top.min(destinations.len()));
@@ -100,48 +101,33 @@ impl Table {
         busiest_first(&mut shown);
         let hidden = shown.split_off(DESTINATIONS.min(shown.len()));
         hidden.into_iter().for_each(&mut hide);
-        shown.extend(rest.into_values());
-        self.ports.views = shown;
-        self.ports.available.clone_from(&usage.available);
+        shown.extend(rest);
+        shown
     }
 
-    /// Gives what processes that are gone by now use to their groups, until the next walk.
-    pub(super) fn fold_ports(&mut self) {
-        let gone =
-            |view: &PortsView| is_process(&view.labels) && !self.own.contains_key(&view.labels);
-        let mut groups: BTreeMap<_, PortsView> = BTreeMap::new();
-        let folded: Vec<_> = self.ports.views.extract_if(.., |view| gone(view)).collect();
-        if folded.is_empty() {
-            return;
-        }
-        let group = |labels: &Labels| Arc::new(labels.exited());
-        let folded = folded.into_iter().map(|view| PortsView {
-            labels: group(&view.labels),
-            ..view
-        });
-        let exited = self
-            .ports
-            .views
-            .extract_if(.., |view| view.labels.pid() == "exited");
-        for view in exited.collect::<Vec<_>>().into_iter().chain(folded) {
-            match groups.entry((Arc::clone(&view.labels), view.destination)) {
-                Entry::Vacant(entry) => {
-                    entry.insert(view);
-                }
-                Entry::Occupied(mut entry) => {
-                    let sum = entry.get_mut();
-                    sum.used += view.used;
-                    sum.ratio = sum.ratio.max(view.ratio);
-                }
+    fn labels_of(&self, holder: Holder) -> Arc<Labels> {
+        match holder {
+            Holder::Name(id) => Arc::clone(&self.names.get(id).labels),
+            Holder::Process(slot) => {
+                let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
+                let labels = entry.map(|entry| Arc::clone(&entry.labels));
+                labels.unwrap_or_else(|| Arc::new(Labels::name(super::labels::OTHER, "")))
             }
         }
-        self.ports.views.extend(groups.into_values());
     }
 
-    /// Ports in use, by process and destination.
-    #[must_use]
-    pub fn ports(&self) -> &[PortsView] {
-        &self.ports.views
+    /// Ports in use, by name and by process that is shown, and destination.
+    pub fn ports(&self) -> impl Iterator<Item = &PortsView> {
+        let shown = |slot: u32| {
+            let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
+            entry.is_some_and(super::housekeeping::Entry::is_shown)
+        };
+        let views = self.ports.views.iter();
+        let views = views.filter(move |(holder, _)| match holder {
+            Holder::Name(_) => true,
+            Holder::Process(slot) => shown(*slot),
+        });
+        views.map(|(_, view)| view)
     }
 
     /// Ports that there are for each destination, by network namespace.
@@ -149,29 +135,11 @@ impl Table {
     pub fn ports_available(&self) -> &BTreeMap<u32, u32> {
         &self.ports.available
     }
-
-    /// The series of a process, which may have lost its slot a short while ago.
-    pub(super) fn labels_of(&self, slot: u32, generation: u32) -> Arc<Labels> {
-        let fixed = |pid| Arc::new(Labels::new(pid, "", ""));
-        match slot {
-            SLOT_UNATTRIBUTED => return fixed("unattributed"),
-            SLOT_OVERFLOW => return fixed("other"),
-            _ => {}
-        }
-        if self.generation(slot) == Some(generation) {
-            let shown = self.process(slot).and_then(|(_, shown)| shown);
-            return shown.map_or_else(|| fixed("other"), Arc::clone);
-        }
-        match self.ports.departed.get(&(slot, generation)) {
-            Some((labels, _)) => Arc::clone(labels),
-            None => fixed("exited"),
-        }
-    }
 }
 
-/// Of shares of one destination that have the same labels; one at least.
-fn view_of(shares: &[(Arc<Labels>, &Share)]) -> PortsView {
-    let (labels, first) = &shares[0];
+/// Of shares of one destination that have the same holder; one at least.
+fn view_of(labels: &Arc<Labels>, shares: &[(Holder, &Share)]) -> PortsView {
+    let (_, first) = &shares[0];
     PortsView {
         labels: Arc::clone(labels),
         destination: Some(first.destination),
@@ -180,11 +148,11 @@ fn view_of(shares: &[(Arc<Labels>, &Share)]) -> PortsView {
     }
 }
 
-fn busiest_first(views: &mut [PortsView]) {
-    views.sort_by(|a, b| {
+fn busiest_first(views: &mut [(Holder, PortsView)]) {
+    views.sort_by(|(a_holder, a), (b_holder, b)| {
         b.ratio
             .total_cmp(&a.ratio)
             .then_with(|| Reverse(a.used).cmp(&Reverse(b.used)))
-            .then_with(|| (&a.labels, a.destination).cmp(&(&b.labels, b.destination)))
+            .then_with(|| (a_holder, a.destination).cmp(&(b_holder, b.destination)))
     });
 }

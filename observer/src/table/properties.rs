@@ -1,73 +1,180 @@
-//! Whatever processes do, no count is lost, doubled or taken back.
+//! Whatever processes do, no count of a name is lost, doubled, taken back or moved.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use observer_common::{ESTABLISHED, ProcessKey, SLOT_FIRST, SYN_SENT};
+use observer_common::{ESTABLISHED, ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SYN_SENT, Slot};
 use proptest::prelude::*;
 
 use super::{
-    Labels, Table, TableConfig,
+    Filter, Kind, Labels, OTHER, Table, TableConfig, UNATTRIBUTED,
     fake::{FakeFacts, FakeKernel, key},
+    name_of,
 };
 
 const SLOTS: u32 = 10;
-const COMMS: [&[u8]; 6] = [b"a", b"b\xff", b"b\xfe", b"", b"c", b"d"];
-/// Different texts among them that are not empty.
-const NAMES: usize = 4;
+const COMMS: [&[u8]; 7] = [b"a", b"b\xff", b"b\xfe", b"", b"c", b"<other>", b"e"];
+const NO_SOCKET: u32 = observer_common::SLOT_NO_SOCKET;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Spawn { pid: u32, comm: usize },
-    Exit { slot: u32 },
-    Open { slot: u32 },
-    Close { slot: u32 },
-    Fail { slot: u32, option: i32 },
+    Spawn {
+        pid: u32,
+        comm: usize,
+    },
+    Exec {
+        slot: u32,
+        comm: usize,
+    },
+    Exit {
+        slot: u32,
+    },
+    Open {
+        slot: u32,
+    },
+    Close {
+        slot: u32,
+    },
+    Fail {
+        slot: u32,
+        option: i32,
+    },
+    /// Changes the filter: hides a comm, or none.
+    Select {
+        hidden: usize,
+    },
     Tick,
+    /// So long that a name without processes may make room.
+    Pause,
     Scrape,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let slot = SLOT_FIRST..SLOTS;
     prop_oneof![
-        3 => (1_u32..6, 0..COMMS.len()).prop_map(|(pid, comm)| Step::Spawn { pid, comm }),
+        4 => (1_u32..6, 0..COMMS.len()).prop_map(|(pid, comm)| Step::Spawn { pid, comm }),
+        2 => (slot.clone(), 0..COMMS.len()).prop_map(|(slot, comm)| Step::Exec { slot, comm }),
         3 => slot.clone().prop_map(|slot| Step::Exit { slot }),
         4 => (0..SLOTS).prop_map(|slot| Step::Open { slot }),
         4 => slot.clone().prop_map(|slot| Step::Close { slot }),
         2 => (0..SLOTS, 1..3).prop_map(|(slot, option)| Step::Fail { slot, option }),
+        1 => (0..2 * COMMS.len()).prop_map(|hidden| Step::Select { hidden }),
         6 => Just(Step::Tick),
+        1 => Just(Step::Pause),
         3 => Just(Step::Scrape),
     ]
 }
 
-/// `[transitions, TIME_WAIT entries, failures]`: one of each way a count is kept.
-type Counts = [u64; 3];
+/// `[transitions, TIME_WAIT entries, failures, ends of TIME_WAIT]`: one of each way a count is
+/// kept.
+type Counts = [u64; 4];
+
+/// What a scrape shows.
+#[derive(Default)]
+struct Scrape {
+    names: BTreeMap<Labels, (Counts, i64)>,
+    processes: BTreeMap<Labels, Counts>,
+}
+
+impl Scrape {
+    fn of(table: &mut Table, kernel: &FakeKernel, facts: &FakeFacts) -> Self {
+        let mut scrape = Self::default();
+        table.visit(kernel, facts, &mut |view| {
+            let counts = [
+                view.counts.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)],
+                view.counts.time_wait_entered.iter().sum(),
+                view.failures.values().sum(),
+                view.time_wait_ended.unwrap_or(0),
+            ];
+            let labels = view.labels.clone();
+            let doubled = match view.kind {
+                Kind::Name { .. } => {
+                    let live = view.counts.live(ESTABLISHED);
+                    scrape.names.insert(labels, (counts, live)).is_some()
+                }
+                Kind::Process { .. } => scrape.processes.insert(labels, counts).is_some(),
+            };
+            assert!(!doubled, "two series with the same labels");
+        });
+        scrape
+    }
+}
+
+/// What happened to a name whose series has ended is shown nowhere; if it comes back, it begins
+/// anew. `kept` are the names there were before.
+fn forget_evicted(
+    table: &Table,
+    kept: &mut Vec<Arc<Labels>>,
+    events: &mut HashMap<String, Counts>,
+    before: &mut Scrape,
+) {
+    let now: Vec<_> = table
+        .names
+        .iter()
+        .map(|(_, name)| Arc::clone(&name.labels))
+        .collect();
+    for gone in kept
+        .iter()
+        .filter(|it| !now.iter().any(|other| Arc::ptr_eq(it, other)))
+    {
+        events.remove(gone.comm());
+        before.names.remove(&**gone);
+    }
+    *kept = now;
+}
+
+fn hides(hidden: usize) -> Filter {
+    let hidden = COMMS.get(hidden).map(|comm| name_of(comm));
+    Box::new(move |comm, _| hidden.as_deref() != Some(comm))
+}
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn sums_are_exact_and_series_never_go_down(
+    fn names_step_by_what_happened_and_by_nothing_else(
         steps in prop::collection::vec(step(), 1..250),
+        max_names in 0_usize..7,
         max_processes in 0_usize..7,
-        filtered in any::<bool>(),
+        exact in any::<bool>(),
     ) {
-        let kernel = FakeKernel::new(SLOTS as usize);
+        let mut kernel = FakeKernel::new(SLOTS as usize);
+        if exact {
+            kernel.accounts = Some(Default::default());
+        }
         let facts = FakeFacts::default();
         let mut table = Table::new(TableConfig {
+            max_names,
             max_processes,
             grace: Duration::from_secs(2),
-            filter: filtered.then(|| -> super::Filter { Box::new(|comm, _| comm != "a") }),
+            filter: None,
         });
         let mut now = Instant::now();
         let mut start = 0;
-        let mut truth: Counts = [0; 3];
-        let mut before: HashMap<Labels, Counts> = HashMap::new();
         let mut owners: BTreeMap<u32, ProcessKey> = BTreeMap::new();
+        // What happened since the last scrape, by the name of the slot when it happened, and how
+        // many sockets are live.
+        let mut events: HashMap<String, Counts> = HashMap::new();
+        let mut live = 0;
+        let mut kept = Vec::new();
+        let mut before = Scrape::of(&mut table, &kernel, &facts);
         for step in steps.into_iter().chain([Step::Scrape]) {
             let used = |slot: u32| slot < SLOT_FIRST || kernel.slot(slot).key.tgid != 0;
+            // Which name a slot counts for, as the table knows it.
+            let name = |table: &mut Table, slot: u32| -> String {
+                table.discover(&kernel, &facts);
+                match slot {
+                    SLOT_OVERFLOW => OTHER.to_owned(),
+                    slot if slot < SLOT_FIRST => UNATTRIBUTED.to_owned(),
+                    slot => {
+                        let id = table.name_of_slot(slot, kernel.slot(slot).generation);
+                        table.names.get(id).labels.comm().to_owned()
+                    }
+                }
+            };
             match step {
                 Step::Spawn { pid, comm } => {
                     start += 1;
@@ -77,78 +184,81 @@ proptest! {
                         key.tgid == pid && !facts.dead.lock().unwrap().contains(key)
                     });
                     if !taken && let Some(slot) = kernel.spawn(pid, start, COMMS[comm]) {
+                        kernel.change(slot, |it| it.account = slot + 100 * start as u32);
                         owners.insert(slot, key(pid, start));
                     }
                 }
+                Step::Exec { slot, comm } if used(slot) => {
+                    facts.exec(kernel.slot(slot).key, COMMS[comm]);
+                }
                 Step::Exit { slot } => facts.kill(kernel.slot(slot).key),
-                Step::Open { slot } if used(slot) => {
-                    truth[0] += 1;
+                Step::Open { slot } if used(slot) && slot != NO_SOCKET => {
+                    events.entry(name(&mut table, slot)).or_default()[0] += 1;
+                    live += 1;
                     kernel.change(slot, |slot| {
                         slot.sockets += 1;
                         slot.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] += 1;
                     });
                 }
                 Step::Close { slot } if used(slot) && kernel.slot(slot).sockets > 0 => {
-                    truth[1] += 1;
+                    let counts = events.entry(name(&mut table, slot)).or_default();
+                    counts[1] += 1;
+                    live -= 1;
+                    let account = kernel.slot(slot).account;
+                    if let Some(accounts) = &kernel.accounts {
+                        let mut accounts = accounts.lock().unwrap();
+                        let account = accounts.entry(account).or_default();
+                        account.entered += 1;
+                        account.ended += 1;
+                        counts[3] += 1;
+                    }
                     kernel.change(slot, |slot| {
                         slot.sockets -= 1;
                         slot.time_wait_entered[0] += 1;
+                        slot.adjust[usize::from(ESTABLISHED)] -= 1;
                     });
                 }
-                Step::Fail { slot, option } if used(slot) => {
-                    truth[2] += 1;
+                Step::Fail { slot, option } if used(slot) && slot != NO_SOCKET => {
+                    events.entry(name(&mut table, slot)).or_default()[2] += 1;
                     kernel.fail_setsockopt(slot, option);
                 }
-                Step::Open { .. } | Step::Close { .. } | Step::Fail { .. } => {}
+                Step::Exec { .. } | Step::Open { .. } | Step::Close { .. } | Step::Fail { .. } => {}
+                Step::Select { hidden } => table.set_filter(hides(hidden)),
                 Step::Tick => {
                     now += Duration::from_secs(1);
                     table.tick(now, &kernel, &facts);
-                    table.reconcile_time_wait(start);
+                }
+                Step::Pause => {
+                    now += Duration::from_secs(601);
+                    table.tick(now, &kernel, &facts);
                 }
                 Step::Scrape => {
-                    let mut after: HashMap<Labels, Counts> = HashMap::new();
-                    let mut sum: Counts = [0; 3];
-                    let (mut own, mut exited, mut doubled) = (0, 0, false);
-                    table.visit(&kernel, &facts, &mut |view| {
-                        let counts = [
-                            view.counts.transitions[usize::from(SYN_SENT)]
-                                [usize::from(ESTABLISHED)],
-                            view.counts.time_wait_entered.iter().sum(),
-                            view.failures.values().sum(),
-                        ];
-                        for (sum, count) in sum.iter_mut().zip(counts) {
-                            *sum += count;
-                        }
-                        match view.labels.pid() {
-                            "exited" if view.labels.comm().is_empty() => {}
-                            "exited" => exited += 1,
-                            pid => own += usize::from(pid.parse::<u32>().is_ok()),
-                        }
-                        doubled |= after.insert(view.labels.clone(), counts).is_some();
-                    });
-                    prop_assert!(!doubled, "two series with the same labels");
-                    prop_assert_eq!(sum, truth);
-                    prop_assert!(own <= max_processes && exited <= max_processes);
-                    for (labels, before) in &before {
-                        let after = after.get(labels);
-                        let of_process = labels.pid().parse::<u32>().is_ok();
-                        // A group may have to make room, and come back later.
-                        let crowded = max_processes < NAMES;
-                        let of_group = labels.pid() == "exited" && !labels.comm().is_empty();
-                        let kept = !(of_process || of_group && crowded);
-                        prop_assert!(!kept || after.is_some(), "{labels:?} vanished");
-                        if let Some(after) = after {
-                            // A pid may come back under the same labels after it was
-                            // folded: a reset, as for any restarted process.
-                            prop_assert!(
-                                !kept || before.iter().zip(after).all(|(b, a)| a >= b),
-                                "{labels:?} went from {before:?} to {after:?}"
-                            );
-                        }
+                    let after = Scrape::of(&mut table, &kernel, &facts);
+                    prop_assert!(after.names.len() <= max_names + 2);
+                    prop_assert!(after.processes.len() <= max_processes);
+                    prop_assert_eq!(after.names.values().map(|it| it.1).sum::<i64>(), live);
+                    forget_evicted(&table, &mut kept, &mut events, &mut before);
+                    for (labels, (counts, _)) in &after.names {
+                        let happened = events.remove(labels.comm()).unwrap_or_default();
+                        let begin = before.names.get(labels).map_or([0; 4], |it| it.0);
+                        let steps: [u64; 4] =
+                            std::array::from_fn(|i| counts[i].wrapping_sub(begin[i]));
+                        prop_assert_eq!(steps, happened, "{:?}", labels);
+                    }
+                    prop_assert!(events.is_empty(), "{events:?} are nowhere");
+                    for (labels, counts) in &after.processes {
+                        let of_process = |slot: &Slot| {
+                            let transitions = slot.transitions[usize::from(SYN_SENT)];
+                            labels.pid() == Some(&slot.key.tgid.to_string())
+                                && transitions[usize::from(ESTABLISHED)] == counts[0]
+                        };
+                        let known = (SLOT_FIRST..SLOTS).any(|slot| of_process(&kernel.slot(slot)));
+                        prop_assert!(known, "{labels:?} {counts:?}");
                     }
                     before = after;
                 }
             }
+            forget_evicted(&table, &mut kept, &mut events, &mut before);
         }
     }
 }

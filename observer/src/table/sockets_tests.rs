@@ -10,7 +10,7 @@ use std::{
 use observer_common::{Listener, ListenerKey, ListenerSample, SLOT_UNATTRIBUTED, V4_MAPPED};
 
 use super::{
-    Listening, Overflows, Table, TableConfig,
+    Labels, Listening, Overflows, Table, TableConfig,
     fake::{FakeFacts, FakeKernel, key},
 };
 use crate::ports::{Destination, Share, Usage};
@@ -43,25 +43,36 @@ impl Bench {
         let mut series = BTreeMap::new();
         self.table.visit_listeners(&mut |labels, place, listening| {
             let place = place.map_or_else(String::new, |it| it.address.to_string());
-            let name = format!("{}/{}", labels.pid(), labels.comm());
+            let name = name_of(labels);
             assert!(series.insert((name, place), *listening).is_none());
         });
         series
     }
 
+    /// Of all names.
     fn drops(&self) -> u64 {
-        self.listeners().values().map(|it| it.drops).sum()
+        let listeners = self.listeners();
+        let names = listeners
+            .iter()
+            .filter(|((name, _), _)| !name.contains(':'));
+        names.map(|(_, it)| it.drops).sum()
     }
 
     fn ports(&self) -> Vec<(String, Option<u16>, u32, f64)> {
-        let views = self.table.ports().iter();
+        let views = self.table.ports();
         views
             .map(|view| {
                 let port = view.destination.map(|it| it.remote.port());
-                let name = format!("{}/{}", view.labels.pid(), view.labels.comm());
-                (name, port, view.used, view.ratio)
+                (name_of(&view.labels), port, view.used, view.ratio)
             })
             .collect()
+    }
+}
+
+fn name_of(labels: &Labels) -> String {
+    match labels.pid() {
+        Some(pid) => format!("{pid}:{}", labels.comm()),
+        None => labels.comm().to_owned(),
     }
 }
 
@@ -108,13 +119,41 @@ fn sockets_at_one_address_are_one_series() {
         sockets: 2,
         backlog: 4,
         max_backlog: 16,
+        fullest: 0.25,
         drops: 9,
         overflows: 0,
     };
+    let place = "0.0.0.0:80";
     assert_eq!(
         bench.listeners(),
-        [(series("7/web", "0.0.0.0:80"), expected)].into()
+        ["7:web", "web"]
+            .map(|name| (series(name, place), expected))
+            .into()
     );
+}
+
+#[test]
+fn one_full_queue_of_many_shows() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slots = [7, 8, 9].map(|pid| bench.kernel.spawn(pid, 1, b"worker").unwrap());
+    bench.ticks(1);
+    let mut samples = slots.map(|slot| sample(slot, 80, 0));
+    for (socket, sample) in (1..).zip(&mut samples) {
+        sample.key.socket = socket;
+        sample.backlog = 0;
+    }
+    samples[1].backlog = 9;
+    bench.table.update_listeners(&samples, None);
+    let listeners = bench.listeners();
+    let fullest = |name| listeners[&series(name, "0.0.0.0:80")].fullest;
+    assert_eq!(fullest("worker"), 9.0 / 8.0);
+    assert_eq!((fullest("7:worker"), fullest("8:worker")), (0.0, 9.0 / 8.0));
+    assert_eq!(listeners[&series("worker", "0.0.0.0:80")].backlog, 9);
+
+    // A reading that failed leaves no gauges behind.
+    bench.table.forget_listeners();
+    let left = bench.listeners()[&series("worker", "0.0.0.0:80")];
+    assert_eq!((left.sockets, left.backlog, left.fullest), (0, 0, 0.0));
 }
 
 #[test]
@@ -135,14 +174,14 @@ fn counts_outlive_socket_and_process_and_never_go_down() {
         .table
         .update_listeners(&[closed(sample(slot, 80, 0))], None);
     bench.table.update_listeners(&[], None);
-    let left = bench.listeners()[&series("7/web", "0.0.0.0:80")];
+    let left = bench.listeners()[&series("web", "0.0.0.0:80")];
     assert_eq!((left.sockets, left.backlog, left.drops), (0, 0, total));
     bench.facts.kill(key(7, 1));
     bench.ticks(10);
     bench.table.update_listeners(&[], None);
-    let series = series("exited/web", "0.0.0.0:80");
+    let series = series("web", "0.0.0.0:80");
     assert_eq!(bench.listeners()[&series].drops, total);
-    assert_eq!(bench.drops(), total);
+    assert_eq!(bench.listeners().len(), 1, "the process is gone");
 }
 
 #[test]
@@ -154,9 +193,9 @@ fn a_listener_that_changes_hands_counts_for_each_what_it_saw() {
     bench.table.update_listeners(&[sample(first, 80, 3)], None);
     bench.table.update_listeners(&[sample(second, 80, 5)], None);
     let listeners = bench.listeners();
-    assert_eq!(listeners[&series("7/old", "0.0.0.0:80")].drops, 3);
-    assert_eq!(listeners[&series("7/old", "0.0.0.0:80")].sockets, 0);
-    assert_eq!(listeners[&series("8/new", "0.0.0.0:80")].drops, 2);
+    assert_eq!(listeners[&series("old", "0.0.0.0:80")].drops, 3);
+    assert_eq!(listeners[&series("old", "0.0.0.0:80")].sockets, 0);
+    assert_eq!(listeners[&series("new", "0.0.0.0:80")].drops, 2);
 }
 
 #[test]
@@ -166,8 +205,11 @@ fn a_listener_of_a_process_that_came_after_the_tick_is_its_own() {
     let slot = bench.kernel.spawn(7, 1, b"web").unwrap();
     bench.table.discover(&bench.kernel, &bench.facts);
     bench.table.update_listeners(&[sample(slot, 80, 3)], None);
-    let drops = bench.listeners()[&series("7/web", "0.0.0.0:80")].drops;
-    assert_eq!((drops, bench.listeners().len()), (3, 1));
+    let listeners = bench.listeners();
+    for name in ["7:web", "web"] {
+        assert_eq!(listeners[&series(name, "0.0.0.0:80")].drops, 3);
+    }
+    assert_eq!(listeners.len(), 2);
 }
 
 #[test]
@@ -178,8 +220,16 @@ fn addresses_are_bounded() {
     for port in 1..=300 {
         bench.table.update_listeners(&[sample(slot, port, 1)], None);
     }
-    assert!(bench.listeners().len() <= 65);
+    assert!(bench.listeners().len() <= 2 * 65);
     assert_eq!(bench.drops(), 300);
+    // Where nothing listens any more, others get the place: the series ends.
+    bench.ticks(600);
+    bench.table.update_listeners(&[sample(slot, 1000, 1)], None);
+    assert!(
+        bench
+            .listeners()
+            .contains_key(&series("many", "0.0.0.0:1000"))
+    );
     // Those that never dropped anything leave nothing behind.
     let mut bench = Bench::new(TableConfig::default());
     for port in 1..=300 {
@@ -201,7 +251,7 @@ fn overflows_come_from_the_samples_or_from_what_is_certain() {
     };
     bench.table.update_listeners(&[counted], Some(&overflows));
     let listeners = bench.listeners();
-    let of = |place| listeners[&series("unattributed/", place)].overflows;
+    let of = |place| listeners[&series("<unattributed>", place)].overflows;
     assert_eq!((of("0.0.0.0:80"), of("")), (5, 5));
 }
 
@@ -242,42 +292,43 @@ fn the_busiest_destinations_of_each_process_are_shown() {
     bench.table.update_ports(&usage(&shares), 2);
     let mut ports = bench.ports();
     ports.sort_by(|a, b| a.partial_cmp(b).unwrap());
-    let name = |name: &str| name.to_owned();
-    assert_eq!(
-        ports,
+    let of = |one: &str, two: &str| {
         [
-            (name("7/one"), None, 17, 0.1),
-            (name("7/one"), Some(2), 5, 0.95),
-            (name("7/one"), Some(3), 20, 0.2),
-            (name("8/two"), Some(2), 90, 0.95),
+            (one.to_owned(), None, 17, 0.1),
+            (one.to_owned(), Some(2), 5, 0.95),
+            (one.to_owned(), Some(3), 20, 0.2),
+            (two.to_owned(), Some(2), 90, 0.95),
         ]
-    );
+    };
+    assert_eq!(ports, [of("7:one", "8:two"), of("one", "two")].concat());
     assert_eq!(bench.table.ports_available()[&1], 100);
     bench.table.update_ports(&usage(&[]), 2);
     assert_eq!(bench.ports(), []);
 }
 
 #[test]
-fn ports_of_the_departed_stay_with_their_group() {
+fn ports_of_the_departed_stay_with_their_name() {
     let mut bench = Bench::new(TableConfig::default());
     let slots = [7, 8].map(|pid| bench.kernel.spawn(pid, 1, b"curl").unwrap());
     bench.ticks(1);
     let used = usage(&slots.map(|slot| share(slot, 80, 3, 6)));
     bench.table.update_ports(&used, 5);
-    assert_eq!(bench.ports().len(), 2);
-    let group = ("exited/curl".to_owned(), Some(80), 6, 0.06);
+    assert_eq!(bench.ports().len(), 3);
+    let name = ("curl".to_owned(), Some(80), 6, 0.06);
     for pid in [7, 8] {
         bench.facts.kill(key(pid, 1));
         bench.ticks(10);
     }
     // Before the next walk and after it.
-    let folded = bench.ports();
-    assert_eq!(folded, [group]);
+    let left = bench.ports();
+    assert_eq!(left, [name]);
     bench.table.update_ports(&used, 5);
-    assert_eq!(bench.ports(), folded);
+    assert_eq!(bench.ports(), left);
     bench.ticks(200);
     bench.table.update_ports(&used, 5);
-    assert_eq!(bench.ports()[0].0, "exited/");
+    assert_eq!(bench.ports()[0].0, "<other>");
+    bench.table.forget_ports();
+    assert_eq!(bench.ports(), []);
 }
 
 #[test]
@@ -291,12 +342,11 @@ fn destinations_are_bounded_over_all_processes() {
         .collect();
     bench.table.update_ports(&usage(&shares), 500);
     let ports = bench.ports();
-    assert!(ports.len() <= 1000 + slots.len());
-    assert_eq!(ports.iter().map(|it| it.2).sum::<u32>(), 1500);
+    assert!(ports.len() <= 2 * 1000 + 1 + slots.len());
+    assert_eq!(ports.iter().map(|it| it.2).sum::<u32>(), 2 * 1500);
     let labels: std::collections::BTreeSet<_> = bench
         .table
         .ports()
-        .iter()
         .map(|view| (Arc::clone(&view.labels), view.destination))
         .collect();
     assert_eq!(labels.len(), ports.len(), "two series alike");

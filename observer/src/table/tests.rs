@@ -27,7 +27,7 @@ struct Seen {
     established: i64,
     failures: u64,
     time_wait: u64,
-    alive: Option<bool>,
+    alive: bool,
 }
 
 impl Bench {
@@ -62,25 +62,31 @@ impl Bench {
     fn series(&mut self) -> BTreeMap<String, Seen> {
         let mut series = BTreeMap::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
-            let name = format!(
-                "{}/{}/{}",
-                view.labels.pid(),
-                view.labels.comm(),
-                view.labels.unit()
-            );
+            let pid = view.labels.pid().map(|pid| format!("{pid}:"));
+            let pid = pid.unwrap_or_default();
+            let name = format!("{pid}{}/{}", view.labels.comm(), view.labels.unit());
             let seen = Seen {
                 accepts: view.counts.accepts,
                 established: view.counts.live(ESTABLISHED),
                 failures: view.failures.values().sum(),
                 time_wait: view.time_wait,
                 alive: match view.kind {
-                    Kind::Process { alive, .. } => Some(alive),
-                    _ => None,
+                    Kind::Name { alive } => alive,
+                    Kind::Process { .. } => true,
                 },
             };
             assert!(series.insert(name, seen).is_none(), "two series alike");
         });
         series
+    }
+
+    /// The pids that have series.
+    fn shown(&mut self) -> Vec<u32> {
+        let series = self.series();
+        let pids = series.keys().filter_map(|name| name.split_once(':'));
+        let mut pids: Vec<_> = pids.map(|(pid, _)| pid.parse().unwrap()).collect();
+        pids.sort_unstable();
+        pids
     }
 }
 
@@ -89,7 +95,7 @@ fn accept(slot: &mut Slot) {
 }
 
 #[test]
-fn an_exited_process_is_folded_once_it_is_quiet() {
+fn a_process_ends_and_its_counts_stay_with_its_name() {
     let mut bench = Bench::new(10);
     let slot = bench.kernel.spawn(7, 1, b"nginx").unwrap();
     bench
@@ -107,11 +113,15 @@ fn an_exited_process_is_folded_once_it_is_quiet() {
     });
     bench.kernel.fail_setsockopt(slot, 3);
     bench.ticks(1);
+    let before = bench.series();
+    assert_eq!(before["7:nginx/web.service"], before["nginx/web.service"]);
     bench.facts.kill(key(7, 1));
     bench.ticks(30);
-    let seen = &bench.series()["7/nginx/web.service"];
-    assert_eq!(seen.alive, Some(false), "it still holds a socket");
-    assert_eq!(bench.table.processes().exited, 1);
+    let seen = bench.series();
+    assert!(!seen.contains_key("7:nginx/web.service"));
+    let name = &seen["nginx/web.service"];
+    assert_eq!((name.established, name.alive), (1, false));
+    assert_eq!(bench.table.processes().exited, 1, "it still holds a socket");
 
     bench.kernel.change(slot, |slot| slot.sockets = 0);
     bench.ticks(5);
@@ -119,16 +129,14 @@ fn an_exited_process_is_folded_once_it_is_quiet() {
     bench.kernel.change(slot, accept);
     bench.ticks(1);
     assert_eq!(bench.kernel.slot(slot).generation, 1);
-    let series = bench.series();
-    assert!(!series.contains_key("7/nginx/web.service"));
     assert_eq!(
-        series["exited/nginx/web.service"],
+        bench.series()["nginx/web.service"],
         Seen {
             accepts: 2,
             established: 0,
             failures: 1,
             time_wait: 0,
-            alive: None,
+            alive: false,
         }
     );
     assert!(bench.kernel.failures.lock().unwrap().is_empty());
@@ -147,69 +155,117 @@ fn two_quiet_ticks_are_needed_however_short_the_grace() {
 }
 
 #[test]
-fn a_place_goes_to_the_next_new_process_only() {
-    let mut bench = Bench::new(2);
-    let slots: Vec<u32> = (1..=3)
-        .map(|pid| bench.kernel.spawn(pid, 1, b"p").unwrap())
-        .collect();
-    for &slot in &slots {
-        bench.kernel.change(slot, accept);
-    }
+fn names_past_the_bound_count_for_other_until_one_makes_room() {
+    let mut bench = Bench::new(10);
+    bench.table = Table::new(TableConfig {
+        max_names: 2,
+        ..TableConfig::default()
+    });
+    bench.accept_and_exit(1, b"a");
+    let b = bench.kernel.spawn(2, 1, b"b").unwrap();
+    let c = bench.kernel.spawn(3, 1, b"c").unwrap();
+    bench.kernel.change(b, accept);
+    bench.kernel.change(c, |slot| {
+        accept(slot);
+        slot.adjust[usize::from(ESTABLISHED)] = 1;
+    });
+    bench.kernel.fail_setsockopt(c, 1);
     bench.ticks(1);
-    assert_eq!(bench.series()["other//"].accepts, 1);
-    assert_eq!(
-        (bench.table.processes().shown, bench.table.processes().other),
-        (2, 1)
-    );
-
-    bench.facts.kill(key(1, 1));
-    bench.ticks(10);
-    let slot = bench.kernel.spawn(4, 1, b"p").unwrap();
-    bench.kernel.change(slot, accept);
     let series = bench.series();
-    assert_eq!(series["other//"].accepts, 1, "pid 3 stays where it is");
-    assert_eq!(series["4/p/"].accepts, 1);
-    assert_eq!(series["exited/p/"].accepts, 1);
+    let other = &series["<other>/"];
+    assert_eq!(
+        (other.accepts, other.established, other.failures),
+        (1, 1, 1)
+    );
+    assert_eq!(series["3:c/"].accepts, 1, "it is shown all the same");
+    assert!(!series.contains_key("c/"));
 
+    // "a" has been gone for ten minutes: its series ends, and nothing moves elsewhere.
+    bench.ticks(610);
+    bench.kernel.change(c, accept);
+    let series = bench.series();
+    assert!(!series.contains_key("a/"));
+    let other = &series["<other>/"];
+    assert_eq!(
+        (other.accepts, other.established, other.failures),
+        (1, 0, 1)
+    );
+    let own = &series["c/"];
+    assert_eq!((own.accepts, own.established, own.failures), (1, 1, 0));
+    assert_eq!((series["3:c/"].accepts, series["3:c/"].failures), (2, 1));
+    let counts = bench.table.processes();
+    assert_eq!((counts.names, counts.names_evicted), (2, 1));
+
+    bench.kernel.change(c, |slot| {
+        accept(slot);
+        slot.adjust[usize::from(ESTABLISHED)] = 0;
+    });
+    bench.kernel.fail_setsockopt(c, 1);
     bench.facts.kill(key(3, 1));
     bench.ticks(10);
-    assert_eq!(
-        bench.series()["other//"].accepts,
-        1,
-        "its counts stay there too"
-    );
-    assert_eq!(bench.series()["exited/p/"].accepts, 1);
-}
-
-#[test]
-fn groups_of_the_exited_are_bounded() {
-    let mut bench = Bench::new(2);
-    for (pid, comm) in [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")] {
-        bench.accept_and_exit(pid, comm);
-    }
-    // The two that were added to last.
     let series = bench.series();
-    assert_eq!(series["exited/c/"].accepts, 1);
-    assert_eq!(series["exited/d/"].accepts, 1);
-    assert_eq!(series["exited//"].accepts, 2);
-    assert_eq!(bench.table.processes().exited_groups, 3);
+    let own = &series["c/"];
+    assert_eq!((own.accepts, own.established, own.failures), (2, 0, 1));
+    assert_eq!(series["<other>/"].failures, 1);
 }
 
 #[test]
-fn a_group_stays_while_a_process_of_its_name_lives() {
-    let mut bench = Bench::new(2);
+fn a_name_stays_while_a_process_of_it_lives() {
+    let mut bench = Bench::new(10);
+    bench.table = Table::new(TableConfig {
+        max_names: 1,
+        ..TableConfig::default()
+    });
     bench.kernel.spawn(9, 1, b"a").unwrap();
-    for (pid, comm) in [(1, b"a"), (2, b"b"), (3, b"c")] {
-        bench.accept_and_exit(pid, comm);
-    }
+    bench.accept_and_exit(1, b"a");
+    bench.ticks(1000);
+    bench.accept_and_exit(2, b"b");
     let series = bench.series();
-    assert_eq!(series["exited/a/"].accepts, 1);
-    assert_eq!(series["exited/c/"].accepts, 1);
-    assert_eq!(series["exited//"].accepts, 1);
+    assert_eq!(series["a/"].accepts, 1);
+    assert_eq!(series["<other>/"].accepts, 1);
 }
 
 #[test]
-fn a_filter_sends_processes_to_other() {
+fn a_program_that_calls_execve_counts_for_its_new_name_from_then_on() {
+    let mut bench = Bench::new(10);
+    let slot = bench.kernel.spawn(7, 1, b"sh").unwrap();
+    bench.kernel.change(slot, |slot| {
+        accept(slot);
+        slot.adjust[usize::from(ESTABLISHED)] = 1;
+        slot.time_wait_entered[0] = 3;
+    });
+    bench.kernel.fail_setsockopt(slot, 1);
+    bench.ticks(1);
+    bench.facts.exec(key(7, 1), b"server");
+    bench.ticks(1);
+    bench.kernel.change(slot, accept);
+    let series = bench.series();
+    let (old, new) = (&series["sh/"], &series["server/"]);
+    assert_eq!((old.accepts, old.established, old.failures), (1, 0, 1));
+    assert_eq!((new.accepts, new.established, new.failures), (1, 1, 0));
+    assert_eq!((old.time_wait, new.time_wait), (0, 3), "they go along");
+    assert_eq!((old.alive, new.alive), (false, true));
+    assert_eq!(series["7:server/"].accepts, 2);
+    assert!(!series.contains_key("7:sh/"));
+}
+
+#[test]
+fn a_program_that_changes_its_name_all_the_time_is_no_burden() {
+    let mut bench = Bench::new(10);
+    let slot = bench.kernel.spawn(7, 1, b"a").unwrap();
+    for name in 0..100 {
+        bench.kernel.change(slot, accept);
+        bench.facts.exec(key(7, 1), format!("n{name}").as_bytes());
+        bench.ticks(1);
+    }
+    assert!(bench.table.processes().names < 12);
+    let accepts = bench.series();
+    let names = accepts.iter().filter(|(name, _)| !name.contains(':'));
+    assert_eq!(names.map(|(_, seen)| seen.accepts).sum::<u64>(), 100);
+}
+
+#[test]
+fn a_filter_has_processes_count_for_other_and_may_change() {
     let mut bench = Bench::new(10);
     bench.table.config.filter = Some(Box::new(|comm, _unit| comm != "noise"));
     let slot = bench.kernel.spawn(1, 1, b"noise").unwrap();
@@ -217,35 +273,56 @@ fn a_filter_sends_processes_to_other() {
     bench.kernel.change(SLOT_OVERFLOW, accept);
     bench.kernel.change(SLOT_UNATTRIBUTED, accept);
     let series = bench.series();
-    assert_eq!(series["other//"].accepts, 2);
-    assert_eq!(series["unattributed//"].accepts, 1);
-    assert_eq!(series.len(), 3);
+    assert_eq!(series["<other>/"].accepts, 2);
+    assert_eq!(series["<unattributed>/"].accepts, 1);
+    assert_eq!(series.len(), 2, "it is not shown by pid either");
+
+    bench.table.set_filter(Box::new(|_, _| true));
+    bench.ticks(1);
+    bench.kernel.change(slot, accept);
+    let series = bench.series();
+    assert_eq!(series["<other>/"].accepts, 2);
+    assert_eq!(series["noise/"].accepts, 1);
+    assert_eq!(series["1:noise/"].accepts, 2);
+
+    bench.table.set_filter(Box::new(|_, _| false));
+    bench.ticks(1);
+    bench.kernel.change(slot, accept);
+    let series = bench.series();
+    assert_eq!(series["<other>/"].accepts, 3);
+    assert_eq!(series["noise/"].accepts, 1);
+    assert!(bench.shown().is_empty());
 }
 
 #[test]
-fn a_reused_pid_of_the_same_name_shares_the_series_and_keeps_it_whole() {
+fn a_name_in_angle_brackets_is_not_ours() {
+    let mut bench = Bench::new(10);
+    for (pid, comm) in [(1, &b"<other>"[..]), (2, b"\\<other>"), (3, b"a<b")] {
+        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
+        bench.kernel.change(slot, accept);
+    }
+    let series = bench.series();
+    assert_eq!(series["<other>/"].accepts, 0);
+    for name in [r"\<other>/", r"\\<other>/", "a<b/"] {
+        assert_eq!(series[name].accepts, 1, "{name}");
+    }
+}
+
+#[test]
+fn a_reused_pid_of_the_same_name_is_another_process() {
     let mut bench = Bench::new(10);
     // Different bytes, same text.
     let old = bench.kernel.spawn(7, 1, b"a\xff").unwrap();
-    let new = bench.kernel.spawn(7, 2, b"a\xfe").unwrap();
     bench.kernel.change(old, accept);
-    bench.kernel.change(new, accept);
-    bench.kernel.fail_setsockopt(old, 1);
-    let name = "7/a\u{fffd}/";
-    assert_eq!(bench.series()[name].accepts, 2);
+    bench.kernel.change(old, |slot| slot.sockets = 1);
+    bench.ticks(1);
     bench.facts.kill(key(7, 1));
-    bench.ticks(10);
-    let seen = &bench.series()[name];
-    assert_eq!(
-        (seen.accepts, seen.failures, seen.alive),
-        (2, 1, Some(true))
-    );
-    bench.facts.kill(key(7, 2));
-    bench.ticks(10);
+    bench.ticks(1);
+    let new = bench.kernel.spawn(7, 2, b"a\xfe").unwrap();
+    bench.kernel.change(new, accept);
     let series = bench.series();
-    let seen = &series["exited/a\u{fffd}/"];
-    assert_eq!((seen.accepts, seen.failures), (2, 1));
-    assert!(!series.contains_key(name));
+    assert_eq!(series["7:a\u{fffd}/"].accepts, 1);
+    assert_eq!(series["a\u{fffd}/"].accepts, 2);
 }
 
 #[test]
@@ -266,9 +343,7 @@ fn failures_counted_after_the_fold_are_kept() {
     bench.ticks(10);
     bench.kernel.failures.lock().unwrap().extend(late);
     for _ in 0..2 {
-        let series = bench.series();
-        assert_eq!(series["exited/a/"].failures, 1);
-        assert_eq!(series["exited//"].failures, 1);
+        assert_eq!(bench.series()["a/"].failures, 2);
     }
 }
 
@@ -287,25 +362,21 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
     bench.facts.kill(key(1, 1));
     bench.ticks(10);
     let series = bench.series();
-    assert_eq!(series["exited/a/"].time_wait, 30);
-    assert_eq!(series["2/b/"].time_wait, 10);
+    assert_eq!(series["a/"].time_wait, 30);
+    assert_eq!(series["b/"].time_wait, 10);
 
     bench.table.reconcile_time_wait(39);
     assert_eq!(bench.table.time_wait_drift(), Some(1));
     let series = bench.series();
-    assert_eq!(series["exited/a/"].time_wait + series["2/b/"].time_wait, 39);
+    assert_eq!(series["a/"].time_wait + series["b/"].time_wait, 39);
     bench.table.reconcile_time_wait(100);
     assert_eq!(bench.table.time_wait_drift(), Some(-60));
-    assert_eq!(bench.series()["exited/a/"].time_wait, 30);
+    assert_eq!(bench.series()["a/"].time_wait, 30);
 
     bench
         .kernel
         .change(b, |slot| slot.time_wait_entered[0] = 12);
-    assert_eq!(
-        bench.series()["2/b/"].time_wait,
-        12,
-        "entered since the tick"
-    );
+    assert_eq!(bench.series()["b/"].time_wait, 12, "entered since the tick");
 
     // The kernel's number is older than what entered since: no reason to scale down.
     bench.table.reconcile_time_wait(42);
@@ -313,18 +384,18 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
         .kernel
         .change(b, |slot| slot.time_wait_entered[0] = 20);
     bench.ticks(1);
-    assert_eq!(bench.series()["2/b/"].time_wait, 20);
+    assert_eq!(bench.series()["b/"].time_wait, 20);
     bench
         .kernel
         .change(b, |slot| slot.time_wait_entered[0] = 25);
-    assert_eq!(bench.series()["2/b/"].time_wait, 25);
+    assert_eq!(bench.series()["b/"].time_wait, 25);
     bench.ticks(48);
     let series = bench.series();
-    assert_eq!(series["exited/a/"].time_wait, 30);
+    assert_eq!(series["a/"].time_wait, 30);
     bench.ticks(1);
     let series = bench.series();
-    assert_eq!(series["exited/a/"].time_wait, 0);
-    assert_eq!(series["2/b/"].time_wait, 15);
+    assert_eq!(series["a/"].time_wait, 0);
+    assert_eq!(series["b/"].time_wait, 15);
 }
 
 #[test]
@@ -350,8 +421,10 @@ fn made_up_options_do_not_pile_up() {
     let mut kinds = 0;
     let mut sum = 0;
     bench.table.visit(&bench.kernel, &bench.facts, &mut |view| {
-        kinds += view.failures.len();
-        sum += view.failures.values().sum::<u64>();
+        if let Kind::Name { .. } = view.kind {
+            kinds += view.failures.len();
+            sum += view.failures.values().sum::<u64>();
+        }
     });
     assert!(kinds <= 65, "{kinds}");
     assert_eq!(sum, 4000, "none is lost");

@@ -62,18 +62,6 @@ impl Failure {
 /// Failed setsockopt calls by kind.
 pub type Failures = BTreeMap<Failure, u64>;
 
-/// The most kinds kept for what processes left behind. Any program can make up option
-/// numbers; a broken one has a handful.
-const KINDS: usize = 64;
-
-/// Adds to a kind, or to [`Failure::REST`] where there are [`KINDS`] others already: a kind
-/// once shown stays shown, so no sum goes down.
-fn add_bounded(total: &mut Failures, kind: Failure, count: u64) {
-    let known = total.len() < KINDS || total.contains_key(&kind);
-    let kind = if known { kind } else { Failure::REST };
-    *total.entry(kind).or_default() += count;
-}
-
 /// Counts of processes that are gone.
 #[derive(Debug)]
 pub(super) struct Totals {
@@ -114,7 +102,7 @@ impl Totals {
             };
             let open = counts.entered != counts.ended;
             if !open {
-                *ended += counts.ended;
+                *ended = ended.wrapping_add(counts.ended);
                 source.free_account(account);
             }
             open
@@ -133,41 +121,24 @@ impl Totals {
             .fold(closed, |sum, &account| sum.plus(source.account(account)))
     }
 
-    /// Adds what a process left behind. It holds no socket any more, so whatever is left
-    /// in its gauges is the trace of a missed event and would stay forever: it is taken
-    /// off.
-    pub fn fold(
-        &mut self,
-        counts: &Slot,
-        failures: impl IntoIterator<Item = (SockoptKey, u64)>,
-        time_wait: Ledger,
-    ) {
-        add(&mut self.counts, counts);
-        for state in 0..observer_common::STATES as u8 {
-            self.counts.adjust[usize::from(state)] -= counts.live(state);
-        }
-        self.counts.sockets -= counts.sockets;
-        for (key, count) in failures {
-            add_bounded(&mut self.failures, Failure::from(&key), count);
-        }
-        self.time_wait.merge(time_wait);
+    /// Whether sockets in TIME_WAIT count for it.
+    pub fn rests(&self) -> bool {
+        !self.accounts.is_empty() || self.time_wait.live() > 0
     }
 
-    pub fn merge(&mut self, other: Self) {
-        let Self {
-            counts,
-            failures,
-            time_wait,
-            mut accounts,
-            ended,
-        } = other;
-        add(&mut self.counts, &counts);
-        for (kind, count) in failures {
-            add_bounded(&mut self.failures, kind, count);
-        }
-        self.time_wait.merge(time_wait);
-        self.accounts.append(&mut accounts);
-        self.ended += ended;
+    /// Adds what ended of an account before, and what of it counts elsewhere is taken off.
+    pub fn add_ended(&mut self, ended: u64) {
+        self.ended = self.ended.wrapping_add(ended);
+    }
+
+    /// Adds counts without live sockets; see [`settled`].
+    pub fn add(&mut self, counts: &Slot) {
+        add(&mut self.counts, counts);
+    }
+
+    /// Adds failures, whose kind is one that is shown.
+    pub fn add_failures(&mut self, kind: Failure, count: u64) {
+        *self.failures.entry(kind).or_default() += count;
     }
 }
 
@@ -186,22 +157,40 @@ impl Exact {
         let account = account.unwrap_or_default();
         Self {
             live: self.live + account.live(),
-            ended: self.ended + account.ended,
+            // What counts for another name is taken off before it is added.
+            ended: self.ended.wrapping_add(account.ended),
         }
     }
 }
 
-pub(super) fn add_failures(
-    total: &mut Failures,
-    failures: impl IntoIterator<Item = (SockoptKey, u64)>,
-) {
-    for (key, count) in failures {
-        *total.entry(Failure::from(&key)).or_default() += count;
+/// The counts of a process that holds no socket any more, or takes its sockets to another name:
+/// what is left in its gauges is taken off, or it would stay forever.
+pub(super) fn settled(counts: &Slot) -> Slot {
+    let mut settled = *counts;
+    for state in 0..observer_common::STATES as u8 {
+        settled.adjust[usize::from(state)] -= counts.live(state);
     }
+    settled.sockets = 0;
+    settled
 }
 
 /// Adds the counters of `slot` to `total`; identity is left alone.
 pub(super) fn add(total: &mut Slot, slot: &Slot) {
+    combine(total, slot, u64::wrapping_add, i64::wrapping_add);
+}
+
+/// Takes the counters of `slot` off `total`; identity is left alone.
+pub(super) fn subtract(total: &mut Slot, slot: &Slot) {
+    combine(total, slot, u64::wrapping_sub, i64::wrapping_sub);
+}
+
+#[inline(always)]
+fn combine(
+    total: &mut Slot,
+    slot: &Slot,
+    count: impl Fn(u64, u64) -> u64,
+    level: impl Fn(i64, i64) -> i64,
+) {
     let Slot {
         key: _,
         cgroup_id: _,
@@ -225,36 +214,35 @@ pub(super) fn add(total: &mut Slot, slot: &Slot) {
         age,
         close_wait,
     } = slot;
-    total.sockets += sockets;
-    total.seeded += seeded;
+    let one = |total: &mut u64, value: &u64| *total = count(*total, *value);
+    let all = |total: &mut [u64], values: &[u64]| {
+        for (total, value) in total.iter_mut().zip(values) {
+            one(total, value);
+        }
+    };
+    let histogram = |total: &mut Histogram, histogram: &Histogram| {
+        let Histogram { sum_ns, buckets } = histogram;
+        one(&mut total.sum_ns, sum_ns);
+        all(&mut total.buckets, buckets);
+    };
+    total.sockets = level(total.sockets, *sockets);
+    one(&mut total.seeded, seeded);
     for (total, row) in total.transitions.iter_mut().zip(transitions) {
-        add_array(total, row);
+        all(total, row);
     }
     for (total, value) in total.adjust.iter_mut().zip(adjust) {
-        *total += value;
+        *total = level(*total, *value);
     }
-    add_array(&mut total.connects, connects);
-    total.accepts += accepts;
-    add_array(&mut total.time_wait_entered, time_wait_entered);
-    total.time_wait_overflows += time_wait_overflows;
-    add_array(&mut total.ports_exhausted, ports_exhausted);
-    total.retransmits += retransmits;
-    add_array(&mut total.fd_exhausted, fd_exhausted);
-    add_array(&mut total.resets_sent, resets_sent);
-    add_array(&mut total.resets_received, resets_received);
-    add_histogram(&mut total.connect, connect);
-    add_histogram(&mut total.age, age);
-    add_histogram(&mut total.close_wait, close_wait);
-}
-
-fn add_array<const N: usize>(total: &mut [u64; N], values: &[u64; N]) {
-    for (total, value) in total.iter_mut().zip(values) {
-        *total = total.wrapping_add(*value);
-    }
-}
-
-fn add_histogram(total: &mut Histogram, histogram: &Histogram) {
-    let Histogram { sum_ns, buckets } = histogram;
-    total.sum_ns = total.sum_ns.wrapping_add(*sum_ns);
-    add_array(&mut total.buckets, buckets);
+    all(&mut total.connects, connects);
+    one(&mut total.accepts, accepts);
+    all(&mut total.time_wait_entered, time_wait_entered);
+    one(&mut total.time_wait_overflows, time_wait_overflows);
+    all(&mut total.ports_exhausted, ports_exhausted);
+    one(&mut total.retransmits, retransmits);
+    all(&mut total.fd_exhausted, fd_exhausted);
+    all(&mut total.resets_sent, resets_sent);
+    all(&mut total.resets_received, resets_received);
+    histogram(&mut total.connect, connect);
+    histogram(&mut total.age, age);
+    histogram(&mut total.close_wait, close_wait);
 }

@@ -1,44 +1,41 @@
 //! Reading the table: one pass over all series, at the cost of one slot read per process.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use observer_common::{
-    ProcessKey, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
+    SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
 };
 
 use super::{
     facts::{ProcessFacts, Resources},
     housekeeping::{Entry, Table},
     labels::Labels,
+    names::{Kinds, NameId, OTHER_ID, UNATTRIBUTED_ID},
+    tally::Tally,
     time_wait::{Ledger, apportion},
-    totals::{Exact, Failures, add, add_failures},
+    totals::{Exact, Failure, Failures, add, subtract},
 };
 use crate::kernel::source::KernelSource;
 
 /// What a series stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Events whose owner is not known.
-    Unattributed,
-    /// RSTs that no socket had a part in.
-    NoSocket,
-    /// All processes without series of their own, past and present.
-    Other,
-    /// One process.
-    Process {
-        /// Whether it still runs.
+    /// All processes of a name, living and gone.
+    Name {
+        /// Whether any of them runs.
         alive: bool,
+    },
+    /// One running process.
+    Process {
         /// Its descriptors.
         resources: Resources,
     },
-    /// Exited processes of one comm and unit.
-    Exited,
 }
 
-/// One series of every per-process metric.
+/// One series of every metric by name or by process.
 #[derive(Debug)]
 pub struct SeriesView<'a> {
-    /// `pid`, `comm`, `unit`.
+    /// `comm` and `unit`, and `pid` of a process.
     pub labels: &'a Labels,
     /// What it stands for.
     pub kind: Kind,
@@ -52,10 +49,55 @@ pub struct SeriesView<'a> {
     pub time_wait_ended: Option<u64>,
 }
 
+/// The counts of a name, while they are added up.
+#[derive(Debug)]
+pub(super) struct Sum {
+    counts: Slot,
+    failures: Failures,
+    time_wait: u64,
+    ended: u64,
+    alive: bool,
+}
+
+impl Sum {
+    fn zero() -> Self {
+        Self {
+            counts: Slot::zeroed(),
+            failures: Failures::new(),
+            time_wait: 0,
+            ended: 0,
+            alive: false,
+        }
+    }
+
+    /// Adds the failures of a slot, but for those that it counted `before` for another name.
+    fn fail(&mut self, kinds: &mut Kinds, before: Option<&Tally>, failures: &[(SockoptKey, u64)]) {
+        let mut by_kind = Failures::new();
+        for (key, count) in failures {
+            *by_kind.entry(Failure::from(key)).or_default() += count;
+        }
+        for (kind, count) in by_kind {
+            let counted = before.map_or(0, |before| before.failed(kind));
+            if count > counted {
+                *self.failures.entry(kinds.of(kind)).or_default() += count - counted;
+            }
+        }
+    }
+}
+
 type BySlot = HashMap<u32, Vec<(SockoptKey, u64)>>;
 
+/// Sockets in TIME_WAIT, and those that left it.
+struct TimeWaits {
+    by_name: Vec<(NameId, Exact)>,
+    /// By slot.
+    by_process: HashMap<u32, Exact>,
+    /// Whether the end of TIME_WAIT is seen.
+    exact: bool,
+}
+
 impl Table {
-    /// Shows every series once, in a stable order, to `visit`.
+    /// Shows every series once to `visit`: processes that are shown, then names.
     pub fn visit(
         &mut self,
         source: &dyn KernelSource,
@@ -63,116 +105,94 @@ impl Table {
         visit: &mut dyn FnMut(&SeriesView<'_>),
     ) {
         self.discover(source, facts);
-        let mut failures = self.failures_by_slot(source);
-        let mut time_wait = self.time_wait_by_series(source).into_iter();
-        let mut next_time_wait = move || time_wait.next().unwrap_or((0, None));
+        let mut failing = self.failures_by_slot(source);
+        let time_waits = self.time_waits(source);
+        let ended = |it: Exact| time_waits.exact.then_some(it.ended);
         let mut scratch = std::mem::replace(&mut self.scratch, Box::new(Slot::zeroed()));
-
-        for (index, name, kind) in [
-            (SLOT_UNATTRIBUTED, "unattributed", Kind::Unattributed),
-            (SLOT_NO_SOCKET, "no_socket", Kind::NoSocket),
+        let mut sums = self.begin_sums();
+        for (id, exact) in &time_waits.by_name {
+            sums[*id].time_wait += exact.live;
+            sums[*id].ended = sums[*id].ended.wrapping_add(exact.ended);
+        }
+        for (index, id) in [
+            (SLOT_UNATTRIBUTED, UNATTRIBUTED_ID),
+            (SLOT_OVERFLOW, OTHER_ID),
         ] {
             source.read_slot(index, &mut scratch);
-            let (time_wait, time_wait_ended) = next_time_wait();
-            visit(&SeriesView {
-                labels: &Labels::new(name, "", ""),
-                kind,
-                counts: &scratch,
-                failures: &collect(&mut failures, &[index]),
-                time_wait,
-                time_wait_ended,
-            });
+            add(&mut sums[id].counts, &scratch);
+            let failures = failing.remove(&index).unwrap_or_default();
+            sums[id].fail(&mut self.names.get_mut(id).kinds, None, &failures);
         }
-
-        let mut sum = Box::new(self.other.counts);
-        let mut other_failures = self.other.failures.clone();
-        let others = (SLOT_FIRST..)
-            .zip(self.entries.iter().skip(SLOT_FIRST as usize))
-            .filter(|(_, entry)| entry.as_ref().is_some_and(|entry| entry.shown.is_none()))
-            .map(|(index, _)| index);
-        for index in std::iter::once(SLOT_OVERFLOW).chain(others) {
+        let Self { entries, names, .. } = self;
+        let entries = (0..).zip(entries.iter_mut());
+        for (index, entry) in entries.filter_map(|(index, entry)| Some((index, entry.as_mut()?))) {
             source.read_slot(index, &mut scratch);
-            add(&mut sum, &scratch);
-            add_failures(
-                &mut other_failures,
-                failures.remove(&index).unwrap_or_default(),
-            );
-        }
-        let (time_wait, time_wait_ended) = next_time_wait();
-        visit(&SeriesView {
-            labels: &Labels::new("other", "", ""),
-            kind: Kind::Other,
-            counts: &sum,
-            failures: &other_failures,
-            time_wait,
-            time_wait_ended,
-        });
-
-        for (labels, own) in &self.own {
-            let kind = self.kind_of(&own.slots, facts);
-            let mut own_failures = collect(&mut failures, &own.slots);
-            let counts = match (own.slots.as_slice(), &own.carried) {
-                (&[index], None) => {
-                    source.read_slot(index, &mut scratch);
-                    &scratch
+            let failures = failing.remove(&index).unwrap_or_default();
+            let exact = time_waits.by_process.get(&index).copied();
+            let exact = exact.unwrap_or_default();
+            if entry.is_shown() {
+                let mut own = Failures::new();
+                for (key, count) in &failures {
+                    let kind = entry.kinds.of(Failure::from(key));
+                    *own.entry(kind).or_default() += count;
                 }
-                (slots, carried) => {
-                    *sum = Slot::zeroed();
-                    if let Some(carried) = carried {
-                        add(&mut sum, &carried.counts);
-                        for (kind, count) in &carried.failures {
-                            *own_failures.entry(*kind).or_default() += count;
-                        }
-                    }
-                    for &index in slots {
-                        source.read_slot(index, &mut scratch);
-                        add(&mut sum, &scratch);
-                    }
-                    &sum
-                }
-            };
-            let (time_wait, time_wait_ended) = next_time_wait();
-            visit(&SeriesView {
-                labels,
-                kind,
-                counts,
-                failures: &own_failures,
-                time_wait,
-                time_wait_ended,
-            });
+                visit(&SeriesView {
+                    labels: &entry.labels,
+                    kind: Kind::Process {
+                        resources: facts.resources(&entry.key),
+                    },
+                    counts: &scratch,
+                    failures: &own,
+                    time_wait: exact.live,
+                    time_wait_ended: ended(exact),
+                });
+            }
+            let sum = &mut sums[entry.name];
+            sum.alive |= entry.alive;
+            sum.time_wait += exact.live;
+            sum.ended = sum.ended.wrapping_add(exact.ended);
+            add(&mut sum.counts, &scratch);
+            let before = entry.before.as_deref();
+            if let Some(before) = before {
+                subtract(&mut sum.counts, &before.counts);
+                sum.ended = sum.ended.wrapping_sub(before.ended);
+            }
+            sum.fail(&mut names.get_mut(entry.name).kinds, before, &failures);
         }
-
-        for (labels, totals) in self.exited.iter() {
-            let (time_wait, time_wait_ended) = next_time_wait();
+        for (id, name) in self.names.iter() {
+            let sum = &sums[id];
             visit(&SeriesView {
-                labels,
-                kind: Kind::Exited,
-                counts: &totals.counts,
-                failures: &totals.failures,
-                time_wait,
-                time_wait_ended,
+                labels: &name.labels,
+                kind: Kind::Name { alive: sum.alive },
+                counts: &sum.counts,
+                failures: &sum.failures,
+                time_wait: sum.time_wait,
+                time_wait_ended: time_waits.exact.then_some(sum.ended),
             });
         }
         self.scratch = scratch;
+        self.sums = sums;
     }
 
-    /// The process that has a slot, and its labels when it has series of its own.
-    #[must_use]
-    pub fn process(&self, slot: u32) -> Option<(&ProcessKey, Option<&Arc<Labels>>)> {
-        let entry = self.entries.get(slot as usize)?.as_ref()?;
-        Some((&entry.key, entry.shown.as_ref()))
+    /// RSTs that no socket had a part in.
+    pub fn stray_resets(&mut self, source: &dyn KernelSource, visit: impl FnOnce(&Slot)) {
+        source.read_slot(SLOT_NO_SOCKET, &mut self.scratch);
+        visit(&self.scratch);
     }
 
-    /// When two processes share a series, the living one has the descriptors.
-    fn kind_of(&self, slots: &[u32], facts: &dyn ProcessFacts) -> Kind {
-        let living = slots
-            .iter()
-            .filter_map(|&index| self.entries[index as usize].as_ref())
-            .find(|entry| entry.alive);
-        Kind::Process {
-            alive: living.is_some(),
-            resources: living.map_or_else(Resources::default, |entry| facts.resources(&entry.key)),
+    /// One sum for each name, with what processes left behind.
+    fn begin_sums(&mut self) -> Vec<Sum> {
+        let mut sums = std::mem::take(&mut self.sums);
+        sums.resize_with(self.names.ids(), Sum::zero);
+        for (id, name) in self.names.iter() {
+            let sum = &mut sums[id];
+            sum.counts = name.totals.counts;
+            sum.failures.clone_from(&name.totals.failures);
+            sum.time_wait = 0;
+            sum.ended = 0;
+            sum.alive = false;
         }
+        sums
     }
 
     /// Failed setsockopt calls of the slots in the table. Those of a process that got its
@@ -181,7 +201,7 @@ impl Table {
         let mut by_slot = BySlot::new();
         let mut strays = Vec::new();
         for (key, count) in source.sockopt_failures() {
-            let known = key.slot < SLOT_FIRST || self.generation(key.slot) == Some(key.generation);
+            let known = key.slot < SLOT_FIRST || self.entry(key.slot, key.generation).is_some();
             if known {
                 by_slot.entry(key.slot).or_default().push((key, count));
             } else {
@@ -194,104 +214,75 @@ impl Table {
         if !strays.is_empty() {
             // Of processes that were folded before they were counted: a program was still
             // running then, or the map could not be emptied.
-            let strays = source.take_sockopt_failures(&strays);
-            add_failures(&mut self.exited.unnamed().failures, strays);
+            for (key, count) in source.take_sockopt_failures(&strays) {
+                let id = self.name_of_slot(key.slot, key.generation);
+                self.names.get_mut(id).fail(Failure::from(&key), count);
+            }
         }
         by_slot
     }
 
-    /// Sockets in TIME_WAIT, and those that left it, in the order in which [`Table::visit`]
-    /// shows the series.
-    fn time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<(u64, Option<u64>)> {
+    fn time_waits(&self, source: &dyn KernelSource) -> TimeWaits {
+        let entries = (0..).zip(&self.entries);
+        let entries = entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?)));
         let Some(unattributed) = source.account(SLOT_UNATTRIBUTED) else {
-            let inferred = self.inferred_time_wait_by_series(source);
-            return inferred.into_iter().map(|live| (live, None)).collect();
+            return self.inferred_time_waits(source, entries);
         };
         // A process that found no account shares the last of these with others.
-        let of_entry = |entry: &Entry| {
-            let own = entry.account >= SLOT_FIRST;
-            own.then(|| source.account(entry.account)).flatten()
-        };
-        let of_slot = |index: u32| self.entries[index as usize].as_ref().and_then(of_entry);
-        let mut series = Vec::with_capacity(3 + self.own.len() + self.exited.len());
-        series.push(Exact::default().plus(Some(unattributed)));
-        series.push(Exact::default());
-        let others = self
-            .entries
-            .iter()
-            .flatten()
-            .filter(|entry| entry.shown.is_none());
-        series.push(
-            others
-                .map(of_entry)
-                .chain([source.account(SLOT_OVERFLOW)])
-                .fold(self.other.accounts(source), Exact::plus),
-        );
-        series.extend(self.own.values().map(|own| {
-            let carried = own.carried.as_ref();
-            let carried = carried.map_or_else(Exact::default, |carried| carried.accounts(source));
-            own.slots
-                .iter()
-                .map(|&index| of_slot(index))
-                .fold(carried, Exact::plus)
-        }));
-        series.extend(
-            self.exited
-                .iter()
-                .map(|(_, totals)| totals.accounts(source)),
-        );
-        series
-            .into_iter()
-            .map(|Exact { live, ended }| (live, Some(ended)))
-            .collect()
+        let fixed = [
+            (UNATTRIBUTED_ID, Some(unattributed)),
+            (OTHER_ID, source.account(SLOT_OVERFLOW)),
+        ];
+        let fixed = fixed.map(|(id, account)| (id, Exact::default().plus(account)));
+        let names = self.names.iter();
+        let names = names.map(|(id, name)| (id, name.totals.accounts(source)));
+        let own = entries.filter(|(_, entry)| entry.account >= SLOT_FIRST);
+        TimeWaits {
+            by_name: fixed.into_iter().chain(names).collect(),
+            by_process: own
+                .map(|(index, entry)| (index, Exact::default().plus(source.account(entry.account))))
+                .collect(),
+            exact: true,
+        }
     }
 
     /// The same where the end of TIME_WAIT is not seen.
-    fn inferred_time_wait_by_series(&self, source: &dyn KernelSource) -> Vec<u64> {
+    fn inferred_time_waits<'a>(
+        &'a self,
+        source: &dyn KernelSource,
+        entries: impl Iterator<Item = (u32, &'a Entry)>,
+    ) -> TimeWaits {
         let mut pending = self.time_wait_since;
         let mut live = |index: u32, ledger: &Ledger| {
             let new = ledger.pending(source.time_wait_entered(index));
             pending += new;
             ledger.live() + new
         };
-        let of_slot = |index: u32| self.entries[index as usize].as_ref().map(|e| &e.time_wait);
-
-        let mut shares = Vec::with_capacity(3 + self.own.len() + self.exited.len());
-        shares.push(live(SLOT_UNATTRIBUTED, &self.unattributed_time_wait));
-        shares.push(0);
-        let mut other = self.other.time_wait.live() + live(SLOT_OVERFLOW, &self.overflow_time_wait);
-        for (index, entry) in (0..).zip(&self.entries) {
-            if let Some(entry) = entry
-                && entry.shown.is_none()
-            {
-                other += live(index, &entry.time_wait);
-            }
+        let mut ids = vec![UNATTRIBUTED_ID, OTHER_ID];
+        let mut shares = vec![
+            live(SLOT_UNATTRIBUTED, &self.unattributed_time_wait),
+            live(SLOT_OVERFLOW, &self.overflow_time_wait),
+        ];
+        for (id, name) in self.names.iter() {
+            ids.push(id);
+            shares.push(name.totals.time_wait.live());
         }
-        shares.push(other);
-        for own in self.own.values() {
-            let carried = own.carried.as_ref().map_or(0, |c| c.time_wait.live());
-            let slots = own.slots.iter().filter_map(|&i| Some((i, of_slot(i)?)));
-            shares.push(carried + slots.map(|(i, ledger)| live(i, ledger)).sum::<u64>());
+        let mut slots = Vec::new();
+        for (index, entry) in entries {
+            slots.push(index);
+            shares.push(live(index, &entry.time_wait));
         }
-        shares.extend(
-            self.exited
-                .iter()
-                .map(|(_, totals)| totals.time_wait.live()),
-        );
         if let Some(kernel) = self.kernel_time_wait
             && self.time_wait_is_whole
         {
             // What entered since the kernel's number was read is not in it.
             apportion(&mut shares, kernel.saturating_add(pending));
         }
-        shares
+        let mut shares = shares.into_iter().map(|live| Exact { live, ended: 0 });
+        TimeWaits {
+            by_name: ids.into_iter().zip(&mut shares).collect(),
+            by_process: slots.into_iter().zip(shares).collect(),
+            exact: false,
+        }
     }
-}
-
-fn collect(failures: &mut BySlot, slots: &[u32]) -> Failures {
-    let mut total = Failures::new();
-    for index in slots {
-        add_failures(&mut total, failures.remove(index).unwrap_or_default());
-    }
-    total
 }

@@ -17,7 +17,7 @@ use observer_common::{
     Slot, connect_index,
 };
 
-use super::{BuildInfo, Exporter, Names, Piece};
+use super::{BuildInfo, Exporter, Names, Piece, ProcessMetrics};
 use crate::table::{
     Table, TableConfig,
     fake::{FakeFacts, FakeKernel},
@@ -87,13 +87,14 @@ pub const AWKWARD: [&[u8]; 5] = [
 ];
 
 pub fn exporter(kernel: FakeKernel, config: TableConfig) -> Exporter {
-    exporter_of(kernel, config, |_| {})
+    exporter_of(kernel, config, ProcessMetrics::All, |_| {})
 }
 
 /// The same, after `change` was done to the table.
 pub fn exporter_of(
     kernel: FakeKernel,
     config: TableConfig,
+    process_metrics: ProcessMetrics,
     change: impl FnOnce(&mut Table),
 ) -> Exporter {
     let mut table = Table::new(config);
@@ -111,6 +112,7 @@ pub fn exporter_of(
         Arc::new(facts),
         Arc::new(NumberNames),
         BuildInfo::default(),
+        process_metrics,
     )
 }
 

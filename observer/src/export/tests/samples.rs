@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use observer_common::{SIGNAL_CONNECT, SIGNAL_RESET_SENT, SIGNAL_STATE, SIGNAL_TIME_WAIT};
 
-use super::{Series, exporter, kernel, parse, text};
-use crate::{export::family::METRICS, table::TableConfig};
+use super::{Series, exporter, exporter_of, kernel, parse, text};
+use crate::{
+    export::{ProcessMetrics, family::METRICS, metric::Scope},
+    table::{OTHER, TableConfig, UNATTRIBUTED},
+};
 
 fn series(name: &str, labels: &[(&str, &str)]) -> Series {
     let labels: BTreeMap<String, String> = labels
@@ -15,15 +18,19 @@ fn series(name: &str, labels: &[(&str, &str)]) -> Series {
     (name.to_owned(), labels)
 }
 
-const PROCESS: [(&str, &str); 3] = [("pid", "101"), ("comm", "back\\slash"), ("unit", "")];
+/// `back\slash`, as no name begins with a backslash that is not ours.
+const NAME: [(&str, &str); 2] = [("comm", "back\\slash"), ("unit", "")];
 
 fn value(samples: &BTreeMap<Series, f64>, name: &str, extra: &[(&str, &str)]) -> Option<f64> {
-    let labels: Vec<_> = PROCESS.iter().chain(extra).copied().collect();
+    let pid = name
+        .starts_with("socket_process_")
+        .then_some(("pid", "101"));
+    let labels: Vec<_> = pid.iter().chain(&NAME).chain(extra).copied().collect();
     samples.get(&series(name, &labels)).copied()
 }
 
 #[test]
-fn a_process_shows_what_its_slot_holds() {
+fn a_name_and_a_process_show_what_the_slot_holds() {
     let samples = parse(&text(&exporter(kernel(), TableConfig::default())));
     let value = |name: &str, extra: &[(&str, &str)]| value(&samples, name, extra);
     for (name, extra, expected) in [
@@ -92,6 +99,34 @@ fn a_process_shows_what_its_slot_holds() {
         ),
         ("socket_fd_exhausted_total", &[("errno", "E24")], Some(1.0)),
         ("socket_retransmits_total", &[], Some(9.0)),
+        (
+            "socket_process_connections",
+            &[("state", "ESTABLISHED")],
+            Some(3.0),
+        ),
+        (
+            "socket_process_connections",
+            &[("state", "CLOSE_WAIT")],
+            None,
+        ),
+        (
+            "socket_process_connects_total",
+            &[("result", "E111")],
+            Some(1.0),
+        ),
+        ("socket_process_accepts_total", &[], Some(2.0)),
+        (
+            "socket_process_resets_total",
+            &[("direction", "received"), ("reason", "IN_ESTABLISHED")],
+            Some(3.0),
+        ),
+        ("socket_process_time_wait", &[], Some(6.0)),
+        (
+            "socket_process_fd_exhausted_total",
+            &[("errno", "E24")],
+            Some(1.0),
+        ),
+        ("socket_process_retransmits_total", &[], Some(9.0)),
         ("socket_process_open_fds", &[], Some(12.0)),
         ("socket_process_max_fds", &[], Some(1024.0)),
         ("socket_process_open_fds_high_water", &[], None),
@@ -106,46 +141,109 @@ fn a_quiet_process_shows_its_plain_counters_and_nothing_else() {
     let kernel = kernel();
     kernel.spawn(9, 1, b"idle").unwrap();
     let samples = parse(&text(&exporter(kernel, TableConfig::default())));
-    let names: BTreeSet<&str> = samples
-        .keys()
-        .filter(|(_, labels)| labels.get("pid").is_some_and(|pid| pid == "9"))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "socket_accepts_total",
-            "socket_process_max_fds",
-            "socket_process_open_fds",
-            "socket_process_open_sockets",
-            "socket_retransmits_total",
-            "socket_time_wait",
-        ]
-        .into()
-    );
+    let with = |name: &str, value: &str| -> BTreeSet<&str> {
+        let has =
+            |labels: &BTreeMap<String, String>| labels.get(name).is_some_and(|it| it == value);
+        let ours = samples.keys().filter(|(_, labels)| has(labels));
+        ours.map(|(name, _)| name.as_str()).collect()
+    };
+    let by_process = [
+        "socket_process_accepts_total",
+        "socket_process_max_fds",
+        "socket_process_open_fds",
+        "socket_process_open_sockets",
+        "socket_process_retransmits_total",
+    ];
+    assert_eq!(with("pid", "9"), by_process.into());
+    let by_name = [
+        "socket_accepts_total",
+        "socket_retransmits_total",
+        "socket_time_wait",
+    ];
+    let all = by_name.into_iter().chain(by_process).collect();
+    assert_eq!(with("comm", "idle"), all);
 }
 
 #[test]
-fn the_fixed_series_have_fixed_labels() {
+fn processes_have_as_many_metrics_as_wanted() {
+    let shown = |process_metrics| {
+        let config = TableConfig::default();
+        parse(&text(&exporter_of(
+            kernel(),
+            config,
+            process_metrics,
+            |_| {},
+        )))
+    };
+    let all = shown(ProcessMetrics::All);
+    let gauges = shown(ProcessMetrics::Gauges);
+    let none = shown(ProcessMetrics::None);
+    let by_pid = |samples: &BTreeMap<Series, f64>| {
+        let names = samples
+            .keys()
+            .filter(|(_, labels)| labels.contains_key("pid"));
+        names.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
+    };
+    assert!(by_pid(&none).is_empty());
+    let counters = |name: &String| name.ends_with("_total");
+    assert!(!by_pid(&gauges).iter().any(counters));
+    assert!(by_pid(&gauges).contains("socket_process_open_sockets"));
+    assert!(by_pid(&all).iter().any(counters));
+    let by_name = |samples: &BTreeMap<Series, f64>| {
+        let names = samples.iter().filter(|((name, labels), _)| {
+            labels.contains_key("comm") && !name.starts_with("socket_process_")
+        });
+        names
+            .map(|(series, value)| (series.clone(), *value))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(by_name(&all), by_name(&none));
+}
+
+#[test]
+fn what_has_no_process_has_no_pid() {
     let samples = parse(&text(&exporter(kernel(), TableConfig::default())));
-    let no_socket: Vec<_> = samples
-        .iter()
-        .filter(|((_, labels), _)| labels.get("pid").is_some_and(|pid| pid == "no_socket"))
-        .collect();
-    let expected = series(
-        "socket_resets_total",
-        &[
-            ("pid", "no_socket"),
-            ("comm", ""),
-            ("unit", ""),
-            ("direction", "sent"),
-            ("reason", "NO_SOCKET"),
-        ],
-    );
-    assert_eq!(no_socket, [(&expected, &8.0)]);
-    for pid in ["unattributed", "other"] {
-        let labels = [("pid", pid), ("comm", ""), ("unit", "")];
+    let stray = series("socket_stray_resets_total", &[("reason", "NO_SOCKET")]);
+    assert_eq!(samples[&stray], 8.0);
+    for comm in [UNATTRIBUTED, OTHER] {
+        let labels = [("comm", comm), ("unit", "")];
         assert!(samples.contains_key(&series("socket_retransmits_total", &labels)));
+    }
+    let pids = samples.keys().filter_map(|(_, labels)| labels.get("pid"));
+    assert!(pids.into_iter().all(|pid| pid.parse::<u32>().is_ok()));
+}
+
+#[test]
+fn samples_have_the_labels_that_are_documented() {
+    let samples = parse(&text(&exporter(kernel(), TableConfig::default())));
+    for metric in METRICS {
+        let labels: BTreeSet<&str> = metric
+            .scope
+            .labels()
+            .iter()
+            .chain(metric.labels)
+            .copied()
+            .collect();
+        let histogram = metric.kind.name() == "histogram";
+        let suffix = if histogram { "_sum" } else { "" };
+        for (_, found) in samples
+            .keys()
+            .filter(|(name, _)| *name == format!("{}{suffix}", metric.name))
+        {
+            let found: BTreeSet<&str> = found.keys().map(String::as_str).collect();
+            assert_eq!(found, labels, "{}", metric.name);
+        }
+        let by_process = metric.name.starts_with("socket_process_");
+        assert_eq!(
+            metric.scope == Scope::Process,
+            by_process,
+            "{}",
+            metric.name
+        );
+        let others = matches!(metric.scope, Scope::Name | Scope::Host) && !by_process;
+        assert_eq!(others, metric.name.starts_with("socket_") && !by_process);
+        assert!(metric.query.contains(metric.name), "{}", metric.name);
+        assert_eq!(metric.hooks.is_empty(), metric.scope == Scope::Observer);
     }
 }
 

@@ -6,6 +6,7 @@ use observer_common::{Listener, ListenerSample, SLOT_FIRST};
 
 use super::{exporter_of, kernel, parse, text};
 use crate::{
+    export::ProcessMetrics,
     ports::{Destination, Share, Usage},
     table::{Overflows, TableConfig},
 };
@@ -44,49 +45,99 @@ fn addresses_are_labels() {
         shares: vec![share(80, 10), share(81, 4), share(82, 3)],
         available: [(77, 40)].into(),
     };
-    let exporter = exporter_of(kernel(), TableConfig::default(), |table| {
-        table.update_listeners(&[sample], Some(&overflows));
-        table.update_ports(&usage, 1);
-    });
-    let text = text(&exporter);
-    let samples = parse(&text);
-    let values: Vec<_> = samples
-        .iter()
-        .filter(|((name, _), _)| {
-            ["listen_", "syn_", "ephemeral_"]
-                .iter()
-                .any(|part| name.starts_with(&format!("socket_{part}")))
-        })
-        .map(|((name, labels), value)| {
-            let label = |name: &str| labels.get(name).map_or("-", String::as_str);
-            let place = [label("address"), label("source"), label("destination")];
-            let place: Vec<_> = place.into_iter().filter(|it| *it != "-").collect();
-            (
-                format!("{name} {} {}", label("pid"), label("netns")),
-                place.join(" "),
-                *value,
-            )
-        })
-        .collect();
+    let shown = |process_metrics| {
+        let exporter = exporter_of(kernel(), TableConfig::default(), process_metrics, |table| {
+            table.update_listeners(&[sample], Some(&overflows));
+            table.update_ports(&usage, 1);
+        });
+        text(&exporter)
+    };
+    let text = shown(ProcessMetrics::All);
+    let values = values(&text);
     let expected = [
-        ("socket_ephemeral_ports_available - 77", "", 40.0),
-        ("socket_ephemeral_ports_ratio 100 77", "::1 [::1]:80", 0.5),
-        ("socket_ephemeral_ports_ratio 100 ", "other other", 0.2),
-        ("socket_ephemeral_ports_used 100 77", "::1 [::1]:80", 10.0),
-        ("socket_ephemeral_ports_used 100 ", "other other", 7.0),
-        ("socket_listen_backlog 100 77", "[::]:443", 3.0),
-        ("socket_listen_backlog_max 100 77", "[::]:443", 128.0),
-        ("socket_listen_overflows_total 100 77", "[::]:443", 2.0),
-        ("socket_listen_overflows_total unattributed ", "other", 1.0),
-        ("socket_syn_drops_total 100 77", "[::]:443", 5.0),
-        ("socket_syn_drops_total unattributed ", "other", 0.0),
+        ("socket_ephemeral_ports_available -- 77", "", 40.0),
+        (
+            "socket_ephemeral_ports_ratio -quo\"te 77",
+            "::1 [::1]:80",
+            0.5,
+        ),
+        ("socket_ephemeral_ports_ratio -quo\"te ", "other other", 0.2),
+        (
+            "socket_ephemeral_ports_used -quo\"te 77",
+            "::1 [::1]:80",
+            10.0,
+        ),
+        ("socket_ephemeral_ports_used -quo\"te ", "other other", 7.0),
+        ("socket_listen_backlog -quo\"te 77", "[::]:443", 3.0),
+        (
+            "socket_listen_backlog_fullest_ratio -quo\"te 77",
+            "[::]:443",
+            0.0234375,
+        ),
+        ("socket_listen_backlog_max -quo\"te 77", "[::]:443", 128.0),
+        ("socket_listen_overflows_total -quo\"te 77", "[::]:443", 2.0),
+        (
+            "socket_listen_overflows_total -<unattributed> ",
+            "other",
+            1.0,
+        ),
+        (
+            "socket_process_ephemeral_ports_used 100quo\"te 77",
+            "::1 [::1]:80",
+            10.0,
+        ),
+        (
+            "socket_process_ephemeral_ports_used 100quo\"te ",
+            "other other",
+            7.0,
+        ),
+        (
+            "socket_process_listen_backlog 100quo\"te 77",
+            "[::]:443",
+            3.0,
+        ),
+        (
+            "socket_process_listen_backlog_max 100quo\"te 77",
+            "[::]:443",
+            128.0,
+        ),
+        (
+            "socket_process_listen_overflows_total 100quo\"te 77",
+            "[::]:443",
+            2.0,
+        ),
+        ("socket_syn_drops_total -quo\"te 77", "[::]:443", 5.0),
+        ("socket_syn_drops_total -<unattributed> ", "other", 0.0),
     ];
     assert_eq!(values.len(), expected.len(), "{values:#?}");
     for (name, place, value) in expected {
         let expected = (name.to_owned(), place.to_owned(), value);
         assert!(values.contains(&expected), "{expected:?} in {values:#?}");
     }
+    let count = |process_metrics| self::values(&shown(process_metrics)).len();
+    assert_eq!(count(ProcessMetrics::Gauges), expected.len() - 1);
+    assert_eq!(count(ProcessMetrics::None), expected.len() - 5);
     for signal in ["listen", "ports"] {
         assert!(text.contains(&format!("observer_signal_info{{signal=\"{signal}\"")));
     }
+}
+
+/// Name, pid, comm and namespace; place; value.
+fn values(text: &str) -> Vec<(String, String, f64)> {
+    let samples = parse(text);
+    let parts = ["listen_", "syn_", "ephemeral_"];
+    let ours = samples.iter().filter(|((name, _), _)| {
+        let name = name.strip_prefix("socket_");
+        let name = name.map(|name| name.strip_prefix("process_").unwrap_or(name));
+        name.is_some_and(|name| parts.iter().any(|part| name.starts_with(part)))
+    });
+    let values = ours.map(|((name, labels), value)| {
+        let label = |name: &str| labels.get(name).map_or("-", String::as_str);
+        let place = [label("address"), label("source"), label("destination")];
+        let place: Vec<_> = place.into_iter().filter(|it| *it != "-").collect();
+        let (pid, comm) = (label("pid"), label("comm"));
+        let series = format!("{name} {pid}{comm} {}", label("netns"));
+        (series, place.join(" "), *value)
+    });
+    values.collect()
 }

@@ -1,0 +1,42 @@
+//! How many series a scrape can have, whatever programs do. docs/metrics.md has the formula, and a
+//! test fills everything to compare.
+
+use observer_common::{
+    BUCKETS, CONNECT_RESULTS, FD_ERRNOS, PORT_SEARCHES, RESETS_RECEIVED, RESETS_SENT, STATES,
+    TIME_WAIT_SUBSTATES,
+};
+
+use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
+
+/// Listening addresses, and one for those past the limit.
+const PLACES: usize = ADDRESSES + 1;
+
+/// What a name and a process have both: sockets by state, connects, RSTs, port searches, failed
+/// setsockopt calls, exhausted descriptors; accepts, retransmits, TIME_WAIT.
+const SHARED: usize = STATES
+    + CONNECT_RESULTS
+    + RESETS_SENT
+    + RESETS_RECEIVED
+    + PORT_SEARCHES.len()
+    + (KINDS + 1)
+    + FD_ERRNOS.len()
+    + 3;
+
+/// The most series of one name: besides, transitions, three histograms with `_sum` and `_count`,
+/// TIME_WAIT entered, ended and overflowed, five of each listening address, two of the ports to
+/// destinations that are not shown by themselves.
+pub const BY_NAME: usize =
+    SHARED + STATES * STATES + 3 * (BUCKETS + 2) + TIME_WAIT_SUBSTATES.len() + 2 + 5 * PLACES + 2;
+
+/// The most series of one process: besides, descriptors and sockets, three of each listening
+/// address, one of the ports to destinations that are not shown by themselves.
+pub const BY_PROCESS: usize = SHARED + 4 + 3 * PLACES + 1;
+
+/// Destinations, two series by name and one by process; RSTs without a socket.
+pub const FIXED: usize = 3 * DESTINATIONS + RESETS_SENT;
+
+/// The most series about processes, but for one by network namespace.
+#[must_use]
+pub const fn series(max_names: usize, max_processes: usize) -> usize {
+    FIXED + BY_NAME * (max_names + FIXED_NAMES) + BY_PROCESS * max_processes
+}

@@ -1,0 +1,70 @@
+//! What is known of a metric: for the exposition, and for the documents.
+
+/// The type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Only grows, except at a restart.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets, sum and count.
+    Histogram,
+}
+
+impl Type {
+    /// As the text format spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// What a series of a metric is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All processes of a name, living and gone.
+    Name,
+    /// One running process.
+    Process,
+    /// The host, or one of its network namespaces.
+    Host,
+    /// The observer.
+    Observer,
+}
+
+impl Scope {
+    /// Labels that all metrics of the scope have, before their own.
+    #[must_use]
+    pub fn labels(self) -> &'static [&'static str] {
+        match self {
+            Self::Name => &["comm", "unit"],
+            Self::Process => &["pid", "comm", "unit"],
+            Self::Host | Self::Observer => &[],
+        }
+    }
+}
+
+/// A metric: all series of one name.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Type,
+    /// What its series are about.
+    pub scope: Scope,
+    /// What it counts or measures.
+    pub unit: &'static str,
+    /// Labels besides those of the scope. A histogram has `le`, too.
+    pub labels: &'static [&'static str],
+    /// Where the kernel is looked at, as docs/metrics.md shows it; empty for the observer's own.
+    pub hooks: &'static str,
+    /// For the person who is woken up by it.
+    pub help: &'static str,
+    /// An example in PromQL.
+    pub query: &'static str,
+}

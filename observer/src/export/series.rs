@@ -1,0 +1,359 @@
+//! The metrics of a name and of a process: hooks by way of the slot's counters.
+//!
+//! What is shown when nothing happened: counters without further labels are shown from the
+//! start, so that `rate()` sees their first step; those with further labels (a transition, an
+//! errno, an RST reason) appear with their first event. A gauge of a name returns to 0 while a
+//! process of the name runs, and ends with the last one. A histogram appears with its first
+//! observation, since an empty one is thirteen lines of nothing. A process does not show gauges
+//! that are 0, but for its descriptors.
+
+use std::collections::BTreeMap;
+
+use observer_common::{
+    AGE_BOUNDS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram, PORT_SEARCHES,
+    SIGNAL_ACCEPT, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_PORTS, SIGNAL_RESET_RECEIVED,
+    SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE, SIGNAL_TIME_WAIT,
+    SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
+};
+
+use super::{
+    family::Family,
+    names::{Index, Names, Tables},
+    sink::{Number, Sink},
+};
+use crate::table::{Failure, Failures, Kind, Labels, Resources, SeriesView};
+
+/// Which metrics processes have of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessMetrics {
+    /// Gauges and counters
+    #[default]
+    All,
+    /// Sockets, ports and descriptors in use
+    Gauges,
+    /// None: everything is by name
+    None,
+}
+
+/// Writes the metrics of one series after the other.
+pub(super) struct Writer<'a> {
+    pub sink: &'a mut dyn Sink,
+    pub names: &'a dyn Names,
+    pub tables: &'a Tables,
+    /// By signal; what is not observed is not shown, rather than shown as 0.
+    pub observed: [bool; SIGNALS],
+    pub process_metrics: ProcessMetrics,
+}
+
+impl Writer<'_> {
+    pub fn write(&mut self, view: &SeriesView<'_>) {
+        match (view.kind, self.process_metrics) {
+            (Kind::Name { alive }, _) => self.name(view, alive),
+            (Kind::Process { .. }, ProcessMetrics::None) => {}
+            (Kind::Process { resources }, metrics) => {
+                self.process_gauges(view, resources);
+                if metrics == ProcessMetrics::All {
+                    self.process_counters(view);
+                }
+            }
+        }
+    }
+
+    /// RSTs that no socket had a part in.
+    pub fn stray_resets(&mut self, counts: &Slot) {
+        if self.observes(SIGNAL_RESET_SENT) {
+            let Self { tables, sink, .. } = self;
+            tables
+                .resets_sent
+                .nonzero(&counts.resets_sent, |reason, count| {
+                    let extra = [("reason", reason)];
+                    sink.sample(Family::StrayResets, None, &extra, count.into());
+                });
+        }
+    }
+
+    fn observes(&self, signal: u32) -> bool {
+        self.observed[signal as usize]
+    }
+
+    fn name(&mut self, view: &SeriesView<'_>, alive: bool) {
+        let (labels, counts) = (view.labels, view.counts);
+        if self.observes(SIGNAL_STATE) {
+            self.states(labels, counts, alive);
+            self.transitions(labels, counts);
+            self.histogram(Family::ConnectionAge, labels, &AGE_BOUNDS, &counts.age);
+            self.histogram(
+                Family::CloseWaitSeconds,
+                labels,
+                &CLOSE_WAIT_BOUNDS,
+                &counts.close_wait,
+            );
+        }
+        if self.observes(SIGNAL_CONNECT) {
+            self.connects(Family::Connects, labels, counts);
+            self.histogram(
+                Family::ConnectSeconds,
+                labels,
+                &CONNECT_BOUNDS,
+                &counts.connect,
+            );
+        }
+        if self.observes(SIGNAL_ACCEPT) {
+            self.one(Family::Accepts, labels, counts.accepts);
+        }
+        self.resets(Family::Resets, labels, counts);
+        if self.observes(SIGNAL_TIME_WAIT) {
+            if alive || view.time_wait > 0 {
+                self.one(Family::TimeWait, labels, view.time_wait);
+            }
+            self.time_wait_entered(labels, &counts.time_wait_entered);
+        }
+        if let Some(ended) = view.time_wait_ended {
+            self.one(Family::TimeWaitEnded, labels, ended);
+            self.one(
+                Family::TimeWaitOverflows,
+                labels,
+                counts.time_wait_overflows,
+            );
+        }
+        self.ports_exhausted(Family::PortsExhausted, labels, counts);
+        if self.observes(SIGNAL_SETSOCKOPT) {
+            self.failures(Family::SetsockoptFailures, labels, view.failures);
+        }
+        self.fd_exhausted(Family::FdExhausted, labels, counts);
+        if self.observes(SIGNAL_RETRANSMIT) {
+            self.one(Family::Retransmits, labels, counts.retransmits);
+        }
+    }
+
+    fn process_gauges(&mut self, view: &SeriesView<'_>, resources: Resources) {
+        let labels = view.labels;
+        if self.observes(SIGNAL_STATE) {
+            let live = view.counts.live_by_state();
+            for (state, name) in live_states() {
+                let live = clamp(live[usize::from(state)]);
+                if live > 0 {
+                    let extra = [("state", name)];
+                    let family = Family::ProcessConnections;
+                    self.sink.sample(family, Some(labels), &extra, live.into());
+                }
+            }
+            self.one(Family::OpenSockets, labels, open_sockets(&live));
+        }
+        if self.observes(SIGNAL_TIME_WAIT) && view.time_wait > 0 {
+            self.one(Family::ProcessTimeWait, labels, view.time_wait);
+        }
+        let Resources {
+            open_fds,
+            max_fds,
+            fd_high_water,
+        } = resources;
+        for (family, value) in [
+            (Family::OpenFds, open_fds),
+            (Family::MaxFds, max_fds),
+            (Family::FdHighWater, fd_high_water),
+        ] {
+            if let Some(value) = value {
+                self.one(family, labels, value);
+            }
+        }
+    }
+
+    fn process_counters(&mut self, view: &SeriesView<'_>) {
+        let (labels, counts) = (view.labels, view.counts);
+        if self.observes(SIGNAL_CONNECT) {
+            self.connects(Family::ProcessConnects, labels, counts);
+        }
+        if self.observes(SIGNAL_ACCEPT) {
+            self.one(Family::ProcessAccepts, labels, counts.accepts);
+        }
+        self.resets(Family::ProcessResets, labels, counts);
+        self.ports_exhausted(Family::ProcessPortsExhausted, labels, counts);
+        if self.observes(SIGNAL_SETSOCKOPT) {
+            self.failures(Family::ProcessSetsockoptFailures, labels, view.failures);
+        }
+        self.fd_exhausted(Family::ProcessFdExhausted, labels, counts);
+        if self.observes(SIGNAL_RETRANSMIT) {
+            self.one(Family::ProcessRetransmits, labels, counts.retransmits);
+        }
+    }
+
+    fn one(&mut self, family: Family, labels: &Labels, value: impl Into<Number>) {
+        self.sink.sample(family, Some(labels), &[], value.into());
+    }
+
+    fn states(&mut self, labels: &Labels, counts: &Slot, alive: bool) {
+        let live = counts.live_by_state();
+        let mut entered = [0; STATES];
+        for row in &counts.transitions {
+            for (entered, count) in entered.iter_mut().zip(row) {
+                *entered |= count;
+            }
+        }
+        for (state, name) in live_states() {
+            let column = usize::from(state);
+            let live = clamp(live[column]);
+            let touched = counts.adjust[column] != 0 || entered[column] != 0;
+            if live > 0 || (alive && touched) {
+                let extra = [("state", name)];
+                let family = Family::Connections;
+                self.sink.sample(family, Some(labels), &extra, live.into());
+            }
+        }
+    }
+
+    fn transitions(&mut self, labels: &Labels, counts: &Slot) {
+        for (from, row) in (0_u8..).zip(&counts.transitions) {
+            for (to, &count) in (0_u8..).zip(row) {
+                if count != 0
+                    && let (Some(from), Some(to)) = (state_name(from), state_name(to))
+                {
+                    let extra = [("from", from), ("to", to)];
+                    let family = Family::Transitions;
+                    self.sink.sample(family, Some(labels), &extra, count.into());
+                }
+            }
+        }
+    }
+
+    fn time_wait_entered(&mut self, labels: &Labels, entered: &[u64]) {
+        for (substate, &count) in TIME_WAIT_SUBSTATES.into_iter().zip(entered) {
+            if count != 0
+                && let Some(name) = state_name(substate)
+            {
+                let extra = [("substate", name)];
+                self.sink
+                    .sample(Family::TimeWaitEntered, Some(labels), &extra, count.into());
+            }
+        }
+    }
+
+    fn connects(&mut self, family: Family, labels: &Labels, counts: &Slot) {
+        let index = &self.tables.connects;
+        self.indexed(family, labels, "result", index, &counts.connects);
+    }
+
+    fn ports_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {
+        if !self.observes(SIGNAL_PORTS) {
+            return;
+        }
+        for (call, &count) in PORT_SEARCHES.into_iter().zip(&counts.ports_exhausted) {
+            if count != 0 {
+                let extra = [("call", call)];
+                self.sink.sample(family, Some(labels), &extra, count.into());
+            }
+        }
+    }
+
+    fn fd_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {
+        if self.observes(SIGNAL_FD) {
+            let index = &self.tables.fd_errnos;
+            self.indexed(family, labels, "errno", index, &counts.fd_exhausted);
+        }
+    }
+
+    fn resets(&mut self, family: Family, labels: &Labels, counts: &Slot) {
+        let tables = self.tables;
+        for (signal, direction, index, counts) in [
+            (
+                SIGNAL_RESET_SENT,
+                "sent",
+                &tables.resets_sent,
+                &counts.resets_sent[..],
+            ),
+            (
+                SIGNAL_RESET_RECEIVED,
+                "received",
+                &tables.resets_received,
+                &counts.resets_received,
+            ),
+        ] {
+            if !self.observes(signal) {
+                continue;
+            }
+            index.nonzero(counts, |reason, count| {
+                let extra = [("direction", direction), ("reason", reason)];
+                self.sink.sample(family, Some(labels), &extra, count.into());
+            });
+        }
+    }
+
+    fn indexed(
+        &mut self,
+        family: Family,
+        labels: &Labels,
+        name: &'static str,
+        index: &Index,
+        counts: &[u64],
+    ) {
+        index.nonzero(counts, |value, count| {
+            self.sink
+                .sample(family, Some(labels), &[(name, value)], count.into());
+        });
+    }
+
+    fn failures(&mut self, family: Family, labels: &Labels, failures: &Failures) {
+        // Two kinds may have the same names, for instance two types of unknown sockets.
+        let mut by_name: BTreeMap<[String; 5], u64> = BTreeMap::new();
+        for (kind, count) in failures {
+            let named = if *kind == Failure::REST {
+                std::array::from_fn(|_| "other".to_owned())
+            } else {
+                [
+                    self.names.family(kind.family),
+                    self.names
+                        .protocol(kind.family, kind.protocol, kind.socket_type),
+                    self.names.level(kind.level),
+                    self.names.option(kind.level, kind.option),
+                    self.names.errno(kind.errno),
+                ]
+            };
+            *by_name.entry(named).or_default() += count;
+        }
+        for ([socket_family, protocol, level, option, errno], count) in &by_name {
+            let extra = [
+                ("family", socket_family.as_str()),
+                ("protocol", protocol),
+                ("level", level),
+                ("option", option),
+                ("errno", errno),
+            ];
+            self.sink
+                .sample(family, Some(labels), &extra, (*count).into());
+        }
+    }
+
+    fn histogram(
+        &mut self,
+        family: Family,
+        labels: &Labels,
+        bounds: &'static [u64; BUCKETS - 1],
+        histogram: &Histogram,
+    ) {
+        if histogram.buckets.iter().any(|&count| count != 0) {
+            self.sink.histogram(family, labels, bounds, histogram);
+        }
+    }
+}
+
+/// The states of a live socket, and their names. A socket in CLOSE is not alive, and TIME_WAIT has
+/// a metric of its own.
+fn live_states() -> impl Iterator<Item = (u8, &'static str)> {
+    let live = (1..STATES as u8).filter(|&state| state != CLOSE && state != TIME_WAIT);
+    live.filter_map(|state| Some((state, state_name(state)?)))
+}
+
+fn clamp(value: i64) -> u64 {
+    // Two CPUs may be seen out of order, so a gauge may be below zero for a moment.
+    value.max(0) as u64
+}
+
+/// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which goes on counting
+/// a socket that was handed to another process until its next transition.
+pub(super) fn open_sockets(live: &[i64; STATES]) -> u64 {
+    (1..STATES)
+        .filter(|state| ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(state))
+        .map(|state| clamp(live[state]))
+        .sum()
+}

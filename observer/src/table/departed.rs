@@ -1,0 +1,35 @@
+//! Processes that lost their slot a short while ago: what they left in the kernel still names it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::names::{IDLE, NameId};
+
+/// A socket rests in TIME_WAIT for 60 seconds after its process may be gone.
+const KEPT: Duration = Duration::from_secs(90);
+
+// The name of a departed process is not evicted while it is remembered here.
+const _: () = assert!(KEPT.as_secs() < IDLE.as_secs());
+
+/// The names of processes that are gone, by slot and generation, and until when they are kept.
+#[derive(Debug, Default)]
+pub(super) struct Departed(HashMap<(u32, u32), (NameId, Instant)>);
+
+impl Departed {
+    /// Notes that a process that counted for `name` lost its slot.
+    pub fn add(&mut self, slot: u32, generation: u32, name: NameId, now: Instant) {
+        self.0.insert((slot, generation), (name, now + KEPT));
+    }
+
+    /// The name it counted for.
+    pub fn name(&self, slot: u32, generation: u32) -> Option<NameId> {
+        self.0.get(&(slot, generation)).map(|(name, _)| *name)
+    }
+
+    /// Forgets those that departed long ago.
+    pub fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, (_, until)| now < *until);
+    }
+}

@@ -1,0 +1,61 @@
+//! What a process counted up to some moment.
+
+use std::collections::BTreeMap;
+
+use observer_common::{Slot, SockoptKey};
+
+use super::{
+    names::Name,
+    totals::{Failure, settled, subtract},
+};
+
+/// The counts of a process, without live sockets: those go along when it changes its name, and
+/// are gone when it ends.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub counts: Slot,
+    /// Failed setsockopt calls.
+    pub failures: BTreeMap<Failure, u64>,
+    /// Ends of TIME_WAIT in its account.
+    pub ended: u64,
+}
+
+impl Tally {
+    /// Of what a slot and the map of failures hold.
+    pub fn new<'a>(
+        slot: &Slot,
+        failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>,
+        ended: u64,
+    ) -> Self {
+        let mut failures = BTreeMap::new();
+        for (key, count) in failing {
+            *failures.entry(Failure::from(key)).or_default() += count;
+        }
+        Self {
+            counts: settled(slot),
+            failures,
+            ended,
+        }
+    }
+
+    /// Adds what was counted since `before` to a name.
+    pub fn credit(&self, before: Option<&Self>, name: &mut Name) {
+        let mut counts = self.counts;
+        let mut ended = self.ended;
+        if let Some(before) = before {
+            subtract(&mut counts, &before.counts);
+            ended = ended.wrapping_sub(before.ended);
+        }
+        name.totals.add(&counts);
+        name.totals.add_ended(ended);
+        for (&kind, &count) in &self.failures {
+            let counted = before.map_or(0, |before| before.failed(kind));
+            name.fail(kind, count.saturating_sub(counted));
+        }
+    }
+
+    /// How many calls failed so.
+    pub fn failed(&self, kind: Failure) -> u64 {
+        self.failures.get(&kind).copied().unwrap_or(0)
+    }
+}
