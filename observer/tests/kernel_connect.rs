@@ -14,11 +14,7 @@ const BEFORE_SYN: [&str; 4] = ["EHOSTUNREACH", "ENETUNREACH", "EACCES", "EINVAL"
 
 /// What observer counted for a process, by result.
 fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
-    let pid = pid.to_string();
-    metrics
-        .select(CONNECTS, &[("pid", pid.as_str())])
-        .map(|sample| (sample.labels["result"].clone(), sample.value as u64))
-        .collect()
+    metrics.counted(pid, CONNECTS, |labels| labels["result"].clone())
 }
 
 /// Runs a script that prints what it was told, and compares.
@@ -254,30 +250,34 @@ input()
         &[],
     );
     let ports = server.line();
-    let comm = format!("killed{}", std::process::id() % 100_000);
     let mut client = netns.script(
         r"
-open('/proc/self/comm', 'w').write(sys.argv[2])
 for (family, address), port in zip(FAMILIES, sys.argv[1].split()):
     target = (address, int(port))
     for _ in range(3):
         threading.Thread(target=lambda f=family, t=target: connect(f, t)).start()
 print('connecting')
 ",
-        &[&ports, &comm],
+        &[&ports],
     );
     client.expect("connecting");
     daemon.until("attempts", |metrics| {
         let pending = [("state", "SYN_SENT")];
         metrics.of(client.pid(), "socket_connections", &pending) == 6.0
     });
+    let (pid, comm) = (client.pid(), client.comm());
     client.kill();
-    let comm = [("comm", comm.as_str())];
-    let metrics = daemon.until("outcomes", |metrics| metrics.sum(CONNECTS, &comm) >= 6.0);
-    let canceled = [comm[0], ("result", "ECANCELED")];
-    assert_eq!(metrics.sum(CONNECTS, &comm), 6.0, "{}", metrics.shown());
-    assert_eq!(metrics.sum(CONNECTS, &canceled), 6.0, "{}", metrics.shown());
-    metrics.assert_complete();
+    let killed = |metrics: &Metrics| {
+        let canceled = [("result", "ECANCELED")];
+        let counted = [&[][..], &canceled].map(|labels| metrics.by(&comm, CONNECTS, labels));
+        assert_eq!(counted, [6.0, 6.0], "{}", metrics.shown());
+        metrics.assert_complete();
+    };
+    killed(&daemon.until("outcomes", |metrics| {
+        metrics.by(&comm, CONNECTS, &[]) >= 6.0
+    }));
+    // The same when its own series have ended.
+    killed(&daemon.until("the end of its series", |metrics| !metrics.shows(pid)));
     server.go();
     server.finish();
 }

@@ -9,11 +9,9 @@ use common::{Daemon, Metrics, Netns};
 
 /// What observer counted for a process, by result.
 fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
-    let pid = pid.to_string();
-    metrics
-        .select("socket_connects_total", &[("pid", pid.as_str())])
-        .map(|sample| (sample.labels["result"].clone(), sample.value as u64))
-        .collect()
+    metrics.counted(pid, "socket_connects_total", |labels| {
+        labels["result"].clone()
+    })
 }
 
 fn compare(netns: &Netns, source: &str) {

@@ -79,11 +79,9 @@ input()
         println!("skipped: the return of connect() is not seen on this kernel");
         return;
     }
-    let label = pid.to_string();
-    let counted: BTreeMap<String, u64> = metrics
-        .select("socket_connects_total", &[("pid", label.as_str())])
-        .map(|sample| (sample.labels["result"].clone(), sample.value as u64))
-        .collect();
+    let counted = metrics.counted(pid, "socket_connects_total", |labels| {
+        labels["result"].clone()
+    });
     assert_eq!(counted, seen, "{text}");
     assert_eq!(seen["ok"], 2 * 7);
     assert_eq!(seen["ETIMEDOUT"], 2);

@@ -97,10 +97,15 @@ os.waitpid(child, 0)
     });
     program.go();
     let child: u32 = program.line().parse().unwrap();
-    daemon.until("the child to be found", |metrics| {
+    let metrics = daemon.until("the child to be found", |metrics| {
         metrics.of(child, "socket_connections", &listen) == 1.0
             && metrics.of(parent, "socket_connections", &listen) == 0.0
     });
+    // Both have one name.
+    assert_eq!(
+        metrics.by(&program.comm(), "socket_connections", &listen),
+        1.0
+    );
     program.go();
     program.expect("closed");
     let metrics = daemon.until("nobody listening", |metrics| {
@@ -192,6 +197,7 @@ input()
     let mut there = netns.python(SCRIPT, &["300"]);
     there.expect("done");
     there.go();
+    let gone = there.pid();
     there.finish();
     let pid = here.pid();
     // Several reconciliations see no process in the namespace.
@@ -203,6 +209,8 @@ input()
         "{}",
         metrics.shown()
     );
+    assert_eq!(metrics.by(&here.comm(), "socket_time_wait", &[]), 50.0);
+    assert!(!metrics.shows(gone), "{}", metrics.shown());
     here.go();
     here.finish();
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Metrics, Netns};
+use common::{Daemon, Metrics, Netns, Program};
 
 /// Connects as often as asked for, whenever it is told to.
 const CONNECTS: &str = r#"
@@ -68,20 +68,24 @@ fn wait_until_unloaded(programs: &BTreeSet<u32>) {
 }
 
 /// What goes on while one daemon is asked after the other, and what appears with their ticks.
-const OF_THE_MOMENT: [&str; 3] = [
+const OF_THE_MOMENT: [&str; 4] = [
     "socket_time_wait_ended_total",
     "socket_listen_overflows_total",
+    "socket_process_listen_overflows_total",
     "socket_syn_drops_total",
 ];
 
-/// Everything counted for a process.
-fn counted(metrics: &Metrics, pid: u32) -> BTreeMap<String, f64> {
-    let pid = pid.to_string();
+/// Everything counted for a program, by process and by name.
+fn counted(metrics: &Metrics, program: &Program) -> BTreeMap<String, f64> {
+    let (pid, comm) = (program.pid().to_string(), program.comm());
     metrics
         .samples
         .iter()
-        .filter(|sample| sample.labels.get("pid") == Some(&pid))
-        .filter(|sample| sample.name.ends_with("_total") || sample.name == "socket_connections")
+        .filter(|sample| {
+            let label = |name| sample.labels.get(name);
+            label("comm") == Some(&comm) && label("pid").is_none_or(|it| *it == pid)
+        })
+        .filter(|sample| sample.name.ends_with("_total") || sample.name.ends_with("_connections"))
         .filter(|sample| !OF_THE_MOMENT.contains(&sample.name.as_str()))
         .map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value))
         .collect()
@@ -102,9 +106,12 @@ fn two_instances_count_the_same() {
         metrics.of(pid, "socket_state_transitions_total", &last) == 50.0
     };
     let (first, second) = (one.until("50 ends", done), two.until("50 ends", done));
-    let counted = (counted(&first, pid), counted(&second, pid));
+    let counted = (counted(&first, &program), counted(&second, &program));
     assert_eq!(counted.0, counted.1);
-    assert!(counted.0.len() > 10, "{:?}", counted.0);
+    for (family, least) in [("socket_", 10), ("socket_process_", 4)] {
+        let of = counted.0.keys().filter(|name| name.starts_with(family));
+        assert!(of.count() > least, "{:?}", counted.0);
+    }
     let refused = [("result", "ECONNREFUSED")];
     assert_eq!(first.of(pid, "socket_connects_total", &refused), 3.0);
     first.assert_complete();
@@ -212,9 +219,7 @@ fn sighup_reads_the_file_again() {
         &[SELECTED],
     );
     let netns = Netns::new("hup");
-    let source = |name: &str| {
-        format!("import ctypes\nctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n{CONNECTS}")
-    };
+    let source = |name: &str| format!("name('{name}')\n{CONNECTS}");
     let settled = daemon.log().len();
     let mut hidden = netns.python(&source("obs-hidden"), &["5"]);
     let mut seen = netns.python(&source("obs-seen"), &["5"]);
@@ -224,18 +229,20 @@ fn sighup_reads_the_file_again() {
         program.expect("ready");
     }
     let metrics = daemon.until("the one not excluded", |metrics| {
-        metrics.sum(
-            "socket_connects_total",
-            &[("comm", "obs-seen"), ("result", "ok")],
-        ) == 5.0
+        let ok = [("result", "ok")];
+        metrics.by("obs-seen", "socket_connects_total", &ok) == 5.0
+            && metrics.of(seen.pid(), "socket_connects_total", &ok) == 5.0
     });
-    assert!(!metrics.has("socket_connects_total", &[("comm", "obs-hidden")]));
     assert!(
-        metrics.sum(
-            "socket_connects_total",
-            &[("pid", "other"), ("result", "ok")]
-        ) >= 5.0
+        metrics.samples.iter().all(|sample| sample
+            .labels
+            .get("comm")
+            .is_none_or(|comm| comm != "obs-hidden")),
+        "{}",
+        metrics.shown()
     );
+    assert!(!metrics.shows(hidden.pid()));
+    assert!(metrics.by("<other>", "socket_connects_total", &[("result", "ok")]) >= 5.0);
     assert!(!daemon.log()[settled..].contains("DEBUG"));
 
     let log = hup(

@@ -139,8 +139,11 @@ input()
     // What is not seen is not shown, least of all as 0.
     for family in [
         "socket_accepts_total",
+        "socket_process_accepts_total",
         "socket_setsockopt_failures_total",
+        "socket_process_setsockopt_failures_total",
         "socket_fd_exhausted_total",
+        "socket_process_fd_exhausted_total",
     ] {
         assert!(!metrics.has(family, &[]), "{family} is shown");
     }

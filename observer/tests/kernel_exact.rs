@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Metrics, Netns, Program, kernel_at_least, scale};
+use common::{Daemon, Metrics, Netns, Program, kernel_at_least, new_comm, scale};
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 const CONNECTIONS: f64 = 200_000.0;
@@ -23,6 +23,7 @@ const ADDRESSES: u64 = 8;
 const OPEN: u64 = 10;
 
 const LOAD: &str = "OBSERVER_TEST_LOAD";
+const COMM: &str = "OBSERVER_TEST_COMM";
 
 /// Of ten connections: four are closed by the client, two by the server, three end by RST
 /// (SO_LINGER 0), one is refused.
@@ -50,6 +51,8 @@ fn load_generator() {
         return;
     };
     let per_thread: u64 = per_thread.parse().unwrap();
+    // The process's, whichever thread this is.
+    std::fs::write("/proc/self/comm", std::env::var(COMM).unwrap()).unwrap();
     // libtest leaves the line before this one open.
     println!("\nready");
     wait_for_a_line();
@@ -145,7 +148,9 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
         "--log-level=info,observer::event=off",
     ]);
     let test = std::env::current_exe().unwrap();
-    let mut program = Program::spawn(
+    let comm = new_comm();
+    let mut program = Program::spawn_as(
+        &comm,
         netns
             .command(test.to_str().unwrap())
             .args([
@@ -154,7 +159,8 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
                 "--nocapture",
                 "--test-threads=1",
             ])
-            .env(LOAD, per_thread.to_string()),
+            .env(LOAD, per_thread.to_string())
+            .env(COMM, &comm),
     );
     let pid = program.pid();
     await_line(&mut program, "ready");
@@ -168,8 +174,12 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     let live = [("ESTABLISHED", "established"), ("LISTEN", "listening")];
     let after = daemon.until("live states as ss has them", |metrics| {
         live.iter().all(|(state, ss)| {
-            let gauge = metrics.of(pid, "socket_connections", &[("state", state)]);
-            gauge == netns.ss(ss) as f64
+            let of = [("state", *state)];
+            let gauges = [
+                metrics.of(pid, "socket_connections", &of),
+                metrics.by(&comm, "socket_connections", &of),
+            ];
+            gauges == [netns.ss(ss) as f64; 2]
         })
     });
     assert_eq!(netns.ss("established") as u64, 2 * open);
@@ -200,7 +210,12 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
             "{what}: {ours} instead of {kernel}, {missed} runs missed"
         );
     };
-    let of = |name, labels: &[(&str, &str)]| after.of(pid, name, labels);
+    // The load is all there is of its name, which has counted what the process has.
+    let of = |name, labels: &[(&str, &str)]| {
+        let counted = after.by(&comm, name, labels);
+        assert_eq!(after.of(pid, name, labels), counted, "{name} {labels:?}");
+        counted
+    };
     let step = |from, to| transitions(&after, pid, from, to);
     let kernel = |name: &str| u64::try_from(snmp[name]).unwrap();
 
@@ -242,9 +257,8 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     let resets = |direction| of("socket_resets_total", &[("direction", direction)]);
     check("resets sent", resets("sent"), kernel("OutRsts") - refused);
     check("resets received", resets("received"), reset + refused);
-    let no_socket = [("pid", "no_socket"), ("direction", "sent")];
-    let no_socket = after.sum("socket_resets_total", &no_socket)
-        - before.sum("socket_resets_total", &no_socket);
+    let stray = "socket_stray_resets_total";
+    let no_socket = after.sum(stray, &[]) - before.sum(stray, &[]);
     // Others on this host may knock on closed ports too.
     if kernel_at_least(6, 10) {
         let least = refused as f64 - missed;
@@ -281,11 +295,29 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
         metrics.of(pid, "socket_connections", &[]) == 0.0
             && metrics.of(pid, "socket_process_open_sockets", &[]) == 0.0
     });
-    assert!(end.has("socket_connections", &[("pid", &pid.to_string())]));
+    // Not because the process is no longer shown.
+    assert!(end.has_of(pid, "socket_connects_total", &[]));
+    assert_eq!(end.by(&comm, "socket_connections", &[]), 0.0);
     assert_eq!(netns.ss("established") + netns.ss("listening"), 0);
     end.assert_complete();
     program.go();
     program.finish();
+    // It has ended, and all that it did stays counted under its name.
+    let gone = daemon.until("the end of its series", |metrics| !metrics.shows(pid));
+    let counters = |metrics: &Metrics| -> BTreeMap<String, f64> {
+        let all = metrics.samples.iter().filter(|sample| {
+            let counter = ["_total", "_count", "_bucket"];
+            sample.labels.get("comm") == Some(&comm)
+                && !sample.labels.contains_key("pid")
+                && counter.iter().any(|end| sample.name.ends_with(end))
+                // Sockets leave TIME_WAIT whatever becomes of the process.
+                && sample.name != "socket_time_wait_ended_total"
+        });
+        all.map(|it| (format!("{} {:?}", it.name, it.labels), it.value))
+            .collect()
+    };
+    assert_eq!(counters(&gone), counters(&end));
+    gone.assert_complete();
 }
 
 fn delta(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {

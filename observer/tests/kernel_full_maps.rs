@@ -30,12 +30,10 @@ print('closed')
 input()
 "#;
 
-/// Forks children that each connect under the name given, and say so; all live until told.
+/// Forks children that each connect under one name, and say so; all live until told.
 const CHILDREN: &str = r#"
-import ctypes, os, socket, sys
-count, name, keep = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3] == 'keep'
-prctl = ctypes.CDLL(None).prctl
-prctl(15, b'obs-parent', 0, 0, 0)
+import os, socket, sys
+count, keep = int(sys.argv[1]), sys.argv[2] == 'keep'
 listener = socket.socket()
 listener.bind(('127.0.0.1', 0))
 listener.listen(1024)
@@ -49,7 +47,7 @@ for _ in range(count):
     if pid == 0:
         address = listener.getsockname()
         listener.close()
-        prctl(15, name, 0, 0, 0)
+        name(COMM + 'c')
         os.close(hold_write)
         for _, write in children:
             os.close(write)
@@ -126,7 +124,8 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     let end = daemon.until("gauges of the program at zero", |metrics| {
         metrics.of(pid, LIVE, &[]) == 0.0
     });
-    let unattributed = end.sum(LIVE, &[("pid", "unattributed")]);
+    assert_eq!(end.by(&program.comm(), LIVE, &[]), 0.0);
+    let unattributed = end.by("<unattributed>", LIVE, &[]);
     assert!(unattributed <= room, "{unattributed}:\n{}", end.shown());
     let first_closes = |metrics: &Metrics| {
         let step = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
@@ -156,8 +155,8 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     assert!(daemon.stop().success());
 }
 
-/// Counters of every series by name and labels other than who: their sum must never fall.
-fn sums(metrics: &Metrics) -> BTreeMap<String, f64> {
+/// Every counter by name: none may ever fall, whatever becomes of processes.
+fn counters(metrics: &Metrics) -> BTreeMap<String, f64> {
     let counters = [
         "socket_connects_total",
         "socket_accepts_total",
@@ -166,29 +165,26 @@ fn sums(metrics: &Metrics) -> BTreeMap<String, f64> {
         "socket_time_wait_entered_total",
         "socket_conn_age_seconds_count",
     ];
-    let mut sums = BTreeMap::new();
-    for sample in &metrics.samples {
-        if counters.contains(&sample.name.as_str()) {
-            let mut labels = sample.labels.clone();
-            labels.retain(|name, _| !["pid", "comm", "unit"].contains(&name.as_str()));
-            let key = format!("{} {labels:?}", sample.name);
-            *sums.entry(key).or_default() += sample.value;
-        }
-    }
-    sums
+    metrics
+        .samples
+        .iter()
+        .filter(|sample| counters.contains(&sample.name.as_str()))
+        .map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value))
+        .collect()
 }
 
-/// Scrapes until `condition` holds, and at each step asserts that no sum went down.
+/// Scrapes until `condition` holds, and at each step asserts that no counter of any name went
+/// down or away.
 fn never_down_until(
     daemon: &Daemon,
     before: &Metrics,
     condition: impl Fn(&Metrics) -> bool,
 ) -> Metrics {
     let started = Instant::now();
-    let mut last = sums(before);
+    let mut last = counters(before);
     loop {
         let metrics = daemon.scrape();
-        let now = sums(&metrics);
+        let now = counters(&metrics);
         for (name, value) in &last {
             let new = now.get(name).copied().unwrap_or_default();
             assert!(new >= *value, "{name} fell from {value} to {new}");
@@ -212,16 +208,24 @@ fn patient(program: &mut Program, expected: &str) {
 }
 
 #[test]
-fn processes_beyond_the_limits_fold_into_other() {
+fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
     needs_kernel!();
     let netns = Netns::new("fullproc");
-    // 16 shown processes mean 256 slots.
-    let daemon = Daemon::start(&["--max-processes", "16", "--include-comm", "obs-*"]);
-    let mut program = netns.python(CHILDREN, &["300", "obs-many", "keep"]);
+    let daemon = Daemon::start(&[
+        "--max-processes",
+        "16",
+        "--max-tracked-processes",
+        "256",
+        "--include-comm",
+        "obs-*",
+    ]);
+    let mut program = netns.python(CHILDREN, &["300", "keep"]);
     program.expect("ready");
     let parent = program.pid();
+    let (comm, many) = (program.comm(), program.comm_of_child('c'));
     daemon.until("the parent", |metrics| {
         metrics.of(parent, LIVE, &[("state", "LISTEN")]) == 1.0
+            && metrics.by(&comm, LIVE, &[("state", "LISTEN")]) == 1.0
     });
     let before = daemon.scrape();
     let snmp = netns.snmp();
@@ -244,75 +248,63 @@ fn processes_beyond_the_limits_fold_into_other() {
     assert!(lost >= 300.0 - 254.0, "{lost}");
     let shown = full.sum("observer_processes", &[("state", "shown")]);
     assert!(shown <= 16.0, "{shown}");
+    let labels = [("comm", many.as_str()), ("result", "ok")];
     let own: Vec<_> = full
-        .select(
-            "socket_connects_total",
-            &[("comm", "obs-many"), ("result", "ok")],
-        )
+        .select("socket_process_connects_total", &labels)
         .collect();
     assert!(own.len() <= 16, "{own:?}");
     assert!(own.iter().all(|sample| sample.value == 1.0), "{own:?}");
-    let other = [("pid", "other"), ("result", "ok")];
-    let other =
-        full.sum("socket_connects_total", &other) - before.sum("socket_connects_total", &other);
-    assert!(
-        own.len() as f64 + other >= 300.0,
-        "{} and {other}",
-        own.len()
-    );
-    assert_eq!(full.of(parent, "socket_accepts_total", &[]), 300.0);
+    // Those that have a slot are counted under their name, shown or not; those without are
+    // others.
+    let named = full.by(&many, "socket_connects_total", &ok);
+    let other = full.by("<other>", "socket_connects_total", &ok)
+        - before.by("<other>", "socket_connects_total", &ok);
+    assert!(named >= 16.0, "{named}");
+    assert!(named + refused >= 300.0, "{named} and {refused}");
+    assert!(named <= 254.0, "{named}");
+    assert!(named + other >= 300.0, "{named} and {other}");
+    assert_eq!(full.by(&comm, "socket_accepts_total", &[]), 300.0);
     full.assert_complete();
     println!(
-        "refused {refused}, lost {lost}, shown {}, in other {other}",
+        "refused {refused}, lost {lost}, shown {}, under the name {named}, in other {other}",
         own.len()
     );
 
     program.go();
     patient(&mut program, "gone");
-    let exited = [("pid", "exited"), ("comm", "obs-many"), ("result", "ok")];
     let end = never_down_until(&daemon, &full, |metrics| {
-        metrics.sum("socket_connects_total", &exited) == own.len() as f64
-            && metrics.sum("observer_map_entries", &processes) < 200.0
+        !metrics.shows_name(&many) && metrics.sum("observer_map_entries", &processes) < 200.0
     });
+    // They are gone, and what they did is neither lost nor counted again.
+    assert_eq!(end.by(&many, "socket_connects_total", &ok), named);
+    assert_eq!(end.by(&comm, "socket_accepts_total", &[]), 300.0);
     end.assert_complete();
     program.go();
     program.finish();
 }
 
 #[test]
-fn short_lived_processes_fold_into_exited() {
+fn short_lived_processes_are_counted_by_name() {
     needs_kernel!();
     let netns = Netns::new("brief");
     let daemon = Daemon::start(&[]);
     let count = scaled(300, 60);
-    let mut program = netns.python(CHILDREN, &[&count.to_string(), "obs-brief", "drop"]);
-    let count = count as f64;
+    let mut program = netns.python(CHILDREN, &[&count.to_string(), "drop"]);
+    let (count, brief) = (count as f64, program.comm_of_child('c'));
     program.expect("ready");
     let before = daemon.scrape();
     program.go();
     patient(&mut program, "made");
-    let brief = [("comm", "obs-brief"), ("result", "ok")];
-    let made = never_down_until(&daemon, &before, |metrics| {
-        metrics.sum("socket_connects_total", &brief) == count
-    });
-    let exited = [("pid", "exited"), ("comm", "obs-brief"), ("result", "ok")];
+    let connects =
+        |metrics: &Metrics| metrics.by(&brief, "socket_connects_total", &[("result", "ok")]);
+    let made = never_down_until(&daemon, &before, |metrics| connects(metrics) == count);
     let end = never_down_until(&daemon, &made, |metrics| {
-        metrics.sum("socket_connects_total", &exited) == count
+        // Neither lost nor counted again when a process has ended.
+        assert_eq!(connects(metrics), count);
+        !metrics.shows_name(&brief)
     });
-    let comm = [("comm", "obs-brief")];
-    assert!(
-        end.samples
-            .iter()
-            .filter(|sample| sample
-                .labels
-                .get("comm")
-                .is_some_and(|comm| comm == "obs-brief"))
-            .all(|sample| sample.labels["pid"] == "exited"),
-        "{}",
-        end.shown()
-    );
-    assert_eq!(end.sum(LIVE, &comm), 0.0);
-    assert_eq!(end.sum("socket_conn_age_seconds_count", &comm), count);
+    assert_eq!(end.by(&brief, LIVE, &[]), 0.0);
+    assert_eq!(end.by(&brief, "socket_conn_age_seconds_count", &[]), count);
     assert_eq!(
         end.sum("observer_map_full_total", &[("map", "processes")]),
         0.0

@@ -72,7 +72,12 @@ fn all_that_enter_time_wait_leave_it() {
         let (kernel, ours) = compared(&netns, daemon, &pids);
         println!("{ours} of {count} in TIME_WAIT");
         assert_eq!(ours, kernel);
-        let (inode, python) = (netns.inode(), [("comm", "python3")]);
+        let comms: Vec<String> = programs.iter().map(common::Program::comm).collect();
+        // Of both programs, whether they live or not.
+        let both = |metrics: &Metrics, name: &str| -> f64 {
+            comms.iter().map(|comm| metrics.by(comm, name, &[])).sum()
+        };
+        let inode = netns.inode();
         let drift = [("netns", inode.as_str())];
         let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
             daemon.until_within(Duration::from_secs(200), what, condition)
@@ -85,16 +90,21 @@ fn all_that_enter_time_wait_leave_it() {
                 program.finish();
             }
             let metrics = until("the end of all", &|metrics| {
-                metrics.sum(ENDED, &python) >= count as f64
+                both(metrics, ENDED) >= count as f64
             });
-            let sums = [ENDED, ENTERED, LIVE].map(|name| metrics.sum(name, &python));
-            assert_eq!(sums, [count as f64, count as f64, 0.0]);
+            let all = |metrics: &Metrics| {
+                for comm in &comms {
+                    let half = (count / 2) as f64;
+                    let counts = [ENDED, ENTERED, LIVE].map(|name| metrics.by(comm, name, &[]));
+                    assert_eq!(counts, [half, half, 0.0], "{comm}");
+                }
+            };
+            all(&metrics);
             assert_eq!(netns.sockstat("tw"), 0);
-            // Folded meanwhile.
-            let exited = until("folding", &|metrics| {
-                pids.iter().all(|pid| metrics.of(*pid, ENTERED, &[]) == 0.0)
-            });
-            assert_eq!(exited.sum(ENDED, &[("pid", "exited")]), count as f64);
+            // Their own series have ended meanwhile.
+            all(&until("the end of their series", &|metrics| {
+                !pids.iter().any(|&pid| metrics.shows(pid))
+            }));
             let metrics = until("agreement with sockstat", &|metrics| {
                 metrics.has("observer_netns_time_wait_drift_sockets", &[])
                     && metrics.sum("observer_netns_time_wait_drift_sockets", &drift) == 0.0
@@ -111,14 +121,16 @@ fn all_that_enter_time_wait_leave_it() {
         drop(netns);
         drop(programs);
         let metrics = until("the end of all", &|metrics| {
-            metrics.sum(ENDED, &python) >= count as f64
+            both(metrics, ENDED) >= count as f64
         });
-        assert_eq!(
-            pids.iter()
-                .map(|pid| metrics.of(*pid, LIVE, &[]))
-                .sum::<f64>(),
-            0.0
-        );
+        for comm in &comms {
+            let counts = [ENDED, ENTERED, LIVE].map(|name| metrics.by(comm, name, &[]));
+            assert_eq!(
+                counts,
+                [(count / 2) as f64, (count / 2) as f64, 0.0],
+                "{comm}"
+            );
+        }
         metrics.assert_complete();
     });
 }
@@ -412,10 +424,15 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
         let mut program = netns.script(DEFERRED, &[]);
         program.expect("listening");
         // Overflows are inferred from changes since a first reading.
-        let pid = program.pid().to_string();
+        let (pid, comm) = (program.pid().to_string(), program.comm());
         daemon.until("the listeners", |metrics| {
-            let labels = [("pid", pid.as_str())];
-            metrics.select("socket_listen_backlog", &labels).count() == 3
+            let process = [("pid", pid.as_str())];
+            let name = [("comm", comm.as_str())];
+            metrics
+                .select("socket_process_listen_backlog", &process)
+                .count()
+                == 3
+                && metrics.select("socket_listen_backlog", &name).count() == 3
         });
         program.go();
         program.expect("done");
@@ -423,10 +440,14 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
         let overflows = kernel["ListenOverflows"] as f64;
         // Four for each address, and the data is sent again meanwhile.
         assert!(overflows >= 12.0, "{kernel:?}");
-        let open = |metrics: &Metrics| metrics.sum(OVERFLOWS, &[("pid", "unattributed")]);
+        let open = |metrics: &Metrics| metrics.by("<unattributed>", OVERFLOWS, &[]);
         let metrics = daemon.until("the overflows", |metrics| {
             metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
         });
+        assert_eq!(
+            metrics.by(&comm, OVERFLOWS, &[]) + open(&metrics),
+            overflows
+        );
         if metrics.by_function("listen_overflow") {
             assert_eq!(open(&metrics), 0.0, "{}", metrics.shown());
         } else {

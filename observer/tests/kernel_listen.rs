@@ -94,13 +94,9 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     let busy_ports = busy.line();
     let metrics = daemon.until("the listeners", |metrics| {
         let known = |program: &Program, ports: &str| {
-            let pid = program.pid().to_string();
-            addresses(ports).iter().all(|address| {
-                metrics.has(
-                    BACKLOG,
-                    &[("pid", pid.as_str()), ("address", address.as_str())],
-                )
-            })
+            addresses(ports)
+                .iter()
+                .all(|address| metrics.has_of(program.pid(), BACKLOG, &[("address", address)]))
         };
         known(&server, &ports) && known(&busy, &busy_ports)
     });
@@ -168,16 +164,12 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     server.say("close");
     server.expect("closed");
     let metrics = daemon.until("no queues", |metrics| {
-        !metrics.has(BACKLOG_MAX, &[("pid", &server.pid().to_string())])
+        !metrics.has_of(server.pid(), BACKLOG_MAX, &[])
+            && !metrics.has(BACKLOG_MAX, &[("comm", &server.comm())])
     });
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
-    assert_eq!(metrics.of(server.pid(), OVERFLOWS, &[]), overflows);
-    let comm = &metrics
-        .select(DROPS, &[("pid", &server.pid().to_string())])
-        .next()
-        .expect("its drops")
-        .labels["comm"]
-        .clone();
+    assert_eq!(metrics.by(&server.comm(), OVERFLOWS, &[]), overflows);
+    let (pid, comm) = (server.pid(), server.comm());
     clients.go();
     clients.finish();
     others.go();
@@ -185,8 +177,11 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     others.go();
     others.finish();
     server.finish();
-    let metrics = daemon.until("the fold", |metrics| {
-        metrics.sum(DROPS, &[("pid", "exited"), ("comm", comm), here[0]]) == dropped
+    // Nothing goes down or comes again when the process's own series end.
+    let metrics = daemon.until("the end of its series", |metrics| {
+        let counted = [DROPS, OVERFLOWS].map(|name| metrics.by(&comm, name, &here));
+        assert_eq!(counted, [dropped, overflows], "{}", metrics.shown());
+        !metrics.shows(pid)
     });
     agree(&metrics);
     metrics.assert_complete();
@@ -209,7 +204,7 @@ fn older_and_short_lived_listeners_count_what_was_seen() {
     clients.kill();
     let daemon = Daemon::start(&[]);
     let metrics = daemon.until("the listeners", |metrics| {
-        metrics.has(BACKLOG, &[("pid", &server.pid().to_string())])
+        metrics.has_of(server.pid(), BACKLOG, &[])
     });
     if !metrics.observes("listen") {
         return;
@@ -271,7 +266,7 @@ fn what_is_not_certain_is_not_attributed() {
     let metrics = daemon.until("the listeners", |metrics| {
         [&full, &quiet]
             .iter()
-            .all(|it| metrics.has(BACKLOG, &[("pid", &it.pid().to_string())]))
+            .all(|it| metrics.has_of(it.pid(), BACKLOG, &[]))
     });
     if !metrics.observes("listen") {
         return;
@@ -297,7 +292,7 @@ fn what_is_not_certain_is_not_attributed() {
     assert_eq!(netstat["ListenDrops"] as f64, overflows + 4.0);
     daemon.signal("CONT");
     let metrics = daemon.until("the overflows", |metrics| {
-        let open = metrics.sum(OVERFLOWS, &[("pid", "unattributed")]);
+        let open = metrics.by("<unattributed>", OVERFLOWS, &[]);
         metrics.of(full.pid(), OVERFLOWS, &[]) + open == overflows
     });
     assert_eq!(metrics.of(full.pid(), DROPS, &[]), overflows);
@@ -306,7 +301,7 @@ fn what_is_not_certain_is_not_attributed() {
     // Four of them might have been the other's.
     let open = if exact { 0.0 } else { 4.0 };
     assert_eq!(metrics.of(full.pid(), OVERFLOWS, &[]), overflows - open);
-    assert_eq!(metrics.sum(OVERFLOWS, &[("pid", "unattributed")]), open);
+    assert_eq!(metrics.by("<unattributed>", OVERFLOWS, &[]), open);
     clients.go();
     strays.go();
     for program in [clients, strays, full, quiet] {

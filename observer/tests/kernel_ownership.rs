@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Write as _;
 
-use common::{Daemon, Netns, Program};
+use common::{Daemon, Metrics, Netns, Program};
 
 const LIVE: &str = "socket_connections";
 const ESTABLISHED: [(&str, &str); 1] = [("state", "ESTABLISHED")];
@@ -34,6 +34,7 @@ import os, socket
 near, far = socket.socketpair()
 child = os.fork()
 if child == 0:
+    name(COMM + 'r')
     near.close()
     _, descriptors, _, _ = socket.recv_fds(far, 1, 1)
     far.send(b'x')
@@ -66,6 +67,7 @@ os.waitpid(child, 0)
         &[],
     );
     let (sender, receiver) = (program.pid(), number(&mut program));
+    let heir = program.comm_of_child('r');
     program.expect("shared");
     let shared = daemon.scrape();
     // While both hold it, it stays where it was.
@@ -89,7 +91,7 @@ os.waitpid(child, 0)
     program.expect("closed");
     let closed = daemon.until("the receiver's close", |metrics| {
         let close = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
-        metrics.of(receiver, "socket_state_transitions_total", &close) == 1.0
+        metrics.by(&heir, "socket_state_transitions_total", &close) == 1.0
     });
     assert_eq!(closed.of(receiver, LIVE, &ESTABLISHED), 0.0);
     assert_eq!(closed.of(sender, LIVE, &ESTABLISHED), 0.0);
@@ -113,6 +115,7 @@ stop_read, stop_write = os.pipe()
 made_read, made_write = os.pipe()
 opener = os.fork()
 if opener == 0:
+    name(COMM + 'o')
     listener = socket.socket()
     listener.bind(('127.0.0.1', 0))
     listener.listen()
@@ -120,6 +123,7 @@ if opener == 0:
     server, _ = listener.accept()
     heir = os.fork()
     if heir == 0:
+        name(COMM + 'h')
         os.read(stop_read, 1)
         client.close()
         server.close()
@@ -167,7 +171,12 @@ os.write(stop_write, b'x')
         metrics.of(heir, LIVE, &[]) == 0.0
             && metrics.of(heir, "socket_process_open_sockets", &[]) == 0.0
     });
-    assert_eq!(closed.of(heir, "socket_time_wait_entered_total", &[]), 1.0);
+    // Under the heir's name, and not the opener's.
+    let entered = ['h', 'o'].map(|child| {
+        let comm = program.comm_of_child(child);
+        closed.by(&comm, "socket_time_wait_entered_total", &[])
+    });
+    assert_eq!(entered, [1.0, 0.0]);
     assert_eq!(netns.ss("time-wait"), 1);
     program.go();
     program.finish();
@@ -180,8 +189,7 @@ fn a_process_that_is_killed() {
     let daemon = Daemon::start(&[]);
     let mut server = netns.python(
         r#"
-import ctypes, socket
-ctypes.CDLL(None).prctl(15, b'obs-survivor', 0, 0, 0)
+import socket
 listener = socket.socket()
 listener.bind(('127.0.0.1', 0))
 listener.listen()
@@ -199,8 +207,7 @@ input()
     let port = server.line();
     let mut victim = netns.python(
         r#"
-import ctypes, socket, sys
-ctypes.CDLL(None).prctl(15, b'obs-victim', 0, 0, 0)
+import socket, sys
 clients = [socket.create_connection(('127.0.0.1', int(sys.argv[1]))) for _ in range(10)]
 listener = socket.socket()
 listener.bind(('127.0.0.1', 0))
@@ -213,6 +220,7 @@ input()
     victim.expect("open");
     server.expect("accepted");
     let (victim_pid, server_pid) = (victim.pid(), server.pid());
+    let comm = victim.comm();
     let before = daemon.scrape();
     assert_eq!(before.of(victim_pid, LIVE, &ESTABLISHED), 10.0);
     assert_eq!(before.of(server_pid, LIVE, &ESTABLISHED), 10.0);
@@ -220,24 +228,18 @@ input()
     // Its ends live on in FIN_WAIT2, as the kernel's orphans.
     let killed = daemon.until("the victim's closes", |metrics| {
         let close = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
-        let closes = metrics.sum(
-            "socket_state_transitions_total",
-            &[&close[..], &[("comm", "obs-victim")]].concat(),
-        );
+        let closes = metrics.by(&comm, "socket_state_transitions_total", &close);
         closes == 10.0 && metrics.of(server_pid, LIVE, &[("state", "CLOSE_WAIT")]) == 10.0
     });
     assert_eq!(netns.ss("close-wait"), 10);
-    assert_eq!(
-        killed.sum(LIVE, &[("comm", "obs-victim"), ("state", "LISTEN")]),
-        0.0
-    );
-    let folded = daemon.until("the victim folded", |metrics| {
-        let exited = [("pid", "exited"), ("comm", "obs-victim"), ("result", "ok")];
-        metrics.sum("socket_connects_total", &exited) == 10.0
-            && !metrics.has("socket_connects_total", &[("pid", &victim_pid.to_string())])
+    assert_eq!(killed.by(&comm, LIVE, &[("state", "LISTEN")]), 0.0);
+    let gone = daemon.until("the end of the victim's series", |metrics| {
+        let ok = [("result", "ok")];
+        assert_eq!(metrics.by(&comm, "socket_connects_total", &ok), 10.0);
+        !metrics.shows(victim_pid)
     });
-    assert_eq!(folded.sum(LIVE, &[("comm", "obs-victim")]), 0.0);
-    folded.assert_complete();
+    assert_eq!(gone.by(&comm, LIVE, &[]), 0.0);
+    gone.assert_complete();
     server.go();
     server.expect("closed");
     daemon.until("the survivor's gauges", |metrics| {
@@ -249,12 +251,11 @@ input()
 
 /// Makes children until one has the pid of the one before; each connects under its name.
 const REUSE: &str = r#"
-import ctypes, os, socket, time
-prctl = ctypes.CDLL(None).prctl
+import os, socket, time
 listener = socket.socket()
 listener.bind(('127.0.0.1', 0))
 listener.listen(64)
-def child(name, connects, wanted=None):
+def child(comm, connects, wanted=None):
     while True:
         go_read, go_write = os.pipe()
         done_read, done_write = os.pipe()
@@ -265,7 +266,7 @@ def child(name, connects, wanted=None):
         if pid == 0:
             os.close(go_write)
             if os.read(go_read, 1):
-                prctl(15, name, 0, 0, 0)
+                name(comm)
                 for _ in range(connects):
                     socket.create_connection(listener.getsockname()).close()
                 os.write(done_write, b'x')
@@ -282,13 +283,13 @@ def child(name, connects, wanted=None):
         os.close(done_read)
         os.close(done_write)
         time.sleep(0.01)
-pid, end = child(b'obs-reuse-a', 3)
+pid, end = child(COMM + 'a', 3)
 print(pid)
 input()
-for name, connects in ((b'obs-reuse-b', 5), (b'obs-reuse-b', 7)):
+for connects in (5, 7):
     os.close(end)
     os.waitpid(pid, 0)
-    again, end = child(name, connects, pid)
+    again, end = child(COMM + 'b', connects, pid)
     assert again == pid
     print('again')
     input()
@@ -304,35 +305,30 @@ fn a_pid_that_is_reused_is_another_process() {
     let netns = Netns::new("reuse");
     let daemon = Daemon::start(&[]);
     let mut program = netns.python(REUSE, &[]);
-    let pid = program.line();
-    // In one scrape: a process that is folded meanwhile counts once.
-    let connects_of = |pids: &[&str], comm: &str| -> f64 {
-        let metrics = daemon.scrape();
-        let of = |pid: &&str| metrics.sum("socket_connects_total", &[("pid", pid), ("comm", comm)]);
-        pids.iter().map(of).sum()
+    let pid = number(&mut program);
+    let [a, b] = ['a', 'b'].map(|child| program.comm_of_child(child));
+    const CONNECTS: &str = "socket_connects_total";
+    // By name, and by process under each name: a process's series begins with its own counts.
+    let counts = |metrics: &Metrics| {
+        let of = |comm: &str| metrics.of(pid, CONNECTS, &[("comm", comm)]);
+        let by = |comm: &str| metrics.by(comm, CONNECTS, &[]);
+        ([by(&a), by(&b)], [of(&a), of(&b)])
     };
-    let connects = |pid: &str, comm: &str| connects_of(&[pid], comm);
-    let (a, b) = ("obs-reuse-a", "obs-reuse-b");
-    daemon.wait("the first process", |_| connects(&pid, a) == 3.0);
+    let until = |what: &str, expected: ([f64; 2], [f64; 2])| {
+        daemon.until(what, |metrics| counts(metrics) == expected)
+    };
+    until("the first process", ([3.0, 0.0], [3.0, 0.0]));
     program.go();
     program.expect("again");
-    daemon.wait("the second process", |_| connects(&pid, b) == 5.0);
-    // Wherever the first one is shown by now, it was not given what the second did.
-    assert_eq!(connects_of(&[&pid, "exited"], a), 3.0);
+    until("the second process", ([3.0, 5.0], [0.0, 5.0]));
     program.go();
     program.expect("again");
-    // One series: same pid, same name. Its sum goes on.
-    daemon.wait("the third process", |_| {
-        connects_of(&[&pid, "exited"], b) == 12.0
-    });
-    assert!(connects(&pid, b) >= 7.0);
+    // Same pid, same name, and yet another process.
+    until("the third process", ([3.0, 12.0], [0.0, 7.0]));
     program.go();
     program.expect("gone");
-    daemon.wait("all three folded", |_| {
-        connects("exited", a) == 3.0 && connects("exited", b) == 12.0
-    });
-    assert_eq!(connects(&pid, a) + connects(&pid, b), 0.0);
-    daemon.scrape().assert_complete();
+    let metrics = until("the end of all three", ([3.0, 12.0], [0.0, 0.0]));
+    metrics.assert_complete();
     program.go();
     program.finish();
 }
@@ -357,7 +353,9 @@ input()
     program.expect("open");
     let comm = "a\"b\\c\nd}\u{fffd}\u{fffd}{";
     let metrics = daemon.until("the listener", |metrics| {
-        metrics.of(program.pid(), LIVE, &[("state", "LISTEN"), ("comm", comm)]) == 1.0
+        let labels = [("state", "LISTEN"), ("comm", comm)];
+        metrics.of(program.pid(), LIVE, &labels) == 1.0
+            && metrics.by(comm, LIVE, &[("state", "LISTEN")]) == 1.0
     });
     assert!(
         metrics
@@ -386,5 +384,48 @@ input()
     assert_eq!(status, 200);
     assert!(!page.contains("a\"b"), "the page quotes nothing:\n{page}");
     program.go();
+    program.finish();
+}
+
+/// Names in angle brackets are the observer's own: no process can take one.
+#[test]
+fn a_name_that_claims_to_be_the_observers_own() {
+    needs_kernel!();
+    let netns = Netns::new("claims");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+for comm in ('<other>', '<unattributed>', r'\other'):
+    if os.fork() == 0:
+        name(comm)
+        for family, address in FAMILIES:
+            closed = closed_port(family, address)
+            assert outcome(lambda: connect(family, closed.getsockname())) == 'ECONNREFUSED'
+        os.write(1, b'done\n')
+        os.read(0, 1)
+        os._exit(0)
+os.wait()
+os.wait()
+os.wait()
+",
+        &[],
+    );
+    for _ in 0..3 {
+        program.expect("done");
+    }
+    let metrics = daemon.scrape();
+    let refused = [("result", "ECONNREFUSED")];
+    for comm in ["\\<other>", "\\<unattributed>", "\\\\other"] {
+        let counted = metrics.by(comm, "socket_connects_total", &refused);
+        assert_eq!(counted, 2.0, "{comm}\n{}", metrics.shown());
+    }
+    assert_eq!(
+        metrics.by("<unattributed>", "socket_connects_total", &refused),
+        0.0
+    );
+    metrics.assert_complete();
+    for _ in 0..3 {
+        program.go();
+    }
     program.finish();
 }

@@ -69,7 +69,12 @@ for line in sys.stdin:
 ";
 
 fn of(metrics: &Metrics, program: &Program, name: &str, destination: &str) -> f64 {
-    metrics.of(program.pid(), name, &[("destination", destination)])
+    let labels = [("destination", destination)];
+    let counted = metrics.of(program.pid(), name, &labels);
+    // Its name is its own, and so are the ports of its name.
+    let by_name = metrics.by(&program.comm(), name, &labels);
+    assert_eq!(by_name, counted, "{name}{labels:?}\n{}", metrics.shown());
+    counted
 }
 
 /// Has the client open connections, and asserts what became of them.
@@ -172,27 +177,19 @@ fn the_ratio_is_one_before_the_first_connect_fails() {
     let ratio = of(&metrics, &client, RATIO, "127.0.0.2:9000");
     assert!((ratio - 1.0 / available as f64).abs() < 1e-9, "{ratio}");
     // The server's end of the connections uses none.
-    assert!(!metrics.has(USED, &[("pid", &server.pid().to_string())]));
+    assert!(!metrics.has_of(server.pid(), USED, &[]));
+    assert!(!metrics.has(USED, &[("comm", &server.comm())]));
 
     // What the client leaves behind is in use until it has left TIME_WAIT.
-    let comm = metrics
-        .select(USED, &[("pid", &client.pid().to_string())])
-        .next()
-        .expect("the client")
-        .labels["comm"]
-        .clone();
+    let (pid, comm) = (client.pid(), client.comm());
     client.kill();
-    let exited = [
-        ("pid", "exited"),
-        ("comm", comm.as_str()),
-        ("destination", "[::1]:9000"),
-    ];
+    let left = [("comm", comm.as_str()), ("destination", "[::1]:9000")];
     let metrics = daemon.until("as many as ss shows", |metrics| {
         let used = ports(&netns, "[::1]:9000").len() as f64;
-        metrics.has(USED, &exited) && metrics.sum(USED, &exited) == used
+        !metrics.shows(pid) && metrics.has(USED, &left) && metrics.sum(USED, &left) == used
     });
     if started.elapsed() < Duration::from_secs(50) {
-        assert_eq!(metrics.sum(USED, &exited), available as f64);
+        assert_eq!(metrics.sum(USED, &left), available as f64);
     } else {
         println!("skipped: this machine was too slow to have all ports still in TIME_WAIT");
     }
@@ -273,8 +270,13 @@ fn the_busiest_destinations_are_shown() {
         return;
     }
     assert_eq!(of(&metrics, &client, USED, "127.0.0.2:9000"), 20.0);
-    let pid = client.pid().to_string();
-    assert_eq!(metrics.select(USED, &[("pid", &pid)]).count(), 3);
+    let (pid, comm) = (client.pid().to_string(), client.comm());
+    let series = |name: &str, label| metrics.select(name, &[label]).count();
+    assert_eq!(
+        series("socket_process_ephemeral_ports_used", ("pid", &pid)),
+        3
+    );
+    assert_eq!(series(USED, ("comm", &comm)), 3);
     // The highest of those that are summed up.
     let ratio = of(&metrics, &client, RATIO, "other");
     assert!((ratio - 5.0 / 93.0).abs() < 1e-9, "{ratio}");

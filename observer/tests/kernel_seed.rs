@@ -67,11 +67,11 @@ fn held(ss: &str, pid: u32) -> BTreeMap<&'static str, f64> {
 }
 
 fn gauges(metrics: &Metrics, pid: u32) -> BTreeMap<String, f64> {
-    let pid = pid.to_string();
     metrics
-        .select("socket_connections", &[("pid", &pid)])
-        .filter(|sample| sample.value != 0.0)
-        .map(|sample| (sample.labels["state"].clone(), sample.value))
+        .counted(pid, "socket_connections", |labels| labels["state"].clone())
+        .into_iter()
+        .filter(|(_, count)| *count != 0)
+        .map(|(state, count)| (state, count as f64))
         .collect()
 }
 

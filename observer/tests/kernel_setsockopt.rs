@@ -13,15 +13,10 @@ const FAILURES: &str = "socket_setsockopt_failures_total";
 
 /// `family/protocol/level/option/errno`, and how often, as observer counted it.
 fn failures(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
-    let pid = pid.to_string();
-    metrics
-        .select(FAILURES, &[("pid", pid.as_str())])
-        .map(|sample| {
-            let parts = ["family", "protocol", "level", "option", "errno"];
-            let parts = parts.map(|label| sample.labels[label].as_str());
-            (parts.join("/"), sample.value as u64)
-        })
-        .collect()
+    metrics.counted(pid, FAILURES, |labels| {
+        let parts = ["family", "protocol", "level", "option", "errno"];
+        parts.map(|label| labels[label].as_str()).join("/")
+    })
 }
 
 fn compare(purpose: &str, source: &str) -> Option<BTreeMap<String, u64>> {

@@ -2,6 +2,57 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::program::comm_of;
+
+/// Families that are there by name and by process, without the prefix of either.
+const BY_BOTH: [&str; 14] = [
+    "connections",
+    "connects_total",
+    "accepts_total",
+    "resets_total",
+    "connection_errors_total",
+    "time_wait",
+    "ephemeral_ports_exhausted_total",
+    "setsockopt_failures_total",
+    "fd_exhausted_total",
+    "retransmits_total",
+    "listen_backlog",
+    "listen_backlog_max",
+    "listen_overflows_total",
+    "ephemeral_ports_used",
+];
+
+/// Families that are there by name alone, with the suffixes of histograms.
+const BY_NAME: [&str; 16] = [
+    "state_transitions_total",
+    "binds_failed_total",
+    "time_wait_entered_total",
+    "time_wait_ended_total",
+    "time_wait_overflows_total",
+    "syn_drops_total",
+    "listen_backlog_fullest_ratio",
+    "ephemeral_ports_blocked",
+    "ephemeral_ports_ratio",
+    "connect_seconds_count",
+    "connect_seconds_sum",
+    "conn_age_seconds_count",
+    "conn_age_seconds_sum",
+    "close_wait_seconds_count",
+    "close_wait_seconds_sum",
+    "close_wait_seconds_bucket",
+];
+
+const PROCESS: &str = "socket_process_";
+
+/// The name by process of a family that has one, whichever of both it is given.
+fn by_process(name: &str) -> Option<String> {
+    if name.starts_with(PROCESS) {
+        return Some(name.to_owned());
+    }
+    let what = name.strip_prefix("socket_")?;
+    BY_BOTH.contains(&what).then(|| format!("{PROCESS}{what}"))
+}
+
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -61,12 +112,90 @@ impl Metrics {
             .fold(0.0, |sum, sample| sum + sample.value)
     }
 
-    /// The same for one process.
+    /// The same for one process, by the family's name by name: its own series where there are
+    /// some. What is there by name alone is that of the process's name, which no other process
+    /// may have then.
     pub fn of(&self, pid: u32, name: &str, labels: &[(&str, &str)]) -> f64 {
+        if let Some(name) = by_process(name) {
+            let pid = pid.to_string();
+            return self.sum(&name, &[&[("pid", pid.as_str())], labels].concat());
+        }
+        let what = name.strip_prefix("socket_");
+        assert!(
+            what.is_some_and(|what| BY_NAME.contains(&what)),
+            "{name} is no family of processes"
+        );
+        let comm = comm_of(pid).unwrap_or_else(|| {
+            panic!("{name} is there by name, and {pid} is no program with a name of its own")
+        });
+        self.assert_alone(pid, &comm);
+        self.by(&comm, name, labels)
+    }
+
+    /// The same for all processes of a name, living and gone.
+    pub fn by(&self, comm: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+        assert!(!name.starts_with(PROCESS), "{name} is not by name");
+        self.sum(name, &[&[("comm", comm)], labels].concat())
+    }
+
+    /// What is counted for a process, by whatever `key` makes of the labels. Asserts that its
+    /// name has the same, if no other process was given that.
+    pub fn counted(
+        &self,
+        pid: u32,
+        name: &str,
+        key: impl Fn(&BTreeMap<String, String>) -> String,
+    ) -> BTreeMap<String, u64> {
+        let select = |name: &str, label: (&str, &str)| -> BTreeMap<String, u64> {
+            self.select(name, &[label])
+                .map(|sample| (key(&sample.labels), sample.value as u64))
+                .collect()
+        };
+        let process = by_process(name).expect("a family by process");
+        let counted = select(&process, ("pid", &pid.to_string()));
+        if let Some(comm) = comm_of(pid) {
+            self.assert_alone(pid, &comm);
+            assert_eq!(select(name, ("comm", &comm)), counted, "{}", self.shown());
+        }
+        counted
+    }
+
+    /// Whether a process has this family by process, given by either name.
+    pub fn has_of(&self, pid: u32, name: &str, labels: &[(&str, &str)]) -> bool {
+        let name = by_process(name).expect("a family by process");
         let pid = pid.to_string();
-        let mut all = vec![("pid", pid.as_str())];
-        all.extend_from_slice(labels);
-        self.sum(name, &all)
+        self.has(&name, &[&[("pid", pid.as_str())], labels].concat())
+    }
+
+    /// Whether a process has series of its own.
+    pub fn shows(&self, pid: u32) -> bool {
+        let pid = pid.to_string();
+        let of = |sample: &Sample| sample.labels.get("pid") == Some(&pid);
+        self.samples.iter().any(of)
+    }
+
+    /// Whether a process of this name has series of its own.
+    pub fn shows_name(&self, comm: &str) -> bool {
+        let of = |sample: &Sample| {
+            let labels = &sample.labels;
+            labels.contains_key("pid") && labels.get("comm").is_some_and(|it| it == comm)
+        };
+        self.samples.iter().any(of)
+    }
+
+    /// Asserts that a process has the name that the test gave it, and nobody else has.
+    fn assert_alone(&self, pid: u32, comm: &str) {
+        let pid = pid.to_string();
+        for Sample { labels, .. } in &self.samples {
+            let (Some(its), Some(shown)) = (labels.get("pid"), labels.get("comm")) else {
+                continue;
+            };
+            assert_eq!(
+                *its == pid,
+                shown == comm,
+                "process {its} is called {shown}: what is there by name is not {pid}'s alone"
+            );
+        }
     }
 
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
@@ -108,7 +237,8 @@ impl Metrics {
         functions.into_iter().any(|rung| rungs.contains(rung))
     }
 
-    /// Asserts `seen == counted + unattributed + lost` for every signal.
+    /// Asserts `seen == counted + unattributed + lost` for every signal, and the promises of
+    /// the families by name and by process.
     pub fn assert_complete(&self) {
         for seen in self.select("observer_events_seen_total", &[]) {
             let signal = seen.labels["signal"].as_str();
@@ -119,6 +249,42 @@ impl Metrics {
                 "events of {signal} are missing:\n{}",
                 self.shown()
             );
+        }
+        self.assert_named();
+    }
+
+    /// Asserts that only families by process have a pid, which is a number; that there is one
+    /// series of each kind; and that a name has counted all that its processes have.
+    fn assert_named(&self) {
+        let mut seen = BTreeSet::new();
+        let mut parts: BTreeMap<(String, BTreeMap<String, String>), f64> = BTreeMap::new();
+        for sample in &self.samples {
+            let Sample {
+                name,
+                labels,
+                value,
+            } = sample;
+            assert!(seen.insert((name, labels)), "twice: {name}{labels:?}");
+            let pid = labels.get("pid");
+            assert_eq!(
+                pid.is_some(),
+                name.starts_with(PROCESS),
+                "a pid where none belongs, or none: {name}{labels:?}"
+            );
+            let Some(pid) = pid else { continue };
+            assert!(pid.parse::<u32>().is_ok(), "{name}{labels:?}");
+            let what = name.trim_start_matches(PROCESS);
+            if what.ends_with("_total") {
+                let mut labels = labels.clone();
+                labels.remove("pid");
+                let part = parts.entry((format!("socket_{what}"), labels));
+                *part.or_default() += value;
+            }
+        }
+        for ((name, labels), part) in parts {
+            let labels: Vec<_> = labels.iter().map(|(k, v)| (&**k, &**v)).collect();
+            let whole = self.sum(&name, &labels);
+            assert!(whole >= part, "{name}{labels:?}: {part} of {whole}");
         }
     }
 }

@@ -47,6 +47,11 @@ macro_rules! needs_kernel {
 /// Python that the programs of the tests share: see the file.
 pub const PRELUDE: &str = include_str!("prelude.py");
 
+/// A name that no other process has, for a program that is no Python.
+pub fn new_comm() -> String {
+    program::new_comm()
+}
+
 /// The observer binary.
 pub fn observer() -> PathBuf {
     std::env::var_os("OBSERVER_BIN")

@@ -32,11 +32,7 @@ impl Netns {
 
     /// Runs a Python program in it, which must succeed.
     pub fn python(&self, source: &str, args: &[&str]) -> Program {
-        Program::spawn(
-            self.command("python3")
-                .args(["-u", "-c", source])
-                .args(args),
-        )
+        Program::python_by(&mut self.command("python3"), source, args)
     }
 
     /// The same, after [`PRELUDE`].

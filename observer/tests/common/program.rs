@@ -5,11 +5,41 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use super::PATIENCE;
+
+/// Names that programs were given, by process.
+static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+
+/// A name that no other process has: at most 14 bytes, so that children of a program can be
+/// told apart by one more.
+pub fn new_comm() -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let comm = format!("obs-{}-{number}", std::process::id());
+    assert!(comm.len() <= 14, "{comm}");
+    comm
+}
+
+/// The name that a test gave a process.
+pub fn comm_of(pid: u32) -> Option<String> {
+    NAMES.lock().unwrap().get(&pid).cloned()
+}
+
+/// Python that gives the program its name before anything else; `name()` is for its children.
+fn named(comm: &str, source: &str) -> String {
+    format!(
+        "COMM = '{comm}'\ndef name(comm):\n    import ctypes\n    \
+         ctypes.CDLL(None).prctl(15, comm.encode(), 0, 0, 0)\nname(COMM)\n{source}"
+    )
+}
 
 /// A real program that talks to the test in lines: it prints what it has done and waits
 /// for a line before it goes on, so that nothing depends on timing.
@@ -38,13 +68,34 @@ impl Program {
         Self { child, lines }
     }
 
-    /// Runs Python source; `print()` and `input()` are the conversation.
+    /// The same, of a program that calls itself `comm` before it has a socket.
+    pub fn spawn_as(comm: &str, command: &mut Command) -> Self {
+        let this = Self::spawn(command);
+        NAMES.lock().unwrap().insert(this.pid(), comm.to_owned());
+        this
+    }
+
+    /// Runs Python source; `print()` and `input()` are the conversation. The process has a
+    /// name of its own: `COMM`, which `name()` changes.
     pub fn python(source: &str, args: &[&str]) -> Self {
-        Self::spawn(
-            Command::new("python3")
-                .args(["-u", "-c", source])
-                .args(args),
-        )
+        Self::python_by(&mut Command::new("python3"), source, args)
+    }
+
+    /// The same by a command that runs Python.
+    pub fn python_by(command: &mut Command, source: &str, args: &[&str]) -> Self {
+        let comm = new_comm();
+        let source = named(&comm, source);
+        Self::spawn_as(&comm, command.args(["-u", "-c", &source]).args(args))
+    }
+
+    /// The name that it was given.
+    pub fn comm(&self) -> String {
+        comm_of(self.pid()).expect("a program with a name of its own")
+    }
+
+    /// The name that one of its children has, which called `name(COMM + suffix)`.
+    pub fn comm_of_child(&self, suffix: char) -> String {
+        format!("{}{suffix}", self.comm())
     }
 
     /// The process id. `ip netns exec` replaces itself, so it is the program's own.
