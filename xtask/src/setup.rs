@@ -20,13 +20,14 @@ pub struct Args {
     tests: bool,
 }
 
-/// Programs that the tests on a real kernel run, and Debian's packages of them.
-/// Prometheus is there for promtool.
-const TEST_TOOLS: [(&str, &str); 9] = [
+/// Programs that the tests on a real kernel run, and Debian's packages of them; those of one
+/// package stand together.
+const TEST_TOOLS: [(&str, &str); 10] = [
     ("python3", "python3"),
     ("ip", "iproute2"),
     ("strace", "strace"),
     ("curl", "curl"),
+    ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
@@ -264,7 +265,8 @@ fn missing_test_tools() -> Vec<(&'static str, &'static str)> {
 }
 
 fn ensure_test_tools() -> Result<()> {
-    let (programs, packages): (Vec<_>, Vec<_>) = missing_test_tools().into_iter().unzip();
+    let (programs, mut packages): (Vec<_>, Vec<_>) = missing_test_tools().into_iter().unzip();
+    packages.dedup();
     if programs.is_empty() {
         return Ok(());
     }
