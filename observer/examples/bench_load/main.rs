@@ -54,6 +54,9 @@ struct Args {
     /// Processes of one thread each, instead of threads.
     #[arg(long)]
     processes: Option<usize>,
+    /// Names that the processes share out.
+    #[arg(long, default_value_t = 1, requires = "processes")]
+    names: usize,
     /// Listening sockets of each worker.
     #[arg(long, default_value_t = 16)]
     ports: u16,
@@ -80,7 +83,7 @@ fn main() -> anyhow::Result<()> {
         let plan = args.plan(processes.max(1));
         // Each has its share.
         raise_descriptors(args.live.div_ceil(plan.workers as u64))?;
-        return processes::run(&plan);
+        return processes::run(&plan, args.names);
     }
     raise_descriptors(args.live)?;
     let cpus = || thread::available_parallelism().map_or(1, usize::from);

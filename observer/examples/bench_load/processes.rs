@@ -2,7 +2,7 @@
 //! owners.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _, Write as _},
     os::fd::OwnedFd,
     process::exit,
@@ -19,8 +19,9 @@ use crate::{
 };
 
 /// Forks the workers of `plan`, runs as many at a time as there are CPUs, and ends them with
-/// itself. All of them live from the first connection to the last.
-pub fn run(plan: &Plan) -> anyhow::Result<()> {
+/// itself. All of them live from the first connection to the last. They have `names` names: the
+/// program's own, followed by a number if there is more than one.
+pub fn run(plan: &Plan, names: usize) -> anyhow::Result<()> {
     // Each message is shorter than PIPE_BUF, so they do not mix.
     let (ready_out, ready_in) = pipe()?;
     let (done_out, done_in) = pipe()?;
@@ -32,7 +33,8 @@ pub fn run(plan: &Plan) -> anyhow::Result<()> {
             ForkResult::Parent { .. } => {}
             ForkResult::Child => {
                 drop((ready_out, done_out, go_in, stop_in));
-                let result = child(plan, index, ready_in, done_in, go_out, stop_out);
+                let result = rename(index, names)
+                    .and_then(|()| child(plan, index, ready_in, done_in, go_out, stop_out));
                 if let Err(error) = &result {
                     eprintln!("process {index}: {error:#}");
                 }
@@ -66,6 +68,15 @@ pub fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     finish(&counts, start.elapsed())?;
     drop(stop_in);
+    Ok(())
+}
+
+/// Before it has a socket, because the name is taken then.
+fn rename(index: usize, names: usize) -> anyhow::Result<()> {
+    if names > 1 {
+        let name = format!("{}{}", env!("CARGO_CRATE_NAME"), index % names);
+        fs::write("/proc/self/comm", &name).context(name)?;
+    }
     Ok(())
 }
 

@@ -10,35 +10,86 @@ use super::{
     subject::Subject,
 };
 
-/// Live connections (sockets: each connection of the load has both its ends here) and
-/// processes.
-const POINTS: [(u64, u64); 6] = [
-    (2, 1),
-    (1000, 1),
+/// Live connections (sockets: each connection of the load has both its ends here), processes
+/// and names of processes.
+const POINTS: [(u64, u64, u64); 6] = [
+    (2, 1, 1),
+    (1000, 1, 1),
     // In several, because one may not have so many descriptors.
-    (100_000, 10),
-    (2, 1000),
-    (2, 10_000),
-    (100_000, 1000),
+    (100_000, 10, 1),
+    (2, 1000, 100),
+    (2, 10_000, 100),
+    (100_000, 1000, 100),
+];
+/// What a scrape may take at the most, by processes, whatever else there is.
+const GOALS: [Goal; 2] = [
+    Goal {
+        processes: 1000,
+        seconds: 3e-3,
+        bytes: Some(1 << 20),
+    },
+    Goal {
+        processes: 10_000,
+        seconds: 20e-3,
+        bytes: None,
+    },
 ];
 /// Scrapes of which the median counts.
 const SCRAPES: usize = 9;
-/// The observer shows this many processes unless told otherwise.
-const DEFAULT_PROCESSES: u64 = 1000;
+/// The observer follows this many processes unless told otherwise.
+const DEFAULT_TRACKED: u64 = 4096;
+/// Room for the other processes of the host.
+const OTHERS: u64 = 100;
+
+struct Goal {
+    processes: u64,
+    seconds: f64,
+    bytes: Option<u64>,
+}
+
+impl Goal {
+    /// In which ways a scrape is over it.
+    fn missed(&self, scrape: &Scrape) -> Vec<String> {
+        let Self {
+            processes,
+            seconds,
+            bytes,
+        } = self;
+        let took = scrape.took.as_secs_f64();
+        let size = scrape.text.len() as u64;
+        let mut missed = Vec::new();
+        if took > *seconds {
+            missed.push(format!(
+                "a scrape of {processes} processes takes {:.2} ms, the goal is {:.0}",
+                took * 1e3,
+                seconds * 1e3
+            ));
+        }
+        if let Some(bytes) = bytes.filter(|bytes| size > *bytes) {
+            missed.push(format!(
+                "a scrape of {processes} processes has {} KiB, the goal is {}",
+                size / 1024,
+                bytes / 1024
+            ));
+        }
+        missed
+    }
+}
 
 /// Measures all points; `connections` are made at each, and at least two for each process.
 pub fn measure(bench: &Bench, connections: u64) -> Result<Vec<Point>> {
     POINTS
         .into_iter()
-        .map(|(live, processes)| {
-            eprintln!("growth: {live} live connections, {processes} processes");
-            point(bench, connections, live, processes)
-                .with_context(|| format!("{live} live connections, {processes} processes"))
+        .map(|(live, processes, names)| {
+            let what =
+                format!("{live} live connections, {processes} processes under {names} names");
+            eprintln!("growth: {what}");
+            point(bench, connections, live, processes, names).context(what)
         })
         .collect()
 }
 
-fn point(bench: &Bench, connections: u64, live: u64, processes: u64) -> Result<Point> {
+fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64) -> Result<Point> {
     let load = Load {
         // Ten, so that each process meets each kind of connection.
         connections: connections.max(10 * processes),
@@ -46,13 +97,12 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64) -> Result<P
         rate: None,
         seconds: 120,
         processes: Some(processes),
+        names,
     };
-    // Room for the other processes of the host. The default as long as it is enough.
-    let extra = if processes >= DEFAULT_PROCESSES {
-        vec![format!("--max-processes={}", processes + 100)]
-    } else {
-        Vec::new()
-    };
+    // All of them are followed, and as many shown as by default.
+    let tracked = processes + OTHERS;
+    let extra = (tracked > DEFAULT_TRACKED).then(|| format!("--max-tracked-processes={tracked}"));
+    let extra = Vec::from_iter(extra);
     let floor = bench.run(Subject::Floor, &load, true, &[])?;
     let mut scrapes: Vec<Scrape> = Vec::new();
     let run = bench.run_and(Subject::Observer, &load, true, &extra, |attached| {
@@ -68,12 +118,43 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64) -> Result<P
     Ok(Point {
         live_connections: live,
         processes,
+        names,
         nanoseconds_per_event,
         event_cost: nanoseconds_per_event / floor.all().each(),
         scrape_seconds: scrape.took.as_secs_f64(),
         collect_seconds: scrape.sum("observer_scrape_duration_seconds", &[]),
         scrape_bytes: scrape.text.len() as u64,
         memory: run.memory,
+        over: GOALS
+            .iter()
+            .filter(|goal| goal.processes == processes)
+            .flat_map(|goal| goal.missed(scrape))
+            .collect(),
         wrong: run.wrong,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn goals_are_missed_by_time_and_by_size() {
+        let scrape = |milliseconds, bytes| Scrape {
+            text: "#".repeat(bytes),
+            took: Duration::from_millis(milliseconds),
+        };
+        let missed = |goal: &Goal, milliseconds, bytes| goal.missed(&scrape(milliseconds, bytes));
+        let [few, many] = &GOALS;
+        assert!(missed(few, 3, 1 << 20).is_empty());
+        assert_eq!(missed(few, 4, 1 << 20).len(), 1);
+        assert_eq!(missed(few, 4, (1 << 20) + 1).len(), 2);
+        assert!(missed(many, 20, 9 << 20).is_empty());
+        assert_eq!(
+            missed(many, 21, 1),
+            ["a scrape of 10000 processes takes 21.00 ms, the goal is 20"]
+        );
+    }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::netns::Netns;
 
-/// Name of the load's processes: at most 15 characters, so that it is their comm.
+/// Name of the load's processes, or what their names begin with: at most 15 characters, so that
+/// it is their comm.
 pub const COMM: &str = "bench_load";
 
 /// What to make.
@@ -26,6 +27,8 @@ pub struct Load {
     pub seconds: u64,
     /// Processes of one thread each, or one of many threads.
     pub processes: Option<u64>,
+    /// Names that the processes share out.
+    pub names: u64,
 }
 
 /// What was made, by its maker's word.
@@ -74,6 +77,7 @@ impl Load {
             rate,
             seconds,
             processes,
+            names,
         } = self;
         // Whatever happens, it ends: opening 100,000 connections takes seconds.
         let mut command = netns.command("timeout");
@@ -86,6 +90,7 @@ impl Load {
             .arg(format!("--rate={}", rate.unwrap_or(0)));
         if let Some(processes) = processes {
             command.arg(format!("--processes={processes}"));
+            command.arg(format!("--names={names}"));
             command.arg("--ports=1");
         }
         let mut child = command

@@ -164,6 +164,7 @@ impl Bench {
             rate: Some(rate),
             seconds: seconds * 2,
             processes: None,
+            names: 1,
         };
         self.run(Subject::Observer, &load, false, &[])
     }

@@ -106,6 +106,7 @@ impl Args {
             rate: None,
             seconds: 120,
             processes: None,
+            names: 1,
         }
     }
 

@@ -64,6 +64,9 @@ pub struct Paced {
 pub struct Point {
     pub live_connections: u64,
     pub processes: u64,
+    /// Names that the processes have.
+    #[serde(default)]
+    pub names: u64,
     pub nanoseconds_per_event: f64,
     /// In units of the floor, measured beside the same load.
     pub event_cost: f64,
@@ -73,6 +76,9 @@ pub struct Point {
     pub collect_seconds: f64,
     pub scrape_bytes: u64,
     pub memory: Memory,
+    /// Goals that were missed.
+    #[serde(default)]
+    pub over: Vec<String>,
     pub wrong: Vec<String>,
 }
 
@@ -209,6 +215,9 @@ impl Results {
         }
         for point in &self.growth {
             wrong(&point.wrong, &mut text);
+            for over in &point.over {
+                let _ = writeln!(text, "OVER: {over}");
+            }
         }
         text
     }
@@ -285,16 +294,17 @@ impl Results {
             return;
         }
         text.push_str(
-            "\n| live connections | processes | ns per event | in floors | scrape, ms | \
+            "\n| live connections | processes | names | ns per event | in floors | scrape, ms | \
              collecting it, ms | scrape, KiB | resident, MiB | maps, MiB |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         for point in &self.growth {
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {} | {:.1} | {:.1} |",
+                "| {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {} | {:.1} | {:.1} |",
                 point.live_connections,
                 point.processes,
+                point.names,
                 point.nanoseconds_per_event,
                 point.event_cost,
                 point.scrape_seconds * 1e3,

@@ -104,7 +104,8 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Compares the observer's counts of the load's processes with what the load made.
+/// Compares the observer's counts of the load's processes, whose names begin with `comm`, with
+/// what the load made.
 pub fn wrong_counts(scrape: &Scrape, comm: &str, made: &Made) -> Vec<Wrong> {
     let opened = made.short + made.reset + made.live;
     let expected: [(&str, &[&str], u64); 10] = [
@@ -131,7 +132,7 @@ pub fn wrong_counts(scrape: &Scrape, comm: &str, made: &Made) -> Vec<Wrong> {
         ),
         ("socket_connections", &["state=\"LISTEN\""], made.listeners),
     ];
-    let comm = format!("comm=\"{comm}\"");
+    let comm = format!("comm=\"{comm}");
     let wrong = |(name, labels, expected): (&str, &[&str], u64)| {
         let all: Vec<&str> = labels.iter().copied().chain([comm.as_str()]).collect();
         let counted = scrape.sum(name, &all);
@@ -206,18 +207,20 @@ mod tests {
     }
 
     const RIGHT: &str = r#"# TYPE socket_state_transitions_total counter
-socket_state_transitions_total{pid="5",comm="load",unit="",from="CLOSE",to="LISTEN"} 4
-socket_state_transitions_total{pid="5",comm="load",unit="",from="CLOSE",to="SYN_SENT"} 96
-socket_state_transitions_total{pid="6",comm="other",unit="",from="CLOSE",to="SYN_SENT"} 9
-socket_connects_total{pid="5",comm="load",unit="",result="ok"} 12
-socket_connects_total{pid="5",comm="load",unit="",result="ECONNREFUSED"} 1
-socket_accepts_total{pid="5",comm="load",unit=""} 12
-socket_time_wait_entered_total{pid="5",comm="load",unit=""} 7
-socket_resets_total{pid="5",comm="load",unit="",direction="sent",reason="LINGER_ZERO"} 2
-socket_resets_total{pid="5",comm="load",unit="",direction="received",reason="IN_ESTABLISHED"} 2
-socket_resets_total{pid="5",comm="load",unit="",direction="received",reason="REFUSED"} 1
-socket_connections{pid="5",comm="load",unit="",state="ESTABLISHED"} 6
-socket_connections{pid="5",comm="load",unit="",state="LISTEN"} 4
+socket_state_transitions_total{comm="load",unit="",from="CLOSE",to="LISTEN"} 4
+socket_state_transitions_total{comm="load",unit="",from="CLOSE",to="SYN_SENT"} 96
+socket_state_transitions_total{comm="other",unit="",from="CLOSE",to="SYN_SENT"} 9
+socket_connects_total{comm="load0",unit="",result="ok"} 5
+socket_connects_total{comm="load1",unit="",result="ok"} 7
+socket_process_connects_total{pid="5",comm="load1",unit="",result="ok"} 7
+socket_connects_total{comm="load",unit="",result="ECONNREFUSED"} 1
+socket_accepts_total{comm="load",unit=""} 12
+socket_time_wait_entered_total{comm="load",unit=""} 7
+socket_resets_total{comm="load",unit="",direction="sent",reason="LINGER_ZERO"} 2
+socket_resets_total{comm="load",unit="",direction="received",reason="IN_ESTABLISHED"} 2
+socket_resets_total{comm="load",unit="",direction="received",reason="REFUSED"} 1
+socket_connections{comm="load",unit="",state="ESTABLISHED"} 6
+socket_connections{comm="load",unit="",state="LISTEN"} 4
 "#;
 
     #[test]
@@ -228,9 +231,9 @@ socket_connections{pid="5",comm="load",unit="",state="LISTEN"} 4
     #[test]
     fn each_wrong_count_is_named() {
         let text = RIGHT
-            .replace("result=\"ok\"} 12", "result=\"ok\"} 11")
+            .replace("result=\"ok\"} 7", "result=\"ok\"} 6")
             .replace(
-                "LISTEN\"} 4\nsocket_state_transitions_total{pid=\"5\",comm=\"load\",unit=\"\",from=\"CLOSE\",to=\"SYN_SENT\"} 96",
+                "LISTEN\"} 4\nsocket_state_transitions_total{comm=\"load\",unit=\"\",from=\"CLOSE\",to=\"SYN_SENT\"} 96",
                 "LISTEN\"} 4\n",
             );
         let wrong = wrong_counts(&scrape(&text), "load", &MADE);
