@@ -14,6 +14,7 @@ use observer::{
     export::{BuildInfo, Exporter, Piece, ProcessMetrics},
     // As fake.rs finds them in the library.
     kernel,
+    process,
     table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };
 use observer_common::{

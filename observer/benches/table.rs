@@ -10,6 +10,7 @@ use fake::{FakeFacts, FakeKernel, key};
 use observer::{
     // As fake.rs finds them in the library.
     kernel,
+    process,
     table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };
 

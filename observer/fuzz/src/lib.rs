@@ -23,10 +23,8 @@ use observer::{
         sockstat::SockStat,
     },
     process::{
-        cgroup::{MAX_UNIT_LEN, unit_from_bytes},
-        cgroup_id::cgroup2_mount,
-        fds::parse_max_open_files,
-        identity::Stat,
+        cgroup::unit_from_bytes, cgroup_id::cgroup2_mount, fds::parse_max_open_files,
+        identity::Stat, unit::MAX_UNIT_LEN,
     },
 };
 use observer_common::{Pod as _, Record};
@@ -83,8 +81,10 @@ pub fn btf(bytes: &[u8]) {
 /// The text of /proc/PID/cgroup and of /proc/PID/mountinfo.
 pub fn cgroup(bytes: &[u8]) {
     let unit = unit_from_bytes(bytes);
-    assert!(unit.len() <= MAX_UNIT_LEN, "{unit:?}");
-    assert!(!unit.chars().any(char::is_control), "{unit:?}");
+    for text in [&unit.name, &unit.container_id, &unit.pod_uid] {
+        assert!(text.len() <= MAX_UNIT_LEN, "{unit:?}");
+        assert!(!text.chars().any(char::is_control), "{unit:?}");
+    }
     let _ = cgroup2_mount(bytes);
 }
 

@@ -118,8 +118,8 @@ impl ProcessFacts for HostFacts {
                     .as_mut()
                     .filter(|_| slot.cgroup_id != 0)
                     .and_then(|cgroups| cgroups.resolve(slot.cgroup_id, Instant::now()))
-                    .unwrap_or_default()
-                    .to_owned();
+                    .cloned()
+                    .unwrap_or_default();
                 Description { comm: None, unit }
             }
         }

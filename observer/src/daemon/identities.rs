@@ -47,7 +47,7 @@ impl Identities {
                     let description = facts.describe(&slot);
                     (
                         printable(description.comm.as_deref().unwrap_or(&slot.comm)),
-                        description.unit,
+                        description.unit.name,
                     )
                 } else {
                     (String::new(), String::new())

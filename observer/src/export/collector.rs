@@ -181,6 +181,7 @@ impl Exporter {
             };
             table.visit(&**source, &**facts, &mut |view| writer.write(view));
             table.stray_resets(&**source, |counts| writer.stray_resets(counts));
+            writer.units(&table.units());
             sockets::write(sink, &table, &source.polled(), *process_metrics);
             (table.processes(), table.time_wait_drift())
         };

@@ -128,6 +128,10 @@ metrics! {
         "`bpf_map_elem`",
         "Part of the available local ports that all processes together use towards this destination. At 1, connect() fails with EADDRNOTAVAIL.",
         "max by (comm, unit, source, destination) (socket_ephemeral_ports_ratio) > 0.8";
+    UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
+        "/proc, cgroups",
+        "Always 1; what each value of the label unit is: its kind, and of a container its id and the uid of its Kubernetes pod.",
+        "sum by (pod_uid) (rate(socket_resets_total[5m]) * on (instance, unit) group_left (pod_uid) socket_unit_info{pod_uid!=\"\"})";
     PortsAvailable: "socket_ephemeral_ports_available", Gauge, Host, "ports", ["netns"],
         "`bpf_map_elem`",
         "Local ports that connect() may choose from for each destination: ip_local_port_range less reserved and bound ports.",

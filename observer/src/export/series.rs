@@ -21,7 +21,10 @@ use super::{
     names::{Index, Names, Tables},
     sink::{Number, Sink},
 };
-use crate::table::{Failure, Failures, Kind, Labels, Resources, SeriesView};
+use crate::{
+    process::Unit,
+    table::{Failure, Failures, Kind, Labels, Resources, SeriesView},
+};
 
 /// Which metrics processes have of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -70,6 +73,19 @@ impl Writer<'_> {
                     let extra = [("reason", reason)];
                     sink.sample(Family::StrayResets, None, &extra, count.into());
                 });
+        }
+    }
+
+    /// What each value of the label `unit` is.
+    pub fn units(&mut self, units: &BTreeMap<&str, &Unit>) {
+        for (name, unit) in units {
+            let extra = [
+                ("unit", *name),
+                ("kind", unit.kind.label()),
+                ("container_id", unit.container_id.as_str()),
+                ("pod_uid", unit.pod_uid.as_str()),
+            ];
+            self.sink.sample(Family::UnitInfo, None, &extra, 1.into());
         }
     }
 

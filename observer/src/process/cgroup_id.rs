@@ -1,4 +1,4 @@
-//! From a cgroup v2 id, as the kernel programs record it, to the unit label: for
+//! From a cgroup v2 id, as the kernel programs record it, to the unit: for
 //! processes that have exited before anybody could read their /proc/PID/cgroup.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ProcError, ProcRoot, cgroup};
+use super::{ProcError, ProcRoot, Unit, cgroup};
 
 /// The most ids remembered as not to be found; when full, all are forgotten, which costs
 /// one walk each at worst.
@@ -38,7 +38,7 @@ impl Default for WalkLimits {
 }
 
 struct Known {
-    unit: Box<str>,
+    unit: Unit,
     walk: u64,
 }
 
@@ -84,9 +84,9 @@ impl CgroupResolver {
         Ok(cgroup2_mount(&mountinfo).map(|mount| Self::new(mount, limits)))
     }
 
-    /// The unit label of cgroup `id`, from the cache or from a walk over the tree if one is
+    /// The unit of cgroup `id`, from the cache or from a walk over the tree if one is
     /// due at `now`. `None` when the cgroup is gone, or no walk was allowed yet.
-    pub fn resolve(&mut self, id: u64, now: Instant) -> Option<&str> {
+    pub fn resolve(&mut self, id: u64, now: Instant) -> Option<&Unit> {
         if !self.known.contains_key(&id) {
             if id == 0 || self.missing.contains(&id) || !self.walk_is_due(now) {
                 return None;
@@ -99,7 +99,7 @@ impl CgroupResolver {
                 self.missing.insert(id);
             }
         }
-        self.known.get(&id).map(|known| &*known.unit)
+        self.known.get(&id).map(|known| &known.unit)
     }
 
     /// Walks the tree now, whether or not that is due; to be called once at the start, so
@@ -162,7 +162,7 @@ impl CgroupResolver {
             .entry(id)
             .and_modify(|known| known.walk = walk)
             .or_insert_with(|| Known {
-                unit: cgroup::unit_from_path(path.as_os_str().as_bytes()).into(),
+                unit: cgroup::unit_from_path(path.as_os_str().as_bytes()),
                 walk,
             });
     }

@@ -3,6 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::process::UnitKind;
 
 const HYBRID: &[u8] = b"31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu
@@ -40,6 +41,10 @@ fn make(root: &Path, path: &str) -> u64 {
     ino(&path)
 }
 
+fn name(unit: Option<&Unit>) -> Option<&str> {
+    unit.map(|unit| &*unit.name)
+}
+
 fn limits(directories: usize) -> WalkLimits {
     WalkLimits {
         directories,
@@ -54,17 +59,38 @@ fn resolves_and_remembers() {
     let nginx = make(root, "system.slice/nginx.service");
     let mut resolver = CgroupResolver::new(root.to_owned(), limits(100));
     let start = Instant::now();
-    assert_eq!(resolver.resolve(nginx, start), Some("nginx.service"));
-    assert_eq!(resolver.resolve(ino(root), start), Some(""));
+    assert_eq!(name(resolver.resolve(nginx, start)), Some("nginx.service"));
+    assert_eq!(name(resolver.resolve(ino(root), start)), Some(""));
     assert_eq!(
-        resolver.resolve(ino(&root.join("system.slice")), start),
+        name(resolver.resolve(ino(&root.join("system.slice")), start)),
         Some("system.slice")
     );
     assert_eq!(resolver.resolve(0, start), None);
 
     fs::remove_dir(root.join("system.slice/nginx.service")).unwrap();
     resolver.walk(start);
-    assert_eq!(resolver.resolve(nginx, start), Some("nginx.service"));
+    assert_eq!(name(resolver.resolve(nginx, start)), Some("nginx.service"));
+}
+
+#[test]
+fn a_container_is_found_with_its_pod() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let id = "0123456789abcdef".repeat(4);
+    let pod = "kubepods-burstable-pod3716cd27_4591_40fc_9dae_3851142b1d51.slice";
+    let cgroup = make(
+        root,
+        &format!("kubepods.slice/kubepods-burstable.slice/{pod}/cri-containerd-{id}.scope"),
+    );
+    let mut resolver = CgroupResolver::new(root.to_owned(), limits(100));
+    let expected = Unit {
+        name: "containerd:0123456789ab".to_owned(),
+        kind: UnitKind::Containerd,
+        container_id: id,
+        pod_uid: "3716cd27-4591-40fc-9dae-3851142b1d51".to_owned(),
+    };
+    let found = resolver.resolve(cgroup, Instant::now());
+    assert_eq!(found, Some(&expected));
 }
 
 #[test]
@@ -80,7 +106,7 @@ fn walks_are_rare_and_misses_are_remembered() {
     assert_eq!(resolver.resolve(late, start + Duration::from_secs(4)), None);
     assert_eq!(resolver.walks, 1);
     assert_eq!(
-        resolver.resolve(late, start + Duration::from_secs(5)),
+        name(resolver.resolve(late, start + Duration::from_secs(5))),
         Some("late.service")
     );
     assert_eq!(resolver.walks, 2);
@@ -130,7 +156,7 @@ fn the_real_root_has_an_id() {
         return;
     };
     let id = ino(&resolver.mount);
-    assert_eq!(resolver.resolve(id, Instant::now()), Some(""));
+    assert_eq!(resolver.resolve(id, Instant::now()), Some(&Unit::default()));
 }
 
 proptest! {

@@ -3,201 +3,673 @@ use proptest::prelude::*;
 use super::*;
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// Of a container within the one above.
+const INNER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+const POD: &str = "3716cd27-4591-40fc-9dae-3851142b1d51";
+/// Of a static pod.
+const HASH: &str = "46dac9a538838115821dfd9559149484";
 
-fn unit(text: &str) -> String {
-    unit_from_bytes(text.replace("ID", ID).as_bytes())
+fn unit(text: &str) -> Unit {
+    let text = text
+        .replace("INNER", INNER)
+        .replace("ID", ID)
+        .replace("P_OD", &POD.replace('-', "_"))
+        .replace("POD", POD)
+        .replace("HASH", HASH);
+    unit_from_bytes(text.as_bytes())
 }
 
+fn name(text: &str) -> String {
+    unit(text).name
+}
+
+/// Checks the unit of each path in the v2, the v1 and a hybrid layout.
+#[track_caller]
+fn check(path: &str, expected: &Unit) {
+    for text in [
+        format!("0::{path}\n"),
+        format!("0::{path} (deleted)\n"),
+        format!("12:cpu,cpuacct:{path}\n3:pids:{path}\n1:name=systemd:{path}\n"),
+        format!("4:memory:{path}\n1:name=systemd:{path}\n0::/\n"),
+        format!("0::/../..{path}\n"),
+    ] {
+        assert_eq!(&unit(&text), expected, "{text}");
+    }
+    let path = path.replace("INNER", INNER).replace("ID", ID);
+    let path = path.replace("P_OD", &POD.replace('-', "_"));
+    let path = path.replace("POD", POD).replace("HASH", HASH);
+    assert_eq!(&unit_from_path(path.as_bytes()), expected, "{path}");
+    assert_eq!(&unit_from_path(&path.as_bytes()[1..]), expected, "{path}");
+}
+
+#[track_caller]
+fn check_systemd(path: &str, name: &str) {
+    check(path, &Unit::systemd(name));
+}
+
+#[track_caller]
+fn check_container(path: &str, name: &str, kind: UnitKind, container_id: &str) {
+    check_pod(path, name, kind, container_id, "");
+}
+
+#[track_caller]
+fn check_pod(path: &str, name: &str, kind: UnitKind, container_id: &str, pod_uid: &str) {
+    let expected = Unit {
+        name: name.to_owned(),
+        kind,
+        container_id: container_id.to_owned(),
+        pod_uid: pod_uid.to_owned(),
+    };
+    check(path, &expected);
+}
+
+// As systemd-cgls(1) shows them.
 #[test]
 fn systemd_units() {
-    for (text, expected) in [
-        ("0::/system.slice/nginx.service\n", "nginx.service"),
-        ("0::/init.scope\n", "init.scope"),
+    for (path, expected) in [
+        ("/system.slice/nginx.service", "nginx.service"),
+        ("/init.scope", "init.scope"),
         (
-            "0::/system.slice/system-getty.slice/getty@tty1.service\n",
+            "/system.slice/system-getty.slice/getty@tty1.service",
             "getty@tty1.service",
         ),
         (
-            "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "/user.slice/user-1000.slice/session-3.scope",
             "session-3.scope",
         ),
+        ("/user.slice/user-1000.slice", "user-1000.slice"),
         (
-            "0::/user.slice/user-1000.slice/user@1000.service/init.scope\n",
-            "init.scope",
-        ),
-        (
-            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-firefox-12.scope\n",
-            "app-firefox-12.scope",
-        ),
-        (
-            "0::/user.slice/user-1000.slice/user@1000.service/app.slice\n",
-            "user@1000.service",
-        ),
-        ("0::/user.slice/user-1000.slice\n", "user-1000.slice"),
-        (
-            "0::/system.slice/foo.service/supervised/worker\n",
-            "foo.service",
-        ),
-        (
-            "0::/system.slice/systemd-fsck@dev-disk-by\\x2duuid-1.service\n",
+            "/system.slice/systemd-fsck@dev-disk-by\\x2duuid-1.service",
             "systemd-fsck@dev-disk-by\\x2duuid-1.service",
         ),
-        ("0::/system.slice/_cgroup.service\n", "cgroup.service"),
-        ("0::/system.slice/odd:name.service\n", "odd:name.service"),
-        ("0::/system.slice/gone.service (deleted)\n", "gone.service"),
-        ("0::/../../nginx.service\n", "nginx.service"),
+        ("/system.slice/_cgroup.service", "cgroup.service"),
+        ("/system.slice/odd:name.service", "odd:name.service"),
+        // Delegated cgroups: the service decides.
+        ("/system.slice/foo.service/supervised/worker", "foo.service"),
         (
-            "0::/machine.slice/systemd-nspawn@web.service/payload\n",
+            "/system.slice/systemd-udevd.service/udev",
+            "systemd-udevd.service",
+        ),
+    ] {
+        check_systemd(path, expected);
+    }
+}
+
+// What a user's systemd runs is told from what the host's runs. The layout of a user's units:
+// systemd.special(7), https://systemd.io/DESKTOP_ENVIRONMENTS.
+#[test]
+fn units_of_a_user() {
+    let user = "/user.slice/user-1000.slice/user@1000.service";
+    for (path, expected) in [
+        ("", "user@1000.service"),
+        ("/app.slice", "user@1000.service"),
+        ("/init.scope", "user@1000.service/init.scope"),
+        (
+            "/app.slice/nginx.service",
+            "user@1000.service/nginx.service",
+        ),
+        (
+            "/app.slice/app-firefox-12.scope",
+            "user@1000.service/app-firefox-12.scope",
+        ),
+        (
+            "/app.slice/app-org.gnome.Terminal.slice/vte-spawn-1.scope",
+            "user@1000.service/vte-spawn-1.scope",
+        ),
+        (
+            "/session.slice/foo.service/sub/fake.service",
+            "user@1000.service/foo.service",
+        ),
+    ] {
+        check_systemd(&format!("{user}{path}"), expected);
+    }
+}
+
+// A user makes directories of any name below user@UID.service, a service with Delegate=yes
+// below its own.
+#[test]
+fn names_below_a_delegated_cgroup_are_no_names_of_the_host() {
+    let user = "/user.slice/user-1000.slice/user@1000.service";
+    for (path, expected) in [
+        ("/docker-ID.scope", "user@1000.service/docker:0123456789ab"),
+        ("/docker/ID", "user@1000.service/docker:0123456789ab"),
+        (
+            "/system.slice/nginx.service",
+            "user@1000.service/nginx.service",
+        ),
+        ("/lxc/web", "user@1000.service/lxc:web"),
+        (
+            "/user@0.service/docker-ID.scope",
+            "user@1000.service/user@0.service",
+        ),
+        (
+            "/kubepods.slice/kubepods-podP_OD.slice/cri-containerd-ID.scope",
+            "user@1000.service/containerd:0123456789ab",
+        ),
+    ] {
+        check_systemd(&format!("{user}{path}"), expected);
+    }
+    for path in [
+        "/docker-ID.scope",
+        "/nginx.service",
+        "/lxc/web",
+        "/user@0.service",
+    ] {
+        check_systemd(&format!("/system.slice/ci.service{path}"), "ci.service");
+        let session = format!("/user.slice/user-1000.slice/session-3.scope{path}");
+        check_systemd(&session, "session-3.scope");
+    }
+}
+
+// pam_cgfs(8) of lxcfs gives /user/NAME/0 of each v1 hierarchy to its user.
+#[test]
+fn cgroups_of_pam_cgfs_are_the_users() {
+    assert_eq!(
+        unit("4:memory:/user/alice/0/docker-ID.scope\n0::/\n"),
+        Unit::default()
+    );
+    assert_eq!(
+        unit(
+            "4:memory:/user/alice/0/lxc/web\n1:name=systemd:/user.slice/user-1000.slice/session-3.scope\n"
+        ),
+        Unit::systemd("session-3.scope")
+    );
+}
+
+#[test]
+fn docker() {
+    for path in [
+        // The systemd driver, native.cgroupdriver=systemd of dockerd(8).
+        "/system.slice/docker-ID.scope",
+        "/foo.slice/docker-ID.scope",
+        // The cgroupfs driver; below dockerd's own cgroup with a relative --cgroup-parent.
+        "/docker/ID",
+        "/system.slice/docker.service/docker/ID",
+        // With an init inside.
+        "/system.slice/docker-ID.scope/system.slice/nginx.service",
+        "/docker/ID/system.slice/nginx.service",
+        "/docker/ID/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
+        // ECS on cgroup v1.
+        "/ecs/0f1e2d3c/ID",
+    ] {
+        check_container(path, "docker:0123456789ab", UnitKind::Docker, ID);
+    }
+    // dockershim and cri-dockerd.
+    check_pod(
+        "/kubepods.slice/kubepods-podP_OD.slice/docker-ID.scope",
+        "docker:0123456789ab",
+        UnitKind::Docker,
+        ID,
+        POD,
+    );
+    check_systemd("/system.slice/docker.service", "docker.service");
+}
+
+// Docker in docker, and kind, whose node is a container of docker or podman:
+// its kubelet has --cgroup-root=/kubelet, and either driver.
+// What is inside could have been named by anybody who is root there.
+#[test]
+fn containers_in_containers() {
+    let kind = UnitKind::Docker;
+    for (path, expected) in [
+        (
+            "/docker/ID/docker/INNER",
+            "docker:0123456789ab/docker:fedcba987654",
+        ),
+        (
+            "/docker/ID/kubelet/kubepods/besteffort/podPOD/INNER",
+            "docker:0123456789ab/kubepods:fedcba987654",
+        ),
+        (
+            "/system.slice/docker-ID.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podP_OD.slice/cri-containerd-INNER.scope",
+            "docker:0123456789ab/containerd:fedcba987654",
+        ),
+        (
+            "/docker/ID/system.slice/docker-INNER.scope/system.slice/nginx.service",
+            "docker:0123456789ab/docker:fedcba987654",
+        ),
+    ] {
+        check_container(path, expected, kind, ID);
+    }
+    // A kind node on rootless podman.
+    check_systemd(
+        "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container/kubelet.slice/cri-containerd-INNER.scope",
+        "user@1000.service/podman:0123456789ab/containerd:fedcba987654",
+    );
+    // Docker in LXC.
+    check_container(
+        "/lxc.payload.web/system.slice/docker-ID.scope",
+        "lxc:web/docker:0123456789ab",
+        UnitKind::Lxc,
+        "web",
+    );
+}
+
+#[test]
+fn containerd() {
+    let (label, kind) = ("containerd:0123456789ab", UnitKind::Containerd);
+    for path in [
+        // The systemd driver: getCgroupsPath of containerd's internal/cri, expanded by runc.
+        "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podP_OD.slice/cri-containerd-ID.scope",
+        "/kubepods.slice/kubepods-podP_OD.slice/cri-containerd-ID.scope",
+        // --cgroup-root=/kubelet, as kind has it.
+        "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podP_OD.slice/cri-containerd-ID.scope",
+        // A kubelet with the systemd driver and a containerd without: runc takes the path as
+        // relative to its own cgroup, and on v1 in the controllers from the root.
+        "/system.slice/containerd.service/kubepods-burstable-podP_OD.slice:cri-containerd:ID",
+        "/kubepods-besteffort-podP_OD.slice:cri-containerd:ID",
+        "/system.slice/k3s.service/kubepods-besteffort-podP_OD.slice:cri-containerd:ID",
+        // An init inside.
+        "/kubepods.slice/kubepods-podP_OD.slice/cri-containerd-ID.scope/system.slice/nginx.service",
+    ] {
+        check_pod(path, label, kind, ID, POD);
+    }
+    // nerdctl(1), and ctr(1).
+    check_container("/system.slice/nerdctl-ID.scope", label, kind, ID);
+    check_container("/k8s.io/ID", label, kind, ID);
+    check_systemd("/system.slice/containerd.service", "containerd.service");
+}
+
+// The kubelet's cgroupfs driver: GetPodCgroupNameSuffix of pkg/kubelet/cm.
+#[test]
+fn pods_whose_engine_the_path_does_not_tell() {
+    let (label, kind) = ("kubepods:0123456789ab", UnitKind::Container);
+    for path in [
+        "/kubepods/burstable/podPOD/ID",
+        "/kubepods/podPOD/ID",
+        "/kubelet/kubepods/besteffort/podPOD/ID",
+        "/kubepods/podPOD/ID/system.slice/nginx.service",
+    ] {
+        check_pod(path, label, kind, ID, POD);
+    }
+    // Of static pods there is a hash instead of the uid.
+    check_pod(
+        "/kubelet/kubepods/burstable/podHASH/ID",
+        label,
+        kind,
+        ID,
+        HASH,
+    );
+    check_pod(
+        "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podHASH.slice/cri-containerd-ID.scope",
+        "containerd:0123456789ab",
+        UnitKind::Containerd,
+        ID,
+        HASH,
+    );
+    let upper = format!("0::/kubepods/pod{}/ID\n", POD.to_uppercase());
+    assert_eq!(unit(&upper).pod_uid, POD);
+    for near_miss in [
+        "pod1_2",
+        "pod",
+        &format!("pod{POD}0"),
+        &format!("pod{HASH}-"),
+    ] {
+        assert_eq!(unit(&format!("0::/kubepods/{near_miss}/ID\n")).pod_uid, "");
+    }
+    // No pod without a kubelet.
+    check_container("/batch/podPOD/ID", "container:0123456789ab", kind, ID);
+    check_container("/actions_job/ID", "container:0123456789ab", kind, ID);
+}
+
+// internal/config/cgmgr of CRI-O: `crio-<id>.scope`, with crun's child `container`;
+// `crio-<id>` of the cgroupfs manager and of a sandbox (`createSandboxCgroup`).
+#[test]
+fn cri_o() {
+    let (label, kind) = ("crio:0123456789ab", UnitKind::Crio);
+    for path in [
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podP_OD.slice/crio-ID.scope",
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podP_OD.slice/crio-ID.scope/container",
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podP_OD.slice/crio-ID",
+        "/kubepods/besteffort/podPOD/crio-ID",
+        "/kubepods-besteffort-podP_OD.slice:crio:ID",
+    ] {
+        check_pod(path, label, kind, ID, POD);
+    }
+    check_container("/crio/crio-ID", label, kind, ID);
+    // The monitor of a container is none.
+    let pod = "/kubepods.slice/kubepods-podP_OD.slice";
+    for text in [
+        format!("0::{pod}/crio-conmon-ID.scope\n"),
+        "0::/system.slice/crio-conmon-ID.scope\n".to_owned(),
+    ] {
+        assert_eq!(
+            unit(&text),
+            Unit::systemd(&format!("crio-conmon-{ID}.scope"))
+        );
+    }
+    let cgroupfs = unit("0::/kubepods/besteffort/podPOD/crio-conmon-ID\n");
+    assert_eq!(cgroupfs.kind, UnitKind::None);
+    assert!(
+        cgroupfs
+            .name
+            .starts_with("/kubepods/besteffort/pod3716cd27")
+    );
+}
+
+#[test]
+fn podman() {
+    let (label, kind) = ("podman:0123456789ab", UnitKind::Podman);
+    for path in [
+        // libpod/oci_conmon_linux.go, with crun's child `container`.
+        "/machine.slice/libpod-ID.scope",
+        "/machine.slice/libpod-ID.scope/container",
+        "/machine.slice/libpod-ID.scope/container/system.slice/nginx.service",
+        "/machine.slice/machine-libpod_pod_INNER.slice/libpod-ID.scope/container",
+        // --cgroup-manager=cgroupfs.
+        "/libpod_parent/libpod-ID",
+    ] {
+        check_container(path, label, kind, ID);
+    }
+    let user = "/user.slice/user-1000.slice/user@1000.service";
+    for (path, expected) in [
+        // Rootless.
+        (
+            format!("{user}/user.slice/libpod-ID.scope/container"),
+            "user@1000.service/podman:0123456789ab",
+        ),
+        (
+            format!("{user}/user.slice/user-libpod_pod_INNER.slice/libpod-ID.scope/container"),
+            "user@1000.service/podman:0123456789ab",
+        ),
+        // --cgroups=split, as of Quadlet, podman-systemd.unit(5): the service decides, whose
+        // name stays when the container is replaced.
+        (
+            "/system.slice/web.service/libpod-payload-ID".to_owned(),
+            "web.service",
+        ),
+        (
+            "/system.slice/web.service/libpod-payload-ID/system.slice/nginx.service".to_owned(),
+            "web.service",
+        ),
+        (
+            "/system.slice/web.service/runtime".to_owned(),
+            "web.service",
+        ),
+        (
+            format!("{user}/app.slice/web.service/libpod-payload-ID"),
+            "user@1000.service/web.service",
+        ),
+        (
+            format!("{user}/app.slice/run-r1.scope/libpod-payload-ID"),
+            "user@1000.service/podman:0123456789ab",
+        ),
+    ] {
+        check_systemd(&path, expected);
+    }
+    let monitor = unit("0::/machine.slice/libpod-conmon-ID.scope\n");
+    assert_eq!(monitor, Unit::systemd(&format!("libpod-conmon-{ID}.scope")));
+}
+
+#[test]
+fn lxc() {
+    for (path, expected) in [
+        // DEFAULT_PAYLOAD_CGROUP_PREFIX of liblxc 4.0 and later; LXD and Incus, too.
+        ("/lxc.payload.web-1", "web-1"),
+        ("/lxc.payload.web-1/system.slice/nginx.service", "web-1"),
+        ("/lxc.payload.web-1/init.scope", "web-1"),
+        ("/lxc.payload.a.scope/nginx.service", "a.scope"),
+        // Up to 3.0; github.com/draios/sysdig/pull/801.
+        ("/lxc/web-1", "web-1"),
+        ("/lxc/web-1/system.slice/snapd.service", "web-1"),
+        // 3.1 and 3.2.
+        ("/lxc.payload/web-1/system.slice/nginx.service", "web-1"),
+        // Proxmox: `lxc.cgroup.dir.container = lxc/$vmid` with `.inner = ns`, in
+        // update_lxc_config of pve-container's LXC.pm.
+        ("/lxc/101/ns/system.slice/nginx.service", "101"),
+        ("/lxc/101/ns/init.scope", "101"),
+        ("/lxc/101", "101"),
+        // vpsAdminOS.
+        (
+            "/osctl/pool.tank/group.default/user.alice/ct.1/user-owned/lxc.payload.ct1/system.slice/nginx.service",
+            "ct1",
+        ),
+    ] {
+        check_container(path, &format!("lxc:{expected}"), UnitKind::Lxc, expected);
+    }
+    // DEFAULT_MONITOR_CGROUP_PREFIX, LXC 3.1 and Proxmox: the monitor is of the host.
+    for path in [
+        "/lxc.monitor.web",
+        "/lxc.monitor/101",
+        "/lxc",
+        "/lxc.payload.",
+    ] {
+        let expected = Unit {
+            name: path.to_owned(),
+            ..Unit::default()
+        };
+        assert_eq!(unit(&format!("0::{path}\n")), expected);
+    }
+}
+
+// create_subcgroup of systemd's src/nspawn/nspawn-cgroup.c, below the template service or
+// the scope of machine_start_scope in src/machine/machine.c.
+#[test]
+fn nspawn() {
+    for (path, expected) in [
+        ("/machine.slice/systemd-nspawn@web.service/payload", "web"),
+        (
+            "/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
+            "web",
+        ),
+        (
+            "/machine.slice/systemd-nspawn@web-1.service/payload/init.scope",
+            "web-1",
+        ),
+        (
+            "/machine.slice/machine-web.scope/payload/system.slice/nginx.service",
+            "web",
+        ),
+        (
+            "/machine.slice/machine-my\\x2dweb\\x2d1.scope/payload",
+            "my-web-1",
+        ),
+    ] {
+        check_container(
+            path,
+            &format!("nspawn:{expected}"),
+            UnitKind::Nspawn,
+            expected,
+        );
+    }
+    for (path, expected) in [
+        (
+            "/machine.slice/systemd-nspawn@web.service/supervisor",
             "systemd-nspawn@web.service",
         ),
-        ("0::/.service\n", "/.service"),
+        (
+            "/machine.slice/machine-web.scope/supervisor",
+            "machine-web.scope",
+        ),
+        // Virtual machines and containers of libvirt.
+        (
+            "/machine.slice/machine-qemu\\x2d1\\x2ddb.scope/libvirt/emulator",
+            "machine-qemu\\x2d1\\x2ddb.scope",
+        ),
+        (
+            "/machine.slice/machine-lxc\\x2d7\\x2dweb.scope/system.slice/nginx.service",
+            "machine-lxc\\x2d7\\x2dweb.scope",
+        ),
     ] {
-        assert_eq!(unit(text), expected, "{text}");
+        check_systemd(path, expected);
+    }
+    check_systemd(
+        "/user.slice/user-1000.slice/user@1000.service/machine.slice/machine-web.scope/payload/system.slice/nginx.service",
+        "user@1000.service/nspawn:web",
+    );
+}
+
+// systemd puts its units below slices alone, so this is one in a container of an unknown kind.
+#[test]
+fn units_below_other_directories_are_paths() {
+    for path in [
+        "/garden/c1/system.slice/nginx.service",
+        "/batch/nginx.service",
+        "/c1/user.slice/user-1000.slice/user@1000.service/docker-ID.scope",
+    ] {
+        let found = unit(&format!("0::{path}\n"));
+        assert_eq!(found.kind, UnitKind::None, "{path}");
+        assert!(found.name.starts_with(&path[..8]), "{path}");
     }
 }
 
 #[test]
-fn containers() {
-    for (text, expected) in [
-        ("0::/system.slice/docker-ID.scope\n", "docker:0123456789ab"),
-        ("0::/docker/ID\n", "docker:0123456789ab"),
+fn near_misses_are_units() {
+    for (path, expected) in [
+        ("/system.slice/docker-0123.scope", "docker-0123.scope"),
         (
-            "12:memory:/docker/ID\n1:name=systemd:/docker/ID\n",
-            "docker:0123456789ab",
-        ),
-        ("4:memory:/ecs/0f1e2d3c/ID\n", "docker:0123456789ab"),
-        (
-            "0::/docker/ID/system.slice/nginx.service\n",
-            "docker:0123456789ab",
-        ),
-        (
-            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-ID.scope\n",
-            "containerd:0123456789ab",
-        ),
-        (
-            "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/crio-ID.scope/container\n",
-            "crio:0123456789ab",
-        ),
-        (
-            "0::/system.slice/containerd.service/kubepods-burstable-pod1.slice:cri-containerd:ID\n",
-            "containerd:0123456789ab",
-        ),
-        (
-            "11:cpuset:/kubepods/burstable/pod6d4b/ID\n0::/\n",
-            "kubepods:0123456789ab",
-        ),
-        (
-            "0::/kubepods.slice/kubepods-pod1.slice/docker-ID.scope\n",
-            "docker:0123456789ab",
-        ),
-        (
-            "0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container\n",
-            "podman:0123456789ab",
-        ),
-        ("0::/libpod_parent/libpod-ID\n", "podman:0123456789ab"),
-        ("0::/k8s.io/ID\n", "containerd:0123456789ab"),
-        ("0::/actions_job/ID\n", "container:0123456789ab"),
-        (
-            "0::/lxc.payload.web-1/system.slice/nginx.service\n",
-            "lxc:web-1",
-        ),
-    ] {
-        assert_eq!(unit(text), expected, "{text}");
-    }
-}
-
-#[test]
-fn monitors_and_near_misses_are_units() {
-    for (text, expected) in [
-        ("0::/system.slice/docker-0123.scope\n", "docker-0123.scope"),
-        ("0::/system.slice/docker.service\n", "docker.service"),
-        (
-            "0::/kubepods.slice/kubepods-burstable.slice\n",
+            "/kubepods.slice/kubepods-burstable.slice",
             "kubepods-burstable.slice",
         ),
+        ("/system.slice/lxc.service", "lxc.service"),
+        (
+            "/system.slice/systemd-nspawn@.service/payload",
+            "systemd-nspawn@.service",
+        ),
     ] {
-        assert_eq!(unit(text), expected, "{text}");
+        check_systemd(path, expected);
     }
-    assert!(unit("0::/machine.slice/crio-conmon-ID.scope\n").starts_with("crio-conmon-0123"));
-    assert!(unit("0::/machine.slice/libpod-conmon-ID.scope\n").starts_with("libpod-conmon-0123"));
 }
 
 #[test]
 fn hierarchies_are_weighed() {
     // A hybrid host: docker with the cgroupfs driver leaves the v2 path alone.
     let docker = "2:cpu:/docker/ID\n1:name=systemd:/docker/ID\n0::/system.slice/docker.service\n";
-    assert_eq!(unit(docker), "docker:0123456789ab");
+    assert_eq!(name(docker), "docker:0123456789ab");
     let hybrid = "5:memory:/a.slice\n1:name=systemd:/a.slice/a.service\n0::/\n";
-    assert_eq!(unit(hybrid), "a.service");
+    assert_eq!(name(hybrid), "a.service");
     assert_eq!(
-        unit("1:name=systemd:/old.service\n0::/new.service\n"),
+        name("1:name=systemd:/old.service\n0::/new.service\n"),
         "new.service"
     );
     assert_eq!(
-        unit("0::/new.service\n1:name=systemd:/old.service\n"),
+        name("0::/new.service\n1:name=systemd:/old.service\n"),
         "new.service"
+    );
+    // A user's unit on v1: the controllers are not delegated.
+    assert_eq!(
+        name(
+            "5:pids:/user.slice/user-1000.slice/user@1000.service\n4:memory:/user.slice\n1:name=systemd:/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n"
+        ),
+        "user@1000.service/web.service"
     );
     // OpenRC, v1 and v2; and a controller that somebody uses by hand.
-    assert_eq!(unit("2:cpu:/\n1:name=openrc:/sshd\n"), "/sshd");
-    assert_eq!(unit("0::/openrc.sshd\n"), "/openrc.sshd");
-    assert_eq!(unit("4:memory:/batch/159e4ca00fd264f3\n0::/\n"), "");
+    for (text, expected) in [
+        ("2:cpu:/\n1:name=openrc:/sshd\n", "/sshd"),
+        ("0::/openrc.sshd\n", "/openrc.sshd"),
+        ("4:memory:/batch/159e4ca00fd264f3\n0::/\n", ""),
+    ] {
+        let expected = Unit {
+            name: expected.to_owned(),
+            ..Unit::default()
+        };
+        assert_eq!(unit(text), expected, "{text}");
+    }
 }
 
 #[test]
 fn nothing_known() {
-    for text in ["", "\n", "0", "0:", "no colons here"] {
-        assert_eq!(unit(text), "", "{text:?}");
+    for text in [
+        "",
+        "\n",
+        "0",
+        "0:",
+        "no colons here",
+        "0::\n",
+        "0::///\n",
+        "0::/\n",
+    ] {
+        assert_eq!(unit(text), Unit::default(), "{text:?}");
     }
-    assert_eq!(unit("0::\n"), "");
-    assert_eq!(unit("0::///\n"), "");
+    assert_eq!(unit("0::/../..\n"), Unit::default());
+    assert_eq!(name("0::/.service\n"), "/.service");
 }
 
 #[test]
 fn labels_are_bounded_and_printable() {
     let long = format!("0::/{}.service\n", "é".repeat(100));
-    let label = unit_from_bytes(long.as_bytes());
+    let label = unit_from_bytes(long.as_bytes()).name;
     assert_eq!(label, "é".repeat(64));
     assert_eq!(
-        unit_from_bytes(b"0::/a\x1b[31m\x7f\xff.service\n"),
+        unit_from_bytes(b"0::/a\x1b[31m\x7f\xff.service\n").name,
         "a\u{fffd}[31m\u{fffd}\u{fffd}.service"
     );
-    let lxc = format!("0::/lxc.payload.{}\n", "x".repeat(200));
-    assert_eq!(unit_from_bytes(lxc.as_bytes()).len(), MAX_UNIT_LEN);
+    let lxc = format!("0::/lxc.payload.\x1b{}\n", "x".repeat(200));
+    let lxc = unit_from_bytes(lxc.as_bytes());
+    assert_eq!(lxc.name.len(), MAX_UNIT_LEN);
+    assert_eq!(lxc.container_id.len(), MAX_UNIT_LEN);
+    assert!(lxc.container_id.starts_with("\u{fffd}x"));
+    let nested = format!("0::/docker/{}\n", format!("{ID}/").repeat(20));
+    assert_eq!(unit_from_bytes(nested.as_bytes()).name.len(), MAX_UNIT_LEN);
 }
 
-fn check(label: &str) -> Result<(), TestCaseError> {
-    prop_assert!(label.len() <= MAX_UNIT_LEN);
-    prop_assert!(!label.chars().any(char::is_control));
+fn check_text(unit: &Unit) -> Result<(), TestCaseError> {
+    for text in [&unit.name, &unit.container_id, &unit.pod_uid] {
+        prop_assert!(text.len() <= MAX_UNIT_LEN);
+        prop_assert!(!text.chars().any(char::is_control));
+    }
+    prop_assert!(matches!(unit.pod_uid.len(), 0 | 32 | 36));
+    let contained = !matches!(unit.kind, UnitKind::None | UnitKind::Systemd);
+    prop_assert_eq!(!unit.container_id.is_empty(), contained);
     Ok(())
+}
+
+fn components() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(
+        prop_oneof![
+            Just(b"/".to_vec()),
+            Just(b"\n".to_vec()),
+            Just(b":".to_vec()),
+            Just(b"0::/".to_vec()),
+            Just(b"docker-".to_vec()),
+            Just(b"lxc/".to_vec()),
+            Just(b"lxc.payload.".to_vec()),
+            Just(b"/user@1.service/".to_vec()),
+            Just(b"/machine-a.scope/payload/".to_vec()),
+            Just(b"kubepods-pod".to_vec()),
+            Just(HASH.as_bytes().to_vec()),
+            Just(b".scope".to_vec()),
+            Just(b".service".to_vec()),
+            Just(b".slice".to_vec()),
+            Just(b"cri-containerd:".to_vec()),
+            Just(ID.as_bytes().to_vec()),
+            prop::collection::vec(any::<u8>(), 0..80),
+        ],
+        0..24,
+    )
 }
 
 proptest! {
     #[test]
     fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
-        check(&unit_from_bytes(&bytes))?;
-        check(&unit_from_path(&bytes))?;
+        check_text(&unit_from_bytes(&bytes))?;
+        check_text(&unit_from_path(&bytes))?;
     }
 
     #[test]
-    fn arbitrary_components(
-        parts in prop::collection::vec(
-            prop_oneof![
-                Just(b"/".to_vec()),
-                Just(b"\n".to_vec()),
-                Just(b":".to_vec()),
-                Just(b"0::/".to_vec()),
-                Just(b"docker-".to_vec()),
-                Just(b"lxc.payload.".to_vec()),
-                Just(b".scope".to_vec()),
-                Just(b".service".to_vec()),
-                Just(b".slice".to_vec()),
-                Just(b"cri-containerd:".to_vec()),
-                Just(ID.as_bytes().to_vec()),
-                prop::collection::vec(any::<u8>(), 0..80),
-            ],
-            0..24,
-        )
-    ) {
-        check(&unit_from_bytes(&parts.concat()))?;
+    fn arbitrary_components(parts in components()) {
+        check_text(&unit_from_bytes(&parts.concat()))?;
+    }
+
+    /// Whatever is made below a delegated cgroup, the part before the slash stays.
+    #[test]
+    fn nothing_below_a_delegated_cgroup_changes_its_name(parts in components()) {
+        let below = parts.concat();
+        for (parent, first) in [
+            ("/user.slice/user-1000.slice/user@1000.service/", "user@1000.service"),
+            ("/system.slice/ci.service/", "ci.service"),
+            ("/system.slice/docker-ID.scope/", "docker:0123456789ab"),
+            ("/lxc/web/", "lxc:web"),
+        ] {
+            let mut path = parent.replace("ID", ID).into_bytes();
+            let alone = unit_from_path(&path);
+            path.extend(&below);
+            let unit = unit_from_path(&path);
+            prop_assert_eq!(unit.name.split('/').next(), Some(first));
+            prop_assert_eq!(
+                (unit.kind, unit.container_id, unit.pod_uid),
+                (alone.kind, alone.container_id, alone.pod_uid)
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use nix::unistd::{SysconfVar, sysconf};
 use observer_common::ProcessKey;
 
-use super::{ProcError, ProcRoot, cgroup};
+use super::{ProcError, ProcRoot, Unit, cgroup};
 
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Identity {
     /// process. Arbitrary bytes without NUL.
     pub comm: Vec<u8>,
     /// Systemd unit or container; see [`cgroup::unit_from_bytes`].
-    pub unit: String,
+    pub unit: Unit,
 }
 
 /// The fields of /proc/PID/stat that are of use here; proc_pid_stat(5).

@@ -77,7 +77,7 @@ fn identity_is_read_and_a_reused_pid_is_recognised() {
     proc.write_stat(42, 'S', 1, 500);
     let identity = identify(proc.root(), &first).unwrap().unwrap();
     assert_eq!(identity.comm, b"we) ird\xff\n");
-    assert_eq!(identity.unit, "nginx.service");
+    assert_eq!(identity.unit, Unit::systemd("nginx.service"));
     assert_eq!(
         (identity.pid, identity.start_boottime_ns),
         (42, 5_000_000_123)

@@ -23,6 +23,8 @@ pub(crate) mod fixture;
 pub mod identity;
 pub mod resources;
 mod root;
+pub mod unit;
 
 pub(crate) use root::is_gone;
 pub use root::{ProcError, ProcRoot};
+pub use unit::{Unit, UnitKind};

@@ -3,6 +3,7 @@
 
 use observer_common::{ProcessKey, Slot};
 
+use crate::process::Unit;
 pub use crate::process::identity::Liveness;
 
 /// How a process is labelled when its slot is first seen.
@@ -10,8 +11,8 @@ pub use crate::process::identity::Liveness;
 pub struct Description {
     /// Its comm. `None` falls back to the comm that the kernel programs recorded.
     pub comm: Option<Vec<u8>>,
-    /// Its systemd unit or container, empty when there is none.
-    pub unit: String,
+    /// Its systemd unit or container; the default when there is none.
+    pub unit: Unit,
 }
 
 /// A process's descriptors; each is absent when it could not be read.

@@ -10,9 +10,12 @@ use observer_common::{
 };
 
 use super::{Description, Liveness, ProcessFacts, Resources};
-use crate::kernel::{
-    source::{KernelSource, MapFill, ProgramRuns},
-    verdict::{Rung, Status, Verdict},
+use crate::{
+    kernel::{
+        source::{KernelSource, MapFill, ProgramRuns},
+        verdict::{Rung, Status, Verdict},
+    },
+    process::Unit,
 };
 
 /// A kernel side whose slots are set by the test.
@@ -220,7 +223,7 @@ impl KernelSource for FakeKernel {
 #[derive(Default)]
 pub struct FakeFacts {
     pub dead: Mutex<HashSet<ProcessKey>>,
-    pub units: Mutex<BTreeMap<u32, String>>,
+    pub units: Mutex<BTreeMap<u32, Unit>>,
     /// What processes are called since they called execve().
     pub comms: Mutex<HashMap<ProcessKey, Vec<u8>>>,
 }

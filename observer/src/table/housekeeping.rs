@@ -1,7 +1,7 @@
 //! Seeing processes come, noticing that they went, and adding up what they left behind.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{
     departed::Departed,
     facts::{Liveness, ProcessFacts},
-    labels::{Labels, name_of, printable},
+    labels::{Labels, name_of},
     listeners::Listeners,
     names::{Kinds, NameId, Names, OTHER_ID},
     ports::Ports,
@@ -21,7 +21,7 @@ use super::{
     time_wait::Ledger,
     view::Sum,
 };
-use crate::kernel::source::KernelSource;
+use crate::{kernel::source::KernelSource, process::Unit};
 
 /// A quiet process is folded no sooner than at the second tick that finds it so: a kernel
 /// program that looked up its slot just before has long finished by then.
@@ -92,6 +92,7 @@ pub(super) struct Entry {
     pub name: NameId,
     /// Under which it may be shown by itself.
     pub labels: Arc<Labels>,
+    pub unit: Arc<Unit>,
     /// What the filter says.
     selected: bool,
     pub alive: bool,
@@ -326,6 +327,17 @@ impl Table {
         Some(&entry.key)
     }
 
+    /// The units of all names and of processes that are shown, by the label.
+    #[must_use]
+    pub fn units(&self) -> BTreeMap<&str, &Unit> {
+        let names = self.names.iter().map(|(_, name)| &name.unit);
+        // The others' are those of their names.
+        let entries = self.entries.iter().flatten();
+        let unnamed = entries.filter(|entry| entry.name == OTHER_ID && entry.is_shown());
+        let units = names.chain(unnamed.map(|entry| &entry.unit));
+        units.map(|unit| (unit.name.as_str(), &**unit)).collect()
+    }
+
     /// The entry of a slot, if it still belongs to this generation.
     pub(super) fn entry(&self, slot: u32, generation: u32) -> Option<&Entry> {
         let entry = self.entries.get(slot as usize)?.as_ref()?;
@@ -391,8 +403,8 @@ impl Table {
     fn admit(&mut self, facts: &dyn ProcessFacts) -> Entry {
         let description = facts.describe(&self.scratch);
         let comm = name_of(description.comm.as_deref().unwrap_or(&self.scratch.comm));
-        let unit = printable(description.unit.as_bytes());
-        let selected = self.selects(&comm, &unit);
+        let unit = Arc::new(description.unit);
+        let selected = self.selects(&comm, &unit.name);
         let name = if selected {
             self.find_name(&comm, &unit)
         } else {
@@ -403,7 +415,8 @@ impl Table {
             key: self.scratch.key,
             generation: self.scratch.generation,
             name,
-            labels: Arc::new(Labels::process(self.scratch.key.tgid, &comm, &unit)),
+            labels: Arc::new(Labels::process(self.scratch.key.tgid, &comm, &unit.name)),
+            unit,
             selected,
             alive: true,
             attention: Attention::default(),
@@ -424,10 +437,9 @@ impl Table {
     }
 
     /// The name to count for, `<other>` when there is no room.
-    fn find_name(&mut self, comm: &str, unit: &str) -> NameId {
+    fn find_name(&mut self, comm: &str, unit: &Arc<Unit>) -> NameId {
         let mut evicted = Vec::new();
-        let labels = Labels::name(comm, unit);
-        let found = self.names.find(&labels, self.now, &mut evicted);
+        let found = self.names.find(comm, unit, self.now, &mut evicted);
         for id in evicted {
             self.listeners.forget_name(id);
             self.ports.forget_name(id);
@@ -451,8 +463,7 @@ impl Table {
             return;
         }
         entry.renames += 1;
-        let unit = entry.labels.unit().to_owned();
-        entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &unit));
+        entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
         self.rename(index, source, failing);
     }
 
@@ -480,10 +491,14 @@ impl Table {
         let Some(entry) = &self.entries[index as usize] else {
             return;
         };
-        let (labels, old) = (Arc::clone(&entry.labels), entry.name);
+        let (labels, unit, old) = (
+            Arc::clone(&entry.labels),
+            Arc::clone(&entry.unit),
+            entry.name,
+        );
         let selected = self.selects(labels.comm(), labels.unit());
         let new = if selected {
-            self.find_name(labels.comm(), labels.unit())
+            self.find_name(labels.comm(), &unit)
         } else {
             OTHER_ID
         };

@@ -16,6 +16,7 @@ use super::{
     labels::{Labels, OTHER, UNATTRIBUTED},
     totals::{Failure, Totals},
 };
+use crate::process::Unit;
 
 /// Index of a name.
 pub(super) type NameId = usize;
@@ -61,6 +62,7 @@ impl Kinds {
 #[derive(Debug)]
 pub(super) struct Name {
     pub labels: Arc<Labels>,
+    pub unit: Arc<Unit>,
     /// What processes left behind that are gone, or count for another name by now.
     pub totals: Box<Totals>,
     /// Processes in the table that count for it.
@@ -71,9 +73,10 @@ pub(super) struct Name {
 }
 
 impl Name {
-    fn new(labels: Arc<Labels>) -> Self {
+    fn new(labels: Arc<Labels>, unit: Arc<Unit>) -> Self {
         Self {
             labels,
+            unit,
             totals: Totals::new(),
             processes: 0,
             kinds: Kinds::default(),
@@ -102,7 +105,7 @@ pub(super) struct Names {
 impl Names {
     /// Room for so many, besides the two that are always there.
     pub fn new(most: usize) -> Self {
-        let fixed = |comm| Some(Name::new(Arc::new(Labels::name(comm, ""))));
+        let fixed = |comm| Some(Name::new(Arc::new(Labels::name(comm, "")), Arc::default()));
         Self {
             by_id: vec![fixed(UNATTRIBUTED), fixed(OTHER)],
             ids: HashMap::new(),
@@ -111,15 +114,17 @@ impl Names {
         }
     }
 
-    /// The name with these labels, `None` when there is no room for it. Names that made room are
+    /// The name of this comm and unit, `None` when there is no room for it. Names that made room are
     /// added to `evicted`.
     pub fn find(
         &mut self,
-        labels: &Labels,
+        comm: &str,
+        unit: &Arc<Unit>,
         now: Instant,
         evicted: &mut Vec<NameId>,
     ) -> Option<NameId> {
-        if let Some(&id) = self.ids.get(labels) {
+        let labels = Labels::name(comm, &unit.name);
+        if let Some(&id) = self.ids.get(&labels) {
             return Some(id);
         }
         if self.ids.len() >= self.most {
@@ -133,9 +138,9 @@ impl Names {
         if id == self.by_id.len() {
             self.by_id.push(None);
         }
-        let labels = Arc::new(labels.clone());
+        let labels = Arc::new(labels);
         self.ids.insert(Arc::clone(&labels), id);
-        self.by_id[id] = Some(Name::new(labels));
+        self.by_id[id] = Some(Name::new(labels, Arc::clone(unit)));
         Some(id)
     }
 

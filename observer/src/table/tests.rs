@@ -12,6 +12,7 @@ use super::{
     fake::{FakeFacts, FakeKernel, key},
     printable,
 };
+use crate::process::Unit;
 
 struct Bench {
     kernel: FakeKernel,
@@ -103,7 +104,7 @@ fn a_process_ends_and_its_counts_stay_with_its_name() {
         .units
         .lock()
         .unwrap()
-        .insert(7, "web.service".into());
+        .insert(7, Unit::systemd("web.service"));
     bench.kernel.change(slot, |slot| {
         accept(slot);
         slot.sockets = 1;

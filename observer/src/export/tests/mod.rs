@@ -18,9 +18,12 @@ use observer_common::{
 };
 
 use super::{BuildInfo, Exporter, Names, Piece, ProcessMetrics};
-use crate::table::{
-    Table, TableConfig,
-    fake::{FakeFacts, FakeKernel},
+use crate::{
+    process::Unit,
+    table::{
+        Table, TableConfig,
+        fake::{FakeFacts, FakeKernel},
+    },
 };
 
 /// Names that need no table.
@@ -103,7 +106,7 @@ pub fn exporter_of(
         .units
         .lock()
         .unwrap()
-        .insert(100, "a\\x2db@\"1\".service".to_owned());
+        .insert(100, Unit::systemd("a\\x2db@\"1\".service"));
     table.tick(Instant::now(), &kernel, &facts);
     change(&mut table);
     Exporter::new(

@@ -1,13 +1,17 @@
 //! Which samples there are, and their values.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use observer_common::{SIGNAL_CONNECT, SIGNAL_RESET_SENT, SIGNAL_STATE, SIGNAL_TIME_WAIT};
 
 use super::{Series, exporter, exporter_of, kernel, parse, text};
 use crate::{
     export::{ProcessMetrics, family::METRICS, metric::Scope},
-    table::{OTHER, TableConfig, UNATTRIBUTED},
+    process::{Unit, UnitKind},
+    table::{OTHER, Table, TableConfig, UNATTRIBUTED, fake::FakeFacts},
 };
 
 fn series(name: &str, labels: &[(&str, &str)]) -> Series {
@@ -211,6 +215,40 @@ fn what_has_no_process_has_no_pid() {
     }
     let pids = samples.keys().filter_map(|(_, labels)| labels.get("pid"));
     assert!(pids.into_iter().all(|pid| pid.parse::<u32>().is_ok()));
+}
+
+#[test]
+fn units_are_described() {
+    let container = Unit {
+        name: "docker:0123456789ab".to_owned(),
+        kind: UnitKind::Docker,
+        container_id: "0123456789ab".repeat(5),
+        pod_uid: "9b2f0c1e-0000-0000-0000-000000000001".to_owned(),
+    };
+    let source = kernel();
+    let facts = FakeFacts::default();
+    facts.units.lock().unwrap().insert(101, container.clone());
+    let crowded = TableConfig {
+        max_names: 0,
+        ..TableConfig::default()
+    };
+    for config in [TableConfig::default(), crowded] {
+        let mut table = Table::new(config);
+        table.tick(Instant::now(), &source, &facts);
+        let units = table.units();
+        assert_eq!(units.len(), 2, "one for all that have none");
+        assert_eq!(units[container.name.as_str()], &container);
+    }
+    let samples = parse(&text(&exporter(source, TableConfig::default())));
+    for (unit, kind) in [("", "none"), ("a\\x2db@\"1\".service", "systemd")] {
+        let labels = [
+            ("unit", unit),
+            ("kind", kind),
+            ("container_id", ""),
+            ("pod_uid", ""),
+        ];
+        assert_eq!(samples[&series("socket_unit_info", &labels)], 1.0);
+    }
 }
 
 #[test]
