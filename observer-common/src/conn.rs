@@ -28,6 +28,8 @@ pub const CONN_TIME_WAIT: u16 = 1 << 10;
 /// It may have left for TIME_WAIT: known when the socket is destroyed, because then an RST
 /// has been sent or not.
 pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
+/// A SYN of the attempt that is pending ([`CONN_ATTEMPT_PENDING`]) had been sent again.
+pub const CONN_SYN_RETRANSMITTED: u16 = 1 << 12;
 
 /// The states that a connection spends time in, in the order in which it may go through them and
 /// of [`Conn::spent`].
@@ -94,8 +96,9 @@ pub struct Conn {
     /// 1 once it has left its listener's queue. Not among the flags, which the state program
     /// writes under the socket lock.
     pub accepted: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// `sk_err` when `state` was entered. The connection has survived that error (an ICMP
+    /// message with IP_RECVERR, a bad TLS record), so it does not die of it either.
+    pub error: u32,
     /// Packed time spent in each of [`TIMED_STATES`] so far; see [`crate::pack_duration`].
     pub spent: [u32; TIMED_STATES.len()],
 }
@@ -103,7 +106,7 @@ pub struct Conn {
 crate::assert_layout!(Conn, 80, [
     slot: u32, flags: u16, state: u8, previous: u8,
     born_ns: u64, entered_ns: u64, handover: u64, epoch: u32, retransmits: u32,
-    accepted: u32, reserved: u32,
+    accepted: u32, error: u32,
     spent: [u32; TIMED_STATES.len()],
 ]);
 

@@ -26,8 +26,10 @@ pub const SIGNAL_RECEIVED: u32 = 10;
 pub const SIGNAL_PORTS: u32 = 11;
 /// Connection requests that found an accept queue full.
 pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
+/// Calls of bind() and listen() on TCP sockets that failed.
+pub const SIGNAL_BIND: u32 = 13;
 /// How many signals there are.
-pub const SIGNALS: usize = 13;
+pub const SIGNALS: usize = 14;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -44,6 +46,7 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "fd_received",
     "port_exhausted",
     "listen_overflow",
+    "bind",
 ];
 
 /// What became of the events of one signal, on one CPU. `seen` is counted on entry and

@@ -21,7 +21,7 @@ pub const ERRNOS: usize = 136;
 /// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
 /// what security modules, netfilter and BPF programs refuse with, what transforms
 /// (`xfrm_lookup`), TLS and the MPTCP of newer kernels pass on. One index is left for all others.
-pub const CONNECT_ERRNOS: [u8; CONNECT_RESULTS - 2] = [
+pub const CONNECT_ERRNOS: [u8; CONNECT_GAVE_UP - 1] = [
     1,   // EPERM
     2,   // ENOENT
     5,   // EIO
@@ -63,28 +63,120 @@ pub const CONNECT_ERRNOS: [u8; CONNECT_RESULTS - 2] = [
 ];
 
 /// Size of the array of connect outcomes: index 0 is success, then come [`CONNECT_ERRNOS`],
-/// then all others.
-pub const CONNECT_RESULTS: usize = 40;
+/// [`CONNECT_GAVE_UP`], and all others.
+pub const CONNECT_RESULTS: usize = 41;
+/// Index of attempts that the program ended without an errno after a SYN had been sent again:
+/// its own timeout, shorter than the kernel's. Without a SYN sent again they are ECANCELED.
+pub const CONNECT_GAVE_UP: usize = CONNECT_RESULTS - 2;
 /// Index of the connect outcomes that have none of their own.
 pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
 
 /// Index of each errno in [`Slot::connects`].
 pub static CONNECT_INDICES: [u8; ERRNOS] = {
-    let mut indices = [CONNECT_OTHER as u8; ERRNOS];
+    let mut indices = errno_indices(&CONNECT_ERRNOS, 1, CONNECT_OTHER);
     indices[0] = 0;
-    let mut i = 0;
-    while i < CONNECT_ERRNOS.len() {
-        indices[CONNECT_ERRNOS[i] as usize] = i as u8 + 1;
-        i += 1;
-    }
     indices
 };
 
 /// Index of a connect outcome in [`Slot::connects`].
 #[must_use]
 pub fn connect_index(errno: u32) -> usize {
-    let index = CONNECT_INDICES.get(errno as usize);
-    index.map_or(CONNECT_OTHER, |&index| index.into())
+    index_in(&CONNECT_INDICES, errno, CONNECT_OTHER)
+}
+
+/// Errno numbers that connections die of: what an RST turns into (`tcp_reset`), a timeout
+/// (`tcp_write_err`, `tcp_keepalive_timer`) with the ICMP message that came before it
+/// (`icmp_err_convert`, `icmpv6_err_convert`), an administrator (`tcp_abort`), and what TLS and
+/// MPTCP end a connection with. One index is left for all others.
+pub const CONNECTION_ERRNOS: [u8; CONNECTION_ERRORS - 1] = [
+    13,  // EACCES
+    32,  // EPIPE
+    64,  // ENONET
+    71,  // EPROTO
+    74,  // EBADMSG
+    92,  // ENOPROTOOPT
+    95,  // EOPNOTSUPP
+    101, // ENETUNREACH
+    103, // ECONNABORTED
+    104, // ECONNRESET
+    105, // ENOBUFS
+    110, // ETIMEDOUT
+    111, // ECONNREFUSED
+    112, // EHOSTDOWN
+    113, // EHOSTUNREACH
+];
+
+/// Size of the array of what connections died of: [`CONNECTION_ERRNOS`], then all others.
+pub const CONNECTION_ERRORS: usize = 16;
+/// Index of the errors that have none of their own.
+pub const CONNECTION_ERROR_OTHER: usize = CONNECTION_ERRORS - 1;
+
+/// Index of each errno in [`Slot::errors`].
+pub static CONNECTION_ERROR_INDICES: [u8; ERRNOS] =
+    errno_indices(&CONNECTION_ERRNOS, 0, CONNECTION_ERROR_OTHER);
+
+/// Index into [`Slot::errors`].
+#[must_use]
+pub fn connection_error_index(errno: u32) -> usize {
+    index_in(&CONNECTION_ERROR_INDICES, errno, CONNECTION_ERROR_OTHER)
+}
+
+/// Index into [`Slot::binds_failed`]: bind().
+pub const CALL_BIND: usize = 0;
+/// listen().
+pub const CALL_LISTEN: usize = 1;
+/// Label values, in the order of those indices.
+pub const BIND_CALLS: [&str; 2] = ["bind", "listen"];
+
+/// Errno numbers that bind() and listen() of a TCP socket fail with: `inet_bind`, `inet6_bind`,
+/// `inet_listen`, `mptcp_bind`, `mptcp_listen`, and the security modules and BPF programs that
+/// they ask. One index is left for all others.
+pub const BIND_ERRNOS: [u8; BIND_ERRORS - 1] = [
+    1,   // EPERM
+    12,  // ENOMEM
+    13,  // EACCES
+    14,  // EFAULT
+    19,  // ENODEV
+    22,  // EINVAL
+    95,  // EOPNOTSUPP
+    97,  // EAFNOSUPPORT
+    98,  // EADDRINUSE
+    99,  // EADDRNOTAVAIL
+    105, // ENOBUFS
+];
+
+/// Size of the array of failed calls: [`BIND_ERRNOS`], then all others.
+pub const BIND_ERRORS: usize = 12;
+/// Index of the failures that have none of their own.
+pub const BIND_OTHER: usize = BIND_ERRORS - 1;
+
+/// Index of each errno in an array of [`Slot::binds_failed`].
+pub static BIND_INDICES: [u8; ERRNOS] = errno_indices(&BIND_ERRNOS, 0, BIND_OTHER);
+
+/// Index into an array of [`Slot::binds_failed`].
+#[must_use]
+pub fn bind_index(errno: u32) -> usize {
+    index_in(&BIND_INDICES, errno, BIND_OTHER)
+}
+
+/// The index of each errno: from `first` on for those that are listed, else `other`.
+const fn errno_indices<const N: usize>(
+    errnos: &[u8; N],
+    first: usize,
+    other: usize,
+) -> [u8; ERRNOS] {
+    let mut indices = [other as u8; ERRNOS];
+    let mut i = 0;
+    while i < N {
+        indices[errnos[i] as usize] = (first + i) as u8;
+        i += 1;
+    }
+    indices
+}
+
+fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize) -> usize {
+    let index = indices.get(errno as usize);
+    index.map_or(other, |&index| index.into())
 }
 
 /// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
@@ -143,8 +235,14 @@ pub struct Slot {
     pub adjust: [i64; STATES],
     /// Outcomes of connection attempts, by [`connect_index`].
     pub connects: [u64; CONNECT_RESULTS],
+    /// Connections that had been established and died of an error, by
+    /// [`connection_error_index`] of it: `sk_err` when the socket went to CLOSE.
+    pub errors: [u64; CONNECTION_ERRORS],
     /// Accepted connections.
     pub accepts: u64,
+    /// Calls of bind() and listen() on TCP sockets that failed, by the `CALL_` constants and
+    /// [`bind_index`].
+    pub binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
     /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
     pub time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
     /// Sockets that the kernel could not keep in TIME_WAIT, for want of buckets or memory.
@@ -167,7 +265,7 @@ pub struct Slot {
     pub close_wait: Histogram,
 }
 
-crate::assert_layout!(Slot, 2616, [
+crate::assert_layout!(Slot, 2944, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -178,7 +276,9 @@ crate::assert_layout!(Slot, 2616, [
     transitions: [[u64; STATES]; STATES],
     adjust: [i64; STATES],
     connects: [u64; CONNECT_RESULTS],
+    errors: [u64; CONNECTION_ERRORS],
     accepts: u64,
+    binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
     time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
     time_wait_overflows: u64,
     ports_exhausted: [u64; PORT_SEARCHES.len()],

@@ -66,6 +66,7 @@ pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
         (*conn).born_ns = time;
         (*conn).entered_ns = time;
         (*conn).retransmits = 0;
+        (*conn).error = 0;
         (*conn).spent = [0; TIMED_STATES.len()];
     }
     Birth::Entered(conn)

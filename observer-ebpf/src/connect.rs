@@ -14,16 +14,16 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, TracePointContext},
 };
 use observer_common::{
-    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONNECT_BOUNDS, CONNECT_INDICES,
-    CONNECT_OTHER, CONNECT_RESULTS, Conn, ERRNOS, IPPROTO_MPTCP, PORT_SEARCH_CONNECT,
-    RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
+    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
+    CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
+    IPPROTO_MPTCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
 };
 
 use crate::{
     connections,
-    counting::{self, add, bounded, observe, seen, settle},
+    counting::{self, add, index_in, observe, seen, settle},
     files,
-    layout::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at},
+    layout::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
     memory::{Direct, Memory, Probe},
     owner, port_search, state, stream,
 };
@@ -59,16 +59,28 @@ pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
 /// Counts a failure.
 #[inline(always)]
 pub fn count_failure(slot: u32, errno: u32) {
+    let index = index_in(&CONNECT_INDICES, errno, CONNECT_OTHER, CONNECT_RESULTS);
+    if let Some(index) = index {
+        count(slot, index);
+    }
+}
+
+/// Counts an attempt that the program ended before it had an outcome: `again` says whether it
+/// waited for so long that a SYN was sent again.
+#[inline(always)]
+fn count_given_up(slot: u32, again: bool) {
+    if again {
+        count(slot, CONNECT_GAVE_UP);
+    } else {
+        count_failure(slot, ECANCELED);
+    }
+}
+
+/// Counts an outcome by its index, which is below [`CONNECT_RESULTS`].
+#[inline(always)]
+fn count(slot: u32, index: usize) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
-    let index = match bounded(errno as usize, ERRNOS) {
-        // SAFETY: the index was checked, in a way that the verifier sees.
-        Some(errno) => unsafe { *CONNECT_INDICES.as_ptr().add(errno) }.into(),
-        None => CONNECT_OTHER,
-    };
-    let Some(index) = bounded(index, CONNECT_RESULTS) else {
-        return;
-    };
     if let Some(slot) = counting::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
@@ -81,8 +93,10 @@ pub fn count_failure(slot: u32, errno: u32) {
 pub unsafe fn unreturned(conn: *mut Conn) {
     // SAFETY: points into the map.
     unsafe {
-        if (*conn).flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
-            count_failure(stream::owner_of_entry(conn), ECANCELED);
+        let flags = (*conn).flags;
+        if flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
+            let again = flags & CONN_SYN_RETRANSMITTED != 0;
+            count_given_up(stream::owner_of_entry(conn), again);
         }
     }
 }
@@ -93,27 +107,48 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
     // SAFETY: `conn` points into the map; `sk` is a full socket, offsets from BTF.
     unsafe {
         let mut errno = M::read::<u32>(sk, at::OFF_SK_ERR());
-        if errno == 0 {
+        let slot = (*conn).slot;
+        if errno != 0 {
+            count_failure(slot, errno);
+        } else {
+            let again = retransmitted(sk, conn);
             if CONNECT_EXIT_SEEN.load() != 0 && files::syscall_number() == CONNECT_NR.load() {
                 // Failed within connect(), which will return why: `inet_hash_connect`
                 // found no port, there was no route, no memory.
                 (*conn).flags |= CONN_ATTEMPT_PENDING;
+                if again {
+                    (*conn).flags |= CONN_SYN_RETRANSMITTED;
+                }
                 return;
             }
             // Through io_uring, or where the return is not seen: without a local port only
             // the search for one can have failed. Else the program closed the socket.
-            errno = if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
-                port_search::EADDRNOTAVAIL as u32
+            if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
+                errno = port_search::EADDRNOTAVAIL as u32;
+                count_failure(slot, errno);
             } else {
-                ECANCELED
-            };
+                errno = ECANCELED;
+                count_given_up(slot, again);
+            }
         }
         (*conn).flags |= CONN_ATTEMPT_COUNTED;
-        let slot = (*conn).slot;
-        count_failure(slot, errno);
         stream::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
             record.errno = errno as u16;
         });
+    }
+}
+
+/// Whether a SYN of this attempt was sent again. `tcp_connect_init` begins a new count for each
+/// attempt. Read from the socket, since a run of the program on retransmissions can be missed.
+#[inline(always)]
+unsafe fn retransmitted(sk: *const u8, conn: *mut Conn) -> bool {
+    // SAFETY: `conn` points into the map; `sk` is an inet_connection_sock, offset from BTF.
+    unsafe {
+        if has::OFF_ICSK_RETRANSMITS() {
+            Probe::read::<u8>(sk, at::OFF_ICSK_RETRANSMITS()) != 0
+        } else {
+            (*conn).retransmits != 0
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
         epoch: 0,
         retransmits: 0,
         accepted: 0,
-        reserved: 0,
+        error: 0,
         spent: [0; TIMED_STATES.len()],
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {

@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_log_ebpf::debug;
 use observer_common::{
-    BUCKETS, CpuStats, Histogram, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, bucket_of,
+    BUCKETS, CpuStats, ERRNOS, Histogram, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, bucket_of,
 };
 
 use crate::maps::{SLOTS, STATS};
@@ -23,6 +23,18 @@ pub fn bounded(index: usize, limit: usize) -> Option<usize> {
         core::arch::asm!("{0} = {0}", inout(reg) index, options(nomem, nostack, preserves_flags))
     };
     if index < limit { Some(index) } else { None }
+}
+
+/// The index that `indices` has for an errno, or `other` for a number that it does not reach.
+/// Checked against `limit`, which every index is below, in a way that the verifier can follow.
+#[inline(always)]
+pub fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize, limit: usize) -> Option<usize> {
+    let index = match bounded(errno as usize, ERRNOS) {
+        // SAFETY: the index was checked, in a way that the verifier sees.
+        Some(errno) => unsafe { *indices.as_ptr().add(errno) }.into(),
+        None => other,
+    };
+    bounded(index, limit)
 }
 
 /// Adds to a counter in a map. Atomic even for the per-CPU ones: a program in process

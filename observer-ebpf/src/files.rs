@@ -102,7 +102,13 @@ pub fn current_socket(fd: u32) -> Option<*const u8> {
 /// The same for any descriptor: `None` when it is no socket, or none at all.
 #[inline(always)]
 pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
-    let socket = socket_by_inode(current_file(fd));
+    socket_of(current_file(fd))
+}
+
+/// The `struct sock` behind a `struct file`, if that is a socket's.
+#[inline(always)]
+pub fn socket_of(file: *const u8) -> Option<*const u8> {
+    let socket = socket_by_inode(file);
     // SAFETY: a struct socket, offset from BTF; null reads as zero.
     let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
     if sk.is_null() { None } else { Some(sk) }

@@ -65,6 +65,7 @@ offsets![
     OFF_TP_TSORTED,
     OFF_TP_IS_MPTCP,
     OFF_ICSK_ULP_DATA,
+    OFF_ICSK_RETRANSMITS,
     OFF_SUBFLOW_CONN,
     OFF_MSK_FIRST,
     OFF_SOCKET_SK,
@@ -82,6 +83,8 @@ offsets![
     OFF_REQ_LISTENER,
     OFF_FILE_INODE,
     OFF_INODE_MODE,
+    OFF_IO_FILE,
+    OFF_IO_RESULT,
     OFF_ACCEPT_HEAD,
     OFF_REQ_SK,
     OFF_REQ_NEXT,
@@ -159,8 +162,14 @@ settings! {
     /// 1 when there is `bpf_get_func_ret` (5.17 and later). Without it, what a function
     /// returns is found after its arguments, whose number must be known.
     HAS_FUNC_RET: u32 = 1;
-    /// 1 when the searches for a local port are hooked.
+    /// 1 when connect()'s searches for a local port are hooked.
     PORTS_BY_FUNCTION: u32 = 0;
+    /// 1 when bind()'s searches for a local port are hooked.
+    PORTS_BIND_BY_FUNCTION: u32 = 0;
+    /// 1 when `__sys_bind` is hooked, so that bind()'s return is not counted.
+    BIND_BY_FUNCTION: u32 = 0;
+    /// 1 when `__sys_listen` is hooked, so that listen()'s return is not counted.
+    LISTEN_BY_FUNCTION: u32 = 0;
     /// 1 when `do_sock_setsockopt` is hooked, which is reached with a socket only.
     SETSOCKOPT_BY_FUNCTION: u32 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.

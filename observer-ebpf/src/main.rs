@@ -15,6 +15,7 @@
 )]
 
 mod accept;
+mod bind;
 mod birth;
 mod calls;
 mod connect;

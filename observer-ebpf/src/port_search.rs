@@ -8,8 +8,8 @@
 
 use aya_ebpf::{
     helpers::bpf_probe_read_user,
-    macros::{fexit, kprobe, kretprobe, tracepoint},
-    programs::{FExitContext, ProbeContext, RetProbeContext, TracePointContext},
+    macros::{fexit, kprobe, kretprobe},
+    programs::{FExitContext, ProbeContext, RetProbeContext},
 };
 use observer_common::{IPPROTO_TCP, PORT_SEARCH_BIND, PORT_SEARCH_CONNECT, SIGNAL_PORTS};
 
@@ -17,12 +17,12 @@ use crate::{
     calls::{self, INET_CSK_GET_PORT, INET_HASH_CONNECT},
     counting::{self, add, seen, settle},
     files,
-    layout::{HAS_FUNC_RET, SYSCALL_RET, at},
+    layout::{HAS_FUNC_RET, at},
     memory::{Memory, Probe},
     owner,
 };
 
-const EADDRINUSE: i64 = 98;
+pub const EADDRINUSE: i64 = 98;
 pub const EADDRNOTAVAIL: i32 = 99;
 
 #[fexit(function = "__inet_hash_connect")]
@@ -80,16 +80,6 @@ pub fn get_port_kretprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
-#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
-pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
-    // SAFETY: the offset comes from the event's format.
-    let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
-    if ret == -EADDRINUSE {
-        on_bind_call();
-    }
-    0
-}
-
 #[inline(always)]
 fn on_connect(sk: *const u8, ret: i32) {
     if ret != -EADDRNOTAVAIL {
@@ -122,7 +112,7 @@ fn on_bind(sk: *const u8, port: u16, ret: i32) {
 
 /// bind() returned EADDRINUSE: was it asked for any port?
 #[inline(always)]
-fn on_bind_call() {
+pub fn on_bind_call() {
     let address = files::argument(1) as *const u8;
     // `sin_port` and `sin6_port`.
     // SAFETY: the helper refuses bad addresses.
@@ -134,6 +124,19 @@ fn on_bind_call() {
         return;
     };
     if files::tcp_protocol(sk).is_some() {
+        exhausted(sk, PORT_SEARCH_BIND);
+    }
+}
+
+/// listen() returned EADDRINUSE: had the socket no port?
+#[inline(always)]
+pub fn on_listen_call() {
+    let Some(sk) = files::current_socket_if_any(files::argument(0) as u32) else {
+        return;
+    };
+    // SAFETY: a socket from the kernel, offset from BTF.
+    let port = unsafe { Probe::read::<u16>(sk, at::OFF_SKC_NUM()) };
+    if port == 0 && files::tcp_protocol(sk).is_some() {
         exhausted(sk, PORT_SEARCH_BIND);
     }
 }

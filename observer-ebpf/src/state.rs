@@ -17,16 +17,17 @@ use aya_log_ebpf::debug;
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CLOSING, CONN_ACTIVE, CONN_ATTEMPT_COUNTED,
     CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
-    CONN_TIME_WAIT_MAYBE, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP,
-    LISTEN, MAP_CONNECTIONS, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES,
-    SYN_RECV, SYN_SENT, TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
+    CONN_TIME_WAIT_MAYBE, CONNECTION_ERROR_INDICES, CONNECTION_ERROR_OTHER, CONNECTION_ERRORS,
+    Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LAST_ACK, LISTEN,
+    MAP_CONNECTIONS, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV,
+    SYN_SENT, TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
     birth::{self, Birth},
     connect,
     connections::{self, adjust_live, now},
-    counting::{self, add, bounded, observe, seen, settle, settle_lost},
+    counting::{self, add, bounded, index_in, observe, seen, settle, settle_lost},
     layout::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
     listen,
     maps::CONNECTIONS,
@@ -148,7 +149,7 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     match birth {
         Birth::Entered(conn) => transition::<M>(sk, conn, old, new, time),
         Birth::Complete => {}
-        Birth::Full => untracked(old, new),
+        Birth::Full => untracked::<M>(sk, old, new),
     }
     if (old, new) == (CLOSE, LISTEN) {
         // Not before the transition is booked: the iterator over listeners takes one that is
@@ -160,8 +161,13 @@ fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
 /// A transition of a socket that could not be given an entry: counted, but kept out of the
 /// gauges, which could not follow it.
 #[inline(always)]
-fn untracked(old: u8, new: u8) {
+fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
     count_transition(SLOT_UNATTRIBUTED, old, new);
+    if new == CLOSE {
+        // SAFETY: a full socket, offset from BTF.
+        let error = unsafe { M::read::<u32>(sk, at::OFF_SK_ERR()) };
+        count_error(SLOT_UNATTRIBUTED, old, error);
+    }
     if old != LISTEN || new == CLOSE {
         adjust_live(SLOT_UNATTRIBUTED, old, 1);
     }
@@ -181,6 +187,51 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
             unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
             1,
         );
+    }
+}
+
+/// A socket left `old` for CLOSE with this `sk_err`: counts a connection that died of it, once,
+/// because it goes to CLOSE once. What ends an attempt in SYN_SENT or SYN_RECV is an outcome of
+/// connect().
+///
+/// `tcp_reset`, `tcp_write_err` and `tcp_abort` set it before `tcp_done` on every kernel (within
+/// `tcp_done_with_error` from 6.10 on). `tcp_disconnect`, where this side aborts the connection,
+/// sets it after the transition.
+#[inline(always)]
+fn count_error(slot: u32, old: u8, error: u32) {
+    let established = matches!(
+        old,
+        ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSING | CLOSE_WAIT | LAST_ACK
+    );
+    if error == 0 || !established {
+        return;
+    }
+    let Some(index) = index_in(
+        &CONNECTION_ERROR_INDICES,
+        error,
+        CONNECTION_ERROR_OTHER,
+        CONNECTION_ERRORS,
+    ) else {
+        return;
+    };
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        add(
+            unsafe { (&raw mut (*slot).errors).cast::<u64>().add(index) },
+            1,
+        );
+    }
+}
+
+/// What of `sk_err` at the end is news: an error that was there when the last state was entered
+/// did not end the connection, and nobody has fetched it.
+#[inline(always)]
+unsafe fn died_of(conn: *mut Conn, error: u32) -> u32 {
+    // SAFETY: points into the map.
+    if error == unsafe { (*conn).error } {
+        0
+    } else {
+        error
     }
 }
 
@@ -264,6 +315,9 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
             }
             _ => {}
         }
+        if new != CLOSE {
+            (*conn).error = M::read::<u32>(sk, at::OFF_SK_ERR());
+        }
         stream::write(RECORD_STATE, sk, conn, slot, |record| {
             record.from = old;
             record.to = new;
@@ -279,9 +333,11 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
         if old == LISTEN {
             return listen::closed(sk, conn);
         }
-        let error = M::read::<u32>(sk, at::OFF_SK_ERR());
+        let pending = M::read::<u32>(sk, at::OFF_SK_ERR());
+        let error = died_of(conn, pending);
+        count_error(slot, old, error);
         let flags = (*conn).flags;
-        if error == 0 && flags & CONN_ESTABLISHED != 0 {
+        if pending == 0 && flags & CONN_ESTABLISHED != 0 {
             // No connect() is to return why: the next one is another attempt.
             (*conn).flags = flags & !CONN_ATTEMPT_COUNTED;
         }
@@ -421,6 +477,9 @@ fn on_destroy<M: Memory>(sk: *const u8) {
             (*stats).destroyed_generation = counting::generation(slot);
         }
         connect::unreturned(conn);
+        // In CLOSE, unless the run on its last transition was skipped.
+        let error = died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
+        count_error(slot, (*conn).state, error);
     }
     end(sk as u64, conn);
 }

@@ -268,9 +268,11 @@ print('connecting')
     let (pid, comm) = (client.pid(), client.comm());
     client.kill();
     let killed = |metrics: &Metrics| {
-        let canceled = [("result", "ECANCELED")];
-        let counted = [&[][..], &canceled].map(|labels| metrics.by(&comm, CONNECTS, labels));
-        assert_eq!(counted, [6.0, 6.0], "{}", metrics.shown());
+        // On a slow machine, SYNs are sent again meanwhile.
+        let ended = ["ECANCELED", "gave_up"];
+        let ended = ended.map(|result| metrics.by(&comm, CONNECTS, &[("result", result)]));
+        let all = metrics.by(&comm, CONNECTS, &[]);
+        assert_eq!((all, ended.iter().sum()), (6.0, 6.0), "{}", metrics.shown());
         metrics.assert_complete();
     };
     killed(&daemon.until("outcomes", |metrics| {

@@ -2,8 +2,8 @@
 //! test fills everything to compare.
 
 use observer_common::{
-    BUCKETS, CONNECT_RESULTS, FD_ERRNOS, PORT_SEARCHES, RESETS_RECEIVED, RESETS_SENT, STATES,
-    TIME_WAIT_SUBSTATES,
+    BIND_CALLS, BIND_ERRORS, BUCKETS, CONNECT_RESULTS, CONNECTION_ERRORS, FD_ERRNOS, PORT_SEARCHES,
+    RESETS_RECEIVED, RESETS_SENT, STATES, TIME_WAIT_SUBSTATES,
 };
 
 use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
@@ -11,10 +11,11 @@ use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
 /// Listening addresses, and one for those past the limit.
 const PLACES: usize = ADDRESSES + 1;
 
-/// What a name and a process have both: sockets by state, connects, RSTs, port searches, failed
+/// What a name and a process have both: sockets by state, connects, deaths of connections, RSTs, port searches, failed
 /// setsockopt calls, exhausted descriptors; accepts, retransmits, TIME_WAIT.
 const SHARED: usize = STATES
     + CONNECT_RESULTS
+    + CONNECTION_ERRORS
     + RESETS_SENT
     + RESETS_RECEIVED
     + PORT_SEARCHES.len()
@@ -22,14 +23,14 @@ const SHARED: usize = STATES
     + FD_ERRNOS.len()
     + 3;
 
-/// The most series of one name: besides, transitions, three histograms with `_sum` and `_count`,
-/// TIME_WAIT entered, ended and overflowed, five of each listening address, two of the ports to
-/// destinations that are not shown by themselves, its unit.
+/// The most series of one name: besides, transitions, failed binds, three histograms with `_sum` and
+/// `_count`, TIME_WAIT entered, ended and overflowed, five of each listening address, two of the
+/// ports to destinations that are not shown by themselves, its unit.
 pub const BY_NAME: usize = SHARED
     + STATES * STATES
+    + BIND_ERRORS * BIND_CALLS.len()
     + 3 * (BUCKETS + 2)
-    + TIME_WAIT_SUBSTATES.len()
-    + 2
+    + (TIME_WAIT_SUBSTATES.len() + 2)
     + 5 * PLACES
     + 2
     + 1;

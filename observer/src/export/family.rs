@@ -42,8 +42,12 @@ metrics! {
         "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))";
     Connects: "socket_connects_total", Counter, Name, "attempts", ["result"],
         "`inet_sock_set_state`, `sys_exit_connect`",
-        "Finished connection attempts by result: ok, or the errno that connect() met.",
+        "Finished connection attempts by result: ok, the errno that connect() met, or gave_up where the program ended the attempt itself after a SYN had been sent again.",
         "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))";
+    ConnectionErrors: "socket_connection_errors_total", Counter, Name, "connections", ["errno"],
+        "`inet_sock_set_state`",
+        "Connections that had been established and died of an error: ETIMEDOUT where the peer went silent, ECONNRESET and EPIPE where it sent an RST.",
+        "sum by (comm, unit) (rate(socket_connection_errors_total{errno=\"ETIMEDOUT\"}[5m])) > 0";
     ConnectSeconds: "socket_connect_seconds", Histogram, Name, "seconds", [],
         "`inet_sock_set_state`",
         "Time from SYN to ESTABLISHED of outgoing connections. Steps at 1, 3 and 7 seconds are lost SYNs.",
@@ -60,6 +64,10 @@ metrics! {
         "`inet_sock_set_state`",
         "Time spent in CLOSE_WAIT, that is between the peer's close and our own, counted when the socket leaves CLOSE_WAIT.",
         "histogram_quantile(0.99, sum by (comm, le) (rate(socket_close_wait_seconds_bucket[5m])))";
+    BindsFailed: "socket_binds_failed_total", Counter, Name, "calls", ["call", "errno"],
+        "`__sys_bind`, `__sys_listen`, `io_bind`, `io_listen`, else `sys_exit_bind`, `sys_exit_listen`",
+        "Calls of bind() and listen() on TCP sockets that failed. EADDRINUSE: another socket has the port; EACCES: the process may not take it.",
+        "sum by (comm, unit, errno) (rate(socket_binds_failed_total[5m])) > 0";
     Resets: "socket_resets_total", Counter, Name, "segments", ["direction", "reason"],
         "`tcp_send_reset`, `tcp_receive_reset`",
         "RST segments by direction and reason. A received RST has the state it found the connection in as its reason.",
@@ -85,7 +93,7 @@ metrics! {
         "Sockets closed without a TIME_WAIT, because the kernel had no bucket for it (net.ipv4.tcp_max_tw_buckets) or no memory. Absent where the end of TIME_WAIT is not observed.",
         "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0";
     PortsExhausted: "socket_ephemeral_ports_exhausted_total", Counter, Name, "searches", ["call"],
-        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`",
+        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
         "Searches for a local port that found none, by the call that made them (connect, bind). Neither a clash of explicitly bound sockets nor an address that is not local counts.",
         "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0";
     SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
@@ -152,12 +160,16 @@ metrics! {
         "`tcp_send_reset`, `tcp_receive_reset`",
         "RST segments of the process's sockets by direction and reason.",
         "topk(5, sum by (pid, comm, direction) (rate(socket_process_resets_total[5m])))";
+    ProcessConnectionErrors: "socket_process_connection_errors_total", Counter, Process, "connections", ["errno"],
+        "`inet_sock_set_state`",
+        "Connections of the process that had been established and died of an error.",
+        "topk(5, rate(socket_process_connection_errors_total[5m]))";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
         "Sockets in TIME_WAIT that the process left behind.",
         "topk(5, socket_process_time_wait)";
     ProcessPortsExhausted: "socket_process_ephemeral_ports_exhausted_total", Counter, Process, "searches", ["call"],
-        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`",
+        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
         "Searches of the process for a local port that found none, by the call that made them.",
         "rate(socket_process_ephemeral_ports_exhausted_total[5m]) > 0";
     ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, iter};
 
 use observer_common::{
-    CONNECT_ERRNOS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT, reset_received_name,
+    BIND_ERRNOS, CONNECT_ERRNOS, CONNECTION_ERRNOS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT,
+    reset_received_name,
 };
 
 use crate::kernel::source::KernelSource;
@@ -58,6 +59,8 @@ impl Index {
 /// Names of the indices of a slot's arrays, looked up once.
 pub(super) struct Tables {
     pub connects: Index,
+    pub errors: Index,
+    pub bind_errnos: Index,
     pub fd_errnos: Index,
     pub resets_sent: Index,
     pub resets_received: Index,
@@ -65,10 +68,15 @@ pub(super) struct Tables {
 
 impl Tables {
     pub fn new(names: &dyn Names, source: &dyn KernelSource) -> Self {
-        let errnos = CONNECT_ERRNOS.iter().map(|&e| names.errno(e.into()));
-        let results = iter::once("ok".to_owned()).chain(errnos);
+        let known = |errnos: &[u8]| -> Vec<String> {
+            errnos.iter().map(|&e| names.errno(e.into())).collect()
+        };
+        let results = iter::once("ok".to_owned()).chain(known(&CONNECT_ERRNOS));
+        let rest = || iter::once("other".to_owned());
         Self {
-            connects: index(results.chain(iter::once("other".to_owned()))),
+            connects: index(results.chain(["gave_up".to_owned()]).chain(rest())),
+            errors: index(known(&CONNECTION_ERRNOS).into_iter().chain(rest())),
+            bind_errnos: index(known(&BIND_ERRNOS).into_iter().chain(rest())),
             fd_errnos: index(FD_ERRNOS.iter().map(|&e| names.errno(e as u16))),
             // The kernel's own reason and our class for it have one name.
             resets_sent: index((0..RESETS_SENT as u32).map(|i| source.reset_reason(i))),

@@ -10,10 +10,10 @@
 use std::collections::BTreeMap;
 
 use observer_common::{
-    AGE_BOUNDS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram, PORT_SEARCHES,
-    SIGNAL_ACCEPT, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_PORTS, SIGNAL_RESET_RECEIVED,
-    SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE, SIGNAL_TIME_WAIT,
-    SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
+    AGE_BOUNDS, BIND_CALLS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram,
+    PORT_SEARCHES, SIGNAL_ACCEPT, SIGNAL_BIND, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_PORTS,
+    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE,
+    SIGNAL_TIME_WAIT, SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
 };
 
 use super::{
@@ -98,6 +98,7 @@ impl Writer<'_> {
         if self.observes(SIGNAL_STATE) {
             self.states(labels, counts, alive);
             self.transitions(labels, counts);
+            self.connection_errors(Family::ConnectionErrors, labels, counts);
             self.histogram(Family::ConnectionAge, labels, &AGE_BOUNDS, &counts.age);
             self.histogram(
                 Family::CloseWaitSeconds,
@@ -117,6 +118,9 @@ impl Writer<'_> {
         }
         if self.observes(SIGNAL_ACCEPT) {
             self.one(Family::Accepts, labels, counts.accepts);
+        }
+        if self.observes(SIGNAL_BIND) {
+            self.binds_failed(labels, counts);
         }
         self.resets(Family::Resets, labels, counts);
         if self.observes(SIGNAL_TIME_WAIT) {
@@ -184,6 +188,9 @@ impl Writer<'_> {
         if self.observes(SIGNAL_ACCEPT) {
             self.one(Family::ProcessAccepts, labels, counts.accepts);
         }
+        if self.observes(SIGNAL_STATE) {
+            self.connection_errors(Family::ProcessConnectionErrors, labels, counts);
+        }
         self.resets(Family::ProcessResets, labels, counts);
         self.ports_exhausted(Family::ProcessPortsExhausted, labels, counts);
         if self.observes(SIGNAL_SETSOCKOPT) {
@@ -248,6 +255,21 @@ impl Writer<'_> {
     fn connects(&mut self, family: Family, labels: &Labels, counts: &Slot) {
         let index = &self.tables.connects;
         self.indexed(family, labels, "result", index, &counts.connects);
+    }
+
+    fn connection_errors(&mut self, family: Family, labels: &Labels, counts: &Slot) {
+        let index = &self.tables.errors;
+        self.indexed(family, labels, "errno", index, &counts.errors);
+    }
+
+    fn binds_failed(&mut self, labels: &Labels, counts: &Slot) {
+        for (call, counts) in BIND_CALLS.into_iter().zip(&counts.binds_failed) {
+            self.tables.bind_errnos.nonzero(counts, |errno, count| {
+                let extra = [("call", call), ("errno", errno)];
+                self.sink
+                    .sample(Family::BindsFailed, Some(labels), &extra, count.into());
+            });
+        }
     }
 
     fn ports_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {

@@ -106,6 +106,7 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_TP_COPIED_SEQ", "tcp_sock", "copied_seq", 4),
     optional("OFF_TP_LINGER2", "tcp_sock", "linger2", 4),
     optional("OFF_TP_TSORTED", "tcp_sock", "tsorted_sent_queue", 16),
+    optional("OFF_ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits", 1),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
     optional("OFF_TP_IS_MPTCP", "tcp_sock", "is_mptcp", 1),
     optional("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data", 8),
@@ -135,6 +136,9 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     optional("OFF_FILE_INODE", "file", "f_inode", 8),
     optional("OFF_INODE_MODE", "inode", "i_mode", 2),
+    // CONFIG_IO_URING; it has no bind() and listen() before 6.11.
+    optional("OFF_IO_FILE", "io_kiocb", "file", 8),
+    optional("OFF_IO_RESULT", "io_kiocb", "cqe.res", 4),
     optional("OFF_ICSK_BIND_HASH", "inet_connection_sock", "icsk_bind_hash", 8),
     optional("OFF_TB_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
     optional("OFF_TB_FASTREUSEPORT", "inet_bind_bucket", "fastreuseport", 1),

@@ -15,7 +15,7 @@ use super::{
     listeners::max_listeners,
     load::{Kernel, LoadError, LoadOptions},
     plan::Plan,
-    programs::{ACCEPT, CONNECT, CONNECT_NR, PORTS_CONNECT, TIME_WAIT},
+    programs::{ACCEPT, BIND, CONNECT, CONNECT_NR, LISTEN, PORTS_BIND, PORTS_CONNECT, TIME_WAIT},
     tracefs::field_offset,
 };
 
@@ -94,6 +94,7 @@ impl Kernel {
             [socket_cookie, sock_from_file, task_btf, func_ret].map(u32::from);
         let by_function = |ladder| u32::from(plan.by_function(ladder));
         let [time_wait, accept, ports] = [TIME_WAIT, ACCEPT, PORTS_CONNECT].map(by_function);
+        let [ports_bind, bind, listen] = [PORTS_BIND, BIND, LISTEN].map(by_function);
         // The other function is passed by calls without a socket, too.
         let reaches_socket = plan.uses("setsockopt_fexit") || plan.uses("setsockopt_kretprobe");
         let setsockopt = u32::from(reaches_socket);
@@ -130,6 +131,9 @@ impl Kernel {
             .override_global("ACCEPT_BY_FUNCTION", &accept, true)
             .override_global("HAS_FUNC_RET", &func_ret, true)
             .override_global("PORTS_BY_FUNCTION", &ports, true)
+            .override_global("PORTS_BIND_BY_FUNCTION", &ports_bind, true)
+            .override_global("BIND_BY_FUNCTION", &bind, true)
+            .override_global("LISTEN_BY_FUNCTION", &listen, true)
             .override_global("SETSOCKOPT_BY_FUNCTION", &setsockopt, true)
             .map_max_entries("CONNECTIONS", options.max_connections)
             .map_max_entries("PROCESSES", options.slots)

@@ -1,8 +1,8 @@
 //! The load table: every signal with the ways to observe it, every program with its hook.
 
 use observer_common::{
-    SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_LISTEN_OVERFLOW, SIGNAL_PORTS, SIGNAL_RECEIVED,
-    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_STATE,
+    SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_LISTEN_OVERFLOW, SIGNAL_RECEIVED, SIGNAL_RESET_RECEIVED,
+    SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_STATE,
 };
 
 use super::{
@@ -15,8 +15,8 @@ use super::{
 mod told;
 mod words;
 
-pub use told::{ACCEPT, CONNECT, PORTS_CONNECT, SETSOCKOPT, TIME_WAIT};
-use told::{ACCEPT_EXIT, ACCEPT4_EXIT, GET_PORT};
+pub use told::{ACCEPT, BIND, CONNECT, LISTEN, PORTS_BIND, PORTS_CONNECT, SETSOCKOPT, TIME_WAIT};
+use told::{ACCEPT_EXIT, ACCEPT4_EXIT};
 use words::*;
 
 /// What is read from listening sockets, as shown. Not counted event by event.
@@ -109,46 +109,9 @@ pub const LADDERS: &[Ladder] = &[
         ],
     ),
     *PORTS_CONNECT,
-    ladder(
-        name_of(SIGNAL_PORTS),
-        &[
-            step(
-                &[function(
-                    "get_port_fexit",
-                    Rung::Fexit,
-                    "inet_csk_get_port",
-                    GET_PORT,
-                )],
-                &[SIGNAL_PORTS],
-            ),
-            step(
-                &[
-                    function(
-                        "get_port_kprobe",
-                        Rung::Kprobe,
-                        "inet_csk_get_port",
-                        GET_PORT,
-                    ),
-                    function(
-                        "get_port_kretprobe",
-                        Rung::Kretprobe,
-                        "inet_csk_get_port",
-                        GET_PORT,
-                    ),
-                ],
-                &[SIGNAL_PORTS],
-            ),
-            remarked(
-                &[syscall_exit(
-                    "bind_exit_tracepoint",
-                    "syscalls:sys_exit_bind",
-                    "sys_exit_bind",
-                )],
-                &[SIGNAL_PORTS],
-                "64-bit system calls only, not io_uring",
-            ),
-        ],
-    ),
+    *PORTS_BIND,
+    *BIND,
+    *LISTEN,
     ladder(name_of(SIGNAL_FD), &[step(&[ACCEPT_EXIT], &[SIGNAL_FD])]),
     ladder(name_of(SIGNAL_FD), &[step(&[ACCEPT4_EXIT], &[SIGNAL_FD])]),
     ladder(

@@ -75,8 +75,11 @@ impl Attention {
 
 /// All that failed, by any cause.
 fn failures(slot: &Slot) -> u64 {
-    let arrays: [&[u64]; 5] = [
+    let arrays: [&[u64]; 8] = [
         &slot.connects[1..],
+        &slot.errors,
+        &slot.binds_failed[0],
+        &slot.binds_failed[1],
         &slot.ports_exhausted,
         &slot.fd_exhausted,
         &slot.resets_sent,

@@ -202,7 +202,9 @@ fn combine(
         transitions,
         adjust,
         connects,
+        errors,
         accepts,
+        binds_failed,
         time_wait_entered,
         time_wait_overflows,
         ports_exhausted,
@@ -234,7 +236,11 @@ fn combine(
         *total = level(*total, *value);
     }
     all(&mut total.connects, connects);
+    all(&mut total.errors, errors);
     one(&mut total.accepts, accepts);
+    for (total, call) in total.binds_failed.iter_mut().zip(binds_failed) {
+        all(total, call);
+    }
     all(&mut total.time_wait_entered, time_wait_entered);
     one(&mut total.time_wait_overflows, time_wait_overflows);
     all(&mut total.ports_exhausted, ports_exhausted);

@@ -1,7 +1,7 @@
 //! The ladders whose outcome other programs are told when they are loaded.
 
 use observer_common::{
-    SIGNAL_ACCEPT, SIGNAL_CONNECT, SIGNAL_PORTS, SIGNAL_SETSOCKOPT, SIGNAL_TIME_WAIT,
+    SIGNAL_ACCEPT, SIGNAL_BIND, SIGNAL_CONNECT, SIGNAL_PORTS, SIGNAL_SETSOCKOPT, SIGNAL_TIME_WAIT,
     SIGNAL_TIME_WAIT_END,
 };
 
@@ -28,6 +28,16 @@ pub const CONNECT_EXIT: ProgramSpec = syscall_exit(
     "syscalls:sys_exit_connect",
     "sys_exit_connect",
 );
+pub const BIND_EXIT: ProgramSpec = syscall_exit(
+    "bind_exit_tracepoint",
+    "syscalls:sys_exit_bind",
+    "sys_exit_bind",
+);
+pub const LISTEN_EXIT: ProgramSpec = syscall_exit(
+    "listen_exit_tracepoint",
+    "syscalls:sys_exit_listen",
+    "sys_exit_listen",
+);
 pub const SETSOCKOPT_EXIT: ProgramSpec = syscall_exit(
     "setsockopt_exit_tracepoint",
     "syscalls:sys_exit_setsockopt",
@@ -37,6 +47,9 @@ pub const SETSOCKOPT_EXIT: ProgramSpec = syscall_exit(
 pub const TWSK_ALLOC: &[&str] = &[SOCK, DEATH_ROW, "int"];
 pub const HASH_CONNECT: &[&str] = &[DEATH_ROW, SOCK];
 pub const GET_PORT: &[&str] = &[SOCK, "short unsigned int"];
+pub const SYS_BIND: &[&str] = &["int", "struct sockaddr *", "int"];
+pub const SYS_LISTEN: &[&str] = &["int", "int"];
+pub const IO_REQUEST: &[&str] = &["struct io_kiocb *"];
 pub const DO_SETSOCKOPT: &[&str] = &["struct socket *", "bool", "int", "int"];
 pub const SYS_SETSOCKOPT: &[&str] = &["int", "int", "int"];
 
@@ -171,6 +184,88 @@ pub const PORTS_CONNECT: &Ladder = &ladder(
                 CONNECT_EXIT.hook,
             )],
             &[SIGNAL_PORTS],
+            "64-bit system calls only, not io_uring",
+        ),
+    ],
+);
+
+/// The ladder of bind()'s searches for a local port.
+pub const PORTS_BIND: &Ladder = &ladder(
+    name_of(SIGNAL_PORTS),
+    &[
+        step(
+            &[function(
+                "get_port_fexit",
+                Rung::Fexit,
+                "inet_csk_get_port",
+                GET_PORT,
+            )],
+            &[SIGNAL_PORTS],
+        ),
+        step(
+            &[
+                function(
+                    "get_port_kprobe",
+                    Rung::Kprobe,
+                    "inet_csk_get_port",
+                    GET_PORT,
+                ),
+                function(
+                    "get_port_kretprobe",
+                    Rung::Kretprobe,
+                    "inet_csk_get_port",
+                    GET_PORT,
+                ),
+            ],
+            &[SIGNAL_PORTS],
+        ),
+        remarked(
+            &[BIND_EXIT, LISTEN_EXIT],
+            &[SIGNAL_PORTS],
+            "64-bit system calls only, not io_uring",
+        ),
+    ],
+);
+
+const BIND_FEXIT: ProgramSpec = function("bind_fexit", Rung::Fexit, "__sys_bind", SYS_BIND);
+const LISTEN_FEXIT: ProgramSpec = function("listen_fexit", Rung::Fexit, "__sys_listen", SYS_LISTEN);
+
+/// The ladder of failed bind calls. No kretprobes: `__sys_bind` waits for the socket's lock.
+pub const BIND: &Ladder = &ladder(
+    name_of(SIGNAL_BIND),
+    &[
+        step(
+            &[
+                BIND_FEXIT,
+                function("io_bind_fexit", Rung::Fexit, "io_bind", IO_REQUEST),
+            ],
+            &[SIGNAL_BIND],
+        ),
+        // Before 6.11, io_uring has no bind().
+        step(&[BIND_FEXIT], &[SIGNAL_BIND]),
+        remarked(
+            &[BIND_EXIT],
+            &[SIGNAL_BIND],
+            "64-bit system calls only, not io_uring",
+        ),
+    ],
+);
+
+/// The ladder of failed listen calls.
+pub const LISTEN: &Ladder = &ladder(
+    name_of(SIGNAL_BIND),
+    &[
+        step(
+            &[
+                LISTEN_FEXIT,
+                function("io_listen_fexit", Rung::Fexit, "io_listen", IO_REQUEST),
+            ],
+            &[SIGNAL_BIND],
+        ),
+        step(&[LISTEN_FEXIT], &[SIGNAL_BIND]),
+        remarked(
+            &[LISTEN_EXIT],
+            &[SIGNAL_BIND],
             "64-bit system calls only, not io_uring",
         ),
     ],
