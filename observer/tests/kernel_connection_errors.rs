@@ -11,11 +11,7 @@ const ERRORS: &str = "socket_connection_errors_total";
 
 /// What observer counted for a process, by errno.
 fn errors(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
-    let pid = pid.to_string();
-    metrics
-        .select(ERRORS, &[("pid", pid.as_str())])
-        .map(|sample| (sample.labels["errno"].clone(), sample.value as u64))
-        .collect()
+    metrics.counted(pid, ERRORS, |labels| labels["errno"].clone())
 }
 
 /// Takes what a program was told, and compares.

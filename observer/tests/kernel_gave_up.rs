@@ -5,17 +5,9 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+use common::{Daemon, Netns, with_each_kind_of_hook};
 
 const CONNECTS: &str = "socket_connects_total";
-
-/// What observer counted, by result.
-fn outcomes(metrics: &Metrics, label: (&str, &str)) -> BTreeMap<String, u64> {
-    metrics
-        .select(CONNECTS, &[label])
-        .map(|sample| (sample.labels["result"].clone(), sample.value as u64))
-        .collect()
-}
 
 fn named<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
     counts.map(|(name, n)| (name.to_owned(), n)).into()
@@ -79,10 +71,9 @@ fn attempts_that_waited_in_vain_are_told_apart() {
         let netns = Netns::new(&format!("gave-up-{hooks}"));
         let mut program = netns.script(GIVEN_UP, &[]);
         program.expect("20");
-        let pid = program.pid().to_string();
         let expected = named([("ok", 6), ("ECANCELED", 20), ("gave_up", 14)]);
         let metrics = daemon.scrape();
-        let found = outcomes(&metrics, ("pid", &pid));
+        let found = metrics.counted(program.pid(), CONNECTS, |labels| labels["result"].clone());
         assert_eq!(found, expected, "{}", metrics.shown());
         metrics.assert_complete();
         program.go();
@@ -105,10 +96,8 @@ input()
         &[],
     );
     let ports = server.line();
-    let comm = format!("gaveup{}", std::process::id() % 100_000);
     let mut client = netns.script(
         r"
-open('/proc/self/comm', 'w').write(sys.argv[2])
 clients = []
 for (family, address), port in zip(FAMILIES, sys.argv[1].split()):
     for _ in range(3):
@@ -119,14 +108,17 @@ for client in clients:
     wait(lambda: tcp_info(client)[2])
 print('waiting')
 ",
-        &[&ports, &comm],
+        &[&ports],
     );
+    let comm = client.comm();
     client.expect("waiting");
     client.kill();
-    let comm = ("comm", comm.as_str());
-    let metrics = daemon.until("outcomes", |metrics| metrics.sum(CONNECTS, &[comm]) >= 6.0);
-    let expected = named([("gave_up", 6)]);
-    assert_eq!(outcomes(&metrics, comm), expected, "{}", metrics.shown());
+    let metrics = daemon.until("outcomes", |metrics| {
+        metrics.by(&comm, CONNECTS, &[]) >= 6.0
+    });
+    let gave_up = metrics.by(&comm, CONNECTS, &[("result", "gave_up")]);
+    let all = metrics.by(&comm, CONNECTS, &[]);
+    assert_eq!((all, gave_up), (6.0, 6.0), "{}", metrics.shown());
     metrics.assert_complete();
     server.go();
     server.finish();

@@ -139,7 +139,8 @@ impl Metrics {
     }
 
     /// What is counted for a process, by whatever `key` makes of the labels. Asserts that its
-    /// name has the same, if no other process was given that.
+    /// name has the same, if no other process was given that; a family that is there by name alone
+    /// is read by its name.
     pub fn counted(
         &self,
         pid: u32,
@@ -151,11 +152,16 @@ impl Metrics {
                 .map(|sample| (key(&sample.labels), sample.value as u64))
                 .collect()
         };
-        let process = by_process(name).expect("a family by process");
-        let counted = select(&process, ("pid", &pid.to_string()));
-        if let Some(comm) = comm_of(pid) {
+        let by_name = comm_of(pid).map(|comm| {
             self.assert_alone(pid, &comm);
-            assert_eq!(select(name, ("comm", &comm)), counted, "{}", self.shown());
+            select(name, ("comm", &comm))
+        });
+        let Some(process) = by_process(name) else {
+            return by_name.expect("a program with a name of its own");
+        };
+        let counted = select(&process, ("pid", &pid.to_string()));
+        if let Some(by_name) = by_name {
+            assert_eq!(by_name, counted, "{}", self.shown());
         }
         counted
     }
