@@ -136,11 +136,15 @@ pub struct TimeWaitOwner {
     pub local: [u32; 4],
     /// Remote address, likewise.
     pub remote: [u32; 4],
+    /// `skc_hash`, under which the timewait socket is found.
+    pub hash: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
-crate::assert_layout!(TimeWaitOwner, 72, [
+crate::assert_layout!(TimeWaitOwner, 80, [
     key: u64, slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
-    local: [u32; 4], remote: [u32; 4],
+    local: [u32; 4], remote: [u32; 4], hash: u32, reserved: u32,
 ]);
 
 /// Where in an array of `mask + 1` elements, a power of two up to 65,536, an entry with this key

@@ -4,6 +4,12 @@
 pub const PORT_BOUND: u32 = 1 << 0;
 /// There is no destination: the socket listens, or was closed and keeps its port.
 pub const PORT_UNCONNECTED: u32 = 1 << 1;
+/// In TIME_WAIT, of a connection with timestamps (`tw_ts_recent_stamp` is not 0).
+pub const PORT_TIMESTAMPS: u32 = 1 << 2;
+/// A timewait socket that still waits for the peer's FIN (`tw_substate` is FIN_WAIT2).
+pub const PORT_FIN_WAIT2: u32 = 1 << 3;
+/// In TIME_WAIT, bound to the loopback device.
+pub const PORT_LOOPBACK_DEVICE: u32 = 1 << 4;
 
 /// What the iterators write for each socket that holds a local port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +25,8 @@ pub struct PortUse {
     pub flags: u32,
     /// How long it has rested in TIME_WAIT, as [`coarse_time`] and one; 0 for the living.
     pub age: u32,
+    /// Milliseconds of that which count towards `tcp_tw_reuse_delay`; 0 when unknown.
+    pub waited_ms: u32,
     /// Local port, host order.
     pub local_port: u16,
     /// Remote port, host order.
@@ -29,8 +37,9 @@ pub struct PortUse {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(PortUse, 56, [
-    slot: u32, generation: u32, netns: u32, flags: u32, age: u32, local_port: u16, remote_port: u16,
+crate::assert_layout!(PortUse, 60, [
+    slot: u32, generation: u32, netns: u32, flags: u32, age: u32, waited_ms: u32,
+    local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);
 
@@ -50,13 +59,27 @@ pub struct PortSpace {
     pub low: u16,
     /// Last port of it.
     pub high: u16,
+    /// `tcp_tw_reuse`: [`TW_REUSE_ALWAYS`], [`TW_REUSE_LOOPBACK`], else never.
+    pub tw_reuse: u32,
+    /// `tcp_tw_reuse_delay`, milliseconds.
+    pub tw_reuse_delay_ms: u32,
     /// `ip_local_reserved_ports`: bit `n % 64` of word `n / 64` is port `n`.
     pub reserved: [u64; PORT_WORDS],
 }
 
-crate::assert_layout!(PortSpace, 16 + 8 * PORT_WORDS, [
-    seen_ns: u64, netns: u32, low: u16, high: u16, reserved: [u64; PORT_WORDS],
+crate::assert_layout!(PortSpace, 24 + 8 * PORT_WORDS, [
+    seen_ns: u64, netns: u32, low: u16, high: u16, tw_reuse: u32, tw_reuse_delay_ms: u32,
+    reserved: [u64; PORT_WORDS],
 ]);
+
+/// `tcp_tw_reuse`: connect() may take any port in TIME_WAIT again.
+pub const TW_REUSE_ALWAYS: u32 = 1;
+/// `tcp_tw_reuse`: on loopback only, the default since 4.19.
+pub const TW_REUSE_LOOPBACK: u32 = 2;
+
+/// How long a port rests at least, in milliseconds, where `tcp_tw_reuse_delay` is no sysctl
+/// (before 6.14), and its default.
+pub const TW_REUSE_DELAY_MS: u32 = 1000;
 
 /// Value of the map of network namespaces; the key is the inode number.
 #[derive(Clone, Copy, Debug, Default)]

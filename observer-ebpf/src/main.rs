@@ -33,6 +33,7 @@ mod port_search;
 mod ports;
 mod received;
 mod reset;
+mod resting;
 mod resync;
 mod retransmit;
 mod sockopt;

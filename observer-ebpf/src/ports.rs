@@ -21,6 +21,7 @@ use crate::{
     layout::{CPU_BITS, TIME_WAIT_OWNERS_MASK, at, has},
     maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
     memory::{Memory, Probe},
+    resting::{self, Found, Rest},
     stream,
 };
 
@@ -94,6 +95,8 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             remote_port: u16::from_be(M::read(sk, at::OFF_SKC_DPORT())),
             local: local_address::<M>(sk),
             remote: remote_address::<M>(sk),
+            hash: resting::hash_of::<M>(sk),
+            reserved: 0,
         };
         (&raw mut (*entry).key).write_volatile(key);
     }
@@ -212,7 +215,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     // After its end, a socket keeps only a port that it was bound to.
     if taken != PORT_UNCONNECTED {
         let slot = stream::owner_of_entry(conn);
-        write(output, sk, slot, counting::generation(slot), taken, 0);
+        write(output, sk, slot, counting::generation(slot), taken, None);
     }
     0
 }
@@ -221,12 +224,20 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
 /// itself goes by these two (`__inet_hash_connect`). Below zero, only connect() chose it.
 #[inline(always)]
 fn bound(sk: *const u8) -> bool {
-    if !has::OFF_ICSK_BIND_HASH() || !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
+    // SAFETY: an inet_connection_sock, offset from BTF.
+    has::OFF_ICSK_BIND_HASH()
+        && bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
+}
+
+/// The same, of the `struct inet_bind_bucket` of a port.
+#[inline(always)]
+pub fn bound_bucket(bucket: u64) -> bool {
+    if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
         return false;
     }
-    // SAFETY: an inet_connection_sock and its inet_bind_bucket, offsets from BTF.
+    let bucket = bucket as *const u8;
+    // SAFETY: an inet_bind_bucket, offsets from BTF.
     unsafe {
-        let bucket = Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) as *const u8;
         !bucket.is_null()
             && (Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSE()) >= 0
                 || Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSEPORT()) >= 0)
@@ -234,8 +245,22 @@ fn bound(sk: *const u8) -> bool {
 }
 
 /// Writes down the port of a socket, of any kind that begins with a `struct sock_common`.
+/// `age` is that of one in TIME_WAIT.
 #[inline(always)]
-pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u32, age: u32) {
+fn write(
+    output: Output,
+    sk: *const u8,
+    slot: u32,
+    generation: u32,
+    mut flags: u32,
+    age: Option<u32>,
+) {
+    let mut waited_ms = 0;
+    if age.is_some() {
+        let rest = resting::read(sk);
+        flags |= rest.flags;
+        waited_ms = rest.waited_ms;
+    }
     // SAFETY: as above, offsets from BTF.
     let record = unsafe {
         let mut net = 0;
@@ -247,7 +272,8 @@ pub fn write(output: Output, sk: *const u8, slot: u32, generation: u32, flags: u
             generation,
             netns: visit(net),
             flags,
-            age,
+            age: age.unwrap_or(0),
+            waited_ms,
             local_port: Probe::read(sk, at::OFF_SKC_NUM()),
             remote_port: u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT())),
             local: local_address::<Probe>(sk),
@@ -283,8 +309,8 @@ fn visit(net: u64) -> u32 {
     netns
 }
 
-/// Where TIME_WAIT is inferred. A socket there is another kernel object, whose address
-/// nothing tells, so what it was remembered by is written down.
+/// Where TIME_WAIT is inferred. What is written down is what a socket was remembered by, and
+/// what the timewait socket that the kernel finds by it says.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
 fn time_waits_iter(ctx: *mut c_void) -> i32 {
@@ -313,12 +339,18 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     if !is_alive(owner.net, owner.net_cookie) {
         return 0;
     }
+    let rest = match resting::find(&owner) {
+        Found::Socket(sk) => resting::read(sk),
+        Found::Nothing => return 0,
+        Found::Unknown => Rest::default(),
+    };
     let record = PortUse {
         slot: owner.slot,
         generation: owner.generation,
         netns: visit(owner.net),
-        flags: 0,
+        flags: rest.flags,
         age: age + 1,
+        waited_ms: rest.waited_ms,
         local_port: owner.local_port,
         remote_port: owner.remote_port,
         local: owner.local,
@@ -346,7 +378,7 @@ fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {
         )
     };
     let age = coarse_time(now()).wrapping_sub(coarse_time(entered));
-    write(output, sk as *const u8, slot, generation, 0, age + 1);
+    write(output, sk as *const u8, slot, generation, 0, Some(age + 1));
     0
 }
 
@@ -372,6 +404,9 @@ fn namespaces_iter(ctx: *mut c_void) -> i32 {
         (*space).netns = *key;
         (*space).low = low;
         (*space).high = high;
+        let (tw_reuse, delay) = resting::reuse_in(net);
+        (*space).tw_reuse = tw_reuse;
+        (*space).tw_reuse_delay_ms = delay;
         let reserved = Probe::read::<u64>(net, at::OFF_NET_RESERVED_PORTS()) as *const c_void;
         // Zero bytes when there is no bitmap.
         bpf_probe_read_kernel(

@@ -121,6 +121,17 @@ fn feature_of(global: &str) -> Option<&'static str> {
         | "OFF_TB_FASTREUSEPORT"
         | "OFF_NET_RESERVED_PORTS"
         | "OFF_NET_PORT_RANGE" => "ports in use",
+        "OFF_NET_TW_REUSE"
+        | "OFF_NET_TW_REUSE_DELAY"
+        | "OFF_TW_TS_STAMP"
+        | "OFF_TW_ENTRY_STAMP"
+        | "OFF_TW_BIND_HASH"
+        | "OFF_SKC_BOUND_IF"
+        | "OFF_SKC_HASH"
+        | "OFF_SKC_NODE"
+        | "OFF_NET_HASHINFO"
+        | "OFF_HASHINFO_EHASH"
+        | "OFF_HASHINFO_MASK" => "telling which ports in TIME_WAIT are free to be taken again",
         "OFF_NET_COOKIE" | "OFF_NET_LIST" => {
             "telling what rests in TIME_WAIT from what rested in a namespace that is gone"
         }

@@ -12,7 +12,7 @@ use common::scale;
 use observer::kernel::{
     KERNEL_BTF, Kernel, LoadOptions,
     ladder::Hooks,
-    layout::{FIELDS, Need, PORT_RANGE, REGISTERS},
+    layout::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
     verdict::Status,
 };
 
@@ -35,7 +35,7 @@ fn each_optional_field_can_be_missing() {
         .chain(REGISTERS)
         .filter(|field| field.need == Need::Optional)
         .map(|field| field.global)
-        .chain([PORT_RANGE])
+        .chain([PORT_RANGE, TW_REUSE, HASHINFO])
         .collect();
     assert!(optional.len() > 20);
     // Where functions may not be hooked, the kernel says so whatever the fields.

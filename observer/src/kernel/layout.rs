@@ -20,6 +20,25 @@ pub const PORT_RANGE: &str = "OFF_NET_PORT_RANGE";
 /// later).
 pub const PORT_RANGE_SIZE: &str = "PORT_RANGE_SIZE";
 
+/// The global that holds where a network namespace keeps `tcp_tw_reuse`: an int, and one byte
+/// since 5.13. The programs read the byte, which is the lowest one.
+pub const TW_REUSE: &str = "OFF_NET_TW_REUSE";
+
+/// The globals that hold where a network namespace keeps `tcp_tw_reuse_delay`, and a timewait
+/// socket the time from which it counts. Since 6.14.
+const TW_REUSE_DELAY: [(&str, &str, &str); 2] = [
+    (
+        "OFF_NET_TW_REUSE_DELAY",
+        "net",
+        "ipv4.sysctl_tcp_tw_reuse_delay",
+    ),
+    ("OFF_TW_ENTRY_STAMP", "inet_timewait_sock", "tw_entry_stamp"),
+];
+
+/// The global that holds where a network namespace keeps its table of connections. From 5.18
+/// to 6.0 it is behind one more pointer, and is not looked for there.
+pub const HASHINFO: &str = "OFF_NET_HASHINFO";
+
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -145,6 +164,14 @@ pub const FIELDS: &[FieldSpec] = &[
     // All zero before 5.12, where it is made when it is first asked for.
     optional("OFF_NET_COOKIE", "net", "net_cookie", 8),
     optional("OFF_NET_LIST", "net", "list", 16),
+    // To read what rests in TIME_WAIT, and to find it.
+    optional("OFF_TW_TS_STAMP", "tcp_timewait_sock", "tw_ts_recent_stamp", 4),
+    optional("OFF_TW_BIND_HASH", "inet_timewait_sock", "tw_tb", 8),
+    optional("OFF_SKC_BOUND_IF", "sock_common", "skc_bound_dev_if", 4),
+    optional("OFF_SKC_HASH", "sock_common", "skc_hash", 4),
+    optional("OFF_SKC_NODE", "sock_common", "skc_nulls_node", 16),
+    optional("OFF_HASHINFO_EHASH", "inet_hashinfo", "ehash", 8),
+    optional("OFF_HASHINFO_MASK", "inet_hashinfo", "ehash_mask", 4),
     // CONFIG_SYSCTL.
     optional("OFF_NET_RESERVED_PORTS", "net", "ipv4.sysctl_local_reserved_ports", 8),
 ];
@@ -197,7 +224,40 @@ impl Layout {
     pub fn resolve(btf: &KernelBtf) -> Result<Self, LayoutError> {
         let mut layout = Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))?;
         layout.port_range(btf);
+        layout.tw_reuse(btf);
         Ok(layout)
+    }
+
+    /// Finds what says when a port in TIME_WAIT may be taken again.
+    fn tw_reuse(&mut self, btf: &KernelBtf) {
+        for (global, path, sizes) in [
+            (TW_REUSE, "ipv4.sysctl_tcp_tw_reuse", [1, 4]),
+            (HASHINFO, "ipv4.tcp_death_row.hashinfo", [8, 8]),
+        ] {
+            match btf.member("net", path) {
+                Ok(field) if sizes.contains(&field.size) => {
+                    self.globals.push((global, u64::from(field.offset)));
+                }
+                Ok(field) => {
+                    let reason = format!("net.{path} has {} bytes", field.size);
+                    self.leave_out(global, reason);
+                }
+                Err(error) => self.leave_out(global, error.to_string()),
+            }
+        }
+        for (global, structure, path) in TW_REUSE_DELAY {
+            match btf.member(structure, path) {
+                Ok(field) if field.size == 4 => {
+                    self.globals.push((global, u64::from(field.offset)));
+                }
+                Ok(field) => {
+                    let reason = format!("{structure}.{path} has {} bytes", field.size);
+                    self.leave_out(global, reason);
+                }
+                // An older kernel, where it is one second and counts from another field.
+                Err(_) => self.globals.push((global, ABSENT)),
+            }
+        }
     }
 
     /// Finds the range of local ports, which has had two forms.

@@ -7,6 +7,8 @@ use std::{
 
 use observer_common::{PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS, PortSpace, PortUse};
 
+use super::reuse::Rest;
+
 /// Whatever shares one set of local ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
@@ -25,10 +27,15 @@ pub struct Share {
     pub destination: Destination,
     /// The process's slot and the slot's generation.
     pub owner: (u32, u32),
-    /// Ports that it uses.
+    /// Ports that it uses, TIME_WAIT included.
     pub used: u32,
+    /// Of those, ports that connect() may not take for this destination now: all but those
+    /// in TIME_WAIT that may be taken again.
+    pub blocked: u32,
     /// Ports that all processes use.
     pub used_by_all: u32,
+    /// Of those, ports that connect() may not take.
+    pub blocked_by_all: u32,
     /// Ports that there are for this destination.
     pub available: u32,
 }
@@ -80,10 +87,18 @@ struct Use {
     port: u16,
     age: u32,
     owner: (u32, u32),
+    rest: Rest,
 }
 
 /// As the kernel side writes it: namespace, source, destination, its port.
 type RawDestination = (u32, [u32; 4], [u32; 4], u16);
+
+/// Ports of one destination.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    used: u32,
+    blocked: u32,
+}
 
 /// Takes uses one by one.
 #[derive(Default)]
@@ -117,6 +132,7 @@ impl Collector {
             port: port.local_port,
             age: port.age,
             owner: (port.slot, port.generation),
+            rest: Rest::of(port),
         });
     }
 
@@ -124,7 +140,9 @@ impl Collector {
     #[must_use]
     pub fn finish(mut self, spaces: &[Box<PortSpace>]) -> Usage {
         let mut usable = HashMap::new();
-        for space in spaces {
+        let spaces: HashMap<u32, &PortSpace> =
+            spaces.iter().map(|space| (space.netns, &**space)).collect();
+        for space in spaces.values() {
             let mut ports = PortSet::default();
             for port in space.low..=space.high {
                 ports.insert(port);
@@ -150,18 +168,25 @@ impl Collector {
             let Some(ports) = usable.get(&raw.0) else {
                 continue;
             };
-            let mut owners: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+            let mut owners: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
+            let mut all = Counts::default();
+            let destination = destination(raw);
             for each in uses.iter().filter(|each| ports.contains(each.port)) {
-                *owners.entry(each.owner).or_default() += 1;
+                let blocked = each.rest.blocks(spaces[&raw.0], &destination);
+                for counts in [owners.entry(each.owner).or_default(), &mut all] {
+                    counts.used += 1;
+                    counts.blocked += u32::from(blocked);
+                }
             }
-            let used_by_all = owners.values().sum();
             usage
                 .shares
-                .extend(owners.into_iter().map(|(owner, used)| Share {
-                    destination: destination(raw),
+                .extend(owners.into_iter().map(|(owner, counts)| Share {
+                    destination,
                     owner,
-                    used,
-                    used_by_all,
+                    used: counts.used,
+                    blocked: counts.blocked,
+                    used_by_all: all.used,
+                    blocked_by_all: all.blocked,
                     available: usage.available[&raw.0],
                 }));
         }
@@ -188,110 +213,4 @@ pub fn address(words: [u32; 4]) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const V4: [u32; 4] = [0, 0, observer_common::V4_MAPPED, 0x7f00_0001_u32.to_be()];
-
-    fn space(netns: u32, low: u16, high: u16, reserved: &[u16]) -> Box<PortSpace> {
-        let mut set = PortSet::default();
-        for port in reserved {
-            set.insert(*port);
-        }
-        Box::new(PortSpace {
-            seen_ns: 0,
-            netns,
-            low,
-            high,
-            reserved: *set.0,
-        })
-    }
-
-    fn port(local_port: u16, remote_port: u16, slot: u32, flags: u32) -> PortUse {
-        PortUse {
-            slot,
-            generation: 1,
-            netns: 7,
-            flags,
-            age: 0,
-            local_port,
-            remote_port,
-            local: V4,
-            remote: V4,
-        }
-    }
-
-    fn usage(spaces: &[Box<PortSpace>], ports: &[PortUse]) -> Usage {
-        let mut collector = Collector::default();
-        for port in ports {
-            collector.add(port);
-        }
-        collector.finish(spaces)
-    }
-
-    #[test]
-    fn addresses_are_read_in_both_families() {
-        assert_eq!(address(V4).to_string(), "127.0.0.1");
-        assert_eq!(address([0, 0, 0, 1_u32.to_be()]).to_string(), "::1");
-        assert_eq!(address([0; 4]).to_string(), "::");
-        let any = [0, 0, observer_common::V4_MAPPED, 0];
-        assert_eq!(address(any).to_string(), "0.0.0.0");
-    }
-
-    #[test]
-    fn reserved_and_bound_ports_are_not_to_be_had() {
-        let bound = port(105, 0, 3, PORT_BOUND | PORT_UNCONNECTED);
-        // Outside of the range, and reserved as well: nothing to take off.
-        let others = [port(99, 0, 3, PORT_BOUND), port(101, 0, 3, PORT_BOUND)];
-        let used = [port(102, 80, 3, 0), port(105, 80, 3, 0), port(99, 80, 3, 0)];
-        let all = [&[bound][..], &others, &used].concat();
-        let usage = usage(&[space(7, 100, 109, &[100, 101, 200])], &all);
-        assert_eq!(usage.available[&7], 10 - 2 - 1);
-        let [share] = usage.shares[..] else {
-            panic!("{usage:?}")
-        };
-        assert_eq!((share.used, share.used_by_all, share.available), (1, 1, 7));
-        assert_eq!(share.destination.remote.to_string(), "127.0.0.1:80");
-        assert_eq!(share.destination.source.to_string(), "127.0.0.1");
-    }
-
-    #[test]
-    fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
-        let rests = |port: PortUse, age| PortUse { age, ..port };
-        let ports = [
-            rests(port(100, 80, 3, 0), 1),
-            port(100, 80, 4, 0),
-            rests(port(101, 80, 2, 0), 9),
-            rests(port(101, 80, 3, 0), 8),
-            port(100, 81, 3, 0),
-        ];
-        let usage = usage(&[space(7, 100, 103, &[])], &ports);
-        let shares: Vec<_> = usage
-            .shares
-            .iter()
-            .map(|it| {
-                (
-                    it.destination.remote.port(),
-                    it.owner.0,
-                    it.used,
-                    it.used_by_all,
-                )
-            })
-            .collect();
-        assert_eq!(shares.len(), 3);
-        for expected in [(80, 3, 1, 2), (80, 4, 1, 2), (81, 3, 1, 1)] {
-            assert!(shares.contains(&expected), "{shares:?}");
-        }
-    }
-
-    #[test]
-    fn the_whole_range_and_no_range_are_fine() {
-        assert_eq!(
-            usage(&[space(7, 0, u16::MAX, &[])], &[]).available[&7],
-            65_536
-        );
-        // What is read of a namespace that is gone may be anything.
-        assert_eq!(usage(&[space(7, 9, 1, &[])], &[]).available[&7], 0);
-        assert_eq!(usage(&[], &[port(1, 2, 3, 0)]), Usage::default());
-    }
-}
+mod tests;

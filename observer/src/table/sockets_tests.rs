@@ -264,7 +264,9 @@ fn share(slot: u32, port: u16, used: u32, used_by_all: u32) -> Share {
         },
         owner: (slot, 0),
         used,
+        blocked: used,
         used_by_all,
+        blocked_by_all: used_by_all,
         available: 100,
     }
 }

@@ -38,7 +38,9 @@ fn addresses_are_labels() {
         },
         owner: (SLOT_FIRST, 0),
         used,
+        blocked: used,
         used_by_all: 2 * used,
+        blocked_by_all: 2 * used,
         available: 40,
     };
     let usage = Usage {

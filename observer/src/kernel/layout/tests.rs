@@ -171,3 +171,62 @@ fn finds_the_range_of_ports_in_both_forms() {
         }
     }
 }
+
+/// As of 5.10, 6.12 and 6.18, and as nobody has it.
+#[test]
+fn finds_when_a_port_in_time_wait_may_be_taken_again() {
+    for (reuse_size, delay_size) in [(4, None), (1, None), (1, Some(4)), (2, Some(8))] {
+        let mut w = Writer::new();
+        let reuse = w.int("u8", reuse_size);
+        let pointer = w.int("u64", 8);
+        let row = w.structure("death_row", 16, &[("hashinfo", pointer, 64)]);
+        let mut members = vec![
+            ("sysctl_tcp_tw_reuse", reuse, 64),
+            ("tcp_death_row", row, 192),
+        ];
+        let mut sock = Vec::new();
+        if let Some(size) = delay_size {
+            let delay = w.int("u32", size);
+            members.push(("sysctl_tcp_tw_reuse_delay", delay, 128));
+            sock.push(("tw_entry_stamp", delay, 256));
+        }
+        let ipv4 = w.structure("netns_ipv4", 40, &members);
+        w.structure("net", 56, &[("ipv4", ipv4, 128)]);
+        w.structure("inet_timewait_sock", 40, &sock);
+        let mut layout = Layout::resolve_from(&w.parse(), [].iter()).unwrap();
+        layout.absent.clear();
+        layout.tw_reuse(&w.parse());
+        let [delay, stamp] = TW_REUSE_DELAY.map(|(global, ..)| layout.offset(global));
+        let reasons: Vec<_> = layout.absent().iter().map(|it| &*it.reason).collect();
+        assert_eq!(layout.offset(HASHINFO), Some(16 + 24 + 8));
+        if reuse_size == 2 {
+            assert_eq!([layout.offset(TW_REUSE), delay, stamp], [None; 3]);
+            let expected = [
+                "net.ipv4.sysctl_tcp_tw_reuse has 2 bytes",
+                "net.ipv4.sysctl_tcp_tw_reuse_delay has 8 bytes",
+                "inet_timewait_sock.tw_entry_stamp has 8 bytes",
+            ];
+            assert_eq!(reasons, expected);
+            continue;
+        }
+        assert_eq!(layout.offset(TW_REUSE), Some(24));
+        assert_eq!([delay, stamp], [delay_size.map(|_| 32); 2]);
+        // An older kernel lacks nothing.
+        assert!(reasons.is_empty(), "{reasons:?}");
+        for (global, ..) in TW_REUSE_DELAY {
+            assert!(layout.globals().iter().any(|(name, _)| *name == global));
+        }
+    }
+}
+
+#[test]
+fn a_table_of_connections_behind_a_pointer_is_not_looked_for() {
+    let mut w = Writer::new();
+    let pointer = w.int("u64", 8);
+    let ipv4 = w.structure("netns_ipv4", 8, &[("tcp_death_row", pointer, 0)]);
+    w.structure("net", 8, &[("ipv4", ipv4, 0)]);
+    let mut layout = Layout::resolve_from(&w.parse(), [].iter()).unwrap();
+    layout.tw_reuse(&w.parse());
+    assert_eq!(layout.offset(HASHINFO), None);
+    assert!(layout.lacks(&[HASHINFO]).is_some());
+}

@@ -1,0 +1,122 @@
+use std::net::SocketAddr;
+
+use observer_common::PORT_WORDS;
+use proptest::prelude::*;
+
+use super::*;
+
+const FLAGS: [u32; 3] = [PORT_TIMESTAMPS, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE];
+
+fn space(tw_reuse: u32, tw_reuse_delay_ms: u32) -> PortSpace {
+    PortSpace {
+        seen_ns: 0,
+        netns: 7,
+        low: 0,
+        high: 0,
+        tw_reuse,
+        tw_reuse_delay_ms,
+        reserved: [0; PORT_WORDS],
+    }
+}
+
+fn towards(source: &str, remote: &str) -> Destination {
+    Destination {
+        netns: 7,
+        source: source.parse().unwrap(),
+        remote: SocketAddr::new(remote.parse().unwrap(), 80),
+    }
+}
+
+fn rest(flags: u32, age: u32, waited_ms: u32) -> Rest {
+    Rest::of(&PortUse {
+        flags,
+        age,
+        waited_ms,
+        ..PortUse::default()
+    })
+}
+
+/// The kernel's conditions, as it writes them down.
+fn may_be_taken(reuse: u32, delay: u32, flags: u32, waited: u32, loopback: bool) -> bool {
+    let mut reuse = reuse;
+    if flags & PORT_FIN_WAIT2 != 0 {
+        reuse = 0;
+    }
+    if reuse == 2 && !loopback && flags & PORT_LOOPBACK_DEVICE == 0 {
+        reuse = 0;
+    }
+    flags & PORT_TIMESTAMPS != 0 && (reuse == 1 || reuse == 2) && waited > delay
+}
+
+#[test]
+fn one_reason_is_enough_to_block() {
+    let local = towards("127.0.0.1", "127.0.0.1");
+    let remote = towards("10.0.0.1", "10.0.0.2");
+    let rests = rest(PORT_TIMESTAMPS, 1500, 1500);
+    for (reuse, to, blocks) in [
+        (0, &local, true),
+        (1, &local, false),
+        (2, &local, false),
+        (3, &local, true),
+        (0, &remote, true),
+        (1, &remote, false),
+        (2, &remote, true),
+    ] {
+        assert_eq!(rests.blocks(&space(reuse, 1000), to), blocks, "{reuse}");
+    }
+    let always = space(TW_REUSE_ALWAYS, 1000);
+    for (rest, blocks) in [
+        (rest(PORT_TIMESTAMPS, 1, 1001), false),
+        (rest(PORT_TIMESTAMPS, 1, 1000), true),
+        (rest(0, 1, 5000), true),
+        (rest(PORT_TIMESTAMPS | PORT_FIN_WAIT2, 1, 5000), true),
+        // Not in TIME_WAIT.
+        (rest(PORT_TIMESTAMPS, 0, 5000), true),
+    ] {
+        assert_eq!(rest.blocks(&always, &local), blocks, "{rest:?}");
+    }
+    // Nothing is known.
+    assert!(rest(0, 1, 0).blocks(&space(0, 0), &local));
+    assert!(rest(0, 1, 0).blocks(&space(1, 0), &local));
+    let on_device = rest(PORT_TIMESTAMPS | PORT_LOOPBACK_DEVICE, 1, 1001);
+    assert!(!on_device.blocks(&space(TW_REUSE_LOOPBACK, 1000), &remote));
+}
+
+#[test]
+fn loopback_is_what_the_kernel_takes_for_it() {
+    let rests = rest(PORT_TIMESTAMPS, 1, 1001);
+    for (source, remote, loopback) in [
+        ("127.0.0.1", "127.255.255.254", true),
+        ("10.0.0.1", "127.0.0.2", true),
+        ("127.0.0.2", "10.0.0.1", true),
+        ("10.0.0.1", "10.0.0.1", false),
+        ("126.255.255.255", "128.0.0.0", false),
+        ("::1", "fd00::1", true),
+        ("fd00::1", "::1", true),
+        ("fd00::1", "fd00::1", false),
+        ("::ffff:127.0.0.1", "::ffff:10.0.0.1", true),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+        ("::127.0.0.1", "fd00::1", false),
+    ] {
+        let blocks = rests.blocks(&space(TW_REUSE_LOOPBACK, 1000), &towards(source, remote));
+        assert_eq!(!blocks, loopback, "{source} {remote}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn blocks_unless_the_kernel_would_take_it(
+        reuse in 0_u32..4,
+        delay in 0_u32..3,
+        waited in 0_u32..4,
+        has in any::<[bool; 3]>(),
+        loopback in any::<bool>(),
+    ) {
+        let flags = FLAGS.into_iter().zip(has).filter(|(_, has)| *has).map(|(flag, _)| flag);
+        let flags = flags.fold(0, |all, flag| all | flag);
+        let to = if loopback { towards("127.0.0.1", "10.0.0.1") } else { towards("10.0.0.1", "10.0.0.2") };
+        let blocks = rest(flags, 1, waited).blocks(&space(reuse, delay), &to);
+        prop_assert_eq!(!blocks, may_be_taken(reuse, delay, flags, waited, loopback));
+        prop_assert!(rest(flags, 0, waited).blocks(&space(reuse, delay), &to));
+    }
+}

@@ -1,0 +1,245 @@
+use std::collections::BTreeSet;
+
+use observer_common::{PORT_TIMESTAMPS, TW_REUSE_LOOPBACK};
+use proptest::prelude::*;
+
+use super::*;
+
+const V4: [u32; 4] = [0, 0, observer_common::V4_MAPPED, 0x7f00_0001_u32.to_be()];
+
+fn space(netns: u32, low: u16, high: u16, reserved: &[u16]) -> Box<PortSpace> {
+    let mut set = PortSet::default();
+    for port in reserved {
+        set.insert(*port);
+    }
+    Box::new(PortSpace {
+        seen_ns: 0,
+        netns,
+        low,
+        high,
+        tw_reuse: TW_REUSE_LOOPBACK,
+        tw_reuse_delay_ms: 1000,
+        reserved: *set.0,
+    })
+}
+
+fn port(local_port: u16, remote_port: u16, slot: u32, flags: u32) -> PortUse {
+    PortUse {
+        slot,
+        generation: 1,
+        netns: 7,
+        flags,
+        age: 0,
+        waited_ms: 0,
+        local_port,
+        remote_port,
+        local: V4,
+        remote: V4,
+    }
+}
+
+fn usage(spaces: &[Box<PortSpace>], ports: &[PortUse]) -> Usage {
+    let mut collector = Collector::default();
+    for port in ports {
+        collector.add(port);
+    }
+    collector.finish(spaces)
+}
+
+#[test]
+fn addresses_are_read_in_both_families() {
+    assert_eq!(address(V4).to_string(), "127.0.0.1");
+    assert_eq!(address([0, 0, 0, 1_u32.to_be()]).to_string(), "::1");
+    assert_eq!(address([0; 4]).to_string(), "::");
+    let any = [0, 0, observer_common::V4_MAPPED, 0];
+    assert_eq!(address(any).to_string(), "0.0.0.0");
+}
+
+#[test]
+fn reserved_and_bound_ports_are_not_to_be_had() {
+    let bound = port(105, 0, 3, PORT_BOUND | PORT_UNCONNECTED);
+    // Outside of the range, and reserved as well: nothing to take off.
+    let others = [port(99, 0, 3, PORT_BOUND), port(101, 0, 3, PORT_BOUND)];
+    let used = [port(102, 80, 3, 0), port(105, 80, 3, 0), port(99, 80, 3, 0)];
+    let all = [&[bound][..], &others, &used].concat();
+    let usage = usage(&[space(7, 100, 109, &[100, 101, 200])], &all);
+    assert_eq!(usage.available[&7], 10 - 2 - 1);
+    let [share] = usage.shares[..] else {
+        panic!("{usage:?}")
+    };
+    assert_eq!((share.used, share.used_by_all, share.available), (1, 1, 7));
+    assert_eq!(share.destination.remote.to_string(), "127.0.0.1:80");
+    assert_eq!(share.destination.source.to_string(), "127.0.0.1");
+}
+
+#[test]
+fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
+    let rests = |port: PortUse, age| PortUse { age, ..port };
+    let ports = [
+        rests(port(100, 80, 3, 0), 1),
+        port(100, 80, 4, 0),
+        rests(port(101, 80, 2, 0), 9),
+        rests(port(101, 80, 3, 0), 8),
+        port(100, 81, 3, 0),
+    ];
+    let usage = usage(&[space(7, 100, 103, &[])], &ports);
+    let shares: Vec<_> = usage
+        .shares
+        .iter()
+        .map(|it| {
+            (
+                it.destination.remote.port(),
+                it.owner.0,
+                it.used,
+                it.used_by_all,
+            )
+        })
+        .collect();
+    assert_eq!(shares.len(), 3);
+    for expected in [(80, 3, 1, 2), (80, 4, 1, 2), (81, 3, 1, 1)] {
+        assert!(shares.contains(&expected), "{shares:?}");
+    }
+}
+
+#[test]
+fn the_whole_range_and_no_range_are_fine() {
+    assert_eq!(
+        usage(&[space(7, 0, u16::MAX, &[])], &[]).available[&7],
+        65_536
+    );
+    // What is read of a namespace that is gone may be anything.
+    assert_eq!(usage(&[space(7, 9, 1, &[])], &[]).available[&7], 0);
+    assert_eq!(usage(&[], &[port(1, 2, 3, 0)]), Usage::default());
+}
+
+fn resting(port: PortUse, age: u32, waited_ms: u32) -> PortUse {
+    PortUse {
+        flags: port.flags | PORT_TIMESTAMPS,
+        age,
+        waited_ms,
+        ..port
+    }
+}
+
+#[test]
+fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
+    let ports = [
+        port(100, 80, 3, 0),
+        resting(port(101, 80, 3, 0), 1, 1),
+        resting(port(102, 80, 3, 0), 2000, 1001),
+        resting(port(103, 80, 4, 0), 2000, 1001),
+        // Taken again, and by somebody else.
+        resting(port(104, 80, 3, 0), 2000, 1001),
+        port(104, 80, 4, 0),
+        // Rested twice: the later one is what is there.
+        resting(port(105, 80, 3, 0), 3000, 3000),
+        resting(port(105, 80, 4, 0), 10, 10),
+    ];
+    let usage = usage(&[space(7, 100, 119, &[])], &ports);
+    let shares: Vec<_> = usage
+        .shares
+        .iter()
+        .map(|it| {
+            (
+                it.owner.0,
+                it.used,
+                it.blocked,
+                it.used_by_all,
+                it.blocked_by_all,
+            )
+        })
+        .collect();
+    assert_eq!(shares, [(3, 3, 2, 6, 4), (4, 3, 2, 6, 4)]);
+    assert_eq!(usage.available[&7], 20);
+}
+
+#[test]
+fn a_bound_port_in_time_wait_is_taken_off_for_every_destination() {
+    let ports = [
+        resting(port(100, 80, 3, PORT_BOUND), 5000, 5000),
+        port(101, 81, 3, 0),
+        port(100, 81, 4, 0),
+    ];
+    let usage = usage(&[space(7, 100, 109, &[])], &ports);
+    assert_eq!(usage.available[&7], 9);
+    let [share] = usage.shares[..] else {
+        panic!("{usage:?}")
+    };
+    assert_eq!(
+        (share.destination.remote.port(), share.blocked_by_all),
+        (81, 1)
+    );
+}
+
+/// One socket: port, destination, owner, age (0 for the living), time waited, timestamps, bound.
+fn socket() -> impl Strategy<Value = PortUse> {
+    let time = (0_u32..4, prop_oneof![Just(0_u32), Just(1000), Just(1001)]);
+    (
+        98_u16..112,
+        80_u16..82,
+        2_u32..4,
+        time,
+        any::<bool>(),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(
+            |(local, remote, slot, (age, waited_ms), timestamps, bound)| {
+                let timestamps = if timestamps { PORT_TIMESTAMPS } else { 0 };
+                let bound = if bound { PORT_BOUND } else { 0 };
+                PortUse {
+                    age,
+                    waited_ms,
+                    ..port(local, remote, slot, timestamps | bound)
+                }
+            },
+        )
+}
+
+proptest! {
+    /// Held against a plain definition over sets of ports.
+    #[test]
+    fn shares_add_up(sockets in prop::collection::vec(socket(), 0..60)) {
+        let usage = usage(&[space(7, 100, 109, &[103])], &sockets);
+        let bound: BTreeSet<u16> = sockets
+            .iter()
+            .filter(|it| it.flags & PORT_BOUND != 0)
+            .map(|it| it.local_port)
+            .collect();
+        let usable: BTreeSet<u16> =
+            (100..110).filter(|it| *it != 103 && !bound.contains(it)).collect();
+        prop_assert_eq!(usage.available[&7] as usize, usable.len());
+        for remote in 80..82 {
+            let shares: Vec<_> = usage
+                .shares
+                .iter()
+                .filter(|it| it.destination.remote.port() == remote)
+                .collect();
+            let of = |port: u16| {
+                let here = move |it: &&PortUse| {
+                    (it.local_port, it.remote_port) == (port, remote) && it.flags & PORT_BOUND == 0
+                };
+                sockets.iter().filter(here)
+            };
+            let used = usable.iter().filter(|port| of(**port).next().is_some()).count();
+            // The youngest says whether it is blocked; of equals, any.
+            let free = |port: u16, all: bool| {
+                let youngest = of(port).map(|it| it.age).min();
+                let mut free = of(port).filter(|it| Some(it.age) == youngest).map(|it| {
+                    it.age > 0 && it.flags & PORT_TIMESTAMPS != 0 && it.waited_ms > 1000
+                });
+                youngest.is_some() && if all { free.all(|it| it) } else { free.any(|it| it) }
+            };
+            let free = |all| usable.iter().filter(|port| free(**port, all)).count();
+            let sum = |count: fn(&Share) -> u32| shares.iter().map(|it| count(it)).sum::<u32>();
+            prop_assert_eq!(sum(|it| it.used) as usize, used);
+            let blocked = used - free(false)..=used - free(true);
+            prop_assert!(blocked.contains(&(sum(|it| it.blocked) as usize)));
+            for share in &shares {
+                prop_assert_eq!(share.used_by_all, sum(|it| it.used));
+                prop_assert_eq!(share.blocked_by_all, sum(|it| it.blocked));
+                prop_assert!(share.blocked <= share.used);
+                prop_assert!(share.blocked_by_all <= share.available);
+            }
+        }
+    }
+}
