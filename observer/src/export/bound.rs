@@ -24,7 +24,7 @@ const SHARED: usize = STATES
     + 3;
 
 /// The most series of one name: besides, transitions, failed binds, three histograms with `_sum` and
-/// `_count`, TIME_WAIT entered, ended and overflowed, five of each listening address, two of the
+/// `_count`, TIME_WAIT entered, ended and overflowed, five of each listening address, three of the
 /// ports to destinations that are not shown by themselves, its unit.
 pub const BY_NAME: usize = SHARED
     + STATES * STATES
@@ -32,15 +32,15 @@ pub const BY_NAME: usize = SHARED
     + 3 * (BUCKETS + 2)
     + (TIME_WAIT_SUBSTATES.len() + 2)
     + 5 * PLACES
-    + 2
+    + 3
     + 1;
 
 /// The most series of one process: besides, descriptors and sockets, three of each listening
 /// address, one of the ports to destinations that are not shown by themselves, its unit.
 pub const BY_PROCESS: usize = SHARED + 4 + 3 * PLACES + 1 + 1;
 
-/// Destinations, two series by name and one by process; RSTs without a socket.
-pub const FIXED: usize = 3 * DESTINATIONS + RESETS_SENT;
+/// Destinations, three series by name and one by process; RSTs without a socket.
+pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT;
 
 /// The most series about processes, but for one by network namespace.
 #[must_use]

@@ -132,9 +132,13 @@ metrics! {
         "`bpf_map_elem`",
         "Local ports in use towards a destination from one source address, those of sockets in TIME_WAIT included.",
         "topk(5, sum by (comm, destination) (socket_ephemeral_ports_used))";
+    PortsBlocked: "socket_ephemeral_ports_blocked", Gauge, Name, "ports", ["source", "destination", "netns"],
+        "`bpf_map_elem`",
+        "Local ports of those in use that connect() may not take for this destination now. A port in TIME_WAIT that net.ipv4.tcp_tw_reuse frees is not blocked.",
+        "topk(5, sum by (comm, destination) (socket_ephemeral_ports_blocked))";
     PortsRatio: "socket_ephemeral_ports_ratio", Gauge, Name, "ratio, 0 to 1", ["source", "destination", "netns"],
         "`bpf_map_elem`",
-        "Part of the available local ports that all processes together use towards this destination. At 1, connect() fails with EADDRNOTAVAIL.",
+        "Part of the available local ports that all processes together block for this destination. At 1, connect() fails with EADDRNOTAVAIL.",
         "max by (comm, unit, source, destination) (socket_ephemeral_ports_ratio) > 0.8";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",

@@ -97,6 +97,8 @@ fn ports(sink: &mut dyn Sink, view: &PortsView) {
         sink.sample(Family::ProcessPortsUsed, labels, &extra, used.into());
         return;
     }
+    let blocked = u64::from(view.blocked);
     sink.sample(Family::PortsUsed, labels, &extra, used.into());
+    sink.sample(Family::PortsBlocked, labels, &extra, blocked.into());
     sink.sample(Family::PortsRatio, labels, &extra, view.ratio.into());
 }

@@ -17,7 +17,9 @@ pub struct PortsView {
     pub destination: Option<Destination>,
     /// Ports in use.
     pub used: u32,
-    /// Ports that all processes use, as a part of those available.
+    /// Of those, ports that connect() may not take.
+    pub blocked: u32,
+    /// Ports that all processes block, as a part of those available.
     pub ratio: f64,
 }
 
@@ -82,9 +84,11 @@ impl Table {
                 labels: view.labels,
                 destination: None,
                 used: 0,
+                blocked: 0,
                 ratio: 0.0,
             });
             sum.used += view.used;
+            sum.blocked += view.blocked;
             sum.ratio = sum.ratio.max(view.ratio);
         };
         for of_holder in shares.chunk_by(|a, b| a.0 == b.0) {
@@ -144,7 +148,8 @@ fn view_of(labels: &Arc<Labels>, shares: &[(Holder, &Share)]) -> PortsView {
         labels: Arc::clone(labels),
         destination: Some(first.destination),
         used: shares.iter().map(|(_, share)| share.used).sum(),
-        ratio: f64::from(first.used_by_all) / f64::from(first.available.max(1)),
+        blocked: shares.iter().map(|(_, share)| share.blocked).sum(),
+        ratio: f64::from(first.blocked_by_all) / f64::from(first.available.max(1)),
     }
 }
 

@@ -353,3 +353,33 @@ fn destinations_are_bounded_over_all_processes() {
         .collect();
     assert_eq!(labels.len(), ports.len(), "two series alike");
 }
+
+#[test]
+fn the_ratio_is_of_blocked_ports() {
+    let mut bench = Bench::new(TableConfig::default());
+    let slots = [7, 8].map(|pid| bench.kernel.spawn(pid, 1, b"curl").unwrap());
+    bench.ticks(1);
+    let shares = slots.map(|slot| Share {
+        blocked: 1,
+        blocked_by_all: 2,
+        ..share(slot, 80, 30, 60)
+    });
+    let blocked = |bench: &Bench| -> Vec<_> {
+        let views = bench.table.ports();
+        views
+            .map(|it| (it.used, it.blocked, it.ratio, it.destination.is_some()))
+            .collect()
+    };
+    bench.table.update_ports(&usage(&shares), 0);
+    let (name, process) = ((60, 2), (30, 1));
+    let shown = |(used, blocked), by_itself| (used, blocked, 0.02, by_itself);
+    let all = |by_itself| [name, process, process].map(|it| shown(it, by_itself));
+    assert_eq!(blocked(&bench), all(false));
+    bench.table.update_ports(&usage(&shares), 1);
+    assert_eq!(blocked(&bench), all(true));
+    for pid in [7, 8] {
+        bench.facts.kill(key(pid, 1));
+        bench.ticks(10);
+    }
+    assert_eq!(blocked(&bench), [(60, 2, 0.02, true)]);
+}

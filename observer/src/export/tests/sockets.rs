@@ -38,9 +38,9 @@ fn addresses_are_labels() {
         },
         owner: (SLOT_FIRST, 0),
         used,
-        blocked: used,
+        blocked: used - 1,
         used_by_all: 2 * used,
-        blocked_by_all: 2 * used,
+        blocked_by_all: 2 * (used - 1),
         available: 40,
     };
     let usage = Usage {
@@ -61,9 +61,23 @@ fn addresses_are_labels() {
         (
             "socket_ephemeral_ports_ratio -quo\"te 77",
             "::1 [::1]:80",
-            0.5,
+            0.45,
         ),
-        ("socket_ephemeral_ports_ratio -quo\"te ", "other other", 0.2),
+        (
+            "socket_ephemeral_ports_ratio -quo\"te ",
+            "other other",
+            0.15,
+        ),
+        (
+            "socket_ephemeral_ports_blocked -quo\"te 77",
+            "::1 [::1]:80",
+            9.0,
+        ),
+        (
+            "socket_ephemeral_ports_blocked -quo\"te ",
+            "other other",
+            5.0,
+        ),
         (
             "socket_ephemeral_ports_used -quo\"te 77",
             "::1 [::1]:80",
