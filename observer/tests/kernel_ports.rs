@@ -1,6 +1,8 @@
 //! Local ports in use, on the real kernel: counted until none is left, and compared with what
 //! connect() has to say then.
 
+#[path = "kernel_ports/blocked.rs"]
+mod blocked;
 mod common;
 
 use std::{
