@@ -330,19 +330,23 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
         // Overwritten meanwhile.
         return 0;
     }
+    let mut found = Found::Nothing;
+    if is_alive(owner.net, owner.net_cookie) {
+        found = resting::find(&owner);
+    }
     let age = coarse_time(now()).wrapping_sub(owner.entered);
-    if age > coarse_time(TIME_WAIT_NS) {
-        // SAFETY: likewise. The time would look like a fresh one in 52 days.
-        unsafe { (&raw mut (*place).key).write_volatile(0) };
-        return 0;
-    }
-    if !is_alive(owner.net, owner.net_cookie) {
-        return 0;
-    }
-    let rest = match resting::find(&owner) {
+    let over = age > coarse_time(TIME_WAIT_NS);
+    let rest = match found {
+        // It may have waited in FIN_WAIT2 first.
         Found::Socket(sk) => resting::read(sk),
-        Found::Nothing => return 0,
-        Found::Unknown => Rest::default(),
+        Found::Unknown if !over => Rest::default(),
+        _ => {
+            if over {
+                // SAFETY: likewise. The time would look like a fresh one in 52 days.
+                unsafe { (&raw mut (*place).key).write_volatile(0) };
+            }
+            return 0;
+        }
     };
     let record = PortUse {
         slot: owner.slot,
