@@ -39,6 +39,10 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tower_http::{
+    CompressionLevel,
+    compression::{CompressionLayer, predicate::SizeAbove},
+};
 use tracing::{debug, warn};
 
 use super::{Exporter, health::Health, landing};
@@ -54,6 +58,10 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 64;
 /// Bytes of a request's head, more than any scraper sends.
 const HEAD_SIZE: usize = 16 * 1024;
+
+/// Bytes of an answer that is compressed for clients that offer gzip. A shorter one fits into a
+/// packet as it is.
+const COMPRESSED_FROM: u64 = 1024;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const NO_CACHE: [(HeaderName, &str); 2] = [
@@ -213,6 +221,10 @@ fn router(app: App) -> Router {
         app,
         scraping: Arc::default(),
     });
+    // The text repeats itself: more effort makes it little smaller and takes much longer.
+    let compression = CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(COMPRESSED_FROM));
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -220,6 +232,7 @@ fn router(app: App) -> Router {
         .route("/readyz", get(readyz))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(compression)
         .with_state(shared)
 }
 
@@ -262,7 +275,7 @@ impl hyper::body::Body for Pieces {
         self.0.is_empty()
     }
 
-    /// Exact, so that the answer has a Content-Length.
+    /// Exact, so that the answer has a Content-Length where it is not compressed.
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }

@@ -1,7 +1,15 @@
 //! The server, over real sockets.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io::Read as _,
+    net::SocketAddr,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use flate2::read::GzDecoder;
 use observer_common::SLOT_FIRST;
 use prometheus::{IntCounter, Registry};
 use tokio::{
@@ -12,13 +20,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{exporter, kernel, parse};
+use super::{busy, exporter, kernel, parse};
 use crate::{
     export::{
         health::Health,
         http::{App, Server},
     },
-    table::TableConfig,
+    table::{TableConfig, fake::FakeKernel},
 };
 
 struct Running {
@@ -42,7 +50,10 @@ fn app(stale_after: Duration) -> App {
 }
 
 async fn start(stale_after: Duration) -> Running {
-    let app = app(stale_after);
+    start_with(app(stale_after)).await
+}
+
+async fn start_with(app: App) -> Running {
     let health = Arc::clone(&app.health);
     let server = Server::new(Server::listen(([127, 0, 0, 1], 0).into()).unwrap(), app).unwrap();
     let address = server.local_addr().unwrap();
@@ -59,13 +70,38 @@ async fn start(stale_after: Duration) -> Running {
 }
 
 async fn ask(address: SocketAddr, request: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let (head, body) = exchange(address, &request).await;
+    (head, String::from_utf8(body).unwrap())
+}
+
+/// The same with more header fields, each with its line end. HTTP/1.0, which has no chunks.
+async fn ask_for(address: SocketAddr, request: &str, fields: &str) -> (String, Vec<u8>) {
+    let request = format!("{request} HTTP/1.0\r\nHost: x\r\n{fields}\r\n");
+    exchange(address, &request).await
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|it| it == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    (head, answer[end + 4..].to_vec())
+}
+
+fn gunzip(body: &[u8]) -> String {
+    let mut text = String::new();
+    GzDecoder::new(body).read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The lines that do not tell the time or what scrapes cost, which differ from one to the next.
+fn lasting(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter(|line| line.starts_with("socket_") || line.starts_with('#'))
+        .collect()
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -95,6 +131,93 @@ fn metrics_are_served_with_those_of_others() {
         let (head, body) = ask(server.address, "HEAD /metrics").await;
         assert!(head.starts_with("HTTP/1.1 200") && body.is_empty());
         assert!(head.contains("content-length: "));
+    });
+}
+
+#[test]
+fn metrics_are_compressed_for_those_who_offer_it() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (head, plain) = ask(server.address, "GET /metrics").await;
+        assert!(head.contains("content-length: "), "{head}");
+        assert!(!head.contains("content-encoding"), "{head}");
+        // A cache must not give this to those who offer gzip.
+        assert!(head.contains("vary: accept-encoding"), "{head}");
+        assert!(!lasting(&plain).is_empty());
+
+        // Prometheus says the first.
+        for offer in ["gzip", "deflate, gzip;q=0.5, br", "*", "GZIP"] {
+            let field = format!("Accept-Encoding: {offer}\r\n");
+            let (head, body) = ask_for(server.address, "GET /metrics", &field).await;
+            assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+            assert!(head.contains("content-encoding: gzip"), "{offer}: {head}");
+            assert!(head.contains("vary: accept-encoding"), "{head}");
+            assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
+            assert!(!head.contains("content-length"), "{head}");
+            assert!(3 * body.len() < plain.len(), "{offer}: {}", body.len());
+            let text = gunzip(&body);
+            assert_eq!(lasting(&text), lasting(&plain));
+            assert_eq!(text.lines().last().unwrap(), plain.lines().last().unwrap());
+        }
+        for offer in ["identity", "gzip;q=0", "gzip;q=0, *;q=0.1", "br", ""] {
+            let field = format!("Accept-Encoding: {offer}\r\n");
+            let (head, body) = ask_for(server.address, "GET /metrics", &field).await;
+            assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+            assert!(!head.contains("content-encoding"), "{offer}: {head}");
+            let text = String::from_utf8(body).unwrap();
+            assert_eq!(lasting(&text), lasting(&plain));
+        }
+    });
+}
+
+#[test]
+fn pages_are_compressed_and_small_answers_are_not() {
+    run(async {
+        const GZIP: &str = "Accept-Encoding: gzip\r\n";
+        let server = start(Duration::from_secs(60)).await;
+        let (head, body) = ask_for(server.address, "GET /", GZIP).await;
+        assert!(head.contains("content-encoding: gzip"), "{head}");
+        assert!(gunzip(&body).contains("</html>"));
+
+        let (head, body) = ask_for(server.address, "HEAD /metrics", GZIP).await;
+        assert!(
+            head.starts_with("HTTP/1.0 200") && body.is_empty(),
+            "{head}"
+        );
+        for (path, status) in [("/healthz", "200"), ("/readyz", "503"), ("/metrix", "404")] {
+            let (head, body) = ask_for(server.address, &format!("GET {path}"), GZIP).await;
+            assert!(head.starts_with(&format!("HTTP/1.0 {status}")), "{head}");
+            assert!(!head.contains("content-encoding"), "{head}");
+            assert!(
+                head.contains(&format!("content-length: {}", body.len())),
+                "{head}"
+            );
+        }
+    });
+}
+
+/// With a client of another make, and in chunks.
+#[test]
+fn curl_decompresses_what_it_gets() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let url = format!("http://{}/metrics", server.address);
+        let curl = |arguments: &'static [&str]| {
+            let mut command = Command::new("curl");
+            command.args(["-sS", "--fail", "--noproxy", "*", "--max-time", "30"]);
+            command.args(arguments).arg(&url);
+            tokio::task::spawn_blocking(move || {
+                let output = command.output().expect("curl is installed");
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{errors}");
+                output.stdout
+            })
+        };
+        let plain = String::from_utf8(curl(&[]).await.unwrap()).unwrap();
+        let text = String::from_utf8(curl(&["--compressed"]).await.unwrap()).unwrap();
+        assert_eq!(lasting(&text), lasting(&plain));
+        let raw = curl(&["-H", "Accept-Encoding: gzip"]).await.unwrap();
+        assert_eq!(lasting(&gunzip(&raw)), lasting(&plain));
     });
 }
 
@@ -226,5 +349,41 @@ fn a_taken_port_is_named() {
         let said = error.to_string();
         assert!(said.contains(&server.address.to_string()), "{said}");
         assert!(said.contains("another program"), "{said}");
+    });
+}
+
+/// `cargo test --release -p observer cost_of_compression -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, not a test"]
+fn cost_of_compression() {
+    run(async {
+        let kernel = FakeKernel::new(1003);
+        for pid in 1..=1000 {
+            let slot = kernel.spawn(pid, 1, b"some-daemon").unwrap();
+            kernel.change(slot, busy);
+        }
+        let server = start_with(App {
+            exporter: exporter(kernel, TableConfig::default()),
+            registry: Registry::new(),
+            health: Arc::new(Health::new(Duration::from_secs(60), [])),
+        })
+        .await;
+        for offer in ["identity", "gzip"] {
+            let field = format!("Accept-Encoding: {offer}\r\n");
+            let (mut best, mut body) = (Duration::MAX, Vec::new());
+            for _ in 0..20 {
+                let started = Instant::now();
+                body = ask_for(server.address, "GET /metrics", &field).await.1;
+                best = best.min(started.elapsed());
+            }
+            let size = body.len();
+            let text = if offer == "gzip" {
+                gunzip(&body)
+            } else {
+                String::from_utf8(body).unwrap()
+            };
+            let samples = parse(&text).len();
+            println!("1000 processes, {offer}: {size} bytes, {samples} samples, {best:?}");
+        }
     });
 }
