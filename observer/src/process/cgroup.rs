@@ -360,12 +360,14 @@ fn engine_container<'a>(name: &'a [u8], parents: &[&[u8]]) -> Option<Container<'
 
 /// The container of a cgroup whose whole name is an id: cgroupfs drivers.
 fn container_by_parents<'a>(id: &'a [u8], parents: &[&[u8]]) -> Container<'a> {
-    for parent in parents.iter().rev() {
+    for (depth, parent) in parents.iter().enumerate().rev() {
         match *parent {
             b"docker" | b"ecs" => return Container::new(UnitKind::Docker, id),
             b"k8s.io" | b"moby" => return Container::new(UnitKind::Containerd, id),
             b"libpod_parent" => return Container::new(UnitKind::Podman, id),
-            name if name.starts_with(b"kubepods") => {
+            name if name.starts_with(b"kubepods")
+                || pod_uid_of(name, &parents[..depth]).is_some() =>
+            {
                 let kind = UnitKind::Container;
                 let engine = "kubepods";
                 return Container { kind, engine, id };
@@ -396,7 +398,10 @@ fn pod_uid_of(name: &[u8], parents: &[&[u8]]) -> Option<String> {
         let at = slice.windows(4).rposition(|window| window == b"-pod")?;
         &slice[at + 4..]
     } else {
-        if !parents.iter().any(|parent| parent.starts_with(b"kubepods")) {
+        // Or of what an observer in a pod sees of it, in a cgroup namespace: `/../../pod<uid>`.
+        let is_qos = |name: &&[u8]| matches!(*name, b"burstable" | b"besteffort");
+        if !parents.iter().any(|name| name.starts_with(b"kubepods")) && !parents.iter().all(is_qos)
+        {
             return None;
         }
         name.strip_prefix(b"pod")?

@@ -307,6 +307,14 @@ fn pods_whose_engine_the_path_does_not_tell() {
     ] {
         assert_eq!(unit(&format!("0::/kubepods/{near_miss}/ID\n")).pod_uid, "");
     }
+    // As an observer in a pod sees those beside it: a cgroup namespace is the default on v2.
+    for text in [
+        "0::/../../podPOD/ID\n",
+        "0::/../../../burstable/podPOD/ID\n",
+    ] {
+        let seen = unit(text);
+        assert_eq!((&*seen.name, &*seen.pod_uid), (label, POD), "{text}");
+    }
     // No pod without a kubelet.
     check_container("/batch/podPOD/ID", "container:0123456789ab", kind, ID);
     check_container("/actions_job/ID", "container:0123456789ab", kind, ID);
