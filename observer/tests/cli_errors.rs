@@ -38,7 +38,7 @@ fn misuse_ends_with_2() {
         (&["--ring-bytes", "64kb"], &["unknown unit"]),
         (&["--ring-bytes", "2GiB"], &["maximum is 1GiB"]),
         (&["--max-connections", "15"], &["range of 16 to 16777216"]),
-        (&["--max-processes", "many"], &["whole number"]),
+        (&["--max-tracked-processes", "many"], &["whole number"]),
         (&["--tick-interval", "0s"], &["zero"]),
         (&["--tick-interval", "1ms"], &["range of 10ms to 24h"]),
         (&["--resync-interval", "10"], &["500ms, 15s or 1m"]),
@@ -89,8 +89,8 @@ fn a_bad_file_ends_with_1_and_is_named_with_line_and_key() {
             &["line 1", "ring-bytes", "power of two"],
         ),
         (
-            "max-processes = 1\n",
-            &["max-processes", "range of 16 to 65536"],
+            "max-tracked-processes = 1\n",
+            &["max-tracked-processes", "range of 16 to 65536"],
         ),
         (
             "tick-interval = 5\n",
