@@ -135,12 +135,16 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_NET_COOKIE" | "OFF_NET_LIST" => {
             "telling what rests in TIME_WAIT from what rested in a namespace that is gone"
         }
-        "OFF_FILE_INODE" | "OFF_INODE_MODE" => "sockets older than the daemon, before 5.11",
+        "OFF_FILE_INODE" | "OFF_INODE_MODE" => {
+            "failed bind and listen calls, and sockets older than the daemon, before 5.11"
+        }
+        "OFF_IO_FILE" | "OFF_IO_RESULT" => "failed bind and listen calls of io_uring",
+        "OFF_ICSK_RETRANSMITS" => "attempts given up after a SYN whose retransmission was missed",
         "OFF_SKB_PROTOCOL" => "overflows of accept queues at the end of a handshake over IPv6",
         "OFF_REQ_LISTENER" => "owners of RSTs sent during a handshake",
         "OFF_REGS_ARG0" | "OFF_REGS_ARG1" | "OFF_REGS_ARG2" | "OFF_REGS_SYSCALL"
         | "OFF_TASK_STACK" | "PT_REGS_SIZE" => {
-            "failed setsockopt calls, and connect errors outside the state machine"
+            "failed setsockopt, bind and listen calls, and connect errors outside the state machine"
         }
         _ => return None,
     })

@@ -39,6 +39,10 @@ const TW_REUSE_DELAY: [(&str, &str, &str); 2] = [
 /// to 6.0 it is behind one more pointer, and is not looked for there.
 pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 
+/// The globals that hold where a request of io_uring keeps what it is about, for `io_bind` and
+/// `io_listen` (6.11 and later).
+const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
+
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -155,9 +159,10 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     optional("OFF_FILE_INODE", "file", "f_inode", 8),
     optional("OFF_INODE_MODE", "inode", "i_mode", 2),
-    // CONFIG_IO_URING; it has no bind() and listen() before 6.11.
-    optional("OFF_IO_FILE", "io_kiocb", "file", 8),
-    optional("OFF_IO_RESULT", "io_kiocb", "cqe.res", 4),
+    // CONFIG_IO_URING.
+    optional(IO_REQUEST[0], "io_kiocb", "file", 8),
+    // 5.19.
+    optional(IO_REQUEST[1], "io_kiocb", "cqe.res", 4),
     optional("OFF_ICSK_BIND_HASH", "inet_connection_sock", "icsk_bind_hash", 8),
     optional("OFF_TB_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
     optional("OFF_TB_FASTREUSEPORT", "inet_bind_bucket", "fastreuseport", 1),
@@ -225,6 +230,11 @@ impl Layout {
         let mut layout = Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))?;
         layout.port_range(btf);
         layout.tw_reuse(btf);
+        if !btf.has_func("io_bind") {
+            // Nothing here would read them.
+            let unread = |it: &Absent| IO_REQUEST.contains(&it.global);
+            layout.absent.retain(|it| !unread(it));
+        }
         Ok(layout)
     }
 

@@ -83,6 +83,28 @@ fn each_optional_field_may_be_absent() {
     }
 }
 
+/// Before 5.19 a request has no such member, and before 6.11 nobody asks for it.
+#[test]
+fn a_field_is_not_lacked_where_nothing_reads_it() {
+    let specs: Vec<_> = FIELDS.iter().chain(X86_64_REGISTERS).copied().collect();
+    for has_bind in [false, true] {
+        let mut writer = kernel(&specs, 0, |spec| match spec.global {
+            "OFF_IO_RESULT" => Has::Nothing,
+            _ => Has::Expected,
+        });
+        if has_bind {
+            let prototype = writer.prototype(&[]);
+            writer.function("io_bind", prototype);
+        }
+        let layout = Layout::resolve(&writer.parse()).unwrap();
+        assert_eq!(layout.offset("OFF_IO_RESULT"), None);
+        assert!(layout.globals().contains(&("OFF_IO_RESULT", ABSENT)));
+        let absent = layout.absent().iter();
+        let lacked = absent.filter(|it| IO_REQUEST.contains(&it.global)).count();
+        assert_eq!(lacked, usize::from(has_bind));
+    }
+}
+
 #[test]
 fn finds_the_registers_of_arm64() {
     // struct pt_regs as of 6.12, arch/arm64/include/asm/ptrace.h.
