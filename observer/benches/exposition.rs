@@ -26,6 +26,9 @@ use observer_common::{
 #[path = "../src/table/fake.rs"]
 mod fake;
 
+/// So many names share the processes.
+const NAMES: u32 = 100;
+
 /// What a service that is client and server leaves in its slot.
 fn service(slot: &mut Slot) {
     let transitions = [
@@ -70,7 +73,8 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
     // Not by `spawn`, which looks for a free slot from the start each time.
     for (pid, slot) in (1..).zip(&mut kernel.slots.lock().expect("not poisoned")[3..]) {
         slot.key = fake::key(pid, 1);
-        slot.comm[..11].copy_from_slice(b"some-daemon");
+        let comm = format!("daemon-{}", pid % NAMES);
+        slot.comm[..comm.len()].copy_from_slice(comm.as_bytes());
         fill(slot);
     }
     let facts = FakeFacts::default();

@@ -220,12 +220,28 @@ impl KernelSource for FakeKernel {
 }
 
 /// Processes whose fate is set by the test.
-#[derive(Default)]
 pub struct FakeFacts {
     pub dead: Mutex<HashSet<ProcessKey>>,
     pub units: Mutex<BTreeMap<u32, Unit>>,
     /// What processes are called since they called execve().
     pub comms: Mutex<HashMap<ProcessKey, Vec<u8>>>,
+    /// Of each process.
+    pub resources: Resources,
+}
+
+impl Default for FakeFacts {
+    fn default() -> Self {
+        Self {
+            dead: Mutex::default(),
+            units: Mutex::default(),
+            comms: Mutex::default(),
+            resources: Resources {
+                open_fds: Some(12),
+                max_fds: Some(1024),
+                fd_high_water: None,
+            },
+        }
+    }
 }
 
 impl FakeFacts {
@@ -255,10 +271,6 @@ impl ProcessFacts for FakeFacts {
     }
 
     fn resources(&self, _process: &ProcessKey) -> Resources {
-        Resources {
-            open_fds: Some(12),
-            max_fds: Some(1024),
-            fd_high_water: None,
-        }
+        self.resources
     }
 }

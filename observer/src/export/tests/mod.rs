@@ -1,5 +1,6 @@
 //! What is exported, down to the bytes.
 
+mod bound;
 mod cost;
 mod format;
 mod http;

@@ -1,0 +1,180 @@
+//! However much programs do, a scrape has no more series than the formula says.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use observer_common::{
+    Account, Listener, ListenerKey, ListenerSample, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED,
+    Slot,
+};
+
+use super::{NumberNames, Piece, parse};
+use crate::{
+    export::{BuildInfo, Exporter, ProcessMetrics, bound},
+    ports::{Destination, Share, Usage},
+    process::Unit,
+    table::{
+        Resources, Table, TableConfig,
+        fake::{FakeFacts, FakeKernel},
+    },
+};
+
+const PROCESSES: u32 = 30;
+const ADDRESSES: u16 = 80;
+
+/// Everything there is to count.
+fn everything(slot: &mut Slot) {
+    let Slot {
+        key: _,
+        cgroup_id: _,
+        comm: _,
+        generation: _,
+        account: _,
+        sockets,
+        seeded: _,
+        transitions,
+        adjust,
+        connects,
+        errors,
+        accepts,
+        binds_failed,
+        time_wait_entered,
+        time_wait_overflows,
+        ports_exhausted,
+        retransmits,
+        fd_exhausted,
+        resets_sent,
+        resets_received,
+        connect,
+        age,
+        close_wait,
+    } = slot;
+    *sockets = 1;
+    for row in transitions {
+        row.fill(1);
+    }
+    adjust.fill(1000);
+    connects.fill(1);
+    errors.fill(1);
+    *accepts = 1;
+    binds_failed.as_flattened_mut().fill(1);
+    time_wait_entered.fill(1);
+    *time_wait_overflows = 1;
+    ports_exhausted.fill(1);
+    *retransmits = 1;
+    fd_exhausted.fill(1);
+    resets_sent.fill(1);
+    resets_received.fill(1);
+    for histogram in [connect, age, close_wait] {
+        histogram.buckets.fill(1);
+    }
+}
+
+fn series(max_names: usize, max_processes: usize) -> usize {
+    let mut kernel = FakeKernel::new((PROCESSES + SLOT_FIRST) as usize);
+    let accounts = (0..=PROCESSES + SLOT_FIRST).map(|account| {
+        let account_of = Account {
+            entered: 9,
+            ended: 1,
+        };
+        (account, account_of)
+    });
+    kernel.accounts = Some(Mutex::new(accounts.collect()));
+    let mut listeners = Vec::new();
+    let mut shares = Vec::new();
+    let facts = FakeFacts {
+        resources: Resources {
+            open_fds: Some(12),
+            max_fds: Some(1024),
+            fd_high_water: Some(13),
+        },
+        ..FakeFacts::default()
+    };
+    for slot in (SLOT_UNATTRIBUTED..SLOT_FIRST).filter(|slot| *slot != SLOT_NO_SOCKET) {
+        kernel.change(slot, everything);
+    }
+    kernel.change(SLOT_NO_SOCKET, |slot| slot.resets_sent.fill(1));
+    for pid in 1..=PROCESSES {
+        let comm = format!("program-{pid}");
+        let slot = kernel.spawn(pid, 1, comm.as_bytes()).unwrap();
+        kernel.change(slot, everything);
+        kernel.change(slot, |it| it.account = slot);
+        let unit = Unit::systemd(&format!("{pid}.service"));
+        facts.units.lock().unwrap().insert(pid, unit);
+        for option in 0..100 {
+            kernel.fail_setsockopt(slot, option);
+        }
+        for port in 1..=ADDRESSES {
+            listeners.push(ListenerSample {
+                key: ListenerKey {
+                    socket: u64::from(pid) << 16 | u64::from(port),
+                    born_ns: 1,
+                },
+                listener: Listener {
+                    slot,
+                    port,
+                    drops: 1,
+                    overflows: 1,
+                    ..Listener::default()
+                },
+                backlog: 1,
+                max_backlog: 1,
+            });
+            shares.push(Share {
+                destination: Destination {
+                    netns: 1,
+                    source: Ipv4Addr::LOCALHOST.into(),
+                    remote: (Ipv4Addr::LOCALHOST, port).into(),
+                },
+                owner: (slot, 0),
+                used: 1,
+                used_by_all: 1,
+                blocked: 1,
+                blocked_by_all: 1,
+                available: 100,
+            });
+        }
+    }
+    let mut table = Table::new(TableConfig {
+        max_names,
+        max_processes,
+        ..TableConfig::default()
+    });
+    table.tick(Instant::now(), &kernel, &facts);
+    table.update_listeners(&listeners, None);
+    let usage = Usage {
+        shares,
+        ..Usage::default()
+    };
+    table.update_ports(&usage, 60);
+    let exporter = Exporter::new(
+        Arc::new(Mutex::new(table)),
+        Arc::new(kernel),
+        Arc::new(facts),
+        Arc::new(NumberNames),
+        BuildInfo::default(),
+        ProcessMetrics::All,
+    );
+    let text: String = exporter.scrape().iter().map(Piece::text).collect();
+    let samples = parse(&text);
+    samples
+        .keys()
+        .filter(|(name, _)| name.starts_with("socket_"))
+        .count()
+}
+
+#[test]
+fn a_scrape_has_no_more_series_than_the_formula_says() {
+    for (names, processes) in [(0, 0), (10, 0), (0, 10), (10, 10), (30, 30)] {
+        let count = series(names, processes);
+        let most = bound::series(names, processes);
+        assert!(count <= most, "{count} series of {most}");
+        // It is not a bound that anything is below: names share reasons, a kernel has fewer states.
+        let least = most - bound::FIXED - (names + processes) * 60 - 1000;
+        println!("{names} names, {processes} processes: {count} of {most}");
+        assert!(count >= least, "{count} series of {most}");
+    }
+}
