@@ -210,10 +210,9 @@ fn sighup_reads_the_file_again() {
         daemon.log()[before..].to_owned()
     };
     assert!(!daemon.log().contains("DEBUG"));
-    const SELECTED: &str = "processes that are new are selected anew";
+    const SELECTED: &str = "processes are selected by the new settings";
     hup("log-level = \"debug\"\n", &["DEBUG", SELECTED]);
 
-    // A filter holds for processes that are new.
     hup(
         "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
         &[SELECTED],
@@ -244,6 +243,37 @@ fn sighup_reads_the_file_again() {
     assert!(!metrics.shows(hidden.pid()));
     assert!(metrics.by("<other>", "socket_connects_total", &[("result", "ok")]) >= 5.0);
     assert!(!daemon.log()[settled..].contains("DEBUG"));
+
+    // A filter holds for processes that live, too: what they did stays with their name, and
+    // what they do counts for it or not, as the filter says by then.
+    let ok = [("result", "ok")];
+    let counts = |metrics: &Metrics| {
+        ["obs-seen", "<other>"].map(|name| metrics.by(name, "socket_connects_total", &ok))
+    };
+    let [_, others] = counts(&daemon.scrape());
+    let mut connect = |expected: [f64; 2], shown: f64| {
+        // From the next tick on.
+        daemon.until("the selection", |metrics| {
+            metrics.shows(seen.pid()) == (shown > 0.0)
+        });
+        seen.go();
+        seen.expect("ready");
+        daemon.until("five connects", |metrics| {
+            counts(metrics) == expected
+                && metrics.of(seen.pid(), "socket_connects_total", &ok) == shown
+        });
+    };
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-*\"]\n",
+        &[SELECTED],
+    );
+    connect([5.0, others + 5.0], 0.0);
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
+        &[SELECTED],
+    );
+    // Its own series has all that it ever did.
+    connect([10.0, others + 5.0], 15.0);
 
     let log = hup(
         "listen = \"127.0.0.1:9\"\nring-bytes = 4096\nexclude-comm = [\"obs-hidden\"]\n",

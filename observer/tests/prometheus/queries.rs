@@ -64,7 +64,11 @@ fn last_cell(line: &str) -> Option<String> {
 /// The observer's metrics that a text names, without what histograms add to theirs.
 pub fn metric_names(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
-        .filter(|word| word.starts_with("socket_") || word.starts_with("observer_"))
+        .filter(|word| {
+            ["socket_", "observer_", "process_"]
+                .iter()
+                .any(|it| word.starts_with(it))
+        })
         .map(|word| {
             let base = ["_bucket", "_count", "_sum"]
                 .into_iter()

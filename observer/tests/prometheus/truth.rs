@@ -184,3 +184,91 @@ impl Samples {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten events each second for a minute, and a sample each second for six.
+    fn steady(step: f64) -> (Truth, Samples) {
+        let truth = Truth::new((0..600).map(|event| {
+            let began = 100.0 + f64::from(event) / 10.0;
+            (began, began + 0.001)
+        }));
+        let values: Vec<(f64, f64)> = (90..450)
+            .map(|second| {
+                let time = f64::from(second) + 0.25;
+                // The process ends, and what it did is counted `step` times more.
+                let again = if time > 170.0 { step * 600.0 } else { 0.0 };
+                (time, truth.least(time) + again)
+            })
+            .collect();
+        let took: Vec<_> = values.iter().map(|(time, _)| (*time, 0.002)).collect();
+        (truth, Samples::new(&values, &took))
+    }
+
+    /// Without an edge of the range close to a sample, rate() is the increase over the time between
+    /// the first and the last sample.
+    fn rates_of(samples: &Samples) -> Vec<(f64, f64)> {
+        let rate = |time: f64| {
+            let inside = |sample: &&Sample| (time - RANGE..=time).contains(&sample.time);
+            let samples: Vec<&Sample> = samples.0.iter().filter(inside).collect();
+            let [first, .., last] = samples[..] else {
+                return (time, 0.0);
+            };
+            (time, (last.value - first.value) / (last.time - first.time))
+        };
+        (150..450)
+            .map(|second| rate(f64::from(second) + 0.75))
+            .collect()
+    }
+
+    fn check(samples: &Samples, truth: &Truth, factor: f64) {
+        let mut points = rates_of(samples);
+        for (_, rate) in &mut points {
+            *rate *= factor;
+        }
+        let rates = Rates {
+            query: "rate",
+            points: &points,
+            start: 150.75,
+            end: 449.75,
+        };
+        samples.assert_rates(truth, &rates);
+    }
+
+    #[test]
+    fn what_is_true_is_accepted() {
+        let (truth, samples) = steady(0.0);
+        samples.assert_true("samples", &truth);
+        check(&samples, &truth, 1.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "s after the last event; truth")]
+    fn a_step_is_noticed_in_samples() {
+        let (truth, samples) = steady(1.0);
+        samples.assert_true("samples", &truth);
+    }
+
+    #[test]
+    #[should_panic(expected = "s after the last event; truth")]
+    fn a_step_is_noticed_in_rates() {
+        let (truth, samples) = steady(1.0);
+        check(&samples, &truth, 1.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "s after the last event; truth")]
+    fn a_rate_that_is_too_low_is_noticed() {
+        let (truth, samples) = steady(0.0);
+        check(&samples, &truth, 0.9);
+    }
+
+    #[test]
+    #[should_panic(expected = "s after the last event; truth")]
+    fn a_rate_that_is_too_high_is_noticed() {
+        let (truth, samples) = steady(0.0);
+        check(&samples, &truth, 1.05);
+    }
+}
