@@ -1,7 +1,6 @@
 //! Boots a guest and watches it.
 
 use std::{
-    env,
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -13,10 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use super::qemu::Qemu;
 use crate::shell;
-
-/// Forces the accelerator: `kvm` or `tcg`.
-const ACCELERATOR: &str = "OBSERVER_VM_ACCEL";
 
 /// What the kernel is told. An oops and a soft lockup are panics, and a panic ends QEMU.
 /// noirqdebug: real-time kernels switch the serial port's interrupt off under bulk output.
@@ -59,40 +56,11 @@ impl Boot {
     }
 }
 
-/// Chooses the accelerator. Asking QEMU for KVM and then TCG does not work where KVM opens
-/// and guests die in it, as under PVM.
-pub fn accelerator() -> String {
-    if let Ok(chosen) = env::var(ACCELERATOR) {
-        return chosen;
-    }
-    let usable = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
-    if usable && !Path::new("/sys/module/kvm_pvm").is_dir() {
-        return "kvm".to_owned();
-    }
-    let version = shell::output(Command::new("qemu-system-x86_64").arg("--version"));
-    if version.as_deref().and_then(major_minor) >= Some((8, 1)) {
-        "tcg".to_owned()
-    } else {
-        // Before 8.1, guests with several threads oops at random: a race with the patching
-        // of int3.
-        "tcg,thread=single".to_owned()
-    }
-}
-
-fn major_minor(text: &str) -> Option<(u32, u32)> {
-    let version = text.split("version ").nth(1)?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 /// What to boot and how to watch it.
 pub struct Machine<'a> {
     /// Stands before the lines about it.
     pub name: &'a str,
+    pub qemu: &'a Qemu,
     pub kernel: &'a Path,
     pub initrd: &'a Path,
     /// Where logs are left.
@@ -115,8 +83,11 @@ impl Machine<'_> {
         fs::write(&console, "")?;
         // The kernel kills QEMU when the thread that started it ends, whatever ends it.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(["-M", "q35", "-accel", &accelerator()])
+        let (variable, modules) = self.qemu.modules();
+        qemu.args(["--pdeathsig", "KILL"])
+            .args(self.qemu.words()?)
+            .env(variable, modules)
+            .args(["-M", "q35", "-accel", &self.qemu.accelerator()])
             .args(["-cpu", "max", "-smp", "2", "-m", "2G", "-nodefaults"])
             .args(["-no-user-config", "-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-serial"])
@@ -244,14 +215,6 @@ fn crash(console: &str) -> Option<End> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn qemus_version_is_read() {
-        let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright";
-        assert_eq!(major_minor(text), Some((7, 2)));
-        assert!(major_minor("QEMU emulator version 10.0.2") >= Some((8, 1)));
-        assert_eq!(major_minor("nothing"), None);
-    }
 
     #[test]
     fn a_crash_is_told_from_a_quiet_log() {

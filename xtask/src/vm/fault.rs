@@ -10,6 +10,7 @@ use super::{
     image::Part,
     outcome::Outcome,
     packages::Kernel,
+    qemu::Qemu,
 };
 
 /// A test program that never ends.
@@ -74,6 +75,7 @@ const FAULTS: [Fault; 4] = [
 
 /// Boots a guest for each fault.
 pub fn check(
+    qemu: &Qemu,
     kernel: &Kernel,
     programs: &Path,
     job: &Path,
@@ -89,6 +91,7 @@ pub fn check(
         })
         .collect();
     let ground = Ground {
+        qemu,
         programs,
         job,
         work,

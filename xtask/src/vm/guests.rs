@@ -15,6 +15,7 @@ use super::{
     image::{self, Part},
     outcome::{self, Outcome},
     packages::Kernel,
+    qemu::Qemu,
     table::Row,
 };
 
@@ -29,6 +30,7 @@ const GUEST_MEMORY: u64 = 3 << 20;
 
 /// Archives that all guests of a run share, and where their logs go.
 pub struct Ground<'a> {
+    pub qemu: &'a Qemu,
     pub programs: &'a Path,
     pub job: &'a Path,
     pub work: &'a Path,
@@ -131,6 +133,7 @@ impl Guest<'_> {
         let initrd = self.initrd(ground, &dir)?;
         let machine = Machine {
             name: &self.name,
+            qemu: ground.qemu,
             kernel: &self.kernel.image,
             initrd: &initrd,
             dir: &dir,

@@ -10,6 +10,7 @@ mod mirror;
 mod names;
 mod outcome;
 mod packages;
+mod qemu;
 mod table;
 mod workdir;
 
@@ -29,6 +30,7 @@ use self::{
     guests::Ground,
     names::Wanted,
     packages::{Cache, Kernel},
+    qemu::Qemu,
     workdir::WorkDir,
 };
 use crate::{apt, host, setup, shell, toolchain};
@@ -77,8 +79,7 @@ pub struct Args {
 }
 
 /// Programs that this uses, and Debian's packages of them.
-const TOOLS: [(&str, &str); 6] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+const TOOLS: [(&str, &str); 5] = [
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("modprobe", "kmod"),
@@ -114,7 +115,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     install_tools()?;
     setup::ensure(false)?;
-    let (kernels, programs) = fetch(args, &dir)?;
+    let (kernels, programs, qemu) = fetch(args, &dir)?;
     let fetched = start.elapsed();
     let target = workdir::target()?;
     let work = WorkDir::new(&target)?;
@@ -135,10 +136,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let built = start.elapsed();
     let at_once = args.jobs.map_or_else(guests::at_once, NonZeroUsize::get);
     let code = if args.faults {
-        fault::check(&kernels[0], &programs, &job, work.path(), at_once)?;
+        fault::check(&qemu, &kernels[0], &programs, &job, work.path(), at_once)?;
         0
     } else {
         let ground = Ground {
+            qemu: &qemu,
             programs: &programs,
             job: &job,
             work: work.path(),
@@ -182,7 +184,7 @@ fn run(
     }
     if args.write_table {
         let date = shell::output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default();
-        let document = table::markdown(&rows, date.trim(), &boot::accelerator());
+        let document = table::markdown(&rows, date.trim(), &ground.qemu.accelerator());
         let path = host::root().join("docs/kernels.md");
         fs::write(&path, document)?;
         println!("written: {}", path.display());
@@ -207,7 +209,7 @@ fn install_tools() -> Result<()> {
 }
 
 /// Downloads what is missing. The cache is locked only meanwhile.
-fn fetch(args: &Args, dir: &Path) -> Result<(Vec<Kernel>, PathBuf)> {
+fn fetch(args: &Args, dir: &Path) -> Result<(Vec<Kernel>, PathBuf, Qemu)> {
     let cache = Cache::open(dir, args.update)?;
     let mut kernels: Vec<Kernel> = Vec::new();
     for wanted in &args.kernels {
@@ -217,7 +219,8 @@ fn fetch(args: &Args, dir: &Path) -> Result<(Vec<Kernel>, PathBuf)> {
         }
     }
     let programs = image::programs(&cache.guest()?)?;
-    Ok((kernels, programs))
+    let qemu = Qemu::new(&cache.qemu()?)?;
+    Ok((kernels, programs, qemu))
 }
 
 /// The test programs to run.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::{
     mirror::Mirror,
     names::{self, Wanted},
+    qemu,
 };
 use crate::shell;
 
@@ -187,13 +188,28 @@ impl Cache {
         Ok(parts)
     }
 
-    /// The guest's programs with all they depend on, unpacked.
-    pub fn guest(&self) -> Result<PathBuf> {
-        let files = self.mirror.closure(&GUEST_PACKAGES).or_else(|error| {
+    /// Packages with all they depend on, as files.
+    fn closure(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        self.mirror.closure(packages).or_else(|error| {
             eprintln!("note: {error:#}; looking for newer packages");
             self.mirror.update()?;
-            self.mirror.closure(&GUEST_PACKAGES)
-        })?;
+            self.mirror.closure(packages)
+        })
+    }
+
+    /// The emulator with all it depends on, unpacked.
+    pub fn qemu(&self) -> Result<PathBuf> {
+        let files = self.closure(&[qemu::PACKAGE])?;
+        let dir = self.dir.join("qemu").join(fingerprint(&files));
+        if !dir.is_dir() {
+            unpack(&files, &dir, |_| Ok(()))?;
+        }
+        Ok(dir)
+    }
+
+    /// The guest's programs with all they depend on, unpacked.
+    pub fn guest(&self) -> Result<PathBuf> {
+        let files = self.closure(&GUEST_PACKAGES)?;
         let wanted = files.iter().filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             !NOT_UNPACKED
@@ -234,16 +250,11 @@ fn compile_python(root: &Path) -> Result<()> {
     let library = root
         .join("usr/lib")
         .join(python.file_name().unwrap_or_default());
-    let libraries = ["lib", "usr/lib"].map(|dir| root.join(dir).join("x86_64-linux-gnu"));
-    let loader = libraries
-        .iter()
-        .map(|dir| dir.join("ld-linux-x86-64.so.2"))
-        .find(|loader| loader.is_file())
-        .context("no loader among the guest's programs")?;
+    let loader = qemu::loader(root).context("no loader among the guest's programs")?;
     let mut compile = Command::new(loader);
     compile
         .arg("--library-path")
-        .arg(env::join_paths(&libraries)?)
+        .arg(qemu::library_path(root)?)
         .arg(&python)
         .args(["-S", "-m", "compileall", "-q"])
         // The times of files need not survive the packing.
