@@ -7,15 +7,42 @@ use std::{
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
 };
 
 use caps::{CapSet, Capability};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// Exit status and standard error.
 fn outcome(command: &mut Command) -> (Option<i32>, String) {
-    let output = command.output().expect("observer can be started");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().expect("observer can be started");
+    // One that starts where it should not would never end.
+    let pid = Pid::from_raw(child.id() as i32);
+    let (done, ended) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let late = ended.recv_timeout(common::PATIENCE) == Err(RecvTimeoutError::Timeout);
+        if late {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        late
+    });
+    let output = child.wait_with_output().expect("it can be waited for");
+    drop(done);
+    let late = watch.join().expect("the watch does not panic");
+    assert!(
+        !late,
+        "it runs: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said)

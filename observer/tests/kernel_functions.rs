@@ -424,15 +424,10 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
         let mut program = netns.script(DEFERRED, &[]);
         program.expect("listening");
         // Overflows are inferred from changes since a first reading.
-        let (pid, comm) = (program.pid().to_string(), program.comm());
+        let comm = program.comm();
         daemon.until("the listeners", |metrics| {
-            let process = [("pid", pid.as_str())];
             let name = [("comm", comm.as_str())];
-            metrics
-                .select("socket_process_listen_backlog", &process)
-                .count()
-                == 3
-                && metrics.select("socket_listen_backlog", &name).count() == 3
+            metrics.select("socket_listen_backlog", &name).count() == 3
         });
         program.go();
         program.expect("done");

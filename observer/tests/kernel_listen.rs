@@ -36,6 +36,14 @@ for word in sys.stdin:
         print('accepted')
 ";
 
+/// Whether the listeners of a program have been read.
+fn reads(metrics: &Metrics, program: &Program, labels: &[(&str, &str)]) -> bool {
+    metrics.has(
+        BACKLOG,
+        &[&[("comm", program.comm().as_str())], labels].concat(),
+    )
+}
+
 /// Starts connections to ports, without waiting for any. Then waits until each is established
 /// or given up, and says how many are which.
 const CLIENTS: &str = r"
@@ -96,7 +104,7 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
         let known = |program: &Program, ports: &str| {
             addresses(ports)
                 .iter()
-                .all(|address| metrics.has_of(program.pid(), BACKLOG, &[("address", address)]))
+                .all(|address| reads(metrics, program, &[("address", address)]))
         };
         known(&server, &ports) && known(&busy, &busy_ports)
     });
@@ -104,7 +112,10 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
         return;
     }
     for address in addresses(&ports) {
-        assert_eq!(of(&metrics, &server, BACKLOG_MAX, &address), 3.0);
+        let place = [("address", address.as_str())];
+        assert_eq!(metrics.by(&server.comm(), BACKLOG_MAX, &place), 3.0);
+        // Of the process, once somebody waits.
+        assert!(!metrics.has_of(server.pid(), BACKLOG_MAX, &place));
         assert_eq!(of(&metrics, &server, BACKLOG, &address), 0.0);
         assert_eq!(of(&metrics, &server, DROPS, &address), 0.0);
         assert_eq!(of(&metrics, &server, OVERFLOWS, &address), 0.0);
@@ -203,9 +214,7 @@ fn older_and_short_lived_listeners_count_what_was_seen() {
     assert!(before >= 4, "{before}");
     clients.kill();
     let daemon = Daemon::start(&[]);
-    let metrics = daemon.until("the listeners", |metrics| {
-        metrics.has_of(server.pid(), BACKLOG, &[])
-    });
+    let metrics = daemon.until("the listeners", |metrics| reads(metrics, &server, &[]));
     if !metrics.observes("listen") {
         return;
     }
@@ -264,9 +273,7 @@ fn what_is_not_certain_is_not_attributed() {
     let quiet_ports = quiet.line();
     let quiet_port = quiet_ports.split(' ').next().expect("a port");
     let metrics = daemon.until("the listeners", |metrics| {
-        [&full, &quiet]
-            .iter()
-            .all(|it| metrics.has_of(it.pid(), BACKLOG, &[]))
+        [&full, &quiet].iter().all(|it| reads(metrics, it, &[]))
     });
     if !metrics.observes("listen") {
         return;

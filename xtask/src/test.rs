@@ -44,6 +44,9 @@ const OTHER_KERNELS: &[&str] = &[
 /// as the newest for these, or as this one.
 const OLDEST_AND_NEWEST: &[&str] = &[
     "kernel_accept",
+    "kernel_binds",
+    "kernel_connection_errors",
+    "kernel_gave_up",
     "kernel_layout",
     "kernel_listen",
     "kernel_reset",

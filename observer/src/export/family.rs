@@ -206,11 +206,11 @@ metrics! {
         "socket_process_open_fds_high_water / socket_process_max_fds > 0.9";
     ProcessListenBacklog: "socket_process_listen_backlog", Gauge, Process, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that wait for the process to accept them, by listening address.",
+        "Connections that wait for the process to accept them, by listening address. Absent while none waits.",
         "topk(5, socket_process_listen_backlog / socket_process_listen_backlog_max)";
     ProcessListenBacklogMax: "socket_process_listen_backlog_max", Gauge, Process, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that may wait for the process to accept them.",
+        "Connections that may wait for the process to accept them. Absent while none waits.",
         "socket_process_listen_backlog_max < 128";
     ProcessListenOverflows: "socket_process_listen_overflows_total", Counter, Process, "segments", ["address", "netns"],
         "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",

@@ -56,24 +56,29 @@ fn listener(
     let netns = place.map_or_else(String::new, |place| place.netns.to_string());
     let extra = [("address", address.as_str()), ("netns", netns.as_str())];
     let mut put = |family, value: Number| sink.sample(family, Some(labels), &extra, value);
-    let listens = it.sockets > 0;
     if labels.pid().is_some() {
-        if listens {
+        if it.backlog > 0 {
             put(Family::ProcessListenBacklog, it.backlog.into());
             put(Family::ProcessListenBacklogMax, it.max_backlog.into());
         }
-        if process_metrics == ProcessMetrics::All {
+        if it.overflows > 0 && process_metrics == ProcessMetrics::All {
             put(Family::ProcessListenOverflows, it.overflows.into());
         }
         return;
     }
-    if listens {
+    if it.sockets > 0 {
         put(Family::ListenBacklog, it.backlog.into());
         put(Family::ListenBacklogMax, it.max_backlog.into());
         put(Family::ListenFullest, it.fullest.into());
     }
-    put(Family::ListenOverflows, it.overflows.into());
-    put(Family::SynDrops, it.drops.into());
+    for (family, count) in [
+        (Family::ListenOverflows, it.overflows),
+        (Family::SynDrops, it.drops),
+    ] {
+        if count > 0 {
+            put(family, count.into());
+        }
+    }
 }
 
 fn ports(sink: &mut dyn Sink, view: &PortsView) {
