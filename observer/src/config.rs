@@ -99,7 +99,7 @@ pub struct Options {
     pub max_names: Option<MaxNames>,
 
     /// The most processes to show by pid: those with failures first, then those with most sockets
-    /// and descriptors [default: 1000]
+    /// and descriptors [default: 400]
     #[arg(long, env = "OBSERVER_MAX_PROCESSES", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_processes: Option<MaxProcesses>,
@@ -413,7 +413,7 @@ impl Settings {
             ring_bytes: ring_bytes.unwrap_or_default().get(),
             max_connections: max_connections.map_or(131_072, MaxConnections::get),
             max_names: max_names.map_or(1_000, MaxNames::get),
-            max_processes: max_processes.map_or(1_000, MaxProcesses::get),
+            max_processes: max_processes.map_or(400, MaxProcesses::get),
             max_tracked_processes: max_tracked_processes.map_or(4_096, MaxTrackedProcesses::get),
             tick_interval: interval(tick_interval, 1),
             fd_interval: interval(fd_interval, 15),

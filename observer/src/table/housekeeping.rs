@@ -50,7 +50,7 @@ impl Default for TableConfig {
     fn default() -> Self {
         Self {
             max_names: 1000,
-            max_processes: 1000,
+            max_processes: 400,
             grace: Duration::from_secs(5),
             filter: None,
         }
