@@ -162,8 +162,8 @@ pub enum Liveness {
     Alive(Option<Vec<u8>>),
 }
 
-/// Whether the process still runs, and what it is called now: one read each of /proc/PID/comm
-/// and /proc/PID/stat. A zombie does not run; it has closed all its sockets.
+/// Whether the process still runs, and what it is called now: one read of /proc/PID/stat, as a
+/// rule. A zombie does not run; it has closed all its sockets.
 ///
 /// When stat cannot be read or understood, for another reason than that the process is
 /// gone, the answer is yes: the caller would otherwise write a live process off because
@@ -171,18 +171,31 @@ pub enum Liveness {
 /// look gone.
 #[must_use]
 pub fn liveness(root: &ProcRoot, key: &ProcessKey) -> Liveness {
-    // Not from stat, where newlines and backslashes are escaped (`proc_task_name`). The start
-    // time is compared last, as in `identify`.
-    let comm = root
-        .read(key.tgid, "comm")
-        .ok()
-        .flatten()
-        .map(without_newline);
-    match Stat::read(root, key.tgid) {
-        Ok(Some(stat)) if stat.is(key) && !stat.has_exited() => Liveness::Alive(comm),
-        Ok(_) => Liveness::Gone,
-        Err(_) => Liveness::Alive(None),
+    let bytes = match root.read(key.tgid, "stat") {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Liveness::Gone,
+        Err(_) => return Liveness::Alive(None),
+    };
+    match Stat::parse(&bytes) {
+        Ok(stat) if stat.is(key) && !stat.has_exited() => {}
+        Ok(_) => return Liveness::Gone,
+        Err(_) => return Liveness::Alive(None),
     }
+    let comm = comm_in(&bytes).map(<[u8]>::to_vec);
+    // stat has a newline and a backslash escaped by a backslash (`proc_task_name` in
+    // fs/proc/array.c).
+    if comm.as_ref().is_none_or(|comm| comm.contains(&b'\\')) {
+        let identity = identify(root, key).ok().flatten();
+        return Liveness::Alive(identity.map(|identity| identity.comm));
+    }
+    Liveness::Alive(comm)
+}
+
+/// Field 2 of the text of /proc/PID/stat, without its parentheses.
+fn comm_in(stat: &[u8]) -> Option<&[u8]> {
+    let start = stat.iter().position(|&byte| byte == b'(')? + 1;
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    stat.get(start..end)
 }
 
 fn without_newline(mut comm: Vec<u8>) -> Vec<u8> {

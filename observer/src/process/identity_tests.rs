@@ -100,6 +100,29 @@ fn vanishing_between_two_reads_is_no_error() {
 }
 
 #[test]
+fn what_a_process_is_called_is_read_with_its_life() {
+    let proc = Fixture::new();
+    let key = key(42, 0);
+    for (comm, in_stat) in [
+        (&b"plain"[..], &b"plain"[..]),
+        (b"a) (b", b"a) (b"),
+        (b"bad\xff", b"bad\xff"),
+        // As the kernel escapes them.
+        (b"new\nline", b"new\\nline"),
+        (b"back\\slash", b"back\\\\slash"),
+    ] {
+        proc.write(42, "comm", &[comm, b"\n"].concat());
+        proc.write(42, "cgroup", b"0::/\n");
+        proc.write_stat(42, 'S', 1, 0);
+        let stat = proc.root().read(42, "stat").unwrap().unwrap();
+        let end = stat.iter().rposition(|&byte| byte == b')').unwrap();
+        proc.write(42, "stat", &[b"42 (", in_stat, &stat[end..]].concat());
+        let alive = Liveness::Alive(Some(comm.to_vec()));
+        assert_eq!(liveness(proc.root(), &key), alive);
+    }
+}
+
+#[test]
 fn a_zombie_is_dead_unless_threads_go_on() {
     let proc = Fixture::new();
     proc.write_stat(42, 'Z', 1, 0);

@@ -191,8 +191,9 @@ impl Table {
     /// been without sockets for the grace period, and chooses which ones to show.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         self.now = now;
-        self.discover(source, facts);
+        // Before names may make room for new ones.
         self.departed.expire(now);
+        self.discover(source, facts);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
             for name in self.names.iter_mut() {
                 name.totals.close_accounts(source);
