@@ -429,3 +429,62 @@ os.wait()
     }
     program.finish();
 }
+
+/// A program that gets another name, as by execve(): what it did before stays with the old one,
+/// what it does from then on counts for the new one, and its sockets go along.
+#[test]
+fn a_renamed_program_counts_for_its_new_name() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    let netns = Netns::new("renamed");
+    let mut program = netns.script(
+        r"
+kept = [pair(*FAMILIES[0]) for _ in range(3)]
+print('first')
+input()
+name(COMM + 'x')
+print('renamed')
+input()
+kept += [pair(*FAMILIES[0]) for _ in range(2)]
+print('second')
+input()
+",
+        &[],
+    );
+    program.expect("first");
+    let (old, new) = (program.comm(), program.comm_of_child('x'));
+    let pid = program.pid().to_string();
+    let ok = [("result", "ok")];
+    let connects = |metrics: &Metrics| {
+        let of_name = |comm: &str| metrics.by(comm, "socket_connects_total", &ok);
+        let of_pid = [("pid", pid.as_str()), ok[0]];
+        let process = metrics.sum("socket_process_connects_total", &of_pid);
+        [of_name(&old), of_name(&new), process]
+    };
+    let live = |metrics: &Metrics| [&old, &new].map(|comm| metrics.by(comm, LIVE, &ESTABLISHED));
+    let before = daemon.until("three connects", |metrics| connects(metrics)[0] == 3.0);
+    assert_eq!(
+        (connects(&before), live(&before)),
+        ([3.0, 0.0, 3.0], [6.0, 0.0])
+    );
+    program.go();
+    program.expect("renamed");
+    // A process is looked at closely every few seconds.
+    let renamed = daemon.until("the new name", |metrics| metrics.shows_name(&new));
+    assert_eq!(
+        (connects(&renamed), live(&renamed)),
+        ([3.0, 0.0, 3.0], [0.0, 6.0])
+    );
+    assert!(!renamed.shows_name(&old));
+    program.go();
+    program.expect("second");
+    let after = daemon.until("two more", |metrics| connects(metrics)[1] == 2.0);
+    assert_eq!(
+        (connects(&after), live(&after)),
+        ([3.0, 2.0, 5.0], [0.0, 10.0])
+    );
+    program.go();
+    program.finish();
+    let gone = daemon.until("its end", |metrics| !metrics.shows_name(&new));
+    assert_eq!(connects(&gone), [3.0, 2.0, 0.0]);
+}

@@ -50,8 +50,10 @@ pub fn btf(bytes: &[u8]) {
         return;
     };
     if let Ok(layout) = Layout::resolve(&btf) {
-        // Three more: the size of `struct pt_regs`, and where and how large the port range is.
-        assert_eq!(layout.globals().len(), FIELDS.len() + REGISTERS.len() + 3);
+        // Seven more: the size of `struct pt_regs`, where and how large the port range is, and
+        // what says which ports in TIME_WAIT are blocked (tcp_tw_reuse, its delay, the time that
+        // counts from, the table of connections).
+        assert_eq!(layout.globals().len(), FIELDS.len() + REGISTERS.len() + 7);
         for absent in layout.absent() {
             assert_eq!(layout.offset(absent.global), None);
         }

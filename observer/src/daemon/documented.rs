@@ -139,6 +139,7 @@ fn what_is_registered_is_documented() {
     let agreement = Agreement::new(&registry).expect("the registry is empty");
     // A metric with labels is gathered once it has a series.
     agreement.show_netns_drift(&[(1, 0)]);
+    agreement.show_drift(0);
     let registered = registry.gather();
     let registered = registered.iter().map(|family| {
         let kind = match family.get_field_type() {

@@ -97,8 +97,11 @@ impl ProcessFacts for HostFacts {
                     Liveness::Gone if is_hidden(&self.root, pid) => Liveness::Alive(None),
                     liveness => liveness,
                 };
+                // Those that were met together are not looked at together.
+                let early = CLOSE_LOOK * (process.tgid % 16) / 32;
+                let noted = now.checked_sub(early).unwrap_or(now);
                 match liveness {
-                    Liveness::Alive(_) => looked_at.insert(*process, now),
+                    Liveness::Alive(_) => looked_at.insert(*process, noted),
                     Liveness::Gone => looked_at.remove(process),
                 };
                 liveness
@@ -109,18 +112,25 @@ impl ProcessFacts for HostFacts {
     fn describe(&self, slot: &Slot) -> Description {
         match identity::identify(&self.root, &slot.key) {
             Ok(Some(Identity { comm, unit, .. })) => Description {
+                gone: false,
                 comm: Some(comm),
                 unit,
             },
-            // Gone already: the kernel programs recorded its comm and cgroup.
-            Ok(None) | Err(_) => {
+            // The kernel programs recorded its comm and cgroup.
+            unknown => {
                 let unit = lock(&self.cgroups)
                     .as_mut()
                     .filter(|_| slot.cgroup_id != 0)
                     .and_then(|cgroups| cgroups.resolve(slot.cgroup_id, Instant::now()))
                     .cloned()
                     .unwrap_or_default();
-                Description { comm: None, unit }
+                let pid = Pid::from_raw(slot.key.tgid as i32);
+                let gone = matches!(unknown, Ok(None)) && !is_hidden(&self.root, pid);
+                Description {
+                    gone,
+                    comm: None,
+                    unit,
+                }
             }
         }
     }

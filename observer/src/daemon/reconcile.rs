@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
+use prometheus::{IntCounter, IntGaugeVec, Opts, Registry, core::Collector};
 use tracing::{debug, warn};
 
 use crate::{
@@ -114,7 +114,8 @@ fn opts(metric: &Metric) -> Opts {
 /// Metrics about how well our picture agrees with the kernel's.
 #[derive(Clone)]
 pub struct Agreement {
-    sockets_drift: IntGauge,
+    /// Without labels: it is there once there was a comparison.
+    sockets_drift: IntGaugeVec,
     netns_time_wait_drift: IntGaugeVec,
     /// The namespaces that the last comparison showed.
     netns_shown: Arc<Mutex<HashSet<u32>>>,
@@ -143,7 +144,7 @@ impl Agreement {
         let this = Self {
             sock_diag: Arc::new(Mutex::new(sock_diag)),
             elsewhere: Arc::default(),
-            sockets_drift: IntGauge::with_opts(opts(&SOCKETS_DRIFT))?,
+            sockets_drift: IntGaugeVec::new(opts(&SOCKETS_DRIFT), SOCKETS_DRIFT.labels)?,
             netns_time_wait_drift: IntGaugeVec::new(
                 opts(&NETNS_TIME_WAIT_DRIFT),
                 NETNS_TIME_WAIT_DRIFT.labels,
@@ -181,6 +182,12 @@ impl Agreement {
         }
     }
 
+    /// Shows how far the live sockets are off.
+    pub fn show_drift(&self, drift: i64) {
+        let none: [&str; 0] = [];
+        self.sockets_drift.with_label_values(&none).set(drift);
+    }
+
     /// Shows how far the sockets in TIME_WAIT of each namespace are off.
     pub fn show_netns_drift(&self, drifts: &[(u32, i64)]) {
         let mut shown = lock(&self.netns_shown);
@@ -212,6 +219,10 @@ impl Agreement {
         let result = self.try_reconcile(table, source, facts);
         if result.is_err() {
             self.reconcile_failures.inc();
+            // The last ones would look like those of now.
+            self.sockets_drift.reset();
+            self.show_netns_drift(&[]);
+            lock(table).forget_time_wait_drift();
         }
         result
     }
@@ -299,7 +310,7 @@ impl Agreement {
                     .sum::<i64>();
             }
         });
-        self.sockets_drift.set(live - in_use as i64);
+        self.show_drift(live - in_use as i64);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
             let counts: HashMap<u32, Account> = source.time_wait_by_netns().into_iter().collect();
             let drifts: Vec<_> = time_wait

@@ -40,7 +40,7 @@ pub(super) fn page(app: &App) -> String {
         );
     }
     page.push_str(
-        "<h2>Processes with the most sockets</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
+        "<h2>Processes with the most sockets, of those shown by pid</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
          <th>sockets<th>states</tr>\n",
     );
     for busy in app.exporter.busiest(TOP) {

@@ -220,6 +220,13 @@ impl State {
             Err(error) => {
                 tracing::debug!(pid = key.tgid, %error, "cannot measure process");
                 scan.failed += 1;
+                // What was measured last may not be so any more.
+                let unknown = self.get(&key).map(|old| Resources {
+                    open_fds: None,
+                    max_fds: None,
+                    ..*old
+                });
+                self.processes.insert(key, unknown);
                 self.queue.push_back(key);
             }
         }

@@ -9,6 +9,8 @@ pub use crate::process::identity::Liveness;
 /// How a process is labelled when its slot is first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
+    /// Whether it had exited by then.
+    pub gone: bool,
     /// Its comm. `None` falls back to the comm that the kernel programs recorded.
     pub comm: Option<Vec<u8>>,
     /// Its systemd unit or container; the default when there is none.

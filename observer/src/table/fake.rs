@@ -265,6 +265,7 @@ impl ProcessFacts for FakeFacts {
     fn describe(&self, slot: &Slot) -> Description {
         let units = self.units.lock().unwrap();
         Description {
+            gone: self.dead.lock().unwrap().contains(&slot.key),
             comm: None,
             unit: units.get(&slot.key.tgid).cloned().unwrap_or_default(),
         }

@@ -29,7 +29,7 @@ const QUIET_TICKS: u32 = 2;
 
 /// A process that changes its comm more often than this keeps the last one: it would fill the
 /// table of names.
-const RENAMES: u8 = 8;
+const RENAMES: u8 = 4;
 
 /// Says by comm and unit whether a process counts for its name and may be shown by its pid.
 pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
@@ -297,6 +297,11 @@ impl Table {
         self.time_wait_drift = Some(drift);
     }
 
+    /// Forgets it: it could not be compared.
+    pub fn forget_time_wait_drift(&mut self) {
+        self.time_wait_drift = None;
+    }
+
     /// Our number of sockets in TIME_WAIT minus the kernel's, as of the last reconciliation.
     #[must_use]
     pub fn time_wait_drift(&self) -> Option<i64> {
@@ -379,7 +384,7 @@ impl Table {
             }
             if key.tgid != 0 {
                 let mut entry = self.admit(facts);
-                entry.alive = self.is_newest(index, &key);
+                entry.alive &= self.is_newest(index, &key);
                 self.entries[index as usize] = Some(entry);
             }
         }
@@ -419,7 +424,7 @@ impl Table {
             labels: Arc::new(Labels::process(self.scratch.key.tgid, &comm, &unit.name)),
             unit,
             selected,
-            alive: true,
+            alive: !description.gone,
             attention: Attention::default(),
             quiet: None,
             time_wait: Ledger::default(),
@@ -465,6 +470,8 @@ impl Table {
         }
         entry.renames += 1;
         entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
+        // They come back with the next walk, under the new name.
+        self.ports.forget_process(index);
         self.rename(index, source, failing);
     }
 
@@ -473,15 +480,21 @@ impl Table {
     fn settle_names(&mut self, source: &dyn KernelSource, failing: &mut Option<Failing>) {
         let reselect = std::mem::take(&mut self.reselect);
         let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
-        if !reselect && !self.entries.iter().flatten().any(crowded) {
+        if !reselect && !self.names.has_room(self.now) {
             return;
         }
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &self.entries[index as usize] else {
                 continue;
             };
-            if reselect || (crowded(entry) && self.names.has_room(self.now)) {
-                self.rename(index, source, failing);
+            if !reselect && !crowded(entry) {
+                continue;
+            }
+            self.rename(index, source, failing);
+            // Asked once, and not for each of those that find no room.
+            let left_out = self.entries[index as usize].as_ref().is_some_and(crowded);
+            if left_out && !reselect {
+                return;
             }
         }
     }

@@ -61,7 +61,7 @@ impl Table {
         let by_process = usage.shares.iter().filter_map(|share| {
             let (slot, generation) = share.owner;
             let entry = self.entry(slot, generation)?;
-            entry.alive.then_some((Holder::Process(slot), share))
+            entry.is_shown().then_some((Holder::Process(slot), share))
         });
         views.extend(self.views_of(by_process.collect(), top));
         self.ports.views = views;

@@ -1,8 +1,8 @@
 //! Which processes have series of their own.
 //!
 //! All of them, while there are no more than
-//! [`TableConfig::max_processes`](super::TableConfig). Else those in trouble and those with the
-//! most sockets and descriptors, chosen anew every few seconds. Their sums are by name, so a
+//! [`TableConfig::max_processes`](super::TableConfig). Else those with failures and those with the
+//! most sockets and descriptors; the choice is made every few seconds. Their sums are by name, so a
 //! process may be shown and hidden at any time.
 
 use std::{
@@ -17,7 +17,7 @@ use crate::kernel::source::KernelSource;
 
 /// How often the choice is made when there are too many.
 const EVERY: Duration = Duration::from_secs(5);
-/// A process that is shown stays so for at least this long, unless it ends.
+/// A process that was chosen is shown for at least this long, unless it ends or others fail.
 const STAY: Duration = Duration::from_secs(60);
 /// What one failure weighs, in sockets and descriptors.
 const FAILURE: f64 = 100.0;
@@ -31,21 +31,24 @@ const HYSTERESIS: f64 = 1.25;
 pub(super) struct Attention {
     pub shown: bool,
     since: Option<Instant>,
-    /// Failures of all kinds, as of the last choice.
-    failures: u64,
-    /// Those of late, older ones in part.
+    /// Failures of all kinds, and when they were read.
+    failures: Option<(u64, Instant)>,
+    /// Those of the last minutes, older ones in part.
     recent: f64,
     weight: f64,
 }
 
 impl Attention {
-    /// Takes in what a process has and did; `passed` is the time since the last call.
-    fn weigh(&mut self, slot: &Slot, open_fds: u64, passed: Duration) {
+    /// Takes in what a process has and did. The first reading only starts: what failed before it
+    /// may be long ago.
+    fn weigh(&mut self, slot: &Slot, open_fds: u64, now: Instant) {
         let failures = failures(slot);
-        let new = failures.saturating_sub(self.failures);
-        self.failures = failures;
-        let half_lives = passed.as_secs_f64() / HALF_LIFE.as_secs_f64();
-        self.recent = self.recent * (-half_lives).exp2() + new as f64;
+        if let Some((before, at)) = self.failures.replace((failures, now)) {
+            let passed = now.saturating_duration_since(at);
+            let half_lives = passed.as_secs_f64() / HALF_LIFE.as_secs_f64();
+            let new = failures.saturating_sub(before) as f64;
+            self.recent = self.recent * (-half_lives).exp2() + new;
+        }
         let sockets = slot.sockets.max(0) as f64;
         self.weight = FAILURE * self.recent + sockets + open_fds as f64;
     }
@@ -63,8 +66,8 @@ impl Attention {
         self.shown && self.since.is_some_and(young)
     }
 
-    /// The greater is shown first: those that failed of late, then those that are to stay, then
-    /// those that weigh most.
+    /// The greater is shown first: those with failures in the last minutes, then those that are to
+    /// stay, then those that weigh most.
     fn order(&self, other: &Self, now: Instant) -> Ordering {
         let class = |it: &Self| (it.recent >= 1.0, it.stays(now));
         let weight = |it: &Self| it.weight * if it.shown { HYSTERESIS } else { 1.0 };
@@ -93,6 +96,7 @@ impl Table {
     /// Shows a new process at once while there is room.
     pub(super) fn show_if_there_is_room(&mut self, entry: &mut Entry) {
         if self.shown < self.config.max_processes && entry.may_be_shown() {
+            // Until the next choice: it was not chosen, and need not stay.
             entry.attention.shown = true;
             self.shown += 1;
         }
@@ -131,8 +135,7 @@ impl Table {
         for (index, entry) in &mut candidates {
             source.read_slot(*index, &mut self.scratch);
             let open_fds = facts.resources(&entry.key).open_fds.unwrap_or(0);
-            let passed = passed.unwrap_or(EVERY);
-            entry.attention.weigh(&self.scratch, open_fds, passed);
+            entry.attention.weigh(&self.scratch, open_fds, now);
         }
         candidates.sort_by(|(a, left), (b, right)| {
             let (left, right) = (&left.attention, &right.attention);
