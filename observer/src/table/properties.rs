@@ -38,6 +38,10 @@ enum Step {
     Close {
         slot: u32,
     },
+    /// One of the sockets in TIME_WAIT ends, maybe long after its process.
+    End {
+        which: usize,
+    },
     Fail {
         slot: u32,
         option: i32,
@@ -60,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => slot.clone().prop_map(|slot| Step::Exit { slot }),
         4 => (0..SLOTS).prop_map(|slot| Step::Open { slot }),
         4 => slot.clone().prop_map(|slot| Step::Close { slot }),
+        3 => (0_usize..8).prop_map(|which| Step::End { which }),
         2 => (0..SLOTS, 1..3).prop_map(|(slot, option)| Step::Fail { slot, option }),
         1 => (0..2 * COMMS.len()).prop_map(|hidden| Step::Select { hidden }),
         6 => Just(Step::Tick),
@@ -160,6 +165,7 @@ proptest! {
         let mut events: HashMap<String, Counts> = HashMap::new();
         let mut live = 0;
         let mut kept = Vec::new();
+        let mut holders: HashMap<u32, String> = HashMap::new();
         let mut before = Scrape::of(&mut table, &kernel, &facts);
         for step in steps.into_iter().chain([Step::Scrape]) {
             let used = |slot: u32| slot < SLOT_FIRST || kernel.slot(slot).key.tgid != 0;
@@ -209,14 +215,22 @@ proptest! {
                         let mut accounts = accounts.lock().unwrap();
                         let account = accounts.entry(account).or_default();
                         account.entered += 1;
-                        account.ended += 1;
-                        counts[3] += 1;
                     }
                     kernel.change(slot, |slot| {
                         slot.sockets -= 1;
                         slot.time_wait_entered[0] += 1;
                         slot.adjust[usize::from(ESTABLISHED)] -= 1;
                     });
+                }
+                Step::End { which } => {
+                    if let Some(accounts) = &kernel.accounts {
+                        let mut accounts = accounts.lock().unwrap();
+                        let mut open = accounts.iter_mut().filter(|(_, it)| it.live() > 0);
+                        if let Some((number, account)) = open.nth(which) {
+                            account.ended += 1;
+                            events.entry(holders[number].clone()).or_default()[3] += 1;
+                        }
+                    }
                 }
                 Step::Fail { slot, option } if used(slot) && slot != NO_SOCKET => {
                     events.entry(name(&mut table, slot)).or_default()[2] += 1;
@@ -259,6 +273,15 @@ proptest! {
                 }
             }
             forget_evicted(&table, &mut kept, &mut events, &mut before);
+            // Whose sockets in TIME_WAIT are: those of a process that is gone stay with its name.
+            table.discover(&kernel, &facts);
+            for slot in SLOT_FIRST..SLOTS {
+                let Slot { key, generation, account, .. } = kernel.slot(slot);
+                if key.tgid != 0 {
+                    let id = table.name_of_slot(slot, generation);
+                    holders.insert(account, table.names.get(id).labels.comm().to_owned());
+                }
+            }
         }
     }
 }
