@@ -97,9 +97,10 @@ impl ProcessFacts for HostFacts {
                     Liveness::Gone if is_hidden(&self.root, pid) => Liveness::Alive(None),
                     liveness => liveness,
                 };
-                // Those that were met together are not looked at together.
-                let early = CLOSE_LOOK * (process.tgid % 16) / 32;
-                let noted = now.checked_sub(early).unwrap_or(now);
+                // Those that were met together are not looked at together from then on.
+                let first = !looked_at.contains_key(process);
+                let early = CLOSE_LOOK * (process.tgid % 16) / 16;
+                let noted = now.checked_sub(early).filter(|_| first).unwrap_or(now);
                 match liveness {
                     Liveness::Alive(_) => looked_at.insert(*process, noted),
                     Liveness::Gone => looked_at.remove(process),
