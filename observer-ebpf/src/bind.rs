@@ -54,7 +54,7 @@ pub fn io_listen_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// Serves bind()'s searches for a local port, too, where these are not seen.
+/// Counts bind()'s searches for a local port as well, where no function hook does.
 #[tracepoint(category = "syscalls", name = "sys_exit_bind")]
 pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
     let errno = errno_of(&ctx);

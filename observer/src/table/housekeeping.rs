@@ -27,10 +27,6 @@ use crate::{kernel::source::KernelSource, process::Unit};
 /// program that looked up its slot just before has long finished by then.
 const QUIET_TICKS: u32 = 2;
 
-/// A process that changes its comm more often than this keeps the last one: it would fill the
-/// table of names.
-const RENAMES: u8 = 4;
-
 /// Says by comm and unit whether a process counts for its name and may be shown by its pid.
 pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
@@ -74,7 +70,7 @@ pub struct ProcessCounts {
 
 /// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
 /// the map has to be walked for it.
-type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
+pub(super) type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
 
 /// Since when a process has been gone and without sockets.
 #[derive(Debug)]
@@ -94,7 +90,7 @@ pub(super) struct Entry {
     pub labels: Arc<Labels>,
     pub unit: Arc<Unit>,
     /// What the filter says.
-    selected: bool,
+    pub selected: bool,
     pub alive: bool,
     pub attention: Attention,
     quiet: Option<Quiet>,
@@ -105,7 +101,8 @@ pub(super) struct Entry {
     /// What it counted for names it had before.
     pub before: Option<Box<Tally>>,
     pub kinds: Kinds,
-    renames: u8,
+    /// How often it changed its comm.
+    pub renames: u8,
 }
 
 impl Entry {
@@ -145,7 +142,7 @@ pub struct Table {
     /// When the processes to show were last chosen; `None` while there is room for all.
     pub(super) chosen: Option<Instant>,
     /// The filter changed since the last tick.
-    reselect: bool,
+    pub(super) reselect: bool,
     /// As of the last tick.
     pub(super) now: Instant,
     pub(super) scratch: Box<Slot>,
@@ -329,8 +326,7 @@ impl Table {
     /// The process that has a slot.
     #[must_use]
     pub fn process(&self, slot: u32) -> Option<&ProcessKey> {
-        let entry = self.entries.get(slot as usize)?.as_ref()?;
-        Some(&entry.key)
+        self.holder(slot).map(|entry| &entry.key)
     }
 
     /// The units of all names and of processes that are shown, by the label.
@@ -344,9 +340,14 @@ impl Table {
         units.map(|unit| (unit.name.as_str(), &**unit)).collect()
     }
 
+    /// The entry of a slot.
+    pub(super) fn holder(&self, slot: u32) -> Option<&Entry> {
+        self.entries.get(slot as usize)?.as_ref()
+    }
+
     /// The entry of a slot, if it still belongs to this generation.
     pub(super) fn entry(&self, slot: u32, generation: u32) -> Option<&Entry> {
-        let entry = self.entries.get(slot as usize)?.as_ref()?;
+        let entry = self.holder(slot)?;
         (entry.generation == generation).then_some(entry)
     }
 
@@ -410,12 +411,7 @@ impl Table {
         let description = facts.describe(&self.scratch);
         let comm = name_of(description.comm.as_deref().unwrap_or(&self.scratch.comm));
         let unit = Arc::new(description.unit);
-        let selected = self.selects(&comm, &unit.name);
-        let name = if selected {
-            self.find_name(&comm, &unit)
-        } else {
-            OTHER_ID
-        };
+        let (selected, name) = self.choose_name(&comm, &unit);
         self.names.enter(name);
         let mut entry = Entry {
             key: self.scratch.key,
@@ -435,105 +431,6 @@ impl Table {
         };
         self.show_if_there_is_room(&mut entry);
         entry
-    }
-
-    fn selects(&self, comm: &str, unit: &str) -> bool {
-        let filter = self.config.filter.as_ref();
-        filter.is_none_or(|filter| filter(comm, unit))
-    }
-
-    /// The name to count for, `<other>` when there is no room.
-    fn find_name(&mut self, comm: &str, unit: &Arc<Unit>) -> NameId {
-        let mut evicted = Vec::new();
-        let found = self.names.find(comm, unit, self.now, &mut evicted);
-        for id in evicted {
-            self.listeners.forget_name(id);
-            self.ports.forget_name(id);
-        }
-        found.unwrap_or(OTHER_ID)
-    }
-
-    /// Notes what a process is called by now: it may have called execve() or prctl().
-    fn notice_comm(
-        &mut self,
-        index: u32,
-        comm: &[u8],
-        source: &dyn KernelSource,
-        failing: &mut Option<Failing>,
-    ) {
-        let comm = name_of(comm);
-        let Some(entry) = self.entries[index as usize].as_mut() else {
-            return;
-        };
-        if entry.labels.comm() == comm || entry.renames >= RENAMES {
-            return;
-        }
-        entry.renames += 1;
-        entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
-        // They come back with the next walk, under the new name.
-        self.ports.forget_process(index);
-        self.rename(index, source, failing);
-    }
-
-    /// Processes whose selection changed, or that count for `<other>` although there is room for
-    /// their name by now, count for the right name from now on.
-    fn settle_names(&mut self, source: &dyn KernelSource, failing: &mut Option<Failing>) {
-        let reselect = std::mem::take(&mut self.reselect);
-        let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
-        if !reselect && !self.names.has_room(self.now) {
-            return;
-        }
-        for index in SLOT_FIRST..self.entries.len() as u32 {
-            let Some(entry) = &self.entries[index as usize] else {
-                continue;
-            };
-            if !reselect && !crowded(entry) {
-                continue;
-            }
-            self.rename(index, source, failing);
-            // Asked once, and not for each of those that find no room.
-            let left_out = self.entries[index as usize].as_ref().is_some_and(crowded);
-            if left_out && !reselect {
-                return;
-            }
-        }
-    }
-
-    /// Has a process count for the name that its labels and the filter say. What it counted
-    /// until now stays with the name it had.
-    fn rename(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
-        let Some(entry) = &self.entries[index as usize] else {
-            return;
-        };
-        let (labels, unit, old) = (
-            Arc::clone(&entry.labels),
-            Arc::clone(&entry.unit),
-            entry.name,
-        );
-        let selected = self.selects(labels.comm(), labels.unit());
-        let new = if selected {
-            self.find_name(labels.comm(), &unit)
-        } else {
-            OTHER_ID
-        };
-        let Some(entry) = self.entries[index as usize].as_mut() else {
-            return;
-        };
-        entry.selected = selected;
-        if new == old {
-            return;
-        }
-        source.read_slot(index, &mut self.scratch);
-        let failing = failing.get_or_insert_with(|| read_failing(source));
-        let failures = failing.get(&(index, entry.generation));
-        let account = (entry.account >= SLOT_FIRST).then(|| source.account(entry.account));
-        let ended = account.flatten().unwrap_or_default().ended;
-        let tally = Tally::new(&self.scratch, failures.into_iter().flatten(), ended);
-        tally.credit(entry.before.as_deref(), self.names.get_mut(old));
-        entry.before = Some(Box::new(tally));
-        entry.name = new;
-        self.names.leave(old, self.now);
-        self.names.enter(new);
     }
 
     /// Moves the counts of slot `index` to its name, and frees the slot. No scrape comes between
@@ -583,7 +480,7 @@ impl Table {
     }
 }
 
-fn read_failing(source: &dyn KernelSource) -> Failing {
+pub(super) fn read_failing(source: &dyn KernelSource) -> Failing {
     let mut failing = Failing::new();
     for (key, count) in source.sockopt_failures() {
         let failures = failing.entry((key.slot, key.generation)).or_default();

@@ -248,7 +248,7 @@ impl Table {
         let names = names.map(|(id, places)| (&*self.names.get(*id).labels, places));
         let processes = self.listeners.by_process.iter();
         let processes = processes.filter_map(|(slot, places)| {
-            let entry = self.entries.get(*slot as usize)?.as_ref()?;
+            let entry = self.holder(*slot)?;
             entry.is_shown().then_some((&*entry.labels, places))
         });
         for (labels, places) in names.chain(processes) {

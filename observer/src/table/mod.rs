@@ -19,6 +19,7 @@ mod housekeeping;
 mod labels;
 mod listeners;
 mod names;
+mod naming;
 mod ports;
 mod shown;
 mod tally;

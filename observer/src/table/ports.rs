@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use super::{Table, labels::Labels, names::NameId};
+use super::{Table, housekeeping::Entry, labels::Labels, names::NameId};
 use crate::ports::{Destination, Share, Usage};
 
 /// The most destinations shown by themselves, over all names, and over all processes.
@@ -113,8 +113,7 @@ impl Table {
         match holder {
             Holder::Name(id) => Arc::clone(&self.names.get(id).labels),
             Holder::Process(slot) => {
-                let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
-                let labels = entry.map(|entry| Arc::clone(&entry.labels));
+                let labels = self.holder(slot).map(|entry| Arc::clone(&entry.labels));
                 labels.unwrap_or_else(|| Arc::new(Labels::name(super::labels::OTHER, "")))
             }
         }
@@ -122,10 +121,7 @@ impl Table {
 
     /// Ports in use, by name and by process that is shown, and destination.
     pub fn ports(&self) -> impl Iterator<Item = &PortsView> {
-        let shown = |slot: u32| {
-            let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
-            entry.is_some_and(super::housekeeping::Entry::is_shown)
-        };
+        let shown = |slot| self.holder(slot).is_some_and(Entry::is_shown);
         let views = self.ports.views.iter();
         let views = views.filter(move |(holder, _)| match holder {
             Holder::Name(_) => true,

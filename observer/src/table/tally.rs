@@ -1,12 +1,10 @@
 //! What a process counted up to some moment.
 
-use std::collections::BTreeMap;
-
 use observer_common::{Slot, SockoptKey};
 
 use super::{
     names::Name,
-    totals::{Failure, settled, subtract},
+    totals::{Failure, Failures, by_kind, settled, subtract},
 };
 
 /// The counts of a process, without live sockets: those go along when it changes its name, and
@@ -15,7 +13,7 @@ use super::{
 pub(super) struct Tally {
     pub counts: Slot,
     /// Failed setsockopt calls.
-    pub failures: BTreeMap<Failure, u64>,
+    pub failures: Failures,
     /// Ends of TIME_WAIT in its account.
     pub ended: u64,
 }
@@ -27,13 +25,9 @@ impl Tally {
         failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>,
         ended: u64,
     ) -> Self {
-        let mut failures = BTreeMap::new();
-        for (key, count) in failing {
-            *failures.entry(Failure::from(key)).or_default() += count;
-        }
         Self {
             counts: settled(slot),
-            failures,
+            failures: by_kind(failing),
             ended,
         }
     }

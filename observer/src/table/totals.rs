@@ -62,6 +62,15 @@ impl Failure {
 /// Failed setsockopt calls by kind.
 pub type Failures = BTreeMap<Failure, u64>;
 
+/// Failed calls, whoever made them.
+pub(super) fn by_kind<'a>(failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>) -> Failures {
+    let mut failures = Failures::new();
+    for (key, count) in failing {
+        *failures.entry(Failure::from(key)).or_default() += count;
+    }
+    failures
+}
+
 /// Counts of processes that are gone.
 #[derive(Debug)]
 pub(super) struct Totals {

@@ -13,7 +13,7 @@ use super::{
     names::{Kinds, NameId, OTHER_ID, UNATTRIBUTED_ID},
     tally::Tally,
     time_wait::{Ledger, apportion},
-    totals::{Exact, Failure, Failures, add, subtract},
+    totals::{Exact, Failure, Failures, add, by_kind, subtract},
 };
 use crate::kernel::source::KernelSource;
 
@@ -72,11 +72,7 @@ impl Sum {
 
     /// Adds the failures of a slot, but for those that it counted `before` for another name.
     fn fail(&mut self, kinds: &mut Kinds, before: Option<&Tally>, failures: &[(SockoptKey, u64)]) {
-        let mut by_kind = Failures::new();
-        for (key, count) in failures {
-            *by_kind.entry(Failure::from(key)).or_default() += count;
-        }
-        for (kind, count) in by_kind {
+        for (kind, count) in by_kind(failures) {
             let counted = before.map_or(0, |before| before.failed(kind));
             if count > counted {
                 *self.failures.entry(kinds.of(kind)).or_default() += count - counted;

@@ -1,0 +1,118 @@
+//! Which name a process counts for: by its comm and unit, the filter, and the room there is.
+
+use std::sync::Arc;
+
+use observer_common::SLOT_FIRST;
+
+use super::{
+    Labels, Table,
+    housekeeping::{Entry, Failing, read_failing},
+    labels::name_of,
+    names::{NameId, OTHER_ID},
+    tally::Tally,
+};
+use crate::{kernel::source::KernelSource, process::Unit};
+
+/// A process that changes its comm more often than this keeps the last one: it would fill the
+/// table of names.
+const RENAMES: u8 = 4;
+
+impl Table {
+    /// Whether the filter selects a process, and the name that it counts for: `<other>` when it
+    /// is not selected, or there is no room.
+    pub(super) fn choose_name(&mut self, comm: &str, unit: &Arc<Unit>) -> (bool, NameId) {
+        let filter = self.config.filter.as_ref();
+        if !filter.is_none_or(|filter| filter(comm, &unit.name)) {
+            return (false, OTHER_ID);
+        }
+        let mut evicted = Vec::new();
+        let found = self.names.find(comm, unit, self.now, &mut evicted);
+        for id in evicted {
+            self.listeners.forget_name(id);
+            self.ports.forget_name(id);
+        }
+        (true, found.unwrap_or(OTHER_ID))
+    }
+
+    /// Notes what a process is called by now: it may have called execve() or prctl().
+    pub(super) fn notice_comm(
+        &mut self,
+        index: u32,
+        comm: &[u8],
+        source: &dyn KernelSource,
+        failing: &mut Option<Failing>,
+    ) {
+        let comm = name_of(comm);
+        let Some(entry) = self.entries[index as usize].as_mut() else {
+            return;
+        };
+        if entry.labels.comm() == comm || entry.renames >= RENAMES {
+            return;
+        }
+        entry.renames += 1;
+        entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
+        // They come back with the next walk, under the new name.
+        self.ports.forget_process(index);
+        self.rename(index, source, failing);
+    }
+
+    /// Processes whose selection changed, or that count for `<other>` although there is room for
+    /// their name by now, count for the right name from now on.
+    pub(super) fn settle_names(
+        &mut self,
+        source: &dyn KernelSource,
+        failing: &mut Option<Failing>,
+    ) {
+        let reselect = std::mem::take(&mut self.reselect);
+        let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
+        if !reselect && !self.names.has_room(self.now) {
+            return;
+        }
+        for index in SLOT_FIRST..self.entries.len() as u32 {
+            let Some(entry) = &self.entries[index as usize] else {
+                continue;
+            };
+            if !reselect && !crowded(entry) {
+                continue;
+            }
+            self.rename(index, source, failing);
+            // Asked once, and not for each of those that find no room.
+            let left_out = self.entries[index as usize].as_ref().is_some_and(crowded);
+            if left_out && !reselect {
+                return;
+            }
+        }
+    }
+
+    /// Has a process count for the name that its labels and the filter say. What it counted
+    /// until now stays with the name it had.
+    fn rename(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
+        let Some(entry) = &self.entries[index as usize] else {
+            return;
+        };
+        let (labels, unit, old) = (
+            Arc::clone(&entry.labels),
+            Arc::clone(&entry.unit),
+            entry.name,
+        );
+        let (selected, new) = self.choose_name(labels.comm(), &unit);
+        let Some(entry) = self.entries[index as usize].as_mut() else {
+            return;
+        };
+        entry.selected = selected;
+        if new == old {
+            return;
+        }
+        source.read_slot(index, &mut self.scratch);
+        let failing = failing.get_or_insert_with(|| read_failing(source));
+        let failures = failing.get(&(index, entry.generation));
+        let account = (entry.account >= SLOT_FIRST).then(|| source.account(entry.account));
+        let ended = account.flatten().unwrap_or_default().ended;
+        let tally = Tally::new(&self.scratch, failures.into_iter().flatten(), ended);
+        tally.credit(entry.before.as_deref(), self.names.get_mut(old));
+        entry.before = Some(Box::new(tally));
+        entry.name = new;
+        self.names.leave(old, self.now);
+        self.names.enter(new);
+    }
+}
