@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
+mod call;
 mod conn;
 mod duration;
 mod handover;
@@ -27,6 +28,7 @@ mod sockopt;
 mod state;
 mod time_wait;
 
+pub use call::*;
 pub use conn::*;
 pub use duration::*;
 pub use handover::*;

@@ -5,6 +5,7 @@
 //! forgotten call costs one event.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
+use observer_common::CallKey;
 
 use crate::maps::CALLS;
 
@@ -14,25 +15,16 @@ pub const INET_HASH_CONNECT: u32 = 1;
 pub const INET_CSK_GET_PORT: u32 = 2;
 pub const SETSOCKOPT: u32 = 3;
 
-/// A call is told by the thread and the function: none of these calls itself. The idle threads
-/// of all CPUs have one id, and never move, so they are told by their CPU.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Call {
-    thread: u64,
-    function: u32,
-    cpu: u32,
-}
-
+/// Key of the call of `function` that this thread is in.
 #[inline(always)]
-fn call(function: u32) -> Call {
+fn key(function: u32) -> CallKey {
     let thread = bpf_get_current_pid_tgid();
     let mut cpu = 0;
     if thread == 0 {
         // SAFETY: the helper takes no arguments.
         cpu = unsafe { bpf_get_smp_processor_id() };
     }
-    Call {
+    CallKey {
         thread,
         function,
         cpu,
@@ -42,16 +34,16 @@ fn call(function: u32) -> Call {
 /// Keeps the arguments of a call of `function`.
 #[inline(always)]
 pub fn enter(function: u32, arguments: [u64; 2]) {
-    let _ = CALLS.insert(call(function), arguments, 0);
+    let _ = CALLS.insert(key(function), arguments, 0);
 }
 
 /// The arguments of the call of `function` that returns now.
 #[inline(always)]
 pub fn leave(function: u32) -> Option<[u64; 2]> {
-    let call = call(function);
-    let arguments = CALLS.get_ptr(call)?;
+    let key = key(function);
+    let arguments = CALLS.get_ptr(key)?;
     // SAFETY: points into the map.
     let arguments = unsafe { *arguments };
-    let _ = CALLS.remove(call);
+    let _ = CALLS.remove(key);
     Some(arguments)
 }

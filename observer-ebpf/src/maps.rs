@@ -5,11 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use observer_common::{
-    Account, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
-    ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitOwner,
+    Account, CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey,
+    Record, ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitOwner,
 };
-
-use crate::calls::Call;
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
@@ -68,7 +66,7 @@ pub static NETNS_TIME_WAITS: HashMap<u32, Account, 1024> = HashMap::new();
 
 /// Calls under way; see [`crate::calls`].
 #[btf_map]
-pub static CALLS: LruHashMap<Call, [u64; 2], 4096> = LruHashMap::new();
+pub static CALLS: LruHashMap<CallKey, [u64; 2], 4096> = LruHashMap::new();
 
 /// What the iterator over open files is to do.
 #[btf_map]
