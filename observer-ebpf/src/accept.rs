@@ -21,7 +21,7 @@ use crate::{
     files,
     layout::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
     memory::{Memory, Probe},
-    owner, stream,
+    owner, socket, stream,
 };
 
 #[fexit(function = "inet_csk_accept")]
@@ -149,7 +149,7 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
         return;
     }
     let slot = owner::current();
-    let parent = owner::mptcp_parent(sk);
+    let parent = socket::mptcp_parent(sk);
     if parent != 0 {
         note_parent(parent as *const u8, slot);
     }
@@ -165,7 +165,7 @@ fn accepted(mut sk: *const u8) {
     let slot = owner::current();
     if protocol == IPPROTO_MPTCP {
         note_parent(sk, slot);
-        sk = owner::first_subflow(sk) as *const u8;
+        sk = socket::first_subflow(sk) as *const u8;
     }
     count(connections::get(sk as u64), slot);
 }

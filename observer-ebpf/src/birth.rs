@@ -90,7 +90,7 @@ pub fn child(sk: *const u8, new: u8, time: u64) -> Birth {
         if let Some(conn) = connections::get(listener) {
             // SAFETY: points into the map.
             if unsafe { (*conn).state } == LISTEN {
-                slot = stream::owner_of_entry(conn);
+                slot = owner::of_entry(conn);
             }
         }
     }

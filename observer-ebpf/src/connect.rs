@@ -25,7 +25,7 @@ use crate::{
     files,
     layout::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
     memory::{Direct, Memory, Probe},
-    owner, port_search, state, stream,
+    owner, port_search, socket, state, stream,
 };
 
 /// The program closed the socket before the attempt had an outcome.
@@ -96,7 +96,7 @@ pub unsafe fn unreturned(conn: *mut Conn) {
         let flags = (*conn).flags;
         if flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
             let again = flags & CONN_SYN_RETRANSMITTED != 0;
-            count_given_up(stream::owner_of_entry(conn), again);
+            count_given_up(owner::of_entry(conn), again);
         }
     }
 }
@@ -195,7 +195,7 @@ fn on_failed_call(errno: i64) {
     };
     match files::tcp_protocol(sk) {
         Some(IPPROTO_MPTCP) => {
-            let subflow = owner::first_subflow(sk);
+            let subflow = socket::first_subflow(sk);
             if subflow != 0 {
                 sk = subflow as *const u8;
             }
@@ -227,7 +227,7 @@ fn on_failed_call(errno: i64) {
                     port_search::exhausted(sk, PORT_SEARCH_CONNECT);
                 }
             }
-            (stream::owner_of_entry(conn), conn.cast_const())
+            (owner::of_entry(conn), conn.cast_const())
         }
         // Refused before an attempt was made: no route, a bad address, a policy.
         None => (owner::current(), core::ptr::null()),

@@ -25,7 +25,7 @@ use crate::{
     layout::{at, has},
     maps::{BPF_NOEXIST, LISTENERS},
     memory::{Direct, Memory, Probe},
-    ports, stream,
+    owner, ports, socket,
 };
 
 /// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
@@ -56,7 +56,7 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     if conn.is_null() {
         return true;
     }
-    let slot = stream::owner_of_entry(conn);
+    let slot = owner::of_entry(conn);
     let listener = Listener {
         slot,
         generation: counting::generation(slot),
@@ -115,13 +115,13 @@ fn drops(sk: *const u8) -> u32 {
 /// Writes owner, address and drops as they are now.
 #[inline(always)]
 unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
-    let slot = stream::owner_of_entry(conn);
+    let slot = owner::of_entry(conn);
     // SAFETY: `listener` is writable; `sk` is a full socket, offsets from BTF.
     unsafe {
         (*listener).slot = slot;
         (*listener).generation = counting::generation(slot);
         (*listener).drops = drops(sk);
-        (*listener).netns = stream::netns::<Probe>(sk);
+        (*listener).netns = socket::netns::<Probe>(sk);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
         (*listener).address = ports::local_address::<Probe>(sk);
@@ -248,7 +248,7 @@ fn on_request<M: Memory>(sk: *const u8) {
     let mut slot = SLOT_UNATTRIBUTED;
     if let Some(conn) = connections::get(sk as u64) {
         if let Some(listener) = LISTENERS.get_ptr_mut(key(sk, conn)) {
-            slot = stream::owner_of_entry(conn);
+            slot = owner::of_entry(conn);
             // SAFETY: points into the map.
             add(unsafe { &raw mut (*listener).overflows }, 1);
         }

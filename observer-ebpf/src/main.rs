@@ -36,6 +36,7 @@ mod reset;
 mod resting;
 mod resync;
 mod retransmit;
+mod socket;
 mod sockopt;
 mod state;
 mod stream;

@@ -16,10 +16,10 @@ use observer_common::{
 
 use crate::{
     counting,
-    layout::{HAS_TASK_BTF, TIME_WAIT_EXACT, at, has},
+    layout::{HAS_TASK_BTF, TIME_WAIT_EXACT, at},
     maps::{BPF_NOEXIST, CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
     memory::{Direct, Memory, Probe},
-    stream,
+    socket::mptcp_parent,
 };
 
 /// `PF_KTHREAD` (`include/linux/sched.h`): kernel threads open sockets for others (MPTCP
@@ -79,7 +79,7 @@ pub fn current_or_parent(sk: *const u8) -> u32 {
 #[inline(always)]
 pub fn of_entry_or_parent(conn: Option<*mut Conn>, sk: *const u8) -> u32 {
     match conn {
-        Some(conn) => stream::owner_of_entry(conn),
+        Some(conn) => of_entry(conn),
         None => through_parent(sk),
     }
 }
@@ -169,33 +169,11 @@ pub fn of_socket(socket: u64) -> Option<u32> {
     Some(unsafe { owner_of((*conn).slot, (*conn).handover) })
 }
 
-/// The parent of an MPTCP subflow, 0 when `sk` is no subflow.
+/// The owner of an entry.
 #[inline(always)]
-pub fn mptcp_parent(sk: *const u8) -> u64 {
-    if !has::OFF_TP_IS_MPTCP() || !has::OFF_ICSK_ULP_DATA() || !has::OFF_SUBFLOW_CONN() {
-        return 0;
-    }
-    // SAFETY: a tcp_sock from the kernel, offsets from its BTF.
-    unsafe {
-        if Probe::read::<u8>(sk, at::OFF_TP_IS_MPTCP()) == 0 {
-            return 0;
-        }
-        let subflow = Probe::read::<u64>(sk, at::OFF_ICSK_ULP_DATA()) as *const u8;
-        if subflow.is_null() {
-            return 0;
-        }
-        Probe::read::<u64>(subflow, at::OFF_SUBFLOW_CONN())
-    }
-}
-
-/// The first subflow of an MPTCP parent, 0 when there is none.
-#[inline(always)]
-pub fn first_subflow(parent: *const u8) -> u64 {
-    if !has::OFF_MSK_FIRST() {
-        return 0;
-    }
-    // SAFETY: an mptcp_sock from the kernel, offset from its BTF.
-    unsafe { Probe::read::<u64>(parent, at::OFF_MSK_FIRST()) }
+pub fn of_entry(conn: *const Conn) -> u32 {
+    // SAFETY: points into the map.
+    unsafe { owner_of((*conn).slot, (*conn).handover) }
 }
 
 /// The owner of a socket that has no entry, or whose birth ran in a kernel thread: the

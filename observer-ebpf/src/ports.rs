@@ -21,8 +21,8 @@ use crate::{
     layout::{CPU_BITS, TIME_WAIT_OWNERS_MASK, at, has},
     maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
     memory::{Memory, Probe},
+    owner,
     resting::{self, Found, Rest},
-    stream,
 };
 
 /// Marks a key that is not a cookie.
@@ -214,7 +214,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     }
     // After its end, a socket keeps only a port that it was bound to.
     if taken != PORT_UNCONNECTED {
-        let slot = stream::owner_of_entry(conn);
+        let slot = owner::of_entry(conn);
         write(output, sk, slot, counting::generation(slot), taken, None);
     }
     0

@@ -15,7 +15,7 @@ use crate::{
     files,
     layout::at,
     memory::{Memory, Probe},
-    owner,
+    owner, socket,
 };
 
 #[fentry(function = "security_file_receive")]
@@ -48,7 +48,7 @@ fn on_file(file: *const u8) {
     settle(SIGNAL_RECEIVED, slot);
     give(sk as u64, slot);
     if protocol == IPPROTO_MPTCP {
-        give(owner::first_subflow(sk), slot);
+        give(socket::first_subflow(sk), slot);
     }
 }
 

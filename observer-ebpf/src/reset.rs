@@ -241,7 +241,7 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32, 
                 (*conn).flags |= CONN_RESET_SENT;
                 previous = (*conn).previous;
             }
-            sent.slot = stream::owner_of_entry(conn);
+            sent.slot = owner::of_entry(conn);
             sent.conn = conn;
         }
         None => {

@@ -18,7 +18,7 @@ use crate::{
     listen,
     maps::{PROCESSES, RESYNC},
     memory::{Memory, Probe},
-    owner, stream,
+    owner, socket,
 };
 
 /// The most connections taken in from one listener's queue, so that the verifier sees an
@@ -72,7 +72,7 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
             }
             IPPROTO_MPTCP => {
                 visit(control, task, sk, state, true);
-                let first = owner::first_subflow(sk) as *const u8;
+                let first = socket::first_subflow(sk) as *const u8;
                 if !first.is_null() {
                     let state = Probe::read::<u8>(first, at::OFF_SKC_STATE());
                     visit(control, task, first, state, false);
@@ -157,12 +157,12 @@ unsafe fn visit(
             Some(conn) if (*conn).epoch == epoch => {}
             // Opened after the first pass, and maybe inherited by a child since: its owner
             // is given until the next resynchronisation to be confirmed.
-            Some(conn) if (*conn).epoch == 0 && stream::owner_of_entry(conn) >= SLOT_FIRST => {
+            Some(conn) if (*conn).epoch == 0 && owner::of_entry(conn) >= SLOT_FIRST => {
                 (*conn).epoch = epoch;
             }
             Some(conn) => {
                 let slot = owner::of_task(task);
-                if stream::owner_of_entry(conn) != slot {
+                if owner::of_entry(conn) != slot {
                     connections::hand_over(conn, slot);
                     (*control).moved += 1;
                 }
@@ -197,7 +197,7 @@ unsafe fn confirm(conn: *mut Conn, task: *const u8, epoch: u32) {
     if let Some(slot) = PROCESSES.get_ptr(key) {
         // SAFETY: both point into maps.
         unsafe {
-            if *slot == stream::owner_of_entry(conn) {
+            if *slot == owner::of_entry(conn) {
                 (*conn).epoch = epoch;
                 connections::rebook(conn);
             }

@@ -32,7 +32,7 @@ use crate::{
     listen,
     maps::CONNECTIONS,
     memory::{Direct, Memory, Probe},
-    owner, ports, stream,
+    owner, ports, socket, stream,
     time_wait::{count_entered, write_record},
 };
 
@@ -430,7 +430,7 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
         let Some(counters) = counting::slot(slot) else {
             return;
         };
-        if stream::netns::<M>(sk) != HOME_NETNS.load() {
+        if socket::netns::<M>(sk) != HOME_NETNS.load() {
             if let Some(stats) = counting::stats() {
                 add(&raw mut (*stats).time_wait_elsewhere, 1);
             }
@@ -467,7 +467,7 @@ fn on_destroy<M: Memory>(sk: *const u8) {
     };
     // SAFETY: points into the map.
     unsafe {
-        let slot = stream::owner_of_entry(conn);
+        let slot = owner::of_entry(conn);
         if (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT) == CONN_TIME_WAIT_MAYBE {
             time_wait::<M>(sk, conn, slot);
         }

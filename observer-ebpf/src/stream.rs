@@ -4,7 +4,6 @@
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use observer_common::{
     AF_INET, AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, TIMED_STATES,
-    owner_of,
 };
 
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     layout::{RECORD_MASK, WAKEUP_BYTES, at, has},
     maps::RECORDS,
     memory::{Memory, Probe},
-    owner,
+    socket::{self, netns},
 };
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -108,13 +107,6 @@ pub fn write(
     });
 }
 
-/// The owner of an entry.
-#[inline(always)]
-pub fn owner_of_entry(conn: *const Conn) -> u32 {
-    // SAFETY: points into the map.
-    unsafe { owner_of((*conn).slot, (*conn).handover) }
-}
-
 #[inline(always)]
 fn history(conn: *const Conn, record: &mut Record) {
     // SAFETY: points into the map.
@@ -138,7 +130,7 @@ fn address(sk: *const u8, record: &mut Record) {
     // SAFETY: a full socket from the kernel, offsets from its BTF.
     unsafe {
         record.protocol = Probe::read(sk, at::OFF_SK_PROTOCOL());
-        record.mptcp = u8::from(record.protocol == IPPROTO_MPTCP || owner::mptcp_parent(sk) != 0);
+        record.mptcp = u8::from(record.protocol == IPPROTO_MPTCP || socket::mptcp_parent(sk) != 0);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         record.local_port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
     }
@@ -166,19 +158,6 @@ pub fn common_address(sk: *const u8, record: &mut Record) {
             record.remote[..4].copy_from_slice(&remote);
         }
         record.netns = netns::<Probe>(sk);
-    }
-}
-
-/// Inode number of a socket's network namespace, 0 when the kernel has only one.
-#[inline(always)]
-pub fn netns<M: Memory>(sk: *const u8) -> u32 {
-    if !has::OFF_SKC_NET() || !has::OFF_NET_INUM() {
-        return 0;
-    }
-    // SAFETY: a socket from the kernel, offsets from its BTF.
-    unsafe {
-        let net = M::read::<u64>(sk, at::OFF_SKC_NET()) as *const u8;
-        M::read(net, at::OFF_NET_INUM())
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     layout::at,
     maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
     memory::{Memory, Probe},
-    owner, stream,
+    owner, socket, stream,
 };
 
 #[fexit(function = "inet_twsk_alloc")]
@@ -85,7 +85,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
         unsafe { (*conn).flags |= CONN_TIME_WAIT };
     }
     count_entered(slot, substate);
-    remember(timewait as u64, slot, stream::netns::<Probe>(sk));
+    remember(timewait as u64, slot, socket::netns::<Probe>(sk));
     let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
     write_record(sk, conn, slot, substate);
 }
