@@ -7,13 +7,11 @@ use observer_common::{
 
 use crate::{
     connect,
-    connections::{self, Inserted},
+    connections::{self, Inserted, count_transition},
     counting::settle,
     layout::{at, has},
     memory::{Memory, Probe},
-    owner,
-    state::{count_transition, end},
-    stream,
+    owner, stream,
 };
 
 /// How a transition finds its socket.
@@ -52,7 +50,7 @@ pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
     unsafe {
         if (*conn).state != CLOSE {
             // The end of an older socket at this address was skipped; see `transition`.
-            end(sk as u64, conn);
+            connections::end(sk as u64, conn);
             return Birth::of(connections::create(sk as u64, slot, flags, CLOSE, time));
         }
         connections::settle_handover(conn, CLOSE);
@@ -99,7 +97,7 @@ pub fn child(sk: *const u8, new: u8, time: u64) -> Birth {
     }
     if let Some(stale) = connections::get(sk as u64) {
         // The end of an older socket at this address was skipped; see `transition`.
-        end(sk as u64, stale);
+        connections::end(sk as u64, stale);
     }
     Birth::of(connections::create(
         sk as u64,

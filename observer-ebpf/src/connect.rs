@@ -8,11 +8,7 @@
 
 use core::ops::RangeInclusive;
 
-use aya_ebpf::{
-    helpers::bpf_probe_read_user,
-    macros::{fentry, kprobe, tracepoint},
-    programs::{FEntryContext, ProbeContext, TracePointContext},
-};
+use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
 use observer_common::{
     AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
     CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
@@ -24,8 +20,8 @@ use crate::{
     counting::{self, add, index_in, observe, seen, settle},
     files,
     layout::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
-    memory::{Direct, Memory, Probe},
-    owner, port_search, socket, state, stream,
+    memory::{Memory, Probe},
+    owner, port_search, socket, stream,
 };
 
 /// The program closed the socket before the attempt had an outcome.
@@ -150,22 +146,6 @@ unsafe fn retransmitted(sk: *const u8, conn: *mut Conn) -> bool {
             (*conn).retransmits != 0
         }
     }
-}
-
-/// `tcp_connect`, which comes after CLOSE -> SYN_SENT in the same call: makes up for that
-/// transition where the kernel skipped the program on it, so that its owner is not lost.
-#[fentry(function = "tcp_connect")]
-pub fn connect_fentry(ctx: FEntryContext) -> i32 {
-    state::started::<Direct>(ctx.arg(0));
-    0
-}
-
-#[kprobe]
-pub fn connect_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        state::started::<Probe>(sk);
-    }
-    0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]

@@ -3,9 +3,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use observer_common::{
-    CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES, TIMED_STATES,
-    book_handover, booked_state, correct_handover, owner_of, pack_handover, rebook_handover,
-    unpack_handover,
+    CLOSE, CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES,
+    TIMED_STATES, book_handover, booked_state, correct_handover, owner_of, pack_handover,
+    rebook_handover, unpack_handover,
 };
 
 use crate::{
@@ -121,6 +121,22 @@ pub fn adjust_live(slot: u32, state: u8, by: i64) {
     }
 }
 
+/// Counts a transition of a socket of `slot`.
+#[inline(always)]
+pub fn count_transition(slot: u32, old: u8, new: u8) {
+    let index = usize::from(old) * STATES + usize::from(new);
+    let Some(index) = bounded(index, STATES * STATES) else {
+        return;
+    };
+    if let Some(slot) = counting::slot(slot) {
+        // SAFETY: points into the map; the index was bounded.
+        add(
+            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
+            1,
+        );
+    }
+}
+
 /// Notes one more entry that points to `slot`.
 #[inline(always)]
 pub fn hold(slot: u32) {
@@ -230,4 +246,19 @@ pub fn remove(socket: u64, conn: *mut Conn) {
             release(handover as u32);
         }
     }
+}
+
+/// Drops an entry whose socket is gone.
+#[inline(always)]
+pub fn end(socket: u64, conn: *mut Conn) {
+    // SAFETY: points into the map; the socket is no longer reachable for other programs.
+    unsafe {
+        let state = (*conn).state;
+        settle_handover(conn, state);
+        if state != CLOSE {
+            // The last transition was skipped; see `transition`.
+            count_transition((*conn).slot, state, CLOSE);
+        }
+    }
+    remove(socket, conn);
 }

@@ -39,5 +39,6 @@ mod retransmit;
 mod socket;
 mod sockopt;
 mod state;
+mod state_backup;
 mod stream;
 mod time_wait;

@@ -19,14 +19,14 @@ use observer_common::{
     CONN_ESTABLISHED, CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT,
     CONN_TIME_WAIT_MAYBE, CONNECTION_ERROR_INDICES, CONNECTION_ERROR_OTHER, CONNECTION_ERRORS,
     Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, IPPROTO_MPTCP, IPPROTO_TCP, LAST_ACK, LISTEN,
-    MAP_CONNECTIONS, RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV,
-    SYN_SENT, TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
+    RECORD_CLOSE, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
+    TIME_WAIT, TIMED_STATES, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
     birth::{self, Birth},
     connect,
-    connections::{self, adjust_live, now},
+    connections::{self, adjust_live, count_transition, now},
     counting::{self, add, bounded, index_in, observe, seen, settle, settle_lost},
     layout::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
     listen,
@@ -58,66 +58,8 @@ pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The same once more, for an event that [`state_tp_btf`] was left out of. The kernel skips a
-/// program that is already running on the CPU (since 6.1, `__bpf_trace_run`): when a timer or a
-/// packet interrupts it, all transitions in that softirq; since 7.0, when a tracepoint's programs
-/// can be preempted, those of other tasks as well. It comes second, and mostly has nothing to do.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    let old: i32 = ctx.arg(1);
-    let new: i32 = ctx.arg(2);
-    if !handled(sk, old as u8, new as u8) {
-        on_state::<Direct>(sk, old as u8, new as u8);
-    }
-    0
-}
-
-/// As [`state_again_tp_btf`], for the end of a socket.
-#[btf_tracepoint(function = "tcp_destroy_sock")]
-pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    // SAFETY: points into the map.
-    let handled = counting::stats().is_some_and(|it| unsafe { (*it).destroyed_sk == sk as u64 });
-    if !handled {
-        on_destroy::<Direct>(sk);
-    }
-    0
-}
-
-/// `sk` is being connected. Takes the transition in that has led to this, if the kernel
-/// skipped the program on it.
 #[inline(always)]
-pub fn started<M: Memory>(sk: *const u8) {
-    if !handled(sk, CLOSE, SYN_SENT) {
-        on_state::<M>(sk, CLOSE, SYN_SENT);
-    }
-}
-
-/// Whether this event has been handled: it was the last on this CPU, or the socket's entry is in
-/// the state that it led to.
-#[inline(always)]
-fn handled(sk: *const u8, old: u8, new: u8) -> bool {
-    let mut was_full = false;
-    if let Some(stats) = counting::stats() {
-        // SAFETY: points into the map.
-        unsafe {
-            if (*stats).last_sk == sk as u64 && (*stats).last_states == [old, new, 0, 0] {
-                return true;
-            }
-            was_full = (*stats).map_full[MAP_CONNECTIONS as usize] != 0;
-        }
-    }
-    match connections::get(sk as u64) {
-        // SAFETY: points into the map.
-        Some(conn) => unsafe { (*conn).state == new },
-        // It may have found no room, and must not be counted twice.
-        None => was_full,
-    }
-}
-
-#[inline(always)]
-fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
+pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     if old == new || usize::from(old) >= STATES || usize::from(new) >= STATES {
         return;
     }
@@ -173,21 +115,6 @@ fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
     }
     adjust_live(SLOT_UNATTRIBUTED, new, -1);
     settle_lost(SIGNAL_STATE);
-}
-
-#[inline(always)]
-pub fn count_transition(slot: u32, old: u8, new: u8) {
-    let index = usize::from(old) * STATES + usize::from(new);
-    let Some(index) = bounded(index, STATES * STATES) else {
-        return;
-    };
-    if let Some(slot) = counting::slot(slot) {
-        // SAFETY: points into the map; the index was bounded.
-        add(
-            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
-            1,
-        );
-    }
 }
 
 /// A socket left `old` for CLOSE with this `sk_err`: counts a connection that died of it, once,
@@ -461,7 +388,7 @@ fn on_parent(sk: *const u8, old: u8, new: u8) {
 
 /// The socket is being destroyed (`tcp_v4_destroy_sock`): its address may be reused.
 #[inline(always)]
-fn on_destroy<M: Memory>(sk: *const u8) {
+pub fn on_destroy<M: Memory>(sk: *const u8) {
     let Some(conn) = CONNECTIONS.get_ptr_mut(sk as u64) else {
         return;
     };
@@ -481,20 +408,5 @@ fn on_destroy<M: Memory>(sk: *const u8) {
         let error = died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
         count_error(slot, (*conn).state, error);
     }
-    end(sk as u64, conn);
-}
-
-/// Drops an entry whose socket is gone.
-#[inline(always)]
-pub fn end(socket: u64, conn: *mut Conn) {
-    // SAFETY: points into the map; the socket is no longer reachable for other programs.
-    unsafe {
-        let state = (*conn).state;
-        connections::settle_handover(conn, state);
-        if state != CLOSE {
-            // The last transition was skipped; see `transition`.
-            count_transition((*conn).slot, state, CLOSE);
-        }
-    }
-    connections::remove(socket, conn);
+    connections::end(sk as u64, conn);
 }
