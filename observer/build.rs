@@ -1,5 +1,5 @@
 //! Compiles the kernel programs of observer-ebpf and leaves the object at
-//! `$OUT_DIR/observer.o`, where the daemon includes it. `floor.o` and `least.o` beside it are
+//! `$OUT_DIR/observer.o`, where the daemon includes it. `noop.o` and `minimal.o` beside it are
 //! for the benchmark.
 //!
 //! The BPF target needs another compiler than user space does, so an inner cargo runs
@@ -21,7 +21,7 @@ use toolchain::{Facts, Toolchain};
 
 const PACKAGE: &str = "observer-ebpf";
 /// observer-ebpf's binary targets, and so the names of the files cargo leaves.
-const BINARIES: [&str; 3] = ["observer", "floor", "least"];
+const BINARIES: [&str; 3] = ["observer", "noop", "minimal"];
 const TARGET: &str = "bpfel-unknown-none";
 
 fn main() {

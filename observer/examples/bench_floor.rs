@@ -18,17 +18,17 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, KProbe, TracePoint},
 };
 
-/// Made by observer's build script from observer-ebpf/src/floor.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floor.o"));
-/// The same, of observer-ebpf/src/least.rs.
-static LEAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/least.o"));
+/// Made by observer's build script from observer-ebpf/src/noop.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/noop.o"));
+/// The same, of observer-ebpf/src/minimal.rs.
+static LEAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/minimal.o"));
 /// Its programs and their hooks, by the option that asks for them.
 const LEAST_PROGRAMS: [(&str, &str, &str); 3] = [
-    ("--least", "least_state", "tp_btf:inet_sock_set_state"),
-    ("--least", "least_destroy", "tp_btf:tcp_destroy_sock"),
+    ("--least", "minimal_state", "tp_btf:inet_sock_set_state"),
+    ("--least", "minimal_destroy", "tp_btf:tcp_destroy_sock"),
     (
         "--least-storage",
-        "storage_state",
+        "minimal_storage_state",
         "tp_btf:inet_sock_set_state",
     ),
 ];
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         } else {
             let mut object = Ebpf::load(OBJECT)?;
             let rung = hook.split(':').next().unwrap_or_default();
-            let id = attach(&mut object, &btf, &hook, &format!("floor_{rung}"));
+            let id = attach(&mut object, &btf, &hook, &format!("noop_{rung}"));
             attached.push(object);
             id
         };

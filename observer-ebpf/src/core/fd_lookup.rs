@@ -1,0 +1,164 @@
+//! From a system call to the socket it was made on.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+};
+
+use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP};
+
+use crate::core::{
+    fields::{HAS_TASK_BTF, REGS_FROM_STACK, THREAD_SIZE, at, has},
+    read::{Direct, Memory, Probe},
+};
+
+/// Reads from the user registers of the running thread as they were on entry to the system
+/// call. They still hold the arguments on its return, so nothing has to be remembered from the
+/// entry.
+#[inline(always)]
+unsafe fn register<T: Copy + Default>(offset: usize) -> T {
+    // SAFETY: the running thread's `struct pt_regs`; the caller's offset is from BTF.
+    unsafe {
+        if REGS_FROM_STACK.load() != 0 {
+            // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
+            let task = bpf_get_current_task() as *const u8;
+            let stack = Probe::read::<u64>(task, at::OFF_TASK_STACK());
+            let registers = stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64;
+            return Probe::read(registers as *const u8, offset);
+        }
+        // 5.15 and later.
+        Direct::read(
+            bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8,
+            offset,
+        )
+    }
+}
+
+/// Argument `n` (0 to 2) of the running system call.
+#[inline(always)]
+pub fn argument(n: u32) -> u64 {
+    if !has::OFF_REGS_ARG0() || !has::OFF_REGS_ARG1() || !has::OFF_REGS_ARG2() {
+        return 0;
+    }
+    // SAFETY: offsets from BTF.
+    unsafe {
+        match n {
+            0 => register(at::OFF_REGS_ARG0()),
+            1 => register(at::OFF_REGS_ARG1()),
+            _ => register(at::OFF_REGS_ARG2()),
+        }
+    }
+}
+
+/// Number of the running system call.
+#[inline(always)]
+pub fn syscall_number() -> u64 {
+    if !has::OFF_REGS_SYSCALL() {
+        return u64::MAX;
+    }
+    // SAFETY: offset from BTF. The upper half is sign extension on x86 and another field on
+    // arm64.
+    u64::from(unsafe { register::<u32>(at::OFF_REGS_SYSCALL()) })
+}
+
+/// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// The `struct socket` behind a `struct file`, null when it is no socket or when that cannot
+/// be told.
+#[inline(always)]
+pub fn socket_by_inode(file: *const u8) -> *const u8 {
+    if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
+        return core::ptr::null();
+    }
+    // SAFETY: a struct file and its inode, offsets from BTF.
+    unsafe {
+        let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
+        if Probe::read::<u16>(inode, at::OFF_INODE_MODE()) & S_IFMT != S_IFSOCK {
+            return core::ptr::null();
+        }
+        // Null for the other kind of file with such an inode: a Unix socket's name opened
+        // with O_PATH.
+        Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8
+    }
+}
+
+/// The `struct sock` behind descriptor `fd` of the running process. Only for descriptors
+/// that a system call has just accepted as sockets: it does not check what kind of file
+/// this is. Another thread may close the descriptor meanwhile; then what is read is stale
+/// but the reads are safe.
+#[inline(always)]
+pub fn current_socket(fd: u32) -> Option<*const u8> {
+    let file = current_file(fd);
+    // SAFETY: a struct file and its struct socket, offsets from BTF; a bad pointer on the way
+    // reads as zero.
+    let sk = unsafe {
+        let socket = Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8;
+        Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8
+    };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// The same for any descriptor: `None` when it is no socket, or none at all.
+#[inline(always)]
+pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
+    socket_of(current_file(fd))
+}
+
+/// The `struct sock` behind a `struct file`, if that is a socket's.
+#[inline(always)]
+pub fn socket_of(file: *const u8) -> Option<*const u8> {
+    let socket = socket_by_inode(file);
+    // SAFETY: a struct socket, offset from BTF; null reads as zero.
+    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// `enum sock_type` (include/linux/net.h).
+const SOCK_STREAM: u16 = 1;
+
+/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
+#[inline(always)]
+pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
+    // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
+    let (family, kind, protocol) = unsafe {
+        (
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_TYPE()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    // A raw socket may be of the same protocol, and in ESTABLISHED once it is connected.
+    let ours = matches!(family, AF_INET | AF_INET6)
+        && kind == SOCK_STREAM
+        && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    ours.then_some(protocol)
+}
+
+/// The `struct file` behind descriptor `fd` of the running process, or null.
+#[inline(always)]
+fn current_file(fd: u32) -> *const u8 {
+    // SAFETY: the helpers take no arguments and return the running task.
+    unsafe {
+        if HAS_TASK_BTF.load() != 0 {
+            file_of::<Direct>(bpf_get_current_task_btf() as *const u8, fd)
+        } else {
+            file_of::<Probe>(bpf_get_current_task() as *const u8, fd)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn file_of<M: Memory>(task: *const u8, fd: u32) -> *const u8 {
+    // SAFETY: kernel objects reached from the running task, offsets from BTF; a bad pointer
+    // on the way reads as zero.
+    unsafe {
+        let files = M::read::<u64>(task, at::OFF_TASK_FILES()) as *const u8;
+        let table = M::read::<u64>(files, at::OFF_FILES_FDT()) as *const u8;
+        if fd >= M::read::<u32>(table, at::OFF_FDT_MAX()) {
+            return core::ptr::null();
+        }
+        let descriptors = M::read::<u64>(table, at::OFF_FDT_FD()) as *const u8;
+        Probe::read::<u64>(descriptors, fd as usize * 8) as *const u8
+    }
+}

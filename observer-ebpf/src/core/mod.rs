@@ -1,0 +1,11 @@
+//! What programs of every signal are made of. Knows no signal.
+
+pub mod call_args;
+pub mod fd_lookup;
+pub mod fields;
+pub mod maps;
+pub mod outcome;
+pub mod read;
+pub mod records;
+pub mod seq;
+pub mod socket;

@@ -1,0 +1,63 @@
+//! Sockets that a process receives from another one: SCM_RIGHTS, `pidfd_getfd`.
+//! `security_file_receive` runs in the receiver. The receiver owns the socket from then on;
+//! if it gives it up while another process still holds it, the next resynchronisation sees
+//! that.
+
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
+use observer_common::{IPPROTO_MPTCP, SIGNAL_RECEIVED};
+
+use crate::{
+    core::{
+        fd_lookup,
+        fields::at,
+        outcome::{seen, settle},
+        read::{Memory, Probe},
+        socket,
+    },
+    tcp::{entry, ownership},
+};
+
+#[fentry(function = "security_file_receive")]
+pub fn file_received_fentry(ctx: FEntryContext) -> i32 {
+    on_file(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub fn file_received_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(file) = ctx.arg(0) {
+        on_file(file);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_file(file: *const u8) {
+    let socket = fd_lookup::socket_by_inode(file);
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: a struct socket, offset from BTF.
+    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
+    let Some(protocol) = fd_lookup::tcp_protocol(sk) else {
+        return;
+    };
+    seen(SIGNAL_RECEIVED);
+    let slot = ownership::current();
+    settle(SIGNAL_RECEIVED, slot);
+    give(sk as u64, slot);
+    if protocol == IPPROTO_MPTCP {
+        give(socket::first_subflow(sk), slot);
+    }
+}
+
+#[inline(always)]
+fn give(socket: u64, slot: u32) {
+    // One that is not known yet is neither connected nor listening.
+    if let Some(conn) = entry::get(socket) {
+        entry::hand_over(conn, slot);
+    }
+}

@@ -1,0 +1,4 @@
+//! What processes do with descriptors and sockets of every kind.
+
+mod fd_passing;
+mod sockopt;

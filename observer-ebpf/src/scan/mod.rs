@@ -1,0 +1,3 @@
+//! Walks over what is there already.
+
+mod open_files;

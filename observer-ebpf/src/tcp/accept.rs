@@ -1,0 +1,204 @@
+//! Accepted connections (`inet_csk_accept`, or accept()'s return), and descriptor exhaustion
+//! in accept and socket (`tracepoint/syscalls/sys_exit_{accept,accept4,socket}`).
+//!
+//! The owner of a connection moves from the listener's process to the one that accepts it.
+//! accept through io_uring and from 32-bit programs passes no system call tracepoint; where
+//! only that is seen, those connections stay with their listener's process until the next
+//! resynchronisation.
+
+use aya_ebpf::{
+    macros::{fexit, kretprobe, tracepoint},
+    programs::{FExitContext, RetProbeContext, TracePointContext},
+};
+use observer_common::{
+    CONN_PARENT, Conn, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED, SIGNAL_ACCEPT,
+    SIGNAL_FD,
+};
+
+use crate::{
+    core::{
+        fd_lookup,
+        fields::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
+        outcome::{self, add, bounded, seen, settle},
+        read::{Memory, Probe},
+        records, socket,
+    },
+    tcp::{
+        entry::{self, now},
+        ownership,
+    },
+};
+
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_fexit(ctx: FExitContext) -> i32 {
+    let child = returned_child(&ctx);
+    dequeued(child, entry::get(child as u64));
+    0
+}
+
+/// The same once more: the kernel skips a program that is running on the CPU already, and
+/// this one can be preempted in the middle by other processes that accept. What one of the two
+/// has handled shows in the entry.
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
+    let child = returned_child(&ctx);
+    let conn = entry::get(child as u64);
+    // Without an entry nothing tells whether it was handled.
+    if conn.is_some() {
+        dequeued(child, conn);
+    }
+    0
+}
+
+#[kretprobe]
+pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
+    let child: *const u8 = ctx.ret();
+    dequeued(child, entry::get(child as u64));
+    0
+}
+
+/// What `inet_csk_accept` returns, which takes (sk, flags, err, kern) before 6.10 and
+/// (sk, arg) since.
+#[inline(always)]
+fn returned_child(ctx: &FExitContext) -> *const u8 {
+    if HAS_FUNC_RET.load() != 0 {
+        return ctx.ret().unwrap_or(core::ptr::null());
+    }
+    ctx.arg(4)
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept")]
+pub fn accept_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_accept(&ctx)
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+pub fn accept4_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_accept(&ctx)
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
+pub fn socket_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    let ret = returned(&ctx);
+    if ret < 0 {
+        exhausted(-ret);
+    }
+    0
+}
+
+#[inline(always)]
+fn returned(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the offset comes from the event's format.
+    unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0)
+}
+
+#[inline(always)]
+fn on_accept(ctx: &TracePointContext) -> u32 {
+    let ret = returned(ctx);
+    if ret < 0 {
+        exhausted(-ret);
+    } else if ACCEPT_BY_FUNCTION.load() != 0 {
+        // Counted as it left the queue.
+    } else if let Some(sk) = fd_lookup::current_socket(ret as u32) {
+        accepted(sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn exhausted(errno: i64) {
+    let mut index = 0;
+    while index < FD_ERRNOS.len() && i64::from(FD_ERRNOS[index]) != errno {
+        index += 1;
+    }
+    let Some(index) = bounded(index, FD_ERRNOS.len()) else {
+        return;
+    };
+    seen(SIGNAL_FD);
+    let slot = ownership::current();
+    settle(SIGNAL_FD, slot);
+    if let Some(counters) = outcome::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe {
+            add(
+                (&raw mut (*counters).fd_exhausted).cast::<u64>().add(index),
+                1,
+            )
+        };
+    }
+    records::write(
+        RECORD_FD_EXHAUSTED,
+        core::ptr::null(),
+        core::ptr::null(),
+        slot,
+        |record| {
+            record.errno = errno as u16;
+        },
+    );
+}
+
+/// A connection, whose entry is `conn`, left its listener's queue, in the process that accepts
+/// it. Of an MPTCP connection it is the first subflow.
+#[inline(always)]
+fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: a full socket, offset from BTF.
+    if unsafe { Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()) } != IPPROTO_TCP {
+        // DCCP, which the kernel had until 6.15.
+        return;
+    }
+    // SAFETY: points into the map.
+    if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
+        return;
+    }
+    let slot = ownership::current();
+    let parent = socket::mptcp_parent(sk);
+    if parent != 0 {
+        note_parent(parent as *const u8, slot);
+    }
+    count(conn, slot);
+}
+
+/// accept() returned a descriptor for `sk`.
+#[inline(always)]
+fn accepted(mut sk: *const u8) {
+    let Some(protocol) = fd_lookup::tcp_protocol(sk) else {
+        return;
+    };
+    let slot = ownership::current();
+    if protocol == IPPROTO_MPTCP {
+        note_parent(sk, slot);
+        sk = socket::first_subflow(sk) as *const u8;
+    }
+    count(entry::get(sk as u64), slot);
+}
+
+/// An MPTCP parent remembers its owner for subflows that join later.
+#[inline(always)]
+fn note_parent(parent: *const u8, slot: u32) {
+    match entry::get(parent as u64) {
+        Some(conn) => entry::hand_over(conn, slot),
+        None => {
+            // SAFETY: an mptcp_sock begins with a struct sock, offset from BTF.
+            let state = unsafe { Probe::read::<u8>(parent, at::OFF_SKC_STATE()) };
+            entry::create(parent as u64, slot, CONN_PARENT, state, now());
+        }
+    }
+}
+
+#[inline(always)]
+fn count(conn: Option<*mut Conn>, slot: u32) {
+    seen(SIGNAL_ACCEPT);
+    settle(SIGNAL_ACCEPT, slot);
+    if let Some(counters) = outcome::slot(slot) {
+        // SAFETY: points into the map.
+        add(unsafe { &raw mut (*counters).accepts }, 1);
+    }
+    if let Some(conn) = conn {
+        // SAFETY: points into the map.
+        unsafe { (*conn).accepted = 1 };
+        entry::hand_over(conn, slot);
+    }
+}

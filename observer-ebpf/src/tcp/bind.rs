@@ -1,0 +1,148 @@
+//! Calls of bind() and listen() on TCP sockets that failed. A call that succeeds costs one
+//! comparison.
+//!
+//! `__sys_bind` and `__sys_listen` are passed by all system calls, 32-bit ones included. io_uring
+//! does without them (6.11 and later): `io_bind` and `io_listen` are what it calls. Security
+//! modules refuse before the protocol is asked, so nothing further down would do.
+//! `tracepoint/syscalls/sys_exit_bind` and `sys_exit_listen` are passed by 64-bit system calls
+//! only. There are no kretprobes, because these calls wait for the socket's lock.
+
+use aya_ebpf::{
+    macros::{fexit, tracepoint},
+    programs::{FExitContext, TracePointContext},
+};
+use observer_common::{BIND_ERRORS, BIND_INDICES, BIND_OTHER, CALL_BIND, CALL_LISTEN, SIGNAL_BIND};
+
+use crate::{
+    core::{
+        fd_lookup,
+        fields::{
+            BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET, at, has,
+        },
+        outcome::{self, add, index_in, seen, settle},
+        read::{Memory, Probe},
+    },
+    tcp::{ownership, ports::search},
+};
+
+/// Numbers above this are the kernel's own (ERESTARTSYS...) and never reach the caller.
+const MAX_ERRNO: i64 = 511;
+
+#[fexit(function = "__sys_bind")]
+pub fn bind_fexit(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(3);
+    if ret < 0 {
+        on_failed_call(CALL_BIND, ctx.arg(0), -i64::from(ret));
+    }
+    0
+}
+
+#[fexit(function = "__sys_listen")]
+pub fn listen_fexit(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(2);
+    if ret < 0 {
+        on_failed_call(CALL_LISTEN, ctx.arg(0), -i64::from(ret));
+    }
+    0
+}
+
+#[fexit(function = "io_bind")]
+pub fn io_bind_fexit(ctx: FExitContext) -> i32 {
+    on_request(CALL_BIND, ctx.arg(0));
+    0
+}
+
+#[fexit(function = "io_listen")]
+pub fn io_listen_fexit(ctx: FExitContext) -> i32 {
+    on_request(CALL_LISTEN, ctx.arg(0));
+    0
+}
+
+/// Counts bind()'s searches for a local port as well, where no function hook does.
+#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
+pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    let errno = errno_of(&ctx);
+    if errno > 0 {
+        if PORTS_BIND_BY_FUNCTION.load() == 0 && errno == search::EADDRINUSE {
+            search::on_bind_call();
+        }
+        if BIND_BY_FUNCTION.load() == 0 {
+            on_failed_call(CALL_BIND, fd_lookup::argument(0) as i32, errno);
+        }
+    }
+    0
+}
+
+/// As [`bind_exit_tracepoint`]: listen() looks for a port if the socket has none.
+#[tracepoint(category = "syscalls", name = "sys_exit_listen")]
+pub fn listen_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    let errno = errno_of(&ctx);
+    if errno > 0 {
+        if PORTS_BIND_BY_FUNCTION.load() == 0 && errno == search::EADDRINUSE {
+            search::on_listen_call();
+        }
+        if LISTEN_BY_FUNCTION.load() == 0 {
+            on_failed_call(CALL_LISTEN, fd_lookup::argument(0) as i32, errno);
+        }
+    }
+    0
+}
+
+/// The errno of a call that failed, else 0 or less.
+#[inline(always)]
+fn errno_of(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the offset comes from the event's format.
+    let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
+    -ret
+}
+
+/// A call by descriptor failed. The descriptor may be that of no socket: where the call is seen
+/// from outside, seccomp may have refused it before the kernel looked.
+#[inline(always)]
+fn on_failed_call(call: usize, fd: i32, errno: i64) {
+    if let Some(sk) = fd_lookup::current_socket_if_any(fd as u32) {
+        on_failure(call, sk, errno);
+    }
+}
+
+/// A request of io_uring is done: its result is in it.
+#[inline(always)]
+fn on_request(call: usize, request: *const u8) {
+    if !has::OFF_IO_FILE() || !has::OFF_IO_RESULT() {
+        return;
+    }
+    // SAFETY: a struct io_kiocb, offsets from BTF.
+    let (file, result) = unsafe {
+        (
+            Probe::read::<u64>(request, at::OFF_IO_FILE()) as *const u8,
+            Probe::read::<i32>(request, at::OFF_IO_RESULT()),
+        )
+    };
+    if result < 0
+        && let Some(sk) = fd_lookup::socket_of(file)
+    {
+        on_failure(call, sk, -i64::from(result));
+    }
+}
+
+/// Counts for the process that calls.
+#[inline(always)]
+fn on_failure(call: usize, sk: *const u8, errno: i64) {
+    if errno > MAX_ERRNO || fd_lookup::tcp_protocol(sk).is_none() {
+        return;
+    }
+    seen(SIGNAL_BIND);
+    let slot = ownership::current();
+    settle(SIGNAL_BIND, slot);
+    let Some(index) = index_in(&BIND_INDICES, errno as u32, BIND_OTHER, BIND_ERRORS) else {
+        return;
+    };
+    if let Some(counters) = outcome::slot(slot) {
+        // SAFETY: points into the map; `call` is one of the `CALL_` constants, the index was
+        // checked.
+        unsafe {
+            let of_call = (&raw mut (*counters).binds_failed[call]).cast::<u64>();
+            add(of_call.add(index), 1);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Outcomes of connection attempts: from the state machine, and from the return of
+//! connect() (`tracepoint/syscalls/sys_exit_connect`) for failures that the state machine
+//! does not explain or never saw.
+//!
+//! One terminal outcome per attempt. A blocking connect() that fails passes both places, a
+//! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
+//! connection's entry keep these from being counted twice.
+
+use core::ops::RangeInclusive;
+
+use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
+use observer_common::{
+    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
+    CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
+    IPPROTO_MPTCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
+};
+
+use crate::{
+    core::{
+        fd_lookup,
+        fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
+        outcome::{self, add, index_in, observe, seen, settle},
+        read::{Memory, Probe},
+        records, socket,
+    },
+    tcp::{entry, ownership, ports::search},
+};
+
+/// The program closed the socket before the attempt had an outcome.
+const ECANCELED: u32 = 125;
+
+/// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
+/// EISCONN, EALREADY, EINPROGRESS.
+const NO_OUTCOME: [i64; 7] = [4, 9, 11, 88, 106, 114, 115];
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK: the call is made again.
+const RESTARTS: RangeInclusive<i64> = 512..=516;
+/// Only repeats that an earlier attempt failed, whose errno the program fetched by SO_ERROR
+/// (`__inet_stream_connect`). The call after it is a new attempt.
+const ECONNABORTED: i64 = 103;
+
+/// Counts a success, and how long it took if that is known.
+#[inline(always)]
+pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
+    seen(SIGNAL_CONNECT);
+    settle(SIGNAL_CONNECT, slot);
+    if let Some(slot) = outcome::slot(slot) {
+        // SAFETY: points into the map.
+        unsafe {
+            add((&raw mut (*slot).connects).cast::<u64>(), 1);
+            if let Some(latency_ns) = latency_ns {
+                observe(&raw mut (*slot).connect, &CONNECT_BOUNDS, latency_ns);
+            }
+        }
+    }
+}
+
+/// Counts a failure.
+#[inline(always)]
+pub fn count_failure(slot: u32, errno: u32) {
+    let index = index_in(&CONNECT_INDICES, errno, CONNECT_OTHER, CONNECT_RESULTS);
+    if let Some(index) = index {
+        count(slot, index);
+    }
+}
+
+/// Counts an attempt that the program ended before it had an outcome: `again` says whether it
+/// waited for so long that a SYN was sent again.
+#[inline(always)]
+fn count_given_up(slot: u32, again: bool) {
+    if again {
+        count(slot, CONNECT_GAVE_UP);
+    } else {
+        count_failure(slot, ECANCELED);
+    }
+}
+
+/// Counts an outcome by its index, which is below [`CONNECT_RESULTS`].
+#[inline(always)]
+fn count(slot: u32, index: usize) {
+    seen(SIGNAL_CONNECT);
+    settle(SIGNAL_CONNECT, slot);
+    if let Some(slot) = outcome::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
+    }
+}
+
+/// Counts an attempt that the connect() it ended in did not return an errno for: the thread
+/// was killed, or that call was connect(AF_UNSPEC), which gives the attempt up.
+#[inline(always)]
+pub unsafe fn unreturned(conn: *mut Conn) {
+    // SAFETY: points into the map.
+    unsafe {
+        let flags = (*conn).flags;
+        if flags & (CONN_ATTEMPT_PENDING | CONN_ATTEMPT_COUNTED) == CONN_ATTEMPT_PENDING {
+            let again = flags & CONN_SYN_RETRANSMITTED != 0;
+            count_given_up(ownership::of_entry(conn), again);
+        }
+    }
+}
+
+/// An attempt ended in the state machine: SYN_SENT -> CLOSE.
+#[inline(always)]
+pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
+    // SAFETY: `conn` points into the map; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        let mut errno = M::read::<u32>(sk, at::OFF_SK_ERR());
+        let slot = (*conn).slot;
+        if errno != 0 {
+            count_failure(slot, errno);
+        } else {
+            let again = retransmitted(sk, conn);
+            if CONNECT_EXIT_SEEN.load() != 0 && fd_lookup::syscall_number() == CONNECT_NR.load() {
+                // Failed within connect(), which will return why: `inet_hash_connect`
+                // found no port, there was no route, no memory.
+                (*conn).flags |= CONN_ATTEMPT_PENDING;
+                if again {
+                    (*conn).flags |= CONN_SYN_RETRANSMITTED;
+                }
+                return;
+            }
+            // Through io_uring, or where the return is not seen: without a local port only
+            // the search for one can have failed. Else the program closed the socket.
+            if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
+                errno = search::EADDRNOTAVAIL as u32;
+                count_failure(slot, errno);
+            } else {
+                errno = ECANCELED;
+                count_given_up(slot, again);
+            }
+        }
+        (*conn).flags |= CONN_ATTEMPT_COUNTED;
+        records::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
+            record.errno = errno as u16;
+        });
+    }
+}
+
+/// Whether a SYN of this attempt was sent again. `tcp_connect_init` begins a new count for each
+/// attempt. Read from the socket, since a run of the program on retransmissions can be missed.
+#[inline(always)]
+unsafe fn retransmitted(sk: *const u8, conn: *mut Conn) -> bool {
+    // SAFETY: `conn` points into the map; `sk` is an inet_connection_sock, offset from BTF.
+    unsafe {
+        if has::OFF_ICSK_RETRANSMITS() {
+            Probe::read::<u8>(sk, at::OFF_ICSK_RETRANSMITS()) != 0
+        } else {
+            (*conn).retransmits != 0
+        }
+    }
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_connect")]
+pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: the offset comes from the event's format.
+    let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
+    if ret < 0 {
+        on_failed_call(-ret);
+    }
+    0
+}
+
+#[inline(always)]
+fn on_failed_call(errno: i64) {
+    if RESTARTS.contains(&errno) {
+        return;
+    }
+    let mut i = 0;
+    while i < NO_OUTCOME.len() {
+        if NO_OUTCOME[i] == errno {
+            return;
+        }
+        i += 1;
+    }
+    let Some(mut sk) = fd_lookup::current_socket(fd_lookup::argument(0) as u32) else {
+        return;
+    };
+    match fd_lookup::tcp_protocol(sk) {
+        Some(IPPROTO_MPTCP) => {
+            let subflow = socket::first_subflow(sk);
+            if subflow != 0 {
+                sk = subflow as *const u8;
+            }
+        }
+        Some(_) => {}
+        None => return,
+    }
+    let entry = entry::get(sk as u64);
+    let (slot, conn) = match entry {
+        Some(conn) => {
+            // SAFETY: points into the map.
+            let flags = unsafe { (*conn).flags };
+            if flags & CONN_ATTEMPT_COUNTED != 0 {
+                // SAFETY: as above.
+                unsafe { (*conn).flags = flags & !CONN_ATTEMPT_COUNTED };
+                return;
+            }
+            // SAFETY: as above.
+            unsafe { (*conn).flags = flags & !CONN_ATTEMPT_PENDING };
+            if PORTS_BY_FUNCTION.load() == 0
+                && errno == i64::from(search::EADDRNOTAVAIL)
+                && flags & CONN_ATTEMPT_PENDING != 0
+            {
+                // SAFETY: a full socket, offset from BTF.
+                let port = unsafe { Probe::read::<u16>(sk, at::OFF_INET_SPORT()) };
+                // It came to SYN_SENT, so there was a source address; and not past the
+                // search for a port.
+                if port == 0 {
+                    search::exhausted(sk, PORT_SEARCH_CONNECT);
+                }
+            }
+            (ownership::of_entry(conn), conn.cast_const())
+        }
+        // Refused before an attempt was made: no route, a bad address, a policy.
+        None => (ownership::current(), core::ptr::null()),
+    };
+    if errno == ECONNABORTED {
+        return;
+    }
+    count_failure(slot, errno as u32);
+    records::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
+        record.errno = errno as u16;
+        if record.remote_port == 0 {
+            // Refused before the socket took the address over.
+            destination(fd_lookup::argument(1) as *const u8, record);
+        }
+    });
+}
+
+/// Fills in where connect() was to lead: a `struct sockaddr_in` or `sockaddr_in6`.
+#[inline(always)]
+fn destination(address: *const u8, record: &mut Record) {
+    // SAFETY: the helper refuses bad addresses; any bytes will do.
+    unsafe {
+        let family = bpf_probe_read_user(address.cast::<u16>()).unwrap_or(0);
+        let port = bpf_probe_read_user(address.wrapping_add(2).cast::<u16>()).unwrap_or(0);
+        match family {
+            AF_INET => {
+                let to = bpf_probe_read_user(address.wrapping_add(4).cast::<[u8; 4]>());
+                record.remote = [0; 16];
+                record.remote[..4].copy_from_slice(&to.unwrap_or_default());
+            }
+            AF_INET6 => {
+                let to = bpf_probe_read_user(address.wrapping_add(8).cast::<[u8; 16]>());
+                record.remote = to.unwrap_or_default();
+            }
+            _ => return,
+        }
+        record.family = family;
+        record.remote_port = u16::from_be(port);
+    }
+}

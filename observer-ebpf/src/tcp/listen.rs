@@ -1,0 +1,257 @@
+//! Listening sockets: `iter/bpf_map_elem` over the map of listeners, and
+//! `tcp_conn_request` and `tcp_v[46]_syn_recv_sock` where functions can be hooked.
+//!
+//! How many connections wait, how many may, and how many requests were dropped stands in
+//! the socket and is read from there when the daemon asks. Only listen() and its end write
+//! to the map. A drop is counted in `sk_drops` and in the namespace's ListenDrops at once
+//! (`tcp_listendrop`, `include/net/tcp.h`). That it was for a full accept queue is counted
+//! for the namespace only (ListenOverflows), hence the function hooks.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
+use observer_common::{
+    Conn, LISTEN, Listener, ListenerKey, ListenerSample, MAP_LISTENERS, SIGNAL_LISTEN_OVERFLOW,
+    SLOT_UNATTRIBUTED,
+};
+
+use crate::{
+    core::{
+        fields::{at, has},
+        maps::{BPF_NOEXIST, LISTENERS},
+        outcome::{self, add, seen, settle},
+        read::{Direct, Memory, Probe},
+        seq, socket,
+    },
+    tcp::{entry, ownership, ports::in_use},
+};
+
+/// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
+const ETH_P_IP: u16 = 0x0800;
+
+/// A socket begins to listen, or one that listens was found. Passes `conn`, its entry, on.
+#[inline(always)]
+pub fn opened(sk: *const u8, conn: Option<*mut Conn>) -> Option<*mut Conn> {
+    if let Some(conn) = conn
+        && !insert(sk, conn)
+    {
+        outcome::map_full(MAP_LISTENERS);
+    }
+    conn
+}
+
+/// A socket that listens was found again: it may have found no room before. Had it not, that
+/// is counted.
+#[inline(always)]
+pub fn found(sk: *const u8, conn: *mut Conn) {
+    insert(sk, conn);
+}
+
+/// Whether it is among the listeners now. Out of line: rare, and the verifier then checks it once
+/// per program.
+#[inline(never)]
+fn insert(sk: *const u8, conn: *mut Conn) -> bool {
+    if conn.is_null() {
+        return true;
+    }
+    let slot = ownership::of_entry(conn);
+    let listener = Listener {
+        slot,
+        generation: outcome::generation(slot),
+        // Dropped in an earlier life of the socket.
+        drops_before: drops(sk),
+        // Zero until the end: the port may not be chosen yet.
+        ..Listener::default()
+    };
+    // -EEXIST: it is there.
+    matches!(
+        LISTENERS.insert(key(sk, conn), listener, BPF_NOEXIST),
+        Ok(()) | Err(-17)
+    )
+}
+
+/// A socket no longer listens: keeps what the daemon has not read yet.
+#[inline(always)]
+pub fn closed(sk: *const u8, conn: *mut Conn) {
+    keep(sk, conn);
+}
+
+#[inline(never)]
+fn keep(sk: *const u8, conn: *mut Conn) {
+    if conn.is_null() {
+        return;
+    }
+    let Some(listener) = LISTENERS.get_ptr_mut(key(sk, conn)) else {
+        return;
+    };
+    // SAFETY: points into the map.
+    unsafe {
+        describe(sk, conn, listener);
+        (*listener).closed = 1;
+    }
+}
+
+#[inline(always)]
+fn key(sk: *const u8, conn: *const Conn) -> ListenerKey {
+    ListenerKey {
+        socket: sk as u64,
+        // SAFETY: points into the map.
+        born_ns: unsafe { (*conn).born_ns },
+    }
+}
+
+/// `sk_drops` of a socket.
+#[inline(always)]
+fn drops(sk: *const u8) -> u32 {
+    if !has::OFF_SK_DROPS() {
+        return 0;
+    }
+    // SAFETY: a full socket, offset from BTF.
+    unsafe { Probe::read(sk, at::OFF_SK_DROPS()) }
+}
+
+/// Writes owner, address and drops as they are now.
+#[inline(always)]
+unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
+    let slot = ownership::of_entry(conn);
+    // SAFETY: `listener` is writable; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        (*listener).slot = slot;
+        (*listener).generation = outcome::generation(slot);
+        (*listener).drops = drops(sk);
+        (*listener).netns = socket::netns::<Probe>(sk);
+        // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
+        (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
+        (*listener).address = in_use::local_address::<Probe>(sk);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+fn listeners_iter(ctx: *mut c_void) -> i32 {
+    // SAFETY: attached to the map of listeners.
+    let Some((output, key, value)) = (unsafe { seq::element::<ListenerKey, Listener>(ctx) }) else {
+        return 0;
+    };
+    // SAFETY: the verifier checks both against the sizes in the map.
+    let (key, listener) = unsafe { (*key, *value) };
+    let mut sample = ListenerSample {
+        key,
+        listener,
+        backlog: 0,
+        max_backlog: 0,
+    };
+    if listener.closed == 0 {
+        let sk = key.socket as *const u8;
+        match entry::get(key.socket) {
+            // SAFETY: points into the map; the socket is not destroyed as long as it has an
+            // entry.
+            Some(conn) if unsafe { (*conn).state == LISTEN && (*conn).born_ns == key.born_ns } => unsafe {
+                describe(sk, conn, &raw mut sample.listener);
+                if has::OFF_SK_BACKLOG() && has::OFF_SK_MAX_BACKLOG() {
+                    sample.backlog = Probe::read(sk, at::OFF_SK_BACKLOG());
+                    sample.max_backlog = Probe::read(sk, at::OFF_SK_MAX_BACKLOG());
+                }
+            },
+            // The kernel skipped the program that should have seen its end.
+            _ => {
+                sample.listener.closed = 1;
+                sample.listener.drops = sample.listener.drops_before;
+            }
+        }
+    }
+    output.write(&raw const sample);
+    0
+}
+
+/// A SYN.
+#[fentry(function = "tcp_conn_request")]
+pub fn conn_request_fentry(ctx: FEntryContext) -> i32 {
+    on_request::<Direct>(ctx.arg(2));
+    0
+}
+
+#[kprobe(function = "tcp_conn_request")]
+pub fn conn_request_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(2) {
+        on_request::<Probe>(sk);
+    }
+    0
+}
+
+/// The segment that ends a handshake, over IPv4.
+#[fentry(function = "tcp_v4_syn_recv_sock")]
+pub fn handshake_v4_fentry(ctx: FEntryContext) -> i32 {
+    on_request::<Direct>(ctx.arg(0));
+    0
+}
+
+#[kprobe(function = "tcp_v4_syn_recv_sock")]
+pub fn handshake_v4_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        on_request::<Probe>(sk);
+    }
+    0
+}
+
+/// The same over IPv6.
+#[fentry(function = "tcp_v6_syn_recv_sock")]
+pub fn handshake_v6_fentry(ctx: FEntryContext) -> i32 {
+    if is_ipv6(ctx.arg(1)) {
+        on_request::<Direct>(ctx.arg(0));
+    }
+    0
+}
+
+#[kprobe(function = "tcp_v6_syn_recv_sock")]
+pub fn handshake_v6_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1))
+        && is_ipv6(skb)
+    {
+        on_request::<Probe>(sk);
+    }
+    0
+}
+
+/// Whether a segment came over IPv6. Others that an IPv6 listener gets are passed on to
+/// `tcp_v4_syn_recv_sock`, and counted there.
+#[inline(always)]
+fn is_ipv6(skb: *const u8) -> bool {
+    if !has::OFF_SKB_PROTOCOL() {
+        return false;
+    }
+    // SAFETY: an sk_buff from the kernel, offset from BTF.
+    u16::from_be(unsafe { Probe::read(skb, at::OFF_SKB_PROTOCOL()) }) != ETH_P_IP
+}
+
+/// A segment that makes or ends a request comes to the listener `sk`. If the accept queue is
+/// full (`sk_acceptq_is_full`), it is dropped for that.
+#[inline(always)]
+fn on_request<M: Memory>(sk: *const u8) {
+    if !has::OFF_SK_BACKLOG() || !has::OFF_SK_MAX_BACKLOG() {
+        return;
+    }
+    // SAFETY: a full socket, offsets from BTF.
+    let (backlog, max_backlog) = unsafe {
+        (
+            M::read::<u32>(sk, at::OFF_SK_BACKLOG()),
+            M::read::<u32>(sk, at::OFF_SK_MAX_BACKLOG()),
+        )
+    };
+    if backlog <= max_backlog {
+        return;
+    }
+    seen(SIGNAL_LISTEN_OVERFLOW);
+    let mut slot = SLOT_UNATTRIBUTED;
+    if let Some(conn) = entry::get(sk as u64) {
+        if let Some(listener) = LISTENERS.get_ptr_mut(key(sk, conn)) {
+            slot = ownership::of_entry(conn);
+            // SAFETY: points into the map.
+            add(unsafe { &raw mut (*listener).overflows }, 1);
+        }
+    }
+    settle(SIGNAL_LISTEN_OVERFLOW, slot);
+}

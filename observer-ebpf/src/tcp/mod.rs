@@ -1,0 +1,13 @@
+//! TCP sockets: their entries and owners, and one file or folder per signal.
+
+mod accept;
+mod bind;
+mod connect;
+pub mod entry;
+pub mod listen;
+pub mod ownership;
+mod ports;
+mod reset;
+mod retransmit;
+mod state;
+mod time_wait;

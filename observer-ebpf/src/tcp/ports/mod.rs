@@ -1,0 +1,4 @@
+//! Local ports.
+
+pub mod in_use;
+pub mod search;

@@ -1,0 +1,4 @@
+//! Sockets in TIME_WAIT.
+
+pub mod exact;
+pub mod inferred;
