@@ -1,6 +1,7 @@
 //! What programs of every signal are made of. Knows no signal.
 
 pub mod call_args;
+pub mod counters;
 pub mod fd_lookup;
 pub mod fields;
 pub mod maps;

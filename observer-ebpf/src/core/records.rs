@@ -8,9 +8,9 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add},
         fields::{RECORD_MASK, WAKEUP_BYTES, at, has},
         maps::RECORDS,
-        outcome::{self, add},
         read::{Memory, Probe},
         socket::{self, netns},
     },
@@ -40,7 +40,7 @@ pub fn write(
     if !wanted(kind) || usize::from(kind) >= RECORD_KINDS {
         return;
     }
-    let Some(stats) = outcome::stats() else {
+    let Some(stats) = counters::stats() else {
         return;
     };
     // SAFETY: points into the map.
@@ -73,7 +73,7 @@ pub fn write(
     record.kind = kind;
     record.slot = slot;
     if slot != SLOT_UNATTRIBUTED {
-        if let Some(slot) = outcome::slot(slot) {
+        if let Some(slot) = counters::slot(slot) {
             // SAFETY: points into the map.
             unsafe {
                 record.generation = (*slot).generation;

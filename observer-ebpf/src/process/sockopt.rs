@@ -14,10 +14,11 @@ use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, 
 use crate::{
     core::{
         call_args::{self, SETSOCKOPT},
+        counters::{self, add},
         fd_lookup,
         fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
         maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
-        outcome::{self, add, map_full, seen, settle, settle_lost},
+        outcome::{map_full, seen, settle, settle_lost},
         read::{Memory, Probe},
         records,
     },
@@ -169,7 +170,7 @@ fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
             key.socket_type = Probe::read(sk, at::OFF_SK_TYPE());
         }
     }
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         key.generation = unsafe { (*counters).generation };
     }

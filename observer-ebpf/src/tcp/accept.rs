@@ -17,9 +17,10 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add, bounded},
         fd_lookup,
         fields::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
-        outcome::{self, add, bounded, seen, settle},
+        outcome::{seen, settle},
         read::{Memory, Probe},
         records, socket,
     },
@@ -117,7 +118,7 @@ fn exhausted(errno: i64) {
     seen(SIGNAL_FD);
     let slot = ownership::current();
     settle(SIGNAL_FD, slot);
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
@@ -192,7 +193,7 @@ fn note_parent(parent: *const u8, slot: u32) {
 fn count(conn: Option<*mut Conn>, slot: u32) {
     seen(SIGNAL_ACCEPT);
     settle(SIGNAL_ACCEPT, slot);
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).accepts }, 1);
     }

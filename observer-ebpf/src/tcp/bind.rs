@@ -15,11 +15,12 @@ use observer_common::{BIND_ERRORS, BIND_INDICES, BIND_OTHER, CALL_BIND, CALL_LIS
 
 use crate::{
     core::{
+        counters::{self, add, index_in},
         fd_lookup,
         fields::{
             BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET, at, has,
         },
-        outcome::{self, add, index_in, seen, settle},
+        outcome::{seen, settle},
         read::{Memory, Probe},
     },
     tcp::{ownership, ports::search},
@@ -137,7 +138,7 @@ fn on_failure(call: usize, sk: *const u8, errno: i64) {
     let Some(index) = index_in(&BIND_INDICES, errno as u32, BIND_OTHER, BIND_ERRORS) else {
         return;
     };
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; `call` is one of the `CALL_` constants, the index was
         // checked.
         unsafe {

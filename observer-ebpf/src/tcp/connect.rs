@@ -17,9 +17,10 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add, index_in, observe},
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
-        outcome::{self, add, index_in, observe, seen, settle},
+        outcome::{self, seen, settle},
         read::{Memory, Probe},
         records, socket,
     },
@@ -43,7 +44,7 @@ const ECONNABORTED: i64 = 103;
 pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         unsafe {
             add((&raw mut (*slot).connects).cast::<u64>(), 1);
@@ -79,7 +80,7 @@ fn count_given_up(slot: u32, again: bool) {
 fn count(slot: u32, index: usize) {
     seen(SIGNAL_CONNECT);
     settle(SIGNAL_CONNECT, slot);
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
     }

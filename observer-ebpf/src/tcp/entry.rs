@@ -9,8 +9,9 @@ use observer_common::{
 };
 
 use crate::core::{
+    counters::{self, add, adjust, bounded},
     maps::{BPF_NOEXIST, CONNECTIONS},
-    outcome::{self, add, adjust, bounded},
+    outcome,
 };
 
 /// Now, on the clock of all records.
@@ -67,7 +68,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {
         Ok(()) => {
             hold(slot);
-            if let Some(stats) = outcome::stats() {
+            if let Some(stats) = counters::stats() {
                 // SAFETY: points into the map.
                 unsafe {
                     add(&raw mut (*stats).connections_added, 1);
@@ -99,7 +100,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
         Inserted::Full => return None,
     }
     adjust_live(slot, state, 1);
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*slot).seeded }, 1);
     }
@@ -112,7 +113,7 @@ pub fn adjust_live(slot: u32, state: u8, by: i64) {
     let Some(state) = bounded(usize::from(state), STATES) else {
         return;
     };
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         adjust(
             unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) },
@@ -128,7 +129,7 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
     let Some(index) = bounded(index, STATES * STATES) else {
         return;
     };
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was bounded.
         add(
             unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
@@ -140,7 +141,7 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
 /// Notes one more entry that points to `slot`.
 #[inline(always)]
 pub fn hold(slot: u32) {
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         adjust(unsafe { &raw mut (*slot).sockets }, 1);
     }
@@ -149,7 +150,7 @@ pub fn hold(slot: u32) {
 /// Notes one entry less that points to `slot`.
 #[inline(always)]
 pub fn release(slot: u32) {
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         adjust(unsafe { &raw mut (*slot).sockets }, -1);
     }
@@ -237,7 +238,7 @@ pub fn remove(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map.
     let (slot, handover) = unsafe { ((*conn).slot, (*conn).handover) };
     if CONNECTIONS.remove(socket).is_ok() {
-        if let Some(stats) = outcome::stats() {
+        if let Some(stats) = counters::stats() {
             // SAFETY: points into the map.
             add(unsafe { &raw mut (*stats).connections_removed }, 1);
         }

@@ -20,9 +20,10 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add},
         fields::{at, has},
         maps::{BPF_NOEXIST, LISTENERS},
-        outcome::{self, add, seen, settle},
+        outcome::{self, seen, settle},
         read::{Direct, Memory, Probe},
         seq, socket,
     },
@@ -60,7 +61,7 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     let slot = ownership::of_entry(conn);
     let listener = Listener {
         slot,
-        generation: outcome::generation(slot),
+        generation: counters::generation(slot),
         // Dropped in an earlier life of the socket.
         drops_before: drops(sk),
         // Zero until the end: the port may not be chosen yet.
@@ -120,7 +121,7 @@ unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
     // SAFETY: `listener` is writable; `sk` is a full socket, offsets from BTF.
     unsafe {
         (*listener).slot = slot;
-        (*listener).generation = outcome::generation(slot);
+        (*listener).generation = counters::generation(slot);
         (*listener).drops = drops(sk);
         (*listener).netns = socket::netns::<Probe>(sk);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.

@@ -15,6 +15,7 @@ use observer_common::{
 };
 
 use crate::core::{
+    counters,
     fields::{HAS_TASK_BTF, TIME_WAIT_EXACT, at},
     maps::{BPF_NOEXIST, CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
     outcome,
@@ -113,7 +114,7 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
         outcome::map_full(MAP_PROCESSES);
         return SLOT_OVERFLOW;
     };
-    let Some(slot) = outcome::slot(index) else {
+    let Some(slot) = counters::slot(index) else {
         return SLOT_OVERFLOW;
     };
     if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {

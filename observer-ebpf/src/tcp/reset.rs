@@ -21,11 +21,12 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add, bounded},
         fields::{
             REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, TIME_WAIT_EXACT, at, has,
         },
         maps::TIME_WAITS,
-        outcome::{self, add, bounded, seen, settle},
+        outcome::{seen, settle},
         read::{Direct, Memory, Probe},
         records,
     },
@@ -156,7 +157,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
     let Some(checked) = bounded(index as usize, RESETS_SENT) else {
         return;
     };
-    if let Some(counters) = outcome::slot(sent.slot) {
+    if let Some(counters) = counters::slot(sent.slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
@@ -220,7 +221,7 @@ fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
 /// Notes the owner, unless its process is gone and the slot is another one's.
 #[inline(always)]
 fn attribute(sent: &mut Sent, slot: u32, generation: u32) {
-    if outcome::generation(slot) == generation {
+    if counters::generation(slot) == generation {
         sent.slot = slot;
     }
 }
@@ -253,12 +254,12 @@ fn of_full_socket<M: Memory>(sk: *const u8, answers_segment: bool, reason: u32, 
         }
         None => {
             sent.slot = ownership::through_parent(sk);
-            if let Some(stats) = outcome::stats() {
+            if let Some(stats) = counters::stats() {
                 // SAFETY: points into the map.
                 unsafe {
                     let slot = (*stats).destroyed_slot;
                     if (*stats).destroyed_sk == sk as u64
-                        && outcome::generation(slot) == (*stats).destroyed_generation
+                        && counters::generation(slot) == (*stats).destroyed_generation
                     {
                         sent.slot = slot;
                     }
@@ -360,11 +361,11 @@ fn on_received<M: Memory>(sk: *const u8) {
         // `tcp_rcv_state_process` calls `tcp_reset` itself when data arrives after close,
         // and then answers with an RST. Whether this is that case is known once an RST is
         // sent for the same socket, or not.
-        if let Some(stats) = outcome::stats() {
+        if let Some(stats) = counters::stats() {
             // SAFETY: points into the map.
             unsafe {
                 (*stats).pending_slot = slot;
-                (*stats).pending_generation = outcome::generation(slot);
+                (*stats).pending_generation = counters::generation(slot);
                 (*stats).pending_state = u32::from(state);
                 (*stats).pending_ns = now();
                 (*stats).pending_sk = sk as u64;
@@ -391,7 +392,7 @@ fn count_received(slot: u32, state: u8) {
     let Some(index) = bounded(usize::from(state), RESETS_RECEIVED) else {
         return;
     };
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
@@ -407,7 +408,7 @@ fn count_received(slot: u32, state: u8) {
 /// No RST followed the pending one: it was the peer's.
 #[inline(always)]
 fn commit_pending() {
-    let Some(stats) = outcome::stats() else {
+    let Some(stats) = counters::stats() else {
         return;
     };
     // SAFETY: points into the map.
@@ -417,7 +418,7 @@ fn commit_pending() {
         }
         (*stats).pending_sk = 0;
         let slot = (*stats).pending_slot;
-        if outcome::generation(slot) == (*stats).pending_generation {
+        if counters::generation(slot) == (*stats).pending_generation {
             count_received(slot, (*stats).pending_state as u8);
         } else {
             // The process is gone and was folded, and with it this RST, which the daemon
@@ -433,7 +434,7 @@ fn commit_pending() {
 /// that was the peer's, for this or another socket at the same address.
 #[inline(always)]
 fn forget_pending(sk: *const u8, state: u8) {
-    let Some(stats) = outcome::stats() else {
+    let Some(stats) = counters::stats() else {
         return;
     };
     // SAFETY: points into the map.

@@ -6,8 +6,9 @@ use observer_common::SIGNAL_RETRANSMIT;
 
 use crate::{
     core::{
+        counters::{self, add},
         fields::RETRANSMIT_HAS_ERROR,
-        outcome::{self, add, seen, settle},
+        outcome::{seen, settle},
     },
     tcp::{entry, ownership},
 };
@@ -36,7 +37,7 @@ fn on_retransmit(sk: *const u8) {
     }
     let slot = ownership::of_entry_or_parent(conn, sk);
     settle(SIGNAL_RETRANSMIT, slot);
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).retransmits }, 1);
     }

@@ -16,9 +16,9 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters,
         fields::{CPU_BITS, TIME_WAIT_OWNERS_MASK, at, has},
         maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
-        outcome,
         read::{Memory, Probe},
         seq::{self, Output},
     },
@@ -109,7 +109,7 @@ pub unsafe fn rest<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
 /// A key for a socket without a cookie.
 #[inline(always)]
 fn without_cookie() -> u64 {
-    let Some(stats) = outcome::stats() else {
+    let Some(stats) = counters::stats() else {
         return WITHOUT_COOKIE;
     };
     // SAFETY: points into the map; the helper takes no arguments. No other CPU adds to this
@@ -219,7 +219,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     // After its end, a socket keeps only a port that it was bound to.
     if taken != PORT_UNCONNECTED {
         let slot = ownership::of_entry(conn);
-        write(output, sk, slot, outcome::generation(slot), taken, None);
+        write(output, sk, slot, counters::generation(slot), taken, None);
     }
     0
 }

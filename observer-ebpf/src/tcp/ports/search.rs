@@ -16,9 +16,10 @@ use observer_common::{IPPROTO_TCP, PORT_SEARCH_BIND, PORT_SEARCH_CONNECT, SIGNAL
 use crate::{
     core::{
         call_args::{self, INET_CSK_GET_PORT, INET_HASH_CONNECT},
+        counters::{self, add},
         fd_lookup,
         fields::{HAS_FUNC_RET, at},
-        outcome::{self, add, seen, settle},
+        outcome::{seen, settle},
         read::{Memory, Probe},
     },
     tcp::ownership,
@@ -149,7 +150,7 @@ pub fn exhausted(sk: *const u8, search: usize) {
     seen(SIGNAL_PORTS);
     let slot = ownership::current_or_parent(sk);
     settle(SIGNAL_PORTS, slot);
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index is one of the `PORT_SEARCH_` constants.
         unsafe {
             add(

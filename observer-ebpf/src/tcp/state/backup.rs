@@ -9,7 +9,7 @@ use observer_common::{CLOSE, MAP_CONNECTIONS, SYN_SENT};
 
 use crate::{
     core::{
-        outcome,
+        counters,
         read::{Direct, Memory, Probe},
     },
     tcp::{
@@ -38,7 +38,7 @@ pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
 pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: points into the map.
-    let handled = outcome::stats().is_some_and(|it| unsafe { (*it).destroyed_sk == sk as u64 });
+    let handled = counters::stats().is_some_and(|it| unsafe { (*it).destroyed_sk == sk as u64 });
     if !handled {
         on_destroy::<Direct>(sk);
     }
@@ -75,7 +75,7 @@ pub fn started<M: Memory>(sk: *const u8) {
 #[inline(always)]
 fn handled(sk: *const u8, old: u8, new: u8) -> bool {
     let mut was_full = false;
-    if let Some(stats) = outcome::stats() {
+    if let Some(stats) = counters::stats() {
         // SAFETY: points into the map.
         unsafe {
             if (*stats).last_sk == sk as u64 && (*stats).last_states == [old, new, 0, 0] {

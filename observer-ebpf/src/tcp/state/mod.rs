@@ -28,9 +28,10 @@ use observer_common::{
 
 use crate::{
     core::{
+        counters::{self, add, bounded, index_in, observe},
         fields::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
         maps::CONNECTIONS,
-        outcome::{self, add, bounded, index_in, observe, seen, settle, settle_lost},
+        outcome::{self, seen, settle, settle_lost},
         read::{Direct, Memory, Probe},
         records, socket,
     },
@@ -80,7 +81,7 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
         return;
     }
     seen(SIGNAL_STATE);
-    if let Some(stats) = outcome::stats() {
+    if let Some(stats) = counters::stats() {
         // SAFETY: points into the map.
         unsafe {
             (*stats).last_sk = sk as u64;
@@ -149,7 +150,7 @@ fn count_error(slot: u32, old: u8, error: u32) {
     ) else {
         return;
     };
-    if let Some(slot) = outcome::slot(slot) {
+    if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         add(
             unsafe { (&raw mut (*slot).errors).cast::<u64>().add(index) },
@@ -214,7 +215,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         (*conn).entered_ns = time;
 
         if old == CLOSE_WAIT && !missed && ((*conn).flags & CONN_SEEDED == 0) {
-            if let Some(slot) = outcome::slot(slot) {
+            if let Some(slot) = counters::slot(slot) {
                 observe(&raw mut (*slot).close_wait, &CLOSE_WAIT_BOUNDS, spent);
             }
         }
@@ -277,7 +278,7 @@ unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, 
             (*conn).flags = flags & !CONN_ATTEMPT_COUNTED;
         }
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
-            if let Some(slot) = outcome::slot(slot) {
+            if let Some(slot) = counters::slot(slot) {
                 observe(
                     &raw mut (*slot).age,
                     &AGE_BOUNDS,
@@ -362,11 +363,11 @@ unsafe fn time_wait<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
             substate = FIN_WAIT2;
         }
         count_entered(slot, substate);
-        let Some(counters) = outcome::slot(slot) else {
+        let Some(counters) = counters::slot(slot) else {
             return;
         };
         if socket::netns::<M>(sk) != HOME_NETNS.load() {
-            if let Some(stats) = outcome::stats() {
+            if let Some(stats) = counters::stats() {
                 add(&raw mut (*stats).time_wait_elsewhere, 1);
             }
         }
@@ -406,10 +407,10 @@ pub fn on_destroy<M: Memory>(sk: *const u8) {
         if (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT) == CONN_TIME_WAIT_MAYBE {
             time_wait::<M>(sk, conn, slot);
         }
-        if let Some(stats) = outcome::stats() {
+        if let Some(stats) = counters::stats() {
             (*stats).destroyed_sk = sk as u64;
             (*stats).destroyed_slot = slot;
-            (*stats).destroyed_generation = outcome::generation(slot);
+            (*stats).destroyed_generation = counters::generation(slot);
         }
         connect::unreturned(conn);
         // In CLOSE, unless the run on its last transition was skipped.

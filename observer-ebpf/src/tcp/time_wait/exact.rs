@@ -18,9 +18,10 @@ use observer_common::{
 use crate::{
     core::{
         call_args::{self, INET_TWSK_ALLOC},
+        counters::{self, add},
         fields::at,
         maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
-        outcome::{self, add, map_full, seen, settle},
+        outcome::{map_full, seen, settle},
         read::{Memory, Probe},
         records, socket,
     },
@@ -79,7 +80,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
     let conn = entry::get(sk as u64);
     let slot = ownership::of_entry_or_parent(conn, sk);
     if timewait.is_null() {
-        if let Some(counters) = outcome::slot(slot) {
+        if let Some(counters) = counters::slot(slot) {
             // SAFETY: points into the map.
             add(unsafe { &raw mut (*counters).time_wait_overflows }, 1);
         }
@@ -100,7 +101,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
 pub fn count_entered(slot: u32, substate: u8) {
     seen(SIGNAL_TIME_WAIT);
     settle(SIGNAL_TIME_WAIT, slot);
-    if let Some(counters) = outcome::slot(slot) {
+    if let Some(counters) = counters::slot(slot) {
         let index = usize::from(substate != TIME_WAIT);
         // SAFETY: points into the map; the index is that of one of two elements.
         unsafe {
@@ -133,7 +134,7 @@ fn remember(timewait: u64, slot: u32, netns: u32) {
     let mut account = slot;
     let mut generation = 0;
     if slot >= SLOT_FIRST {
-        let Some(counters) = outcome::slot(slot) else {
+        let Some(counters) = counters::slot(slot) else {
             return;
         };
         // SAFETY: points into the map.
