@@ -1,64 +1,11 @@
 //! From a system call to the socket it was made on.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
-};
-
-use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf};
 
 use crate::core::{
-    fields::{HAS_TASK_BTF, REGS_FROM_STACK, THREAD_SIZE, at, has},
+    fields::{HAS_TASK_BTF, at, has},
     read::{Direct, Memory, Probe},
 };
-
-/// Reads from the user registers of the running thread as they were on entry to the system
-/// call. They still hold the arguments on its return, so nothing has to be remembered from the
-/// entry.
-#[inline(always)]
-unsafe fn register<T: Copy + Default>(offset: usize) -> T {
-    // SAFETY: the running thread's `struct pt_regs`; the caller's offset is from BTF.
-    unsafe {
-        if REGS_FROM_STACK.load() != 0 {
-            // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
-            let task = bpf_get_current_task() as *const u8;
-            let stack = Probe::read::<u64>(task, at::OFF_TASK_STACK());
-            let registers = stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64;
-            return Probe::read(registers as *const u8, offset);
-        }
-        // 5.15 and later.
-        Direct::read(
-            bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8,
-            offset,
-        )
-    }
-}
-
-/// Argument `n` (0 to 2) of the running system call.
-#[inline(always)]
-pub fn argument(n: u32) -> u64 {
-    if !has::OFF_REGS_ARG0() || !has::OFF_REGS_ARG1() || !has::OFF_REGS_ARG2() {
-        return 0;
-    }
-    // SAFETY: offsets from BTF.
-    unsafe {
-        match n {
-            0 => register(at::OFF_REGS_ARG0()),
-            1 => register(at::OFF_REGS_ARG1()),
-            _ => register(at::OFF_REGS_ARG2()),
-        }
-    }
-}
-
-/// Number of the running system call.
-#[inline(always)]
-pub fn syscall_number() -> u64 {
-    if !has::OFF_REGS_SYSCALL() {
-        return u64::MAX;
-    }
-    // SAFETY: offset from BTF. The upper half is sign extension on x86 and another field on
-    // arm64.
-    u64::from(unsafe { register::<u32>(at::OFF_REGS_SYSCALL()) })
-}
 
 /// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
 const S_IFMT: u16 = 0o170_000;
@@ -112,27 +59,6 @@ pub fn socket_of(file: *const u8) -> Option<*const u8> {
     // SAFETY: a struct socket, offset from BTF; null reads as zero.
     let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
     if sk.is_null() { None } else { Some(sk) }
-}
-
-/// `enum sock_type` (include/linux/net.h).
-const SOCK_STREAM: u16 = 1;
-
-/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
-#[inline(always)]
-pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
-    // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
-    let (family, kind, protocol) = unsafe {
-        (
-            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
-            Probe::read::<u16>(sk, at::OFF_SK_TYPE()),
-            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
-        )
-    };
-    // A raw socket may be of the same protocol, and in ESTABLISHED once it is connected.
-    let ours = matches!(family, AF_INET | AF_INET6)
-        && kind == SOCK_STREAM
-        && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
-    ours.then_some(protocol)
 }
 
 /// The `struct file` behind descriptor `fd` of the running process, or null.

@@ -6,15 +6,13 @@ use observer_common::{
     AF_INET, AF_INET6, Conn, IPPROTO_MPTCP, RECORD_KINDS, Record, SLOT_UNATTRIBUTED, TIMED_STATES,
 };
 
-use crate::{
-    core::{
-        counters::{self, add},
-        fields::{RECORD_MASK, WAKEUP_BYTES, at, has},
-        maps::RECORDS,
-        read::{Memory, Probe},
-        socket::{self, netns},
-    },
-    tcp::entry::now,
+use crate::core::{
+    clock::now,
+    counters::{self, add},
+    fields::{RECORD_MASK, WAKEUP_BYTES, at, has},
+    maps::RECORDS,
+    read::{Memory, Probe},
+    socket::{self, netns},
 };
 
 const BPF_RB_NO_WAKEUP: u64 = 1;

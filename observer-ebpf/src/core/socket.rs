@@ -1,9 +1,17 @@
 //! Fields of kernel sockets that several signals read.
 
+use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, V4_MAPPED};
+
 use crate::core::{
     fields::{at, has},
     read::{Memory, Probe},
 };
+
+/// Bits of `sk_flags` (`enum sock_flags`, `include/net/sock.h`).
+pub const SOCK_DEAD: u64 = 1 << 0;
+pub const SOCK_DONE: u64 = 1 << 1;
+pub const SOCK_KEEPOPEN: u64 = 1 << 3;
+pub const SOCK_LINGER: u64 = 1 << 4;
 
 /// Inode number of a socket's network namespace, 0 when the kernel has only one.
 #[inline(always)]
@@ -45,4 +53,56 @@ pub fn first_subflow(parent: *const u8) -> u64 {
     }
     // SAFETY: an mptcp_sock from the kernel, offset from its BTF.
     unsafe { Probe::read::<u64>(parent, at::OFF_MSK_FIRST()) }
+}
+
+/// Local address of any kind of socket, as the bytes of a `struct in6_addr`.
+#[inline(always)]
+pub fn local_address<M: Memory>(sk: *const u8) -> [u32; 4] {
+    address::<M>(
+        sk,
+        at::OFF_SKC_RCV_SADDR(),
+        has::OFF_SKC_V6_RCV_SADDR().then(at::OFF_SKC_V6_RCV_SADDR),
+    )
+}
+
+/// Remote address of any kind of socket, likewise.
+#[inline(always)]
+pub fn remote_address<M: Memory>(sk: *const u8) -> [u32; 4] {
+    address::<M>(
+        sk,
+        at::OFF_SKC_DADDR(),
+        has::OFF_SKC_V6_DADDR().then(at::OFF_SKC_V6_DADDR),
+    )
+}
+
+#[inline(always)]
+fn address<M: Memory>(sk: *const u8, v4: usize, v6: Option<usize>) -> [u32; 4] {
+    // SAFETY: every kind of socket begins with a `struct sock_common`, offsets from BTF.
+    unsafe {
+        match v6 {
+            Some(v6) if M::read::<u16>(sk, at::OFF_SKC_FAMILY()) == AF_INET6 => M::read(sk, v6),
+            _ => [0, 0, V4_MAPPED, M::read(sk, v4)],
+        }
+    }
+}
+
+/// `enum sock_type` (include/linux/net.h).
+const SOCK_STREAM: u16 = 1;
+
+/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
+#[inline(always)]
+pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
+    // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
+    let (family, kind, protocol) = unsafe {
+        (
+            Probe::read::<u16>(sk, at::OFF_SKC_FAMILY()),
+            Probe::read::<u16>(sk, at::OFF_SK_TYPE()),
+            Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
+        )
+    };
+    // A raw socket may be of the same protocol, and in ESTABLISHED once it is connected.
+    let ours = matches!(family, AF_INET | AF_INET6)
+        && kind == SOCK_STREAM
+        && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    ours.then_some(protocol)
 }

@@ -14,6 +14,7 @@ use crate::{
         fd_lookup,
         fields::at,
         outcome::{seen, settle},
+        process,
         read::{Memory, Probe},
         socket,
     },
@@ -42,11 +43,11 @@ fn on_file(file: *const u8) {
     }
     // SAFETY: a struct socket, offset from BTF.
     let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8 };
-    let Some(protocol) = fd_lookup::tcp_protocol(sk) else {
+    let Some(protocol) = socket::tcp_protocol(sk) else {
         return;
     };
     seen(SIGNAL_RECEIVED);
-    let slot = ownership::current();
+    let slot = process::current();
     settle(SIGNAL_RECEIVED, slot);
     give(sk as u64, slot);
     if protocol == IPPROTO_MPTCP {
@@ -58,6 +59,6 @@ fn on_file(file: *const u8) {
 fn give(socket: u64, slot: u32) {
     // One that is not known yet is neither connected nor listening.
     if let Some(conn) = entry::get(socket) {
-        entry::hand_over(conn, slot);
+        ownership::hand_over(conn, slot);
     }
 }

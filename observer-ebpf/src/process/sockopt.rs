@@ -11,18 +11,16 @@ use aya_ebpf::{
 };
 use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SockoptKey};
 
-use crate::{
-    core::{
-        call_args::{self, SETSOCKOPT},
-        counters::{self, add},
-        fd_lookup,
-        fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
-        maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
-        outcome::{map_full, seen, settle, settle_lost},
-        read::{Memory, Probe},
-        records,
-    },
-    tcp::ownership,
+use crate::core::{
+    call_args::{self, SETSOCKOPT},
+    counters::{self, add},
+    fd_lookup,
+    fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
+    maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
+    outcome::{map_full, seen, settle, settle_lost},
+    process,
+    read::{Memory, Probe},
+    records, regs,
 };
 
 const EBADF: i64 = 9;
@@ -37,9 +35,9 @@ pub fn setsockopt_exit_tracepoint(ctx: TracePointContext) -> u32 {
     if ret < 0 && -ret <= MAX_ERRNO {
         on_failed_call(
             -ret,
-            fd_lookup::argument(0) as u32,
-            fd_lookup::argument(1) as i32,
-            fd_lookup::argument(2) as i32,
+            regs::argument(0) as u32,
+            regs::argument(1) as i32,
+            regs::argument(2) as i32,
         );
     }
     0
@@ -151,7 +149,7 @@ fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
 #[inline(always)]
 fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
     seen(SIGNAL_SETSOCKOPT);
-    let slot = ownership::current();
+    let slot = process::current();
     let mut key = SockoptKey {
         slot,
         generation: 0,

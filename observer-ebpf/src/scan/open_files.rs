@@ -13,16 +13,15 @@ use observer_common::{
 
 use crate::{
     core::{
+        clock::now,
         fd_lookup,
         fields::{HAS_SOCK_FROM_FILE, at, has},
         maps::{PROCESSES, RESYNC},
+        process,
         read::{Memory, Probe},
         socket,
     },
-    tcp::{
-        entry::{self, now},
-        listen, ownership,
-    },
+    tcp::{entry, listen, ownership},
 };
 
 /// The most connections taken in from one listener's queue, so that the verifier sees an
@@ -60,7 +59,7 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let Some(protocol) = fd_lookup::tcp_protocol(sk) else {
+        let Some(protocol) = socket::tcp_protocol(sk) else {
             return 0;
         };
         let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
@@ -115,7 +114,7 @@ unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *co
             return;
         }
         // Not in the loop, each turn of which the verifier walks through.
-        let slot = ownership::of_task(task);
+        let slot = process::of_task(task);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
             let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
@@ -165,9 +164,9 @@ unsafe fn visit(
                 (*conn).epoch = epoch;
             }
             Some(conn) => {
-                let slot = ownership::of_task(task);
+                let slot = process::of_task(task);
                 if ownership::of_entry(conn) != slot {
-                    entry::hand_over(conn, slot);
+                    ownership::hand_over(conn, slot);
                     (*control).moved += 1;
                 }
                 (*conn).epoch = epoch;
@@ -175,7 +174,7 @@ unsafe fn visit(
             // A socket that is neither connected nor listening is of no interest yet.
             None if state == CLOSE => {}
             None => {
-                let slot = ownership::of_task(task);
+                let slot = process::of_task(task);
                 let conn = if parent {
                     entry::create(sk as u64, slot, CONN_PARENT, state, now())
                 } else {
@@ -197,13 +196,13 @@ unsafe fn visit(
 #[inline(always)]
 unsafe fn confirm(conn: *mut Conn, task: *const u8, epoch: u32) {
     // A process without a slot owns nothing; do not give it one for being looked at.
-    let key = ownership::key_of(task);
+    let key = process::key_of(task);
     if let Some(slot) = PROCESSES.get_ptr(key) {
         // SAFETY: both point into maps.
         unsafe {
             if *slot == ownership::of_entry(conn) {
                 (*conn).epoch = epoch;
-                entry::rebook(conn);
+                ownership::rebook(conn);
             }
         }
     }

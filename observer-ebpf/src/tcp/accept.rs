@@ -17,17 +17,16 @@ use observer_common::{
 
 use crate::{
     core::{
+        clock::now,
         counters::{self, add, bounded},
         fd_lookup,
         fields::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
         outcome::{seen, settle},
+        process,
         read::{Memory, Probe},
         records, socket,
     },
-    tcp::{
-        entry::{self, now},
-        ownership,
-    },
+    tcp::{entry, ownership},
 };
 
 #[fexit(function = "inet_csk_accept")]
@@ -116,7 +115,7 @@ fn exhausted(errno: i64) {
         return;
     };
     seen(SIGNAL_FD);
-    let slot = ownership::current();
+    let slot = process::current();
     settle(SIGNAL_FD, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
@@ -154,7 +153,7 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
         return;
     }
-    let slot = ownership::current();
+    let slot = process::current();
     let parent = socket::mptcp_parent(sk);
     if parent != 0 {
         note_parent(parent as *const u8, slot);
@@ -165,10 +164,10 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
 /// accept() returned a descriptor for `sk`.
 #[inline(always)]
 fn accepted(mut sk: *const u8) {
-    let Some(protocol) = fd_lookup::tcp_protocol(sk) else {
+    let Some(protocol) = socket::tcp_protocol(sk) else {
         return;
     };
-    let slot = ownership::current();
+    let slot = process::current();
     if protocol == IPPROTO_MPTCP {
         note_parent(sk, slot);
         sk = socket::first_subflow(sk) as *const u8;
@@ -180,7 +179,7 @@ fn accepted(mut sk: *const u8) {
 #[inline(always)]
 fn note_parent(parent: *const u8, slot: u32) {
     match entry::get(parent as u64) {
-        Some(conn) => entry::hand_over(conn, slot),
+        Some(conn) => ownership::hand_over(conn, slot),
         None => {
             // SAFETY: an mptcp_sock begins with a struct sock, offset from BTF.
             let state = unsafe { Probe::read::<u8>(parent, at::OFF_SKC_STATE()) };
@@ -200,6 +199,6 @@ fn count(conn: Option<*mut Conn>, slot: u32) {
     if let Some(conn) = conn {
         // SAFETY: points into the map.
         unsafe { (*conn).accepted = 1 };
-        entry::hand_over(conn, slot);
+        ownership::hand_over(conn, slot);
     }
 }

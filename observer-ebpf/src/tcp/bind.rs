@@ -21,9 +21,11 @@ use crate::{
             BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET, at, has,
         },
         outcome::{seen, settle},
+        process,
         read::{Memory, Probe},
+        regs, socket,
     },
-    tcp::{ownership, ports::search},
+    tcp::ports::search,
 };
 
 /// Numbers above this are the kernel's own (ERESTARTSYS...) and never reach the caller.
@@ -68,7 +70,7 @@ pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
             search::on_bind_call();
         }
         if BIND_BY_FUNCTION.load() == 0 {
-            on_failed_call(CALL_BIND, fd_lookup::argument(0) as i32, errno);
+            on_failed_call(CALL_BIND, regs::argument(0) as i32, errno);
         }
     }
     0
@@ -83,7 +85,7 @@ pub fn listen_exit_tracepoint(ctx: TracePointContext) -> u32 {
             search::on_listen_call();
         }
         if LISTEN_BY_FUNCTION.load() == 0 {
-            on_failed_call(CALL_LISTEN, fd_lookup::argument(0) as i32, errno);
+            on_failed_call(CALL_LISTEN, regs::argument(0) as i32, errno);
         }
     }
     0
@@ -129,11 +131,11 @@ fn on_request(call: usize, request: *const u8) {
 /// Counts for the process that calls.
 #[inline(always)]
 fn on_failure(call: usize, sk: *const u8, errno: i64) {
-    if errno > MAX_ERRNO || fd_lookup::tcp_protocol(sk).is_none() {
+    if errno > MAX_ERRNO || socket::tcp_protocol(sk).is_none() {
         return;
     }
     seen(SIGNAL_BIND);
-    let slot = ownership::current();
+    let slot = process::current();
     settle(SIGNAL_BIND, slot);
     let Some(index) = index_in(&BIND_INDICES, errno as u32, BIND_OTHER, BIND_ERRORS) else {
         return;

@@ -21,8 +21,9 @@ use crate::{
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
         outcome::{self, seen, settle},
+        process,
         read::{Memory, Probe},
-        records, socket,
+        records, regs, socket,
     },
     tcp::{entry, ownership, ports::search},
 };
@@ -111,7 +112,7 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
             count_failure(slot, errno);
         } else {
             let again = retransmitted(sk, conn);
-            if CONNECT_EXIT_SEEN.load() != 0 && fd_lookup::syscall_number() == CONNECT_NR.load() {
+            if CONNECT_EXIT_SEEN.load() != 0 && regs::syscall_number() == CONNECT_NR.load() {
                 // Failed within connect(), which will return why: `inet_hash_connect`
                 // found no port, there was no route, no memory.
                 (*conn).flags |= CONN_ATTEMPT_PENDING;
@@ -173,10 +174,10 @@ fn on_failed_call(errno: i64) {
         }
         i += 1;
     }
-    let Some(mut sk) = fd_lookup::current_socket(fd_lookup::argument(0) as u32) else {
+    let Some(mut sk) = fd_lookup::current_socket(regs::argument(0) as u32) else {
         return;
     };
-    match fd_lookup::tcp_protocol(sk) {
+    match socket::tcp_protocol(sk) {
         Some(IPPROTO_MPTCP) => {
             let subflow = socket::first_subflow(sk);
             if subflow != 0 {
@@ -213,7 +214,7 @@ fn on_failed_call(errno: i64) {
             (ownership::of_entry(conn), conn.cast_const())
         }
         // Refused before an attempt was made: no route, a bad address, a policy.
-        None => (ownership::current(), core::ptr::null()),
+        None => (process::current(), core::ptr::null()),
     };
     if errno == ECONNABORTED {
         return;
@@ -223,7 +224,7 @@ fn on_failed_call(errno: i64) {
         record.errno = errno as u16;
         if record.remote_port == 0 {
             // Refused before the socket took the address over.
-            destination(fd_lookup::argument(1) as *const u8, record);
+            destination(regs::argument(1) as *const u8, record);
         }
     });
 }

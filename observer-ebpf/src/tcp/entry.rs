@@ -1,25 +1,16 @@
 //! The entry of a socket: made at its birth (or when a socket older than the daemon is
 //! first met), dropped when the socket is destroyed.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
-use observer_common::{
-    CLOSE, CONN_PARENT, CONN_SEEDED, Conn, MAP_CONNECTIONS, SLOT_UNATTRIBUTED, STATES,
-    TIMED_STATES, book_handover, booked_state, correct_handover, owner_of, pack_handover,
-    rebook_handover, unpack_handover,
-};
+use observer_common::{CLOSE, CONN_SEEDED, Conn, MAP_CONNECTIONS, TIMED_STATES};
 
-use crate::core::{
-    counters::{self, add, adjust, bounded},
-    maps::{BPF_NOEXIST, CONNECTIONS},
-    outcome,
+use crate::{
+    core::{
+        counters::{self, add},
+        maps::{BPF_NOEXIST, CONNECTIONS},
+        outcome,
+    },
+    tcp::{gauges, ownership},
 };
-
-/// Now, on the clock of all records.
-#[inline(always)]
-pub fn now() -> u64 {
-    // SAFETY: the helper takes no arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
 
 /// The entry of `socket`.
 #[inline(always)]
@@ -67,7 +58,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {
         Ok(()) => {
-            hold(slot);
+            gauges::hold(slot);
             if let Some(stats) = counters::stats() {
                 // SAFETY: points into the map.
                 unsafe {
@@ -99,137 +90,12 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
         Inserted::Known => return get(socket),
         Inserted::Full => return None,
     }
-    adjust_live(slot, state, 1);
+    gauges::adjust_live(slot, state, 1);
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*slot).seeded }, 1);
     }
     get(socket)
-}
-
-/// Adds to the live sockets in `state` of `slot`.
-#[inline(always)]
-pub fn adjust_live(slot: u32, state: u8, by: i64) {
-    let Some(state) = bounded(usize::from(state), STATES) else {
-        return;
-    };
-    if let Some(slot) = counters::slot(slot) {
-        // SAFETY: points into the map; the index was checked.
-        adjust(
-            unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) },
-            by,
-        );
-    }
-}
-
-/// Counts a transition of a socket of `slot`.
-#[inline(always)]
-pub fn count_transition(slot: u32, old: u8, new: u8) {
-    let index = usize::from(old) * STATES + usize::from(new);
-    let Some(index) = bounded(index, STATES * STATES) else {
-        return;
-    };
-    if let Some(slot) = counters::slot(slot) {
-        // SAFETY: points into the map; the index was bounded.
-        add(
-            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
-            1,
-        );
-    }
-}
-
-/// Notes one more entry that points to `slot`.
-#[inline(always)]
-pub fn hold(slot: u32) {
-    if let Some(slot) = counters::slot(slot) {
-        // SAFETY: points into the map.
-        adjust(unsafe { &raw mut (*slot).sockets }, 1);
-    }
-}
-
-/// Notes one entry less that points to `slot`.
-#[inline(always)]
-pub fn release(slot: u32) {
-    if let Some(slot) = counters::slot(slot) {
-        // SAFETY: points into the map.
-        adjust(unsafe { &raw mut (*slot).sockets }, -1);
-    }
-}
-
-/// Gives the socket to another process. See [`Conn::handover`] for why this does not write
-/// `slot`.
-#[inline(always)]
-pub fn hand_over(conn: *mut Conn, to: u32) {
-    // SAFETY: points into the map.
-    let (slot, handover, state, flags) =
-        unsafe { ((*conn).slot, (*conn).handover, (*conn).state, (*conn).flags) };
-    let from = owner_of(slot, handover);
-    if from == to || to == SLOT_UNATTRIBUTED {
-        return;
-    }
-    if flags & CONN_PARENT != 0 {
-        // Takes no part in the gauges, so there is nothing to book, and no transition that
-        // would settle it.
-        hold(to);
-        // SAFETY: as above.
-        unsafe { (*conn).slot = to };
-        release(from);
-        return;
-    }
-    let booked = booked_state(handover, state);
-    hold(to);
-    book_handover(from, to, booked, adjust_live);
-    // SAFETY: as above; one aligned 64-bit store.
-    unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, booked)) };
-    if handover != 0 {
-        release(from);
-    }
-}
-
-/// Corrects a hand-over that a transition came between, and that may otherwise be booked in the
-/// wrong state until the next one. For resynchronisations. Another transition at this very moment
-/// would leave gauges and holds off by one.
-#[inline(always)]
-pub fn rebook(conn: *mut Conn) {
-    // SAFETY: points into the map.
-    let (slot, handover, state) = unsafe {
-        (
-            (*conn).slot,
-            (&raw const (*conn).handover).read_volatile(),
-            (&raw const (*conn).state).read_volatile(),
-        )
-    };
-    if handover == 0 || booked_state(handover, state) == state {
-        return;
-    }
-    // SAFETY: as above.
-    unsafe {
-        let word = &raw mut (*conn).handover;
-        if word.read_volatile() == handover {
-            word.write_volatile(rebook_handover(slot, handover, state, adjust_live));
-        }
-    }
-}
-
-/// Completes a hand-over. For the state program only: it runs under the socket lock.
-/// `state` is the state the socket is really in.
-#[inline(always)]
-pub fn settle_handover(conn: *mut Conn, state: u8) {
-    // SAFETY: points into the map.
-    let handover = unsafe { (&raw const (*conn).handover).read_volatile() };
-    if handover == 0 {
-        return;
-    }
-    // SAFETY: as above.
-    let from = unsafe { (*conn).slot };
-    let (to, booked) = unpack_handover(handover);
-    correct_handover(from, to, booked, state, adjust_live);
-    // SAFETY: as above.
-    unsafe {
-        (*conn).slot = to;
-        (&raw mut (*conn).handover).write_volatile(0);
-    }
-    release(from);
 }
 
 /// Drops the entry of `socket`.
@@ -242,9 +108,9 @@ pub fn remove(socket: u64, conn: *mut Conn) {
             // SAFETY: points into the map.
             add(unsafe { &raw mut (*stats).connections_removed }, 1);
         }
-        release(slot);
+        gauges::release(slot);
         if handover != 0 {
-            release(handover as u32);
+            gauges::release(handover as u32);
         }
     }
 }
@@ -255,10 +121,10 @@ pub fn end(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map; the socket is no longer reachable for other programs.
     unsafe {
         let state = (*conn).state;
-        settle_handover(conn, state);
+        ownership::settle_handover(conn, state);
         if state != CLOSE {
             // The last transition was skipped; see `transition`.
-            count_transition((*conn).slot, state, CLOSE);
+            gauges::count_transition((*conn).slot, state, CLOSE);
         }
     }
     remove(socket, conn);

@@ -27,7 +27,7 @@ use crate::{
         read::{Direct, Memory, Probe},
         seq, socket,
     },
-    tcp::{entry, ownership, ports::in_use},
+    tcp::{entry, ownership},
 };
 
 /// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
@@ -126,7 +126,7 @@ unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
         (*listener).netns = socket::netns::<Probe>(sk);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
-        (*listener).address = in_use::local_address::<Probe>(sk);
+        (*listener).address = socket::local_address::<Probe>(sk);
     }
 }
 

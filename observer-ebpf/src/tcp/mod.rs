@@ -4,6 +4,7 @@ mod accept;
 mod bind;
 mod connect;
 pub mod entry;
+mod gauges;
 pub mod listen;
 pub mod ownership;
 mod ports;

@@ -4,73 +4,21 @@
 //! the owner is looked up by socket. Nothing is guessed: what has no owner is counted as
 //! unattributed.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
-    bpf_probe_read_kernel,
-};
-use aya_log_ebpf::debug;
 use observer_common::{
-    COMM_LEN, Conn, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED,
-    owner_of,
+    CONN_PARENT, Conn, SLOT_UNATTRIBUTED, book_handover, booked_state, correct_handover, owner_of,
+    pack_handover, rebook_handover, unpack_handover,
 };
 
-use crate::core::{
-    counters,
-    fields::{HAS_TASK_BTF, TIME_WAIT_EXACT, at},
-    maps::{BPF_NOEXIST, CONNECTIONS, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
-    outcome,
-    read::{Direct, Memory, Probe},
-    socket::mptcp_parent,
+use crate::{
+    core::{maps::CONNECTIONS, process, socket::mptcp_parent},
+    tcp::gauges::{self, adjust_live},
 };
-
-/// `PF_KTHREAD` (`include/linux/sched.h`): kernel threads open sockets for others (MPTCP
-/// joins) or for the kernel itself (NFS).
-const PF_KTHREAD: u32 = 0x0020_0000;
-
-/// The slot of the running process, or unattributed in a kernel thread.
-#[inline(always)]
-pub fn current() -> u32 {
-    // SAFETY: the helpers take no arguments and return the running task.
-    unsafe {
-        if HAS_TASK_BTF.load() != 0 {
-            of_running::<Direct>(bpf_get_current_task_btf() as *const u8)
-        } else {
-            of_running::<Probe>(bpf_get_current_task() as *const u8)
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn of_running<M: Memory>(task: *const u8) -> u32 {
-    // SAFETY: a task_struct from the kernel, offset from its BTF.
-    if unsafe { M::read::<u32>(task, at::OFF_TASK_FLAGS()) } & PF_KTHREAD != 0 {
-        return SLOT_UNATTRIBUTED;
-    }
-    let (leader, key) = identity::<M>(task);
-    // SAFETY: the helper takes no arguments.
-    of_process(leader, &key, || unsafe { bpf_get_current_cgroup_id() })
-}
-
-/// The leader of the process that `task` is a thread of, and its identity.
-#[inline(always)]
-fn identity<M: Memory>(task: *const u8) -> (*const u8, ProcessKey) {
-    // SAFETY: task_structs from the kernel, offsets from its BTF.
-    unsafe {
-        let leader = M::read::<u64>(task, at::OFF_TASK_LEADER()) as *const u8;
-        let key = ProcessKey {
-            start_boottime_ns: M::read(leader, at::OFF_TASK_START()),
-            tgid: M::read(leader, at::OFF_TASK_TGID()),
-            reserved: 0,
-        };
-        (leader, key)
-    }
-}
 
 /// The same; in a kernel thread, which makes MPTCP joins on behalf of the process that owns the
 /// parent, the owner of the parent of `sk`.
 #[inline(always)]
 pub fn current_or_parent(sk: *const u8) -> u32 {
-    match current() {
+    match process::current() {
         SLOT_UNATTRIBUTED => through_parent(sk),
         slot => slot,
     }
@@ -82,83 +30,6 @@ pub fn of_entry_or_parent(conn: Option<*mut Conn>, sk: *const u8) -> u32 {
     match conn {
         Some(conn) => of_entry(conn),
         None => through_parent(sk),
-    }
-}
-
-/// Identity of the process that `task` is a thread of.
-#[inline(always)]
-pub fn key_of(task: *const u8) -> ProcessKey {
-    identity::<Probe>(task).1
-}
-
-/// The slot of the process that `task` is a thread of; a new process gets one.
-#[inline(always)]
-pub fn of_task(task: *const u8) -> u32 {
-    let (leader, key) = identity::<Probe>(task);
-    of_process(leader, &key, || 0)
-}
-
-#[inline(always)]
-fn of_process(leader: *const u8, key: &ProcessKey, cgroup_id: impl FnOnce() -> u64) -> u32 {
-    match PROCESSES.get_ptr(key) {
-        // SAFETY: points into the map.
-        Some(slot) => unsafe { *slot },
-        None => new_process(leader, key, cgroup_id()),
-    }
-}
-
-/// Out of line: once per process, and the verifier then checks it once per program.
-#[inline(never)]
-fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
-    let Ok(Some(index)) = FREE_SLOTS.pop() else {
-        outcome::map_full(MAP_PROCESSES);
-        return SLOT_OVERFLOW;
-    };
-    let Some(slot) = counters::slot(index) else {
-        return SLOT_OVERFLOW;
-    };
-    if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
-        debug!(&(), "process {} gets slot {}", key.tgid, index);
-        // SAFETY: points into the map. The pid comes last: the daemon takes a slot with a
-        // pid for complete, and it comes only now because one that lost the race for the
-        // process must never be seen.
-        unsafe {
-            (*slot).cgroup_id = cgroup_id;
-            bpf_probe_read_kernel(
-                (&raw mut (*slot).comm).cast(),
-                COMM_LEN as u32,
-                leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
-            );
-            (*slot).key.start_boottime_ns = key.start_boottime_ns;
-            if TIME_WAIT_EXACT.load() != 0 {
-                (*slot).account = new_account();
-            }
-            (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
-        }
-        return index;
-    }
-    // Another thread of the process was faster, or the table is full (it has as many
-    // entries as there are slots, so only while the daemon is freeing one).
-    let _ = FREE_SLOTS.push(index, 0);
-    match PROCESSES.get_ptr(key) {
-        // SAFETY: points into the map.
-        Some(slot) => unsafe { *slot },
-        None => {
-            outcome::map_full(MAP_PROCESSES);
-            SLOT_OVERFLOW
-        }
-    }
-}
-
-/// An account for the timewait sockets of a new process.
-#[inline(always)]
-fn new_account() -> u32 {
-    match FREE_ACCOUNTS.pop() {
-        Ok(Some(account)) => account,
-        _ => {
-            outcome::map_full(MAP_ACCOUNTS);
-            SLOT_OVERFLOW
-        }
     }
 }
 
@@ -186,4 +57,80 @@ pub fn through_parent(sk: *const u8) -> u32 {
         return SLOT_UNATTRIBUTED;
     }
     of_socket(parent).unwrap_or(SLOT_UNATTRIBUTED)
+}
+
+/// Gives the socket to another process. See [`Conn::handover`] for why this does not write
+/// `slot`.
+#[inline(always)]
+pub fn hand_over(conn: *mut Conn, to: u32) {
+    // SAFETY: points into the map.
+    let (slot, handover, state, flags) =
+        unsafe { ((*conn).slot, (*conn).handover, (*conn).state, (*conn).flags) };
+    let from = owner_of(slot, handover);
+    if from == to || to == SLOT_UNATTRIBUTED {
+        return;
+    }
+    if flags & CONN_PARENT != 0 {
+        // Takes no part in the gauges, so there is nothing to book, and no transition that
+        // would settle it.
+        gauges::hold(to);
+        // SAFETY: as above.
+        unsafe { (*conn).slot = to };
+        gauges::release(from);
+        return;
+    }
+    let booked = booked_state(handover, state);
+    gauges::hold(to);
+    book_handover(from, to, booked, adjust_live);
+    // SAFETY: as above; one aligned 64-bit store.
+    unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, booked)) };
+    if handover != 0 {
+        gauges::release(from);
+    }
+}
+
+/// Corrects a hand-over that a transition came between, and that may otherwise be booked in the
+/// wrong state until the next one. For resynchronisations. Another transition at this very moment
+/// would leave gauges and holds off by one.
+#[inline(always)]
+pub fn rebook(conn: *mut Conn) {
+    // SAFETY: points into the map.
+    let (slot, handover, state) = unsafe {
+        (
+            (*conn).slot,
+            (&raw const (*conn).handover).read_volatile(),
+            (&raw const (*conn).state).read_volatile(),
+        )
+    };
+    if handover == 0 || booked_state(handover, state) == state {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let word = &raw mut (*conn).handover;
+        if word.read_volatile() == handover {
+            word.write_volatile(rebook_handover(slot, handover, state, adjust_live));
+        }
+    }
+}
+
+/// Completes a hand-over. For the state program only: it runs under the socket lock.
+/// `state` is the state the socket is really in.
+#[inline(always)]
+pub fn settle_handover(conn: *mut Conn, state: u8) {
+    // SAFETY: points into the map.
+    let handover = unsafe { (&raw const (*conn).handover).read_volatile() };
+    if handover == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    let from = unsafe { (*conn).slot };
+    let (to, booked) = unpack_handover(handover);
+    correct_handover(from, to, booked, state, adjust_live);
+    // SAFETY: as above.
+    unsafe {
+        (*conn).slot = to;
+        (&raw mut (*conn).handover).write_volatile(0);
+    }
+    gauges::release(from);
 }

@@ -21,6 +21,7 @@ use observer_common::{
 
 use crate::{
     core::{
+        clock::now,
         counters::{self, add, bounded},
         fields::{
             REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, TIME_WAIT_EXACT, at, has,
@@ -29,13 +30,9 @@ use crate::{
         outcome::{seen, settle},
         read::{Direct, Memory, Probe},
         records,
+        socket::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
     },
-    tcp::{
-        entry::{self, now},
-        ownership,
-        ports::in_use,
-        state::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
-    },
+    tcp::{entry, ownership, ports::in_use},
 };
 
 /// `RCV_SHUTDOWN` and `SHUTDOWN_MASK` (`include/net/sock.h`).

@@ -9,21 +9,21 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_kernel};
 use observer_common::{
-    AF_INET6, CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND,
-    PORT_UNCONNECTED, PortUse, TIME_WAIT_NS, TimeWait, TimeWaitOwner, V4_MAPPED, coarse_time,
-    places_of,
+    CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, NetSeen, PORT_BOUND, PORT_UNCONNECTED, PortUse,
+    TIME_WAIT_NS, TimeWait, TimeWaitOwner, coarse_time, places_of,
 };
 
 use crate::{
     core::{
+        clock::now,
         counters,
         fields::{CPU_BITS, TIME_WAIT_OWNERS_MASK, at, has},
         maps::{NAMESPACES, PORT_SPACE, TIME_WAIT_OWNERS},
         read::{Memory, Probe},
         seq::{self, Output},
+        socket::{local_address, remote_address},
     },
     tcp::{
-        entry::now,
         ownership,
         time_wait::inferred::{self, Found, Rest},
     },
@@ -31,37 +31,6 @@ use crate::{
 
 /// Marks a key that is not a cookie.
 const WITHOUT_COOKIE: u64 = 1 << 63;
-
-/// Local address of any kind of socket, as the bytes of a `struct in6_addr`.
-#[inline(always)]
-pub fn local_address<M: Memory>(sk: *const u8) -> [u32; 4] {
-    address::<M>(
-        sk,
-        at::OFF_SKC_RCV_SADDR(),
-        has::OFF_SKC_V6_RCV_SADDR().then(at::OFF_SKC_V6_RCV_SADDR),
-    )
-}
-
-/// Remote address of any kind of socket, likewise.
-#[inline(always)]
-fn remote_address<M: Memory>(sk: *const u8) -> [u32; 4] {
-    address::<M>(
-        sk,
-        at::OFF_SKC_DADDR(),
-        has::OFF_SKC_V6_DADDR().then(at::OFF_SKC_V6_DADDR),
-    )
-}
-
-#[inline(always)]
-fn address<M: Memory>(sk: *const u8, v4: usize, v6: Option<usize>) -> [u32; 4] {
-    // SAFETY: every kind of socket begins with a `struct sock_common`, offsets from BTF.
-    unsafe {
-        match v6 {
-            Some(v6) if M::read::<u16>(sk, at::OFF_SKC_FAMILY()) == AF_INET6 => M::read(sk, v6),
-            _ => [0, 0, V4_MAPPED, M::read(sk, v4)],
-        }
-    }
-}
 
 /// The socket leaves for TIME_WAIT: remembers whose its address pair is, for RSTs that answer
 /// late segments and for the ports in use.

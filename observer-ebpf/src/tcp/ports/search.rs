@@ -21,6 +21,7 @@ use crate::{
         fields::{HAS_FUNC_RET, at},
         outcome::{seen, settle},
         read::{Memory, Probe},
+        regs, socket,
     },
     tcp::ownership,
 };
@@ -116,17 +117,17 @@ fn on_bind(sk: *const u8, port: u16, ret: i32) {
 /// bind() returned EADDRINUSE: was it asked for any port?
 #[inline(always)]
 pub fn on_bind_call() {
-    let address = fd_lookup::argument(1) as *const u8;
+    let address = regs::argument(1) as *const u8;
     // `sin_port` and `sin6_port`.
     // SAFETY: the helper refuses bad addresses.
     let port = unsafe { bpf_probe_read_user(address.wrapping_add(2).cast::<u16>()) };
     if port != Ok(0) {
         return;
     }
-    let Some(sk) = fd_lookup::current_socket(fd_lookup::argument(0) as u32) else {
+    let Some(sk) = fd_lookup::current_socket(regs::argument(0) as u32) else {
         return;
     };
-    if fd_lookup::tcp_protocol(sk).is_some() {
+    if socket::tcp_protocol(sk).is_some() {
         exhausted(sk, PORT_SEARCH_BIND);
     }
 }
@@ -134,12 +135,12 @@ pub fn on_bind_call() {
 /// listen() returned EADDRINUSE: had the socket no port?
 #[inline(always)]
 pub fn on_listen_call() {
-    let Some(sk) = fd_lookup::current_socket_if_any(fd_lookup::argument(0) as u32) else {
+    let Some(sk) = fd_lookup::current_socket_if_any(regs::argument(0) as u32) else {
         return;
     };
     // SAFETY: a socket from the kernel, offset from BTF.
     let port = unsafe { Probe::read::<u16>(sk, at::OFF_SKC_NUM()) };
-    if port == 0 && fd_lookup::tcp_protocol(sk).is_some() {
+    if port == 0 && socket::tcp_protocol(sk).is_some() {
         exhausted(sk, PORT_SEARCH_BIND);
     }
 }

@@ -28,28 +28,25 @@ use observer_common::{
 
 use crate::{
     core::{
+        clock::now,
         counters::{self, add, bounded, index_in, observe},
         fields::{HAS_SOCKET_COOKIE, HOME_NETNS, TIME_WAIT_EXACT, at, has},
         maps::CONNECTIONS,
         outcome::{self, seen, settle, settle_lost},
+        process,
         read::{Direct, Memory, Probe},
-        records, socket,
+        records,
+        socket::{self, SOCK_DEAD, SOCK_DONE},
     },
     tcp::{
-        connect,
-        entry::{self, adjust_live, count_transition, now},
+        connect, entry,
+        gauges::{adjust_live, count_transition},
         listen, ownership,
         ports::in_use,
         state::open::Birth,
         time_wait::exact::{count_entered, write_record},
     },
 };
-
-/// Bits of `sk_flags` (`enum sock_flags`, `include/net/sock.h`).
-pub const SOCK_DEAD: u64 = 1 << 0;
-pub const SOCK_DONE: u64 = 1 << 1;
-pub const SOCK_KEEPOPEN: u64 = 1 << 3;
-pub const SOCK_LINGER: u64 = 1 << 4;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn state_tp_btf(ctx: BtfTracePointContext) -> i32 {
@@ -182,7 +179,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         let known = (*conn).state;
         let missed = known != old && usize::from(known) < STATES;
         if missed {
-            entry::settle_handover(conn, known);
+            ownership::settle_handover(conn, known);
             count_transition((*conn).slot, known, old);
             let flags = (*conn).flags;
             if known == SYN_SENT
@@ -200,7 +197,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 "made good for a missed transition from {} to {}", known, old
             );
         }
-        entry::settle_handover(conn, old);
+        ownership::settle_handover(conn, old);
         let slot = (*conn).slot;
         count_transition(slot, old, new);
         settle(SIGNAL_STATE, slot);
@@ -232,7 +229,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 (*conn).flags = flags;
                 if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
                     // A passive MPTCP join: its parent is known by now.
-                    entry::hand_over(conn, ownership::through_parent(sk));
+                    ownership::hand_over(conn, ownership::through_parent(sk));
                 }
             }
             FIN_WAIT1 => {
@@ -383,7 +380,7 @@ fn on_parent(sk: *const u8, old: u8, new: u8) {
     match (old, new) {
         (CLOSE, SYN_SENT | LISTEN) => {
             if entry::get(sk as u64).is_none() {
-                entry::create(sk as u64, ownership::current(), CONN_PARENT, new, now());
+                entry::create(sk as u64, process::current(), CONN_PARENT, new, now());
             }
         }
         (_, CLOSE) => {

@@ -14,7 +14,8 @@ use crate::{
     },
     tcp::{
         connect,
-        entry::{self, Inserted, count_transition},
+        entry::{self, Inserted},
+        gauges::{self, count_transition},
         ownership,
     },
 };
@@ -58,11 +59,11 @@ pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
             entry::end(sk as u64, conn);
             return Birth::of(entry::create(sk as u64, slot, flags, CLOSE, time));
         }
-        entry::settle_handover(conn, CLOSE);
+        ownership::settle_handover(conn, CLOSE);
         connect::unreturned(conn);
         if (*conn).slot != slot {
-            entry::hold(slot);
-            entry::release((*conn).slot);
+            gauges::hold(slot);
+            gauges::release((*conn).slot);
             (*conn).slot = slot;
         }
         (*conn).flags = flags;

@@ -18,6 +18,7 @@ use observer_common::{
 use crate::{
     core::{
         call_args::{self, INET_TWSK_ALLOC},
+        clock::now,
         counters::{self, add},
         fields::at,
         maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
@@ -25,10 +26,7 @@ use crate::{
         read::{Memory, Probe},
         records, socket,
     },
-    tcp::{
-        entry::{self, now},
-        ownership,
-    },
+    tcp::{entry, ownership},
 };
 
 #[fexit(function = "inet_twsk_alloc")]

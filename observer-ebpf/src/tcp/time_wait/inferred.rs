@@ -10,10 +10,11 @@ use observer_common::{
 
 use crate::{
     core::{
+        clock::now,
         fields::{at, has},
         read::{Memory, Probe},
     },
-    tcp::{entry::now, ports::in_use},
+    tcp::ports::in_use,
 };
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h).

@@ -1,0 +1,139 @@
+//! Slots of processes. The running task is asked only where it is known to be the one that an
+//! event belongs to, never in softirq.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
+    bpf_probe_read_kernel,
+};
+use aya_log_ebpf::debug;
+use observer_common::{
+    COMM_LEN, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED,
+};
+
+use crate::core::{
+    counters,
+    fields::{HAS_TASK_BTF, TIME_WAIT_EXACT, at},
+    maps::{BPF_NOEXIST, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
+    outcome,
+    read::{Direct, Memory, Probe},
+};
+
+/// `PF_KTHREAD` (`include/linux/sched.h`): kernel threads open sockets for others (MPTCP
+/// joins) or for the kernel itself (NFS).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// The slot of the running process, or unattributed in a kernel thread.
+#[inline(always)]
+pub fn current() -> u32 {
+    // SAFETY: the helpers take no arguments and return the running task.
+    unsafe {
+        if HAS_TASK_BTF.load() != 0 {
+            of_running::<Direct>(bpf_get_current_task_btf() as *const u8)
+        } else {
+            of_running::<Probe>(bpf_get_current_task() as *const u8)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn of_running<M: Memory>(task: *const u8) -> u32 {
+    // SAFETY: a task_struct from the kernel, offset from its BTF.
+    if unsafe { M::read::<u32>(task, at::OFF_TASK_FLAGS()) } & PF_KTHREAD != 0 {
+        return SLOT_UNATTRIBUTED;
+    }
+    let (leader, key) = identity::<M>(task);
+    // SAFETY: the helper takes no arguments.
+    of_process(leader, &key, || unsafe { bpf_get_current_cgroup_id() })
+}
+
+/// The leader of the process that `task` is a thread of, and its identity.
+#[inline(always)]
+fn identity<M: Memory>(task: *const u8) -> (*const u8, ProcessKey) {
+    // SAFETY: task_structs from the kernel, offsets from its BTF.
+    unsafe {
+        let leader = M::read::<u64>(task, at::OFF_TASK_LEADER()) as *const u8;
+        let key = ProcessKey {
+            start_boottime_ns: M::read(leader, at::OFF_TASK_START()),
+            tgid: M::read(leader, at::OFF_TASK_TGID()),
+            reserved: 0,
+        };
+        (leader, key)
+    }
+}
+
+/// Identity of the process that `task` is a thread of.
+#[inline(always)]
+pub fn key_of(task: *const u8) -> ProcessKey {
+    identity::<Probe>(task).1
+}
+
+/// The slot of the process that `task` is a thread of; a new process gets one.
+#[inline(always)]
+pub fn of_task(task: *const u8) -> u32 {
+    let (leader, key) = identity::<Probe>(task);
+    of_process(leader, &key, || 0)
+}
+
+#[inline(always)]
+fn of_process(leader: *const u8, key: &ProcessKey, cgroup_id: impl FnOnce() -> u64) -> u32 {
+    match PROCESSES.get_ptr(key) {
+        // SAFETY: points into the map.
+        Some(slot) => unsafe { *slot },
+        None => new_process(leader, key, cgroup_id()),
+    }
+}
+
+/// Out of line: once per process, and the verifier then checks it once per program.
+#[inline(never)]
+fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
+    let Ok(Some(index)) = FREE_SLOTS.pop() else {
+        outcome::map_full(MAP_PROCESSES);
+        return SLOT_OVERFLOW;
+    };
+    let Some(slot) = counters::slot(index) else {
+        return SLOT_OVERFLOW;
+    };
+    if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
+        debug!(&(), "process {} gets slot {}", key.tgid, index);
+        // SAFETY: points into the map. The pid comes last: the daemon takes a slot with a
+        // pid for complete, and it comes only now because one that lost the race for the
+        // process must never be seen.
+        unsafe {
+            (*slot).cgroup_id = cgroup_id;
+            bpf_probe_read_kernel(
+                (&raw mut (*slot).comm).cast(),
+                COMM_LEN as u32,
+                leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
+            );
+            (*slot).key.start_boottime_ns = key.start_boottime_ns;
+            if TIME_WAIT_EXACT.load() != 0 {
+                (*slot).account = new_account();
+            }
+            (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
+        }
+        return index;
+    }
+    // Another thread of the process was faster, or the table is full (it has as many
+    // entries as there are slots, so only while the daemon is freeing one).
+    let _ = FREE_SLOTS.push(index, 0);
+    match PROCESSES.get_ptr(key) {
+        // SAFETY: points into the map.
+        Some(slot) => unsafe { *slot },
+        None => {
+            outcome::map_full(MAP_PROCESSES);
+            SLOT_OVERFLOW
+        }
+    }
+}
+
+/// An account for the timewait sockets of a new process.
+#[inline(always)]
+fn new_account() -> u32 {
+    match FREE_ACCOUNTS.pop() {
+        Ok(Some(account)) => account,
+        _ => {
+            outcome::map_full(MAP_ACCOUNTS);
+            SLOT_OVERFLOW
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a slot counts of its sockets: transitions, from which the daemon derives the live sockets
+//! of each state, corrections to those, and the entries that point to the slot.
+
+use observer_common::STATES;
+
+use crate::core::counters::{self, add, adjust, bounded};
+
+/// Adds to the live sockets in `state` of `slot`.
+#[inline(always)]
+pub fn adjust_live(slot: u32, state: u8, by: i64) {
+    let Some(state) = bounded(usize::from(state), STATES) else {
+        return;
+    };
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        adjust(
+            unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) },
+            by,
+        );
+    }
+}
+
+/// Counts a transition of a socket of `slot`.
+#[inline(always)]
+pub fn count_transition(slot: u32, old: u8, new: u8) {
+    let index = usize::from(old) * STATES + usize::from(new);
+    let Some(index) = bounded(index, STATES * STATES) else {
+        return;
+    };
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map; the index was bounded.
+        add(
+            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
+            1,
+        );
+    }
+}
+
+/// Notes one more entry that points to `slot`.
+#[inline(always)]
+pub fn hold(slot: u32) {
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map.
+        adjust(unsafe { &raw mut (*slot).sockets }, 1);
+    }
+}
+
+/// Notes one entry less that points to `slot`.
+#[inline(always)]
+pub fn release(slot: u32) {
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map.
+        adjust(unsafe { &raw mut (*slot).sockets }, -1);
+    }
+}
