@@ -20,7 +20,7 @@ use crate::{
         counters::{self, add, index_in, observe},
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
-        outcome::{self, seen, settle},
+        outcome::{seen, settle},
         process,
         read::{Memory, Probe},
         records, regs, socket,

@@ -32,7 +32,7 @@ use crate::{
         records,
         socket::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
     },
-    tcp::{entry, ownership, ports::in_use},
+    tcp::{entry, ownership, time_wait::inferred},
 };
 
 /// `RCV_SHUTDOWN` and `SHUTDOWN_MASK` (`include/net/sock.h`).
@@ -210,7 +210,7 @@ fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     }
     // SAFETY: struct sock_common is the head of a timewait socket too.
     let cookie = unsafe { M::read::<u64>(sk, at::OFF_SKC_COOKIE()) };
-    if let Some((slot, generation)) = in_use::resting_owner(cookie) {
+    if let Some((slot, generation)) = inferred::owner_by_cookie(cookie) {
         attribute(sent, slot, generation);
     }
 }

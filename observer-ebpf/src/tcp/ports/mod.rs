@@ -1,4 +1,6 @@
 //! Local ports.
 
 pub mod in_use;
+mod namespaces;
+mod reuse;
 pub mod search;

@@ -14,7 +14,7 @@ use crate::{
     },
     tcp::{
         entry,
-        state::{on_destroy, on_state},
+        state::{close::on_destroy, on_state},
     },
 };
 

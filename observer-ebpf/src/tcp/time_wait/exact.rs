@@ -11,8 +11,8 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use observer_common::{
-    Account, CONN_TIME_WAIT, Conn, IPPROTO_TCP, MAP_NETNS, MAP_TIME_WAITS, RECORD_TIME_WAIT,
-    SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END, SLOT_FIRST, SLOT_UNATTRIBUTED, TIME_WAIT, TimeWait,
+    Account, CONN_TIME_WAIT, IPPROTO_TCP, MAP_NETNS, MAP_TIME_WAITS, SIGNAL_TIME_WAIT_END,
+    SLOT_FIRST, SLOT_UNATTRIBUTED, TimeWait,
 };
 
 use crate::{
@@ -24,9 +24,12 @@ use crate::{
         maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
         outcome::{map_full, seen, settle},
         read::{Memory, Probe},
-        records, socket,
+        socket,
     },
-    tcp::{entry, ownership},
+    tcp::{
+        entry, ownership,
+        time_wait::{count_entered, write_record},
+    },
 };
 
 #[fexit(function = "inet_twsk_alloc")]
@@ -92,32 +95,6 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
     remember(timewait as u64, slot, socket::netns::<Probe>(sk));
     let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
     write_record(sk, conn, slot, substate);
-}
-
-/// Counts an entry into TIME_WAIT, which began in `substate`.
-#[inline(always)]
-pub fn count_entered(slot: u32, substate: u8) {
-    seen(SIGNAL_TIME_WAIT);
-    settle(SIGNAL_TIME_WAIT, slot);
-    if let Some(counters) = counters::slot(slot) {
-        let index = usize::from(substate != TIME_WAIT);
-        // SAFETY: points into the map; the index is that of one of two elements.
-        unsafe {
-            add(
-                (&raw mut (*counters).time_wait_entered)
-                    .cast::<u64>()
-                    .add(index),
-                1,
-            )
-        };
-    }
-}
-
-#[inline(always)]
-pub fn write_record(sk: *const u8, conn: *const Conn, slot: u32, substate: u8) {
-    records::write(RECORD_TIME_WAIT, sk, conn, slot, |record| {
-        record.to = substate;
-    });
 }
 
 /// Keeps the owner of a timewait socket until its end.

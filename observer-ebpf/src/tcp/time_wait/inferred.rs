@@ -1,93 +1,40 @@
-//! What a timewait socket says of its port: whether connect() may take it again, which
-//! `tcp_twsk_unique` decides (net/ipv4/tcp_ipv4.c), and whether bind() chose it.
-//!
-//! Only the facts are read here; the daemon decides.
+//! TIME_WAIT where neither its beginning nor its end can be hooked: entries are inferred from
+//! transitions to CLOSE, and their owners remembered in an array, for RSTs that answer late
+//! segments and for the ports in use.
 
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use observer_common::{
-    FIN_WAIT2, PORT_BOUND, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE, PORT_TIMESTAMPS, TIME_WAIT,
-    TW_REUSE_DELAY_MS, TimeWaitOwner,
+    CLOSING, CONN_TIME_WAIT, Conn, FIN_WAIT2, TIME_WAIT, TIME_WAIT_NS, TimeWaitOwner, coarse_time,
+    places_of,
 };
 
 use crate::{
     core::{
         clock::now,
-        fields::{at, has},
+        counters::{self, add},
+        fields::{CPU_BITS, HOME_NETNS, TIME_WAIT_OWNERS_MASK, at, has},
+        maps::TIME_WAIT_OWNERS,
         read::{Memory, Probe},
+        socket::{self, SOCK_DEAD, SOCK_DONE, local_address, remote_address},
     },
-    tcp::ports::in_use,
+    tcp::time_wait::{count_entered, write_record},
 };
-
-/// `LOOPBACK_IFINDEX` (include/net/flow.h).
-const LOOPBACK_IFINDEX: u32 = 1;
 
 /// The most sockets of one hash bucket that are looked at. There are about as many buckets
 /// as sockets at most, unless somebody made the table small.
 const CHAIN: u32 = 32;
 
-/// Nanoseconds in a millisecond.
-const MS: u64 = 1_000_000;
-
-/// What was read.
-#[derive(Clone, Copy, Default)]
-pub struct Rest {
-    /// `PORT_` flags.
-    pub flags: u32,
-    /// See [`observer_common::PortUse::waited_ms`].
-    pub waited_ms: u32,
-}
+/// Marks a key that is not a cookie.
+const WITHOUT_COOKIE: u64 = 1 << 63;
 
 /// What has become of a socket that entered TIME_WAIT.
-pub enum Found {
+pub enum Lookup {
     /// Its timewait socket.
     Socket(*const u8),
     /// It is not there any more.
     Nothing,
     /// The fields to look are absent, or the bucket changed meanwhile or is too long.
     Unknown,
-}
-
-/// Reads a timewait socket.
-#[inline(always)]
-pub fn read(tw: *const u8) -> Rest {
-    let mut rest = Rest::default();
-    // SAFETY: a `struct tcp_timewait_sock`, offsets from BTF. It may be gone, as everything
-    // that an iterator reads.
-    unsafe {
-        if has::OFF_TW_BIND_HASH()
-            && in_use::bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH()))
-        {
-            rest.flags |= PORT_BOUND;
-        }
-        if !has::OFF_TW_SUBSTATE() || !has::OFF_TW_TS_STAMP() {
-            // Without timestamps, as far as anybody knows: not to be taken again.
-            return rest;
-        }
-        if Probe::read::<u8>(tw, at::OFF_TW_SUBSTATE()) == FIN_WAIT2 {
-            rest.flags |= PORT_FIN_WAIT2;
-        }
-        // Seconds, of the last timestamp that came.
-        let stamp = Probe::read::<u32>(tw, at::OFF_TW_TS_STAMP());
-        if stamp != 0 {
-            rest.flags |= PORT_TIMESTAMPS;
-        }
-        if has::OFF_SKC_BOUND_IF()
-            && Probe::read::<u32>(tw, at::OFF_SKC_BOUND_IF()) == LOOPBACK_IFINDEX
-        {
-            rest.flags |= PORT_LOOPBACK_DEVICE;
-        }
-        let since = if has::OFF_TW_ENTRY_STAMP() {
-            Probe::read::<u32>(tw, at::OFF_TW_ENTRY_STAMP())
-        } else {
-            // Before 6.14 the next second is waited for.
-            stamp.wrapping_mul(1000)
-        };
-        // The kernel's clocks in these units wrap as well.
-        let waited = ((now() / MS) as u32).wrapping_sub(since);
-        if waited >> 31 == 0 {
-            rest.waited_ms = waited;
-        }
-    }
-    rest
 }
 
 /// `skc_hash` of a full socket, which its timewait socket takes over.
@@ -103,7 +50,7 @@ pub fn hash_of<M: Memory>(sk: *const u8) -> u32 {
 /// Finds the timewait socket of `owner` in the kernel's table of connections, where it is
 /// before the socket that it replaces is closed (`tcp_time_wait`).
 #[inline(always)]
-pub fn find(owner: &TimeWaitOwner) -> Found {
+pub fn find(owner: &TimeWaitOwner) -> Lookup {
     if !has::OFF_NET_HASHINFO()
         || !has::OFF_HASHINFO_EHASH()
         || !has::OFF_HASHINFO_MASK()
@@ -111,7 +58,7 @@ pub fn find(owner: &TimeWaitOwner) -> Found {
         || !has::OFF_SKC_NODE()
         || !has::OFF_SKC_NET()
     {
-        return Found::Unknown;
+        return Lookup::Unknown;
     }
     // SAFETY: a `struct net`, its inet_hashinfo, and the chain of a bucket, offsets from BTF.
     // The chain may lead anywhere when a socket of it is freed meanwhile; all reads are safe.
@@ -127,9 +74,9 @@ pub fn find(owner: &TimeWaitOwner) -> Found {
             if node & 1 != 0 {
                 // The end of a chain says of which (include/linux/list_nulls.h).
                 if node >> 1 == u64::from(bucket) {
-                    return Found::Nothing;
+                    return Lookup::Nothing;
                 }
-                return Found::Unknown;
+                return Lookup::Unknown;
             }
             let sk = (node as *const u8).wrapping_sub(at::OFF_SKC_NODE());
             if Probe::read::<u32>(sk, at::OFF_SKC_HASH()) == owner.hash
@@ -138,28 +85,200 @@ pub fn find(owner: &TimeWaitOwner) -> Found {
                 && u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT())) == owner.remote_port
                 && Probe::read::<u64>(sk, at::OFF_SKC_NET()) == owner.net
             {
-                return Found::Socket(sk);
+                return Lookup::Socket(sk);
             }
             node = Probe::read(node as *const u8, 0);
             i += 1;
         }
     }
-    Found::Unknown
+    Lookup::Unknown
 }
 
-/// `tcp_tw_reuse` of a namespace, and its delay in milliseconds.
+/// Whether a socket that goes from FIN_WAIT2 or CLOSING to CLOSE without an error is being
+/// replaced by a timewait socket. `tcp_time_wait` is reached when the peer's FIN has come
+/// (`tcp_fin` sets SOCK_DONE first) or when the socket is an orphan (`sock_orphan` sets
+/// SOCK_DEAD first); close() with unread data, SO_LINGER 0 and connect(AF_UNSPEC) come here
+/// with neither. `None` when only the RST that follows or does not can tell.
 #[inline(always)]
-pub fn reuse_in(net: *const u8) -> (u32, u32) {
-    if !has::OFF_NET_TW_REUSE() {
-        return (0, 0);
+pub unsafe fn enters_time_wait<M: Memory>(sk: *const u8, old: u8) -> Option<bool> {
+    if !has::OFF_SKC_FLAGS() {
+        return Some(true);
     }
-    // SAFETY: a `struct net`, offsets from BTF.
+    // SAFETY: a full tcp_sock, offsets from BTF.
     unsafe {
-        let reuse = Probe::read::<u8>(net, at::OFF_NET_TW_REUSE());
-        let mut delay = TW_REUSE_DELAY_MS;
-        if has::OFF_NET_TW_REUSE_DELAY() {
-            delay = Probe::read(net, at::OFF_NET_TW_REUSE_DELAY());
+        let flags = M::read::<u64>(sk, at::OFF_SKC_FLAGS());
+        if flags & (SOCK_DEAD | SOCK_DONE) == 0 {
+            return Some(false);
         }
-        (u32::from(reuse), delay)
+        // TCP_LINGER2 below zero: no FIN_WAIT2 for orphans.
+        if flags & SOCK_DEAD != 0 && has::OFF_TP_LINGER2() {
+            let linger2 = Probe::read::<i32>(sk, at::OFF_TP_LINGER2());
+            if linger2 < 0 && old == FIN_WAIT2 {
+                return Some(false);
+            }
+        }
+        // close() with unread data in CLOSING: the FIN has come, the owner still holds it.
+        if old == CLOSING && flags & SOCK_DEAD == 0 {
+            return None;
+        }
+        Some(true)
+    }
+}
+
+/// Counts an inferred entry into TIME_WAIT.
+#[inline(always)]
+pub unsafe fn on_entered<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
+    let mut substate = TIME_WAIT;
+    // SAFETY: points into the map; `sk` is a full socket, offsets from BTF.
+    unsafe {
+        (*conn).flags |= CONN_TIME_WAIT;
+        if has::OFF_SKC_FLAGS() && M::read::<u64>(sk, at::OFF_SKC_FLAGS()) & SOCK_DONE == 0 {
+            // The peer's FIN has not come.
+            substate = FIN_WAIT2;
+        }
+        count_entered(slot, substate);
+        let Some(counters) = counters::slot(slot) else {
+            return;
+        };
+        if socket::netns::<M>(sk) != HOME_NETNS.load() {
+            if let Some(stats) = counters::stats() {
+                add(&raw mut (*stats).time_wait_elsewhere, 1);
+            }
+        }
+        remember_owner::<M>(sk, slot, (*counters).generation);
+    }
+    write_record(sk, conn, slot, substate);
+}
+
+/// The socket leaves for TIME_WAIT: remembers whose its address pair is, for RSTs that answer
+/// late segments and for the ports in use.
+#[inline(always)]
+unsafe fn remember_owner<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
+    let time = now();
+    // SAFETY: a full socket, offsets from BTF.
+    unsafe {
+        let mut key = 0;
+        if has::OFF_SKC_COOKIE() {
+            key = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
+        }
+        if key == 0 {
+            // It has no cookie: its FIN_WAIT1 was not seen, or the kernel is older than 5.12.
+            key = key_without_cookie();
+        }
+        let mut net = 0;
+        if has::OFF_SKC_NET() {
+            net = M::read(sk, at::OFF_SKC_NET());
+        }
+        let Some(entry) = place_for(key, coarse_time(time)) else {
+            return;
+        };
+        // Without a key while it is half written.
+        (&raw mut (*entry).key).write_volatile(0);
+        *entry = TimeWaitOwner {
+            key: 0,
+            slot,
+            generation,
+            net,
+            net_cookie: cookie_of::<M>(net),
+            entered: coarse_time(time),
+            // skc_num is 0 by now, unless the socket was bound.
+            local_port: u16::from_be(Probe::read(sk, at::OFF_INET_SPORT())),
+            remote_port: u16::from_be(M::read(sk, at::OFF_SKC_DPORT())),
+            local: local_address::<M>(sk),
+            remote: remote_address::<M>(sk),
+            hash: hash_of::<M>(sk),
+            reserved: 0,
+        };
+        (&raw mut (*entry).key).write_volatile(key);
+    }
+}
+
+/// A key for a socket without a cookie.
+#[inline(always)]
+fn key_without_cookie() -> u64 {
+    let Some(stats) = counters::stats() else {
+        return WITHOUT_COOKIE;
+    };
+    // SAFETY: points into the map; the helper takes no arguments. No other CPU adds to this
+    // one's, and if an interrupt does, one of the two is forgotten.
+    unsafe {
+        let turn = (*stats).rested;
+        (*stats).rested = turn + 1;
+        WITHOUT_COOKIE | turn << CPU_BITS.load() | u64::from(bpf_get_smp_processor_id())
+    }
+}
+
+/// A place for what enters TIME_WAIT under `key` now: one where nothing rests any more, else
+/// that of whatever entered first.
+#[inline(always)]
+fn place_for(key: u64, time: u32) -> Option<*mut TimeWaitOwner> {
+    let places = places_of(key, TIME_WAIT_OWNERS_MASK.load());
+    let mut oldest = None;
+    let mut longest = 0;
+    let mut i = 0;
+    while i < places.len() {
+        let place = TIME_WAIT_OWNERS.get_ptr_mut(places[i])?;
+        // SAFETY: points into the map.
+        let (taken, entered) = unsafe { ((*place).key, (*place).entered) };
+        let age = time.wrapping_sub(entered);
+        if taken == 0 || age > coarse_time(TIME_WAIT_NS) {
+            return Some(place);
+        }
+        if oldest.is_none() || age > longest {
+            oldest = Some(place);
+            longest = age;
+        }
+        i += 1;
+    }
+    oldest
+}
+
+/// Slot and generation of the owner of a timewait socket, by its cookie.
+#[inline(always)]
+pub fn owner_by_cookie(cookie: u64) -> Option<(u32, u32)> {
+    let places = places_of(cookie, TIME_WAIT_OWNERS_MASK.load());
+    let mut i = 0;
+    while i < places.len() {
+        let place = TIME_WAIT_OWNERS.get_ptr(places[i])?;
+        // SAFETY: points into the map.
+        unsafe {
+            let key = (&raw const (*place).key).read_volatile();
+            let owner = ((*place).slot, (*place).generation);
+            // Still the same: not overwritten meanwhile.
+            if key == cookie && (&raw const (*place).key).read_volatile() == key {
+                return (cookie != 0).then_some(owner);
+            }
+        }
+        i += 1;
+    }
+    None
+}
+
+/// `net_cookie` of a `struct net`, 0 where the kernel has none.
+#[inline(always)]
+fn cookie_of<M: Memory>(net: u64) -> u64 {
+    if !has::OFF_SKC_NET() || !has::OFF_NET_COOKIE() {
+        return 0;
+    }
+    // SAFETY: a `struct net`, maybe gone, offset from BTF.
+    unsafe { M::read(net as *const u8, at::OFF_NET_COOKIE()) }
+}
+
+/// Whether the `struct net` at `net` is still the one that had `cookie`. What rested in
+/// TIME_WAIT in a namespace that is gone went with it (`inet_twsk_purge`), and the next
+/// namespace may well get both address and inode number of the last.
+#[inline(always)]
+pub fn is_alive(net: u64, cookie: u64) -> bool {
+    if cookie_of::<Probe>(net) != cookie {
+        return false;
+    }
+    if !has::OFF_NET_LIST() {
+        return true;
+    }
+    let here = net.wrapping_add(at::OFF_NET_LIST() as u64);
+    // SAFETY: as above; `list_del_rcu` leaves the way out of a list and takes the way in.
+    unsafe {
+        let next = Probe::read::<u64>(here as *const u8, 0) as *const u8;
+        Probe::read::<u64>(next, 8) == here
     }
 }

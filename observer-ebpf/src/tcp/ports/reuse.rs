@@ -1,0 +1,86 @@
+//! What a timewait socket says of its port: whether connect() may take it again, which
+//! `tcp_twsk_unique` decides (net/ipv4/tcp_ipv4.c), and whether bind() chose it.
+//!
+//! Only the facts are read here; the daemon decides.
+
+use observer_common::{
+    FIN_WAIT2, PORT_BOUND, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE, PORT_TIMESTAMPS,
+};
+
+use crate::core::{
+    clock::now,
+    fields::{at, has},
+    read::{Memory, Probe},
+};
+
+/// `LOOPBACK_IFINDEX` (include/net/flow.h).
+const LOOPBACK_IFINDEX: u32 = 1;
+
+/// Nanoseconds in a millisecond.
+const MS: u64 = 1_000_000;
+
+/// What was read.
+#[derive(Clone, Copy, Default)]
+pub struct Facts {
+    /// `PORT_` flags.
+    pub flags: u32,
+    /// See [`observer_common::PortUse::waited_ms`].
+    pub waited_ms: u32,
+}
+
+/// Reads a timewait socket.
+#[inline(always)]
+pub fn facts(tw: *const u8) -> Facts {
+    let mut facts = Facts::default();
+    // SAFETY: a `struct tcp_timewait_sock`, offsets from BTF. It may be gone, as everything
+    // that an iterator reads.
+    unsafe {
+        if has::OFF_TW_BIND_HASH() && bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH())) {
+            facts.flags |= PORT_BOUND;
+        }
+        if !has::OFF_TW_SUBSTATE() || !has::OFF_TW_TS_STAMP() {
+            // Without timestamps, as far as anybody knows: not to be taken again.
+            return facts;
+        }
+        if Probe::read::<u8>(tw, at::OFF_TW_SUBSTATE()) == FIN_WAIT2 {
+            facts.flags |= PORT_FIN_WAIT2;
+        }
+        // Seconds, of the last timestamp that came.
+        let stamp = Probe::read::<u32>(tw, at::OFF_TW_TS_STAMP());
+        if stamp != 0 {
+            facts.flags |= PORT_TIMESTAMPS;
+        }
+        if has::OFF_SKC_BOUND_IF()
+            && Probe::read::<u32>(tw, at::OFF_SKC_BOUND_IF()) == LOOPBACK_IFINDEX
+        {
+            facts.flags |= PORT_LOOPBACK_DEVICE;
+        }
+        let since = if has::OFF_TW_ENTRY_STAMP() {
+            Probe::read::<u32>(tw, at::OFF_TW_ENTRY_STAMP())
+        } else {
+            // Before 6.14 the next second is waited for.
+            stamp.wrapping_mul(1000)
+        };
+        // The kernel's clocks in these units wrap as well.
+        let waited = ((now() / MS) as u32).wrapping_sub(since);
+        if waited >> 31 == 0 {
+            facts.waited_ms = waited;
+        }
+    }
+    facts
+}
+
+/// The same, of the `struct inet_bind_bucket` of a port.
+#[inline(always)]
+pub fn bound_bucket(bucket: u64) -> bool {
+    if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
+        return false;
+    }
+    let bucket = bucket as *const u8;
+    // SAFETY: an inet_bind_bucket, offsets from BTF.
+    unsafe {
+        !bucket.is_null()
+            && (Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSE()) >= 0
+                || Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSEPORT()) >= 0)
+    }
+}
