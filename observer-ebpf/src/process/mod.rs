@@ -1,4 +1,5 @@
 //! What processes do with descriptors and sockets of every kind.
 
+mod fd;
 mod fd_passing;
 mod sockopt;

@@ -1,5 +1,5 @@
-//! Accepted connections (`inet_csk_accept`, or accept()'s return), and descriptor exhaustion
-//! in accept and socket (`tracepoint/syscalls/sys_exit_{accept,accept4,socket}`).
+//! Accepted connections: `inet_csk_accept`, or where that cannot be hooked, accept()'s return
+//! ([`on_descriptor`], called by the programs of `process::fd`).
 //!
 //! The owner of a connection moves from the listener's process to the one that accepts it.
 //! accept through io_uring and from 32-bit programs passes no system call tracepoint; where
@@ -7,24 +7,20 @@
 //! resynchronisation.
 
 use aya_ebpf::{
-    macros::{fexit, kretprobe, tracepoint},
-    programs::{FExitContext, RetProbeContext, TracePointContext},
+    macros::{fexit, kretprobe},
+    programs::{FExitContext, RetProbeContext},
 };
-use observer_common::{
-    CONN_PARENT, Conn, FD_ERRNOS, IPPROTO_MPTCP, IPPROTO_TCP, RECORD_FD_EXHAUSTED, SIGNAL_ACCEPT,
-    SIGNAL_FD,
-};
+use observer_common::{CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_ACCEPT};
 
 use crate::{
     core::{
         clock::now,
-        counters::{self, add, bounded},
-        fd_lookup,
-        fields::{ACCEPT_BY_FUNCTION, HAS_FUNC_RET, SYSCALL_RET, at},
+        counters::{self, add},
+        fields::{HAS_FUNC_RET, at},
         outcome::{seen, settle},
         process,
         read::{Memory, Probe},
-        records, socket,
+        socket,
     },
     tcp::{entry, ownership},
 };
@@ -67,76 +63,6 @@ fn returned_child(ctx: &FExitContext) -> *const u8 {
     ctx.arg(4)
 }
 
-#[tracepoint(category = "syscalls", name = "sys_exit_accept")]
-pub fn accept_exit_tracepoint(ctx: TracePointContext) -> u32 {
-    on_accept(&ctx)
-}
-
-#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
-pub fn accept4_exit_tracepoint(ctx: TracePointContext) -> u32 {
-    on_accept(&ctx)
-}
-
-#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
-pub fn socket_exit_tracepoint(ctx: TracePointContext) -> u32 {
-    let ret = returned(&ctx);
-    if ret < 0 {
-        exhausted(-ret);
-    }
-    0
-}
-
-#[inline(always)]
-fn returned(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the offset comes from the event's format.
-    unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0)
-}
-
-#[inline(always)]
-fn on_accept(ctx: &TracePointContext) -> u32 {
-    let ret = returned(ctx);
-    if ret < 0 {
-        exhausted(-ret);
-    } else if ACCEPT_BY_FUNCTION.load() != 0 {
-        // Counted as it left the queue.
-    } else if let Some(sk) = fd_lookup::current_socket(ret as u32) {
-        accepted(sk);
-    }
-    0
-}
-
-#[inline(always)]
-fn exhausted(errno: i64) {
-    let mut index = 0;
-    while index < FD_ERRNOS.len() && i64::from(FD_ERRNOS[index]) != errno {
-        index += 1;
-    }
-    let Some(index) = bounded(index, FD_ERRNOS.len()) else {
-        return;
-    };
-    seen(SIGNAL_FD);
-    let slot = process::current();
-    settle(SIGNAL_FD, slot);
-    if let Some(counters) = counters::slot(slot) {
-        // SAFETY: points into the map; the index was checked.
-        unsafe {
-            add(
-                (&raw mut (*counters).fd_exhausted).cast::<u64>().add(index),
-                1,
-            )
-        };
-    }
-    records::write(
-        RECORD_FD_EXHAUSTED,
-        core::ptr::null(),
-        core::ptr::null(),
-        slot,
-        |record| {
-            record.errno = errno as u16;
-        },
-    );
-}
-
 /// A connection, whose entry is `conn`, left its listener's queue, in the process that accepts
 /// it. Of an MPTCP connection it is the first subflow.
 #[inline(always)]
@@ -163,7 +89,7 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
 
 /// accept() returned a descriptor for `sk`.
 #[inline(always)]
-fn accepted(mut sk: *const u8) {
+pub fn on_descriptor(mut sk: *const u8) {
     let Some(protocol) = socket::tcp_protocol(sk) else {
         return;
     };

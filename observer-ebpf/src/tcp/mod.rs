@@ -1,6 +1,6 @@
 //! TCP sockets: their entries and owners, and one file or folder per signal.
 
-mod accept;
+pub mod accept;
 mod bind;
 mod connect;
 pub mod entry;
