@@ -1,0 +1,5 @@
+//! RSTs.
+
+mod class;
+mod received;
+mod sent;

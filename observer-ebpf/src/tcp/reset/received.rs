@@ -1,0 +1,141 @@
+//! RSTs received: `tp_btf/tcp_receive_reset`.
+//!
+//! One that may be this side's own abort waits, per CPU, until an RST sent for the same socket
+//! takes it back or the next one received commits it.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use observer_common::{
+    CLOSE, CONN_RESET_RECEIVED, FIN_WAIT1, FIN_WAIT2, PENDING_NS, RECORD_RESET_RECEIVED,
+    RESETS_RECEIVED, SIGNAL_RESET_RECEIVED,
+};
+
+use crate::{
+    core::{
+        clock::now,
+        counters::{self, add, bounded},
+        fields::at,
+        outcome::{seen, settle},
+        read::{Direct, Memory},
+        records,
+    },
+    tcp::{entry, ownership},
+};
+
+/// `RCV_SHUTDOWN` (`include/net/sock.h`).
+const RCV_SHUTDOWN: u8 = 1;
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn reset_received_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    on_received::<Direct>(sk);
+    0
+}
+
+#[inline(always)]
+fn on_received<M: Memory>(sk: *const u8) {
+    // SAFETY: a full socket, offsets from BTF.
+    let (state, shutdown) = unsafe {
+        (
+            M::read::<u8>(sk, at::OFF_SKC_STATE()),
+            M::read::<u8>(sk, at::OFF_SK_SHUTDOWN()),
+        )
+    };
+    commit_pending();
+    if state == CLOSE {
+        // `tcp_reset` ignores it too.
+        return;
+    }
+    let conn = entry::get(sk as u64);
+    let slot = ownership::of_entry_or_parent(conn, sk);
+    if matches!(state, FIN_WAIT1 | FIN_WAIT2) && shutdown & RCV_SHUTDOWN != 0 {
+        // `tcp_rcv_state_process` calls `tcp_reset` itself when data arrives after close,
+        // and then answers with an RST. Whether this is that case is known once an RST is
+        // sent for the same socket, or not.
+        if let Some(stats) = counters::stats() {
+            // SAFETY: points into the map.
+            unsafe {
+                (*stats).pending_slot = slot;
+                (*stats).pending_generation = counters::generation(slot);
+                (*stats).pending_state = u32::from(state);
+                (*stats).pending_ns = now();
+                (*stats).pending_sk = sk as u64;
+            }
+        }
+        return;
+    }
+    if let Some(conn) = conn {
+        // SAFETY: points into the map.
+        unsafe { (*conn).flags |= CONN_RESET_RECEIVED };
+    }
+    count_received(slot, state);
+    let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
+    records::write(RECORD_RESET_RECEIVED, sk, conn, slot, |record| {
+        record.from = state;
+        record.reason = u32::from(state);
+    });
+}
+
+#[inline(always)]
+fn count_received(slot: u32, state: u8) {
+    seen(SIGNAL_RESET_RECEIVED);
+    settle(SIGNAL_RESET_RECEIVED, slot);
+    let Some(index) = bounded(usize::from(state), RESETS_RECEIVED) else {
+        return;
+    };
+    if let Some(counters) = counters::slot(slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe {
+            add(
+                (&raw mut (*counters).resets_received)
+                    .cast::<u64>()
+                    .add(index),
+                1,
+            )
+        };
+    }
+}
+
+/// No RST followed the pending one: it was the peer's.
+#[inline(always)]
+fn commit_pending() {
+    let Some(stats) = counters::stats() else {
+        return;
+    };
+    // SAFETY: points into the map.
+    unsafe {
+        if (*stats).pending_sk == 0 {
+            return;
+        }
+        (*stats).pending_sk = 0;
+        let slot = (*stats).pending_slot;
+        if counters::generation(slot) == (*stats).pending_generation {
+            count_received(slot, (*stats).pending_state as u8);
+        } else {
+            // The process is gone and was folded, and with it this RST, which the daemon
+            // reads together with the slot's own.
+            seen(SIGNAL_RESET_RECEIVED);
+            settle(SIGNAL_RESET_RECEIVED, slot);
+        }
+    }
+}
+
+/// An RST is being sent for `sk`: if one was pending for it a moment ago, that was our own
+/// abort, which has closed the socket (`tcp_done`). If it is not closed, or the other is older,
+/// that was the peer's, for this or another socket at the same address.
+#[inline(always)]
+pub fn forget_pending(sk: *const u8, state: u8) {
+    let Some(stats) = counters::stats() else {
+        return;
+    };
+    // SAFETY: points into the map.
+    unsafe {
+        if (*stats).pending_sk != sk as u64 {
+            return;
+        }
+        if state != CLOSE || now().saturating_sub((*stats).pending_ns) > PENDING_NS {
+            commit_pending();
+        } else {
+            (*stats).pending_sk = 0;
+        }
+    }
+}

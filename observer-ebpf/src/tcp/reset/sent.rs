@@ -1,0 +1,155 @@
+//! RSTs sent: `tp_btf/tcp_send_reset`.
+//!
+//! They are counted by the kernel's reason (6.10 and later) where that says something; where
+//! there is none, or only `TCP_STATE`, by a class from the socket's fields. Before 6.10 the
+//! tracepoint fires for full sockets only; there, hooks on `tcp_v4_send_reset` and
+//! `tcp_v6_send_reset` count the others.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+};
+use observer_common::{
+    NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_NO_SOCKET, RESETS_SENT,
+    SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
+};
+
+use crate::{
+    core::{
+        counters::{self, add, bounded},
+        fields::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
+        outcome::{seen, settle},
+        read::{Direct, Memory, Probe},
+        records,
+    },
+    tcp::reset::class::{self, Sent},
+};
+
+/// Where a TCP header has its flags, and the one for RST.
+const TCP_FLAGS: usize = 13;
+const TCP_RST: u8 = 0x04;
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn reset_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    let skb: *const u8 = ctx.arg(1);
+    let reason = if RESET_HAS_REASON.load() != 0 {
+        ctx.arg::<u32>(2)
+    } else {
+        REASON_NOT_SPECIFIED.load()
+    };
+    on_sent::<Direct>(sk, skb, reason);
+    0
+}
+
+#[fentry(function = "tcp_v4_send_reset")]
+pub fn reset_v4_fentry(ctx: FEntryContext) -> i32 {
+    on_answer(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[fentry(function = "tcp_v6_send_reset")]
+pub fn reset_v6_fentry(ctx: FEntryContext) -> i32 {
+    on_answer(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[kprobe]
+pub fn reset_v4_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1)) {
+        on_answer(sk, skb);
+    }
+    0
+}
+
+#[kprobe]
+pub fn reset_v6_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1)) {
+        on_answer(sk, skb);
+    }
+    0
+}
+
+/// A segment is to be answered with an RST: counts those that the tracepoint is silent about.
+#[inline(always)]
+fn on_answer(sk: *const u8, skb: *const u8) {
+    if !sk.is_null() {
+        // SAFETY: struct sock_common is the head of every kind of socket.
+        let state = unsafe { Probe::read::<u8>(sk, at::OFF_SKC_STATE()) };
+        if state != TIME_WAIT && state != NEW_SYN_RECV {
+            return;
+        }
+    }
+    if has::OFF_SKB_HEAD() && has::OFF_SKB_TRANSPORT() {
+        // An RST is never answered (RFC 9293, section 3.10.7.1): both functions return then.
+        // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the header, the byte
+        // of the flags.
+        let flags = unsafe {
+            let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
+            let transport = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_TRANSPORT()));
+            Probe::read::<u8>(head, transport + TCP_FLAGS)
+        };
+        if flags & TCP_RST != 0 {
+            return;
+        }
+    }
+    on_sent::<Probe>(sk, skb, REASON_NOT_SPECIFIED.load());
+}
+
+#[inline(always)]
+fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
+    let answers_segment = !skb.is_null();
+    seen(SIGNAL_RESET_SENT);
+    let mut sent = Sent {
+        slot: SLOT_NO_SOCKET,
+        class: RESET_NO_SOCKET,
+        full: core::ptr::null(),
+        conn: core::ptr::null_mut(),
+        state: 0,
+    };
+    if !sk.is_null() {
+        // SAFETY: struct sock_common is the head of every kind of socket.
+        sent.state = unsafe { M::read::<u8>(sk, at::OFF_SKC_STATE()) };
+        match sent.state {
+            TIME_WAIT => class::of_time_wait::<M>(sk, &mut sent),
+            NEW_SYN_RECV => class::of_request(sk, &mut sent),
+            _ => class::of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
+        }
+    }
+    let specific = reason < RESET_CLASSES_FROM
+        && reason != REASON_NOT_SPECIFIED.load()
+        && reason != REASON_TCP_STATE.load();
+    let index = if specific { reason } else { sent.class };
+    settle(SIGNAL_RESET_SENT, sent.slot);
+    let Some(checked) = bounded(index as usize, RESETS_SENT) else {
+        return;
+    };
+    if let Some(counters) = counters::slot(sent.slot) {
+        // SAFETY: points into the map; the index was checked.
+        unsafe {
+            add(
+                (&raw mut (*counters).resets_sent)
+                    .cast::<u64>()
+                    .add(checked),
+                1,
+            )
+        };
+    }
+    records::write(
+        RECORD_RESET_SENT,
+        sent.full,
+        sent.conn,
+        sent.slot,
+        |record| {
+            record.from = sent.state;
+            record.reason = index;
+            if sk.is_null() {
+                if answers_segment {
+                    records::segment_address(skb, record);
+                }
+            } else if sent.full.is_null() {
+                records::common_address(sk, record);
+            }
+        },
+    );
+}
