@@ -13,35 +13,25 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
-mod call;
-mod conn;
+mod call_args;
 mod duration;
 mod handover;
 mod histogram;
-mod listen;
-mod ports;
+mod outcome;
 mod record;
-mod reset;
-mod signal;
+mod signals;
 mod slot;
-mod sockopt;
-mod state;
-mod time_wait;
+mod socket;
 
-pub use call::*;
-pub use conn::*;
+pub use call_args::*;
 pub use duration::*;
 pub use handover::*;
 pub use histogram::*;
-pub use listen::*;
-pub use ports::*;
+pub use outcome::*;
 pub use record::*;
-pub use reset::*;
-pub use signal::*;
+pub use signals::*;
 pub use slot::*;
-pub use sockopt::*;
-pub use state::*;
-pub use time_wait::*;
+pub use socket::*;
 
 /// Types whose every bit pattern is valid and that have no padding, so that they can
 /// be read from a map or a ring buffer as plain bytes.
