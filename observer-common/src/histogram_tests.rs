@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{AGE_BOUNDS, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS};
 
 fn reference(bounds: &[u64; BUCKETS - 1], value: u64) -> usize {
     bounds

@@ -140,12 +140,6 @@ pub struct CpuStats {
     pub time_wait_elsewhere: u64,
 }
 
-/// A received RST that may be our own abort is followed by the RST of that abort within the
-/// same call of `tcp_v4_do_rcv`. One that has been pending for longer, in nanoseconds, was the
-/// peer's. Mostly that takes microseconds, but a hypervisor or a real-time kernel may stop it
-/// halfway.
-pub const PENDING_NS: u64 = 100_000_000;
-
 crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 96, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],

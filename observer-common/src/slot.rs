@@ -1,212 +1,9 @@
 //! The slot of a process: its identity and every counter that is kept for it.
 
-use crate::{Histogram, RESETS_RECEIVED, RESETS_SENT, STATES};
-
-/// Counts events whose owner is not known.
-pub const SLOT_UNATTRIBUTED: u32 = 0;
-/// Counts RSTs that no socket had a part in: scans and stray segments.
-pub const SLOT_NO_SOCKET: u32 = 1;
-/// Counts for processes that found no free slot.
-pub const SLOT_OVERFLOW: u32 = 2;
-/// First slot handed out to a process.
-pub const SLOT_FIRST: u32 = 3;
-
-/// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
-pub const COMM_LEN: usize = 16;
-
-/// Above every errno that programs know (the highest is `EHWPOISON`, 133).
-pub const ERRNOS: usize = 136;
-
-/// Errno numbers that attempts to connect are counted by: what `tcp_v4_connect` and
-/// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
-/// what security modules, netfilter and BPF programs refuse with, what transforms
-/// (`xfrm_lookup`), TLS and the MPTCP of newer kernels pass on. One index is left for all others.
-pub const CONNECT_ERRNOS: [u8; CONNECT_GAVE_UP - 1] = [
-    1,   // EPERM
-    2,   // ENOENT
-    5,   // EIO
-    12,  // ENOMEM
-    13,  // EACCES
-    14,  // EFAULT
-    16,  // EBUSY
-    19,  // ENODEV
-    22,  // EINVAL
-    24,  // EMFILE
-    32,  // EPIPE
-    61,  // ENODATA
-    64,  // ENONET
-    71,  // EPROTO
-    90,  // EMSGSIZE
-    92,  // ENOPROTOOPT
-    93,  // EPROTONOSUPPORT
-    95,  // EOPNOTSUPP
-    97,  // EAFNOSUPPORT
-    98,  // EADDRINUSE
-    99,  // EADDRNOTAVAIL
-    100, // ENETDOWN
-    101, // ENETUNREACH
-    102, // ENETRESET
-    103, // ECONNABORTED
-    104, // ECONNRESET
-    105, // ENOBUFS
-    107, // ENOTCONN
-    110, // ETIMEDOUT
-    111, // ECONNREFUSED
-    112, // EHOSTDOWN
-    113, // EHOSTUNREACH
-    116, // ESTALE
-    121, // EREMOTEIO
-    122, // EDQUOT
-    125, // ECANCELED
-    126, // ENOKEY
-    129, // EKEYREJECTED
-];
-
-/// Size of the array of connect outcomes: index 0 is success, then come [`CONNECT_ERRNOS`],
-/// [`CONNECT_GAVE_UP`], and all others.
-pub const CONNECT_RESULTS: usize = 41;
-/// Index of attempts that the program ended without an errno after a SYN had been sent again:
-/// its own timeout, shorter than the kernel's. Without a SYN sent again they are ECANCELED.
-pub const CONNECT_GAVE_UP: usize = CONNECT_RESULTS - 2;
-/// Index of the connect outcomes that have none of their own.
-pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
-
-/// Index of each errno in [`Slot::connects`].
-pub static CONNECT_INDICES: [u8; ERRNOS] = {
-    let mut indices = errno_indices(&CONNECT_ERRNOS, 1, CONNECT_OTHER);
-    indices[0] = 0;
-    indices
+use crate::{
+    BIND_CALLS, BIND_ERRORS, COMM_LEN, CONNECT_RESULTS, CONNECTION_ERRORS, FD_ERRNOS, Histogram,
+    PORT_SEARCHES, ProcessKey, RESETS_RECEIVED, RESETS_SENT, STATES, TIME_WAIT_SUBSTATES,
 };
-
-/// Index of a connect outcome in [`Slot::connects`].
-#[must_use]
-pub fn connect_index(errno: u32) -> usize {
-    index_in(&CONNECT_INDICES, errno, CONNECT_OTHER)
-}
-
-/// Errno numbers that connections die of: what an RST turns into (`tcp_reset`), a timeout
-/// (`tcp_write_err`, `tcp_keepalive_timer`) with the ICMP message that came before it
-/// (`icmp_err_convert`, `icmpv6_err_convert`), an administrator (`tcp_abort`), and what TLS and
-/// MPTCP end a connection with. One index is left for all others.
-pub const CONNECTION_ERRNOS: [u8; CONNECTION_ERRORS - 1] = [
-    13,  // EACCES
-    32,  // EPIPE
-    64,  // ENONET
-    71,  // EPROTO
-    74,  // EBADMSG
-    92,  // ENOPROTOOPT
-    95,  // EOPNOTSUPP
-    101, // ENETUNREACH
-    103, // ECONNABORTED
-    104, // ECONNRESET
-    105, // ENOBUFS
-    110, // ETIMEDOUT
-    111, // ECONNREFUSED
-    112, // EHOSTDOWN
-    113, // EHOSTUNREACH
-];
-
-/// Size of the array of what connections died of: [`CONNECTION_ERRNOS`], then all others.
-pub const CONNECTION_ERRORS: usize = 16;
-/// Index of the errors that have none of their own.
-pub const CONNECTION_ERROR_OTHER: usize = CONNECTION_ERRORS - 1;
-
-/// Index of each errno in [`Slot::errors`].
-pub static CONNECTION_ERROR_INDICES: [u8; ERRNOS] =
-    errno_indices(&CONNECTION_ERRNOS, 0, CONNECTION_ERROR_OTHER);
-
-/// Index into [`Slot::errors`].
-#[must_use]
-pub fn connection_error_index(errno: u32) -> usize {
-    index_in(&CONNECTION_ERROR_INDICES, errno, CONNECTION_ERROR_OTHER)
-}
-
-/// Index into [`Slot::binds_failed`]: bind().
-pub const CALL_BIND: usize = 0;
-/// listen().
-pub const CALL_LISTEN: usize = 1;
-/// Label values, in the order of those indices.
-pub const BIND_CALLS: [&str; 2] = ["bind", "listen"];
-
-/// Errno numbers that bind() and listen() of a TCP socket fail with: `inet_bind`, `inet6_bind`,
-/// `inet_listen`, `mptcp_bind`, `mptcp_listen`, and the security modules and BPF programs that
-/// they ask. One index is left for all others.
-pub const BIND_ERRNOS: [u8; BIND_ERRORS - 1] = [
-    1,   // EPERM
-    12,  // ENOMEM
-    13,  // EACCES
-    14,  // EFAULT
-    19,  // ENODEV
-    22,  // EINVAL
-    95,  // EOPNOTSUPP
-    97,  // EAFNOSUPPORT
-    98,  // EADDRINUSE
-    99,  // EADDRNOTAVAIL
-    105, // ENOBUFS
-];
-
-/// Size of the array of failed calls: [`BIND_ERRNOS`], then all others.
-pub const BIND_ERRORS: usize = 12;
-/// Index of the failures that have none of their own.
-pub const BIND_OTHER: usize = BIND_ERRORS - 1;
-
-/// Index of each errno in an array of [`Slot::binds_failed`].
-pub static BIND_INDICES: [u8; ERRNOS] = errno_indices(&BIND_ERRNOS, 0, BIND_OTHER);
-
-/// Index into an array of [`Slot::binds_failed`].
-#[must_use]
-pub fn bind_index(errno: u32) -> usize {
-    index_in(&BIND_INDICES, errno, BIND_OTHER)
-}
-
-/// The index of each errno: from `first` on for those that are listed, else `other`.
-const fn errno_indices<const N: usize>(
-    errnos: &[u8; N],
-    first: usize,
-    other: usize,
-) -> [u8; ERRNOS] {
-    let mut indices = [other as u8; ERRNOS];
-    let mut i = 0;
-    while i < N {
-        indices[errnos[i] as usize] = (first + i) as u8;
-        i += 1;
-    }
-    indices
-}
-
-fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize) -> usize {
-    let index = indices.get(errno as usize);
-    index.map_or(other, |&index| index.into())
-}
-
-/// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
-pub const FD_ERRNOS: [i32; 4] = [24, 23, 105, 12];
-
-/// The states that a timewait socket begins in: after the peer's FIN, or before it, for a
-/// socket that was closed in FIN_WAIT2. The latter's later change to TIME_WAIT has no event.
-pub const TIME_WAIT_SUBSTATES: [u8; 2] = [crate::TIME_WAIT, crate::FIN_WAIT2];
-
-/// Index into [`Slot::ports_exhausted`]: connect() of a socket without a local port.
-pub const PORT_SEARCH_CONNECT: usize = 0;
-/// bind() to port 0, or listen() on a socket that is not bound.
-pub const PORT_SEARCH_BIND: usize = 1;
-/// Label values, in the order of those indices.
-pub const PORT_SEARCHES: [&str; 2] = ["connect", "bind"];
-
-/// A process's identity within this boot: a reused pid has another start time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct ProcessKey {
-    /// Start of the thread-group leader, `task_struct.start_boottime`, in nanoseconds
-    /// since boot.
-    pub start_boottime_ns: u64,
-    /// Thread-group id in the initial pid namespace.
-    pub tgid: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
-}
-
-crate::assert_layout!(ProcessKey, 16, [start_boottime_ns: u64, tgid: u32, reserved: u32]);
 
 /// Identity and counters of one process. One element of a memory-mapped array: the kernel
 /// programs add atomically, the daemon reads without system calls.
@@ -233,15 +30,15 @@ pub struct Slot {
     /// What to add to "transitions in minus transitions out" to get the live sockets of a
     /// state: seeded sockets, and those that moved between processes while in it.
     pub adjust: [i64; STATES],
-    /// Outcomes of connection attempts, by [`connect_index`].
+    /// Outcomes of connection attempts, by [`crate::connect_index`].
     pub connects: [u64; CONNECT_RESULTS],
     /// Connections that had been established and died of an error, by
-    /// [`connection_error_index`] of it: `sk_err` when the socket went to CLOSE.
+    /// [`crate::connection_error_index`] of it: `sk_err` when the socket went to CLOSE.
     pub errors: [u64; CONNECTION_ERRORS],
     /// Accepted connections.
     pub accepts: u64,
     /// Calls of bind() and listen() on TCP sockets that failed, by the `CALL_` constants and
-    /// [`bind_index`].
+    /// [`crate::bind_index`].
     pub binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
     /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
     pub time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],

@@ -3,40 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::{CLOSE, CLOSE_WAIT, LISTEN, SYN_RECV, SYN_SENT, book_handover};
 
-#[test]
-fn each_errno_of_an_attempt_has_a_counter_of_its_own() {
-    assert_eq!(connect_index(0), 0);
-    let known: Vec<_> = CONNECT_ERRNOS
-        .iter()
-        .map(|&e| connect_index(e.into()))
-        .collect();
-    assert_eq!(known, (1..CONNECT_GAVE_UP).collect::<Vec<_>>());
-    for errno in [3, 133, 134, 135, 136, 512, u32::MAX] {
-        assert_eq!(connect_index(errno), CONNECT_OTHER, "{errno}");
-    }
-    // What the program decides has no errno that would lead there.
-    let reached = (0..=ERRNOS as u32).map(connect_index);
-    assert!(!reached.into_iter().any(|index| index == CONNECT_GAVE_UP));
-}
-
-#[test]
-fn each_errno_of_a_connection_and_of_a_bind_has_a_counter_of_its_own() {
-    fn check(errnos: &[u8], index: impl Fn(u32) -> usize, other: usize) {
-        let known: Vec<_> = errnos.iter().map(|&errno| index(errno.into())).collect();
-        assert_eq!(known, (0..other).collect::<Vec<_>>());
-        assert!(errnos.is_sorted());
-        for errno in [0, 3, 133, 135, 136, 512, u32::MAX] {
-            assert_eq!(index(errno), other, "{errno}");
-        }
-    }
-    check(
-        &CONNECTION_ERRNOS,
-        connection_error_index,
-        CONNECTION_ERROR_OTHER,
-    );
-    check(&BIND_ERRNOS, bind_index, BIND_OTHER);
-}
-
 const OWNERS: usize = 3;
 
 /// What can happen to the sockets of a machine. Indices are reduced to what there is.

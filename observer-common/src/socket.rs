@@ -2,6 +2,19 @@
 
 use crate::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
 
+/// `IPPROTO_TCP`.
+pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP`: the parent socket of an MPTCP connection; its subflows are
+/// [`IPPROTO_TCP`].
+pub const IPPROTO_MPTCP: u16 = 262;
+/// `AF_INET`.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub const AF_INET6: u16 = 10;
+
+/// The prefix of an IPv4 address in a `struct in6_addr`: `::ffff:0:0`, RFC 4291 section 2.5.5.2.
+pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
+
 /// The socket was opened by connect().
 pub const CONN_ACTIVE: u16 = 1 << 0;
 /// The socket is the child of a listener.
@@ -109,79 +122,3 @@ crate::assert_layout!(Conn, 80, [
     accepted: u32, error: u32,
     spent: [u32; TIMED_STATES.len()],
 ]);
-
-/// Element of the array of recent TIME_WAIT sockets, at one of the [`places_of`] its key.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct TimeWaitOwner {
-    /// The socket cookie, which a timewait socket takes over from the socket it replaces
-    /// (`inet_twsk_alloc`); another number where there is none; 0 while nothing is here, or
-    /// something is being written.
-    pub key: u64,
-    /// The owner's slot.
-    pub slot: u32,
-    /// Of the slot, at that time.
-    pub generation: u32,
-    /// Address of its `struct net`.
-    pub net: u64,
-    /// `net_cookie` of that, by which another at the same address is told from it.
-    pub net_cookie: u64,
-    /// When it entered, as [`crate::coarse_time`].
-    pub entered: u32,
-    /// Local port, host order.
-    pub local_port: u16,
-    /// Remote port, host order.
-    pub remote_port: u16,
-    /// Local address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
-    pub local: [u32; 4],
-    /// Remote address, likewise.
-    pub remote: [u32; 4],
-    /// `skc_hash`, under which the timewait socket is found.
-    pub hash: u32,
-    /// Explicit padding.
-    pub reserved: u32,
-}
-
-crate::assert_layout!(TimeWaitOwner, 80, [
-    key: u64, slot: u32, generation: u32, net: u64, net_cookie: u64, entered: u32, local_port: u16, remote_port: u16,
-    local: [u32; 4], remote: [u32; 4], hash: u32, reserved: u32,
-]);
-
-/// Where in an array of `mask + 1` elements, a power of two up to 65,536, an entry with this key
-/// may be. With five places to choose from, one in a hundred finds all taken when the array is
-/// half full. The first is beside that of the key before: cookies are handed out one after the
-/// other, on each CPU, and so are most places, which are in the cache then.
-#[must_use]
-#[inline(always)]
-pub const fn places_of(key: u64, mask: u32) -> [u32; 5] {
-    // The finalizer of MurmurHash3, whose every bit depends on every bit of the key.
-    let hash = (key ^ (key >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    let hash = hash ^ (hash >> 33);
-    [
-        key as u32 & mask,
-        hash as u32 & mask,
-        (hash >> 16) as u32 & mask,
-        (hash >> 32) as u32 & mask,
-        (hash >> 48) as u32 & mask,
-    ]
-}
-
-/// What the resynchronisation iterator is to do.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct ResyncControl {
-    /// Number of this resynchronisation.
-    pub epoch: u32,
-    /// 0: confirm owners that still hold their sockets; 1: take in unknown sockets and
-    /// move those whose owner was not confirmed to a process that holds them.
-    pub pass: u32,
-    /// Sockets taken in, by all resynchronisations so far.
-    pub seeded: u64,
-    /// Sockets moved to another process, by all resynchronisations so far.
-    pub moved: u64,
-    /// Sockets seen in this resynchronisation's second pass.
-    pub seen: u64,
-}
-
-crate::assert_layout!(ResyncControl, 32, [epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64]);

@@ -93,14 +93,9 @@ pub struct NetSeen {
 
 crate::assert_layout!(NetSeen, 16, [net: u64, seen_ns: u64]);
 
-/// The prefix of an IPv4 address in a `struct in6_addr`: `::ffff:0:0`, RFC 4291 section 2.5.5.2.
-pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
-
-/// How long a socket rests in TIME_WAIT, `TCP_TIMEWAIT_LEN` (`include/net/tcp.h`).
-pub const TIME_WAIT_NS: u64 = 60_000_000_000;
-
-/// Nanoseconds in units of 2^20, about a millisecond; they wrap after 52 days.
-#[must_use]
-pub const fn coarse_time(nanoseconds: u64) -> u32 {
-    (nanoseconds >> 20) as u32
-}
+/// Index into [`crate::Slot::ports_exhausted`]: connect() of a socket without a local port.
+pub const PORT_SEARCH_CONNECT: usize = 0;
+/// bind() to port 0, or listen() on a socket that is not bound.
+pub const PORT_SEARCH_BIND: usize = 1;
+/// Label values, in the order of those indices.
+pub const PORT_SEARCHES: [&str; 2] = ["connect", "bind"];

@@ -78,3 +78,9 @@ pub const fn reset_received_name(state: u8) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+/// A received RST that may be our own abort is followed by the RST of that abort within the
+/// same call of `tcp_v4_do_rcv`. One that has been pending for longer, in nanoseconds, was the
+/// peer's. Mostly that takes microseconds, but a hypervisor or a real-time kernel may stop it
+/// halfway.
+pub const PENDING_NS: u64 = 100_000_000;

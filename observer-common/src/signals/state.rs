@@ -1,4 +1,12 @@
-//! TCP states as the kernel numbers them (`include/net/tcp_states.h`, stable since 2.6).
+//! States of TCP sockets, and what connections died of.
+//!
+//! States have the kernel's numbers (`include/net/tcp_states.h`, stable since 2.6).
+
+use crate::{
+    BUCKETS,
+    errno::{ERRNOS, errno_indices, index_in},
+    histogram::{MS, S},
+};
 
 /// Number of slots in an array indexed by state. States 1 to 11 are in use; 12
 /// (`TCP_NEW_SYN_RECV`) and above belong to request sockets and `ss` and never appear in
@@ -50,12 +58,58 @@ pub const fn state_name(state: u8) -> Option<&'static str> {
     })
 }
 
-/// `IPPROTO_TCP`.
-pub const IPPROTO_TCP: u16 = 6;
-/// `IPPROTO_MPTCP`: the parent socket of an MPTCP connection; its subflows are
-/// [`IPPROTO_TCP`].
-pub const IPPROTO_MPTCP: u16 = 262;
-/// `AF_INET`.
-pub const AF_INET: u16 = 2;
-/// `AF_INET6`.
-pub const AF_INET6: u16 = 10;
+/// Errno numbers that connections die of: what an RST turns into (`tcp_reset`), a timeout
+/// (`tcp_write_err`, `tcp_keepalive_timer`) with the ICMP message that came before it
+/// (`icmp_err_convert`, `icmpv6_err_convert`), an administrator (`tcp_abort`), and what TLS and
+/// MPTCP end a connection with. One index is left for all others.
+pub const CONNECTION_ERRNOS: [u8; CONNECTION_ERRORS - 1] = [
+    13,  // EACCES
+    32,  // EPIPE
+    64,  // ENONET
+    71,  // EPROTO
+    74,  // EBADMSG
+    92,  // ENOPROTOOPT
+    95,  // EOPNOTSUPP
+    101, // ENETUNREACH
+    103, // ECONNABORTED
+    104, // ECONNRESET
+    105, // ENOBUFS
+    110, // ETIMEDOUT
+    111, // ECONNREFUSED
+    112, // EHOSTDOWN
+    113, // EHOSTUNREACH
+];
+
+/// Size of the array of what connections died of: [`CONNECTION_ERRNOS`], then all others.
+pub const CONNECTION_ERRORS: usize = 16;
+
+/// Index of the errors that have none of their own.
+pub const CONNECTION_ERROR_OTHER: usize = CONNECTION_ERRORS - 1;
+
+/// Index of each errno in [`crate::Slot::errors`].
+pub static CONNECTION_ERROR_INDICES: [u8; ERRNOS] =
+    errno_indices(&CONNECTION_ERRNOS, 0, CONNECTION_ERROR_OTHER);
+
+/// Index into [`crate::Slot::errors`].
+#[must_use]
+pub fn connection_error_index(errno: u32) -> usize {
+    index_in(&CONNECTION_ERROR_INDICES, errno, CONNECTION_ERROR_OTHER)
+}
+
+/// Upper bounds of `socket_conn_age_seconds`, in nanoseconds.
+pub const AGE_BOUNDS: [u64; BUCKETS - 1] = [
+    MS,
+    10 * MS,
+    100 * MS,
+    S,
+    10 * S,
+    60 * S,
+    300 * S,
+    3_600 * S,
+    21_600 * S,
+    86_400 * S,
+];
+
+/// Upper bounds of `socket_close_wait_seconds`, in nanoseconds. A healthy program leaves
+/// CLOSE_WAIT within milliseconds; minutes and hours are the leak.
+pub const CLOSE_WAIT_BOUNDS: [u64; BUCKETS - 1] = AGE_BOUNDS;

@@ -1,0 +1,28 @@
+//! Processes: their identity, and the numbers of slots.
+
+/// Counts events whose owner is not known.
+pub const SLOT_UNATTRIBUTED: u32 = 0;
+/// Counts RSTs that no socket had a part in: scans and stray segments.
+pub const SLOT_NO_SOCKET: u32 = 1;
+/// Counts for processes that found no free slot.
+pub const SLOT_OVERFLOW: u32 = 2;
+/// First slot handed out to a process.
+pub const SLOT_FIRST: u32 = 3;
+
+/// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+
+/// A process's identity within this boot: a reused pid has another start time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ProcessKey {
+    /// Start of the thread-group leader, `task_struct.start_boottime`, in nanoseconds
+    /// since boot.
+    pub start_boottime_ns: u64,
+    /// Thread-group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+crate::assert_layout!(ProcessKey, 16, [start_boottime_ns: u64, tgid: u32, reserved: u32]);

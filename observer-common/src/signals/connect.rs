@@ -1,0 +1,92 @@
+//! Outcomes of connection attempts.
+
+use crate::{
+    BUCKETS,
+    errno::{ERRNOS, errno_indices, index_in},
+    histogram::{MS, S, US},
+};
+
+/// Errno numbers that attempts to connect are counted by: what `tcp_v4_connect` and
+/// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
+/// what security modules, netfilter and BPF programs refuse with, what transforms
+/// (`xfrm_lookup`), TLS and the MPTCP of newer kernels pass on. One index is left for all others.
+pub const CONNECT_ERRNOS: [u8; CONNECT_GAVE_UP - 1] = [
+    1,   // EPERM
+    2,   // ENOENT
+    5,   // EIO
+    12,  // ENOMEM
+    13,  // EACCES
+    14,  // EFAULT
+    16,  // EBUSY
+    19,  // ENODEV
+    22,  // EINVAL
+    24,  // EMFILE
+    32,  // EPIPE
+    61,  // ENODATA
+    64,  // ENONET
+    71,  // EPROTO
+    90,  // EMSGSIZE
+    92,  // ENOPROTOOPT
+    93,  // EPROTONOSUPPORT
+    95,  // EOPNOTSUPP
+    97,  // EAFNOSUPPORT
+    98,  // EADDRINUSE
+    99,  // EADDRNOTAVAIL
+    100, // ENETDOWN
+    101, // ENETUNREACH
+    102, // ENETRESET
+    103, // ECONNABORTED
+    104, // ECONNRESET
+    105, // ENOBUFS
+    107, // ENOTCONN
+    110, // ETIMEDOUT
+    111, // ECONNREFUSED
+    112, // EHOSTDOWN
+    113, // EHOSTUNREACH
+    116, // ESTALE
+    121, // EREMOTEIO
+    122, // EDQUOT
+    125, // ECANCELED
+    126, // ENOKEY
+    129, // EKEYREJECTED
+];
+
+/// Size of the array of connect outcomes: index 0 is success, then come [`CONNECT_ERRNOS`],
+/// [`CONNECT_GAVE_UP`], and all others.
+pub const CONNECT_RESULTS: usize = 41;
+
+/// Index of attempts that the program ended without an errno after a SYN had been sent again:
+/// its own timeout, shorter than the kernel's. Without a SYN sent again they are ECANCELED.
+pub const CONNECT_GAVE_UP: usize = CONNECT_RESULTS - 2;
+
+/// Index of the connect outcomes that have none of their own.
+pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
+
+/// Index of each errno in [`crate::Slot::connects`].
+pub static CONNECT_INDICES: [u8; ERRNOS] = {
+    let mut indices = errno_indices(&CONNECT_ERRNOS, 1, CONNECT_OTHER);
+    indices[0] = 0;
+    indices
+};
+
+/// Index of a connect outcome in [`crate::Slot::connects`].
+#[must_use]
+pub fn connect_index(errno: u32) -> usize {
+    index_in(&CONNECT_INDICES, errno, CONNECT_OTHER)
+}
+
+/// Upper bounds, inclusive, of `socket_connect_seconds`, in nanoseconds. A loopback
+/// handshake takes tens of microseconds; a lost SYN shows at 1 second and what follows from
+/// `tcp_syn_linear_timeouts` and `TCP_TIMEOUT_INIT`, so there are bounds on either side of that.
+pub const CONNECT_BOUNDS: [u64; BUCKETS - 1] = [
+    100 * US,
+    500 * US,
+    2_500 * US,
+    10 * MS,
+    50 * MS,
+    250 * MS,
+    900 * MS,
+    2 * S,
+    5 * S,
+    20 * S,
+];
