@@ -1,0 +1,234 @@
+//! No file of the workspace imports from another that imports from it, directly or through
+//! others, and no folder imports from one above it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use import_graph::Graph;
+
+mod import_graph;
+
+/// Circles that are still there. A new one fails the test, and so does one of these that is gone.
+const KNOWN: &[&[&str]] = &[
+    &["observer/src/cli/mod.rs", "observer/src/cli/tail.rs"],
+    &["observer/src/config/file.rs", "observer/src/config.rs"],
+    &[
+        "observer/src/daemon/housekeeping.rs",
+        "observer/src/daemon/mod.rs",
+    ],
+    &[
+        "observer/src/export/http.rs",
+        "observer/src/export/landing.rs",
+    ],
+    &[
+        "observer/src/kernel/attach.rs",
+        "observer/src/kernel/iterators.rs",
+        "observer/src/kernel/live.rs",
+        "observer/src/kernel/load.rs",
+        "observer/src/kernel/object.rs",
+        "observer/src/kernel/plan.rs",
+        "observer/src/kernel/ports.rs",
+        "observer/src/kernel/programs.rs",
+    ],
+    &[
+        "observer/src/kernel/btf/walk.rs",
+        "observer/src/kernel/btf.rs",
+    ],
+    &["observer/src/ports/reuse.rs", "observer/src/ports/usage.rs"],
+    &[
+        "observer/src/table/housekeeping.rs",
+        "observer/src/table/listeners.rs",
+        "observer/src/table/ports.rs",
+        "observer/src/table/shown.rs",
+        "observer/src/table/view.rs",
+    ],
+    &["xtask/src/host.rs", "xtask/src/shell.rs"],
+];
+
+/// Folders and files, and what nothing below them imports from.
+const ABOVE: &[(&str, &[&str])] = &[
+    (
+        "observer-ebpf/src/core/",
+        &[
+            "observer-ebpf/src/tcp/",
+            "observer-ebpf/src/process/",
+            "observer-ebpf/src/scan/",
+        ],
+    ),
+    (
+        "observer-ebpf/src/tcp/",
+        &["observer-ebpf/src/process/", "observer-ebpf/src/scan/"],
+    ),
+    ("observer-ebpf/src/process/", &["observer-ebpf/src/scan/"]),
+    (
+        "observer-common/src/signals/",
+        &[
+            "observer-common/src/slot.rs",
+            "observer-common/src/outcome.rs",
+            "observer-common/src/record.rs",
+        ],
+    ),
+];
+
+/// The arrows of every library and program of the workspace, with paths relative to its root.
+fn workspace() -> Graph {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let output = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "cargo metadata: {output:?}");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut graph = Graph::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        for target in package["targets"].as_array().unwrap() {
+            let kind = target["kind"][0].as_str().unwrap();
+            if !matches!(kind, "lib" | "bin") {
+                continue;
+            }
+            let file = Path::new(target["src_path"].as_str().unwrap());
+            let file = file.strip_prefix(root).unwrap();
+            let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
+            for (file, arrows) in import_graph::of_target(file, &read) {
+                graph.entry(file).or_default().extend(arrows);
+            }
+        }
+    }
+    graph
+}
+
+/// A circle with the arrows within it, to be read.
+fn describe(graph: &Graph, circle: &BTreeSet<PathBuf>) -> String {
+    let mut text = String::new();
+    for file in circle {
+        for (other, path) in graph[file]
+            .iter()
+            .filter(|(other, _)| circle.contains(*other))
+        {
+            text += &format!("  {} uses {path} of {}\n", file.display(), other.display());
+        }
+    }
+    text
+}
+
+#[test]
+fn no_files_import_from_each_other() {
+    let graph = workspace();
+    assert!(graph.len() > 50, "only {} files were read", graph.len());
+    let circles = import_graph::circles(&graph);
+    let known: BTreeSet<BTreeSet<PathBuf>> = KNOWN
+        .iter()
+        .map(|circle| circle.iter().map(PathBuf::from).collect())
+        .collect();
+    if circles == known {
+        return;
+    }
+    let mut message = String::new();
+    for circle in circles.difference(&known) {
+        message += &format!("new circle:\n{}", describe(&graph, circle));
+    }
+    for circle in known.difference(&circles) {
+        message += &format!("no longer a circle: {circle:?}\n");
+    }
+    let list: Vec<Vec<_>> = circles
+        .iter()
+        .map(|circle| circle.iter().collect())
+        .collect();
+    panic!("{message}KNOWN would have to be:\n{list:#?}");
+}
+
+#[test]
+fn no_folder_imports_from_one_above_it() {
+    let mut wrong = String::new();
+    let graph = workspace();
+    for (from, above) in ABOVE {
+        let mut files = graph
+            .iter()
+            .filter(|(file, _)| file.starts_with(from))
+            .peekable();
+        assert!(files.peek().is_some(), "{from} is not there any more");
+        for (file, arrows) in files {
+            for (other, path) in arrows {
+                if above.iter().any(|above| other.starts_with(above)) {
+                    wrong += &format!("{} uses {path} of {}\n", file.display(), other.display());
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The circles of a crate that is given as text by file.
+fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let files: BTreeMap<_, &str> = files
+        .iter()
+        .map(|(name, text)| (Path::new(name), *text))
+        .collect();
+    let read = |file: &Path| files.get(file).map(|text| (*text).to_string());
+    let graph = import_graph::of_target(Path::new("src/lib.rs"), &read);
+    let name = |file: &PathBuf| file.strip_prefix("src").unwrap().display().to_string();
+    let circles = import_graph::circles(&graph);
+    circles
+        .iter()
+        .map(|circle| circle.iter().map(name).collect())
+        .collect()
+}
+
+#[test]
+fn a_circle_is_found_through_reexports_aliases_and_macros() {
+    let found = circles_of(&[
+        ("src/lib.rs", "mod a; mod b; mod c; mod d; pub use a::*;"),
+        ("src/a.rs", "use crate::b; pub struct A; fn f() { b::f() }"),
+        (
+            "src/b.rs",
+            "use crate::c::Renamed as Other; pub fn f(_: Other) {}",
+        ),
+        ("src/c.rs", "pub struct Renamed; fn f() { vec![crate::A] }"),
+        ("src/d.rs", "use crate::{A, b}; fn f(_: A) { b::f() }"),
+    ]);
+    assert_eq!(found, [["a.rs", "b.rs", "c.rs"]]);
+}
+
+#[test]
+fn a_parent_that_uses_its_child_is_a_circle_only_if_the_child_uses_it() {
+    let parent = "mod child; pub struct Shared; fn f() { child::f() }";
+    let files = |child| {
+        [
+            ("src/lib.rs", "mod parent;"),
+            ("src/parent/mod.rs", parent),
+            ("src/parent/child.rs", child),
+        ]
+    };
+    let back = circles_of(&files("use super::Shared; pub fn f() -> Shared { Shared }"));
+    assert_eq!(back, [["parent/child.rs", "parent/mod.rs"]]);
+    assert!(circles_of(&files("pub fn f() {}")).is_empty());
+    let test = "pub fn f() {} #[cfg(test)] mod tests { use super::super::Shared; }";
+    assert!(circles_of(&files(test)).is_empty());
+}
+
+#[test]
+fn declaring_and_reexporting_make_no_circle() {
+    let found = circles_of(&[
+        (
+            "src/lib.rs",
+            "mod a; mod b; pub use {a::A, b::*}; pub(crate) const N: u8 = 1;",
+        ),
+        (
+            "src/a.rs",
+            "use crate::{B, N}; pub struct A(B, [u8; N as usize]);",
+        ),
+        ("src/b.rs", "pub struct B([u8; crate::N as usize]);"),
+    ]);
+    assert!(found.is_empty(), "{found:?}");
+}
