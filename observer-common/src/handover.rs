@@ -30,7 +30,7 @@ pub const fn owner_of(slot: u32, handover: u64) -> u32 {
 /// one is not settled yet, the state of that one, so that settling corrects both.
 #[must_use]
 #[inline(always)]
-pub const fn booked_state(handover: u64, state: u8) -> u8 {
+pub const fn adjusted_state(handover: u64, state: u8) -> u8 {
     if handover == 0 {
         state
     } else {
@@ -41,9 +41,9 @@ pub const fn booked_state(handover: u64, state: u8) -> u8 {
 /// Books a hand-over. `adjust` adds a number to [`Slot::adjust`](crate::Slot::adjust) of a
 /// slot and a state.
 #[inline(always)]
-pub fn book_handover(from: u32, to: u32, booked: u8, mut adjust: impl FnMut(u32, u8, i64)) {
-    adjust(from, booked, -1);
-    adjust(to, booked, 1);
+pub fn adjust_for_handover(from: u32, to: u32, adjusted: u8, mut adjust: impl FnMut(u32, u8, i64)) {
+    adjust(from, adjusted, -1);
+    adjust(to, adjusted, 1);
 }
 
 /// Corrects a hand-over that was booked in `booked` of a socket that is in `state`.
@@ -51,13 +51,13 @@ pub fn book_handover(from: u32, to: u32, booked: u8, mut adjust: impl FnMut(u32,
 pub fn correct_handover(
     from: u32,
     to: u32,
-    booked: u8,
+    adjusted: u8,
     state: u8,
     mut adjust: impl FnMut(u32, u8, i64),
 ) {
-    if booked != state {
-        adjust(from, booked, 1);
-        adjust(to, booked, -1);
+    if adjusted != state {
+        adjust(from, adjusted, 1);
+        adjust(to, adjusted, -1);
         adjust(from, state, -1);
         adjust(to, state, 1);
     }
@@ -66,7 +66,7 @@ pub fn correct_handover(
 /// Books a hand-over anew that is not settled and was booked in another state than the socket is
 /// in: a transition came between the two. Returns the hand-over as it is then.
 #[inline(always)]
-pub fn rebook_handover(
+pub fn readjust_handover(
     slot: u32,
     handover: u64,
     state: u8,
@@ -75,8 +75,8 @@ pub fn rebook_handover(
     if handover == 0 {
         return 0;
     }
-    let (to, booked) = unpack_handover(handover);
-    correct_handover(slot, to, booked, state, adjust);
+    let (to, adjusted) = unpack_handover(handover);
+    correct_handover(slot, to, adjusted, state, adjust);
     pack_handover(to, state)
 }
 

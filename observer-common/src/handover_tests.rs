@@ -1,7 +1,7 @@
 //! Plays the programs of two CPUs against each other, one memory access at a time: the
 //! state program, which the socket lock serialises, and a hand-over, which it does not.
 //! The arithmetic is that of the kernel side; the order of the accesses is copied from
-//! `hand_over`, `settle_handover` and `transition` of observer-ebpf.
+//! `hand_over`, `complete_handover` and `transition` of observer-ebpf.
 
 use super::*;
 use crate::{
@@ -80,10 +80,10 @@ impl Accept {
                 if from == self.to {
                     return;
                 }
-                let booked = booked_state(self.handover, self.state);
+                let adjusted = adjusted_state(self.handover, self.state);
                 shared.hold(self.to, 1);
-                book_handover(from, self.to, booked, shared.adjust());
-                shared.handover = pack_handover(self.to, booked);
+                adjust_for_handover(from, self.to, adjusted, shared.adjust());
+                shared.handover = pack_handover(self.to, adjusted);
                 if self.handover != 0 {
                     shared.hold(from, -1);
                 }
@@ -112,9 +112,9 @@ impl Transitions<'_> {
                 self.handover = shared.handover;
             }
             1 if self.handover != 0 => {
-                let (to, booked) = unpack_handover(self.handover);
+                let (to, adjusted) = unpack_handover(self.handover);
                 self.from = shared.slot;
-                correct_handover(self.from, to, booked, self.old, shared.adjust());
+                correct_handover(self.from, to, adjusted, self.old, shared.adjust());
             }
             2 if self.handover != 0 => shared.slot = unpack_handover(self.handover).0,
             3 if self.handover != 0 => {
@@ -145,10 +145,10 @@ fn settle(shared: &mut Shared) {
     }
 }
 
-/// Corrects what is booked, as a resynchronisation does.
-fn rebook(shared: &mut Shared) {
+/// Corrects what is adjusted, as a resynchronisation does.
+fn readjust(shared: &mut Shared) {
     let (slot, handover, state) = (shared.slot, shared.handover, shared.state);
-    shared.handover = rebook_handover(slot, handover, state, shared.adjust());
+    shared.handover = readjust_handover(slot, handover, state, shared.adjust());
 }
 
 /// Whether the worker is held for the socket and counts it, and nobody else.
@@ -241,9 +241,9 @@ fn one_hand_over_is_exact_in_every_order() {
                     }
                 }
                 // It may be long until the next transition.
-                rebook(&mut shared);
+                readjust(&mut shared);
                 check_gauges(&shared)
-                    .unwrap_or_else(|error| panic!("{life:?} {schedule:?}: booked: {error}"));
+                    .unwrap_or_else(|error| panic!("{life:?} {schedule:?}: adjusted: {error}"));
                 settle(&mut shared);
                 check(&shared).unwrap_or_else(|error| panic!("{life:?} {schedule:?}: {error}"));
                 played += 1;

@@ -105,9 +105,9 @@ impl Slot {
         let mut live = self.adjust[state];
         for other in 0..STATES {
             live += self.transitions[other][state] as i64;
-            let is_birth =
+            let is_child =
                 state == usize::from(crate::LISTEN) && other != usize::from(crate::CLOSE);
-            if !is_birth {
+            if !is_child {
                 live -= self.transitions[state][other] as i64;
             }
         }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{CLOSE, CLOSE_WAIT, LISTEN, SYN_RECV, SYN_SENT, book_handover};
+use crate::{CLOSE, CLOSE_WAIT, LISTEN, SYN_RECV, SYN_SENT, adjust_for_handover};
 
 const OWNERS: usize = 3;
 
@@ -107,7 +107,7 @@ impl Host {
                 if let Some(at) = self.pick(socket, |_| true) {
                     let Socket { owner, state } = self.sockets[at];
                     let to = to % OWNERS;
-                    book_handover(owner as u32, to as u32, state, |slot, state, by| {
+                    adjust_for_handover(owner as u32, to as u32, state, |slot, state, by| {
                         self.slots[slot as usize].adjust[usize::from(state)] += by;
                     });
                     self.sockets[at].owner = to;

@@ -1,4 +1,4 @@
-//! What every object of kernel programs has.
+//! License and panic handler, which every object of kernel programs needs.
 
 /// Several helpers (`bpf_probe_read_kernel`, `bpf_get_current_task`...) are offered to
 /// GPL-compatible programs only.

@@ -1,10 +1,10 @@
-//! The least that an observer does which says whose a socket is and since when: at each
-//! transition one look-up, one reading of the clock and one counter; an entry at the birth of a
-//! socket, none after its end. `cargo xtask bench` attaches it in place of the programs that do
-//! nothing, to show how much of an observer's cost no observer can save.
+//! The minimum that an observer needs to know owner and age of each socket: at each transition one
+//! lookup, one reading of the clock and one counter; an entry from the first transition to the end of
+//! the socket. `cargo xtask bench` attaches these programs in place of those that do nothing, to show
+//! the part of the cost that no observer can avoid.
 //!
-//! In two kinds: with a hash map, and with the sockets' own storage, where the kernel looks after
-//! the end.
+//! In two variants: with a hash map, and with socket storage, which the kernel frees with the
+//! socket.
 
 #![no_std]
 #![no_main]
@@ -32,7 +32,7 @@ use observer_common::{CLOSE, LISTEN, SYN_SENT};
 
 const BPF_NOEXIST: u64 = 1;
 
-/// What is known of a socket.
+/// Entry of a socket.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Seen {
@@ -99,8 +99,8 @@ pub fn minimal_storage_state(ctx: BtfTracePointContext) -> i32 {
         state: new as u32,
         owner,
     };
-    let is_birth = old as u8 == LISTEN || (old as u8, new as u8) == (CLOSE, SYN_SENT);
-    let (value, flags) = if is_birth {
+    let is_first = old as u8 == LISTEN || (old as u8, new as u8) == (CLOSE, SYN_SENT);
+    let (value, flags) = if is_first {
         ((&raw mut first).cast(), BPF_SK_STORAGE_GET_F_CREATE)
     } else {
         (ptr::null_mut(), 0)
@@ -110,7 +110,7 @@ pub fn minimal_storage_state(ctx: BtfTracePointContext) -> i32 {
         let storage = (&raw const STORAGE).cast_mut().cast();
         bpf_sk_storage_get(storage, sk.cast(), value, flags.into()).cast::<Seen>()
     };
-    if !is_birth && !seen.is_null() {
+    if !is_first && !seen.is_null() {
         // SAFETY: points into the storage.
         unsafe {
             (*seen).entered_ns = entered_ns;

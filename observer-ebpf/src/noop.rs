@@ -1,5 +1,5 @@
-//! Programs that do nothing: what is left of an observer's cost when it counts nothing.
-//! `cargo xtask bench` attaches them to the hooks of the observer, one instance for each.
+//! Programs that do nothing. `cargo xtask bench` attaches one to each hook of the observer, to measure
+//! the cost of the hooks alone.
 
 #![no_std]
 #![no_main]

@@ -1,8 +1,8 @@
-//! Arguments of function calls that are under way, for kretprobes: a kretprobe sees what a
-//! function returns but no longer what it was given, so the kprobe beside it keeps that.
+//! Arguments of function calls that have not returned yet. A kretprobe sees what a function
+//! returns but not its arguments, so a kprobe on the same function saves them.
 //!
-//! An LRU map, because a return can be missed (`kretprobe` runs out of instances); a
-//! forgotten call costs one event.
+//! The map is an LRU map, because a return can be missed (a kretprobe has a limited number of
+//! instances). An evicted call costs one event.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use observer_common::CallKey;
@@ -15,7 +15,7 @@ pub const INET_HASH_CONNECT: u32 = 1;
 pub const INET_CSK_GET_PORT: u32 = 2;
 pub const SETSOCKOPT: u32 = 3;
 
-/// Key of the call of `function` that this thread is in.
+/// Key of the call of `function` in the running thread.
 #[inline(always)]
 fn key(function: u32) -> CallKey {
     let thread = bpf_get_current_pid_tgid();
@@ -31,15 +31,15 @@ fn key(function: u32) -> CallKey {
     }
 }
 
-/// Keeps the arguments of a call of `function`.
+/// Saves the arguments of a call of `function`.
 #[inline(always)]
-pub fn enter(function: u32, arguments: [u64; 2]) {
+pub fn save(function: u32, arguments: [u64; 2]) {
     let _ = CALLS.insert(key(function), arguments, 0);
 }
 
-/// The arguments of the call of `function` that returns now.
+/// Removes and returns the arguments of the call of `function` that is returning.
 #[inline(always)]
-pub fn leave(function: u32) -> Option<[u64; 2]> {
+pub fn take(function: u32) -> Option<[u64; 2]> {
     let key = key(function);
     let arguments = CALLS.get_ptr(key)?;
     // SAFETY: points into the map.

@@ -7,23 +7,22 @@ use observer_common::{BUCKETS, CpuStats, ERRNOS, Histogram, Slot, bucket_of};
 
 use crate::core::maps::{SLOTS, STATS};
 
-/// `index` if it is below `limit`, checked in a way that the verifier can follow. The
-/// compiler knows from earlier comparisons that a check is not needed and leaves it out, or
-/// does it on a copy; the verifier then says "R1 max value is outside of the allowed memory
-/// range".
+/// Returns `index` if it is below `limit`, checked so that the verifier sees it. The compiler
+/// removes a check that earlier comparisons make redundant, or checks a copy of the register. The
+/// verifier then refuses the access: "R1 max value is outside of the allowed memory range".
 #[inline(always)]
 pub fn bounded(index: usize, limit: usize) -> Option<usize> {
     let mut index = index;
-    // SAFETY: moves a register to itself, which hides the value from the optimiser. (With no
-    // instruction at all, the kernel refuses the line information: "Invalid line_info".)
+    // SAFETY: moves a register to itself, which hides the value from the optimiser. An empty
+    // template does not work: the kernel then refuses the line information ("Invalid line_info").
     unsafe {
         core::arch::asm!("{0} = {0}", inout(reg) index, options(nomem, nostack, preserves_flags))
     };
     if index < limit { Some(index) } else { None }
 }
 
-/// The index that `indices` has for an errno, or `other` for a number that it does not reach.
-/// Checked against `limit`, which every index is below, in a way that the verifier can follow.
+/// The index of an errno in `indices`, or `other` if the errno is out of range. The result is
+/// checked against `limit`, which every index is below, so that the verifier sees it.
 #[inline(always)]
 pub fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize, limit: usize) -> Option<usize> {
     let index = match bounded(errno as usize, ERRNOS) {
@@ -34,8 +33,8 @@ pub fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize, limit: usize) 
     bounded(index, limit)
 }
 
-/// Adds to a counter in a map. Atomic even for the per-CPU ones: a program in process
-/// context can be interrupted by another one in softirq on the same CPU.
+/// Adds to a counter in a map. Atomic also for counters of one CPU: a program in process context
+/// can be interrupted by another one in softirq on the same CPU.
 #[inline(always)]
 pub fn add(counter: *mut u64, value: u64) {
     // SAFETY: callers pass the address of a counter inside a map value.
@@ -55,7 +54,7 @@ pub fn stats() -> Option<*mut CpuStats> {
     STATS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
 }
 
-/// A process's counters.
+/// The counters of slot `index`.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<*mut Slot> {
     SLOTS.get_ptr_mut(index)

@@ -1,4 +1,4 @@
-//! From a system call to the socket it was made on.
+//! Finds the socket behind a file descriptor or a `struct file`.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf};
 
@@ -7,12 +7,12 @@ use crate::core::{
     read::{Direct, Memory, Probe},
 };
 
-/// The kind of file in `i_mode` (`include/uapi/linux/stat.h`).
+/// File type bits of `i_mode` (`include/uapi/linux/stat.h`).
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// The `struct socket` behind a `struct file`, null when it is no socket or when that cannot
-/// be told.
+/// The `struct socket` behind a `struct file`; null if the file is not a socket, or if the kernel
+/// lacks the fields to tell.
 #[inline(always)]
 pub fn socket_by_inode(file: *const u8) -> *const u8 {
     if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
@@ -24,16 +24,15 @@ pub fn socket_by_inode(file: *const u8) -> *const u8 {
         if Probe::read::<u16>(inode, at::OFF_INODE_MODE()) & S_IFMT != S_IFSOCK {
             return core::ptr::null();
         }
-        // Null for the other kind of file with such an inode: a Unix socket's name opened
+        // Null for the only other file with such an inode: a Unix socket's name that was opened
         // with O_PATH.
         Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8
     }
 }
 
-/// The `struct sock` behind descriptor `fd` of the running process. Only for descriptors
-/// that a system call has just accepted as sockets: it does not check what kind of file
-/// this is. Another thread may close the descriptor meanwhile; then what is read is stale
-/// but the reads are safe.
+/// The `struct sock` behind descriptor `fd` of the running process. Does not check the file type,
+/// so call it only for descriptors that a system call has just accepted as sockets. Another thread
+/// can close the descriptor concurrently; the data is stale then, but the reads are safe.
 #[inline(always)]
 pub fn current_socket(fd: u32) -> Option<*const u8> {
     let file = current_file(fd);
@@ -46,13 +45,13 @@ pub fn current_socket(fd: u32) -> Option<*const u8> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
-/// The same for any descriptor: `None` when it is no socket, or none at all.
+/// As [`current_socket`], for any descriptor: `None` if it is not open or not a socket.
 #[inline(always)]
 pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
     socket_of(current_file(fd))
 }
 
-/// The `struct sock` behind a `struct file`, if that is a socket's.
+/// The `struct sock` behind a `struct file`, if the file is a socket.
 #[inline(always)]
 pub fn socket_of(file: *const u8) -> Option<*const u8> {
     let socket = socket_by_inode(file);

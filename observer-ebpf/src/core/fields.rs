@@ -1,10 +1,10 @@
-//! Where the running kernel keeps what we read. The daemon looks each offset up in the
-//! kernel's BTF, checks the member's size and sets the constant before loading, so that
-//! the verifier sees plain constants and drops the branches of absent fields.
+//! Offsets of kernel structure members, and settings, as read-only globals. The daemon looks up
+//! each member in the kernel's BTF, checks its size and sets the offset before it loads the
+//! programs. The verifier sees constants and removes the branches of absent members.
 
 use aya_ebpf::Global;
 
-/// Marks a member that the running kernel does not have.
+/// Value for a member that the running kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
 
 macro_rules! offsets {
@@ -133,9 +133,9 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Which kinds of record to write, one bit per `RECORD_` number.
+    /// Kinds of record to write, one bit per `RECORD_` number.
     RECORD_MASK: u32 = 0;
-    /// Bytes of unread records from which the reader is woken before its timer.
+    /// Bytes of unread records from which on the reader is woken before its timer expires.
     WAKEUP_BYTES: u64 = 0;
     /// 1 when `tcp_send_reset` has a reason argument (6.10 and later).
     RESET_HAS_REASON: u32 = 0;
@@ -145,43 +145,44 @@ settings! {
     REGS_FROM_STACK: u32 = 0;
     /// 1 when tracing programs may call `bpf_get_socket_cookie` (5.12 and later).
     HAS_SOCKET_COOKIE: u32 = 1;
-    /// 1 when there is `bpf_sock_from_file` (5.11 and later).
+    /// 1 when `bpf_sock_from_file` exists (5.11 and later).
     HAS_SOCK_FROM_FILE: u32 = 1;
-    /// 1 when there is `bpf_get_current_task_btf` (5.11 and later).
+    /// 1 when `bpf_get_current_task_btf` exists (5.11 and later).
     HAS_TASK_BTF: u32 = 1;
-    /// Bytes of a kernel stack.
+    /// Size of a kernel stack, in bytes.
     THREAD_SIZE: u64 = 16_384;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
     REASON_NOT_SPECIFIED: u32 = 0;
-    /// The kernel's number for `SK_RST_REASON_TCP_STATE`: true of many cases, so it says
-    /// nothing; the case is told from the socket's fields.
+    /// The kernel's number for `SK_RST_REASON_TCP_STATE`. Many causes share it, so the cause is
+    /// determined from the socket's fields instead.
     REASON_TCP_STATE: u32 = 0;
     /// 1 when `tcp_retransmit_skb` has an error argument (6.15 and later).
     RETRANSMIT_HAS_ERROR: u32 = 0;
-    /// 1 when a failing connect() call is seen on its return.
+    /// 1 when the return of connect() is hooked.
     CONNECT_EXIT_SEEN: u32 = 0;
-    /// The running architecture's number of connect(), as `pt_regs` holds it.
+    /// System call number of connect(), as in `pt_regs`.
     CONNECT_NR: u64 = 0;
-    /// 1 when the beginning and the end of TIME_WAIT are seen, so that nothing is inferred.
+    /// 1 when the functions at the start and the end of TIME_WAIT are hooked, so that nothing is
+    /// inferred.
     TIME_WAIT_EXACT: u32 = 0;
-    /// Bits of the greatest number of a CPU.
+    /// Number of bits of the highest CPU number.
     CPU_BITS: u32 = 0;
-    /// Elements of the array of recent TIME_WAIT sockets less one, which is a power of two.
+    /// Number of elements in the array of recent TIME_WAIT sockets, a power of two, minus 1.
     TIME_WAIT_OWNERS_MASK: u32 = 0;
-    /// 1 when `inet_csk_accept` is hooked, so that accept()'s return is not counted.
+    /// 1 when `inet_csk_accept` is hooked, so that returns of accept() are not counted.
     ACCEPT_BY_FUNCTION: u32 = 0;
-    /// 1 when there is `bpf_get_func_ret` (5.17 and later). Without it, what a function
-    /// returns is found after its arguments, whose number must be known.
+    /// 1 when `bpf_get_func_ret` exists (5.17 and later). Without it, the return value follows
+    /// the arguments in the context, whose number must be known.
     HAS_FUNC_RET: u32 = 1;
-    /// 1 when connect()'s searches for a local port are hooked.
+    /// 1 when the search of connect() for a local port is hooked.
     PORTS_BY_FUNCTION: u32 = 0;
-    /// 1 when bind()'s searches for a local port are hooked.
+    /// 1 when the search of bind() for a local port is hooked.
     PORTS_BIND_BY_FUNCTION: u32 = 0;
-    /// 1 when `__sys_bind` is hooked, so that bind()'s return is not counted.
+    /// 1 when `__sys_bind` is hooked, so that returns of bind() are not counted.
     BIND_BY_FUNCTION: u32 = 0;
-    /// 1 when `__sys_listen` is hooked, so that listen()'s return is not counted.
+    /// 1 when `__sys_listen` is hooked, so that returns of listen() are not counted.
     LISTEN_BY_FUNCTION: u32 = 0;
-    /// 1 when `do_sock_setsockopt` is hooked, which is reached with a socket only.
+    /// 1 when `do_sock_setsockopt` is hooked, which is called for sockets only.
     SETSOCKOPT_BY_FUNCTION: u32 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
     SYSCALL_RET: u64 = 16;

@@ -1,4 +1,4 @@
-//! All maps. Their sizes here are placeholders; the daemon sets them when it loads.
+//! All maps. The sizes are placeholders; the daemon sets them before loading.
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
@@ -16,8 +16,8 @@ const MMAPABLE: usize = 1 << 10;
 pub const BPF_ANY: u64 = 0;
 pub const BPF_NOEXIST: u64 = 1;
 
-/// Live sockets by address. The address is taken from the kernel while the socket lives
-/// and removed in `tcp_destroy_sock`, so a recycled address never meets an old entry.
+/// Live sockets by address. Entries are removed in `tcp_destroy_sock`, before the address can be
+/// reused.
 #[btf_map]
 pub static CONNECTIONS: HashMap<u64, Conn, 131_072> = HashMap::new();
 
@@ -25,11 +25,11 @@ pub static CONNECTIONS: HashMap<u64, Conn, 131_072> = HashMap::new();
 #[btf_map]
 pub static PROCESSES: HashMap<ProcessKey, u32, 4096> = HashMap::new();
 
-/// Identity and counters, by slot; mapped into the daemon's memory.
+/// Identity and counters of processes, by slot; mapped into the daemon's memory.
 #[btf_map]
 pub static SLOTS: Array<Slot, 4096, MMAPABLE> = Array::new();
 
-/// Slots that are free. The daemon puts them in, the kernel side takes them out.
+/// Free slots. The daemon pushes, the programs pop.
 #[btf_map]
 pub static FREE_SLOTS: Queue<u32, 4096> = Queue::new();
 
@@ -42,21 +42,21 @@ pub static STATS: Array<CpuStats, 1, MMAPABLE> = Array::new();
 pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
 
 /// Owners of sockets that entered TIME_WAIT, by their cookie ([`observer_common::places_of`]);
-/// mapped into the daemon's memory. No hash map on purpose: to insert into one that forgets (LRU) costs more
-/// than all else at the end of a connection. A forgotten entry costs an attribution, never a
-/// count.
+/// mapped into the daemon's memory. Not an LRU hash map, because an insertion into one costs more
+/// than all other work at the end of a connection. An overwritten entry costs an attribution,
+/// never a count.
 #[btf_map]
 pub static TIME_WAIT_OWNERS: Array<TimeWaitOwner, 65_536, MMAPABLE> = Array::new();
 
-/// Sockets in TIME_WAIT by address, where their end is seen.
+/// Sockets in TIME_WAIT by address, where the functions of TIME_WAIT are hooked.
 #[btf_map]
 pub static TIME_WAITS: HashMap<u64, TimeWait, 131_072> = HashMap::new();
 
-/// How many sockets in TIME_WAIT each process has; mapped into the daemon's memory.
+/// Sockets in TIME_WAIT of each process; mapped into the daemon's memory.
 #[btf_map]
 pub static ACCOUNTS: Array<Account, 4096, MMAPABLE> = Array::new();
 
-/// Accounts that are free. The daemon puts them in, the kernel side takes them out.
+/// Free elements of [`ACCOUNTS`]. The daemon pushes, the programs pop.
 #[btf_map]
 pub static FREE_ACCOUNTS: Queue<u32, 4096> = Queue::new();
 
@@ -64,27 +64,27 @@ pub static FREE_ACCOUNTS: Queue<u32, 4096> = Queue::new();
 #[btf_map]
 pub static NETNS_TIME_WAITS: HashMap<u32, Account, 1024> = HashMap::new();
 
-/// Calls under way; see [`crate::core::call_args`].
+/// Arguments of calls that have not returned; see [`crate::core::call_args`].
 #[btf_map]
 pub static CALLS: LruHashMap<CallKey, [u64; 2], 4096> = LruHashMap::new();
 
-/// What the iterator over open files is to do.
+/// Control block of the iterator over open files.
 #[btf_map]
 pub static RESYNC: Array<ResyncControl, 1> = Array::new();
 
-/// Listening sockets, and those that no longer listen until the daemon has taken note.
+/// Listening sockets, and closed ones until the daemon has read them.
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, Listener, 4096> = HashMap::new();
 
-/// Network namespaces that iterators met, by inode number. An LRU map on purpose: it serves
-/// one walk, and a forgotten one is met again.
+/// Network namespaces of the sockets that iterators visited, by inode number. An LRU map, because
+/// it is needed for one walk only, and the next walk inserts an evicted namespace again.
 #[btf_map]
 pub static NAMESPACES: LruHashMap<u32, NetSeen, 1024> = LruHashMap::new();
 
-/// Where the iterator over network namespaces puts a record together: too long for the stack.
+/// Buffer of the iterator over network namespaces, whose record does not fit the stack.
 #[btf_map]
 pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
 
-/// The stream.
+/// Records of single events.
 #[btf_map]
 pub static RECORDS: RingBuf<Record, 1_048_576> = RingBuf::new();

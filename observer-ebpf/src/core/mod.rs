@@ -1,4 +1,4 @@
-//! What programs of every signal are made of. Knows no signal.
+//! Code that the programs of all signals share. It knows no signal.
 
 pub mod call_args;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! What became of each event: `seen` when a hook fires, then exactly one of `counted`,
+//! Outcome of each event: `seen` is counted when a hook fires, and then exactly one of `counted`,
 //! `unattributed` and `lost`.
 
 use aya_log_ebpf::debug;
@@ -6,7 +6,7 @@ use observer_common::{SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 
 use crate::core::counters::{add, stats};
 
-/// Notes that an event of `signal` was seen.
+/// Counts an event of `signal`.
 #[inline(always)]
 pub fn seen(signal: u32) {
     if let Some(stats) = stats() {
@@ -18,9 +18,9 @@ pub fn seen(signal: u32) {
     }
 }
 
-/// Notes what became of an event: called once for each [`seen`].
+/// Counts the outcome of an event that was counted for `slot`: called once for each [`seen`].
 #[inline(always)]
-pub fn settle(signal: u32, slot: u32) {
+pub fn count_outcome(signal: u32, slot: u32) {
     let Some(stats) = stats() else { return };
     // SAFETY: as in `seen`.
     let outcomes = unsafe { &raw mut (*stats).outcomes[signal as usize] };
@@ -35,13 +35,13 @@ pub fn settle(signal: u32, slot: u32) {
     add(counter, 1);
 }
 
-/// Notes an event that could not be counted for its process because a map was full.
+/// Counts an event that could not be counted for its process because a map was full.
 #[inline(always)]
-pub fn settle_lost(signal: u32) {
-    settle(signal, SLOT_OVERFLOW);
+pub fn count_lost(signal: u32) {
+    count_outcome(signal, SLOT_OVERFLOW);
 }
 
-/// Notes that `map` (a `MAP_` constant) refused an insertion.
+/// Counts an insertion that `map` (a `MAP_` constant) refused.
 #[inline(always)]
 pub fn map_full(map: u32) {
     debug!(&(), "map {} is full", map);

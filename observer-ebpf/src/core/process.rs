@@ -1,5 +1,5 @@
-//! Slots of processes. The running task is asked only where it is known to be the one that an
-//! event belongs to, never in softirq.
+//! Slots of processes. Use the running task only where it is known to cause the event, never in
+//! softirq.
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
@@ -22,7 +22,7 @@ use crate::core::{
 /// joins) or for the kernel itself (NFS).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// The slot of the running process, or unattributed in a kernel thread.
+/// The slot of the running process; in a kernel thread, the slot of unattributed events.
 #[inline(always)]
 pub fn current() -> u32 {
     // SAFETY: the helpers take no arguments and return the running task.
@@ -46,7 +46,7 @@ unsafe fn of_running<M: Memory>(task: *const u8) -> u32 {
     of_process(leader, &key, || unsafe { bpf_get_current_cgroup_id() })
 }
 
-/// The leader of the process that `task` is a thread of, and its identity.
+/// Thread-group leader of `task`, and the key of the process.
 #[inline(always)]
 fn identity<M: Memory>(task: *const u8) -> (*const u8, ProcessKey) {
     // SAFETY: task_structs from the kernel, offsets from its BTF.
@@ -61,13 +61,13 @@ fn identity<M: Memory>(task: *const u8) -> (*const u8, ProcessKey) {
     }
 }
 
-/// Identity of the process that `task` is a thread of.
+/// Key of the process of `task`.
 #[inline(always)]
 pub fn key_of(task: *const u8) -> ProcessKey {
     identity::<Probe>(task).1
 }
 
-/// The slot of the process that `task` is a thread of; a new process gets one.
+/// The slot of the process of `task`; a new process gets one.
 #[inline(always)]
 pub fn of_task(task: *const u8) -> u32 {
     let (leader, key) = identity::<Probe>(task);
@@ -83,7 +83,8 @@ fn of_process(leader: *const u8, key: &ProcessKey, cgroup_id: impl FnOnce() -> u
     }
 }
 
-/// Out of line: once per process, and the verifier then checks it once per program.
+/// Assigns a slot. Out of line: it runs once per process, and the verifier then checks it once per
+/// program.
 #[inline(never)]
 fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     let Ok(Some(index)) = FREE_SLOTS.pop() else {
@@ -95,9 +96,9 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     };
     if PROCESSES.insert(key, index, BPF_NOEXIST).is_ok() {
         debug!(&(), "process {} gets slot {}", key.tgid, index);
-        // SAFETY: points into the map. The pid comes last: the daemon takes a slot with a
-        // pid for complete, and it comes only now because one that lost the race for the
-        // process must never be seen.
+        // SAFETY: points into the map. The pid is written last, because the daemon reads a slot
+        // once it has a pid, and after the insertion, because a slot that lost the race for the
+        // process must stay free.
         unsafe {
             (*slot).cgroup_id = cgroup_id;
             bpf_probe_read_kernel(
@@ -113,8 +114,8 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
         }
         return index;
     }
-    // Another thread of the process was faster, or the table is full (it has as many
-    // entries as there are slots, so only while the daemon is freeing one).
+    // Another thread of the process was faster, or the map is full. The map has as many entries
+    // as there are slots, so it is full only while the daemon is freeing a slot.
     let _ = FREE_SLOTS.push(index, 0);
     match PROCESSES.get_ptr(key) {
         // SAFETY: points into the map.
@@ -126,7 +127,7 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     }
 }
 
-/// An account for the timewait sockets of a new process.
+/// Counters for the timewait sockets of a new process.
 #[inline(always)]
 fn new_account() -> u32 {
     match FREE_ACCOUNTS.pop() {

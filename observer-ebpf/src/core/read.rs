@@ -1,11 +1,11 @@
-//! Reading kernel memory. How it may be read depends on the program type, so bodies shared
-//! by several types are generic over it.
+//! Reads of kernel memory. The permitted way depends on the program type, so code that several
+//! types share is generic over it.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// A way to read kernel memory.
 pub trait Memory {
-    /// Reads a `T` at `base + offset`; zero bytes when the read faults.
+    /// Reads a `T` at `base + offset`; zero if the read faults.
     ///
     /// # Safety
     ///
@@ -14,9 +14,8 @@ pub trait Memory {
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T;
 }
 
-/// Loads through BTF-typed pointers: the verifier checks the access and the kernel handles
-/// a fault by reading zero. For the typed arguments of `tp_btf` and iterator programs, and
-/// within the pointer's own type only.
+/// Loads through BTF pointers: the verifier checks the access, and a fault reads zero. Only for
+/// typed arguments of `tp_btf`, fentry and iterator programs, within the pointer's type.
 pub struct Direct;
 
 impl Memory for Direct {
@@ -27,7 +26,7 @@ impl Memory for Direct {
     }
 }
 
-/// Reads through `bpf_probe_read_kernel`: any address, any program type.
+/// Reads with `bpf_probe_read_kernel`: any address, any program type.
 pub struct Probe;
 
 impl Memory for Probe {

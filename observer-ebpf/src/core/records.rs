@@ -1,5 +1,5 @@
-//! Writing records to the ring. A full ring costs a record, never a count, and the loss is
-//! counted by kind.
+//! Records in the ring buffer. A full ring costs records, never counts; lost records are counted
+//! by kind.
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use observer_common::{
@@ -19,14 +19,14 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
-/// Whether records of `kind` may ever be wanted: a constant to the verifier.
+/// Whether the daemon may ask for records of `kind`: a constant to the verifier.
 #[inline(always)]
 pub fn wanted(kind: u8) -> bool {
     RECORD_MASK.load() & (1 << kind) != 0
 }
 
-/// Writes one record of `kind` about the socket `sk` (0 for none) owned by `slot`, with
-/// the history in `conn` (null for none). `fill` sets what is particular to the kind.
+/// Writes one record of `kind` about the socket `sk` (null for none) of `slot`, with flags and
+/// durations from `conn` (null for none). `fill` sets the fields of the kind.
 #[inline(always)]
 pub fn write(
     kind: u8,
@@ -43,7 +43,7 @@ pub fn write(
     };
     // SAFETY: points into the map.
     if unsafe { (*stats).record_mask } & (1 << kind) == 0 {
-        // Nobody reads it now.
+        // The daemon does not read this kind at the moment.
         return;
     }
     let Some(mut entry) = RECORDS.reserve(0) else {
@@ -58,8 +58,8 @@ pub fn write(
         );
         return;
     };
-    // SAFETY: all zero is a valid record, and every byte of it is written here, so nothing
-    // of an older record shows through.
+    // SAFETY: all zero is a valid record, and every byte is written here, so no data of an older
+    // record is left.
     let record = unsafe {
         let record = entry.as_mut_ptr();
         record
@@ -95,8 +95,8 @@ pub fn write(
         },
         1,
     );
-    // The reader comes by on a timer; waking it for each record would cost more than
-    // everything else here. It is woken early only when the ring fills up.
+    // The reader polls on a timer, because a wake-up for each record would cost more than all
+    // other work here. It is woken only when the ring fills up.
     // SAFETY: the map exists; the flag is one the helper knows.
     let unread =
         unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
@@ -131,13 +131,13 @@ fn address(sk: *const u8, record: &mut Record) {
     unsafe {
         record.protocol = Probe::read(sk, at::OFF_SK_PROTOCOL());
         record.mptcp = u8::from(record.protocol == IPPROTO_MPTCP || socket::mptcp_parent(sk) != 0);
-        // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
+        // When an auto-bound socket closes, skc_num is already 0 and inet_sport is still set.
         record.local_port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
     }
     common_address(sk, record);
 }
 
-/// Fills in what every kind of socket has: full, timewait and request sockets begin with a
+/// Fills in the addresses of a full, timewait or request socket: all begin with a
 /// `struct sock_common`.
 #[inline(always)]
 pub fn common_address(sk: *const u8, record: &mut Record) {
@@ -161,8 +161,8 @@ pub fn common_address(sk: *const u8, record: &mut Record) {
     }
 }
 
-/// Fills in the addresses of a received segment, as its receiver sees them: for RSTs that
-/// no socket had a part in.
+/// Fills in the addresses of a received segment, from the receiver's side: for RSTs without a
+/// socket.
 #[inline(always)]
 pub fn segment_address(skb: *const u8, record: &mut Record) {
     if !has::OFF_SKB_HEAD() || !has::OFF_SKB_NETWORK() || !has::OFF_SKB_TRANSPORT() {

@@ -1,4 +1,4 @@
-//! The running system call, by the registers that user space entered it with.
+//! Number and arguments of the running system call, from the saved user registers.
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
@@ -9,15 +9,14 @@ use crate::core::{
     read::{Direct, Memory, Probe},
 };
 
-/// Reads from the user registers of the running thread as they were on entry to the system
-/// call. They still hold the arguments on its return, so nothing has to be remembered from the
-/// entry.
+/// Reads from the user registers that were saved on entry to the system call. They still hold the
+/// arguments when the call returns, so no hook on entry is needed.
 #[inline(always)]
 unsafe fn register<T: Copy + Default>(offset: usize) -> T {
     // SAFETY: the running thread's `struct pt_regs`; the caller's offset is from BTF.
     unsafe {
         if REGS_FROM_STACK.load() != 0 {
-            // What `task_pt_regs` computes: they lie at the top of the task's kernel stack.
+            // As in `task_pt_regs`: they are at the top of the task's kernel stack.
             let task = bpf_get_current_task() as *const u8;
             let stack = Probe::read::<u64>(task, at::OFF_TASK_STACK());
             let registers = stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64;

@@ -1,5 +1,5 @@
-//! What iterators over the elements of a map (`iter/bpf_map_elem`, 5.9 and later) have in
-//! common. They run when the daemon reads them, and what they write is what it reads.
+//! Context and output of iterators over the elements of a map (`iter/bpf_map_elem`, 5.9 and
+//! later). They run when the daemon reads them; their output is what it reads.
 
 use core::ffi::c_void;
 
@@ -21,13 +21,13 @@ struct Meta {
     seq: *mut u8,
 }
 
-/// The output of an iterator.
+/// Output of an iterator.
 #[derive(Clone, Copy)]
 pub struct Output(*mut u8);
 
 impl Output {
-    /// Writes one record. When the buffer (32 KiB) is full, the kernel drops what was written
-    /// for this element and shows it again at the next read.
+    /// Writes one record. If the buffer (32 KiB) is full, the kernel discards the output for this
+    /// element and runs the program on it again at the next read.
     #[inline(always)]
     pub fn write<T>(self, record: *const T) {
         // SAFETY: the seq_file of the context; the record is initialised memory of that size.
@@ -41,8 +41,8 @@ impl Output {
     }
 }
 
-/// Output, key and value of the element that an iterator is shown; `None` in the call that
-/// ends the walk. The verifier checks accesses against the sizes in the map.
+/// Output, key and value of the element that an iterator runs on; `None` in the final call, which
+/// has no element. The verifier checks accesses against the sizes in the map.
 ///
 /// # Safety
 ///

@@ -13,7 +13,7 @@ pub const SOCK_DONE: u64 = 1 << 1;
 pub const SOCK_KEEPOPEN: u64 = 1 << 3;
 pub const SOCK_LINGER: u64 = 1 << 4;
 
-/// Inode number of a socket's network namespace, 0 when the kernel has only one.
+/// Inode number of a socket's network namespace; 0 if the kernel has no namespaces.
 #[inline(always)]
 pub fn netns<M: Memory>(sk: *const u8) -> u32 {
     if !has::OFF_SKC_NET() || !has::OFF_NET_INUM() {
@@ -26,7 +26,7 @@ pub fn netns<M: Memory>(sk: *const u8) -> u32 {
     }
 }
 
-/// The parent of an MPTCP subflow, 0 when `sk` is no subflow.
+/// The parent of an MPTCP subflow; 0 if `sk` is not a subflow.
 #[inline(always)]
 pub fn mptcp_parent(sk: *const u8) -> u64 {
     if !has::OFF_TP_IS_MPTCP() || !has::OFF_ICSK_ULP_DATA() || !has::OFF_SUBFLOW_CONN() {
@@ -45,7 +45,7 @@ pub fn mptcp_parent(sk: *const u8) -> u64 {
     }
 }
 
-/// The first subflow of an MPTCP parent, 0 when there is none.
+/// The first subflow of an MPTCP parent; 0 if it has none.
 #[inline(always)]
 pub fn first_subflow(parent: *const u8) -> u64 {
     if !has::OFF_MSK_FIRST() {
@@ -65,7 +65,7 @@ pub fn local_address<M: Memory>(sk: *const u8) -> [u32; 4] {
     )
 }
 
-/// Remote address of any kind of socket, likewise.
+/// Remote address of any kind of socket, as [`local_address`].
 #[inline(always)]
 pub fn remote_address<M: Memory>(sk: *const u8) -> [u32; 4] {
     address::<M>(
@@ -100,7 +100,7 @@ pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
             Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()),
         )
     };
-    // A raw socket may be of the same protocol, and in ESTABLISHED once it is connected.
+    // A raw socket can have the same protocol, and is in ESTABLISHED once it is connected.
     let ours = matches!(family, AF_INET | AF_INET6)
         && kind == SOCK_STREAM
         && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);

@@ -1,7 +1,7 @@
 //! socket() and accept() calls that failed because file descriptors or memory ran out
 //! (`tracepoint/syscalls/sys_exit_{accept,accept4,socket}`).
 //!
-//! accept()'s programs pass accepted connections on to [`accept`], where no function hook counts
+//! The programs on accept() pass accepted connections to [`accept`] where no function hook counts
 //! those.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
@@ -12,7 +12,7 @@ use crate::{
         counters::{self, add, bounded},
         fd_lookup,
         fields::{ACCEPT_BY_FUNCTION, SYSCALL_RET},
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         process, records,
     },
     tcp::accept,
@@ -49,7 +49,7 @@ fn on_accept(ctx: &TracePointContext) -> u32 {
     if ret < 0 {
         exhausted(-ret);
     } else if ACCEPT_BY_FUNCTION.load() != 0 {
-        // Counted as it left the queue.
+        // Counted when it left the accept queue.
     } else if let Some(sk) = fd_lookup::current_socket(ret as u32) {
         accept::on_descriptor(sk);
     }
@@ -67,7 +67,7 @@ fn exhausted(errno: i64) {
     };
     seen(SIGNAL_FD);
     let slot = process::current();
-    settle(SIGNAL_FD, slot);
+    count_outcome(SIGNAL_FD, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {

@@ -1,7 +1,6 @@
 //! Sockets that a process receives from another one: SCM_RIGHTS, `pidfd_getfd`.
-//! `security_file_receive` runs in the receiver. The receiver owns the socket from then on;
-//! if it gives it up while another process still holds it, the next resynchronisation sees
-//! that.
+//! `security_file_receive` runs in the receiver, which owns the socket from then on. If it closes the
+//! socket while another process still has it, the next resynchronisation changes the owner.
 
 use aya_ebpf::{
     macros::{fentry, kprobe},
@@ -13,7 +12,7 @@ use crate::{
     core::{
         fd_lookup,
         fields::at,
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         process,
         read::{Memory, Probe},
         socket,
@@ -48,7 +47,7 @@ fn on_file(file: *const u8) {
     };
     seen(SIGNAL_RECEIVED);
     let slot = process::current();
-    settle(SIGNAL_RECEIVED, slot);
+    count_outcome(SIGNAL_RECEIVED, slot);
     give(sk as u64, slot);
     if protocol == IPPROTO_MPTCP {
         give(socket::first_subflow(sk), slot);
@@ -57,7 +56,7 @@ fn on_file(file: *const u8) {
 
 #[inline(always)]
 fn give(socket: u64, slot: u32) {
-    // One that is not known yet is neither connected nor listening.
+    // A socket without an entry is neither connected nor listening.
     if let Some(conn) = entry::get(socket) {
         ownership::hand_over(conn, slot);
     }

@@ -1,4 +1,4 @@
-//! What processes do with descriptors and sockets of every kind.
+//! Signals about descriptors and calls of processes.
 
 mod fd;
 mod fd_passing;

@@ -1,9 +1,9 @@
 //! Failed setsockopt calls. A call that succeeds costs one comparison.
 //!
-//! `do_sock_setsockopt` (6.7 and later) is passed by every call that reaches a socket, also
-//! through io_uring and from 32-bit programs; before that, `__sys_setsockopt` is.
-//! `tracepoint/syscalls/sys_exit_setsockopt` is passed by 64-bit system calls only; it reads
-//! the arguments from the caller's saved registers, so nothing is kept from the entry.
+//! `do_sock_setsockopt` (6.7 and later) is called for every call on a socket, also through io_uring
+//! and from 32-bit programs; before that, `__sys_setsockopt` is. Only 64-bit system calls pass
+//! `tracepoint/syscalls/sys_exit_setsockopt`, whose program reads the arguments from the caller's
+//! saved registers.
 
 use aya_ebpf::{
     macros::{fexit, kprobe, kretprobe, tracepoint},
@@ -17,7 +17,7 @@ use crate::core::{
     fd_lookup,
     fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
     maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
-    outcome::{map_full, seen, settle, settle_lost},
+    outcome::{count_lost, count_outcome, map_full, seen},
     process,
     read::{Memory, Probe},
     records, regs,
@@ -25,7 +25,7 @@ use crate::core::{
 
 const EBADF: i64 = 9;
 const ENOTSOCK: i64 = 88;
-/// Numbers above this are the kernel's own (ERESTARTSYS...) and never reach the caller.
+/// Higher numbers are internal to the kernel (ERESTARTSYS...) and never reach the caller.
 const MAX_ERRNO: i64 = 511;
 
 #[tracepoint(category = "syscalls", name = "sys_exit_setsockopt")]
@@ -48,7 +48,7 @@ pub fn setsockopt_fexit(ctx: FExitContext) -> i32 {
     let socket: *const u8 = ctx.arg(0);
     let level: i32 = ctx.arg(2);
     let option: i32 = ctx.arg(3);
-    // Not by position: `optval` is a structure that takes up two of them.
+    // Not read by position, because `optval` is a structure that takes two argument slots.
     if let Ok(ret) = ctx.ret::<i32>() {
         on_return(socket, level, option, ret);
     }
@@ -60,14 +60,14 @@ pub fn setsockopt_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(socket), Some(level), Some(option)) =
         (ctx.arg::<u64>(0), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
     {
-        call_args::enter(SETSOCKOPT, [socket, pack(level, option)]);
+        call_args::save(SETSOCKOPT, [socket, pack(level, option)]);
     }
     0
 }
 
 #[kretprobe]
 pub fn setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([socket, packed]) = call_args::leave(SETSOCKOPT) {
+    if let Some([socket, packed]) = call_args::take(SETSOCKOPT) {
         let (level, option) = unpack(packed);
         on_return(socket as *const u8, level, option, ctx.ret());
     }
@@ -89,14 +89,14 @@ pub fn sys_setsockopt_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(fd), Some(level), Some(option)) =
         (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2))
     {
-        call_args::enter(SETSOCKOPT, [fd, pack(level, option)]);
+        call_args::save(SETSOCKOPT, [fd, pack(level, option)]);
     }
     0
 }
 
 #[kretprobe]
 pub fn sys_setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([fd, packed]) = call_args::leave(SETSOCKOPT) {
+    if let Some([fd, packed]) = call_args::take(SETSOCKOPT) {
         let (level, option) = unpack(packed);
         on_sys_return(fd as i32, level, option, ctx.ret());
     }
@@ -134,7 +134,7 @@ fn on_sys_return(fd: i32, level: i32, option: i32, ret: i32) {
 #[inline(always)]
 fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
     let socket = match errno {
-        // May also be about a descriptor that the option names (SO_ATTACH_BPF).
+        // The errno may be about a descriptor in the option value (SO_ATTACH_BPF).
         EBADF | ENOTSOCK => fd_lookup::current_socket_if_any(fd),
         _ => fd_lookup::current_socket(fd),
     };
@@ -145,7 +145,7 @@ fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
     on_failure(errno, level, option, sk);
 }
 
-/// A call failed on the socket `sk`, or on none.
+/// A call failed on the socket `sk`, null for none.
 #[inline(always)]
 fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
     seen(SIGNAL_SETSOCKOPT);
@@ -173,10 +173,10 @@ fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
         key.generation = unsafe { (*counters).generation };
     }
     if count(&key) {
-        settle(SIGNAL_SETSOCKOPT, slot);
+        count_outcome(SIGNAL_SETSOCKOPT, slot);
     } else {
         map_full(MAP_SOCKOPT);
-        settle_lost(SIGNAL_SETSOCKOPT);
+        count_lost(SIGNAL_SETSOCKOPT);
     }
     let is_inet = key.family == observer_common::AF_INET || key.family == observer_common::AF_INET6;
     let addressed = if is_inet { sk } else { core::ptr::null() };
@@ -196,11 +196,11 @@ fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
     );
 }
 
-/// Adds one to the counter of `key`; false when there is no room for it.
+/// Increments the counter of `key`; false if the map is full.
 #[inline(always)]
 fn count(key: &SockoptKey) -> bool {
     if SOCKOPT_FAILURES.get_ptr(key).is_none() {
-        // When another CPU was faster, its entry is there now.
+        // If this fails because another CPU inserted the key first, use its counter.
         let _ = SOCKOPT_FAILURES.insert(key, 0, BPF_NOEXIST);
     }
     match SOCKOPT_FAILURES.get_ptr_mut(key) {

@@ -1,3 +1,3 @@
-//! Walks over what is there already.
+//! Walks over kernel objects that exist already.
 
 mod open_files;

@@ -1,10 +1,10 @@
-//! Sockets older than the daemon, and sockets that changed hands unseen (SCM_RIGHTS,
-//! pidfd_getfd, fork, io_uring): `iter/task_file`, which walks the open files of every
-//! process in every network namespace.
+//! Finds sockets older than the daemon, and changes of owner that no hook saw (SCM_RIGHTS,
+//! pidfd_getfd, fork, io_uring): `iter/task_file`, which walks the open files of all processes in
+//! all network namespaces.
 //!
-//! The daemon reads the iterator twice. The first pass confirms the owners that still hold
-//! their sockets; the second takes in sockets that are not known yet, and gives those whose
-//! owner was not confirmed to a process that holds them.
+//! The daemon reads the iterator twice. The first pass confirms owners that still have their sockets
+//! open. The second inserts sockets without an entry, and hands sockets whose owner was not confirmed
+//! over to a process that has them open.
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
@@ -24,8 +24,8 @@ use crate::{
     tcp::{entry, listen, ownership},
 };
 
-/// The most connections taken in from one listener's queue, so that the verifier sees an
-/// end. A queue is as long as the backlog; the rest stays unattributed until accepted.
+/// Limit for the connections that are read from one accept queue, so that the verifier accepts the
+/// loop. The rest of a longer queue stays unattributed until it is accepted.
 const UNACCEPTED: u32 = 128;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
@@ -43,8 +43,8 @@ struct TaskFileContext {
 #[unsafe(link_section = "iter/task_file")]
 fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
     let ctx = ctx.cast::<TaskFileContext>();
-    // SAFETY: the kernel passes this context to programs of this type; the pointers are
-    // null in the call that ends the walk.
+    // SAFETY: the kernel passes this context to programs of this type; the pointers are null in the
+    // final call, which has no file.
     let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
     if task.is_null() || file.is_null() {
         return 0;
@@ -87,20 +87,20 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
     0
 }
 
-/// The `struct socket` behind `file`, null when it is no socket.
+/// The `struct socket` behind `file`; null if it is not a socket.
 #[inline(always)]
 fn socket_of(file: *const u8) -> *const u8 {
     if HAS_SOCK_FROM_FILE.load() != 0 {
-        // SAFETY: takes the file of the context.
+        // SAFETY: the helper takes the file of the context.
         return unsafe { bpf_sock_from_file(file.cast_mut().cast()) } as *const u8;
     }
     fd_lookup::socket_by_inode(file)
 }
 
-/// Takes in the connections that wait to be accepted from `listener`: no process has a
-/// descriptor for them yet. Done once, by the first resynchronisation; those that come later
-/// are seen being born. The queue is read without its lock, which is safe; what is taken
-/// off it meanwhile is found in a process or in its end.
+/// Inserts the connections in the accept queue of `listener`, for which no process has a descriptor.
+/// Done once, by the first resynchronisation; for later ones, the first transition is seen. The
+/// queue is read without its lock, which is safe; a connection that is accepted concurrently is found
+/// among the open files, or at its end.
 #[inline(always)]
 unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *const u8) {
     if !has::OFF_ACCEPT_HEAD() || !has::OFF_REQ_SK() || !has::OFF_REQ_NEXT() {
@@ -113,7 +113,7 @@ unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *co
         if request.is_null() {
             return;
         }
-        // Not in the loop, each turn of which the verifier walks through.
+        // Not in the loop, because the verifier checks each iteration.
         let slot = process::of_task(task);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
@@ -130,7 +130,7 @@ unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *co
     }
 }
 
-/// Looks at one socket that `task` holds.
+/// Handles one socket that `task` has open.
 #[inline(always)]
 unsafe fn visit(
     control: *mut ResyncControl,
@@ -158,8 +158,8 @@ unsafe fn visit(
         }
         match conn {
             Some(conn) if (*conn).epoch == epoch => {}
-            // Opened after the first pass, and maybe inherited by a child since: its owner
-            // is given until the next resynchronisation to be confirmed.
+            // Opened after the first pass, and a child may have inherited it since. The owner can be
+            // confirmed in the next resynchronisation.
             Some(conn) if (*conn).epoch == 0 && ownership::of_entry(conn) >= SLOT_FIRST => {
                 (*conn).epoch = epoch;
             }
@@ -171,7 +171,7 @@ unsafe fn visit(
                 }
                 (*conn).epoch = epoch;
             }
-            // A socket that is neither connected nor listening is of no interest yet.
+            // Neither connected nor listening: it gets its entry at its first transition.
             None if state == CLOSE => {}
             None => {
                 let slot = process::of_task(task);
@@ -192,17 +192,17 @@ unsafe fn visit(
     }
 }
 
-/// Marks the entry when `task` is its owner.
+/// Confirms the owner of the entry if it is the process of `task`.
 #[inline(always)]
 unsafe fn confirm(conn: *mut Conn, task: *const u8, epoch: u32) {
-    // A process without a slot owns nothing; do not give it one for being looked at.
+    // A process without a slot owns no socket. Do not assign one here.
     let key = process::key_of(task);
     if let Some(slot) = PROCESSES.get_ptr(key) {
         // SAFETY: both point into maps.
         unsafe {
             if *slot == ownership::of_entry(conn) {
                 (*conn).epoch = epoch;
-                ownership::rebook(conn);
+                ownership::readjust(conn);
             }
         }
     }

@@ -2,9 +2,8 @@
 //! ([`on_descriptor`], called by the programs of `process::fd`).
 //!
 //! The owner of a connection moves from the listener's process to the one that accepts it.
-//! accept through io_uring and from 32-bit programs passes no system call tracepoint; where
-//! only that is seen, those connections stay with their listener's process until the next
-//! resynchronisation.
+//! io_uring and 32-bit programs do not pass the tracepoints of accept(). Where only those are hooked,
+//! such connections stay with the listener's process until the next resynchronisation.
 
 use aya_ebpf::{
     macros::{fexit, kretprobe},
@@ -17,7 +16,7 @@ use crate::{
         clock::now,
         counters::{self, add},
         fields::{HAS_FUNC_RET, at},
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         process,
         read::{Memory, Probe},
         socket,
@@ -32,14 +31,14 @@ pub fn accept_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// The same once more: the kernel skips a program that is running on the CPU already, and
-/// this one can be preempted in the middle by other processes that accept. What one of the two
-/// has handled shows in the entry.
+/// Backup of [`accept_fexit`]. The kernel skips a program that is already running on the CPU, and
+/// this one can be preempted by other processes that accept. The entry says whether the connection
+/// was counted.
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
     let child = returned_child(&ctx);
     let conn = entry::get(child as u64);
-    // Without an entry nothing tells whether it was handled.
+    // Without an entry it is unknown whether it was handled.
     if conn.is_some() {
         dequeued(child, conn);
     }
@@ -53,8 +52,8 @@ pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// What `inet_csk_accept` returns, which takes (sk, flags, err, kern) before 6.10 and
-/// (sk, arg) since.
+/// Return value of `inet_csk_accept`, which takes (sk, flags, err, kern) before 6.10 and (sk, arg)
+/// since.
 #[inline(always)]
 fn returned_child(ctx: &FExitContext) -> *const u8 {
     if HAS_FUNC_RET.load() != 0 {
@@ -63,8 +62,8 @@ fn returned_child(ctx: &FExitContext) -> *const u8 {
     ctx.arg(4)
 }
 
-/// A connection, whose entry is `conn`, left its listener's queue, in the process that accepts
-/// it. Of an MPTCP connection it is the first subflow.
+/// A connection with the entry `conn` left the accept queue, in the process that accepts it. Of an
+/// MPTCP connection, it is the first subflow.
 #[inline(always)]
 fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     if sk.is_null() {
@@ -72,7 +71,7 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     }
     // SAFETY: a full socket, offset from BTF.
     if unsafe { Probe::read::<u16>(sk, at::OFF_SK_PROTOCOL()) } != IPPROTO_TCP {
-        // DCCP, which the kernel had until 6.15.
+        // DCCP, which the kernel had until 6.15, uses the same function.
         return;
     }
     // SAFETY: points into the map.
@@ -101,7 +100,7 @@ pub fn on_descriptor(mut sk: *const u8) {
     count(entry::get(sk as u64), slot);
 }
 
-/// An MPTCP parent remembers its owner for subflows that join later.
+/// Stores the owner of an MPTCP parent, for subflows that join later.
 #[inline(always)]
 fn note_parent(parent: *const u8, slot: u32) {
     match entry::get(parent as u64) {
@@ -117,7 +116,7 @@ fn note_parent(parent: *const u8, slot: u32) {
 #[inline(always)]
 fn count(conn: Option<*mut Conn>, slot: u32) {
     seen(SIGNAL_ACCEPT);
-    settle(SIGNAL_ACCEPT, slot);
+    count_outcome(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).accepts }, 1);

@@ -1,11 +1,11 @@
 //! Calls of bind() and listen() on TCP sockets that failed. A call that succeeds costs one
 //! comparison.
 //!
-//! `__sys_bind` and `__sys_listen` are passed by all system calls, 32-bit ones included. io_uring
-//! does without them (6.11 and later): `io_bind` and `io_listen` are what it calls. Security
-//! modules refuse before the protocol is asked, so nothing further down would do.
-//! `tracepoint/syscalls/sys_exit_bind` and `sys_exit_listen` are passed by 64-bit system calls
-//! only. There are no kretprobes, because these calls wait for the socket's lock.
+//! All system calls, 32-bit ones included, call `__sys_bind` and `__sys_listen`; io_uring calls
+//! `io_bind` and `io_listen` instead (6.11 and later). Functions of the protocol would not do,
+//! because security modules refuse calls before it. Only 64-bit system calls pass
+//! `tracepoint/syscalls/sys_exit_bind` and `sys_exit_listen`. There are no kretprobes, because these
+//! calls wait for the socket's lock.
 
 use aya_ebpf::{
     macros::{fexit, tracepoint},
@@ -20,7 +20,7 @@ use crate::{
         fields::{
             BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET, at, has,
         },
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         process,
         read::{Memory, Probe},
         regs, socket,
@@ -28,7 +28,7 @@ use crate::{
     tcp::ports::search,
 };
 
-/// Numbers above this are the kernel's own (ERESTARTSYS...) and never reach the caller.
+/// Higher numbers are internal to the kernel (ERESTARTSYS...) and never reach the caller.
 const MAX_ERRNO: i64 = 511;
 
 #[fexit(function = "__sys_bind")]
@@ -61,7 +61,7 @@ pub fn io_listen_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// Counts bind()'s searches for a local port as well, where no function hook does.
+/// Also counts failed searches of bind() for a local port, where no function hook does.
 #[tracepoint(category = "syscalls", name = "sys_exit_bind")]
 pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
     let errno = errno_of(&ctx);
@@ -76,7 +76,7 @@ pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// As [`bind_exit_tracepoint`]: listen() looks for a port if the socket has none.
+/// As [`bind_exit_tracepoint`]: listen() searches for a port if the socket has none.
 #[tracepoint(category = "syscalls", name = "sys_exit_listen")]
 pub fn listen_exit_tracepoint(ctx: TracePointContext) -> u32 {
     let errno = errno_of(&ctx);
@@ -91,7 +91,7 @@ pub fn listen_exit_tracepoint(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// The errno of a call that failed, else 0 or less.
+/// The errno of a call that failed; 0 or less if it succeeded.
 #[inline(always)]
 fn errno_of(ctx: &TracePointContext) -> i64 {
     // SAFETY: the offset comes from the event's format.
@@ -99,8 +99,8 @@ fn errno_of(ctx: &TracePointContext) -> i64 {
     -ret
 }
 
-/// A call by descriptor failed. The descriptor may be that of no socket: where the call is seen
-/// from outside, seccomp may have refused it before the kernel looked.
+/// A call by descriptor failed. The descriptor may not be a socket: at the tracepoint, the call may
+/// have been refused by seccomp before the kernel checked the descriptor.
 #[inline(always)]
 fn on_failed_call(call: usize, fd: i32, errno: i64) {
     if let Some(sk) = fd_lookup::current_socket_if_any(fd as u32) {
@@ -108,7 +108,7 @@ fn on_failed_call(call: usize, fd: i32, errno: i64) {
     }
 }
 
-/// A request of io_uring is done: its result is in it.
+/// An io_uring request is done, and contains its result.
 #[inline(always)]
 fn on_request(call: usize, request: *const u8) {
     if !has::OFF_IO_FILE() || !has::OFF_IO_RESULT() {
@@ -128,7 +128,7 @@ fn on_request(call: usize, request: *const u8) {
     }
 }
 
-/// Counts for the process that calls.
+/// Counts the failure for the running process.
 #[inline(always)]
 fn on_failure(call: usize, sk: *const u8, errno: i64) {
     if errno > MAX_ERRNO || socket::tcp_protocol(sk).is_none() {
@@ -136,7 +136,7 @@ fn on_failure(call: usize, sk: *const u8, errno: i64) {
     }
     seen(SIGNAL_BIND);
     let slot = process::current();
-    settle(SIGNAL_BIND, slot);
+    count_outcome(SIGNAL_BIND, slot);
     let Some(index) = index_in(&BIND_INDICES, errno as u32, BIND_OTHER, BIND_ERRORS) else {
         return;
     };

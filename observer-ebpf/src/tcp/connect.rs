@@ -1,10 +1,10 @@
-//! Outcomes of connection attempts: from the state machine, and from the return of
-//! connect() (`tracepoint/syscalls/sys_exit_connect`) for failures that the state machine
-//! does not explain or never saw.
+//! Outcomes of connection attempts: from the state machine, and from the return of connect()
+//! (`tracepoint/syscalls/sys_exit_connect`) for failures without an errno in the state machine, or
+//! before it.
 //!
-//! One terminal outcome per attempt. A blocking connect() that fails passes both places, a
-//! non-blocking one is told its errno by a second connect() or by SO_ERROR; flags in the
-//! connection's entry keep these from being counted twice.
+//! Each attempt has one outcome. A failing blocking connect() is seen in both places; a non-blocking
+//! one returns its errno from a second connect() or through SO_ERROR. Flags in the socket's entry
+//! prevent a second count.
 
 use core::ops::RangeInclusive;
 
@@ -20,7 +20,7 @@ use crate::{
         counters::{self, add, index_in, observe},
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         process,
         read::{Memory, Probe},
         records, regs, socket,
@@ -28,23 +28,23 @@ use crate::{
     tcp::{entry, ownership, ports::search},
 };
 
-/// The program closed the socket before the attempt had an outcome.
+/// Errno for attempts whose socket the program closed before they had an outcome.
 const ECANCELED: u32 = 125;
 
-/// Returns of connect() that are no outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
+/// Errnos of connect() that are not the outcome of an attempt: EINTR, EBADF, EAGAIN, ENOTSOCK,
 /// EISCONN, EALREADY, EINPROGRESS.
 const NO_OUTCOME: [i64; 7] = [4, 9, 11, 88, 106, 114, 115];
-/// ERESTARTSYS to ERESTART_RESTARTBLOCK: the call is made again.
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK: the kernel restarts the call.
 const RESTARTS: RangeInclusive<i64> = 512..=516;
-/// Only repeats that an earlier attempt failed, whose errno the program fetched by SO_ERROR
-/// (`__inet_stream_connect`). The call after it is a new attempt.
+/// Returned for an earlier attempt that failed and whose errno the program has fetched with SO_ERROR
+/// (`__inet_stream_connect`). The next call is a new attempt.
 const ECONNABORTED: i64 = 103;
 
-/// Counts a success, and how long it took if that is known.
+/// Counts a success, and its duration if that is known.
 #[inline(always)]
 pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
     seen(SIGNAL_CONNECT);
-    settle(SIGNAL_CONNECT, slot);
+    count_outcome(SIGNAL_CONNECT, slot);
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         unsafe {
@@ -65,8 +65,8 @@ pub fn count_failure(slot: u32, errno: u32) {
     }
 }
 
-/// Counts an attempt that the program ended before it had an outcome: `again` says whether it
-/// waited for so long that a SYN was sent again.
+/// Counts an attempt that the program ended before it had an outcome. `again`: whether a SYN had been
+/// retransmitted by then.
 #[inline(always)]
 fn count_given_up(slot: u32, again: bool) {
     if again {
@@ -80,17 +80,17 @@ fn count_given_up(slot: u32, again: bool) {
 #[inline(always)]
 fn count(slot: u32, index: usize) {
     seen(SIGNAL_CONNECT);
-    settle(SIGNAL_CONNECT, slot);
+    count_outcome(SIGNAL_CONNECT, slot);
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
     }
 }
 
-/// Counts an attempt that the connect() it ended in did not return an errno for: the thread
-/// was killed, or that call was connect(AF_UNSPEC), which gives the attempt up.
+/// Counts an attempt that ended inside a connect() call which returned no errno for it: the thread
+/// was killed, or the call was connect(AF_UNSPEC), which ends the attempt.
 #[inline(always)]
-pub unsafe fn unreturned(conn: *mut Conn) {
+pub unsafe fn abandoned(conn: *mut Conn) {
     // SAFETY: points into the map.
     unsafe {
         let flags = (*conn).flags;
@@ -113,16 +113,16 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
         } else {
             let again = retransmitted(sk, conn);
             if CONNECT_EXIT_SEEN.load() != 0 && regs::syscall_number() == CONNECT_NR.load() {
-                // Failed within connect(), which will return why: `inet_hash_connect`
-                // found no port, there was no route, no memory.
+                // Failed within connect(), which will return the errno: `inet_hash_connect` found
+                // no port, or there was no route or no memory.
                 (*conn).flags |= CONN_ATTEMPT_PENDING;
                 if again {
                     (*conn).flags |= CONN_SYN_RETRANSMITTED;
                 }
                 return;
             }
-            // Through io_uring, or where the return is not seen: without a local port only
-            // the search for one can have failed. Else the program closed the socket.
+            // Through io_uring, or connect()'s return is not hooked. Without a local port, the
+            // search for one has failed; otherwise the program closed the socket.
             if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
                 errno = search::EADDRNOTAVAIL as u32;
                 count_failure(slot, errno);
@@ -138,8 +138,8 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
     }
 }
 
-/// Whether a SYN of this attempt was sent again. `tcp_connect_init` begins a new count for each
-/// attempt. Read from the socket, since a run of the program on retransmissions can be missed.
+/// Whether a SYN of this attempt was retransmitted. Read from the socket, because the program on
+/// retransmissions may be skipped; `tcp_connect_init` resets the count for each attempt.
 #[inline(always)]
 unsafe fn retransmitted(sk: *const u8, conn: *mut Conn) -> bool {
     // SAFETY: `conn` points into the map; `sk` is an inet_connection_sock, offset from BTF.
@@ -205,15 +205,15 @@ fn on_failed_call(errno: i64) {
             {
                 // SAFETY: a full socket, offset from BTF.
                 let port = unsafe { Probe::read::<u16>(sk, at::OFF_INET_SPORT()) };
-                // It came to SYN_SENT, so there was a source address; and not past the
-                // search for a port.
+                // The socket was in SYN_SENT, so it had a source address, and the search for a
+                // port failed.
                 if port == 0 {
                     search::exhausted(sk, PORT_SEARCH_CONNECT);
                 }
             }
             (ownership::of_entry(conn), conn.cast_const())
         }
-        // Refused before an attempt was made: no route, a bad address, a policy.
+        // Refused before the attempt began: no route, an invalid address, a policy.
         None => (process::current(), core::ptr::null()),
     };
     if errno == ECONNABORTED {
@@ -223,16 +223,16 @@ fn on_failed_call(errno: i64) {
     records::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
         record.errno = errno as u16;
         if record.remote_port == 0 {
-            // Refused before the socket took the address over.
+            // Refused before the address was stored in the socket.
             destination(regs::argument(1) as *const u8, record);
         }
     });
 }
 
-/// Fills in where connect() was to lead: a `struct sockaddr_in` or `sockaddr_in6`.
+/// Fills in the destination of connect(): a `struct sockaddr_in` or `sockaddr_in6`.
 #[inline(always)]
 fn destination(address: *const u8, record: &mut Record) {
-    // SAFETY: the helper refuses bad addresses; any bytes will do.
+    // SAFETY: the helper refuses bad addresses; every bit pattern is valid.
     unsafe {
         let family = bpf_probe_read_user(address.cast::<u16>()).unwrap_or(0);
         let port = bpf_probe_read_user(address.wrapping_add(2).cast::<u16>()).unwrap_or(0);

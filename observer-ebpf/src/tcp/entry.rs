@@ -1,5 +1,5 @@
-//! The entry of a socket: made at its birth (or when a socket older than the daemon is
-//! first met), dropped when the socket is destroyed.
+//! The entry of a socket: inserted at its first transition (or when a socket older than the daemon
+//! is found), removed when the socket is destroyed.
 
 use observer_common::{CLOSE, CONN_SEEDED, Conn, MAP_CONNECTIONS, TIMED_STATES};
 
@@ -18,28 +18,28 @@ pub fn get(socket: u64) -> Option<*mut Conn> {
     CONNECTIONS.get_ptr_mut(socket)
 }
 
-/// What became of an insertion.
+/// Result of an insertion.
 pub enum Inserted {
-    /// There is an entry now.
+    /// The entry was inserted.
     New,
-    /// There was one already.
+    /// The socket already had an entry.
     Known,
     /// The map is full, which is counted.
     Full,
 }
 
-/// Makes an entry for `socket` in `state`, owned by `slot`, and holds the slot.
-/// `None` when the map is full, which is counted.
+/// Inserts an entry for `socket` in `state`, owned by `slot`, and returns the socket's entry.
+/// `None` if the map is full, which is counted.
 #[inline(always)]
 pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<*mut Conn> {
     match insert(socket, slot, flags, state, state, time) {
-        // -EEXIST: an event of this socket was faster; its entry is as good.
+        // -EEXIST: another CPU inserted it first; use that entry.
         Inserted::New | Inserted::Known => get(socket),
         Inserted::Full => None,
     }
 }
 
-/// The same for a socket that has come to `state` from `previous`.
+/// Inserts an entry for a socket that went from `previous` to `state`.
 #[inline(always)]
 pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time: u64) -> Inserted {
     let conn = Conn {
@@ -64,7 +64,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
                 unsafe {
                     add(&raw mut (*stats).connections_added, 1);
                     if (*stats).destroyed_sk == socket {
-                        // That was another socket at this address.
+                        // The last one was another socket at this address.
                         (*stats).destroyed_sk = 0;
                     }
                 }
@@ -80,13 +80,13 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
     }
 }
 
-/// Makes an entry for a live socket whose birth was not seen: it is in `state` already, so
-/// the gauges of its owner are adjusted for it.
+/// Inserts an entry for a live socket whose first transition was not seen, and adds it to the
+/// gauges of its owner.
 #[inline(always)]
 pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
     match insert(socket, slot, CONN_SEEDED, state, state, time) {
         Inserted::New => {}
-        // Whoever was faster has adjusted the gauges.
+        // Whoever inserted it has adjusted the gauges.
         Inserted::Known => return get(socket),
         Inserted::Full => return None,
     }
@@ -98,7 +98,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
     get(socket)
 }
 
-/// Drops the entry of `socket`.
+/// Removes the entry of `socket`.
 #[inline(always)]
 pub fn remove(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map.
@@ -115,15 +115,15 @@ pub fn remove(socket: u64, conn: *mut Conn) {
     }
 }
 
-/// Drops an entry whose socket is gone.
+/// Ends the entry of a socket that no longer exists.
 #[inline(always)]
 pub fn end(socket: u64, conn: *mut Conn) {
     // SAFETY: points into the map; the socket is no longer reachable for other programs.
     unsafe {
         let state = (*conn).state;
-        ownership::settle_handover(conn, state);
+        ownership::complete_handover(conn, state);
         if state != CLOSE {
-            // The last transition was skipped; see `transition`.
+            // The kernel skipped the program on the last transition; see `state::transition`.
             gauges::count_transition((*conn).slot, state, CLOSE);
         }
     }

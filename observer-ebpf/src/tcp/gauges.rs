@@ -1,11 +1,11 @@
-//! What a slot counts of its sockets: transitions, from which the daemon derives the live sockets
-//! of each state, corrections to those, and the entries that point to the slot.
+//! Counters of a slot about its sockets: transitions, from which the daemon derives the live
+//! sockets by state, adjustments to those, and the number of entries that point to the slot.
 
 use observer_common::STATES;
 
 use crate::core::counters::{self, add, adjust, bounded};
 
-/// Adds to the live sockets in `state` of `slot`.
+/// Adds to the live sockets in `state` of `slot` ([`observer_common::Slot::adjust`]).
 #[inline(always)]
 pub fn adjust_live(slot: u32, state: u8, by: i64) {
     let Some(state) = bounded(usize::from(state), STATES) else {
@@ -36,7 +36,7 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
     }
 }
 
-/// Notes one more entry that points to `slot`.
+/// Adds an entry that points to `slot`. The slot is not freed while it has any.
 #[inline(always)]
 pub fn hold(slot: u32) {
     if let Some(slot) = counters::slot(slot) {
@@ -45,7 +45,7 @@ pub fn hold(slot: u32) {
     }
 }
 
-/// Notes one entry less that points to `slot`.
+/// Removes an entry that points to `slot`.
 #[inline(always)]
 pub fn release(slot: u32) {
     if let Some(slot) = counters::slot(slot) {

@@ -1,11 +1,11 @@
 //! Listening sockets: `iter/bpf_map_elem` over the map of listeners, and
 //! `tcp_conn_request` and `tcp_v[46]_syn_recv_sock` where functions can be hooked.
 //!
-//! How many connections wait, how many may, and how many requests were dropped stands in
-//! the socket and is read from there when the daemon asks. Only listen() and its end write
-//! to the map. A drop is counted in `sk_drops` and in the namespace's ListenDrops at once
-//! (`tcp_listendrop`, `include/net/tcp.h`). That it was for a full accept queue is counted
-//! for the namespace only (ListenOverflows), hence the function hooks.
+//! The accept queue's length, its limit and the dropped requests are fields of the socket, which the
+//! iterator reads when the daemon asks. The map is written only when a socket starts and stops
+//! listening. The kernel counts a drop in `sk_drops` and in ListenDrops of the namespace
+//! (`tcp_listendrop`, `include/net/tcp.h`), but a full accept queue only in ListenOverflows of the
+//! namespace, hence the function hooks.
 
 use core::ffi::c_void;
 
@@ -23,7 +23,7 @@ use crate::{
         counters::{self, add},
         fields::{at, has},
         maps::{BPF_NOEXIST, LISTENERS},
-        outcome::{self, seen, settle},
+        outcome::{self, count_outcome, seen},
         read::{Direct, Memory, Probe},
         seq, socket,
     },
@@ -33,7 +33,7 @@ use crate::{
 /// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
 const ETH_P_IP: u16 = 0x0800;
 
-/// A socket begins to listen, or one that listens was found. Passes `conn`, its entry, on.
+/// A socket started to listen, or a listening one was found. Returns `conn`, its entry.
 #[inline(always)]
 pub fn opened(sk: *const u8, conn: Option<*mut Conn>) -> Option<*mut Conn> {
     if let Some(conn) = conn
@@ -44,15 +44,15 @@ pub fn opened(sk: *const u8, conn: Option<*mut Conn>) -> Option<*mut Conn> {
     conn
 }
 
-/// A socket that listens was found again: it may have found no room before. Had it not, that
-/// is counted.
+/// A listening socket was found again. Inserts it if the map was full before; a failure was counted
+/// then.
 #[inline(always)]
 pub fn found(sk: *const u8, conn: *mut Conn) {
     insert(sk, conn);
 }
 
-/// Whether it is among the listeners now. Out of line: rare, and the verifier then checks it once
-/// per program.
+/// Inserts a listener, and returns whether it is in the map. Out of line: it is rare, and the
+/// verifier then checks it once per program.
 #[inline(never)]
 fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     if conn.is_null() {
@@ -62,19 +62,19 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     let listener = Listener {
         slot,
         generation: counters::generation(slot),
-        // Dropped in an earlier life of the socket.
+        // Drops of an earlier use of the socket.
         drops_before: drops(sk),
-        // Zero until the end: the port may not be chosen yet.
+        // Address and port are written when it is closed: the port may not be chosen yet.
         ..Listener::default()
     };
-    // -EEXIST: it is there.
+    // -EEXIST: it is in the map.
     matches!(
         LISTENERS.insert(key(sk, conn), listener, BPF_NOEXIST),
         Ok(()) | Err(-17)
     )
 }
 
-/// A socket no longer listens: keeps what the daemon has not read yet.
+/// A socket stopped listening: stores what the daemon has not read yet.
 #[inline(always)]
 pub fn closed(sk: *const u8, conn: *mut Conn) {
     keep(sk, conn);
@@ -114,7 +114,7 @@ fn drops(sk: *const u8) -> u32 {
     unsafe { Probe::read(sk, at::OFF_SK_DROPS()) }
 }
 
-/// Writes owner, address and drops as they are now.
+/// Writes the current owner, address and drops.
 #[inline(always)]
 unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
     let slot = ownership::of_entry(conn);
@@ -157,7 +157,7 @@ fn listeners_iter(ctx: *mut c_void) -> i32 {
                     sample.max_backlog = Probe::read(sk, at::OFF_SK_MAX_BACKLOG());
                 }
             },
-            // The kernel skipped the program that should have seen its end.
+            // The kernel skipped the program at its end.
             _ => {
                 sample.listener.closed = 1;
                 sample.listener.drops = sample.listener.drops_before;
@@ -168,7 +168,7 @@ fn listeners_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// A SYN.
+/// Called for a SYN.
 #[fentry(function = "tcp_conn_request")]
 pub fn conn_request_fentry(ctx: FEntryContext) -> i32 {
     on_request::<Direct>(ctx.arg(2));
@@ -183,7 +183,7 @@ pub fn conn_request_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The segment that ends a handshake, over IPv4.
+/// Called for the segment that completes a handshake, over IPv4.
 #[fentry(function = "tcp_v4_syn_recv_sock")]
 pub fn handshake_v4_fentry(ctx: FEntryContext) -> i32 {
     on_request::<Direct>(ctx.arg(0));
@@ -198,7 +198,7 @@ pub fn handshake_v4_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The same over IPv6.
+/// Called for the segment that completes a handshake, over IPv6.
 #[fentry(function = "tcp_v6_syn_recv_sock")]
 pub fn handshake_v6_fentry(ctx: FEntryContext) -> i32 {
     if is_ipv6(ctx.arg(1)) {
@@ -217,8 +217,8 @@ pub fn handshake_v6_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Whether a segment came over IPv6. Others that an IPv6 listener gets are passed on to
-/// `tcp_v4_syn_recv_sock`, and counted there.
+/// Whether a segment is an IPv6 one. An IPv6 listener passes IPv4 segments on to
+/// `tcp_v4_syn_recv_sock`, where they are counted.
 #[inline(always)]
 fn is_ipv6(skb: *const u8) -> bool {
     if !has::OFF_SKB_PROTOCOL() {
@@ -228,8 +228,8 @@ fn is_ipv6(skb: *const u8) -> bool {
     u16::from_be(unsafe { Probe::read(skb, at::OFF_SKB_PROTOCOL()) }) != ETH_P_IP
 }
 
-/// A segment that makes or ends a request comes to the listener `sk`. If the accept queue is
-/// full (`sk_acceptq_is_full`), it is dropped for that.
+/// The listener `sk` received a segment that creates or completes a request. If the accept queue is
+/// full (`sk_acceptq_is_full`), the kernel drops it.
 #[inline(always)]
 fn on_request<M: Memory>(sk: *const u8) {
     if !has::OFF_SK_BACKLOG() || !has::OFF_SK_MAX_BACKLOG() {
@@ -254,5 +254,5 @@ fn on_request<M: Memory>(sk: *const u8) {
             add(unsafe { &raw mut (*listener).overflows }, 1);
         }
     }
-    settle(SIGNAL_LISTEN_OVERFLOW, slot);
+    count_outcome(SIGNAL_LISTEN_OVERFLOW, slot);
 }

@@ -1,4 +1,4 @@
-//! TCP sockets: their entries and owners, and one file or folder per signal.
+//! TCP sockets: entries, owners, and one file or folder per signal.
 
 pub mod accept;
 mod bind;

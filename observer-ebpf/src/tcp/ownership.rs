@@ -1,12 +1,11 @@
-//! Whose a socket is. The current task is asked only where it is known to be the owner:
-//! connect's CLOSE -> SYN_SENT, listen's CLOSE -> LISTEN, the return of accept. Everywhere
-//! else (most transitions and RSTs run in softirq, where the current task is a bystander)
-//! the owner is looked up by socket. Nothing is guessed: what has no owner is counted as
-//! unattributed.
+//! Owners of sockets. The current task is used only where it is known to be the owner: at
+//! CLOSE -> SYN_SENT in connect(), CLOSE -> LISTEN in listen(), and when accept() returns. Elsewhere
+//! the owner is looked up by socket, because most transitions and RSTs run in softirq, where the
+//! current task is unrelated. Events of sockets without a known owner are unattributed.
 
 use observer_common::{
-    CONN_PARENT, Conn, SLOT_UNATTRIBUTED, book_handover, booked_state, correct_handover, owner_of,
-    pack_handover, rebook_handover, unpack_handover,
+    CONN_PARENT, Conn, SLOT_UNATTRIBUTED, adjust_for_handover, adjusted_state, correct_handover,
+    owner_of, pack_handover, readjust_handover, unpack_handover,
 };
 
 use crate::{
@@ -14,26 +13,26 @@ use crate::{
     tcp::gauges::{self, adjust_live},
 };
 
-/// The same; in a kernel thread, which makes MPTCP joins on behalf of the process that owns the
-/// parent, the owner of the parent of `sk`.
+/// The slot of the running process. In a kernel thread, the owner of the MPTCP parent of `sk`:
+/// kernel threads open subflows on behalf of the process that owns the parent.
 #[inline(always)]
 pub fn current_or_parent(sk: *const u8) -> u32 {
     match process::current() {
-        SLOT_UNATTRIBUTED => through_parent(sk),
+        SLOT_UNATTRIBUTED => of_parent(sk),
         slot => slot,
     }
 }
 
-/// The owner of `sk`, whose entry is `conn`, if it has one.
+/// The owner of `sk`, whose entry is `conn`; without an entry, the owner of its MPTCP parent.
 #[inline(always)]
 pub fn of_entry_or_parent(conn: Option<*mut Conn>, sk: *const u8) -> u32 {
     match conn {
         Some(conn) => of_entry(conn),
-        None => through_parent(sk),
+        None => of_parent(sk),
     }
 }
 
-/// The slot that owns `socket`, if it is known.
+/// The owner of `socket`, if it has an entry.
 #[inline(always)]
 pub fn of_socket(socket: u64) -> Option<u32> {
     let conn = CONNECTIONS.get_ptr(socket)?;
@@ -48,10 +47,10 @@ pub fn of_entry(conn: *const Conn) -> u32 {
     unsafe { owner_of((*conn).slot, (*conn).handover) }
 }
 
-/// The owner of a socket that has no entry, or whose birth ran in a kernel thread: the
-/// owner of its MPTCP parent, else unattributed.
+/// The owner of the MPTCP parent of `sk`, else unattributed: for a socket that has no entry, or that
+/// a kernel thread opened.
 #[inline(always)]
-pub fn through_parent(sk: *const u8) -> u32 {
+pub fn of_parent(sk: *const u8) -> u32 {
     let parent = mptcp_parent(sk);
     if parent == 0 {
         return SLOT_UNATTRIBUTED;
@@ -59,7 +58,7 @@ pub fn through_parent(sk: *const u8) -> u32 {
     of_socket(parent).unwrap_or(SLOT_UNATTRIBUTED)
 }
 
-/// Gives the socket to another process. See [`Conn::handover`] for why this does not write
+/// Hands the socket over to another process. [`Conn::handover`] says why this does not write
 /// `slot`.
 #[inline(always)]
 pub fn hand_over(conn: *mut Conn, to: u32) {
@@ -71,29 +70,28 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
         return;
     }
     if flags & CONN_PARENT != 0 {
-        // Takes no part in the gauges, so there is nothing to book, and no transition that
-        // would settle it.
+        // An MPTCP parent is in no gauge and has no transition that would complete a hand-over.
         gauges::hold(to);
         // SAFETY: as above.
         unsafe { (*conn).slot = to };
         gauges::release(from);
         return;
     }
-    let booked = booked_state(handover, state);
+    let adjusted = adjusted_state(handover, state);
     gauges::hold(to);
-    book_handover(from, to, booked, adjust_live);
+    adjust_for_handover(from, to, adjusted, adjust_live);
     // SAFETY: as above; one aligned 64-bit store.
-    unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, booked)) };
+    unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, adjusted)) };
     if handover != 0 {
         gauges::release(from);
     }
 }
 
-/// Corrects a hand-over that a transition came between, and that may otherwise be booked in the
-/// wrong state until the next one. For resynchronisations. Another transition at this very moment
-/// would leave gauges and holds off by one.
+/// Corrects the gauges for a hand-over during which the socket changed its state; otherwise they
+/// stay wrong until the next transition. For resynchronisations. A concurrent transition would
+/// leave gauges and entry counts off by one.
 #[inline(always)]
-pub fn rebook(conn: *mut Conn) {
+pub fn readjust(conn: *mut Conn) {
     // SAFETY: points into the map.
     let (slot, handover, state) = unsafe {
         (
@@ -102,22 +100,22 @@ pub fn rebook(conn: *mut Conn) {
             (&raw const (*conn).state).read_volatile(),
         )
     };
-    if handover == 0 || booked_state(handover, state) == state {
+    if handover == 0 || adjusted_state(handover, state) == state {
         return;
     }
     // SAFETY: as above.
     unsafe {
         let word = &raw mut (*conn).handover;
         if word.read_volatile() == handover {
-            word.write_volatile(rebook_handover(slot, handover, state, adjust_live));
+            word.write_volatile(readjust_handover(slot, handover, state, adjust_live));
         }
     }
 }
 
-/// Completes a hand-over. For the state program only: it runs under the socket lock.
-/// `state` is the state the socket is really in.
+/// Completes a hand-over of a socket that is in `state`. For the state program only, which runs
+/// under the socket lock.
 #[inline(always)]
-pub fn settle_handover(conn: *mut Conn, state: u8) {
+pub fn complete_handover(conn: *mut Conn, state: u8) {
     // SAFETY: points into the map.
     let handover = unsafe { (&raw const (*conn).handover).read_volatile() };
     if handover == 0 {
@@ -125,8 +123,8 @@ pub fn settle_handover(conn: *mut Conn, state: u8) {
     }
     // SAFETY: as above.
     let from = unsafe { (*conn).slot };
-    let (to, booked) = unpack_handover(handover);
-    correct_handover(from, to, booked, state, adjust_live);
+    let (to, adjusted) = unpack_handover(handover);
+    correct_handover(from, to, adjusted, state, adjust_live);
     // SAFETY: as above.
     unsafe {
         (*conn).slot = to;

@@ -8,7 +8,7 @@ use crate::{
     core::{
         counters::{self, add},
         fields::RETRANSMIT_HAS_ERROR,
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
     },
     tcp::{entry, ownership},
 };
@@ -36,7 +36,7 @@ fn on_retransmit(sk: *const u8) {
         unsafe { (*conn).retransmits = (*conn).retransmits.saturating_add(1) };
     }
     let slot = ownership::of_entry_or_parent(conn, sk);
-    settle(SIGNAL_RETRANSMIT, slot);
+    count_outcome(SIGNAL_RETRANSMIT, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).retransmits }, 1);

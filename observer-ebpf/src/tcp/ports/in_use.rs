@@ -1,9 +1,8 @@
-//! Local ports in use: `iter/bpf_map_elem` over the map of connections, over what rests in
-//! TIME_WAIT, and over the network namespaces that the two met.
+//! Local ports in use: `iter/bpf_map_elem` over the map of connections and over sockets in TIME_WAIT.
 //!
-//! Nothing is counted as it happens. When the daemon reads the iterators, they write down
-//! each socket's address pair, and the daemon counts ports. A port that was taken again
-//! while its last user rests in TIME_WAIT comes twice and counts once.
+//! Nothing is counted at events. When the daemon reads the iterators, they write the addresses of
+//! each socket, and the daemon counts ports. A port that is used again while its last user is in
+//! TIME_WAIT is written twice and counted once.
 
 use core::ffi::c_void;
 
@@ -40,7 +39,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     };
     // SAFETY: the verifier checks both against the sizes in the map.
     let (sk, flags, state) = unsafe { (*key as *const u8, (*conn).flags, (*conn).state) };
-    // A child has its listener's port.
+    // A child uses the port of its listener.
     if flags & (CONN_PASSIVE | CONN_PARENT) != 0 {
         return 0;
     }
@@ -51,7 +50,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     if matches!(state, LISTEN | CLOSE) {
         taken |= PORT_UNCONNECTED;
     }
-    // After its end, a socket keeps only a port that it was bound to.
+    // A closed socket keeps its port only if it was bound to it.
     if taken != PORT_UNCONNECTED {
         let slot = ownership::of_entry(conn);
         write(output, sk, slot, counters::generation(slot), taken, None);
@@ -59,8 +58,8 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// Whether the socket's port is one that the kernel does not give to others: the kernel
-/// itself goes by these two (`__inet_hash_connect`). Below zero, only connect() chose it.
+/// Whether the socket's port is taken for every destination. The kernel decides by two fields of the
+/// port's bucket (`__inet_hash_connect`), which are negative if only connect() chose it.
 #[inline(always)]
 fn bound(sk: *const u8) -> bool {
     // SAFETY: an inet_connection_sock, offset from BTF.
@@ -68,8 +67,8 @@ fn bound(sk: *const u8) -> bool {
         && bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
 }
 
-/// Writes down the port of a socket, of any kind that begins with a `struct sock_common`.
-/// `age` is that of one in TIME_WAIT.
+/// Writes the port of a socket, of any kind that begins with a `struct sock_common`. `age` is given
+/// for a timewait socket.
 #[inline(always)]
 fn write(
     output: Output,
@@ -104,14 +103,14 @@ fn write(
             remote: remote_address::<Probe>(sk),
         }
     };
-    // Not chosen yet: connect() is looking for one.
+    // 0: connect() is still searching for a port.
     if record.local_port != 0 {
         output.write(&raw const record);
     }
 }
 
-/// Where TIME_WAIT is inferred. What is written down is what a socket was remembered by, and
-/// what the timewait socket that the kernel finds by it says.
+/// Ports in TIME_WAIT where it is inferred. Writes the stored addresses, and the state of the port
+/// from the kernel's timewait socket, which is looked up.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
 fn time_waits_iter(ctx: *mut c_void) -> i32 {
@@ -128,7 +127,7 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     let (place, owner) = (owner, unsafe { *owner });
     // SAFETY: likewise.
     if unsafe { (&raw const (*place).key).read_volatile() } != key {
-        // Overwritten meanwhile.
+        // Overwritten in between.
         return 0;
     }
     let mut found = Lookup::Nothing;
@@ -138,12 +137,12 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     let age = coarse_time(now()).wrapping_sub(owner.entered);
     let over = age > coarse_time(TIME_WAIT_NS);
     let facts = match found {
-        // It may have waited in FIN_WAIT2 first.
+        // It may be older than TIME_WAIT lasts, because it was in FIN_WAIT2 first.
         Lookup::Socket(sk) => reuse::facts(sk),
         Lookup::Unknown if !over => Facts::default(),
         _ => {
             if over {
-                // SAFETY: likewise. The time would look like a fresh one in 52 days.
+                // SAFETY: likewise. Freed now, because the coarse time wraps after 52 days.
                 unsafe { (&raw mut (*place).key).write_volatile(0) };
             }
             return 0;
@@ -165,7 +164,7 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// Where TIME_WAIT is exact: the key is the timewait socket's address.
+/// Ports in TIME_WAIT where its functions are hooked. The key is the timewait socket's address.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
 fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {

@@ -1,5 +1,5 @@
-//! Ranges of local ports, by network namespace: `iter/bpf_map_elem` over the namespaces that the
-//! iterators over ports met.
+//! Ranges of local ports: `iter/bpf_map_elem` over the network namespaces of the sockets that the
+//! iterators over ports visited.
 
 use core::ffi::c_void;
 
@@ -14,13 +14,13 @@ use crate::core::{
     seq,
 };
 
-/// Notes that a socket of the `struct net` at `net` was met. Returns its inode number.
+/// Notes that a socket of the `struct net` at `net` was visited. Returns its inode number.
 #[inline(always)]
 pub fn note(net: u64) -> u32 {
     let mut netns = 0;
     if has::OFF_NET_INUM() {
-        // SAFETY: a `struct net`, offset from BTF. It may be gone, if only something in
-        // TIME_WAIT remembers it; then this reads what is there now.
+        // SAFETY: a `struct net`, offset from BTF. It may have been freed, if only a socket in
+        // TIME_WAIT refers to it; then this reads what is there now.
         netns = unsafe { Probe::read(net as *const u8, at::OFF_NET_INUM()) };
     }
     let seen = NetSeen {
@@ -63,7 +63,7 @@ fn namespaces_iter(ctx: *mut c_void) -> i32 {
         (*space).tw_reuse = tw_reuse;
         (*space).tw_reuse_delay_ms = delay;
         let reserved = Probe::read::<u64>(net, at::OFF_NET_RESERVED_PORTS()) as *const c_void;
-        // Zero bytes when there is no bitmap.
+        // Reads zero bytes if there is no bitmap.
         bpf_probe_read_kernel(
             (&raw mut (*space).reserved).cast(),
             size_of_val(&(*space).reserved) as u32,
@@ -74,7 +74,7 @@ fn namespaces_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// `ip_local_ports.range`: two ints, since 6.8 both in one (`inet_get_local_port_range`).
+/// `ip_local_ports.range`: two ints, since 6.8 packed into one (`inet_get_local_port_range`).
 #[inline(always)]
 unsafe fn range(at_range: *const u8) -> (u16, u16) {
     // SAFETY: the caller's.

@@ -1,7 +1,5 @@
-//! What a timewait socket says of its port: whether connect() may take it again, which
-//! `tcp_twsk_unique` decides (net/ipv4/tcp_ipv4.c), and whether bind() chose it.
-//!
-//! Only the facts are read here; the daemon decides.
+//! Fields of a timewait socket that say whether connect() may reuse its port (`tcp_twsk_unique`,
+//! net/ipv4/tcp_ipv4.c), and whether bind() chose it. The daemon evaluates them.
 
 use observer_common::{
     FIN_WAIT2, PORT_BOUND, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE, PORT_TIMESTAMPS,
@@ -19,7 +17,7 @@ const LOOPBACK_IFINDEX: u32 = 1;
 /// Nanoseconds in a millisecond.
 const MS: u64 = 1_000_000;
 
-/// What was read.
+/// State of the port of a timewait socket.
 #[derive(Clone, Copy, Default)]
 pub struct Facts {
     /// `PORT_` flags.
@@ -32,20 +30,20 @@ pub struct Facts {
 #[inline(always)]
 pub fn facts(tw: *const u8) -> Facts {
     let mut facts = Facts::default();
-    // SAFETY: a `struct tcp_timewait_sock`, offsets from BTF. It may be gone, as everything
+    // SAFETY: a `struct tcp_timewait_sock`, offsets from BTF. It may have been freed, like everything
     // that an iterator reads.
     unsafe {
         if has::OFF_TW_BIND_HASH() && bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH())) {
             facts.flags |= PORT_BOUND;
         }
         if !has::OFF_TW_SUBSTATE() || !has::OFF_TW_TS_STAMP() {
-            // Without timestamps, as far as anybody knows: not to be taken again.
+            // Without these fields, timestamps are unknown: assume none, so no reuse.
             return facts;
         }
         if Probe::read::<u8>(tw, at::OFF_TW_SUBSTATE()) == FIN_WAIT2 {
             facts.flags |= PORT_FIN_WAIT2;
         }
-        // Seconds, of the last timestamp that came.
+        // Time of the last received timestamp, in seconds.
         let stamp = Probe::read::<u32>(tw, at::OFF_TW_TS_STAMP());
         if stamp != 0 {
             facts.flags |= PORT_TIMESTAMPS;
@@ -58,10 +56,10 @@ pub fn facts(tw: *const u8) -> Facts {
         let since = if has::OFF_TW_ENTRY_STAMP() {
             Probe::read::<u32>(tw, at::OFF_TW_ENTRY_STAMP())
         } else {
-            // Before 6.14 the next second is waited for.
+            // Before 6.14 the kernel waits for the next second.
             stamp.wrapping_mul(1000)
         };
-        // The kernel's clocks in these units wrap as well.
+        // In these units, the kernel's clocks wrap at 32 bits, too.
         let waited = ((now() / MS) as u32).wrapping_sub(since);
         if waited >> 31 == 0 {
             facts.waited_ms = waited;
@@ -70,7 +68,7 @@ pub fn facts(tw: *const u8) -> Facts {
     facts
 }
 
-/// The same, of the `struct inet_bind_bucket` of a port.
+/// Whether a port is taken for every destination, by its `struct inet_bind_bucket`.
 #[inline(always)]
 pub fn bound_bucket(bucket: u64) -> bool {
     if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {

@@ -1,10 +1,9 @@
-//! Searches for a local port that find none: `__inet_hash_connect` on behalf of connect(),
-//! `inet_csk_get_port` on behalf of bind() to port 0.
+//! Failed searches for a local port: `__inet_hash_connect` for connect(), `inet_csk_get_port` for
+//! bind() to port 0.
 //!
-//! The errno alone does not say so. connect() also returns EADDRNOTAVAIL when an explicitly
-//! bound socket would repeat the four-tuple of another one, and when there is no source
-//! address; bind() returns EADDRNOTAVAIL for an address that is not local, and EADDRINUSE for
-//! a given port that is taken.
+//! The errno is ambiguous. connect() also returns EADDRNOTAVAIL if a bound socket would have the
+//! four-tuple of another one, and if there is no source address; bind() returns EADDRNOTAVAIL for an
+//! address that is not local, and EADDRINUSE for a given port that is in use.
 
 use aya_ebpf::{
     helpers::bpf_probe_read_user,
@@ -19,7 +18,7 @@ use crate::{
         counters::{self, add},
         fd_lookup,
         fields::{HAS_FUNC_RET, at},
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         read::{Memory, Probe},
         regs, socket,
     },
@@ -46,14 +45,14 @@ pub fn hash_connect_fexit(ctx: FExitContext) -> i32 {
 #[kprobe]
 pub fn hash_connect_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg::<u64>(1) {
-        call_args::enter(INET_HASH_CONNECT, [sk, 0]);
+        call_args::save(INET_HASH_CONNECT, [sk, 0]);
     }
     0
 }
 
 #[kretprobe]
 pub fn hash_connect_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([sk, _]) = call_args::leave(INET_HASH_CONNECT) {
+    if let Some([sk, _]) = call_args::take(INET_HASH_CONNECT) {
         on_connect(sk as *const u8, ctx.ret());
     }
     0
@@ -71,14 +70,14 @@ pub fn get_port_fexit(ctx: FExitContext) -> i32 {
 #[kprobe]
 pub fn get_port_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(port)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
-        call_args::enter(INET_CSK_GET_PORT, [sk, port]);
+        call_args::save(INET_CSK_GET_PORT, [sk, port]);
     }
     0
 }
 
 #[kretprobe]
 pub fn get_port_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([sk, port]) = call_args::leave(INET_CSK_GET_PORT) {
+    if let Some([sk, port]) = call_args::take(INET_CSK_GET_PORT) {
         on_bind(sk as *const u8, port as u16, ctx.ret());
     }
     0
@@ -96,7 +95,7 @@ fn on_connect(sk: *const u8, ret: i32) {
             Probe::read::<u16>(sk, at::OFF_SKC_NUM()),
         )
     };
-    // A port: the socket was bound to it, and the search was for a free four-tuple.
+    // With a port, the socket was bound to it, and the four-tuple was in use.
     if protocol == IPPROTO_TCP && port == 0 {
         exhausted(sk, PORT_SEARCH_CONNECT);
     }
@@ -104,7 +103,7 @@ fn on_connect(sk: *const u8, ret: i32) {
 
 #[inline(always)]
 fn on_bind(sk: *const u8, port: u16, ret: i32) {
-    // 1 before 5.19, where the callers made it EADDRINUSE.
+    // 1 before 5.19, which the callers convert to EADDRINUSE.
     if port != 0 || !(ret == 1 || i64::from(ret) == -EADDRINUSE) {
         return;
     }
@@ -114,7 +113,7 @@ fn on_bind(sk: *const u8, port: u16, ret: i32) {
     }
 }
 
-/// bind() returned EADDRINUSE: was it asked for any port?
+/// bind() returned EADDRINUSE. Counts it if the call was for any port.
 #[inline(always)]
 pub fn on_bind_call() {
     let address = regs::argument(1) as *const u8;
@@ -132,7 +131,7 @@ pub fn on_bind_call() {
     }
 }
 
-/// listen() returned EADDRINUSE: had the socket no port?
+/// listen() returned EADDRINUSE. Counts it if the socket had no port.
 #[inline(always)]
 pub fn on_listen_call() {
     let Some(sk) = fd_lookup::current_socket_if_any(regs::argument(0) as u32) else {
@@ -145,12 +144,12 @@ pub fn on_listen_call() {
     }
 }
 
-/// Counts for the process that searched: these run in the call that does.
+/// Counts the failure for the running process, which is in the call that searches.
 #[inline(always)]
 pub fn exhausted(sk: *const u8, search: usize) {
     seen(SIGNAL_PORTS);
     let slot = ownership::current_or_parent(sk);
-    settle(SIGNAL_PORTS, slot);
+    count_outcome(SIGNAL_PORTS, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map; the index is one of the `PORT_SEARCH_` constants.
         unsafe {

@@ -1,4 +1,4 @@
-//! Whose socket an RST was sent for, and why, from the socket's fields.
+//! Owner and class of an RST that was sent, from the fields of its socket.
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_SENT, Conn, FIN_WAIT2, LAST_ACK, LISTEN, RESET_ABORTED,
@@ -21,18 +21,22 @@ use crate::{
 /// `SHUTDOWN_MASK` (`include/net/sock.h`).
 const SHUTDOWN_MASK: u8 = 3;
 
-/// Whose socket an RST was sent for, and how to count it when the kernel gives no reason.
+/// An RST that was sent.
 pub struct Sent {
+    /// The owner.
     pub slot: u32,
+    /// A `RESET_` class, for kernels that give no reason.
     pub class: u32,
-    /// The socket, if it is a full one.
+    /// The socket, if it is a full one, else null.
     pub full: *const u8,
+    /// Its entry, or null.
     pub conn: *mut Conn,
+    /// State of the socket, 0 without one.
     pub state: u8,
 }
 
-/// A segment for a timewait socket: the owner is found through the cookie, which the
-/// timewait socket took over.
+/// Answer to a segment for a timewait socket. Where TIME_WAIT is inferred, the owner is found by the
+/// cookie, which the timewait socket copied.
 #[inline(always)]
 pub fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     sent.slot = SLOT_UNATTRIBUTED;
@@ -40,7 +44,7 @@ pub fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     if has::OFF_TW_SUBSTATE() {
         // SAFETY: an inet_timewait_sock, offset from BTF.
         if unsafe { Probe::read::<u8>(sk, at::OFF_TW_SUBSTATE()) } == FIN_WAIT2 {
-            // Closed here, not yet by the peer, which is still sending.
+            // This side closed the connection, and the peer is still sending.
             sent.class = RESET_DATA_AFTER_CLOSE;
         }
     }
@@ -62,7 +66,7 @@ pub fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
     }
 }
 
-/// Notes the owner, unless its process is gone and the slot is another one's.
+/// Sets the owner, unless its process has exited and the slot belongs to another one.
 #[inline(always)]
 fn attribute(sent: &mut Sent, slot: u32, generation: u32) {
     if counters::generation(slot) == generation {
@@ -70,7 +74,7 @@ fn attribute(sent: &mut Sent, slot: u32, generation: u32) {
     }
 }
 
-/// A segment for a connection that is not yet established: it is the listener's.
+/// Answer to a segment for a connection that is not yet established: it belongs to the listener.
 #[inline(always)]
 pub fn of_request(sk: *const u8, sent: &mut Sent) {
     sent.slot = SLOT_UNATTRIBUTED;
@@ -102,7 +106,7 @@ pub fn of_full_socket<M: Memory>(
             sent.conn = conn;
         }
         None => {
-            sent.slot = ownership::through_parent(sk);
+            sent.slot = ownership::of_parent(sk);
             if let Some(stats) = counters::stats() {
                 // SAFETY: points into the map.
                 unsafe {
@@ -125,8 +129,8 @@ pub fn of_full_socket<M: Memory>(
             _ => RESET_INVALID_SEGMENT,
         };
     } else {
-        // `tcp_abort` gives this reason. Others that abort a live socket have reasons of their own,
-        // but for orphans whose time in FIN_WAIT2 is over (`tcp_keepalive_timer`).
+        // `tcp_abort` gives this reason. Other aborts of live sockets have their own reasons, except
+        // for orphans whose time in FIN_WAIT2 expired (`tcp_keepalive_timer`).
         let aborted = reason == REASON_TCP_STATE.load() && sent.state != CLOSE;
         sent.class = if aborted && sent.state != FIN_WAIT2 {
             RESET_ABORTED
@@ -147,7 +151,7 @@ unsafe fn flags<M: Memory>(sk: *const u8) -> u64 {
     }
 }
 
-/// Why this side sent an RST of its own accord (`tcp_send_active_reset`).
+/// Why this side sent an RST that answers no segment (`tcp_send_active_reset`).
 #[inline(always)]
 unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
     // SAFETY: a full tcp_sock, offsets from BTF.
@@ -157,7 +161,7 @@ unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
             return RESET_ORPHAN;
         }
         if state != CLOSE {
-            // Aborted alive: by keepalive, or by somebody's `ss -K`.
+            // A live connection was aborted: by keepalive, or by `ss -K`.
             return if flags & SOCK_KEEPOPEN != 0 {
                 RESET_KEEPALIVE
             } else {
@@ -173,7 +177,7 @@ unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
         if has::OFF_TP_RCV_NXT() && has::OFF_TP_COPIED_SEQ() {
             let received = Probe::read::<u32>(sk, at::OFF_TP_RCV_NXT());
             let copied = Probe::read::<u32>(sk, at::OFF_TP_COPIED_SEQ());
-            // A FIN counts as one, and stays uncopied until end-of-file is read.
+            // A FIN takes one sequence number, and is not copied until end-of-file is read.
             let fin = u32::from(matches!(previous, CLOSE_WAIT | LAST_ACK | CLOSING));
             let unread = received.wrapping_sub(copied);
             if unread > fin {

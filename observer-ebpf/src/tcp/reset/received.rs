@@ -1,7 +1,7 @@
 //! RSTs received: `tp_btf/tcp_receive_reset`.
 //!
-//! One that may be this side's own abort waits, per CPU, until an RST sent for the same socket
-//! takes it back or the next one received commits it.
+//! An RST that may be this side's own abort is pending, per CPU, until an RST that is sent for the
+//! same socket discards it, or the next received one counts it.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use observer_common::{
@@ -14,7 +14,7 @@ use crate::{
         clock::now,
         counters::{self, add, bounded},
         fields::at,
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         read::{Direct, Memory},
         records,
     },
@@ -48,9 +48,9 @@ fn on_received<M: Memory>(sk: *const u8) {
     let conn = entry::get(sk as u64);
     let slot = ownership::of_entry_or_parent(conn, sk);
     if matches!(state, FIN_WAIT1 | FIN_WAIT2) && shutdown & RCV_SHUTDOWN != 0 {
-        // `tcp_rcv_state_process` calls `tcp_reset` itself when data arrives after close,
-        // and then answers with an RST. Whether this is that case is known once an RST is
-        // sent for the same socket, or not.
+        // When data arrives after close(), `tcp_rcv_state_process` calls `tcp_reset` and then
+        // answers with an RST. Whether this is such a case is known when an RST is sent for the
+        // same socket.
         if let Some(stats) = counters::stats() {
             // SAFETY: points into the map.
             unsafe {
@@ -78,7 +78,7 @@ fn on_received<M: Memory>(sk: *const u8) {
 #[inline(always)]
 fn count_received(slot: u32, state: u8) {
     seen(SIGNAL_RESET_RECEIVED);
-    settle(SIGNAL_RESET_RECEIVED, slot);
+    count_outcome(SIGNAL_RESET_RECEIVED, slot);
     let Some(index) = bounded(usize::from(state), RESETS_RECEIVED) else {
         return;
     };
@@ -95,7 +95,7 @@ fn count_received(slot: u32, state: u8) {
     }
 }
 
-/// No RST followed the pending one: it was the peer's.
+/// Counts the pending RST as received: no RST was sent for the same socket.
 #[inline(always)]
 fn commit_pending() {
     let Some(stats) = counters::stats() else {
@@ -111,17 +111,17 @@ fn commit_pending() {
         if counters::generation(slot) == (*stats).pending_generation {
             count_received(slot, (*stats).pending_state as u8);
         } else {
-            // The process is gone and was folded, and with it this RST, which the daemon
-            // reads together with the slot's own.
+            // The process has exited. When the daemon added up its slot, it included the pending
+            // RST.
             seen(SIGNAL_RESET_RECEIVED);
-            settle(SIGNAL_RESET_RECEIVED, slot);
+            count_outcome(SIGNAL_RESET_RECEIVED, slot);
         }
     }
 }
 
-/// An RST is being sent for `sk`: if one was pending for it a moment ago, that was our own
-/// abort, which has closed the socket (`tcp_done`). If it is not closed, or the other is older,
-/// that was the peer's, for this or another socket at the same address.
+/// An RST is sent for `sk`. A recent pending one for it was this side's own abort, which has closed
+/// the socket (`tcp_done`). If the socket is not closed, or the pending one is older, it came from
+/// the peer, for this or an earlier socket at the same address.
 #[inline(always)]
 pub fn forget_pending(sk: *const u8, state: u8) {
     let Some(stats) = counters::stats() else {

@@ -1,9 +1,8 @@
 //! RSTs sent: `tp_btf/tcp_send_reset`.
 //!
-//! They are counted by the kernel's reason (6.10 and later) where that says something; where
-//! there is none, or only `TCP_STATE`, by a class from the socket's fields. Before 6.10 the
-//! tracepoint fires for full sockets only; there, hooks on `tcp_v4_send_reset` and
-//! `tcp_v6_send_reset` count the others.
+//! Counted by the kernel's reason (6.10 and later) if it is specific, otherwise by a class from the
+//! socket's fields. Before 6.10 the tracepoint fires for full sockets only; hooks on
+//! `tcp_v4_send_reset` and `tcp_v6_send_reset` count the other RSTs.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
@@ -18,14 +17,14 @@ use crate::{
     core::{
         counters::{self, add, bounded},
         fields::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
-        outcome::{seen, settle},
+        outcome::{count_outcome, seen},
         read::{Direct, Memory, Probe},
         records,
     },
     tcp::reset::class::{self, Sent},
 };
 
-/// Where a TCP header has its flags, and the one for RST.
+/// Offset of the flags in a TCP header, and the flag of an RST.
 const TCP_FLAGS: usize = 13;
 const TCP_RST: u8 = 0x04;
 
@@ -70,7 +69,7 @@ pub fn reset_v6_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A segment is to be answered with an RST: counts those that the tracepoint is silent about.
+/// A segment is answered with an RST. Counts it if the tracepoint does not fire for it.
 #[inline(always)]
 fn on_answer(sk: *const u8, skb: *const u8) {
     if !sk.is_null() {
@@ -81,7 +80,8 @@ fn on_answer(sk: *const u8, skb: *const u8) {
         }
     }
     if has::OFF_SKB_HEAD() && has::OFF_SKB_TRANSPORT() {
-        // An RST is never answered (RFC 9293, section 3.10.7.1): both functions return then.
+        // Both functions return early for an RST, which is never answered (RFC 9293, section
+        // 3.10.7.1).
         // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the header, the byte
         // of the flags.
         let flags = unsafe {
@@ -120,7 +120,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         && reason != REASON_NOT_SPECIFIED.load()
         && reason != REASON_TCP_STATE.load();
     let index = if specific { reason } else { sent.class };
-    settle(SIGNAL_RESET_SENT, sent.slot);
+    count_outcome(SIGNAL_RESET_SENT, sent.slot);
     let Some(checked) = bounded(index as usize, RESETS_SENT) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! Programs that handle a transition or an end of a socket that the kernel skipped the program of
-//! [`crate::tcp::state`] on: second programs on the same tracepoints, and `tcp_connect`.
+//! Backup programs: they handle transitions and ends of sockets for which the kernel skipped the
+//! first program. On the same tracepoints, and on `tcp_connect`.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// The same once more, for an event that [`crate::tcp::state::state_tp_btf`] was left out of. The kernel skips a
-/// program that is already running on the CPU (since 6.1, `__bpf_trace_run`): when a timer or a
-/// packet interrupts it, all transitions in that softirq; since 7.0, when a tracepoint's programs
-/// can be preempted, those of other tasks as well. It comes second, and mostly has nothing to do.
+/// Backup of [`crate::tcp::state::state_tp_btf`]. The kernel skips a program that is already running
+/// on the CPU (since 6.1, `__bpf_trace_run`): if a timer or a packet interrupts it, for all
+/// transitions in that softirq; since 7.0, where programs of a tracepoint can be preempted, also for
+/// transitions of other tasks. The backup runs second, and usually finds the event handled.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
@@ -33,7 +33,7 @@ pub fn state_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// As [`state_again_tp_btf`], for the end of a socket.
+/// Backup of [`crate::tcp::state::close::destroy_tp_btf`].
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
@@ -45,8 +45,8 @@ pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `tcp_connect`, which comes after CLOSE -> SYN_SENT in the same call: makes up for that
-/// transition where the kernel skipped the program on it, so that its owner is not lost.
+/// `tcp_connect` is called after the transition CLOSE -> SYN_SENT in the same system call. Handles
+/// the transition if the kernel skipped the tracepoint's program, so that the owner is known.
 #[fentry(function = "tcp_connect")]
 pub fn connect_fentry(ctx: FEntryContext) -> i32 {
     started::<Direct>(ctx.arg(0));
@@ -61,8 +61,7 @@ pub fn connect_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `sk` is being connected. Takes the transition in that has led to this, if the kernel
-/// skipped the program on it.
+/// Called from `tcp_connect`. Handles CLOSE -> SYN_SENT if the tracepoint's program was skipped.
 #[inline(always)]
 pub fn started<M: Memory>(sk: *const u8) {
     if !handled(sk, CLOSE, SYN_SENT) {
@@ -70,8 +69,8 @@ pub fn started<M: Memory>(sk: *const u8) {
     }
 }
 
-/// Whether this event has been handled: it was the last on this CPU, or the socket's entry is in
-/// the state that it led to.
+/// Whether this transition was handled: it was the last one on this CPU, or the socket's entry is in
+/// its new state.
 #[inline(always)]
 fn handled(sk: *const u8, old: u8, new: u8) -> bool {
     let mut was_full = false;
@@ -87,7 +86,7 @@ fn handled(sk: *const u8, old: u8, new: u8) -> bool {
     match entry::get(sk as u64) {
         // SAFETY: points into the map.
         Some(conn) => unsafe { (*conn).state == new },
-        // It may have found no room, and must not be counted twice.
+        // The map may have been full for it. It must not be counted twice.
         None => was_full,
     }
 }

@@ -32,7 +32,7 @@ pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The socket is being destroyed (`tcp_v4_destroy_sock`): its address may be reused.
+/// The socket is being destroyed (`tcp_v4_destroy_sock`), and its address can be reused.
 #[inline(always)]
 pub fn on_destroy<M: Memory>(sk: *const u8) {
     let Some(conn) = CONNECTIONS.get_ptr_mut(sk as u64) else {
@@ -49,8 +49,8 @@ pub fn on_destroy<M: Memory>(sk: *const u8) {
             (*stats).destroyed_slot = slot;
             (*stats).destroyed_generation = counters::generation(slot);
         }
-        connect::unreturned(conn);
-        // In CLOSE, unless the run on its last transition was skipped.
+        connect::abandoned(conn);
+        // Counts nothing in CLOSE, which is the state unless the last transition was skipped.
         let error = died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
         count_error(slot, (*conn).state, error);
     }
@@ -70,7 +70,7 @@ pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: 
         count_error(slot, old, error);
         let flags = (*conn).flags;
         if pending == 0 && flags & CONN_ESTABLISHED != 0 {
-            // No connect() is to return why: the next one is another attempt.
+            // No connect() will return an errno for this: the next one is another attempt.
             (*conn).flags = flags & !CONN_ATTEMPT_COUNTED;
         }
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
@@ -99,7 +99,7 @@ pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: 
                 record.to = CLOSE;
                 record.errno = error as u16;
                 if resets(old) && error == 0 && (*conn).flags & CONN_TIME_WAIT == 0 {
-                    // This side aborted it; the RST is sent right after this transition.
+                    // This side aborted the connection; it sends the RST after this transition.
                     record.flags |= CONN_RESET_SENT;
                 }
             });
@@ -107,13 +107,12 @@ pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: 
     }
 }
 
-/// A socket left `old` for CLOSE with this `sk_err`: counts a connection that died of it, once,
-/// because it goes to CLOSE once. What ends an attempt in SYN_SENT or SYN_RECV is an outcome of
-/// connect().
+/// Counts an established connection that went from `old` to CLOSE because of `error` (`sk_err`).
+/// An error in SYN_SENT or SYN_RECV is an outcome of connect().
 ///
-/// `tcp_reset`, `tcp_write_err` and `tcp_abort` set it before `tcp_done` on every kernel (within
-/// `tcp_done_with_error` from 6.10 on). `tcp_disconnect`, where this side aborts the connection,
-/// sets it after the transition.
+/// `tcp_reset`, `tcp_write_err` and `tcp_abort` set `sk_err` before `tcp_done` on every kernel
+/// (within `tcp_done_with_error` from 6.10 on). `tcp_disconnect`, where this side aborts the
+/// connection, sets it after the transition.
 #[inline(always)]
 pub fn count_error(slot: u32, old: u8, error: u32) {
     let established = matches!(
@@ -140,8 +139,8 @@ pub fn count_error(slot: u32, old: u8, error: u32) {
     }
 }
 
-/// What of `sk_err` at the end is news: an error that was there when the last state was entered
-/// did not end the connection, and nobody has fetched it.
+/// The error that ended the connection. An error that `sk_err` already had when the last state was
+/// entered did not: the program has just not fetched it.
 #[inline(always)]
 unsafe fn died_of(conn: *mut Conn, error: u32) -> u32 {
     // SAFETY: points into the map.
@@ -152,7 +151,7 @@ unsafe fn died_of(conn: *mut Conn, error: u32) -> u32 {
     }
 }
 
-/// Whether leaving `old` straight for CLOSE without an error means an RST (`tcp_need_reset`).
+/// Whether a transition from `old` to CLOSE without an error sends an RST (`tcp_need_reset`).
 #[inline(always)]
 fn resets(old: u8) -> bool {
     matches!(

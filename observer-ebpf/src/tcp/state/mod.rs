@@ -1,13 +1,11 @@
 //! State transitions: `tp_btf/inet_sock_set_state` and `tp_btf/tcp_destroy_sock`.
 //!
-//! Counts transitions, successful connects and failed ones (as far as the state machine
-//! knows), entries into TIME_WAIT (inferred), and the three histograms; writes the record of
-//! a finished connection.
+//! Counts transitions, outcomes of connects as far as the state machine knows them, and the times to
+//! connect and in CLOSE_WAIT. `close` counts what happens on the way to CLOSE.
 //!
-//! What this tracepoint does not show (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it
-//! fires before `sk_state` is written; never with TIME_WAIT, which is a mini-socket's state;
-//! also with old == new; for a child as LISTEN -> SYN_RECV; for MPTCP parents and their
-//! subflows alike.
+//! Properties of the tracepoint (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it fires before
+//! `sk_state` is written; never with TIME_WAIT, which is the state of a mini-socket; also with
+//! old == new; for a child with LISTEN -> SYN_RECV; for MPTCP parents as well as their subflows.
 
 mod backup;
 mod close;
@@ -30,7 +28,7 @@ use crate::{
         clock::now,
         counters::{self, bounded, observe},
         fields::{HAS_SOCKET_COOKIE, TIME_WAIT_EXACT, at},
-        outcome::{seen, settle, settle_lost},
+        outcome::{count_lost, count_outcome, seen},
         process,
         read::{Direct, Memory},
         records,
@@ -41,7 +39,7 @@ use crate::{
         listen, ownership,
         state::{
             close::{closed, count_error},
-            open::Birth,
+            open::Open,
         },
     },
 };
@@ -77,28 +75,28 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
         }
     }
     let time = now();
-    let birth = match (old, new) {
-        (CLOSE, SYN_SENT | LISTEN) => open::opened(sk, new, time),
+    let open = match (old, new) {
+        (CLOSE, SYN_SENT | LISTEN) => open::own(sk, new, time),
         (LISTEN, SYN_RECV | ESTABLISHED) => open::child(sk, new, time),
-        _ => Birth::of(match entry::get(sk as u64) {
+        _ => Open::of(match entry::get(sk as u64) {
             Some(conn) => Some(conn),
-            None => entry::seed(sk as u64, ownership::through_parent(sk), old, time),
+            None => entry::seed(sk as u64, ownership::of_parent(sk), old, time),
         }),
     };
-    match birth {
-        Birth::Entered(conn) => transition::<M>(sk, conn, old, new, time),
-        Birth::Complete => {}
-        Birth::Full => untracked::<M>(sk, old, new),
+    match open {
+        Open::Entry(conn) => transition::<M>(sk, conn, old, new, time),
+        Open::Counted => {}
+        Open::MapFull => untracked::<M>(sk, old, new),
     }
     if (old, new) == (CLOSE, LISTEN) {
-        // Not before the transition is booked: the iterator over listeners takes one that is
-        // not in LISTEN for one whose end was missed.
+        // After the transition, because the iterator over listeners takes an entry that is not in
+        // LISTEN for a listener whose end was missed.
         listen::opened(sk, entry::get(sk as u64));
     }
 }
 
-/// A transition of a socket that could not be given an entry: counted, but kept out of the
-/// gauges, which could not follow it.
+/// Counts a transition of a socket without an entry, because the map is full. The gauges leave it
+/// out, because its further transitions may not be seen.
 #[inline(always)]
 fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
     count_transition(SLOT_UNATTRIBUTED, old, new);
@@ -111,42 +109,37 @@ fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
         adjust_live(SLOT_UNATTRIBUTED, old, 1);
     }
     adjust_live(SLOT_UNATTRIBUTED, new, -1);
-    settle_lost(SIGNAL_STATE);
+    count_lost(SIGNAL_STATE);
 }
 
 #[inline(always)]
 fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time: u64) {
-    // SAFETY: points into the map; this program alone writes these fields, under the
-    // socket lock.
+    // SAFETY: points into the map; only this program writes these fields, under the socket lock.
     unsafe {
-        // The kernel skips a program that interrupts itself on the same CPU (since 6.1,
-        // `__bpf_trace_run`); what that left out is made good here, so that gauges do not
-        // drift for ever.
+        // The kernel skips a program that would interrupt itself on the same CPU (since 6.1,
+        // `__bpf_trace_run`). Count the skipped transition here, otherwise the gauges drift.
         let known = (*conn).state;
         let missed = known != old && usize::from(known) < STATES;
         if missed {
-            ownership::settle_handover(conn, known);
+            ownership::complete_handover(conn, known);
             count_transition((*conn).slot, known, old);
             let flags = (*conn).flags;
             if known == SYN_SENT
                 && old != SYN_RECV
                 && flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE
             {
-                // What was left out is that the handshake succeeded, however long it took.
+                // The skipped transition was the success of the handshake; its duration is unknown.
                 connect::succeeded((*conn).slot, None);
                 (*conn).flags = flags | CONN_ESTABLISHED | CONN_ATTEMPT_COUNTED;
             }
-            // Nobody knows when it came to `old`.
+            // The time at which it entered `old` is unknown.
             (*conn).entered_ns = time;
-            debug!(
-                &(),
-                "made good for a missed transition from {} to {}", known, old
-            );
+            debug!(&(), "counted a missed transition from {} to {}", known, old);
         }
-        ownership::settle_handover(conn, old);
+        ownership::complete_handover(conn, old);
         let slot = (*conn).slot;
         count_transition(slot, old, new);
-        settle(SIGNAL_STATE, slot);
+        count_outcome(SIGNAL_STATE, slot);
 
         let spent = time.saturating_sub((*conn).entered_ns);
         if let Some(old) = bounded(timed_index(old), TIMED_STATES.len()) {
@@ -165,22 +158,22 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
         match new {
             ESTABLISHED => {
-                // An RST sent until now answered a stray segment (a bad ACK in SYN_SENT).
+                // An earlier RST answered an invalid segment (a bad ACK in SYN_SENT).
                 let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
                 if attempting {
                     connect::succeeded(slot, Some(time.saturating_sub((*conn).born_ns)));
-                    // Reset before connect() returns, it returns that.
+                    // If an RST arrives before connect() returns, connect() returns ECONNRESET.
                     flags |= CONN_ATTEMPT_COUNTED;
                 }
                 (*conn).flags = flags;
                 if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
-                    // A passive MPTCP join: its parent is known by now.
-                    ownership::hand_over(conn, ownership::through_parent(sk));
+                    // A passive MPTCP join: its parent is known now.
+                    ownership::hand_over(conn, ownership::of_parent(sk));
                 }
             }
             FIN_WAIT1 => {
-                // Only the side that closes first comes here, and only it can enter
-                // TIME_WAIT. The timewait socket takes over the cookie, if there is one.
+                // Only the side that closes first enters FIN_WAIT1, and only it can enter
+                // TIME_WAIT. Generate the cookie now, because the timewait socket copies it.
                 // Kernels without the helper do not report RSTs of timewait sockets either.
                 if TIME_WAIT_EXACT.load() == 0 && HAS_SOCKET_COOKIE.load() != 0 {
                     bpf_get_socket_cookie(sk.cast_mut().cast());
@@ -204,8 +197,8 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
     }
 }
 
-/// An MPTCP parent: takes no part in the counts, because its subflows do, but knows the
-/// owner.
+/// A transition of an MPTCP parent. It is not counted, because its subflows are; its entry only
+/// stores the owner.
 #[inline(always)]
 fn on_parent(sk: *const u8, old: u8, new: u8) {
     match (old, new) {

@@ -1,4 +1,4 @@
-//! The first transition of a socket, which gives it its entry and its owner.
+//! The first transition of a socket, at which its entry is inserted and its owner determined.
 
 use observer_common::{
     CLOSE, CONN_ACTIVE, CONN_PASSIVE, Conn, LISTEN, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED,
@@ -8,7 +8,7 @@ use observer_common::{
 use crate::{
     core::{
         fields::{at, has},
-        outcome::settle,
+        outcome::count_outcome,
         read::{Memory, Probe},
         records,
     },
@@ -20,47 +20,47 @@ use crate::{
     },
 };
 
-/// How a transition finds its socket.
-pub enum Birth {
-    /// With this entry; the transition is still to be counted.
-    Entered(*mut Conn),
-    /// The entry is made and the transition counted.
-    Complete,
-    /// There is no room for an entry.
-    Full,
+/// The socket of a transition.
+pub enum Open {
+    /// It has this entry; the transition is not counted yet.
+    Entry(*mut Conn),
+    /// Its entry was inserted, and the transition counted.
+    Counted,
+    /// The map has no room for an entry.
+    MapFull,
 }
 
-impl Birth {
+impl Open {
     #[inline(always)]
     pub fn of(conn: Option<*mut Conn>) -> Self {
         match conn {
-            Some(conn) => Self::Entered(conn),
-            None => Self::Full,
+            Some(conn) => Self::Entry(conn),
+            None => Self::MapFull,
         }
     }
 }
 
-/// connect() or listen(), in the process that calls it. A socket may have an entry already
-/// from an earlier attempt.
+/// connect() or listen(), in the calling process. The socket may already have an entry from an
+/// earlier attempt.
 #[inline(always)]
-pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
+pub fn own(sk: *const u8, new: u8, time: u64) -> Open {
     let slot = ownership::current_or_parent(sk);
     let flags = if new == SYN_SENT { CONN_ACTIVE } else { 0 };
-    if let Some(birth) = born(sk, slot, flags, CLOSE, new, time) {
-        return birth;
+    if let Some(open) = insert_entry(sk, slot, flags, CLOSE, new, time) {
+        return open;
     }
     let Some(conn) = entry::get(sk as u64) else {
-        return Birth::Full;
+        return Open::MapFull;
     };
     // SAFETY: points into the map.
     unsafe {
         if (*conn).state != CLOSE {
-            // The end of an older socket at this address was skipped; see `transition`.
+            // The kernel skipped the program at the end of an older socket at this address.
             entry::end(sk as u64, conn);
-            return Birth::of(entry::create(sk as u64, slot, flags, CLOSE, time));
+            return Open::of(entry::create(sk as u64, slot, flags, CLOSE, time));
         }
-        ownership::settle_handover(conn, CLOSE);
-        connect::unreturned(conn);
+        ownership::complete_handover(conn, CLOSE);
+        connect::abandoned(conn);
         if (*conn).slot != slot {
             gauges::hold(slot);
             gauges::release((*conn).slot);
@@ -73,19 +73,18 @@ pub fn opened(sk: *const u8, new: u8, time: u64) -> Birth {
         (*conn).error = 0;
         (*conn).spent = [0; TIMED_STATES.len()];
     }
-    Birth::Entered(conn)
+    Open::Entry(conn)
 }
 
-/// A child socket, in softirq. It belongs to its listener's owner until it is accepted.
+/// A child socket, in softirq. It belongs to the owner of its listener until it is accepted.
 ///
-/// The tracepoint does not name the listener, and looking for it by port would have to
-/// guess among SO_REUSEPORT sockets of several processes. But the child is a byte copy of
-/// its listener at this point (`sk_clone_lock`), and `tsorted_sent_queue`, an empty list
-/// whose head points to itself in the listener, is set up anew only later, in
-/// `tcp_create_openreq_child`. So the copied pointer leads to the listener; it is believed
-/// only if a listening socket is known there.
+/// The tracepoint does not pass the listener, and a lookup by port is ambiguous among SO_REUSEPORT
+/// sockets of several processes. But here the child is still a byte copy of its listener
+/// (`sk_clone_lock`), and `tcp_create_openreq_child` initialises `tsorted_sent_queue` only later.
+/// In the listener, this is an empty list whose head points to itself, so in the copy it points
+/// into the listener. The address is used only if there is an entry in LISTEN for it.
 #[inline(always)]
-pub fn child(sk: *const u8, new: u8, time: u64) -> Birth {
+pub fn child(sk: *const u8, new: u8, time: u64) -> Open {
     let mut slot = SLOT_UNATTRIBUTED;
     if has::OFF_TP_TSORTED() {
         // SAFETY: a tcp_sock, offset from BTF.
@@ -98,37 +97,37 @@ pub fn child(sk: *const u8, new: u8, time: u64) -> Birth {
             }
         }
     }
-    if let Some(birth) = born(sk, slot, CONN_PASSIVE, LISTEN, new, time) {
-        return birth;
+    if let Some(open) = insert_entry(sk, slot, CONN_PASSIVE, LISTEN, new, time) {
+        return open;
     }
     if let Some(stale) = entry::get(sk as u64) {
-        // The end of an older socket at this address was skipped; see `transition`.
+        // The kernel skipped the program at the end of an older socket at this address.
         entry::end(sk as u64, stale);
     }
-    Birth::of(entry::create(sk as u64, slot, CONN_PASSIVE, LISTEN, time))
+    Open::of(entry::create(sk as u64, slot, CONN_PASSIVE, LISTEN, time))
 }
 
-/// Makes an entry for a socket that goes from `old` to `new`. `None` when it has one.
+/// Inserts an entry for a socket that goes from `old` to `new`. `None` if it has one already.
 ///
-/// To SYN_SENT or SYN_RECV, nothing else is to be done, so the entry is made as the
-/// transition leaves it: it need not be looked up for that.
+/// A transition to SYN_SENT or SYN_RECV needs no other work, so the entry is inserted with the new
+/// state, which saves a lookup.
 #[inline(always)]
-fn born(sk: *const u8, slot: u32, flags: u16, old: u8, new: u8, time: u64) -> Option<Birth> {
+fn insert_entry(sk: *const u8, slot: u32, flags: u16, old: u8, new: u8, time: u64) -> Option<Open> {
     let at_once = matches!(new, SYN_SENT | SYN_RECV);
     let state = if at_once { new } else { old };
     match entry::insert(sk as u64, slot, flags, old, state, time) {
         Inserted::Known => None,
-        Inserted::Full => Some(Birth::Full),
+        Inserted::Full => Some(Open::MapFull),
         Inserted::New if at_once => {
             count_transition(slot, old, new);
-            settle(SIGNAL_STATE, slot);
+            count_outcome(SIGNAL_STATE, slot);
             records::write(RECORD_STATE, sk, core::ptr::null(), slot, |record| {
                 record.flags = flags;
                 record.from = old;
                 record.to = new;
             });
-            Some(Birth::Complete)
+            Some(Open::Counted)
         }
-        Inserted::New => Some(Birth::of(entry::get(sk as u64))),
+        Inserted::New => Some(Open::of(entry::get(sk as u64))),
     }
 }

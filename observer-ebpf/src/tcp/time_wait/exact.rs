@@ -1,9 +1,9 @@
-//! TIME_WAIT, exactly: `inet_twsk_alloc` makes the timewait socket that replaces a closing
-//! one, `tcp_twsk_destructor` runs once for each, however it ends (its timer, reuse by
-//! connect() or a SYN, an RST, the end of its network namespace). A null return of the first
-//! means that there was no bucket (`net.ipv4.tcp_max_tw_buckets`) or no memory.
+//! TIME_WAIT by function hooks. `inet_twsk_alloc` allocates the timewait socket that replaces a
+//! closing one; it returns null if there is no bucket (`net.ipv4.tcp_max_tw_buckets`) or no memory.
+//! `tcp_twsk_destructor` is called once for each timewait socket, whatever ends it (timer, reuse by
+//! connect() or a SYN, an RST, the end of its network namespace).
 //!
-//! Both run in softirq as a rule, so the owner is that of the socket. Where neither function
+//! Both usually run in softirq, so the owner is the socket's. Where neither function
 //! can be hooked, [`crate::tcp::state`] infers the beginning, and the daemon the end.
 
 use aya_ebpf::{
@@ -22,7 +22,7 @@ use crate::{
         counters::{self, add},
         fields::at,
         maps::{ACCOUNTS, BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAITS},
-        outcome::{map_full, seen, settle},
+        outcome::{count_outcome, map_full, seen},
         read::{Memory, Probe},
         socket,
     },
@@ -44,14 +44,14 @@ pub fn time_wait_begin_fexit(ctx: FExitContext) -> i32 {
 #[kprobe]
 pub fn time_wait_begin_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(substate)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(2)) {
-        call_args::enter(INET_TWSK_ALLOC, [sk, substate]);
+        call_args::save(INET_TWSK_ALLOC, [sk, substate]);
     }
     0
 }
 
 #[kretprobe]
 pub fn time_wait_begin_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([sk, substate]) = call_args::leave(INET_TWSK_ALLOC) {
+    if let Some([sk, substate]) = call_args::take(INET_TWSK_ALLOC) {
         on_begin(sk as *const u8, substate as u8, ctx.ret());
     }
     0
@@ -92,19 +92,19 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
         unsafe { (*conn).flags |= CONN_TIME_WAIT };
     }
     count_entered(slot, substate);
-    remember(timewait as u64, slot, socket::netns::<Probe>(sk));
+    insert(timewait as u64, slot, socket::netns::<Probe>(sk));
     let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
     write_record(sk, conn, slot, substate);
 }
 
-/// Keeps the owner of a timewait socket until its end.
+/// Stores the owner of a timewait socket until its end.
 #[inline(always)]
-fn remember(timewait: u64, slot: u32, netns: u32) {
+fn insert(timewait: u64, slot: u32, netns: u32) {
     if let Some(stale) = TIME_WAITS.get_ptr(timewait) {
-        // The end of an older one at this address was skipped.
+        // The kernel skipped the program at the end of an older one at this address.
         // SAFETY: points into the map.
         let stale = unsafe { *stale };
-        forget(timewait, &stale);
+        remove(timewait, &stale);
     }
     let mut account = slot;
     let mut generation = 0;
@@ -133,19 +133,19 @@ fn remember(timewait: u64, slot: u32, netns: u32) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*account).entered }, 1);
     }
-    if let Some(counts) = of_netns(netns) {
+    if let Some(counts) = counts_of_netns(netns) {
         // SAFETY: as above.
         add(unsafe { &raw mut (*counts).entered }, 1);
     }
 }
 
-/// The counts of a network namespace.
+/// Counters of a network namespace.
 #[inline(always)]
-fn of_netns(netns: u32) -> Option<*mut Account> {
+fn counts_of_netns(netns: u32) -> Option<*mut Account> {
     if let Some(counts) = NETNS_TIME_WAITS.get_ptr_mut(netns) {
         return Some(counts);
     }
-    // When another CPU was faster, its entry is there now.
+    // If this fails because another CPU inserted an entry first, use that one.
     let _ = NETNS_TIME_WAITS.insert(netns, Account::default(), BPF_NOEXIST);
     let counts = NETNS_TIME_WAITS.get_ptr_mut(netns);
     if counts.is_none() {
@@ -158,20 +158,20 @@ fn of_netns(netns: u32) -> Option<*mut Account> {
 fn on_end(timewait: *const u8) {
     seen(SIGNAL_TIME_WAIT_END);
     let Some(entry) = TIME_WAITS.get_ptr(timewait as u64) else {
-        // It entered before the programs were attached.
-        settle(SIGNAL_TIME_WAIT_END, SLOT_UNATTRIBUTED);
+        // It entered TIME_WAIT before the programs were attached.
+        count_outcome(SIGNAL_TIME_WAIT_END, SLOT_UNATTRIBUTED);
         return;
     };
     // SAFETY: points into the map.
     let entry = unsafe { *entry };
-    settle(SIGNAL_TIME_WAIT_END, entry.slot);
-    forget(timewait as u64, &entry);
+    count_outcome(SIGNAL_TIME_WAIT_END, entry.slot);
+    remove(timewait as u64, &entry);
 }
 
-/// Counts the end of a timewait socket. Whoever removes the entry counts it, so that none is
-/// counted twice.
+/// Counts the end of a timewait socket. Only the program that removes the entry counts it, so that
+/// it is not counted twice.
 #[inline(always)]
-fn forget(timewait: u64, entry: &TimeWait) {
+fn remove(timewait: u64, entry: &TimeWait) {
     if TIME_WAITS.remove(timewait).is_err() {
         return;
     }

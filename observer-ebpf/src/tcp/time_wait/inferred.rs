@@ -1,6 +1,5 @@
-//! TIME_WAIT where neither its beginning nor its end can be hooked: entries are inferred from
-//! transitions to CLOSE, and their owners remembered in an array, for RSTs that answer late
-//! segments and for the ports in use.
+//! TIME_WAIT where its functions cannot be hooked. Entries are inferred from transitions to CLOSE.
+//! An array stores their owners, for RSTs that answer late segments and for the ports in use.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use observer_common::{
@@ -20,24 +19,24 @@ use crate::{
     tcp::time_wait::{count_entered, write_record},
 };
 
-/// The most sockets of one hash bucket that are looked at. There are about as many buckets
-/// as sockets at most, unless somebody made the table small.
+/// Limit for the sockets of one hash bucket. The kernel has about as many buckets as sockets, unless
+/// an administrator made the table small.
 const CHAIN: u32 = 32;
 
-/// Marks a key that is not a cookie.
+/// Flag of a key that is not a cookie.
 const WITHOUT_COOKIE: u64 = 1 << 63;
 
-/// What has become of a socket that entered TIME_WAIT.
+/// Result of a lookup of a timewait socket.
 pub enum Lookup {
-    /// Its timewait socket.
+    /// The timewait socket.
     Socket(*const u8),
-    /// It is not there any more.
+    /// It no longer exists.
     Nothing,
-    /// The fields to look are absent, or the bucket changed meanwhile or is too long.
+    /// Not known: fields are absent, or the bucket changed during the lookup or is too long.
     Unknown,
 }
 
-/// `skc_hash` of a full socket, which its timewait socket takes over.
+/// `skc_hash` of a full socket, which its timewait socket copies.
 #[inline(always)]
 pub fn hash_of<M: Memory>(sk: *const u8) -> u32 {
     if !has::OFF_SKC_HASH() {
@@ -47,8 +46,8 @@ pub fn hash_of<M: Memory>(sk: *const u8) -> u32 {
     unsafe { M::read(sk, at::OFF_SKC_HASH()) }
 }
 
-/// Finds the timewait socket of `owner` in the kernel's table of connections, where it is
-/// before the socket that it replaces is closed (`tcp_time_wait`).
+/// Finds the timewait socket of `owner` in the kernel's hash table of connections. The kernel inserts
+/// it before it closes the socket that it replaces (`tcp_time_wait`).
 #[inline(always)]
 pub fn find(owner: &TimeWaitOwner) -> Lookup {
     if !has::OFF_NET_HASHINFO()
@@ -61,7 +60,7 @@ pub fn find(owner: &TimeWaitOwner) -> Lookup {
         return Lookup::Unknown;
     }
     // SAFETY: a `struct net`, its inet_hashinfo, and the chain of a bucket, offsets from BTF.
-    // The chain may lead anywhere when a socket of it is freed meanwhile; all reads are safe.
+    // The chain can lead anywhere if one of its sockets is freed concurrently; all reads are safe.
     unsafe {
         let hashinfo = Probe::read::<u64>(owner.net as *const u8, at::OFF_NET_HASHINFO());
         let hashinfo = hashinfo as *const u8;
@@ -72,7 +71,8 @@ pub fn find(owner: &TimeWaitOwner) -> Lookup {
         let mut i = 0;
         while i < CHAIN {
             if node & 1 != 0 {
-                // The end of a chain says of which (include/linux/list_nulls.h).
+                // The end of a chain contains the number of its bucket
+                // (include/linux/list_nulls.h).
                 if node >> 1 == u64::from(bucket) {
                     return Lookup::Nothing;
                 }
@@ -94,11 +94,11 @@ pub fn find(owner: &TimeWaitOwner) -> Lookup {
     Lookup::Unknown
 }
 
-/// Whether a socket that goes from FIN_WAIT2 or CLOSING to CLOSE without an error is being
-/// replaced by a timewait socket. `tcp_time_wait` is reached when the peer's FIN has come
-/// (`tcp_fin` sets SOCK_DONE first) or when the socket is an orphan (`sock_orphan` sets
-/// SOCK_DEAD first); close() with unread data, SO_LINGER 0 and connect(AF_UNSPEC) come here
-/// with neither. `None` when only the RST that follows or does not can tell.
+/// Whether a socket that goes from FIN_WAIT2 or CLOSING to CLOSE without an error is replaced by a
+/// timewait socket. The kernel calls `tcp_time_wait` when the peer's FIN has arrived (`tcp_fin` sets
+/// SOCK_DONE before) or when the socket is an orphan (`sock_orphan` sets SOCK_DEAD before). With
+/// close() with unread data, SO_LINGER 0 and connect(AF_UNSPEC), neither is set. `None` if it depends
+/// on whether an RST is sent after this transition.
 #[inline(always)]
 pub unsafe fn enters_time_wait<M: Memory>(sk: *const u8, old: u8) -> Option<bool> {
     if !has::OFF_SKC_FLAGS() {
@@ -110,14 +110,15 @@ pub unsafe fn enters_time_wait<M: Memory>(sk: *const u8, old: u8) -> Option<bool
         if flags & (SOCK_DEAD | SOCK_DONE) == 0 {
             return Some(false);
         }
-        // TCP_LINGER2 below zero: no FIN_WAIT2 for orphans.
+        // With a negative TCP_LINGER2, orphans skip FIN_WAIT2.
         if flags & SOCK_DEAD != 0 && has::OFF_TP_LINGER2() {
             let linger2 = Probe::read::<i32>(sk, at::OFF_TP_LINGER2());
             if linger2 < 0 && old == FIN_WAIT2 {
                 return Some(false);
             }
         }
-        // close() with unread data in CLOSING: the FIN has come, the owner still holds it.
+        // May be close() with unread data in CLOSING: the FIN has arrived, and the program still
+        // holds the socket.
         if old == CLOSING && flags & SOCK_DEAD == 0 {
             return None;
         }
@@ -133,7 +134,7 @@ pub unsafe fn on_entered<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
     unsafe {
         (*conn).flags |= CONN_TIME_WAIT;
         if has::OFF_SKC_FLAGS() && M::read::<u64>(sk, at::OFF_SKC_FLAGS()) & SOCK_DONE == 0 {
-            // The peer's FIN has not come.
+            // The peer's FIN has not arrived.
             substate = FIN_WAIT2;
         }
         count_entered(slot, substate);
@@ -150,8 +151,8 @@ pub unsafe fn on_entered<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
     write_record(sk, conn, slot, substate);
 }
 
-/// The socket leaves for TIME_WAIT: remembers whose its address pair is, for RSTs that answer
-/// late segments and for the ports in use.
+/// Stores owner and addresses of a socket that enters TIME_WAIT, for RSTs that answer late segments
+/// and for the ports in use.
 #[inline(always)]
 unsafe fn remember_owner<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
     let time = now();
@@ -162,7 +163,8 @@ unsafe fn remember_owner<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             key = M::read::<u64>(sk, at::OFF_SKC_COOKIE());
         }
         if key == 0 {
-            // It has no cookie: its FIN_WAIT1 was not seen, or the kernel is older than 5.12.
+            // It has no cookie: its transition to FIN_WAIT1 was missed, or the kernel is older than
+            // 5.12.
             key = key_without_cookie();
         }
         let mut net = 0;
@@ -172,7 +174,7 @@ unsafe fn remember_owner<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
         let Some(entry) = place_for(key, coarse_time(time)) else {
             return;
         };
-        // Without a key while it is half written.
+        // The key is 0 while the element is being written.
         (&raw mut (*entry).key).write_volatile(0);
         *entry = TimeWaitOwner {
             key: 0,
@@ -181,7 +183,7 @@ unsafe fn remember_owner<M: Memory>(sk: *const u8, slot: u32, generation: u32) {
             net,
             net_cookie: cookie_of::<M>(net),
             entered: coarse_time(time),
-            // skc_num is 0 by now, unless the socket was bound.
+            // skc_num is 0 here, unless the socket was bound.
             local_port: u16::from_be(Probe::read(sk, at::OFF_INET_SPORT())),
             remote_port: u16::from_be(M::read(sk, at::OFF_SKC_DPORT())),
             local: local_address::<M>(sk),
@@ -199,8 +201,8 @@ fn key_without_cookie() -> u64 {
     let Some(stats) = counters::stats() else {
         return WITHOUT_COOKIE;
     };
-    // SAFETY: points into the map; the helper takes no arguments. No other CPU adds to this
-    // one's, and if an interrupt does, one of the two is forgotten.
+    // SAFETY: points into the map; the helper takes no arguments. Only this CPU adds to the counter;
+    // if an interrupt does so in between, one of the two elements is overwritten.
     unsafe {
         let turn = (*stats).rested;
         (*stats).rested = turn + 1;
@@ -208,8 +210,8 @@ fn key_without_cookie() -> u64 {
     }
 }
 
-/// A place for what enters TIME_WAIT under `key` now: one where nothing rests any more, else
-/// that of whatever entered first.
+/// The element for a socket that enters TIME_WAIT under `key` now: a free or expired one, otherwise
+/// the oldest.
 #[inline(always)]
 fn place_for(key: u64, time: u32) -> Option<*mut TimeWaitOwner> {
     let places = places_of(key, TIME_WAIT_OWNERS_MASK.load());
@@ -244,7 +246,7 @@ pub fn owner_by_cookie(cookie: u64) -> Option<(u32, u32)> {
         unsafe {
             let key = (&raw const (*place).key).read_volatile();
             let owner = ((*place).slot, (*place).generation);
-            // Still the same: not overwritten meanwhile.
+            // Unchanged, so it was not overwritten in between.
             if key == cookie && (&raw const (*place).key).read_volatile() == key {
                 return (cookie != 0).then_some(owner);
             }
@@ -254,19 +256,19 @@ pub fn owner_by_cookie(cookie: u64) -> Option<(u32, u32)> {
     None
 }
 
-/// `net_cookie` of a `struct net`, 0 where the kernel has none.
+/// `net_cookie` of a `struct net`; 0 if the kernel has none.
 #[inline(always)]
 fn cookie_of<M: Memory>(net: u64) -> u64 {
     if !has::OFF_SKC_NET() || !has::OFF_NET_COOKIE() {
         return 0;
     }
-    // SAFETY: a `struct net`, maybe gone, offset from BTF.
+    // SAFETY: a `struct net` that may have been freed, offset from BTF.
     unsafe { M::read(net as *const u8, at::OFF_NET_COOKIE()) }
 }
 
-/// Whether the `struct net` at `net` is still the one that had `cookie`. What rested in
-/// TIME_WAIT in a namespace that is gone went with it (`inet_twsk_purge`), and the next
-/// namespace may well get both address and inode number of the last.
+/// Whether the `struct net` at `net` is still the one that had `cookie`. A namespace that ends takes
+/// its timewait sockets with it (`inet_twsk_purge`), and the next namespace may get its address and
+/// inode number.
 #[inline(always)]
 pub fn is_alive(net: u64, cookie: u64) -> bool {
     if cookie_of::<Probe>(net) != cookie {
@@ -276,7 +278,8 @@ pub fn is_alive(net: u64, cookie: u64) -> bool {
         return true;
     }
     let here = net.wrapping_add(at::OFF_NET_LIST() as u64);
-    // SAFETY: as above; `list_del_rcu` leaves the way out of a list and takes the way in.
+    // SAFETY: as above. `list_del_rcu` keeps the `next` pointer of the removed element, but that
+    // next element no longer points back to it.
     unsafe {
         let next = Probe::read::<u64>(here as *const u8, 0) as *const u8;
         Probe::read::<u64>(next, 8) == here

@@ -7,15 +7,15 @@ use observer_common::{Conn, RECORD_TIME_WAIT, SIGNAL_TIME_WAIT, TIME_WAIT};
 
 use crate::core::{
     counters::{self, add},
-    outcome::{seen, settle},
+    outcome::{count_outcome, seen},
     records,
 };
 
-/// Counts an entry into TIME_WAIT, which began in `substate`.
+/// Counts an entry into TIME_WAIT in `substate`.
 #[inline(always)]
 pub fn count_entered(slot: u32, substate: u8) {
     seen(SIGNAL_TIME_WAIT);
-    settle(SIGNAL_TIME_WAIT, slot);
+    count_outcome(SIGNAL_TIME_WAIT, slot);
     if let Some(counters) = counters::slot(slot) {
         let index = usize::from(substate != TIME_WAIT);
         // SAFETY: points into the map; the index is that of one of two elements.
