@@ -1,4 +1,4 @@
-//! A duration in 32 bits, for the time a connection spent in each state.
+//! Durations packed into 32 bits, for the time that a connection spent in each state.
 
 const SCALE: u32 = 1 << 31;
 

@@ -4,10 +4,10 @@ use super::*;
 
 /// Below it, units of 1,024 ns.
 const FINE_LIMIT: u64 = (SCALE as u64) << 10;
-/// From it on, a duration is as long as can be written.
+/// The longest duration that can be packed.
 const LIMIT: u64 = (SCALE as u64) << 30;
 
-/// Durations of every magnitude: uniform numbers would hardly ever be small.
+/// Durations of every magnitude, because uniform numbers are rarely small.
 fn durations() -> impl Strategy<Value = u64> {
     (any::<u64>(), 0..64_u32).prop_map(|(number, shift)| number >> shift)
 }

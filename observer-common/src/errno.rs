@@ -1,9 +1,9 @@
 //! Counters by errno.
 
-/// Above every errno that programs know (the highest is `EHWPOISON`, 133).
+/// Size of a table by errno. The highest errno that programs see is `EHWPOISON`, 133.
 pub const ERRNOS: usize = 136;
 
-/// The index of each errno: from `first` on for those that are listed, else `other`.
+/// Builds a table of indices by errno: from `first` on for the listed ones, `other` for the rest.
 pub const fn errno_indices<const N: usize>(
     errnos: &[u8; N],
     first: usize,
@@ -18,7 +18,7 @@ pub const fn errno_indices<const N: usize>(
     indices
 }
 
-/// The index that `indices` has for an errno, or `other` for a number that it does not reach.
+/// The index of an errno in `indices`, or `other` if the errno is out of range.
 pub fn index_in(indices: &[u8; ERRNOS], errno: u32, other: usize) -> usize {
     let index = indices.get(errno as usize);
     index.map_or(other, |&index| index.into())

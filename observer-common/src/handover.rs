@@ -1,9 +1,9 @@
-//! What a change of owner does to the gauges, as arithmetic. The order of the memory
-//! accesses around it is the kernel side's, observer-ebpf/src/connections.rs; see
-//! [`Conn::handover`](crate::Conn::handover) for the protocol.
+//! Adjustments of the gauges when a socket changes its owner. The memory accesses around them, and
+//! their order, are in observer-ebpf/src/tcp/ownership.rs;
+//! [`Conn::handover`](crate::Conn::handover) describes the protocol.
 //!
-//! Functions of plain numbers, not a plan in a struct: LLVM copied the code behind an
-//! `Option` of such a plan, and the accept program grew by a tenth.
+//! Functions of numbers, without a struct: with an `Option` of a struct, LLVM duplicated the code
+//! behind it, and the accept program grew by a tenth.
 
 /// Packs a hand-over; see [`Conn::handover`](crate::Conn::handover).
 #[must_use]
@@ -19,15 +19,15 @@ pub const fn unpack_handover(handover: u64) -> (u32, u8) {
     (handover as u32, (handover >> 32) as u8)
 }
 
-/// The slot that owns the socket now, hand-overs included.
+/// The slot of the owner, including a hand-over that is not completed.
 #[must_use]
 #[inline(always)]
 pub const fn owner_of(slot: u32, handover: u64) -> u32 {
     if handover == 0 { slot } else { handover as u32 }
 }
 
-/// The state that a hand-over is booked in when the socket seems to be in `state`: where
-/// one is not settled yet, the state of that one, so that settling corrects both.
+/// The state in which the gauges are to be adjusted for a hand-over of a socket in `state`. If an
+/// earlier hand-over is not completed, the state of that one, so that completion corrects both.
 #[must_use]
 #[inline(always)]
 pub const fn adjusted_state(handover: u64, state: u8) -> u8 {
@@ -38,15 +38,16 @@ pub const fn adjusted_state(handover: u64, state: u8) -> u8 {
     }
 }
 
-/// Books a hand-over. `adjust` adds a number to [`Slot::adjust`](crate::Slot::adjust) of a
-/// slot and a state.
+/// Moves a socket from the gauges of one slot to those of another, in the state `adjusted`. `adjust`
+/// adds to [`Slot::adjust`](crate::Slot::adjust) of a slot and a state.
 #[inline(always)]
 pub fn adjust_for_handover(from: u32, to: u32, adjusted: u8, mut adjust: impl FnMut(u32, u8, i64)) {
     adjust(from, adjusted, -1);
     adjust(to, adjusted, 1);
 }
 
-/// Corrects a hand-over that was booked in `booked` of a socket that is in `state`.
+/// Corrects the gauges after a hand-over that adjusted them in the state `adjusted`, of a socket that
+/// is in `state`.
 #[inline(always)]
 pub fn correct_handover(
     from: u32,
@@ -63,8 +64,8 @@ pub fn correct_handover(
     }
 }
 
-/// Books a hand-over anew that is not settled and was booked in another state than the socket is
-/// in: a transition came between the two. Returns the hand-over as it is then.
+/// Corrects the gauges for a hand-over that is not completed, if it adjusted them in another state
+/// than the socket is in, because of a concurrent transition. Returns the new value of the hand-over.
 #[inline(always)]
 pub fn readjust_handover(
     slot: u32,

@@ -1,7 +1,7 @@
-//! Plays the programs of two CPUs against each other, one memory access at a time: the
-//! state program, which the socket lock serialises, and a hand-over, which it does not.
-//! The arithmetic is that of the kernel side; the order of the accesses is copied from
-//! `hand_over`, `complete_handover` and `transition` of observer-ebpf.
+//! Interleaves the programs of two CPUs, one memory access at a time: the state program, which runs
+//! under the socket lock, and a hand-over, which does not. The adjustments are those of the programs;
+//! the order of the accesses is copied from `hand_over`, `complete_handover` and `transition` of
+//! observer-ebpf.
 
 use super::*;
 use crate::{
@@ -13,7 +13,7 @@ const LISTENER: u32 = 3;
 const WORKER: u32 = 4;
 const SLOTS: usize = 5;
 
-/// What both CPUs see.
+/// Memory of both CPUs.
 struct Shared {
     slot: u32,
     handover: u64,
@@ -22,7 +22,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A socket in `state`: born by a transition from another, or found alive.
+    /// A socket in `state`: after a first transition from another state, or found alive.
     fn new(born_from: Option<u8>, state: u8) -> Self {
         let mut slots = vec![Slot::zeroed(); SLOTS];
         let owner = &mut slots[LISTENER as usize];
@@ -39,8 +39,8 @@ impl Shared {
         }
     }
 
-    /// Additions are atomic and nobody reads what is added to, so when they happen does
-    /// not matter: each is made together with the access after it.
+    /// Additions are atomic and no program reads the sums, so their time does not matter: each is
+    /// made together with the next access.
     fn adjust(&mut self) -> impl FnMut(u32, u8, i64) {
         |slot, state, by| self.slots[slot as usize].adjust[usize::from(state)] += by
     }
@@ -92,7 +92,7 @@ impl Accept {
     }
 }
 
-/// The state program through the life of one socket.
+/// The state program, for all transitions of one socket.
 struct Transitions<'a> {
     /// The states after the first.
     life: &'a [u8],
@@ -131,7 +131,7 @@ impl Transitions<'_> {
     }
 }
 
-/// Settles what is left, as the next transition or the end of the socket does.
+/// Completes a hand-over, as the next transition or the end of the socket does.
 fn settle(shared: &mut Shared) {
     let mut last = Transitions {
         life: &[CLOSE],
@@ -139,19 +139,19 @@ fn settle(shared: &mut Shared) {
         from: 0,
         old: 0,
     };
-    // Up to where the transition itself is counted.
+    // Without the steps that count the transition itself.
     for step in 0..4 {
         last.step(step, shared);
     }
 }
 
-/// Corrects what is adjusted, as a resynchronisation does.
+/// Corrects the gauges, as a resynchronisation does.
 fn readjust(shared: &mut Shared) {
     let (slot, handover, state) = (shared.slot, shared.handover, shared.state);
     shared.handover = readjust_handover(slot, handover, state, shared.adjust());
 }
 
-/// Whether the worker is held for the socket and counts it, and nobody else.
+/// Whether the worker alone has an entry and the socket in its gauges.
 fn check(shared: &Shared) -> Result<(), String> {
     let owner = WORKER;
     if shared.slot != owner {
@@ -165,11 +165,11 @@ fn check(shared: &Shared) -> Result<(), String> {
     check_gauges(shared)
 }
 
-/// Whether the worker counts the socket, and nobody else.
+/// Whether the worker alone has the socket in its gauges.
 fn check_gauges(shared: &Shared) -> Result<(), String> {
     let owner = WORKER;
     for (slot, counters) in (0..).zip(&shared.slots) {
-        // A socket is in CLOSE before and after its life, so CLOSE has no gauge.
+        // Sockets start and end in CLOSE, so CLOSE has no gauge.
         for state in (1..STATES as u8).filter(|state| *state != CLOSE) {
             let (live, is) = (counters.live(state), (owner, shared.state) == (slot, state));
             if live != i64::from(is) {
@@ -180,8 +180,8 @@ fn check_gauges(shared: &Shared) -> Result<(), String> {
     Ok(())
 }
 
-/// Every way to put `steps` steps of one CPU, in their order, between `gaps` of another:
-/// before which of the other's steps each is made.
+/// All ways to interleave `steps` ordered steps of one CPU with `gaps` steps of another: for each, the
+/// step of the other CPU before which it runs.
 fn schedules(steps: usize, gaps: usize) -> Vec<Vec<usize>> {
     let mut all = vec![Vec::new()];
     for _ in 0..steps {
@@ -196,9 +196,10 @@ fn schedules(steps: usize, gaps: usize) -> Vec<Vec<usize>> {
     all
 }
 
-/// How a socket comes to be known, and its states from then on.
+/// Old state of the first transition, `None` for a socket that was found alive, and the states of a
+/// socket.
 const LIVES: [(Option<u8>, &[u8]); 4] = [
-    // A child of a listener, closed by the peer, by this side, or reset.
+    // Children of a listener, closed by the peer and by this side.
     (
         Some(LISTEN),
         &[SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE],
@@ -208,13 +209,13 @@ const LIVES: [(Option<u8>, &[u8]); 4] = [
         &[SYN_RECV, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE],
     ),
     (Some(CLOSE), &[SYN_SENT, ESTABLISHED, CLOSE]),
-    // One that is older than the daemon.
+    // A socket older than the daemon.
     (None, &[ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE]),
 ];
 
-/// Plays one hand-over against every beginning of every life in every order. What two
-/// hand-overs without a transition between them come to, when the second meets the settling
-/// of the first, is not exact: that would take a compare-and-exchange (Linux 5.12).
+/// Interleaves one hand-over with every prefix of each sequence of states, in every order. Two
+/// hand-overs without a transition between them are not exact if the second runs while the first is
+/// being completed: that would need a compare-and-exchange (Linux 5.12).
 #[test]
 fn one_hand_over_is_exact_in_every_order() {
     let mut played = 0;
@@ -240,7 +241,7 @@ fn one_hand_over_is_exact_in_every_order() {
                         transitions.step(at, &mut shared);
                     }
                 }
-                // It may be long until the next transition.
+                // The next transition may be far off.
                 readjust(&mut shared);
                 check_gauges(&shared)
                     .unwrap_or_else(|error| panic!("{life:?} {schedule:?}: adjusted: {error}"));

@@ -1,7 +1,7 @@
-//! Histograms counted in the kernel. The bounds are constants of both sides.
+//! Histograms that the programs count.
 
-/// Buckets of a histogram, the last being `+Inf`. Every process has a series for each bucket of
-/// each histogram, so there are no more than it takes to see what is wrong.
+/// Buckets of a histogram, including `+Inf`. Each process has a time series per bucket and histogram,
+/// so there are few.
 pub const BUCKETS: usize = 11;
 
 pub(crate) const US: u64 = 1_000;
@@ -24,8 +24,8 @@ crate::assert_layout!(Histogram, 8 + 8 * BUCKETS, [sum_ns: u64, buckets: [u64; B
 #[must_use]
 #[inline(always)]
 pub fn bucket_of(bounds: &[u64; BUCKETS - 1], value: u64) -> usize {
-    // Written without an early exit: each bound adds one comparison and the verifier
-    // sees the result bounded by the number of additions.
+    // Without an early exit: each bound costs one comparison, and the number of additions bounds the
+    // result for the verifier.
     let mut bucket = 0;
     let mut i = 0;
     while i < BUCKETS - 1 {

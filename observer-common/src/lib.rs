@@ -1,5 +1,5 @@
-//! What the kernel programs and the daemon share: the layout of every map value,
-//! map key and ring-buffer record, and the few tables both sides must agree on.
+//! Types and tables that the kernel programs and the daemon share: the layouts of all map keys, map
+//! values and ring-buffer records, and the meaning of indices in them.
 //!
 //! Rules for this crate:
 //!

@@ -37,9 +37,8 @@ fn classes_of_sent_resets_fit_their_array() {
     assert!((RESET_OTHER as usize) < RESETS_SENT);
 }
 
-/// Sizes are a contract between the two sides and, for memory-mapped maps, with the page
-/// arithmetic of the daemon; the crate asserts them when it is compiled. What is left is
-/// alignment: the kernel places map values at multiples of eight bytes.
+/// Sizes are asserted at compile time. The alignment has to fit as well: the kernel places map values
+/// at multiples of eight bytes.
 #[test]
 fn map_values_are_aligned_for_the_kernel() {
     fn check<T: Pod>() {
@@ -85,9 +84,9 @@ fn fields_are_read_from_where_c_puts_them() {
     assert_eq!(record.spent[STATES - 1].to_ne_bytes(), bytes[140..144]);
 }
 
-/// Cookies are handed out to CPUs in batches of 4,096 (`include/linux/cookie.h`).
+/// CPUs get cookies in batches of 4,096 (`include/linux/cookie.h`).
 #[test]
-fn few_find_all_places_taken_however_keys_are_handed_out() {
+fn few_insertions_find_no_free_element() {
     const MASK: u32 = 65_535;
     let lost = |keys: &mut dyn Iterator<Item = u64>| {
         let mut taken = vec![false; MASK as usize + 1];
@@ -108,7 +107,8 @@ fn few_find_all_places_taken_however_keys_are_handed_out() {
         let lost = lost(&mut batches(cpus, each)());
         assert!(lost < 450, "{lost} of 30,000 on {cpus} CPUs");
     }
-    // In a row, all find room; at random, some do not in an array that is just large enough.
+    // Consecutive keys all find a free element; with random keys, some do not in an array that is
+    // just large enough.
     assert_eq!(lost(&mut (1 << 63..(1 << 63) + 65_536)), 0);
     let lost = lost(&mut (1..65_537_u64).map(|key| key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20));
     assert!((4_000..11_000).contains(&lost), "{lost}");
@@ -122,7 +122,7 @@ proptest! {
         at in 0..8_usize,
     ) {
         let record = Record::read_from(&bytes).unwrap();
-        // At any address: the ring aligns records, a file or a fuzzer does not.
+        // At any alignment: the ring aligns records, a file or a fuzzer does not.
         let mut moved = vec![0; at];
         moved.extend(&bytes);
         moved.extend(&more);
@@ -152,7 +152,7 @@ fn each_errno_of_an_attempt_has_a_counter_of_its_own() {
     for errno in [3, 133, 134, 135, 136, 512, u32::MAX] {
         assert_eq!(connect_index(errno), CONNECT_OTHER, "{errno}");
     }
-    // What the program decides has no errno that would lead there.
+    // No errno has the index of attempts that the program ended.
     let reached = (0..=ERRNOS as u32).map(connect_index);
     assert!(!reached.into_iter().any(|index| index == CONNECT_GAVE_UP));
 }

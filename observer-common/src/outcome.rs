@@ -1,4 +1,4 @@
-//! The signals that are counted, and what became of each event.
+//! Signals, outcomes of their events, and statistics by CPU.
 
 /// State transitions of TCP sockets.
 pub const SIGNAL_STATE: u32 = 0;
@@ -14,7 +14,7 @@ pub const SIGNAL_RESET_RECEIVED: u32 = 4;
 pub const SIGNAL_TIME_WAIT: u32 = 5;
 /// Failed setsockopt calls.
 pub const SIGNAL_SETSOCKOPT: u32 = 6;
-/// Descriptor exhaustion in socket and accept.
+/// socket() and accept() calls that failed because file descriptors or memory ran out.
 pub const SIGNAL_FD: u32 = 7;
 /// Retransmitted segments.
 pub const SIGNAL_RETRANSMIT: u32 = 8;
@@ -22,7 +22,7 @@ pub const SIGNAL_RETRANSMIT: u32 = 8;
 pub const SIGNAL_TIME_WAIT_END: u32 = 9;
 /// TCP sockets that a process received from another one (SCM_RIGHTS, pidfd_getfd).
 pub const SIGNAL_RECEIVED: u32 = 10;
-/// Searches for a local port that found none.
+/// Searches for a local port that failed.
 pub const SIGNAL_PORTS: u32 = 11;
 /// Connection requests that found an accept queue full.
 pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
@@ -49,25 +49,25 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "bind",
 ];
 
-/// What became of the events of one signal, on one CPU. `seen` is counted on entry and
-/// the other three at the one place each where an event's fate is decided, so
-/// `seen == counted + unattributed + lost` holds only if no path forgets one.
+/// Outcomes of the events of one signal, on one CPU. `seen` is counted when a hook fires, and exactly
+/// one of the others when the outcome is known, so `seen == counted + unattributed + lost` holds only
+/// if no code path omits one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Outcomes {
-    /// Events of this signal that the kernel showed us.
+    /// Events of this signal.
     pub seen: u64,
     /// Counted for a process.
     pub counted: u64,
-    /// Counted, but for no process: the owner is not known.
+    /// Counted without a process, because the owner is not known.
     pub unattributed: u64,
-    /// Not counted per process because a map was full.
+    /// Not counted for their process, because a map was full.
     pub lost: u64,
 }
 
 crate::assert_layout!(Outcomes, 32, [seen: u64, counted: u64, unattributed: u64, lost: u64]);
 
-/// Maps that can fill up.
+/// Entries of sockets. The first of the maps that can fill up.
 pub const MAP_CONNECTIONS: u32 = 0;
 /// The table of processes and their slots.
 pub const MAP_PROCESSES: u32 = 1;
@@ -94,7 +94,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "listeners",
 ];
 
-/// Per-CPU statistics of the kernel side.
+/// Statistics of the programs, by CPU.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CpuStats {
@@ -102,41 +102,41 @@ pub struct CpuStats {
     pub outcomes: [Outcomes; SIGNALS],
     /// Insertions refused, by map.
     pub map_full: [u64; FULL_MAPS],
-    /// Entries made in the map of connections.
+    /// Entries inserted into the map of connections.
     pub connections_added: u64,
-    /// Entries dropped from it.
+    /// Entries removed from it.
     pub connections_removed: u64,
-    /// Kinds of record that are read, one bit per `RECORD_` number; written by the daemon.
+    /// Kinds of record to write, one bit per `RECORD_` number; written by the daemon.
     pub record_mask: u64,
     /// Records written to the ring, by record kind.
     pub records: [u64; crate::RECORD_KINDS],
     /// Records lost because the ring was full, by record kind.
     pub records_lost: [u64; crate::RECORD_KINDS],
-    /// The socket destroyed last on this CPU, by address: `tcp_v4_send_reset` answers
-    /// late data of a socket after `tcp_destroy_sock` already ran for it.
+    /// Address of the socket that was destroyed last on this CPU. `tcp_v4_send_reset` answers late
+    /// data for a socket after `tcp_destroy_sock` has run for it.
     pub destroyed_sk: u64,
-    /// A received RST not yet counted, because it may be our own abort on data that
-    /// arrived after close: the socket's address, or 0.
+    /// Address of the socket of a pending received RST, or 0. Such an RST is not counted yet, because
+    /// it may be this side's own abort on data that arrived after close().
     pub pending_sk: u64,
-    /// When it was seen, `bpf_ktime_get_ns`.
+    /// When it was received, `bpf_ktime_get_ns`.
     pub pending_ns: u64,
-    /// The slot of `destroyed_sk`'s owner.
+    /// Slot of the owner of `destroyed_sk`.
     pub destroyed_slot: u32,
-    /// The slot of `pending_sk`'s owner.
+    /// Slot of the owner of `pending_sk`.
     pub pending_slot: u32,
-    /// The state `pending_sk` was in.
+    /// State of `pending_sk` then.
     pub pending_state: u32,
     /// Generation of `destroyed_slot` then.
     pub destroyed_generation: u32,
     /// Generation of `pending_slot` then.
     pub pending_generation: u32,
-    /// That transition: from and to; the rest is zero.
+    /// Old and new state of the last handled transition; the rest is zero.
     pub last_states: [u8; 4],
-    /// The socket whose transition was handled last on this CPU.
+    /// Address of its socket.
     pub last_sk: u64,
-    /// Sockets without a cookie that this CPU has noted down in TIME_WAIT.
-    pub rested: u64,
-    /// Entries into TIME_WAIT in other network namespaces than the daemon's.
+    /// Sockets without a cookie for which this CPU stored an owner in TIME_WAIT.
+    pub without_cookie: u64,
+    /// Entries into TIME_WAIT in network namespaces other than the daemon's.
     pub time_wait_elsewhere: u64,
 }
 
@@ -158,6 +158,6 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     pending_generation: u32,
     last_states: [u8; 4],
     last_sk: u64,
-    rested: u64,
+    without_cookie: u64,
     time_wait_elsewhere: u64,
 ]);

@@ -8,8 +8,8 @@
 /// The implementor is `repr(C)`, consists of integers and arrays of integers only, and
 /// has no padding bytes.
 pub unsafe trait Pod: Copy + 'static {
-    /// Reads a value from the start of `bytes`, or `None` when there are too few.
-    /// A longer input is accepted: a newer kernel side may append fields.
+    /// Reads a value from the start of `bytes`; `None` if there are too few. More bytes are accepted,
+    /// because newer programs may append fields.
     fn read_from(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < size_of::<Self>() {
             return None;
@@ -20,7 +20,7 @@ pub unsafe trait Pod: Copy + 'static {
     }
 }
 
-/// Asserts size, and that the fields add up to it, which means there is no padding.
+/// Asserts the size, and that it is the sum of the fields' sizes, so that there is no padding.
 macro_rules! assert_layout {
     ($type:ident, $size:expr, [$($field:ident : $field_type:ty),+ $(,)?]) => {
         const _: () = {

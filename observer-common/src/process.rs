@@ -1,18 +1,18 @@
-//! Processes: their identity, and the numbers of slots.
+//! Keys of processes, and numbers of slots.
 
-/// Counts events whose owner is not known.
+/// Slot for events whose owner is not known.
 pub const SLOT_UNATTRIBUTED: u32 = 0;
-/// Counts RSTs that no socket had a part in: scans and stray segments.
+/// Slot for RSTs without a socket: port scans and stray segments.
 pub const SLOT_NO_SOCKET: u32 = 1;
-/// Counts for processes that found no free slot.
+/// Slot for all processes that found no free slot.
 pub const SLOT_OVERFLOW: u32 = 2;
-/// First slot handed out to a process.
+/// First slot that a process can get.
 pub const SLOT_FIRST: u32 = 3;
 
 /// Bytes of a comm, NUL included: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
-/// A process's identity within this boot: a reused pid has another start time.
+/// Key of a process, unique within a boot: with a reused pid, the start time differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ProcessKey {

@@ -1,5 +1,5 @@
-//! Records in the ring buffer. All have one size, so a reader never meets a record it
-//! cannot step over, and the kernel side reserves a constant.
+//! Records in the ring buffer. All have the same size, so that a reader can skip kinds that it does
+//! not know, and programs reserve a constant size.
 
 use crate::STATES;
 
@@ -15,7 +15,7 @@ pub const RECORD_RESET_RECEIVED: u8 = 3;
 pub const RECORD_TIME_WAIT: u8 = 4;
 /// A setsockopt call failed.
 pub const RECORD_SETSOCKOPT_FAILED: u8 = 5;
-/// socket() or accept() failed for want of descriptors or memory.
+/// socket() or accept() failed because file descriptors or memory ran out.
 pub const RECORD_FD_EXHAUSTED: u8 = 6;
 /// A state transition. Written only when asked for (`observer tail --states`).
 pub const RECORD_STATE: u8 = 7;
@@ -34,19 +34,19 @@ pub const RECORD_NAMES: [&str; RECORD_KINDS] = [
     "state",
 ];
 
-/// One record. Fields that mean nothing for a kind are zero.
+/// One record. Fields that a kind does not use are zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Record {
     /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
     pub time_ns: u64,
-    /// Age of the connection, in nanoseconds; 0 when its birth was not seen.
+    /// Age of the connection, in nanoseconds; 0 if its first transition was not seen.
     pub age_ns: u64,
     /// The owner's slot.
     pub slot: u32,
     /// Generation of the slot.
     pub generation: u32,
-    /// Thread-group id of the owner, 0 when there is none.
+    /// Thread-group id of the owner, 0 without an owner.
     pub tgid: u32,
     /// Inode number of the network namespace (`/proc/PID/ns/net`).
     pub netns: u32,
@@ -66,8 +66,8 @@ pub struct Record {
     pub local_port: u16,
     /// Remote port, host order.
     pub remote_port: u16,
-    /// Positive errno: how the attempt or call failed, or the `sk_err` a connection died
-    /// of. 0 for none.
+    /// Positive errno of the failed attempt or call, or the `sk_err` that ended the connection; 0 for
+    /// none.
     pub errno: u16,
     /// `sk_protocol`.
     pub protocol: u16,
@@ -80,7 +80,7 @@ pub struct Record {
     pub option: i32,
     /// Retransmitted segments of the connection.
     pub retransmits: u32,
-    /// Local address; an IPv4 address stands in the first four bytes.
+    /// Local address; the first four bytes for IPv4.
     pub local: [u8; 16],
     /// Remote address.
     pub remote: [u8; 16],

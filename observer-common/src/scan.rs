@@ -1,19 +1,19 @@
-//! The walk over open files.
+//! Control of the walk over open files.
 
-/// What the resynchronisation iterator is to do.
+/// Control block of the iterator over open files.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct ResyncControl {
     /// Number of this resynchronisation.
     pub epoch: u32,
-    /// 0: confirm owners that still hold their sockets; 1: take in unknown sockets and
-    /// move those whose owner was not confirmed to a process that holds them.
+    /// 0: confirm owners that still have their sockets open; 1: insert unknown sockets, and hand
+    /// sockets whose owner was not confirmed over to a process that has them open.
     pub pass: u32,
-    /// Sockets taken in, by all resynchronisations so far.
+    /// Sockets inserted by all resynchronisations so far.
     pub seeded: u64,
-    /// Sockets moved to another process, by all resynchronisations so far.
+    /// Sockets handed over to another process by all resynchronisations so far.
     pub moved: u64,
-    /// Sockets seen in this resynchronisation's second pass.
+    /// Sockets visited in the second pass of this resynchronisation.
     pub seen: u64,
 }
 

@@ -1,39 +1,39 @@
-//! The slot of a process: its identity and every counter that is kept for it.
+//! The slot of a process: its identity and all its counters.
 
 use crate::{
     BIND_CALLS, BIND_ERRORS, COMM_LEN, CONNECT_RESULTS, CONNECTION_ERRORS, FD_ERRNOS, Histogram,
     PORT_SEARCHES, ProcessKey, RESETS_RECEIVED, RESETS_SENT, STATES, TIME_WAIT_SUBSTATES,
 };
 
-/// Identity and counters of one process. One element of a memory-mapped array: the kernel
-/// programs add atomically, the daemon reads without system calls.
+/// Identity and counters of one process. An element of a memory-mapped array: programs add
+/// atomically, the daemon reads without system calls.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Slot {
-    /// Who. All zero while the slot is free.
+    /// Key of the process. All zero while the slot is free.
     pub key: ProcessKey,
-    /// cgroup v2 id at the first event, 0 when not known.
+    /// cgroup v2 id at the first event; 0 if not known.
     pub cgroup_id: u64,
-    /// Of the thread-group leader, at the first event. Arbitrary bytes.
+    /// comm of the thread-group leader at the first event. Arbitrary bytes.
     pub comm: [u8; COMM_LEN],
-    /// Grows by one each time the slot is freed.
+    /// Incremented each time the slot is freed.
     pub generation: u32,
-    /// The process's [`crate::Account`]. 0 where TIME_WAIT is inferred.
+    /// Index of the process's [`crate::Account`]. 0 where TIME_WAIT is inferred.
     pub account: u32,
-    /// Entries of the connection map that point here. The slot must not be freed before
-    /// this is zero. Signed, because two CPUs may be seen out of order.
+    /// Entries in the map of connections that point to the slot. It must not be freed before this is
+    /// zero. Signed, because updates of two CPUs may be seen out of order.
     pub sockets: i64,
-    /// Sockets that existed before the daemon and were given to this process.
+    /// Sockets older than the daemon that were attributed to this process.
     pub seeded: u64,
     /// Transitions, `[from][to]`.
     pub transitions: [[u64; STATES]; STATES],
-    /// What to add to "transitions in minus transitions out" to get the live sockets of a
-    /// state: seeded sockets, and those that moved between processes while in it.
+    /// Difference between the live sockets in a state and "transitions in minus transitions out":
+    /// seeded sockets, and those that were handed over in this state.
     pub adjust: [i64; STATES],
     /// Outcomes of connection attempts, by [`crate::connect_index`].
     pub connects: [u64; CONNECT_RESULTS],
-    /// Connections that had been established and died of an error, by
-    /// [`crate::connection_error_index`] of it: `sk_err` when the socket went to CLOSE.
+    /// Established connections that ended with an error (`sk_err` at the transition to CLOSE), by
+    /// [`crate::connection_error_index`].
     pub errors: [u64; CONNECTION_ERRORS],
     /// Accepted connections.
     pub accepts: u64,
@@ -42,17 +42,18 @@ pub struct Slot {
     pub binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
     /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
     pub time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
-    /// Sockets that the kernel could not keep in TIME_WAIT, for want of buckets or memory.
+    /// Sockets without TIME_WAIT because buckets or memory ran out.
     pub time_wait_overflows: u64,
-    /// Searches for a local port that found none, by the call: connect(), bind().
+    /// Failed searches for a local port, in the order of [`PORT_SEARCHES`].
     pub ports_exhausted: [u64; PORT_SEARCHES.len()],
     /// Retransmitted segments.
     pub retransmits: u64,
-    /// Descriptor exhaustion, in the order of [`FD_ERRNOS`].
+    /// socket() and accept() calls that failed for lack of descriptors or memory, in the order of
+    /// [`FD_ERRNOS`].
     pub fd_exhausted: [u64; FD_ERRNOS.len()],
     /// RSTs sent; see [`crate::RESET_CLASSES_FROM`].
     pub resets_sent: [u64; RESETS_SENT],
-    /// RSTs received, by the state they found.
+    /// RSTs received, by the state of the connection.
     pub resets_received: [u64; RESETS_RECEIVED],
     /// Time from SYN to ESTABLISHED of active connections.
     pub connect: Histogram,
@@ -96,9 +97,8 @@ impl Slot {
         unsafe { core::mem::zeroed() }
     }
 
-    /// Live sockets in `state`: derived, so it costs the kernel side nothing. A child
-    /// starts its life with a transition out of LISTEN that its listener did not make,
-    /// so those are not taken off the listeners.
+    /// Live sockets in `state`. Derived, so the programs need no gauge. A child starts with a transition
+    /// from LISTEN that its listener does not make, so those are not subtracted from the listeners.
     #[must_use]
     pub fn live(&self, state: u8) -> i64 {
         let state = usize::from(state);
@@ -114,8 +114,7 @@ impl Slot {
         live
     }
 
-    /// Live sockets by state: the same as [`live`](Self::live) for each of them, in one
-    /// pass over the transitions.
+    /// [`live`](Self::live) for all states, in one pass over the transitions.
     #[must_use]
     pub fn live_by_state(&self) -> [i64; STATES] {
         let mut live = self.adjust;

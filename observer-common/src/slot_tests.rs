@@ -5,25 +5,25 @@ use crate::{CLOSE, CLOSE_WAIT, LISTEN, SYN_RECV, SYN_SENT, adjust_for_handover};
 
 const OWNERS: usize = 3;
 
-/// What can happen to the sockets of a machine. Indices are reduced to what there is.
+/// Events of sockets. Indices are reduced to the existing sockets and owners.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// connect() or listen().
     Open { owner: usize, state: u8 },
     /// A listener of this owner gets a child.
     Birth { listener: usize },
-    /// A socket that is no listener goes to a state.
+    /// A socket other than a listener goes to a state.
     Move { socket: usize, to: u8 },
     /// A socket, listeners included, goes to CLOSE.
     Close { socket: usize },
-    /// A socket older than the daemon is met.
+    /// A socket older than the daemon is found.
     Seed { owner: usize, state: u8 },
-    /// A socket changes hands.
+    /// A socket is handed over.
     HandOver { socket: usize, to: usize },
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    // Neither a start in CLOSE nor a return to it by `Move`; no states that do not occur.
+    // No start in CLOSE and no `Move` to it; only states that occur.
     let state = || {
         prop::sample::select(
             (1..STATES as u8)
@@ -49,7 +49,7 @@ struct Socket {
     state: u8,
 }
 
-/// Sockets that really are there, and the slots that count them.
+/// The sockets of a host, and the slots that count them.
 struct Host {
     sockets: Vec<Socket>,
     slots: Vec<Slot>,
@@ -60,7 +60,7 @@ impl Host {
         self.slots[owner].transitions[usize::from(from)][usize::from(to)] += 1;
     }
 
-    /// The n-th of the sockets that `fits`, counted round.
+    /// The n-th of the sockets for which `fits`, modulo their number.
     fn pick(&self, n: usize, fits: impl Fn(&Socket) -> bool) -> Option<usize> {
         let fitting: Vec<_> = (0..self.sockets.len())
             .filter(|&at| fits(&self.sockets[at]))
@@ -118,7 +118,7 @@ impl Host {
 }
 
 #[test]
-fn a_birth_takes_nothing_off_the_listeners() {
+fn a_child_is_not_subtracted_from_the_listeners() {
     let mut slot = Slot::zeroed();
     slot.transitions[usize::from(CLOSE)][usize::from(LISTEN)] = 2;
     slot.transitions[usize::from(LISTEN)][usize::from(SYN_RECV)] = 7;
@@ -130,7 +130,7 @@ fn a_birth_takes_nothing_off_the_listeners() {
 
 proptest! {
     #[test]
-    fn gauges_are_the_sockets_there_are(events in prop::collection::vec(events(), 0..200)) {
+    fn live_sockets_are_those_of_the_host(events in prop::collection::vec(events(), 0..200)) {
         let mut host = Host {
             sockets: Vec::new(),
             slots: vec![Slot::zeroed(); OWNERS],
@@ -141,7 +141,7 @@ proptest! {
         for (owner, slot) in host.slots.iter().enumerate() {
             let each: Vec<i64> = (0..STATES as u8).map(|state| slot.live(state)).collect();
             prop_assert_eq!(&slot.live_by_state()[..], &each[..]);
-            // A socket is in CLOSE before and after its life, so CLOSE has no gauge.
+            // Sockets start and end in CLOSE, so CLOSE has no gauge.
             for state in (1..STATES as u8).filter(|state| *state != CLOSE) {
                 let there = host
                     .sockets

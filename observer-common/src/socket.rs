@@ -1,4 +1,4 @@
-//! The kernel's memory of one socket.
+//! The entry of a socket, and constants of sockets.
 
 use crate::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
 
@@ -19,33 +19,31 @@ pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
 pub const CONN_ACTIVE: u16 = 1 << 0;
 /// The socket is the child of a listener.
 pub const CONN_PASSIVE: u16 = 1 << 1;
-/// It was found alive, so its birth was not seen.
+/// The socket was found alive, so its first transition was not seen.
 pub const CONN_SEEDED: u16 = 1 << 2;
-/// It reached ESTABLISHED.
+/// The socket reached ESTABLISHED.
 pub const CONN_ESTABLISHED: u16 = 1 << 3;
 /// This side sent an RST.
 pub const CONN_RESET_SENT: u16 = 1 << 5;
 /// This side received an RST.
 pub const CONN_RESET_RECEIVED: u16 = 1 << 6;
-/// A connection attempt ended in the state machine and was counted there; the errno that
-/// connect() returns for it must not be counted again.
+/// A connection attempt ended in the state machine and was counted there. The errno that connect()
+/// returns for it must not be counted.
 pub const CONN_ATTEMPT_COUNTED: u16 = 1 << 7;
-/// A connection attempt ended inside the connect() call that made it; its errno is what
-/// that call returns.
+/// A connection attempt ended inside its connect() call, which will return the errno.
 pub const CONN_ATTEMPT_PENDING: u16 = 1 << 8;
-/// The socket is an MPTCP parent: it has an owner but takes no part in the counts, because
-/// its subflows do.
+/// The socket is an MPTCP parent: it has an owner but is not counted, because its subflows are.
 pub const CONN_PARENT: u16 = 1 << 9;
-/// It left for TIME_WAIT.
+/// The socket entered TIME_WAIT.
 pub const CONN_TIME_WAIT: u16 = 1 << 10;
-/// It may have left for TIME_WAIT: known when the socket is destroyed, because then an RST
-/// has been sent or not.
+/// The socket may have entered TIME_WAIT. Decided when it is destroyed: it did unless it has sent an
+/// RST by then.
 pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
-/// A SYN of the attempt that is pending ([`CONN_ATTEMPT_PENDING`]) had been sent again.
+/// A SYN of the pending attempt ([`CONN_ATTEMPT_PENDING`]) was retransmitted.
 pub const CONN_SYN_RETRANSMITTED: u16 = 1 << 12;
 
-/// The states that a connection spends time in, in the order in which it may go through them and
-/// of [`Conn::spent`].
+/// States whose duration is measured, in the order of [`Conn::spent`], which is one that a connection
+/// may go through them in.
 pub const TIMED_STATES: [u8; 8] = [
     SYN_SENT,
     SYN_RECV,
@@ -57,12 +55,12 @@ pub const TIMED_STATES: [u8; 8] = [
     LAST_ACK,
 ];
 
-/// Index in [`TIMED_STATES`], or their number for a state that is none of them. For numbers
-/// below 16.
+/// Index of a state in [`TIMED_STATES`], or their number if it is not among them. For states below
+/// 16.
 #[must_use]
 #[inline(always)]
 pub const fn timed_index(state: u8) -> usize {
-    // Four bits for each state: a shift, where an array would be a read of memory.
+    // Four bits for each state, because a shift is cheaper than a read from an array.
     const INDICES: u64 = {
         let mut indices = 0x8888_8888_8888_8888;
         let mut index = 0;
@@ -84,33 +82,32 @@ pub struct Conn {
     pub slot: u32,
     /// `CONN_` flags.
     pub flags: u16,
-    /// The state that the last transition led to.
+    /// New state of the last transition.
     pub state: u8,
-    /// The state before that: `tcp_close` sends its RST when the state is CLOSE already.
+    /// Old state of the last transition: `tcp_close` sends its RST when the state is already CLOSE.
     pub previous: u8,
-    /// First event of the socket (of the last attempt, for one that is reused),
+    /// Time of the first event of the socket, or of the last attempt of a reused one,
     /// `bpf_ktime_get_ns`.
     pub born_ns: u64,
     /// When `state` was entered.
     pub entered_ns: u64,
-    /// Set when the socket was handed to another process (accept, resynchronisation) and
-    /// no transition has followed yet: the new owner's slot in the low half, the state the
-    /// hand-over was booked in in the high half. 0 for none, as slot 0 is nobody's.
+    /// A hand-over to another process (accept, resynchronisation) that no transition has followed yet:
+    /// the new owner's slot in the low half, the state in which the gauges were adjusted in the high
+    /// half. 0 for none, because slot 0 is no process's.
     ///
-    /// Only the state program, which the socket lock serialises, moves it into `slot`. So
-    /// a FIN arriving on another CPU in the middle of an accept cannot leave the gauges of
-    /// both owners off by one: the state program sees which state the hand-over was booked
-    /// in and corrects it.
+    /// Only the state program, which runs under the socket lock, moves it into `slot`. If a FIN arrives
+    /// on another CPU during accept(), the state program sees the state in which the gauges were
+    /// adjusted and corrects them. Otherwise the gauges of both owners would stay off by one.
     pub handover: u64,
-    /// Resynchronisation pass in which the owner was last confirmed to hold it.
+    /// The last resynchronisation that confirmed the owner.
     pub epoch: u32,
-    /// Retransmitted segments, saturating in practice.
+    /// Retransmitted segments.
     pub retransmits: u32,
-    /// 1 once it has left its listener's queue. Not among the flags, which the state program
-    /// writes under the socket lock.
+    /// 1 once it has left the accept queue. Not a flag, because the state program writes the flags
+    /// under the socket lock.
     pub accepted: u32,
-    /// `sk_err` when `state` was entered. The connection has survived that error (an ICMP
-    /// message with IP_RECVERR, a bad TLS record), so it does not die of it either.
+    /// `sk_err` when `state` was entered. The connection survived that error (an ICMP message with
+    /// IP_RECVERR, an invalid TLS record), so it will not be what ends it.
     pub error: u32,
     /// Packed time spent in each of [`TIMED_STATES`] so far; see [`crate::pack_duration`].
     pub spent: [u32; TIMED_STATES.len()],

@@ -2,7 +2,7 @@
 
 use crate::errno::{ERRNOS, errno_indices, index_in};
 
-/// Index into [`crate::Slot::binds_failed`]: bind().
+/// Index in [`crate::Slot::binds_failed`]: bind().
 pub const CALL_BIND: usize = 0;
 
 /// listen().
@@ -13,7 +13,7 @@ pub const BIND_CALLS: [&str; 2] = ["bind", "listen"];
 
 /// Errno numbers that bind() and listen() of a TCP socket fail with: `inet_bind`, `inet6_bind`,
 /// `inet_listen`, `mptcp_bind`, `mptcp_listen`, and the security modules and BPF programs that
-/// they ask. One index is left for all others.
+/// they call. All other errnos share one index.
 pub const BIND_ERRNOS: [u8; BIND_ERRORS - 1] = [
     1,   // EPERM
     12,  // ENOMEM
@@ -28,16 +28,16 @@ pub const BIND_ERRNOS: [u8; BIND_ERRORS - 1] = [
     105, // ENOBUFS
 ];
 
-/// Size of the array of failed calls: [`BIND_ERRNOS`], then all others.
+/// Number of counters of failed calls: [`BIND_ERRNOS`], then one for all others.
 pub const BIND_ERRORS: usize = 12;
 
-/// Index of the failures that have none of their own.
+/// Index of the errnos that are not in [`BIND_ERRNOS`].
 pub const BIND_OTHER: usize = BIND_ERRORS - 1;
 
 /// Index of each errno in an array of [`crate::Slot::binds_failed`].
 pub static BIND_INDICES: [u8; ERRNOS] = errno_indices(&BIND_ERRNOS, 0, BIND_OTHER);
 
-/// Index into an array of [`crate::Slot::binds_failed`].
+/// Index in an array of [`crate::Slot::binds_failed`].
 #[must_use]
 pub fn bind_index(errno: u32) -> usize {
     index_in(&BIND_INDICES, errno, BIND_OTHER)

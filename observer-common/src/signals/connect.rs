@@ -6,10 +6,10 @@ use crate::{
     histogram::{MS, S, US},
 };
 
-/// Errno numbers that attempts to connect are counted by: what `tcp_v4_connect` and
-/// `tcp_v6_connect` return, what ICMP turns into (`icmp_err_convert`, `icmpv6_err_convert`),
-/// what security modules, netfilter and BPF programs refuse with, what transforms
-/// (`xfrm_lookup`), TLS and the MPTCP of newer kernels pass on. One index is left for all others.
+/// Errno numbers of failed connection attempts: from `tcp_v4_connect` and `tcp_v6_connect`, from ICMP
+/// messages (`icmp_err_convert`, `icmpv6_err_convert`), from refusals by security modules, netfilter
+/// and BPF programs, and from transforms (`xfrm_lookup`), TLS and the MPTCP of newer kernels. All other
+/// errnos share one index.
 pub const CONNECT_ERRNOS: [u8; CONNECT_GAVE_UP - 1] = [
     1,   // EPERM
     2,   // ENOENT
@@ -51,15 +51,15 @@ pub const CONNECT_ERRNOS: [u8; CONNECT_GAVE_UP - 1] = [
     129, // EKEYREJECTED
 ];
 
-/// Size of the array of connect outcomes: index 0 is success, then come [`CONNECT_ERRNOS`],
-/// [`CONNECT_GAVE_UP`], and all others.
+/// Number of counters of connect outcomes: success at index 0, [`CONNECT_ERRNOS`],
+/// [`CONNECT_GAVE_UP`], and one for all others.
 pub const CONNECT_RESULTS: usize = 41;
 
-/// Index of attempts that the program ended without an errno after a SYN had been sent again:
-/// its own timeout, shorter than the kernel's. Without a SYN sent again they are ECANCELED.
+/// Index of attempts that the program ended without an errno after a SYN was retransmitted: its own
+/// timeout, shorter than the kernel's. Without a retransmitted SYN, they are counted as ECANCELED.
 pub const CONNECT_GAVE_UP: usize = CONNECT_RESULTS - 2;
 
-/// Index of the connect outcomes that have none of their own.
+/// Index of the errnos that are not in [`CONNECT_ERRNOS`].
 pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
 
 /// Index of each errno in [`crate::Slot::connects`].

@@ -1,33 +1,33 @@
 //! Listening sockets.
 
-/// Key of the map of listeners. An address may be used again by another socket, and one
-/// socket may listen twice, so the moment belongs to it.
+/// Key of the map of listeners. It contains a time, because another socket can get the address, and a
+/// socket can listen twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ListenerKey {
     /// The socket's address.
     pub socket: u64,
-    /// [`crate::Conn::born_ns`] of its entry: when it began to listen, or was found.
+    /// [`crate::Conn::born_ns`] of its entry: when it started to listen, or was found.
     pub born_ns: u64,
 }
 
 crate::assert_layout!(ListenerKey, 16, [socket: u64, born_ns: u64]);
 
-/// Value of the map of listeners. What changes all the time stays in the socket and is read
-/// from there; see [`ListenerSample`].
+/// Value of the map of listeners. Fields that change often are read from the socket; see
+/// [`ListenerSample`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Listener {
-    /// Connection requests that found the accept queue full. Counted where a function hook
-    /// is attached, otherwise 0.
+    /// Connection requests that were dropped because the accept queue was full. 0 without the function
+    /// hooks.
     pub overflows: u64,
-    /// The owner's slot: when it began to listen, and again when it ended.
+    /// The owner's slot, written at the start and the end of listening.
     pub slot: u32,
     /// Of the slot, at that time.
     pub generation: u32,
-    /// `sk_drops` at the first look: what was dropped before is not counted.
+    /// `sk_drops` at the start; earlier drops are not counted.
     pub drops_before: u32,
-    /// `sk_drops` at the end; the sample's while it listens.
+    /// `sk_drops` at the end; in a sample of a live listener, the current value.
     pub drops: u32,
     /// 1 once it no longer listens.
     pub closed: u32,
@@ -46,17 +46,17 @@ crate::assert_layout!(Listener, 56, [
     netns: u32, port: u16, reserved: [u16; 3], address: [u32; 4],
 ]);
 
-/// What the iterator over listeners writes for each.
+/// Output of the iterator over listeners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ListenerSample {
-    /// Which.
+    /// Key of the listener.
     pub key: ListenerKey,
-    /// Its entry, with owner, address and drops as they are now.
+    /// Its value, with the current owner, address and drops.
     pub listener: Listener,
-    /// Connections that wait to be accepted, `sk_ack_backlog`.
+    /// Connections in the accept queue, `sk_ack_backlog`.
     pub backlog: u32,
-    /// The most that may wait, `sk_max_ack_backlog`; one more is let in.
+    /// Limit of the accept queue, `sk_max_ack_backlog`; the kernel accepts one more.
     pub max_backlog: u32,
 }
 
@@ -65,7 +65,7 @@ crate::assert_layout!(ListenerSample, 80, [
 ]);
 
 impl Listener {
-    /// Drops since it was first seen. The kernel's counter is 32 bits wide and may wrap.
+    /// Drops since the start. The kernel's counter has 32 bits and may wrap.
     #[must_use]
     pub const fn dropped(&self) -> u32 {
         self.drops.wrapping_sub(self.drops_before)

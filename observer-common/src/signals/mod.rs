@@ -1,5 +1,5 @@
-//! One file per signal: what its counters are indexed by, the values and keys of its maps, and
-//! its label values. A signal that is a single counter of [`Slot`](crate::Slot) has none.
+//! One file per signal: the indices of its counters and their label values, and the keys and values of
+//! its maps. A signal that is a single counter of [`Slot`](crate::Slot) has no file.
 
 mod bind;
 mod connect;

@@ -1,17 +1,17 @@
 //! Local ports in use.
 
-/// The port is taken for every destination: a listener's, or one chosen by bind().
+/// The port is in use for every destination: of a listener, or chosen by bind().
 pub const PORT_BOUND: u32 = 1 << 0;
-/// There is no destination: the socket listens, or was closed and keeps its port.
+/// The socket has no destination: it listens, or was closed and keeps its port.
 pub const PORT_UNCONNECTED: u32 = 1 << 1;
 /// In TIME_WAIT, of a connection with timestamps (`tw_ts_recent_stamp` is not 0).
 pub const PORT_TIMESTAMPS: u32 = 1 << 2;
-/// A timewait socket that still waits for the peer's FIN (`tw_substate` is FIN_WAIT2).
+/// A timewait socket that waits for the peer's FIN (`tw_substate` is FIN_WAIT2).
 pub const PORT_FIN_WAIT2: u32 = 1 << 3;
 /// In TIME_WAIT, bound to the loopback device.
 pub const PORT_LOOPBACK_DEVICE: u32 = 1 << 4;
 
-/// What the iterators write for each socket that holds a local port.
+/// Output of the iterators for each socket with a local port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PortUse {
@@ -23,9 +23,9 @@ pub struct PortUse {
     pub netns: u32,
     /// `PORT_` flags.
     pub flags: u32,
-    /// How long it has rested in TIME_WAIT, as [`coarse_time`] and one; 0 for the living.
+    /// Time in TIME_WAIT as [`crate::coarse_time`], plus 1; 0 for a full socket.
     pub age: u32,
-    /// Milliseconds of that which count towards `tcp_tw_reuse_delay`; 0 when unknown.
+    /// Milliseconds since the timestamp that `tcp_tw_reuse_delay` is compared with; 0 if unknown.
     pub waited_ms: u32,
     /// Local port, host order.
     pub local_port: u16,
@@ -46,12 +46,12 @@ crate::assert_layout!(PortUse, 60, [
 /// Words of a bitmap with one bit for each port.
 pub const PORT_WORDS: usize = 65_536 / 64;
 
-/// What the iterator over network namespaces writes for each: which ports the kernel may
-/// choose there (`struct netns_ipv4`, for IPv6 as well).
+/// Output of the iterator over network namespaces: the ports that the kernel may choose
+/// (`struct netns_ipv4`, for IPv6 as well).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct PortSpace {
-    /// When a socket of it was last seen by an iterator, `bpf_ktime_get_ns`.
+    /// When an iterator last visited one of its sockets, `bpf_ktime_get_ns`.
     pub seen_ns: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -72,13 +72,13 @@ crate::assert_layout!(PortSpace, 24 + 8 * PORT_WORDS, [
     reserved: [u64; PORT_WORDS],
 ]);
 
-/// `tcp_tw_reuse`: connect() may take any port in TIME_WAIT again.
+/// `tcp_tw_reuse`: connect() may reuse any port in TIME_WAIT.
 pub const TW_REUSE_ALWAYS: u32 = 1;
 /// `tcp_tw_reuse`: on loopback only, the default since 4.19.
 pub const TW_REUSE_LOOPBACK: u32 = 2;
 
-/// How long a port rests at least, in milliseconds, where `tcp_tw_reuse_delay` is no sysctl
-/// (before 6.14), and its default.
+/// Minimum time in TIME_WAIT before a port is reused, in milliseconds: the default of
+/// `tcp_tw_reuse_delay`, and fixed before 6.14.
 pub const TW_REUSE_DELAY_MS: u32 = 1000;
 
 /// Value of the map of network namespaces; the key is the inode number.
@@ -87,13 +87,13 @@ pub const TW_REUSE_DELAY_MS: u32 = 1000;
 pub struct NetSeen {
     /// Address of the `struct net`.
     pub net: u64,
-    /// When a socket of it was last seen by an iterator.
+    /// When an iterator last visited one of its sockets.
     pub seen_ns: u64,
 }
 
 crate::assert_layout!(NetSeen, 16, [net: u64, seen_ns: u64]);
 
-/// Index into [`crate::Slot::ports_exhausted`]: connect() of a socket without a local port.
+/// Index in [`crate::Slot::ports_exhausted`]: connect() of a socket without a local port.
 pub const PORT_SEARCH_CONNECT: usize = 0;
 /// bind() to port 0, or listen() on a socket that is not bound.
 pub const PORT_SEARCH_BIND: usize = 1;

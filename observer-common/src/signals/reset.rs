@@ -1,10 +1,10 @@
-//! Why an RST was sent or received, as an index into a slot's counters.
+//! Causes of RSTs, as indices of counters.
 
-/// Sent RSTs: indices below this are the running kernel's own `enum sk_rst_reason`
-/// numbers (to be named through its BTF); those from here on are the classes below, which
-/// are used where the kernel gives no reason or only `TCP_STATE`.
+/// First index of the classes below, which are used for sent RSTs if the kernel gives no reason or
+/// only `TCP_STATE`. Lower indices are numbers of the running kernel's `enum sk_rst_reason`, whose
+/// names are in its BTF.
 pub const RESET_CLASSES_FROM: u32 = 48;
-/// Size of the array of sent RSTs.
+/// Number of counters of sent RSTs.
 pub const RESETS_SENT: usize = 64;
 
 /// close() with unread data in the receive queue (`tcp_close`, RFC 2525 section 2.17).
@@ -13,14 +13,13 @@ pub const RESET_UNREAD_DATA: u32 = 48;
 pub const RESET_LINGER_ZERO: u32 = 49;
 /// connect(AF_UNSPEC) on a live connection (`tcp_disconnect`).
 pub const RESET_DISCONNECT: u32 = 50;
-/// A listener was closed with a connection that nobody had accepted
-/// (`inet_csk_listen_stop`).
+/// A listener was closed with a connection in its accept queue (`inet_csk_listen_stop`).
 pub const RESET_UNACCEPTED: u32 = 51;
 /// Another process aborted the connection: `ss -K`, `tcp_abort`.
 pub const RESET_ABORTED: u32 = 52;
-/// An orphan was given up on: `TCP_LINGER2` below zero, or memory or orphan limits.
+/// An orphan was aborted: negative `TCP_LINGER2`, or limits of memory or orphans.
 pub const RESET_ORPHAN: u32 = 53;
-/// Data arrived for a connection this side had already closed.
+/// Data arrived for a connection that this side had closed.
 pub const RESET_DATA_AFTER_CLOSE: u32 = 54;
 /// A segment arrived for a socket in TIME_WAIT.
 pub const RESET_TIME_WAIT: u32 = 55;
@@ -28,19 +27,19 @@ pub const RESET_TIME_WAIT: u32 = 55;
 pub const RESET_LISTENER: u32 = 56;
 /// A segment arrived for an address and port without a socket.
 pub const RESET_NO_SOCKET: u32 = 57;
-/// A segment that did not fit a connection was answered.
+/// A segment was invalid for its connection.
 pub const RESET_INVALID_SEGMENT: u32 = 58;
-/// Keepalive probes went unanswered.
+/// Keepalive probes were not answered.
 pub const RESET_KEEPALIVE: u32 = 59;
-/// Nothing more is known.
+/// None of the other classes.
 pub const RESET_OTHER: u32 = 60;
 
-/// Received RSTs are indexed by the state the RST found the connection in.
+/// Number of counters of received RSTs, by the state of the connection.
 pub const RESETS_RECEIVED: usize = crate::STATES;
 
-/// The class's label value, for an index from [`RESET_CLASSES_FROM`] on. Where the kernel
-/// (6.12 and later) has a reason that means the same, the class has the same name, so that
-/// one query works on every kernel.
+/// Label value of a class, for an index from [`RESET_CLASSES_FROM`] on. If the kernel (6.12 and later)
+/// has a reason with the same meaning, the class has its name, so that the same query works on every
+/// kernel.
 #[must_use]
 pub const fn reset_class_name(class: u32) -> Option<&'static str> {
     Some(match class {
@@ -61,7 +60,7 @@ pub const fn reset_class_name(class: u32) -> Option<&'static str> {
     })
 }
 
-/// The label value of a received RST, by the state it found the connection in.
+/// Label value of a received RST, by the state of the connection.
 #[must_use]
 pub const fn reset_received_name(state: u8) -> Option<&'static str> {
     Some(match state {
@@ -79,8 +78,7 @@ pub const fn reset_received_name(state: u8) -> Option<&'static str> {
     })
 }
 
-/// A received RST that may be our own abort is followed by the RST of that abort within the
-/// same call of `tcp_v4_do_rcv`. One that has been pending for longer, in nanoseconds, was the
-/// peer's. Mostly that takes microseconds, but a hypervisor or a real-time kernel may stop it
-/// halfway.
+/// Time after which a pending received RST is counted as the peer's, in nanoseconds. If it was this
+/// side's own abort, an RST is sent within the same call of `tcp_v4_do_rcv`. This usually takes
+/// microseconds, but a hypervisor or a real-time kernel may interrupt it.
 pub const PENDING_NS: u64 = 100_000_000;

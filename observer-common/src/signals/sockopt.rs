@@ -1,12 +1,12 @@
-//! Failed setsockopt calls: too many combinations for an array, so a hash map.
+//! Failed setsockopt calls. They are counted in a hash map, because an array would be too large.
 
 /// Key of the failure counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SockoptKey {
-    /// The process's slot.
+    /// Slot of the process.
     pub slot: u32,
-    /// Of the slot, when the failure was counted.
+    /// Generation of the slot when the failure was counted.
     pub generation: u32,
     /// `level` argument.
     pub level: i32,
@@ -14,7 +14,7 @@ pub struct SockoptKey {
     pub option: i32,
     /// Positive errno.
     pub errno: u16,
-    /// Address family of the socket, 0 when the descriptor was no socket.
+    /// Address family of the socket; 0 if the descriptor was not a socket.
     pub family: u16,
     /// `sk_protocol` of the socket (262 for MPTCP).
     pub protocol: u16,

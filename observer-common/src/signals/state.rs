@@ -1,4 +1,4 @@
-//! States of TCP sockets, and what connections died of.
+//! States of TCP sockets, and errors that end connections.
 //!
 //! States have the kernel's numbers (`include/net/tcp_states.h`, stable since 2.6).
 
@@ -8,9 +8,8 @@ use crate::{
     histogram::{MS, S},
 };
 
-/// Number of slots in an array indexed by state. States 1 to 11 are in use; 12
-/// (`TCP_NEW_SYN_RECV`) and above belong to request sockets and `ss` and never appear in
-/// `inet_sock_set_state`.
+/// Size of an array by state. States 1 to 11 are in use; 12 (`TCP_NEW_SYN_RECV`) and higher ones are
+/// those of request sockets and of `ss`, and never appear in `inet_sock_set_state`.
 pub const STATES: usize = 12;
 
 /// `TCP_ESTABLISHED`.
@@ -23,7 +22,7 @@ pub const SYN_RECV: u8 = 3;
 pub const FIN_WAIT1: u8 = 4;
 /// `TCP_FIN_WAIT2`.
 pub const FIN_WAIT2: u8 = 5;
-/// `TCP_TIME_WAIT`: a mini-socket's state, never that of a full socket.
+/// `TCP_TIME_WAIT`: only mini-sockets have this state.
 pub const TIME_WAIT: u8 = 6;
 /// `TCP_CLOSE`.
 pub const CLOSE: u8 = 7;
@@ -38,8 +37,7 @@ pub const CLOSING: u8 = 11;
 /// `TCP_NEW_SYN_RECV`: the state of a request mini-socket.
 pub const NEW_SYN_RECV: u8 = 12;
 
-/// The state's name in the kernel's and RFC 9293's spelling, or `None` for a number that
-/// is no TCP state.
+/// Name of a state as in the kernel and RFC 9293; `None` if the number is not a TCP state.
 #[must_use]
 pub const fn state_name(state: u8) -> Option<&'static str> {
     Some(match state {
@@ -58,10 +56,9 @@ pub const fn state_name(state: u8) -> Option<&'static str> {
     })
 }
 
-/// Errno numbers that connections die of: what an RST turns into (`tcp_reset`), a timeout
-/// (`tcp_write_err`, `tcp_keepalive_timer`) with the ICMP message that came before it
-/// (`icmp_err_convert`, `icmpv6_err_convert`), an administrator (`tcp_abort`), and what TLS and
-/// MPTCP end a connection with. One index is left for all others.
+/// Errno numbers that end established connections: from RSTs (`tcp_reset`), timeouts (`tcp_write_err`,
+/// `tcp_keepalive_timer`) and ICMP messages before them (`icmp_err_convert`, `icmpv6_err_convert`),
+/// aborts by an administrator (`tcp_abort`), TLS and MPTCP. All other errnos share one index.
 pub const CONNECTION_ERRNOS: [u8; CONNECTION_ERRORS - 1] = [
     13,  // EACCES
     32,  // EPIPE
@@ -80,17 +77,17 @@ pub const CONNECTION_ERRNOS: [u8; CONNECTION_ERRORS - 1] = [
     113, // EHOSTUNREACH
 ];
 
-/// Size of the array of what connections died of: [`CONNECTION_ERRNOS`], then all others.
+/// Number of counters of such errors: [`CONNECTION_ERRNOS`], then one for all others.
 pub const CONNECTION_ERRORS: usize = 16;
 
-/// Index of the errors that have none of their own.
+/// Index of the errnos that are not in [`CONNECTION_ERRNOS`].
 pub const CONNECTION_ERROR_OTHER: usize = CONNECTION_ERRORS - 1;
 
 /// Index of each errno in [`crate::Slot::errors`].
 pub static CONNECTION_ERROR_INDICES: [u8; ERRNOS] =
     errno_indices(&CONNECTION_ERRNOS, 0, CONNECTION_ERROR_OTHER);
 
-/// Index into [`crate::Slot::errors`].
+/// Index of an errno in [`crate::Slot::errors`].
 #[must_use]
 pub fn connection_error_index(errno: u32) -> usize {
     index_in(&CONNECTION_ERROR_INDICES, errno, CONNECTION_ERROR_OTHER)

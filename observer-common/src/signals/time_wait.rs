@@ -1,24 +1,24 @@
-//! Sockets in TIME_WAIT, where the kernel's functions can be hooked and nothing has to be
-//! inferred.
+//! Sockets in TIME_WAIT: [`TimeWait`] where the kernel's functions can be hooked, [`TimeWaitOwner`]
+//! where TIME_WAIT is inferred.
 
-/// How many sockets a process left in TIME_WAIT. It outlives the process and its slot: a
-/// process that ended keeps its account until the last of them is gone.
+/// Counters of sockets that a process left in TIME_WAIT. They outlive the process and its slot, until
+/// the last such socket has ended.
 ///
-/// The accounts below [`crate::SLOT_FIRST`] are those of the slots of the same number; a
-/// process that found no account counts in that of [`crate::SLOT_OVERFLOW`].
+/// Accounts below [`crate::SLOT_FIRST`] belong to the slots of the same numbers. Processes that found
+/// no free account share that of [`crate::SLOT_OVERFLOW`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Account {
-    /// Entered TIME_WAIT and are, or were, in the map of sockets in TIME_WAIT.
+    /// Sockets that entered TIME_WAIT and had an entry in the map of such sockets.
     pub entered: u64,
-    /// Left it.
+    /// Of those, sockets that left it.
     pub ended: u64,
 }
 
 crate::assert_layout!(Account, 16, [entered: u64, ended: u64]);
 
 impl Account {
-    /// Sockets in TIME_WAIT now. Two CPUs may be seen out of order.
+    /// Sockets in TIME_WAIT now. Saturates, because updates of two CPUs may be seen out of order.
     #[must_use]
     pub const fn live(&self) -> u64 {
         self.entered.saturating_sub(self.ended)
@@ -31,7 +31,7 @@ impl Account {
 pub struct TimeWait {
     /// The owner's slot.
     pub slot: u32,
-    /// Of the slot, when the socket entered.
+    /// Generation of the slot when the socket entered.
     pub generation: u32,
     /// The owner's account.
     pub account: u32,
@@ -45,25 +45,25 @@ crate::assert_layout!(TimeWait, 24, [
     slot: u32, generation: u32, account: u32, netns: u32, entered_ns: u64,
 ]);
 
-/// The states that a timewait socket begins in: after the peer's FIN, or before it, for a
-/// socket that was closed in FIN_WAIT2. The latter's later change to TIME_WAIT has no event.
+/// Initial states of a timewait socket: TIME_WAIT after the peer's FIN, FIN_WAIT2 before it. The later
+/// change of the latter to TIME_WAIT has no event.
 pub const TIME_WAIT_SUBSTATES: [u8; 2] = [crate::TIME_WAIT, crate::FIN_WAIT2];
 
 /// Element of the array of recent TIME_WAIT sockets, at one of the [`places_of`] its key.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TimeWaitOwner {
-    /// The socket cookie, which a timewait socket takes over from the socket it replaces
-    /// (`inet_twsk_alloc`); another number where there is none; 0 while nothing is here, or
-    /// something is being written.
+    /// The socket cookie, which a timewait socket copies from the socket that it replaces
+    /// (`inet_twsk_alloc`); another number if the socket has none; 0 while the element is free or being
+    /// written.
     pub key: u64,
     /// The owner's slot.
     pub slot: u32,
-    /// Of the slot, at that time.
+    /// Generation of the slot at that time.
     pub generation: u32,
     /// Address of its `struct net`.
     pub net: u64,
-    /// `net_cookie` of that, by which another at the same address is told from it.
+    /// Its `net_cookie`, which distinguishes it from a later one at the same address.
     pub net_cookie: u64,
     /// When it entered, as [`crate::coarse_time`].
     pub entered: u32,
@@ -86,10 +86,10 @@ crate::assert_layout!(TimeWaitOwner, 80, [
     local: [u32; 4], remote: [u32; 4], hash: u32, reserved: u32,
 ]);
 
-/// Where in an array of `mask + 1` elements, a power of two up to 65,536, an entry with this key
-/// may be. With five places to choose from, one in a hundred finds all taken when the array is
-/// half full. The first is beside that of the key before: cookies are handed out one after the
-/// other, on each CPU, and so are most places, which are in the cache then.
+/// Indices at which an array of `mask + 1` elements, a power of two up to 65,536, may have the element
+/// with this key. With five indices, one insertion in a hundred finds no free element when the array
+/// is half full. The first index is next to that of the previous key: each CPU assigns cookies in
+/// sequence, so that consecutive elements are in the cache.
 #[must_use]
 #[inline(always)]
 pub const fn places_of(key: u64, mask: u32) -> [u32; 5] {
@@ -106,7 +106,7 @@ pub const fn places_of(key: u64, mask: u32) -> [u32; 5] {
     ]
 }
 
-/// How long a socket rests in TIME_WAIT, `TCP_TIMEWAIT_LEN` (`include/net/tcp.h`).
+/// Duration of TIME_WAIT, `TCP_TIMEWAIT_LEN` (`include/net/tcp.h`).
 pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 
 /// Nanoseconds in units of 2^20, about a millisecond; they wrap after 52 days.

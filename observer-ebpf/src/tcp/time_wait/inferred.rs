@@ -204,8 +204,8 @@ fn key_without_cookie() -> u64 {
     // SAFETY: points into the map; the helper takes no arguments. Only this CPU adds to the counter;
     // if an interrupt does so in between, one of the two elements is overwritten.
     unsafe {
-        let turn = (*stats).rested;
-        (*stats).rested = turn + 1;
+        let turn = (*stats).without_cookie;
+        (*stats).without_cookie = turn + 1;
         WITHOUT_COOKIE | turn << CPU_BITS.load() | u64::from(bpf_get_smp_processor_id())
     }
 }
