@@ -63,7 +63,7 @@ pub fn connect_kprobe(ctx: ProbeContext) -> u32 {
 
 /// Called from `tcp_connect`. Handles CLOSE -> SYN_SENT if the tracepoint's program was skipped.
 #[inline(always)]
-pub fn started<M: Memory>(sk: *const u8) {
+fn started<M: Memory>(sk: *const u8) {
     if !handled(sk, CLOSE, SYN_SENT) {
         on_state::<M>(sk, CLOSE, SYN_SENT);
     }
@@ -86,7 +86,7 @@ fn handled(sk: *const u8, old: u8, new: u8) -> bool {
     match entry::get(sk as u64) {
         // SAFETY: points into the map.
         Some(conn) => unsafe { (*conn).state == new },
-        // The map may have been full for it. It must not be counted twice.
+        // The map may have been full when the transition was handled. Do not count it twice.
         None => was_full,
     }
 }

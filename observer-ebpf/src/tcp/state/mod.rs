@@ -1,7 +1,8 @@
-//! State transitions: `tp_btf/inet_sock_set_state` and `tp_btf/tcp_destroy_sock`.
+//! State transitions: `tp_btf/inet_sock_set_state`.
 //!
-//! Counts transitions, outcomes of connects as far as the state machine knows them, and the times to
-//! connect and in CLOSE_WAIT. `close` counts what happens on the way to CLOSE.
+//! Counts transitions, outcomes of connects as far as the state machine knows them, and the time in
+//! CLOSE_WAIT. `open` handles the first transition of a socket, `close` the one to CLOSE and the end
+//! of the socket, `backup` what the kernel skipped the first programs for.
 //!
 //! Properties of the tracepoint (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it fires before
 //! `sk_state` is written; never with TIME_WAIT, which is the state of a mini-socket; also with
@@ -75,7 +76,7 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
         }
     }
     let time = now();
-    let open = match (old, new) {
+    let opened = match (old, new) {
         (CLOSE, SYN_SENT | LISTEN) => open::own(sk, new, time),
         (LISTEN, SYN_RECV | ESTABLISHED) => open::child(sk, new, time),
         _ => Open::of(match entry::get(sk as u64) {
@@ -83,7 +84,7 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
             None => entry::seed(sk as u64, ownership::of_parent(sk), old, time),
         }),
     };
-    match open {
+    match opened {
         Open::Entry(conn) => transition::<M>(sk, conn, old, new, time),
         Open::Counted => {}
         Open::MapFull => untracked::<M>(sk, old, new),
@@ -162,7 +163,8 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                 let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
                 if attempting {
                     connect::succeeded(slot, Some(time.saturating_sub((*conn).born_ns)));
-                    // If an RST arrives before connect() returns, connect() returns ECONNRESET.
+                    // If an RST arrives before connect() returns, it returns ECONNRESET, which must
+                    // not be counted.
                     flags |= CONN_ATTEMPT_COUNTED;
                 }
                 (*conn).flags = flags;
