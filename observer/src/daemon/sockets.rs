@@ -15,11 +15,15 @@ use tracing::debug;
 use super::HostFacts;
 use crate::{
     kernel::Live,
-    net::{netns, overflows::Inference, snmp::TcpExtCounters},
+    net::{
+        netns,
+        overflows::{Inference, Overflows},
+        snmp::TcpExtCounters,
+    },
     ports::Collector,
     process::ProcRoot,
     sync::lock,
-    table::{Overflows, Table},
+    table::Table,
 };
 
 /// A walk over the sockets is followed by a pause this many times as long, so that walks

@@ -9,7 +9,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use observer_common::{ListenerKey, ListenerSample};
 
-use crate::table::Overflows;
+/// Connection requests that were dropped because the accept queue was full, as inferred from a
+/// network namespace's counters.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overflows {
+    /// By listener, as many as were certainly its own.
+    pub certain: Vec<(ListenerSample, u64)>,
+    /// Those that may belong to any of several listeners.
+    pub unattributed: u64,
+}
 
 /// What was known of a namespace when the two were last in agreement.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::{
     labels::Labels,
     names::{NameId, UNATTRIBUTED_ID},
 };
-use crate::ports::address;
+use crate::{net::overflows::Overflows, ports::address};
 
 /// The most addresses shown of one name or process. What is past that is summed up.
 pub(crate) const ADDRESSES: usize = 64;
@@ -87,15 +87,6 @@ impl Listening {
 struct Counts {
     drops: u64,
     overflows: u64,
-}
-
-/// Requests that met a full accept queue, where they are told from the namespace's counters.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Overflows {
-    /// Those that are certain to be a listener's.
-    pub certain: Vec<(ListenerSample, u64)>,
-    /// Those of several that cannot be told apart.
-    pub unattributed: u64,
 }
 
 /// By address, `None` for those past the limit.

@@ -41,7 +41,7 @@ pub use housekeeping::{Filter, ProcessCounts, Table, TableConfig};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};
 pub(crate) use listeners::ADDRESSES;
-pub use listeners::{Listening, Overflows, Place};
+pub use listeners::{Listening, Place};
 pub(crate) use names::{FIXED as FIXED_NAMES, KINDS};
 pub(crate) use ports::DESTINATIONS;
 pub use ports::PortsView;

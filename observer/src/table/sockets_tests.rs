@@ -10,10 +10,13 @@ use std::{
 use observer_common::{Listener, ListenerKey, ListenerSample, SLOT_UNATTRIBUTED, V4_MAPPED};
 
 use super::{
-    Labels, Listening, Overflows, Table, TableConfig,
+    Labels, Listening, Table, TableConfig,
     fake::{FakeFacts, FakeKernel, key},
 };
-use crate::ports::{Destination, Share, Usage};
+use crate::{
+    net::overflows::Overflows,
+    ports::{Destination, Share, Usage},
+};
 
 struct Bench {
     kernel: FakeKernel,

@@ -7,8 +7,9 @@ use observer_common::{Listener, ListenerSample, SLOT_FIRST};
 use super::{exporter_of, kernel, parse, text};
 use crate::{
     export::ProcessMetrics,
+    net::overflows::Overflows,
     ports::{Destination, Share, Usage},
-    table::{Overflows, TableConfig},
+    table::TableConfig,
 };
 
 #[test]
