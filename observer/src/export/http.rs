@@ -282,7 +282,7 @@ impl hyper::body::Body for Pieces {
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
-    match blocking(&shared, |app| Ok(landing::page(app))).await {
+    match blocking(&shared, |app| Ok(landing::page(&app.exporter, &app.health))).await {
         Ok(page) => (NO_CACHE, Html(page)).into_response(),
         Err(error) => failure(&error),
     }

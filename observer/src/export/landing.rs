@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::http::App;
+use super::{Exporter, Health};
 use crate::kernel::verdict::Status;
 
 /// How many processes it lists.
@@ -20,9 +20,9 @@ div { overflow-x: auto } td { white-space: nowrap }
 </style></head><body>
 ";
 
-pub(super) fn page(app: &App) -> String {
+pub(super) fn page(exporter: &Exporter, health: &Health) -> String {
     let mut page = String::from(HEAD);
-    let build = app.exporter.build();
+    let build = exporter.build();
     let _ = write!(
         page,
         "<h1>observer {}</h1>\n<p>TCP connection lifecycles, per process. Revision {}. \
@@ -31,7 +31,7 @@ pub(super) fn page(app: &App) -> String {
         escape(&build.version),
         escape(&build.revision),
     );
-    let missing = app.health.missing();
+    let missing = health.missing();
     if !missing.is_empty() {
         let missing = escape(&missing.join(", "));
         let _ = writeln!(
@@ -43,7 +43,7 @@ pub(super) fn page(app: &App) -> String {
         "<h2>Processes with the most sockets, of those shown by pid</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
          <th>sockets<th>states</tr>\n",
     );
-    for busy in app.exporter.busiest(TOP) {
+    for busy in exporter.busiest(TOP) {
         let states: Vec<String> = busy
             .states
             .iter()
@@ -63,7 +63,7 @@ pub(super) fn page(app: &App) -> String {
         "</table></div>\n<h2>Hooks</h2>\n<div><table><tr><th>signal<th>rung<th>hook<th>verdict\
          <th>remark</tr>\n",
     );
-    for verdict in app.exporter.source().verdicts() {
+    for verdict in exporter.source().verdicts() {
         let (class, status) = match verdict.status {
             Status::Attached => ("", "attached"),
             Status::NotNeeded => ("", "not needed"),
