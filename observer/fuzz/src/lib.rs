@@ -16,6 +16,7 @@ use observer::{
         ladder::Attach,
         layout::{FIELDS, Layout, REGISTERS},
         programs::{all, check_args},
+        reset_reasons,
     },
     net::{
         snmp::{TcpCounters, TcpExtCounters},
@@ -74,10 +75,7 @@ pub fn btf(bytes: &[u8]) {
     }
     let _ = btf.func_args("tcp_close");
     let _ = btf.has_func("tcp_close");
-    let reasons = ResetReasons::from_btf(&btf);
-    for index in 0..64 {
-        let _ = reasons.name(index);
-    }
+    let _ = reset_reasons(&btf);
 }
 
 /// The text of /proc/PID/cgroup and of /proc/PID/mountinfo.

@@ -16,6 +16,7 @@ use super::{
     object::Helpers,
     plan::Plan,
     programs::{self, LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
+    reset_reasons::reset_reasons,
     selftest,
     tracefs::find_tracefs,
     verdict::{Status, Verdict},
@@ -129,7 +130,7 @@ impl Kernel {
     pub fn examine(path: &std::path::Path) -> Result<Self, LoadError> {
         let kernel = KernelBtf::from_file(path)?;
         let layout = Layout::resolve(&kernel)?;
-        let reasons = ResetReasons::from_btf(&kernel);
+        let reasons = ResetReasons::new(reset_reasons(&kernel));
         let args = programs::all()
             .filter_map(|program| match program.attach {
                 Attach::TpBtf { tracepoint, .. } => {
