@@ -13,7 +13,7 @@ use observer::{
     explain::ResetReasons,
     export::{BuildInfo, Exporter, Piece, ProcessMetrics},
     // As fake.rs finds them in the library.
-    kernel,
+    contract,
     process,
     table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };

@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fake::{FakeFacts, FakeKernel, key};
 use observer::{
     // As fake.rs finds them in the library.
-    kernel,
+    contract,
     process,
     table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
 };

@@ -13,7 +13,7 @@ use std::{
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use crate::{export::ProcessMetrics, kernel::ladder::Hooks};
+use crate::{contract::Hooks, export::ProcessMetrics};
 
 mod file;
 #[cfg(test)]

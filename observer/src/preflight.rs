@@ -8,12 +8,9 @@ use crate::{
         check::{Host, Report, gather},
     },
     config::RunArgs,
+    contract::{Status, Verdict},
     daemon::load_options,
-    kernel::{
-        Absent, Kernel, LoadOptions, mount_tracefs,
-        programs::LADDERS,
-        verdict::{Status, Verdict},
-    },
+    kernel::{Absent, Kernel, LoadOptions, mount_tracefs, programs::LADDERS},
     privileges,
 };
 

@@ -9,11 +9,12 @@ mod common;
 use std::collections::HashSet;
 
 use common::scale;
-use observer::kernel::{
-    KERNEL_BTF, Kernel, LoadOptions,
-    ladder::Hooks,
-    layout::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
-    verdict::Status,
+use observer::{
+    contract::{Hooks, Status},
+    kernel::{
+        KERNEL_BTF, Kernel, LoadOptions,
+        layout::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
+    },
 };
 
 #[test]

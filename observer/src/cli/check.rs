@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::text::{cell, harden_json, sanitize};
 use crate::{
-    kernel::verdict::{Status, Verdict},
+    contract::{Status, Verdict},
     privileges::CapabilityStatus,
 };
 

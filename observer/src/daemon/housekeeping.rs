@@ -13,13 +13,8 @@ use tracing::{debug, info, warn};
 
 use super::{HostFacts, STEP_SEED, reconcile::Agreement, sockets::Sockets};
 use crate::{
-    config::Settings,
-    export::Health,
-    heap,
-    kernel::{Live, source::KernelSource as _},
-    process::resources::ScanLimits,
-    sync::lock,
-    table::Table,
+    config::Settings, contract::KernelSource as _, export::Health, heap, kernel::Live,
+    process::resources::ScanLimits, sync::lock, table::Table,
 };
 
 /// Everything that housekeeping works on.

@@ -6,7 +6,7 @@ use observer_common::{Record, SLOT_FIRST, Slot};
 
 use crate::{
     cli::tail::Identity,
-    kernel::source::KernelSource,
+    contract::KernelSource,
     table::{ProcessFacts, printable},
 };
 

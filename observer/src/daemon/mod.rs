@@ -37,20 +37,29 @@ pub use identities::Identities;
 pub use names::Names;
 
 use self::{housekeeping::Housekeeping, reconcile::Agreement, sockets::Sockets};
-use crate::{
-    config::{RunArgs, Settings},
-    export::{App, BuildInfo, Exporter, Health, Server},
-    heap,
-    kernel::{
-        KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs,
-        source::KernelSource as _,
-        verdict::{Status, Verdict},
-    },
-    logging::{self, LogHandle},
-    privileges,
-    process::resources::ScanLimits,
-    table::{Table, TableConfig},
-};
+use crate::config::RunArgs;
+use crate::config::Settings;
+use crate::export::App;
+use crate::export::BuildInfo;
+use crate::export::Exporter;
+use crate::export::Health;
+use crate::export::Server;
+use crate::heap;
+use crate::kernel::KERNEL_BTF;
+use crate::kernel::Kernel;
+use crate::kernel::Live;
+use crate::kernel::LoadOptions;
+use crate::kernel::Stream;
+use crate::kernel::mount_tracefs;
+use crate::contract::KernelSource as _;
+use crate::contract::Status;
+use crate::contract::Verdict;
+use crate::logging;
+use crate::logging::LogHandle;
+use crate::privileges;
+use crate::process::resources::ScanLimits;
+use crate::table::Table;
+use crate::table::TableConfig;
 
 /// Combinations of process, option and errno of failed setsockopt calls.
 const MAX_SOCKOPT_FAILURES: u32 = 8192;

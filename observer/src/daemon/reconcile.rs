@@ -12,8 +12,9 @@ use prometheus::{IntCounter, IntGaugeVec, Opts, Registry, core::Collector};
 use tracing::{debug, warn};
 
 use crate::{
+    contract::KernelSource as _,
     export::metric::{Metric, Scope, Type},
-    kernel::{Live, resync::Resynced, source::KernelSource as _},
+    kernel::{Live, resync::Resynced},
     net::{
         netns,
         sockdiag::{SockDiag, StateMask},

@@ -22,7 +22,7 @@ use super::{
     text::{Piece, Spare, TextSink},
 };
 use crate::{
-    kernel::source::KernelSource,
+    contract::KernelSource,
     sync::lock,
     table::{ProcessFacts, Table},
 };

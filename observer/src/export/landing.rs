@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Exporter, Health};
-use crate::kernel::verdict::Status;
+use crate::contract::Status;
 
 /// How many processes it lists.
 const TOP: usize = 20;

@@ -7,7 +7,7 @@ use observer_common::{
     reset_received_name,
 };
 
-use crate::kernel::source::KernelSource;
+use crate::contract::KernelSource;
 
 /// Names for the numbers of failed calls.
 pub trait Names: Send + Sync {

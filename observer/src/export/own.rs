@@ -10,7 +10,7 @@ use super::{
     sink::{Extra, Number, Sink, seconds},
 };
 use crate::{
-    kernel::{source::KernelSource, verdict::Status},
+    contract::{KernelSource, Status},
     table::ProcessCounts,
 };
 

@@ -12,8 +12,8 @@ use super::{
     ladder::{Attach, ProgramSpec},
     load::Kernel,
     programs::{TWINS, check_args},
-    verdict::Rung,
 };
+use crate::contract::Rung;
 
 /// Where the kernel offers kprobes to `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";

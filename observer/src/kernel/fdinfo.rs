@@ -1,6 +1,6 @@
 //! What the kernel tells about a program in /proc/self/fdinfo.
 
-use super::source::ProgramRuns;
+use crate::contract::ProgramRuns;
 
 /// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
 pub(super) fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {

@@ -14,9 +14,8 @@ use super::{
     live::Live,
     ports::Ports,
     programs::{POLLED_LISTEN, POLLED_PORTS},
-    source::KernelSource as _,
 };
-use crate::sync::lock;
+use crate::{contract::KernelSource as _, sync::lock};
 
 /// The iterators over maps; each is absent where the kernel does not have it.
 pub(super) struct Iterators {

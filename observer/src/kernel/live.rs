@@ -22,7 +22,6 @@ use observer_common::{
     SIGNALS, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey, TIME_WAIT_SUBSTATES,
 };
 
-use super::ring::Stream;
 use super::{
     attach::attach_twins,
     fdinfo::{field, program_runs},
@@ -33,11 +32,14 @@ use super::{
     programs::TWINS,
     resting::Resting,
     resync::{Resync, Resynced},
-    source::{KernelSource, MapFill, ProgramRuns},
+    ring::Stream,
     time_waits::TimeWaits,
-    verdict::Verdict,
 };
-use crate::{explain::ResetReasons, sync::lock};
+use crate::{
+    contract::{KernelSource, MapFill, ProgramRuns, Verdict},
+    explain::ResetReasons,
+    sync::lock,
+};
 
 /// How long a closed socket that no process holds may be remembered.
 const FORGOTTEN: Duration = Duration::from_secs(600);

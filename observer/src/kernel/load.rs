@@ -11,17 +11,20 @@ use tracing::{debug, info, warn};
 use super::{
     attach::{attach_twins, describe, twin},
     btf::{BtfError, KernelBtf, LayoutError},
-    ladder::{Attach, Hooks, Ladder},
+    ladder::{Attach, Ladder},
     layout::{Absent, Layout},
     object::Helpers,
     plan::Plan,
-    programs::{self, LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
+    programs,
+    programs::{LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
     reset_reasons::reset_reasons,
     selftest,
     tracefs::find_tracefs,
-    verdict::{Status, Verdict},
 };
-use crate::explain::ResetReasons;
+use crate::{
+    contract::{Hooks, Status, Verdict},
+    explain::ResetReasons,
+};
 
 /// Sizes and switches of the kernel side.
 #[derive(Clone, Debug)]

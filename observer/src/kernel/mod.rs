@@ -22,10 +22,8 @@ mod resting;
 pub mod resync;
 mod ring;
 mod selftest;
-pub mod source;
 mod time_waits;
 mod tracefs;
-pub mod verdict;
 
 pub use btf::VMLINUX as KERNEL_BTF;
 pub use layout::Absent;

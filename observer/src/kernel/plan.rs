@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::{
     ladder::{Attach, Ladder, Needs, ProgramSpec, Step},
     programs::LADDERS,
-    verdict::{Rung, Status, Verdict},
 };
+use crate::contract::{Rung, Status, Verdict};
 
 /// Why a program cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]

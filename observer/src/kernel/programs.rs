@@ -9,8 +9,8 @@ use super::{
     ladder::{Attach, Ladder, Needs, ProgramSpec},
     layout::PORT_RANGE,
     listeners, ports,
-    verdict::Rung,
 };
+use crate::contract::Rung;
 
 mod told;
 mod words;

@@ -11,10 +11,7 @@ use observer_common::{
 
 use super::{Description, Liveness, ProcessFacts, Resources};
 use crate::{
-    kernel::{
-        source::{KernelSource, MapFill, ProgramRuns},
-        verdict::{Rung, Status, Verdict},
-    },
+    contract::{KernelSource, MapFill, ProgramRuns, Rung, Status, Verdict},
     process::Unit,
 };
 

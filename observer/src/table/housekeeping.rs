@@ -21,7 +21,7 @@ use super::{
     time_wait::Ledger,
     view::Sum,
 };
-use crate::{kernel::source::KernelSource, process::Unit};
+use crate::{contract::KernelSource, process::Unit};
 
 /// A quiet process is folded no sooner than at the second tick that finds it so: a kernel
 /// program that looked up its slot just before has long finished by then.

@@ -11,7 +11,7 @@ use super::{
     names::{NameId, OTHER_ID},
     tally::Tally,
 };
-use crate::{kernel::source::KernelSource, process::Unit};
+use crate::{contract::KernelSource, process::Unit};
 
 /// A process that changes its comm more often than this keeps the last one: it would fill the
 /// table of names.

@@ -13,7 +13,7 @@ use std::{
 use observer_common::Slot;
 
 use super::{Table, facts::ProcessFacts, housekeeping::Entry};
-use crate::kernel::source::KernelSource;
+use crate::contract::KernelSource;
 
 /// How often the choice is made when there are too many.
 const EVERY: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use observer_common::{Account, Histogram, SLOT_FIRST, Slot, SockoptKey};
 
 use super::time_wait::Ledger;
-use crate::kernel::source::KernelSource;
+use crate::contract::KernelSource;
 
 /// A kind of failed setsockopt call, whoever made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,7 +15,7 @@ use super::{
     time_wait::{Ledger, apportion},
     totals::{Exact, Failure, Failures, add, by_kind, subtract},
 };
-use crate::kernel::source::KernelSource;
+use crate::contract::KernelSource;
 
 /// What a series stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

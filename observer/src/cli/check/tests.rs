@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernel::verdict::Rung;
+use crate::contract::Rung;
 
 fn verdict(signal: &'static str, rung: Rung, status: Status, detail: &str) -> Verdict {
     Verdict {

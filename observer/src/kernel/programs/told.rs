@@ -6,12 +6,10 @@ use observer_common::{
 };
 
 use super::{
-    super::{
-        ladder::{Ladder, ProgramSpec},
-        verdict::Rung,
-    },
+    super::ladder::{Ladder, ProgramSpec},
     words::*,
 };
+use crate::contract::Rung;
 
 pub const ACCEPT_EXIT: ProgramSpec = syscall_exit(
     "accept_exit_tracepoint",

@@ -1,0 +1,11 @@
+//! What the kernel side offers to everything downstream: [`KernelSource`] for the counters, a
+//! [`Verdict`] on each hook, and the setting that restricts the hooks. With these, everything
+//! downstream is tested without a kernel.
+
+mod hooks;
+mod source;
+mod verdict;
+
+pub use hooks::Hooks;
+pub use source::{KernelSource, MapFill, ProgramRuns};
+pub use verdict::{Rung, Status, Verdict};
