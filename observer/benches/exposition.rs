@@ -9,8 +9,6 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fake::{FakeFacts, FakeKernel};
 use observer::{
-    daemon::Names,
-    explain::ResetReasons,
     export::{BuildInfo, Exporter, Piece, ProcessMetrics},
     // As fake.rs finds them in the library.
     contract,
@@ -87,7 +85,6 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
-        Arc::new(Names(ResetReasons::default())),
         BuildInfo::default(),
         ProcessMetrics::All,
     )

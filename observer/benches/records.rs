@@ -4,9 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use observer::{
-    cli::tail::{Clock, Identity, json, line},
-    daemon::Names,
     explain::ResetReasons,
+    record::{Clock, Identity, json, line},
 };
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, LAST_ACK, Pod as _, RECORD_CLOSE, Record, STATES, SYN_RECV,
@@ -52,16 +51,16 @@ fn records(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let bytes = bytes();
     let record = Record::read_from(&bytes).expect("a record");
-    let names = Names(ResetReasons::default());
+    let reasons = ResetReasons::default();
     let clock = Clock::now();
     group.bench_function("decode", |bencher| {
         bencher.iter(|| Record::read_from(black_box(&bytes)));
     });
     group.bench_function("line", |bencher| {
-        bencher.iter(|| line(black_box(&record), &IDENTITY, &names, clock));
+        bencher.iter(|| line(black_box(&record), &IDENTITY, &reasons, clock));
     });
     group.bench_function("json", |bencher| {
-        bencher.iter(|| json(black_box(&record), &IDENTITY, &names, clock));
+        bencher.iter(|| json(black_box(&record), &IDENTITY, &reasons, clock));
     });
     group.finish();
 }

@@ -18,5 +18,7 @@ pub mod ports;
 pub mod preflight;
 pub mod privileges;
 pub mod process;
+pub mod record;
 mod sync;
 pub mod table;
+pub mod text;

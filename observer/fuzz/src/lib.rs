@@ -3,13 +3,10 @@
 //! observer/tests/fuzz_seeds.rs includes this file to run them on the seeds.
 
 use observer::{
-    cli::{
-        TailArgs,
-        tail::{Clock, Identity, RecordNames as _, json, line},
-    },
-    config::{self, Settings},
-    daemon::Names,
-    explain::ResetReasons,
+    cli::TailArgs,
+    config,
+    config::Settings,
+    explain::{ResetReasons, errno_name},
     kernel::{
         btf::KernelBtf,
         field_offset,
@@ -27,6 +24,7 @@ use observer::{
         cgroup::unit_from_bytes, cgroup_id::cgroup2_mount, fds::parse_max_open_files,
         identity::Stat, unit::MAX_UNIT_LEN,
     },
+    record::{Clock, Identity, json, line},
 };
 use observer_common::{Pod as _, Record};
 
@@ -139,25 +137,25 @@ pub fn records(bytes: &[u8]) {
     let text = String::from_utf8_lossy(&bytes[size_of::<Record>()..]);
     let (comm, unit) = text.split_once('\0').unwrap_or((&text, ""));
     let identity = Identity { pid: 0, comm, unit };
-    let names = Names(ResetReasons::default());
+    let reasons = ResetReasons::default();
     let clock = Clock {
         realtime_offset_ns: record.age_ns.cast_signed(),
         utc_offset_s: record.option,
     };
     let _ = TailArgs::default().filter().matches(&record, &identity);
 
-    let line = line(&record, &identity, &names, clock);
+    let line = line(&record, &identity, &reasons, clock);
     let harmless = |c: char| matches!(c, ' '..='~' | '→' | '…') || !c.is_ascii();
     assert!(line.chars().all(harmless), "{line:?}");
     assert!(!line.chars().any(char::is_control), "{line:?}");
 
-    let json = json(&record, &identity, &names, clock);
+    let json = json(&record, &identity, &reasons, clock);
     assert!(!json.chars().any(char::is_control), "{json:?}");
     let object: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
     assert_eq!(object["comm"].as_str().unwrap_or_default(), comm);
     assert_eq!(object["unit"].as_str().unwrap_or_default(), unit);
     assert_eq!(object["slot"], record.slot);
-    let errno = (record.errno != 0).then(|| names.errno(record.errno));
+    let errno = (record.errno != 0).then(|| errno_name(record.errno));
     assert_eq!(object["errno"].as_str(), errno.as_deref());
 }
 

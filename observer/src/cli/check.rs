@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::{Serialize, Serializer};
 
-use super::text::{cell, harden_json, sanitize};
 use crate::{
     contract::{Status, Verdict},
     privileges::CapabilityStatus,
+    text::{cell, harden_json, sanitize},
 };
 
 mod gather;

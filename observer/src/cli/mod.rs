@@ -7,15 +7,15 @@ use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Glob, RingBytes, RunArgs, ValueError, parse_duration};
+use crate::{
+    config::{Glob, RingBytes, RunArgs, ValueError, parse_duration},
+    record::{Filter, Kind},
+};
 
 pub mod check;
 pub mod tail;
 #[cfg(test)]
 mod tests;
-mod text;
-
-pub use text::sanitize;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,7 +157,7 @@ pub struct TailArgs {
         value_delimiter = ',',
         help_heading = "Filters"
     )]
-    pub kind: Vec<tail::Kind>,
+    pub kind: Vec<Kind>,
 
     /// State transitions as well
     #[arg(long, help_heading = "Filters")]
@@ -184,8 +184,14 @@ pub struct TailArgs {
 impl TailArgs {
     /// The filter that these flags describe.
     #[must_use]
-    pub fn filter(&self) -> tail::Filter {
-        tail::Filter::new(self)
+    pub fn filter(&self) -> Filter {
+        Filter::new(
+            self.pid.clone(),
+            self.comm.clone(),
+            self.port.clone(),
+            &self.kind,
+            self.states,
+        )
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use observer_common::{Record, SLOT_FIRST, Slot};
 
 use crate::{
-    cli::tail::Identity,
     contract::KernelSource,
+    record::Identity,
     table::{ProcessFacts, printable},
 };
 

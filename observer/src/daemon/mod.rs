@@ -7,7 +7,6 @@
 mod facts;
 mod housekeeping;
 mod identities;
-mod names;
 mod reconcile;
 mod sockets;
 mod stream;
@@ -25,6 +24,8 @@ use std::{
 };
 
 use anyhow::Context as _;
+pub use facts::HostFacts;
+pub use identities::Identities;
 use observer_common::{RECORD_STATE, SLOT_FIRST};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -32,34 +33,20 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-pub use facts::HostFacts;
-pub use identities::Identities;
-pub use names::Names;
-
 use self::{housekeeping::Housekeeping, reconcile::Agreement, sockets::Sockets};
-use crate::config::RunArgs;
-use crate::config::Settings;
-use crate::export::App;
-use crate::export::BuildInfo;
-use crate::export::Exporter;
-use crate::export::Health;
-use crate::export::Server;
-use crate::heap;
-use crate::kernel::KERNEL_BTF;
-use crate::kernel::Kernel;
-use crate::kernel::Live;
-use crate::kernel::LoadOptions;
-use crate::kernel::Stream;
-use crate::kernel::mount_tracefs;
-use crate::contract::KernelSource as _;
-use crate::contract::Status;
-use crate::contract::Verdict;
-use crate::logging;
-use crate::logging::LogHandle;
-use crate::privileges;
-use crate::process::resources::ScanLimits;
-use crate::table::Table;
-use crate::table::TableConfig;
+use crate::{
+    config::{RunArgs, Settings},
+    contract::{KernelSource as _, Status, Verdict},
+    explain::ResetReasons,
+    export::{App, BuildInfo, Exporter, Health, Server},
+    heap,
+    kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},
+    logging,
+    logging::LogHandle,
+    privileges,
+    process::resources::ScanLimits,
+    table::{Table, TableConfig},
+};
 
 /// Combinations of process, option and errno of failed setsockopt calls.
 const MAX_SOCKOPT_FAILURES: u32 = 8192;
@@ -73,7 +60,7 @@ const STEP_SEED: &str = "taking in the sockets that are older than the observer"
 /// # Errors
 ///
 /// When a required hook cannot be attached.
-pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, Names)> {
+pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReasons)> {
     mount_tracefs();
     let loaded = Kernel::examine(&options.btf)?.load(options)?;
     for absent in &loaded.absent {
@@ -86,10 +73,10 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, Names)> {
     if let Some(why) = &loaded.untested {
         info!(why, "the hooks were not tried out");
     }
-    let names = Names(loaded.reasons.clone());
+    let reasons = loaded.reasons.clone();
     let (live, stream) = Live::new(loaded, options)?;
     report(live.verdicts());
-    Ok((live, stream, names))
+    Ok((live, stream, reasons))
 }
 
 /// Says in the log what is not observed, and what only by a lesser hook than there is.
@@ -150,7 +137,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         None
     });
     let options = load_options(&settings);
-    let (live, stream, names) = attach(&options)?;
+    let (live, stream, reasons) = attach(&options)?;
     let health = Arc::new(Health::new(
         housekeeping::stale_after(settings.tick_interval),
         [STEP_SEED],
@@ -202,7 +189,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         Arc::clone(&table),
         live.clone(),
         facts.clone(),
-        Arc::new(names.clone()),
         BuildInfo::default(),
         settings.process_metrics,
     );
@@ -233,7 +219,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             app,
             housekeeping,
             stream,
-            names,
+            reasons,
         ))?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -276,7 +262,7 @@ async fn serve(
     app: App,
     housekeeping: Housekeeping,
     stream: Stream,
-    names: Names,
+    reasons: ResetReasons,
 ) -> anyhow::Result<()> {
     let server = Server::new(listener, app)?;
     info!(
@@ -291,7 +277,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let reader = tokio::spawn(stream::read(
         stream,
-        names,
+        reasons,
         live,
         facts,
         settings_seen.clone(),

@@ -6,11 +6,12 @@ use observer_common::{RECORD_CLOSE, RECORD_TIME_WAIT, Record};
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
-use super::{HostFacts, Identities, Names};
+use super::{HostFacts, Identities};
 use crate::{
-    cli::tail::{Clock, json, line},
     config::{LogFormat, Settings},
+    explain::ResetReasons,
     kernel::{Live, Stream},
+    record::{Clock, json, line},
 };
 
 /// The longest a record waits. The kernel side wakes the reader only when the ring is half
@@ -23,7 +24,7 @@ const FAILURES: u32 = !(1 << RECORD_TIME_WAIT);
 /// Drains until `stop`.
 pub async fn read(
     stream: Stream,
-    names: Names,
+    reasons: ResetReasons,
     live: Arc<Live>,
     facts: Arc<HostFacts>,
     settings: watch::Receiver<Settings>,
@@ -59,10 +60,10 @@ pub async fn read(
                 LogFormat::Text => info!(
                     target: "observer::event",
                     "{}",
-                    line(record, &identity, &names, clock).trim_end()
+                    line(record, &identity, &reasons, clock).trim_end()
                 ),
                 LogFormat::Json => {
-                    let record = json(record, &identity, &names, clock);
+                    let record = json(record, &identity, &reasons, clock);
                     info!(target: "observer::event", record, "event");
                 }
             }

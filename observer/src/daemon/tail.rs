@@ -11,16 +11,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HostFacts, Identities, attach, load_options};
 use crate::{
-    cli::{
-        TailArgs,
-        tail::{Clock, Tally, header, json, line},
-    },
+    cli::{TailArgs, tail::Tally},
     config::{LogFilter, LogFormat, Settings},
     contract::KernelSource,
     heap,
     kernel::{Live, LoadOptions},
     logging, privileges,
     process::resources::ScanLimits,
+    record::{Clock, header, json, line},
     table::{Table, TableConfig},
 };
 
@@ -39,7 +37,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     privileges::is_root_or_capable()?;
     privileges::raise_memlock();
     let filter = args.filter();
-    let (live, mut stream, names) = attach(&LoadOptions {
+    let (live, mut stream, reasons) = attach(&LoadOptions {
         ring_bytes: args.ring_bytes.get(),
         record_mask: filter.mask(),
         // `observer check` is for that; here somebody waits.
@@ -70,9 +68,9 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             let identity = identities.of(record, &live, &facts);
             if filter.matches(record, &identity) {
                 let text = if args.json {
-                    json(record, &identity, &names, clock)
+                    json(record, &identity, &reasons, clock)
                 } else {
-                    line(record, &identity, &names, clock)
+                    line(record, &identity, &reasons, clock)
                 };
                 written = writeln!(out, "{text}");
                 tally.shown += 1;

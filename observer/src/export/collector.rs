@@ -14,7 +14,7 @@ use prometheus::{
 
 use super::{
     family::{Family, METRICS},
-    names::{Names, Tables},
+    names::Tables,
     own::{BuildInfo, Own},
     series::{ProcessMetrics, Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
@@ -38,7 +38,6 @@ struct Inner {
     table: Arc<Mutex<Table>>,
     source: Arc<dyn KernelSource>,
     facts: Arc<dyn ProcessFacts>,
-    names: Arc<dyn Names>,
     tables: Tables,
     build: BuildInfo,
     process_metrics: ProcessMetrics,
@@ -68,11 +67,10 @@ impl Exporter {
         table: Arc<Mutex<Table>>,
         source: Arc<dyn KernelSource>,
         facts: Arc<dyn ProcessFacts>,
-        names: Arc<dyn Names>,
         build: BuildInfo,
         process_metrics: ProcessMetrics,
     ) -> Self {
-        let tables = Tables::new(&*names, &*source);
+        let tables = Tables::new(&*source);
         let descriptions = METRICS
             .iter()
             .filter_map(|metric| {
@@ -87,7 +85,6 @@ impl Exporter {
                 table,
                 source,
                 facts,
-                names,
                 tables,
                 build,
                 process_metrics,
@@ -159,7 +156,6 @@ impl Exporter {
             table: _,
             source,
             facts,
-            names,
             tables,
             build,
             process_metrics,
@@ -174,7 +170,6 @@ impl Exporter {
             let mut table = self.table();
             let mut writer = Writer {
                 sink: &mut *sink,
-                names: &**names,
                 tables,
                 observed,
                 process_metrics: *process_metrics,

@@ -7,21 +7,7 @@ use observer_common::{
     reset_received_name,
 };
 
-use crate::contract::KernelSource;
-
-/// Names for the numbers of failed calls.
-pub trait Names: Send + Sync {
-    /// `ECONNREFUSED` for 111. Not empty for a number without a name.
-    fn errno(&self, errno: u16) -> String;
-    /// `IPPROTO_TCP` for 6.
-    fn level(&self, level: i32) -> String;
-    /// `TCP_NODELAY` for 6, 1.
-    fn option(&self, level: i32, option: i32) -> String;
-    /// `AF_INET` for 2.
-    fn family(&self, family: u16) -> String;
-    /// `tcp` for 2, 6, 1.
-    fn protocol(&self, family: u16, protocol: u16, socket_type: u16) -> String;
-}
+use crate::{contract::KernelSource, explain::errno_name};
 
 /// Names of the indices of an array. Some indices share a name.
 pub(super) struct Index {
@@ -67,9 +53,12 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub fn new(names: &dyn Names, source: &dyn KernelSource) -> Self {
+    pub fn new(source: &dyn KernelSource) -> Self {
         let known = |errnos: &[u8]| -> Vec<String> {
-            errnos.iter().map(|&e| names.errno(e.into())).collect()
+            errnos
+                .iter()
+                .map(|&e| errno_name(e.into()).into_owned())
+                .collect()
         };
         let results = iter::once("ok".to_owned()).chain(known(&CONNECT_ERRNOS));
         let rest = || iter::once("other".to_owned());
@@ -77,7 +66,7 @@ impl Tables {
             connects: index(results.chain(["gave_up".to_owned()]).chain(rest())),
             errors: index(known(&CONNECTION_ERRNOS).into_iter().chain(rest())),
             bind_errnos: index(known(&BIND_ERRNOS).into_iter().chain(rest())),
-            fd_errnos: index(FD_ERRNOS.iter().map(|&e| names.errno(e as u16))),
+            fd_errnos: index(FD_ERRNOS.iter().map(|&e| errno_name(e as u16).into_owned())),
             // The kernel's own reason and our class for it have one name.
             resets_sent: index((0..RESETS_SENT as u32).map(|i| source.reset_reason(i))),
             resets_received: index((0..RESETS_RECEIVED).map(|state| {

@@ -7,7 +7,7 @@
 //! observation, since an empty one is thirteen lines of nothing. A process does not show gauges
 //! that are 0, but for its descriptors.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use observer_common::{
     AGE_BOUNDS, BIND_CALLS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram,
@@ -18,10 +18,11 @@ use observer_common::{
 
 use super::{
     family::Family,
-    names::{Index, Names, Tables},
+    names::{Index, Tables},
     sink::{Number, Sink},
 };
 use crate::{
+    explain::{errno_name, family_name, level_name, option_name, protocol_name},
     process::Unit,
     table::{Failure, Failures, Kind, Labels, Resources, SeriesView},
 };
@@ -42,7 +43,6 @@ pub enum ProcessMetrics {
 /// Writes the metrics of one series after the other.
 pub(super) struct Writer<'a> {
     pub sink: &'a mut dyn Sink,
-    pub names: &'a dyn Names,
     pub tables: &'a Tables,
     /// By signal; what is not observed is not shown, rather than shown as 0.
     pub observed: [bool; SIGNALS],
@@ -333,25 +333,24 @@ impl Writer<'_> {
 
     fn failures(&mut self, family: Family, labels: &Labels, failures: &Failures) {
         // Two kinds may have the same names, for instance two types of unknown sockets.
-        let mut by_name: BTreeMap<[String; 5], u64> = BTreeMap::new();
+        let mut by_name: BTreeMap<[Cow<'_, str>; 5], u64> = BTreeMap::new();
         for (kind, count) in failures {
             let named = if *kind == Failure::REST {
-                std::array::from_fn(|_| "other".to_owned())
+                [const { Cow::Borrowed("other") }; 5]
             } else {
                 [
-                    self.names.family(kind.family),
-                    self.names
-                        .protocol(kind.family, kind.protocol, kind.socket_type),
-                    self.names.level(kind.level),
-                    self.names.option(kind.level, kind.option),
-                    self.names.errno(kind.errno),
+                    family_name(kind.family),
+                    protocol_name(kind.family, kind.protocol, kind.socket_type),
+                    level_name(kind.level),
+                    option_name(kind.level, kind.option),
+                    errno_name(kind.errno),
                 ]
             };
             *by_name.entry(named).or_default() += count;
         }
         for ([socket_family, protocol, level, option, errno], count) in &by_name {
             let extra = [
-                ("family", socket_family.as_str()),
+                ("family", &**socket_family),
                 ("protocol", protocol),
                 ("level", level),
                 ("option", option),

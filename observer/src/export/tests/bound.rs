@@ -11,7 +11,7 @@ use observer_common::{
     Slot,
 };
 
-use super::{NumberNames, Piece, parse};
+use super::{Piece, parse};
 use crate::{
     export::{BuildInfo, Exporter, ProcessMetrics, bound},
     ports::{Destination, Share, Usage},
@@ -154,7 +154,6 @@ fn series(max_names: usize, max_processes: usize) -> usize {
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
-        Arc::new(NumberNames),
         BuildInfo::default(),
         ProcessMetrics::All,
     );

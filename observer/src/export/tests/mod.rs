@@ -18,7 +18,7 @@ use observer_common::{
     Slot, connect_index,
 };
 
-use super::{BuildInfo, Exporter, Names, Piece, ProcessMetrics};
+use super::{BuildInfo, Exporter, Piece, ProcessMetrics};
 use crate::{
     process::Unit,
     table::{
@@ -26,31 +26,6 @@ use crate::{
         fake::{FakeFacts, FakeKernel},
     },
 };
-
-/// Names that need no table.
-pub struct NumberNames;
-
-impl Names for NumberNames {
-    fn errno(&self, errno: u16) -> String {
-        format!("E{errno}")
-    }
-
-    fn level(&self, level: i32) -> String {
-        format!("L{level}")
-    }
-
-    fn option(&self, level: i32, option: i32) -> String {
-        format!("O{level}_{option}")
-    }
-
-    fn family(&self, family: u16) -> String {
-        format!("AF{family}")
-    }
-
-    fn protocol(&self, _family: u16, protocol: u16, _socket_type: u16) -> String {
-        format!("P{protocol}")
-    }
-}
 
 /// One of everything.
 pub fn busy(slot: &mut Slot) {
@@ -114,7 +89,6 @@ pub fn exporter_of(
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
-        Arc::new(NumberNames),
         BuildInfo::default(),
         process_metrics,
     )

@@ -53,8 +53,12 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
             Some(4.0),
         ),
         ("socket_connects_total", &[("result", "ok")], Some(4.0)),
-        ("socket_connects_total", &[("result", "E111")], Some(1.0)),
-        ("socket_connects_total", &[("result", "E110")], None),
+        (
+            "socket_connects_total",
+            &[("result", "ECONNREFUSED")],
+            Some(1.0),
+        ),
+        ("socket_connects_total", &[("result", "ETIMEDOUT")], None),
         ("socket_accepts_total", &[], Some(2.0)),
         (
             "socket_connect_seconds_bucket",
@@ -93,15 +97,19 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
         (
             "socket_setsockopt_failures_total",
             &[
-                ("family", "AF2"),
-                ("protocol", "P6"),
-                ("level", "L6"),
-                ("option", "O6_13"),
-                ("errno", "E92"),
+                ("family", "inet"),
+                ("protocol", "tcp"),
+                ("level", "SOL_TCP"),
+                ("option", "TCP_CONGESTION"),
+                ("errno", "ENOPROTOOPT"),
             ],
             Some(1.0),
         ),
-        ("socket_fd_exhausted_total", &[("errno", "E24")], Some(1.0)),
+        (
+            "socket_fd_exhausted_total",
+            &[("errno", "EMFILE")],
+            Some(1.0),
+        ),
         ("socket_retransmits_total", &[], Some(9.0)),
         (
             "socket_process_connections",
@@ -115,7 +123,7 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
         ),
         (
             "socket_process_connects_total",
-            &[("result", "E111")],
+            &[("result", "ECONNREFUSED")],
             Some(1.0),
         ),
         ("socket_process_accepts_total", &[], Some(2.0)),
@@ -127,7 +135,7 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
         ("socket_process_time_wait", &[], Some(6.0)),
         (
             "socket_process_fd_exhausted_total",
-            &[("errno", "E24")],
+            &[("errno", "EMFILE")],
             Some(1.0),
         ),
         ("socket_process_retransmits_total", &[], Some(9.0)),

@@ -8,8 +8,14 @@ use observer_common::{
     Record, TIMED_STATES, unpack_duration,
 };
 
-use super::{Clock, Identity, RecordNames, address, dashed, kind_name, named_state};
-use crate::cli::{sanitize, text::cell};
+use super::{Clock, Identity, address, dashed, kind_name, named_state};
+use crate::{
+    explain::{
+        ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
+        received_reset_name,
+    },
+    text::{cell, sanitize},
+};
 
 // 45 characters hold any two IPv4 addresses; a long pair of IPv6 ones moves the rest of
 // its line to the right. 23 hold the longest transition.
@@ -42,7 +48,7 @@ pub fn header() -> String {
 pub fn line(
     record: &Record,
     identity: &Identity<'_>,
-    names: &dyn RecordNames,
+    reasons: &ResetReasons,
     clock: Clock,
 ) -> String {
     let known = |text: &str| {
@@ -65,7 +71,7 @@ pub fn line(
             &states(record),
             &age(record),
         ],
-        &why(record, names),
+        &why(record, reasons),
     )
 }
 
@@ -115,13 +121,13 @@ pub(super) fn short(nanoseconds: u64) -> String {
     format!("{value:.1}{unit}")
 }
 
-fn why(record: &Record, names: &dyn RecordNames) -> String {
+fn why(record: &Record, reasons: &ResetReasons) -> String {
     let mut parts: Vec<Cow<'_, str>> = Vec::new();
     match record.kind {
         RECORD_CLOSE => {
             parts.push(spent(record).into());
             if record.errno != 0 {
-                parts.push(format!("died of {}", names.errno(record.errno)).into());
+                parts.push(format!("died of {}", errno_name(record.errno)).into());
             }
             if record.flags & CONN_RESET_SENT != 0 {
                 parts.push("reset sent".into());
@@ -133,8 +139,8 @@ fn why(record: &Record, names: &dyn RecordNames) -> String {
                 parts.push("birth not seen".into());
             }
         }
-        RECORD_RESET_SENT => parts.push(names.reset_reason(true, record.reason)),
-        RECORD_RESET_RECEIVED => parts.push(names.reset_reason(false, record.reason)),
+        RECORD_RESET_SENT => parts.push(reasons.name(record.reason)),
+        RECORD_RESET_RECEIVED => parts.push(received_reset_name(record.reason)),
         RECORD_SETSOCKOPT_FAILED => {
             let Record {
                 family,
@@ -148,16 +154,16 @@ fn why(record: &Record, names: &dyn RecordNames) -> String {
             parts.push(
                 format!(
                     "{} {} {} {}: {}",
-                    names.family(family),
-                    names.protocol(family, protocol, reason as u16),
-                    names.sockopt_level(level),
-                    names.sockopt_option(level, option),
-                    names.errno(errno),
+                    family_name(family),
+                    protocol_name(family, protocol, reason as u16),
+                    level_name(level),
+                    option_name(level, option),
+                    errno_name(errno),
                 )
                 .into(),
             );
         }
-        RECORD_CONNECT_FAILED | RECORD_FD_EXHAUSTED => parts.push(names.errno(record.errno)),
+        RECORD_CONNECT_FAILED | RECORD_FD_EXHAUSTED => parts.push(errno_name(record.errno)),
         _ => {}
     }
     match record.retransmits {

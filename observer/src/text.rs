@@ -29,7 +29,7 @@ pub fn sanitize(text: &str) -> String {
 
 /// [`sanitize`], cut to `width` characters with an ellipsis and filled up to it, for a
 /// column.
-pub(crate) fn cell(text: &str, width: usize) -> String {
+pub fn cell(text: &str, width: usize) -> String {
     let safe = sanitize(text);
     if safe.chars().count() <= width {
         return format!("{safe:<width$}");
@@ -43,7 +43,7 @@ pub(crate) fn cell(text: &str, width: usize) -> String {
 /// controls (U+009B starts an escape sequence), separators and invisible characters. The
 /// value stays what it was. Such characters can stand nowhere but inside strings, so the
 /// whole text can be treated at once.
-pub(crate) fn harden_json(json: &str) -> String {
+pub fn harden_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         if matches!(c, '\n' | ' '..='~') || (!c.is_ascii() && c.is_alphanumeric()) {

@@ -10,8 +10,14 @@ use observer_common::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Clock, Identity, RecordNames, address, kind_name, named_state};
-use crate::cli::text::harden_json;
+use super::{Clock, Identity, address, kind_name, named_state};
+use crate::{
+    explain::{
+        ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
+        received_reset_name,
+    },
+    text::harden_json,
+};
 
 /// The object written for a record. Every key is always there; what a kind of record does
 /// not have, or what is not known, is null.
@@ -105,7 +111,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 pub fn json(
     record: &Record,
     identity: &Identity<'_>,
-    names: &dyn RecordNames,
+    reasons: &ResetReasons,
     clock: Clock,
 ) -> String {
     // Exhaustive, so that a new field cannot be forgotten.
@@ -152,8 +158,8 @@ pub fn json(
         slot: *slot,
         generation: *generation,
         netns: (*netns != 0).then_some(*netns),
-        family: (*family != 0).then(|| names.family(*family)),
-        protocol: (*family != 0).then(|| names.protocol(*family, *protocol, socket_type)),
+        family: (*family != 0).then(|| family_name(*family)),
+        protocol: (*family != 0).then(|| protocol_name(*family, *protocol, socket_type)),
         mptcp: *mptcp != 0,
         local_address: local,
         local_port: local.map(|_| *local_port),
@@ -168,10 +174,13 @@ pub fn json(
             .filter(|(bit, _)| flags & bit != 0)
             .map(|(_, name)| *name)
             .collect(),
-        errno: (*errno != 0).then(|| names.errno(*errno)),
-        reason: is_reset.then(|| names.reset_reason(*kind == RECORD_RESET_SENT, *reason)),
-        level: is_sockopt.then(|| names.sockopt_level(*level)),
-        option: is_sockopt.then(|| names.sockopt_option(*level, *option)),
+        errno: (*errno != 0).then(|| errno_name(*errno)),
+        reason: is_reset.then(|| match *kind {
+            RECORD_RESET_SENT => reasons.name(*reason),
+            _ => received_reset_name(*reason),
+        }),
+        level: is_sockopt.then(|| level_name(*level)),
+        option: is_sockopt.then(|| option_name(*level, *option)),
         retransmits: *retransmits,
     };
     // Strings and numbers under string keys always serialize.

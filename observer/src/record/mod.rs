@@ -1,0 +1,75 @@
+//! Records of the ring as lines of text or JSON.
+//!
+//! What a line needs beyond the [`Record`](observer_common::Record) itself is passed in: the owner
+//! of the socket ([`Identity`]), the kernel's [reset reasons](crate::explain::ResetReasons) and the
+//! offset of the wall clock ([`Clock`]).
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use observer_common::{AF_INET, AF_INET6, RECORD_NAMES, state_name};
+
+mod clock;
+mod filter;
+mod json;
+mod lines;
+#[cfg(test)]
+mod tests;
+
+pub use clock::Clock;
+pub use filter::{Filter, Kind};
+pub use json::json;
+pub use lines::{header, line};
+
+/// Who owns the socket of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// Process id; 0 for what the record says (`Record::tgid`).
+    pub pid: u32,
+    /// Comm, as the process chose it; empty when not known.
+    pub comm: &'a str,
+    /// systemd unit or container; empty when there is none.
+    pub unit: &'a str,
+}
+
+impl Identity<'_> {
+    /// The process id, or else the record's; `None` when neither is known.
+    fn pid_or(&self, tgid: u32) -> Option<u32> {
+        [self.pid, tgid].into_iter().find(|pid| *pid != 0)
+    }
+}
+
+fn dashed(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+/// The name of a `RECORD_` number, or the number.
+fn kind_name(kind: u8) -> Cow<'static, str> {
+    RECORD_NAMES
+        .get(usize::from(kind))
+        .map_or_else(|| format!("record_{kind}").into(), |name| (*name).into())
+}
+
+/// The name of a TCP state; `None` for 0, which stands for "no state".
+fn named_state(state: u8) -> Option<Cow<'static, str>> {
+    match (state, state_name(state)) {
+        (0, _) => None,
+        (_, Some(name)) => Some(name.into()),
+        (number, None) => Some(format!("STATE_{number}").into()),
+    }
+}
+
+/// A record's address; `None` for a socket that is neither IPv4 nor IPv6.
+#[must_use]
+pub fn address(family: u16, bytes: &[u8; 16]) -> Option<IpAddr> {
+    match family {
+        AF_INET => {
+            let [a, b, c, d, ..] = *bytes;
+            Some(Ipv4Addr::new(a, b, c, d).into())
+        }
+        AF_INET6 => Some(Ipv6Addr::from(*bytes).into()),
+        _ => None,
+    }
+}
