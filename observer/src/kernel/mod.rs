@@ -1,35 +1,27 @@
 //! Everything that touches the kernel: the load table and its verdicts, field offsets
 //! from BTF, maps, the ring, and taking in sockets that are older than the daemon.
 
-mod attach;
-pub mod btf;
-mod cpu_stats;
-mod fdinfo;
-mod iterators;
-pub mod ladder;
-pub mod layout;
-mod listeners;
-mod live;
-mod load;
-mod map_iter;
-mod mapped;
-mod object;
-mod plan;
-mod ports;
-pub mod programs;
-mod reset_reasons;
-mod resting;
-pub mod resync;
-mod ring;
-mod selftest;
-mod time_waits;
-mod tracefs;
+mod attached;
+mod facts;
+mod hooks;
+mod loader;
+mod maps;
+mod program_stats;
 
-pub use btf::VMLINUX as KERNEL_BTF;
-pub use layout::Absent;
-pub use live::{Live, monotonic_ns};
-pub use load::{Kernel, LoadError, LoadOptions, Loaded};
-pub use programs::{POLLED_LISTEN, POLLED_PORTS};
-pub use reset_reasons::reset_reasons;
-pub use ring::Stream;
-pub use tracefs::{field_offset, find_tracefs, mount_tracefs};
+use attached as live;
+pub use attached::{Live, monotonic_ns};
+use facts::tracefs;
+pub use facts::{btf, fields as layout};
+pub use facts::{
+    btf::VMLINUX as KERNEL_BTF,
+    fields::Absent,
+    reset_reasons::reset_reasons,
+    tracefs::{field_offset, find_tracefs, mount_tracefs},
+};
+pub use hooks::table::{POLLED_LISTEN, POLLED_PORTS};
+pub use hooks::{spec as ladder, table as programs};
+use loader as load;
+pub use loader::{Kernel, LoadError, LoadOptions, Loaded};
+use maps::{listeners, ports};
+pub use maps::{open_files as resync, ring::Stream};
+use program_stats as fdinfo;

@@ -1,6 +1,11 @@
 //! Loading and attaching: from the running kernel's BTF and the load table to attached
 //! programs and a verdict on each.
 
+pub(in crate::kernel) mod attach;
+mod object;
+mod plan;
+mod selftest;
+
 use std::{collections::HashMap, io, path::PathBuf};
 
 use aya::{Btf, Ebpf};
@@ -8,17 +13,17 @@ use nix::sys::utsname::uname;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
-use super::{
+use self::{
     attach::{attach_twins, describe, twin},
-    btf::{BtfError, KernelBtf, LayoutError},
-    ladder::{Attach, Ladder},
-    layout::{Absent, Layout},
     object::Helpers,
     plan::Plan,
-    programs,
-    programs::{LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
-    reset_reasons::reset_reasons,
-    selftest,
+};
+use super::{
+    btf::{BtfError, KernelBtf, LayoutError},
+    facts::reset_reasons::reset_reasons,
+    ladder::{Attach, Ladder},
+    layout::{Absent, Layout},
+    programs::{self, LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
     tracefs::find_tracefs,
 };
 use crate::{
@@ -115,13 +120,13 @@ pub struct Loaded {
 
 /// What is known about the running kernel before anything is loaded.
 pub struct Kernel {
-    pub(super) btf: Btf,
-    pub(super) layout: Layout,
-    pub(super) reasons: ResetReasons,
+    pub(in crate::kernel) btf: Btf,
+    pub(in crate::kernel) layout: Layout,
+    pub(in crate::kernel) reasons: ResetReasons,
     /// Arguments of each tracepoint and function of the load table, where there is one.
-    pub(super) args: HashMap<&'static str, Vec<String>>,
-    pub(super) tracefs: Option<PathBuf>,
-    pub(super) helpers: Helpers,
+    pub(in crate::kernel) args: HashMap<&'static str, Vec<String>>,
+    pub(in crate::kernel) tracefs: Option<PathBuf>,
+    pub(in crate::kernel) helpers: Helpers,
 }
 
 impl Kernel {

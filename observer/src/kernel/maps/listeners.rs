@@ -9,14 +9,14 @@ use aya::{
 };
 use observer_common::{Listener, ListenerKey, ListenerSample};
 
-use super::map_iter::MapIter;
+use super::iter::MapIter;
 
 /// The program that reads each listener.
 pub const PROGRAM: &str = "listeners_iter";
 
 /// How many listening sockets are followed where `max_connections` sockets are, those included
 /// that ended since they were last read.
-pub(super) fn max_listeners(max_connections: u32) -> u32 {
+pub(in crate::kernel) fn max_listeners(max_connections: u32) -> u32 {
     max_connections.min(4096)
 }
 
@@ -74,7 +74,7 @@ impl Listeners {
 }
 
 /// Attaches the loaded iterator `program` to the hash map `map`.
-pub(super) fn attach(
+pub(in crate::kernel) fn attach(
     ebpf: &Ebpf,
     program: &'static str,
     map: &'static str,

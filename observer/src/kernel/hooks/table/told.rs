@@ -5,11 +5,9 @@ use observer_common::{
     SIGNAL_TIME_WAIT_END,
 };
 
-use super::{
-    super::ladder::{Ladder, ProgramSpec},
-    words::*,
-};
+use super::words::*;
 use crate::contract::Rung;
+use crate::kernel::ladder::{Ladder, ProgramSpec};
 
 pub const ACCEPT_EXIT: ProgramSpec = syscall_exit(
     "accept_exit_tracepoint",

@@ -1,7 +1,8 @@
 //! A BTF writer, so that tests can make up kernels whose fields lie elsewhere, are
 //! missing, or are bitfields.
 
-use super::{super::layout::FieldSpec, KernelBtf};
+use super::KernelBtf;
+use crate::kernel::layout::FieldSpec;
 
 const INT: u32 = 1;
 const PTR: u32 = 2;

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use aya::{Ebpf, maps::Map};
 use observer_common::{Pod as _, SLOT_FIRST, TimeWaitOwner, places_of};
 
-use super::mapped::MappedArray;
+use super::array::MappedArray;
 use crate::{sync::lock, table::TIME_WAIT_LENGTH};
 
 /// The array of recent TIME_WAIT sockets.

@@ -3,7 +3,7 @@
 use crate::contract::ProgramRuns;
 
 /// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
-pub(super) fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
+pub(in crate::kernel) fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
     Some(ProgramRuns {
         program,
         runs: field(fdinfo, "run_cnt")?,
@@ -12,7 +12,7 @@ pub(super) fn program_runs(program: &'static str, fdinfo: &str) -> Option<Progra
 }
 
 /// A number of a fdinfo.
-pub(super) fn field(fdinfo: &str, name: &str) -> Option<u64> {
+pub(in crate::kernel) fn field(fdinfo: &str, name: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key == name).then(|| value.trim().parse().ok())?

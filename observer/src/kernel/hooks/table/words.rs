@@ -2,8 +2,8 @@
 
 use observer_common::SIGNAL_NAMES;
 
-use super::super::ladder::{Attach, Ladder, Needs, ProgramSpec, Step};
 use crate::contract::Rung;
+use crate::kernel::ladder::{Attach, Ladder, Needs, ProgramSpec, Step};
 
 pub const SOCK: &str = "struct sock *";
 pub const SKB: &str = "struct sk_buff *";

@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use observer_common::{Pod as _, Record};
 
 /// The reading end of the stream.
-pub struct Stream(pub(super) RingBuf<MapData>);
+pub struct Stream(pub(in crate::kernel) RingBuf<MapData>);
 
 /// Records that are read in one go. Without a limit, a reader that is slower than the kernel side
 /// would never come to look at anything else.

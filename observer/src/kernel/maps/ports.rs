@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use observer_common::{PortSpace, PortUse};
 
-use super::{listeners::attach, live::monotonic_ns, map_iter::MapIter};
+use super::{iter::MapIter, listeners::attach};
+use crate::kernel::live::monotonic_ns;
 
 /// The program that reads connections.
 pub const CONNECTIONS: &str = "connections_iter";

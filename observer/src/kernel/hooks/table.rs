@@ -5,12 +5,12 @@ use observer_common::{
     SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_STATE,
 };
 
-use super::{
+use crate::contract::Rung;
+use crate::kernel::{
     ladder::{Attach, Ladder, Needs, ProgramSpec},
     layout::PORT_RANGE,
     listeners, ports,
 };
-use crate::contract::Rung;
 
 mod told;
 mod words;
@@ -366,5 +366,5 @@ pub fn check_args(found: &[String], expected: &[&str]) -> Result<(), String> {
 pub const CONNECT_NR: u64 = libc::SYS_connect as u64;
 
 #[cfg(test)]
-#[path = "programs_tests.rs"]
+#[path = "table_tests.rs"]
 mod tests;

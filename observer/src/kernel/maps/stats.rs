@@ -4,7 +4,8 @@ use std::{mem::offset_of, sync::atomic::Ordering};
 
 use observer_common::{CpuStats, Outcomes, PENDING_NS, Pod as _};
 
-use super::{live::monotonic_ns, mapped::MappedArray};
+use super::array::MappedArray;
+use crate::kernel::live::monotonic_ns;
 
 /// How often the statistics of a CPU are read again while it has events that are not settled,
 /// because a program runs there.

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
+use crate::contract::{Rung, Status, Verdict};
+use crate::kernel::{
     ladder::{Attach, Ladder, Needs, ProgramSpec, Step},
     programs::LADDERS,
 };
-use crate::contract::{Rung, Status, Verdict};
 
 /// Why a program cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]

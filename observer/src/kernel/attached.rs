@@ -23,17 +23,19 @@ use observer_common::{
 };
 
 use super::{
-    attach::attach_twins,
     fdinfo::{field, program_runs},
-    iterators::Iterators,
-    listeners::max_listeners,
+    load::attach::attach_twins,
     load::{LoadOptions, Loaded},
-    mapped::MappedArray,
+    maps::{
+        array::MappedArray,
+        iterators::Iterators,
+        listeners::max_listeners,
+        open_files::{Resync, Resynced},
+        ring::Stream,
+        time_wait::TimeWaits,
+        time_wait_inferred::Resting,
+    },
     programs::TWINS,
-    resting::Resting,
-    resync::{Resync, Resynced},
-    ring::Stream,
-    time_waits::TimeWaits,
 };
 use crate::{
     contract::{KernelSource, MapFill, ProgramRuns, Verdict},
@@ -61,12 +63,12 @@ pub struct Live {
     max_connections: u64,
     max_sockopt: u64,
     max_listeners: u64,
-    pub(super) resting: Resting,
+    pub(in crate::kernel) resting: Resting,
     /// Where TIME_WAIT is exact.
     time_waits: Option<TimeWaits>,
     twins_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
-    pub(super) iterators: Iterators,
+    pub(in crate::kernel) iterators: Iterators,
 }
 
 impl Live {

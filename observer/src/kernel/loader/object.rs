@@ -10,11 +10,10 @@ use aya::{
 };
 use observer_common::SLOT_FIRST;
 
-use super::{
+use super::{Kernel, LoadError, LoadOptions, plan::Plan};
+use crate::kernel::{
     btf::KernelBtf,
-    listeners::max_listeners,
-    load::{Kernel, LoadError, LoadOptions},
-    plan::Plan,
+    maps::listeners::max_listeners,
     programs::{ACCEPT, BIND, CONNECT, CONNECT_NR, LISTEN, PORTS_BIND, PORTS_CONNECT, TIME_WAIT},
     tracefs::field_offset,
 };
@@ -23,7 +22,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
 
 /// Helpers that the oldest kernels lack.
-pub(super) struct Helpers {
+pub(in crate::kernel) struct Helpers {
     task_pt_regs: bool,
     socket_cookie: bool,
     sock_from_file: bool,
@@ -64,12 +63,16 @@ impl Kernel {
         self.args.get(hook).map_or(0, |args| args.len() as u32)
     }
 
-    pub(super) fn reset_has_reason(&self) -> bool {
+    pub(in crate::kernel) fn reset_has_reason(&self) -> bool {
         self.args_of("tcp_send_reset") >= 3 && !self.reasons.is_empty()
     }
 
     /// The object with its maps, sized and told who serves what; nothing is attached yet.
-    pub(super) fn object(&self, options: &LoadOptions, plan: &Plan) -> Result<Ebpf, LoadError> {
+    pub(in crate::kernel) fn object(
+        &self,
+        options: &LoadOptions,
+        plan: &Plan,
+    ) -> Result<Ebpf, LoadError> {
         let mut loader = EbpfLoader::new();
         let cpus = aya::util::nr_cpus().map_err(|(path, source)| LoadError::Map {
             map: "STATS",

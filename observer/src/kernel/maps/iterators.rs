@@ -9,16 +9,18 @@ use observer_common::{
 };
 use tracing::debug;
 
-use super::{
-    listeners::Listeners,
-    live::Live,
-    ports::Ports,
-    programs::{POLLED_LISTEN, POLLED_PORTS},
+use super::{listeners::Listeners, ports::Ports};
+use crate::{
+    contract::KernelSource as _,
+    kernel::{
+        live::Live,
+        programs::{POLLED_LISTEN, POLLED_PORTS},
+    },
+    sync::lock,
 };
-use crate::{contract::KernelSource as _, sync::lock};
 
 /// The iterators over maps; each is absent where the kernel does not have it.
-pub(super) struct Iterators {
+pub(in crate::kernel) struct Iterators {
     listeners: Option<Mutex<Listeners>>,
     ports: Option<Ports>,
     /// Whether sockets in TIME_WAIT are known, rather than inferred.

@@ -8,19 +8,19 @@ use aya::{
 };
 use tracing::{debug, info, warn};
 
-use super::{
+use super::Kernel;
+use crate::contract::Rung;
+use crate::kernel::{
     ladder::{Attach, ProgramSpec},
-    load::Kernel,
     programs::{TWINS, check_args},
 };
-use crate::contract::Rung;
 
 /// Where the kernel offers kprobes to `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 impl Kernel {
     /// What is known to stand in the way of `program` before it is tried.
-    pub(super) fn obstacle(&self, program: &ProgramSpec) -> Option<String> {
+    pub(in crate::kernel) fn obstacle(&self, program: &ProgramSpec) -> Option<String> {
         match program.attach {
             Attach::TpBtf { tracepoint, args } => match self.args.get(tracepoint) {
                 None => Some(format!("this kernel has no tracepoint {tracepoint}")),
@@ -65,7 +65,7 @@ impl Kernel {
 
     /// Loads and attaches `programs` in order. Returns those that the kernel refused; the
     /// rest need not be attached then.
-    pub(super) fn attach_planned(
+    pub(in crate::kernel) fn attach_planned(
         &self,
         ebpf: &mut Ebpf,
         programs: &[&'static ProgramSpec],
@@ -149,7 +149,7 @@ fn is_symbol(function: &str) -> bool {
         .any(|name| name == function.as_bytes())
 }
 
-pub(super) fn twin<'a>(
+pub(in crate::kernel) fn twin<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
 ) -> Result<&'a mut BtfTracePoint, ProgramError> {
@@ -160,7 +160,7 @@ pub(super) fn twin<'a>(
 
 /// Attaches the programs that make up for skipped runs, which [`Kernel::load`] has loaded.
 /// Whether that worked is logged and returned.
-pub(super) fn attach_twins(ebpf: &mut Ebpf) -> bool {
+pub(in crate::kernel) fn attach_twins(ebpf: &mut Ebpf) -> bool {
     let attached = TWINS
         .iter()
         .try_for_each(|(name, _)| twin(ebpf, name)?.attach().map(drop));
@@ -172,7 +172,7 @@ pub(super) fn attach_twins(ebpf: &mut Ebpf) -> bool {
 }
 
 /// An error of loading or attaching, with the last words of the verifier.
-pub(super) fn describe(error: &ProgramError) -> String {
+pub(in crate::kernel) fn describe(error: &ProgramError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

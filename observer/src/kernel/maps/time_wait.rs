@@ -15,11 +15,11 @@ use aya::{
 };
 use observer_common::{Account, SLOT_FIRST, TimeWait};
 
-use super::mapped::MappedArray;
+use super::array::MappedArray;
 use crate::sync::lock;
 
 /// The maps of TIME_WAIT.
-pub(super) struct TimeWaits {
+pub(in crate::kernel) struct TimeWaits {
     accounts: MappedArray<Account>,
     free: Mutex<Queue<MapData, u32>>,
     /// Accounts of processes that have given their slots back.

@@ -23,7 +23,7 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::info;
 
-use super::ladder::{Attach, ProgramSpec};
+use crate::kernel::ladder::{Attach, ProgramSpec};
 
 /// Nothing here takes long; a packet that is lost on the way would.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,6 @@
+//! What the running kernel is.
+
+pub mod btf;
+pub mod fields;
+pub mod reset_reasons;
+pub mod tracefs;

@@ -1,0 +1,4 @@
+//! What could be attached.
+
+pub mod spec;
+pub mod table;
