@@ -10,7 +10,7 @@ use crate::{
     config::RunArgs,
     contract::{Status, Verdict},
     daemon::load_options,
-    kernel::{Absent, Kernel, LoadOptions, mount_tracefs, programs::LADDERS},
+    kernel::{Absent, Kernel, LoadOptions, mount_tracefs, table},
     privileges,
 };
 
@@ -72,15 +72,15 @@ fn examine(report: &mut Report, options: &LoadOptions) {
         }
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
-            let required = LADDERS.iter().filter(|ladder| ladder.required);
+            let required = table::chains().filter(|chain| chain.required);
             report.verdicts = required
-                .flat_map(|ladder| ladder.steps.iter().map(move |step| (ladder, step)))
-                .flat_map(|(ladder, step)| {
-                    step.programs.iter().map(move |program| (ladder, program))
+                .flat_map(|chain| chain.variants.iter().map(move |variant| (chain, variant)))
+                .flat_map(|(chain, variant)| {
+                    variant.programs.iter().map(move |program| (chain, program))
                 })
-                .map(|(ladder, program)| Verdict {
-                    signal: ladder.signal,
-                    rung: program.rung(),
+                .map(|(chain, program)| Verdict {
+                    signal: chain.signal,
+                    rung: program.attach_type(),
                     hook: program.hook,
                     program: program.name,
                     status: Status::Refused,

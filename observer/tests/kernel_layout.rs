@@ -13,7 +13,7 @@ use observer::{
     contract::{Hooks, Status},
     kernel::{
         KERNEL_BTF, Kernel, LoadOptions,
-        layout::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
+        fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
     },
 };
 

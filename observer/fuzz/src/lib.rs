@@ -8,12 +8,11 @@ use observer::{
     config::Settings,
     explain::{ResetReasons, errno_name},
     kernel::{
+        Attach,
         btf::KernelBtf,
-        field_offset,
-        ladder::Attach,
-        layout::{FIELDS, Layout, REGISTERS},
-        programs::{all, check_args},
-        reset_reasons,
+        check_args, field_offset,
+        fields::{FIELDS, Layout, REGISTERS},
+        reset_reasons, table,
     },
     net::{
         snmp::{TcpCounters, TcpExtCounters},
@@ -61,7 +60,7 @@ pub fn btf(bytes: &[u8]) {
     for spec in FIELDS.iter().chain(REGISTERS) {
         let _ = btf.member(spec.structure, spec.path);
     }
-    for program in all() {
+    for program in table::programs() {
         let (found, args) = match program.attach {
             Attach::TpBtf { tracepoint, args } => (btf.tracepoint_args(tracepoint), args),
             Attach::Function { function, args, .. } => (btf.func_args(function), args),

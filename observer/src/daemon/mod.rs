@@ -73,7 +73,7 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReaso
     if let Some(why) = &loaded.untested {
         info!(why, "the hooks were not tried out");
     }
-    let reasons = loaded.reasons.clone();
+    let reasons = ResetReasons::new(loaded.reset_reasons.clone());
     let (live, stream) = Live::new(loaded, options)?;
     report(live.verdicts());
     Ok((live, stream, reasons))

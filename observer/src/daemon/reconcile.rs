@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use crate::{
     contract::KernelSource as _,
     export::metric::{Metric, Scope, Type},
-    kernel::{Live, resync::Resynced},
+    kernel::{Live, Resynced},
     net::{
         netns,
         sockdiag::{SockDiag, StateMask},

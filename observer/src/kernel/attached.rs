@@ -23,19 +23,19 @@ use observer_common::{
 };
 
 use super::{
-    fdinfo::{field, program_runs},
-    load::attach::attach_twins,
-    load::{LoadOptions, Loaded},
+    clock::monotonic_ns,
+    hooks::{listen::max_listeners, state::BACKUP_PROGRAMS},
+    loader::{Loaded, backup},
     maps::{
         array::MappedArray,
         iterators::Iterators,
-        listeners::max_listeners,
         open_files::{Resync, Resynced},
         ring::Stream,
         time_wait::TimeWaits,
         time_wait_inferred::Resting,
     },
-    programs::TWINS,
+    options::LoadOptions,
+    program_stats::{field, program_runs},
 };
 use crate::{
     contract::{KernelSource, MapFill, ProgramRuns, Verdict},
@@ -66,7 +66,7 @@ pub struct Live {
     pub(in crate::kernel) resting: Resting,
     /// Where TIME_WAIT is exact.
     time_waits: Option<TimeWaits>,
-    twins_attached: AtomicBool,
+    backups_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
     pub(in crate::kernel) iterators: Iterators,
 }
@@ -84,10 +84,10 @@ impl Live {
             programs,
             counted,
             exact_time_wait,
-            twins_attached,
+            backups_attached,
             untested: _,
             absent: _,
-            reasons,
+            reset_reasons,
         } = loaded;
         let iterators = Iterators::new(&mut ebpf, exact_time_wait);
         let time_waits = exact_time_wait
@@ -119,7 +119,7 @@ impl Live {
         let resync = Resync::new(&mut ebpf)?;
         let program_fds = programs
             .into_iter()
-            .chain(TWINS.iter().map(|(name, _)| *name))
+            .chain(BACKUP_PROGRAMS.iter().map(|backup| backup.name))
             .filter_map(|name| {
                 let fd = ebpf.program(name)?.fd().ok()?;
                 Some((name, fd.as_fd().as_raw_fd()))
@@ -129,7 +129,6 @@ impl Live {
         for signal in counted {
             observes[signal as usize] = true;
         }
-        let twins_attached = AtomicBool::new(twins_attached);
         let live = Self {
             ebpf: Mutex::new((ebpf, resync)),
             slots,
@@ -141,7 +140,7 @@ impl Live {
             program_fds,
             slot_limit: AtomicU32::new(SLOT_FIRST),
             verdicts,
-            reasons,
+            reasons: ResetReasons::new(reset_reasons),
             observes,
             max_connections: u64::from(options.max_connections),
             max_sockopt: u64::from(options.max_sockopt_failures),
@@ -149,7 +148,7 @@ impl Live {
             resting,
             time_waits,
             log: Mutex::new(log),
-            twins_attached,
+            backups_attached: AtomicBool::new(backups_attached),
             iterators,
         };
         live.set_records(options.record_mask);
@@ -161,21 +160,16 @@ impl Live {
         self.resting.owner(cookie)
     }
 
-    /// Attaches the programs that make up for skipped runs once the kernel has skipped one.
+    /// Attaches the backup programs once the kernel has skipped a run of a program that has one.
     /// They cost something, so not before.
     pub fn make_up_for_missed_runs(&self) {
-        if self.twins_attached.load(Ordering::Relaxed) {
+        if self.backups_attached.load(Ordering::Relaxed) {
             return;
         }
-        let missed = self.missed_runs();
-        let of_sockets = |name: &str| name == "state_tp_btf" || name == "destroy_tp_btf";
-        if missed
-            .iter()
-            .any(|(name, missed)| of_sockets(name) && *missed > 0)
-        {
+        if backup::is_needed(&self.missed_runs()) {
             // Once: what cannot be attached now cannot be attached later.
-            self.twins_attached.store(true, Ordering::Relaxed);
-            attach_twins(&mut lock(&self.ebpf).0);
+            self.backups_attached.store(true, Ordering::Relaxed);
+            backup::attach(&mut lock(&self.ebpf).0);
         }
     }
 
@@ -262,14 +256,6 @@ impl Live {
             log.flush();
         }
     }
-}
-
-/// CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .expect("CLOCK_MONOTONIC always exists");
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 impl KernelSource for Live {

@@ -1,27 +1,30 @@
-//! Everything that touches the kernel: the load table and its verdicts, field offsets
-//! from BTF, maps, the ring, and taking in sockets that are older than the daemon.
+//! Everything that touches the kernel: what it is (`facts`), what could be attached (`hooks`),
+//! loading and attaching (`loader`), and the maps of the attached programs (`maps`, `attached`).
 
 mod attached;
+mod clock;
 mod facts;
 mod hooks;
 mod loader;
 mod maps;
+mod options;
 mod program_stats;
 
-use attached as live;
-pub use attached::{Live, monotonic_ns};
-use facts::tracefs;
-pub use facts::{btf, fields as layout};
+pub use attached::Live;
 pub use facts::{
+    btf,
     btf::VMLINUX as KERNEL_BTF,
+    fields,
     fields::Absent,
     reset_reasons::reset_reasons,
     tracefs::{field_offset, find_tracefs, mount_tracefs},
 };
-pub use hooks::table::{POLLED_LISTEN, POLLED_PORTS};
-pub use hooks::{spec as ladder, table as programs};
-use loader as load;
-pub use loader::{Kernel, LoadError, LoadOptions, Loaded};
-use maps::{listeners, ports};
-pub use maps::{open_files as resync, ring::Stream};
-use program_stats as fdinfo;
+pub use hooks::{
+    listen::POLLED_LISTEN,
+    ports::POLLED_PORTS,
+    spec::{Attach, check_args},
+    table,
+};
+pub use loader::{Kernel, LoadError, Loaded};
+pub use maps::{open_files::Resynced, ring::Stream};
+pub use options::LoadOptions;

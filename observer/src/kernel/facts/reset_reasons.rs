@@ -36,7 +36,6 @@ mod tests {
         let enumerators = [
             ("SK_RST_REASON_NOT_SPECIFIED", 0),
             ("SK_RST_REASON_TCP_STATE", 14),
-            ("SK_RST_REASON_NEGATIVE", -1),
             ("UNRELATED", 2),
             ("SK_RST_REASON_MAX", 15),
         ];

@@ -1,6 +1,9 @@
 //! tracefs, through which classic tracepoints are found.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nix::mount::{MsFlags, mount};
 use tracing::{info, warn};
@@ -46,6 +49,18 @@ pub fn find_tracefs() -> Option<PathBuf> {
         .into_iter()
         .map(PathBuf::from)
         .find(|path| path.join("events").is_dir())
+}
+
+/// Where `syscalls:sys_exit_*` events keep the return value: at 16, except where the common part
+/// is longer (6.1 with PREEMPT_RT).
+pub fn syscall_return_offset(tracefs: Option<&Path>) -> u64 {
+    const USUAL: u64 = 16;
+    tracefs
+        .and_then(|dir| {
+            fs::read_to_string(dir.join("events/syscalls/sys_exit_connect/format")).ok()
+        })
+        .and_then(|format| field_offset(&format, "ret"))
+        .unwrap_or(USUAL)
 }
 
 #[cfg(test)]

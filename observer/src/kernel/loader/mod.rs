@@ -1,106 +1,41 @@
-//! Loading and attaching: from the running kernel's BTF and the load table to attached
-//! programs and a verdict on each.
+//! From the running kernel's BTF and the table of signals to attached programs and a verdict on
+//! each.
+//!
+//! [`plan`] selects a variant of each fallback chain, [`object`] creates the maps and sets the
+//! globals accordingly, [`attach`] loads and attaches the programs, and [`selftest`] finds those
+//! that do not run.
 
-pub(in crate::kernel) mod attach;
+mod attach;
+pub mod backup;
+mod error;
 mod object;
+mod obstacle;
 mod plan;
 mod selftest;
 
-use std::{collections::HashMap, io, path::PathBuf};
+use std::{collections::BTreeMap, path::Path};
 
 use aya::{Btf, Ebpf};
 use nix::sys::utsname::uname;
-use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use self::{
-    attach::{attach_twins, describe, twin},
-    object::Helpers,
-    plan::Plan,
-};
+pub use self::error::LoadError;
+use self::{attach::describe, plan::Plan};
 use super::{
-    btf::{BtfError, KernelBtf, LayoutError},
-    facts::reset_reasons::reset_reasons,
-    ladder::{Attach, Ladder},
-    layout::{Absent, Layout},
-    programs::{self, LADDERS, TIME_WAIT, TWINS, runs_are_skipped},
-    tracefs::find_tracefs,
+    facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
+    hooks::{
+        spec::{Attach, FallbackChain},
+        table, time_wait,
+    },
+    options::LoadOptions,
 };
-use crate::{
-    contract::{Hooks, Status, Verdict},
-    explain::ResetReasons,
-};
-
-/// Sizes and switches of the kernel side.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// Bytes of the ring: a power of two and a multiple of the page size.
-    pub ring_bytes: u32,
-    /// Entries of the connection map.
-    pub max_connections: u32,
-    /// Slots for processes.
-    pub slots: u32,
-    /// Counters of failed setsockopt calls.
-    pub max_sockopt_failures: u32,
-    /// Kinds of record to write, one bit per `RECORD_` number.
-    pub record_mask: u32,
-    /// Where to read BTF from.
-    pub btf: PathBuf,
-    /// The best kind of hook to use.
-    pub hooks: Hooks,
-    /// Whether to try the hooks out before they are relied on. Needs CAP_SYS_ADMIN; without
-    /// it, that is noted in [`Loaded::untested`].
-    pub self_test: bool,
-    /// Whether the kernel programs log (to the `log` facade, at debug level). When off, the
-    /// verifier removes the code.
-    pub log: bool,
-}
-
-/// Why nothing could be loaded at all.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// No BTF.
-    #[error(transparent)]
-    Btf(#[from] BtfError),
-    /// BTF that aya cannot use.
-    #[error("cannot use the BTF in {}", path.display())]
-    AyaBtf {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: aya::BtfError,
-    },
-    /// A required field is not there.
-    #[error("this kernel's structures are not as expected")]
-    Layout(#[from] LayoutError),
-    /// The object could not be loaded: no permission, no memory, a map type missing.
-    #[error("cannot load the kernel programs' maps")]
-    Object(#[source] Box<aya::EbpfError>),
-    /// A required program could not be attached.
-    #[error("cannot attach to {hook}: {detail}")]
-    Required {
-        /// The hook.
-        hook: &'static str,
-        /// Why.
-        detail: String,
-    },
-    /// A map is not as expected.
-    #[error("cannot use the map {map}")]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
+use crate::contract::{Status, Verdict};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {
     /// The object; dropping it detaches everything.
     pub ebpf: Ebpf,
-    /// One verdict per program of each step of each ladder.
+    /// One verdict per program of each variant of each fallback chain.
     pub verdicts: Vec<Verdict>,
     /// The programs that are attached.
     pub programs: Vec<&'static str>,
@@ -108,25 +43,20 @@ pub struct Loaded {
     pub counted: Vec<u32>,
     /// Whether the beginning and the end of TIME_WAIT are seen, rather than inferred.
     pub exact_time_wait: bool,
-    /// Whether the programs that make up for skipped runs are attached.
-    pub twins_attached: bool,
-    /// Why the hooks could not be tried out, if they could not.
+    /// Whether the backup programs are attached.
+    pub backups_attached: bool,
+    /// Why there was no self-test, if there was none.
     pub untested: Option<String>,
     /// Fields that this kernel lacks.
     pub absent: Vec<Absent>,
-    /// Names of the kernel's RST reasons.
-    pub reasons: ResetReasons,
+    /// The kernel's reasons for sending an RST, by number.
+    pub reset_reasons: BTreeMap<u32, String>,
 }
 
-/// What is known about the running kernel before anything is loaded.
+/// The running kernel, and how to load into it.
 pub struct Kernel {
-    pub(in crate::kernel) btf: Btf,
-    pub(in crate::kernel) layout: Layout,
-    pub(in crate::kernel) reasons: ResetReasons,
-    /// Arguments of each tracepoint and function of the load table, where there is one.
-    pub(in crate::kernel) args: HashMap<&'static str, Vec<String>>,
-    pub(in crate::kernel) tracefs: Option<PathBuf>,
-    pub(in crate::kernel) helpers: Helpers,
+    facts: Facts,
+    btf: Btf,
 }
 
 impl Kernel {
@@ -135,55 +65,40 @@ impl Kernel {
     /// # Errors
     ///
     /// Unreadable BTF, or a required field missing from it.
-    pub fn examine(path: &std::path::Path) -> Result<Self, LoadError> {
-        let kernel = KernelBtf::from_file(path)?;
-        let layout = Layout::resolve(&kernel)?;
-        let reasons = ResetReasons::new(reset_reasons(&kernel));
-        let args = programs::all()
+    pub fn examine(path: &Path) -> Result<Self, LoadError> {
+        let btf = KernelBtf::from_file(path)?;
+        let signatures = table::programs()
             .filter_map(|program| match program.attach {
                 Attach::TpBtf { tracepoint, .. } => {
-                    Some((tracepoint, kernel.tracepoint_args(tracepoint)?))
+                    Some((tracepoint, btf.tracepoint_args(tracepoint)?))
                 }
-                Attach::Function { function, .. } => Some((function, kernel.func_args(function)?)),
+                Attach::Function { function, .. } => Some((function, btf.func_args(function)?)),
                 _ => None,
             })
             .collect();
-        let helpers = Helpers::find(&kernel);
+        let facts = Facts::new(&btf, signatures)?;
         // Tens of megabytes while parsed; everything needed has been taken from it.
-        drop(kernel);
+        drop(btf);
         let btf = Btf::parse_file(path, aya::Endianness::default()).map_err(|source| {
             LoadError::AyaBtf {
                 path: path.to_owned(),
                 source,
             }
         })?;
-        Ok(Self {
-            btf,
-            layout,
-            reasons,
-            args,
-            tracefs: find_tracefs(),
-            helpers,
-        })
+        Ok(Self { facts, btf })
     }
 
     /// Fields that this kernel lacks.
     #[must_use]
     pub fn absent(&self) -> &[Absent] {
-        self.layout.absent()
+        self.facts.fields.absent()
     }
 
     /// The same kernel, as if it lacked an optional field.
     #[must_use]
     pub fn without(mut self, global: &'static str) -> Self {
-        self.layout = self.layout.without(global);
+        self.facts.fields = self.facts.fields.without(global);
         self
-    }
-
-    /// Where tracefs is mounted, if it is.
-    #[must_use]
-    pub fn tracefs(&self) -> Option<&std::path::Path> {
-        self.tracefs.as_deref()
     }
 
     /// Loads and attaches the best that this kernel can take.
@@ -193,15 +108,15 @@ impl Kernel {
     /// When the maps cannot be created or a required program cannot be attached. Anything
     /// else that fails is in the verdicts.
     pub fn load(&self, options: &LoadOptions) -> Result<Loaded, LoadError> {
-        let mut plan = self.plan(options.hooks);
+        let mut plan = Plan::new(&self.facts, options.hooks);
         let mut untested = None;
         if options.self_test {
-            untested = self.try_out(options, &mut plan)?;
+            untested = self.self_test(options, &mut plan)?;
         }
         let mut ebpf = self.attach_all(options, &mut plan)?;
-        self.load_twins(&mut ebpf);
+        backup::load(&mut ebpf, &self.btf);
         let skipped = uname().is_ok_and(|name| runs_are_skipped(&name.release().to_string_lossy()));
-        let twins_attached = skipped && attach_twins(&mut ebpf);
+        let backups_attached = skipped && backup::attach(&mut ebpf);
         let mut counted: Vec<_> = plan.counted().collect();
         counted.sort_unstable();
         counted.dedup();
@@ -210,30 +125,21 @@ impl Kernel {
             verdicts: plan.verdicts(),
             programs: plan.programs().iter().map(|program| program.name).collect(),
             counted,
-            exact_time_wait: plan.by_function(TIME_WAIT),
-            twins_attached,
+            exact_time_wait: plan.hooks_functions(&time_wait::CHAIN),
+            backups_attached,
             untested,
-            absent: self.layout.absent().to_vec(),
-            reasons: self.reasons.clone(),
+            absent: self.absent().to_vec(),
+            reset_reasons: self.facts.reset_reasons.clone(),
         })
-    }
-
-    /// What can be said before anything is loaded.
-    fn plan(&self, hooks: Hooks) -> Plan {
-        let mut plan = Plan::new(self.reset_has_reason());
-        for program in programs::all() {
-            if let Some(obstacle) = hooks.forbid(program.rung()) {
-                plan.fail(program.name, Status::Unsupported, obstacle.to_owned());
-            } else if let Some(obstacle) = self.obstacle(program) {
-                plan.fail(program.name, Status::Unsupported, obstacle);
-            }
-        }
-        plan
     }
 
     /// Attaches everything for a moment to see which hooks fire, and takes those that do not
     /// out of the plan. Returns why that could not be done, if it could not.
-    fn try_out(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Option<String>, LoadError> {
+    fn self_test(
+        &self,
+        options: &LoadOptions,
+        plan: &mut Plan,
+    ) -> Result<Option<String>, LoadError> {
         let options = LoadOptions {
             ring_bytes: options.ring_bytes.min(1 << 16),
             max_connections: options.max_connections.min(1024),
@@ -249,28 +155,28 @@ impl Kernel {
                 Ok(silent) => silent,
                 Err(error) => return Ok(Some(error.to_string())),
             };
-            let mut stepped = false;
+            let mut changed = false;
             for program in silent {
                 warn!(
                     hook = program.hook,
                     "the hook did not fire in the self-test"
                 );
-                stepped |= plan.step_down(program);
+                changed |= plan.fall_back(program);
             }
-            if !stepped {
+            if !changed {
                 return Ok(None);
             }
         }
     }
 
     /// Loads and attaches what the plan says. What the kernel refuses is taken out of the
-    /// plan, and as programs are told who serves what when they are loaded, all are then
-    /// loaded anew.
+    /// plan, and as globals depend on the plan and cannot be changed later, all programs are
+    /// then loaded anew.
     fn attach_all(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Ebpf, LoadError> {
         loop {
-            self.check_required(plan)?;
-            let mut ebpf = self.object(options, plan)?;
-            let refusals = self.attach_planned(&mut ebpf, &plan.programs());
+            check_required(plan)?;
+            let mut ebpf = object::create(&self.facts, &self.btf, options, plan)?;
+            let refusals = attach::load_and_attach(&mut ebpf, &self.btf, &plan.programs());
             if refusals.is_empty() {
                 return Ok(ebpf);
             }
@@ -281,30 +187,17 @@ impl Kernel {
             }
         }
     }
+}
 
-    fn check_required(&self, plan: &Plan) -> Result<(), LoadError> {
-        let lost = |ladder: &&Ladder| ladder.required && plan.step(ladder).is_none();
-        let Some(ladder) = LADDERS.iter().find(lost) else {
-            return Ok(());
-        };
-        let verdicts = plan.verdicts();
-        let verdict = verdicts.iter().find(|v| v.signal == ladder.signal);
-        Err(LoadError::Required {
-            hook: verdict.map_or(ladder.signal, |v| v.hook),
-            detail: verdict.map_or_else(String::new, |v| v.detail.clone()),
-        })
-    }
-
-    fn load_twins(&self, ebpf: &mut Ebpf) {
-        for (name, tracepoint) in TWINS {
-            let loaded = twin(ebpf, name).and_then(|twin| twin.load(tracepoint, &self.btf));
-            if let Err(error) = loaded {
-                info!(
-                    name,
-                    error = describe(&error),
-                    "skipped runs cannot be made up for"
-                );
-            }
-        }
-    }
+fn check_required(plan: &Plan) -> Result<(), LoadError> {
+    let lost = |chain: &&FallbackChain| chain.required && plan.variant(chain).is_none();
+    let Some(chain) = table::chains().find(lost) else {
+        return Ok(());
+    };
+    let verdicts = plan.verdicts();
+    let verdict = verdicts.iter().find(|v| v.signal == chain.signal);
+    Err(LoadError::Required {
+        hook: verdict.map_or(chain.signal, |v| v.hook),
+        detail: verdict.map_or_else(String::new, |v| v.detail.clone()),
+    })
 }

@@ -1,11 +1,17 @@
-//! Which step of each ladder is taken, as far as is known.
+//! Which variant of each fallback chain is selected, as far as is known.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::contract::{Rung, Status, Verdict};
-use crate::kernel::{
-    ladder::{Attach, Ladder, Needs, ProgramSpec, Step},
-    programs::LADDERS,
+use super::obstacle::obstacle;
+use crate::{
+    contract::{Hooks, Status, Verdict},
+    kernel::{
+        facts::Facts,
+        hooks::{
+            spec::{Attach, AttachType, FallbackChain, ProgramSpec, Requirement, Variant},
+            table,
+        },
+    },
 };
 
 /// Why a program cannot serve.
@@ -13,154 +19,153 @@ use crate::kernel::{
 pub struct Failure {
     /// Not [`Status::Attached`].
     pub status: Status,
-    /// In words, without full stop.
+    /// A sentence without full stop.
     pub detail: String,
 }
 
-/// What stands in the way of programs, and so which step of each ladder is taken.
+/// Which programs cannot serve, and so which variant of each fallback chain is selected.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     failures: HashMap<&'static str, Failure>,
     /// Remarks on programs that serve.
     remarks: HashMap<&'static str, String>,
-    /// Whether `tcp_send_reset` fires without a socket too.
-    reset_has_reason: bool,
+    /// Requirements that the kernel does not meet, by what is shown then.
+    unmet: HashSet<&'static str>,
 }
 
 impl Plan {
-    /// A plan that nothing stands in the way of yet.
+    /// What is known before anything is loaded: what this kernel lacks, and what the setting
+    /// `hooks` leaves out.
     #[must_use]
-    pub fn new(reset_has_reason: bool) -> Self {
-        Self {
-            reset_has_reason,
-            ..Self::default()
+    pub fn new(facts: &Facts, hooks: Hooks) -> Self {
+        let mut plan = Self::default();
+        for program in table::programs() {
+            if let Some(detail) = hooks.forbid(program.attach_type()) {
+                plan.fail(program.name, Status::Unsupported, detail.to_owned());
+            } else if let Some(detail) = obstacle(facts, program) {
+                plan.fail(program.name, Status::Unsupported, detail);
+            }
+            if let Some(requirement) = requirement(program)
+                && !(requirement.is_met)(facts)
+            {
+                plan.unmet.insert(requirement.otherwise);
+            }
         }
+        plan
     }
 
-    /// Notes that `program` cannot serve. The first reason stands.
+    /// Notes that `program` cannot serve. The first reason is kept.
     pub fn fail(&mut self, program: &'static str, status: Status, detail: String) {
         self.failures
             .entry(program)
             .or_insert(Failure { status, detail });
     }
 
-    /// Notes something about a program that serves all the same.
-    fn remark(&mut self, program: &'static str, remark: String) {
-        self.remarks.insert(program, remark);
-    }
-
     fn failure(&self, program: &ProgramSpec) -> Option<Failure> {
-        if let Attach::Shared { needs, .. } = program.attach
-            && needs == Needs::ResetReason
-            && !self.reset_has_reason
+        if let Some(requirement) = requirement(program)
+            && self.unmet.contains(requirement.otherwise)
         {
             return Some(Failure {
                 status: Status::Unsupported,
-                detail: "before 6.10 it does not fire without a socket".to_owned(),
+                detail: requirement.otherwise.to_owned(),
             });
         }
         self.failures.get(program.name).cloned()
     }
 
-    fn serves(&self, step: &Step) -> bool {
-        step.programs
+    fn serves(&self, variant: &Variant) -> bool {
+        variant
+            .programs
             .iter()
             .all(|program| self.failure(program).is_none())
     }
 
-    /// The step of `ladder` that is taken, if any can be.
+    /// The variant of `chain` that is selected, if any can serve.
     #[must_use]
-    pub fn step<'a>(&self, ladder: &'a Ladder) -> Option<&'a Step> {
-        ladder.steps.iter().find(|step| self.serves(step))
+    pub fn variant<'a>(&self, chain: &'a FallbackChain) -> Option<&'a Variant> {
+        chain.variants.iter().find(|variant| self.serves(variant))
     }
 
-    /// Whether a step below the one taken could be.
-    fn can_step_down(&self, ladder: &Ladder) -> bool {
-        ladder.steps.iter().filter(|step| self.serves(step)).count() > 1
+    /// Whether there is another variant to fall back to.
+    fn has_fallback(&self, chain: &FallbackChain) -> bool {
+        let serving = chain.variants.iter().filter(|it| self.serves(it));
+        serving.count() > 1
     }
 
-    /// Takes `program`, which was attached and stayed silent, out of the plan where there is a
-    /// step below on each ladder that it serves. Returns whether there is; where not, it
-    /// stays, with a remark.
-    pub fn step_down(&mut self, program: &ProgramSpec) -> bool {
+    /// Takes `program`, which was attached and did not run, out of the plan if each fallback
+    /// chain that it serves has another variant. Returns whether that is so; otherwise the
+    /// program stays, with a remark.
+    pub fn fall_back(&mut self, program: &ProgramSpec) -> bool {
         const SILENT: &str = "did not fire in the self-test";
-        let mut served = LADDERS.iter().filter(|ladder| {
-            let taken = self.step(ladder);
-            taken.is_some_and(|step| step.programs.iter().any(|of| of.name == program.name))
+        let mut served = table::chains().filter(|chain| {
+            let selected = self.variant(chain);
+            selected.is_some_and(|it| it.programs.iter().any(|of| of.name == program.name))
         });
-        let below = served.all(|ladder| self.can_step_down(ladder));
-        if below {
+        let can_fall_back = served.all(|chain| self.has_fallback(chain));
+        if can_fall_back {
             self.fail(program.name, Status::Broken, SILENT.to_owned());
         } else {
-            self.remark(program.name, SILENT.to_owned());
+            self.remarks.insert(program.name, SILENT.to_owned());
         }
-        below
+        can_fall_back
     }
 
-    /// Whether `ladder` is served by hooks on kernel functions.
+    /// Whether the selected variant of `chain` hooks kernel functions.
     #[must_use]
-    pub fn by_function(&self, ladder: &Ladder) -> bool {
-        self.step(ladder).is_some_and(Step::hooks_functions)
-    }
-
-    /// Whether `program` is to be attached.
-    #[must_use]
-    pub fn uses(&self, program: &str) -> bool {
-        self.programs().iter().any(|used| used.name == program)
+    pub fn hooks_functions(&self, chain: &FallbackChain) -> bool {
+        self.variant(chain).is_some_and(Variant::hooks_functions)
     }
 
     /// The programs to attach, each once, in order.
     #[must_use]
     pub fn programs(&self) -> Vec<&'static ProgramSpec> {
         let mut seen = HashSet::new();
-        LADDERS
-            .iter()
-            .filter_map(|ladder| self.step(ladder))
-            .flat_map(|step| step.programs)
-            .filter(|program| !matches!(program.attach, Attach::Shared { .. }))
+        table::chains()
+            .filter_map(|chain| self.variant(chain))
+            .flat_map(|variant| variant.programs)
+            .filter(|program| !program.is_shared())
             .filter(|program| seen.insert(program.name))
             .collect()
     }
 
     /// The signals that are counted.
     pub fn counted(&self) -> impl Iterator<Item = u32> + '_ {
-        LADDERS
-            .iter()
-            .filter_map(|ladder| self.step(ladder))
-            .flat_map(|step| step.counts)
+        table::chains()
+            .filter_map(|chain| self.variant(chain))
+            .flat_map(|variant| variant.counts)
             .copied()
     }
 
-    /// What became of each program of each step.
+    /// What became of each program of each variant.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
-        for ladder in LADDERS {
-            let taken = ladder.steps.iter().position(|step| self.serves(step));
-            for (at, step) in ladder.steps.iter().enumerate() {
-                for program in step.programs {
-                    let (status, detail) = match (taken, self.failure(program)) {
-                        (Some(taken), _) if at == taken => {
-                            (Status::Attached, self.words(step, program))
+        for chain in table::chains() {
+            let selected = chain.variants.iter().position(|it| self.serves(it));
+            for (at, variant) in chain.variants.iter().enumerate() {
+                for program in variant.programs {
+                    let (status, detail) = match (selected, self.failure(program)) {
+                        (Some(selected), _) if at == selected => {
+                            (Status::Attached, self.remark(variant, program))
                         }
-                        (Some(taken), failure) if at > taken => (
+                        (Some(selected), failure) if at > selected => (
                             Status::NotNeeded,
                             failure.map_or_else(
-                                || format!("{} serves", rungs(&ladder.steps[taken])),
+                                || format!("{} serves", attach_types(&chain.variants[selected])),
                                 |failure| failure.detail,
                             ),
                         ),
                         (_, Some(Failure { status, detail })) => (status, detail),
-                        (_, None) => (Status::Incomplete, self.lacking(step)),
+                        (_, None) => (Status::Incomplete, self.lacking(variant)),
                     };
                     verdicts.push(Verdict {
-                        signal: ladder.signal,
-                        rung: program.rung(),
+                        signal: chain.signal,
+                        rung: program.attach_type(),
                         hook: program.hook,
                         program: program.name,
                         status,
                         detail,
-                        required: ladder.required,
+                        required: chain.required,
                     });
                 }
             }
@@ -168,32 +173,40 @@ impl Plan {
         verdicts
     }
 
-    fn words(&self, step: &Step, program: &ProgramSpec) -> String {
+    fn remark(&self, variant: &Variant, program: &ProgramSpec) -> String {
         let remark = self.remarks.get(program.name).map_or("", String::as_str);
-        match (step.remark, remark) {
+        match (variant.remark, remark) {
             ("", remark) => remark.to_owned(),
-            (words, "") => words.to_owned(),
-            (words, remark) => format!("{words}; {remark}"),
+            (remark, "") => remark.to_owned(),
+            (first, second) => format!("{first}; {second}"),
         }
     }
 
-    /// What a step lacks, for those of its programs that are not at fault.
-    fn lacking(&self, step: &Step) -> String {
-        let others: Vec<_> = step
+    /// Which programs of a variant failed, for those that did not.
+    fn lacking(&self, variant: &Variant) -> String {
+        let others: Vec<_> = variant
             .programs
             .iter()
             .filter(|program| self.failure(program).is_some())
-            .map(|program| format!("{} {}", program.rung().name(), program.hook))
+            .map(|program| format!("{} {}", program.attach_type().name(), program.hook))
             .collect();
         format!("of no use without {}", others.join(" and "))
     }
 }
 
+fn requirement(program: &ProgramSpec) -> Option<Requirement> {
+    match program.attach {
+        Attach::Shared { requirement, .. } => requirement,
+        _ => None,
+    }
+}
+
 /// "fexit", "kprobe and kretprobe".
-fn rungs(step: &Step) -> String {
-    let mut rungs: Vec<_> = step.programs.iter().map(|program| program.rung()).collect();
-    rungs.dedup();
-    let names: Vec<_> = rungs.into_iter().map(Rung::name).collect();
+fn attach_types(variant: &Variant) -> String {
+    let programs = variant.programs.iter();
+    let mut types: Vec<_> = programs.map(ProgramSpec::attach_type).collect();
+    types.dedup();
+    let names: Vec<_> = types.into_iter().map(AttachType::name).collect();
     names.join(" and ")
 }
 

@@ -1,43 +1,60 @@
 use super::*;
-use crate::kernel::programs::{ACCEPT, SETSOCKOPT, TIME_WAIT, all};
+use crate::kernel::hooks::{accept, reset, sockopt, time_wait};
 
-/// A plan in which programs of these kinds fail.
-fn without(kinds: &[Rung]) -> Plan {
+/// A plan for a kernel before 6.10 with everything else.
+fn plan() -> Plan {
     let mut plan = Plan::default();
-    for program in all() {
-        if matches!(program.attach, Attach::Function { rung, .. } if kinds.contains(&rung)) {
+    plan.unmet.insert(reset::FIRES_WITHOUT_SOCKET.otherwise);
+    plan
+}
+
+/// A plan in which programs of these types fail.
+fn without(types: &[AttachType]) -> Plan {
+    let mut plan = plan();
+    for program in table::programs() {
+        if program.hooks_function() && types.contains(&program.attach_type()) {
             plan.fail(program.name, Status::Refused, "no".to_owned());
         }
     }
     plan
 }
 
-const TRAMPOLINES: [Rung; 2] = [Rung::Fentry, Rung::Fexit];
-const ALL: [Rung; 4] = [Rung::Fentry, Rung::Fexit, Rung::Kprobe, Rung::Kretprobe];
+const TRAMPOLINES: [AttachType; 2] = [AttachType::Fentry, AttachType::Fexit];
+const ALL: [AttachType; 4] = [
+    AttachType::Fentry,
+    AttachType::Fexit,
+    AttachType::Kprobe,
+    AttachType::Kretprobe,
+];
 
-#[test]
-fn the_best_step_is_taken() {
-    let plan = Plan::default();
-    assert!(plan.uses("accept_fexit") && !plan.uses("accept_kretprobe"));
-    assert!(plan.by_function(TIME_WAIT));
-    let plan = without(&TRAMPOLINES);
-    assert!(plan.uses("accept_kretprobe") && !plan.uses("accept_fexit"));
-    assert!(plan.by_function(TIME_WAIT));
-    assert!(plan.can_step_down(ACCEPT));
-    let plan = without(&ALL);
-    assert!(!plan.by_function(ACCEPT) && !plan.by_function(TIME_WAIT));
-    assert!(plan.step(ACCEPT).is_some() && !plan.can_step_down(ACCEPT));
+fn uses(plan: &Plan, program: &str) -> bool {
+    plan.programs().iter().any(|used| used.name == program)
+}
+
+fn verdict(plan: &Plan, program: &str) -> Verdict {
+    let mut verdicts = plan.verdicts().into_iter();
+    verdicts.find(|verdict| verdict.program == program).unwrap()
 }
 
 #[test]
-fn a_step_needs_all_its_programs() {
-    let mut plan = Plan::default();
+fn the_best_variant_is_selected() {
+    let plan = plan();
+    assert!(uses(&plan, "accept_fexit") && !uses(&plan, "accept_kretprobe"));
+    assert!(plan.hooks_functions(&time_wait::CHAIN));
+    let plan = without(&TRAMPOLINES);
+    assert!(uses(&plan, "accept_kretprobe") && !uses(&plan, "accept_fexit"));
+    assert!(plan.hooks_functions(&time_wait::CHAIN));
+    assert!(plan.has_fallback(&accept::CHAIN));
+    let plan = without(&ALL);
+    assert!(!plan.hooks_functions(&accept::CHAIN) && !plan.hooks_functions(&time_wait::CHAIN));
+    assert!(plan.variant(&accept::CHAIN).is_some() && !plan.has_fallback(&accept::CHAIN));
+}
+
+#[test]
+fn a_variant_needs_all_its_programs() {
+    let mut plan = plan();
     plan.fail("time_wait_begin_fexit", Status::Refused, "no".to_owned());
-    assert!(plan.uses("time_wait_end_kprobe") && !plan.uses("time_wait_end_fentry"));
-    let verdict = |plan: &Plan, program: &str| {
-        let mut verdicts = plan.verdicts().into_iter();
-        verdicts.find(|verdict| verdict.program == program).unwrap()
-    };
+    assert!(uses(&plan, "time_wait_end_kprobe") && !uses(&plan, "time_wait_end_fentry"));
     let idle = verdict(&plan, "time_wait_end_fentry");
     assert_eq!(
         (idle.status, idle.detail.as_str()),
@@ -53,18 +70,18 @@ fn a_step_needs_all_its_programs() {
 }
 
 #[test]
-fn each_ladder_reports_one_step_as_attached() {
-    for plan in [Plan::default(), without(&TRAMPOLINES), without(&ALL)] {
+fn each_chain_reports_one_variant_as_attached() {
+    for plan in [plan(), without(&TRAMPOLINES), without(&ALL)] {
         let verdicts = plan.verdicts();
-        for ladder in LADDERS {
+        for chain in table::chains() {
             let of: Vec<_> = verdicts
                 .iter()
-                .filter(|verdict| verdict.signal == ladder.signal)
+                .filter(|verdict| verdict.signal == chain.signal)
                 .collect();
             let attached = of.iter().any(|verdict| verdict.status == Status::Attached);
             assert_eq!(
                 attached,
-                ladder.signal != "reset_sent_no_socket" || plan.by_function(ladder)
+                chain.signal != "reset_sent_no_socket" || plan.hooks_functions(chain)
             );
         }
     }
@@ -72,7 +89,7 @@ fn each_ladder_reports_one_step_as_attached() {
 
 #[test]
 fn a_program_is_attached_once() {
-    for plan in [Plan::default(), without(&TRAMPOLINES), without(&ALL)] {
+    for plan in [plan(), without(&TRAMPOLINES), without(&ALL)] {
         let mut names: Vec<_> = plan.programs().iter().map(|program| program.name).collect();
         let before = names.len();
         names.sort_unstable();
@@ -83,45 +100,39 @@ fn a_program_is_attached_once() {
 
 #[test]
 fn the_first_reason_stands() {
-    let mut plan = Plan::default();
+    let mut plan = plan();
     plan.fail("setsockopt_fexit", Status::Unsupported, "first".to_owned());
     plan.fail("setsockopt_fexit", Status::Refused, "second".to_owned());
-    let verdicts = plan.verdicts();
-    let verdict = verdicts
-        .iter()
-        .find(|verdict| verdict.program == "setsockopt_fexit")
-        .unwrap();
-    assert_eq!(verdict.detail, "first");
-    assert!(plan.by_function(SETSOCKOPT));
+    assert_eq!(verdict(&plan, "setsockopt_fexit").detail, "first");
+    assert!(plan.hooks_functions(&sockopt::CHAIN));
 }
 
 #[test]
 fn the_reset_tracepoint_serves_twice_where_it_can() {
-    let mut plan = Plan::default();
-    assert!(plan.uses("reset_v4_fentry"));
-    plan.reset_has_reason = true;
-    assert!(!plan.uses("reset_v4_fentry") && plan.uses("reset_sent_tp_btf"));
+    let mut plan = plan();
+    assert!(uses(&plan, "reset_v4_fentry"));
+    plan.unmet.clear();
+    assert!(!uses(&plan, "reset_v4_fentry") && uses(&plan, "reset_sent_tp_btf"));
 }
 
 #[test]
-fn a_silent_hook_steps_down_where_it_can() {
-    let spec = |name: &str| all().find(|program| program.name == name).unwrap();
-    let verdict = |plan: &Plan, program: &str| {
-        let mut verdicts = plan.verdicts().into_iter();
-        verdicts.find(|verdict| verdict.program == program).unwrap()
+fn a_silent_hook_falls_back_where_it_can() {
+    let spec = |name: &str| {
+        let mut programs = table::programs();
+        programs.find(|program| program.name == name).unwrap()
     };
-    let mut plan = Plan::default();
-    assert!(plan.step_down(spec("time_wait_end_fentry")));
+    let mut plan = plan();
+    assert!(plan.fall_back(spec("time_wait_end_fentry")));
     assert_eq!(
         verdict(&plan, "time_wait_end_fentry").status,
         Status::Broken
     );
-    assert!(plan.uses("time_wait_end_kprobe"));
-    // Two steps use the tracepoint; the better one of them has another below.
-    assert!(plan.step_down(spec("setsockopt_fexit")));
-    assert!(plan.uses("sys_setsockopt_fexit"));
-    // Nothing is below: better a doubtful hook than none.
-    assert!(!plan.step_down(spec("state_tp_btf")));
+    assert!(uses(&plan, "time_wait_end_kprobe"));
+    // Two variants use the tracepoint; the first of them has another to fall back to.
+    assert!(plan.fall_back(spec("setsockopt_fexit")));
+    assert!(uses(&plan, "sys_setsockopt_fexit"));
+    // There is no other variant: better a doubtful hook than none.
+    assert!(!plan.fall_back(spec("state_tp_btf")));
     let state = verdict(&plan, "destroy_tp_btf");
     assert_eq!(state.status, Status::Attached);
     let mut verdicts = plan.verdicts().into_iter();

@@ -1,10 +1,10 @@
-//! The self-test: does every hook fire that was attached? A hook can be attached to a function
-//! that the compiler has inlined where it matters, and then stays silent for ever.
+//! The self-test: does every attached program run? A hook can be attached to a function that the
+//! compiler has inlined into its caller, and then never fires.
 //!
-//! A thread of its own enters a network namespace of its own and makes a few connections over
-//! loopback there, so that nothing on the host is touched; the kernel's run-time statistics
-//! tell which programs ran. It is done with programs that are attached for this alone, so that
-//! its connections are not counted.
+//! A thread enters a network namespace of its own and makes a few connections over loopback
+//! there, so that nothing on the host is touched; the kernel's run-time statistics show which
+//! programs ran. The programs are attached for the self-test only, so that its connections are
+//! not counted.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
@@ -23,16 +23,12 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::info;
 
-use crate::kernel::ladder::{Attach, ProgramSpec};
+use crate::kernel::hooks::spec::ProgramSpec;
 
-/// Nothing here takes long; a packet that is lost on the way would.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of each call. Nothing here takes long, unless a packet is lost.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Programs that the self-test does not make run: segments would have to be lost, and io_uring
-/// may be forbidden. What io_uring calls through a table cannot be inlined.
-const NOT_EXERCISED: [&str; 3] = ["retransmit_tp_btf", "io_bind_fexit", "io_listen_fexit"];
-
-/// Makes the hooks of `programs` fire and returns those that did not.
+/// Makes the hooks of `programs` fire and returns the programs that did not run.
 ///
 /// # Errors
 ///
@@ -41,7 +37,7 @@ pub fn silent(
     ebpf: &Ebpf,
     programs: &[&'static ProgramSpec],
 ) -> io::Result<Vec<&'static ProgramSpec>> {
-    // Kept for as long as this is held. Needs CAP_SYS_ADMIN.
+    // The kernel keeps statistics for as long as this is held. Needs CAP_SYS_ADMIN.
     let _statistics = aya::sys::enable_stats(Stats::RunTime).map_err(io::Error::other)?;
     let ipv6 = thread::Builder::new()
         .name("self-test".to_owned())
@@ -50,12 +46,7 @@ pub fn silent(
         .map_err(|_| io::Error::other("the self-test panicked"))??;
     let mut silent = Vec::new();
     for program in programs {
-        let exercised = !NOT_EXERCISED.contains(&program.name)
-            && (ipv6 || !program.hook.contains("_v6_"))
-            && !matches!(
-                program.attach,
-                Attach::IterTaskFile | Attach::IterMapElem { .. }
-            );
+        let exercised = program.self_tested && (ipv6 || !program.hook.contains("_v6_"));
         if exercised && runs(ebpf, program.name)? == 0 {
             silent.push(*program);
         }
@@ -71,7 +62,7 @@ fn runs(ebpf: &Ebpf, program: &str) -> io::Result<u64> {
     Ok(info.run_count())
 }
 
-/// Does once what each hook is for. Returns whether there is IPv6.
+/// Makes each hook fire once. Returns whether there is IPv6.
 fn exercise() -> io::Result<bool> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     bring_loopback_up()?;
@@ -81,7 +72,7 @@ fn exercise() -> io::Result<bool> {
         .is_ok();
     Ok(ipv6
         && connections(IpAddr::V6(Ipv6Addr::LOCALHOST))
-            .inspect_err(|error| info!(%error, "the hooks were not tried out over IPv6"))
+            .inspect_err(|error| info!(%error, "no self-test over IPv6"))
             .is_ok())
 }
 
@@ -102,8 +93,8 @@ fn bring_loopback_up() -> io::Result<()> {
 fn stream(address: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address((address, 0).into()), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
     Ok(socket)
 }
 
@@ -147,15 +138,15 @@ fn connections(address: IpAddr) -> io::Result<()> {
     refused(address)
 }
 
-/// Connects from a port that the last ACK of another connection may still be missing for
-/// (EADDRNOTAVAIL): a busy kernel delivers it late.
+/// Connects from the port of a connection whose last ACK a busy kernel may deliver late; until
+/// then, connect() fails with EADDRNOTAVAIL.
 fn connect_again(socket: &Socket, server: SocketAddr) -> io::Result<()> {
     let started = Instant::now();
     loop {
         match socket.connect(&server.into()) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrNotAvailable
-                    && started.elapsed() < PATIENCE =>
+                    && started.elapsed() < TIMEOUT =>
             {
                 thread::sleep(Duration::from_millis(5));
             }

@@ -13,8 +13,8 @@ use super::{listeners::Listeners, ports::Ports};
 use crate::{
     contract::KernelSource as _,
     kernel::{
-        live::Live,
-        programs::{POLLED_LISTEN, POLLED_PORTS},
+        attached::Live,
+        hooks::{listen::POLLED_LISTEN, ports::POLLED_PORTS},
     },
     sync::lock,
 };

@@ -10,15 +10,7 @@ use aya::{
 use observer_common::{Listener, ListenerKey, ListenerSample};
 
 use super::iter::MapIter;
-
-/// The program that reads each listener.
-pub const PROGRAM: &str = "listeners_iter";
-
-/// How many listening sockets are followed where `max_connections` sockets are, those included
-/// that ended since they were last read.
-pub(in crate::kernel) fn max_listeners(max_connections: u32) -> u32 {
-    max_connections.min(4096)
-}
+use crate::kernel::hooks::listen::ITER;
 
 const MAP: &str = "LISTENERS";
 
@@ -36,7 +28,7 @@ impl Listeners {
     ///
     /// When the object has no such map or program, or the iterator cannot be attached.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let iter = attach(ebpf, PROGRAM, MAP)?;
+        let iter = attach(ebpf, ITER.name, MAP)?;
         let map = ebpf
             .take_map(MAP)
             .context("the object has no map LISTENERS")?;

@@ -14,6 +14,8 @@ use aya::{
 };
 use observer_common::ResyncControl;
 
+use crate::kernel::hooks::open_files::ITER;
+
 /// What one resynchronisation found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resynced {
@@ -90,8 +92,8 @@ impl Resync {
 /// Reads the iterator to its end; it writes nothing, being read is what makes it run.
 fn walk(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     let program = ebpf
-        .program_mut("resync_iter")
-        .context("the object has no program resync_iter")?;
+        .program_mut(ITER.name)
+        .with_context(|| format!("the object has no program {}", ITER.name))?;
     let program: &mut Iter = program.try_into()?;
     let link = program.attach()?;
     let link = program.take_link(link)?;

@@ -5,16 +5,12 @@ use aya::Ebpf;
 use observer_common::{PortSpace, PortUse};
 
 use super::{iter::MapIter, listeners::attach};
-use crate::kernel::live::monotonic_ns;
-
-/// The program that reads connections.
-pub const CONNECTIONS: &str = "connections_iter";
-/// The program that reads what is inferred to rest in TIME_WAIT.
-pub const TIME_WAITS: &str = "time_waits_iter";
-/// The program that reads what is known to.
-pub const OWNED_TIME_WAITS: &str = "owned_time_waits_iter";
-/// The program that reads network namespaces.
-pub const NAMESPACES: &str = "namespaces_iter";
+use crate::kernel::{
+    clock::monotonic_ns,
+    hooks::ports::{
+        CONNECTIONS_ITER, EXACT_TIME_WAITS_ITER, INFERRED_TIME_WAITS_ITER, NAMESPACES_ITER,
+    },
+};
 
 /// Iterators over everything that holds a local port.
 pub struct Ports {
@@ -32,14 +28,14 @@ impl Ports {
     /// When the object lacks one of its maps or programs, or one cannot be attached.
     pub fn new(ebpf: &Ebpf, exact: bool) -> anyhow::Result<Self> {
         let (program, map) = if exact {
-            (OWNED_TIME_WAITS, "TIME_WAITS")
+            (EXACT_TIME_WAITS_ITER, "TIME_WAITS")
         } else {
-            (TIME_WAITS, "TIME_WAIT_OWNERS")
+            (INFERRED_TIME_WAITS_ITER, "TIME_WAIT_OWNERS")
         };
         Ok(Self {
-            connections: attach(ebpf, CONNECTIONS, "CONNECTIONS")?,
-            time_waits: attach(ebpf, program, map)?,
-            namespaces: attach(ebpf, NAMESPACES, "NAMESPACES")?,
+            connections: attach(ebpf, CONNECTIONS_ITER.name, "CONNECTIONS")?,
+            time_waits: attach(ebpf, program.name, map)?,
+            namespaces: attach(ebpf, NAMESPACES_ITER.name, "NAMESPACES")?,
         })
     }
 

@@ -5,7 +5,7 @@ use std::{mem::offset_of, sync::atomic::Ordering};
 use observer_common::{CpuStats, Outcomes, PENDING_NS, Pod as _};
 
 use super::array::MappedArray;
-use crate::kernel::live::monotonic_ns;
+use crate::kernel::clock::monotonic_ns;
 
 /// How often the statistics of a CPU are read again while it has events that are not settled,
 /// because a program runs there.

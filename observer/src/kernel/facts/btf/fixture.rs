@@ -2,7 +2,7 @@
 //! missing, or are bitfields.
 
 use super::KernelBtf;
-use crate::kernel::layout::FieldSpec;
+use crate::kernel::facts::fields::FieldSpec;
 
 const INT: u32 = 1;
 const PTR: u32 = 2;

@@ -1,0 +1,52 @@
+//! BPF helpers that the oldest supported kernels lack.
+
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
+
+use super::btf::KernelBtf;
+
+/// Which of the helpers the kernel has.
+#[derive(Clone, Copy, Debug)]
+pub struct Helpers {
+    /// `bpf_task_pt_regs`, since 5.15.
+    pub task_pt_regs: bool,
+    /// `bpf_get_socket_cookie` for tracing programs, since 5.12.
+    pub socket_cookie: bool,
+    /// `bpf_sock_from_file`, since 5.11.
+    pub sock_from_file: bool,
+    /// `bpf_get_current_task_btf`, since 5.11.
+    pub task_btf: bool,
+    /// `bpf_get_func_ret`, since 5.17.
+    pub func_ret: bool,
+}
+
+impl Helpers {
+    /// Asks the kernel and its BTF.
+    pub fn find(kernel: &KernelBtf) -> Self {
+        // The kernel does not say which helpers tracing programs may call
+        // (`is_helper_supported` cannot probe them). Its list of helpers in BTF does: a kernel
+        // that lists a helper of some release has all helpers of that release.
+        let listed = kernel.enumerators("bpf_func_id");
+        let has = |helper: &str| {
+            listed
+                .as_ref()
+                .is_none_or(|list| list.iter().any(|(name, _)| name == helper))
+        };
+        Self {
+            // Where the probe fails (too few rights), loading will say why.
+            task_pt_regs: is_helper_supported(
+                ProgramType::TracePoint,
+                BpfHelper::BPF_FUNC_task_pt_regs,
+            )
+            .unwrap_or(true),
+            // `bpf_get_socket_cookie` itself is older than its use in tracing programs, which
+            // came in the release of `bpf_check_mtu`.
+            socket_cookie: has("BPF_FUNC_check_mtu"),
+            sock_from_file: has("BPF_FUNC_sock_from_file"),
+            task_btf: has("BPF_FUNC_get_current_task_btf"),
+            func_ret: has("BPF_FUNC_get_func_ret"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Accepted connections.
+
+use observer_common::SIGNAL_ACCEPT;
+
+use super::{
+    fd,
+    spec::{
+        AttachType, FallbackChain, Global, SOCK, SYSTEM_CALLS_ONLY, Selection, chain, function,
+        shared, signal_name, variant,
+    },
+};
+
+/// Every chain of the signal.
+pub const CHAINS: &[FallbackChain] = &[CHAIN];
+
+/// Accepted connections.
+pub const CHAIN: FallbackChain = chain(
+    signal_name(SIGNAL_ACCEPT),
+    &[
+        variant(
+            &[
+                function(
+                    "accept_again_fexit",
+                    AttachType::Fexit,
+                    "inet_csk_accept",
+                    &[SOCK],
+                ),
+                function(
+                    "accept_fexit",
+                    AttachType::Fexit,
+                    "inet_csk_accept",
+                    &[SOCK],
+                ),
+            ],
+            &[SIGNAL_ACCEPT],
+        ),
+        variant(
+            &[function(
+                "accept_kretprobe",
+                AttachType::Kretprobe,
+                "inet_csk_accept",
+                &[SOCK],
+            )],
+            &[SIGNAL_ACCEPT],
+        ),
+        variant(
+            &[shared(fd::ACCEPT_EXIT), shared(fd::ACCEPT4_EXIT)],
+            &[SIGNAL_ACCEPT],
+        )
+        .remark(SYSTEM_CALLS_ONLY),
+    ],
+)
+.globals(globals);
+
+fn globals(selection: &Selection<'_>) -> Vec<Global> {
+    vec![Global::flag(
+        "ACCEPT_BY_FUNCTION",
+        selection.hooks_functions(),
+    )]
+}

@@ -1,0 +1,98 @@
+//! Listening sockets: requests that met a full accept queue, and what is read from the
+//! sockets.
+
+use observer_common::SIGNAL_LISTEN_OVERFLOW;
+
+use super::spec::{
+    AttachType, FallbackChain, MapSize, ProgramSpec, SKB, SOCK, Selection, chain, function,
+    iter_map_elem, shared, signal_name, variant,
+};
+
+/// Name of the signal that is read from sockets, not counted event by event.
+pub const POLLED_LISTEN: &str = "listen";
+
+const CONN_REQUEST_ARGS: &[&str] = &[
+    "struct request_sock_ops *",
+    "struct tcp_request_sock_ops *",
+    SOCK,
+    SKB,
+];
+const SYN_RECV_SOCK_ARGS: &[&str] = &[SOCK, SKB];
+
+/// The iterator over listening sockets.
+pub const ITER: ProgramSpec = iter_map_elem(
+    "listeners_iter",
+    &["OFF_SK_DROPS", "OFF_SK_BACKLOG", "OFF_SK_MAX_BACKLOG"],
+);
+
+/// Requests that met a full accept queue.
+const OVERFLOW: FallbackChain = chain(
+    signal_name(SIGNAL_LISTEN_OVERFLOW),
+    &[
+        variant(
+            &[
+                function(
+                    "conn_request_fentry",
+                    AttachType::Fentry,
+                    "tcp_conn_request",
+                    CONN_REQUEST_ARGS,
+                ),
+                function(
+                    "handshake_v4_fentry",
+                    AttachType::Fentry,
+                    "tcp_v4_syn_recv_sock",
+                    SYN_RECV_SOCK_ARGS,
+                ),
+                function(
+                    "handshake_v6_fentry",
+                    AttachType::Fentry,
+                    "tcp_v6_syn_recv_sock",
+                    SYN_RECV_SOCK_ARGS,
+                ),
+            ],
+            &[SIGNAL_LISTEN_OVERFLOW],
+        ),
+        variant(
+            &[
+                function(
+                    "conn_request_kprobe",
+                    AttachType::Kprobe,
+                    "tcp_conn_request",
+                    CONN_REQUEST_ARGS,
+                ),
+                function(
+                    "handshake_v4_kprobe",
+                    AttachType::Kprobe,
+                    "tcp_v4_syn_recv_sock",
+                    SYN_RECV_SOCK_ARGS,
+                ),
+                function(
+                    "handshake_v6_kprobe",
+                    AttachType::Kprobe,
+                    "tcp_v6_syn_recv_sock",
+                    SYN_RECV_SOCK_ARGS,
+                ),
+            ],
+            &[SIGNAL_LISTEN_OVERFLOW],
+        ),
+        variant(&[shared(ITER)], &[])
+            .remark("inferred from the drops of each listener and the kernel's total of overflows"),
+    ],
+);
+
+/// What is read from listening sockets.
+const SOCKETS: FallbackChain = chain(POLLED_LISTEN, &[variant(&[ITER], &[])]).map_sizes(map_sizes);
+
+/// Every chain of the signals.
+pub const CHAINS: &[FallbackChain] = &[OVERFLOW, SOCKETS];
+
+/// How many listening sockets are followed where `max_connections` sockets are. This includes
+/// those that ended since they were last read.
+pub fn max_listeners(max_connections: u32) -> u32 {
+    max_connections.min(4096)
+}
+
+fn map_sizes(selection: &Selection<'_>) -> Vec<MapSize> {
+    let listeners = max_listeners(selection.options.max_connections);
+    vec![("LISTENERS", listeners)]
+}

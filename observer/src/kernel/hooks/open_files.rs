@@ -1,0 +1,9 @@
+//! Sockets that are older than the daemon, found among the open files of all processes.
+
+use super::spec::{FallbackChain, ProgramSpec, chain, iter_task_file, variant};
+
+/// The iterator over open files.
+pub const ITER: ProgramSpec = iter_task_file("resync_iter");
+
+/// Every chain of the signal.
+pub const CHAINS: &[FallbackChain] = &[chain("sockets", &[variant(&[ITER], &[])])];

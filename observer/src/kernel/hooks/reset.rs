@@ -1,0 +1,100 @@
+//! RSTs sent and received.
+
+use observer_common::{SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT};
+
+use super::spec::{
+    AttachType, FallbackChain, Global, ProgramSpec, Requirement, SKB, SOCK, Selection, chain,
+    function, shared_if, signal_name, tp_btf, variant,
+};
+use crate::kernel::facts::Facts;
+
+const SENT_TRACEPOINT: &str = "tcp_send_reset";
+
+const SENT_PROGRAM: ProgramSpec = tp_btf("reset_sent_tp_btf", SENT_TRACEPOINT, &[SOCK, SKB]);
+
+/// The tracepoint got its third argument, the reason, when it began to fire without a socket.
+pub const FIRES_WITHOUT_SOCKET: Requirement = Requirement {
+    is_met: has_reason,
+    otherwise: "before 6.10 it does not fire without a socket",
+};
+
+/// RSTs that a socket sends.
+const SENT: FallbackChain = chain(
+    signal_name(SIGNAL_RESET_SENT),
+    &[variant(&[SENT_PROGRAM], &[SIGNAL_RESET_SENT])],
+)
+.globals(globals);
+
+/// RSTs that answer a segment for which there is no socket.
+const NO_SOCKET: FallbackChain = chain(
+    "reset_sent_no_socket",
+    &[
+        variant(&[shared_if(SENT_PROGRAM, FIRES_WITHOUT_SOCKET)], &[]),
+        variant(
+            &[
+                function(
+                    "reset_v4_fentry",
+                    AttachType::Fentry,
+                    "tcp_v4_send_reset",
+                    &[SOCK, SKB],
+                ),
+                function(
+                    "reset_v6_fentry",
+                    AttachType::Fentry,
+                    "tcp_v6_send_reset",
+                    &[SOCK, SKB],
+                ),
+            ],
+            &[],
+        ),
+        variant(
+            &[
+                function(
+                    "reset_v4_kprobe",
+                    AttachType::Kprobe,
+                    "tcp_v4_send_reset",
+                    &[SOCK, SKB],
+                ),
+                function(
+                    "reset_v6_kprobe",
+                    AttachType::Kprobe,
+                    "tcp_v6_send_reset",
+                    &[SOCK, SKB],
+                ),
+            ],
+            &[],
+        ),
+    ],
+);
+
+/// Received RSTs.
+const RECEIVED: FallbackChain = chain(
+    signal_name(SIGNAL_RESET_RECEIVED),
+    &[variant(
+        &[tp_btf(
+            "reset_received_tp_btf",
+            "tcp_receive_reset",
+            &[SOCK],
+        )],
+        &[SIGNAL_RESET_RECEIVED],
+    )],
+);
+
+/// Every chain of the signals.
+pub const CHAINS: &[FallbackChain] = &[SENT, NO_SOCKET, RECEIVED];
+
+/// Whether `tcp_send_reset` says why (since 6.10).
+fn has_reason(facts: &Facts) -> bool {
+    facts.arg_count(SENT_TRACEPOINT) >= 3 && !facts.reset_reasons.is_empty()
+}
+
+fn globals(selection: &Selection<'_>) -> Vec<Global> {
+    let facts = selection.facts;
+    let not_specified = facts.reset_reason("NOT_SPECIFIED").unwrap_or(0);
+    let tcp_state = facts.reset_reason("TCP_STATE").unwrap_or(u32::MAX);
+    vec![
+        Global::flag("RESET_HAS_REASON", has_reason(facts)),
+        Global::u32("REASON_NOT_SPECIFIED", not_specified),
+        Global::u32("REASON_TCP_STATE", tcp_state),
+    ]
+}

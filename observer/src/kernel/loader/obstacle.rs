@@ -1,0 +1,67 @@
+//! What is known to prevent a program from being attached, before it is tried.
+
+use std::{fs, io, path::Path};
+
+use crate::kernel::{
+    facts::Facts,
+    hooks::spec::{Attach, AttachType, ProgramSpec, check_args},
+};
+
+/// Where the kernel offers kprobes to `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// Why `program` cannot be attached, if that is known. Without full stop.
+pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
+    match program.attach {
+        Attach::TpBtf { tracepoint, args } => match facts.signatures.get(tracepoint) {
+            None => Some(format!("this kernel has no tracepoint {tracepoint}")),
+            Some(found) => check_args(found, args).err(),
+        },
+        Attach::Function {
+            attach_type,
+            function,
+            args,
+        } => {
+            let by_name = matches!(attach_type, AttachType::Kprobe | AttachType::Kretprobe);
+            if by_name && !Path::new(KPROBES).exists() {
+                return Some("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
+            }
+            match facts.signatures.get(function) {
+                // Static functions are not in the BTF of every kernel.
+                None if by_name && is_symbol(function) => None,
+                None => Some(format!("this kernel has no function {function}")),
+                Some(found) => check_args(found, args).err(),
+            }
+        }
+        Attach::SyscallExit { event } => {
+            let Some(tracefs) = &facts.tracefs else {
+                return Some(
+                    "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing"
+                        .to_owned(),
+                );
+            };
+            let format = tracefs.join("events/syscalls").join(event).join("format");
+            match fs::metadata(&format) {
+                Ok(_) => None,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+                    "this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)"
+                )),
+                Err(error) => Some(format!("cannot read {}: {error}", format.display())),
+            }
+        }
+        Attach::IterMapElem { needs } => facts.fields.lacks(needs),
+        Attach::IterTaskFile | Attach::Shared { .. } => None,
+    }
+}
+
+/// Whether the kernel has a function of that name, in its BTF or not.
+fn is_symbol(function: &str) -> bool {
+    let Ok(symbols) = fs::read("/proc/kallsyms") else {
+        // Attaching will show it.
+        return true;
+    };
+    symbols
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(u8::is_ascii_whitespace).nth(2))
+        .any(|name| name == function.as_bytes())
+}
