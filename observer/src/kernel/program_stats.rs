@@ -1,9 +1,56 @@
-//! What the kernel tells about a program in /proc/self/fdinfo.
+//! What the kernel says of each attached program in /proc/self/fdinfo
+//! (`bpf_prog_show_fdinfo`).
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+};
+
+use aya::Ebpf;
 
 use crate::contract::ProgramRuns;
 
-/// Reads a program's run-time statistics from its fdinfo (`bpf_prog_show_fdinfo`).
-pub(in crate::kernel) fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
+/// The descriptors of programs, which are valid for as long as the object is loaded.
+pub struct ProgramStats(Vec<(&'static str, RawFd)>);
+
+impl ProgramStats {
+    /// For those of the programs `names` that are loaded.
+    pub fn new(ebpf: &Ebpf, names: impl Iterator<Item = &'static str>) -> Self {
+        let fd = |name| {
+            let fd = ebpf.program(name)?.fd().ok()?;
+            Some((name, fd.as_fd().as_raw_fd()))
+        };
+        Self(names.filter_map(fd).collect())
+    }
+
+    /// Run-time statistics; empty while the kernel does not keep them.
+    pub fn runs(&self) -> Vec<ProgramRuns> {
+        let runs = self.read(program_runs);
+        // The kernel shows zeros while it does not keep statistics.
+        if runs.iter().all(|program| program.runs == 0) {
+            return Vec::new();
+        }
+        runs
+    }
+
+    /// Runs that the kernel skipped because the program was running on that CPU already
+    /// (`recursion_misses`, since 5.12).
+    pub fn missed(&self) -> Vec<(&'static str, u64)> {
+        self.read(|program, info| Some((program, field(info, "recursion_misses")?)))
+    }
+
+    fn read<T>(&self, parse: impl Fn(&'static str, &str) -> Option<T>) -> Vec<T> {
+        let programs = self.0.iter();
+        programs
+            .filter_map(|(program, fd)| {
+                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                parse(program, &info)
+            })
+            .collect()
+    }
+}
+
+fn program_runs(program: &'static str, fdinfo: &str) -> Option<ProgramRuns> {
     Some(ProgramRuns {
         program,
         runs: field(fdinfo, "run_cnt")?,
@@ -11,8 +58,7 @@ pub(in crate::kernel) fn program_runs(program: &'static str, fdinfo: &str) -> Op
     })
 }
 
-/// A number of a fdinfo.
-pub(in crate::kernel) fn field(fdinfo: &str, name: &str) -> Option<u64> {
+fn field(fdinfo: &str, name: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key == name).then(|| value.trim().parse().ok())?

@@ -1,4 +1,4 @@
-//! Array maps in this process's memory: reading them takes no system call.
+//! Array maps in this process's memory, so that reading them takes no system call.
 
 use std::{
     io,
@@ -11,13 +11,13 @@ use memmap2::{MmapOptions, MmapRaw};
 use observer_common::Pod;
 
 /// A `BPF_F_MMAPABLE` array whose elements are `T`, shared with the kernel programs.
-pub struct MappedArray<T> {
+pub struct MmapArray<T> {
     memory: MmapRaw,
     len: u32,
     element: std::marker::PhantomData<T>,
 }
 
-impl<T: Pod> MappedArray<T> {
+impl<T: Pod> MmapArray<T> {
     const WORDS: usize = {
         assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8);
         size_of::<T>() / 8
@@ -27,7 +27,7 @@ impl<T: Pod> MappedArray<T> {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses to map it, or the map is not what it should be.
+    /// When the kernel refuses to map it, or the size of its values is not that of `T`.
     pub fn new(map: &MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
         if info.value_size() as usize != size_of::<T>() {

@@ -11,6 +11,8 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
+use anyhow::Context as _;
+use aya::{Ebpf, maps::Map};
 use observer_common::Pod;
 
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -47,12 +49,32 @@ pub struct MapIter {
 }
 
 impl MapIter {
+    /// Attaches the loaded iterator `program` to the hash map or array `map`.
+    ///
+    /// # Errors
+    ///
+    /// When the object has no such map or program, the program is not loaded, or the kernel
+    /// refuses it.
+    pub fn attach(ebpf: &Ebpf, program: &'static str, map: &'static str) -> anyhow::Result<Self> {
+        let data = match ebpf.map(map) {
+            Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data)) => data,
+            _ => anyhow::bail!("the object has no map {map} to walk over"),
+        };
+        let loaded = ebpf
+            .program(program)
+            .with_context(|| format!("the object has no program {program}"))?;
+        let fd = loaded
+            .fd()
+            .with_context(|| format!("{program} is not loaded"))?;
+        Self::new(fd, data.fd()).with_context(|| format!("cannot attach {program}"))
+    }
+
     /// Attaches `program`, a loaded `iter/bpf_map_elem` program, to `map`.
     ///
     /// # Errors
     ///
     /// EACCES when the program reads beyond the map's keys or values; EINVAL before 5.9.
-    pub fn new(program: impl AsFd, map: impl AsFd) -> io::Result<Self> {
+    fn new(program: impl AsFd, map: impl AsFd) -> io::Result<Self> {
         // The first, and here only, member of `union bpf_iter_link_info`.
         let map_fd = map.as_fd().as_raw_fd() as u32;
         let attr = LinkCreate {

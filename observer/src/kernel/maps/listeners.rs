@@ -2,14 +2,13 @@
 
 use std::io;
 
-use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, MapData},
 };
 use observer_common::{Listener, ListenerKey, ListenerSample};
 
-use super::iter::MapIter;
+use super::{iter::MapIter, take_hash};
 use crate::kernel::hooks::listen::ITER;
 
 const MAP: &str = "LISTENERS";
@@ -28,19 +27,15 @@ impl Listeners {
     ///
     /// When the object has no such map or program, or the iterator cannot be attached.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let iter = attach(ebpf, ITER.name, MAP)?;
-        let map = ebpf
-            .take_map(MAP)
-            .context("the object has no map LISTENERS")?;
         Ok(Self {
-            iter,
-            map: HashMap::try_from(map).context("cannot use the map LISTENERS")?,
+            iter: MapIter::attach(ebpf, ITER.name, MAP)?,
+            map: take_hash(ebpf, MAP)?,
             count: 0,
         })
     }
 
     /// Every listener as it is now, and those that ended since they were last read, which are
-    /// forgotten. What a function hook counted in the very moment of that is lost.
+    /// removed. What a function hook counts between the reading and the removal is lost.
     ///
     /// # Errors
     ///
@@ -63,23 +58,4 @@ impl Listeners {
     pub fn count(&self) -> u64 {
         self.count
     }
-}
-
-/// Attaches the loaded iterator `program` to the hash map `map`.
-pub(in crate::kernel) fn attach(
-    ebpf: &Ebpf,
-    program: &'static str,
-    map: &'static str,
-) -> anyhow::Result<MapIter> {
-    let data = match ebpf.map(map) {
-        Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data)) => data,
-        _ => anyhow::bail!("the object has no map {map} to walk over"),
-    };
-    let loaded = ebpf
-        .program(program)
-        .with_context(|| format!("the object has no program {program}"))?;
-    let fd = loaded
-        .fd()
-        .with_context(|| format!("{program} is not loaded"))?;
-    MapIter::new(fd, data.fd()).with_context(|| format!("cannot attach {program}"))
 }

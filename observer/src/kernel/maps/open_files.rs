@@ -1,5 +1,5 @@
-//! Walking the open files of all processes, to take in sockets that are older than the
-//! daemon and to find those that changed hands unseen.
+//! Resynchronisation: an iterator over the open files of all processes takes in sockets that
+//! are older than the daemon, and finds those that were passed to another process unseen.
 
 use std::{
     io::{self, Read as _},
@@ -14,7 +14,10 @@ use aya::{
 };
 use observer_common::ResyncControl;
 
+use super::take;
 use crate::kernel::hooks::open_files::ITER;
+
+const MAP: &str = "RESYNC";
 
 /// What one resynchronisation found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,23 +34,21 @@ pub struct Resynced {
     pub took: Duration,
 }
 
-/// The iterator and its control block.
-pub struct Resync {
+/// The control block of the iterator over open files.
+pub struct OpenFiles {
     control: Array<MapData, ResyncControl>,
 }
 
-impl Resync {
+impl OpenFiles {
     /// Takes the control block out of `ebpf`.
     ///
     /// # Errors
     ///
     /// When the object has no such map.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let map = ebpf
-            .take_map("RESYNC")
-            .context("the object has no map RESYNC")?;
         Ok(Self {
-            control: Array::try_from(map).context("cannot use the map RESYNC")?,
+            control: Array::try_from(take(ebpf, MAP)?)
+                .with_context(|| format!("cannot use the map {MAP}"))?,
         })
     }
 
@@ -56,7 +57,7 @@ impl Resync {
     /// # Errors
     ///
     /// When the iterator cannot be read; what it did until then stands.
-    pub fn run(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<Resynced> {
+    pub fn resync(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<Resynced> {
         let started = Instant::now();
         let before = self
             .control
@@ -89,7 +90,7 @@ impl Resync {
     }
 }
 
-/// Reads the iterator to its end; it writes nothing, being read is what makes it run.
+/// Reads the iterator to its end. It writes nothing; reading makes the program run.
 fn walk(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     let program = ebpf
         .program_mut(ITER.name)
@@ -104,7 +105,7 @@ fn walk(ebpf: &mut Ebpf) -> anyhow::Result<()> {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             // The kernel yields after a million objects without output
-            // (`bpf_seq_read`); it goes on where it was.
+            // (`bpf_seq_read`), and continues at the next read.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use observer_common::{PortSpace, PortUse};
 
-use super::{iter::MapIter, listeners::attach};
+use super::iter::MapIter;
 use crate::kernel::{
     clock::monotonic_ns,
     hooks::ports::{
@@ -33,36 +33,38 @@ impl Ports {
             (INFERRED_TIME_WAITS_ITER, "TIME_WAIT_OWNERS")
         };
         Ok(Self {
-            connections: attach(ebpf, CONNECTIONS_ITER.name, "CONNECTIONS")?,
-            time_waits: attach(ebpf, program.name, map)?,
-            namespaces: attach(ebpf, NAMESPACES_ITER.name, "NAMESPACES")?,
+            connections: MapIter::attach(ebpf, CONNECTIONS_ITER.name, "CONNECTIONS")?,
+            time_waits: MapIter::attach(ebpf, program.name, map)?,
+            namespaces: MapIter::attach(ebpf, NAMESPACES_ITER.name, "NAMESPACES")?,
         })
     }
 
     /// Shows every use of a port to `visit`, and returns the port spaces of the network
-    /// namespaces that were met. `resting` says whether any may be in TIME_WAIT.
+    /// namespaces that were met. `time_waits` says whether
+    /// any may be in TIME_WAIT.
     ///
     /// # Errors
     ///
     /// When an iterator cannot be read.
     pub fn walk(
         &self,
-        resting: bool,
+        time_waits: bool,
         mut visit: impl FnMut(PortUse),
     ) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
         self.connections
             .read(&mut visit)
             .context("cannot walk over the connections")?;
-        if resting {
+        if time_waits {
             self.time_waits
                 .read(&mut visit)
-                .context("cannot walk over what rests in TIME_WAIT")?;
+                .context("cannot walk over the sockets in TIME_WAIT")?;
         }
         let mut spaces = Vec::new();
         self.namespaces
             .read(|space: PortSpace| {
-                // Others may be gone, and what was read of them is anything.
+                // A namespace that no socket was seen in now may be gone, and its memory
+                // reused.
                 if space.seen_ns >= started {
                     spaces.push(Box::new(space));
                 }

@@ -1,20 +1,35 @@
-//! The ring of records, seen from its reading end.
+//! The reading end of the ring of records.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use aya::maps::{MapData, RingBuf};
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
 use observer_common::{Pod as _, Record};
 
+use super::take;
+
+const MAP: &str = "RECORDS";
+
 /// The reading end of the stream.
-pub struct Stream(pub(in crate::kernel) RingBuf<MapData>);
+pub struct Stream(RingBuf<MapData>);
 
 /// Records that are read in one go. Without a limit, a reader that is slower than the kernel side
-/// would never come to look at anything else.
+/// would never return.
 const BATCH: usize = 4096;
 
 impl Stream {
-    /// Calls `each` with the records that are there, up to a limit. Returns whether that was
-    /// reached, and more may be there.
+    /// Takes the ring out of `ebpf`.
+    pub(in crate::kernel) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let ring = RingBuf::try_from(take(ebpf, MAP)?);
+        ring.map(Self)
+            .with_context(|| format!("cannot use the map {MAP}"))
+    }
+
+    /// Calls `each` with the records that are there, up to a limit. Returns whether the limit was
+    /// reached, so that more may be there.
     pub fn drain(&mut self, mut each: impl FnMut(&Record)) -> bool {
         for _ in 0..BATCH {
             let Some(item) = self.0.next() else {

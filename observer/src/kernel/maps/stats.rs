@@ -1,32 +1,78 @@
-//! The statistics that the kernel programs keep on each CPU, taken together.
+//! The statistics that the kernel programs keep on each CPU, summed over all CPUs.
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
-use observer_common::{CpuStats, Outcomes, PENDING_NS, Pod as _};
+use aya::Ebpf;
+use observer_common::{
+    CpuStats, Outcomes, PENDING_NS, Pod as _, SIGNAL_RESET_RECEIVED, SLOT_OVERFLOW,
+    SLOT_UNATTRIBUTED, Slot,
+};
 
-use super::array::MappedArray;
+use super::{array::MmapArray, take_array};
 use crate::kernel::clock::monotonic_ns;
 
-/// How often the statistics of a CPU are read again while it has events that are not settled,
-/// because a program runs there.
+/// How often the statistics of a CPU are read again while it has events without an outcome,
+/// because a program is running there.
 const REREADS: u32 = 4;
 
-fn settled(outcomes: &Outcomes) -> u64 {
+/// Events that have an outcome.
+fn decided(outcomes: &Outcomes) -> u64 {
     outcomes.counted + outcomes.unattributed + outcomes.lost
 }
 
-impl MappedArray<CpuStats> {
-    /// Sums the statistics of all CPUs, without what is pending.
+/// The statistics, one element per CPU.
+pub struct Stats(MmapArray<CpuStats>);
+
+impl Stats {
+    /// Takes the map out of `ebpf`.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing or cannot be mapped into memory.
+    pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        take_array(ebpf, "STATS").map(Self)
+    }
+
+    /// Has the programs write these kinds of record, one bit per `RECORD_` number.
+    pub fn set_records(&self, mask: u32) {
+        for cpu in 0..self.0.len() {
+            let word = self.0.word(cpu, offset_of!(CpuStats, record_mask));
+            word.store(u64::from(mask), Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an entry that was removed from the map of connections.
+    pub fn count_removed_connection(&self) {
+        let removed = offset_of!(CpuStats, connections_removed);
+        self.0.word(0, removed).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sums the statistics of all CPUs, with received RSTs that are pending.
+    pub fn totals(&self) -> CpuStats {
+        let mut sum = self.sum();
+        for (slot, _, _) in self.pending_resets() {
+            let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
+            outcomes.seen += 1;
+            *match slot {
+                SLOT_UNATTRIBUTED => &mut outcomes.unattributed,
+                SLOT_OVERFLOW => &mut outcomes.lost,
+                _ => &mut outcomes.counted,
+            } += 1;
+        }
+        sum
+    }
+
+    /// Sums the statistics of all CPUs, without received RSTs that are pending.
     pub fn sum(&self) -> CpuStats {
         let mut sum = zeroed_stats();
         let mut one = zeroed_stats();
-        for cpu in 0..self.len() {
-            self.read(cpu, &mut one);
+        for cpu in 0..self.0.len() {
+            self.0.read(cpu, &mut one);
             for _ in 0..REREADS {
-                if one.outcomes.iter().all(|it| it.seen == settled(it)) {
+                if one.outcomes.iter().all(|it| it.seen == decided(it)) {
                     break;
                 }
-                self.read(cpu, &mut one);
+                self.0.read(cpu, &mut one);
             }
             for (total, outcomes) in sum.outcomes.iter_mut().zip(one.outcomes) {
                 total.seen += outcomes.seen;
@@ -51,17 +97,30 @@ impl MappedArray<CpuStats> {
         sum
     }
 
-    /// Received RSTs that are certain by now but not yet counted: slot, generation, state. The
-    /// kernel side may have found one young enough to be taken back and been stopped before it
-    /// did, hence twice its limit: what was shown must not be gone again.
-    pub fn pending(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
-        let word = |cpu, offset| self.word(cpu, offset).load(Ordering::Relaxed);
-        // Most CPUs have none, and this is asked for every slot of a scrape.
+    /// Adds the received RSTs of slot `index` that are pending to `slot`, which was read from it.
+    pub fn add_pending_resets(&self, index: u32, slot: &mut Slot) {
+        for (pending, generation, state) in self.pending_resets() {
+            // Of another generation, it was folded with the process it was for.
+            if (pending, generation) == (index, slot.generation)
+                && let Some(counter) = slot.resets_received.get_mut(state as usize)
+            {
+                *counter += 1;
+            }
+        }
+    }
+
+    /// Received RSTs that are certain by now but not yet counted: slot, generation, state. They
+    /// are older than twice the limit up to which a program takes one back: a program that was
+    /// interrupted may take one back later than that limit, and a count that was shown must not
+    /// decrease.
+    fn pending_resets(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
+        let word = |cpu, offset| self.0.word(cpu, offset).load(Ordering::Relaxed);
+        // Most CPUs have none, and this runs for every slot of a scrape.
         let some =
-            (0..self.len()).filter(move |&cpu| word(cpu, offset_of!(CpuStats, pending_sk)) != 0);
+            (0..self.0.len()).filter(move |&cpu| word(cpu, offset_of!(CpuStats, pending_sk)) != 0);
         some.filter_map(|cpu| {
             let mut stats = zeroed_stats();
-            self.read(cpu, &mut stats);
+            self.0.read(cpu, &mut stats);
             let age = monotonic_ns().saturating_sub(stats.pending_ns);
             (stats.pending_sk != 0 && age > 2 * PENDING_NS).then_some((
                 stats.pending_slot,

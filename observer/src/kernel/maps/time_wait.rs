@@ -1,4 +1,5 @@
-//! Sockets in TIME_WAIT and the accounts they are counted in, where both ends are seen.
+//! Sockets in TIME_WAIT and the accounts they are counted in, where both ends of TIME_WAIT are
+//! seen.
 
 use std::{
     collections::BTreeMap,
@@ -8,19 +9,18 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, Queue},
 };
 use observer_common::{Account, SLOT_FIRST, TimeWait};
 
-use super::array::MappedArray;
+use super::{array::MmapArray, sweep::is_stale, take, take_array, take_hash, take_queue};
 use crate::sync::lock;
 
 /// The maps of TIME_WAIT.
-pub(in crate::kernel) struct TimeWaits {
-    accounts: MappedArray<Account>,
+pub struct TimeWaits {
+    accounts: MmapArray<Account>,
     free: Mutex<Queue<MapData, u32>>,
     /// Accounts of processes that have given their slots back.
     lingering: AtomicU64,
@@ -38,38 +38,30 @@ impl TimeWaits {
     ///
     /// When one is missing or cannot be mapped.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let mut take = |name: &'static str| {
-            ebpf.take_map(name)
-                .with_context(|| format!("the object has no map {name}"))
-        };
-        let Map::Array(accounts) = take("ACCOUNTS")? else {
-            anyhow::bail!("the map ACCOUNTS is no array");
-        };
-        let netns = take("NETNS_TIME_WAITS")?;
+        let netns = take(ebpf, "NETNS_TIME_WAITS")?;
         let max_netns = match &netns {
             Map::HashMap(data) => u64::from(data.info()?.max_entries()),
             _ => 0,
         };
         Ok(Self {
-            accounts: MappedArray::new(&accounts)
-                .context("cannot map the accounts of TIME_WAIT")?,
-            free: Mutex::new(Queue::try_from(take("FREE_ACCOUNTS")?)?),
+            accounts: take_array(ebpf, "ACCOUNTS")?,
+            free: Mutex::new(take_queue(ebpf, "FREE_ACCOUNTS")?),
             lingering: AtomicU64::new(0),
-            sockets: Mutex::new(HashMap::try_from(take("TIME_WAITS")?)?),
+            sockets: Mutex::new(take_hash(ebpf, "TIME_WAITS")?),
             netns: Mutex::new(HashMap::try_from(netns)?),
             max_netns,
             swept: Mutex::default(),
         })
     }
 
-    /// What is in an account.
+    /// The counters of an account.
     pub fn account(&self, account: u32) -> Account {
         let mut read = Account::default();
         self.accounts.read(account, &mut read);
         read
     }
 
-    /// Notes that the slot of an account's process is given back before the account.
+    /// Notes that a process has given its slot back and keeps its account.
     pub fn outlives(&self, account: u32) {
         if account >= SLOT_FIRST {
             self.lingering.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +86,7 @@ impl TimeWaits {
         u64::from(self.accounts.len() - SLOT_FIRST)
     }
 
-    /// The most network namespaces that are told apart.
+    /// The most network namespaces that are counted separately.
     pub fn max_netns(&self) -> u64 {
         self.max_netns
     }
@@ -112,14 +104,14 @@ impl TimeWaits {
             .collect()
     }
 
-    /// Ends the sockets that entered at a time that `forgotten` says is too long ago: the
-    /// kernel skipped the program that should have seen their end. Returns how many.
-    pub fn sweep(&self, forgotten: impl Fn(u64) -> bool) -> u64 {
+    /// Ends the sockets that entered TIME_WAIT more than ten minutes ago: the kernel skipped the
+    /// program on their end. Returns how many.
+    pub fn sweep(&self) -> u64 {
         let mut sockets = lock(&self.sockets);
         let stale: Vec<_> = sockets
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, entry)| forgotten(entry.entered_ns))
+            .filter(|(_, entry)| is_stale(entry.entered_ns))
             .collect();
         let mut count = 0;
         for (socket, entry) in stale {

@@ -1,37 +1,35 @@
-//! Who owned the sockets that rest in TIME_WAIT, where that is inferred.
+//! Owners of sockets in TIME_WAIT, where that state is inferred.
 
 use std::{
     sync::{Mutex, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
-use aya::{Ebpf, maps::Map};
-use observer_common::{Pod as _, SLOT_FIRST, TimeWaitOwner, places_of};
+use aya::Ebpf;
+use observer_common::{Pod as _, SLOT_FIRST, TIME_WAIT_NS, TimeWaitOwner, places_of};
 
-use super::array::MappedArray;
-use crate::{sync::lock, table::TIME_WAIT_LENGTH};
+use super::{array::MmapArray, take_array};
+use crate::sync::lock;
+
+/// How long a socket stays in TIME_WAIT.
+const TIME_WAIT: Duration = Duration::from_nanos(TIME_WAIT_NS);
 
 /// The array of recent TIME_WAIT sockets.
-pub struct Resting {
-    owners: MappedArray<TimeWaitOwner>,
-    /// How many had entered, and since when that is so.
+pub struct InferredTimeWaits {
+    owners: MmapArray<TimeWaitOwner>,
+    /// How many sockets had entered, and when that number last changed.
     entered: Mutex<(u64, Instant)>,
 }
 
-impl Resting {
+impl InferredTimeWaits {
     /// Takes the array out of `ebpf`.
     ///
     /// # Errors
     ///
     /// When it is missing or cannot be mapped.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        const NAME: &str = "TIME_WAIT_OWNERS";
-        let Some(Map::Array(map)) = ebpf.take_map(NAME) else {
-            anyhow::bail!("the object has no array {NAME}");
-        };
         Ok(Self {
-            owners: MappedArray::new(&map).context("cannot map the owners of TIME_WAIT")?,
+            owners: take_array(ebpf, "TIME_WAIT_OWNERS")?,
             entered: Mutex::new((0, Instant::now())),
         })
     }
@@ -46,7 +44,7 @@ impl Resting {
             .find_map(|place| {
                 self.owners.read(place, &mut owner);
                 let key = std::mem::offset_of!(TimeWaitOwner, key);
-                // Not overwritten meanwhile.
+                // Unless the place was overwritten meanwhile.
                 let key = self.owners.word(place, key).load(Ordering::Acquire);
                 let found = cookie != 0 && owner.key == cookie && key == cookie;
                 found.then_some((owner.slot, owner.generation))
@@ -54,13 +52,13 @@ impl Resting {
             .filter(|(slot, _)| *slot >= SLOT_FIRST)
     }
 
-    /// Whether any may be left there, when `entered` have entered by now: to walk over the
-    /// whole array takes a millisecond.
-    pub fn any(&self, entered: u64) -> bool {
+    /// Whether any socket may still be in TIME_WAIT, when `entered` have entered by now. If not,
+    /// a walk over the whole array, which takes a millisecond, can be left out.
+    pub fn may_have_any(&self, entered: u64) -> bool {
         let mut last = lock(&self.entered);
         if last.0 != entered {
             *last = (entered, Instant::now());
         }
-        entered > 0 && last.1.elapsed() <= TIME_WAIT_LENGTH * 2
+        entered > 0 && last.1.elapsed() <= 2 * TIME_WAIT
     }
 }

@@ -1,0 +1,117 @@
+//! Slots: the identity and the counters of each process.
+
+use std::{
+    mem::offset_of,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, Queue},
+};
+use observer_common::{ProcessKey, SLOT_FIRST, Slot, TIME_WAIT_SUBSTATES};
+
+use super::{array::MmapArray, take_array, take_hash, take_queue};
+use crate::sync::lock;
+
+/// The slots, which process has which, and the queue of free ones.
+pub struct Slots {
+    slots: MmapArray<Slot>,
+    processes: Mutex<HashMap<MapData, ProcessKey, u32>>,
+    free: Mutex<Queue<MapData, u32>>,
+    limit: AtomicU32,
+}
+
+impl Slots {
+    /// Takes the maps out of `ebpf`.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing or cannot be mapped into memory.
+    pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            slots: take_array(ebpf, "SLOTS")?,
+            processes: Mutex::new(take_hash(ebpf, "PROCESSES")?),
+            free: Mutex::new(take_queue(ebpf, "FREE_SLOTS")?),
+            limit: AtomicU32::new(SLOT_FIRST),
+        })
+    }
+
+    /// Slots from 0 up to this number may be in use.
+    pub fn limit(&self) -> u32 {
+        // Slots are handed out in order until the first comes back, but a slot that a
+        // second thread of a new process took and gave back leaves a hole.
+        let known = self.limit.load(Ordering::Relaxed);
+        let last = (known..self.slots.len())
+            .rev()
+            .find(|&index| self.in_use(index));
+        let limit = last.map_or(known, |index| index + 1);
+        self.limit.fetch_max(limit, Ordering::Relaxed);
+        limit
+    }
+
+    /// Slots that processes have.
+    pub fn used(&self) -> u64 {
+        let slots = SLOT_FIRST..self.limit();
+        slots.filter(|&index| self.in_use(index)).count() as u64
+    }
+
+    /// The most slots that processes can have.
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.slots.len() - SLOT_FIRST)
+    }
+
+    /// Whether slot `index` is a process's.
+    fn in_use(&self, index: u32) -> bool {
+        let tgid = offset_of!(Slot, key) + offset_of!(ProcessKey, tgid);
+        self.slots.word(index, tgid).load(Ordering::Relaxed) != 0
+    }
+
+    /// Copies slot `index`.
+    pub fn read(&self, index: u32, slot: &mut Slot) {
+        self.slots.read(index, slot);
+    }
+
+    /// Copies what stands before the counters of slot `index`.
+    pub fn read_identity(&self, index: u32, slot: &mut Slot) {
+        let prefix = offset_of!(Slot, transitions);
+        self.slots.read_prefix(index, prefix, slot);
+    }
+
+    /// Sockets of slot `index` that ever entered TIME_WAIT.
+    pub fn time_wait_entered(&self, index: u32) -> u64 {
+        let first = offset_of!(Slot, time_wait_entered);
+        (0..TIME_WAIT_SUBSTATES.len())
+            .map(|substate| self.slots.word(index, first + 8 * substate))
+            .map(|word| word.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Notes that an entry of slot `index` was removed from the map of connections.
+    pub fn remove_socket(&self, index: u32) {
+        let sockets = offset_of!(Slot, sockets);
+        self.slots
+            .word(index, sockets)
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Frees slot `index` for another process. Returns the account of the process that had it.
+    pub fn free(&self, index: u32) -> u32 {
+        let mut slot = Slot::zeroed();
+        self.read_identity(index, &mut slot);
+        // First the key, so that nobody finds the slot any more; then its contents; then
+        // it is handed out again.
+        let _ = lock(&self.processes).remove(&slot.key);
+        self.slots.clear(index);
+        let generation = offset_of!(Slot, generation);
+        self.slots.word(index, generation).store(
+            u64::from(slot.generation.wrapping_add(1)),
+            Ordering::Release,
+        );
+        let _ = lock(&self.free).push(index, 0);
+        slot.account
+    }
+}
