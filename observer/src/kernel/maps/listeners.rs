@@ -8,7 +8,7 @@ use aya::{
 };
 use observer_common::{Listener, ListenerKey, ListenerSample};
 
-use super::{iter::MapIter, take_hash};
+use super::{iter::MapIter, lossy, take_hash};
 use crate::kernel::hooks::listen::ITER;
 
 const MAP: &str = "LISTENERS";
@@ -45,7 +45,11 @@ impl Listeners {
         self.iter
             .read(|sample: ListenerSample| samples.push(sample))?;
         for sample in samples.iter().filter(|it| it.listener.closed != 0) {
-            let _ = self.map.remove(&sample.key);
+            lossy::note(
+                lossy::removed(self.map.remove(&sample.key)),
+                MAP,
+                "a listener that has closed stays in the map",
+            );
         }
         // One that moved within the map while it was read comes twice.
         samples.sort_by_key(|sample| sample.key);

@@ -3,6 +3,7 @@
 pub mod array;
 pub mod iter;
 pub mod listeners;
+mod lossy;
 pub mod open_files;
 pub mod ports;
 pub mod ring;

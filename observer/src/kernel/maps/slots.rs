@@ -14,8 +14,11 @@ use aya::{
 };
 use observer_common::{ProcessKey, SLOT_FIRST, Slot, TIME_WAIT_SUBSTATES};
 
-use super::{array::MmapArray, take_array, take_hash, take_queue};
+use super::{array::MmapArray, lossy, take_array, take_hash, take_queue};
 use crate::sync::lock;
+
+const PROCESSES: &str = "PROCESSES";
+const FREE_SLOTS: &str = "FREE_SLOTS";
 
 /// The slots, which process has which, and the queue of free ones.
 pub struct Slots {
@@ -34,8 +37,8 @@ impl Slots {
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             slots: take_array(ebpf, "SLOTS")?,
-            processes: Mutex::new(take_hash(ebpf, "PROCESSES")?),
-            free: Mutex::new(take_queue(ebpf, "FREE_SLOTS")?),
+            processes: Mutex::new(take_hash(ebpf, PROCESSES)?),
+            free: Mutex::new(take_queue(ebpf, FREE_SLOTS)?),
             limit: AtomicU32::new(SLOT_FIRST),
         })
     }
@@ -104,14 +107,22 @@ impl Slots {
         self.read_identity(index, &mut slot);
         // First the key, so that nobody finds the slot any more; then its contents; then
         // it is handed out again.
-        let _ = lock(&self.processes).remove(&slot.key);
+        lossy::note(
+            lossy::removed(lock(&self.processes).remove(&slot.key)),
+            PROCESSES,
+            "an entry for a process that exited stays in the map",
+        );
         self.slots.clear(index);
         let generation = offset_of!(Slot, generation);
         self.slots.word(index, generation).store(
             u64::from(slot.generation.wrapping_add(1)),
             Ordering::Release,
         );
-        let _ = lock(&self.free).push(index, 0);
+        lossy::note(
+            lock(&self.free).push(index, 0),
+            FREE_SLOTS,
+            "one process less can be tracked",
+        );
         slot.account
     }
 }

@@ -15,8 +15,10 @@ use aya::{
 };
 use observer_common::{Account, SLOT_FIRST, TimeWait};
 
-use super::{array::MmapArray, sweep::is_stale, take, take_array, take_hash, take_queue};
+use super::{array::MmapArray, lossy, sweep::is_stale, take, take_array, take_hash, take_queue};
 use crate::sync::lock;
+
+const FREE_ACCOUNTS: &str = "FREE_ACCOUNTS";
 
 /// The maps of TIME_WAIT.
 pub struct TimeWaits {
@@ -45,7 +47,7 @@ impl TimeWaits {
         };
         Ok(Self {
             accounts: take_array(ebpf, "ACCOUNTS")?,
-            free: Mutex::new(take_queue(ebpf, "FREE_ACCOUNTS")?),
+            free: Mutex::new(take_queue(ebpf, FREE_ACCOUNTS)?),
             lingering: AtomicU64::new(0),
             sockets: Mutex::new(take_hash(ebpf, "TIME_WAITS")?),
             netns: Mutex::new(HashMap::try_from(netns)?),
@@ -72,8 +74,11 @@ impl TimeWaits {
     pub fn free(&self, account: u32) {
         self.accounts.clear(account);
         self.lingering.fetch_sub(1, Ordering::Relaxed);
-        // There is room: it came out of this queue.
-        let _ = lock(&self.free).push(account, 0);
+        lossy::note(
+            lock(&self.free).push(account, 0),
+            FREE_ACCOUNTS,
+            "one account of TIME_WAIT less is available",
+        );
     }
 
     /// Accounts of processes that have given their slots back.
