@@ -1,9 +1,9 @@
-//! The running kernel's own type information (BTF): where a field lies, what a tracepoint
-//! passes, how an enum is numbered. Nothing here is known at build time, because all of it
-//! differs between kernels and, through backports, within one.
+//! The running kernel's type information (BTF): offsets of fields, arguments of tracepoints and
+//! functions, numbers of enums. None of it is known at build time, because it differs between
+//! kernels and, through backports, within one release.
 //!
-//! The bytes come from outside and are not trusted: every walk over types is bounded, so
-//! that dangling and circular references end in an error.
+//! The bytes are not trusted: every walk over types is bounded, so that dangling and circular
+//! references end in an error.
 
 use std::{
     fs, io,
@@ -40,7 +40,7 @@ pub enum BtfError {
         source: io::Error,
     },
     /// The bytes are no BTF, or a version of it that is not known here.
-    // Its own text has the cause already.
+    // Its text includes the cause.
     #[error("malformed BTF: {0}")]
     Malformed(btf_rs::Error),
     /// A file with such bytes.
@@ -308,8 +308,8 @@ impl KernelBtf {
         }
     }
 
-    /// What `read` makes of the types called `name`, if it makes the same of all of which
-    /// it makes anything.
+    /// The result of `read` for the types called `name`, if it is the same for all for which it
+    /// returns one.
     fn agreed<T: PartialEq>(&self, name: &str, read: impl Fn(Type) -> Option<T>) -> Option<T> {
         let mut values = self
             .ids(name)

@@ -1,8 +1,8 @@
-//! The fields of kernel structures that the programs read, and where the running kernel
-//! has them.
+//! The fields of kernel structures that the programs read, and their offsets in the running
+//! kernel.
 //!
-//! Each field becomes a read-only global of the programs. The verifier sees it as a
-//! constant, so code that depends on an absent field is dead code to it.
+//! Each offset is a read-only global of the programs. The verifier sees a constant, so that code
+//! which depends on an absent field is dead code to it.
 
 use super::btf::{KernelBtf, LayoutError};
 
@@ -39,8 +39,8 @@ const TW_REUSE_DELAY: [(&str, &str, &str); 2] = [
 /// to 6.0 it is behind one more pointer, and is not looked for there.
 pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 
-/// The globals that hold where a request of io_uring keeps what it is about, for `io_bind` and
-/// `io_listen` (6.11 and later).
+/// The globals that hold where a request of io_uring keeps its file and its result, for `io_bind`
+/// and `io_listen` (6.11 and later).
 const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
 
 /// What happens when the kernel does not have a field.
@@ -169,7 +169,7 @@ pub const FIELDS: &[FieldSpec] = &[
     // All zero before 5.12, where it is made when it is first asked for.
     optional("OFF_NET_COOKIE", "net", "net_cookie", 8),
     optional("OFF_NET_LIST", "net", "list", 16),
-    // To read what rests in TIME_WAIT, and to find it.
+    // To find a socket in TIME_WAIT and read whether its port can be used again.
     optional("OFF_TW_TS_STAMP", "tcp_timewait_sock", "tw_ts_recent_stamp", 4),
     optional("OFF_TW_BIND_HASH", "inet_timewait_sock", "tw_tb", 8),
     optional("OFF_SKC_BOUND_IF", "sock_common", "skc_bound_dev_if", 4),
@@ -231,14 +231,14 @@ impl Layout {
         layout.port_range(btf);
         layout.tw_reuse(btf);
         if !btf.has_func("io_bind") {
-            // Nothing here would read them.
+            // No program reads them then.
             let unread = |it: &Absent| IO_REQUEST.contains(&it.global);
             layout.absent.retain(|it| !unread(it));
         }
         Ok(layout)
     }
 
-    /// Finds what says when a port in TIME_WAIT may be taken again.
+    /// Finds the fields that decide when a port in TIME_WAIT may be used again.
     fn tw_reuse(&mut self, btf: &KernelBtf) {
         for (global, path, sizes) in [
             (TW_REUSE, "ipv4.sysctl_tcp_tw_reuse", [1, 4]),
@@ -270,7 +270,7 @@ impl Layout {
         }
     }
 
-    /// Finds the range of local ports, which has had two forms.
+    /// Finds the range of local ports, which is stored in one of two forms.
     fn port_range(&mut self, btf: &KernelBtf) {
         let path = "ipv4.ip_local_ports.range";
         let size = match btf.member("net", path) {
@@ -318,8 +318,7 @@ impl Layout {
         self.absent.push(Absent { global, reason });
     }
 
-    /// The same layout, but as if the kernel lacked the optional field behind `global`: for
-    /// trying what then happens.
+    /// The same layout, but as if the kernel lacked the optional field behind `global`, for tests.
     #[must_use]
     pub fn without(mut self, global: &'static str) -> Self {
         self.globals.retain(|(name, _)| *name != global);

@@ -28,7 +28,7 @@ mod tests {
     use observer_common::RESET_CLASSES_FROM;
 
     use super::*;
-    use crate::kernel::btf::{VMLINUX, fixture::Writer};
+    use crate::kernel::facts::btf::{VMLINUX, fixture::Writer};
 
     #[test]
     fn takes_the_reasons_and_nothing_else() {

@@ -21,7 +21,8 @@ use tracing::{debug, warn};
 
 pub use self::error::LoadError;
 use self::{attach::describe, plan::Plan};
-use super::{
+use crate::contract::{Status, Verdict};
+use crate::kernel::{
     facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
     hooks::{
         spec::{Attach, FallbackChain},
@@ -29,7 +30,6 @@ use super::{
     },
     options::LoadOptions,
 };
-use crate::contract::{Status, Verdict};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {

@@ -59,7 +59,7 @@ pub fn create(
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|error| LoadError::Object(Box::new(error)))?;
-    // Before anything is attached, or the first processes to be seen would find none.
+    // Before anything is attached; otherwise the first processes would get no slot.
     for queue in FREE_QUEUES {
         fill(&mut ebpf, queue)?;
     }

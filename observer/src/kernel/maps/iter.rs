@@ -24,7 +24,7 @@ const BPF_TRACE_ITER: u32 = 28;
 /// one stretch within the kernel.
 const BUFFER: usize = 32 << 10;
 
-/// The part of `union bpf_attr` that belongs to BPF_LINK_CREATE; the rest may be left out.
+/// The part of `union bpf_attr` that belongs to BPF_LINK_CREATE; the rest may be omitted.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,

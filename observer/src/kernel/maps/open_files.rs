@@ -56,7 +56,7 @@ impl OpenFiles {
     ///
     /// # Errors
     ///
-    /// When the iterator cannot be read; what it did until then stands.
+    /// When the iterator cannot be read. What it did until then is not undone.
     pub fn resync(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<Resynced> {
         let started = Instant::now();
         let before = self

@@ -78,7 +78,7 @@ impl Slots {
         self.slots.read(index, slot);
     }
 
-    /// Copies what stands before the counters of slot `index`.
+    /// Copies the fields before the counters of slot `index`.
     pub fn read_identity(&self, index: u32, slot: &mut Slot) {
         let prefix = offset_of!(Slot, transitions);
         self.slots.read_prefix(index, prefix, slot);
@@ -105,8 +105,8 @@ impl Slots {
     pub fn free(&self, index: u32) -> u32 {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
-        // First the key, so that nobody finds the slot any more; then its contents; then
-        // it is handed out again.
+        // First the key, so that no program finds the slot any more; then its contents; then it
+        // is handed out again.
         lossy::note(
             lossy::removed(lock(&self.processes).remove(&slot.key)),
             PROCESSES,

@@ -35,7 +35,7 @@ impl InferredTimeWaits {
     }
 
     /// The owner of a socket, by its cookie: slot and generation. `None` for one that entered
-    /// before the daemon, or so long ago that it was forgotten.
+    /// before the daemon started, or whose place was overwritten since.
     pub fn owner(&self, cookie: u64) -> Option<(u32, u32)> {
         let mut owner =
             TimeWaitOwner::read_from(&[0; size_of::<TimeWaitOwner>()]).expect("of that size");

@@ -83,7 +83,7 @@ fn each_optional_field_may_be_absent() {
     }
 }
 
-/// Before 5.19 a request has no such member, and before 6.11 nobody asks for it.
+/// Before 5.19 a request has no such member, and before 6.11 no program reads it.
 #[test]
 fn a_field_is_not_lacked_where_nothing_reads_it() {
     let specs: Vec<_> = FIELDS.iter().chain(X86_64_REGISTERS).copied().collect();
@@ -194,7 +194,7 @@ fn finds_the_range_of_ports_in_both_forms() {
     }
 }
 
-/// As of 5.10, 6.12 and 6.18, and as nobody has it.
+/// As of 5.10, 6.12 and 6.18, and in a form that no kernel has.
 #[test]
 fn finds_when_a_port_in_time_wait_may_be_taken_again() {
     for (reuse_size, delay_size) in [(4, None), (1, None), (1, Some(4)), (2, Some(8))] {
