@@ -85,7 +85,10 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
-        BuildInfo::default(),
+        BuildInfo {
+            version: String::new(),
+            revision: String::new(),
+        },
         ProcessMetrics::All,
     )
 }

@@ -22,3 +22,4 @@ pub mod record;
 mod sync;
 pub mod table;
 pub mod text;
+pub mod web;

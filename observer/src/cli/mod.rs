@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Glob, RingBytes, RunArgs, ValueError, parse_duration},
+    export::BuildInfo,
     record::{Filter, Kind},
 };
 
@@ -61,11 +62,22 @@ Examples:
   observer tail --states --duration 10s       every state transition for ten seconds
   observer tail --kind close --json | jq 'select(.states.CLOSE_WAIT > 60)'";
 
+/// Version and revision of this program.
+#[must_use]
+pub fn build() -> BuildInfo {
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("OBSERVER_REVISION")
+            .unwrap_or("unknown")
+            .to_owned(),
+    }
+}
+
 static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let version = env!("CARGO_PKG_VERSION");
+    let BuildInfo { version, revision } = build();
     match option_env!("OBSERVER_REVISION") {
-        Some(revision) => format!("{version} ({revision})"),
-        None => version.to_owned(),
+        Some(_) => format!("{version} ({revision})"),
+        None => version,
     }
 });
 

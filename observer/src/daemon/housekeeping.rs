@@ -11,7 +11,7 @@ use observer_common::ProcessKey;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{HostFacts, STEP_SEED, reconcile::Agreement, sockets::Sockets};
+use super::{HostFacts, STEP_SEED, reconcile::Reconciler, sockets::Sockets};
 use crate::{
     config::Settings, contract::KernelSource as _, export::Health, heap, kernel::Live,
     process::resources::ScanLimits, sync::lock, table::Table,
@@ -23,7 +23,7 @@ pub struct Housekeeping {
     pub facts: Arc<HostFacts>,
     pub table: Arc<Mutex<Table>>,
     pub sockets: Mutex<Sockets>,
-    pub agreement: Agreement,
+    pub reconciler: Reconciler,
     pub health: Arc<Health>,
 }
 
@@ -135,7 +135,7 @@ impl Housekeeping {
     fn once(&self, resync: bool, reconcile: bool, ports: (usize, Duration)) {
         if resync {
             let result = self.live.resync();
-            self.agreement.resynced(&result);
+            self.reconciler.resynced(&result);
             match result {
                 Ok(resynced) => {
                     debug!(?resynced, "resynchronised");
@@ -157,7 +157,7 @@ impl Housekeeping {
         self.facts.scan(processes);
         if reconcile
             && let Err(error) = self
-                .agreement
+                .reconciler
                 .reconcile(&self.table, &self.live, &*self.facts)
         {
             warn!(

@@ -12,9 +12,6 @@ mod sockets;
 mod stream;
 pub mod tail;
 
-#[cfg(test)]
-mod documented;
-
 use std::{
     process::ExitCode,
     sync::{
@@ -33,12 +30,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use self::{housekeeping::Housekeeping, reconcile::Agreement, sockets::Sockets};
+use self::{housekeeping::Housekeeping, reconcile::Reconciler, sockets::Sockets};
 use crate::{
+    cli,
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict},
     explain::ResetReasons,
-    export::{App, BuildInfo, Exporter, Health, Server},
+    export::{DriftMetrics, Exporter, Health},
     heap,
     kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},
     logging,
@@ -46,6 +44,7 @@ use crate::{
     privileges,
     process::resources::ScanLimits,
     table::{Table, TableConfig},
+    web::{App, Server},
 };
 
 /// Combinations of process, option and errno of failed setsockopt calls.
@@ -143,9 +142,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         [STEP_SEED],
     ));
     let registry = prometheus::Registry::new();
-    let agreement = Agreement::new(&registry)?;
+    let metrics = DriftMetrics::new(&registry).context("cannot register a metric")?;
+    let reconciler = Reconciler::new(metrics);
     let seeded = live.resync();
-    agreement.resynced(&seeded);
+    reconciler.resynced(&seeded);
     match &seeded {
         Ok(resynced) => {
             health.done(STEP_SEED);
@@ -189,7 +189,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         Arc::clone(&table),
         live.clone(),
         facts.clone(),
-        BuildInfo::default(),
+        cli::build(),
         settings.process_metrics,
     );
     let app = App {
@@ -202,7 +202,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         facts: Arc::clone(&facts),
         table,
         sockets: Mutex::new(Sockets::new(live, Arc::clone(&facts))),
-        agreement,
+        reconciler,
         health,
     };
     tokio::runtime::Builder::new_multi_thread()

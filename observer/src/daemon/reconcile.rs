@@ -1,20 +1,19 @@
 //! Comparing our numbers with the kernel's own, in every network namespace.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
     time::Instant,
 };
 
 use anyhow::Context as _;
 use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
-use prometheus::{IntCounter, IntGaugeVec, Opts, Registry, core::Collector};
 use tracing::{debug, warn};
 
 use crate::{
     contract::KernelSource as _,
-    export::metric::{Metric, Scope, Type},
-    kernel::{Live, Resynced},
+    export::DriftMetrics,
+    kernel::{Live, resync::Resynced},
     net::{
         netns,
         sockdiag::{SockDiag, StateMask},
@@ -25,184 +24,39 @@ use crate::{
     table::{Kind, ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
 
-const fn own(
-    name: &'static str,
-    kind: Type,
-    unit: &'static str,
-    help: &'static str,
-    query: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind,
-        scope: Scope::Observer,
-        unit,
-        labels: &[],
-        hooks: "",
-        help,
-        query,
-    }
-}
-
-const SOCKETS_DRIFT: Metric = own(
-    "observer_sockets_drift",
-    Type::Gauge,
-    "sockets",
-    "Live TCP sockets counted here minus those the kernel counts in the network namespaces of all \
-     processes (sockstat, TCP inuse). Sockets that no process holds, of the kernel itself or of a \
-     process hidden from us, show as a constant negative number; growth either way means that \
-     sockets were missed.",
-    "abs(delta(observer_sockets_drift[1h])) > 100",
-);
-const NETNS_TIME_WAIT_DRIFT: Metric = Metric {
-    labels: &["netns"],
-    ..own(
-        "observer_netns_time_wait_drift_sockets",
-        Type::Gauge,
-        "sockets",
-        "Sockets in TIME_WAIT counted here minus those the kernel counts, by network namespace \
-         (inode number). Absent where TIME_WAIT is inferred. Negative in the first minute: some \
-         are older than the observer.",
-        "abs(observer_netns_time_wait_drift_sockets) > 100",
-    )
-};
-const SEEDED: Metric = own(
-    "observer_seeded_sockets_total",
-    Type::Counter,
-    "sockets",
-    "Sockets that existed before the observer met them and were given to the process that holds \
-     them.",
-    "increase(observer_seeded_sockets_total[5m]) > 0",
-);
-const MOVED: Metric = own(
-    "observer_moved_sockets_total",
-    Type::Counter,
-    "sockets",
-    "Sockets found in the hands of another process than the one on record: passed on, inherited, \
-     or accepted through io_uring.",
-    "rate(observer_moved_sockets_total[5m])",
-);
-const RESYNC_FAILURES: Metric = own(
-    "observer_resync_failures_total",
-    Type::Counter,
-    "walks",
-    "Walks over the open files of all processes that failed.",
-    "increase(observer_resync_failures_total[1h]) > 0",
-);
-const RECONCILE_FAILURES: Metric = own(
-    "observer_reconcile_failures_total",
-    Type::Counter,
-    "comparisons",
-    "Comparisons with the kernel's own socket counts that failed.",
-    "increase(observer_reconcile_failures_total[1h]) > 0",
-);
-
-/// What [`Agreement`] registers, for the documents.
-#[cfg(test)]
-pub const METRICS: [&Metric; 6] = [
-    &SOCKETS_DRIFT,
-    &NETNS_TIME_WAIT_DRIFT,
-    &SEEDED,
-    &MOVED,
-    &RESYNC_FAILURES,
-    &RECONCILE_FAILURES,
-];
-
-fn opts(metric: &Metric) -> Opts {
-    Opts::new(metric.name, metric.help)
-}
-
-/// Metrics about how well our picture agrees with the kernel's.
-#[derive(Clone)]
-pub struct Agreement {
-    /// Without labels: it is there once there was a comparison.
-    sockets_drift: IntGaugeVec,
-    netns_time_wait_drift: IntGaugeVec,
-    /// The namespaces that the last comparison showed.
-    netns_shown: Arc<Mutex<HashSet<u32>>>,
-    seeded: IntCounter,
-    moved: IntCounter,
-    resync_failures: IntCounter,
-    reconcile_failures: IntCounter,
+/// Compares our numbers with the kernel's, and shows the difference.
+pub struct Reconciler {
+    metrics: DriftMetrics,
     /// For the daemon's own network namespace.
-    sock_diag: Arc<Mutex<Option<SockDiag>>>,
+    sock_diag: Mutex<Option<SockDiag>>,
     /// How many sockets had entered TIME_WAIT in other network namespaces, and when.
-    elsewhere: Arc<Mutex<VecDeque<(Instant, u64)>>>,
+    elsewhere: Mutex<VecDeque<(Instant, u64)>>,
 }
 
-impl Agreement {
-    /// Makes the metrics and registers them.
-    ///
-    /// # Errors
-    ///
-    /// When a name is taken.
-    pub fn new(registry: &Registry) -> anyhow::Result<Self> {
+impl Reconciler {
+    /// Shows its results in `metrics`.
+    pub fn new(metrics: DriftMetrics) -> Self {
         let sock_diag = SockDiag::open()
             .inspect_err(|error| {
-                warn!(%error, "early leavers of TIME_WAIT are shared out among all processes");
+                warn!(
+                    %error,
+                    "cannot open sock_diag: TIME_WAIT sockets that ended early are apportioned \
+                     among all processes"
+                );
             })
             .ok();
-        let this = Self {
-            sock_diag: Arc::new(Mutex::new(sock_diag)),
-            elsewhere: Arc::default(),
-            sockets_drift: IntGaugeVec::new(opts(&SOCKETS_DRIFT), SOCKETS_DRIFT.labels)?,
-            netns_time_wait_drift: IntGaugeVec::new(
-                opts(&NETNS_TIME_WAIT_DRIFT),
-                NETNS_TIME_WAIT_DRIFT.labels,
-            )?,
-            netns_shown: Arc::default(),
-            seeded: IntCounter::with_opts(opts(&SEEDED))?,
-            moved: IntCounter::with_opts(opts(&MOVED))?,
-            resync_failures: IntCounter::with_opts(opts(&RESYNC_FAILURES))?,
-            reconcile_failures: IntCounter::with_opts(opts(&RECONCILE_FAILURES))?,
-        };
-        let collectors: [Box<dyn Collector>; 6] = [
-            Box::new(this.sockets_drift.clone()),
-            Box::new(this.netns_time_wait_drift.clone()),
-            Box::new(this.seeded.clone()),
-            Box::new(this.moved.clone()),
-            Box::new(this.resync_failures.clone()),
-            Box::new(this.reconcile_failures.clone()),
-        ];
-        for collector in collectors {
-            registry
-                .register(collector)
-                .context("cannot register a metric")?;
+        Self {
+            metrics,
+            sock_diag: Mutex::new(sock_diag),
+            elsewhere: Mutex::default(),
         }
-        Ok(this)
     }
 
-    /// Notes the result of a walk over the open files.
+    /// Counts the result of a walk over the open files.
     pub fn resynced(&self, result: &anyhow::Result<Resynced>) {
         match result {
-            Ok(resynced) => {
-                self.seeded.inc_by(resynced.seeded);
-                self.moved.inc_by(resynced.moved);
-            }
-            Err(_) => self.resync_failures.inc(),
-        }
-    }
-
-    /// Shows how far the live sockets are off.
-    pub fn show_drift(&self, drift: i64) {
-        let none: [&str; 0] = [];
-        self.sockets_drift.with_label_values(&none).set(drift);
-    }
-
-    /// Shows how far the sockets in TIME_WAIT of each namespace are off.
-    pub fn show_netns_drift(&self, drifts: &[(u32, i64)]) {
-        let mut shown = lock(&self.netns_shown);
-        let gone = std::mem::take(&mut *shown);
-        shown.extend(drifts.iter().map(|(netns, _)| *netns));
-        for netns in gone.difference(&shown) {
-            let _ = self
-                .netns_time_wait_drift
-                .remove_label_values(&[&netns.to_string()]);
-        }
-        for (netns, drift) in drifts {
-            self.netns_time_wait_drift
-                .with_label_values(&[&netns.to_string()])
-                .set(*drift);
+            Ok(resynced) => self.metrics.resynced(resynced.seeded, resynced.moved),
+            Err(_) => self.metrics.resync_failed(),
         }
     }
 
@@ -219,10 +73,7 @@ impl Agreement {
     ) -> anyhow::Result<()> {
         let result = self.try_reconcile(table, source, facts);
         if result.is_err() {
-            self.reconcile_failures.inc();
-            // The last ones would look like those of now.
-            self.sockets_drift.reset();
-            self.show_netns_drift(&[]);
+            self.metrics.reconcile_failed();
             lock(table).forget_time_wait_drift();
         }
         result
@@ -311,7 +162,7 @@ impl Agreement {
                     .sum::<i64>();
             }
         });
-        self.show_drift(live - in_use as i64);
+        self.metrics.show_drift(live - in_use as i64);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
             let counts: HashMap<u32, Account> = source.time_wait_by_netns().into_iter().collect();
             let drifts: Vec<_> = time_wait
@@ -324,7 +175,7 @@ impl Agreement {
                 })
                 .collect();
             table.note_time_wait_drift(drifts.iter().map(|(_, drift)| drift).sum());
-            self.show_netns_drift(&drifts);
+            self.metrics.show_netns_drift(&drifts);
             return Ok(());
         }
         table.reconcile_time_wait(time_wait.iter().map(|(_, kernel)| kernel).sum());

@@ -1,15 +1,13 @@
-//! The Prometheus exposition and the HTTP server that offers it.
+//! The Prometheus exposition.
 //!
 //! [`family`] is the list of metrics, [`series`](self) and [`own`](self) say which
-//! samples they have, [`sink`] how samples are represented, [`collector`] puts a scrape
-//! together, [`http`] serves it.
+//! samples they have, [`sink`] how samples are represented, [`collector`] puts a scrape together.
 
 pub mod bound;
 pub mod collector;
+pub mod drift;
 pub mod family;
 pub mod health;
-pub mod http;
-mod landing;
 pub mod metric;
 mod names;
 mod own;
@@ -18,12 +16,14 @@ pub mod sink;
 mod sockets;
 mod text;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use collector::{Busy, Exporter};
+pub use drift::DriftMetrics;
 pub use health::Health;
-pub use http::{App, BindError, Server};
 pub use own::BuildInfo;
 pub use series::ProcessMetrics;
 pub use text::Piece;

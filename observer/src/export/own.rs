@@ -23,17 +23,6 @@ pub struct BuildInfo {
     pub revision: String,
 }
 
-impl Default for BuildInfo {
-    fn default() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            revision: option_env!("OBSERVER_REVISION")
-                .unwrap_or("unknown")
-                .to_owned(),
-        }
-    }
-}
-
 pub(super) struct Own<'a> {
     pub sink: &'a mut dyn Sink,
 }

@@ -104,7 +104,10 @@ fn columns_are_aligned() {
             reason: 48,
             ..record(RECORD_RESET_SENT)
         }),
-        shown(&record(RECORD_RESET_RECEIVED)),
+        shown(&Record {
+            reason: ESTABLISHED.into(),
+            ..record(RECORD_RESET_RECEIVED)
+        }),
         shown(&Record {
             mptcp: 1,
             retransmits: 1,

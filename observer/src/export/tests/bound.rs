@@ -11,9 +11,9 @@ use observer_common::{
     Slot,
 };
 
-use super::{Piece, parse};
+use super::{build, parse};
 use crate::{
-    export::{BuildInfo, Exporter, ProcessMetrics, bound},
+    export::{Exporter, Piece, ProcessMetrics, bound},
     ports::{Destination, Share, Usage},
     process::Unit,
     table::{
@@ -154,7 +154,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
         Arc::new(Mutex::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
-        BuildInfo::default(),
+        build(),
         ProcessMetrics::All,
     );
     let text: String = exporter.scrape().iter().map(Piece::text).collect();

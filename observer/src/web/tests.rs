@@ -20,11 +20,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{busy, exporter, kernel, parse};
+use super::{App, Server};
 use crate::{
     export::{
-        health::Health,
-        http::{App, Server},
+        Health,
+        testing::{busy, exporter, kernel, parse},
     },
     table::{TableConfig, fake::FakeKernel},
 };

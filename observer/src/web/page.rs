@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Exporter, Health};
-use crate::contract::Status;
+use crate::{
+    contract::Status,
+    export::{Exporter, Health},
+};
 
 /// How many processes it lists.
 const TOP: usize = 20;

@@ -45,7 +45,8 @@ use tower_http::{
 };
 use tracing::{debug, warn};
 
-use super::{Exporter, health::Health, landing};
+use super::page;
+use crate::export::{Exporter, Health};
 
 /// For a request's head; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -282,7 +283,7 @@ impl hyper::body::Body for Pieces {
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
-    match blocking(&shared, |app| Ok(landing::page(&app.exporter, &app.health))).await {
+    match blocking(&shared, |app| Ok(page::page(&app.exporter, &app.health))).await {
         Ok(page) => (NO_CACHE, Html(page)).into_response(),
         Err(error) => failure(&error),
     }

@@ -4,9 +4,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use prometheus::Registry;
 
-use super::reconcile::{self, Agreement};
 use crate::export::{
-    bound,
+    DriftMetrics, bound, drift,
     family::METRICS,
     metric::{Metric, Scope},
 };
@@ -20,7 +19,10 @@ fn path() -> std::path::PathBuf {
 
 /// Every metric, in the order of the exposition.
 fn exported() -> Vec<&'static Metric> {
-    METRICS.iter().chain(reconcile::METRICS).collect()
+    METRICS
+        .iter()
+        .chain(drift::METRICS.iter().copied())
+        .collect()
 }
 
 fn generated() -> String {
@@ -136,10 +138,10 @@ fn what_is_written_by_hand_names_metrics_that_there_are() {
 #[test]
 fn what_is_registered_is_documented() {
     let registry = Registry::new();
-    let agreement = Agreement::new(&registry).expect("the registry is empty");
+    let metrics = DriftMetrics::new(&registry).expect("the registry is empty");
     // A metric with labels is gathered once it has a series.
-    agreement.show_netns_drift(&[(1, 0)]);
-    agreement.show_drift(0);
+    metrics.show_netns_drift(&[(1, 0)]);
+    metrics.show_drift(0);
     let registered = registry.gather();
     let registered = registered.iter().map(|family| {
         let kind = match family.get_field_type() {
@@ -149,7 +151,7 @@ fn what_is_registered_is_documented() {
         };
         (family.name(), kind)
     });
-    let documented = reconcile::METRICS.iter();
+    let documented = drift::METRICS.iter();
     let documented = documented.map(|metric| (metric.name, metric.kind.name()));
     assert_eq!(
         registered.collect::<BTreeSet<_>>(),

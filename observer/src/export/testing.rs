@@ -1,0 +1,180 @@
+//! Exporters of made-up processes, and a strict parser of what they write.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use observer_common::{
+    CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, SYN_RECV, SYN_SENT,
+    Slot, connect_index,
+};
+
+use super::{BuildInfo, Exporter, Piece, ProcessMetrics};
+use crate::{
+    process::Unit,
+    table::{
+        Table, TableConfig,
+        fake::{FakeFacts, FakeKernel},
+    },
+};
+
+/// One of everything.
+pub fn busy(slot: &mut Slot) {
+    let state = |state: u8| usize::from(state);
+    slot.transitions[state(CLOSE)][state(SYN_SENT)] = 5;
+    slot.transitions[state(SYN_SENT)][state(ESTABLISHED)] = 4;
+    slot.transitions[state(SYN_SENT)][state(CLOSE)] = 1;
+    slot.transitions[state(LISTEN)][state(SYN_RECV)] = 2;
+    slot.transitions[state(SYN_RECV)][state(ESTABLISHED)] = 2;
+    slot.transitions[state(ESTABLISHED)][state(CLOSE_WAIT)] = 3;
+    slot.transitions[state(CLOSE_WAIT)][state(CLOSE)] = 3;
+    slot.adjust[state(LISTEN)] = 1;
+    slot.sockets = 4;
+    slot.connects[0] = 4;
+    slot.connects[connect_index(111)] = 1;
+    slot.accepts = 2;
+    slot.time_wait_entered[0] = 6;
+    slot.retransmits = 9;
+    slot.fd_exhausted[0] = 1;
+    // The kernel's number for it and the class.
+    slot.resets_sent[5] = 2;
+    slot.resets_sent[48] = 1;
+    slot.resets_received[state(ESTABLISHED)] = 3;
+    slot.connect.buckets[2] = 3;
+    slot.connect.buckets[10] = 1;
+    slot.connect.sum_ns = 70_250_000_000;
+    slot.age.buckets[0] = 2;
+    slot.age.sum_ns = 1_000;
+    slot.close_wait.buckets[4] = 3;
+}
+
+pub const AWKWARD: [&[u8]; 5] = [
+    b"quo\"te",
+    b"back\\slash",
+    b"new\nline",
+    b"bad\xff\x01",
+    b"\xe2\x82\xacuro",
+];
+
+pub fn exporter(kernel: FakeKernel, config: TableConfig) -> Exporter {
+    exporter_of(kernel, config, ProcessMetrics::All, |_| {})
+}
+
+/// The same, after `change` was done to the table.
+pub fn exporter_of(
+    kernel: FakeKernel,
+    config: TableConfig,
+    process_metrics: ProcessMetrics,
+    change: impl FnOnce(&mut Table),
+) -> Exporter {
+    let mut table = Table::new(config);
+    let facts = FakeFacts::default();
+    facts
+        .units
+        .lock()
+        .unwrap()
+        .insert(100, Unit::systemd("a\\x2db@\"1\".service"));
+    table.tick(Instant::now(), &kernel, &facts);
+    change(&mut table);
+    Exporter::new(
+        Arc::new(Mutex::new(table)),
+        Arc::new(kernel),
+        Arc::new(facts),
+        build(),
+        process_metrics,
+    )
+}
+
+/// A build to show.
+#[must_use]
+pub fn build() -> BuildInfo {
+    BuildInfo {
+        version: "1.2.3".to_owned(),
+        revision: "0123456789ab".to_owned(),
+    }
+}
+
+/// A kernel with one process for each awkward name.
+pub fn kernel() -> FakeKernel {
+    let kernel = FakeKernel::new(16);
+    for (pid, comm) in (100..).zip(AWKWARD) {
+        let slot = kernel.spawn(pid, 1, comm).unwrap();
+        kernel.change(slot, busy);
+        kernel.fail_setsockopt(slot, 13);
+    }
+    kernel.change(SLOT_UNATTRIBUTED, |slot| slot.retransmits = 1);
+    kernel.change(SLOT_NO_SOCKET, |slot| slot.resets_sent[57] = 8);
+    kernel
+}
+
+pub fn text(exporter: &Exporter) -> String {
+    exporter.scrape().iter().map(Piece::text).collect()
+}
+
+/// A name with its labels, sorted.
+pub type Series = (String, BTreeMap<String, String>);
+
+/// Reads the text format strictly: anything it does not know is a panic, and so is a
+/// series that comes twice or outside its family.
+pub fn parse(text: &str) -> BTreeMap<Series, f64> {
+    let mut samples = BTreeMap::new();
+    let mut family = String::new();
+    let mut families = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# ") {
+            let (word, rest) = rest.split_once(' ').unwrap();
+            let (name, rest) = rest.split_once(' ').unwrap();
+            assert!(!rest.is_empty());
+            match word {
+                "HELP" => family = name.to_owned(),
+                "TYPE" => assert_eq!(family, name),
+                other => panic!("comment {other}"),
+            }
+            if word == "HELP" {
+                assert!(!families.contains(&family), "{family} comes twice");
+                families.push(family.clone());
+            }
+            continue;
+        }
+        let end = line.find(['{', ' ']).unwrap();
+        let name = &line[..end];
+        let suffix = name.strip_prefix(family.as_str()).unwrap();
+        assert!(
+            matches!(suffix, "" | "_bucket" | "_sum" | "_count"),
+            "{name}"
+        );
+        let mut labels = BTreeMap::new();
+        let mut rest = line[end..].chars().peekable();
+        if rest.next_if_eq(&'{').is_some() {
+            loop {
+                let key: String = rest.by_ref().take_while(|&c| c != '=').collect();
+                assert_eq!(rest.next(), Some('"'));
+                let mut value = String::new();
+                loop {
+                    match rest.next().unwrap() {
+                        '"' => break,
+                        '\\' => value.push(match rest.next().unwrap() {
+                            'n' => '\n',
+                            c @ ('\\' | '"') => c,
+                            c => panic!("escape {c}"),
+                        }),
+                        c => value.push(c),
+                    }
+                }
+                assert!(labels.insert(key, value).is_none());
+                match rest.next().unwrap() {
+                    ',' => {}
+                    '}' => break,
+                    c => panic!("separator {c}"),
+                }
+            }
+        }
+        let value = rest.collect::<String>().trim_start().parse().unwrap();
+        let series = (name.to_owned(), labels);
+        assert!(!samples.contains_key(&series), "{series:?} comes twice");
+        samples.insert(series, value);
+    }
+    samples
+}
