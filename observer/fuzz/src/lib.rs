@@ -6,7 +6,6 @@ use observer::{
     cli::TailArgs,
     config,
     config::Settings,
-    explain::{ResetReasons, errno_name},
     kernel::{
         Attach,
         btf::KernelBtf,
@@ -26,6 +25,7 @@ use observer::{
     record::{Clock, Identity, json, line},
 };
 use observer_common::{Pod as _, Record};
+use observer_core::names::{ResetReasons, errno_name};
 
 /// A target's name and its body.
 pub type Target = (&'static str, fn(&[u8]));

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
+use observer_core::text::{cell, harden_json, sanitize};
 use serde::{Serialize, Serializer};
 
 use crate::{
     contract::{Status, Verdict},
     privileges::CapabilityStatus,
-    text::{cell, harden_json, sanitize},
 };
 
 mod gather;

@@ -8,16 +8,17 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use observer_common::{ProcessKey, Slot};
+use observer_core::sync::lock;
 use tracing::{debug, warn};
 
 use crate::{
     process::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
-        identity::{self, Identity},
+        identity,
+        identity::Identity,
         resources::{ResourceScanner, ScanLimits},
     },
-    sync::lock,
     table::{Description, Liveness, ProcessFacts, Resources},
 };
 

@@ -8,13 +8,14 @@ use std::{
 };
 
 use observer_common::ProcessKey;
+use observer_core::sync::lock;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::{HostFacts, STEP_SEED, reconcile::Reconciler, sockets::Sockets};
 use crate::{
     config::Settings, contract::KernelSource as _, export::Health, heap, kernel::Live,
-    process::resources::ScanLimits, sync::lock, table::Table,
+    process::resources::ScanLimits, table::Table,
 };
 
 /// Everything that housekeeping works on.

@@ -24,6 +24,7 @@ use anyhow::Context as _;
 pub use facts::HostFacts;
 pub use identities::Identities;
 use observer_common::{RECORD_STATE, SLOT_FIRST};
+use observer_core::names::ResetReasons;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -35,7 +36,6 @@ use crate::{
     cli,
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict},
-    explain::ResetReasons,
     export::{DriftMetrics, Exporter, Health},
     heap,
     kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},

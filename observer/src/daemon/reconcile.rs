@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
+use observer_core::sync::lock;
 use tracing::{debug, warn};
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
         sockstat::SockStat,
     },
     process::ProcRoot,
-    sync::lock,
     table::{Kind, ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
 

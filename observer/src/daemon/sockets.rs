@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use observer_common::ListenerSample;
+use observer_core::sync::lock;
 use tracing::debug;
 
 use super::HostFacts;
@@ -22,7 +23,6 @@ use crate::{
     },
     ports::Collector,
     process::ProcRoot,
-    sync::lock,
     table::Table,
 };
 

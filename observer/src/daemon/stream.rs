@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use observer_common::{RECORD_CLOSE, RECORD_TIME_WAIT, Record};
+use observer_core::names::ResetReasons;
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
 use super::{HostFacts, Identities};
 use crate::{
     config::{LogFormat, Settings},
-    explain::ResetReasons,
     kernel::{Live, Stream},
     record::{Clock, json, line},
 };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use observer_common::{SIGNALS, state_name};
+use observer_core::sync::lock;
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -23,7 +24,6 @@ use super::{
 };
 use crate::{
     contract::KernelSource,
-    sync::lock,
     table::{ProcessFacts, Table},
 };
 

@@ -1,7 +1,7 @@
 //! Records of the ring as lines of text or JSON.
 //!
 //! What a line needs beyond the [`Record`](observer_common::Record) itself is passed in: the owner
-//! of the socket ([`Identity`]), the kernel's [reset reasons](crate::explain::ResetReasons) and the
+//! of the socket ([`Identity`]), the kernel's [reset reasons](observer_core::names::ResetReasons) and the
 //! offset of the wall clock ([`Clock`]).
 
 use std::{

@@ -6,10 +6,10 @@ use observer_common::{
     RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
     RECORD_STATE, RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
 };
+use observer_core::names::ResetReasons;
 use proptest::prelude::*;
 
 use super::*;
-use crate::explain::ResetReasons;
 
 /// What a kernel before 6.10 has.
 fn no_reasons() -> ResetReasons {
@@ -239,7 +239,7 @@ fn a_hostile_comm_stays_text() {
     let plain = shown(&closed()).replace("nginx          ", r"\x1b]0;pwned\x…");
     assert_eq!(text, plain, "and the columns after it do not move");
     assert_eq!(
-        crate::text::sanitize(HOSTILE),
+        observer_core::text::sanitize(HOSTILE),
         r"\x1b]0;pwned\x07\x0a\u{9b}31m\u{202e}\u{2028}\\\x7f"
     );
     let line = json(&closed(), &identity, &no_reasons(), CLOCK);
@@ -301,6 +301,6 @@ proptest! {
 
     #[test]
     fn cells_keep_their_width(text in any::<String>(), width in 1_usize..40) {
-        prop_assert_eq!(crate::text::cell(&text, width).chars().count(), width);
+        prop_assert_eq!(observer_core::text::cell(&text, width).chars().count(), width);
     }
 }

@@ -14,6 +14,7 @@ use aya::{
     maps::{HashMap, Map, MapData, Queue},
 };
 use observer_common::{Account, SLOT_FIRST, TimeWait};
+use observer_core::sync::lock;
 
 use super::{array::MmapArray, lossy, sweep::is_stale, take, take_array, take_hash, take_queue};
 use crate::sync::lock;
