@@ -4,6 +4,14 @@
 //! `cargo test -p observer-core` needs the stable toolchain and nothing else: no BPF linker, no
 //! root, no build script. ARCHITECTURE.md has the code map.
 
+pub mod config;
+pub mod contract;
+pub mod export;
 pub mod names;
+pub mod net;
+pub mod ports;
+pub mod process;
+pub mod record;
 pub mod sync;
+pub mod table;
 pub mod text;

@@ -5,18 +5,10 @@
 //! ARCHITECTURE.md for the code map.
 
 pub mod cli;
-pub mod config;
-pub mod contract;
 pub mod daemon;
-pub mod export;
 pub mod heap;
 pub mod kernel;
 pub mod logging;
-pub mod net;
-pub mod ports;
 pub mod preflight;
 pub mod privileges;
-pub mod process;
-pub mod record;
-pub mod table;
 pub mod web;

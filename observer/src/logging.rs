@@ -2,13 +2,12 @@
 
 use std::{ffi::OsStr, io::IsTerminal as _, os::fd::AsFd};
 
+use observer_core::config::{LogFilter, LogFormat};
 use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt as _, registry::LookupSpan, reload,
     util::SubscriberInitExt as _,
 };
-
-use crate::config::{LogFilter, LogFormat};
 
 /// The log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]

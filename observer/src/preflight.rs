@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
+use observer_core::{
+    config::RunArgs,
+    contract::{Status, Verdict},
+};
+
 use crate::{
     cli::{
         CheckArgs,
         check::{Host, Report, gather},
     },
-    config::RunArgs,
-    contract::{Status, Verdict},
     daemon::load_options,
     kernel::{Absent, Kernel, LoadOptions, mount_tracefs, table},
     privileges,

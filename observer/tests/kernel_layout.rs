@@ -16,6 +16,7 @@ use observer::{
         fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
     },
 };
+use observer_core::contract::{Hooks, Status};
 
 #[test]
 fn each_optional_field_can_be_missing() {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Daemon, Metrics, Netns, Program};
-use observer::process::cgroup_id::cgroup2_mount;
+use observer_core::process::cgroup_id::cgroup2_mount;
 
 /// Takes the name that it is given, waits to be moved to its cgroup, connects, stays and ends.
 const PROBE: &str = r#"

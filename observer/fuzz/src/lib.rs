@@ -4,8 +4,6 @@
 
 use observer::{
     cli::TailArgs,
-    config,
-    config::Settings,
     kernel::{
         Attach,
         btf::KernelBtf,
@@ -13,6 +11,12 @@ use observer::{
         fields::{FIELDS, Layout, REGISTERS},
         reset_reasons, table,
     },
+};
+use observer_common::{Pod as _, Record};
+use observer_core::{
+    config,
+    config::Settings,
+    names::{ResetReasons, errno_name},
     net::{
         snmp::{TcpCounters, TcpExtCounters},
         sockdiag_message::parse_datagram,
@@ -24,8 +28,6 @@ use observer::{
     },
     record::{Clock, Identity, json, line},
 };
-use observer_common::{Pod as _, Record};
-use observer_core::names::{ResetReasons, errno_name};
 
 /// A target's name and its body.
 pub type Target = (&'static str, fn(&[u8]));

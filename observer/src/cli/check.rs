@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use observer_core::text::{cell, harden_json, sanitize};
+use observer_core::{
+    contract::{Status, Verdict},
+    text::{cell, harden_json, sanitize},
+};
 use serde::{Serialize, Serializer};
 
-use crate::{
-    contract::{Status, Verdict},
-    privileges::CapabilityStatus,
-};
+use crate::privileges::CapabilityStatus;
 
 mod gather;
 #[cfg(test)]

@@ -6,8 +6,7 @@
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-
-use crate::{
+use observer_core::{
     config::{Glob, RingBytes, RunArgs, ValueError, parse_duration},
     export::BuildInfo,
     record::{Filter, Kind},

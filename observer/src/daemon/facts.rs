@@ -8,10 +8,7 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use observer_common::{ProcessKey, Slot};
-use observer_core::sync::lock;
-use tracing::{debug, warn};
-
-use crate::{
+use observer_core::{
     process::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
@@ -19,8 +16,10 @@ use crate::{
         identity::Identity,
         resources::{ResourceScanner, ScanLimits},
     },
+    sync::lock,
     table::{Description, Liveness, ProcessFacts, Resources},
 };
+use tracing::{debug, warn};
 
 /// How often a process that answers signal 0 is looked at more closely: it may be a zombie,
 /// or another process that took over the pid.

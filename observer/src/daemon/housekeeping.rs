@@ -8,15 +8,15 @@ use std::{
 };
 
 use observer_common::ProcessKey;
-use observer_core::sync::lock;
+use observer_core::{
+    config::Settings, contract::KernelSource as _, export::Health, process::resources::ScanLimits,
+    sync::lock, table::Table,
+};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::{HostFacts, STEP_SEED, reconcile::Reconciler, sockets::Sockets};
-use crate::{
-    config::Settings, contract::KernelSource as _, export::Health, heap, kernel::Live,
-    process::resources::ScanLimits, table::Table,
-};
+use crate::{heap, kernel::Live};
 
 /// Everything that housekeeping works on.
 pub struct Housekeeping {

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use observer_common::{Record, SLOT_FIRST, Slot};
-
-use crate::{
+use observer_core::{
     contract::KernelSource,
     record::Identity,
     table::{ProcessFacts, printable},

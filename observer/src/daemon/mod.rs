@@ -24,7 +24,14 @@ use anyhow::Context as _;
 pub use facts::HostFacts;
 pub use identities::Identities;
 use observer_common::{RECORD_STATE, SLOT_FIRST};
-use observer_core::names::ResetReasons;
+use observer_core::{
+    config::{RunArgs, Settings},
+    contract::{KernelSource as _, Status, Verdict},
+    export::{DriftMetrics, Exporter, Health},
+    names::ResetReasons,
+    process::resources::ScanLimits,
+    table::{Table, TableConfig},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -33,17 +40,11 @@ use tracing::{debug, error, info, warn};
 
 use self::{housekeeping::Housekeeping, reconcile::Reconciler, sockets::Sockets};
 use crate::{
-    cli,
-    config::{RunArgs, Settings},
-    contract::{KernelSource as _, Status, Verdict},
-    export::{DriftMetrics, Exporter, Health},
-    heap,
+    cli, heap,
     kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},
     logging,
     logging::LogHandle,
     privileges,
-    process::resources::ScanLimits,
-    table::{Table, TableConfig},
     web::{App, Server},
 };
 

@@ -8,21 +8,21 @@ use std::{
 
 use anyhow::Context as _;
 use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
-use observer_core::sync::lock;
-use tracing::{debug, warn};
-
-use crate::{
+use observer_core::{
     contract::KernelSource as _,
     export::DriftMetrics,
-    kernel::{Live, resync::Resynced},
     net::{
         netns,
         sockdiag::{SockDiag, StateMask},
         sockstat::SockStat,
     },
     process::ProcRoot,
+    sync::lock,
     table::{Kind, ProcessFacts, TIME_WAIT_LENGTH, Table},
 };
+use tracing::{debug, warn};
+
+use crate::kernel::{Live, resync::Resynced};
 
 /// Compares our numbers with the kernel's, and shows the difference.
 pub struct Reconciler {

@@ -10,12 +10,7 @@ use std::{
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use observer_common::ListenerSample;
-use observer_core::sync::lock;
-use tracing::debug;
-
-use super::HostFacts;
-use crate::{
-    kernel::Live,
+use observer_core::{
     net::{
         netns,
         overflows::{Inference, Overflows},
@@ -23,8 +18,13 @@ use crate::{
     },
     ports::Collector,
     process::ProcRoot,
+    sync::lock,
     table::Table,
 };
+use tracing::debug;
+
+use super::HostFacts;
+use crate::kernel::Live;
 
 /// A walk over the sockets is followed by a pause this many times as long, so that walks
 /// take no more than an eight-hundredth of a CPU.

@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use observer_common::{RECORD_CLOSE, RECORD_TIME_WAIT, Record};
-use observer_core::names::ResetReasons;
+use observer_core::{
+    config::{LogFormat, Settings},
+    names::ResetReasons,
+    record::{Clock, json, line},
+};
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
 use super::{HostFacts, Identities};
-use crate::{
-    config::{LogFormat, Settings},
-    kernel::{Live, Stream},
-    record::{Clock, json, line},
-};
+use crate::kernel::{Live, Stream};
 
 /// The longest a record waits. The kernel side wakes the reader only when the ring is half
 /// full.

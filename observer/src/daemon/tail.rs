@@ -8,18 +8,20 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use observer_core::{
+    config::{LogFilter, LogFormat, Settings},
+    contract::KernelSource,
+    process::resources::ScanLimits,
+    record::{Clock, header, json, line},
+    table::{Table, TableConfig},
+};
 
 use super::{HostFacts, Identities, attach, load_options};
 use crate::{
     cli::{TailArgs, tail::Tally},
-    config::{LogFilter, LogFormat, Settings},
-    contract::KernelSource,
     heap,
     kernel::{Live, LoadOptions},
     logging, privileges,
-    process::resources::ScanLimits,
-    record::{Clock, header, json, line},
-    table::{Table, TableConfig},
 };
 
 /// The longest a record waits, in milliseconds.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::contract::Hooks;
+use observer_core::contract::Hooks;
 
 /// Sizes and switches of the kernel side.
 #[derive(Clone, Debug)]

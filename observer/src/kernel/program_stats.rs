@@ -8,7 +8,7 @@ use std::{
 
 use aya::Ebpf;
 
-use crate::contract::ProgramRuns;
+use observer_core::contract::ProgramRuns;
 
 /// The descriptors of programs, which are valid for as long as the object is loaded.
 pub struct ProgramStats(Vec<(&'static str, RawFd)>);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{
+use observer_core::{
     contract::Status,
     export::{Exporter, Health},
 };

@@ -31,6 +31,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use observer_core::export::{Exporter, Health};
 use prometheus::{Registry, TextEncoder};
 use thiserror::Error;
 use tokio::{
@@ -46,7 +47,6 @@ use tower_http::{
 use tracing::{debug, warn};
 
 use super::page;
-use crate::export::{Exporter, Health};
 
 /// For a request's head; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

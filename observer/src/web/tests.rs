@@ -11,6 +11,13 @@ use std::{
 
 use flate2::read::GzDecoder;
 use observer_common::SLOT_FIRST;
+use observer_core::{
+    export::{
+        Health,
+        testing::{busy, exporter, kernel, parse},
+    },
+    table::{TableConfig, fake::FakeKernel},
+};
 use prometheus::{IntCounter, Registry};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,13 +28,6 @@ use tokio::{
 };
 
 use super::{App, Server};
-use crate::{
-    export::{
-        Health,
-        testing::{busy, exporter, kernel, parse},
-    },
-    table::{TableConfig, fake::FakeKernel},
-};
 
 struct Running {
     address: SocketAddr,

@@ -1,5 +1,6 @@
+use observer_core::contract::Rung;
+
 use super::*;
-use crate::contract::Rung;
 
 fn verdict(signal: &'static str, rung: Rung, status: Status, detail: &str) -> Verdict {
     Verdict {

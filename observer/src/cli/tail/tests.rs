@@ -1,11 +1,9 @@
 use clap::Parser as _;
 use observer_common::{Pod as _, RECORD_CLOSE, RECORD_STATE, Record};
+use observer_core::record::{Filter, Identity};
 
 use super::Tally;
-use crate::{
-    cli::{Cli, Command},
-    record::{Filter, Identity},
-};
+use crate::cli::{Cli, Command};
 
 const NGINX: Identity<'_> = Identity {
     pid: 4321,

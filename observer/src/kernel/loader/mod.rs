@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 pub use self::error::LoadError;
 use self::{attach::describe, plan::Plan};
-use crate::contract::{Status, Verdict};
+use observer_core::contract::{Status, Verdict};
 use crate::kernel::{
     facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
     hooks::{

@@ -15,7 +15,7 @@ use aya::{
 use observer_common::{ProcessKey, SLOT_FIRST, Slot, TIME_WAIT_SUBSTATES};
 
 use super::{array::MmapArray, lossy, take_array, take_hash, take_queue};
-use crate::sync::lock;
+use observer_core::sync::lock;
 
 const PROCESSES: &str = "PROCESSES";
 const FREE_SLOTS: &str = "FREE_SLOTS";

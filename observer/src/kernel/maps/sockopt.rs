@@ -9,7 +9,7 @@ use aya::{
 use observer_common::SockoptKey;
 
 use super::take_hash;
-use crate::sync::lock;
+use observer_core::sync::lock;
 
 /// The map of failed calls.
 pub struct SockoptFailures(Mutex<HashMap<MapData, SockoptKey, u64>>);

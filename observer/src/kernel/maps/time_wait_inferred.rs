@@ -9,7 +9,7 @@ use aya::Ebpf;
 use observer_common::{Pod as _, SLOT_FIRST, TIME_WAIT_NS, TimeWaitOwner, places_of};
 
 use super::{array::MmapArray, take_array};
-use crate::sync::lock;
+use observer_core::sync::lock;
 
 /// How long a socket stays in TIME_WAIT.
 const TIME_WAIT: Duration = Duration::from_nanos(TIME_WAIT_NS);

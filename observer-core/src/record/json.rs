@@ -8,16 +8,16 @@ use observer_common::{
     RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, Record, TIMED_STATES,
     unpack_duration,
 };
-use observer_core::{
+use serde::{Serialize, Serializer};
+
+use super::{Clock, Identity, address, kind_name, named_state};
+use crate::{
     names::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
         received_reset_name,
     },
     text::harden_json,
 };
-use serde::{Serialize, Serializer};
-
-use super::{Clock, Identity, address, kind_name, named_state};
 
 /// The object written for a record. Every key is always there; what a kind of record does
 /// not have, or what is not known, is null.

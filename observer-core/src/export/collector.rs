@@ -7,7 +7,6 @@ use std::{
 };
 
 use observer_common::{SIGNALS, state_name};
-use observer_core::sync::lock;
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::{
     contract::KernelSource,
+    sync::lock,
     table::{ProcessFacts, Table},
 };
 

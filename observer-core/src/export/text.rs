@@ -12,13 +12,15 @@
 use std::sync::{Arc, Mutex};
 
 use observer_common::{BUCKETS, Histogram};
-use observer_core::sync::lock;
 
 use super::{
     family::{Family, METRICS},
     sink::{Extra, Number, Sink, seconds},
 };
-use crate::table::{Labels, escape_into};
+use crate::{
+    sync::lock,
+    table::{Labels, escape_into},
+};
 
 /// Buffers of finished scrapes, by family, for the next one.
 #[derive(Debug, Default)]

@@ -27,8 +27,8 @@ mod time_wait;
 mod totals;
 mod view;
 
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -7,5 +7,5 @@ mod source;
 mod verdict;
 
 pub use hooks::Hooks;
-pub use source::{KernelSource, MapFill, ProgramRuns};
+pub use source::{KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns};
 pub use verdict::{Rung, Status, Verdict};

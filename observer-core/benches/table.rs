@@ -6,17 +6,10 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fake::{FakeFacts, FakeKernel, key};
-use observer::{
-    // As fake.rs finds them in the library.
-    contract,
-    process,
-    table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
+use observer_core::table::{
+    Table, TableConfig,
+    fake::{FakeFacts, FakeKernel, key},
 };
-
-#[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../src/table/fake.rs"]
-mod fake;
 
 fn table(processes: u32) -> Table {
     Table::new(TableConfig {

@@ -6,9 +6,8 @@ use observer_common::{
     BIND_ERRNOS, CONNECT_ERRNOS, CONNECTION_ERRNOS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT,
     reset_received_name,
 };
-use observer_core::names::errno_name;
 
-use crate::contract::KernelSource;
+use crate::{contract::KernelSource, names::errno_name};
 
 /// Names of the indices of an array. Some indices share a name.
 pub(super) struct Index {

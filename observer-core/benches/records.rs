@@ -3,11 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use observer::record::{Clock, Identity, json, line};
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, LAST_ACK, Pod as _, RECORD_CLOSE, Record, STATES, SYN_RECV,
 };
-use observer_core::names::ResetReasons;
+use observer_core::{
+    names::ResetReasons,
+    record::{Clock, Identity, json, line},
+};
 
 const IDENTITY: Identity<'_> = Identity {
     pid: 4321,

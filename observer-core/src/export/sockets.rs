@@ -6,7 +6,7 @@ use super::{
     sink::{Number, Sink},
 };
 use crate::{
-    kernel::{POLLED_LISTEN, POLLED_PORTS},
+    contract::{POLLED_LISTEN, POLLED_PORTS},
     table::{Labels, Listening, Place, PortsView, Table},
 };
 

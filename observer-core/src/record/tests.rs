@@ -6,10 +6,10 @@ use observer_common::{
     RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
     RECORD_STATE, RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
 };
-use observer_core::names::ResetReasons;
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::ResetReasons;
 
 /// What a kernel before 6.10 has.
 fn no_reasons() -> ResetReasons {
@@ -128,7 +128,7 @@ TIME             PID COMM            EVENT             LOCAL → REMOTE         
 23:21:42.123    4321 nginx           close             10.0.0.1:443 → 192.0.2.7:51000                LAST_ACK→CLOSE             33.2s  ESTABLISHED 2.0s CLOSE_WAIT 31.2s LAST_ACK 0.1ms
 23:21:42.123    4321 nginx           connect-failed    10.0.0.1:443 → 192.0.2.7:51000                SYN_SENT→CLOSE             0.1ms  ECONNREFUSED, 2 retransmits
 23:21:42.123    4321 nginx           reset-sent        10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED                    -  TCP_ABORT_ON_CLOSE
-23:21:42.123    4321 nginx           reset-received    10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED                    -  ESTABLISHED
+23:21:42.123    4321 nginx           reset-received    10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED                    -  IN_ESTABLISHED
 23:21:42.123    4321 nginx           time-wait         10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED                    -  1 retransmit, mptcp
 23:21:42.123    4321 nginx           setsockopt-failed 10.0.0.1:443 → 192.0.2.7:51000                -                              -  inet tcp SOL_TCP TCP_CONGESTION: ENOENT
 23:21:42.123    4321 nginx           fd-exhausted      -                                             -                              -  EMFILE

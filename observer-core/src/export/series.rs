@@ -15,7 +15,6 @@ use observer_common::{
     SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE,
     SIGNAL_TIME_WAIT, SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
 };
-use observer_core::names::{errno_name, family_name, level_name, option_name, protocol_name};
 
 use super::{
     family::Family,
@@ -23,6 +22,7 @@ use super::{
     sink::{Number, Sink},
 };
 use crate::{
+    names::{errno_name, family_name, level_name, option_name, protocol_name},
     process::Unit,
     table::{Failure, Failures, Kind, Labels, Resources, SeriesView},
 };

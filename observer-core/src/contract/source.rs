@@ -5,6 +5,11 @@ use observer_common::{Account, CpuStats, Slot, SockoptKey};
 
 use super::verdict::Verdict;
 
+/// The signal of listening sockets, which is read from sockets rather than counted by event.
+pub const POLLED_LISTEN: &str = "listen";
+/// The signal of local ports in use, which is read from sockets rather than counted by event.
+pub const POLLED_PORTS: &str = "ports";
+
 /// Fill level of one BPF map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapFill {

@@ -7,13 +7,13 @@ use std::{
 };
 
 use observer_common::ProcessKey;
-use observer_core::sync::lock;
 
 use super::{
     ProcError, ProcRoot,
     fds::{FdMethod, OpenFds, count_open, parse_max_open_files},
     identity::Stat,
 };
+use crate::sync::lock;
 
 /// What one process has and may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,22 +7,17 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fake::{FakeFacts, FakeKernel};
-use observer::{
-    export::{BuildInfo, Exporter, Piece, ProcessMetrics},
-    // As fake.rs finds them in the library.
-    contract,
-    process,
-    table::{Description, Liveness, ProcessFacts, Resources, Table, TableConfig},
-};
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT,
     Slot, connect_index,
 };
-
-#[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../src/table/fake.rs"]
-mod fake;
+use observer_core::{
+    export::{BuildInfo, Exporter, Piece, ProcessMetrics},
+    table::{
+        Table, TableConfig,
+        fake::{FakeFacts, FakeKernel},
+    },
+};
 
 /// So many names share the processes.
 const NAMES: u32 = 100;
@@ -70,7 +65,7 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
     let kernel = FakeKernel::new(processes as usize + 3);
     // Not by `spawn`, which looks for a free slot from the start each time.
     for (pid, slot) in (1..).zip(&mut kernel.slots.lock().expect("not poisoned")[3..]) {
-        slot.key = fake::key(pid, 1);
+        slot.key = observer_core::table::fake::key(pid, 1);
         let comm = format!("daemon-{}", pid % NAMES);
         slot.comm[..comm.len()].copy_from_slice(comm.as_bytes());
         fill(slot);

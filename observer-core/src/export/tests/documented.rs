@@ -115,7 +115,7 @@ fn the_list_in_the_documents_is_the_programs() {
         return;
     }
     panic!(
-        "docs/metrics.md is out of date; `OBSERVER_UPDATE_DOCS=1 cargo test -p observer documented` \
+        "docs/metrics.md is out of date; `OBSERVER_UPDATE_DOCS=1 cargo test -p observer-core documented` \
          writes its list anew"
     );
 }

@@ -7,15 +7,15 @@ use observer_common::{
     RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
     Record, TIMED_STATES, unpack_duration,
 };
-use observer_core::{
+
+use super::{Clock, Identity, address, dashed, kind_name, named_state};
+use crate::{
     names::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
         received_reset_name,
     },
     text::{cell, sanitize},
 };
-
-use super::{Clock, Identity, address, dashed, kind_name, named_state};
 
 // 45 characters hold any two IPv4 addresses; a long pair of IPv6 ones moves the rest of
 // its line to the right. 23 hold the longest transition.

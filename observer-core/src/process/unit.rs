@@ -71,10 +71,10 @@ pub struct Unit {
     pub pod_uid: String,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl Unit {
     /// A unit of the host's systemd.
-    pub(crate) fn systemd(name: &str) -> Self {
+    pub fn systemd(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             kind: UnitKind::Systemd,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_core::sync::lock;
+use crate::sync::lock;
 
 /// The daemon's pulse, and what it has yet to do before its numbers mean something.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Mutex};
 
-use observer_core::sync::lock;
 use prometheus::{IntCounter, IntGaugeVec, Opts, Registry, core::Collector};
 
 use super::metric::{Metric, Scope, Type};
+use crate::sync::lock;
 
 const fn own(
     name: &'static str,
