@@ -1,9 +1,9 @@
-//! Fuzzes the parsers of outside bytes. The targets are in observer/fuzz; their seeds are
-//! also run by the unit tests, on the stable compiler.
+//! Fuzzes the parsers of outside bytes. The targets are in observer-core/fuzz and observer/fuzz;
+//! their seeds are also run by the unit tests, on the stable compiler.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -21,22 +21,25 @@ pub struct Args {
     seconds: u64,
 }
 
+/// The crates of targets: those of pure code, and those that need the kernel programs built.
+const CRATES: [&str; 2] = ["observer-core/fuzz", "observer/fuzz"];
+
 pub fn main(args: &Args) -> Result<ExitCode> {
     let Args { target, seconds } = args;
-    let crate_dir = host::root().join("observer/fuzz");
-    let targets = targets(&crate_dir)?;
+    let targets = targets()?;
     let Some(target) = target else {
-        for target in targets {
+        for (_, target) in targets {
             println!("{target}");
         }
         return Ok(ExitCode::SUCCESS);
     };
-    if !targets.contains(target) {
+    let Some((crate_dir, _)) = targets.iter().find(|(_, name)| name == target) else {
+        let names: Vec<_> = targets.into_iter().map(|(_, name)| name).collect();
         bail!(
             "there is no fuzz target {target}; there are {}",
-            targets.join(", ")
+            names.join(", ")
         );
-    }
+    };
     ensure_tools()?;
     // What is fuzzed is what is shipped: the same versions of everything. Cargo adds
     // libFuzzer to the copy.
@@ -44,13 +47,15 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         host::root().join("Cargo.lock"),
         crate_dir.join("Cargo.lock"),
     )
-    .context("cannot copy Cargo.lock to observer/fuzz")?;
+    .with_context(|| format!("cannot copy Cargo.lock to {}", crate_dir.display()))?;
     // Found inputs go to the first directory, which has to exist.
     let corpus = crate_dir.join("corpus").join(target);
     fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
-    let advice = "the crashing input is in observer/fuzz/artifacts; fix the parser and add \
-                  the input to observer/fuzz/seeds";
-    shell::run(&mut command(&crate_dir, target, *seconds), advice)?;
+    let advice = format!(
+        "the crashing input is in {0}/artifacts; fix the parser and add the input to {0}/seeds",
+        crate_dir.display()
+    );
+    shell::run(&mut command(crate_dir, target, *seconds), &advice)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,15 +78,19 @@ fn command(crate_dir: &Path, target: &str, seconds: u64) -> Command {
     fuzz
 }
 
-/// The names of the files in fuzz_targets.
-fn targets(crate_dir: &Path) -> Result<Vec<String>> {
-    let directory = crate_dir.join("fuzz_targets");
-    let entries =
-        fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
-    let mut targets: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
-        .collect();
-    targets.sort_unstable();
+/// The names of the files in fuzz_targets, each with its crate.
+fn targets() -> Result<Vec<(PathBuf, String)>> {
+    let mut targets = Vec::new();
+    for directory in CRATES {
+        let crate_dir = host::root().join(directory);
+        let entries = fs::read_dir(crate_dir.join("fuzz_targets"))
+            .with_context(|| format!("cannot read {directory}/fuzz_targets"))?;
+        targets.extend(entries.filter_map(|entry| {
+            let name = entry.ok()?.path().file_stem()?.to_str()?.to_owned();
+            Some((crate_dir.clone(), name))
+        }));
+    }
+    targets.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
     Ok(targets)
 }
 
@@ -112,10 +121,11 @@ mod tests {
 
     #[test]
     fn every_target_has_seeds() {
-        let crate_dir = host::root().join("observer/fuzz");
-        let targets = targets(&crate_dir).unwrap();
-        assert!(targets.contains(&"btf".to_owned()), "{targets:?}");
-        for target in targets {
+        let targets = targets().unwrap();
+        for expected in ["btf", "cgroup"] {
+            assert!(targets.iter().any(|(_, it)| it == expected), "{targets:?}");
+        }
+        for (crate_dir, target) in targets {
             let seeds = crate_dir.join("seeds").join(&target);
             assert!(seeds.is_dir(), "{}", seeds.display());
         }
