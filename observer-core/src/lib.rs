@@ -7,6 +7,7 @@
 pub mod config;
 pub mod contract;
 pub mod export;
+pub mod host;
 pub mod names;
 pub mod net;
 pub mod ports;

@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use observer_common::{RECORD_KINDS, RECORD_NAMES, RECORD_STATE, Record};
+use observer_common::{
+    RECORD_CLOSE, RECORD_KINDS, RECORD_NAMES, RECORD_STATE, RECORD_TIME_WAIT, Record,
+};
 
 use super::{Identity, dashed, kind_name};
 use crate::config::Glob;
@@ -104,4 +106,21 @@ impl Filter {
                 || ports.contains(&record.local_port)
                 || ports.contains(&record.remote_port))
     }
+}
+
+/// Whether a record tells of a failure: all but an entry into TIME_WAIT and a close without an
+/// errno.
+#[must_use]
+pub fn is_failure(record: &Record) -> bool {
+    match record.kind {
+        RECORD_TIME_WAIT => false,
+        RECORD_CLOSE => record.errno != 0,
+        _ => true,
+    }
+}
+
+/// The kinds that [`is_failure`] can pass, one bit per `RECORD_` number.
+#[must_use]
+pub fn failure_kinds() -> u32 {
+    !(1 << RECORD_TIME_WAIT)
 }

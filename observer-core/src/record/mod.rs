@@ -13,13 +13,15 @@ use observer_common::{AF_INET, AF_INET6, RECORD_NAMES, state_name};
 
 mod clock;
 mod filter;
+mod identities;
 mod json;
 mod lines;
 #[cfg(test)]
 mod tests;
 
 pub use clock::Clock;
-pub use filter::{Filter, Kind};
+pub use filter::{Filter, Kind, failure_kinds, is_failure};
+pub use identities::Identities;
 pub use json::json;
 pub use lines::{header, line};
 

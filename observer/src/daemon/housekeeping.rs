@@ -9,13 +9,13 @@ use std::{
 
 use observer_common::ProcessKey;
 use observer_core::{
-    config::Settings, contract::KernelSource as _, export::Health, process::resources::ScanLimits,
-    sync::lock, table::Table,
+    config::Settings, contract::KernelSource as _, export::Health, host::HostFacts,
+    process::resources::ScanLimits, sync::lock, table::Table,
 };
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{HostFacts, STEP_SEED, reconcile::Reconciler, sockets::Sockets};
+use super::{STEP_SEED, reconcile::Reconciler, sockets::Sockets};
 use crate::{heap, kernel::Live};
 
 /// Everything that housekeeping works on.

@@ -4,9 +4,7 @@
 //! attached; capabilities are dropped before the tokio runtime has threads, because they
 //! belong to threads.
 
-mod facts;
 mod housekeeping;
-mod identities;
 mod reconcile;
 mod sockets;
 mod stream;
@@ -21,13 +19,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-pub use facts::HostFacts;
-pub use identities::Identities;
 use observer_common::{RECORD_STATE, SLOT_FIRST};
 use observer_core::{
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict},
     export::{DriftMetrics, Exporter, Health},
+    host::HostFacts,
     names::ResetReasons,
     process::resources::ScanLimits,
     table::{Table, TableConfig},

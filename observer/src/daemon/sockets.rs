@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use observer_common::ListenerSample;
 use observer_core::{
+    host::HostFacts,
     net::{
         netns,
         overflows::{Inference, Overflows},
@@ -23,7 +24,6 @@ use observer_core::{
 };
 use tracing::debug;
 
-use super::HostFacts;
 use crate::kernel::Live;
 
 /// A walk over the sockets is followed by a pause this many times as long, so that walks

@@ -2,24 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use observer_common::{RECORD_CLOSE, RECORD_TIME_WAIT, Record};
+use observer_common::Record;
 use observer_core::{
     config::{LogFormat, Settings},
+    host::HostFacts,
     names::ResetReasons,
-    record::{Clock, json, line},
+    record::{Clock, Identities, failure_kinds, is_failure, json, line},
 };
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
-use super::{HostFacts, Identities};
 use crate::kernel::{Live, Stream};
 
 /// The longest a record waits. The kernel side wakes the reader only when the ring is half
 /// full.
 const PACE: Duration = Duration::from_millis(100);
-
-/// Kinds of record that may tell of a failure; see [`is_failure`].
-const FAILURES: u32 = !(1 << RECORD_TIME_WAIT);
 
 /// Drains until `stop`.
 pub async fn read(
@@ -46,7 +43,7 @@ pub async fn read(
             let settings = settings.borrow();
             (settings.log_events, settings.log_format)
         };
-        let wanted = if log { FAILURES } else { 0 };
+        let wanted = if log { failure_kinds() } else { 0 };
         if records.replace(wanted) != Some(wanted) {
             live.set_records(wanted);
         }
@@ -87,14 +84,5 @@ pub async fn read(
             }
             _ = stop.wait_for(|stop| *stop) => return,
         }
-    }
-}
-
-/// Whether something went wrong: an ordinary close or TIME_WAIT is no news.
-fn is_failure(record: &Record) -> bool {
-    match record.kind {
-        RECORD_TIME_WAIT => false,
-        RECORD_CLOSE => record.errno != 0,
-        _ => true,
     }
 }

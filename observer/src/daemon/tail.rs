@@ -11,12 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use observer_core::{
     config::{LogFilter, LogFormat, Settings},
     contract::KernelSource,
+    host::HostFacts,
     process::resources::ScanLimits,
-    record::{Clock, header, json, line},
+    record::{Clock, Identities, header, json, line},
     table::{Table, TableConfig},
 };
 
-use super::{HostFacts, Identities, attach, load_options};
+use super::{attach, load_options};
 use crate::{
     cli::{TailArgs, tail::Tally},
     heap,

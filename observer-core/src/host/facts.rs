@@ -8,7 +8,9 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use observer_common::{ProcessKey, Slot};
-use observer_core::{
+use tracing::{debug, warn};
+
+use crate::{
     process::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
@@ -19,7 +21,6 @@ use observer_core::{
     sync::lock,
     table::{Description, Liveness, ProcessFacts, Resources},
 };
-use tracing::{debug, warn};
 
 /// How often a process that answers signal 0 is looked at more closely: it may be a zombie,
 /// or another process that took over the pid.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use observer_common::{Record, SLOT_FIRST, Slot};
-use observer_core::{
+
+use super::Identity;
+use crate::{
     contract::KernelSource,
-    record::Identity,
     table::{ProcessFacts, printable},
 };
 
