@@ -30,10 +30,10 @@ const SOCKETS_DRIFT: Metric = own(
     "observer_sockets_drift",
     Type::Gauge,
     "sockets",
-    "Live TCP sockets counted here minus those the kernel counts in the network namespaces of all \
-     processes (sockstat, TCP inuse). Sockets that no process holds, of the kernel itself or of a \
-     process hidden from us, show as a constant negative number; growth either way means that \
-     sockets were missed.",
+    "Live TCP sockets counted by the observer minus those counted by the kernel in the \
+     network namespaces of all processes (sockstat, TCP inuse). A constant negative value \
+     comes from sockets without a visible process, such as those of the kernel; a value \
+     that keeps moving away from 0 means that sockets are missed.",
     "abs(delta(observer_sockets_drift[1h])) > 100",
 );
 const NETNS_TIME_WAIT_DRIFT: Metric = Metric {
@@ -42,9 +42,9 @@ const NETNS_TIME_WAIT_DRIFT: Metric = Metric {
         "observer_netns_time_wait_drift_sockets",
         Type::Gauge,
         "sockets",
-        "Sockets in TIME_WAIT counted here minus those the kernel counts, by network namespace \
-         (inode number). Absent where TIME_WAIT is inferred. Negative in the first minute: some \
-         are older than the observer.",
+        "Sockets in TIME_WAIT counted by the observer minus those counted by the kernel, by \
+     network namespace (inode number). Absent if TIME_WAIT is inferred. Negative in the \
+     first minute, because some sockets are older than the observer.",
         "abs(observer_netns_time_wait_drift_sockets) > 100",
     )
 };
@@ -52,30 +52,30 @@ const SEEDED: Metric = own(
     "observer_seeded_sockets_total",
     Type::Counter,
     "sockets",
-    "Sockets that existed before the observer met them and were given to the process that holds \
-     them.",
+    "Sockets that were opened before the observer saw them and that a walk over open files \
+     assigned to a process.",
     "increase(observer_seeded_sockets_total[5m]) > 0",
 );
 const MOVED: Metric = own(
     "observer_moved_sockets_total",
     Type::Counter,
     "sockets",
-    "Sockets found in the hands of another process than the one on record: passed on, inherited, \
-     or accepted through io_uring.",
+    "Sockets that a walk over open files assigned to another process: passed with \
+     SCM_RIGHTS, inherited, or accepted through io_uring.",
     "rate(observer_moved_sockets_total[5m])",
 );
 const RESYNC_FAILURES: Metric = own(
     "observer_resync_failures_total",
     Type::Counter,
     "walks",
-    "Walks over the open files of all processes that failed.",
+    "Failed walks over the open files of all processes.",
     "increase(observer_resync_failures_total[1h]) > 0",
 );
 const RECONCILE_FAILURES: Metric = own(
     "observer_reconcile_failures_total",
     Type::Counter,
     "comparisons",
-    "Comparisons with the kernel's own socket counts that failed.",
+    "Failed comparisons with the kernel's own socket counts.",
     "increase(observer_reconcile_failures_total[1h]) > 0",
 );
 

@@ -34,7 +34,7 @@ macro_rules! metrics {
 metrics! {
     Connections: "socket_connections", Gauge, Name, "sockets", ["state"],
         "`inet_sock_set_state`; `task_file` at the start",
-        "TCP sockets now in each state. A connection that nobody has accepted yet counts for its listener's process.",
+        "Current number of TCP sockets by state. Until it is accepted, a connection counts for the process of its listener.",
         "sum by (comm, unit) (socket_connections{state=\"CLOSE_WAIT\"}) > 10";
     Transitions: "socket_state_transitions_total", Counter, Name, "transitions", ["from", "to"],
         "`inet_sock_set_state`",
@@ -42,15 +42,15 @@ metrics! {
         "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))";
     Connects: "socket_connects_total", Counter, Name, "attempts", ["result"],
         "`inet_sock_set_state`, `sys_exit_connect`",
-        "Finished connection attempts by result: ok, the errno that connect() met, or gave_up where the program ended the attempt itself after a SYN had been sent again.",
+        "Finished connection attempts by result: ok, the errno of connect(), or gave_up if the program closed the socket after the SYN had been retransmitted.",
         "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))";
     ConnectionErrors: "socket_connection_errors_total", Counter, Name, "connections", ["errno"],
         "`inet_sock_set_state`",
-        "Connections that had been established and died of an error: ETIMEDOUT where the peer went silent, ECONNRESET and EPIPE where it sent an RST.",
+        "Established connections that ended with an error: ETIMEDOUT if the peer stopped answering, ECONNRESET or EPIPE if it sent an RST.",
         "sum by (comm, unit) (rate(socket_connection_errors_total{errno=\"ETIMEDOUT\"}[5m])) > 0";
     ConnectSeconds: "socket_connect_seconds", Histogram, Name, "seconds", [],
         "`inet_sock_set_state`",
-        "Time from SYN to ESTABLISHED of outgoing connections. Steps at 1, 3 and 7 seconds are lost SYNs.",
+        "Time from SYN to ESTABLISHED of outgoing connections. Values near 1, 3 and 7 seconds come from lost SYNs.",
         "histogram_quantile(0.99, sum by (comm, le) (rate(socket_connect_seconds_bucket[5m])))";
     Accepts: "socket_accepts_total", Counter, Name, "connections", [],
         "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
@@ -58,67 +58,67 @@ metrics! {
         "sum by (comm, unit) (rate(socket_accepts_total[5m]))";
     ConnectionAge: "socket_conn_age_seconds", Histogram, Name, "seconds", [],
         "`inet_sock_set_state`",
-        "Age of connections at their end, counted for those that had been established.",
+        "Age of established connections when they end.",
         "histogram_quantile(0.5, sum by (comm, le) (rate(socket_conn_age_seconds_bucket[5m])))";
     CloseWaitSeconds: "socket_close_wait_seconds", Histogram, Name, "seconds", [],
         "`inet_sock_set_state`",
-        "Time spent in CLOSE_WAIT, that is between the peer's close and our own, counted when the socket leaves CLOSE_WAIT.",
+        "Time in CLOSE_WAIT, between the peer's FIN and the local close(). Observed when the socket leaves CLOSE_WAIT.",
         "histogram_quantile(0.99, sum by (comm, le) (rate(socket_close_wait_seconds_bucket[5m])))";
     BindsFailed: "socket_binds_failed_total", Counter, Name, "calls", ["call", "errno"],
         "`__sys_bind`, `__sys_listen`, `io_bind`, `io_listen`, else `sys_exit_bind`, `sys_exit_listen`",
-        "Calls of bind() and listen() on TCP sockets that failed. EADDRINUSE: another socket has the port; EACCES: the process may not take it.",
+        "Failed bind() and listen() calls on TCP sockets. EADDRINUSE: another socket uses the port; EACCES: the process may not use the port.",
         "sum by (comm, unit, errno) (rate(socket_binds_failed_total[5m])) > 0";
     Resets: "socket_resets_total", Counter, Name, "segments", ["direction", "reason"],
         "`tcp_send_reset`, `tcp_receive_reset`",
-        "RST segments by direction and reason. A received RST has the state it found the connection in as its reason.",
+        "RST segments by direction and reason. The reason of a received RST is the state of the connection when it arrived.",
         "topk(5, sum by (comm, unit, direction, reason) (rate(socket_resets_total[5m])))";
     StrayResets: "socket_stray_resets_total", Counter, Host, "segments", ["reason"],
         "`tcp_send_reset`; before 6.10 `tcp_v[46]_send_reset`",
-        "RST segments sent in answer to segments for which there was no socket: port scans, and clients of a service that is gone.",
+        "RST segments sent in reply to segments that match no socket: port scans, and clients of a service that is not running.",
         "rate(socket_stray_resets_total[5m]) > 10";
     TimeWait: "socket_time_wait", Gauge, Name, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
-        "Sockets in TIME_WAIT that processes of this name left behind. Where observer_signal_info says inferred: entries of the last 60 seconds, scaled to the kernel's total.",
+        "Current number of sockets in TIME_WAIT. If the method in observer_signal_info is inferred: entries of the last 60 seconds, scaled to the kernel's total.",
         "topk(5, sum by (comm, unit) (socket_time_wait))";
     TimeWaitEntered: "socket_time_wait_entered_total", Counter, Name, "sockets", ["substate"],
         "`inet_twsk_alloc`, else inferred",
-        "Sockets that entered TIME_WAIT, by the substate they began in: FIN_WAIT2 when the peer had not closed yet.",
+        "Sockets that entered TIME_WAIT, by initial substate: FIN_WAIT2 if the peer had not closed yet.",
         "sum by (comm, unit) (rate(socket_time_wait_entered_total[1m])) > 400";
     TimeWaitEnded: "socket_time_wait_ended_total", Counter, Name, "sockets", [],
         "`tcp_twsk_destructor`",
-        "Sockets that left TIME_WAIT, for whatever reason. Absent where the end of TIME_WAIT is not observed.",
+        "Sockets that left TIME_WAIT, for any reason. Absent if the end of TIME_WAIT is not observed.",
         "sum by (comm) (rate(socket_time_wait_ended_total[5m]))";
     TimeWaitOverflows: "socket_time_wait_overflows_total", Counter, Name, "sockets", [],
         "`inet_twsk_alloc`",
-        "Sockets closed without a TIME_WAIT, because the kernel had no bucket for it (net.ipv4.tcp_max_tw_buckets) or no memory. Absent where the end of TIME_WAIT is not observed.",
+        "Sockets closed without TIME_WAIT, because the limit net.ipv4.tcp_max_tw_buckets was reached or memory ran out. Absent if the end of TIME_WAIT is not observed.",
         "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0";
     PortsExhausted: "socket_ephemeral_ports_exhausted_total", Counter, Name, "searches", ["call"],
         "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
-        "Searches for a local port that found none, by the call that made them (connect, bind). Neither a clash of explicitly bound sockets nor an address that is not local counts.",
+        "Searches for a free local port that found none, by call (connect, bind). Does not count conflicts over an explicit port or addresses that are not local.",
         "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0";
     SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
         "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
-        "setsockopt() calls that failed, on sockets of any kind.",
+        "Failed setsockopt() calls on sockets of any kind.",
         "sum by (comm, option, errno) (increase(socket_setsockopt_failures_total[1h])) > 0";
     FdExhausted: "socket_fd_exhausted_total", Counter, Name, "calls", ["errno"],
         "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
-        "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE is the process's limit, ENFILE the host's.",
+        "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE: limit of the process; ENFILE: limit of the host.",
         "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0";
     Retransmits: "socket_retransmits_total", Counter, Name, "segments", [],
         "`tcp_retransmit_skb`",
-        "Retransmitted TCP segments, SYNs and tail loss probes included, SYN-ACKs and zero window probes not.",
+        "Retransmitted TCP segments, including SYNs and tail loss probes, excluding SYN-ACKs and zero window probes.",
         "topk(5, sum by (comm, unit) (rate(socket_retransmits_total[5m])))";
     ListenBacklog: "socket_listen_backlog", Gauge, Name, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that wait for accept(), by listening address: the sum over all sockets of the address.",
+        "Connections waiting for accept() by listening address, summed over all sockets of the address.",
         "sum by (comm, address) (socket_listen_backlog) > 100";
     ListenBacklogMax: "socket_listen_backlog_max", Gauge, Name, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that may wait for accept(): the lesser of listen()'s backlog and net.core.somaxconn, summed over all sockets of the address. The queue of a socket holds one more.",
+        "Maximum number of connections waiting for accept(): the minimum of the backlog given to listen() and net.core.somaxconn, summed over all sockets of the address. The kernel lets one more wait per socket.",
         "socket_listen_backlog / socket_listen_backlog_max > 0.8";
     ListenFullest: "socket_listen_backlog_fullest_ratio", Gauge, Name, "ratio", ["address", "netns"],
         "`bpf_map_elem`",
-        "Backlog in relation to its maximum, of the socket of the address whose queue is fullest. With SO_REUSEPORT, one full queue of many drops connections while the sum looks fine.",
+        "Backlog divided by its maximum, for the socket of the address with the highest value. With SO_REUSEPORT, one full queue drops connections even though the sum is far below the maximum.",
         "max by (comm, unit, address) (socket_listen_backlog_fullest_ratio) > 0.8";
     ListenOverflows: "socket_listen_overflows_total", Counter, Name, "segments", ["address", "netns"],
         "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",
@@ -126,31 +126,31 @@ metrics! {
         "sum by (comm, unit, address) (rate(socket_listen_overflows_total[5m])) > 0";
     SynDrops: "socket_syn_drops_total", Counter, Name, "segments", ["address", "netns"],
         "`bpf_map_elem`",
-        "The listening socket's own drop counter (sk_drops), since it was first seen. It counts more than requests that met a full queue.",
+        "Increase of the listening socket's drop counter (sk_drops) since the observer first saw the socket. It includes drops for other reasons than a full queue.",
         "sum by (comm, address) (rate(socket_syn_drops_total[5m]))";
     PortsUsed: "socket_ephemeral_ports_used", Gauge, Name, "ports", ["source", "destination", "netns"],
         "`bpf_map_elem`",
-        "Local ports in use towards a destination from one source address, those of sockets in TIME_WAIT included.",
+        "Local ports in use by destination and source address, including those of sockets in TIME_WAIT.",
         "topk(5, sum by (comm, destination) (socket_ephemeral_ports_used))";
     PortsBlocked: "socket_ephemeral_ports_blocked", Gauge, Name, "ports", ["source", "destination", "netns"],
         "`bpf_map_elem`",
-        "Local ports of those in use that connect() may not take for this destination now. A port in TIME_WAIT that net.ipv4.tcp_tw_reuse frees is not blocked.",
+        "Local ports in use that connect() cannot use for this destination now. A port in TIME_WAIT that net.ipv4.tcp_tw_reuse allows to reuse is not blocked.",
         "topk(5, sum by (comm, destination) (socket_ephemeral_ports_blocked))";
     PortsRatio: "socket_ephemeral_ports_ratio", Gauge, Name, "ratio, 0 to 1", ["source", "destination", "netns"],
         "`bpf_map_elem`",
-        "Part of the available local ports that all processes together block for this destination. At 1, connect() fails with EADDRNOTAVAIL.",
+        "Fraction of the available local ports that is blocked for this destination by all processes together. At 1, connect() fails with EADDRNOTAVAIL.",
         "max by (comm, unit, source, destination) (socket_ephemeral_ports_ratio) > 0.8";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",
-        "Always 1; what each value of the label unit is: its kind, and of a container its id and the uid of its Kubernetes pod.",
+        "Always 1. Describes each value of the label unit: its kind and, for a container, its id and the uid of its Kubernetes pod.",
         "sum by (pod_uid) (rate(socket_resets_total[5m]) * on (instance, unit) group_left (pod_uid) socket_unit_info{pod_uid!=\"\"})";
     PortsAvailable: "socket_ephemeral_ports_available", Gauge, Host, "ports", ["netns"],
         "`bpf_map_elem`",
-        "Local ports that connect() may choose from for each destination: ip_local_port_range less reserved and bound ports.",
+        "Local ports that connect() can choose from for each destination: ip_local_port_range without reserved and bound ports.",
         "min by (netns) (socket_ephemeral_ports_available) < 10000";
     ProcessConnections: "socket_process_connections", Gauge, Process, "sockets", ["state"],
         "`inet_sock_set_state`; `task_file` at the start",
-        "TCP sockets of the process now in each state.",
+        "Current number of TCP sockets of the process by state.",
         "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
     ProcessConnects: "socket_process_connects_total", Counter, Process, "attempts", ["result"],
         "`inet_sock_set_state`, `sys_exit_connect`",
@@ -166,19 +166,19 @@ metrics! {
         "topk(5, sum by (pid, comm, direction) (rate(socket_process_resets_total[5m])))";
     ProcessConnectionErrors: "socket_process_connection_errors_total", Counter, Process, "connections", ["errno"],
         "`inet_sock_set_state`",
-        "Connections of the process that had been established and died of an error.",
+        "Established connections of the process that ended with an error.",
         "topk(5, rate(socket_process_connection_errors_total[5m]))";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
-        "Sockets in TIME_WAIT that the process left behind.",
+        "Current number of sockets in TIME_WAIT of the process.",
         "topk(5, socket_process_time_wait)";
     ProcessPortsExhausted: "socket_process_ephemeral_ports_exhausted_total", Counter, Process, "searches", ["call"],
         "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
-        "Searches of the process for a local port that found none, by the call that made them.",
+        "Searches of the process for a free local port that found none, by call (connect, bind).",
         "rate(socket_process_ephemeral_ports_exhausted_total[5m]) > 0";
     ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],
         "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
-        "setsockopt() calls of the process that failed, on sockets of any kind.",
+        "Failed setsockopt() calls of the process on sockets of any kind.",
         "increase(socket_process_setsockopt_failures_total[1h]) > 0";
     ProcessFdExhausted: "socket_process_fd_exhausted_total", Counter, Process, "calls", ["errno"],
         "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
@@ -190,11 +190,11 @@ metrics! {
         "topk(5, rate(socket_process_retransmits_total[5m]))";
     OpenSockets: "socket_process_open_sockets", Gauge, Process, "sockets", [],
         "`inet_sock_set_state`",
-        "Live TCP sockets of the process, in any state but CLOSE and TIME_WAIT.",
+        "TCP sockets of the process in any state except CLOSE and TIME_WAIT.",
         "topk(5, socket_process_open_sockets)";
     OpenFds: "socket_process_open_fds", Gauge, Process, "descriptors", [],
         "/proc",
-        "Open file descriptors of the process, of all kinds, as of the last count (--fd-interval).",
+        "Open file descriptors of the process, of all kinds, at the last count (--fd-interval).",
         "socket_process_open_fds / socket_process_max_fds > 0.8";
     MaxFds: "socket_process_max_fds", Gauge, Process, "descriptors", [],
         "/proc",
@@ -202,15 +202,15 @@ metrics! {
         "min by (comm) (socket_process_max_fds)";
     FdHighWater: "socket_process_open_fds_high_water", Gauge, Process, "descriptors", [],
         "/proc",
-        "The most file descriptors that the process had open at any count. A peak between two counts is missed.",
+        "Maximum number of open file descriptors of the process at any count. A peak between two counts is not seen.",
         "socket_process_open_fds_high_water / socket_process_max_fds > 0.9";
     ProcessListenBacklog: "socket_process_listen_backlog", Gauge, Process, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that wait for the process to accept them, by listening address. Absent while none waits.",
+        "Connections waiting for accept() of the process, by listening address. Absent while there are none.",
         "topk(5, socket_process_listen_backlog / socket_process_listen_backlog_max)";
     ProcessListenBacklogMax: "socket_process_listen_backlog_max", Gauge, Process, "connections", ["address", "netns"],
         "`bpf_map_elem`",
-        "Connections that may wait for the process to accept them. Absent while none waits.",
+        "Maximum number of connections waiting for accept() of the process. Absent while none is waiting.",
         "socket_process_listen_backlog_max < 128";
     ProcessListenOverflows: "socket_process_listen_overflows_total", Counter, Process, "segments", ["address", "netns"],
         "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",
@@ -218,47 +218,47 @@ metrics! {
         "rate(socket_process_listen_overflows_total[5m]) > 0";
     ProcessPortsUsed: "socket_process_ephemeral_ports_used", Gauge, Process, "ports", ["source", "destination", "netns"],
         "`bpf_map_elem`",
-        "Local ports that the process uses towards a destination from one source address, those of sockets in TIME_WAIT included.",
+        "Local ports that the process uses, by destination and source address, including those of sockets in TIME_WAIT.",
         "topk(5, socket_process_ephemeral_ports_used)";
     Events: "observer_events_total", Counter, Observer, "events", ["signal", "outcome"],
         "",
-        "Kernel events by outcome: counted for a process, counted as unattributed, or lost because a map was full. The three add up to observer_events_seen_total, but for the events of the moment of the scrape.",
+        "Kernel events by outcome: counted for a process, counted as unattributed, or lost because a map was full. Their sum is observer_events_seen_total, except for events during the scrape.",
         "observer_events_total{outcome=\"lost\"} > 0";
     EventsSeen: "observer_events_seen_total", Counter, Observer, "events", ["signal"],
         "",
-        "Kernel events that the hooks of a signal saw.",
+        "Kernel events for which the programs of a signal ran.",
         "abs(observer_events_seen_total - on (signal) sum by (signal) (observer_events_total)) > 100";
     HookAttached: "observer_hook_attached", Gauge, Observer, "0 or 1", ["signal", "rung", "hook"],
         "",
-        "1 where a hook is attached, 0 where it is not: unsupported, refused, or another hook of the signal is attached. `observer check` says why.",
+        "1 if the hook is attached, 0 if not: unsupported, refused, or not needed because another hook of the signal is attached. `observer check` shows the reason.",
         "observer_hook_attached == 1";
     SignalInfo: "observer_signal_info", Gauge, Observer, "1", ["signal", "method"],
         "",
-        "Signals that are observed, and whether their numbers are exact or inferred. A signal that is not here has no metrics.",
+        "Always 1 for a signal that is observed; the method is exact or inferred. A signal without this series has no metrics.",
         "absent(observer_signal_info{signal=\"state\"})";
     MapEntries: "observer_map_entries", Gauge, Observer, "entries", ["map"],
         "",
-        "Entries in a BPF map now.",
+        "Current number of entries of a BPF map.",
         "observer_map_entries / observer_map_capacity > 0.8";
     MapCapacity: "observer_map_capacity", Gauge, Observer, "entries", ["map"],
         "",
-        "The most entries a BPF map can hold.",
+        "Maximum number of entries of a BPF map.",
         "observer_map_capacity{map=\"connections\"}";
     MapFull: "observer_map_full_total", Counter, Observer, "insertions", ["map"],
         "",
-        "Insertions refused because a BPF map was full. Above 0, events are lost and gauges of live sockets are too low: raise the limit (--max-connections, --max-tracked-processes).",
+        "Insertions that failed because the BPF map was full. If it grows, events are lost and gauges of live sockets are too low: raise the limit (--max-connections, --max-tracked-processes).",
         "increase(observer_map_full_total[1h]) > 0";
     Records: "observer_records_total", Counter, Observer, "records", ["kind"],
         "",
-        "Records that the kernel programs wrote to the ring buffer. Records are only written while they are read: with --log-events, those that may tell of a failure.",
+        "Records that the kernel programs wrote to the ring buffer. They write records only with --log-events, and only of kinds that can describe a failure.",
         "rate(observer_records_total[5m])";
     RecordsLost: "observer_records_lost_total", Counter, Observer, "records", ["kind"],
         "",
-        "Records lost because the ring buffer was full. Lines of --log-events are missing then; counts are not affected.",
+        "Records lost because the ring buffer was full. The log lines of --log-events are incomplete; counters are not affected.",
         "increase(observer_records_lost_total[1h]) > 0";
     RunSeconds: "observer_bpf_run_seconds_total", Counter, Observer, "seconds", ["program"],
         "",
-        "Time spent in a BPF program. Present while kernel.bpf_stats_enabled is 1.",
+        "Run time of a BPF program. Present while kernel.bpf_stats_enabled is 1.",
         "sum(rate(observer_bpf_run_seconds_total[5m]))";
     Runs: "observer_bpf_runs_total", Counter, Observer, "runs", ["program"],
         "",
@@ -266,31 +266,31 @@ metrics! {
         "rate(observer_bpf_run_seconds_total[5m]) / rate(observer_bpf_runs_total[5m])";
     MissedRuns: "observer_bpf_missed_runs_total", Counter, Observer, "runs", ["program"],
         "",
-        "Runs that the kernel skipped because the program was already running on that CPU. Where there is a second program of the same name with again in it, that one handles the event; else it is an event that was not counted.",
+        "Runs that the kernel skipped because the program was already running on that CPU. If there is a backup program (its name contains `again`), it handles the event; otherwise the event is not counted.",
         "rate(observer_bpf_missed_runs_total[5m])";
     TimeWaitDrift: "observer_time_wait_drift_sockets", Gauge, Observer, "sockets", [],
         "",
-        "Sockets in TIME_WAIT counted here minus the kernel's own number, as of the last comparison. Negative: some are older than the observer. Positive, where they are inferred: sockets left early, or the kernel ran out of TIME_WAIT buckets.",
+        "Sockets in TIME_WAIT counted by the observer minus the kernel's number, at the last comparison. Negative: some are older than the observer. Positive, if they are inferred: sockets left TIME_WAIT early, or the limit on TIME_WAIT sockets was reached.",
         "abs(observer_time_wait_drift_sockets) > 100";
     Processes: "observer_processes", Gauge, Observer, "processes", ["state"],
         "",
-        "Processes that are tracked: shown by pid, running but hidden because of --max-processes or a filter, or exited with sockets left.",
+        "Tracked processes by state: shown by pid, hidden (because of --max-processes or a filter), or exited with open sockets.",
         "observer_processes{state=\"hidden\"} > 0";
     NamesKept: "observer_names", Gauge, Observer, "names", [],
         "",
-        "Names (comm and unit) that counts are kept for. At --max-names, further ones count for <other>.",
+        "Names (comm and unit) with series of their own. Beyond --max-names, further names count for <other>.",
         "observer_names";
     NamesEvicted: "observer_names_evicted_total", Counter, Observer, "names", [],
         "",
-        "Names without processes whose series ended, because others needed their place.",
+        "Names removed to make room for others. They had no running process; their series ended.",
         "increase(observer_names_evicted_total[1h]) > 0";
     BuildInfo: "observer_build_info", Gauge, Observer, "1", ["version", "revision"],
         "",
-        "Always 1; the labels say which build is running.",
+        "Always 1. The labels identify the running build.",
         "count by (version) (observer_build_info)";
     ScrapeDuration: "observer_scrape_duration_seconds", Gauge, Observer, "seconds", [],
         "",
-        "Time it took to collect this scrape, without sending it.",
+        "Time to collect this scrape, without sending it.",
         "observer_scrape_duration_seconds > 0.1";
     ProcessCpu: "process_cpu_seconds_total", Counter, Observer, "seconds", [],
         "",
