@@ -1,8 +1,8 @@
 //! The settings of `observer run`.
 //!
-//! Each can be given as a flag, as an environment variable and as a key of a TOML file,
-//! and the first of these that has it wins; what none of them has takes its default. The
-//! three cannot drift apart, because all are derived from the one struct [`Options`].
+//! Each can be given as a flag, as an environment variable or as a key of a TOML file, in this
+//! order of precedence; otherwise it has its default. All three are derived from the struct
+//! [`Options`].
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,20 +26,20 @@ pub use value::{
     format_size, parse_duration, parse_size,
 };
 
-/// 16 Mi connections of 80 bytes and some hash table around them are a few GB.
+/// 16 Mi connections of 80 bytes, with the hash table, take a few GB of kernel memory.
 pub type MaxConnections = Bounded<16, 16_777_216>;
-/// A name costs some 5 KB, and up to 20 KB of a scrape.
+/// A name takes about 5 KB of memory, and up to 20 KB of a scrape.
 pub type MaxNames = Bounded<1, 65_536>;
-/// A process that is shown costs some 1 KB of a scrape.
+/// A process that is shown takes about 1 KB of a scrape.
 pub type MaxProcesses = Bounded<0, 65_536>;
-/// Each process costs a slot of 2,944 bytes of kernel memory.
+/// Each process takes a slot of 2,944 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
-/// How many destinations to show of each process.
+/// Destinations shown per process.
 pub type TopDestinations = Bounded<0, 100>;
-/// How many processes to look at in one go.
+/// Processes whose descriptors are counted per tick.
 pub type FdBatch = Bounded<1, 65_536>;
 
-/// What a user may set. A field that is `None` was not given.
+/// The settings as given by the user. A field is `None` if it was not given.
 ///
 /// Naming rule: no key may be `port`, `service-*` or start with `port-`: a Kubernetes
 /// Service called `observer` sets OBSERVER_PORT and OBSERVER_SERVICE_HOST in every pod.
@@ -71,13 +71,13 @@ pub struct Options {
     #[arg(value_name = "GLOB", value_delimiter = ',', help_heading = "Metrics")]
     pub exclude_unit: Option<Vec<Glob>>,
 
-    /// How many destinations of each process to show ports in use for; the rest is summed up
+    /// Number of destinations per process with series for ports in use; the others are summed up
     /// [default: 5]
     #[arg(long, env = "OBSERVER_TOP_DESTINATIONS", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Metrics")]
     pub top_destinations: Option<TopDestinations>,
 
-    /// Which metrics each process has of its own, besides those by name [default: all]
+    /// Metrics with a series per process, in addition to those by name [default: all]
     #[arg(long, env = "OBSERVER_PROCESS_METRICS", hide_env_values = true)]
     #[arg(value_name = "WHICH", help_heading = "Metrics")]
     pub process_metrics: Option<ProcessMetrics>,
@@ -87,90 +87,92 @@ pub struct Options {
     #[arg(value_name = "SIZE", help_heading = "Limits")]
     pub ring_bytes: Option<RingBytes>,
 
-    /// The most sockets to follow at once [default: 131072]
+    /// Maximum number of sockets to track at the same time [default: 131072]
     #[arg(long, env = "OBSERVER_MAX_CONNECTIONS", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_connections: Option<MaxConnections>,
 
-    /// The most names (comm and unit) to keep counts for; further ones count for <other>
-    /// [default: 1000]
+    /// Maximum number of names (comm and unit) with series of their own; further names count for
+    /// <other> [default: 1000]
     #[arg(long, env = "OBSERVER_MAX_NAMES", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_names: Option<MaxNames>,
 
-    /// The most processes to show by pid: those with failures first, then those with most sockets
-    /// and descriptors [default: 400]
+    /// Maximum number of processes with series by pid: first those with failures, then those with
+    /// the most sockets and file descriptors [default: 400]
     #[arg(long, env = "OBSERVER_MAX_PROCESSES", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_processes: Option<MaxProcesses>,
 
-    /// The most processes to count for at once; further ones count for <other> [default: 4096]
+    /// Maximum number of processes to track at the same time; further processes count for <other>
+    /// [default: 4096]
     #[arg(long, env = "OBSERVER_MAX_TRACKED_PROCESSES", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Limits")]
     pub max_tracked_processes: Option<MaxTrackedProcesses>,
 
-    /// How often processes are taken stock of [default: 1s]
+    /// Interval of the housekeeping loop [default: 1s]
     #[arg(long, env = "OBSERVER_TICK_INTERVAL", hide_env_values = true)]
     #[arg(value_name = "DURATION", help_heading = "Pace")]
     pub tick_interval: Option<Interval>,
 
-    /// How often each process's descriptors in /proc are counted [default: 15s]
+    /// Interval between two counts of a process's file descriptors in /proc [default: 15s]
     #[arg(long, env = "OBSERVER_FD_INTERVAL", hide_env_values = true)]
     #[arg(value_name = "DURATION", help_heading = "Pace")]
     pub fd_interval: Option<Interval>,
 
-    /// The most processes whose descriptors are counted per tick [default: 256]
+    /// Maximum number of processes whose file descriptors are counted per tick [default: 256]
     #[arg(long, env = "OBSERVER_FD_BATCH", hide_env_values = true)]
     #[arg(value_name = "N", help_heading = "Pace")]
     pub fd_batch: Option<FdBatch>,
 
-    /// How often the owners of all sockets are confirmed [default: 15s]
+    /// Interval between two walks over all open files that update the owners of sockets
+    /// [default: 15s]
     #[arg(long, env = "OBSERVER_RESYNC_INTERVAL", hide_env_values = true)]
     #[arg(value_name = "DURATION", help_heading = "Pace")]
     pub resync_interval: Option<Interval>,
 
-    /// How often counts are compared with the kernel's own tables [default: 10s]
+    /// Interval between two comparisons of socket counts with the kernel's own [default: 10s]
     #[arg(long, env = "OBSERVER_RECONCILE_INTERVAL", hide_env_values = true)]
     #[arg(value_name = "DURATION", help_heading = "Pace")]
     pub reconcile_interval: Option<Interval>,
 
-    /// off, error, warn, info, debug, trace, or directives such as
+    /// Log level: off, error, warn, info, debug, trace, or directives such as
     /// info,observer::kernel=debug [default: info]
     #[arg(long, env = "OBSERVER_LOG_LEVEL", hide_env_values = true)]
     #[arg(value_name = "LEVEL", help_heading = "Logging")]
     pub log_level: Option<LogFilter>,
 
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, env = "OBSERVER_LOG_FORMAT", hide_env_values = true)]
     #[arg(value_name = "FORMAT", help_heading = "Logging")]
     pub log_format: Option<LogFormat>,
 
-    /// Log every failure record of the stream [default: false]
+    /// Log each failure that the kernel programs report [default: false]
     #[arg(long, env = "OBSERVER_LOG_EVENTS", hide_env_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub log_events: Option<bool>,
 
-    /// The best kind of hook to use [default: any]
+    /// Kinds of kernel hook that may be used [default: any]
     #[arg(long, env = "OBSERVER_HOOKS", hide_env_values = true)]
     #[arg(value_name = "KIND", help_heading = "Kernel")]
     pub hooks: Option<Hooks>,
 
-    /// Make a connection in a network namespace of its own at the start, to see whether the
-    /// hooks fire [default: true]
+    /// At start, make connections in a separate network namespace to test that each hook fires
+    /// [default: true]
     #[arg(long, env = "OBSERVER_SELF_TEST", hide_env_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
     pub self_test: Option<bool>,
 
-    /// Have the kernel keep run-time statistics of BPF programs while running; slows every
-    /// BPF program of the host a little [default: false]
+    /// Enable the kernel's run-time statistics of BPF programs while the observer runs; this slows
+    /// down all BPF programs of the host slightly [default: false]
     #[arg(long, env = "OBSERVER_BPF_STATS", hide_env_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
     pub bpf_stats: Option<bool>,
 
-    /// Do not drop capabilities once the hooks are attached [default: false]
+    /// Keep all capabilities after the hooks are attached [default: false]
     #[arg(long, env = "OBSERVER_KEEP_CAPABILITIES", hide_env_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_name = "BOOL", value_parser = BoolishValueParser::new(), help_heading = "Kernel")]
@@ -178,8 +180,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes from `fallback` what `self` does not have. A list replaces a list: the two
-    /// are not joined, so that a flag can narrow what the file says.
+    /// Fills in from `fallback` what `self` does not have. A list replaces a list, so that a flag
+    /// can narrow what the file says.
     #[must_use]
     pub fn or(self, fallback: Self) -> Self {
         let Self {
@@ -250,7 +252,7 @@ pub struct RunArgs {
     )]
     pub config: Option<PathBuf>,
 
-    /// Everything that the file may hold too.
+    /// The settings, which the file can contain, too.
     #[command(flatten)]
     pub options: Options,
 }
@@ -300,8 +302,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether a process passes: no exclude pattern matches, and each include list that
-    /// is not empty has a match. A process without a unit has the unit "".
+    /// Whether a process is selected: no exclude pattern matches, and each include list that is not
+    /// empty has a match. A process without a unit has the unit "".
     #[must_use]
     pub fn selects(&self, comm: &str, unit: &str) -> bool {
         let passes = |include: &[Glob], exclude: &[Glob], name: &str| {

@@ -19,30 +19,30 @@ mod tests;
 
 const EXAMPLES: &str = "\
 Examples:
-  observer check                      what works on this host, and why the rest does not
+  observer check                      show what can be observed on this host, and why the rest cannot
   observer tail                       print every connection as it ends
-  observer tail --kind reset-sent     who resets connections, and why
+  observer tail --kind reset-sent     print each RST sent, with its process and reason
   observer run                        serve metrics on http://127.0.0.1:9963/metrics
   observer run -c /etc/observer.toml  the same, with settings from a file
 
 Run `observer <COMMAND> --help` for the options of a command.";
 
 const RUN_EXAMPLES: &str = "\
-Each option can also be set by the variable shown with it, or by a key of the same name in
-the file given by --config. A flag wins over a variable, a variable over the file.
+Each option can also be set by the environment variable shown with it, or by a key of the same
+name in the file given by --config. A flag overrides a variable, a variable overrides the file.
 
-Durations: 500ms, 15s, 1m. Sizes: 4096, 64KiB, 1MiB. Patterns: * is any text, ? any one
-character; several may be given in one go, separated by commas.
+Durations: 500ms, 15s, 1m. Sizes: 4096, 64KiB, 1MiB. Patterns: * matches any text, ? any one
+character; separate several patterns by commas.
 
 Examples:
   observer run --listen 0.0.0.0:9963
   observer run --exclude-comm 'kube*,node_exporter' --log-format json
   OBSERVER_LOG_LEVEL=debug observer run --config /etc/observer.toml
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot run, 2 when misused.";
+Exit status: 0 after SIGTERM or SIGINT, 1 if it cannot run, 2 if the command line is wrong.";
 
 const CHECK_EXAMPLES: &str = "\
-Loads and attaches every hook, reports, and detaches again. Nothing keeps running.
+Loads and attaches every hook, reports the result, and detaches. Nothing keeps running.
 
 Exit status: 0 when every signal has a hook, 1 when some signal or feature is missing, 2
 when the observer cannot run here (or the command line is wrong).
@@ -52,8 +52,9 @@ Examples:
   sudo observer check --json | jq '.verdicts[] | select(.status != \"attached\")'";
 
 const TAIL_EXAMPLES: &str = "\
-Runs beside a daemon, with hooks of its own. Filters are joined by AND, several values of one
-filter by OR. What a full ring lost is said on standard error.
+Attaches its own hooks; a daemon can run at the same time. A record has to match all filters; for
+each filter, one of its values. Standard error shows the number of records lost because the ring
+buffer was full.
 
 Examples:
   observer tail --comm 'nginx*' --port 443    connections of nginx on port 443
@@ -86,8 +87,8 @@ pub fn version() -> &'static str {
     VERSION.as_str()
 }
 
-/// Watches every TCP connection of this host and says, per process, who leaks, who floods
-/// and why
+/// Observes the lifecycle of every TCP connection of this host and reports, per process,
+/// connection leaks, floods and failures with their reasons
 #[derive(Clone, Debug, Parser)]
 #[command(name = "observer", version = version(), about, after_help = EXAMPLES)]
 #[command(max_term_width = 100, disable_help_subcommand = true)]
@@ -103,7 +104,7 @@ pub enum Command {
     /// Run the daemon: follow connections and serve Prometheus metrics
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Report what the observer can see on this host, and why not the rest
+    /// Report what can be observed on this host, and why the rest cannot
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Print connections, resets and failures as they happen
@@ -117,7 +118,7 @@ pub struct CheckArgs {
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Check for the settings of this file
+    /// Check with the settings of this file
     #[arg(
         short,
         long,
@@ -170,7 +171,7 @@ pub struct TailArgs {
     )]
     pub kind: Vec<Kind>,
 
-    /// State transitions as well
+    /// Also show state transitions
     #[arg(long, help_heading = "Filters")]
     pub states: bool,
 
