@@ -71,7 +71,7 @@ fn examine(report: &mut Report, options: &LoadOptions) {
             let untested = loaded.untested.into_iter();
             report
                 .notes
-                .extend(untested.map(|why| format!("the hooks were not tried out: {why}")));
+                .extend(untested.map(|why| format!("self-test skipped: {why}")));
         }
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
@@ -83,7 +83,7 @@ fn examine(report: &mut Report, options: &LoadOptions) {
                 })
                 .map(|(chain, program)| Verdict {
                     signal: chain.signal,
-                    rung: program.attach_type(),
+                    attach_type: program.attach_type(),
                     hook: program.hook,
                     program: program.name,
                     status: Status::Refused,

@@ -1,8 +1,8 @@
 //! The setting `hooks`: which attach types may be used.
 
-use super::verdict::Rung;
+use super::verdict::AttachType;
 
-/// The best kind of hook that may be used.
+/// The attach types that may be used.
 #[derive(
     Clone,
     Copy,
@@ -26,12 +26,12 @@ pub enum Hooks {
 }
 
 impl Hooks {
-    /// Why a program of this kind may not be used, if so. Without full stop.
+    /// Why a program of this attach type may not be used; `None` if it may. Without full stop.
     #[must_use]
-    pub fn forbid(self, rung: Rung) -> Option<&'static str> {
-        match (self, rung) {
-            (Self::Kprobe | Self::Tracepoint, Rung::Fentry | Rung::Fexit)
-            | (Self::Tracepoint, Rung::Kprobe | Rung::Kretprobe) => {
+    pub fn forbid(self, attach_type: AttachType) -> Option<&'static str> {
+        match (self, attach_type) {
+            (Self::Kprobe | Self::Tracepoint, AttachType::Fentry | AttachType::Fexit)
+            | (Self::Tracepoint, AttachType::Kprobe | AttachType::Kretprobe) => {
                 Some("left out, as the setting `hooks` asks")
             }
             _ => None,

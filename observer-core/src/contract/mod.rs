@@ -8,4 +8,4 @@ mod verdict;
 
 pub use hooks::Hooks;
 pub use source::{KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns};
-pub use verdict::{Rung, Status, Verdict};
+pub use verdict::{AttachType, Status, Verdict};

@@ -73,8 +73,8 @@ pub trait KernelSource: Send + Sync {
     /// Runs that the kernel left out because the program was running on that CPU already
     /// (`recursion_misses`, since 5.12), by program.
     fn missed_runs(&self) -> Vec<(&'static str, u64)>;
-    /// Whether the exposition may show `signal` (a `SIGNAL_` number): false when no rung
-    /// could be attached, so that no false zero is shown.
+    /// Whether the exposition may show `signal` (a `SIGNAL_` number): false if none of
+    /// its hooks could be attached, so that no false zero is shown.
     fn observes(&self, signal: u32) -> bool;
     /// Signals that are read from sockets now and then rather than counted event by event,
     /// each with its method, `exact` or `inferred`.

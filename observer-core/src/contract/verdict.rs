@@ -1,11 +1,11 @@
-//! What became of each hook: the answer to "why is this metric missing?".
+//! Whether each hook is attached, and why not: the answer to "why is this metric missing?".
 
 use serde::Serialize;
 
-/// The kind of kernel hook.
+/// How a program is attached to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rung {
+pub enum AttachType {
     /// A BTF-typed raw tracepoint.
     TpBtf,
     /// A classic tracepoint, found through tracefs.
@@ -22,7 +22,7 @@ pub enum Rung {
     Kretprobe,
 }
 
-impl Rung {
+impl AttachType {
     /// The label value.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -38,7 +38,7 @@ impl Rung {
     }
 }
 
-/// What became of one rung of one signal.
+/// Whether a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -48,11 +48,11 @@ pub enum Status {
     Unsupported,
     /// The kernel has the hook and refused the program.
     Refused,
-    /// It was attached and did not fire when it should have.
+    /// It was attached, but the self-test's connections did not run it.
     Broken,
-    /// It could serve, but others of its rung could not.
+    /// Another program of the same variant could not be attached.
     Incomplete,
-    /// A better rung of the same signal serves.
+    /// A preferred variant of the same signal is attached.
     NotNeeded,
 }
 
@@ -62,16 +62,17 @@ pub struct Verdict {
     /// The signal it serves, one of [`observer_common::SIGNAL_NAMES`], or `sockets` for
     /// the iterator that takes in older sockets and `destroy` for their end.
     pub signal: &'static str,
-    /// The kind of hook.
-    pub rung: Rung,
+    /// How the program is attached. Serialized as `rung`.
+    #[serde(rename = "rung")]
+    pub attach_type: AttachType,
     /// The hook's name in the kernel: `inet_sock_set_state`, `syscalls:sys_exit_connect`.
     pub hook: &'static str,
     /// The program's name in the object.
     pub program: &'static str,
-    /// What became of it.
+    /// Whether it is attached.
     pub status: Status,
-    /// Why, when it is not attached; a remark otherwise. Without full stop.
+    /// The reason if it is not attached, otherwise a remark. Without full stop.
     pub detail: String,
-    /// Whether the daemon can do its main job without it.
+    /// Whether the daemon refuses to start without this signal.
     pub required: bool,
 }

@@ -84,11 +84,11 @@ impl Own<'_> {
         // Several programs of a signal may be on the same hook.
         let mut hooks: BTreeMap<_, bool> = BTreeMap::new();
         for verdict in source.verdicts() {
-            let hook = (verdict.signal, verdict.rung.name(), verdict.hook);
+            let hook = (verdict.signal, verdict.attach_type.name(), verdict.hook);
             *hooks.entry(hook).or_default() |= verdict.status == Status::Attached;
         }
-        for ((signal, rung, hook), attached) in hooks {
-            let extra = [("signal", signal), ("rung", rung), ("hook", hook)];
+        for ((signal, attach_type, hook), attached) in hooks {
+            let extra = [("signal", signal), ("rung", attach_type), ("hook", hook)];
             self.put(Family::HookAttached, &extra, u64::from(attached));
         }
     }

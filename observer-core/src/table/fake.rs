@@ -11,7 +11,7 @@ use observer_common::{
 
 use super::{Description, Liveness, ProcessFacts, Resources};
 use crate::{
-    contract::{KernelSource, MapFill, ProgramRuns, Rung, Status, Verdict},
+    contract::{AttachType, KernelSource, MapFill, ProgramRuns, Status, Verdict},
     process::Unit,
 };
 
@@ -39,7 +39,7 @@ impl FakeKernel {
             verdicts: vec![
                 Verdict {
                     signal: "state",
-                    rung: Rung::TpBtf,
+                    attach_type: AttachType::TpBtf,
                     hook: "inet_sock_set_state",
                     program: "state_btf",
                     status: Status::Attached,
@@ -48,7 +48,7 @@ impl FakeKernel {
                 },
                 Verdict {
                     signal: "state",
-                    rung: Rung::Tracepoint,
+                    attach_type: AttachType::Tracepoint,
                     hook: "sock:inet_sock_set_state",
                     program: "state_tp",
                     status: Status::NotNeeded,

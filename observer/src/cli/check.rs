@@ -277,7 +277,7 @@ impl Report {
         for verdict in shown {
             let Verdict {
                 signal,
-                rung,
+                attach_type,
                 hook,
                 program: _,
                 status,
@@ -294,7 +294,7 @@ impl Report {
             };
             rows.push([
                 (*signal).to_owned(),
-                rung.name().to_owned(),
+                attach_type.name().to_owned(),
                 (*hook).to_owned(),
                 name.to_owned(),
                 shorten(&one_line(detail)),
@@ -303,8 +303,8 @@ impl Report {
         let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
         let widths = [0, 1, 2, 3].map(width);
         let mut text = String::new();
-        for [signal, rung, hook, status, why] in &rows {
-            let columns = [signal, rung, hook, status];
+        for [signal, attach_type, hook, status, why] in &rows {
+            let columns = [signal, attach_type, hook, status];
             let cells: Vec<_> = columns
                 .iter()
                 .zip(widths)

@@ -68,7 +68,7 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReaso
         );
     }
     if let Some(why) = &loaded.untested {
-        info!(why, "the hooks were not tried out");
+        info!(why, "self-test skipped");
     }
     let reasons = ResetReasons::new(loaded.reset_reasons.clone());
     let (live, stream) = Live::new(loaded, options)?;
@@ -76,7 +76,7 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReaso
     Ok((live, stream, reasons))
 }
 
-/// Says in the log what is not observed, and what only by a lesser hook than there is.
+/// Logs signals that are not observed, and those observed by a fallback.
 fn report(verdicts: &[Verdict]) {
     let attached = |of: &Verdict| {
         verdicts
@@ -86,7 +86,7 @@ fn report(verdicts: &[Verdict]) {
     for verdict in verdicts {
         let Verdict {
             signal,
-            rung,
+            attach_type,
             hook,
             status,
             detail,
@@ -94,14 +94,14 @@ fn report(verdicts: &[Verdict]) {
         } = verdict;
         match status {
             Status::NotNeeded | Status::Incomplete => {}
-            Status::Attached => debug!(signal, rung = rung.name(), hook, detail, "attached"),
+            Status::Attached => debug!(signal, rung = attach_type.name(), hook, detail, "attached"),
             _ if attached(verdict) => {
                 info!(
                     signal,
-                    rung = rung.name(),
+                    rung = attach_type.name(),
                     hook,
                     detail,
-                    "a lesser hook serves"
+                    "preferred hook unavailable, using a fallback"
                 );
             }
             _ => warn!(signal, hook, detail, "not observed"),
@@ -243,7 +243,7 @@ fn drop_capabilities() {
     match privileges::drop_capabilities(&privileges::KEEP) {
         Ok(dropped) if dropped.threads_left_out.is_empty() => info!("{dropped}"),
         Ok(dropped) => warn!("{dropped}"),
-        Err(error) => warn!(%error, "going on with all capabilities"),
+        Err(error) => warn!(%error, "failed to drop capabilities"),
     }
 }
 

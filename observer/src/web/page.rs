@@ -78,7 +78,7 @@ pub(super) fn page(exporter: &Exporter, health: &Health) -> String {
             page,
             "<tr><td>{}<td>{}<td>{}<td{class}>{status}<td>{}</tr>",
             escape(verdict.signal),
-            verdict.rung.name(),
+            verdict.attach_type.name(),
             escape(verdict.hook),
             escape(&verdict.detail),
         );

@@ -1,11 +1,11 @@
-use observer_core::contract::Rung;
+use observer_core::contract::AttachType;
 
 use super::*;
 
-fn verdict(signal: &'static str, rung: Rung, status: Status, detail: &str) -> Verdict {
+fn verdict(signal: &'static str, attach_type: AttachType, status: Status, detail: &str) -> Verdict {
     Verdict {
         signal,
-        rung,
+        attach_type,
         hook: match signal {
             "state" => "inet_sock_set_state",
             "connect" => "syscalls:sys_exit_connect",
@@ -38,15 +38,20 @@ fn report() -> Report {
             capability("CAP_DAC_READ_SEARCH", true, false),
         ],
         verdicts: vec![
-            verdict("state", Rung::TpBtf, Status::Attached, ""),
+            verdict("state", AttachType::TpBtf, Status::Attached, ""),
             verdict(
                 "state",
-                Rung::Tracepoint,
+                AttachType::Tracepoint,
                 Status::NotNeeded,
                 "tp_btf is attached",
             ),
-            verdict("connect", Rung::TpBtf, Status::Unsupported, "no such hook"),
-            verdict("connect", Rung::Tracepoint, Status::Attached, ""),
+            verdict(
+                "connect",
+                AttachType::TpBtf,
+                Status::Unsupported,
+                "no such hook",
+            ),
+            verdict("connect", AttachType::Tracepoint, Status::Attached, ""),
         ],
         absent_fields: vec![],
         notes: vec![],
@@ -80,7 +85,7 @@ fn degraded_by_signal_field_and_capability() {
     let mut degraded = report();
     degraded.verdicts.push(verdict(
         "reset_sent",
-        Rung::TpBtf,
+        AttachType::TpBtf,
         Status::Refused,
         "line 1\nR1 bad",
     ));
@@ -196,7 +201,7 @@ fn a_verifier_log_stays_on_one_short_line() {
         "0: (b7) r1 = 0\n".repeat(500)
     );
     let mut refused = report();
-    refused.verdicts = vec![verdict("state", Rung::TpBtf, Status::Refused, &log)];
+    refused.verdicts = vec![verdict("state", AttachType::TpBtf, Status::Refused, &log)];
     let text = refused.to_text();
     let line = text.lines().find(|line| line.starts_with("state")).unwrap();
     assert!(line.chars().count() < 220, "{line}");
