@@ -13,12 +13,16 @@ use observer_common::{
     MAP_LISTENERS, MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PortSpace, PortUse,
     SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_TIME_WAIT, SIGNALS, Slot, SockoptKey,
 };
+use observer_core::{
+    contract::{KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns, Verdict},
+    names::ResetReasons,
+    sync::lock,
+};
 use tracing::debug;
 
 use super::{
     hooks::{
-        listen::{POLLED_LISTEN, max_listeners},
-        ports::POLLED_PORTS,
+        listen::max_listeners,
         state::BACKUP_PROGRAMS,
     },
     loader::{Loaded, backup},
@@ -36,11 +40,6 @@ use super::{
     },
     options::LoadOptions,
     program_stats::ProgramStats,
-};
-use crate::{
-    contract::{KernelSource, MapFill, ProgramRuns, Verdict},
-    explain::ResetReasons,
-    sync::lock,
 };
 
 /// Attached programs and their maps. Dropping it detaches them.

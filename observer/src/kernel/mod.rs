@@ -20,8 +20,6 @@ pub use facts::{
     tracefs::{field_offset, find_tracefs, mount_tracefs},
 };
 pub use hooks::{
-    listen::POLLED_LISTEN,
-    ports::POLLED_PORTS,
     spec::{Attach, check_args},
     table,
 };

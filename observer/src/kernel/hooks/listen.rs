@@ -2,14 +2,12 @@
 //! sockets.
 
 use observer_common::SIGNAL_LISTEN_OVERFLOW;
+use observer_core::contract::POLLED_LISTEN;
 
 use super::spec::{
     AttachType, FallbackChain, MapSize, ProgramSpec, SKB, SOCK, Selection, chain, function,
     iter_map_elem, shared, signal_name, variant,
 };
-
-/// Name of the signal that is read from sockets, not counted event by event.
-pub const POLLED_LISTEN: &str = "listen";
 
 const CONN_REQUEST_ARGS: &[&str] = &[
     "struct request_sock_ops *",

@@ -1,6 +1,7 @@
 //! Local ports: searches that find none, and which ports are in use.
 
 use observer_common::SIGNAL_PORTS;
+use observer_core::contract::POLLED_PORTS;
 
 use super::{
     bind, connect,
@@ -10,9 +11,6 @@ use super::{
     },
 };
 use crate::kernel::facts::fields::PORT_RANGE;
-
-/// Name of the signal that is read from sockets, not counted event by event.
-pub const POLLED_PORTS: &str = "ports";
 
 const HASH_CONNECT_ARGS: &[&str] = &[DEATH_ROW, SOCK];
 const GET_PORT_ARGS: &[&str] = &[SOCK, "short unsigned int"];

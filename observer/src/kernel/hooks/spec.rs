@@ -2,7 +2,8 @@
 
 use observer_common::SIGNAL_NAMES;
 
-pub use observer_core::contract::Rung as AttachType;
+pub use observer_core::contract::AttachType;
+
 use crate::kernel::{facts::Facts, options::LoadOptions};
 
 pub const SOCK: &str = "struct sock *";

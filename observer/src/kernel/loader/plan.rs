@@ -2,15 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use observer_core::contract::{Hooks, Status, Verdict};
+
 use super::obstacle::obstacle;
-use crate::{
-    contract::{Hooks, Status, Verdict},
-    kernel::{
-        facts::Facts,
-        hooks::{
-            spec::{Attach, AttachType, FallbackChain, ProgramSpec, Requirement, Variant},
-            table,
-        },
+use crate::kernel::{
+    facts::Facts,
+    hooks::{
+        spec::{Attach, AttachType, FallbackChain, ProgramSpec, Requirement, Variant},
+        table,
     },
 };
 

@@ -9,7 +9,9 @@ use aya::{
 use observer_common::{CLOSE, Conn};
 
 use super::{slots::Slots, stats::Stats, take_hash};
-use crate::{kernel::clock::monotonic_ns, sync::lock};
+use observer_core::sync::lock;
+
+use crate::kernel::clock::monotonic_ns;
 
 /// How long an entry is kept whose end was missed.
 const MAX_AGE: Duration = Duration::from_secs(600);
