@@ -50,7 +50,7 @@ pub fn config(bytes: &[u8]) {
         Ok(options) => {
             let settings = Settings::new(options);
             let diff = Settings::default().reload_diff(&settings);
-            let _ = settings.selection.selects("comm", "some.service");
+            let _ = settings.selection().selects("comm", "some.service");
             // What applies at once and what waits are all that differs.
             let same = settings == Settings::default();
             assert_eq!(same, diff.live.is_empty() && diff.needs_restart.is_empty());

@@ -85,7 +85,10 @@ fn every_option_is_a_flag_a_variable_and_a_key() {
 fn help_names_the_real_defaults() {
     let Settings {
         listen,
-        selection: _,
+        include_comm: _,
+        exclude_comm: _,
+        include_unit: _,
+        exclude_unit: _,
         top_destinations,
         process_metrics,
         ring_bytes,
@@ -154,12 +157,10 @@ fn file_is_read_and_every_key_arrives() {
     let globs = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
     let expected = Settings {
         listen: "[::]:0".parse().unwrap(),
-        selection: Selection {
-            include_comm: globs(&["nginx*", "p?p"]),
-            exclude_comm: globs(&["sshd"]),
-            include_unit: globs(&["*.service"]),
-            exclude_unit: vec![],
-        },
+        include_comm: globs(&["nginx*", "p?p"]),
+        exclude_comm: globs(&["sshd"]),
+        include_unit: globs(&["*.service"]),
+        exclude_unit: vec![],
         top_destinations: 3,
         process_metrics: ProcessMetrics::Gauges,
         ring_bytes: 65_536,
@@ -195,10 +196,7 @@ fn file_is_read_and_every_key_arrives() {
         settings,
         Settings {
             listen: "127.0.0.1:1".parse().unwrap(),
-            selection: Selection {
-                include_comm: globs(&["a", "b"]),
-                ..expected.selection.clone()
-            },
+            include_comm: globs(&["a", "b"]),
             log_events: false,
             ..expected
         }
@@ -235,7 +233,7 @@ fn environment_stands_between_flags_and_file() {
     let settings = args(&["--fd-batch", "12"]).settings().unwrap();
     assert_eq!(settings.fd_batch, 12, "flag over variable");
     assert_eq!(settings.max_processes, 65, "variable over file");
-    assert_eq!(settings.selection.exclude_comm.len(), 2);
+    assert_eq!(settings.exclude_comm.len(), 2);
     assert!(!settings.log_events);
     assert_eq!(settings.ring_bytes, 65_536, "file over default");
 }

@@ -76,6 +76,12 @@ impl Interval {
     }
 }
 
+impl From<Interval> for Duration {
+    fn from(interval: Interval) -> Self {
+        interval.get()
+    }
+}
+
 impl FromStr for Interval {
     type Err = ValueError;
 
@@ -165,6 +171,12 @@ impl Default for RingBytes {
     }
 }
 
+impl From<RingBytes> for u32 {
+    fn from(bytes: RingBytes) -> Self {
+        bytes.get()
+    }
+}
+
 impl FromStr for RingBytes {
     type Err = ValueError;
 
@@ -235,6 +247,12 @@ impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> From<Bounded<MIN, MAX>> for u32 {
+    fn from(number: Bounded<MIN, MAX>) -> Self {
+        number.get()
     }
 }
 

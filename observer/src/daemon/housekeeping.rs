@@ -69,7 +69,7 @@ impl Housekeeping {
                 if settings.has_changed() {
                     resync.hasten(now, settings.resync_interval);
                     reconcile.hasten(now, settings.reconcile_interval);
-                    let selection = settings.selection.clone();
+                    let selection = settings.selection();
                     lock(&this.table)
                         .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
                     this.facts.set_limits(ScanLimits {

@@ -176,7 +176,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         batch: settings.fd_batch as usize,
         interval: settings.fd_interval,
     }));
-    let selection = settings.selection.clone();
+    let selection = settings.selection();
     let table = Arc::new(Mutex::new(Table::new(TableConfig {
         max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,

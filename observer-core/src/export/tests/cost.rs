@@ -1,4 +1,4 @@
-//! How long a scrape takes: `cargo test --release -p observer cost -- --ignored --nocapture`.
+//! How long a scrape takes: `cargo test --release -p observer-core cost -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
