@@ -10,7 +10,6 @@ use std::collections::HashSet;
 
 use common::scale;
 use observer::{
-    contract::{Hooks, Status},
     kernel::{
         KERNEL_BTF, Kernel, LoadOptions,
         fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},

@@ -22,7 +22,7 @@ use observer_core::{
 };
 use tracing::{debug, warn};
 
-use crate::kernel::{Live, resync::Resynced};
+use crate::kernel::{Live, Resynced};
 
 /// Compares our numbers with the kernel's, and shows the difference.
 pub struct Reconciler {

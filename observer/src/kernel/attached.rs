@@ -21,10 +21,7 @@ use observer_core::{
 use tracing::debug;
 
 use super::{
-    hooks::{
-        listen::max_listeners,
-        state::BACKUP_PROGRAMS,
-    },
+    hooks::{listen::max_listeners, state::BACKUP_PROGRAMS},
     loader::{Loaded, backup},
     maps::{
         listeners::Listeners,

@@ -21,7 +21,6 @@ use tracing::{debug, warn};
 
 pub use self::error::LoadError;
 use self::{attach::describe, plan::Plan};
-use observer_core::contract::{Status, Verdict};
 use crate::kernel::{
     facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
     hooks::{
@@ -30,6 +29,7 @@ use crate::kernel::{
     },
     options::LoadOptions,
 };
+use observer_core::contract::{Status, Verdict};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {

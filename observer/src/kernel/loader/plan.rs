@@ -159,7 +159,7 @@ impl Plan {
                     };
                     verdicts.push(Verdict {
                         signal: chain.signal,
-                        rung: program.attach_type(),
+                        attach_type: program.attach_type(),
                         hook: program.hook,
                         program: program.name,
                         status,

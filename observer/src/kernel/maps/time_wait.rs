@@ -17,7 +17,6 @@ use observer_common::{Account, SLOT_FIRST, TimeWait};
 use observer_core::sync::lock;
 
 use super::{array::MmapArray, lossy, sweep::is_stale, take, take_array, take_hash, take_queue};
-use observer_core::sync::lock;
 
 const FREE_ACCOUNTS: &str = "FREE_ACCOUNTS";
 
