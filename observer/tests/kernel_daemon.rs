@@ -365,8 +365,18 @@ input()
         metrics.of(heir, "socket_connections", &[]) == 3.0
             && metrics.sum("observer_moved_sockets_total", &[]) >= before + 3.0
     });
-    assert_eq!(metrics.sum("observer_resync_failures_total", &[]), 0.0);
-    assert_eq!(metrics.sum("observer_reconcile_failures_total", &[]), 0.0);
+    for job in ["tick", "fds", "listeners", "ports", "reconcile", "resync"] {
+        let of_job = [("job", job)];
+        assert!(
+            metrics.sum("observer_job_runs_total", &of_job) > 0.0,
+            "{job}"
+        );
+        assert_eq!(
+            metrics.sum("observer_job_failures_total", &of_job),
+            0.0,
+            "{job}"
+        );
+    }
     assert!(daemon.log().contains("kept CAP_BPF"), "{}", daemon.log());
     program.go();
     program.finish();

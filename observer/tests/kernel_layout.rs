@@ -9,11 +9,9 @@ mod common;
 use std::collections::HashSet;
 
 use common::scale;
-use observer::{
-    kernel::{
-        KERNEL_BTF, Kernel, LoadOptions,
-        fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
-    },
+use observer::kernel::{
+    KERNEL_BTF, Kernel, LoadOptions,
+    fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
 };
 use observer_core::contract::{Hooks, Status};
 

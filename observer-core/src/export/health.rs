@@ -2,13 +2,15 @@
 //! traffic (`/readyz`).
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use crate::sync::lock;
 
-/// The daemon's pulse, and what it has yet to do before its numbers mean something.
+/// When each job last finished a run, and what the daemon has yet to do before its numbers mean
+/// something.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
@@ -16,20 +18,23 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    beat: Instant,
-    stale_after: Duration,
+    jobs: BTreeMap<&'static str, Beat>,
     missing: Vec<&'static str>,
 }
 
+#[derive(Debug)]
+struct Beat {
+    at: Instant,
+    stuck_after: Duration,
+}
+
 impl Health {
-    /// Waits for the steps in `missing`; the housekeeping loop counts as stuck when
-    /// `stale_after` passes without a [`beat`](Self::beat).
+    /// Not ready before the steps in `missing` are [`done`](Self::done).
     #[must_use]
-    pub fn new(stale_after: Duration, missing: impl IntoIterator<Item = &'static str>) -> Self {
+    pub fn new(missing: impl IntoIterator<Item = &'static str>) -> Self {
         Self {
             state: Mutex::new(State {
-                beat: Instant::now(),
-                stale_after,
+                jobs: BTreeMap::new(),
                 missing: missing.into_iter().collect(),
             }),
         }
@@ -39,11 +44,10 @@ impl Health {
         lock(&self.state)
     }
 
-    /// The housekeeping loop went round once more, and will again before `stale_after`.
-    pub fn beat(&self, stale_after: Duration) {
-        let mut state = self.state();
-        state.beat = Instant::now();
-        state.stale_after = stale_after;
+    /// `job` finished a run. It counts as stuck when `stuck_after` passes without another call.
+    pub fn beat(&self, job: &'static str, stuck_after: Duration) {
+        let at = Instant::now();
+        self.state().jobs.insert(job, Beat { at, stuck_after });
     }
 
     /// A step that was waited for is done.
@@ -57,11 +61,13 @@ impl Health {
         self.state().missing.clone()
     }
 
-    /// How long the housekeeping loop has been silent, if that is too long.
+    /// A job that has not finished a run for too long, and for how long.
     #[must_use]
-    pub fn stuck_for(&self) -> Option<Duration> {
+    pub fn stuck(&self) -> Option<(&'static str, Duration)> {
         let state = self.state();
-        let silent = state.beat.elapsed();
-        (silent > state.stale_after).then_some(silent)
+        state.jobs.iter().find_map(|(&job, beat)| {
+            let silent = beat.at.elapsed();
+            (silent > beat.stuck_after).then_some((job, silent))
+        })
     }
 }

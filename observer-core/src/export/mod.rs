@@ -5,9 +5,9 @@
 
 pub mod bound;
 pub mod collector;
-pub mod drift;
 pub mod family;
 pub mod health;
+pub mod jobs;
 pub mod metric;
 mod names;
 mod own;
@@ -22,7 +22,6 @@ pub mod testing;
 mod tests;
 
 pub use collector::{Busy, Exporter};
-pub use drift::DriftMetrics;
 pub use health::Health;
 pub use own::BuildInfo;
 pub use series::ProcessMetrics;

@@ -329,6 +329,11 @@ impl Table {
         self.holder(slot).map(|entry| &entry.key)
     }
 
+    /// All processes that have a slot.
+    pub fn keys(&self) -> impl Iterator<Item = &ProcessKey> {
+        self.entries.iter().flatten().map(|entry| &entry.key)
+    }
+
     /// The units of all names and of processes that are shown, by the label.
     #[must_use]
     pub fn units(&self) -> BTreeMap<&str, &Unit> {

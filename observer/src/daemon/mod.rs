@@ -4,16 +4,15 @@
 //! attached; capabilities are dropped before the tokio runtime has threads, because they
 //! belong to threads.
 
-mod housekeeping;
-mod reconcile;
-mod sockets;
+mod jobs;
+mod scheduler;
 mod stream;
 pub mod tail;
 
 use std::{
     process::ExitCode,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,10 +22,14 @@ use observer_common::{RECORD_STATE, SLOT_FIRST};
 use observer_core::{
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict},
-    export::{DriftMetrics, Exporter, Health},
+    export::{
+        Exporter, Health,
+        jobs::{DriftMetrics, JobMetrics, WalkMetrics},
+    },
     host::HostFacts,
     names::ResetReasons,
     process::resources::ScanLimits,
+    sync::lock,
     table::{Table, TableConfig},
 };
 use tokio::{
@@ -35,7 +38,10 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use self::{housekeeping::Housekeeping, reconcile::Reconciler, sockets::Sockets};
+use self::{
+    jobs::{Fds, Listeners, Ports, Reconcile, Resync, Tick, resync},
+    scheduler::Scheduler,
+};
 use crate::{
     cli, heap,
     kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},
@@ -49,8 +55,6 @@ use crate::{
 const MAX_SOCKOPT_FAILURES: u32 = 8192;
 /// All kinds of record but state transitions, of which there would be ten a connection.
 const RECORDS: u32 = (1 << RECORD_STATE) - 1;
-
-const STEP_SEED: &str = "taking in the sockets that are older than the observer";
 
 /// Loads and attaches with `options`, and says in the log what is missing.
 ///
@@ -135,52 +139,42 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let options = load_options(&settings);
     let (live, stream, reasons) = attach(&options)?;
-    let health = Arc::new(Health::new(
-        housekeeping::stale_after(settings.tick_interval),
-        [STEP_SEED],
-    ));
+    let live = Arc::new(live);
+    let health = Arc::new(Health::new([resync::STEP]));
     let registry = prometheus::Registry::new();
-    let metrics = DriftMetrics::new(&registry).context("cannot register a metric")?;
-    let reconciler = Reconciler::new(metrics);
-    let seeded = live.resync();
-    reconciler.resynced(&seeded);
-    match &seeded {
-        Ok(resynced) => {
-            health.done(STEP_SEED);
-            info!(
+    let metrics = JobMetrics::new(&registry)?;
+    let mut scheduler = Scheduler::new(metrics, Arc::clone(&health));
+    if walks_open_files(&live) {
+        let metrics = WalkMetrics::new(&registry)?;
+        let resync = Resync::new(Arc::clone(&live), Arc::clone(&health), metrics);
+        match resync.walk() {
+            Ok(resynced) => info!(
                 sockets = resynced.seeded,
                 took = ?resynced.took,
                 "took in sockets older than the observer"
-            );
+            ),
+            Err(error) => error!(
+                error = format!("{error:#}"),
+                "sockets older than the observer stay unknown until they change state or a \
+                 resynchronisation succeeds"
+            ),
         }
-        Err(error) => error!(
-            error = format!("{error:#}"),
-            "sockets older than the observer stay unknown until they change state or a \
-             resynchronisation succeeds"
-        ),
+        scheduler.add(resync);
+    } else {
+        // They stay unknown until they change state, and everything else works.
+        health.done(resync::STEP);
+        heap::give_back();
     }
-    let walks = |it: &Verdict| it.signal == "sockets" && it.status == Status::Attached;
-    if !live.verdicts().iter().any(walks) {
-        // They will not be taken in, and everything else works.
-        health.done(STEP_SEED);
-    }
-    heap::give_back();
     if settings.keep_capabilities {
         info!("keeping all capabilities, as asked");
     } else {
         drop_capabilities();
     }
 
-    let live = Arc::new(live);
-    let facts = Arc::new(HostFacts::new(ScanLimits {
-        batch: settings.fd_batch as usize,
-        interval: settings.fd_interval,
-    }));
-    let selection = settings.selection();
+    let facts = Arc::new(HostFacts::new(scan_limits(&settings)));
     let table = Arc::new(Mutex::new(Table::new(TableConfig {
         max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,
-        filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
         ..TableConfig::default()
     })));
     let exporter = Exporter::new(
@@ -190,35 +184,38 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         cli::build(),
         settings.process_metrics,
     );
+    let shared = Shared { live, facts, table };
+    scheduler.add(Tick::new(shared.clone()));
+    scheduler.add(Fds(shared.clone()));
+    scheduler.add(Listeners::new(shared.clone()));
+    scheduler.add(Ports::new(shared.clone()));
+    let drift = DriftMetrics::new(&registry)?;
+    scheduler.add(Reconcile::new(shared.clone(), drift));
     let app = App {
         exporter,
         registry,
-        health: Arc::clone(&health),
-    };
-    let housekeeping = Housekeeping {
-        live: Arc::clone(&live),
-        facts: Arc::clone(&facts),
-        table,
-        sockets: Mutex::new(Sockets::new(live, Arc::clone(&facts))),
-        reconciler,
         health,
     };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start the tokio runtime")?
-        .block_on(serve(
-            args,
-            early_hangup,
-            settings,
-            log,
-            listener,
-            app,
-            housekeeping,
-            stream,
-            reasons,
-        ))?;
+        .context("cannot start the tokio runtime")?;
+    let result = runtime.block_on(serve(
+        args,
+        early_hangup,
+        settings,
+        log,
+        listener,
+        app,
+        scheduler,
+        shared,
+        stream,
+        reasons,
+    ));
+    // A job may be blocked by the kernel or by another process; the end does not wait for it.
+    runtime.shutdown_background();
+    result?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -236,6 +233,38 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
         self_test: settings.self_test,
         btf: KERNEL_BTF.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),
+    }
+}
+
+/// How descriptors are counted under `settings`.
+fn scan_limits(settings: &Settings) -> ScanLimits {
+    ScanLimits {
+        batch: settings.fd_batch as usize,
+        interval: settings.fd_interval,
+    }
+}
+
+/// Whether this kernel lets the open files of all processes be walked over.
+fn walks_open_files(live: &Live) -> bool {
+    let walks = |it: &Verdict| it.signal == "sockets" && it.status == Status::Attached;
+    live.verdicts().iter().any(walks)
+}
+
+/// What the jobs work on.
+#[derive(Clone)]
+struct Shared {
+    live: Arc<Live>,
+    facts: Arc<HostFacts>,
+    table: Arc<Mutex<Table>>,
+}
+
+impl Shared {
+    /// The table, which knows all processes that samples read until now name: what one dropped
+    /// that got its slot since the last tick would count for `<other>`.
+    fn discover(&self) -> MutexGuard<'_, Table> {
+        let mut table = lock(&self.table);
+        table.discover(&*self.live, &*self.facts);
+        table
     }
 }
 
@@ -258,7 +287,8 @@ async fn serve(
     log: LogHandle,
     listener: std::net::TcpListener,
     app: App,
-    housekeeping: Housekeeping,
+    scheduler: Scheduler,
+    shared: Shared,
     stream: Stream,
     reasons: ResetReasons,
 ) -> anyhow::Result<()> {
@@ -267,37 +297,42 @@ async fn serve(
         "serving metrics on http://{}/metrics",
         server.local_addr().context("cannot tell the address")?
     );
-    let (live, facts) = (
-        Arc::clone(&housekeeping.live),
-        Arc::clone(&housekeeping.facts),
-    );
     let (settings, settings_seen) = watch::channel(settings);
     let (stop, stopped) = watch::channel(false);
-    let reader = tokio::spawn(stream::read(
+    let mut reader = tokio::spawn(stream::read(
         stream,
         reasons,
-        live,
-        facts,
+        shared.live,
+        shared.facts,
         settings_seen.clone(),
         stopped.clone(),
     ));
-    let keeper = tokio::spawn(housekeeping.run(settings_seen, stopped.clone()));
-    let signals = async {
-        let result = signals(args, &early_hangup, &settings, &log).await;
-        let _ = stop.send(true);
+    let mut jobs = tokio::spawn(scheduler.run(settings_seen, stopped.clone()));
+    let work = async {
+        let result = tokio::select! {
+            result = signals(args, &early_hangup, &settings, &log) => result,
+            ended = &mut reader => Err(ended_early("the reader of the ring", ended)),
+            ended = &mut jobs => Err(ended_early("the scheduler of the jobs", ended)),
+        };
+        stop.send_replace(true);
         result
     };
     let mut closing = stopped;
     let (result, ()) = tokio::join!(
-        signals,
+        work,
         server.run(async move {
             let _ = closing.wait_for(|stop| *stop).await;
         })
     );
-    for task in [reader, keeper] {
-        task.await.context("a task of the daemon panicked")?;
-    }
     result
+}
+
+/// What to say of a task that is to run until the daemon stops.
+fn ended_early(what: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(()) => anyhow::anyhow!("{what} ended"),
+        Err(error) => anyhow::Error::from(error).context(format!("{what} failed")),
+    }
 }
 
 /// Handles signals until one of them says stop.

@@ -315,12 +315,15 @@ fn failure(error: &str) -> Response {
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.app.health.stuck_for() {
+    match shared.app.health.stuck() {
         None => (StatusCode::OK, NO_CACHE, "ok\n".to_owned()),
-        Some(silent) => (
+        Some((job, silent)) => (
             StatusCode::SERVICE_UNAVAILABLE,
             NO_CACHE,
-            format!("stuck: no housekeeping for {} s\n", silent.as_secs()),
+            format!(
+                "stuck: the job {job} has not finished for {} s\n",
+                silent.as_secs()
+            ),
         ),
     }
     .into_response()

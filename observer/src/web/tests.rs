@@ -36,7 +36,7 @@ struct Running {
     server: JoinHandle<()>,
 }
 
-fn app(stale_after: Duration) -> App {
+fn app(stuck_after: Duration) -> App {
     let kernel = kernel();
     kernel.change(SLOT_FIRST, |slot| slot.comm = *b"<script>\0\0\0\0\0\0\0\0");
     let registry = Registry::new();
@@ -45,12 +45,19 @@ fn app(stale_after: Duration) -> App {
     App {
         exporter: exporter(kernel, TableConfig::default()),
         registry,
-        health: Arc::new(Health::new(stale_after, ["hooks", "seeding"])),
+        health: Arc::new(health(stuck_after)),
     }
 }
 
-async fn start(stale_after: Duration) -> Running {
-    start_with(app(stale_after)).await
+/// Of a daemon with one job.
+fn health(stuck_after: Duration) -> Health {
+    let health = Health::new(["hooks", "seeding"]);
+    health.beat("tick", stuck_after);
+    health
+}
+
+async fn start(stuck_after: Duration) -> Running {
+    start_with(app(stuck_after)).await
 }
 
 async fn start_with(app: App) -> Running {
@@ -245,8 +252,8 @@ fn health_follows_the_beat() {
         assert!(head.starts_with("HTTP/1.1 200") && body == "ok\n");
         tokio::time::sleep(Duration::from_millis(4100)).await;
         let (head, body) = ask(server.address, "GET /healthz").await;
-        assert!(head.starts_with("HTTP/1.1 503") && body.starts_with("stuck"));
-        server.health.beat(Duration::from_secs(60));
+        assert!(head.starts_with("HTTP/1.1 503") && body.starts_with("stuck: the job tick"));
+        server.health.beat("tick", Duration::from_secs(60));
         let (head, _) = ask(server.address, "GET /healthz").await;
         assert!(head.starts_with("HTTP/1.1 200"));
     });
@@ -365,7 +372,7 @@ fn cost_of_compression() {
         let server = start_with(App {
             exporter: exporter(kernel, TableConfig::default()),
             registry: Registry::new(),
-            health: Arc::new(Health::new(Duration::from_secs(60), [])),
+            health: Arc::new(Health::new([])),
         })
         .await;
         for offer in ["identity", "gzip"] {

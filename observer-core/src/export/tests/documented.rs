@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 use prometheus::Registry;
 
 use crate::export::{
-    DriftMetrics, bound, drift,
+    bound,
     family::METRICS,
+    jobs::{self, DriftMetrics, JobMetrics, WalkMetrics},
     metric::{Metric, Scope},
 };
 
@@ -21,7 +22,7 @@ fn path() -> std::path::PathBuf {
 fn exported() -> Vec<&'static Metric> {
     METRICS
         .iter()
-        .chain(drift::METRICS.iter().copied())
+        .chain(jobs::METRICS.iter().copied())
         .collect()
 }
 
@@ -138,12 +139,15 @@ fn what_is_written_by_hand_names_metrics_that_there_are() {
 #[test]
 fn what_is_registered_is_documented() {
     let registry = Registry::new();
-    let metrics = DriftMetrics::new(&registry).expect("the registry is empty");
     // A metric with labels is gathered once it has a series.
-    metrics.show_netns_drift(&[(1, 0)]);
-    metrics.show_drift(0);
-    let registered = registry.gather();
-    let registered = registered.iter().map(|family| {
+    let metrics = JobMetrics::new(&registry).expect("the registry is empty");
+    metrics.begin("tick");
+    let mut drift = DriftMetrics::new(&registry).expect("no name is taken");
+    drift.show_time_wait(&[(1, 0)]);
+    drift.show_sockets(0);
+    let _walks = WalkMetrics::new(&registry).expect("no name is taken");
+    let gathered = registry.gather();
+    let gathered = gathered.iter().map(|family| {
         let kind = match family.get_field_type() {
             prometheus::proto::MetricType::COUNTER => "counter",
             prometheus::proto::MetricType::GAUGE => "gauge",
@@ -151,10 +155,10 @@ fn what_is_registered_is_documented() {
         };
         (family.name(), kind)
     });
-    let documented = drift::METRICS.iter();
+    let documented = jobs::METRICS.iter();
     let documented = documented.map(|metric| (metric.name, metric.kind.name()));
     assert_eq!(
-        registered.collect::<BTreeSet<_>>(),
+        gathered.collect::<BTreeSet<_>>(),
         documented.collect::<BTreeSet<_>>()
     );
 }

@@ -1,34 +1,26 @@
-//! Reading listening sockets and ports in use, and giving both to the table.
+//! Reads listening sockets: backlogs, drops, and requests that met a full accept queue.
 
 use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt as _,
-    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use nix::time::{ClockId, clock_gettime};
 use observer_common::ListenerSample;
 use observer_core::{
-    host::HostFacts,
+    config::Settings,
     net::{
         netns,
         overflows::{Inference, Overflows},
         snmp::TcpExtCounters,
     },
-    ports::Collector,
     process::ProcRoot,
     sync::lock,
-    table::Table,
 };
 use tracing::debug;
 
-use crate::kernel::Live;
-
-/// A walk over the sockets is followed by a pause this many times as long, so that walks
-/// take no more than an eight-hundredth of a CPU.
-const PAUSE: u32 = 800;
+use crate::daemon::{Shared, scheduler::Job};
 
 /// How often processes are searched for one in a namespace.
 const SEARCH: Duration = Duration::from_secs(10);
@@ -39,14 +31,10 @@ const ATTEMPTS: u32 = 3;
 /// Rounds in a row in which a namespace may have no quiet moment.
 const PATIENCE: u32 = 10;
 
-/// What is read from sockets, and what is remembered between two readings.
-pub struct Sockets {
-    live: Arc<Live>,
-    facts: Arc<HostFacts>,
+pub struct Listeners {
+    shared: Shared,
     root: ProcRoot,
     inference: Inference,
-    next_walk: Instant,
-    last_took: Duration,
     /// A process in each network namespace, and when they were searched.
     pids: HashMap<u32, u32>,
     searched: Option<Instant>,
@@ -54,39 +42,47 @@ pub struct Sockets {
     restless: HashMap<u32, u32>,
 }
 
-impl Sockets {
-    pub fn new(live: Arc<Live>, facts: Arc<HostFacts>) -> Self {
+impl Job for Listeners {
+    fn name(&self) -> &'static str {
+        "listeners"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        self.read()
+            // What was last read would stand there as if it were still so.
+            .inspect_err(|_| lock(&self.shared.table).forget_listeners())
+    }
+}
+
+impl Listeners {
+    pub fn new(shared: Shared) -> Self {
         Self {
-            live,
-            facts,
+            shared,
             root: ProcRoot::default(),
             inference: Inference::default(),
-            next_walk: Instant::now(),
-            last_took: Duration::ZERO,
             pids: HashMap::new(),
             searched: None,
             restless: HashMap::new(),
         }
     }
 
-    /// Reads the listening sockets.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be read.
-    pub fn read_listeners(&mut self, table: &Mutex<Table>) -> anyhow::Result<()> {
-        let Some(mut samples) = self.live.take_listeners()? else {
+    fn read(&mut self) -> anyhow::Result<()> {
+        let Some(mut samples) = self.shared.live.take_listeners()? else {
             return Ok(());
         };
-        if self.live.counts_overflows() {
-            self.known(table).update_listeners(&samples, None);
+        if self.shared.live.counts_overflows() {
+            self.shared.discover().update_listeners(&samples, None);
             return Ok(());
         }
         let mut overflows = Overflows::default();
         self.inference.note_ended(&samples);
         let wanted = self.inference.wanted(&samples);
         let hints: Vec<_> = {
-            let table = self.known(table);
+            let table = self.shared.discover();
             let tgid = |slot| table.process(slot).map(|key| key.tgid);
             let wanted = wanted.into_iter();
             wanted.map(|(netns, slot)| (netns, tgid(slot))).collect()
@@ -102,17 +98,10 @@ impl Sockets {
             }
         }
         self.inference.retain(&samples);
-        self.known(table)
+        self.shared
+            .discover()
             .update_listeners(&samples, Some(&overflows));
         Ok(())
-    }
-
-    /// The table, which knows all processes that samples read until now name: what one dropped that
-    /// got its slot since the last tick would count for `<other>`.
-    fn known<'a>(&self, table: &'a Mutex<Table>) -> MutexGuard<'a, Table> {
-        let mut table = lock(table);
-        table.discover(&*self.live, &*self.facts);
-        table
     }
 
     /// Divides the overflows of one namespace. Its counters and the listeners' are read one
@@ -162,7 +151,7 @@ impl Sockets {
 
     /// Reads the listeners anew, and keeps the samples of those that have ended.
     fn refresh(&mut self, samples: &mut Vec<ListenerSample>) -> anyhow::Result<()> {
-        let new = self.live.take_listeners()?.unwrap_or_default();
+        let new = self.shared.live.take_listeners()?.unwrap_or_default();
         self.inference.note_ended(&new);
         samples.retain(|sample| sample.listener.closed != 0);
         samples.extend(new);
@@ -195,40 +184,4 @@ impl Sockets {
             .collect();
         self.pids.get(&netns).copied()
     }
-
-    /// Walks over the sockets and counts ports, when it is time to: after `longest` at the
-    /// latest, however many sockets there are.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be read.
-    pub fn read_ports(
-        &mut self,
-        table: &Mutex<Table>,
-        top: usize,
-        longest: Duration,
-    ) -> anyhow::Result<()> {
-        if Instant::now() < self.next_walk {
-            return Ok(());
-        }
-        let started = cpu_time();
-        let mut collector = Collector::default();
-        let walked = self.live.walk_ports(|port| collector.add(&port));
-        if let Some(spaces) = walked? {
-            let usage = collector.finish(&spaces);
-            let took = cpu_time().saturating_sub(started);
-            debug!(shares = usage.shares.len(), ?took, "counted ports");
-            // The lesser of two: on a busy machine, one may be charged for what it did not do.
-            let cost = took.min(self.last_took);
-            self.last_took = took;
-            self.next_walk = Instant::now() + (cost * PAUSE).min(longest);
-            self.known(table).update_ports(&usage, top);
-        }
-        Ok(())
-    }
-}
-
-/// CPU time of this thread: a walk that had to wait has not cost more.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

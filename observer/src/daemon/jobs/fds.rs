@@ -1,0 +1,30 @@
+//! Counts the descriptors of processes with sockets.
+
+use std::time::Duration;
+
+use observer_core::{config::Settings, sync::lock};
+
+use crate::daemon::{Shared, scan_limits, scheduler::Job};
+
+pub struct Fds(pub Shared);
+
+impl Job for Fds {
+    fn name(&self) -> &'static str {
+        "fds"
+    }
+
+    /// Each run counts a batch of those whose count is older than `fd_interval`.
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval
+    }
+
+    fn configure(&mut self, settings: &Settings) {
+        self.0.facts.set_limits(scan_limits(settings));
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let processes: Vec<_> = lock(&self.0.table).keys().copied().collect();
+        self.0.facts.scan(processes);
+        Ok(())
+    }
+}

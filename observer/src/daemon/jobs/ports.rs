@@ -1,0 +1,81 @@
+//! Counts local ports in use by destination.
+
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use observer_core::{config::Settings, ports::Collector, sync::lock};
+use tracing::debug;
+
+use crate::daemon::{Shared, scheduler::Job};
+
+/// A walk over the sockets is followed by a pause this many times as long, so that walks
+/// take no more than an eight-hundredth of a CPU.
+const PAUSE: u32 = 800;
+
+pub struct Ports {
+    shared: Shared,
+    /// Destinations shown of each process.
+    top: usize,
+    /// The longest pause, however many sockets there are.
+    longest: Duration,
+    next_walk: Instant,
+    last_took: Duration,
+}
+
+impl Ports {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            top: 0,
+            longest: Duration::ZERO,
+            next_walk: Instant::now(),
+            last_took: Duration::ZERO,
+        }
+    }
+}
+
+impl Job for Ports {
+    fn name(&self) -> &'static str {
+        "ports"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval
+    }
+
+    fn configure(&mut self, settings: &Settings) {
+        self.top = settings.top_destinations as usize;
+        self.longest = settings.resync_interval;
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        if Instant::now() < self.next_walk {
+            return Ok(());
+        }
+        let started = cpu_time();
+        let mut collector = Collector::default();
+        let spaces = self
+            .shared
+            .live
+            .walk_ports(|port| collector.add(&port))
+            // What was last read would stand there as if it were still so.
+            .inspect_err(|_| lock(&self.shared.table).forget_ports())?;
+        let Some(spaces) = spaces else {
+            return Ok(());
+        };
+        let usage = collector.finish(&spaces);
+        let took = cpu_time().saturating_sub(started);
+        debug!(shares = usage.shares.len(), ?took, "counted ports");
+        // The lesser of two: on a busy machine, one may be charged for what it did not do.
+        let cost = took.min(self.last_took);
+        self.last_took = took;
+        self.next_walk = Instant::now() + (cost * PAUSE).min(self.longest);
+        self.shared.discover().update_ports(&usage, self.top);
+        Ok(())
+    }
+}
+
+/// CPU time of this thread: a walk that had to wait has not cost more.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}

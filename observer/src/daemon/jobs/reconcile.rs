@@ -1,0 +1,219 @@
+//! Comparing our numbers with the kernel's own, in every network namespace.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
+use observer_core::{
+    config::Settings,
+    contract::KernelSource as _,
+    export::jobs::DriftMetrics,
+    net::{
+        netns,
+        sockdiag::{SockDiag, StateMask},
+        sockstat::SockStat,
+    },
+    process::ProcRoot,
+    sync::lock,
+    table::{Kind, TIME_WAIT_LENGTH},
+};
+use tracing::{debug, warn};
+
+use crate::daemon::{Shared, scheduler::Job};
+
+/// The kernel's own counts.
+struct KernelCounts {
+    /// Sockets in TIME_WAIT by network namespace (inode number, where it is known).
+    time_wait: Vec<(Option<u64>, u64)>,
+    /// TCP sockets in use in all of them.
+    in_use: u64,
+}
+
+impl KernelCounts {
+    /// Reads them in the network namespaces of all processes.
+    fn read() -> anyhow::Result<Self> {
+        let root = ProcRoot::default();
+        let namespaces = netns::enumerate(&root).context("cannot list network namespaces")?;
+        let others = namespaces
+            .found
+            .iter()
+            .filter(|namespace| Some(namespace.inode) != namespaces.own)
+            .map(|namespace| (Some(namespace.inode), namespace.pid));
+        let own = (namespaces.own, std::process::id());
+        let mut counts = Self {
+            time_wait: Vec::new(),
+            in_use: 0,
+        };
+        for (netns, pid) in others.chain([own]) {
+            let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
+            // `None`: the process went away, and its namespace maybe with it.
+            if let Some(sockstat) = read {
+                counts.time_wait.push((netns, sockstat.tcp_time_wait));
+                counts.in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Sockets in TIME_WAIT in all namespaces that were read.
+    fn total_time_wait(&self) -> u64 {
+        self.time_wait.iter().map(|(_, count)| count).sum()
+    }
+}
+
+pub struct Reconcile {
+    shared: Shared,
+    drift: DriftMetrics,
+    /// For the daemon's own network namespace.
+    sock_diag: Option<SockDiag>,
+    /// How many sockets had entered TIME_WAIT in other network namespaces, and when.
+    elsewhere: VecDeque<(Instant, u64)>,
+}
+
+impl Job for Reconcile {
+    fn name(&self) -> &'static str {
+        "reconcile"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.reconcile_interval
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let counts = match KernelCounts::read() {
+            Ok(counts) => counts,
+            Err(error) => {
+                self.drift.withdraw();
+                lock(&self.shared.table).forget_time_wait_drift();
+                return Err(error.context("cannot compare with the kernel's counts"));
+            }
+        };
+        self.compare_sockets(&counts);
+        if self.shared.live.account(SLOT_UNATTRIBUTED).is_some() {
+            self.compare_time_wait(&counts);
+        } else {
+            self.correct_time_wait(&counts);
+        }
+        Ok(())
+    }
+}
+
+impl Reconcile {
+    pub fn new(shared: Shared, drift: DriftMetrics) -> Self {
+        let sock_diag = SockDiag::open()
+            .inspect_err(|error| {
+                warn!(
+                    %error,
+                    "cannot open sock_diag: TIME_WAIT sockets that ended early are apportioned \
+                     among all processes"
+                );
+            })
+            .ok();
+        Self {
+            shared,
+            drift,
+            sock_diag,
+            elsewhere: VecDeque::new(),
+        }
+    }
+
+    fn compare_sockets(&self, counts: &KernelCounts) {
+        let mut ours = 0;
+        lock(&self.shared.table).visit(&*self.shared.live, &*self.shared.facts, &mut |view| {
+            // Processes are in the names' sums.
+            if let Kind::Name { .. } = view.kind {
+                ours += (1..STATES as u8)
+                    .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
+                    .map(|state| view.counts.live(state))
+                    .sum::<i64>();
+            }
+        });
+        self.drift.show_sockets(ours - counts.in_use as i64);
+    }
+
+    /// Where both ends of TIME_WAIT are seen.
+    fn compare_time_wait(&mut self, counts: &KernelCounts) {
+        let ours: HashMap<u32, Account> =
+            self.shared.live.time_wait_by_netns().into_iter().collect();
+        let drifts: Vec<_> = counts
+            .time_wait
+            .iter()
+            .filter_map(|&(netns, kernel)| {
+                // The kernel's inode numbers of namespaces have 32 bits.
+                let netns = netns? as u32;
+                let ours = ours.get(&netns).map_or(0, Account::live);
+                Some((netns, ours as i64 - kernel as i64))
+            })
+            .collect();
+        let sum = drifts.iter().map(|(_, drift)| drift).sum();
+        lock(&self.shared.table).note_time_wait_drift(sum);
+        self.drift.show_time_wait(&drifts);
+    }
+
+    /// Where TIME_WAIT is inferred.
+    fn correct_time_wait(&mut self, counts: &KernelCounts) {
+        // A namespace without processes, of a container that is gone, is not among those
+        // read, and the timewait sockets of others cannot be told apart from here. So the
+        // kernel's numbers are a measure only while all that entered did so here.
+        let elsewhere = self.shared.live.stats().time_wait_elsewhere;
+        let elsewhere = self.entered_elsewhere(elsewhere);
+        let drifted = {
+            let mut table = lock(&self.shared.table);
+            table.reconcile_time_wait(counts.total_time_wait());
+            if elsewhere {
+                table.cap_time_wait(None);
+                table.trust_inferred_time_wait();
+                return;
+            }
+            table.time_wait_drift().is_some_and(|drift| drift > 0)
+        };
+        let owned = drifted.then(|| self.owned_time_wait()).flatten();
+        lock(&self.shared.table).cap_time_wait(owned.as_ref());
+    }
+
+    /// Whether sockets entered TIME_WAIT in other network namespaces within the time they
+    /// stay there; `total` is how many ever did.
+    fn entered_elsewhere(&mut self, total: u64) -> bool {
+        let now = Instant::now();
+        let is_old = |time: &Instant| now.duration_since(*time) > TIME_WAIT_LENGTH;
+        self.elsewhere.push_back((now, total));
+        // One sample that is old enough is kept, to compare with.
+        while self.elsewhere.get(1).is_some_and(|(time, _)| is_old(time)) {
+            self.elsewhere.pop_front();
+        }
+        let before = match self.elsewhere.front() {
+            Some((time, total)) if is_old(time) => *total,
+            // Not running for that long yet: since the start.
+            _ => 0,
+        };
+        total > before
+    }
+
+    /// How many timewait sockets of the own namespace each process left behind; `None`
+    /// unless nearly every one of them has a known owner.
+    fn owned_time_wait(&mut self) -> Option<HashMap<(u32, u32), u64>> {
+        // Timewait sockets of either substate.
+        let entries = self
+            .sock_diag
+            .as_mut()?
+            .dump(StateMask::of(&[TIME_WAIT, FIN_WAIT2]))
+            .inspect_err(|error| debug!(%error, "cannot dump sockets in TIME_WAIT"))
+            .ok()?;
+        let mut owned = HashMap::new();
+        let (mut known, mut unknown) = (0, 0);
+        for entry in entries.iter().filter(|entry| entry.timewait) {
+            match self.shared.live.time_wait_owner(entry.cookie) {
+                Some(owner) => {
+                    *owned.entry(owner).or_default() += 1;
+                    known += 1;
+                }
+                None => unknown += 1,
+            }
+        }
+        // Now and then one is forgotten early.
+        (unknown <= known / 50).then_some(owned)
+    }
+}

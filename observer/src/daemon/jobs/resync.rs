@@ -1,0 +1,80 @@
+//! Walks over the open files of all processes: takes in sockets that are older than the observer
+//! and finds those that changed hands unseen.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use observer_core::{
+    config::Settings,
+    export::{Health, jobs::WalkMetrics},
+};
+use tracing::debug;
+
+use crate::{
+    daemon::scheduler::Job,
+    heap,
+    kernel::{Live, Resynced},
+};
+
+/// What `/readyz` waits for.
+pub const STEP: &str = "taking in the sockets that are older than the observer";
+
+/// Runs after which entries of forgotten sockets are looked for, which reads the whole map of
+/// connections.
+const SWEEP_EVERY: u32 = 20;
+
+pub struct Resync {
+    live: Arc<Live>,
+    health: Arc<Health>,
+    metrics: WalkMetrics,
+}
+
+impl Resync {
+    pub fn new(live: Arc<Live>, health: Arc<Health>, metrics: WalkMetrics) -> Self {
+        Self {
+            live,
+            health,
+            metrics,
+        }
+    }
+
+    /// Walks once, and counts what it found.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator is not attached or cannot be read.
+    pub fn walk(&self) -> anyhow::Result<Resynced> {
+        let resynced = self.live.resync()?;
+        self.metrics.found(resynced.seeded, resynced.moved);
+        self.health.done(STEP);
+        heap::give_back();
+        Ok(resynced)
+    }
+}
+
+impl Job for Resync {
+    fn name(&self) -> &'static str {
+        "resync"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.resync_interval
+    }
+
+    /// The first walk was before there were jobs.
+    fn runs_at_start(&self) -> bool {
+        false
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let resynced = self.walk().context("cannot resynchronise owners")?;
+        debug!(?resynced, "resynchronised");
+        if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
+            let swept = self.live.sweep(resynced.epoch);
+            if swept > 0 {
+                debug!(swept, "dropped entries of forgotten sockets");
+            }
+        }
+        Ok(())
+    }
+}

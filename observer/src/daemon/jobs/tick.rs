@@ -1,0 +1,58 @@
+//! The table's housekeeping: new and exited processes, names, and which ones are shown.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use observer_core::{config::Settings, sync::lock};
+use tracing::info;
+
+use crate::daemon::{Shared, scheduler::Job};
+
+pub struct Tick {
+    shared: Shared,
+    has_run: bool,
+}
+
+impl Tick {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            has_run: false,
+        }
+    }
+}
+
+impl Job for Tick {
+    fn name(&self) -> &'static str {
+        "tick"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval
+    }
+
+    fn configure(&mut self, settings: &Settings) {
+        let selection = settings.selection();
+        lock(&self.shared.table)
+            .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
+        if self.has_run {
+            info!("processes are selected by the new settings");
+        }
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let Shared { live, facts, table } = &self.shared;
+        let processes: HashSet<_> = {
+            let mut table = lock(table);
+            table.tick(Instant::now(), &**live, &**facts);
+            table.keys().copied().collect()
+        };
+        facts.retain(&processes);
+        live.make_up_for_missed_runs();
+        live.flush_log();
+        self.has_run = true;
+        Ok(())
+    }
+}
