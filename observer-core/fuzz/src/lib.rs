@@ -8,7 +8,6 @@ use observer_core::{
     names::{ResetReasons, errno_name},
     net::{
         snmp::{TcpCounters, TcpExtCounters},
-        sockdiag_message::parse_datagram,
         sockstat::SockStat,
     },
     process::{
@@ -22,13 +21,12 @@ use observer_core::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 5] = [
     ("cgroup", cgroup),
     ("config", config),
     ("netstat", netstat),
     ("process", process),
     ("records", records),
-    ("sockdiag", sockdiag),
 ];
 
 /// The text of /proc/PID/cgroup and of /proc/PID/mountinfo.
@@ -113,17 +111,4 @@ pub fn records(bytes: &[u8]) {
     assert_eq!(object["slot"], record.slot);
     let errno = (record.errno != 0).then(|| errno_name(record.errno));
     assert_eq!(object["errno"].as_str(), errno.as_deref());
-}
-
-/// A datagram of a socket dump.
-pub fn sockdiag(bytes: &[u8]) {
-    // Messages of another dump are stepped over, so take the first one's number.
-    let sequence = bytes
-        .get(8..)
-        .and_then(<[u8]>::first_chunk)
-        .map_or(0, |number| u32::from_ne_bytes(*number));
-    let mut sockets = 0;
-    let _ = parse_datagram(bytes, sequence, |_| sockets += 1);
-    // Each needs a netlink header and a `struct inet_diag_msg`.
-    assert!(sockets <= bytes.len() / (16 + 72));
 }

@@ -1,5 +1,5 @@
-//! What the kernel itself says about TCP: its counters, its socket dump, and the network
-//! namespaces that both are kept for.
+//! What the kernel itself says about TCP: its counters, and the network namespaces that they are
+//! kept for.
 //!
 //! These numbers serve as a check on the ones counted by the kernel programs, and for what
 //! those cannot see, such as sockets older than the daemon. The text files are outside
@@ -8,6 +8,4 @@
 pub mod netns;
 pub mod overflows;
 pub mod snmp;
-pub mod sockdiag;
-pub mod sockdiag_message;
 pub mod sockstat;

@@ -261,7 +261,7 @@ impl Table {
             .into_iter()
             .chain(names)
             .chain(entries)
-            .map(Ledger::inferred)
+            .map(Ledger::live)
             .sum();
         self.kernel_time_wait = Some(kernel_total);
         self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
@@ -273,19 +273,6 @@ impl Table {
     /// entered. The drift stays known.
     pub fn trust_inferred_time_wait(&mut self) {
         self.time_wait_is_whole = false;
-    }
-
-    /// Notes how many of the kernel's timewait sockets are whose, by slot and generation, so
-    /// that one process's early leavers are not taken off another. `None` where they cannot
-    /// all be told apart.
-    pub fn cap_time_wait(&mut self, owned: Option<&HashMap<(u32, u32), u64>>) {
-        for (slot, entry) in (0..).zip(&mut self.entries) {
-            if let Some(entry) = entry {
-                let key = (slot, entry.generation);
-                let cap = owned.map(|owned| owned.get(&key).copied().unwrap_or(0));
-                entry.time_wait.set_cap(cap);
-            }
-        }
     }
 
     /// Notes how far our number of sockets in TIME_WAIT is off the kernel's, where it is not

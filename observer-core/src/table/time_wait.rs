@@ -26,9 +26,6 @@ pub(super) struct Ledger {
     live: u64,
     /// The counter's value that the samples account for.
     entered: u64,
-    /// The most there can be, where the kernel's own sockets could be told apart by owner;
-    /// grows with what enters since.
-    cap: Option<u64>,
 }
 
 impl Ledger {
@@ -39,7 +36,6 @@ impl Ledger {
         self.entered = entered;
         if new > 0 {
             self.live += new;
-            self.cap = self.cap.map(|cap| cap + new);
             push(&mut self.samples, now, new);
         }
         new
@@ -60,19 +56,9 @@ impl Ledger {
         }
     }
 
-    /// Sockets in TIME_WAIT as of the last update.
+    /// Sockets in TIME_WAIT as of the last update, if none ended early.
     pub fn live(&self) -> u64 {
-        self.cap.map_or(self.live, |cap| cap.min(self.live))
-    }
-
-    /// The same, if none had left early.
-    pub fn inferred(&self) -> u64 {
         self.live
-    }
-
-    /// Notes how many the kernel has, `None` when that is not known.
-    pub fn set_cap(&mut self, cap: Option<u64>) {
-        self.cap = cap;
     }
 
     /// Entries since the last update, for a counter that now reads `entered`.
@@ -94,8 +80,6 @@ impl Ledger {
             push(&mut merged, time, count);
         }
         self.samples = merged;
-        let live = self.live() + (other.cap.map_or(other.live, |cap| cap.min(other.live)));
-        self.cap = self.cap.or(other.cap).map(|_| live);
         self.live += other.live;
         self.entered += other.entered;
     }

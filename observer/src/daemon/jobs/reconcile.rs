@@ -5,24 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::daemon::{Shared, scheduler::Job};
 use anyhow::Context as _;
-use observer_common::{Account, CLOSE, FIN_WAIT2, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
+use observer_common::{Account, CLOSE, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
 use observer_core::{
     config::Settings,
     contract::KernelSource as _,
     export::jobs::DriftMetrics,
-    net::{
-        netns,
-        sockdiag::{SockDiag, StateMask},
-        sockstat::SockStat,
-    },
+    net::{netns, sockstat::SockStat},
     process::ProcRoot,
     sync::lock,
     table::{Kind, TIME_WAIT_LENGTH},
 };
-use tracing::{debug, warn};
-
-use crate::daemon::{Shared, scheduler::Job};
 
 /// The kernel's own counts.
 struct KernelCounts {
@@ -67,8 +61,6 @@ impl KernelCounts {
 pub struct Reconcile {
     shared: Shared,
     drift: DriftMetrics,
-    /// For the daemon's own network namespace.
-    sock_diag: Option<SockDiag>,
     /// How many sockets had entered TIME_WAIT in other network namespaces, and when.
     elsewhere: VecDeque<(Instant, u64)>,
 }
@@ -103,19 +95,9 @@ impl Job for Reconcile {
 
 impl Reconcile {
     pub fn new(shared: Shared, drift: DriftMetrics) -> Self {
-        let sock_diag = SockDiag::open()
-            .inspect_err(|error| {
-                warn!(
-                    %error,
-                    "cannot open sock_diag: TIME_WAIT sockets that ended early are apportioned \
-                     among all processes"
-                );
-            })
-            .ok();
         Self {
             shared,
             drift,
-            sock_diag,
             elsewhere: VecDeque::new(),
         }
     }
@@ -160,18 +142,11 @@ impl Reconcile {
         // kernel's numbers are a measure only while all that entered did so here.
         let elsewhere = self.shared.live.stats().time_wait_elsewhere;
         let elsewhere = self.entered_elsewhere(elsewhere);
-        let drifted = {
-            let mut table = lock(&self.shared.table);
-            table.reconcile_time_wait(counts.total_time_wait());
-            if elsewhere {
-                table.cap_time_wait(None);
-                table.trust_inferred_time_wait();
-                return;
-            }
-            table.time_wait_drift().is_some_and(|drift| drift > 0)
-        };
-        let owned = drifted.then(|| self.owned_time_wait()).flatten();
-        lock(&self.shared.table).cap_time_wait(owned.as_ref());
+        let mut table = lock(&self.shared.table);
+        table.reconcile_time_wait(counts.total_time_wait());
+        if elsewhere {
+            table.trust_inferred_time_wait();
+        }
     }
 
     /// Whether sockets entered TIME_WAIT in other network namespaces within the time they
@@ -190,30 +165,5 @@ impl Reconcile {
             _ => 0,
         };
         total > before
-    }
-
-    /// How many timewait sockets of the own namespace each process left behind; `None`
-    /// unless nearly every one of them has a known owner.
-    fn owned_time_wait(&mut self) -> Option<HashMap<(u32, u32), u64>> {
-        // Timewait sockets of either substate.
-        let entries = self
-            .sock_diag
-            .as_mut()?
-            .dump(StateMask::of(&[TIME_WAIT, FIN_WAIT2]))
-            .inspect_err(|error| debug!(%error, "cannot dump sockets in TIME_WAIT"))
-            .ok()?;
-        let mut owned = HashMap::new();
-        let (mut known, mut unknown) = (0, 0);
-        for entry in entries.iter().filter(|entry| entry.timewait) {
-            match self.shared.live.time_wait_owner(entry.cookie) {
-                Some(owner) => {
-                    *owned.entry(owner).or_default() += 1;
-                    known += 1;
-                }
-                None => unknown += 1,
-            }
-        }
-        // Now and then one is forgotten early.
-        (unknown <= known / 50).then_some(owned)
     }
 }
