@@ -1,7 +1,5 @@
 //! What the binary says to those who misuse it: no privileges needed, nothing is attached.
 
-mod common;
-
 use std::{
     fs,
     net::TcpListener,
@@ -29,7 +27,8 @@ fn outcome(command: &mut Command) -> (Option<i32>, String) {
     let pid = Pid::from_raw(child.id() as i32);
     let (done, ended) = mpsc::channel::<()>();
     let watch = thread::spawn(move || {
-        let late = ended.recv_timeout(common::PATIENCE) == Err(RecvTimeoutError::Timeout);
+        let late =
+            ended.recv_timeout(observer_test_support::PATIENCE) == Err(RecvTimeoutError::Timeout);
         if late {
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -49,7 +48,11 @@ fn outcome(command: &mut Command) -> (Option<i32>, String) {
 }
 
 fn run(args: &[&str]) -> (Option<i32>, String) {
-    outcome(Command::new(common::observer()).arg("run").args(args))
+    outcome(
+        Command::new(observer_test_support::observer())
+            .arg("run")
+            .args(args),
+    )
 }
 
 #[test]
@@ -85,13 +88,14 @@ fn misuse_ends_with_2() {
             );
         }
     }
-    let mut by_variable = Command::new(common::observer());
+    let mut by_variable = Command::new(observer_test_support::observer());
     let (code, said) = outcome(by_variable.arg("run").env("OBSERVER_RING_BYTES", "5000"));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("power of two"), "{said}");
-    let (code, said) = outcome(Command::new(common::observer()).arg("walk"));
+    let (code, said) = outcome(Command::new(observer_test_support::observer()).arg("walk"));
     assert_eq!(code, Some(2), "{said}");
-    let (code, said) = outcome(Command::new(common::observer()).args(["tail", "--kind", "odd"]));
+    let (code, said) =
+        outcome(Command::new(observer_test_support::observer()).args(["tail", "--kind", "odd"]));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("reset-sent"), "{said}");
 }
@@ -141,7 +145,7 @@ fn a_bad_file_ends_with_1_and_is_named_with_line_and_key() {
     for (text, expected) in cases {
         let (_directory, path) = file(text);
         for command in ["run", "check"] {
-            let mut observer = Command::new(common::observer());
+            let mut observer = Command::new(observer_test_support::observer());
             let (code, said) = outcome(observer.arg(command).arg("--config").arg(&path));
             assert_eq!(code, Some(1), "{command} {text:?}: {said}");
             for text in expected.iter().chain(&[path.to_str().unwrap()]) {
@@ -182,7 +186,7 @@ fn copy_for_all() -> (tempfile::TempDir, PathBuf) {
     // and it could not be executed then.
     let mut copy = Command::new("cp");
     assert!(
-        copy.args([common::observer(), path.clone()])
+        copy.args([observer_test_support::observer(), path.clone()])
             .status()
             .unwrap()
             .success()
@@ -243,7 +247,7 @@ fn root_without_capabilities_is_told_which_are_missing() {
         return;
     }
     let command = || {
-        let mut command = Command::new(common::observer());
+        let mut command = Command::new(observer_test_support::observer());
         command.args(["run", "--listen", "127.0.0.1:0"]);
         command
     };

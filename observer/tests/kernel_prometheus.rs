@@ -10,7 +10,6 @@
 //! Nothing here depends on how fast the machine is: the programs write down when they really
 //! did what they did, and that is what rates are compared with.
 
-mod common;
 mod prometheus;
 
 use std::{
@@ -18,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Netns, Program, has_program};
+use observer_test_support::{Daemon, Netns, Program, has_program, needs_kernel};
 use prometheus::{
     Prometheus, Rates, Truth, documented_names, documented_queries, metric_names, now, records,
 };

@@ -17,7 +17,7 @@ use serde_json::Value;
 pub use queries::{documented_names, documented_queries, metric_names};
 pub use truth::{Rates, Samples, Truth, records};
 
-use crate::common::{PATIENCE, get};
+use observer_test_support::{PATIENCE, get};
 
 /// Seconds since 1970, as Prometheus and Python have them.
 pub fn now() -> f64 {

@@ -1,9 +1,9 @@
 //! The queries that docs/metrics.md recommends, and the names in them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 fn document() -> String {
-    let path = crate::common::crate_dir().join("../docs/metrics.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     std::fs::read_to_string(path).unwrap()
 }
 

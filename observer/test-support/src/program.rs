@@ -1,0 +1,171 @@
+//! Programs that misbehave on command.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::PATIENCE;
+
+/// Names that programs were given, by process.
+static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+
+/// A name that no other process has: at most 14 bytes, so that children of a program can be
+/// told apart by one more.
+pub fn new_comm() -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let comm = format!("obs-{}-{number}", std::process::id());
+    assert!(comm.len() <= 14, "{comm}");
+    comm
+}
+
+/// The name that a test gave a process.
+pub fn comm_of(pid: u32) -> Option<String> {
+    NAMES.lock().unwrap().get(&pid).cloned()
+}
+
+/// Python that gives the program its name before anything else; `name()` is for its children.
+fn named(comm: &str, source: &str) -> String {
+    format!(
+        "COMM = '{comm}'\ndef name(comm):\n    import ctypes\n    \
+         ctypes.CDLL(None).prctl(15, comm.encode(), 0, 0, 0)\nname(COMM)\n{source}"
+    )
+}
+
+/// A real program that talks to the test in lines: it prints what it has done and waits
+/// for a line before it goes on, so that nothing depends on timing.
+pub struct Program {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Program {
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("the program can be started");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The same, of a program that calls itself `comm` before it has a socket.
+    pub fn spawn_as(comm: &str, command: &mut Command) -> Self {
+        let this = Self::spawn(command);
+        NAMES.lock().unwrap().insert(this.pid(), comm.to_owned());
+        this
+    }
+
+    /// Runs Python source; `print()` and `input()` are the conversation. The process has a
+    /// name of its own: `COMM`, which `name()` changes.
+    pub fn python(source: &str, args: &[&str]) -> Self {
+        Self::python_by(&mut Command::new("python3"), source, args)
+    }
+
+    /// The same by a command that runs Python.
+    pub fn python_by(command: &mut Command, source: &str, args: &[&str]) -> Self {
+        let comm = new_comm();
+        let source = named(&comm, source);
+        Self::spawn_as(&comm, command.args(["-u", "-c", &source]).args(args))
+    }
+
+    /// The name that it was given.
+    pub fn comm(&self) -> String {
+        comm_of(self.pid()).expect("a program with a name of its own")
+    }
+
+    /// The name that one of its children has, which called `name(COMM + suffix)`.
+    pub fn comm_of_child(&self, suffix: char) -> String {
+        format!("{}{suffix}", self.comm())
+    }
+
+    /// The process id. `ip netns exec` replaces itself, so it is the program's own.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line it prints.
+    pub fn line(&mut self) -> String {
+        self.line_within(PATIENCE)
+    }
+
+    /// The same, for something that may take longer.
+    pub fn line_within(&mut self, patience: Duration) -> String {
+        self.lines.recv_timeout(patience).unwrap_or_else(|error| {
+            panic!(
+                "the program says nothing ({error}): {:?}",
+                self.child.try_wait()
+            )
+        })
+    }
+
+    /// Waits for a line that must be `expected`.
+    pub fn expect(&mut self, expected: &str) {
+        assert_eq!(self.line(), expected);
+    }
+
+    /// Lets it go on.
+    pub fn go(&mut self) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        stdin.write_all(b"\n").unwrap();
+    }
+
+    /// Says something to it.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// The next line it prints, which must be `name=count` words.
+    pub fn tally(&mut self) -> BTreeMap<String, u64> {
+        self.line()
+            .split_whitespace()
+            .map(|word| {
+                let (name, count) = word.split_once('=').expect("name=count");
+                (name.to_owned(), count.parse().expect("a count"))
+            })
+            .collect()
+    }
+
+    /// Waits for it to end well.
+    pub fn finish(mut self) {
+        let stdin = self.child.stdin.take();
+        drop(stdin);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the program failed: {status}");
+    }
+
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    /// Its children end as well: one that waits for the program would wait for ever, with this
+    /// process's stderr open, and whoever reads that waits too.
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,366 @@
+//! Accepted connections and descriptor exhaustion, on the real kernel: a connection
+//! belongs to its listener's process until it is accepted, then to who accepted it.
+
+use observer_test_support::{Daemon, Metrics, Netns, Program, has_program};
+
+const ACCEPTS: &str = "socket_accepts_total";
+
+/// Connects `count` times to each of the ports, and holds the connections.
+const CLIENT: &str = r"
+held = []
+for (family, address), port in zip(FAMILIES, sys.argv[1].split()):
+    for _ in range(int(sys.argv[2])):
+        held.append(connect(family, (address, int(port))))
+print('connected')
+input()
+for conn in held:
+    conn.close()
+print('closed')
+input()
+";
+
+fn live(metrics: &Metrics, pid: u32, state: &str) -> f64 {
+    metrics.of(pid, "socket_connections", &[("state", state)])
+}
+
+#[test]
+fn prefork_workers_own_what_they_accept() {
+    needs_kernel!();
+    let netns = Netns::new("prefork");
+    let daemon = Daemon::start(&[]);
+    let mut server = netns.script(
+        r"
+listeners = [listen(family, address) for family, address in FAMILIES]
+down, up = os.pipe()
+go, start = os.pipe()
+pids = []
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        os.close(up)
+        os.read(go, 1)
+        held = [listener.accept()[0] for listener in listeners for _ in range(5)]
+        os.write(1, b'accepted\n')
+        os.read(down, 1)
+        os._exit(0)
+    pids.append(pid)
+print(*[listener.getsockname()[1] for listener in listeners])
+print(*pids)
+input()
+os.write(start, b'123')
+input()
+os.close(up)
+for pid in pids:
+    os.waitpid(pid, 0)
+print('gone')
+input()
+",
+        &[],
+    );
+    let ports = server.line();
+    let workers: Vec<u32> = server
+        .line()
+        .split(' ')
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    let mut client = netns.script(CLIENT, &[&ports, "15"]);
+    client.expect("connected");
+    let parent = server.pid();
+    let metrics = daemon.until(
+        "unaccepted connections of the listener's process",
+        |metrics| live(metrics, parent, "ESTABLISHED") == 30.0,
+    );
+    assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
+    server.go();
+    for _ in &workers {
+        server.expect("accepted");
+    }
+    let metrics = daemon.scrape();
+    if metrics.observes("accept") && !metrics.skipped_twice("accept_again_fexit") {
+        for &worker in &workers {
+            assert_eq!(
+                metrics.of(worker, ACCEPTS, &[]),
+                10.0,
+                "{}",
+                metrics.shown()
+            );
+            assert_eq!(
+                live(&metrics, worker, "ESTABLISHED"),
+                10.0,
+                "{}",
+                metrics.shown()
+            );
+            assert_eq!(live(&metrics, worker, "LISTEN"), 0.0);
+        }
+        assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
+        assert_eq!(
+            live(&metrics, parent, "ESTABLISHED"),
+            0.0,
+            "{}",
+            metrics.shown()
+        );
+        // All have one name.
+        assert_eq!(metrics.by(&server.comm(), ACCEPTS, &[]), 30.0);
+    }
+    assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
+    assert_eq!(live(&metrics, client.pid(), "ESTABLISHED"), 30.0);
+    assert_eq!(netns.ss("established"), 60);
+    metrics.assert_complete();
+    server.go();
+    server.expect("gone");
+    client.go();
+    client.expect("closed");
+    daemon.until("no connection left", |metrics| {
+        live(metrics, client.pid(), "ESTABLISHED") == 0.0
+    });
+    // The workers' series ended with them; what they accepted stays with their name.
+    let metrics = daemon.until("the end of the workers' series", |metrics| {
+        !workers.iter().any(|&worker| metrics.shows(worker))
+    });
+    if metrics.observes("accept") && !metrics.skipped_twice("accept_again_fexit") {
+        assert_eq!(metrics.by(&server.comm(), ACCEPTS, &[]), 30.0);
+        assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
+    }
+    // Births were the listener's, so its gauges must not have gone below 0 either.
+    assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
+    assert_eq!(live(&metrics, parent, "ESTABLISHED"), 0.0);
+    metrics.assert_complete();
+    client.go();
+    server.go();
+    client.finish();
+    server.finish();
+}
+
+/// Recv-Q of the listener that each process holds, by `ss`: the independent source.
+fn accept_queues(netns: &Netns, pid: u32) -> usize {
+    let holder = format!("pid={pid},");
+    netns
+        .run("ss", &["-Htlnp"])
+        .lines()
+        .filter(|line| line.contains(&holder))
+        .map(|line| {
+            line.split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<usize>()
+                .unwrap()
+        })
+        .sum()
+}
+
+#[test]
+fn reuseport_queues_belong_to_their_own_process() {
+    needs_kernel!();
+    let netns = Netns::new("reuseport");
+    let daemon = Daemon::start(&[]);
+    let source = r"
+listeners = []
+for family, address in FAMILIES:
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((address, 7000))
+    listener.listen(200)
+    listeners.append(listener)
+print('listening')
+held = [listener.accept()[0] for listener in listeners for _ in range(int(input()))]
+print('accepted')
+input()
+";
+    let mut servers = [netns.script(source, &[]), netns.script(source, &[])];
+    for server in &mut servers {
+        server.expect("listening");
+    }
+    let mut client = netns.script(CLIENT, &["7000 7000", "40"]);
+    client.expect("connected");
+    let pids = servers.each_ref().map(Program::pid);
+    let metrics = daemon.until("80 children", |metrics| {
+        pids.iter()
+            .map(|pid| live(metrics, *pid, "ESTABLISHED"))
+            .sum::<f64>()
+            == 80.0
+    });
+    let queues = pids.map(|pid| accept_queues(&netns, pid));
+    println!("accept queues {queues:?}");
+    assert_eq!(queues.iter().sum::<usize>(), 80);
+    assert!(
+        queues.iter().all(|queue| *queue > 0),
+        "one process got everything"
+    );
+    for (pid, queue) in pids.into_iter().zip(queues) {
+        assert_eq!(
+            live(&metrics, pid, "ESTABLISHED"),
+            queue as f64,
+            "{}",
+            metrics.shown()
+        );
+        assert_eq!(metrics.of(pid, ACCEPTS, &[]), 0.0);
+    }
+    metrics.assert_complete();
+    client.go();
+    client.expect("closed");
+    client.go();
+    client.finish();
+}
+
+#[test]
+fn accept_and_accept4() {
+    needs_kernel!();
+    let netns = Netns::new("accept");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+held = []
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    for i in range(10):
+        held.append(connect(family, listener.getsockname()))
+        if i % 2:
+            held.append(listener.accept()[0])       # accept4
+        else:
+            number = LIBC.accept(listener.fileno(), None, None)
+            assert number >= 0
+            held.append(socket.socket(fileno=number))
+    # Nothing to accept is no event.
+    listener.setblocking(False)
+    assert outcome(listener.accept) == 'EAGAIN'
+local = socket.socket(socket.AF_UNIX)
+local.bind('\0observer-' + str(os.getpid()))
+local.listen()
+held.append(socket.socket(socket.AF_UNIX))
+held[-1].connect(local.getsockname())
+local.accept()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    if metrics.observes("accept") {
+        assert_eq!(
+            metrics.of(program.pid(), ACCEPTS, &[]),
+            20.0,
+            "{}",
+            metrics.shown()
+        );
+    }
+    assert_eq!(live(&metrics, program.pid(), "ESTABLISHED"), 40.0);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+#[test]
+fn descriptors_run_out() {
+    needs_kernel!();
+    let netns = Netns::new("emfile");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+listeners = [listen(family, address) for family, address in FAMILIES]
+clients = [connect(*pair) for pair in
+           [(family, listener.getsockname())
+            for (family, _), listener in zip(FAMILIES, listeners)]]
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+errno.errorcode[24]
+spare = os.dup(0)
+os.close(spare)
+resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+for listener in listeners:
+    for _ in range(3):
+        assert outcome(listener.accept) == 'EMFILE'
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+    for _ in range(4):
+        assert outcome(lambda: socket.socket(family)) == 'EMFILE'
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print('exhausted')
+input()
+held = [listener.accept()[0] for listener in listeners]
+print('accepted')
+input()
+",
+        &[],
+    );
+    program.expect("exhausted");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    let exhausted = "socket_fd_exhausted_total";
+    if metrics.observes("fd") {
+        let emfile = [("errno", "EMFILE")];
+        assert_eq!(
+            metrics.of(pid, exhausted, &emfile),
+            18.0,
+            "{}",
+            metrics.shown()
+        );
+        assert_eq!(metrics.of(pid, exhausted, &[]), 18.0, "{}", metrics.shown());
+    }
+    assert_eq!(metrics.of(pid, ACCEPTS, &[]), 0.0);
+    metrics.assert_complete();
+    // The connections stayed in the queue.
+    program.go();
+    program.expect("accepted");
+    let metrics = daemon.scrape();
+    if metrics.observes("accept") {
+        assert_eq!(metrics.of(pid, ACCEPTS, &[]), 2.0, "{}", metrics.shown());
+    }
+    assert_eq!(live(&metrics, pid, "ESTABLISHED"), 4.0);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// nginx with two workers: the master listens, the workers accept.
+#[test]
+fn nginx_workers_accept() {
+    needs_kernel!();
+    if !has_program("nginx") || !has_program("curl") {
+        return;
+    }
+    let netns = Netns::new("nginx");
+    let dir = std::env::temp_dir().join(format!("observer-nginx-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let config = dir.join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process on; worker_processes 2; pid {0}/pid; error_log stderr;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b;\n\
+         fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
+         server {{ listen 127.0.0.1:8080; listen [::1]:8080; return 200 ok; }} }}\n",
+        dir.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let daemon = Daemon::start(&[]);
+    let nginx = Program::spawn(netns.command("nginx").arg("-c").arg(&config));
+    let master = nginx.pid();
+    daemon.until("nginx listens", |metrics| {
+        live(metrics, master, "LISTEN") == 2.0
+    });
+    for _ in 0..20 {
+        for url in ["http://127.0.0.1:8080/", "http://[::1]:8080/"] {
+            assert_eq!(netns.run("curl", &["-sg", "--noproxy", "*", url]), "ok");
+        }
+    }
+    let children = format!("/proc/{master}/task/{master}/children");
+    let children = std::fs::read_to_string(children).unwrap();
+    let workers: Vec<u32> = children
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    assert_eq!(workers.len(), 2);
+    let of_workers = |metrics: &Metrics, name: &str| -> f64 {
+        workers.iter().map(|pid| metrics.of(*pid, name, &[])).sum()
+    };
+    let metrics = daemon.scrape();
+    if metrics.observes("accept") {
+        assert_eq!(of_workers(&metrics, ACCEPTS), 40.0, "{}", metrics.shown());
+        // This host may have another nginx.
+        assert!(metrics.by("nginx", ACCEPTS, &[]) >= 40.0);
+        assert_eq!(metrics.of(master, ACCEPTS, &[]), 0.0);
+        assert_eq!(live(&metrics, master, "ESTABLISHED"), 0.0);
+    }
+    metrics.assert_complete();
+    observer_test_support::run("kill", &["-s", "TERM", &master.to_string()]);
+    nginx.finish();
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,266 @@
+//! Calls of bind() and listen() that fail, on the real kernel: each that the program was told of
+//! counts once, with its errno, and no other.
+
+use std::{collections::BTreeMap, io, net::TcpListener, os::fd::AsRawFd as _};
+
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike as _, socket};
+use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+
+const FAILED: &str = "socket_binds_failed_total";
+
+/// What observer counted for a process, as `call:errno`.
+fn failures(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
+    metrics.counted(pid, FAILED, key)
+}
+
+fn key(labels: &BTreeMap<String, String>) -> String {
+    format!("{}:{}", labels["call"], labels["errno"])
+}
+
+/// Every errno that can be had without a security module, and calls that do not count.
+const CALLS: &str = r"
+LIBC.bind.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+tally, kept = Tally(), []
+def bind(sock, address):
+    kept.append(sock)
+    result = outcome(lambda: sock.bind(address))
+    if result != 'ok':
+        tally.add('bind:' + result)
+    return result
+def listens(sock):
+    result = outcome(lambda: sock.listen())
+    if result != 'ok':
+        tally.add('listen:' + result)
+    return result
+def raw(sock, address, length):
+    assert LIBC.bind(sock.fileno(), address, length) == -1
+    return errno.errorcode[ctypes.get_errno()]
+def reusing(family):
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    taken = listener.getsockname()[:2]
+    for _ in range(5):
+        assert bind(socket.socket(family), taken) == 'EADDRINUSE'
+    foreign = '192.0.2.1' if family == socket.AF_INET else '2001:db8::1'
+    for _ in range(3):
+        assert bind(socket.socket(family), (foreign, 0)) == 'EADDRNOTAVAIL'
+    # A port that is reserved for others, for as long as root's privileges are laid down.
+    os.seteuid(65534)
+    for _ in range(2):
+        assert bind(socket.socket(family), (address, 80)) == 'EACCES'
+    os.seteuid(0)
+    # Twice, and as if it were connected.
+    assert bind(listener, (address, 0)) == 'EINVAL'
+    client, server = pair(family, address)
+    kept += [client, server]
+    assert listens(client) == 'EINVAL'
+    # Two may bind a port, and one of them may listen.
+    first, second = reusing(family), reusing(family)
+    assert bind(first, (address, 0)) == 'ok'
+    assert bind(second, first.getsockname()[:2]) == 'ok'
+    assert listens(first) == 'ok'
+    for _ in range(4):
+        assert listens(second) == 'EADDRINUSE'
+    # Addresses that are none.
+    sock = socket.socket(family)
+    kept.append(sock)
+    tally.add('bind:' + raw(sock, 1, 28))
+    tally.add('bind:' + raw(sock, ctypes.addressof(ctypes.create_string_buffer(300)), 300))
+    unknown = ctypes.create_string_buffer(struct.pack('H26x', socket.AF_UNIX))
+    tally.add('bind:' + raw(sock, ctypes.addressof(unknown), 28))
+link_local = ('fe80::1', 0, 0, 9999)
+assert bind(socket.socket(socket.AF_INET6), link_local) == 'ENODEV'
+# Not TCP, or no sockets.
+for family, address in FAMILIES:
+    datagram = socket.socket(family, socket.SOCK_DGRAM)
+    datagram.bind((address, 0))
+    other = socket.socket(family, socket.SOCK_DGRAM)
+    assert outcome(lambda: other.bind(datagram.getsockname())) == 'EADDRINUSE'
+    assert outcome(lambda: datagram.listen()) == errno.errorcode[errno.EOPNOTSUPP]
+name = '\0observer-' + str(os.getpid())
+one, other = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+one.bind(name)
+assert outcome(lambda: other.bind(name)) == 'EADDRINUSE'
+assert outcome(lambda: other.listen()) == 'EINVAL'
+address = ctypes.create_string_buffer(16)
+ends = os.pipe()
+for number, expected in ((ends[0], errno.ENOTSOCK), (-1, errno.EBADF), (999, errno.EBADF)):
+    assert LIBC.bind(number, ctypes.addressof(address), 16) == -1
+    assert ctypes.get_errno() == expected
+    assert LIBC.listen(number, 1) == -1 and ctypes.get_errno() == expected
+# A subflow's failures are its parent's.
+MPTCP = 262
+try:
+    parent = socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP)
+except OSError:
+    parent = None
+if parent:
+    holder = listen(*FAMILIES[0])
+    assert bind(parent, holder.getsockname()) == 'EADDRINUSE'
+    kept.append(holder)
+print(tally)
+input()
+";
+
+#[test]
+fn each_failed_call_counts_once() {
+    needs_kernel!();
+    with_each_kind_of_hook("bind", |hooks, daemon| {
+        let netns = Netns::new(&format!("binds-{hooks}"));
+        let mut program = netns.script(CALLS, &[]);
+        let told = program.tally();
+        println!("told {told:?}");
+        let pid = program.pid();
+        let metrics = daemon.scrape();
+        assert_eq!(failures(&metrics, pid), told, "{}", metrics.shown());
+        let in_use = told["bind:EADDRINUSE"];
+        assert!(in_use == 10 || in_use == 11, "{told:?}");
+        let expected = [
+            ("bind:EADDRNOTAVAIL", 6),
+            ("bind:EACCES", 4),
+            ("bind:EINVAL", 4),
+            ("bind:EFAULT", 2),
+            ("bind:EAFNOSUPPORT", 2),
+            ("bind:ENODEV", 1),
+            ("listen:EADDRINUSE", 8),
+            ("listen:EINVAL", 2),
+        ];
+        for (name, count) in expected {
+            assert_eq!(told.get(name), Some(&count), "{name}: {told:?}");
+        }
+        assert_eq!(told.len(), expected.len() + 1, "{told:?}");
+        let seen = metrics.sum("observer_events_seen_total", &[("signal", "bind")]);
+        assert!(seen >= told.values().sum::<u64>() as f64);
+        // None of these was a search for a port.
+        let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
+        assert_eq!(exhausted, 0.0, "{}", metrics.shown());
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+/// All ports of the range are taken: bind() to any port fails, which is both a failed bind and a
+/// search that found no port.
+#[test]
+fn a_search_for_a_port_is_a_bind_that_failed() {
+    needs_kernel!();
+    with_each_kind_of_hook("bind", |hooks, daemon| {
+        let netns = Netns::new(&format!("binds-ports-{hooks}"));
+        netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
+        let mut program = netns.script(
+            r"
+kept = []
+for family, address in FAMILIES:
+    for _ in range(10):
+        holder = socket.socket(family)
+        holder.bind((address, 0))
+        kept.append(holder)
+    for _ in range(3):
+        assert outcome(lambda: socket.socket(family).bind((address, 0))) == 'EADDRINUSE'
+    # listen() looks for a port, too.
+    for _ in range(2):
+        assert outcome(lambda: socket.socket(family).listen()) == 'EADDRINUSE'
+print('bound')
+input()
+",
+            &[],
+        );
+        program.expect("bound");
+        let metrics = daemon.scrape();
+        let failed = [("bind:EADDRINUSE", 6), ("listen:EADDRINUSE", 4)];
+        assert_eq!(
+            failures(&metrics, program.pid()),
+            failed.map(|(name, n)| (name.to_owned(), n)).into(),
+            "{}",
+            metrics.shown()
+        );
+        let searches = [("call", "bind")];
+        let exhausted = "socket_ephemeral_ports_exhausted_total";
+        assert_eq!(
+            metrics.of(program.pid(), exhausted, &searches),
+            10.0,
+            "{}",
+            metrics.shown()
+        );
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+/// Makes one call and returns what it returns.
+fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+    // SAFETY: what the entry points to lives until the call has completed, below.
+    unsafe { ring.submission().push(entry).expect("room for one") };
+    ring.submit_and_wait(1).expect("the call completes");
+    let completion = ring.completion().next().expect("its completion");
+    completion.result()
+}
+
+#[test]
+fn calls_of_io_uring_are_counted_where_functions_are_hooked() {
+    needs_kernel!();
+    let mut ring = match IoUring::new(4) {
+        Ok(ring) => ring,
+        Err(error) => {
+            println!("skipped: no io_uring on this kernel: {error}");
+            return;
+        }
+    };
+    let daemon = Daemon::start(&[]);
+    let holder = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = holder.local_addr().expect("an address").port();
+    let taken = SockaddrIn::new(127, 0, 0, 1, port);
+    let flags = SockFlag::empty();
+    let stream = || socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
+    let (client, datagram) = (
+        stream(),
+        socket(AddressFamily::Inet, SockType::Datagram, flags, None).expect("a socket"),
+    );
+    let connected = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let bind = opcode::Bind::new(Fd(client.as_raw_fd()), taken.as_ptr(), taken.len()).build();
+    let result = call(&mut ring, &bind);
+    if result == -libc::EINVAL {
+        println!("skipped: no bind through io_uring on this kernel (6.11)");
+        return;
+    }
+    assert_eq!(
+        result,
+        -libc::EADDRINUSE,
+        "{}",
+        io::Error::from_raw_os_error(-result)
+    );
+    assert_eq!(call(&mut ring, &bind), -libc::EADDRINUSE);
+    let listen = |fd| opcode::Listen::new(Fd(fd), 1).build();
+    let refused = call(&mut ring, &listen(connected.as_raw_fd()));
+    assert_eq!(refused, -libc::EINVAL);
+    // Not TCP.
+    let refused = call(&mut ring, &listen(datagram.as_raw_fd()));
+    assert_eq!(refused, -libc::EOPNOTSUPP);
+    // Successes.
+    let any = SockaddrIn::new(127, 0, 0, 1, 0);
+    let bind = opcode::Bind::new(Fd(client.as_raw_fd()), any.as_ptr(), any.len()).build();
+    assert_eq!(call(&mut ring, &bind), 0);
+    assert_eq!(call(&mut ring, &listen(client.as_raw_fd())), 0);
+    let metrics = daemon.scrape();
+    let comm = std::fs::read_to_string("/proc/self/comm").expect("a name");
+    let ours = [("comm", comm.trim_end())];
+    let counted: BTreeMap<String, u64> = metrics
+        .select(FAILED, &ours)
+        .map(|sample| (key(&sample.labels), sample.value as u64))
+        .collect();
+    if metrics.by_function("bind") {
+        let expected = [("bind:EADDRINUSE", 2), ("listen:EINVAL", 1)];
+        let expected = expected.map(|(name, n)| (name.to_owned(), n));
+        assert_eq!(counted, expected.into(), "{}", metrics.shown());
+    } else {
+        println!("bind and listen through io_uring are not counted with these hooks");
+        assert!(counted.is_empty(), "{counted:?}");
+    }
+    metrics.assert_complete();
+}

@@ -1,0 +1,255 @@
+//! Rare ways to connect, on the real kernel: interrupted calls, TCP Fast Open, a socket
+//! that connects to itself, IPv4 through an IPv6 socket.
+
+use std::collections::BTreeMap;
+
+use observer_test_support::{Daemon, Metrics, Netns};
+
+/// What observer counted for a process, by result.
+fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
+    metrics.counted(pid, "socket_connects_total", |labels| {
+        labels["result"].clone()
+    })
+}
+
+fn compare(netns: &Netns, source: &str) {
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(source, &[]);
+    let told = program.tally();
+    println!("told {told:?}");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    assert_eq!(outcomes(&metrics, pid), told, "{}", metrics.shown());
+    let opened = [("from", "CLOSE"), ("to", "SYN_SENT")];
+    let opened = metrics.of(pid, "socket_state_transitions_total", &opened);
+    let after = netns.snmp();
+    let kernel = after["ActiveOpens"] - before["ActiveOpens"];
+    assert_eq!(opened, kernel as f64, "{}", metrics.shown());
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// A signal interrupts connect(), which goes on in the background; Python then waits and
+/// asks SO_ERROR.
+#[test]
+fn interrupted() {
+    needs_kernel!();
+    let netns = Netns::new("eintr");
+    netns.sysctl("net.ipv4.tcp_syn_retries", "1");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+signals = []
+signal.signal(signal.SIGALRM, lambda *_: signals.append(1))
+for family, address in FAMILIES:
+    listener, fillers = deaf(family, address)
+    tally.add('ok', 2)
+    before = len(signals)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    client = socket.socket(family)
+    tally.add(outcome(lambda: client.connect(listener.getsockname())))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(signals) > before
+    client.close()
+print(tally)
+input()
+",
+    );
+}
+
+/// connect() returns at once and the SYN goes with the first data.
+#[test]
+fn fast_open() {
+    needs_kernel!();
+    let netns = Netns::new("fastopen");
+    // Client side, without a cookie.
+    netns.sysctl("net.ipv4.tcp_fastopen", "5");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+def start(family, target):
+    client = socket.socket(family)
+    client.setsockopt(socket.IPPROTO_TCP, 30, 1)    # TCP_FASTOPEN_CONNECT
+    client.connect(target)
+    return client
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    closed = closed_port(family, address).getsockname()
+    for _ in range(5):
+        client = start(family, listener.getsockname())
+        client.sendall(b'early')
+        server, _ = listener.accept()
+        assert server.recv(5) == b'early'
+        tally.add('ok')
+        client.close()
+        server.close()
+        client = start(family, closed)
+        tally.add(outcome(lambda: client.sendall(b'early')))
+        client.close()
+        client = socket.socket(family)
+        client.sendto(b'early', 0x20000000, listener.getsockname())    # MSG_FASTOPEN
+        tally.add('ok')
+        client.close()
+        listener.accept()[0].close()
+print(tally)
+input()
+",
+    );
+}
+
+/// Established, and reset before the program asks again: connect() returns that, and the attempt
+/// succeeded all the same.
+#[test]
+fn reset_before_connect_is_called_again() {
+    needs_kernel!();
+    let netns = Netns::new("resetagain");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    for _ in range(5):
+        client = socket.socket(family)
+        client.setblocking(False)
+        assert outcome(lambda: client.connect(listener.getsockname())) == 'EINPROGRESS'
+        server, _ = listener.accept()
+        reset(server)
+        wait(lambda: state(client) == 7)
+        assert outcome(lambda: client.connect(listener.getsockname())) == 'ECONNRESET'
+        client.close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    let pid = program.pid();
+    assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// A connection that is given up with connect(AF_UNSPEC), and an attempt of the same socket that
+/// fails before a SYN is sent.
+#[test]
+fn another_attempt_of_the_same_socket() {
+    needs_kernel!();
+    let netns = Netns::new("another");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    nowhere = '192.0.2.1' if family == socket.AF_INET else '2001:db8::1'
+    for _ in range(5):
+        client = connect(family, listener.getsockname())
+        assert LIBC.connect(client.fileno(), unspec, len(unspec)) == 0
+        assert outcome(lambda: client.connect((nowhere, 1))) == 'ENETUNREACH'
+        client.close()
+        listener.accept()[0].close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    let expected = [("ok".to_owned(), 10), ("ENETUNREACH".to_owned(), 10)];
+    assert_eq!(outcomes(&metrics, program.pid()), expected.into());
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
+#[test]
+fn to_itself() {
+    needs_kernel!();
+    let netns = Netns::new("itself");
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(
+        r"
+socks = []
+for family, address in FAMILIES:
+    for _ in range(5):
+        sock = socket.socket(family)
+        # Not the same for both families, which states_of() does not tell apart.
+        sock.bind((address, 20000 + len(socks)))
+        sock.connect(sock.getsockname())
+        sock.sendall(b'x')
+        assert sock.recv(1) == b'x'
+        socks.append(sock)
+print('connected')
+input()
+for sock in socks:
+    port = sock.getsockname()[1]
+    sock.close()
+    wait(lambda: states_of(port) == [6])
+print('closed')
+input()
+",
+        &[],
+    );
+    program.expect("connected");
+    let pid = program.pid();
+    let established = [("state", "ESTABLISHED")];
+    let metrics = daemon.scrape();
+    assert_eq!(
+        metrics.of(pid, "socket_connections", &established),
+        10.0,
+        "{}",
+        metrics.shown()
+    );
+    assert_eq!(netns.ss("established"), 10);
+    assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
+    metrics.assert_complete();
+    program.go();
+    program.expect("closed");
+    let metrics = daemon.scrape();
+    let closing = [("from", "CLOSING"), ("to", "CLOSE")];
+    let entered = "socket_time_wait_entered_total";
+    assert_eq!(metrics.of(pid, entered, &[]), 10.0, "{}", metrics.shown());
+    assert_eq!(
+        metrics.of(pid, "socket_state_transitions_total", &closing),
+        10.0,
+        "{}",
+        metrics.shown()
+    );
+    assert_eq!(metrics.of(pid, "socket_connections", &[]), 0.0);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+/// IPv4 connections of an IPv6 socket, which is of family AF_INET6 to the end.
+#[test]
+fn mapped_addresses() {
+    needs_kernel!();
+    let netns = Netns::new("mapped");
+    compare(
+        &netns,
+        r"
+tally = Tally()
+listener = listen(socket.AF_INET6, '::')
+port = listener.getsockname()[1]
+closed = closed_port(*FAMILIES[0]).getsockname()[1]
+for _ in range(5):
+    for family, address in (*FAMILIES, (socket.AF_INET6, '::ffff:127.0.0.1')):
+        client = connect(family, (address, port))
+        listener.accept()[0].close()
+        client.close()
+        tally.add('ok')
+    target = ('::ffff:127.0.0.1', closed)
+    tally.add(outcome(lambda: connect(socket.AF_INET6, target)))
+print(tally)
+input()
+",
+    );
+}

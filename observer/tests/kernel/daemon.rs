@@ -1,0 +1,431 @@
+//! The daemon as a program: instances side by side, signals, privileges, its HTTP pages.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    time::{Duration, Instant},
+};
+
+use observer_test_support::{Daemon, Metrics, Netns, Program};
+
+/// Connects as often as asked for, whenever it is told to.
+const CONNECTS: &str = r#"
+import socket, sys
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+while True:
+    print('ready')
+    if not sys.stdin.readline():
+        break
+    for _ in range(int(sys.argv[1])):
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        client.close()
+        server.close()
+    for _ in range(3):
+        try:
+            socket.create_connection(('127.0.0.1', 1))
+        except ConnectionRefusedError:
+            pass
+"#;
+
+/// Ids of the BPF programs that a process has descriptors of.
+fn programs_of(pid: u32) -> BTreeSet<u32> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .unwrap()
+        .flatten()
+    {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        ids.extend(id.map(|id| id.trim().parse::<u32>().unwrap()));
+    }
+    ids
+}
+
+/// Waits until the kernel has none of `programs` any more.
+fn wait_until_unloaded(programs: &BTreeSet<u32>) {
+    let started = Instant::now();
+    loop {
+        let left: Vec<u32> = aya::programs::loaded_programs()
+            .flatten()
+            .map(|program| program.id())
+            .filter(|id| programs.contains(id))
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            started.elapsed() < observer_test_support::PATIENCE,
+            "still loaded: {left:?}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What goes on while one daemon is asked after the other, and what appears with their ticks.
+const OF_THE_MOMENT: [&str; 4] = [
+    "socket_time_wait_ended_total",
+    "socket_listen_overflows_total",
+    "socket_process_listen_overflows_total",
+    "socket_syn_drops_total",
+];
+
+/// Everything counted for a program, by process and by name.
+fn counted(metrics: &Metrics, program: &Program) -> BTreeMap<String, f64> {
+    let (pid, comm) = (program.pid().to_string(), program.comm());
+    metrics
+        .samples
+        .iter()
+        .filter(|sample| {
+            let label = |name| sample.labels.get(name);
+            label("comm") == Some(&comm) && label("pid").is_none_or(|it| *it == pid)
+        })
+        .filter(|sample| sample.name.ends_with("_total") || sample.name.ends_with("_connections"))
+        .filter(|sample| !OF_THE_MOMENT.contains(&sample.name.as_str()))
+        .map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value))
+        .collect()
+}
+
+#[test]
+fn two_instances_count_the_same() {
+    needs_kernel!();
+    let netns = Netns::new("twins");
+    let (one, two) = (Daemon::start(&[]), Daemon::start(&[]));
+    let mut program = netns.python(CONNECTS, &["50"]);
+    program.expect("ready");
+    program.go();
+    program.expect("ready");
+    let pid = program.pid();
+    let done = |metrics: &Metrics| {
+        let last = [("from", "LAST_ACK"), ("to", "CLOSE")];
+        metrics.of(pid, "socket_state_transitions_total", &last) == 50.0
+    };
+    let (first, second) = (one.until("50 ends", done), two.until("50 ends", done));
+    let counted = (counted(&first, &program), counted(&second, &program));
+    assert_eq!(counted.0, counted.1);
+    for (family, least) in [("socket_", 10), ("socket_process_", 4)] {
+        let of = counted.0.keys().filter(|name| name.starts_with(family));
+        assert!(of.count() > least, "{:?}", counted.0);
+    }
+    let refused = [("result", "ECONNREFUSED")];
+    assert_eq!(first.of(pid, "socket_connects_total", &refused), 3.0);
+    first.assert_complete();
+    second.assert_complete();
+
+    // One goes, the other goes on.
+    assert!(one.stop().success());
+    program.go();
+    program.expect("ready");
+    two.until("100 connects", |metrics| {
+        metrics.of(pid, "socket_connects_total", &[("result", "ok")]) == 100.0
+    });
+    program.finish();
+}
+
+#[test]
+fn killed_or_stopped_it_leaves_nothing_behind() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    let programs = programs_of(daemon.pid());
+    assert!(programs.len() >= 8, "{programs:?}");
+    let loaded: BTreeSet<u32> = aya::programs::loaded_programs()
+        .flatten()
+        .map(|program| program.id())
+        .collect();
+    assert!(loaded.is_superset(&programs));
+    daemon.signal("KILL");
+    assert_eq!(daemon.wait_for_end().signal(), Some(libc::SIGKILL));
+    wait_until_unloaded(&programs);
+
+    // Another one works, and goes when it is told to.
+    let netns = Netns::new("again");
+    let daemon = Daemon::start(&[]);
+    let programs = programs_of(daemon.pid());
+    let mut program = netns.python(CONNECTS, &["5"]);
+    program.expect("ready");
+    program.go();
+    program.expect("ready");
+    daemon.until("5 connects", |metrics| {
+        metrics.of(program.pid(), "socket_connects_total", &[("result", "ok")]) == 5.0
+    });
+    let started = Instant::now();
+    assert_eq!(daemon.stop().code(), Some(0));
+    let took = started.elapsed();
+    println!("stopped in {took:?}");
+    assert!(took < observer_test_support::PATIENCE / 6, "{took:?}");
+    wait_until_unloaded(&programs);
+    program.finish();
+
+    let daemon = Daemon::start(&[]);
+    daemon.signal("INT");
+    assert_eq!(daemon.wait_for_end().code(), Some(0));
+}
+
+/// A signal that comes while the hooks are attached, as from a service manager that takes the
+/// daemon for started: it is answered later, and does not end it.
+#[test]
+fn sighup_during_the_start_is_answered() {
+    needs_kernel!();
+    let mut early = false;
+    let daemon = Daemon::start_while(&[], |pid, log| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & 1 << (libc::SIGHUP - 1) != 0);
+        if caught && !early {
+            assert!(!log.contains("serving metrics"), "{log}");
+            let pid = nix::unistd::Pid::from_raw(pid as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+            early = true;
+        }
+    });
+    daemon.wait("the settings", |daemon| {
+        daemon.log().contains("SIGHUP: settings read")
+    });
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn sighup_reads_the_file_again() {
+    needs_kernel!();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("observer.toml");
+    fs::write(&file, "log-level = \"info\"\n").unwrap();
+    let daemon = Daemon::start(&["--config", file.to_str().unwrap()]);
+    let hup = |text: &str, expected: &[&str]| {
+        let before = daemon.log().len();
+        fs::write(&file, text).unwrap();
+        daemon.signal("HUP");
+        daemon.wait(&format!("{expected:?}"), |daemon| {
+            let log = daemon.log();
+            expected.iter().all(|text| log[before..].contains(text))
+        });
+        daemon.log()[before..].to_owned()
+    };
+    assert!(!daemon.log().contains("DEBUG"));
+    const SELECTED: &str = "processes are selected by the new settings";
+    hup("log-level = \"debug\"\n", &["DEBUG", SELECTED]);
+
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
+        &[SELECTED],
+    );
+    let netns = Netns::new("hup");
+    let source = |name: &str| format!("name('{name}')\n{CONNECTS}");
+    let settled = daemon.log().len();
+    let mut hidden = netns.python(&source("obs-hidden"), &["5"]);
+    let mut seen = netns.python(&source("obs-seen"), &["5"]);
+    for program in [&mut hidden, &mut seen] {
+        program.expect("ready");
+        program.go();
+        program.expect("ready");
+    }
+    let metrics = daemon.until("the one not excluded", |metrics| {
+        let ok = [("result", "ok")];
+        metrics.by("obs-seen", "socket_connects_total", &ok) == 5.0
+            && metrics.of(seen.pid(), "socket_connects_total", &ok) == 5.0
+    });
+    assert!(
+        metrics.samples.iter().all(|sample| sample
+            .labels
+            .get("comm")
+            .is_none_or(|comm| comm != "obs-hidden")),
+        "{}",
+        metrics.shown()
+    );
+    assert!(!metrics.shows(hidden.pid()));
+    assert!(metrics.by("<other>", "socket_connects_total", &[("result", "ok")]) >= 5.0);
+    assert!(!daemon.log()[settled..].contains("DEBUG"));
+
+    // A filter holds for processes that live, too: what they did stays with their name, and
+    // what they do counts for it or not, as the filter says by then.
+    let ok = [("result", "ok")];
+    let counts = |metrics: &Metrics| {
+        ["obs-seen", "<other>"].map(|name| metrics.by(name, "socket_connects_total", &ok))
+    };
+    let [_, others] = counts(&daemon.scrape());
+    let mut connect = |expected: [f64; 2], shown: f64| {
+        // From the next tick on.
+        daemon.until("the selection", |metrics| {
+            metrics.shows(seen.pid()) == (shown > 0.0)
+        });
+        seen.go();
+        seen.expect("ready");
+        daemon.until("five connects", |metrics| {
+            counts(metrics) == expected
+                && metrics.of(seen.pid(), "socket_connects_total", &ok) == shown
+        });
+    };
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-*\"]\n",
+        &[SELECTED],
+    );
+    connect([5.0, others + 5.0], 0.0);
+    hup(
+        "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
+        &[SELECTED],
+    );
+    // Its own series has all that it ever did.
+    connect([10.0, others + 5.0], 15.0);
+
+    let log = hup(
+        "listen = \"127.0.0.1:9\"\nring-bytes = 4096\nexclude-comm = [\"obs-hidden\"]\n",
+        &["need a restart"],
+    );
+    assert!(log.contains("ring-bytes"), "{log}");
+    assert!(log.contains("WARN"), "{log}");
+
+    let log = hup(
+        "log-level = \"debug\"\nlisten = no\n",
+        &["keeping the settings"],
+    );
+    assert!(
+        log.contains("ERROR") && log.contains("observer.toml"),
+        "{log}"
+    );
+    assert!(!log.contains("DEBUG"), "{log}");
+    assert_eq!(daemon.get("/healthz").0, 200);
+    hidden.finish();
+    seen.finish();
+    assert!(daemon.stop().success());
+}
+
+fn status(task: &str, field: &str) -> String {
+    let text = fs::read_to_string(format!("{task}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap().trim_start_matches(':').trim().to_owned()
+}
+
+/// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_BPF (`linux/capability.h`).
+const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 39;
+
+#[test]
+fn capabilities_are_dropped_and_everything_still_works() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    let tasks: Vec<String> = fs::read_dir(tasks)
+        .unwrap()
+        .map(|task| task.unwrap().path().to_str().unwrap().to_owned())
+        .collect();
+    assert!(tasks.len() > 2, "{tasks:?}");
+    for task in &tasks {
+        for field in ["CapEff", "CapPrm"] {
+            let held = u64::from_str_radix(&status(task, field), 16).unwrap();
+            assert_eq!(held, KEPT, "{field} of {task} is {held:x}");
+        }
+        for field in ["CapInh", "CapAmb"] {
+            let held = u64::from_str_radix(&status(task, field), 16).unwrap();
+            assert_eq!(held, 0, "{field} of {task}");
+        }
+        assert_eq!(status(task, "NoNewPrivs"), "1", "{task}");
+    }
+
+    // Maps, iterators and other users' descriptors can still be read.
+    let netns = Netns::new("dropped");
+    let mut program = netns.python(
+        r#"
+import os, socket
+os.setgid(65534)
+os.setuid(65534)
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+client = socket.socket()
+client.connect(listener.getsockname())
+server, _ = listener.accept()
+print('open')
+input()
+if os.fork():
+    os._exit(0)
+print(os.getpid())
+input()
+"#,
+        &[],
+    );
+    program.expect("open");
+    let pid = program.pid();
+    let metrics = daemon.until("the descriptors of another user's process", |metrics| {
+        metrics.of(pid, "socket_process_open_fds", &[]) >= 6.0
+            && metrics.of(pid, "socket_process_max_fds", &[]) > 0.0
+    });
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert_eq!(metrics.of(pid, "socket_process_open_fds", &[]), fds as f64);
+    let before = metrics.sum("observer_moved_sockets_total", &[]);
+    program.go();
+    let heir: u32 = program.line().parse().unwrap();
+    let metrics = daemon.until("the heir of the sockets", |metrics| {
+        metrics.of(heir, "socket_connections", &[]) == 3.0
+            && metrics.sum("observer_moved_sockets_total", &[]) >= before + 3.0
+    });
+    for job in ["tick", "fds", "listeners", "ports", "reconcile", "resync"] {
+        let of_job = [("job", job)];
+        assert!(
+            metrics.sum("observer_job_runs_total", &of_job) > 0.0,
+            "{job}"
+        );
+        assert_eq!(
+            metrics.sum("observer_job_failures_total", &of_job),
+            0.0,
+            "{job}"
+        );
+    }
+    assert!(daemon.log().contains("kept CAP_BPF"), "{}", daemon.log());
+    program.go();
+    program.finish();
+
+    let keeping = Daemon::start(&["--keep-capabilities"]);
+    let task = format!("/proc/{}", keeping.pid());
+    assert_eq!(status(&task, "CapEff"), status("/proc/self", "CapEff"));
+}
+
+fn curl(daemon: &Daemon, method: &str, path: &str) -> (u16, String, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (
+        head[9..12].parse().unwrap(),
+        head.to_ascii_lowercase(),
+        body.to_owned(),
+    )
+}
+
+#[test]
+fn the_pages() {
+    needs_kernel!();
+    let daemon = Daemon::start(&[]);
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(daemon.get("/readyz"), (200, "ready\n".to_owned()));
+    let (status, page) = daemon.get("/");
+    assert_eq!(status, 200);
+    assert!(
+        page.contains("/metrics") && page.contains("inet_sock_set_state"),
+        "{page}"
+    );
+    let (status, body) = daemon.get("/nothing");
+    assert_eq!(status, 404);
+    assert!(body.contains("/metrics"), "{body}");
+    for path in ["/metrics", "/", "/healthz"] {
+        let (status, head, body) = curl(&daemon, "HEAD", path);
+        assert_eq!((status, body.as_str()), (200, ""), "{path}");
+        assert!(head.contains("content-type: text/"), "{head}");
+    }
+    assert_eq!(curl(&daemon, "POST", "/metrics").0, 405);
+    let (_, head, _) = curl(&daemon, "GET", "/metrics");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+}

@@ -1,0 +1,193 @@
+//! Hosts that lack something: the observer says what, and goes on where it can.
+
+use std::process::{Command, Output, Stdio};
+
+use observer_test_support::{Daemon, Netns};
+
+/// The same program in a mount namespace of its own, after `preparation` in the shell.
+fn confined(preparation: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-ec"])
+        .arg(format!("{preparation}\nexec \"$@\""))
+        .arg("sh")
+        .arg(observer_test_support::observer())
+        .args(args)
+        .stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+#[test]
+fn unreadable_btf() {
+    needs_kernel!();
+    let directory = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(BTF).unwrap();
+    let cases: [(&str, &[u8]); 3] = [
+        ("empty", &[]),
+        ("truncated", &whole[..whole.len() / 3]),
+        (
+            "text",
+            b"not a BTF file, but long enough for a header of one",
+        ),
+    ];
+    for (name, contents) in cases {
+        let file = directory.path().join(name);
+        std::fs::write(&file, contents).unwrap();
+        let mount = format!("mount --bind {} {BTF}", file.display());
+        for args in [&["run", "--listen", "127.0.0.1:0"][..], &["tail"]] {
+            let output = confined(&mount, args).output().unwrap();
+            let (stdout, stderr) = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{name}: {stdout}{stderr}");
+            assert!(stderr.contains(BTF), "{name}: {stderr}");
+            assert!(!stderr.contains("panicked"), "{name}: {stderr}");
+            println!("{name}: {stderr}");
+        }
+        let output = confined(&mount, &["check"]).output().unwrap();
+        let (stdout, stderr) = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{name}: {stdout}{stderr}");
+        assert!(stdout.contains("cannot run here"), "{name}: {stdout}");
+        assert!(stdout.contains(BTF), "{name}: {stdout}");
+    }
+}
+
+#[test]
+fn no_btf_at_all() {
+    needs_kernel!();
+    let hide = "mount -t tmpfs none /sys/kernel/btf";
+    let output = confined(hide, &["run", "--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let (_, stderr) = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains(BTF) && stderr.contains("No such file"),
+        "{stderr}"
+    );
+    let output = confined(hide, &["check"]).output().unwrap();
+    let (stdout, _) = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{stdout}");
+    assert!(stdout.contains("CONFIG_DEBUG_INFO_BTF"), "{stdout}");
+}
+
+/// Hides tracefs, and gives up the capability to mount it again.
+const NO_TRACEFS: &str = "mount -t tmpfs none /sys/kernel/tracing 2>/dev/null || true
+    mount -t tmpfs none /sys/kernel/debug 2>/dev/null || true
+    set -- setpriv --bounding-set -sys_admin \"$@\"";
+
+#[test]
+fn without_tracefs_it_does_without_the_classic_tracepoints() {
+    needs_kernel!();
+    if !observer_test_support::has_program("setpriv") {
+        return;
+    }
+    let netns = Netns::new("notrace");
+    let daemon = Daemon::start_with(&["--hooks=tracepoint"], |command| {
+        let args: Vec<String> = command
+            .get_args()
+            .map(|arg| arg.to_str().unwrap().to_owned())
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut wrapped = confined(NO_TRACEFS, &args);
+        wrapped.stdout(Stdio::null()).stderr(Stdio::piped());
+        *command = wrapped;
+    });
+    let mut program = netns.python(
+        r#"
+import socket
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+for _ in range(10):
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    client.close()
+    server.close()
+for port in range(1, 4):
+    try:
+        socket.create_connection(('127.0.0.1', port))
+    except ConnectionRefusedError:
+        pass
+try:
+    listener.setsockopt(socket.IPPROTO_TCP, 4000, 1)
+except OSError:
+    pass
+print('done')
+input()
+"#,
+        &[],
+    );
+    program.expect("done");
+    let pid = program.pid();
+    let metrics = daemon.until("ten connections", |metrics| {
+        let last = [("from", "LAST_ACK"), ("to", "CLOSE")];
+        metrics.of(pid, "socket_state_transitions_total", &last) == 10.0
+    });
+    // What the state machine knows is exact.
+    let result = |result| metrics.of(pid, "socket_connects_total", &[("result", result)]);
+    assert_eq!((result("ok"), result("ECONNREFUSED")), (10.0, 3.0));
+    assert_eq!(netns.snmp()["ActiveOpens"], 13);
+    assert_eq!(metrics.of(pid, "socket_time_wait_entered_total", &[]), 10.0);
+    // What is not seen is not shown, least of all as 0.
+    for family in [
+        "socket_accepts_total",
+        "socket_process_accepts_total",
+        "socket_setsockopt_failures_total",
+        "socket_process_setsockopt_failures_total",
+        "socket_fd_exhausted_total",
+        "socket_process_fd_exhausted_total",
+    ] {
+        assert!(!metrics.has(family, &[]), "{family} is shown");
+    }
+    for signal in ["accept", "setsockopt", "fd"] {
+        let attached = metrics.sum("observer_hook_attached", &[("signal", signal)]);
+        assert_eq!(attached, 0.0, "{signal}");
+        assert!(
+            metrics.has("observer_hook_attached", &[("signal", signal)]),
+            "{signal}"
+        );
+        assert!(
+            !metrics.has("observer_signal_info", &[("signal", signal)]),
+            "{signal}"
+        );
+        assert!(!metrics.has("observer_events_seen_total", &[("signal", signal)]));
+    }
+    assert!(metrics.has("observer_signal_info", &[("signal", "state")]));
+    metrics.assert_complete();
+    let log = daemon.log();
+    assert!(
+        log.contains("not observed") && log.contains("tracefs is not mounted"),
+        "{log}"
+    );
+    let (_, page) = daemon.get("/");
+    assert!(page.contains("tracefs is not mounted"), "{page}");
+    program.go();
+    program.finish();
+
+    let output = confined(NO_TRACEFS, &["check"]).output().unwrap();
+    let (stdout, stderr) = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("not in full"), "{stdout}");
+    assert!(stdout.contains("tracefs is not mounted"), "{stdout}");
+    for signal in ["accept", "setsockopt"] {
+        assert!(stdout.contains(signal), "{stdout}");
+    }
+}
+
+/// With the capability to mount it, a tracefs that is not there is mounted.
+#[test]
+fn tracefs_is_mounted_where_it_is_not() {
+    needs_kernel!();
+    let hide = "mount -t tmpfs none /sys/kernel/tracing
+        mount -t tmpfs none /sys/kernel/debug 2>/dev/null || true";
+    let output = confined(hide, &["check", "--json"]).output().unwrap();
+    let (stdout, stderr) = said(&output);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["tracefs"]["ok"], true, "{stdout}{stderr}");
+}

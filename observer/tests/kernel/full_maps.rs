@@ -1,0 +1,318 @@
+//! Maps that are too small: what is lost is counted as lost, and nothing else goes wrong.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use observer_test_support::{Daemon, Metrics, Netns, Program, scaled};
+
+/// Connects as many pairs as asked for, keeps them until told, closes them until told.
+const PAIRS: &str = r#"
+import socket, sys
+count = int(sys.argv[1])
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(16)
+pairs = []
+for _ in range(count):
+    client = socket.create_connection(listener.getsockname())
+    pairs.append((client, listener.accept()[0]))
+print('open')
+input()
+for client, server in pairs:
+    client.close()
+    server.close()
+listener.close()
+print('closed')
+input()
+"#;
+
+/// Forks children that each connect under one name, and say so; all live until told.
+const CHILDREN: &str = r#"
+import os, socket, sys
+count, keep = int(sys.argv[1]), sys.argv[2] == 'keep'
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(1024)
+print('ready')
+input()
+accepted, children = [], []
+for _ in range(count):
+    hold_read, hold_write = os.pipe()
+    done_read, done_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        address = listener.getsockname()
+        listener.close()
+        name(COMM + 'c')
+        os.close(hold_write)
+        for _, write in children:
+            os.close(write)
+        for server in accepted:
+            server.close()
+        client = socket.create_connection(address)
+        os.write(done_write, b'x')
+        if keep:
+            os.read(hold_read, 1)
+        os._exit(0)
+    os.close(hold_read)
+    os.close(done_write)
+    assert os.read(done_read, 1) == b'x'
+    os.close(done_read)
+    accepted.append(listener.accept()[0])
+    if not keep:
+        os.close(hold_write)
+        os.waitpid(pid, 0)
+        accepted.pop().close()
+    else:
+        children.append((pid, hold_write))
+print('made')
+input()
+for pid, write in children:
+    os.close(write)
+for pid, _ in children:
+    os.waitpid(pid, 0)
+for server in accepted:
+    server.close()
+print('gone')
+input()
+"#;
+
+const LIVE: &str = "socket_connections";
+
+#[test]
+fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
+    needs_kernel!();
+    let netns = Netns::new("fullconn");
+    let connections = [("map", "connections")];
+    // What other programs on this host hold takes room too.
+    let others = Daemon::start(&[]).scrape();
+    let room = 16.0 + others.sum("observer_map_entries", &connections);
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let before = daemon.scrape();
+    let snmp = netns.snmp();
+    let mut program = netns.python(PAIRS, &["100"]);
+    program.expect("open");
+    let pid = program.pid();
+    assert_eq!(netns.ss("established"), 200);
+    assert_eq!(netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"], 100);
+
+    let lost = [("signal", "state"), ("outcome", "lost")];
+    let full = daemon.until("refusals", |metrics| {
+        metrics.sum("observer_map_full_total", &connections) > 150.0
+            && metrics.sum("observer_events_total", &lost) > 300.0
+    });
+    let entries = full.sum("observer_map_entries", &connections);
+    assert!((1.0..=room).contains(&entries), "{entries}");
+    assert_eq!(full.sum("observer_map_capacity", &connections), room);
+    // Those without an entry are not in any gauge.
+    let live = full.sum(LIVE, &[]);
+    assert!(live <= room, "{live} live sockets:\n{}", full.shown());
+    // Every transition is counted all the same, if for nobody.
+    let opened = |metrics: &Metrics| {
+        let step = [("from", "CLOSE"), ("to", "SYN_SENT")];
+        metrics.sum("socket_state_transitions_total", &step)
+    };
+    assert!(opened(&full) - opened(&before) >= 100.0);
+    full.assert_complete();
+
+    program.go();
+    program.expect("closed");
+    let end = daemon.until("gauges of the program at zero", |metrics| {
+        metrics.of(pid, LIVE, &[]) == 0.0
+    });
+    assert_eq!(end.by(&program.comm(), LIVE, &[]), 0.0);
+    let unattributed = end.by("<unattributed>", LIVE, &[]);
+    assert!(unattributed <= room, "{unattributed}:\n{}", end.shown());
+    let first_closes = |metrics: &Metrics| {
+        let step = [("from", "ESTABLISHED"), ("to", "FIN_WAIT1")];
+        metrics.sum("socket_state_transitions_total", &step)
+    };
+    assert!(first_closes(&end) - first_closes(&before) >= 100.0);
+    end.assert_complete();
+    println!(
+        "refused {}, lost {}, live at most {live}",
+        end.sum("observer_map_full_total", &connections),
+        end.sum("observer_events_total", &lost),
+    );
+
+    // With room again, a new connection is followed.
+    program.go();
+    program.finish();
+    let mut program = netns.python(PAIRS, &["1"]);
+    program.expect("open");
+    let pid = program.pid();
+    daemon.until("the new pair", |metrics| {
+        metrics.of(pid, LIVE, &[("state", "ESTABLISHED")]) == 2.0
+    });
+    program.go();
+    program.expect("closed");
+    program.go();
+    program.finish();
+    assert!(daemon.stop().success());
+}
+
+/// Every counter by name: none may ever fall, whatever becomes of processes.
+fn counters(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let counters = [
+        "socket_connects_total",
+        "socket_accepts_total",
+        "socket_state_transitions_total",
+        "socket_resets_total",
+        "socket_time_wait_entered_total",
+        "socket_conn_age_seconds_count",
+    ];
+    metrics
+        .samples
+        .iter()
+        .filter(|sample| counters.contains(&sample.name.as_str()))
+        .map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value))
+        .collect()
+}
+
+/// Scrapes until `condition` holds, and at each step asserts that no counter of any name went
+/// down or away.
+fn never_down_until(
+    daemon: &Daemon,
+    before: &Metrics,
+    condition: impl Fn(&Metrics) -> bool,
+) -> Metrics {
+    let started = Instant::now();
+    let mut last = counters(before);
+    loop {
+        let metrics = daemon.scrape();
+        let now = counters(&metrics);
+        for (name, value) in &last {
+            let new = now.get(name).copied().unwrap_or_default();
+            assert!(new >= *value, "{name} fell from {value} to {new}");
+        }
+        last = now;
+        if condition(&metrics) {
+            return metrics;
+        }
+        assert!(
+            started.elapsed() < observer_test_support::PATIENCE * 2,
+            "waited in vain:\n{}",
+            metrics.shown()
+        );
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Lines of a program that forks hundreds of times.
+fn patient(program: &mut Program, expected: &str) {
+    assert_eq!(
+        program.line_within(observer_test_support::PATIENCE * 5),
+        expected
+    );
+}
+
+#[test]
+fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
+    needs_kernel!();
+    let netns = Netns::new("fullproc");
+    let daemon = Daemon::start(&[
+        "--max-processes",
+        "16",
+        "--max-tracked-processes",
+        "256",
+        "--include-comm",
+        "obs-*",
+    ]);
+    let mut program = netns.python(CHILDREN, &["300", "keep"]);
+    program.expect("ready");
+    let parent = program.pid();
+    let (comm, many) = (program.comm(), program.comm_of_child('c'));
+    daemon.until("the parent", |metrics| {
+        metrics.of(parent, LIVE, &[("state", "LISTEN")]) == 1.0
+            && metrics.by(&comm, LIVE, &[("state", "LISTEN")]) == 1.0
+    });
+    let before = daemon.scrape();
+    let snmp = netns.snmp();
+    program.go();
+    patient(&mut program, "made");
+    assert_eq!(netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"], 300);
+
+    let ok = [("result", "ok")];
+    let connects = |metrics: &Metrics| metrics.sum("socket_connects_total", &ok);
+    let full = daemon.until("300 connects", |metrics| {
+        connects(metrics) - connects(&before) >= 300.0
+    });
+    let processes = [("map", "processes")];
+    let refused = full.sum("observer_map_full_total", &processes);
+    assert!(refused >= 300.0 - 254.0, "{refused}");
+    let lost = full.sum(
+        "observer_events_total",
+        &[("signal", "connect"), ("outcome", "lost")],
+    );
+    assert!(lost >= 300.0 - 254.0, "{lost}");
+    let shown = full.sum("observer_processes", &[("state", "shown")]);
+    assert!(shown <= 16.0, "{shown}");
+    let labels = [("comm", many.as_str()), ("result", "ok")];
+    let own: Vec<_> = full
+        .select("socket_process_connects_total", &labels)
+        .collect();
+    assert!(own.len() <= 16, "{own:?}");
+    assert!(own.iter().all(|sample| sample.value == 1.0), "{own:?}");
+    // Those that have a slot are counted under their name, shown or not; those without are
+    // others.
+    let named = full.by(&many, "socket_connects_total", &ok);
+    let other = full.by("<other>", "socket_connects_total", &ok)
+        - before.by("<other>", "socket_connects_total", &ok);
+    assert!(named >= 16.0, "{named}");
+    assert!(named + refused >= 300.0, "{named} and {refused}");
+    assert!(named <= 254.0, "{named}");
+    assert!(named + other >= 300.0, "{named} and {other}");
+    assert_eq!(full.by(&comm, "socket_accepts_total", &[]), 300.0);
+    full.assert_complete();
+    println!(
+        "refused {refused}, lost {lost}, shown {}, under the name {named}, in other {other}",
+        own.len()
+    );
+
+    program.go();
+    patient(&mut program, "gone");
+    let end = never_down_until(&daemon, &full, |metrics| {
+        !metrics.shows_name(&many) && metrics.sum("observer_map_entries", &processes) < 200.0
+    });
+    // They are gone, and what they did is neither lost nor counted again.
+    assert_eq!(end.by(&many, "socket_connects_total", &ok), named);
+    assert_eq!(end.by(&comm, "socket_accepts_total", &[]), 300.0);
+    end.assert_complete();
+    program.go();
+    program.finish();
+}
+
+#[test]
+fn short_lived_processes_are_counted_by_name() {
+    needs_kernel!();
+    let netns = Netns::new("brief");
+    let daemon = Daemon::start(&[]);
+    let count = scaled(300, 60);
+    let mut program = netns.python(CHILDREN, &[&count.to_string(), "drop"]);
+    let (count, brief) = (count as f64, program.comm_of_child('c'));
+    program.expect("ready");
+    let before = daemon.scrape();
+    program.go();
+    patient(&mut program, "made");
+    let connects =
+        |metrics: &Metrics| metrics.by(&brief, "socket_connects_total", &[("result", "ok")]);
+    let made = never_down_until(&daemon, &before, |metrics| connects(metrics) == count);
+    let end = never_down_until(&daemon, &made, |metrics| {
+        // Neither lost nor counted again when a process has ended.
+        assert_eq!(connects(metrics), count);
+        !metrics.shows_name(&brief)
+    });
+    assert_eq!(end.by(&brief, LIVE, &[]), 0.0);
+    assert_eq!(end.by(&brief, "socket_conn_age_seconds_count", &[]), count);
+    assert_eq!(
+        end.sum("observer_map_full_total", &[("map", "processes")]),
+        0.0
+    );
+    end.assert_complete();
+    program.go();
+    patient(&mut program, "gone");
+    program.go();
+    program.finish();
+}

@@ -1,0 +1,459 @@
+//! The hook ladder, on the real kernel: what the best hooks on functions see, and what is
+//! left where they may not be used. Each test runs once for each kind of hook that this kernel
+//! offers.
+
+use std::time::Duration;
+
+use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+
+const ENTERED: &str = "socket_time_wait_entered_total";
+const ENDED: &str = "socket_time_wait_ended_total";
+const LIVE: &str = "socket_time_wait";
+const EXHAUSTED: &str = "socket_ephemeral_ports_exhausted_total";
+
+/// A client and a server in one process; the client closes first.
+const SHORT: &str = r"
+family, address = FAMILIES[int(sys.argv[2])]
+listener = listen(family, address)
+for _ in range(int(sys.argv[1])):
+    client = connect(family, listener.getsockname())
+    server, _ = listener.accept()
+    client.close()
+    assert server.recv(1) == b''
+    server.close()
+print('done')
+input()
+";
+
+/// The number of the kernel's timewait sockets and that of these processes, at a moment when
+/// the former stood still.
+fn compared(netns: &Netns, daemon: &Daemon, pids: &[u32]) -> (f64, f64) {
+    loop {
+        let before = netns.sockstat("tw");
+        let metrics = daemon.scrape();
+        if netns.sockstat("tw") == before {
+            let ours = pids.iter().map(|pid| metrics.of(*pid, LIVE, &[])).sum();
+            return (before as f64, ours);
+        }
+    }
+}
+
+#[test]
+fn all_that_enter_time_wait_leave_it() {
+    needs_kernel!();
+    let mut best = true;
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        let count: u64 = if best { 10_000 } else { 500 };
+        let netns = Netns::new(&format!("tw-all-{hooks}"));
+        // As many as the memory of a small machine allows would be too few.
+        netns.sysctl("net.ipv4.tcp_max_tw_buckets", "65536");
+        let mut programs: Vec<_> = ["0", "1"]
+            .into_iter()
+            .map(|family| netns.script(SHORT, &[&(count / 2).to_string(), family]))
+            .collect();
+        for program in &mut programs {
+            assert_eq!(program.line_within(Duration::from_secs(500)), "done");
+        }
+        let exact = daemon.scrape().by_function("time_wait");
+        for program in &programs {
+            let entered = |metrics: &Metrics| metrics.of(program.pid(), ENTERED, &[]);
+            let half = (count / 2) as f64;
+            let metrics = daemon.until("all entries", |metrics| entered(metrics) >= half);
+            assert_eq!(entered(&metrics), half, "{}", metrics.shown());
+        }
+        if !exact {
+            println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
+            assert!(!daemon.scrape().has(ENDED, &[]));
+            return;
+        }
+        let pids: Vec<u32> = programs
+            .iter()
+            .map(observer_test_support::Program::pid)
+            .collect();
+        let (kernel, ours) = compared(&netns, daemon, &pids);
+        println!("{ours} of {count} in TIME_WAIT");
+        assert_eq!(ours, kernel);
+        let comms: Vec<String> = programs
+            .iter()
+            .map(observer_test_support::Program::comm)
+            .collect();
+        // Of both programs, whether they live or not.
+        let both = |metrics: &Metrics, name: &str| -> f64 {
+            comms.iter().map(|comm| metrics.by(comm, name, &[])).sum()
+        };
+        let inode = netns.inode();
+        let drift = [("netns", inode.as_str())];
+        let until = |what: &str, condition: &dyn Fn(&Metrics) -> bool| {
+            daemon.until_within(Duration::from_secs(200), what, condition)
+        };
+        if best {
+            best = false;
+            // The processes end first: their sockets outlive them.
+            for mut program in programs {
+                program.go();
+                program.finish();
+            }
+            let metrics = until("the end of all", &|metrics| {
+                both(metrics, ENDED) >= count as f64
+            });
+            let all = |metrics: &Metrics| {
+                for comm in &comms {
+                    let half = (count / 2) as f64;
+                    let counts = [ENDED, ENTERED, LIVE].map(|name| metrics.by(comm, name, &[]));
+                    assert_eq!(counts, [half, half, 0.0], "{comm}");
+                }
+            };
+            all(&metrics);
+            assert_eq!(netns.sockstat("tw"), 0);
+            // Their own series have ended meanwhile.
+            all(&until("the end of their series", &|metrics| {
+                !pids.iter().any(|&pid| metrics.shows(pid))
+            }));
+            let metrics = until("agreement with sockstat", &|metrics| {
+                metrics.has("observer_netns_time_wait_drift_sockets", &[])
+                    && metrics.sum("observer_netns_time_wait_drift_sockets", &drift) == 0.0
+            });
+            metrics.assert_complete();
+            return;
+        }
+        for program in &programs {
+            let metrics = daemon.scrape();
+            let of = |name| metrics.of(program.pid(), name, &[]);
+            assert_eq!(of(LIVE), of(ENTERED) - of(ENDED));
+        }
+        // The kernel purges them with their namespace.
+        drop(netns);
+        drop(programs);
+        let metrics = until("the end of all", &|metrics| {
+            both(metrics, ENDED) >= count as f64
+        });
+        for comm in &comms {
+            let counts = [ENDED, ENTERED, LIVE].map(|name| metrics.by(comm, name, &[]));
+            assert_eq!(
+                counts,
+                [(count / 2) as f64, (count / 2) as f64, 0.0],
+                "{comm}"
+            );
+        }
+        metrics.assert_complete();
+    });
+}
+
+/// The number of one process in TIME_WAIT is the kernel's own, also when sockets leave early.
+#[test]
+fn a_socket_that_leaves_time_wait_early_is_seen_to() {
+    needs_kernel!();
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        if !daemon.scrape().by_function("time_wait") {
+            println!("skipped: the end of TIME_WAIT is not seen on this kernel with these hooks");
+            return;
+        }
+        let netns = Netns::new(&format!("tw-early-{hooks}"));
+        netns.keep_time_wait();
+        let mut program = netns.script(
+            r"
+listener = listen(*FAMILIES[0])
+target = listener.getsockname()
+def once(port):
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.bind(('127.0.0.1', port))
+    client.connect(target)
+    server, _ = listener.accept()
+    port = client.getsockname()[1]
+    # The server keeps the TIME_WAIT, which the next SYN from the same port ends.
+    server.close()
+    assert client.recv(1) == b''
+    # The port may be bound again once the last ACK has come.
+    client.shutdown(socket.SHUT_WR)
+    wait(lambda: state(client) == 7)
+    client.close()
+    return port
+port = once(0)
+for _ in range(20):
+    once(port)
+print('done')
+input()
+",
+            &[],
+        );
+        program.expect("done");
+        let metrics = daemon.scrape();
+        let of = |name| metrics.of(program.pid(), name, &[]);
+        assert_eq!((of(ENTERED), of(ENDED), of(LIVE)), (21.0, 20.0, 1.0));
+        assert_eq!(netns.sockstat("tw"), 1);
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn sockets_without_a_bucket_are_counted() {
+    needs_kernel!();
+    with_each_kind_of_hook("time_wait", |hooks, daemon| {
+        const OVERFLOWS: &str = "socket_time_wait_overflows_total";
+        if !daemon.scrape().by_function("time_wait") {
+            println!("skipped: overflow is not seen on this kernel with these hooks");
+            assert!(!daemon.scrape().has(OVERFLOWS, &[]));
+            return;
+        }
+        let netns = Netns::new(&format!("tw-full-{hooks}"));
+        netns.sysctl("net.ipv4.tcp_max_tw_buckets", "10");
+        let mut program = netns.script(SHORT, &["50", "0"]);
+        program.expect("done");
+        let metrics = daemon.until("fifty ends", |metrics| {
+            let of = |name| metrics.of(program.pid(), name, &[]);
+            of(ENTERED) + of(OVERFLOWS) >= 50.0
+        });
+        let of = |name| metrics.of(program.pid(), name, &[]);
+        let kernel = netns.netstat()["TCPTimeWaitOverflow"] as f64;
+        assert!(kernel > 0.0, "the kernel had buckets enough");
+        assert_eq!((of(OVERFLOWS), of(ENTERED)), (kernel, 50.0 - kernel));
+        assert_eq!(of(LIVE), netns.sockstat("tw") as f64);
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+/// Three errnos of the same name, and only one of them is a lack of ports.
+#[test]
+fn ports_run_out() {
+    needs_kernel!();
+    with_each_kind_of_hook("port_exhausted", |hooks, daemon| {
+        let netns = Netns::new(&format!("ports-{hooks}"));
+        netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
+        let mut program = netns.script(
+            r"
+kept = []
+for family, address in FAMILIES:
+    listener = listen(family, address, port=1000)
+    for _ in range(10):
+        kept.append(connect(family, (address, 1000)))
+    # No port is left towards this address.
+    for _ in range(3):
+        assert outcome(lambda: connect(family, (address, 1000))) == 'EADDRNOTAVAIL'
+    # Another one has all of them.
+    other = listen(family, address, port=1001)
+    kept.append(connect(family, (address, 1001)))
+    # A four-tuple that is taken.
+    clash = socket.socket(family)
+    clash.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    clash.bind((address, 2000))
+    clash.connect((address, 1001))
+    again = socket.socket(family)
+    again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    again.bind((address, 2000))
+    assert outcome(lambda: again.connect((address, 1001))) == 'EADDRNOTAVAIL'
+    # An address that is not ours.
+    foreign = '192.0.2.1' if family == socket.AF_INET else '2001:db8::1'
+    assert outcome(lambda: socket.socket(family).bind((foreign, 0))) == 'EADDRNOTAVAIL'
+    # A port that is taken.
+    assert outcome(lambda: socket.socket(family).bind((address, 1000))) == 'EADDRINUSE'
+    kept += [listener, other, clash, again]
+print('connected')
+input()
+for sock in kept:
+    reset(sock)
+kept = []
+for family, address in FAMILIES:
+    for _ in range(10):
+        holder = socket.socket(family)
+        holder.bind((address, 0))
+        kept.append(holder)
+    for _ in range(2):
+        assert outcome(lambda: socket.socket(family).bind((address, 0))) == 'EADDRINUSE'
+    # UDP has ports of its own.
+    socket.socket(family, socket.SOCK_DGRAM).bind((address, 0))
+print('bound')
+input()
+",
+            &[],
+        );
+        let pid = program.pid();
+        program.expect("connected");
+        let metrics = daemon.scrape();
+        let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
+        assert_eq!(
+            [of("connect"), of("bind")],
+            [6.0, 0.0],
+            "{}",
+            metrics.shown()
+        );
+        let failed = [("result", "EADDRNOTAVAIL")];
+        assert_eq!(metrics.of(pid, "socket_connects_total", &failed), 8.0);
+        program.go();
+        program.expect("bound");
+        let metrics = daemon.scrape();
+        let of = |call| metrics.of(pid, EXHAUSTED, &[("call", call)]);
+        assert_eq!(
+            [of("connect"), of("bind")],
+            [6.0, 4.0],
+            "{}",
+            metrics.shown()
+        );
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn a_socket_that_is_received_has_a_new_owner() {
+    needs_kernel!();
+    with_each_kind_of_hook("fd_received", |hooks, daemon| {
+        if !daemon.scrape().by_function("fd_received") {
+            println!("skipped: received descriptors are found by resynchronisation here");
+            return;
+        }
+        let netns = Netns::new(&format!("received-{hooks}"));
+        let mut program = netns.script(
+            r"
+import array
+left, right = socket.socketpair()
+child = os.fork()
+if child == 0:
+    left.close()
+    kept = []
+    for _ in range(4):
+        _, ancillary, _, _ = right.recvmsg(1, socket.CMSG_SPACE(4))
+        kept += array.array('i', ancillary[0][2])
+    right.send(b'x')
+    right.recv(1)
+    os._exit(0)
+right.close()
+clients = []
+for family, address in FAMILIES:
+    for _ in range(2):
+        client, server = pair(family, address)
+        clients.append(client)
+        fds = array.array('i', [server.fileno()])
+        left.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        server.close()
+assert left.recv(1) == b'x'
+print(child)
+input()
+left.send(b'x')
+os.waitpid(child, 0)
+",
+            &[],
+        );
+        let child: u32 = program.line().parse().unwrap();
+        let metrics = daemon.scrape();
+        let established = |pid| metrics.of(pid, "socket_connections", &[("state", "ESTABLISHED")]);
+        assert_eq!(
+            (established(program.pid()), established(child)),
+            (4.0, 4.0),
+            "{}",
+            metrics.shown()
+        );
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}
+
+#[test]
+fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
+    needs_kernel!();
+    let daemon = Daemon::start(&["--self-test=yes"]);
+    let log = daemon.log();
+    assert!(!log.contains("self-test"), "{log}");
+    assert!(!log.contains("self-test skipped"), "{log}");
+    let metrics = daemon.scrape();
+    // Its own scrapes are connections that it accepts and closes, and that is all.
+    let connects = metrics.of(daemon.pid(), "socket_connects_total", &[]);
+    let refused = metrics.of(daemon.pid(), "socket_setsockopt_failures_total", &[]);
+    assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.shown());
+}
+
+/// Where no function may be hooked, everything runs as before and says so.
+#[test]
+fn without_function_hooks_the_daemon_runs_and_says_so() {
+    needs_kernel!();
+    let daemon = Daemon::start(&["--hooks", "tracepoint"]);
+    let metrics = daemon.scrape();
+    for signal in ["accept", "time_wait", "setsockopt", "port_exhausted"] {
+        assert!(!metrics.by_function(signal), "{signal}");
+        assert!(metrics.observes(signal));
+    }
+    let inferred = [("signal", "time_wait"), ("method", "inferred")];
+    assert!(metrics.has("observer_signal_info", &inferred));
+    assert!(
+        daemon.log().contains("using a fallback"),
+        "{}",
+        daemon.log()
+    );
+}
+
+/// Connections of a listener with TCP_DEFER_ACCEPT are requests until data arrives, which ends
+/// the handshake. By then, others have taken the places in the accept queue.
+const DEFERRED: &str = r"
+BACKLOG = 5
+listeners = []
+def clients(family, target):
+    made = [connect(family, target) for _ in range(BACKLOG)]
+    for client in made:
+        client.send(b'x')
+    return made
+for family, address, target in [
+    (socket.AF_INET, '127.0.0.1', '127.0.0.1'),
+    (socket.AF_INET6, '::1', '::1'),
+    (socket.AF_INET6, '::', '::ffff:127.0.0.1'),
+]:
+    listener = socket.socket(family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    listener.bind((address, 0))
+    listener.listen(BACKLOG)
+    listeners.append((listener, family, (target, listener.getsockname()[1])))
+print('listening')
+input()
+for _, family, target in listeners:
+    # The first fill the queue but for one place, of the others all but one overflow it.
+    made = clients(family, target) + clients(family, target)
+    time.sleep(0.5)
+    # They try no more.
+    for client in made:
+        reset(client)
+print('done')
+input()
+";
+
+#[test]
+fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
+    needs_kernel!();
+    with_each_kind_of_hook("listen_overflow", |hooks, daemon| {
+        const OVERFLOWS: &str = "socket_listen_overflows_total";
+        let netns = Netns::new(&format!("deferred-{hooks}"));
+        let mut program = netns.script(DEFERRED, &[]);
+        program.expect("listening");
+        // Overflows are inferred from changes since a first reading.
+        let comm = program.comm();
+        daemon.until("the listeners", |metrics| {
+            let name = [("comm", comm.as_str())];
+            metrics.select("socket_listen_backlog", &name).count() == 3
+        });
+        program.go();
+        program.expect("done");
+        let kernel = netns.netstat();
+        let overflows = kernel["ListenOverflows"] as f64;
+        // Four for each address, and the data is sent again meanwhile.
+        assert!(overflows >= 12.0, "{kernel:?}");
+        let open = |metrics: &Metrics| metrics.by("<unattributed>", OVERFLOWS, &[]);
+        let metrics = daemon.until("the overflows", |metrics| {
+            metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
+        });
+        assert_eq!(
+            metrics.by(&comm, OVERFLOWS, &[]) + open(&metrics),
+            overflows
+        );
+        if metrics.by_function("listen_overflow") {
+            assert_eq!(open(&metrics), 0.0, "{}", metrics.shown());
+        } else {
+            println!("{} overflows may be of any of the three", open(&metrics));
+        }
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}

@@ -1,0 +1,127 @@
+//! Calls that pass no system call tracepoint, because io_uring makes them: on the real kernel,
+//! from this process.
+
+use std::{
+    io,
+    net::{TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike as _, socket};
+use observer_test_support::{Daemon, Metrics};
+
+/// A ring, or why there is none.
+fn ring() -> Option<IoUring> {
+    IoUring::new(4)
+        .inspect_err(|error| println!("skipped: no io_uring on this kernel: {error}"))
+        .ok()
+}
+
+/// Makes one call and returns what it returns.
+fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+    // SAFETY: what the entry points to lives until the call has completed, below.
+    unsafe { ring.submission().push(entry).expect("room for one") };
+    ring.submit_and_wait(1).expect("the call completes");
+    let completion = ring.completion().next().expect("its completion");
+    completion.result()
+}
+
+fn tcp_socket() -> OwnedFd {
+    let flags = SockFlag::empty();
+    socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket")
+}
+
+fn of(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> f64 {
+    metrics.of(std::process::id(), name, labels)
+}
+
+#[test]
+fn accepts_are_counted_where_the_function_is_hooked() {
+    needs_kernel!();
+    let Some(mut ring) = ring() else { return };
+    let daemon = Daemon::start(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("an address");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(OwnedFd::from(
+            TcpStream::connect(address).expect("it listens"),
+        ));
+        let accept = opcode::Accept::new(
+            Fd(listener.as_raw_fd()),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        );
+        let fd = call(&mut ring, &accept.build());
+        assert!(fd >= 0, "{}", io::Error::from_raw_os_error(-fd));
+        // SAFETY: just accepted, and nobody else's.
+        held.push(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let metrics = daemon.scrape();
+    let expected = if metrics.by_function("accept") {
+        3.0
+    } else {
+        println!("accept through io_uring is not counted with these hooks");
+        0.0
+    };
+    assert_eq!(of(&metrics, "socket_accepts_total", &[]), expected);
+    // Whoever counts them, they are this process's.
+    let established = of(&metrics, "socket_connections", &[("state", "ESTABLISHED")]);
+    assert!(established >= 6.0, "{}", metrics.shown());
+    metrics.assert_complete();
+}
+
+#[test]
+fn a_connect_that_fails_is_counted() {
+    needs_kernel!();
+    let Some(mut ring) = ring() else { return };
+    let daemon = Daemon::start(&[]);
+    // Bound and not listening.
+    let deaf = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = deaf.local_addr().expect("an address").port();
+    drop(deaf);
+    let client = tcp_socket();
+    let target = SockaddrIn::new(127, 0, 0, 1, port);
+    let connect = opcode::Connect::new(Fd(client.as_raw_fd()), target.as_ptr(), target.len());
+    assert_eq!(call(&mut ring, &connect.build()), -libc::ECONNREFUSED);
+    let metrics = daemon.scrape();
+    let refused = [("result", "ECONNREFUSED")];
+    assert_eq!(of(&metrics, "socket_connects_total", &refused), 1.0);
+    metrics.assert_complete();
+}
+
+#[test]
+fn a_setsockopt_that_fails_is_counted_where_the_function_is_hooked() {
+    needs_kernel!();
+    let Some(mut ring) = ring() else { return };
+    let daemon = Daemon::start(&[]);
+    let socket = tcp_socket();
+    let value = 1_i32;
+    // No option of TCP has this number.
+    let set = opcode::SetSockOpt::new(
+        Fd(socket.as_raw_fd()),
+        libc::IPPROTO_TCP as u32,
+        4242,
+        (&raw const value).cast(),
+        size_of_val(&value) as u32,
+    );
+    let result = call(&mut ring, &set.build());
+    if result != -libc::ENOPROTOOPT {
+        let error = io::Error::from_raw_os_error(-result);
+        println!("skipped: no setsockopt through io_uring on this kernel (6.7): {error}");
+        assert!([-libc::EINVAL, -libc::EOPNOTSUPP].contains(&result));
+        return;
+    }
+    let metrics = daemon.scrape();
+    let failed = [("errno", "ENOPROTOOPT"), ("protocol", "tcp")];
+    let expected = if metrics.by_function("setsockopt") {
+        1.0
+    } else {
+        println!("setsockopt through io_uring is not seen with these hooks");
+        0.0
+    };
+    let seen = of(&metrics, "socket_setsockopt_failures_total", &failed);
+    assert_eq!(seen, expected, "{}", metrics.shown());
+    metrics.assert_complete();
+}

@@ -1,0 +1,307 @@
+//! RSTs, on the real kernel.
+
+use observer_test_support::{Daemon, Metrics, Netns, kernel_at_least};
+
+/// Half-close misused: shutdown(SHUT_WR), the peer answers, close() with the answer unread.
+/// An RST, not an orderly end: nothing enters TIME_WAIT, although the connection was in
+/// FIN_WAIT2.
+#[test]
+fn half_close_then_close_with_unread_data() {
+    needs_kernel!();
+    let netns = Netns::new("halfclose");
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        half_close(client)
+        assert server.recv(1) == b''
+        server.sendall(b'answer')
+        assert client.recv(6, socket.MSG_PEEK) == b'answer'
+        client.close()
+        # A close() ends later while the observer looks at the descriptor.
+        wait(lambda: state(server) == 7)
+        server.close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    let pid = program.pid();
+    let metrics = daemon.until("20 RSTs", |metrics| {
+        sent(metrics, pid, "TCP_ABORT_ON_CLOSE") >= 20.0
+            && received(metrics, pid, "IN_CLOSE_WAIT") >= 20.0
+    });
+    assert_eq!(all(&metrics, pid, "sent"), 20.0, "{}", metrics.shown());
+    assert_eq!(all(&metrics, pid, "received"), 20.0, "{}", metrics.shown());
+    assert_eq!(metrics.of(pid, "socket_time_wait_entered_total", &[]), 0.0);
+    assert_eq!(netns.ss("time-wait"), 0);
+    let after = netns.snmp();
+    assert_eq!(after["OutRsts"] - before["OutRsts"], 20);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+const RESETS: &str = "socket_resets_total";
+
+fn sent(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+    metrics.of(pid, RESETS, &[("direction", "sent"), ("reason", reason)])
+}
+
+fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+    metrics.of(
+        pid,
+        RESETS,
+        &[("direction", "received"), ("reason", reason)],
+    )
+}
+
+/// All RSTs of a process in one direction.
+fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
+    metrics.of(pid, RESETS, &[("direction", direction)])
+}
+
+/// Runs a script that says `done`, and checks what it sent and received, by reason; that
+/// there was nothing else; and that the kernel counted as many.
+fn check(purpose: &str, source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
+    let netns = Netns::new(purpose);
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(source, &[]);
+    program.expect("done");
+    let pid = program.pid();
+    let total = |counts: &[(&str, u32)]| counts.iter().map(|(_, n)| f64::from(*n)).sum::<f64>();
+    let metrics = daemon.until("RSTs", |metrics| {
+        all(metrics, pid, "sent") >= total(sends)
+            && all(metrics, pid, "received") >= total(receives)
+    });
+    for (reason, count) in sends {
+        let ours = sent(&metrics, pid, reason);
+        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.shown());
+    }
+    for (reason, count) in receives {
+        let ours = received(&metrics, pid, reason);
+        assert_eq!(ours, f64::from(*count), "{reason}\n{}", metrics.shown());
+    }
+    assert_eq!(
+        all(&metrics, pid, "sent"),
+        total(sends),
+        "{}",
+        metrics.shown()
+    );
+    assert_eq!(
+        all(&metrics, pid, "received"),
+        total(receives),
+        "{}",
+        metrics.shown()
+    );
+    let kernel = netns.snmp()["OutRsts"] - before["OutRsts"];
+    assert_eq!(kernel as f64, total(sends));
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+#[test]
+fn linger_zero() {
+    needs_kernel!();
+    check(
+        "linger",
+        r"
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        reset(client)
+        wait(lambda: state(server) == 7)
+        server.close()
+print('done')
+input()
+",
+        &[("LINGER_ZERO", 20)],
+        &[("IN_ESTABLISHED", 20)],
+    );
+}
+
+/// close() with data that was not read: before and after the peer's FIN. Not reading the
+/// end-of-file is no fault.
+#[test]
+fn unread_data() {
+    needs_kernel!();
+    check(
+        "unread",
+        r"
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        client.sendall(b'unread')
+        assert server.recv(6, socket.MSG_PEEK) == b'unread'
+        server.close()
+        wait(lambda: state(client) == 7)
+        client.close()
+
+        client, server = pair(family, address)
+        client.sendall(b'unread')
+        half_close(client)
+        server.close()
+        wait(lambda: state(client) == 7)
+        client.close()
+
+        client, server = pair(family, address)
+        half_close(client)
+        server.close()
+        client.close()
+print('done')
+input()
+",
+        &[("TCP_ABORT_ON_CLOSE", 40)],
+        &[("IN_ESTABLISHED", 20), ("IN_FIN_WAIT2", 20)],
+    );
+}
+
+#[test]
+fn disconnect() {
+    needs_kernel!();
+    check(
+        "disconnect",
+        r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        assert LIBC.connect(client.fileno(), unspec, len(unspec)) == 0
+        wait(lambda: state(server) == 7)
+        client.close()
+        server.close()
+print('done')
+input()
+",
+        &[("DISCONNECT", 20)],
+        &[("IN_ESTABLISHED", 20)],
+    );
+}
+
+#[test]
+fn unaccepted_child() {
+    needs_kernel!();
+    check(
+        "unaccepted",
+        r"
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    clients = [connect(family, listener.getsockname()) for _ in range(10)]
+    wait(lambda: queued(listener) == 10)
+    listener.close()
+    wait(lambda: all(state(client) == 7 for client in clients))
+    for client in clients:
+        client.close()
+print('done')
+input()
+",
+        &[("UNACCEPTED_CHILD", 20)],
+        &[("IN_ESTABLISHED", 20)],
+    );
+}
+
+/// The peer's RST for a connection that was closed here but whose FIN the peer has not
+/// answered. With `tcp_fin_timeout` above 60 seconds, that connection is still a full socket.
+#[test]
+fn reset_after_our_own_close() {
+    needs_kernel!();
+    check(
+        "finwait",
+        r"
+open('/proc/sys/net/ipv4/tcp_fin_timeout', 'w').write('120')
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        port = client.getsockname()[1]
+        client.close()
+        wait(lambda: 5 in states_of(port))
+        reset(server)
+print('done')
+input()
+",
+        &[("LINGER_ZERO", 20)],
+        &[("IN_FIN_WAIT2", 20)],
+    );
+}
+
+/// `ss -K`: the RST is the connection's owner's, whoever asked for it.
+fn killed(purpose: &str, keepalive: &str) {
+    let netns = Netns::new(purpose);
+    let daemon = Daemon::start(&[]);
+    let before = netns.snmp();
+    let mut program = netns.script(
+        r"
+pairs = [pair(family, address) for family, address in FAMILIES for _ in range(5)]
+for _, server in pairs:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(sys.argv[1]))
+print(*[server.getsockname()[1] for _, server in pairs])
+input()
+states = [(state(client), state(server)) for client, server in pairs]
+print('killed' if all(pair == (7, 7) for pair in states) else states)
+input()
+",
+        &[keepalive],
+    );
+    let ports = program.line();
+    for port in ports.split(' ') {
+        netns.run(
+            "ss",
+            &[
+                "-KHtn",
+                "state",
+                "established",
+                "sport",
+                "=",
+                &format!(":{port}"),
+            ],
+        );
+    }
+    if netns.ss("established") != 0 {
+        println!("skipped: the kernel cannot kill sockets (CONFIG_INET_DIAG_DESTROY)");
+        return;
+    }
+    program.go();
+    program.expect("killed");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    assert_eq!(
+        sent(&metrics, pid, "ABORTED_BY_ADMIN"),
+        10.0,
+        "{}",
+        metrics.shown()
+    );
+    assert_eq!(all(&metrics, pid, "sent"), 10.0, "{}", metrics.shown());
+    assert_eq!(
+        received(&metrics, pid, "IN_ESTABLISHED"),
+        10.0,
+        "{}",
+        metrics.shown()
+    );
+    assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 10);
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+}
+
+#[test]
+fn killed_by_ss() {
+    needs_kernel!();
+    killed("sskill", "0");
+}
+
+/// The same where keepalive could have done it.
+#[test]
+fn killed_by_ss_with_keepalive() {
+    needs_kernel!();
+    if kernel_at_least(6, 12) {
+        killed("sskillalive", "1");
+    } else {
+        println!("skipped: before 6.12 the kernel gives no reason, and keepalive is taken for it");
+    }
+}

@@ -1,0 +1,249 @@
+//! Failed setsockopt calls, on the real kernel: by option, errno and kind of socket.
+//!
+//! Which calls fail differs between kernels; the program says what it was told, and that
+//! is what must have been counted.
+
+use std::collections::BTreeMap;
+
+use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+
+const FAILURES: &str = "socket_setsockopt_failures_total";
+
+/// `family/protocol/level/option/errno`, and how often, as observer counted it.
+fn failures(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
+    metrics.counted(pid, FAILURES, |labels| {
+        let parts = ["family", "protocol", "level", "option", "errno"];
+        parts.map(|label| labels[label].as_str()).join("/")
+    })
+}
+
+fn compare(purpose: &str, source: &str) -> Option<BTreeMap<String, u64>> {
+    let netns = Netns::new(purpose);
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(source, &[]);
+    let told = program.tally();
+    let metrics = daemon.scrape();
+    println!("the program was told {told:?}");
+    if !metrics.observes("setsockopt") {
+        return None;
+    }
+    assert_eq!(
+        failures(&metrics, program.pid()),
+        told,
+        "{}",
+        metrics.shown()
+    );
+    metrics.assert_complete();
+    program.go();
+    program.finish();
+    Some(told)
+}
+
+const ATTEMPT: &str = r"
+tally = Tally()
+# Some socket, so that there is a process to look at even if nothing fails.
+base = listen(*FAMILIES[0])
+def attempt(number, level, option, name, value=1, size=4):
+    value = ctypes.c_int(value)
+    if LIBC.setsockopt(number, level, option, ctypes.byref(value), size) < 0:
+        code = errno.errorcode[ctypes.get_errno()]
+        tally.add(name + '/' + {'ENOTSUP': 'EOPNOTSUPP'}.get(code, code))
+";
+
+#[test]
+fn tcp_and_udp_options() {
+    needs_kernel!();
+    let source = [
+        ATTEMPT,
+        r"
+for family, name in ((socket.AF_INET, 'inet'), (socket.AF_INET6, 'inet6')):
+    tcp = socket.socket(family, socket.SOCK_STREAM)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    for _ in range(3):
+        attempt(tcp.fileno(), 6, 9999, name + '/tcp/SOL_TCP/9999')
+        attempt(tcp.fileno(), 1, 9999, name + '/tcp/SOL_SOCKET/9999')
+        attempt(tcp.fileno(), 9999, 1, name + '/tcp/9999/1')
+        attempt(tcp.fileno(), 6, 1, name + '/tcp/SOL_TCP/TCP_NODELAY', size=1)
+        attempt(tcp.fileno(), 6, 4, name + '/tcp/SOL_TCP/TCP_KEEPIDLE', -1)
+        attempt(udp.fileno(), 6, 1, name + '/udp/SOL_TCP/TCP_NODELAY')
+        # These succeed.
+        attempt(tcp.fileno(), 6, 1, 'never')
+        attempt(tcp.fileno(), 1, 2, 'never')
+print(tally)
+input()
+",
+    ]
+    .concat();
+    if let Some(told) = compare("sockopt", &source) {
+        assert_eq!(told["inet/tcp/SOL_TCP/9999/ENOPROTOOPT"], 3);
+        assert_eq!(told["inet6/tcp/SOL_TCP/TCP_NODELAY/EINVAL"], 3);
+        assert_eq!(told.len(), 12, "{told:?}");
+    }
+}
+
+/// SO_REUSEPORT on a Unix socket fails since 6.13 and stable releases of early 2025.
+#[test]
+fn reuseport_on_unix_sockets() {
+    needs_kernel!();
+    let source = [
+        ATTEMPT,
+        r"
+stream = socket.socket(socket.AF_UNIX)
+packet = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for _ in range(4):
+    attempt(stream.fileno(), 1, 15, 'unix/stream/SOL_SOCKET/SO_REUSEPORT')
+    attempt(packet.fileno(), 1, 15, 'unix/seqpacket/SOL_SOCKET/SO_REUSEPORT')
+    attempt(stream.fileno(), 6, 1, 'unix/stream/SOL_TCP/TCP_NODELAY')
+print(tally)
+input()
+",
+    ]
+    .concat();
+    if let Some(told) = compare("unix", &source) {
+        assert_eq!(told["unix/stream/SOL_TCP/TCP_NODELAY/EOPNOTSUPP"], 4);
+        match told.get("unix/stream/SOL_SOCKET/SO_REUSEPORT/EOPNOTSUPP") {
+            Some(count) => assert_eq!(*count, 4),
+            None => {
+                // 6.12.9 has it; Debian's 6.12 is later than that.
+                assert!(!observer_test_support::kernel_at_least(6, 12));
+                println!("this kernel accepts SO_REUSEPORT on Unix sockets");
+            }
+        }
+    }
+}
+
+#[test]
+fn options_of_mptcp_sockets() {
+    needs_kernel!();
+    let source = [
+        ATTEMPT,
+        r"
+for family, name in ((socket.AF_INET, 'inet'), (socket.AF_INET6, 'inet6')):
+    try:
+        mptcp = socket.socket(family, socket.SOCK_STREAM, 262)
+    except OSError:
+        continue
+    attempt(mptcp.fileno(), 6, 18, name + '/mptcp/SOL_TCP/TCP_USER_TIMEOUT', 1000)
+    attempt(mptcp.fileno(), 6, 23, name + '/mptcp/SOL_TCP/TCP_FASTOPEN')
+    attempt(mptcp.fileno(), 6, 8, name + '/mptcp/SOL_TCP/TCP_LINGER2')
+    attempt(mptcp.fileno(), 6, 9999, name + '/mptcp/SOL_TCP/9999')
+print(tally)
+input()
+",
+    ]
+    .concat();
+    if let Some(told) = compare("mptcpopt", &source) {
+        if told.is_empty() {
+            println!("skipped: this kernel has no MPTCP");
+        } else {
+            let fastopen = told.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
+            // What Go 1.24 met on Debian 12.
+            let expected = (!observer_test_support::kernel_at_least(6, 2)).then_some(&1);
+            assert_eq!(fastopen, expected, "{told:?}");
+            // Holds up to 7.3.
+            let timeout = "inet/mptcp/SOL_TCP/TCP_USER_TIMEOUT";
+            for errno in ["ENOPROTOOPT", "EOPNOTSUPP"] {
+                println!(
+                    "{timeout}/{errno}: {:?}",
+                    told.get(&format!("{timeout}/{errno}"))
+                );
+            }
+            assert!(told.keys().any(|key| key.starts_with(timeout)), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn descriptors_that_are_no_sockets() {
+    needs_kernel!();
+    let source = [
+        ATTEMPT,
+        r"
+file = open('/dev/null')
+for _ in range(2):
+    attempt(-1, 6, 1, 'none/none/SOL_TCP/TCP_NODELAY')
+    attempt(9999, 1, 2, 'none/none/SOL_SOCKET/SO_REUSEADDR')
+    attempt(file.fileno(), 1, 15, 'none/none/SOL_SOCKET/SO_REUSEPORT')
+print(tally)
+input()
+",
+    ]
+    .concat();
+    if let Some(told) = compare("nosock", &source) {
+        assert_eq!(told["none/none/SOL_TCP/TCP_NODELAY/EBADF"], 2);
+        assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEADDR/EBADF"], 2);
+        assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEPORT/ENOTSOCK"], 2);
+    }
+}
+
+/// From four threads at once: none is lost, and all are one process's.
+#[test]
+fn a_thousand_failures_count_a_thousand() {
+    needs_kernel!();
+    let source = [
+        ATTEMPT,
+        r"
+def fail():
+    for _ in range(250):
+        try:
+            base.setsockopt(6, 9999, 1)
+        except OSError:
+            pass
+threads = [threading.Thread(target=fail) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+tally.add('inet/tcp/SOL_TCP/9999/ENOPROTOOPT', 1000)
+print(tally)
+input()
+",
+    ]
+    .concat();
+    compare("thousand", &source);
+}
+
+/// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
+#[test]
+fn a_32_bit_setsockopt_is_seen() {
+    needs_kernel!();
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: int 0x80 is an instruction of x86");
+        return;
+    }
+    with_each_kind_of_hook("setsockopt", |hooks, daemon| {
+        let netns = Netns::new(&format!("compat-{hooks}"));
+        let mut program = netns.script(
+            r"
+import mmap
+# push rbx; mov eax, 366 (setsockopt); mov ebx, edi; mov ecx, esi; xor esi, esi; xor edi, edi;
+# int 0x80; pop rbx; ret
+code = bytes.fromhex('53 b8 6e010000 89fb 89f1 31f6 31ff cd80 5b c3')
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)(
+    ctypes.addressof(ctypes.c_char.from_buffer(page)))
+sock = socket.socket()
+print(call(sock.fileno(), socket.IPPROTO_TCP, 4242))
+input()
+",
+            &[],
+        );
+        // Without the 32-bit entry, the program is killed.
+        let answer = program.line();
+        assert_eq!(answer, (-libc::EINVAL).to_string());
+        let metrics = daemon.scrape();
+        let failures = "socket_setsockopt_failures_total";
+        let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
+        let expected = if metrics.by_function("setsockopt") {
+            1.0
+        } else {
+            println!("32-bit calls are not seen with these hooks, as `observer check` says");
+            0.0
+        };
+        assert_eq!(seen, expected, "{}", metrics.shown());
+        metrics.assert_complete();
+        program.go();
+        program.finish();
+    });
+}

@@ -1,0 +1,205 @@
+//! The label `unit`, with real cgroups of the names that systemd and container engines give.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use observer_core::process::cgroup_id::cgroup2_mount;
+use observer_test_support::{Daemon, Metrics, Netns, Program};
+
+/// Takes the name that it is given, waits to be moved to its cgroup, connects, stays and ends.
+const PROBE: &str = r#"
+import socket, sys
+with open('/proc/self/comm', 'w') as name:
+    name.write(sys.argv[1])
+print('here')
+sys.stdin.readline()
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+client = socket.create_connection(listener.getsockname())
+print('ready')
+sys.stdin.readline()
+"#;
+
+/// Directories below the cgroup2 mount; those that were made are removed on drop.
+struct Cgroups {
+    mount: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    /// `None` where there is no cgroup v2.
+    fn new() -> Option<Self> {
+        let mountinfo = fs::read("/proc/self/mountinfo").unwrap();
+        let mount = cgroup2_mount(&mountinfo)?;
+        Some(Self {
+            mount,
+            made: Vec::new(),
+        })
+    }
+
+    fn make(&mut self, path: &str) -> PathBuf {
+        let mut cgroup = self.mount.clone();
+        for name in Path::new(path) {
+            cgroup.push(name);
+            if !cgroup.exists() {
+                fs::create_dir(&cgroup).unwrap();
+                self.made.push(cgroup.clone());
+            }
+        }
+        cgroup
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for cgroup in self.made.iter().rev() {
+            // A process that is being torn down may still be in it.
+            for _ in 0..100 {
+                if fs::remove_dir(cgroup).is_ok() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Which cgroups to make, and the label of a process in each.
+fn cases() -> Vec<(String, String)> {
+    // Digits that no container of the host has.
+    let id = format!("{:016x}", std::process::id()).repeat(4);
+    let short = &id[..12];
+    let user = "user.slice/user-4242.slice/user@4242.service";
+    let pod = "kubepods-burstable-pod3716cd27_4591_40fc_9dae_3851142b1d51.slice";
+    [
+        (
+            "system.slice/observer-probe.service".to_owned(),
+            "observer-probe.service".to_owned(),
+        ),
+        (
+            "system.slice/observer-probe.service/sub/nginx.service".to_owned(),
+            "observer-probe.service".to_owned(),
+        ),
+        (
+            format!("{user}/app.slice/nginx.service"),
+            "user@4242.service/nginx.service".to_owned(),
+        ),
+        (
+            format!("{user}/docker-{id}.scope"),
+            format!("user@4242.service/docker:{short}"),
+        ),
+        (
+            format!("system.slice/docker-{id}.scope/system.slice/nginx.service"),
+            format!("docker:{short}"),
+        ),
+        (
+            format!("kubepods.slice/kubepods-burstable.slice/{pod}/cri-containerd-{id}.scope"),
+            format!("containerd:{short}"),
+        ),
+        (
+            format!("kubepods.slice/kubepods-burstable.slice/{pod}/crio-{id}.scope/container"),
+            format!("crio:{short}"),
+        ),
+        (
+            format!("machine.slice/libpod-{id}.scope/container"),
+            format!("podman:{short}"),
+        ),
+        (
+            "lxc/4242/ns/system.slice/nginx.service".to_owned(),
+            "lxc:4242".to_owned(),
+        ),
+        (
+            "lxc.payload.observer-probe/system.slice/nginx.service".to_owned(),
+            "lxc:observer-probe".to_owned(),
+        ),
+        (
+            "machine.slice/machine-observer\\x2dprobe.scope/payload/system.slice/nginx.service"
+                .to_owned(),
+            "nspawn:observer-probe".to_owned(),
+        ),
+    ]
+    .into()
+}
+
+/// A probe that has connected in `cgroup`.
+fn probe(netns: &Netns, cgroup: &Path, comm: &str) -> Program {
+    let mut program = netns.python(PROBE, &[comm]);
+    program.expect("here");
+    fs::write(cgroup.join("cgroup.procs"), program.pid().to_string()).unwrap();
+    program.go();
+    program.expect("ready");
+    program
+}
+
+/// The units of all series of a comm.
+fn units(metrics: &Metrics, comm: &str) -> BTreeSet<String> {
+    metrics
+        .samples
+        .iter()
+        .filter(|sample| sample.labels.get("comm").is_some_and(|it| it == comm))
+        .map(|sample| sample.labels.get("unit").cloned().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn units_and_containers_are_named() {
+    needs_kernel!();
+    let Some(mut cgroups) = Cgroups::new() else {
+        println!("skipped: no cgroup2 file system is mounted");
+        return;
+    };
+    let netns = Netns::new("units");
+    let daemon = Daemon::start(&[]);
+    let mut programs = Vec::new();
+    for (number, (path, _)) in cases().iter().enumerate() {
+        let cgroup = cgroups.make(path);
+        let comm = format!("unit-probe-{number}");
+        programs.push(probe(&netns, &cgroup, &comm));
+    }
+    for (number, (path, unit)) in cases().iter().enumerate() {
+        let comm = format!("unit-probe-{number}");
+        let metrics = daemon.until(&comm, |metrics| !units(metrics, &comm).is_empty());
+        assert_eq!(
+            units(&metrics, &comm),
+            BTreeSet::from([unit.clone()]),
+            "{path}"
+        );
+        println!("{path}: {unit}");
+    }
+    for program in programs {
+        program.finish();
+    }
+}
+
+/// By the cgroup that the kernel programs recorded: at the tick, nothing is left in /proc.
+#[test]
+fn units_of_processes_that_are_gone_are_named() {
+    needs_kernel!();
+    let Some(mut cgroups) = Cgroups::new() else {
+        println!("skipped: no cgroup2 file system is mounted");
+        return;
+    };
+    let netns = Netns::new("gone-units");
+    // Known from the walk at the start.
+    let paths: Vec<PathBuf> = cases().iter().map(|(path, _)| cgroups.make(path)).collect();
+    let daemon = Daemon::start(&["--tick-interval=5s"]);
+    for (number, cgroup) in paths.iter().enumerate() {
+        let comm = format!("gone-probe-{number}");
+        probe(&netns, cgroup, &comm).finish();
+    }
+    for (number, (path, unit)) in cases().iter().enumerate() {
+        let comm = format!("gone-probe-{number}");
+        let metrics = daemon.until(&comm, |metrics| !units(metrics, &comm).is_empty());
+        assert_eq!(
+            units(&metrics, &comm),
+            BTreeSet::from([unit.clone()]),
+            "{path}"
+        );
+    }
+}
