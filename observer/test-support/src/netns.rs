@@ -1,30 +1,66 @@
 //! Network namespaces, and the kernel's own counters in them.
 
-use std::{collections::BTreeMap, process::Command};
-
-use crate::{
-    PRELUDE, Program,
-    daemon::{checked, run, table},
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs::File,
+    io::{BufRead as _, BufReader},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    process::{Command, Stdio},
 };
 
-/// A network namespace of its own, with loopback up; gone when dropped.
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    counters::columns,
+    program::{PRELUDE, Program, checked},
+};
+
+/// An unnamed network namespace, with loopback up. It is held by a file descriptor, so nothing is
+/// left behind by a test that was killed, and no process is in it but those that the test starts.
 pub struct Netns {
-    pub name: String,
+    file: File,
 }
 
 impl Netns {
-    pub fn new(purpose: &str) -> Self {
-        let name = format!("obs-{purpose}-{}", std::process::id());
-        run("ip", &["netns", "add", &name]);
-        let this = Self { name };
-        this.run("ip", &["link", "set", "lo", "up"]);
-        this
+    /// One as it comes.
+    #[expect(
+        clippy::new_without_default,
+        reason = "it runs a program, which may fail"
+    )]
+    pub fn new() -> Self {
+        Self::set_up("").expect("a network namespace")
     }
 
-    /// A command that runs in it.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+    /// One in which a shell script was run.
+    pub fn set_up(script: &str) -> Result<Self> {
+        let script = format!("set -e\nip link set lo up\n{script}\necho ready\nread line");
+        let mut shell = Command::new("unshare")
+            .args(["--net", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("unshare (util-linux) does not start")?;
+        let stdout = shell.stdout.take().context("no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let file = File::open(format!("/proc/{}/ns/net", shell.id()));
+        drop(shell.stdin.take());
+        shell.wait()?;
+        ensure!(
+            line == "ready\n",
+            "cannot make a network namespace\n  what you can do: run `unshare --net ip addr` by hand"
+        );
+        Ok(Self { file: file? })
+    }
+
+    /// A command that runs in it, as the process that is started.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{pid}/fd/{fd}"))
+            .arg(program);
         command
     }
 
@@ -68,30 +104,21 @@ impl Netns {
 
     /// The kernel's counters in it: `/proc/net/snmp`, by `Tcp` column.
     pub fn snmp(&self) -> BTreeMap<String, i64> {
-        table(&self.run("cat", &["/proc/net/snmp"]), "Tcp")
+        columns(&self.run("cat", &["/proc/net/snmp"]), "Tcp").unwrap()
     }
 
     /// `/proc/net/netstat`, by `TcpExt` column.
     pub fn netstat(&self) -> BTreeMap<String, i64> {
-        table(&self.run("cat", &["/proc/net/netstat"]), "TcpExt")
+        columns(&self.run("cat", &["/proc/net/netstat"]), "TcpExt").unwrap()
     }
 
     /// Its inode number, as the label `netns` has it.
     pub fn inode(&self) -> String {
-        let number = self.run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
-        number.trim().to_owned()
+        self.file.metadata().unwrap().ino().to_string()
     }
 
     /// Sockets that `ss` shows in a state (`established`, `time-wait`...), IPv4 and IPv6.
     pub fn ss(&self, state: &str) -> usize {
         self.run("ss", &["-Htan", "state", state]).lines().count()
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .output();
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -15,6 +15,9 @@ use std::{
 
 use crate::PATIENCE;
 
+/// Python that the programs of the tests share: see the file.
+pub const PRELUDE: &str = include_str!("prelude.py");
+
 /// Names that programs were given, by process.
 static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
 
@@ -23,7 +26,8 @@ static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
 pub fn new_comm() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
-    let comm = format!("obs-{}-{number}", std::process::id());
+    // A pid has at most 22 bits.
+    let comm = format!("obs-{:x}-{number}", std::process::id());
     assert!(comm.len() <= 14, "{comm}");
     comm
 }
@@ -168,4 +172,19 @@ impl Drop for Program {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.child.wait();
     }
+}
+
+/// Runs a command, which must succeed, and returns its output.
+pub fn run(program: &str, args: &[&str]) -> String {
+    checked(Command::new(program).args(args).output().unwrap(), program)
+}
+
+pub(crate) fn checked(output: Output, program: &str) -> String {
+    assert!(
+        output.status.success(),
+        "{program} failed: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,7 +1,7 @@
 //! Accepted connections and descriptor exhaustion, on the real kernel: a connection
 //! belongs to its listener's process until it is accepted, then to who accepted it.
 
-use observer_test_support::{Daemon, Metrics, Netns, Program, has_program};
+use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 const ACCEPTS: &str = "socket_accepts_total";
 
@@ -24,10 +24,10 @@ fn live(metrics: &Metrics, pid: u32, state: &str) -> f64 {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn prefork_workers_own_what_they_accept() {
-    needs_kernel!();
-    let netns = Netns::new("prefork");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut server = netns.script(
         r"
 listeners = [listen(family, address) for family, address in FAMILIES]
@@ -76,7 +76,7 @@ input()
         server.expect("accepted");
     }
     let metrics = daemon.scrape();
-    if metrics.observes("accept") && !metrics.skipped_twice("accept_again_fexit") {
+    if metrics.observes("accept") && !daemon.skipped_twice("accept_again_fexit") {
         for &worker in &workers {
             assert_eq!(
                 metrics.of(worker, ACCEPTS, &[]),
@@ -117,7 +117,7 @@ input()
     let metrics = daemon.until("the end of the workers' series", |metrics| {
         !workers.iter().any(|&worker| metrics.shows(worker))
     });
-    if metrics.observes("accept") && !metrics.skipped_twice("accept_again_fexit") {
+    if metrics.observes("accept") && !daemon.skipped_twice("accept_again_fexit") {
         assert_eq!(metrics.by(&server.comm(), ACCEPTS, &[]), 30.0);
         assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
     }
@@ -149,10 +149,10 @@ fn accept_queues(netns: &Netns, pid: u32) -> usize {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn reuseport_queues_belong_to_their_own_process() {
-    needs_kernel!();
-    let netns = Netns::new("reuseport");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let source = r"
 listeners = []
 for family, address in FAMILIES:
@@ -203,10 +203,10 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn accept_and_accept4() {
-    needs_kernel!();
-    let netns = Netns::new("accept");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 held = []
@@ -251,10 +251,10 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn descriptors_run_out() {
-    needs_kernel!();
-    let netns = Netns::new("emfile");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 listeners = [listen(family, address) for family, address in FAMILIES]
@@ -312,12 +312,10 @@ input()
 
 /// nginx with two workers: the master listens, the workers accept.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn nginx_workers_accept() {
-    needs_kernel!();
-    if !has_program("nginx") || !has_program("curl") {
-        return;
-    }
-    let netns = Netns::new("nginx");
+    needs_programs!("nginx", "curl");
+    let netns = Netns::new();
     let dir = std::env::temp_dir().join(format!("observer-nginx-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let config = dir.join("nginx.conf");
@@ -330,7 +328,7 @@ fn nginx_workers_accept() {
         dir.display()
     );
     std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let nginx = Program::spawn(netns.command("nginx").arg("-c").arg(&config));
     let master = nginx.pid();
     daemon.until("nginx listens", |metrics| {

@@ -22,7 +22,7 @@ fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64
     let metrics = daemon.scrape();
     let hook = [("hook", "syscalls:sys_exit_connect")];
     if metrics.sum("observer_hook_attached", &hook) == 0.0 {
-        println!("left out: {BEFORE_SYN:?}, because the return of connect() is not seen");
+        left_out!("{BEFORE_SYN:?}, because the return of connect() is not seen");
         told.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
     }
     assert_eq!(
@@ -57,12 +57,12 @@ ROUTES = (
 ";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn blocking_outcomes() {
-    needs_kernel!();
-    let netns = Netns::new("connect");
+    let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     add_routes(&netns);
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let told = compare(
         &netns,
         &daemon,
@@ -124,11 +124,11 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn ports_run_out() {
-    needs_kernel!();
-    let netns = Netns::new("ports");
+    let netns = Netns::new();
     netns.sysctl("net.ipv4.ip_local_port_range", "40000 40007");
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let told = compare(
         &netns,
         &daemon,
@@ -156,11 +156,11 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn non_blocking_outcomes() {
-    needs_kernel!();
-    let netns = Netns::new("nonblock");
+    let netns = Netns::new();
     add_routes(&netns);
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let told = compare(
         &netns,
         &daemon,
@@ -235,10 +235,10 @@ input()
 
 /// Killed while connect() waits: the attempt still has an outcome.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn killed_while_connecting() {
-    needs_kernel!();
-    let netns = Netns::new("killed");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut server = netns.script(
         r"
 nobody = [deaf(family, address) for family, address in FAMILIES]
@@ -284,10 +284,10 @@ print('connecting')
 
 /// Connections, 2,000 of them if the machine is fast, that live for no longer than it takes to open and close them.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn short_connections_never_fail() {
-    needs_kernel!();
-    let netns = Netns::new("short");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let each = scaled(1000, 100);
     let told = compare(
         &netns,
@@ -322,10 +322,10 @@ input()
 
 /// connect() of sockets that are not TCP: Unix, UDP.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn other_sockets_are_not_counted() {
-    needs_kernel!();
-    let netns = Netns::new("others");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let told = compare(
         &netns,
         &daemon,

@@ -13,7 +13,7 @@ fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
 }
 
 fn compare(netns: &Netns, source: &str) {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(source, &[]);
     let told = program.tally();
@@ -34,9 +34,9 @@ fn compare(netns: &Netns, source: &str) {
 /// A signal interrupts connect(), which goes on in the background; Python then waits and
 /// asks SO_ERROR.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn interrupted() {
-    needs_kernel!();
-    let netns = Netns::new("eintr");
+    let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     compare(
         &netns,
@@ -62,9 +62,9 @@ input()
 
 /// connect() returns at once and the SYN goes with the first data.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn fast_open() {
-    needs_kernel!();
-    let netns = Netns::new("fastopen");
+    let netns = Netns::new();
     // Client side, without a cookie.
     netns.sysctl("net.ipv4.tcp_fastopen", "5");
     compare(
@@ -104,10 +104,10 @@ input()
 /// Established, and reset before the program asks again: connect() returns that, and the attempt
 /// succeeded all the same.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn reset_before_connect_is_called_again() {
-    needs_kernel!();
-    let netns = Netns::new("resetagain");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 for family, address in FAMILIES:
@@ -138,10 +138,10 @@ input()
 /// A connection that is given up with connect(AF_UNSPEC), and an attempt of the same socket that
 /// fails before a SYN is sent.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn another_attempt_of_the_same_socket() {
-    needs_kernel!();
-    let netns = Netns::new("another");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 unspec = struct.pack('H14x', socket.AF_UNSPEC)
@@ -170,10 +170,10 @@ input()
 
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn to_itself() {
-    needs_kernel!();
-    let netns = Netns::new("itself");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 socks = []
@@ -230,9 +230,9 @@ input()
 
 /// IPv4 connections of an IPv6 socket, which is of family AF_INET6 to the end.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn mapped_addresses() {
-    needs_kernel!();
-    let netns = Netns::new("mapped");
+    let netns = Netns::new();
     compare(
         &netns,
         r"

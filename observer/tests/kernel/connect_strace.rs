@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Netns, PRELUDE, Program, has_program};
+use observer_test_support::{Daemon, Netns, PRELUDE, Program};
 
 /// A program and its threads under `strace`: every connect() that returned an outcome.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn outcomes_equal_what_strace_saw() {
-    needs_kernel!();
-    if !has_program("strace") {
-        return;
-    }
-    let netns = Netns::new("strace");
+    needs_programs!("strace");
+    let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     for (kind, v4, v6) in [
         ("unreachable", "198.51.100.0/25", "2001:db8:1::/64"),
@@ -20,7 +18,7 @@ fn outcomes_equal_what_strace_saw() {
         netns.run("ip", &["route", "add", kind, v4]);
         netns.run("ip", &["-6", "route", "add", kind, v6]);
     }
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let log = std::env::temp_dir().join(format!("observer-strace-{}", std::process::id()));
     let source = [
         PRELUDE,
@@ -74,8 +72,7 @@ input()
     println!("strace saw {seen:?}");
     let hook = [("hook", "syscalls:sys_exit_connect")];
     if metrics.sum("observer_hook_attached", &hook) == 0.0 {
-        println!("skipped: the return of connect() is not seen on this kernel");
-        return;
+        skip!("the return of connect() is not seen on this kernel");
     }
     let counted = metrics.counted(pid, "socket_connects_total", |labels| {
         labels["result"].clone()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Metrics, Netns, Program, has_program};
+use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 const ERRORS: &str = "socket_connection_errors_total";
 
@@ -43,12 +43,12 @@ fn expect(told: &BTreeMap<String, u64>, expected: &[(&str, u64)]) {
 /// The peer's RST, and every way to close that is no error of the side that closes. Both ends are
 /// of one process, so an end that wrongly counted would show.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn resets_count_for_the_side_that_receives_them() {
-    needs_kernel!();
-    let netns = Netns::new("died-reset");
+    let netns = Netns::new();
     // Beyond a minute, an orphan stays in FIN_WAIT2 itself.
     netns.sysctl("net.ipv4.tcp_fin_timeout", "120");
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let told = compare(
         &daemon,
         netns.script(
@@ -160,10 +160,10 @@ input()
 /// Data that is never acknowledged, probes that are never answered, and a route that is gone.
 /// One daemon is older than the connections, the other finds them.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn silent_deaths_are_counted_without_an_rst() {
-    needs_kernel!();
     for older in [true, false] {
-        let netns = Netns::new(&format!("died-silent-{older}"));
+        let netns = Netns::new();
         let gone = [("-4", "10.77.0.1/32"), ("-6", "fd77::1/128")];
         for (option, address) in gone {
             netns.run("ip", &[option, "addr", "add", address, "dev", "lo"]);
@@ -194,13 +194,11 @@ fn silent_deaths_are_counted_without_an_rst() {
 
 /// `ss -K`.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn an_administrator_ends_connections() {
-    needs_kernel!();
-    if !has_program("ss") {
-        return;
-    }
-    let netns = Netns::new("died-killed");
-    let daemon = Daemon::start(&[]);
+    needs_programs!("ss");
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 pairs = [pair(family, address) for family, address in FAMILIES]
@@ -220,8 +218,7 @@ input()
         netns.run("ss", &["-Kt", &format!("( sport = :{port} )")]);
     }
     if netns.ss("established") != 0 {
-        println!("skipped: this kernel has no way to close other programs' sockets");
-        return;
+        skip!("this kernel has no way to close other programs' sockets");
     }
     program.go();
     let told = compare(&daemon, program);
@@ -230,10 +227,10 @@ input()
 
 /// An error that a connection survives, which is still there when it ends in good order.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn an_error_that_is_survived_is_none_to_die_of() {
-    needs_kernel!();
-    let netns = Netns::new("died-not");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 IP_RECVERR, ETH_P_IP = 11, 0x0800

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_test_support::{Daemon, Metrics, Netns, Program};
+use observer_test_support::{Daemon, Metrics, Netns, Program, http};
 
 /// Connects as often as asked for, whenever it is told to.
 const CONNECTS: &str = r#"
@@ -90,9 +90,9 @@ fn counted(metrics: &Metrics, program: &Program) -> BTreeMap<String, f64> {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn two_instances_count_the_same() {
-    needs_kernel!();
-    let netns = Netns::new("twins");
+    let netns = Netns::new();
     let (one, two) = (Daemon::start(&[]), Daemon::start(&[]));
     let mut program = netns.python(CONNECTS, &["50"]);
     program.expect("ready");
@@ -126,8 +126,8 @@ fn two_instances_count_the_same() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn killed_or_stopped_it_leaves_nothing_behind() {
-    needs_kernel!();
     let daemon = Daemon::start(&[]);
     let programs = programs_of(daemon.pid());
     assert!(programs.len() >= 8, "{programs:?}");
@@ -141,7 +141,7 @@ fn killed_or_stopped_it_leaves_nothing_behind() {
     wait_until_unloaded(&programs);
 
     // Another one works, and goes when it is told to.
-    let netns = Netns::new("again");
+    let netns = Netns::new();
     let daemon = Daemon::start(&[]);
     let programs = programs_of(daemon.pid());
     let mut program = netns.python(CONNECTS, &["5"]);
@@ -167,8 +167,8 @@ fn killed_or_stopped_it_leaves_nothing_behind() {
 /// A signal that comes while the hooks are attached, as from a service manager that takes the
 /// daemon for started: it is answered later, and does not end it.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sighup_during_the_start_is_answered() {
-    needs_kernel!();
     let mut early = false;
     let daemon = Daemon::start_while(&[], |pid, log| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -191,8 +191,8 @@ fn sighup_during_the_start_is_answered() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sighup_reads_the_file_again() {
-    needs_kernel!();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("observer.toml");
     fs::write(&file, "log-level = \"info\"\n").unwrap();
@@ -215,7 +215,7 @@ fn sighup_reads_the_file_again() {
         "log-level = \"info\"\nexclude-comm = [\"obs-hidden\"]\n",
         &[SELECTED],
     );
-    let netns = Netns::new("hup");
+    let netns = Netns::new();
     let source = |name: &str| format!("name('{name}')\n{CONNECTS}");
     let settled = daemon.log().len();
     let mut hidden = netns.python(&source("obs-hidden"), &["5"]);
@@ -305,8 +305,8 @@ fn status(task: &str, field: &str) -> String {
 const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 39;
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn capabilities_are_dropped_and_everything_still_works() {
-    needs_kernel!();
     let daemon = Daemon::start(&[]);
     let tasks = format!("/proc/{}/task", daemon.pid());
     let tasks: Vec<String> = fs::read_dir(tasks)
@@ -327,7 +327,7 @@ fn capabilities_are_dropped_and_everything_still_works() {
     }
 
     // Maps, iterators and other users' descriptors can still be read.
-    let netns = Netns::new("dropped");
+    let netns = Netns::new();
     let mut program = netns.python(
         r#"
 import os, socket
@@ -384,28 +384,10 @@ input()
     assert_eq!(status(&task, "CapEff"), status("/proc/self", "CapEff"));
 }
 
-fn curl(daemon: &Daemon, method: &str, path: &str) -> (u16, String, String) {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-    (
-        head[9..12].parse().unwrap(),
-        head.to_ascii_lowercase(),
-        body.to_owned(),
-    )
-}
-
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_pages() {
-    needs_kernel!();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(daemon.get("/readyz"), (200, "ready\n".to_owned()));
     let (status, page) = daemon.get("/");
@@ -417,13 +399,14 @@ fn the_pages() {
     let (status, body) = daemon.get("/nothing");
     assert_eq!(status, 404);
     assert!(body.contains("/metrics"), "{body}");
+    let ask = |method, path| http::ask(daemon.address, method, path).unwrap();
     for path in ["/metrics", "/", "/healthz"] {
-        let (status, head, body) = curl(&daemon, "HEAD", path);
-        assert_eq!((status, body.as_str()), (200, ""), "{path}");
-        assert!(head.contains("content-type: text/"), "{head}");
+        let reply = ask("HEAD", path);
+        assert_eq!((reply.status, reply.body.as_str()), (200, ""), "{path}");
+        assert!(reply.head.contains("content-type: text/"), "{reply:?}");
     }
-    assert_eq!(curl(&daemon, "POST", "/metrics").0, 405);
-    let (_, head, _) = curl(&daemon, "GET", "/metrics");
+    assert_eq!(ask("POST", "/metrics").status, 405);
+    let head = ask("GET", "/metrics").head;
     assert!(
         head.contains("content-type: text/plain; version=0.0.4"),
         "{head}"

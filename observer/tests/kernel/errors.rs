@@ -25,8 +25,8 @@ fn said(output: &Output) -> (String, String) {
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn unreadable_btf() {
-    needs_kernel!();
     let directory = tempfile::tempdir().unwrap();
     let whole = std::fs::read(BTF).unwrap();
     let cases: [(&str, &[u8]); 3] = [
@@ -58,8 +58,8 @@ fn unreadable_btf() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn no_btf_at_all() {
-    needs_kernel!();
     let hide = "mount -t tmpfs none /sys/kernel/btf";
     let output = confined(hide, &["run", "--listen", "127.0.0.1:0"])
         .output()
@@ -82,12 +82,10 @@ const NO_TRACEFS: &str = "mount -t tmpfs none /sys/kernel/tracing 2>/dev/null ||
     set -- setpriv --bounding-set -sys_admin \"$@\"";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn without_tracefs_it_does_without_the_classic_tracepoints() {
-    needs_kernel!();
-    if !observer_test_support::has_program("setpriv") {
-        return;
-    }
-    let netns = Netns::new("notrace");
+    needs_programs!("setpriv");
+    let netns = Netns::new();
     let daemon = Daemon::start_with(&["--hooks=tracepoint"], |command| {
         let args: Vec<String> = command
             .get_args()
@@ -182,8 +180,8 @@ input()
 
 /// With the capability to mount it, a tracefs that is not there is mounted.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tracefs_is_mounted_where_it_is_not() {
-    needs_kernel!();
     let hide = "mount -t tmpfs none /sys/kernel/tracing
         mount -t tmpfs none /sys/kernel/debug 2>/dev/null || true";
     let output = confined(hide, &["check", "--json"]).output().unwrap();

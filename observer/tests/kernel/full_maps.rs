@@ -82,12 +82,12 @@ input()
 const LIVE: &str = "socket_connections";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
-    needs_kernel!();
-    let netns = Netns::new("fullconn");
+    let netns = Netns::new();
     let connections = [("map", "connections")];
     // What other programs on this host hold takes room too.
-    let others = Daemon::start(&[]).scrape();
+    let others = Daemon::shared().scrape();
     let room = 16.0 + others.sum("observer_map_entries", &connections);
     let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
     let before = daemon.scrape();
@@ -209,9 +209,9 @@ fn patient(program: &mut Program, expected: &str) {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
-    needs_kernel!();
-    let netns = Netns::new("fullproc");
+    let netns = Netns::new();
     let daemon = Daemon::start(&[
         "--max-processes",
         "16",
@@ -285,10 +285,10 @@ fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn short_lived_processes_are_counted_by_name() {
-    needs_kernel!();
-    let netns = Netns::new("brief");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let count = scaled(300, 60);
     let mut program = netns.python(CHILDREN, &[&count.to_string(), "drop"]);
     let (count, brief) = (count as f64, program.comm_of_child('c'));

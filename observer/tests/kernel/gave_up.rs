@@ -63,10 +63,10 @@ input()
 ";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn attempts_that_waited_in_vain_are_told_apart() {
-    needs_kernel!();
-    with_each_kind_of_hook("connect_owner", |hooks, daemon| {
-        let netns = Netns::new(&format!("gave-up-{hooks}"));
+    with_each_kind_of_hook("connect_owner", |daemon| {
+        let netns = Netns::new();
         let mut program = netns.script(GIVEN_UP, &[]);
         program.expect("20");
         let expected = named([("ok", 6), ("ECANCELED", 20), ("gave_up", 14)]);
@@ -81,10 +81,10 @@ fn attempts_that_waited_in_vain_are_told_apart() {
 
 /// The whole program is ended while connect() waits.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_program_that_is_killed_gave_up() {
-    needs_kernel!();
-    let netns = Netns::new("gave-up-killed");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut server = netns.script(
         r"
 nobody = [deaf(family, address) for family, address in FAMILIES]

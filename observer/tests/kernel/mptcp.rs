@@ -67,18 +67,17 @@ fn start_server(netns: &Netns, setup: &str) -> Option<(Program, String)> {
     let mut server = netns.script(&[GUARD, setup, SERVER].concat(), &[]);
     let ports = server.line();
     if ports == "unsupported" {
-        println!("skipped: this kernel has no MPTCP");
-        return None;
+        skip!("this kernel has no MPTCP");
     }
     Some((server, ports))
 }
 
 /// `protocol` is what the client speaks. The server's listeners speak MPTCP.
-fn counted_once(purpose: &str, protocol: &str) {
+fn counted_once(protocol: &str) {
     const EACH: u32 = 5;
     const ALL: f64 = 10.0;
-    let netns = Netns::new(purpose);
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let Some((mut server, ports)) = start_server(&netns, "") else {
         return;
     };
@@ -126,7 +125,7 @@ fn counted_once(purpose: &str, protocol: &str) {
     assert_eq!((connects, ok), (ALL, ALL), "{}", metrics.shown());
     let after = netns.snmp();
     let delta = |name: &str| (after[name] - before[name]) as f64;
-    if !metrics.skipped_twice("state_again_tp_btf") {
+    if !daemon.skipped_twice("state_again_tp_btf") {
         assert_eq!(
             transitions(&metrics, client_pid, "CLOSE", "SYN_SENT"),
             delta("ActiveOpens")
@@ -176,23 +175,23 @@ fn counted_once(purpose: &str, protocol: &str) {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn mptcp_on_both_sides() {
-    needs_kernel!();
-    counted_once("mptcp", "262");
+    counted_once("262");
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn plain_tcp_to_an_mptcp_listener() {
-    needs_kernel!();
-    counted_once("mptcp-tcp", "0");
+    counted_once("0");
 }
 
 /// Connections that fail are counted once too.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn refused() {
-    needs_kernel!();
-    let netns = Netns::new("mptcp-ref");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         &[
             GUARD,
@@ -210,8 +209,7 @@ input()
         &[],
     );
     if program.line() == "unsupported" {
-        println!("skipped: this kernel has no MPTCP");
-        return;
+        skip!("this kernel has no MPTCP");
     }
     let pid = program.pid();
     let metrics = daemon.scrape();
@@ -237,13 +235,12 @@ input()
 /// A second subflow of every connection, opened by a kernel thread: it belongs to the
 /// process that holds the parent, on both sides.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn more_subflows() {
-    needs_kernel!();
     if !kernel_at_least(5, 15) {
-        println!("skipped: a subflow does not lead to its parent before 5.15");
-        return;
+        skip!("a subflow does not lead to its parent before 5.15");
     }
-    let netns = Netns::new("mptcp-join");
+    let netns = Netns::new();
     netns.run("ip", &["addr", "add", "10.77.0.1/32", "dev", "lo"]);
     for args in [
         &[
@@ -268,11 +265,10 @@ fn more_subflows() {
         let output = netns.command("ip").args(args).output().unwrap();
         if !output.status.success() {
             let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-            println!("skipped: ip mptcp does not work here: {reason}");
-            return;
+            skip!("ip mptcp does not work here: {reason}");
         }
     }
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let one = "FAMILIES = FAMILIES[:1]\n";
     let Some((mut server, ports)) = start_server(&netns, one) else {
         return;
@@ -287,11 +283,7 @@ fn more_subflows() {
     let started = Instant::now();
     while netns.ss("established") < 12 {
         if started.elapsed() > Duration::from_secs(20) {
-            println!(
-                "skipped: no subflow was added:\n{}",
-                netns.run("ss", &["-Htani"])
-            );
-            return;
+            skip!("no subflow was added:\n{}", netns.run("ss", &["-Htani"]));
         }
     }
     let (server_pid, client_pid) = (server.pid(), client.pid());

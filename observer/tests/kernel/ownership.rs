@@ -22,10 +22,10 @@ fn holders(netns: &Netns, pid: u32) -> usize {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_descriptor_passed_on_belongs_to_its_receiver() {
-    needs_kernel!();
-    let netns = Netns::new("scm");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.python(
         r#"
 import os, socket
@@ -100,10 +100,10 @@ os.waitpid(child, 0)
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_child_keeps_what_its_parent_opened() {
-    needs_kernel!();
-    let netns = Netns::new("fork");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     // The program itself has no socket; its child opens a pair and forks, and ends.
     let mut program = netns.python(
         r#"
@@ -181,10 +181,10 @@ os.write(stop_write, b'x')
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_process_that_is_killed() {
-    needs_kernel!();
-    let netns = Netns::new("kill");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut server = netns.python(
         r#"
 import socket
@@ -298,10 +298,10 @@ input()
 "#;
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_pid_that_is_reused_is_another_process() {
-    needs_kernel!();
-    let netns = Netns::new("reuse");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.python(REUSE, &[]);
     let pid = number(&mut program);
     let [a, b] = ['a', 'b'].map(|child| program.comm_of_child(child));
@@ -332,10 +332,10 @@ fn a_pid_that_is_reused_is_another_process() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_name_made_of_what_a_label_cannot_hold() {
-    needs_kernel!();
-    let netns = Netns::new("comm");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.python(
         r#"
 import ctypes, socket
@@ -387,9 +387,9 @@ input()
 
 /// Names in angle brackets are the observer's own: no process can take one.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_name_that_claims_to_be_the_observers_own() {
-    needs_kernel!();
-    let netns = Netns::new("claims");
+    let netns = Netns::new();
     let daemon = Daemon::start(&[]);
     let mut program = netns.script(
         r"
@@ -431,10 +431,10 @@ os.wait()
 /// A program that gets another name, as by execve(): what it did before stays with the old one,
 /// what it does from then on counts for the new one, and its sockets go along.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_renamed_program_counts_for_its_new_name() {
-    needs_kernel!();
-    let daemon = Daemon::start(&[]);
-    let netns = Netns::new("renamed");
+    let daemon = Daemon::shared();
+    let netns = Netns::new();
     let mut program = netns.script(
         r"
 kept = [pair(*FAMILIES[0]) for _ in range(3)]

@@ -6,10 +6,10 @@ use observer_test_support::{Daemon, Metrics, Netns, kernel_at_least};
 /// An RST, not an orderly end: nothing enters TIME_WAIT, although the connection was in
 /// FIN_WAIT2.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn half_close_then_close_with_unread_data() {
-    needs_kernel!();
-    let netns = Netns::new("halfclose");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(
         r"
@@ -67,9 +67,9 @@ fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
 
 /// Runs a script that says `done`, and checks what it sent and received, by reason; that
 /// there was nothing else; and that the kernel counted as many.
-fn check(purpose: &str, source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
-    let netns = Netns::new(purpose);
-    let daemon = Daemon::start(&[]);
+fn check(source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(source, &[]);
     program.expect("done");
@@ -107,10 +107,9 @@ fn check(purpose: &str, source: &str, sends: &[(&str, u32)], receives: &[(&str, 
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn linger_zero() {
-    needs_kernel!();
     check(
-        "linger",
         r"
 for family, address in FAMILIES:
     for _ in range(10):
@@ -129,10 +128,9 @@ input()
 /// close() with data that was not read: before and after the peer's FIN. Not reading the
 /// end-of-file is no fault.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn unread_data() {
-    needs_kernel!();
     check(
-        "unread",
         r"
 for family, address in FAMILIES:
     for _ in range(10):
@@ -163,10 +161,9 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn disconnect() {
-    needs_kernel!();
     check(
-        "disconnect",
         r"
 unspec = struct.pack('H14x', socket.AF_UNSPEC)
 for family, address in FAMILIES:
@@ -185,10 +182,9 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn unaccepted_child() {
-    needs_kernel!();
     check(
-        "unaccepted",
         r"
 for family, address in FAMILIES:
     listener = listen(family, address)
@@ -209,10 +205,9 @@ input()
 /// The peer's RST for a connection that was closed here but whose FIN the peer has not
 /// answered. With `tcp_fin_timeout` above 60 seconds, that connection is still a full socket.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn reset_after_our_own_close() {
-    needs_kernel!();
     check(
-        "finwait",
         r"
 open('/proc/sys/net/ipv4/tcp_fin_timeout', 'w').write('120')
 for family, address in FAMILIES:
@@ -231,9 +226,9 @@ input()
 }
 
 /// `ss -K`: the RST is the connection's owner's, whoever asked for it.
-fn killed(purpose: &str, keepalive: &str) {
-    let netns = Netns::new(purpose);
-    let daemon = Daemon::start(&[]);
+fn killed(keepalive: &str) {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(
         r"
@@ -263,8 +258,7 @@ input()
         );
     }
     if netns.ss("established") != 0 {
-        println!("skipped: the kernel cannot kill sockets (CONFIG_INET_DIAG_DESTROY)");
-        return;
+        skip!("the kernel cannot kill sockets (CONFIG_INET_DIAG_DESTROY)");
     }
     program.go();
     program.expect("killed");
@@ -290,18 +284,17 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn killed_by_ss() {
-    needs_kernel!();
-    killed("sskill", "0");
+    killed("0");
 }
 
 /// The same where keepalive could have done it.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn killed_by_ss_with_keepalive() {
-    needs_kernel!();
-    if kernel_at_least(6, 12) {
-        killed("sskillalive", "1");
-    } else {
-        println!("skipped: before 6.12 the kernel gives no reason, and keepalive is taken for it");
+    if !kernel_at_least(6, 12) {
+        skip!("before 6.12 the kernel gives no reason, and keepalive is taken for it");
     }
+    killed("1");
 }

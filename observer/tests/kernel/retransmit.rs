@@ -6,11 +6,11 @@ const RETRANSMITS: &str = "socket_retransmits_total";
 
 /// SYNs that nobody answers.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn unanswered_syns() {
-    needs_kernel!();
-    let netns = Netns::new("synretr");
+    let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "2");
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(
         r"
@@ -48,10 +48,10 @@ input()
 /// Data through a lossy link, both ways. The connections are made before anything is lost:
 /// `RetransSegs` has SYN-ACKs too that are sent again, and `tcp_retransmit_skb` does not.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn lost_data() {
-    needs_kernel!();
-    let netns = Netns::new("loss");
-    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(
         r"
@@ -88,12 +88,10 @@ input()
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-            println!("skipped: no netem on this kernel: {reason}");
-            return;
+            skip!("no netem on this kernel: {reason}");
         }
         Err(error) => {
-            println!("skipped: no tc: {error}");
-            return;
+            skip!("no tc: {error}");
         }
     }
     program.go();
@@ -113,17 +111,17 @@ input()
 /// Without netem: two namespaces and a neighbour whose address is wrong for a while. What
 /// was sent meanwhile is sent again.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn wrong_neighbour() {
-    needs_kernel!();
-    let (near, far) = (Netns::new("near"), Netns::new("far"));
-    let link = [
-        "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &far.name,
-    ];
+    let (near, far) = (Netns::new(), Netns::new());
+    let inhabitant = far.python("input()", &[]);
+    let link = "link add v0 type veth peer name v1 netns";
+    let pid = inhabitant.pid().to_string();
+    let link: Vec<&str> = link.split(' ').chain([pid.as_str()]).collect();
     let added = near.command("ip").args(link).output().unwrap();
     if !added.status.success() {
         let reason = String::from_utf8_lossy(&added.stderr).into_owned();
-        println!("skipped: no veth on this kernel: {reason}");
-        return;
+        skip!("no veth on this kernel: {reason}");
     }
     for (netns, device, v4, v6) in [
         (&near, "v0", "192.0.2.1/24", "2001:db8::1/64"),
@@ -133,7 +131,8 @@ fn wrong_neighbour() {
         netns.run("ip", &["addr", "add", v4, "dev", device]);
         netns.run("ip", &["addr", "add", v6, "dev", device, "nodad"]);
     }
-    let right = far.run("cat", &["/sys/class/net/v1/address"]);
+    let link = far.run("ip", &["-br", "link", "show", "dev", "v1"]);
+    let right = link.split_whitespace().nth(2).expect("an address");
     let neighbour = |address: &str| {
         for far in ["192.0.2.2", "2001:db8::2"] {
             near.run(
@@ -152,9 +151,9 @@ fn wrong_neighbour() {
             );
         }
     };
-    neighbour(right.trim());
+    neighbour(right);
 
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let mut server = far.script(
         r"
 TARGETS = ((socket.AF_INET, '192.0.2.2'), (socket.AF_INET6, '2001:db8::2'))
@@ -191,7 +190,7 @@ input()
     daemon.until("retransmissions", |metrics| {
         metrics.of(pid, RETRANSMITS, &[]) >= 6.0
     });
-    neighbour(right.trim());
+    neighbour(right);
     server.expect("received");
     let metrics = daemon.until("the kernel's number", |metrics| {
         let kernel = near.snmp()["RetransSegs"] - before["RetransSegs"];

@@ -17,16 +17,14 @@ fn failures(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
     })
 }
 
-fn compare(purpose: &str, source: &str) -> Option<BTreeMap<String, u64>> {
-    let netns = Netns::new(purpose);
-    let daemon = Daemon::start(&[]);
+fn compare(source: &str) -> Option<BTreeMap<String, u64>> {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
     let mut program = netns.script(source, &[]);
     let told = program.tally();
     let metrics = daemon.scrape();
     println!("the program was told {told:?}");
-    if !metrics.observes("setsockopt") {
-        return None;
-    }
+    needs_signal!(metrics, "setsockopt");
     assert_eq!(
         failures(&metrics, program.pid()),
         told,
@@ -51,8 +49,8 @@ def attempt(number, level, option, name, value=1, size=4):
 ";
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tcp_and_udp_options() {
-    needs_kernel!();
     let source = [
         ATTEMPT,
         r"
@@ -74,7 +72,7 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare("sockopt", &source) {
+    if let Some(told) = compare(&source) {
         assert_eq!(told["inet/tcp/SOL_TCP/9999/ENOPROTOOPT"], 3);
         assert_eq!(told["inet6/tcp/SOL_TCP/TCP_NODELAY/EINVAL"], 3);
         assert_eq!(told.len(), 12, "{told:?}");
@@ -83,8 +81,8 @@ input()
 
 /// SO_REUSEPORT on a Unix socket fails since 6.13 and stable releases of early 2025.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn reuseport_on_unix_sockets() {
-    needs_kernel!();
     let source = [
         ATTEMPT,
         r"
@@ -99,7 +97,7 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare("unix", &source) {
+    if let Some(told) = compare(&source) {
         assert_eq!(told["unix/stream/SOL_TCP/TCP_NODELAY/EOPNOTSUPP"], 4);
         match told.get("unix/stream/SOL_SOCKET/SO_REUSEPORT/EOPNOTSUPP") {
             Some(count) => assert_eq!(*count, 4),
@@ -113,8 +111,8 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn options_of_mptcp_sockets() {
-    needs_kernel!();
     let source = [
         ATTEMPT,
         r"
@@ -132,9 +130,9 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare("mptcpopt", &source) {
+    if let Some(told) = compare(&source) {
         if told.is_empty() {
-            println!("skipped: this kernel has no MPTCP");
+            skip!("this kernel has no MPTCP");
         } else {
             let fastopen = told.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
             // What Go 1.24 met on Debian 12.
@@ -154,8 +152,8 @@ input()
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn descriptors_that_are_no_sockets() {
-    needs_kernel!();
     let source = [
         ATTEMPT,
         r"
@@ -169,7 +167,7 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare("nosock", &source) {
+    if let Some(told) = compare(&source) {
         assert_eq!(told["none/none/SOL_TCP/TCP_NODELAY/EBADF"], 2);
         assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEADDR/EBADF"], 2);
         assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEPORT/ENOTSOCK"], 2);
@@ -178,8 +176,8 @@ input()
 
 /// From four threads at once: none is lost, and all are one process's.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_thousand_failures_count_a_thousand() {
-    needs_kernel!();
     let source = [
         ATTEMPT,
         r"
@@ -200,19 +198,18 @@ input()
 ",
     ]
     .concat();
-    compare("thousand", &source);
+    compare(&source);
 }
 
 /// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_32_bit_setsockopt_is_seen() {
-    needs_kernel!();
     if !cfg!(target_arch = "x86_64") {
-        println!("skipped: int 0x80 is an instruction of x86");
-        return;
+        skip!("int 0x80 is an instruction of x86");
     }
-    with_each_kind_of_hook("setsockopt", |hooks, daemon| {
-        let netns = Netns::new(&format!("compat-{hooks}"));
+    with_each_kind_of_hook("setsockopt", |daemon| {
+        let netns = Netns::new();
         let mut program = netns.script(
             r"
 import mmap

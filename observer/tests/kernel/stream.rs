@@ -33,9 +33,9 @@ for line in sys.stdin:
 "#;
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn statistics_of_the_programs() {
-    needs_kernel!();
-    let netns = Netns::new("stats");
+    let netns = Netns::new();
     let daemon = Daemon::start(&["--bpf-stats"]);
     let mut program = netns.python(ON_DEMAND, &["20"]);
     program.expect("ready");
@@ -55,9 +55,9 @@ fn statistics_of_the_programs() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn failures_are_logged_as_json() {
-    needs_kernel!();
-    let netns = Netns::new("events");
+    let netns = Netns::new();
     let daemon = Daemon::start(&["--log-events", "--log-format", "json"]);
     let mut program = netns.python(ON_DEMAND, &["2"]);
     program.expect("ready");
@@ -162,9 +162,9 @@ impl Tail {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tail_prints_a_connection_as_json() {
-    needs_kernel!();
-    let netns = Netns::new("tailjson");
+    let netns = Netns::new();
     let mut program = netns.python(ON_DEMAND, &["1"]);
     program.expect("ready");
     let pid = program.pid().to_string();
@@ -208,9 +208,9 @@ fn tail_prints_a_connection_as_json() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tail_prints_aligned_columns() {
-    needs_kernel!();
-    let netns = Netns::new("tailtext");
+    let netns = Netns::new();
     let mut program = netns.python(ON_DEMAND, &["3"]);
     program.expect("ready");
     // Tests run side by side, under one name.
@@ -247,9 +247,9 @@ fn tail_prints_aligned_columns() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tail_says_what_it_missed() {
-    needs_kernel!();
-    let netns = Netns::new("tailmiss");
+    let netns = Netns::new();
     let mut program = netns.python(ON_DEMAND, &["2000"]);
     program.expect("ready");
     let args = ["--states", "--json", "--ring-bytes", "4096", "--pid"];
@@ -268,8 +268,8 @@ fn tail_says_what_it_missed() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tail_stops_after_its_duration() {
-    needs_kernel!();
     let output = Command::new(observer_test_support::observer())
         .args([
             "tail",
@@ -286,8 +286,8 @@ fn tail_stops_after_its_duration() {
 }
 
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn check_reports_as_json() {
-    needs_kernel!();
     let output = Command::new(observer_test_support::observer())
         .args(["check", "--json"])
         .output()

@@ -17,7 +17,10 @@ use serde_json::Value;
 pub use queries::{documented_names, documented_queries, metric_names};
 pub use truth::{Rates, Samples, Truth, records};
 
-use observer_test_support::{PATIENCE, get};
+use observer_test_support::{
+    PATIENCE,
+    http::{Reply, get},
+};
 
 /// Seconds since 1970, as Prometheus and Python have them.
 pub fn now() -> f64 {
@@ -96,7 +99,7 @@ impl Prometheus {
             return false;
         };
         self.address = address.parse().expect("an address");
-        get(self.address, "/-/ready").0 == 200
+        get(self.address, "/-/ready").is_ok_and(|reply| reply.status == 200)
     }
 
     /// The answer to an API call, or why there is none.
@@ -105,10 +108,8 @@ impl Prometheus {
             .iter()
             .map(|(name, value)| format!("{name}={}", escaped(value)))
             .collect();
-        let (status, body) = get(
-            self.address,
-            &format!("/api/v1/{call}?{}", parameters.join("&")),
-        );
+        let path = format!("/api/v1/{call}?{}", parameters.join("&"));
+        let Reply { status, body, .. } = get(self.address, &path).expect("it answers");
         let mut answer: Value = serde_json::from_str(&body)
             .map_err(|error| format!("{call}: {status}: {error}: {body}"))?;
         if status == 200 && answer["status"] == "success" {

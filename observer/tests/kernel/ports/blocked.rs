@@ -92,9 +92,9 @@ impl Call {
 }
 
 /// Runs `test` where timewait sockets are known, and where they are looked for.
-fn with_both(purpose: &str, ports: &[u16], test: impl Fn(&mut Bench)) {
+fn with_both(ports: &[u16], test: impl Fn(&mut Bench)) {
     for hooks in ["any", "tracepoint"] {
-        let Some(mut bench) = Bench::new(purpose, ports, hooks) else {
+        let Some(mut bench) = Bench::new(ports, hooks) else {
             return;
         };
         let known = bench.daemon.scrape().has(
@@ -113,8 +113,8 @@ fn with_both(purpose: &str, ports: &[u16], test: impl Fn(&mut Bench)) {
 
 impl Bench {
     /// The peer listens on `ports`. `None`, and said so, where ports are not observed.
-    fn new(purpose: &str, ports: &[u16], hooks: &str) -> Option<Self> {
-        let netns = Netns::new(purpose);
+    fn new(ports: &[u16], hooks: &str) -> Option<Self> {
+        let netns = Netns::new();
         netns.sysctl("net.ipv4.ip_local_port_range", "40000 40019");
         netns.keep_time_wait();
         // Of the host, and not taken for loopback.
@@ -129,10 +129,7 @@ impl Bench {
         let mut peer = netns.script(PEER, &ports);
         peer.expect("listening");
         let caller = netns.script(CALLER, &[]);
-        if !daemon.scrape().observes("ports") {
-            println!("skipped: ports are not observed here");
-            return None;
-        }
+        needs_signal!(daemon.scrape(), "ports");
         Some(Self {
             netns,
             daemon,
@@ -210,10 +207,10 @@ impl Bench {
 
 /// Whatever net.ipv4.tcp_tw_reuse is, there are as many ports as the ratio says.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn time_wait_blocks_a_port_unless_it_may_be_taken_again() {
-    needs_kernel!();
     let listening: Vec<u16> = (9000..9015).collect();
-    with_both("ports-blocked", &listening, all_kinds);
+    with_both(&listening, all_kinds);
 }
 
 fn all_kinds(bench: &mut Bench) {
@@ -259,9 +256,9 @@ fn all_kinds(bench: &mut Bench) {
 /// A socket that waits for the peer's FIN is as good as in TIME_WAIT to the kernel, but not
 /// taken again.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_port_whose_peer_has_not_closed_is_blocked() {
-    needs_kernel!();
-    with_both("ports-fin-wait2", &[9000], |bench| {
+    with_both(&[9000], |bench| {
         let call = Call {
             how: "plain",
             address: "127.0.0.1",
@@ -280,14 +277,13 @@ fn a_port_whose_peer_has_not_closed_is_blocked() {
 
 /// Since 6.14, how long a port rests can be set.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_delay_of_a_namespace_counts() {
-    needs_kernel!();
-    with_both("ports-delay", &[9000, 9001], |bench| {
+    with_both(&[9000, 9001], |bench| {
         let name = "net/ipv4/tcp_tw_reuse_delay";
         let tested = format!("test -e /proc/sys/{name} && echo there || echo absent");
         if bench.netns.run("sh", &["-c", &tested]).trim() == "absent" {
-            println!("skipped: net.ipv4.tcp_tw_reuse_delay is not there (before 6.14)");
-            return;
+            skip!("net.ipv4.tcp_tw_reuse_delay is not there (before 6.14)");
         }
         let call = Call {
             how: "plain",
@@ -306,9 +302,9 @@ fn the_delay_of_a_namespace_counts() {
 
 /// A port chosen by bind() is gone for all destinations, as long as it rests in TIME_WAIT.
 #[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_bound_port_in_time_wait_is_blocked_everywhere() {
-    needs_kernel!();
-    with_both("ports-bound", &[9000, 9001, 9002], |bench| {
+    with_both(&[9000, 9001, 9002], |bench| {
         let call = |how, port| Call {
             how,
             address: "127.0.0.1",
