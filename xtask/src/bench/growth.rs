@@ -56,7 +56,7 @@ impl Goal {
             bytes,
         } = self;
         let took = scrape.took.as_secs_f64();
-        let size = scrape.text.len() as u64;
+        let size = scrape.metrics.text.len() as u64;
         let mut missed = Vec::new();
         if took > *seconds {
             missed.push(format!(
@@ -108,7 +108,7 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
     let run = bench.run_and(Subject::Observer, &load, true, &extra, |attached| {
         let address = attached.address.context("the observer has an address")?;
         for _ in 0..SCRAPES {
-            scrapes.push(scrape::get(address, "/metrics")?);
+            scrapes.push(scrape::scrape(address)?);
         }
         Ok(())
     })?;
@@ -122,8 +122,8 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
         nanoseconds_per_event,
         event_cost: nanoseconds_per_event / floor.all().each(),
         scrape_seconds: scrape.took.as_secs_f64(),
-        collect_seconds: scrape.sum("observer_scrape_duration_seconds", &[]),
-        scrape_bytes: scrape.text.len() as u64,
+        collect_seconds: scrape.metrics.sum("observer_scrape_duration_seconds", &[]),
+        scrape_bytes: scrape.metrics.text.len() as u64,
         memory: run.memory,
         over: GOALS
             .iter()
@@ -138,12 +138,17 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
 mod tests {
     use std::time::Duration;
 
+    use observer_test_support::Metrics;
+
     use super::*;
 
     #[test]
     fn goals_are_missed_by_time_and_by_size() {
         let scrape = |milliseconds, bytes| Scrape {
-            text: "#".repeat(bytes),
+            metrics: Metrics {
+                text: "#".repeat(bytes),
+                ..Metrics::default()
+            },
             took: Duration::from_millis(milliseconds),
         };
         let missed = |goal: &Goal, milliseconds, bytes| goal.missed(&scrape(milliseconds, bytes));

@@ -7,9 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use observer_test_support::Netns;
 use serde::{Deserialize, Serialize};
-
-use super::netns::Netns;
 
 /// Name of the load's processes, or what their names begin with: at most 15 characters, so that
 /// it is their comm.

@@ -3,18 +3,27 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use observer_test_support::{Metrics, Netns};
 use serde::{Deserialize, Serialize};
 
 use super::{
     load::{COMM, Load, Made},
-    netns::Netns,
     proc::{self, Memory, Runs},
-    scrape::{self, Scrape, Wrong},
+    scrape::{self, Wrong},
     subject::{Attached, Binaries, Hook, Subject},
 };
 
 /// What the names of iterators end in: they run by the clock and not by events.
 const ITERATOR: &str = "_iter";
+
+/// Run in the namespace of the load, which has more IPv6 addresses than one, as many as
+/// observer/examples/bench_load/family.rs uses. A minute of full load must fit into TIME_WAIT, or
+/// the kernel leaves it out.
+const SET_UP: &str = "
+    for address in $(seq 1 64); do
+        printf 'addr add fd00::%x/128 dev lo nodad\\n' $address
+    done | ip -batch -
+    echo 4000000 >/proc/sys/net/ipv4/tcp_max_tw_buckets";
 
 /// What one run found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -88,14 +97,14 @@ impl Bench {
         let _statistics = statistics
             .then(|| Attached::statistics(binaries))
             .transpose()?;
-        let netns = Netns::new()?;
+        let netns = Netns::set_up(SET_UP)?;
         let attached = Attached::start(subject, binaries, hooks, extra)
             .with_context(|| subject.name().to_owned())?;
         let mut running = load.prepare(&binaries.load, &netns)?;
         let (before, cpu_before) = (attached.programs()?, cpu(&attached)?);
         let made = running.go()?;
         let (cpu_after, after) = (cpu(&attached)?, attached.programs()?);
-        let counted = wrong_load(&netns, &made)?;
+        let counted = scrape::wrong_load(&netns.snmp(), &made)?;
         ensure!(counted.is_empty(), "the load miscounts itself: {counted:?}");
 
         let mut run = Run {
@@ -112,13 +121,13 @@ impl Bench {
         if let Some(address) = attached.address {
             // What is on its way to a counter.
             thread::sleep(Duration::from_millis(20));
-            let scrape = scrape::get(address, "/metrics")?;
-            let sum = |name: &str, labels: &[&str]| scrape.sum(name, labels) as u64;
+            let metrics = scrape::scrape(address)?.metrics;
+            let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
             run.records_lost = sum("observer_records_lost_total", &[]);
-            run.events_lost = sum("observer_events_total", &["outcome=\"lost\""])
+            run.events_lost = sum("observer_events_total", &[("outcome", "lost")])
                 + sum("observer_map_full_total", &[])
-                + lost_runs(&scrape);
-            let wrong = scrape::wrong_counts(&scrape, COMM, &made);
+                + lost_runs(&metrics);
+            let wrong = scrape::wrong_counts(&metrics, COMM, &made);
             run.wrong = wrong.iter().map(Wrong::to_string).collect();
         }
         ask(&attached)?;
@@ -171,20 +180,13 @@ impl Bench {
 }
 
 /// Runs that the kernel left out and that no twin made up for.
-fn lost_runs(scrape: &Scrape) -> u64 {
-    let missed = |program: &str| {
-        let program = format!("program=\"{program}\"");
-        scrape.sum("observer_bpf_missed_runs_total", &[&program])
-    };
-    let all = scrape.sum("observer_bpf_missed_runs_total", &[]);
+fn lost_runs(metrics: &Metrics) -> u64 {
+    let missed = |program: &str| metrics.skipped_runs(program);
+    let all = metrics.sum("observer_bpf_missed_runs_total", &[]);
     let twins = ["state_tp_btf", "destroy_tp_btf", "accept_fexit"];
     (all - twins.into_iter().map(missed).sum::<f64>()) as u64
 }
 
 fn cpu(attached: &Attached) -> Result<f64> {
     attached.pid().map_or(Ok(0.0), proc::cpu_seconds)
-}
-
-fn wrong_load(netns: &Netns, made: &Made) -> Result<Vec<Wrong>> {
-    scrape::wrong_load(&netns.snmp()?, made)
 }

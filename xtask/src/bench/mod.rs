@@ -5,7 +5,6 @@ mod check;
 mod growth;
 mod load;
 mod measure;
-mod netns;
 mod plot;
 mod proc;
 mod results;

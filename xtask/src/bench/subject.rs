@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use observer_test_support::http;
 
 use super::{
     proc::{self, Runs},
@@ -231,7 +232,7 @@ impl Attached {
         thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         let address = this.address.context("no address")?;
         wait("the observer to be ready", || {
-            Ok(scrape::get(address, "/readyz").is_ok())
+            Ok(http::get(address, "/readyz").is_ok_and(|reply| reply.status == 200))
         })?;
         Ok(this)
     }
@@ -269,7 +270,7 @@ impl Attached {
     /// for the floor, ids for others.
     pub fn programs(&self) -> Result<BTreeMap<String, Runs>> {
         if let Some(address) = self.address {
-            return Ok(scrape::get(address, "/metrics")?.programs());
+            return Ok(scrape::programs(&scrape::scrape(address)?.metrics));
         }
         let Some(pid) = self.pid() else {
             return Ok(BTreeMap::new());
