@@ -75,7 +75,14 @@ impl Metrics {
         self.by(&comm, name, labels)
     }
 
-    /// The same for all processes of a name, living and gone.
+    /// Asserts that [`of`](Self::of) is `expected`, and shows all samples if it is not.
+    #[track_caller]
+    pub fn assert_of(&self, pid: u32, name: &str, labels: &[(&str, &str)], expected: f64) {
+        let counted = self.of(pid, name, labels);
+        assert_eq!(counted, expected, "{name}{labels:?}\n{}", self.shown());
+    }
+
+    /// What is counted for all processes of a name, living and gone.
     pub fn by(&self, comm: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
         assert!(!name.starts_with(PROCESS), "{name} is not by name");
         self.sum(name, &[&[("comm", comm)], labels].concat())

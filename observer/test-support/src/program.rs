@@ -150,6 +150,12 @@ impl Program {
             .collect()
     }
 
+    /// Lets it go on, and waits for it to end well.
+    pub fn end(mut self) {
+        self.go();
+        self.finish();
+    }
+
     /// Waits for it to end well.
     pub fn finish(mut self) {
         let stdin = self.child.stdin.take();

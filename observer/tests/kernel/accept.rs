@@ -78,12 +78,7 @@ input()
     let metrics = daemon.scrape();
     if metrics.observes("accept") && !daemon.skipped_twice("accept_again_fexit") {
         for &worker in &workers {
-            assert_eq!(
-                metrics.of(worker, ACCEPTS, &[]),
-                10.0,
-                "{}",
-                metrics.shown()
-            );
+            metrics.assert_of(worker, ACCEPTS, &[], 10.0);
             assert_eq!(
                 live(&metrics, worker, "ESTABLISHED"),
                 10.0,
@@ -125,10 +120,8 @@ input()
     assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
     assert_eq!(live(&metrics, parent, "ESTABLISHED"), 0.0);
     metrics.assert_complete();
-    client.go();
-    server.go();
-    client.finish();
-    server.finish();
+    client.end();
+    server.end();
 }
 
 /// Recv-Q of the listener that each process holds, by `ss`: the independent source.
@@ -198,8 +191,7 @@ input()
     metrics.assert_complete();
     client.go();
     client.expect("closed");
-    client.go();
-    client.finish();
+    client.end();
 }
 
 #[test]
@@ -237,17 +229,11 @@ input()
     program.expect("done");
     let metrics = daemon.scrape();
     if metrics.observes("accept") {
-        assert_eq!(
-            metrics.of(program.pid(), ACCEPTS, &[]),
-            20.0,
-            "{}",
-            metrics.shown()
-        );
+        metrics.assert_of(program.pid(), ACCEPTS, &[], 20.0);
     }
     assert_eq!(live(&metrics, program.pid(), "ESTABLISHED"), 40.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -287,13 +273,8 @@ input()
     let exhausted = "socket_fd_exhausted_total";
     if metrics.observes("fd") {
         let emfile = [("errno", "EMFILE")];
-        assert_eq!(
-            metrics.of(pid, exhausted, &emfile),
-            18.0,
-            "{}",
-            metrics.shown()
-        );
-        assert_eq!(metrics.of(pid, exhausted, &[]), 18.0, "{}", metrics.shown());
+        metrics.assert_of(pid, exhausted, &emfile, 18.0);
+        metrics.assert_of(pid, exhausted, &[], 18.0);
     }
     assert_eq!(metrics.of(pid, ACCEPTS, &[]), 0.0);
     metrics.assert_complete();
@@ -302,12 +283,11 @@ input()
     program.expect("accepted");
     let metrics = daemon.scrape();
     if metrics.observes("accept") {
-        assert_eq!(metrics.of(pid, ACCEPTS, &[]), 2.0, "{}", metrics.shown());
+        metrics.assert_of(pid, ACCEPTS, &[], 2.0);
     }
     assert_eq!(live(&metrics, pid, "ESTABLISHED"), 4.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// nginx with two workers: the master listens, the workers accept.

@@ -139,8 +139,7 @@ fn each_failed_call_counts_once() {
         let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
         assert_eq!(exhausted, 0.0, "{}", metrics.shown());
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -181,15 +180,9 @@ input()
         );
         let searches = [("call", "bind")];
         let exhausted = "socket_ephemeral_ports_exhausted_total";
-        assert_eq!(
-            metrics.of(program.pid(), exhausted, &searches),
-            10.0,
-            "{}",
-            metrics.shown()
-        );
+        metrics.assert_of(program.pid(), exhausted, &searches, 10.0);
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 

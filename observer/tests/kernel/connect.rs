@@ -32,8 +32,7 @@ fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64
         metrics.shown()
     );
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
     told
 }
 
@@ -278,8 +277,7 @@ print('connecting')
     }));
     // The same when its own series have ended.
     killed(&daemon.until("the end of its series", |metrics| !metrics.shows(pid)));
-    server.go();
-    server.finish();
+    server.end();
 }
 
 /// Connections, 2,000 of them if the machine is fast, that live for no longer than it takes to open and close them.

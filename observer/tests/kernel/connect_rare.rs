@@ -27,8 +27,7 @@ fn compare(netns: &Netns, source: &str) {
     let kernel = after["ActiveOpens"] - before["ActiveOpens"];
     assert_eq!(opened, kernel as f64, "{}", metrics.shown());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// A signal interrupts connect(), which goes on in the background; Python then waits and
@@ -131,8 +130,7 @@ input()
     let pid = program.pid();
     assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// A connection that is given up with connect(AF_UNSPEC), and an attempt of the same socket that
@@ -164,8 +162,7 @@ input()
     let expected = [("ok".to_owned(), 10), ("ENETUNREACH".to_owned(), 10)];
     assert_eq!(outcomes(&metrics, program.pid()), expected.into());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
@@ -201,12 +198,7 @@ input()
     let pid = program.pid();
     let established = [("state", "ESTABLISHED")];
     let metrics = daemon.scrape();
-    assert_eq!(
-        metrics.of(pid, "socket_connections", &established),
-        10.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(pid, "socket_connections", &established, 10.0);
     assert_eq!(netns.ss("established"), 10);
     assert_eq!(outcomes(&metrics, pid), [("ok".to_owned(), 10)].into());
     metrics.assert_complete();
@@ -215,17 +207,11 @@ input()
     let metrics = daemon.scrape();
     let closing = [("from", "CLOSING"), ("to", "CLOSE")];
     let entered = "socket_time_wait_entered_total";
-    assert_eq!(metrics.of(pid, entered, &[]), 10.0, "{}", metrics.shown());
-    assert_eq!(
-        metrics.of(pid, "socket_state_transitions_total", &closing),
-        10.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(pid, entered, &[], 10.0);
+    metrics.assert_of(pid, "socket_state_transitions_total", &closing, 10.0);
     assert_eq!(metrics.of(pid, "socket_connections", &[]), 0.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// IPv4 connections of an IPv6 socket, which is of family AF_INET6 to the end.

@@ -64,8 +64,7 @@ input()
     );
     let pid: u32 = program.line().parse().unwrap();
     let metrics = daemon.scrape();
-    program.go();
-    program.finish();
+    program.end();
     let text = std::fs::read_to_string(&log).unwrap();
     std::fs::remove_file(&log).unwrap();
     let seen = strace_outcomes(&text);

@@ -20,7 +20,7 @@ fn compare(daemon: &Daemon, mut program: Program) -> BTreeMap<String, u64> {
 
 fn compare_with(
     daemon: &Daemon,
-    mut program: Program,
+    program: Program,
     told: BTreeMap<String, u64>,
 ) -> BTreeMap<String, u64> {
     println!("told {told:?}");
@@ -30,8 +30,7 @@ fn compare_with(
     });
     assert_eq!(errors(&metrics, program.pid()), told, "{}", metrics.shown());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
     told
 }
 
@@ -282,6 +281,5 @@ input()
     let entered = metrics.of(pid, "socket_time_wait_entered_total", &[]);
     assert_eq!(entered, 1.0, "{}", metrics.shown());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }

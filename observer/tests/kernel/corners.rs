@@ -39,8 +39,7 @@ input()
         metrics.of(pid, "socket_connects_total", &[("result", "ECANCELED")]) == 5.0
     });
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// An MPTCP listener that a forked child goes on with: the parent socket has an owner but no
@@ -108,8 +107,7 @@ os.waitpid(child, 0)
     });
     assert_eq!(metrics.of(child, "socket_process_open_sockets", &[]), 0.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// A received RST that might have been our own abort stays counted when a later socket at
@@ -164,8 +162,7 @@ input()
     let metrics = daemon.scrape();
     assert_eq!(of(&metrics), 220.0, "{}", metrics.shown());
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// What a short-lived namespace leaves in TIME_WAIT is not held against the sockets of others,
@@ -200,14 +197,8 @@ input()
     // Several reconciliations see no process in the namespace.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let metrics = daemon.scrape();
-    assert_eq!(
-        metrics.of(pid, "socket_time_wait", &[]),
-        50.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(pid, "socket_time_wait", &[], 50.0);
     assert_eq!(metrics.by(&here.comm(), "socket_time_wait", &[]), 50.0);
     assert!(!metrics.shows(gone), "{}", metrics.shown());
-    here.go();
-    here.finish();
+    here.end();
 }

@@ -376,8 +376,7 @@ input()
         );
     }
     assert!(daemon.log().contains("kept CAP_BPF"), "{}", daemon.log());
-    program.go();
-    program.finish();
+    program.end();
 
     let keeping = Daemon::start(&["--keep-capabilities"]);
     let task = format!("/proc/{}", keeping.pid());

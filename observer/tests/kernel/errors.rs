@@ -165,8 +165,7 @@ input()
     );
     let (_, page) = daemon.get("/");
     assert!(page.contains("tracefs is not mounted"), "{page}");
-    program.go();
-    program.finish();
+    program.end();
 
     let output = confined(NO_TRACEFS, &["check"]).output().unwrap();
     let (stdout, stderr) = said(&output);

@@ -300,8 +300,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     assert_eq!(end.by(&comm, "socket_connections", &[]), 0.0);
     assert_eq!(netns.ss("established") + netns.ss("listening"), 0);
     end.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
     // It has ended, and all that it did stays counted under its name.
     let gone = daemon.until("the end of its series", |metrics| !metrics.shows(pid));
     let counters = |metrics: &Metrics| -> BTreeMap<String, f64> {

@@ -138,8 +138,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     );
 
     // With room again, a new connection is followed.
-    program.go();
-    program.finish();
+    program.end();
     let mut program = netns.python(PAIRS, &["1"]);
     program.expect("open");
     let pid = program.pid();
@@ -148,8 +147,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     });
     program.go();
     program.expect("closed");
-    program.go();
-    program.finish();
+    program.end();
     assert!(daemon.stop().success());
 }
 
@@ -280,8 +278,7 @@ fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
     assert_eq!(end.by(&many, "socket_connects_total", &ok), named);
     assert_eq!(end.by(&comm, "socket_accepts_total", &[]), 300.0);
     end.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -313,6 +310,5 @@ fn short_lived_processes_are_counted_by_name() {
     end.assert_complete();
     program.go();
     patient(&mut program, "gone");
-    program.go();
-    program.finish();
+    program.end();
 }

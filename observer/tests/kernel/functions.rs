@@ -89,9 +89,8 @@ fn all_that_enter_time_wait_leave_it() {
         if best {
             best = false;
             // The processes end first: their sockets outlive them.
-            for mut program in programs {
-                program.go();
-                program.finish();
+            for program in programs {
+                program.end();
             }
             let metrics = until("the end of all", &|metrics| {
                 both(metrics, ENDED) >= count as f64
@@ -181,8 +180,7 @@ input()
         let of = |name| metrics.of(program.pid(), name, &[]);
         assert_eq!((of(ENTERED), of(ENDED), of(LIVE)), (21.0, 20.0, 1.0));
         assert_eq!(netns.sockstat("tw"), 1);
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -210,8 +208,7 @@ fn sockets_without_a_bucket_are_counted() {
         assert_eq!((of(OVERFLOWS), of(ENTERED)), (kernel, 50.0 - kernel));
         assert_eq!(of(LIVE), netns.sockstat("tw") as f64);
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -292,8 +289,7 @@ input()
             metrics.shown()
         );
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -346,8 +342,7 @@ os.waitpid(child, 0)
             metrics.shown()
         );
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -451,7 +446,6 @@ fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
             println!("{} overflows may be of any of the three", open(&metrics));
         }
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }

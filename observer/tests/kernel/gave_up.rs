@@ -74,8 +74,7 @@ fn attempts_that_waited_in_vain_are_told_apart() {
         let found = metrics.counted(program.pid(), CONNECTS, |labels| labels["result"].clone());
         assert_eq!(found, expected, "{}", metrics.shown());
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }
 
@@ -118,6 +117,5 @@ print('waiting')
     let all = metrics.by(&comm, CONNECTS, &[]);
     assert_eq!((all, gave_up), (6.0, 6.0), "{}", metrics.shown());
     metrics.assert_complete();
-    server.go();
-    server.finish();
+    server.end();
 }

@@ -177,12 +177,10 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), dropped);
     assert_eq!(metrics.by(&server.comm(), OVERFLOWS, &[]), overflows);
     let (pid, comm) = (server.pid(), server.comm());
-    clients.go();
-    clients.finish();
+    clients.end();
     others.go();
     assert_eq!(others.tally()["established"], 16);
-    others.go();
-    others.finish();
+    others.end();
     server.finish();
     // Nothing goes down or comes again when the process's own series end.
     let metrics = daemon.until("the end of its series", |metrics| {

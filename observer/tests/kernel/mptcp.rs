@@ -146,18 +146,8 @@ fn counted_once(protocol: &str) {
             .iter()
             .all(|pid| metrics.of(*pid, "socket_connections", &[]) == 0.0)
     });
-    assert_eq!(
-        metrics.of(server_pid, "socket_resets_total", &[]),
-        0.0,
-        "{}",
-        metrics.shown()
-    );
-    assert_eq!(
-        metrics.of(client_pid, "socket_resets_total", &[]),
-        0.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(server_pid, "socket_resets_total", &[], 0.0);
+    metrics.assert_of(client_pid, "socket_resets_total", &[], 0.0);
     for state in ["established", "fin-wait-1", "close-wait", "last-ack"] {
         assert_eq!(netns.ss(state), 0, "{state}");
     }
@@ -168,10 +158,8 @@ fn counted_once(protocol: &str) {
             .all(|pid| metrics.of(*pid, "socket_process_open_sockets", &[]) == 0.0)
     });
     metrics.assert_complete();
-    server.go();
-    client.go();
-    server.finish();
-    client.finish();
+    server.end();
+    client.end();
 }
 
 #[test]
@@ -214,22 +202,11 @@ input()
     let pid = program.pid();
     let metrics = daemon.scrape();
     let refused = [("result", "ECONNREFUSED")];
-    assert_eq!(
-        metrics.of(pid, "socket_connects_total", &refused),
-        20.0,
-        "{}",
-        metrics.shown()
-    );
-    assert_eq!(
-        metrics.of(pid, "socket_connects_total", &[]),
-        20.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(pid, "socket_connects_total", &refused, 20.0);
+    metrics.assert_of(pid, "socket_connects_total", &[], 20.0);
     assert_eq!(live(&metrics, pid, "SYN_SENT"), 0.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// A second subflow of every connection, opened by a kernel thread: it belongs to the
@@ -304,12 +281,7 @@ fn more_subflows() {
         assert_eq!(metrics.of(server_pid, "socket_accepts_total", &[]), 3.0);
     }
     let ok = [("result", "ok")];
-    assert_eq!(
-        metrics.of(client_pid, "socket_connects_total", &ok),
-        6.0,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(client_pid, "socket_connects_total", &ok, 6.0);
     server.go();
     server.expect("closed");
     client.go();
@@ -321,8 +293,6 @@ fn more_subflows() {
         })
     });
     metrics.assert_complete();
-    server.go();
-    client.go();
-    server.finish();
-    client.finish();
+    server.end();
+    client.end();
 }

@@ -95,8 +95,7 @@ os.waitpid(child, 0)
     assert_eq!(closed.of(sender, LIVE, &ESTABLISHED), 0.0);
     assert_eq!(closed.of(sender, LIVE, &[("state", "CLOSE_WAIT")]), 1.0);
     closed.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -176,8 +175,7 @@ os.write(stop_write, b'x')
     });
     assert_eq!(entered, [1.0, 0.0]);
     assert_eq!(netns.ss("time-wait"), 1);
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -243,8 +241,7 @@ input()
     daemon.until("the survivor's gauges", |metrics| {
         metrics.of(server_pid, LIVE, &[("state", "CLOSE_WAIT")]) == 0.0
     });
-    server.go();
-    server.finish();
+    server.end();
 }
 
 /// Makes children until one has the pid of the one before; each connects under its name.
@@ -327,8 +324,7 @@ fn a_pid_that_is_reused_is_another_process() {
     program.expect("gone");
     let metrics = until("the end of all three", ([3.0, 12.0], [0.0, 0.0]));
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -381,8 +377,7 @@ input()
     let (status, page) = daemon.get("/");
     assert_eq!(status, 200);
     assert!(!page.contains("a\"b"), "the page quotes nothing:\n{page}");
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// Names in angle brackets are the observer's own: no process can take one.
@@ -481,8 +476,7 @@ input()
         (connects(&after), live(&after)),
         ([3.0, 2.0, 5.0], [0.0, 10.0])
     );
-    program.go();
-    program.finish();
+    program.end();
     let gone = daemon.until("its end", |metrics| !metrics.shows_name(&new));
     assert_eq!(connects(&gone), [3.0, 2.0, 0.0]);
 }

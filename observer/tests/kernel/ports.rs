@@ -189,8 +189,7 @@ fn the_ratio_is_one_before_the_first_connect_fails() {
         !metrics.shows(pid) && metrics.has(USED, &left) && metrics.sum(USED, &left) == used
     });
     metrics.assert_complete();
-    server.go();
-    server.finish();
+    server.end();
 }
 
 /// A port that is taken again from TIME_WAIT is one port; older sockets are counted; a change
@@ -233,8 +232,7 @@ fn ports_are_counted_not_sockets() {
     });
     assert_eq!(of(&metrics, &client, USED, "127.0.0.1:9000"), 93.0);
     client.finish();
-    server.go();
-    server.finish();
+    server.end();
 }
 
 /// Each process shows its busiest destinations, and the rest as one.
@@ -272,6 +270,5 @@ fn the_busiest_destinations_are_shown() {
     let ratio = of(&metrics, &client, RATIO, "other");
     assert!((ratio - 5.0 / 93.0).abs() < 1e-9, "{ratio}");
     client.finish();
-    server.go();
-    server.finish();
+    server.end();
 }

@@ -42,8 +42,7 @@ input()
     let after = netns.snmp();
     assert_eq!(after["OutRsts"] - before["OutRsts"], 20);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 const RESETS: &str = "socket_resets_total";
@@ -102,8 +101,7 @@ fn check(source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
     let kernel = netns.snmp()["OutRsts"] - before["OutRsts"];
     assert_eq!(kernel as f64, total(sends));
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -279,8 +277,7 @@ input()
     );
     assert_eq!(netns.snmp()["OutRsts"] - before["OutRsts"], 10);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]

@@ -65,8 +65,7 @@ input()
         left_out!("tcp_send_reset does not show RSTs without a socket before 6.10");
     }
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// The server closes, the client goes on sending: the server's kernel answers with an RST.
@@ -145,10 +144,8 @@ input()
         left_out!("tcp_send_reset does not show RSTs of timewait sockets before 6.10");
     }
     metrics.assert_complete();
-    server.go();
-    client.go();
-    server.finish();
-    client.finish();
+    server.end();
+    client.end();
 }
 
 #[test]

@@ -34,15 +34,9 @@ input()
     let kernel = netns.snmp()["RetransSegs"] - before["RetransSegs"];
     println!("RetransSegs {kernel}");
     assert!(kernel >= 12);
-    assert_eq!(
-        metrics.of(program.pid(), RETRANSMITS, &[]),
-        kernel as f64,
-        "{}",
-        metrics.shown()
-    );
+    metrics.assert_of(program.pid(), RETRANSMITS, &[], kernel as f64);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// Data through a lossy link, both ways. The connections are made before anything is lost:
@@ -104,8 +98,7 @@ input()
         kernel > 0 && metrics.of(pid, RETRANSMITS, &[]) == kernel as f64
     });
     daemon.scrape().assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 /// Without netem: two namespaces and a neighbour whose address is wrong for a while. What
@@ -199,8 +192,6 @@ input()
     println!("{} retransmissions", metrics.of(pid, RETRANSMITS, &[]));
     assert_eq!(metrics.of(server.pid(), RETRANSMITS, &[]), 0.0);
     metrics.assert_complete();
-    client.go();
-    server.go();
-    client.finish();
-    server.finish();
+    client.end();
+    server.end();
 }

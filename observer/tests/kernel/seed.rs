@@ -144,8 +144,7 @@ fn seeded_and_followed_to_the_end(mut program: Program, ss: impl Fn() -> String)
     assert_eq!(end.of(pid, "socket_conn_age_seconds_count", &[]), 0.0);
     assert_eq!(end.of(pid, "socket_close_wait_seconds_count", &[]), 0.0);
     end.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 #[test]
@@ -206,15 +205,9 @@ input()
     assert_eq!(after.of(pid, "socket_connections", &[]), 0.0);
     // Found in the listener's queue, and so its owner's.
     let sent = [("direction", "sent"), ("reason", "UNACCEPTED_CHILD")];
-    assert_eq!(
-        after.of(pid, "socket_resets_total", &sent),
-        5.0,
-        "{}",
-        after.shown()
-    );
+    after.assert_of(pid, "socket_resets_total", &sent, 5.0);
     after.assert_complete();
     program.go();
     program.expect("end");
-    program.go();
-    program.finish();
+    program.end();
 }

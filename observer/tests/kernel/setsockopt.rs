@@ -32,8 +32,7 @@ fn compare(source: &str) -> Option<BTreeMap<String, u64>> {
         metrics.shown()
     );
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
     Some(told)
 }
 
@@ -240,7 +239,6 @@ input()
         };
         assert_eq!(seen, expected, "{}", metrics.shown());
         metrics.assert_complete();
-        program.go();
-        program.finish();
+        program.end();
     });
 }

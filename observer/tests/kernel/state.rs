@@ -141,10 +141,8 @@ fn live_states_equal_ss_and_transitions_equal_snmp() {
         assert_eq!(of(&[("to", state)]), of(&[("from", state)]), "{state}");
     }
     metrics.assert_complete();
-    client.go();
-    server.go();
-    client.finish();
-    server.finish();
+    client.end();
+    server.end();
 }
 
 #[test]
@@ -200,8 +198,7 @@ input()
         after["ActiveOpens"] - before["ActiveOpens"]
     );
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
 
 fn live_of(metrics: &Metrics, program: &Program, state: &str) -> f64 {
@@ -247,6 +244,5 @@ input()
     assert_eq!(after["EstabResets"] - before["EstabResets"], 48);
     assert_eq!(live_of(&metrics, &program, "ESTABLISHED"), 0.0);
     metrics.assert_complete();
-    program.go();
-    program.finish();
+    program.end();
 }
