@@ -196,7 +196,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn accept_and_accept4() {
+fn accept_and_accept4_are_counted() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(
@@ -238,7 +238,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn descriptors_run_out() {
+fn emfile_of_accept_and_socket_is_counted() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(
@@ -293,7 +293,7 @@ input()
 /// nginx with two workers: the master listens, the workers accept.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn nginx_workers_accept() {
+fn nginx_workers_own_what_they_accept() {
     needs_programs!("nginx", "curl");
     let netns = Netns::new();
     let dir = std::env::temp_dir().join(format!("observer-nginx-{}", std::process::id()));

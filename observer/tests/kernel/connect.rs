@@ -57,7 +57,7 @@ ROUTES = (
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn blocking_outcomes() {
+fn blocking_connects_count_by_result() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     add_routes(&netns);
@@ -124,7 +124,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn ports_run_out() {
+fn connects_without_a_free_port_count_as_eaddrnotavail() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.ip_local_port_range", "40000 40007");
     let daemon = Daemon::shared();
@@ -156,7 +156,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn non_blocking_outcomes() {
+fn non_blocking_connects_count_by_result() {
     let netns = Netns::new();
     add_routes(&netns);
     let daemon = Daemon::shared();
@@ -235,7 +235,7 @@ input()
 /// Killed while connect() waits: the attempt still has an outcome.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn killed_while_connecting() {
+fn connects_of_a_killed_process_have_a_result() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut server = netns.script(
@@ -283,7 +283,7 @@ print('connecting')
 /// Connections, 2,000 of them if the machine is fast, that live for no longer than it takes to open and close them.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn short_connections_never_fail() {
+fn short_connections_count_as_ok() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let each = scaled(1000, 100);
@@ -321,7 +321,7 @@ input()
 /// connect() of sockets that are not TCP: Unix, UDP.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn other_sockets_are_not_counted() {
+fn connects_of_unix_and_udp_sockets_are_not_counted() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let told = compare(

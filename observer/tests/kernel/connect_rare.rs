@@ -34,7 +34,7 @@ fn compare(netns: &Netns, source: &str) {
 /// asks SO_ERROR.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn interrupted() {
+fn connect_interrupted_by_a_signal() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     compare(
@@ -62,7 +62,7 @@ input()
 /// connect() returns at once and the SYN goes with the first data.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn fast_open() {
+fn tcp_fast_open() {
     let netns = Netns::new();
     // Client side, without a cookie.
     netns.sysctl("net.ipv4.tcp_fastopen", "5");
@@ -137,7 +137,7 @@ input()
 /// fails before a SYN is sent.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn another_attempt_of_the_same_socket() {
+fn connect_again_after_af_unspec() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(
@@ -168,7 +168,7 @@ input()
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn to_itself() {
+fn socket_connected_to_itself() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(
@@ -217,7 +217,7 @@ input()
 /// IPv4 connections of an IPv6 socket, which is of family AF_INET6 to the end.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn mapped_addresses() {
+fn ipv4_mapped_addresses() {
     let netns = Netns::new();
     compare(
         &netns,

@@ -160,7 +160,7 @@ input()
 /// One daemon is older than the connections, the other finds them.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn silent_deaths_are_counted_without_an_rst() {
+fn timeouts_and_unreachable_peers_are_counted() {
     for older in [true, false] {
         let netns = Netns::new();
         let gone = [("-4", "10.77.0.1/32"), ("-6", "fd77::1/128")];
@@ -194,7 +194,7 @@ fn silent_deaths_are_counted_without_an_rst() {
 /// `ss -K`.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn an_administrator_ends_connections() {
+fn connections_killed_by_ss_are_counted() {
     needs_programs!("ss");
     let netns = Netns::new();
     let daemon = Daemon::shared();
@@ -227,7 +227,7 @@ input()
 /// An error that a connection survives, which is still there when it ends in good order.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn an_error_that_is_survived_is_none_to_die_of() {
+fn icmp_error_that_a_connection_survives_is_not_counted() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(

@@ -5,7 +5,7 @@ use observer_test_support::{Daemon, Netns, Program};
 /// A connection attempt that is given up with connect(AF_UNSPEC) has an outcome.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn attempts_given_up_with_af_unspec() {
+fn connect_given_up_with_af_unspec_counts_as_ecanceled() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     // An unanswered SYN: the listener's queue is full.
@@ -46,7 +46,7 @@ input()
 /// part in the gauges, whoever holds it.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn an_mptcp_listener_changes_hands() {
+fn mptcp_listener_moves_to_a_forked_child() {
     let netns = Netns::new();
     let mut program = netns.python(
         r#"
@@ -114,7 +114,7 @@ os.waitpid(child, 0)
 /// the same address sends one: counters do not go down.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn received_resets_stay_counted() {
+fn received_resets_never_decrease() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.python(

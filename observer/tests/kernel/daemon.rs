@@ -127,7 +127,7 @@ fn two_instances_count_the_same() {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn killed_or_stopped_it_leaves_nothing_behind() {
+fn killed_or_stopped_daemon_leaves_no_program_loaded() {
     let daemon = Daemon::start(&[]);
     let programs = programs_of(daemon.pid());
     assert!(programs.len() >= 8, "{programs:?}");
@@ -385,7 +385,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_pages() {
+fn http_pages() {
     let daemon = Daemon::shared();
     assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(daemon.get("/readyz"), (200, "ready\n".to_owned()));

@@ -40,7 +40,7 @@ fn compared(netns: &Netns, daemon: &Daemon, pids: &[u32]) -> (f64, f64) {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn all_that_enter_time_wait_leave_it() {
+fn time_wait_ended_equals_entered() {
     let mut best = true;
     with_each_kind_of_hook("time_wait", |daemon| {
         let count: u64 = if best { 10_000 } else { 500 };
@@ -141,7 +141,7 @@ fn all_that_enter_time_wait_leave_it() {
 /// The number of one process in TIME_WAIT is the kernel's own, also when sockets leave early.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_socket_that_leaves_time_wait_early_is_seen_to() {
+fn time_wait_ended_early_by_a_new_connection_is_counted() {
     with_each_kind_of_hook("time_wait", |daemon| {
         if !daemon.scrape().by_function("time_wait") {
             skip!("the end of TIME_WAIT is not seen on this kernel with these hooks");
@@ -186,7 +186,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn sockets_without_a_bucket_are_counted() {
+fn time_wait_overflows_equal_the_kernels_counter() {
     with_each_kind_of_hook("time_wait", |daemon| {
         const OVERFLOWS: &str = "socket_time_wait_overflows_total";
         if !daemon.scrape().by_function("time_wait") {
@@ -215,7 +215,7 @@ fn sockets_without_a_bucket_are_counted() {
 /// Three errnos of the same name, and only one of them is a lack of ports.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn ports_run_out() {
+fn ephemeral_port_exhaustion_is_counted_by_call() {
     with_each_kind_of_hook("port_exhausted", |daemon| {
         let netns = Netns::new();
         netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
@@ -295,7 +295,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_socket_that_is_received_has_a_new_owner() {
+fn socket_received_by_scm_rights_has_a_new_owner() {
     with_each_kind_of_hook("fd_received", |daemon| {
         if !daemon.scrape().by_function("fd_received") {
             skip!("received descriptors are found by resynchronisation here");
@@ -348,7 +348,7 @@ os.waitpid(child, 0)
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
+fn self_test_passes_and_counts_nothing() {
     let daemon = Daemon::start(&["--self-test=yes"]);
     let log = daemon.log();
     assert!(!log.contains("self-test"), "{log}");
@@ -363,7 +363,7 @@ fn the_self_test_finds_every_hook_alive_and_counts_nothing() {
 /// Where no function may be hooked, everything runs as before and says so.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn without_function_hooks_the_daemon_runs_and_says_so() {
+fn without_function_hooks_fallbacks_are_attached_and_logged() {
     let daemon = Daemon::start(&["--hooks", "tracepoint"]);
     let metrics = daemon.scrape();
     for signal in ["accept", "time_wait", "setsockopt", "port_exhausted"] {
@@ -414,7 +414,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn an_accept_queue_that_is_full_at_the_end_of_a_handshake_overflows() {
+fn full_accept_queue_with_defer_accept_overflows() {
     with_each_kind_of_hook("listen_overflow", |daemon| {
         const OVERFLOWS: &str = "socket_listen_overflows_total";
         let netns = Netns::new();

@@ -64,7 +64,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn attempts_that_waited_in_vain_are_told_apart() {
+fn closed_after_a_retransmitted_syn_counts_as_gave_up() {
     with_each_kind_of_hook("connect_owner", |daemon| {
         let netns = Netns::new();
         let mut program = netns.script(GIVEN_UP, &[]);
@@ -81,7 +81,7 @@ fn attempts_that_waited_in_vain_are_told_apart() {
 /// The whole program is ended while connect() waits.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_program_that_is_killed_gave_up() {
+fn connects_of_a_killed_program_count_as_gave_up() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut server = netns.script(

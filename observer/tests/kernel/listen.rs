@@ -87,7 +87,7 @@ fn of(metrics: &Metrics, program: &Program, name: &str, address: &str) -> f64 {
 /// A listener that does not accept: its queue fills up, and further requests are dropped.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_full_queue_and_its_drops_belong_to_the_listener() {
+fn backlog_drops_and_overflows_belong_to_the_listener() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let inode = netns.inode();
@@ -197,7 +197,7 @@ fn a_full_queue_and_its_drops_belong_to_the_listener() {
 /// two readings keeps what it dropped.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn older_and_short_lived_listeners_count_what_was_seen() {
+fn drops_of_older_and_of_closed_listeners_are_counted() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let mut server = netns.script(LISTENER, &["0"]);
@@ -252,7 +252,7 @@ input()
 /// readings leave open whose the overflows were; where it is certain, it is told.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn what_is_not_certain_is_not_attributed() {
+fn overflows_of_one_of_two_listeners_are_unattributed() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     netns.sysctl("net.ipv4.conf.all.rp_filter", "0");

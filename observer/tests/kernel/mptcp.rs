@@ -177,7 +177,7 @@ fn plain_tcp_to_an_mptcp_listener() {
 /// Connections that fail are counted once too.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn refused() {
+fn refused_mptcp_connects_count_once() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(
@@ -213,7 +213,7 @@ input()
 /// process that holds the parent, on both sides.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn more_subflows() {
+fn joined_subflows_belong_to_the_owner_of_the_parent() {
     if !kernel_at_least(5, 15) {
         skip!("a subflow does not lead to its parent before 5.15");
     }

@@ -23,7 +23,7 @@ fn holders(netns: &Netns, pid: u32) -> usize {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_descriptor_passed_on_belongs_to_its_receiver() {
+fn socket_passed_by_scm_rights_moves_on_close() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.python(
@@ -100,7 +100,7 @@ os.waitpid(child, 0)
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_child_keeps_what_its_parent_opened() {
+fn sockets_move_to_a_forked_child() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     // The program itself has no socket; its child opens a pair and forks, and ends.
@@ -180,7 +180,7 @@ os.write(stop_write, b'x')
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_process_that_is_killed() {
+fn connections_of_a_killed_process() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut server = netns.python(
@@ -296,7 +296,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_pid_that_is_reused_is_another_process() {
+fn reused_pid_is_another_process() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.python(REUSE, &[]);
@@ -329,7 +329,7 @@ fn a_pid_that_is_reused_is_another_process() {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_name_made_of_what_a_label_cannot_hold() {
+fn comm_with_quotes_and_control_characters_is_escaped() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.python(
@@ -383,7 +383,7 @@ input()
 /// Names in angle brackets are the observer's own: no process can take one.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_name_that_claims_to_be_the_observers_own() {
+fn comm_in_angle_brackets_is_escaped() {
     let netns = Netns::new();
     let daemon = Daemon::start(&[]);
     let mut program = netns.script(
@@ -427,7 +427,7 @@ os.wait()
 /// what it does from then on counts for the new one, and its sockets go along.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_renamed_program_counts_for_its_new_name() {
+fn renamed_program_counts_for_its_new_name() {
     let daemon = Daemon::shared();
     let netns = Netns::new();
     let mut program = netns.script(

@@ -114,7 +114,7 @@ fn fill(client: &mut Program, netns: &Netns, what: &str, count: u64, address: &s
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_ratio_is_one_before_the_first_connect_fails() {
+fn ports_ratio_is_one_before_the_first_connect_fails() {
     let netns = hundred_ports();
     let daemon = Daemon::start(&[]);
     let mut server = netns.script(SERVER, &[]);
@@ -196,7 +196,7 @@ fn the_ratio_is_one_before_the_first_connect_fails() {
 /// of the range is noticed.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn ports_are_counted_not_sockets() {
+fn reused_time_wait_port_counts_once() {
     let netns = hundred_ports();
     let mut server = netns.script(SERVER, &[]);
     server.expect("listening");
@@ -238,7 +238,7 @@ fn ports_are_counted_not_sockets() {
 /// Each process shows its busiest destinations, and the rest as one.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_busiest_destinations_are_shown() {
+fn top_destinations_are_shown_and_the_rest_summed() {
     let netns = hundred_ports();
     let mut server = netns.script(SERVER, &[]);
     server.expect("listening");

@@ -106,7 +106,7 @@ fn check(source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn linger_zero() {
+fn close_with_so_linger_zero() {
     check(
         r"
 for family, address in FAMILIES:
@@ -127,7 +127,7 @@ input()
 /// end-of-file is no fault.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn unread_data() {
+fn close_with_unread_data() {
     check(
         r"
 for family, address in FAMILIES:
@@ -160,7 +160,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn disconnect() {
+fn connect_af_unspec_sends_rst() {
     check(
         r"
 unspec = struct.pack('H14x', socket.AF_UNSPEC)
@@ -181,7 +181,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn unaccepted_child() {
+fn listener_closed_with_unaccepted_connections() {
     check(
         r"
 for family, address in FAMILIES:
@@ -204,7 +204,7 @@ input()
 /// answered. With `tcp_fin_timeout` above 60 seconds, that connection is still a full socket.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn reset_after_our_own_close() {
+fn rst_received_in_fin_wait2() {
     check(
         r"
 open('/proc/sys/net/ipv4/tcp_fin_timeout', 'w').write('120')
@@ -282,14 +282,14 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn killed_by_ss() {
+fn connections_killed_by_ss() {
     killed("0");
 }
 
 /// The same where keepalive could have done it.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn killed_by_ss_with_keepalive() {
+fn connections_with_keepalive_killed_by_ss() {
     if !kernel_at_least(6, 12) {
         skip!("before 6.12 the kernel gives no reason, and keepalive is taken for it");
     }

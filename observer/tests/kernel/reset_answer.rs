@@ -26,7 +26,7 @@ const STRAY: &str = "socket_stray_resets_total";
 /// A refused connection: the RST belongs to no socket, so to no process.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn refused() {
+fn refused_connection_sends_rst_of_no_process() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let before = netns.snmp();

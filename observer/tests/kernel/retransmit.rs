@@ -43,7 +43,7 @@ input()
 /// `RetransSegs` has SYN-ACKs too that are sent again, and `tcp_retransmit_skb` does not.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn lost_data() {
+fn data_lost_by_netem() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let before = netns.snmp();
@@ -105,7 +105,7 @@ input()
 /// was sent meanwhile is sent again.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn wrong_neighbour() {
+fn data_to_a_wrong_link_layer_address() {
     let (near, far) = (Netns::new(), Netns::new());
     let inhabitant = far.python("input()", &[]);
     let link = "link add v0 type veth peer name v1 netns";

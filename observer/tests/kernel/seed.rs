@@ -149,14 +149,14 @@ fn seeded_and_followed_to_the_end(mut program: Program, ss: impl Fn() -> String)
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn in_the_namespace_of_the_host() {
+fn older_sockets_in_the_host_namespace() {
     let program = Program::python(OLD, &[]);
     seeded_and_followed_to_the_end(program, || observer_test_support::run("ss", &["-Htanp"]));
 }
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn in_another_namespace() {
+fn older_sockets_in_another_namespace() {
     let netns = Netns::new();
     let program = netns.python(OLD, &[]);
     seeded_and_followed_to_the_end(program, || netns.run("ss", &["-Htanp"]));
@@ -166,7 +166,7 @@ fn in_another_namespace() {
 /// it was waiting for one.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn unaccepted_connections_of_a_listener_that_closes() {
+fn older_unaccepted_connections_of_a_closed_listener() {
     let netns = Netns::new();
     let mut program = netns.python(
         r#"

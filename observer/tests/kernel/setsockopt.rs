@@ -152,7 +152,7 @@ input()
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn descriptors_that_are_no_sockets() {
+fn setsockopt_on_descriptors_that_are_no_sockets() {
     let source = [
         ATTEMPT,
         r"
@@ -176,7 +176,7 @@ input()
 /// From four threads at once: none is lost, and all are one process's.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_thousand_failures_count_a_thousand() {
+fn failures_of_four_threads_are_all_counted() {
     let source = [
         ATTEMPT,
         r"
@@ -203,7 +203,7 @@ input()
 /// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_32_bit_setsockopt_is_seen() {
+fn setsockopt_by_int_0x80_is_counted() {
     if !cfg!(target_arch = "x86_64") {
         skip!("int 0x80 is an instruction of x86");
     }

@@ -147,7 +147,7 @@ fn live_states_equal_ss_and_transitions_equal_snmp() {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn syn_sent_to_nobody() {
+fn unanswered_connects_are_in_syn_sent() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let before = netns.snmp();

@@ -208,7 +208,7 @@ impl Bench {
 /// Whatever net.ipv4.tcp_tw_reuse is, there are as many ports as the ratio says.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn time_wait_blocks_a_port_unless_it_may_be_taken_again() {
+fn ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows() {
     let listening: Vec<u16> = (9000..9015).collect();
     with_both(&listening, all_kinds);
 }
@@ -257,7 +257,7 @@ fn all_kinds(bench: &mut Bench) {
 /// taken again.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_port_whose_peer_has_not_closed_is_blocked() {
+fn ports_in_fin_wait2_are_blocked() {
     with_both(&[9000], |bench| {
         let call = Call {
             how: "plain",
@@ -278,7 +278,7 @@ fn a_port_whose_peer_has_not_closed_is_blocked() {
 /// Since 6.14, how long a port rests can be set.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_delay_of_a_namespace_counts() {
+fn tcp_tw_reuse_delay_of_the_namespace_is_used() {
     with_both(&[9000, 9001], |bench| {
         let name = "net/ipv4/tcp_tw_reuse_delay";
         let tested = format!("test -e /proc/sys/{name} && echo there || echo absent");
@@ -303,7 +303,7 @@ fn the_delay_of_a_namespace_counts() {
 /// A port chosen by bind() is gone for all destinations, as long as it rests in TIME_WAIT.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_bound_port_in_time_wait_is_blocked_everywhere() {
+fn bound_port_in_time_wait_is_blocked_for_all_destinations() {
     with_both(&[9000, 9001, 9002], |bench| {
         let call = |how, port| Call {
             how,
