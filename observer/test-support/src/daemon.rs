@@ -308,15 +308,15 @@ pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&Daemon)) {
         kinds.pop();
     }
     for hooks in kinds {
-        let expected = known().get(hooks).map(|metrics| metrics.rungs(signal));
-        if expected.is_some_and(|rungs| seen.contains(&rungs)) {
+        let expected = known().get(hooks).map(|metrics| metrics.hook_types(signal));
+        if expected.is_some_and(|types| seen.contains(&types)) {
             continue;
         }
         let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
         known().insert(hooks, daemon.before.clone());
-        let rungs = daemon.before.rungs(signal);
-        if seen.insert(rungs.clone()) {
-            println!("--hooks {hooks}: {signal} is served by {rungs:?}");
+        let types = daemon.before.hook_types(signal);
+        if seen.insert(types.clone()) {
+            println!("--hooks {hooks}: {signal} is served by {types:?}");
             test(&daemon);
         }
     }

@@ -173,8 +173,8 @@ impl Metrics {
         self.sum("observer_bpf_missed_runs_total", &[("program", program)])
     }
 
-    /// The rungs that serve a signal.
-    pub fn rungs(&self, signal: &str) -> BTreeSet<String> {
+    /// The types of the hooks that are attached for a signal.
+    pub fn hook_types(&self, signal: &str) -> BTreeSet<String> {
         let labels = [("signal", signal)];
         self.select("observer_hook_attached", &labels)
             .filter(|sample| sample.value == 1.0)
@@ -185,8 +185,8 @@ impl Metrics {
     /// Whether hooks on functions serve a signal.
     pub fn by_function(&self, signal: &str) -> bool {
         let functions = ["fentry", "fexit", "kprobe", "kretprobe"];
-        let rungs = self.rungs(signal);
-        functions.into_iter().any(|rung| rungs.contains(rung))
+        let types = self.hook_types(signal);
+        functions.into_iter().any(|it| types.contains(it))
     }
 
     /// Asserts `seen == counted + unattributed + lost` for every signal, and the promises of

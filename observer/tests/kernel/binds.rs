@@ -112,13 +112,13 @@ fn each_failed_call_counts_once() {
     with_each_kind_of_hook("bind", |daemon| {
         let netns = Netns::new();
         let mut program = netns.script(CALLS, &[]);
-        let told = program.tally();
-        println!("told {told:?}");
+        let reported = program.tally();
+        println!("reported {reported:?}");
         let pid = program.pid();
         let metrics = daemon.scrape();
-        assert_eq!(failures(&metrics, pid), told, "{}", metrics.shown());
-        let in_use = told["bind:EADDRINUSE"];
-        assert!(in_use == 10 || in_use == 11, "{told:?}");
+        assert_eq!(failures(&metrics, pid), reported, "{}", metrics.shown());
+        let in_use = reported["bind:EADDRINUSE"];
+        assert!(in_use == 10 || in_use == 11, "{reported:?}");
         let expected = [
             ("bind:EADDRNOTAVAIL", 6),
             ("bind:EACCES", 4),
@@ -130,11 +130,11 @@ fn each_failed_call_counts_once() {
             ("listen:EINVAL", 2),
         ];
         for (name, count) in expected {
-            assert_eq!(told.get(name), Some(&count), "{name}: {told:?}");
+            assert_eq!(reported.get(name), Some(&count), "{name}: {reported:?}");
         }
-        assert_eq!(told.len(), expected.len() + 1, "{told:?}");
+        assert_eq!(reported.len(), expected.len() + 1, "{reported:?}");
         let seen = metrics.sum("observer_events_seen_total", &[("signal", "bind")]);
-        assert!(seen >= told.values().sum::<u64>() as f64);
+        assert!(seen >= reported.values().sum::<u64>() as f64);
         // None of these was a search for a port.
         let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
         assert_eq!(exhausted, 0.0, "{}", metrics.shown());

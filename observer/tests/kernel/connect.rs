@@ -18,22 +18,22 @@ fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
 /// Runs a script that prints what it was told, and compares.
 fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64> {
     let mut program = netns.script(source, &[]);
-    let mut told = program.tally();
+    let mut reported = program.tally();
     let metrics = daemon.scrape();
     let hook = [("hook", "syscalls:sys_exit_connect")];
     if metrics.sum("observer_hook_attached", &hook) == 0.0 {
         left_out!("{BEFORE_SYN:?}, because the return of connect() is not seen");
-        told.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
+        reported.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
     }
     assert_eq!(
         outcomes(&metrics, program.pid()),
-        told,
+        reported,
         "{}",
         metrics.shown()
     );
     metrics.assert_complete();
     program.end();
-    told
+    reported
 }
 
 /// Routes that refuse, for IPv4 and IPv6.
@@ -62,7 +62,7 @@ fn blocking_connects_count_by_result() {
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     add_routes(&netns);
     let daemon = Daemon::shared();
-    let told = compare(
+    let reported = compare(
         &netns,
         &daemon,
         &[
@@ -109,17 +109,17 @@ input()
         ]
         .concat(),
     );
-    println!("told {told:?}");
+    println!("reported {reported:?}");
     for (result, count) in [
         ("ok", 2 * (20 + 1 + 2)),
         ("ECONNREFUSED", 2 * 8),
         ("ETIMEDOUT", 2 * 3),
     ] {
-        assert_eq!(told[result], count, "{told:?}");
+        assert_eq!(reported[result], count, "{reported:?}");
     }
-    let refused = BEFORE_SYN.map(|name| told.get(name).copied().unwrap_or(0));
+    let refused = BEFORE_SYN.map(|name| reported.get(name).copied().unwrap_or(0));
     let refused: u64 = refused.iter().sum();
-    assert!(refused == 16 || refused == 0, "{told:?}");
+    assert!(refused == 16 || refused == 0, "{reported:?}");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn connects_without_a_free_port_count_as_eaddrnotavail() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.ip_local_port_range", "40000 40007");
     let daemon = Daemon::shared();
-    let told = compare(
+    let reported = compare(
         &netns,
         &daemon,
         r"
@@ -151,7 +151,10 @@ input()
 ",
     );
     let expected = [("ok", 16), ("EADDRNOTAVAIL", 10)];
-    assert_eq!(told, expected.map(|(name, n)| (name.to_owned(), n)).into());
+    assert_eq!(
+        reported,
+        expected.map(|(name, n)| (name.to_owned(), n)).into()
+    );
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn non_blocking_connects_count_by_result() {
     let netns = Netns::new();
     add_routes(&netns);
     let daemon = Daemon::shared();
-    let told = compare(
+    let reported = compare(
         &netns,
         &daemon,
         &[
@@ -226,10 +229,10 @@ input()
         ]
         .concat(),
     );
-    println!("told {told:?}");
-    assert_eq!(told["ECANCELED"], 20);
-    assert_eq!(told["ok"], 44);
-    assert_eq!(told["ECONNREFUSED"], 64);
+    println!("reported {reported:?}");
+    assert_eq!(reported["ECANCELED"], 20);
+    assert_eq!(reported["ok"], 44);
+    assert_eq!(reported["ECONNREFUSED"], 64);
 }
 
 /// Killed while connect() waits: the attempt still has an outcome.
@@ -287,7 +290,7 @@ fn short_connections_count_as_ok() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let each = scaled(1000, 100);
-    let told = compare(
+    let reported = compare(
         &netns,
         &daemon,
         &r"
@@ -315,7 +318,7 @@ input()
 "
         .replace("EACH", &each.to_string()),
     );
-    assert_eq!(told, [("ok".to_owned(), 2 * each)].into());
+    assert_eq!(reported, [("ok".to_owned(), 2 * each)].into());
 }
 
 /// connect() of sockets that are not TCP: Unix, UDP.
@@ -324,7 +327,7 @@ input()
 fn connects_of_unix_and_udp_sockets_are_not_counted() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
-    let told = compare(
+    let reported = compare(
         &netns,
         &daemon,
         r"
@@ -348,5 +351,5 @@ print(tally)
 input()
 ",
     );
-    assert_eq!(told, [("ECONNREFUSED".to_owned(), 1)].into());
+    assert_eq!(reported, [("ECONNREFUSED".to_owned(), 1)].into());
 }

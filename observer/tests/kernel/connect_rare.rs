@@ -16,11 +16,11 @@ fn compare(netns: &Netns, source: &str) {
     let daemon = Daemon::shared();
     let before = netns.snmp();
     let mut program = netns.script(source, &[]);
-    let told = program.tally();
-    println!("told {told:?}");
+    let reported = program.tally();
+    println!("reported {reported:?}");
     let pid = program.pid();
     let metrics = daemon.scrape();
-    assert_eq!(outcomes(&metrics, pid), told, "{}", metrics.shown());
+    assert_eq!(outcomes(&metrics, pid), reported, "{}", metrics.shown());
     let opened = [("from", "CLOSE"), ("to", "SYN_SENT")];
     let opened = metrics.of(pid, "socket_state_transitions_total", &opened);
     let after = netns.snmp();

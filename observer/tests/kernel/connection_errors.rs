@@ -14,29 +14,34 @@ fn errors(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
 
 /// Takes what a program was told, and compares.
 fn compare(daemon: &Daemon, mut program: Program) -> BTreeMap<String, u64> {
-    let told = program.tally();
-    compare_with(daemon, program, told)
+    let reported = program.tally();
+    compare_with(daemon, program, reported)
 }
 
 fn compare_with(
     daemon: &Daemon,
     program: Program,
-    told: BTreeMap<String, u64>,
+    reported: BTreeMap<String, u64>,
 ) -> BTreeMap<String, u64> {
-    println!("told {told:?}");
-    let total = told.values().sum::<u64>() as f64;
+    println!("reported {reported:?}");
+    let total = reported.values().sum::<u64>() as f64;
     let metrics = daemon.until("all errors", |metrics| {
         metrics.of(program.pid(), ERRORS, &[]) >= total
     });
-    assert_eq!(errors(&metrics, program.pid()), told, "{}", metrics.shown());
+    assert_eq!(
+        errors(&metrics, program.pid()),
+        reported,
+        "{}",
+        metrics.shown()
+    );
     metrics.assert_complete();
     program.end();
-    told
+    reported
 }
 
-fn expect(told: &BTreeMap<String, u64>, expected: &[(&str, u64)]) {
+fn expect(reported: &BTreeMap<String, u64>, expected: &[(&str, u64)]) {
     let expected = expected.iter().map(|(name, n)| ((*name).to_owned(), *n));
-    assert_eq!(*told, expected.collect());
+    assert_eq!(*reported, expected.collect());
 }
 
 /// The peer's RST, and every way to close that is no error of the side that closes. Both ends are
@@ -48,7 +53,7 @@ fn resets_count_for_the_side_that_receives_them() {
     // Beyond a minute, an orphan stays in FIN_WAIT2 itself.
     netns.sysctl("net.ipv4.tcp_fin_timeout", "120");
     let daemon = Daemon::shared();
-    let told = compare(
+    let reported = compare(
         &daemon,
         netns.script(
             r"
@@ -109,7 +114,7 @@ input()
             &[],
         ),
     );
-    expect(&told, &[("ECONNRESET", 40), ("EPIPE", 10)]);
+    expect(&reported, &[("ECONNRESET", 40), ("EPIPE", 10)]);
 }
 
 /// Connections whose peers do not answer any more: their sockets throw away whatever comes.
@@ -183,11 +188,11 @@ fn timeouts_and_unreachable_peers_are_counted() {
             netns.run("ip", &[option, "addr", "del", address, "dev", "lo"]);
             netns.run("ip", &[option, "route", "add", "unreachable", address]);
         }
-        let told = program.tally();
+        let reported = program.tally();
         // Keepalive sends one; who waits for an ACK does not.
         assert_eq!(netns.snmp()["OutRsts"] - resets, 4);
-        let told = compare_with(&daemon, program, told);
-        expect(&told, &[("EHOSTUNREACH", 8), ("ETIMEDOUT", 12)]);
+        let reported = compare_with(&daemon, program, reported);
+        expect(&reported, &[("EHOSTUNREACH", 8), ("ETIMEDOUT", 12)]);
     }
 }
 
@@ -220,8 +225,8 @@ input()
         skip!("this kernel has no way to close other programs' sockets");
     }
     program.go();
-    let told = compare(&daemon, program);
-    expect(&told, &[("ECONNABORTED", 2), ("ECONNRESET", 2)]);
+    let reported = compare(&daemon, program);
+    expect(&reported, &[("ECONNABORTED", 2), ("ECONNRESET", 2)]);
 }
 
 /// An error that a connection survives, which is still there when it ends in good order.
@@ -273,10 +278,10 @@ input()
         &[],
     );
     let pid = program.pid();
-    let told = program.tally();
-    expect(&told, &[("ECONNRESET", 1)]);
+    let reported = program.tally();
+    expect(&reported, &[("ECONNRESET", 1)]);
     let metrics = daemon.until("the RST", |metrics| metrics.of(pid, ERRORS, &[]) >= 1.0);
-    assert_eq!(errors(&metrics, pid), told, "{}", metrics.shown());
+    assert_eq!(errors(&metrics, pid), reported, "{}", metrics.shown());
     // Nor does it hide that the connection went through TIME_WAIT.
     let entered = metrics.of(pid, "socket_time_wait_entered_total", &[]);
     assert_eq!(entered, 1.0, "{}", metrics.shown());

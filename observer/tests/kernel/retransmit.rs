@@ -107,7 +107,9 @@ input()
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn data_to_a_wrong_link_layer_address() {
     let (near, far) = (Netns::new(), Netns::new());
-    let inhabitant = far.python("input()", &[]);
+    // `ip` names a namespace by a process in it.
+    let mut inhabitant = far.python("print('here')\ninput()", &[]);
+    inhabitant.expect("here");
     let link = "link add v0 type veth peer name v1 netns";
     let pid = inhabitant.pid().to_string();
     let link: Vec<&str> = link.split(' ').chain([pid.as_str()]).collect();

@@ -21,19 +21,19 @@ fn compare(source: &str) -> Option<BTreeMap<String, u64>> {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let mut program = netns.script(source, &[]);
-    let told = program.tally();
+    let reported = program.tally();
     let metrics = daemon.scrape();
-    println!("the program was told {told:?}");
+    println!("the program reported {reported:?}");
     needs_signal!(metrics, "setsockopt");
     assert_eq!(
         failures(&metrics, program.pid()),
-        told,
+        reported,
         "{}",
         metrics.shown()
     );
     metrics.assert_complete();
     program.end();
-    Some(told)
+    Some(reported)
 }
 
 const ATTEMPT: &str = r"
@@ -71,10 +71,10 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare(&source) {
-        assert_eq!(told["inet/tcp/SOL_TCP/9999/ENOPROTOOPT"], 3);
-        assert_eq!(told["inet6/tcp/SOL_TCP/TCP_NODELAY/EINVAL"], 3);
-        assert_eq!(told.len(), 12, "{told:?}");
+    if let Some(reported) = compare(&source) {
+        assert_eq!(reported["inet/tcp/SOL_TCP/9999/ENOPROTOOPT"], 3);
+        assert_eq!(reported["inet6/tcp/SOL_TCP/TCP_NODELAY/EINVAL"], 3);
+        assert_eq!(reported.len(), 12, "{reported:?}");
     }
 }
 
@@ -96,9 +96,9 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare(&source) {
-        assert_eq!(told["unix/stream/SOL_TCP/TCP_NODELAY/EOPNOTSUPP"], 4);
-        match told.get("unix/stream/SOL_SOCKET/SO_REUSEPORT/EOPNOTSUPP") {
+    if let Some(reported) = compare(&source) {
+        assert_eq!(reported["unix/stream/SOL_TCP/TCP_NODELAY/EOPNOTSUPP"], 4);
+        match reported.get("unix/stream/SOL_SOCKET/SO_REUSEPORT/EOPNOTSUPP") {
             Some(count) => assert_eq!(*count, 4),
             None => {
                 // 6.12.9 has it; Debian's 6.12 is later than that.
@@ -129,23 +129,26 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare(&source) {
-        if told.is_empty() {
+    if let Some(reported) = compare(&source) {
+        if reported.is_empty() {
             skip!("this kernel has no MPTCP");
         } else {
-            let fastopen = told.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
+            let fastopen = reported.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
             // What Go 1.24 met on Debian 12.
             let expected = (!observer_test_support::kernel_at_least(6, 2)).then_some(&1);
-            assert_eq!(fastopen, expected, "{told:?}");
+            assert_eq!(fastopen, expected, "{reported:?}");
             // Holds up to 7.3.
             let timeout = "inet/mptcp/SOL_TCP/TCP_USER_TIMEOUT";
             for errno in ["ENOPROTOOPT", "EOPNOTSUPP"] {
                 println!(
                     "{timeout}/{errno}: {:?}",
-                    told.get(&format!("{timeout}/{errno}"))
+                    reported.get(&format!("{timeout}/{errno}"))
                 );
             }
-            assert!(told.keys().any(|key| key.starts_with(timeout)), "{told:?}");
+            assert!(
+                reported.keys().any(|key| key.starts_with(timeout)),
+                "{reported:?}"
+            );
         }
     }
 }
@@ -166,10 +169,10 @@ input()
 ",
     ]
     .concat();
-    if let Some(told) = compare(&source) {
-        assert_eq!(told["none/none/SOL_TCP/TCP_NODELAY/EBADF"], 2);
-        assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEADDR/EBADF"], 2);
-        assert_eq!(told["none/none/SOL_SOCKET/SO_REUSEPORT/ENOTSOCK"], 2);
+    if let Some(reported) = compare(&source) {
+        assert_eq!(reported["none/none/SOL_TCP/TCP_NODELAY/EBADF"], 2);
+        assert_eq!(reported["none/none/SOL_SOCKET/SO_REUSEADDR/EBADF"], 2);
+        assert_eq!(reported["none/none/SOL_SOCKET/SO_REUSEPORT/ENOTSOCK"], 2);
     }
 }
 
