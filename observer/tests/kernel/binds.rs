@@ -1,5 +1,5 @@
-//! Calls of bind() and listen() that fail, on the real kernel: each that the program was told of
-//! counts once, with its errno, and no other.
+//! Calls of bind() and listen() that fail: each counts once, with the errno that it returned to the
+//! program, and no other call counts.
 
 use std::{collections::BTreeMap, io, net::TcpListener, os::fd::AsRawFd as _};
 

@@ -1,5 +1,5 @@
-//! Outcomes of connection attempts, on the real kernel: each attempt has exactly one, the
-//! one that the program was told, however it asked.
+//! Results of connection attempts: each attempt has exactly one, the one that the program got,
+//! whether by connect(), SO_ERROR or a second connect().
 
 use std::collections::BTreeMap;
 

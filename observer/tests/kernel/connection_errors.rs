@@ -1,5 +1,5 @@
-//! What established connections die of, on the real kernel: each that died counts once, for the
-//! side that was told, and one that a program ended counts for nobody.
+//! Errors that end established connections: each counts once, for the side whose calls fail with it.
+//! A connection that a program closed counts for nobody.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ fn errors(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
     metrics.counted(pid, ERRORS, |labels| labels["errno"].clone())
 }
 
-/// Takes what a program was told, and compares.
+/// Reads which errors a program got, and compares.
 fn compare(daemon: &Daemon, mut program: Program) -> BTreeMap<String, u64> {
     let reported = program.tally();
     compare_with(daemon, program, reported)

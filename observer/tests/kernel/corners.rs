@@ -1,4 +1,4 @@
-//! Corners in which counts went wrong once, on the real kernel.
+//! Rare cases in which counts were wrong once.
 
 use observer_test_support::{Daemon, Netns, Program};
 

@@ -1,4 +1,4 @@
-//! Hosts that lack something: the observer says what, and goes on where it can.
+//! Hosts without BTF or tracefs: the observer reports what is missing, and runs where it can.
 
 use std::process::{Command, Output, Stdio};
 

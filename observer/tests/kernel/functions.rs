@@ -1,6 +1,5 @@
-//! The hook ladder, on the real kernel: what the best hooks on functions see, and what is
-//! left where they may not be used. Each test runs once for each kind of hook that this kernel
-//! offers.
+//! Hooks on functions and their fallbacks: what is counted with each. Each test runs once for each
+//! kind of hook that this kernel offers.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Who owns a socket when it changes hands, and when processes die or take over a pid.
+//! The owner of a socket that is passed on or inherited, and processes that end, reuse a pid or
+//! change their names.
 
 use std::io::Write as _;
 

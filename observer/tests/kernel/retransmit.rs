@@ -22,8 +22,7 @@ for family, address in FAMILIES:
         client.setblocking(False)
         assert client.connect_ex(keep[-1][0].getsockname()) == errno.EINPROGRESS
         pending.append(client)
-while any(state(client) == 2 for client in pending):
-    time.sleep(0.05)
+wait(lambda: all(state(client) != 2 for client in pending))
 print('given up')
 input()
 ",
