@@ -130,12 +130,6 @@ impl Attached {
         Ok((attached, stream))
     }
 
-    /// The owner of a socket in TIME_WAIT, where that is inferred. See
-    /// [`InferredTimeWaits::owner`].
-    pub fn time_wait_owner(&self, cookie: u64) -> Option<(u32, u32)> {
-        self.inferred.owner(cookie)
-    }
-
     /// Attaches the backup programs once the kernel has skipped a run of a program that has one.
     /// They cost something, so not before.
     pub fn make_up_for_missed_runs(&self) {

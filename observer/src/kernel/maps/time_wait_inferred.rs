@@ -1,15 +1,15 @@
 //! Owners of sockets in TIME_WAIT, where that state is inferred.
 
 use std::{
-    sync::{Mutex, atomic::Ordering},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use aya::Ebpf;
-use observer_common::{Pod as _, SLOT_FIRST, TIME_WAIT_NS, TimeWaitOwner, places_of};
+use observer_common::{TIME_WAIT_NS, TimeWaitOwner};
+use observer_core::sync::lock;
 
 use super::{array::MmapArray, take_array};
-use observer_core::sync::lock;
 
 /// How long a socket stays in TIME_WAIT.
 const TIME_WAIT: Duration = Duration::from_nanos(TIME_WAIT_NS);
@@ -32,24 +32,6 @@ impl InferredTimeWaits {
             owners: take_array(ebpf, "TIME_WAIT_OWNERS")?,
             entered: Mutex::new((0, Instant::now())),
         })
-    }
-
-    /// The owner of a socket, by its cookie: slot and generation. `None` for one that entered
-    /// before the daemon started, or whose place was overwritten since.
-    pub fn owner(&self, cookie: u64) -> Option<(u32, u32)> {
-        let mut owner =
-            TimeWaitOwner::read_from(&[0; size_of::<TimeWaitOwner>()]).expect("of that size");
-        places_of(cookie, self.owners.len() - 1)
-            .into_iter()
-            .find_map(|place| {
-                self.owners.read(place, &mut owner);
-                let key = std::mem::offset_of!(TimeWaitOwner, key);
-                // Unless the place was overwritten meanwhile.
-                let key = self.owners.word(place, key).load(Ordering::Acquire);
-                let found = cookie != 0 && owner.key == cookie && key == cookie;
-                found.then_some((owner.slot, owner.generation))
-            })
-            .filter(|(slot, _)| *slot >= SLOT_FIRST)
     }
 
     /// Whether any socket may still be in TIME_WAIT, when `entered` have entered by now. If not,
