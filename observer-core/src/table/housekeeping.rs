@@ -1,188 +1,27 @@
 //! Seeing processes come, noticing that they went, and adding up what they left behind.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey};
+use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 use tracing::warn;
 
 use super::{
-    departed::Departed,
+    attention::Attention,
+    entry::{Entry, Quiet},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
-    listeners::Listeners,
-    names::{Kinds, NameId, Names, OTHER_ID},
-    ports::Ports,
-    shown::Attention,
-    tally::Tally,
+    names::Kinds,
+    store::Table,
+    tally::{Failing, Tally, read_failing},
     time_wait::Ledger,
-    view::Sum,
 };
-use crate::{contract::KernelSource, process::Unit};
+use crate::contract::KernelSource;
 
 /// A quiet process is folded no sooner than at the second tick that finds it so: a kernel
 /// program that looked up its slot just before has long finished by then.
 const QUIET_TICKS: u32 = 2;
 
-/// Says by comm and unit whether a process counts for its name and may be shown by its pid.
-pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
-
-/// How the table is bounded.
-pub struct TableConfig {
-    /// The most names (comm and unit) that counts are kept for.
-    pub max_names: usize,
-    /// The most processes shown by their pid.
-    pub max_processes: usize,
-    /// How long an exited process must have been without sockets before it is folded.
-    pub grace: Duration,
-    /// Has the processes it says no to count for `<other>`.
-    pub filter: Option<Filter>,
-}
-
-impl Default for TableConfig {
-    fn default() -> Self {
-        Self {
-            max_names: 1000,
-            max_processes: 400,
-            grace: Duration::from_secs(5),
-            filter: None,
-        }
-    }
-}
-
-/// How many processes hold a slot, by how they are shown, and how many names there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessCounts {
-    /// Running, shown by their pid.
-    pub shown: u64,
-    /// Running, and not shown by their pid.
-    pub hidden: u64,
-    /// Exited, and not folded yet.
-    pub exited: u64,
-    /// Names of processes, living and gone.
-    pub names: u64,
-    /// Names that made room for others.
-    pub names_evicted: u64,
-}
-
-/// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
-/// the map has to be walked for it.
-pub(super) type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
-
-/// Since when a process has been gone and without sockets.
-#[derive(Debug)]
-struct Quiet {
-    since: Instant,
-    ticks: u32,
-}
-
-/// A process that holds a slot.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub key: ProcessKey,
-    pub generation: u32,
-    /// The name that it counts for.
-    pub name: NameId,
-    /// Under which it may be shown by itself.
-    pub labels: Arc<Labels>,
-    pub unit: Arc<Unit>,
-    /// What the filter says.
-    pub selected: bool,
-    pub alive: bool,
-    pub attention: Attention,
-    quiet: Option<Quiet>,
-    /// Where TIME_WAIT is inferred.
-    pub time_wait: Ledger,
-    /// Where it is exact; see [`Slot::account`].
-    pub account: u32,
-    /// What it counted for names it had before.
-    pub before: Option<Box<Tally>>,
-    pub kinds: Kinds,
-    /// How often it changed its comm.
-    pub renames: u8,
-}
-
-impl Entry {
-    /// Whether it has series of its own.
-    pub fn is_shown(&self) -> bool {
-        self.alive && self.attention.shown
-    }
-
-    /// Whether it may have them.
-    pub fn may_be_shown(&self) -> bool {
-        self.alive && self.selected
-    }
-}
-
-/// The per-process table.
-pub struct Table {
-    pub(super) config: TableConfig,
-    /// By slot.
-    pub(super) entries: Vec<Option<Entry>>,
-    /// The slot of the last process that got a pid.
-    by_pid: HashMap<u32, u32>,
-    pub(super) names: Names,
-    pub(super) departed: Departed,
-    pub(super) unattributed_time_wait: Ledger,
-    pub(super) overflow_time_wait: Ledger,
-    /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
-    pub(super) kernel_time_wait: Option<u64>,
-    time_wait_drift: Option<i64>,
-    /// Entries into TIME_WAIT that ticks have taken in since then.
-    pub(super) time_wait_since: u64,
-    /// Whether the kernel's number covers all that entered.
-    pub(super) time_wait_is_whole: bool,
-    pub(super) listeners: Listeners,
-    pub(super) ports: Ports,
-    /// How many processes are shown by their pid, those included that ended since the last tick.
-    pub(super) shown: usize,
-    /// When the processes to show were last chosen; `None` while there is room for all.
-    pub(super) chosen: Option<Instant>,
-    /// The filter changed since the last tick.
-    pub(super) reselect: bool,
-    /// As of the last tick.
-    pub(super) now: Instant,
-    pub(super) scratch: Box<Slot>,
-    /// Of the last scrape, for the next one.
-    pub(super) sums: Vec<Sum>,
-}
-
 impl Table {
-    /// An empty table.
-    #[must_use]
-    pub fn new(config: TableConfig) -> Self {
-        Self {
-            entries: Vec::new(),
-            by_pid: HashMap::new(),
-            names: Names::new(config.max_names),
-            config,
-            departed: Departed::default(),
-            unattributed_time_wait: Ledger::default(),
-            overflow_time_wait: Ledger::default(),
-            kernel_time_wait: None,
-            time_wait_drift: None,
-            time_wait_since: 0,
-            time_wait_is_whole: true,
-            listeners: Listeners::default(),
-            ports: Ports::default(),
-            shown: 0,
-            chosen: None,
-            reselect: false,
-            now: Instant::now(),
-            scratch: Box::new(Slot::zeroed()),
-            sums: Vec::new(),
-        }
-    }
-
-    /// Changes the filter, from the next tick on. What was counted stays where it is.
-    pub fn set_filter(&mut self, filter: Filter) {
-        self.config.filter = Some(filter);
-        self.reselect = true;
-    }
-
     /// Housekeeping, to be called once a second: takes in new processes, notes which ones
     /// have exited or have another name, samples TIME_WAIT, folds exited processes that have
     /// been without sockets for the grace period, and chooses which ones to show.
@@ -249,108 +88,6 @@ impl Table {
             ]);
         for (index, ledger) in ledgers {
             self.time_wait_since += ledger.update(now, source.time_wait_entered(index));
-        }
-    }
-
-    /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
-    /// shown numbers are scaled down to it, and to what entered since, until the next call.
-    pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
-        let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
-        let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);
-        let inferred: u64 = [&self.unattributed_time_wait, &self.overflow_time_wait]
-            .into_iter()
-            .chain(names)
-            .chain(entries)
-            .map(Ledger::live)
-            .sum();
-        self.kernel_time_wait = Some(kernel_total);
-        self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
-        self.time_wait_since = 0;
-        self.time_wait_is_whole = true;
-    }
-
-    /// Shows the inferred numbers as they are: the kernel's total does not tell of all that
-    /// entered. The drift stays known.
-    pub fn trust_inferred_time_wait(&mut self) {
-        self.time_wait_is_whole = false;
-    }
-
-    /// Notes how far our number of sockets in TIME_WAIT is off the kernel's, where it is not
-    /// inferred.
-    pub fn note_time_wait_drift(&mut self, drift: i64) {
-        self.time_wait_drift = Some(drift);
-    }
-
-    /// Forgets it: it could not be compared.
-    pub fn forget_time_wait_drift(&mut self) {
-        self.time_wait_drift = None;
-    }
-
-    /// Our number of sockets in TIME_WAIT minus the kernel's, as of the last reconciliation.
-    #[must_use]
-    pub fn time_wait_drift(&self) -> Option<i64> {
-        self.time_wait_drift
-    }
-
-    /// How many processes hold a slot, and how many names there are.
-    #[must_use]
-    pub fn processes(&self) -> ProcessCounts {
-        let mut counts = ProcessCounts {
-            names: self.names.len() as u64,
-            names_evicted: self.names.evicted(),
-            ..ProcessCounts::default()
-        };
-        for entry in self.entries.iter().flatten() {
-            match (entry.alive, entry.is_shown()) {
-                (false, _) => counts.exited += 1,
-                (true, true) => counts.shown += 1,
-                (true, false) => counts.hidden += 1,
-            }
-        }
-        counts
-    }
-
-    /// The process that has a slot.
-    #[must_use]
-    pub fn process(&self, slot: u32) -> Option<&ProcessKey> {
-        self.holder(slot).map(|entry| &entry.key)
-    }
-
-    /// All processes that have a slot.
-    pub fn keys(&self) -> impl Iterator<Item = &ProcessKey> {
-        self.entries.iter().flatten().map(|entry| &entry.key)
-    }
-
-    /// The units of all names and of processes that are shown, by the label.
-    #[must_use]
-    pub fn units(&self) -> BTreeMap<&str, &Unit> {
-        let names = self.names.iter().map(|(_, name)| &name.unit);
-        // The others' are those of their names.
-        let entries = self.entries.iter().flatten();
-        let unnamed = entries.filter(|entry| entry.name == OTHER_ID && entry.is_shown());
-        let units = names.chain(unnamed.map(|entry| &entry.unit));
-        units.map(|unit| (unit.name.as_str(), &**unit)).collect()
-    }
-
-    /// The entry of a slot.
-    pub(super) fn holder(&self, slot: u32) -> Option<&Entry> {
-        self.entries.get(slot as usize)?.as_ref()
-    }
-
-    /// The entry of a slot, if it still belongs to this generation.
-    pub(super) fn entry(&self, slot: u32, generation: u32) -> Option<&Entry> {
-        let entry = self.holder(slot)?;
-        (entry.generation == generation).then_some(entry)
-    }
-
-    /// The name that a slot counts for, or counted for until a short while ago.
-    pub(super) fn name_of_slot(&self, slot: u32, generation: u32) -> NameId {
-        if slot == SLOT_UNATTRIBUTED {
-            return super::names::UNATTRIBUTED_ID;
-        }
-        match self.entry(slot, generation) {
-            Some(entry) => entry.name,
-            None => self.departed.name(slot, generation).unwrap_or(OTHER_ID),
         }
     }
 
@@ -470,13 +207,4 @@ impl Table {
         self.ports.forget_process(index);
         Some(entry)
     }
-}
-
-pub(super) fn read_failing(source: &dyn KernelSource) -> Failing {
-    let mut failing = Failing::new();
-    for (key, count) in source.sockopt_failures() {
-        let failures = failing.entry((key.slot, key.generation)).or_default();
-        failures.push((key, count));
-    }
-    failing
 }

@@ -1,153 +1,16 @@
-//! Listening sockets by address, of each name and of each process.
+//! Takes in readings of listening sockets, and shows them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
 
-use observer_common::{ListenerKey, ListenerSample};
+use observer_common::ListenerSample;
 
 use super::{
-    Table,
     labels::Labels,
-    names::{NameId, UNATTRIBUTED_ID},
+    listening::{Counts, Listeners, Listening, Place, Places},
+    names::UNATTRIBUTED_ID,
+    store::Table,
 };
-use crate::{net::overflows::Overflows, ports::address};
-
-/// The most addresses shown of one name or process. What is past that is summed up.
-pub(crate) const ADDRESSES: usize = 64;
-
-/// An address where nothing has listened for this long makes room for another. Its series ends.
-const IDLE: Duration = Duration::from_secs(600);
-
-/// Where a socket listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// Inode number of the network namespace.
-    pub netns: u32,
-    /// Address and port.
-    pub address: SocketAddr,
-}
-
-impl From<&ListenerSample> for Place {
-    fn from(sample: &ListenerSample) -> Self {
-        let listener = &sample.listener;
-        Self {
-            netns: listener.netns,
-            address: SocketAddr::new(address(listener.address), listener.port),
-        }
-    }
-}
-
-/// What is known of the sockets that listen, or listened, in one place.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Listening {
-    /// How many listen now.
-    pub sockets: u64,
-    /// Connections that wait to be accepted.
-    pub backlog: u64,
-    /// The most that may wait.
-    pub max_backlog: u64,
-    /// Of the socket whose queue is fullest, the part of its queue that is in use.
-    pub fullest: f64,
-    /// Connection requests dropped for whatever reason.
-    pub drops: u64,
-    /// Connection requests dropped for a full accept queue.
-    pub overflows: u64,
-}
-
-impl Listening {
-    /// Adds the counts of `counts`, and the gauges of a socket that listens.
-    fn add(&mut self, counts: &Counts, sample: Option<&ListenerSample>) {
-        self.drops += counts.drops;
-        self.overflows += counts.overflows;
-        let Some(sample) = sample.filter(|sample| sample.listener.closed == 0) else {
-            return;
-        };
-        self.sockets += 1;
-        self.backlog += u64::from(sample.backlog);
-        self.max_backlog += u64::from(sample.max_backlog);
-        // A backlog of 0 lets one connection in.
-        let full = f64::from(sample.backlog) / f64::from(sample.max_backlog.max(1));
-        self.fullest = self.fullest.max(full);
-    }
-
-    fn forget_gauges(&mut self) {
-        *self = Self {
-            drops: self.drops,
-            overflows: self.overflows,
-            ..Self::default()
-        };
-    }
-}
-
-/// What was dropped between two readings.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    drops: u64,
-    overflows: u64,
-}
-
-/// By address, `None` for those past the limit.
-#[derive(Debug, Default)]
-struct Places(BTreeMap<Option<Place>, (Listening, Instant)>);
-
-impl Places {
-    fn at(&mut self, place: Option<Place>, now: Instant) -> &mut Listening {
-        let known = self.0.contains_key(&place);
-        if !known && self.0.len() >= ADDRESSES {
-            self.0.retain(|place, (listening, last)| {
-                let idle = now.saturating_duration_since(*last) >= IDLE;
-                place.is_none() || listening.sockets > 0 || !idle
-            });
-        }
-        let place = place.filter(|_| known || self.0.len() < ADDRESSES);
-        let (listening, last) = self.0.entry(place).or_insert((Listening::default(), now));
-        *last = now;
-        listening
-    }
-
-    fn forget_gauges(&mut self) {
-        for (listening, _) in self.0.values_mut() {
-            listening.forget_gauges();
-        }
-    }
-
-    /// What never counted anything leaves no trace.
-    fn prune(&mut self) -> bool {
-        self.0
-            .retain(|_, (it, _)| it.sockets > 0 || it.drops > 0 || it.overflows > 0);
-        !self.0.is_empty()
-    }
-}
-
-/// Listening sockets, as of the last reading.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
-    by_name: BTreeMap<NameId, Places>,
-    /// By slot.
-    by_process: BTreeMap<u32, Places>,
-    /// Drops and overflows of each socket that are in `by_name`.
-    counted: HashMap<ListenerKey, (u32, u64)>,
-}
-
-impl Listeners {
-    /// The name made room for another.
-    pub fn forget_name(&mut self, id: NameId) {
-        self.by_name.remove(&id);
-    }
-
-    /// The process lost its slot.
-    pub fn forget_process(&mut self, slot: u32) {
-        self.by_process.remove(&slot);
-    }
-
-    fn places(&mut self) -> impl Iterator<Item = &mut Places> {
-        let names = self.by_name.values_mut();
-        names.chain(self.by_process.values_mut())
-    }
-}
+use crate::net::overflows::Overflows;
 
 impl Table {
     /// Takes in a reading of all listeners, those included that ended since the one before.

@@ -13,15 +13,21 @@
 //!
 //! The table takes its time, kernel and process facts as arguments: it is deterministic.
 
+mod attention;
 mod departed;
+mod entry;
 mod facts;
 mod housekeeping;
 mod labels;
 mod listeners;
+mod listening;
 mod names;
 mod naming;
+mod port_views;
 mod ports;
 mod shown;
+mod store;
+mod sum;
 mod tally;
 mod time_wait;
 mod totals;
@@ -37,14 +43,14 @@ mod sockets_tests;
 mod tests;
 
 pub use facts::{Description, Liveness, ProcessFacts, Resources};
-pub use housekeeping::{Filter, ProcessCounts, Table, TableConfig};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};
-pub(crate) use listeners::ADDRESSES;
-pub use listeners::{Listening, Place};
+pub(crate) use listening::ADDRESSES;
+pub use listening::{Listening, Place};
 pub(crate) use names::{FIXED as FIXED_NAMES, KINDS};
+pub use port_views::PortsView;
 pub(crate) use ports::DESTINATIONS;
-pub use ports::PortsView;
+pub use store::{Filter, ProcessCounts, Table, TableConfig};
 pub use time_wait::TIME_WAIT_LENGTH;
 pub use totals::{Failure, Failures};
 pub use view::{Kind, SeriesView};

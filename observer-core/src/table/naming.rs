@@ -5,11 +5,11 @@ use std::sync::Arc;
 use observer_common::SLOT_FIRST;
 
 use super::{
-    Labels, Table,
-    housekeeping::{Entry, Failing, read_failing},
-    labels::name_of,
+    entry::Entry,
+    labels::{Labels, name_of},
     names::{NameId, OTHER_ID},
-    tally::Tally,
+    store::Table,
+    tally::{Failing, Tally, read_failing},
 };
 use crate::{contract::KernelSource, process::Unit};
 

@@ -1,54 +1,17 @@
-//! Ports in use, of each name and of each process: which destinations are shown.
+//! Takes in walks over the ports in use, and chooses which destinations are shown.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use super::{Table, housekeeping::Entry, labels::Labels, names::NameId};
-use crate::ports::{Destination, Share, Usage};
+use super::{
+    entry::Entry,
+    labels::Labels,
+    port_views::{Holder, Ports, PortsView},
+    store::Table,
+};
+use crate::ports::{Share, Usage};
 
 /// The most destinations shown by themselves, over all names, and over all processes.
 pub(crate) const DESTINATIONS: usize = 1000;
-
-/// What a series says of the ports in use.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PortsView {
-    /// The name or process.
-    pub labels: Arc<Labels>,
-    /// The destination; `None` for all that are not shown by themselves.
-    pub destination: Option<Destination>,
-    /// Ports in use.
-    pub used: u32,
-    /// Of those, ports that connect() may not take.
-    pub blocked: u32,
-    /// Ports that all processes block, as a part of those available.
-    pub ratio: f64,
-}
-
-/// Whose ports: a name's, or those of the process that has a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Holder {
-    Name(NameId),
-    Process(u32),
-}
-
-/// Ports in use, as of the last walk.
-#[derive(Debug, Default)]
-pub(super) struct Ports {
-    views: Vec<(Holder, PortsView)>,
-    available: BTreeMap<u32, u32>,
-}
-
-impl Ports {
-    /// The name made room for another.
-    pub fn forget_name(&mut self, id: NameId) {
-        self.views.retain(|(holder, _)| *holder != Holder::Name(id));
-    }
-
-    /// The process lost its slot.
-    pub fn forget_process(&mut self, slot: u32) {
-        self.views
-            .retain(|(holder, _)| *holder != Holder::Process(slot));
-    }
-}
 
 impl Table {
     /// Takes in what a walk found. Each name and process shows its `top` busiest destinations.

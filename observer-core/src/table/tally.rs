@@ -1,11 +1,28 @@
 //! What a process counted up to some moment.
 
+use std::collections::HashMap;
+
 use observer_common::{Slot, SockoptKey};
 
 use super::{
     names::Name,
     totals::{Failure, Failures, by_kind, settled, subtract},
 };
+use crate::contract::KernelSource;
+
+/// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
+/// the map has to be walked for it.
+pub(super) type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
+
+/// Reads all of them.
+pub(super) fn read_failing(source: &dyn KernelSource) -> Failing {
+    let mut failing = Failing::new();
+    for (key, count) in source.sockopt_failures() {
+        let failures = failing.entry((key.slot, key.generation)).or_default();
+        failures.push((key, count));
+    }
+    failing
+}
 
 /// The counts of a process, without live sockets: those go along when it changes its name, and
 /// are gone when it ends.

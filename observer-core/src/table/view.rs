@@ -7,13 +7,14 @@ use observer_common::{
 };
 
 use super::{
+    entry::Entry,
     facts::{ProcessFacts, Resources},
-    housekeeping::{Entry, Table},
     labels::Labels,
-    names::{Kinds, NameId, OTHER_ID, UNATTRIBUTED_ID},
-    tally::Tally,
+    names::{NameId, OTHER_ID, UNATTRIBUTED_ID},
+    store::Table,
+    sum::Sum,
     time_wait::{Ledger, apportion},
-    totals::{Exact, Failure, Failures, add, by_kind, subtract},
+    totals::{Exact, Failure, Failures, add, subtract},
 };
 use crate::contract::KernelSource;
 
@@ -47,38 +48,6 @@ pub struct SeriesView<'a> {
     pub time_wait: u64,
     /// Sockets that left it; `None` where that is not seen.
     pub time_wait_ended: Option<u64>,
-}
-
-/// The counts of a name, while they are added up.
-#[derive(Debug)]
-pub(super) struct Sum {
-    counts: Slot,
-    failures: Failures,
-    time_wait: u64,
-    ended: u64,
-    alive: bool,
-}
-
-impl Sum {
-    fn zero() -> Self {
-        Self {
-            counts: Slot::zeroed(),
-            failures: Failures::new(),
-            time_wait: 0,
-            ended: 0,
-            alive: false,
-        }
-    }
-
-    /// Adds the failures of a slot, but for those that it counted `before` for another name.
-    fn fail(&mut self, kinds: &mut Kinds, before: Option<&Tally>, failures: &[(SockoptKey, u64)]) {
-        for (kind, count) in by_kind(failures) {
-            let counted = before.map_or(0, |before| before.failed(kind));
-            if count > counted {
-                *self.failures.entry(kinds.of(kind)).or_default() += count - counted;
-            }
-        }
-    }
 }
 
 type BySlot = HashMap<u32, Vec<(SockoptKey, u64)>>;

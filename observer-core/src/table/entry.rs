@@ -1,0 +1,59 @@
+//! A process that holds a slot.
+
+use std::{sync::Arc, time::Instant};
+
+use observer_common::ProcessKey;
+
+use super::{
+    attention::Attention,
+    labels::Labels,
+    names::{Kinds, NameId},
+    tally::Tally,
+    time_wait::Ledger,
+};
+use crate::process::Unit;
+
+/// Since when a process has been gone and without sockets.
+#[derive(Debug)]
+pub(super) struct Quiet {
+    pub since: Instant,
+    pub ticks: u32,
+}
+
+/// A process that holds a slot.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub key: ProcessKey,
+    pub generation: u32,
+    /// The name that it counts for.
+    pub name: NameId,
+    /// Under which it may be shown by itself.
+    pub labels: Arc<Labels>,
+    pub unit: Arc<Unit>,
+    /// What the filter says.
+    pub selected: bool,
+    pub alive: bool,
+    pub attention: Attention,
+    pub quiet: Option<Quiet>,
+    /// Where TIME_WAIT is inferred.
+    pub time_wait: Ledger,
+    /// Where it is exact; see [`observer_common::Slot::account`].
+    pub account: u32,
+    /// What it counted for names it had before.
+    pub before: Option<Box<Tally>>,
+    pub kinds: Kinds,
+    /// How often it changed its comm.
+    pub renames: u8,
+}
+
+impl Entry {
+    /// Whether it has series of its own.
+    pub fn is_shown(&self) -> bool {
+        self.alive && self.attention.shown
+    }
+
+    /// Whether it may have them.
+    pub fn may_be_shown(&self) -> bool {
+        self.alive && self.selected
+    }
+}

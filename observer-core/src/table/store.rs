@@ -1,0 +1,229 @@
+//! The table itself: its parts, its bounds, and how it is looked up in.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use observer_common::{ProcessKey, SLOT_UNATTRIBUTED, Slot};
+
+use super::{
+    departed::Departed,
+    entry::Entry,
+    listening::Listeners,
+    names::{NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
+    port_views::Ports,
+    sum::Sum,
+    time_wait::Ledger,
+};
+use crate::process::Unit;
+
+/// Says by comm and unit whether a process counts for its name and may be shown by its pid.
+pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// How the table is bounded.
+pub struct TableConfig {
+    /// The most names (comm and unit) that counts are kept for.
+    pub max_names: usize,
+    /// The most processes shown by their pid.
+    pub max_processes: usize,
+    /// How long an exited process must have been without sockets before it is folded.
+    pub grace: Duration,
+    /// Has the processes it says no to count for `<other>`.
+    pub filter: Option<Filter>,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        Self {
+            max_names: 1000,
+            max_processes: 400,
+            grace: Duration::from_secs(5),
+            filter: None,
+        }
+    }
+}
+
+/// How many processes hold a slot, by how they are shown, and how many names there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// Running, shown by their pid.
+    pub shown: u64,
+    /// Running, and not shown by their pid.
+    pub hidden: u64,
+    /// Exited, and not folded yet.
+    pub exited: u64,
+    /// Names of processes, living and gone.
+    pub names: u64,
+    /// Names that made room for others.
+    pub names_evicted: u64,
+}
+
+/// The per-process table.
+pub struct Table {
+    pub(super) config: TableConfig,
+    /// By slot.
+    pub(super) entries: Vec<Option<Entry>>,
+    /// The slot of the last process that got a pid.
+    pub(super) by_pid: HashMap<u32, u32>,
+    pub(super) names: Names,
+    pub(super) departed: Departed,
+    pub(super) unattributed_time_wait: Ledger,
+    pub(super) overflow_time_wait: Ledger,
+    /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
+    pub(super) kernel_time_wait: Option<u64>,
+    pub(super) time_wait_drift: Option<i64>,
+    /// Entries into TIME_WAIT that ticks have taken in since then.
+    pub(super) time_wait_since: u64,
+    /// Whether the kernel's number covers all that entered.
+    pub(super) time_wait_is_whole: bool,
+    pub(super) listeners: Listeners,
+    pub(super) ports: Ports,
+    /// How many processes are shown by their pid, those included that ended since the last tick.
+    pub(super) shown: usize,
+    /// When the processes to show were last chosen; `None` while there is room for all.
+    pub(super) chosen: Option<Instant>,
+    /// The filter changed since the last tick.
+    pub(super) reselect: bool,
+    /// As of the last tick.
+    pub(super) now: Instant,
+    pub(super) scratch: Box<Slot>,
+    /// Of the last scrape, for the next one.
+    pub(super) sums: Vec<Sum>,
+}
+
+impl Table {
+    /// An empty table.
+    #[must_use]
+    pub fn new(config: TableConfig) -> Self {
+        Self {
+            entries: Vec::new(),
+            by_pid: HashMap::new(),
+            names: Names::new(config.max_names),
+            config,
+            departed: Departed::default(),
+            unattributed_time_wait: Ledger::default(),
+            overflow_time_wait: Ledger::default(),
+            kernel_time_wait: None,
+            time_wait_drift: None,
+            time_wait_since: 0,
+            time_wait_is_whole: true,
+            listeners: Listeners::default(),
+            ports: Ports::default(),
+            shown: 0,
+            chosen: None,
+            reselect: false,
+            now: Instant::now(),
+            scratch: Box::new(Slot::zeroed()),
+            sums: Vec::new(),
+        }
+    }
+
+    /// Changes the filter, from the next tick on. What was counted stays where it is.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.config.filter = Some(filter);
+        self.reselect = true;
+    }
+
+    /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
+    /// shown numbers are scaled down to it, and to what entered since, until the next call.
+    pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
+        let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
+        let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);
+        let inferred: u64 = [&self.unattributed_time_wait, &self.overflow_time_wait]
+            .into_iter()
+            .chain(names)
+            .chain(entries)
+            .map(Ledger::live)
+            .sum();
+        self.kernel_time_wait = Some(kernel_total);
+        self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
+        self.time_wait_since = 0;
+        self.time_wait_is_whole = true;
+    }
+
+    /// Shows the inferred numbers as they are: the kernel's total does not tell of all that
+    /// entered. The drift stays known.
+    pub fn trust_inferred_time_wait(&mut self) {
+        self.time_wait_is_whole = false;
+    }
+
+    /// Notes how far our number of sockets in TIME_WAIT is off the kernel's, where it is not
+    /// inferred.
+    pub fn note_time_wait_drift(&mut self, drift: i64) {
+        self.time_wait_drift = Some(drift);
+    }
+
+    /// Forgets it: it could not be compared.
+    pub fn forget_time_wait_drift(&mut self) {
+        self.time_wait_drift = None;
+    }
+
+    /// Our number of sockets in TIME_WAIT minus the kernel's, as of the last reconciliation.
+    #[must_use]
+    pub fn time_wait_drift(&self) -> Option<i64> {
+        self.time_wait_drift
+    }
+
+    /// How many processes hold a slot, and how many names there are.
+    #[must_use]
+    pub fn processes(&self) -> ProcessCounts {
+        let mut counts = ProcessCounts {
+            names: self.names.len() as u64,
+            names_evicted: self.names.evicted(),
+            ..ProcessCounts::default()
+        };
+        for entry in self.entries.iter().flatten() {
+            match (entry.alive, entry.is_shown()) {
+                (false, _) => counts.exited += 1,
+                (true, true) => counts.shown += 1,
+                (true, false) => counts.hidden += 1,
+            }
+        }
+        counts
+    }
+
+    /// The process that has a slot.
+    #[must_use]
+    pub fn process(&self, slot: u32) -> Option<&ProcessKey> {
+        self.holder(slot).map(|entry| &entry.key)
+    }
+
+    /// All processes that have a slot.
+    pub fn keys(&self) -> impl Iterator<Item = &ProcessKey> {
+        self.entries.iter().flatten().map(|entry| &entry.key)
+    }
+
+    /// The units of all names and of processes that are shown, by the label.
+    #[must_use]
+    pub fn units(&self) -> BTreeMap<&str, &Unit> {
+        let names = self.names.iter().map(|(_, name)| &name.unit);
+        // The others' are those of their names.
+        let entries = self.entries.iter().flatten();
+        let unnamed = entries.filter(|entry| entry.name == OTHER_ID && entry.is_shown());
+        let units = names.chain(unnamed.map(|entry| &entry.unit));
+        units.map(|unit| (unit.name.as_str(), &**unit)).collect()
+    }
+
+    /// The entry of a slot.
+    pub(super) fn holder(&self, slot: u32) -> Option<&Entry> {
+        self.entries.get(slot as usize)?.as_ref()
+    }
+
+    /// The entry of a slot, if it still belongs to this generation.
+    pub(super) fn entry(&self, slot: u32, generation: u32) -> Option<&Entry> {
+        let entry = self.holder(slot)?;
+        (entry.generation == generation).then_some(entry)
+    }
+
+    /// The name that a slot counts for, or counted for until a short while ago.
+    pub(super) fn name_of_slot(&self, slot: u32, generation: u32) -> NameId {
+        if slot == SLOT_UNATTRIBUTED {
+            return UNATTRIBUTED_ID;
+        }
+        match self.entry(slot, generation) {
+            Some(entry) => entry.name,
+            None => self.departed.name(slot, generation).unwrap_or(OTHER_ID),
+        }
+    }
+}

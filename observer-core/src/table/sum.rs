@@ -1,0 +1,46 @@
+//! The counts of a name, while a scrape adds them up.
+
+use observer_common::{Slot, SockoptKey};
+
+use super::{
+    names::Kinds,
+    tally::Tally,
+    totals::{Failures, by_kind},
+};
+
+/// The counts of a name, while they are added up.
+#[derive(Debug)]
+pub(super) struct Sum {
+    pub counts: Slot,
+    pub failures: Failures,
+    pub time_wait: u64,
+    pub ended: u64,
+    pub alive: bool,
+}
+
+impl Sum {
+    pub fn zero() -> Self {
+        Self {
+            counts: Slot::zeroed(),
+            failures: Failures::new(),
+            time_wait: 0,
+            ended: 0,
+            alive: false,
+        }
+    }
+
+    /// Adds the failures of a slot, but for those that it counted `before` for another name.
+    pub fn fail(
+        &mut self,
+        kinds: &mut Kinds,
+        before: Option<&Tally>,
+        failures: &[(SockoptKey, u64)],
+    ) {
+        for (kind, count) in by_kind(failures) {
+            let counted = before.map_or(0, |before| before.failed(kind));
+            if count > counted {
+                *self.failures.entry(kinds.of(kind)).or_default() += count - counted;
+            }
+        }
+    }
+}
