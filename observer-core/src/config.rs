@@ -6,7 +6,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -15,11 +14,13 @@ use serde::Deserialize;
 
 use crate::{contract::Hooks, export::ProcessMetrics};
 
+mod args;
 mod file;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use args::RunArgs;
 pub use file::{ConfigError, parse};
 pub use value::{
     Bounded, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError, format_duration,
@@ -230,55 +231,6 @@ settings! {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     keep_capabilities: bool => bool = false, restart;
-}
-
-/// Flags of `observer run`: the options, and the file that may hold them.
-#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
-pub struct RunArgs {
-    /// TOML file with the options below as keys (listen = "127.0.0.1:9963")
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "OBSERVER_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
-
-    /// The settings, which the file can contain, too.
-    #[command(flatten)]
-    pub options: Options,
-}
-
-impl RunArgs {
-    /// As if only `--config FILE` had been given.
-    #[must_use]
-    pub fn for_file(config: Option<PathBuf>) -> Self {
-        Self {
-            config,
-            options: Options::default(),
-        }
-    }
-
-    /// Reads the file, if there is one, and merges it with flags, environment and
-    /// defaults. Called again on SIGHUP.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read, or does not hold what it should.
-    pub fn settings(&self) -> Result<Settings, ConfigError> {
-        let file = match &self.config {
-            Some(path) => file::read(path)?,
-            None => Options::default(),
-        };
-        Ok(Settings::new(self.options.clone().or(file)))
-    }
-
-    /// The file's path.
-    #[must_use]
-    pub fn config(&self) -> Option<&Path> {
-        self.config.as_deref()
-    }
 }
 
 /// Patterns that select the processes with series by pid.

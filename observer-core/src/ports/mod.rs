@@ -7,7 +7,9 @@
 //! what that leaves of the range. Rest in TIME_WAIT is use. It blocks the port, too, unless
 //! `net.ipv4.tcp_tw_reuse` lets connect() take it again (`reuse`).
 
+mod destination;
 mod reuse;
 mod usage;
 
-pub use usage::{Collector, Destination, Share, Usage, address};
+pub use destination::{Destination, address};
+pub use usage::{Collector, Share, Usage};

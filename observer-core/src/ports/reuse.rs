@@ -7,7 +7,7 @@ use observer_common::{
     TW_REUSE_LOOPBACK,
 };
 
-use super::Destination;
+use super::destination::Destination;
 
 /// What is known about one use of a port, of what the kernel goes by (`tcp_twsk_unique`,
 /// net/ipv4/tcp_ipv4.c, the same from 5.10 to 7.3 except for the clock).

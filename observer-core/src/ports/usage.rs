@@ -2,23 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
 };
 
 use observer_common::{PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS, PortSpace, PortUse};
 
-use super::reuse::Rest;
-
-/// Whatever shares one set of local ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Destination {
-    /// Inode number of the network namespace.
-    pub netns: u32,
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address and port.
-    pub remote: SocketAddr,
-}
+use super::{
+    destination::{Destination, address},
+    reuse::Rest,
+};
 
 /// What one process has of a destination's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,16 +192,6 @@ fn destination((netns, source, remote, port): RawDestination) -> Destination {
         source: address(source),
         remote: SocketAddr::new(address(remote), port),
     }
-}
-
-/// An address as the kernel side writes it.
-#[must_use]
-pub fn address(words: [u32; 4]) -> IpAddr {
-    let mut bytes = [0; 16];
-    for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
-        bytes.copy_from_slice(&word.to_ne_bytes());
-    }
-    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 #[cfg(test)]

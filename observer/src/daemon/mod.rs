@@ -6,13 +6,14 @@
 
 mod jobs;
 mod scheduler;
+mod shared;
 mod stream;
 pub mod tail;
 
 use std::{
     process::ExitCode,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -28,8 +29,6 @@ use observer_core::{
     },
     host::HostFacts,
     names::ResetReasons,
-    process::resources::ScanLimits,
-    sync::lock,
     table::{Table, TableConfig},
 };
 use tokio::{
@@ -41,6 +40,7 @@ use tracing::{debug, error, info, warn};
 use self::{
     jobs::{Fds, Listeners, Ports, Reconcile, Resync, Tick, resync},
     scheduler::Scheduler,
+    shared::{Shared, scan_limits},
 };
 use crate::{
     cli, heap,
@@ -236,36 +236,10 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
     }
 }
 
-/// How descriptors are counted under `settings`.
-fn scan_limits(settings: &Settings) -> ScanLimits {
-    ScanLimits {
-        batch: settings.fd_batch as usize,
-        interval: settings.fd_interval,
-    }
-}
-
 /// Whether this kernel lets the open files of all processes be walked over.
 fn walks_open_files(live: &Live) -> bool {
     let walks = |it: &Verdict| it.signal == "sockets" && it.status == Status::Attached;
     live.verdicts().iter().any(walks)
-}
-
-/// What the jobs work on.
-#[derive(Clone)]
-struct Shared {
-    live: Arc<Live>,
-    facts: Arc<HostFacts>,
-    table: Arc<Mutex<Table>>,
-}
-
-impl Shared {
-    /// The table, which knows all processes that samples read until now name: what one dropped
-    /// that got its slot since the last tick would count for `<other>`.
-    fn discover(&self) -> MutexGuard<'_, Table> {
-        let mut table = lock(&self.table);
-        table.discover(&*self.live, &*self.facts);
-        table
-    }
 }
 
 fn drop_capabilities() {

@@ -112,7 +112,7 @@ impl Attached {
             sockopt: SockoptFailures::new(&mut ebpf)?,
             connections: Connections::new(&mut ebpf)?,
             time_waits,
-            inferred: InferredTimeWaits::new(&mut ebpf)?,
+            inferred: InferredTimeWaits::default(),
             listeners,
             ports,
             programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use observer_core::{config::Settings, sync::lock};
 
-use crate::daemon::{Shared, scan_limits, scheduler::Job};
+use crate::daemon::{
+    scheduler::Job,
+    shared::{Shared, scan_limits},
+};
 
 pub struct Fds(pub Shared);
 

@@ -20,7 +20,7 @@ use observer_core::{
 };
 use tracing::debug;
 
-use crate::daemon::{Shared, scheduler::Job};
+use crate::daemon::{scheduler::Job, shared::Shared};
 
 /// How often processes are searched for one in a namespace.
 const SEARCH: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use observer_core::{config::Settings, ports::Collector, sync::lock};
 use tracing::debug;
 
-use crate::daemon::{Shared, scheduler::Job};
+use crate::daemon::{scheduler::Job, shared::Shared};
 
 /// A walk over the sockets is followed by a pause this many times as long, so that walks
 /// take no more than an eight-hundredth of a CPU.

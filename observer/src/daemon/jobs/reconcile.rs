@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::daemon::{Shared, scheduler::Job};
+use crate::daemon::{scheduler::Job, shared::Shared};
 use anyhow::Context as _;
 use observer_common::{Account, CLOSE, SLOT_UNATTRIBUTED, STATES, TIME_WAIT};
 use observer_core::{

@@ -8,7 +8,7 @@ use std::{
 use observer_core::{config::Settings, sync::lock};
 use tracing::info;
 
-use crate::daemon::{Shared, scheduler::Job};
+use crate::daemon::{scheduler::Job, shared::Shared};
 
 pub struct Tick {
     shared: Shared,

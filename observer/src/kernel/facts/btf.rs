@@ -10,9 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use btf_rs::{Btf, BtfType, Type};
+use btf_rs::{Btf, Type};
 
-use self::walk::Broken;
+pub use self::walk::Bits;
+use self::walk::{Broken, Types};
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -23,10 +24,6 @@ mod walk;
 
 /// Where the kernel shows its BTF, when built with `CONFIG_DEBUG_INFO_BTF`.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-
-/// References followed from one type to the next before they count as circular. The
-/// longest chain of typedefs and qualifiers in a kernel is below ten.
-const CHAIN: usize = 64;
 
 /// Why the kernel's BTF cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -119,21 +116,9 @@ pub struct Field {
     pub size: u32,
 }
 
-/// Where a field lies, in bits. Bits are counted from the least significant one, as
-/// little-endian kernels lay them out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bits {
-    /// The byte the first bit is in.
-    pub byte_offset: u32,
-    /// The first bit within that byte.
-    pub bit_offset: u32,
-    /// How many bits.
-    pub bits: u32,
-}
-
 /// A kernel's type information.
 pub struct KernelBtf {
-    btf: Btf,
+    types: Types,
 }
 
 impl KernelBtf {
@@ -160,7 +145,7 @@ impl KernelBtf {
         // This is the backend that parses everything up front and so finds all errors
         // here. The other one maps the file, which older kernels do not allow.
         Btf::from_bytes(bytes)
-            .map(|btf| Self { btf })
+            .map(|btf| Self { types: Types(btf) })
             .map_err(BtfError::Malformed)
     }
 
@@ -192,7 +177,7 @@ impl KernelBtf {
         // One name may stand for several types: copies that the BTF writer could not
         // merge, or private structures of unrelated files.
         for id in self.ids(structure) {
-            let Ok(kind) = self.unqualified(id) else {
+            let Ok(kind) = self.types.unqualified(id) else {
                 continue;
             };
             if !matches!(kind, Type::Struct(_) | Type::Union(_)) {
@@ -200,8 +185,12 @@ impl KernelBtf {
             }
             known = true;
             let mut budget = walk::ENTERED;
-            if let Some(place) = self.walk(id, path, &mut budget).map_err(inconsistent)? {
-                let bits = self.bits(&place).map_err(inconsistent)?;
+            if let Some(place) = self
+                .types
+                .walk(id, path, &mut budget)
+                .map_err(inconsistent)?
+            {
+                let bits = self.types.bits(&place).map_err(inconsistent)?;
                 if found.is_some_and(|other| other != bits) {
                     return Err(LayoutError::Ambiguous {
                         structure: structure.to_owned(),
@@ -244,13 +233,13 @@ impl KernelBtf {
                         true => i64::from(member.val().cast_signed()).cast_unsigned(),
                         false => u64::from(member.val()),
                     };
-                    Some((self.btf.resolve_name(member).ok()?, value))
+                    Some((self.types.0.resolve_name(member).ok()?, value))
                 })
                 .collect(),
             Type::Enum64(it) => it
                 .members
                 .iter()
-                .map(|member| Some((self.btf.resolve_name(member).ok()?, member.val())))
+                .map(|member| Some((self.types.0.resolve_name(member).ok()?, member.val())))
                 .collect(),
             _ => None,
         })
@@ -266,13 +255,13 @@ impl KernelBtf {
             let Type::Typedef(typedef) = kind else {
                 return None;
             };
-            let Ok(Type::Ptr(pointer)) = self.btf.resolve_chained_type(&typedef) else {
+            let Ok(Type::Ptr(pointer)) = self.types.0.resolve_chained_type(&typedef) else {
                 return None;
             };
-            let Ok(Type::FuncProto(proto)) = self.btf.resolve_chained_type(&pointer) else {
+            let Ok(Type::FuncProto(proto)) = self.types.0.resolve_chained_type(&pointer) else {
                 return None;
             };
-            let mut args = self.args(&proto)?;
+            let mut args = self.types.args(&proto)?;
             (!args.is_empty()).then(|| args.split_off(1))
         })
     }
@@ -285,8 +274,8 @@ impl KernelBtf {
     pub fn func_args(&self, function: &str) -> Option<Vec<String>> {
         self.agreed(function, |kind| {
             let Type::Func(func) = kind else { return None };
-            match self.btf.resolve_chained_type(&func) {
-                Ok(Type::FuncProto(proto)) => self.args(&proto),
+            match self.types.0.resolve_chained_type(&func) {
+                Ok(Type::FuncProto(proto)) => self.types.args(&proto),
                 _ => None,
             }
         })
@@ -297,14 +286,14 @@ impl KernelBtf {
     pub fn has_func(&self, function: &str) -> bool {
         self.ids(function)
             .into_iter()
-            .any(|id| matches!(self.btf.resolve_type_by_id(id), Ok(Type::Func(_))))
+            .any(|id| matches!(self.types.0.resolve_type_by_id(id), Ok(Type::Func(_))))
     }
 
     fn ids(&self, name: &str) -> Vec<u32> {
         match name {
             // btf-rs would return every anonymous type.
             "" => Vec::new(),
-            _ => self.btf.resolve_ids_by_name(name).unwrap_or_default(),
+            _ => self.types.0.resolve_ids_by_name(name).unwrap_or_default(),
         }
     }
 
@@ -314,13 +303,9 @@ impl KernelBtf {
         let mut values = self
             .ids(name)
             .into_iter()
-            .filter_map(|id| read(self.btf.resolve_type_by_id(id).ok()?));
+            .filter_map(|id| read(self.types.0.resolve_type_by_id(id).ok()?));
         let first = values.next()?;
         values.all(|other| other == first).then_some(first)
-    }
-
-    fn name(&self, of: &dyn BtfType) -> String {
-        self.btf.resolve_name(of).unwrap_or_default()
     }
 }
 

@@ -2,9 +2,9 @@
 
 use btf_rs::{BtfType, FuncProto, Type};
 
-use super::{CHAIN, KernelBtf};
+use super::walk::{CHAIN, Types};
 
-impl KernelBtf {
+impl Types {
     /// The types of all parameters.
     pub(super) fn args(&self, proto: &FuncProto) -> Option<Vec<String>> {
         proto
@@ -22,7 +22,7 @@ impl KernelBtf {
         let mut id = id;
         let mut suffix = String::new();
         for _ in 0..CHAIN {
-            let kind = self.btf.resolve_type_by_id(id).ok()?;
+            let kind = self.0.resolve_type_by_id(id).ok()?;
             let name = match &kind {
                 Type::Ptr(it) => {
                     suffix.insert(0, '*');

@@ -1,8 +1,10 @@
 //! Following members, qualifiers and sizes from type to type, in bounded steps.
 
-use btf_rs::{BtfType, Member, Type};
+use btf_rs::{Btf, BtfType, Member, Type};
 
-use super::{Bits, CHAIN, KernelBtf};
+/// References followed from one type to the next before they count as circular. The
+/// longest chain of typedefs and qualifiers in a kernel is below ten.
+pub(super) const CHAIN: usize = 64;
 
 /// Size of a pointer: the programs run on 64-bit kernels only.
 const POINTER: u64 = 8;
@@ -22,17 +24,37 @@ pub(super) struct Place {
     bits: Option<u32>,
 }
 
-impl KernelBtf {
+/// Where a field lies, in bits. Bits are counted from the least significant one, as
+/// little-endian kernels lay them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits {
+    /// The byte the first bit is in.
+    pub byte_offset: u32,
+    /// The first bit within that byte.
+    pub bit_offset: u32,
+    /// How many bits.
+    pub bits: u32,
+}
+
+/// All types of a kernel.
+pub(super) struct Types(pub Btf);
+
+impl Types {
+    /// The name of a type or member, empty if it has none.
+    pub(super) fn name(&self, of: &dyn BtfType) -> String {
+        self.0.resolve_name(of).unwrap_or_default()
+    }
+
     /// The type behind typedefs, qualifiers and type tags.
     pub(super) fn unqualified(&self, id: u32) -> Result<Type, Broken> {
-        let mut kind = self.btf.resolve_type_by_id(id).map_err(|_| Broken)?;
+        let mut kind = self.0.resolve_type_by_id(id).map_err(|_| Broken)?;
         for _ in 0..CHAIN {
             let next = match &kind {
-                Type::Typedef(it) => self.btf.resolve_chained_type(it),
+                Type::Typedef(it) => self.0.resolve_chained_type(it),
                 Type::Const(it) | Type::Volatile(it) | Type::Restrict(it) => {
-                    self.btf.resolve_chained_type(it)
+                    self.0.resolve_chained_type(it)
                 }
-                Type::TypeTag(it) => self.btf.resolve_chained_type(it),
+                Type::TypeTag(it) => self.0.resolve_chained_type(it),
                 _ => return Ok(kind),
             };
             kind = next.map_err(|_| Broken)?;

@@ -1,0 +1,24 @@
+//! Towards what a local port is in use.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Whatever shares one set of local ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address and port.
+    pub remote: SocketAddr,
+}
+
+/// An address as the kernel side writes it.
+#[must_use]
+pub fn address(words: [u32; 4]) -> IpAddr {
+    let mut bytes = [0; 16];
+    for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}

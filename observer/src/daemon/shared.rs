@@ -1,0 +1,35 @@
+//! What the jobs share.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use observer_core::{
+    config::Settings, host::HostFacts, process::resources::ScanLimits, sync::lock, table::Table,
+};
+
+use crate::kernel::Live;
+
+/// What the jobs work on.
+#[derive(Clone)]
+pub struct Shared {
+    pub live: Arc<Live>,
+    pub facts: Arc<HostFacts>,
+    pub table: Arc<Mutex<Table>>,
+}
+
+impl Shared {
+    /// The table, which knows all processes that samples read until now name: what one dropped
+    /// that got its slot since the last tick would count for `<other>`.
+    pub fn discover(&self) -> MutexGuard<'_, Table> {
+        let mut table = lock(&self.table);
+        table.discover(&*self.live, &*self.facts);
+        table
+    }
+}
+
+/// How descriptors are counted under `settings`.
+pub fn scan_limits(settings: &Settings) -> ScanLimits {
+    ScanLimits {
+        batch: settings.fd_batch as usize,
+        interval: settings.fd_interval,
+    }
+}
