@@ -2,18 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    path::Path,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{shell, toolchain};
-
-/// Consulted by every package's script before it starts a service; 101 forbids it.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
+use crate::{interrupt, shell, toolchain, vm::workdir};
 
 pub fn available() -> bool {
     ["apt-get", "apt-cache", "dpkg-query"]
@@ -61,7 +60,7 @@ pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Installs what is missing of `packages` and starts no service.
+/// Installs what is missing of `packages`, and neither starts nor enables a service.
 pub fn install(packages: &[&str]) -> Result<()> {
     let packages = missing(packages);
     if packages.is_empty() {
@@ -77,10 +76,14 @@ pub fn install(packages: &[&str]) -> Result<()> {
             "no apt source has the packages {unknown:?}\n  what you can do: add the source that has them"
         );
     }
-    let _guard = ServiceGuard::new()?;
+    let mut path = OsString::from("DPkg::Path=");
+    path.push(without_starters()?);
+    path.push(":/usr/sbin:/usr/bin:/sbin:/bin");
     let mut install = apt_get()?;
     // --no-remove: a conflicting package is the user's to give up.
     install
+        .arg("-o")
+        .arg(path)
         .args([
             "install",
             "-y",
@@ -89,15 +92,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
             "--no-remove",
         ])
         .args(&packages);
-    shell::persist(
-        &mut install,
-        "read apt's message above; the same command without -y shows what it would do",
-    )
+    let advice = "read apt's message above; the same command without -y shows what it would do";
+    interrupt::deferred(|| {
+        let installed = shell::persist(&mut install, advice);
+        // Also when it was interrupted: apt has finished what it had begun.
+        disable_services(&packages).and(installed)
+    })
 }
 
 /// Keeps services that came with `packages` from starting at the next boot. Only where
 /// systemd runs; a package without a service of its name is passed over.
-pub fn disable_services(packages: &[&str]) -> Result<()> {
+fn disable_services(packages: &[&str]) -> Result<()> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Ok(());
     }
@@ -124,39 +129,22 @@ fn apt_get() -> Result<Command> {
     Ok(command)
 }
 
-/// Keeps packages from starting their services while it lives. A policy that is there
-/// already is the administrator's and stays as it is.
-struct ServiceGuard {
-    ours: bool,
-}
+/// The programs by which packages start their services.
+const STARTERS: [&str; 2] = ["invoke-rc.d", "deb-systemd-invoke"];
 
-impl ServiceGuard {
-    fn new() -> Result<Self> {
-        let ours = !Path::new(POLICY).exists();
-        if ours {
-            let script =
-                format!("printf '#!/bin/sh\\nexit 101\\n' >{POLICY} && chmod 755 {POLICY}");
-            shell::run(
-                shell::as_root("sh")?.args(["-c", &script]),
-                "see whether /usr/sbin is writable",
-            )?;
-        }
-        Ok(Self { ours })
-    }
-}
-
-impl Drop for ServiceGuard {
-    fn drop(&mut self) {
-        let Self { ours } = self;
-        if !*ours {
-            return;
-        }
-        let removed = shell::as_root("rm")
-            .and_then(|mut rm| shell::run(rm.args(["-f", POLICY]), "remove the file by hand"));
-        if let Err(error) = removed {
-            eprintln!("warning: services cannot start while {POLICY} is there: {error:#}");
+/// A directory in which these do nothing, for the front of dpkg's PATH: unlike a policy-rc.d, it
+/// concerns only what runs with that PATH, whatever ends this program.
+fn without_starters() -> Result<PathBuf> {
+    let dir = workdir::target()?.join("no-services");
+    fs::create_dir_all(&dir)?;
+    for name in STARTERS {
+        let link = dir.join(name);
+        if !link.exists() {
+            symlink("/bin/true", &link)
+                .with_context(|| format!("cannot create {}", link.display()))?;
         }
     }
+    Ok(dir)
 }
 
 /// Parses `apt-cache policy`, leaving out packages without a candidate.

@@ -3,8 +3,10 @@
 
 mod apt;
 mod bench;
+mod consent;
 mod fuzz;
 mod host;
+mod interrupt;
 mod run;
 mod setup;
 mod shell;
@@ -22,6 +24,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
+    /// Install what is missing without asking, as with CI=true.
+    #[arg(long, global = true)]
+    yes: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -42,7 +47,9 @@ fn help() -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let Cli { yes, command } = Cli::parse();
+    consent::set(yes);
+    let result = match command {
         Some(Command::Setup(args)) => setup::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Test(args)) => test::main(&args),

@@ -23,7 +23,7 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<ExitCode> {
     let Args { args } = args;
-    setup::ensure(false)?;
+    setup::ensure(setup::Needs::default())?;
     let binary = build()?;
     host::ensure_tracefs();
 

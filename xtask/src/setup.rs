@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    apt, shell,
+    apt, consent, shell,
     toolchain::{self, Compiler, Facts, Origin, Toolchain},
 };
 
@@ -43,30 +43,110 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The LLVM releases that this bpf-linker can be built on.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
+/// Programs that boot other kernels, and Debian's packages of them.
+const GUEST_TOOLS: [(&str, &str); 5] = [
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("modprobe", "kmod"),
+    ("xz", "xz-utils"),
+    ("setpriv", "util-linux"),
+];
+
+/// What a command needs besides the toolchain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// The tools of the tests on the running kernel.
+    pub tests: bool,
+    /// What boots other kernels.
+    pub guests: bool,
+    /// rustfmt and clippy.
+    pub components: bool,
+}
+
 pub fn main(args: &Args) -> Result<ExitCode> {
     let Args { check, tests } = *args;
     if check {
         return Ok(report(tests));
     }
-    let facts = ensure(tests)?;
+    let facts = ensure(Needs {
+        tests,
+        ..Needs::default()
+    })?;
     let toolchain = facts.choose().map_err(|missing| anyhow!("{missing}"))?;
     println!("ready: {toolchain}\nwhy: {}", reason(&facts, &toolchain));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs what is missing, and returns what is there then.
-pub fn ensure(tests: bool) -> Result<Facts> {
+/// Installs what is missing, after asking, and returns what is there then.
+pub fn ensure(needs: Needs) -> Result<Facts> {
+    let Needs {
+        tests,
+        guests,
+        components,
+    } = needs;
     let mut facts = Facts::gather();
+    let mut tools = Vec::new();
+    if tests {
+        tools.extend(missing_tools(&TEST_TOOLS));
+    }
+    if guests {
+        tools.extend(missing_tools(&GUEST_TOOLS));
+    }
+    let components = if components {
+        missing_components()
+    } else {
+        Vec::new()
+    };
+    let (programs, mut packages): (Vec<_>, Vec<_>) = tools.into_iter().unzip();
+    packages.dedup();
+    if !packages.is_empty() && !apt::available() {
+        bail!(
+            "the tests use {}, not found here\n  what you can do: install them with your package \
+             manager, or run `cargo xtask test --unit-only`",
+            programs.join(" ")
+        );
+    }
+    let mut items = Vec::new();
+    if facts.choose().is_err() {
+        items.push(
+            "what compiles the kernel programs: by apt Debian's rustc-web and LLVM, or by rustup a \
+             nightly; then bpf-linker, built by cargo, which takes minutes"
+                .to_owned(),
+        );
+    }
+    if !packages.is_empty() {
+        let packages = packages.join(" ");
+        items.push(format!("by apt, without starting services: {packages}"));
+    }
+    if !components.is_empty() {
+        items.push(format!("by rustup: {}", components.join(" ")));
+    }
+    if items.is_empty() {
+        return Ok(facts);
+    }
     if let Err(missing) = facts.choose() {
         eprintln!("{missing}");
+    }
+    consent::ask(&items)?;
+    if facts.choose().is_err() {
         install_toolchain(&facts)?;
         facts = Facts::gather();
         facts
             .choose()
             .map_err(|missing| anyhow!("everything was installed, and yet {missing}"))?;
     }
-    if tests {
-        ensure_test_tools()?;
+    if !packages.is_empty() {
+        apt::update()?;
+        apt::install(&packages)?;
+    }
+    if !components.is_empty() {
+        let rustup = toolchain::find_program("rustup").with_context(|| {
+            let names = components.join(" and ");
+            format!("cargo has no {names}; install them with your compiler")
+        })?;
+        let mut add = std::process::Command::new(rustup);
+        add.args(["component", "add"]).args(components);
+        shell::persist(&mut add, "check the network")?;
     }
     Ok(facts)
 }
@@ -82,7 +162,7 @@ fn report(tests: bool) -> ExitCode {
         }
     }
     if tests {
-        let missing = missing_test_tools();
+        let missing = missing_tools(&TEST_TOOLS);
         let names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
         if names.is_empty() {
             println!("ready: tools of the tests");
@@ -240,50 +320,22 @@ fn install_linker(llvm: u32, apt: bool) -> Result<()> {
     )
 }
 
-/// Sees to rustfmt and clippy, which rustup's minimal profile leaves out.
-pub fn ensure_components() -> Result<()> {
-    for component in ["fmt", "clippy"] {
-        if shell::output(shell::cargo().args([component, "--version"])).is_some() {
-            continue;
-        }
-        let rustup = toolchain::find_program("rustup")
-            .with_context(|| format!("cargo has no {component}; install it with your compiler"))?;
-        let mut add = std::process::Command::new(rustup);
-        shell::persist(
-            add.args(["component", "add", "rustfmt", "clippy"]),
-            "check the network",
-        )?;
-    }
-    Ok(())
+/// rustfmt and clippy are left out by rustup's minimal profile.
+fn missing_components() -> Vec<&'static str> {
+    let missing = |(command, _): &(&str, &str)| {
+        shell::output(shell::cargo().args([command, "--version"])).is_none()
+    };
+    let components = [("fmt", "rustfmt"), ("clippy", "clippy")];
+    let components = components.into_iter().filter(missing);
+    components.map(|(_, component)| component).collect()
 }
 
-fn missing_test_tools() -> Vec<(&'static str, &'static str)> {
-    TEST_TOOLS
-        .into_iter()
+fn missing_tools(tools: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    tools
+        .iter()
+        .copied()
         .filter(|(program, _)| toolchain::find_program(program).is_none())
         .collect()
-}
-
-fn ensure_test_tools() -> Result<()> {
-    let (programs, mut packages): (Vec<_>, Vec<_>) = missing_test_tools().into_iter().unzip();
-    packages.dedup();
-    if programs.is_empty() {
-        return Ok(());
-    }
-    if !apt::available() {
-        bail!(
-            "the tests use {}, not found here\n  what you can do: install them with your package \
-             manager, or run `cargo xtask test --unit-only`",
-            programs.join(" ")
-        );
-    }
-    eprintln!(
-        "installing the tools of the tests, without starting their services: {}",
-        programs.join(" ")
-    );
-    apt::update()?;
-    apt::install(&packages)?;
-    apt::disable_services(&packages)
 }
 
 #[cfg(test)]

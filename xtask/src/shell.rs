@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{host, toolchain};
+use crate::{host, interrupt, toolchain};
 
 /// Cargo sets CARGO for what it runs; xtask run by hand takes the one on PATH.
 pub fn cargo() -> Command {
@@ -61,6 +61,7 @@ fn persist_after(pauses: &[Duration], command: &mut Command, advice: &str) -> Re
     for pause in pauses {
         match run(command, advice) {
             Ok(()) => return Ok(()),
+            Err(error) if interrupt::seen() => return Err(error),
             Err(error) => eprintln!("note: {error:#}\nnote: trying again in {pause:?}"),
         }
         thread::sleep(*pause);

@@ -61,8 +61,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         this_kernel,
         filter,
     } = args;
-    let facts = setup::ensure(!unit_only)?;
-    setup::ensure_components()?;
+    let facts = setup::ensure(setup::Needs {
+        tests: !unit_only,
+        guests: !unit_only && !this_kernel && filter.is_empty() && vm::obstacle().is_none(),
+        components: true,
+    })?;
     let mut summary = Summary::default();
 
     summary.step("format", shell::cargo().args(["fmt", "--all", "--check"]));

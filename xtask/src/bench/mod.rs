@@ -30,7 +30,7 @@ use self::{
     statistics::Spread,
     subject::{Binaries, Subject},
 };
-use crate::{apt, host, setup, shell};
+use crate::{apt, consent, host, setup, shell};
 
 /// Where results are kept.
 const DIRECTORY: &str = "docs/benchmark";
@@ -118,14 +118,23 @@ impl Args {
     }
 }
 
+fn install_tools() -> Result<()> {
+    let missing = apt::missing(&TOOLS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    consent::ask(&[format!("by apt, to compare with: {}", missing.join(" "))])?;
+    apt::install(&missing)
+}
+
 pub fn main(args: &Args) -> Result<ExitCode> {
     let directory = match &args.built {
         Some(directory) => directory.clone(),
         None => {
-            setup::ensure(false)?;
+            setup::ensure(setup::Needs::default())?;
             if !args.check && apt::available() {
                 // They are for comparison only.
-                if let Err(error) = apt::install(&TOOLS) {
+                if let Err(error) = install_tools() {
                     eprintln!("note: {error:#}");
                 }
             }

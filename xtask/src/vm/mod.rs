@@ -12,7 +12,7 @@ mod outcome;
 mod packages;
 mod qemu;
 mod table;
-mod workdir;
+pub mod workdir;
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ use self::{
     qemu::Qemu,
     workdir::WorkDir,
 };
-use crate::{apt, host, setup, shell, toolchain};
+use crate::{apt, host, setup, shell};
 
 /// Runs `observer check` and the kernel tests on other kernels, in QEMU.
 #[derive(clap::Args)]
@@ -78,15 +78,6 @@ pub struct Args {
     args: Vec<String>,
 }
 
-/// Programs that this uses, and Debian's packages of them.
-const TOOLS: [(&str, &str); 5] = [
-    ("busybox", "busybox-static"),
-    ("cpio", "cpio"),
-    ("modprobe", "kmod"),
-    ("xz", "xz-utils"),
-    ("setpriv", "util-linux"),
-];
-
 /// Why guests cannot be booted on this machine, if so.
 pub fn obstacle() -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") {
@@ -113,8 +104,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    install_tools()?;
-    setup::ensure(false)?;
+    setup::ensure(setup::Needs {
+        guests: true,
+        ..setup::Needs::default()
+    })?;
     let (kernels, programs, qemu) = fetch(args, &dir)?;
     let fetched = start.elapsed();
     let target = workdir::target()?;
@@ -190,22 +183,6 @@ fn run(
         println!("written: {}", path.display());
     }
     Ok(code)
-}
-
-fn install_tools() -> Result<()> {
-    let missing = TOOLS
-        .into_iter()
-        .filter(|(program, _)| toolchain::find_program(program).is_none());
-    let packages: Vec<_> = missing.map(|(_, package)| package).collect();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    eprintln!(
-        "installing what boots other kernels: {}",
-        packages.join(" ")
-    );
-    apt::update()?;
-    apt::install(&packages)
 }
 
 /// Downloads what is missing. The cache is locked only meanwhile.
