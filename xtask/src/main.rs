@@ -2,11 +2,15 @@
 //! the repository is one command. One file per subcommand.
 
 mod apt;
+mod attach_types;
 mod bench;
 mod consent;
 mod fuzz;
 mod host;
 mod interrupt;
+mod libtest;
+mod native;
+mod report;
 mod run;
 mod setup;
 mod shell;

@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::shell;
+use crate::{
+    libtest::{Counts, Reader, Verdict},
+    report::{Failure, Report},
+    shell,
+};
 
 /// What became of each check.
 #[derive(Default)]
@@ -23,22 +27,8 @@ struct Step {
 }
 
 enum Outcome {
-    Ran {
-        ok: bool,
-        took: Duration,
-        counts: Counts,
-    },
-    Skipped {
-        reason: &'static str,
-    },
-}
-
-/// Sums of libtest's closing lines.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+    Ran { took: Duration, report: Report },
+    Skipped { reason: String },
 }
 
 impl Summary {
@@ -46,123 +36,135 @@ impl Summary {
     pub fn step(&mut self, name: &'static str, command: &mut Command) {
         eprintln!("\n== {name}\n$ {}", shell::show(command));
         let start = Instant::now();
-        let (ok, counts) = run(command).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            (false, Counts::default())
+        let result = run(name, command);
+        self.add(name, start.elapsed(), result);
+    }
+
+    /// Does a check that is more than a command.
+    pub fn task(&mut self, name: &'static str, work: impl FnOnce() -> Result<Report>) {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        let result = work();
+        self.add(name, start.elapsed(), result);
+    }
+
+    /// Adds the result of a check.
+    pub fn add(&mut self, name: &'static str, took: Duration, result: Result<Report>) {
+        let report = result.unwrap_or_else(|error| {
+            let message = format!("error: {error:#}");
+            eprintln!("{message}");
+            Report {
+                failed: vec![Failure {
+                    name: name.to_owned(),
+                    message: message.lines().map(str::to_owned).collect(),
+                    log: None,
+                }],
+                ..Report::default()
+            }
         });
-        let outcome = Outcome::Ran {
-            ok,
-            took: start.elapsed(),
-            counts,
-        };
+        let outcome = Outcome::Ran { took, report };
         self.steps.push(Step { name, outcome });
     }
 
-    pub fn skip(&mut self, name: &'static str, reason: &'static str) {
-        self.steps.push(Step {
-            name,
-            outcome: Outcome::Skipped { reason },
-        });
+    pub fn skip(&mut self, name: &'static str, reason: &str) {
+        let outcome = Outcome::Skipped {
+            reason: reason.to_owned(),
+        };
+        self.steps.push(Step { name, outcome });
     }
 
     pub fn failed(&self) -> bool {
         self.steps
             .iter()
-            .any(|step| matches!(step.outcome, Outcome::Ran { ok: false, .. }))
+            .any(|step| matches!(&step.outcome, Outcome::Ran { report, .. } if !report.ok()))
     }
 }
 
+/// The end of a run: whoever sees only this must find out what failed and why.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = Report::default();
+        let mut lines = String::new();
         for Step { name, outcome } in &self.steps {
             match outcome {
-                Outcome::Skipped { reason } => writeln!(f, "{name:<16} skipped: {reason}")?,
-                Outcome::Ran { ok, took, counts } => {
-                    let verdict = if *ok { "ok" } else { "FAILED" };
-                    write!(f, "{name:<16} {verdict:<7} {:>6.1} s", took.as_secs_f64())?;
+                Outcome::Skipped { reason } => {
+                    lines.push_str(&format!("{name:<16} skipped: {reason}\n"));
+                }
+                Outcome::Ran { took, report } => {
+                    let verdict = if report.ok() { "ok" } else { "FAILED" };
+                    lines.push_str(&format!(
+                        "{name:<16} {verdict:<7} {:>6.1} s",
+                        took.as_secs_f64()
+                    ));
                     let Counts {
                         passed,
                         failed,
                         ignored,
-                    } = counts;
-                    if *counts != Counts::default() {
-                        write!(f, "  {passed} passed, {failed} failed, {ignored} ignored")?;
+                    } = report.counts;
+                    if report.counts != Counts::default() {
+                        lines.push_str(&format!(
+                            "  {passed} passed, {failed} failed, {ignored} ignored"
+                        ));
                     }
-                    writeln!(f)?;
+                    if !report.flaky.is_empty() {
+                        lines.push_str(&format!(", {} flaky", report.flaky.len()));
+                    }
+                    lines.push('\n');
+                    all.add(report.clone());
                 }
             }
         }
-        writeln!(
-            f,
-            "{}",
-            if self.failed() {
-                "result: FAILED"
-            } else {
-                "result: ok"
-            }
-        )
+        for note in &all.notes {
+            writeln!(f, "{note}")?;
+        }
+        f.write_str(&lines)?;
+        write!(f, "{all}")?;
+        let result = if self.failed() { "FAILED" } else { "ok" };
+        writeln!(f, "result: {result}")
     }
 }
 
-/// Runs a command and counts tests in what it prints, passing each line on.
-fn run(command: &mut Command) -> Result<(bool, Counts)> {
+/// Runs a command and reads the results of tests in its output, passing each line on.
+fn run(name: &str, command: &mut Command) -> Result<Report> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("no standard output")?;
-    let mut counts = Counts::default();
+    let mut reader = Reader::default();
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
-        counts.add(&line);
+        reader.line(&line, Duration::ZERO);
     }
-    Ok((child.wait()?.success(), counts))
-}
-
-impl Counts {
-    /// Adds a line such as
-    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out`.
-    fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
-        else {
-            return;
-        };
-        for count in counts.split("; ") {
-            let Some((number, what)) = count.split_once(' ') else {
-                continue;
-            };
-            let number = number.parse().unwrap_or(0);
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                _ => {}
-            }
+    let status = child.wait()?;
+    let mut report = Report {
+        counts: reader.counts,
+        ..Report::default()
+    };
+    if status.success() {
+        return Ok(report);
+    }
+    for test in reader.finish(Duration::ZERO) {
+        if test.verdict == Verdict::Failed {
+            report.failed.push(Failure {
+                name: test.name,
+                message: test.panic,
+                log: None,
+            });
         }
     }
+    if report.ok() {
+        report.failed.push(Failure {
+            name: name.to_owned(),
+            message: vec![format!("`{}` failed with {status}", shell::show(command))],
+            log: None,
+        });
+    }
+    Ok(report)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn closing_lines_are_summed() {
-        let mut counts = Counts::default();
-        counts.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.1s");
-        counts
-            .add("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
-        counts.add("test kernel_reset ... ok");
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 4,
-                failed: 2,
-                ignored: 1
-            }
-        );
-    }
 
     #[test]
     fn one_failed_step_fails_the_run() {
@@ -182,5 +184,42 @@ mod tests {
         let mut summary = Summary::default();
         summary.step("no", &mut Command::new("/does/not/exist"));
         assert!(summary.failed());
+    }
+
+    #[test]
+    fn the_end_says_what_failed_and_why() {
+        let mut summary = Summary::default();
+        let script = "echo 'test a ... FAILED'; echo '---- a stdout ----'\n\
+                      echo \"thread 'a' (1) panicked at a.rs:1:2:\"; echo 'it is wrong'; exit 101";
+        summary.step("unit tests", Command::new("sh").args(["-c", script]));
+        let text = summary.to_string();
+        assert!(
+            text.ends_with(
+                "FAILED a\n    panicked at a.rs:1:2\n    it is wrong\nfailed: 1: a\nresult: FAILED\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn flaky_is_green_and_said() {
+        let mut summary = Summary::default();
+        summary.task("kernel tests", || {
+            let mut report = Report::default();
+            let first = Failure {
+                name: "reset::a".to_owned(),
+                message: Vec::new(),
+                log: None,
+            };
+            report.settle(first, None);
+            report.counts.passed = 1;
+            Ok(report)
+        });
+        let text = summary.to_string();
+        assert!(
+            text.contains("1 passed, 0 failed, 0 ignored, 1 flaky\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("flaky: 1: reset::a\nresult: ok\n"), "{text}");
     }
 }

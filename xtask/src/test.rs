@@ -2,15 +2,22 @@
 //! programs' build, and the tests on the running kernel and on others.
 
 use std::{
-    env,
     ffi::OsString,
-    fs,
+    path::PathBuf,
     process::{Command, ExitCode},
+    thread,
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
-use crate::{host, setup, shell, summary::Summary, toolchain, vm};
+use crate::{
+    host, native,
+    setup::{self, Needs},
+    shell,
+    summary::Summary,
+    vm,
+};
 
 /// Runs every check, the tests on the running kernel and on others included.
 #[derive(clap::Args)]
@@ -21,87 +28,24 @@ pub struct Args {
     /// Leave out the tests on other kernels, which take longest.
     #[arg(long)]
     this_kernel: bool,
+    /// Write what observes each signal on the running kernel to docs/attach-types.toml, instead of
+    /// comparing it with that file.
+    #[arg(long)]
+    write_attach_types: bool,
     /// Given to each test binary: names of tests to run, or libtest's options. Leaves out the
     /// tests on other kernels, as `cargo xtask vm` takes names too.
     #[arg(last = true)]
     filter: Vec<OsString>,
 }
 
-/// What runs on each of the other kernels each time: tests of what a kernel decides, hooks and
-/// the functions they depend on. The others are about the daemon, run on this kernel each time,
-/// and on all by `cargo xtask vm`. All of them would take an hour on two CPUs.
-const OTHER_KERNELS: &[&str] = &[
-    "kernel_functions",
-    "kernel_io_uring",
-    "kernel_mptcp",
-    "kernel_ports",
-    "kernel_reset_answer",
-    "kernel_setsockopt",
-    "kernel_time_wait",
-];
-
-/// What runs on the oldest and the newest of them as well: what lies between takes the same hooks
-/// as the newest for these, or as this one.
-const OLDEST_AND_NEWEST: &[&str] = &[
-    "kernel_accept",
-    "kernel_binds",
-    "kernel_connection_errors",
-    "kernel_gave_up",
-    "kernel_layout",
-    "kernel_listen",
-    "kernel_reset",
-];
-
-/// The tests in observer/tests return early without it.
-const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
-
 pub fn main(args: &Args) -> Result<ExitCode> {
     let Args {
         unit_only,
         this_kernel,
+        write_attach_types,
         filter,
     } = args;
-    let facts = setup::ensure(setup::Needs {
-        tests: !unit_only,
-        guests: !unit_only && !this_kernel && filter.is_empty() && vm::obstacle().is_none(),
-        components: true,
-    })?;
-    let mut summary = Summary::default();
-
-    summary.step("format", shell::cargo().args(["fmt", "--all", "--check"]));
-    // observer's build script compiles the kernel programs.
-    summary.step(
-        "kernel programs",
-        shell::cargo().args(["build", "--package", "observer"]),
-    );
-    summary.step(
-        "lints",
-        shell::cargo()
-            .args([
-                "clippy",
-                "--workspace",
-                "--exclude",
-                "observer-ebpf",
-                "--all-targets",
-            ])
-            .args(["--", "-D", "warnings"]),
-    );
-    summary.step(
-        "unit tests",
-        shell::cargo()
-            .env_remove(SWITCH)
-            .args(["test", "--"])
-            .args(filter),
-    );
-    if *unit_only {
-        summary.skip("kernel tests", "left out by --unit-only");
-    } else if !has_kernel_tests() {
-        summary.skip("kernel tests", "observer/tests has none");
-    } else {
-        host::ensure_tracefs();
-        summary.step("kernel tests", &mut kernel_tests(filter)?);
-    }
-    let reason = if *unit_only {
+    let no_guests = if *unit_only {
         Some("left out by --unit-only")
     } else if *this_kernel {
         Some("left out by --this-kernel")
@@ -110,25 +54,60 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     } else {
         vm::obstacle()
     };
-    if let Some(reason) = reason {
-        summary.skip("other kernels", reason);
+    let guests = no_guests.is_none();
+    let facts = setup::ensure(Needs {
+        tests: !unit_only,
+        guests,
+        components: true,
+    })?;
+    let target = vm::workdir::target()?;
+    let cargo = Cargo {
+        // Guests need static binaries. Then everything is built as these are, so that nothing is
+        // compiled twice.
+        dir: guests.then(|| vm::build::dir(&target)),
+    };
+    // The network is used while the processors compile.
+    let suite = thread::spawn(move || guests.then(vm::Suite::fetch).transpose());
+
+    let mut summary = Summary::default();
+    summary.step("format", cargo.command().args(["fmt", "--all", "--check"]));
+    // observer's build script compiles the kernel programs.
+    summary.step(
+        "kernel programs",
+        cargo.command().args(["build", "--package", "observer"]),
+    );
+    summary.step(
+        "lints",
+        cargo
+            .command()
+            .args(["clippy", "--workspace", "--exclude", "observer-ebpf"])
+            .args(["--all-targets", "--", "-D", "warnings"]),
+    );
+    summary.step(
+        "unit tests",
+        cargo
+            .command()
+            .env_remove(native::SWITCH)
+            .args(["test", "--"])
+            .args(filter),
+    );
+    if *unit_only {
+        summary.skip("kernel tests", "left out by --unit-only");
+        summary.skip("other kernels", "left out by --unit-only");
     } else {
-        let vm = |kernels: &[&str], tests: &[&str]| -> Result<Command> {
-            let mut vm = Command::new(env::current_exe()?);
-            vm.arg("vm").args(kernels);
-            vm.args(tests.iter().flat_map(|test| ["--test", test]));
-            Ok(vm)
-        };
-        summary.step("other kernels", &mut vm(&[], OTHER_KERNELS)?);
-        summary.step(
-            "oldest and newest",
-            &mut vm(&vm::OLDEST_AND_NEWEST, OLDEST_AND_NEWEST)?,
-        );
-        summary.step("guests' faults", vm(&[], &[])?.arg("--faults"));
+        host::ensure_tracefs();
+        on_kernels(&mut summary, &cargo, filter, *write_attach_types, || {
+            let suite = suite.join();
+            suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        if let Some(reason) = no_guests {
+            summary.skip("other kernels", reason);
+        }
     }
     if let Ok(toolchain) = facts.choose() {
         println!("\nkernel programs built by {toolchain}");
     }
+    println!("\nclosing lines:");
     print!("{summary}");
     Ok(if summary.failed() {
         ExitCode::FAILURE
@@ -137,65 +116,56 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Cargo takes a pattern that matches no test for an error.
-fn has_kernel_tests() -> bool {
-    let entries = fs::read_dir(host::root().join("observer/tests"));
-    entries.into_iter().flatten().flatten().any(|entry| {
-        let path = entry.path();
-        path.extension().is_some_and(|extension| extension == "rs")
-            || path.join("main.rs").is_file()
-    })
+/// Runs the tests on the running kernel, and beside them those on other kernels: these are emulated
+/// machines without a network, whose events do not happen on this one. They take the processor time
+/// that the first do not want.
+fn on_kernels(
+    summary: &mut Summary,
+    cargo: &Cargo,
+    filter: &[OsString],
+    write_attach_types: bool,
+    suite: impl FnOnce() -> Result<Option<vm::Suite>> + Send,
+) {
+    let binaries = match vm::build::build(cargo.dir.as_deref()) {
+        Ok(binaries) => binaries,
+        Err(error) => {
+            summary.task("kernel tests", || Err(error));
+            return;
+        }
+    };
+    summary.task("attach types", || {
+        native::attach_types(&binaries, write_attach_types)
+    });
+    thread::scope(|scope| {
+        let binaries = &binaries;
+        let guests = scope.spawn(move || {
+            let start = Instant::now();
+            let suite = suite().transpose()?;
+            let report = suite.and_then(|suite| suite.run(binaries));
+            Some((start.elapsed(), report))
+        });
+        summary.task("kernel tests", || native::run(binaries, filter));
+        let guests = guests
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if let Some((took, report)) = guests {
+            summary.add("other kernels", took, report);
+        }
+    });
 }
 
-fn kernel_tests(filter: &[OsString]) -> Result<Command> {
-    let mut test = shell::cargo();
-    // One at a time: they count the events of the whole machine.
-    test.args([
-        "test",
-        "--package",
-        "observer",
-        "--no-fail-fast",
-        "--test",
-        "*",
-    ])
-    .args(["--", "--test-threads=1", "--nocapture"])
-    .args(filter)
-    .env(SWITCH, "1");
-    if !host::is_root() {
-        // Cargo builds as the invoking user, and only the test binaries get root.
-        let sudo = shell::sudo()?
-            .into_string()
-            .ok()
-            .context("sudo's path is not UTF-8")?;
-        let rustc = shell::output(Command::new("rustc").arg("-vV")).unwrap_or_default();
-        let Some(version) = toolchain::parse_rustc(&rustc) else {
-            bail!("`rustc -vV` names no host");
-        };
-        test.env(
-            runner_variable(&version.host),
-            format!("{sudo} --preserve-env={SWITCH},CARGO_MANIFEST_DIR,RUST_BACKTRACE"),
-        );
-    }
-    Ok(test)
+/// How cargo is called.
+struct Cargo {
+    /// Where static binaries are built, if they are.
+    dir: Option<PathBuf>,
 }
 
-/// Cargo's variable for the program that runs a target's binaries.
-fn runner_variable(host: &str) -> String {
-    format!(
-        "CARGO_TARGET_{}_RUNNER",
-        host.to_uppercase().replace('-', "_")
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_runner_belongs_to_the_host() {
-        assert_eq!(
-            runner_variable("aarch64-unknown-linux-gnu"),
-            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"
-        );
+impl Cargo {
+    fn command(&self) -> Command {
+        let mut cargo = shell::cargo();
+        if let Some(dir) = self.dir.as_deref() {
+            vm::build::flags(&mut cargo, dir);
+        }
+        cargo
     }
 }

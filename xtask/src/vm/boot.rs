@@ -68,6 +68,8 @@ pub struct Machine<'a> {
     /// How long it may be silent while it boots, and between two lines for the host.
     pub boot_patience: Duration,
     pub patience: Duration,
+    /// Whether it takes only processor time that nothing else wants.
+    pub idle: bool,
 }
 
 /// A guest asks with this line to be stopped for a while, so that it finds a processor stuck.
@@ -84,8 +86,11 @@ impl Machine<'_> {
         // The kernel kills QEMU when the thread that started it ends, whatever ends it.
         let mut qemu = Command::new("setpriv");
         let (variable, modules) = self.qemu.modules();
-        qemu.args(["--pdeathsig", "KILL"])
-            .args(self.qemu.words()?)
+        qemu.args(["--pdeathsig", "KILL"]);
+        if self.idle {
+            qemu.args(["chrt", "--idle", "0"]);
+        }
+        qemu.args(self.qemu.words()?)
             .env(variable, modules)
             .args(["-M", "q35", "-accel", &self.qemu.accelerator()])
             .args(["-cpu", "max", "-smp", "2", "-m", "2G", "-nodefaults"])
@@ -147,6 +152,7 @@ impl Machine<'_> {
             }
         });
         let mut at = "boot".to_owned();
+        let mut processor = 0.0;
         let mut last = (Duration::ZERO, self.boot_patience);
         loop {
             let left = (last.0 + last.1).saturating_sub(start.elapsed());
@@ -168,9 +174,12 @@ impl Machine<'_> {
                 } else if let Some(ended) = words.strip_prefix("end ") {
                     let (name, code) = ended.split_once(' ').unwrap_or((ended, "?"));
                     let took = (time - last.0).as_secs_f64();
+                    let before = std::mem::replace(&mut processor, processor_seconds(child.id()));
+                    let busy = processor - before;
                     let (guest, clock) = (self.name, time.as_secs_f64());
                     eprintln!(
-                        "{guest:<9} {clock:6.1} s  {name:<22} {took:6.1} s, exit status {code}"
+                        "{guest:<9} {clock:6.1} s  {name:<22} {took:6.1} s, \
+                         {busy:.0} s of a processor, exit status {code}"
                     );
                     at = format!("after {name}");
                 }
@@ -179,6 +188,21 @@ impl Machine<'_> {
             output.push((time, line));
         }
     }
+}
+
+/// The processor time that a process has taken, in seconds: unlike the time that passes, it does not
+/// depend on what else the machine does.
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name is in brackets, and may have spaces.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
+    let ticks: u64 = fields
+        .skip(12)
+        .take(2)
+        .filter_map(|it| it.parse::<u64>().ok())
+        .sum();
+    // USER_HZ is 100 wherever guests run.
+    ticks as f64 / 100.0
 }
 
 pub type Lines = Vec<(Duration, String)>;

@@ -1,8 +1,9 @@
 //! The static binaries that run in a guest: it has no libraries of this machine.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -12,34 +13,72 @@ use crate::shell;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Only these tests need a kernel; the others run anywhere.
-const TESTS: &str = "kernel_*";
+pub const TESTS: &str = "kernel*";
 
-/// Static executables.
+/// The test program whose modules are units of their own.
+const OF_MODULES: &str = "kernel";
+
+/// Executables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Binaries {
-    pub observer: PathBuf,
+    pub observer: Option<PathBuf>,
     /// Name and file of each test program, by name.
     pub tests: Vec<(String, PathBuf)>,
 }
 
-/// Builds the daemon and its kernel tests below `target_dir`. Cargo builds nothing when
-/// nothing has changed.
-pub fn build(target_dir: &Path) -> Result<Binaries> {
-    let mut cargo = shell::cargo();
+/// What a guest runs as one: a test program (`kernel_reset` is the unit `reset`), or a module of
+/// the program `kernel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unit {
+    pub name: String,
+    /// Name of the program's file.
+    pub program: String,
+    /// The tests to run, all of the program's if empty.
+    pub tests: Vec<String>,
+}
+
+impl Unit {
+    /// A program that consists of this unit.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: name.to_owned(),
+            tests: Vec::new(),
+        }
+    }
+}
+
+/// The directory for what is built with [`flags`].
+pub fn dir(target: &Path) -> PathBuf {
+    target.join("vm/build")
+}
+
+/// Makes a cargo command build static executables below `dir`. Whatever is built with these flags
+/// shares its dependencies.
+pub fn flags(cargo: &mut Command, dir: &Path) {
     cargo
-        .args(["test", "--no-run", "--package", "observer"])
-        .args(["--bin", "observer", "--test", TESTS, "--target", TARGET])
-        .arg("--target-dir")
-        .arg(target_dir)
-        .arg("--message-format=json-render-diagnostics")
-        // A directory of its own, because other flags would rebuild everything each time.
+        .env("CARGO_BUILD_TARGET", TARGET)
+        .env("CARGO_TARGET_DIR", dir)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         // Without debug information the binaries are a quarter of their size, and somewhat
         // optimised they start in an emulated machine in half the time.
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+}
+
+/// Builds the daemon and its kernel tests, static for guests if there is a directory for that.
+/// Cargo builds nothing when nothing has changed.
+pub fn build(for_guests: Option<&Path>) -> Result<Binaries> {
+    let mut cargo = shell::cargo();
+    cargo
+        .args(["test", "--no-run", "--package", "observer"])
+        .args(["--bin", "observer", "--test", TESTS])
+        .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
+    if let Some(dir) = for_guests {
+        flags(&mut cargo, dir);
+    }
     eprintln!("$ {}", shell::show(&cargo));
     let output = cargo.output().context("cargo does not start")?;
     if !output.status.success() {
@@ -61,14 +100,44 @@ fn binaries(messages: &str) -> Option<Binaries> {
         let kind = message["target"]["kind"][0].as_str();
         let name = message["target"]["name"].as_str().unwrap_or_default();
         match (kind, message["profile"]["test"].as_bool()) {
-            (Some("bin"), Some(false)) => found.observer = executable,
+            (Some("bin"), Some(false)) => found.observer = Some(executable),
             (Some("test"), Some(true)) => found.tests.push((name.to_owned(), executable)),
             // The unit tests of the binary.
             _ => {}
         }
     }
     found.tests.sort();
-    (!found.observer.as_os_str().is_empty()).then_some(found)
+    found.observer.is_some().then_some(found)
+}
+
+/// The units of test programs, each with the tests whose names contain one of `words`.
+pub fn units(tests: &[(String, PathBuf)], words: &[&str]) -> Result<Vec<Unit>> {
+    let mut units = Vec::new();
+    for (program, file) in tests {
+        let list = shell::output(Command::new(file).args(["--list", "--format", "terse"]))
+            .with_context(|| format!("{} does not list its tests", file.display()))?;
+        units.extend(parse_list(program, &list, words));
+    }
+    Ok(units)
+}
+
+fn parse_list(program: &str, list: &str, words: &[&str]) -> Vec<Unit> {
+    let mut units: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for test in list.lines().filter_map(|line| line.strip_suffix(": test")) {
+        let name = match test.split_once("::") {
+            Some((module, _)) if program == OF_MODULES => module,
+            _ => program.strip_prefix("kernel_").unwrap_or(program),
+        };
+        if words.is_empty() || words.iter().any(|word| test.contains(word)) {
+            units.entry(name).or_default().push(test.to_owned());
+        }
+    }
+    let unit = |(name, tests): (&str, _)| Unit {
+        name: name.to_owned(),
+        program: program.to_owned(),
+        tests,
+    };
+    units.into_iter().map(unit).collect()
 }
 
 #[cfg(test)]
@@ -85,10 +154,32 @@ mod tests {
         assert_eq!(
             binaries(messages).unwrap(),
             Binaries {
-                observer: "/t/observer".into(),
+                observer: Some("/t/observer".into()),
                 tests: vec![("kernel_reset".to_owned(), "/t/deps/kernel_reset-1".into())],
             }
         );
         assert_eq!(binaries(""), None);
+    }
+
+    #[test]
+    fn units_are_programs_and_modules_of_one() {
+        let list = "connection_errors::a: test\nerrors::a: test\nerrors::b: test\n";
+        let of = |program, words: &[&str]| {
+            let units = parse_list(program, list, words);
+            let unit = |unit: Unit| (unit.name, unit.tests.join(" "));
+            units.into_iter().map(unit).collect::<Vec<_>>()
+        };
+        let pair = |name: &str, tests: &str| (name.to_owned(), tests.to_owned());
+        assert_eq!(
+            of("kernel", &[]),
+            [
+                pair("connection_errors", "connection_errors::a"),
+                pair("errors", "errors::a errors::b"),
+            ]
+        );
+        let all = "connection_errors::a errors::a errors::b";
+        assert_eq!(of("kernel_x", &[]), [pair("x", all)]);
+        assert_eq!(of("kernel", &["::b"]), [pair("errors", "errors::b")]);
+        assert!(of("kernel", &["none"]).is_empty());
     }
 }

@@ -1,17 +1,17 @@
 //! Guests that go wrong on purpose: what watches them is tested with real ones.
 
-use std::{path::Path, time::Duration};
+use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 
 use super::{
     boot::End,
-    guests::{self, Ground, Guest},
+    build::Unit,
+    guests::{self, Attempt, Guest, Shared},
     image::Part,
-    outcome::Outcome,
     packages::Kernel,
-    qemu::Qemu,
 };
+use crate::report::Report;
 
 /// A test program that never ends.
 const SLEEPER: (&str, &str) = (
@@ -19,102 +19,179 @@ const SLEEPER: (&str, &str) = (
     "#!/bin/sh\necho 'running 1 test'\nprintf 'test sleeps ... '\nexec sleep 10000\n",
 );
 
-/// How long a test program may take here.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A test program of two tests. One fails, always.
+const FAILING: (&str, &str) = (
+    "failing",
+    "#!/bin/sh\n\
+     echo 'test right ... ok'\necho 'test wrong ... '\n\
+     echo \"thread 'wrong' (1) panicked at failing.rs:1:2:\"\necho 'it is wrong'\n\
+     echo FAILED\nexit 101\n",
+);
 
-/// What goes wrong, and whether it was told for what it is.
+/// The same, but it fails the first time only.
+const FLAKY: (&str, &str) = (
+    "flaky",
+    "#!/bin/sh\n\
+     [ \"$*\" = '--include-ignored --test-threads=1 --nocapture' ] && echo 'test right ... ok'\n\
+     echo 'test wrong ... '\n\
+     if [ \"$OBSERVER_ATTEMPT\" = 2 ]; then echo ok; exit 0; fi\n\
+     echo \"thread 'wrong' (1) panicked at flaky.rs:1:2:\"\necho 'wrong this time'\n\
+     echo FAILED\nexit 101\n",
+);
+
+/// A test program that ends as it should.
+const RIGHT: (&str, &str) = ("right", "#!/bin/sh\necho 'test right ... ok'\n");
+
+/// What goes wrong, and what the report and the guests must look like.
 struct Fault {
     name: &'static str,
-    part: fn() -> Part,
-    told: fn(&End, &Outcome) -> bool,
+    fault: &'static str,
+    scripts: &'static [(&'static str, &'static str)],
+    /// How many guests it takes, with those for second tries.
+    guests: usize,
+    /// What the ends of the first guests are like.
+    end: fn(&End) -> bool,
+    failed: &'static [&'static str],
+    flaky: &'static [&'static str],
+    /// In the message of the failure.
+    message: &'static str,
 }
 
-const FAULTS: [Fault; 4] = [
+const FINISHED: fn(&End) -> bool = |end| *end == End::Finished;
+
+const FAULTS: [Fault; 6] = [
     Fault {
         name: "panic",
-        part: || Part {
-            fault: "panic",
-            ..Part::default()
-        },
-        // It was tried twice.
-        told: |end, outcome| {
-            let twice = outcome.notes.iter().any(|note| note.contains("first boot"));
-            matches!(end, End::Panicked(why) if why.contains("sysrq")) && twice
-        },
+        fault: "panic",
+        scripts: &[],
+        guests: 2,
+        end: |end| matches!(end, End::Panicked(why) if why.contains("sysrq")),
+        failed: &["panic"],
+        flaky: &[],
+        message: "the kernel panicked",
     },
     Fault {
-        name: "soft lockup",
-        part: || Part {
-            fault: "lockup",
-            ..Part::default()
-        },
-        told: |end, _| matches!(end, End::LockedUp(why) if why.contains("stuck for")),
+        name: "soft-lockup",
+        fault: "lockup",
+        scripts: &[],
+        guests: 2,
+        end: |end| matches!(end, End::LockedUp(why) if why.contains("stuck for")),
+        failed: &["soft-lockup"],
+        flaky: &[],
+        message: "soft lockup",
     },
     Fault {
         name: "silence",
-        part: || Part {
-            fault: "silence",
-            ..Part::default()
-        },
-        told: |end, _| matches!(end, End::Hung(at) if at.contains("silent")),
+        fault: "silence",
+        scripts: &[],
+        guests: 2,
+        end: |end| matches!(end, End::Hung(at) if at.contains("silent")),
+        failed: &["silence"],
+        flaky: &[],
+        message: "the guest hung",
+    },
+    // The guest goes on without it.
+    Fault {
+        name: "endless-test",
+        fault: "",
+        scripts: &[SLEEPER, RIGHT],
+        guests: 2,
+        end: FINISHED,
+        failed: &["sleeper"],
+        flaky: &[],
+        message: "HUNG",
     },
     Fault {
-        name: "endless test",
-        part: || Part {
-            tests: vec![SLEEPER.0.to_owned()],
-            scripts: vec![SLEEPER],
-            ..Part::default()
-        },
-        // The guest went on without it.
-        told: |end, outcome| {
-            let sleeper = outcome.programs.get(SLEEPER.0);
-            *end == End::Finished && sleeper.is_some_and(|program| program.hung())
-        },
+        name: "failing-test",
+        fault: "",
+        scripts: &[FAILING, RIGHT],
+        guests: 2,
+        end: FINISHED,
+        failed: &["failing::wrong"],
+        flaky: &[],
+        message: "it is wrong",
+    },
+    Fault {
+        name: "flaky-test",
+        fault: "",
+        scripts: &[FLAKY, RIGHT],
+        guests: 2,
+        end: FINISHED,
+        failed: &[],
+        flaky: &["flaky::wrong"],
+        message: "wrong this time",
     },
 ];
 
-/// Boots a guest for each fault.
-pub fn check(
-    qemu: &Qemu,
-    kernel: &Kernel,
-    programs: &Path,
-    job: &Path,
-    work: &Path,
-    at_once: usize,
-) -> Result<()> {
-    let guests: Vec<_> = FAULTS
-        .iter()
-        .map(|fault| Guest {
-            kernel,
-            name: fault.name.replace(' ', "-"),
-            part: (fault.part)(),
-        })
-        .collect();
-    let ground = Ground {
-        qemu,
-        programs,
-        job,
-        work,
-        test_timeout: PATIENCE,
-    };
-    let results = guests::run_all(&guests, at_once, &ground)?;
-    println!();
+/// Boots guests for each fault.
+pub fn check(kernel: &Kernel, shared: &Shared<'_>, at_once: usize) -> Result<()> {
+    let guests = FAULTS.iter().map(|fault| Guest {
+        kernel,
+        name: fault.name.to_owned(),
+        origin: fault.name.to_owned(),
+        part: Part {
+            units: fault
+                .scripts
+                .iter()
+                .map(|(name, _)| Unit::named(name))
+                .collect(),
+            scripts: fault.scripts.to_vec(),
+            fault: fault.fault,
+            ..Part::default()
+        },
+    });
+    let (attempts, report) = guests::run(guests.collect(), at_once, shared)?;
+    print!("\n{report}\n");
     let mut wrong = Vec::new();
-    for ((fault, guest), (boot, outcome)) in FAULTS.iter().zip(&guests).zip(&results) {
-        let (status, trouble) = guests::judge(&boot.end, &guest.part, outcome);
-        let trouble = trouble.unwrap_or_else(|| "nothing".to_owned());
-        let told = status != 0 && (fault.told)(&boot.end, outcome);
-        let verdict = if told { "as it should be" } else { "WRONG" };
-        println!(
-            "{:<13} {verdict}: exit status {status}, {trouble}",
-            fault.name
-        );
-        if !told {
+    for fault in &FAULTS {
+        let problems = fault.problems(&attempts, &report, &kernel.name.to_string());
+        let verdict = if problems.is_empty() {
+            "reported as it should be"
+        } else {
             wrong.push(fault.name);
-        }
+            &format!("WRONG:{problems}")
+        };
+        println!("{:<13} {verdict}", fault.name);
     }
     if !wrong.is_empty() {
-        bail!("not told for what it is: {}", wrong.join(", "));
+        bail!("not reported as what it is: {}", wrong.join(", "));
     }
     Ok(())
+}
+
+impl Fault {
+    /// How the outcome differs from what it should be.
+    fn problems(&self, attempts: &[Attempt<'_>], report: &Report, kernel: &str) -> String {
+        let mut problems = String::new();
+        let own: Vec<_> = attempts
+            .iter()
+            .filter(|attempt| attempt.guest.origin == self.name)
+            .collect();
+        if own.len() != self.guests {
+            let _ = write!(problems, " {} guests", own.len());
+        }
+        for attempt in own.iter().filter(|it| !(self.end)(&it.boot.end)) {
+            let _ = write!(problems, " {:?}", attempt.boot.end);
+        }
+        let logs = own
+            .iter()
+            .all(|attempt| attempt.boot.console.with_file_name("output.log").exists());
+        if !logs {
+            problems.push_str(" a log is missing");
+        }
+        for (list, names) in [(&report.failed, self.failed), (&report.flaky, self.flaky)] {
+            for name in names {
+                let name = format!("{kernel} {name}");
+                let found = list.iter().find(|failure| failure.name == name);
+                let said = found.is_some_and(|failure| {
+                    let lines = failure.message.iter();
+                    lines.into_iter().any(|line| line.contains(self.message))
+                });
+                if !said {
+                    let _ = write!(problems, " no message {:?} for {name}", self.message);
+                }
+            }
+        }
+        problems
+    }
 }

@@ -1,6 +1,7 @@
-//! The guests of a run: which tests each boots for, and several at once.
+//! The guests of a run: which tests each boots for, several at once, and what failed once more.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -12,37 +13,60 @@ use anyhow::{Context as _, Result};
 
 use super::{
     boot::{Boot, End, Machine},
+    build::Unit,
     image::{self, Part},
-    outcome::{self, Outcome},
+    outcome::{self, Outcome, Program},
     packages::Kernel,
     qemu::Qemu,
-    table::Row,
+    suite,
+};
+use crate::{
+    attach_types::AttachTypes,
+    report::{Failure, Report},
 };
 
-/// What a guest may be silent for while it boots. Emulated, it takes five seconds.
+/// How long a guest may be silent while it boots. Emulated, that takes five seconds.
 const BOOT_PATIENCE: Duration = Duration::from_secs(150);
+/// The same where other work comes first.
+const IDLE_BOOT_PATIENCE: Duration = Duration::from_secs(400);
 
-/// What it may be silent for beyond the time of one test program, which it ends itself.
+/// How long it may be silent beyond the time of one unit, which it ends itself.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Memory that QEMU takes for a guest, with what it translates, in KiB.
 const GUEST_MEMORY: u64 = 3 << 20;
 
-/// Archives that all guests of a run share, and where their logs go.
-pub struct Ground<'a> {
+/// What all guests of a run share.
+pub struct Shared<'a> {
     pub qemu: &'a Qemu,
+    /// Archives: the guest's programs, and the binaries to be tested.
     pub programs: &'a Path,
     pub job: &'a Path,
+    /// Where logs go.
     pub work: &'a Path,
     pub test_timeout: Duration,
+    /// What each signal is to be observed by.
+    pub expected: &'a AttachTypes,
+    /// Whether guests take only processor time that nothing else wants.
+    pub idle: bool,
 }
 
 /// One boot.
+#[derive(Clone, Debug)]
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
     /// Of its logs, and in front of what is said about it.
     pub name: String,
+    /// The guest of the first round that this one does some work of once more.
+    pub origin: String,
     pub part: Part,
+}
+
+/// A guest that was booted.
+pub struct Attempt<'a> {
+    pub guest: Guest<'a>,
+    pub boot: Boot,
+    pub outcome: Outcome,
 }
 
 /// How many guests to run at once: each keeps one processor busy when it is emulated.
@@ -60,40 +84,49 @@ fn available_memory() -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Divides the tests of each kernel among as many guests as run at once, so that none of
-/// these is idle at the end. The newest kernels come first: they take longest.
-pub fn plan<'a>(kernels: &'a [Kernel], tests: &[String], at_once: usize) -> Vec<Guest<'a>> {
-    let parts = if kernels.len().is_multiple_of(at_once) {
-        1
-    } else {
-        at_once.min(tests.len()).max(1)
-    };
-    let guest = |kernel: &'a Kernel, part: usize| Guest {
-        kernel,
-        name: match part {
-            0 => kernel.name.to_string(),
-            part => format!("{}.{part}", kernel.name),
-        },
-        part: Part {
-            check: part == 0,
-            tests: tests.iter().skip(part).step_by(parts).cloned().collect(),
-            ..Part::default()
-        },
-    };
-    kernels
-        .iter()
-        .rev()
-        .flat_map(|kernel| (0..parts).map(move |part| guest(kernel, part)))
-        .collect()
+/// Divides the units of each kernel among as many guests as run at once, evenly by the time that
+/// they take. The guests that take longest come first, so that no processor is idle at the end.
+pub fn plan<'a>(kernels: &'a [(Kernel, Vec<Unit>)], at_once: usize) -> Vec<Guest<'a>> {
+    let mut guests = Vec::new();
+    for (kernel, units) in kernels {
+        let count = at_once.min(units.len()).max(1);
+        let mut parts = vec![(0, Part::default()); count];
+        parts[0].1.check = true;
+        let mut units = units.clone();
+        units.sort_by_key(|unit| std::cmp::Reverse(suite::seconds(&unit.name)));
+        for unit in units {
+            let least = parts.iter_mut().min_by_key(|(seconds, _)| *seconds);
+            if let Some((seconds, part)) = least {
+                *seconds += suite::seconds(&unit.name);
+                part.units.push(unit);
+            }
+        }
+        for (number, (seconds, part)) in parts.into_iter().enumerate() {
+            let name = match number {
+                0 => kernel.name.to_string(),
+                number => format!("{}.{number}", kernel.name),
+            };
+            let guest = Guest {
+                kernel,
+                origin: name.clone(),
+                name,
+                part,
+            };
+            guests.push((seconds, guest));
+        }
+    }
+    guests.sort_by_key(|(seconds, _)| std::cmp::Reverse(*seconds));
+    guests.into_iter().map(|(_, guest)| guest).collect()
 }
 
-/// Runs guests, `at_once` at a time, and returns what came of each, in their order.
-pub fn run_all(
-    guests: &[Guest<'_>],
+/// Runs guests, `at_once` at a time, and returns them with what came of each, in their order.
+fn run_once<'a>(
+    guests: Vec<Guest<'a>>,
     at_once: usize,
-    ground: &Ground<'_>,
-) -> Result<Vec<(Boot, Outcome)>> {
-    let queue = Mutex::new(guests.iter().enumerate());
+    shared: &Shared<'_>,
+) -> Result<Vec<Attempt<'a>>> {
+    let workers = at_once.min(guests.len());
+    let queue = Mutex::new(guests.into_iter().enumerate());
     let results = Mutex::new(Vec::new());
     let work = || -> Result<()> {
         loop {
@@ -101,14 +134,17 @@ pub fn run_all(
             let Some((number, guest)) = next else {
                 return Ok(());
             };
-            let result = guest.run(ground)?;
-            lock(&results).push((number, result));
+            let (boot, outcome) = guest.run(shared)?;
+            let attempt = Attempt {
+                guest,
+                boot,
+                outcome,
+            };
+            lock(&results).push((number, attempt));
         }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..at_once.min(guests.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| {
             worker
                 .join()
@@ -117,45 +153,259 @@ pub fn run_all(
     })?;
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(number, _)| *number);
-    Ok(results.into_iter().map(|(_, result)| result).collect())
+    Ok(results.into_iter().map(|(_, attempt)| attempt).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs guests, and each unit that failed once more, alone in a fresh guest. Units that a guest
+/// did not come to, because its kernel panicked for instance, run in another one.
+pub fn run<'a>(
+    guests: Vec<Guest<'a>>,
+    at_once: usize,
+    shared: &Shared<'_>,
+) -> Result<(Vec<Attempt<'a>>, Report)> {
+    let mut retries = Retries::default();
+    let mut attempts = Vec::new();
+    let mut next = guests;
+    while !next.is_empty() {
+        let done = run_once(std::mem::take(&mut next), at_once, shared)?;
+        for Attempt {
+            guest,
+            boot,
+            outcome,
+        } in &done
+        {
+            let log = shared.work.join(&guest.name);
+            let items = items(guest, &boot.end, outcome, &log, shared.expected);
+            next.extend(retries.take(guest, items));
+        }
+        for guest in &next {
+            eprintln!("{:<9} runs {} once more", guest.name, guest.part.names());
+        }
+        attempts.extend(done);
+    }
+    Ok((attempts, retries.finish()))
+}
+
+/// Part of a guest's work.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Item {
+    /// Booting and everything between the units.
+    Boot,
+    Check,
+    Unit(String),
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ended {
+    Passed,
+    /// With what is to run once more.
+    Failed(Vec<Failure>, Part),
+    /// The guest ended before.
+    NotReached(Part),
+}
+
+/// How each part of a guest's work ended.
+fn items(
+    guest: &Guest<'_>,
+    end: &End,
+    outcome: &Outcome,
+    log: &Path,
+    expected: &AttachTypes,
+) -> Vec<(Item, Ended)> {
+    let crash = crashed(end);
+    let failure = |name: String, message: Vec<String>| Failure {
+        name: format!("{} {name}", guest.kernel.name),
+        message,
+        log: Some(log.to_owned()),
+    };
+    let mut items = Vec::new();
+    // Whether something was cut short by the guest's end.
+    let mut blamed = false;
+    if guest.part.check {
+        let part = Part {
+            check: true,
+            ..guest.part.without_units()
+        };
+        let ended = if let Some(report) = &outcome.report {
+            match judge_check(report, guest.kernel, expected) {
+                problems if problems.is_empty() => Ended::Passed,
+                problems => Ended::Failed(vec![failure("check".to_owned(), problems)], part),
+            }
+        } else if crash.is_none() || outcome.check_begun {
+            blamed = true;
+            let no_report = || "`observer check` gave no report".to_owned();
+            let message = crash.clone().unwrap_or_else(no_report);
+            Ended::Failed(vec![failure("check".to_owned(), vec![message])], part)
+        } else {
+            Ended::NotReached(part)
+        };
+        items.push((Item::Check, ended));
+    }
+    for unit in &guest.part.units {
+        let part = |tests: Option<Vec<String>>| Part {
+            units: vec![Unit {
+                tests: tests.unwrap_or_else(|| unit.tests.clone()),
+                ..unit.clone()
+            }],
+            ..guest.part.without_units()
+        };
+        let ended = match outcome.programs.get(&unit.name) {
+            Some(program) if program.ok() => Ended::Passed,
+            Some(program) => {
+                blamed |= program.code.is_none();
+                let (failures, tests) = failures(&unit.name, program, crash.as_deref());
+                let named = |(name, message)| failure(name, message);
+                Ended::Failed(failures.into_iter().map(named).collect(), part(tests))
+            }
+            None if crash.is_none() => {
+                let message = vec!["it did not run".to_owned()];
+                Ended::Failed(vec![failure(unit.name.clone(), message)], part(None))
+            }
+            None => Ended::NotReached(part(None)),
+        };
+        items.push((Item::Unit(unit.name.clone()), ended));
+    }
+    let boot = match crash {
+        Some(crash) if !blamed => {
+            let part = guest.part.without_units();
+            Ended::Failed(vec![failure(guest.origin.clone(), vec![crash])], part)
+        }
+        _ => Ended::Passed,
+    };
+    items.push((Item::Boot, boot));
+    items
+}
+
+/// The failures of a unit, with their messages, and the tests to run once more: those that failed,
+/// or all when it did not come to its end.
+#[expect(clippy::type_complexity, reason = "used once")]
+fn failures(
+    unit: &str,
+    program: &Program,
+    crash: Option<&str>,
+) -> (Vec<(String, Vec<String>)>, Option<Vec<String>>) {
+    let whole = program.code.is_none() || program.hung() || program.failed().count() == 0;
+    if whole {
+        let mut message = vec![program.trouble().unwrap_or_default()];
+        message.extend(crash.map(str::to_owned));
+        for test in program.failed() {
+            message.push(format!("in {}", test.name));
+            message.extend(test.panic.iter().cloned());
+        }
+        return (vec![(unit.to_owned(), message)], None);
+    }
+    let failures = program
+        .failed()
+        .map(|test| (outcome::full_name(unit, &test.name), test.panic.clone()));
+    let tests = program.failed().map(|test| test.name.clone()).collect();
+    (failures.collect(), Some(tests))
+}
+
+/// Decides what runs once more, and what is flaky or failed in the end.
+#[derive(Default)]
+struct Retries {
+    /// What has failed once, by guest of the first round.
+    before: BTreeMap<(String, Item), Vec<Failure>>,
+    /// Guests so far for what another one did not come to.
+    rests: usize,
+    report: Report,
+}
+
+impl Retries {
+    /// Takes in how the work of `guest` ended, and returns the guests to boot because of it.
+    fn take<'a>(&mut self, guest: &Guest<'a>, items: Vec<(Item, Ended)>) -> Vec<Guest<'a>> {
+        let mut guests = Vec::new();
+        let mut rest: Option<Part> = None;
+        let mut gave_up = false;
+        let next = |name: &str, part: Part| Guest {
+            name: format!("{}.{name}", guest.origin),
+            part: Part { attempt: 2, ..part },
+            ..guest.clone()
+        };
+        for (item, ended) in items {
+            let key = (guest.origin.clone(), item.clone());
+            match ended {
+                Ended::NotReached(part) => match &mut rest {
+                    None => rest = Some(part),
+                    Some(rest) => rest.add(part),
+                },
+                Ended::Passed => {
+                    for first in self.before.remove(&key).into_iter().flatten() {
+                        self.report.settle(first, None);
+                    }
+                }
+                Ended::Failed(failures, part) => {
+                    if let Some(firsts) = self.before.remove(&key) {
+                        gave_up |= item == Item::Boot;
+                        self.settle(firsts, failures);
+                    } else {
+                        self.before.insert(key, failures);
+                        match &item {
+                            // What was not reached is booted for; if there is nothing, booting is.
+                            Item::Boot if rest.is_some() => {}
+                            Item::Boot => guests.push(next("boot", part)),
+                            Item::Check => guests.push(next("check", part)),
+                            Item::Unit(name) => guests.push(next(name, part)),
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(part) = rest.filter(|_| !gave_up) {
+            self.rests += 1;
+            guests.push(next(&format!("rest{}", self.rests), part));
+        }
+        guests
+    }
+
+    /// What failed once and did not come to its second run, because booting failed twice, failed.
+    fn finish(self) -> Report {
+        let Self {
+            before, mut report, ..
+        } = self;
+        report.failed.extend(before.into_values().flatten());
+        report
+    }
+
+    fn settle(&mut self, firsts: Vec<Failure>, mut seconds: Vec<Failure>) {
+        for first in firsts {
+            let at = seconds.iter().position(|second| second.name == first.name);
+            let second = at.map(|at| seconds.remove(at));
+            self.report.settle(first, second);
+        }
+        // It failed in another way the second time.
+        self.report.failed.extend(seconds);
+    }
+}
+
 impl Guest<'_> {
-    /// Boots it, twice if its kernel panics: emulation has a race that makes one in some
-    /// hundred boots panic, and no kernel panics by that twice.
-    pub fn run(&self, ground: &Ground<'_>) -> Result<(Boot, Outcome)> {
-        let dir = ground.work.join(&self.name);
+    /// Boots it and reads its output.
+    fn run(&self, shared: &Shared<'_>) -> Result<(Boot, Outcome)> {
+        let dir = shared.work.join(&self.name);
         fs::create_dir_all(&dir)?;
-        let initrd = self.initrd(ground, &dir)?;
+        let initrd = self.initrd(shared, &dir)?;
         let machine = Machine {
             name: &self.name,
-            qemu: ground.qemu,
+            qemu: shared.qemu,
             kernel: &self.kernel.image,
             initrd: &initrd,
             dir: &dir,
-            boot_patience: BOOT_PATIENCE,
-            patience: ground.test_timeout + GRACE,
+            boot_patience: if shared.idle {
+                IDLE_BOOT_PATIENCE
+            } else {
+                BOOT_PATIENCE
+            },
+            patience: shared.test_timeout + GRACE,
+            idle: shared.idle,
         };
-        let mut boot = machine.boot()?;
-        let mut first = None;
-        if let End::Panicked(why) = &boot.end {
-            first = Some(format!("the first boot ended early: {why}"));
-            eprintln!(
-                "{}: {why}; it gets a second try. The end of the kernel's log:\n{}",
-                self.name,
-                boot.console_tail()
-            );
-            fs::rename(&boot.console, dir.join("console-1.log"))?;
-            fs::rename(dir.join("output.log"), dir.join("output-1.log"))?;
-            boot = machine.boot()?;
-        }
+        let boot = machine.boot()?;
         fs::remove_file(&initrd)?;
-        let mut outcome = outcome::parse(&boot.output);
-        outcome.notes.extend(first);
+        let outcome = outcome::parse(&boot.output);
         if let Some(report) = &outcome.report {
             fs::write(dir.join("check.json"), report.to_string())?;
         }
@@ -163,11 +413,11 @@ impl Guest<'_> {
         Ok((boot, outcome))
     }
 
-    fn initrd(&self, ground: &Ground<'_>, dir: &Path) -> Result<PathBuf> {
+    fn initrd(&self, shared: &Shared<'_>, dir: &Path) -> Result<PathBuf> {
         let modules = image::modules(self.kernel, dir)?;
-        let part = image::part(&self.part, ground.test_timeout, dir)?;
+        let part = image::part(&self.part, shared.test_timeout, dir)?;
         let initrd = dir.join("initrd");
-        image::join(&[ground.programs, ground.job, &modules, &part], &initrd)
+        image::join(&[shared.programs, shared.job, &modules, &part], &initrd)
             .context("cannot write the guest's files")?;
         fs::remove_file(&modules)?;
         fs::remove_file(&part)?;
@@ -183,7 +433,7 @@ impl Guest<'_> {
                 self.name, program.output
             ));
         }
-        if let Some((_, trouble)) = crashed(&boot.end) {
+        if let Some(trouble) = crashed(&boot.end) {
             text.push_str(&format!(
                 "\n---- {}: {trouble}\nthe end of {}:\n{}\n",
                 self.name,
@@ -198,140 +448,31 @@ impl Guest<'_> {
     }
 }
 
-/// Exit statuses of this program when a guest ended before its tests.
-pub const LOCKED_UP: u8 = 123;
-pub const HUNG: u8 = 124;
-pub const PANICKED: u8 = 125;
-
-/// The exit status for a guest that ended before its tests, and what happened.
-fn crashed(end: &End) -> Option<(u8, String)> {
+/// What happened to a guest that ended before its tests.
+pub fn crashed(end: &End) -> Option<String> {
     match end {
         End::Finished => None,
-        End::Hung(at) => Some((HUNG, format!("the guest hung ({at})"))),
-        End::Panicked(why) => Some((PANICKED, format!("the kernel panicked ({why})"))),
-        End::LockedUp(why) => Some((LOCKED_UP, format!("soft lockup ({why})"))),
-        End::Broken(said) => Some((1, format!("the guest broke off: {said}"))),
+        End::Hung(at) => Some(format!("the guest hung ({at})")),
+        End::Panicked(why) => Some(format!("the kernel panicked ({why})")),
+        End::LockedUp(why) => Some(format!("soft lockup ({why})")),
+        End::Broken(said) => Some(format!("the guest broke off: {said}")),
     }
 }
 
-/// The exit status, and what went wrong.
-pub fn judge(end: &End, part: &Part, outcome: &Outcome) -> (u8, Option<String>) {
-    if let Some((code, trouble)) = crashed(end) {
-        return (code, Some(trouble));
-    }
-    let failed = outcome
-        .programs
-        .iter()
-        .find_map(|(name, program)| Some((name, program, program.trouble()?)));
-    if let Some((name, program, trouble)) = failed {
-        let code = if program.hung() { HUNG } else { 1 };
-        return (code, Some(format!("{name}: {trouble}")));
-    }
-    if let Some(missing) = part
-        .tests
-        .iter()
-        .find(|test| !outcome.programs.contains_key(*test))
-    {
-        return (1, Some(format!("{missing} did not run")));
-    }
-    if !part.check {
-        return (0, None);
-    }
-    let Some(report) = &outcome.report else {
-        return (1, Some("`observer check` gave no report".to_owned()));
-    };
+/// What is wrong with a report of `observer check --json`.
+fn judge_check(report: &serde_json::Value, kernel: &Kernel, expected: &AttachTypes) -> Vec<String> {
+    let mut problems = Vec::new();
     if report["exit_code"] == 2 {
-        return (1, Some("the observer cannot run".to_owned()));
+        problems.push("the observer cannot run".to_owned());
     }
     let unserved = outcome::unserved(report);
     if !unserved.is_empty() {
-        let unserved = unserved.join(", ");
-        return (1, Some(format!("no hook serves {unserved}")));
+        problems.push(format!("no hook serves {}", unserved.join(", ")));
     }
-    (0, None)
-}
-
-/// Puts the guests of each kernel together. The exit status is that of the first in which
-/// something went wrong.
-pub fn rows(
-    kernels: &[Kernel],
-    guests: &[Guest<'_>],
-    results: Vec<(Boot, Outcome)>,
-) -> (Vec<Row>, u8) {
-    let mut rows: Vec<_> = kernels.iter().map(Row::new).collect();
-    let mut status = 0;
-    for (guest, (boot, outcome)) in guests.iter().zip(results) {
-        let (code, trouble) = judge(&boot.end, &guest.part, &outcome);
-        status = if status == 0 { code } else { status };
-        let name = guest.kernel.name.to_string();
-        let Some(row) = rows.iter_mut().find(|row| row.name == name) else {
-            continue;
-        };
-        row.took += boot.took;
-        row.trouble = row.trouble.take().or(trouble);
-        row.outcome.merge(outcome);
-    }
-    (rows, status)
+    problems.extend(expected.differences(&kernel.name.into(), report));
+    problems
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kernel(name: &str) -> Kernel {
-        Kernel {
-            name: name.parse().unwrap(),
-            release: name.to_owned(),
-            version: "1".to_owned(),
-            dir: PathBuf::new(),
-            image: PathBuf::new(),
-        }
-    }
-
-    #[test]
-    fn every_kernel_runs_every_test_once() {
-        let kernels = ["5.10", "6.1", "7.3"].map(kernel);
-        let tests: Vec<_> = (0..7).map(|test| test.to_string()).collect();
-        for at_once in [1, 2, 3, 8, 100] {
-            let guests = plan(&kernels, &tests, at_once);
-            assert_eq!(guests[0].name, "7.3");
-            for kernel in &kernels {
-                let of = |guest: &&Guest<'_>| guest.kernel.name == kernel.name;
-                let own: Vec<_> = guests.iter().filter(of).collect();
-                assert_eq!(own.iter().filter(|guest| guest.part.check).count(), 1);
-                let mut run: Vec<_> = own.iter().flat_map(|guest| &guest.part.tests).collect();
-                run.sort();
-                assert_eq!(run, tests.iter().collect::<Vec<_>>(), "{at_once} at once");
-            }
-        }
-        // Nothing to divide.
-        assert_eq!(plan(&kernels, &tests, 3).len(), 3);
-        assert_eq!(plan(&kernels, &[], 2).len(), 3);
-    }
-
-    #[test]
-    fn a_guest_is_judged_by_its_end_first() {
-        let part = Part {
-            tests: vec!["kernel_x".to_owned()],
-            ..Part::default()
-        };
-        let judge = |end: &End, outcome: &Outcome| judge(end, &part, outcome);
-        let none = Outcome::default();
-        let (code, trouble) = judge(&End::Hung("kernel_x: silent for 9 s".to_owned()), &none);
-        assert_eq!(code, HUNG);
-        assert_eq!(
-            trouble.unwrap(),
-            "the guest hung (kernel_x: silent for 9 s)"
-        );
-        assert_eq!(judge(&End::Panicked(String::new()), &none).0, PANICKED);
-        assert_eq!(judge(&End::LockedUp(String::new()), &none).0, LOCKED_UP);
-        // It finished, and a test is missing.
-        assert_eq!(
-            judge(&End::Finished, &none),
-            (1, Some("kernel_x did not run".to_owned()))
-        );
-        let lines = ["@@ begin kernel_x", "@@ end kernel_x 0"];
-        let lines = lines.map(|line| (Duration::ZERO, line.to_owned()));
-        assert_eq!(judge(&End::Finished, &outcome::parse(&lines)), (0, None));
-    }
-}
+#[path = "guests_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    build::Binaries,
+    build::{Binaries, Unit},
     packages::{Kernel, with_suffix},
 };
 use crate::shell;
@@ -49,10 +49,8 @@ pub fn programs(guest: &Path) -> Result<PathBuf> {
 /// What is in each guest of a run.
 pub struct Job<'a> {
     pub binaries: &'a Binaries,
-    /// Names of the test programs.
-    pub tests: &'a [String],
-    /// Arguments of each test program.
-    pub args: &'a [String],
+    /// Options of each test program.
+    pub options: &'a [&'a str],
     pub scale: f64,
 }
 
@@ -60,8 +58,7 @@ pub struct Job<'a> {
 pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
     let Job {
         binaries,
-        tests,
-        args,
+        options,
         scale,
     } = job;
     let root = dir.join("job");
@@ -77,17 +74,16 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
         .context("busybox is not installed")?;
     fs::copy(busybox, at("bin/busybox"))?;
     std::os::unix::fs::symlink("dash", at("bin/sh"))?;
-    fs::copy(&binaries.observer, at("job/observer"))?;
-    for (name, file) in &binaries.tests {
-        if tests.contains(name) {
-            fs::copy(file, at("job").join(name))
-                .with_context(|| format!("cannot copy {}", file.display()))?;
-        }
+    let observer = binaries.observer.iter().map(|file| ("observer", file));
+    let tests = binaries.tests.iter();
+    for (name, file) in observer.chain(tests.map(|(name, file)| (name.as_str(), file))) {
+        fs::copy(file, at("job").join(name))
+            .with_context(|| format!("cannot copy {}", file.display()))?;
     }
-    let args: Vec<_> = args.iter().map(|arg| arg.replace('\'', "")).collect();
+    let options: Vec<_> = options.iter().map(|arg| arg.replace('\'', "")).collect();
     let environment = format!(
         "export TEST_ARGS='{}' OBSERVER_TEST_SCALE={scale}\n",
-        args.join(" ")
+        options.join(" ")
     );
     fs::write(at("job/environment"), environment)?;
     for (file, text) in [
@@ -114,30 +110,75 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
 }
 
 /// What is to be run in one guest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Whether to run `observer check`.
     pub check: bool,
-    /// Names of the test programs to run, in order.
-    pub tests: Vec<String>,
+    /// What else to run, in order.
+    pub units: Vec<Unit>,
     /// What is to go wrong, as `init.sh` knows it.
     pub fault: &'static str,
     /// Test programs that are no part of the job: name and text of a script.
     pub scripts: Vec<(&'static str, &'static str)>,
+    /// 2 when something runs once more; scripts read it from OBSERVER_ATTEMPT.
+    pub attempt: u32,
 }
 
-/// Packs the list of what is to be run, each test program no longer than `timeout`.
+impl Part {
+    /// The same guest with nothing to run.
+    pub fn without_units(&self) -> Self {
+        Self {
+            check: false,
+            units: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Adds what another part runs.
+    pub fn add(&mut self, other: Self) {
+        self.check |= other.check;
+        self.units.extend(other.units);
+    }
+
+    /// For people.
+    pub fn names(&self) -> String {
+        let check = self.check.then_some("check");
+        let units = self.units.iter().map(|unit| unit.name.as_str());
+        let names: Vec<_> = check.into_iter().chain(units).collect();
+        if names.is_empty() {
+            "the boot".to_owned()
+        } else {
+            names.join(", ")
+        }
+    }
+
+    /// Lines of a unit's name, its program and that program's arguments.
+    fn list(&self) -> String {
+        let line = |unit: &Unit| {
+            let mut words = vec![unit.name.as_str(), &unit.program];
+            if !unit.tests.is_empty() {
+                words.push("--exact");
+                words.extend(unit.tests.iter().map(String::as_str));
+            }
+            words.join(" ") + "\n"
+        };
+        self.units.iter().map(line).collect()
+    }
+}
+
+/// Packs the list of what is to be run, each unit no longer than `timeout`.
 pub fn part(part: &Part, timeout: Duration, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("part");
     fs::create_dir_all(root.join("job"))?;
     let text = format!(
-        "CHECK={}\nTESTS='{}'\nTEST_TIMEOUT={}\nFAULT={}\n",
+        "CHECK={}\nTEST_TIMEOUT={}\nFAULT={}\nexport OBSERVER_ATTEMPT={}\n",
         if part.check { "1" } else { "" },
-        part.tests.join(" "),
         timeout.as_secs(),
-        part.fault
+        part.fault,
+        part.attempt.max(1),
     );
     fs::write(root.join("job/part"), text)?;
+    fs::write(root.join("job/list"), part.list())?;
     for (name, text) in &part.scripts {
         let file = root.join("job").join(name);
         fs::write(&file, text)?;

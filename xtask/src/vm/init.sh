@@ -65,14 +65,15 @@ if [ -n "$CHECK" ]; then
 fi
 
 cd /tmp
-for test in $TESTS; do
-    printf '\n@@ begin %s\n' "$test"
+while read -r name program args; do
+    printf '\n@@ begin %s\n' "$name"
     # shellcheck disable=SC2086
-    timeout -s KILL "$TEST_TIMEOUT" "/job/$test" --test-threads=1 --nocapture $TEST_ARGS
-    printf '\n@@ end %s %s\n' "$test" "$?"
+    timeout -s KILL "$TEST_TIMEOUT" "/job/$program" $args --include-ignored --test-threads=1 \
+        --nocapture $TEST_ARGS </dev/null
+    printf '\n@@ end %s %s\n' "$name" "$?"
     # What a killed test left behind must not disturb the next.
     killall -q -9 observer python3 nginx strace
-done
+done </job/list
 echo "@@ done"
 # The serial port sends on for a moment.
 sleep 1

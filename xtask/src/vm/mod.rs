@@ -2,7 +2,7 @@
 //! test programs, `observer` and what they run.
 
 mod boot;
-mod build;
+pub mod build;
 mod fault;
 mod guests;
 mod image;
@@ -11,6 +11,7 @@ mod names;
 mod outcome;
 mod packages;
 mod qemu;
+mod suite;
 mod table;
 pub mod workdir;
 
@@ -24,23 +25,33 @@ use std::{
 
 use anyhow::{Result, bail};
 
-pub use self::names::OLDEST_AND_NEWEST;
+pub use self::names::Wanted;
+#[cfg(test)]
+pub use self::suite::ALL_KERNELS;
 
 use self::{
-    guests::Ground,
-    names::Wanted,
+    build::{Binaries, Unit},
+    guests::{Attempt, Shared},
     packages::{Cache, Kernel},
     qemu::Qemu,
+    table::Row,
     workdir::WorkDir,
 };
-use crate::{apt, host, setup, shell};
+use crate::{
+    apt,
+    attach_types::AttachTypes,
+    host, report,
+    report::Report,
+    setup::{self, Needs},
+    shell,
+};
 
 /// Runs `observer check` and the kernel tests on other kernels, in QEMU.
 #[derive(clap::Args)]
 pub struct Args {
     /// Kernels such as 6.12, 6.1-rt (real-time) or 6.1-full (not the small cloud build).
     /// A series that the mirror no longer has gives the next newer one.
-    #[arg(value_name = "KERNEL", default_values = names::DEFAULT)]
+    #[arg(value_name = "KERNEL", default_values = suite::ALL_KERNELS)]
     kernels: Vec<Wanted>,
     /// List the kernels that can be had.
     #[arg(long)]
@@ -51,32 +62,38 @@ pub struct Args {
     /// Only run `observer check`.
     #[arg(long)]
     check_only: bool,
-    /// Only run this test file, such as kernel_reset; can be given several times.
+    /// Run the tests of this file or module only, such as reset; can be given several times.
     #[arg(long, value_name = "NAME")]
     test: Vec<String>,
     /// Write the tables to docs/kernels.md.
     #[arg(long, conflicts_with_all = ["args", "faults"])]
     write_table: bool,
-    /// Boot guests that panic, lock up, fall silent or run an endless test, and see that each
-    /// is told for what it is.
+    /// Write what observes each signal on these kernels to docs/attach-types.toml, instead of
+    /// comparing it with that file.
+    #[arg(long, conflicts_with = "faults")]
+    write_attach_types: bool,
+    /// Test the runner: boot guests that panic, lock up, stop printing, run an endless test, one
+    /// that always fails and one that fails once, and see that each is reported as that.
     #[arg(long)]
     faults: bool,
     /// Guests to run at once; by default one for each processor, as far as there is memory.
     #[arg(long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
-    /// Seconds that one test file may take.
+    /// Seconds that the tests of one file or module may take.
     #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
     test_timeout: u64,
     /// Scale of the load that tests make; emulated machines are slow.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = SCALE)]
     scale: f64,
     /// Where downloads are kept.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Given to each test program: names of tests to run, or libtest's options.
+    /// Parts of names of tests to run, and libtest's options.
     #[arg(last = true)]
     args: Vec<String>,
 }
+
+const SCALE: f64 = 0.05;
 
 /// Why guests cannot be booted on this machine, if so.
 pub fn obstacle() -> Option<&'static str> {
@@ -104,66 +121,230 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    setup::ensure(setup::Needs {
+    setup::ensure(Needs {
         guests: true,
-        ..setup::Needs::default()
+        ..Needs::default()
     })?;
-    let (kernels, programs, qemu) = fetch(args, &dir)?;
+    let downloads = Downloads::fetch(&dir, args.update, &args.kernels)?;
     let fetched = start.elapsed();
     let target = workdir::target()?;
-    let work = WorkDir::new(&target)?;
-    let tests;
-    let job = {
-        // Another run must not change the programs while they are packed.
-        let _lock = workdir::lock(&target)?;
-        let binaries = build::build(&target.join("vm/build"))?;
-        tests = chosen(args, &binaries)?;
-        let job = image::Job {
-            binaries: &binaries,
-            tests: &tests,
-            args: &args.args,
-            scale: args.scale,
-        };
-        image::job(&job, work.path())?
+    let binaries = if args.faults {
+        Binaries::default()
+    } else {
+        build_static(&target)?
     };
     let built = start.elapsed();
-    let at_once = args.jobs.map_or_else(guests::at_once, NonZeroUsize::get);
-    let code = if args.faults {
-        fault::check(&qemu, &kernels[0], &programs, &job, work.path(), at_once)?;
-        0
-    } else {
-        let ground = Ground {
-            qemu: &qemu,
-            programs: &programs,
-            job: &job,
-            work: work.path(),
-            test_timeout: Duration::from_secs(args.test_timeout),
-        };
-        run(args, &kernels, &tests, at_once, &ground)?
+    let (options, words): (Vec<_>, Vec<_>) = args
+        .args
+        .iter()
+        .map(String::as_str)
+        .partition(|arg| arg.starts_with('-'));
+    let settings = Settings {
+        options: &options,
+        scale: args.scale,
+        at_once: args.jobs.map_or_else(guests::at_once, NonZeroUsize::get),
+        test_timeout: Duration::from_secs(args.test_timeout),
+        idle: false,
     };
-    fs::remove_file(&job)?;
+    let work = WorkDir::new(&target)?;
+    let ok = if args.faults {
+        let prepared = Prepared::new(&downloads, &binaries, &settings, work.path())?;
+        fault::check(
+            &downloads.kernels[0],
+            &prepared.shared(PATIENCE_OF_FAULTS, false, &AttachTypes::default()),
+            settings.at_once,
+        )?;
+        true
+    } else {
+        let units = chosen(args, build::units(&binaries.tests, &words)?)?;
+        let kernels = downloads.kernels.iter().cloned();
+        let plan: Vec<_> = kernels.map(|kernel| (kernel, units.clone())).collect();
+        let expected = if args.write_attach_types {
+            None
+        } else {
+            Some(AttachTypes::read()?)
+        };
+        let (rows, report) = run(
+            &downloads,
+            &binaries,
+            &plan,
+            &settings,
+            expected.as_ref(),
+            work.path(),
+        )?;
+        if args.write_table {
+            write_table(&rows, &downloads.qemu)?;
+        }
+        if args.write_attach_types {
+            write_attach_types(&plan, &rows)?;
+        }
+        print!("\n{report}");
+        report.ok()
+    };
     let seconds = |time: Duration| time.as_secs();
     println!(
-        "\nlogs: {}\ntime: {} s to fetch, {} s to build, {} s in guests, {at_once} at once",
+        "\nlogs: {}\ntime: {} s to fetch, {} s to build, {} s in guests, {} at once",
         work.path().display(),
         seconds(fetched),
         seconds(built - fetched),
         seconds(start.elapsed() - built),
+        settings.at_once,
     );
-    Ok(ExitCode::from(code))
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// Runs all guests, and shows what came of them.
-fn run(
-    args: &Args,
-    kernels: &[Kernel],
-    tests: &[String],
+/// How long a test program may take where guests go wrong on purpose.
+const PATIENCE_OF_FAULTS: Duration = Duration::from_secs(10);
+
+/// What `cargo xtask test` runs on other kernels.
+pub struct Suite {
+    downloads: Downloads,
+    target: PathBuf,
+}
+
+impl Suite {
+    /// Downloads what the guests need.
+    pub fn fetch() -> Result<Self> {
+        let names = suite::ALL_KERNELS.map(str::parse::<Wanted>);
+        let names: Result<Vec<_>, _> = names.into_iter().collect();
+        let names = names.map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            downloads: Downloads::fetch(&packages::default_dir()?, false, &names)?,
+            target: workdir::target()?,
+        })
+    }
+
+    /// Runs it with binaries that [`build_static`] made, in the processor time that nothing else
+    /// wants.
+    pub fn run(&self, binaries: &Binaries) -> Result<Report> {
+        let units = build::units(&binaries.tests, &[])?;
+        let unknown = suite::unknown(&units);
+        if !unknown.is_empty() {
+            bail!("the table of what runs on other kernels names {unknown:?}, which are no tests");
+        }
+        let settings = Settings {
+            options: &[],
+            scale: SCALE,
+            at_once: guests::at_once(),
+            test_timeout: Duration::from_secs(1200),
+            idle: true,
+        };
+        let plan = |kernel: &Kernel| {
+            let units = suite::units(&kernel.name.to_string(), &units);
+            (kernel.clone(), units)
+        };
+        let plan: Vec<_> = self.downloads.kernels.iter().map(plan).collect();
+        let work = WorkDir::new(&self.target)?;
+        let expected = AttachTypes::read()?;
+        let (_, report) = run(
+            &self.downloads,
+            binaries,
+            &plan,
+            &settings,
+            Some(&expected),
+            work.path(),
+        )?;
+        Ok(report)
+    }
+}
+
+/// Builds static test programs and the daemon.
+pub fn build_static(target: &Path) -> Result<Binaries> {
+    // Two runs at a time would change each other's.
+    let _lock = workdir::lock(target)?;
+    build::build(Some(&build::dir(target)))
+}
+
+struct Settings<'a> {
+    /// libtest's options.
+    options: &'a [&'a str],
+    scale: f64,
     at_once: usize,
-    ground: &Ground<'_>,
-) -> Result<u8> {
-    let guests = guests::plan(kernels, tests, at_once);
-    let results = guests::run_all(&guests, at_once, ground)?;
-    let (rows, code) = guests::rows(kernels, &guests, results);
+    test_timeout: Duration,
+    /// Whether everything else goes first.
+    idle: bool,
+}
+
+/// Archives of one run.
+struct Prepared<'a> {
+    downloads: &'a Downloads,
+    job: PathBuf,
+    work: &'a Path,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        downloads: &'a Downloads,
+        binaries: &Binaries,
+        settings: &Settings<'_>,
+        work: &'a Path,
+    ) -> Result<Self> {
+        let job = image::Job {
+            binaries,
+            options: settings.options,
+            scale: settings.scale,
+        };
+        Ok(Self {
+            downloads,
+            job: image::job(&job, work)?,
+            work,
+        })
+    }
+
+    fn shared<'b>(
+        &'b self,
+        test_timeout: Duration,
+        idle: bool,
+        expected: &'b AttachTypes,
+    ) -> Shared<'b> {
+        Shared {
+            qemu: &self.downloads.qemu,
+            programs: &self.downloads.programs,
+            job: &self.job,
+            work: self.work,
+            test_timeout,
+            expected,
+            idle,
+        }
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        // The logs stay.
+        let _ = fs::remove_file(&self.job);
+    }
+}
+
+/// Runs units on kernels, shows what came of them, and what failed once more.
+fn run(
+    downloads: &Downloads,
+    binaries: &Binaries,
+    plan: &[(Kernel, Vec<Unit>)],
+    settings: &Settings<'_>,
+    expected: Option<&AttachTypes>,
+    work: &Path,
+) -> Result<(Vec<Row>, Report)> {
+    let prepared = {
+        // Another run must not change the programs while they are packed.
+        let _lock = workdir::lock(&workdir::target()?)?;
+        Prepared::new(downloads, binaries, settings, work)?
+    };
+    let none = AttachTypes::default();
+    let shared = prepared.shared(
+        settings.test_timeout,
+        settings.idle,
+        expected.unwrap_or(&none),
+    );
+    let guests = guests::plan(plan, settings.at_once);
+    let (attempts, mut report) = guests::run(guests, settings.at_once, &shared)?;
+    let rows = rows(plan, attempts, &report);
+    let programs = rows.iter().flat_map(|row| row.outcome.programs.values());
+    report.counts = report::count(programs.flat_map(|program| &program.tests));
     println!();
     for row in &rows {
         let report = row.outcome.report.as_ref();
@@ -171,51 +352,107 @@ fn run(
         println!("{:<8} {}", row.name, conclusion.unwrap_or("no report"));
     }
     print!("\n{}", table::text(&rows));
+    for (kernel, _) in plan {
+        let note = expected.and_then(|types| types.note(&kernel.name.into()));
+        report.notes.extend(note);
+    }
     for row in &rows {
         let trouble = row.trouble.as_deref().unwrap_or("ok");
-        println!("guest {:<8} {trouble}", row.name);
+        report
+            .notes
+            .push(format!("guest {:<8} {trouble}", row.name));
     }
-    if args.write_table {
-        let date = shell::output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default();
-        let document = table::markdown(&rows, date.trim(), &ground.qemu.accelerator());
-        let path = host::root().join("docs/kernels.md");
-        fs::write(&path, document)?;
-        println!("written: {}", path.display());
-    }
-    Ok(code)
+    Ok((rows, report))
 }
 
-/// Downloads what is missing. The cache is locked only meanwhile.
-fn fetch(args: &Args, dir: &Path) -> Result<(Vec<Kernel>, PathBuf, Qemu)> {
-    let cache = Cache::open(dir, args.update)?;
-    let mut kernels: Vec<Kernel> = Vec::new();
-    for wanted in &args.kernels {
-        let kernel = cache.kernel(*wanted)?;
-        if kernels.iter().all(|other| other.name != kernel.name) {
-            kernels.push(kernel);
+/// Puts the guests of each kernel together.
+fn rows(plan: &[(Kernel, Vec<Unit>)], attempts: Vec<Attempt<'_>>, report: &Report) -> Vec<Row> {
+    let mut rows: Vec<_> = plan.iter().map(|(kernel, _)| Row::new(kernel)).collect();
+    for attempt in attempts {
+        let name = attempt.guest.kernel.name.to_string();
+        let Some(row) = rows.iter_mut().find(|row| row.name == name) else {
+            continue;
+        };
+        row.took += attempt.boot.took;
+        row.outcome.merge(attempt.outcome);
+    }
+    for row in &mut rows {
+        let of = |list: &[report::Failure], word: &str| {
+            let own = |failure: &report::Failure| {
+                let (kernel, name) = failure.name.split_once(' ')?;
+                (kernel == row.name).then(|| name.to_owned())
+            };
+            let names: Vec<_> = list.iter().filter_map(own).collect();
+            (!names.is_empty()).then(|| format!("{word} {}", names.join(", ")))
+        };
+        let parts = [of(&report.failed, "FAILED"), of(&report.flaky, "flaky")];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        row.trouble = (!parts.is_empty()).then(|| parts.join("; "));
+    }
+    rows
+}
+
+fn write_table(rows: &[Row], qemu: &Qemu) -> Result<()> {
+    let date = shell::output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default();
+    let document = table::markdown(rows, date.trim(), &qemu.accelerator());
+    let path = host::root().join("docs/kernels.md");
+    fs::write(&path, document)?;
+    println!("written: {}", path.display());
+    Ok(())
+}
+
+fn write_attach_types(plan: &[(Kernel, Vec<Unit>)], rows: &[Row]) -> Result<()> {
+    let mut types = AttachTypes::read().unwrap_or_default();
+    for ((kernel, _), row) in plan.iter().zip(rows) {
+        if let Some(report) = &row.outcome.report {
+            types.set(kernel.name.into(), report);
         }
     }
-    let programs = image::programs(&cache.guest()?)?;
-    let qemu = Qemu::new(&cache.qemu()?)?;
-    Ok((kernels, programs, qemu))
+    println!("written: {}", types.write()?.display());
+    Ok(())
 }
 
-/// The test programs to run.
-fn chosen(args: &Args, binaries: &build::Binaries) -> Result<Vec<String>> {
-    let all: Vec<_> = binaries
-        .tests
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
+/// What comes from the mirror.
+struct Downloads {
+    kernels: Vec<Kernel>,
+    programs: PathBuf,
+    qemu: Qemu,
+}
+
+impl Downloads {
+    /// Downloads what is missing. The cache is locked only meanwhile.
+    fn fetch(dir: &Path, update: bool, names: &[Wanted]) -> Result<Self> {
+        let cache = Cache::open(dir, update)?;
+        let mut kernels: Vec<Kernel> = Vec::new();
+        for wanted in names {
+            let kernel = cache.kernel(*wanted)?;
+            if kernels.iter().all(|other| other.name != kernel.name) {
+                kernels.push(kernel);
+            }
+        }
+        Ok(Self {
+            kernels,
+            programs: image::programs(&cache.guest()?)?,
+            qemu: Qemu::new(&cache.qemu()?)?,
+        })
+    }
+}
+
+/// The units to run.
+fn chosen(args: &Args, all: Vec<Unit>) -> Result<Vec<Unit>> {
     if args.check_only {
         return Ok(Vec::new());
     }
-    if let Some(unknown) = args.test.iter().find(|name| !all.contains(name)) {
+    let name = |name: &String| name.strip_prefix("kernel_").unwrap_or(name).to_owned();
+    let wanted: Vec<_> = args.test.iter().map(name).collect();
+    let known = |name: &&String| all.iter().any(|unit| unit.name == **name);
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+        let names: Vec<_> = all.iter().map(|unit| unit.name.as_str()).collect();
         bail!(
-            "there is no test file {unknown}; there are {}",
-            all.join(", ")
+            "there are no tests {unknown}; there are {}",
+            names.join(", ")
         );
     }
-    let wanted = |name: &String| args.test.is_empty() || args.test.contains(name);
-    Ok(all.into_iter().filter(wanted).collect())
+    let chosen = |unit: &Unit| wanted.is_empty() || wanted.contains(&unit.name);
+    Ok(all.into_iter().filter(chosen).collect())
 }

@@ -33,11 +33,6 @@ pub struct Wanted {
     pub flavour: Flavour,
 }
 
-/// One of each long-term series, and the newest.
-pub const DEFAULT: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
-/// The two of them between which hooks differ most.
-pub const OLDEST_AND_NEWEST: [&str; 2] = [DEFAULT[0], DEFAULT[DEFAULT.len() - 1]];
-
 impl FromStr for Wanted {
     type Err = String;
 
@@ -139,7 +134,7 @@ pub fn nearest(available: &BTreeMap<Wanted, String>, wanted: Wanted) -> Option<(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::suite, *};
 
     const IMAGES: [&str; 13] = [
         "linux-image-5.10.0-46-cloud-amd64",
@@ -197,7 +192,10 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in DEFAULT.into_iter().chain(["6.1-rt", "6.12-full"]) {
+        for name in suite::ALL_KERNELS
+            .into_iter()
+            .chain(["6.1-rt", "6.12-full"])
+        {
             assert_eq!(wanted(name).to_string(), name);
         }
         for name in ["", "6", "6.1.2", "6.1-", "6.1-lts", "newest", "x.y"] {

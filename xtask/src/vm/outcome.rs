@@ -1,27 +1,10 @@
-//! What a guest said, read from its output.
+//! Reads the output of a guest.
 
 use std::{collections::BTreeMap, time::Duration};
 
-/// What became of one test.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Passed,
-    /// Passed, but for something that it said could not be tested here.
-    InPart(String),
-    Failed,
-    /// With the reason.
-    Skipped(String),
-}
+use crate::libtest::{Reader, Test, Verdict};
 
-/// One test.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Test {
-    pub name: String,
-    pub verdict: Verdict,
-    pub took: Duration,
-}
-
-/// What became of one test program.
+/// The result of one unit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     pub tests: Vec<Test>,
@@ -47,9 +30,15 @@ impl Program {
         self.tests.iter().filter(|test| of(&test.verdict)).count()
     }
 
+    pub fn failed(&self) -> impl Iterator<Item = &Test> {
+        self.tests
+            .iter()
+            .filter(|test| test.verdict == Verdict::Failed)
+    }
+
     /// What is wrong with it, if anything.
     pub fn trouble(&self) -> Option<String> {
-        let failed = self.count(|verdict| *verdict == Verdict::Failed);
+        let failed = self.failed().count();
         match self.code {
             Some(0) => None,
             Some(KILLED) => Some("HUNG".to_owned()),
@@ -58,15 +47,43 @@ impl Program {
             Some(code) => Some(format!("FAILED with exit status {code}")),
         }
     }
+
+    /// Replaces tests by their second run, and adds those that did not run before.
+    fn rerun(&mut self, again: Self) {
+        let Self {
+            tests,
+            code,
+            took,
+            output,
+        } = again;
+        for test in tests {
+            match self.tests.iter_mut().find(|known| known.name == test.name) {
+                Some(known) => *known = test,
+                None => self.tests.push(test),
+            }
+        }
+        self.code = code;
+        self.took += took;
+        self.output.push_str(&output);
+    }
 }
 
-/// What a guest said.
+/// A test's name with that of its unit, which modules have in theirs.
+pub fn full_name(unit: &str, test: &str) -> String {
+    let prefix = format!("{unit}::");
+    let name = test.strip_prefix(&prefix).unwrap_or(test);
+    prefix + name
+}
+
+/// The output of a guest by section.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     pub release: Option<String>,
+    /// Whether `observer check` was started.
+    pub check_begun: bool,
     /// `observer check --json`
     pub report: Option<serde_json::Value>,
-    /// By name.
+    /// By name of the unit.
     pub programs: BTreeMap<String, Program>,
     pub notes: Vec<String>,
 }
@@ -113,37 +130,54 @@ impl Outcome {
             .filter(|(_, line)| !line.starts_with("@@ "))
             .map(|(_, line)| format!("{line}\n"))
             .collect();
-        match name {
-            "check" => {
-                self.report = text
-                    .lines()
-                    .find_map(|line| serde_json::from_str(line).ok());
-            }
-            _ => {
-                let took = |lines: &[(Duration, String)]| Some(lines.last()?.0 - lines.first()?.0);
-                let program = Program {
-                    tests: parse_tests(lines),
-                    code,
-                    took: took(lines).unwrap_or_default(),
-                    output: text,
-                };
-                self.programs.insert(name.to_owned(), program);
-            }
+        if name == "check" {
+            self.check_begun = true;
+            self.report = text
+                .lines()
+                .find_map(|line| serde_json::from_str(line).ok());
+            return;
         }
+        let begin = lines.first().map_or(Duration::ZERO, |(time, _)| *time);
+        let end = lines.last().map_or(begin, |(time, _)| *time);
+        let mut reader = Reader::new(begin);
+        for (time, line) in lines {
+            reader.line(line, *time);
+        }
+        let program = Program {
+            tests: reader.finish(end),
+            code,
+            took: end - begin,
+            output: text,
+        };
+        self.programs.insert(name.to_owned(), program);
     }
 
-    /// Takes in what another guest with the same kernel said.
+    /// Adds the output of another guest with the same kernel. Units that are there already ran
+    /// once more in it.
     pub fn merge(&mut self, other: Self) {
         let Self {
             release,
+            check_begun,
             report,
             programs,
             notes,
         } = other;
         self.release = self.release.take().or(release);
-        self.report = self.report.take().or(report);
-        self.programs.extend(programs);
-        self.notes.extend(notes);
+        self.check_begun |= check_begun;
+        self.report = report.or(self.report.take());
+        for (name, program) in programs {
+            match self.programs.get_mut(&name) {
+                Some(known) => known.rerun(program),
+                None => {
+                    self.programs.insert(name, program);
+                }
+            }
+        }
+        for note in notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
     }
 }
 
@@ -165,62 +199,6 @@ pub fn unserved(report: &serde_json::Value) -> Vec<&str> {
     signals
 }
 
-/// Reads libtest's output of one thread without capture: `test NAME ... `, then what the
-/// test prints, then `ok` or `FAILED`, on the same line only if it printed nothing. Each test
-/// took the time since the one before.
-///
-/// A test that prints `skipped: REASON` did nothing else; one that prints `left out: REASON`
-/// did the rest.
-fn parse_tests(lines: &[(Duration, String)]) -> Vec<Test> {
-    let mut tests = Vec::new();
-    let mut last = lines.first().map_or(Duration::ZERO, |(time, _)| *time);
-    let mut open: Option<(String, Verdict)> = None;
-    let mut end = |name, verdict, time| {
-        let took = time - std::mem::replace(&mut last, time);
-        tests.push(Test {
-            name,
-            verdict,
-            took,
-        });
-    };
-    for (time, line) in lines {
-        let mut rest = line.as_str();
-        if let Some((name, after)) = line
-            .strip_prefix("test ")
-            .and_then(|line| line.split_once(" ... "))
-        {
-            if let Some((name, _)) = open.take() {
-                // The one before never ended.
-                end(name, Verdict::Failed, *time);
-            }
-            open = Some((name.to_owned(), Verdict::Passed));
-            rest = after;
-        }
-        let Some((name, passed)) = &mut open else {
-            continue;
-        };
-        let verdict = match rest {
-            "ok" => passed.clone(),
-            "FAILED" => Verdict::Failed,
-            _ if rest.starts_with("ignored") => Verdict::Skipped("ignored".to_owned()),
-            _ => {
-                if let Some(reason) = rest.strip_prefix("skipped: ") {
-                    *passed = Verdict::Skipped(reason.to_owned());
-                } else if let Some(reason) = rest.strip_prefix("left out: ") {
-                    *passed = Verdict::InPart(reason.to_owned());
-                }
-                continue;
-            }
-        };
-        end(std::mem::take(name), verdict, *time);
-        open = None;
-    }
-    if let (Some((name, _)), Some((time, _))) = (open, lines.last()) {
-        end(name, Verdict::Failed, *time);
-    }
-    tests
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +210,7 @@ mod tests {
 {\"exit_code\":0}
 
 @@ end check 0
-@@ begin kernel_reset
+@@ begin reset
 
 running 4 tests
 test a ... ok
@@ -246,8 +224,8 @@ test d ... ok
 
 test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
 
-@@ end kernel_reset 101
-@@ begin kernel_seed
+@@ end reset 101
+@@ begin seed
 running 2 tests
 test e ... left out: no y
 ok
@@ -261,9 +239,7 @@ test f ... half a line
     }
 
     fn failed(program: &Program) -> Vec<&str> {
-        let failed = |test: &&Test| test.verdict == Verdict::Failed;
-        let failed = program.tests.iter().filter(failed);
-        failed.map(|test| test.name.as_str()).collect()
+        program.failed().map(|test| test.name.as_str()).collect()
     }
 
     #[test]
@@ -272,20 +248,13 @@ test f ... half a line
         assert_eq!(outcome.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(outcome.report.unwrap()["exit_code"], 0);
         assert_eq!(outcome.notes, ["insmod 03-x.ko failed"]);
-        let reset = &outcome.programs["kernel_reset"];
+        let reset = &outcome.programs["reset"];
         assert_eq!(reset.code, Some(101));
         assert_eq!(reset.took, Duration::from_secs(14));
         assert_eq!(reset.trouble().as_deref(), Some("FAILED 1"));
         assert_eq!(failed(reset), ["c"]);
-        assert_eq!(
-            reset.tests[1],
-            Test {
-                name: "b".to_owned(),
-                verdict: Verdict::Skipped("nginx is not installed".to_owned()),
-                took: Duration::from_secs(2),
-            }
-        );
-        let seed = &outcome.programs["kernel_seed"];
+        assert_eq!(reset.tests[1].took, Duration::from_secs(2));
+        let seed = &outcome.programs["seed"];
         assert_eq!(seed.trouble().as_deref(), Some("CUT SHORT"));
         assert_eq!(failed(seed), ["f"]);
         assert_eq!(seed.tests[0].verdict, Verdict::InPart("no y".to_owned()));
@@ -314,6 +283,18 @@ test f ... half a line
         let mut outcome = parse(&lines("@@ begin a\n@@ end a 0\n"));
         outcome.merge(parse(&lines("@@ begin b\n@@ end b 1\n")));
         assert!(outcome.programs["a"].ok() && !outcome.programs["b"].ok());
+    }
+
+    #[test]
+    fn a_second_run_replaces_the_failed_test_only() {
+        let mut outcome = parse(&lines(OUTPUT));
+        outcome.merge(parse(&lines(
+            "@@ begin reset\ntest c ... ok\n@@ end reset 0\n",
+        )));
+        let reset = &outcome.programs["reset"];
+        assert!(reset.ok());
+        assert_eq!(reset.tests.len(), 4);
+        assert_eq!(reset.failed().count(), 0);
     }
 
     #[test]

@@ -5,8 +5,12 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use serde_json::Value;
 
 use super::{
-    outcome::{Outcome, Program, Test, Verdict},
+    outcome::{Outcome, Program, full_name},
     packages::Kernel,
+};
+use crate::{
+    attach_types,
+    libtest::{Test, Verdict},
 };
 
 /// One kernel's part of a run.
@@ -119,7 +123,7 @@ fn hooks<'a>(row: &'a Row) -> Vec<Hook<'a>> {
         let text = |key: &str| verdict[key].as_str().unwrap_or("?");
         Hook {
             signal: text("signal"),
-            rung: text("rung"),
+            rung: attach_types::attach_type(verdict),
             hook: text("hook"),
             status: text("status"),
             detail: text("detail"),
@@ -198,7 +202,7 @@ fn files(rows: &[Row]) -> Vec<String> {
 
 fn tests(rows: &[Row], reasons: &mut Reasons) -> Table {
     let name = |file: &String| vec![file.clone()];
-    by_kernel(rows, &["test file"], files(rows), name, |file, row| {
+    by_kernel(rows, &["tests"], files(rows), name, |file, row| {
         let program = row.outcome.programs.get(file);
         program.map_or("not run".to_owned(), |program| {
             verdict(file, program, reasons)
@@ -220,7 +224,7 @@ fn verdict(file: &str, program: &Program, reasons: &mut Reasons) -> String {
             Verdict::Skipped(why) => (why, &mut skipped),
             Verdict::Passed | Verdict::Failed => continue,
         };
-        numbers.push(reasons.number(why, format!("{file}::{}", test.name)));
+        numbers.push(reasons.number(why, full_name(file, &test.name)));
     }
     for (numbers, what) in [(in_part, "passed in part"), (skipped, "skipped")] {
         if !numbers.is_empty() {
@@ -250,7 +254,7 @@ fn remarks(rows: &[Row]) -> Vec<String> {
         let failed = row.outcome.programs.iter().flat_map(|(file, program)| {
             let failed = |test: &&Test| test.verdict == Verdict::Failed;
             let failed = program.tests.iter().filter(failed);
-            failed.map(move |test| format!("{file}::{} failed", test.name))
+            failed.map(move |test| format!("{} failed", full_name(file, &test.name)))
         });
         let notes = row.outcome.notes.iter().cloned();
         for text in absent.chain(failed).chain(notes) {
@@ -289,7 +293,7 @@ fn slowest(rows: &[Row]) -> Table {
     let mut sums: BTreeMap<String, (Duration, u32)> = BTreeMap::new();
     for (file, program) in rows.iter().flat_map(|row| &row.outcome.programs) {
         for test in &program.tests {
-            let (sum, count) = sums.entry(format!("{file}::{}", test.name)).or_default();
+            let (sum, count) = sums.entry(full_name(file, &test.name)).or_default();
             *sum += test.took;
             *count += 1;
         }
@@ -451,7 +455,7 @@ mod tests {
             "@@ end k 0",
         ];
         let text = text(&[row("6.1", "attached", &all)]);
-        let line = "k          1 passed in part [2], 1 skipped [1]\n";
+        let line = "k      1 passed in part [2], 1 skipped [1]\n";
         assert!(text.contains(line), "{text}");
     }
 
@@ -459,7 +463,7 @@ mod tests {
     fn a_failure_is_named() {
         let failed = ["@@ begin k", "test a ... FAILED", "@@ end k 101"];
         let text = text(&[row("6.1", "attached", &failed)]);
-        assert!(text.contains("k          FAILED 1\n"), "{text}");
+        assert!(text.contains("k      FAILED 1\n"), "{text}");
         assert!(text.contains("6.1: k::a failed\n"), "{text}");
     }
 }

@@ -1,0 +1,152 @@
+//! What a run of tests found, in the words of the closing lines.
+
+use std::{fmt, path::PathBuf};
+
+use crate::libtest::{Counts, Test, Verdict};
+
+/// A test, or a guest as a whole, that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `6.1 reset::killed`, say.
+    pub name: String,
+    /// Why: the panic's place and message, or what became of the guest.
+    pub message: Vec<String>,
+    /// Where all of its output is.
+    pub log: Option<PathBuf>,
+}
+
+/// What became of a number of tests. Each that failed was run once more; one that passed then is
+/// flaky and does not fail the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Of the last run of each test.
+    pub counts: Counts,
+    /// What failed and was not run again, or failed again.
+    pub failed: Vec<Failure>,
+    /// What failed and then passed, with how it failed.
+    pub flaky: Vec<Failure>,
+    /// Other lines for the end.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    pub fn ok(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// Takes in how something ended that had failed before: it is flaky if it passed now.
+    pub fn settle(&mut self, first: Failure, second: Option<Failure>) {
+        match second {
+            None => self.flaky.push(first),
+            Some(second) => {
+                let mut failure = second;
+                if let Some(log) = first.log {
+                    let log = log.display();
+                    failure
+                        .message
+                        .push(format!("failed twice; the first time: {log}"));
+                }
+                self.failed.push(failure);
+            }
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            counts,
+            failed,
+            flaky,
+            notes,
+        } = other;
+        self.counts.passed += counts.passed;
+        self.counts.failed += counts.failed;
+        self.counts.ignored += counts.ignored;
+        self.failed.extend(failed);
+        self.flaky.extend(flaky);
+        self.notes.extend(notes);
+    }
+}
+
+/// The closing lines: first everything that failed or was flaky with its message, then one line
+/// for each of the two.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, list) in [("flaky", &self.flaky), ("FAILED", &self.failed)] {
+            for Failure { name, message, log } in list {
+                writeln!(f, "{word} {name}")?;
+                for line in message {
+                    writeln!(f, "    {line}")?;
+                }
+                if let Some(log) = log {
+                    writeln!(f, "    log: {}", log.display())?;
+                }
+            }
+        }
+        for (word, list) in [("failed", &self.failed), ("flaky", &self.flaky)] {
+            if !list.is_empty() {
+                let names: Vec<_> = list.iter().map(|failure| failure.name.as_str()).collect();
+                writeln!(f, "{word}: {}: {}", list.len(), names.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tests that did not fail count as passed or ignored, and those that did as failed.
+pub fn count<'a>(tests: impl IntoIterator<Item = &'a Test>) -> Counts {
+    let mut counts = Counts::default();
+    for test in tests {
+        match &test.verdict {
+            Verdict::Passed | Verdict::InPart(_) => counts.passed += 1,
+            Verdict::Failed => counts.failed += 1,
+            Verdict::Skipped(_) => counts.ignored += 1,
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(name: &str) -> Failure {
+        Failure {
+            name: name.to_owned(),
+            message: vec!["panicked at x.rs:1:1".to_owned(), "no".to_owned()],
+            log: Some(format!("/logs/{name}").into()),
+        }
+    }
+
+    #[test]
+    fn what_passes_the_second_time_is_flaky_and_green() {
+        let mut report = Report::default();
+        report.settle(failure("6.1 reset::a"), None);
+        assert!(report.ok());
+        assert_eq!(
+            report.to_string(),
+            "flaky 6.1 reset::a\n    panicked at x.rs:1:1\n    no\n    log: /logs/6.1 reset::a\n\
+             flaky: 1: 6.1 reset::a\n"
+        );
+    }
+
+    #[test]
+    fn what_fails_twice_is_red() {
+        let mut report = Report::default();
+        report.settle(failure("a"), None);
+        report.settle(failure("b"), Some(failure("b")));
+        assert!(!report.ok());
+        let text = report.to_string();
+        assert!(text.ends_with("failed: 1: b\nflaky: 1: a\n"), "{text}");
+        assert!(
+            text.contains(
+                "FAILED b\n    panicked at x.rs:1:1\n    no\n    failed twice; the first time: /logs/b\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn nothing_to_say_is_nothing() {
+        assert_eq!(Report::default().to_string(), "");
+    }
+}

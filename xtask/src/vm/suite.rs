@@ -1,0 +1,95 @@
+//! Which tests run on which kernels: the one table to change.
+
+use super::build::Unit;
+
+/// Where a unit runs in `cargo xtask test`, beside the running kernel. `cargo xtask vm` runs all
+/// units on all kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// On each of [`KERNELS`]: tests of what a kernel decides, hooks and the functions they depend
+    /// on.
+    Each,
+    /// On the oldest and the newest: what lies between takes the same hooks as one of these, or as
+    /// the running kernel.
+    Ends,
+}
+
+/// The kernels of `cargo xtask vm`: each long-term series of Debian, and the newest.
+pub const ALL_KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
+
+/// The kernels whose tests `cargo xtask test` runs: those of [`ALL_KERNELS`] that differ in a hook.
+/// 6.12 and 6.18 take the same hooks as 7.3 (see docs/kernels.md); on these it runs
+/// `observer check`, which fails when that is no longer so.
+pub const KERNELS: [&str; 3] = ["5.10", "6.1", "7.3"];
+
+/// Unit and where it runs.
+pub const UNITS: [(&str, On); 14] = [
+    ("functions", On::Each),
+    ("io_uring", On::Each),
+    ("mptcp", On::Each),
+    ("ports", On::Each),
+    ("reset_answer", On::Each),
+    ("setsockopt", On::Each),
+    ("time_wait", On::Each),
+    ("accept", On::Ends),
+    ("binds", On::Ends),
+    ("connection_errors", On::Ends),
+    ("gave_up", On::Ends),
+    ("layout", On::Ends),
+    ("listen", On::Ends),
+    ("reset", On::Ends),
+];
+
+/// Seconds that a unit takes in an emulated guest, on the mean of all kernels: the longest are
+/// started first, and guests are filled evenly. `cargo xtask vm` prints new figures.
+const SECONDS: [(&str, u32); 0] = [];
+
+/// For units that are not in the table.
+const UNKNOWN_SECONDS: u32 = 60;
+
+pub fn seconds(unit: &str) -> u32 {
+    let known = SECONDS.iter().find(|(name, _)| *name == unit);
+    known.map_or(UNKNOWN_SECONDS, |(_, seconds)| *seconds)
+}
+
+/// The units that `cargo xtask test` runs on `kernel`, of those that were built.
+pub fn units(kernel: &str, built: &[Unit]) -> Vec<Unit> {
+    if !KERNELS.contains(&kernel) {
+        return Vec::new();
+    }
+    let end = kernel == KERNELS[0] || kernel == KERNELS[KERNELS.len() - 1];
+    let wanted = |unit: &&Unit| {
+        let found = UNITS.iter().find(|(name, _)| *name == unit.name);
+        found.is_some_and(|(_, on)| *on == On::Each || end)
+    };
+    built.iter().filter(wanted).cloned().collect()
+}
+
+/// Names of the table that were not built, which are misspelt or gone.
+pub fn unknown(built: &[Unit]) -> Vec<&'static str> {
+    let names = UNITS.iter().map(|(name, _)| *name);
+    names
+        .chain(SECONDS.iter().map(|(name, _)| *name))
+        .filter(|name| built.iter().all(|unit| unit.name != *name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_and_the_newest_kernel_run_more() {
+        let built: Vec<_> = ["accept", "daemon", "ports"].map(Unit::named).into();
+        let names = |kernel| {
+            let units = units(kernel, &built);
+            units.into_iter().map(|unit| unit.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("5.10"), ["accept", "ports"]);
+        assert_eq!(names("6.1"), ["ports"]);
+        assert_eq!(names("7.3"), ["accept", "ports"]);
+        assert!(names("6.12").is_empty());
+        assert!(!unknown(&built).contains(&"ports"));
+        assert!(unknown(&built).contains(&"reset"));
+    }
+}
