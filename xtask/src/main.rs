@@ -5,6 +5,7 @@ mod apt;
 mod attach_types;
 mod bench;
 mod consent;
+mod deny;
 mod fuzz;
 mod host;
 mod interrupt;
@@ -41,6 +42,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Fuzz(fuzz::Args),
+    Deny(deny::Args),
     Vm(vm::Args),
     Bench(bench::Args),
 }
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Fuzz(args)) => fuzz::main(&args),
+        Some(Command::Deny(args)) => deny::main(&args),
         Some(Command::Vm(args)) => vm::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
         None => help(),

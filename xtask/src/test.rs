@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    host, native,
+    deny, host, native,
     setup::{self, Needs},
     shell,
     summary::Summary,
@@ -71,6 +71,12 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
     let mut summary = Summary::default();
     summary.step("format", cargo.command().args(["fmt", "--all", "--check"]));
+    if deny::installed() {
+        summary.step("dependencies", &mut deny::offline());
+    } else {
+        let reason = "cargo-deny is not installed; `cargo xtask deny` installs and runs it";
+        summary.skip("dependencies", reason);
+    }
     // observer's build script compiles the kernel programs.
     summary.step(
         "kernel programs",
