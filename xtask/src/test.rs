@@ -13,10 +13,14 @@ use anyhow::Result;
 
 use crate::{
     deny, host, native,
+    report::Report,
     setup::{self, Needs},
     shell,
     summary::Summary,
-    vm,
+    vm::{
+        self,
+        build::{Binaries, What},
+    },
 };
 
 /// Runs every check, the tests on the running kernel and on others included.
@@ -78,10 +82,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         summary.skip("dependencies", reason);
     }
     // observer's build script compiles the kernel programs.
-    summary.step(
-        "kernel programs",
-        cargo.command().args(["build", "--package", "observer"]),
-    );
+    let mut binaries = None;
+    summary.task("build", || {
+        binaries = Some(vm::build::build(What::Everything, cargo.dir.as_deref())?);
+        Ok(Report::default())
+    });
     summary.step(
         "lints",
         cargo
@@ -100,15 +105,18 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if *unit_only {
         summary.skip("kernel tests", "left out by --unit-only");
         summary.skip("other kernels", "left out by --unit-only");
-    } else {
+    } else if let Some(binaries) = binaries {
         host::ensure_tracefs();
-        on_kernels(&mut summary, &cargo, filter, *write_attach_types, || {
+        on_kernels(&mut summary, &binaries, filter, *write_attach_types, || {
             let suite = suite.join();
             suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         if let Some(reason) = no_guests {
             summary.skip("other kernels", reason);
         }
+    } else {
+        summary.skip("kernel tests", "the tests do not build");
+        summary.skip("other kernels", "the tests do not build");
     }
     if let Ok(toolchain) = facts.choose() {
         println!("\nkernel programs built by {toolchain}");
@@ -127,23 +135,15 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 /// that the first do not want.
 fn on_kernels(
     summary: &mut Summary,
-    cargo: &Cargo,
+    binaries: &Binaries,
     filter: &[OsString],
     write_attach_types: bool,
     suite: impl FnOnce() -> Result<Option<vm::Suite>> + Send,
 ) {
-    let binaries = match vm::build::build(cargo.dir.as_deref()) {
-        Ok(binaries) => binaries,
-        Err(error) => {
-            summary.task("kernel tests", || Err(error));
-            return;
-        }
-    };
     summary.task("attach types", || {
-        native::attach_types(&binaries, write_attach_types)
+        native::attach_types(binaries, write_attach_types)
     });
     thread::scope(|scope| {
-        let binaries = &binaries;
         let guests = scope.spawn(move || {
             let start = Instant::now();
             let suite = suite().transpose()?;

@@ -13,7 +13,8 @@ use crate::shell;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Only these tests need a kernel; the others run anywhere.
-pub const TESTS: &str = "kernel*";
+const TESTS: &str = "kernel*";
+const TESTS_PREFIX: &str = "kernel";
 
 /// The test program whose modules are units of their own.
 const OF_MODULES: &str = "kernel";
@@ -67,13 +68,32 @@ pub fn flags(cargo: &mut Command, dir: &Path) {
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
 }
 
-/// Builds the daemon and its kernel tests, static for guests if there is a directory for that.
-/// Cargo builds nothing when nothing has changed.
-pub fn build(for_guests: Option<&Path>) -> Result<Binaries> {
+/// What to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The daemon and its kernel tests.
+    KernelTests,
+    /// Also all other tests. Whoever runs these too builds everything at once: `cargo build` and
+    /// the tests of one package take other features of some dependencies, and compile them again.
+    Everything,
+}
+
+/// Builds tests and the daemon, static for guests if there is a directory for that. Cargo builds
+/// nothing when nothing has changed.
+pub fn build(what: What, for_guests: Option<&Path>) -> Result<Binaries> {
     let mut cargo = shell::cargo();
+    cargo.args(["test", "--no-run"]);
+    if what == What::KernelTests {
+        cargo.args([
+            "--package",
+            "observer",
+            "--bin",
+            "observer",
+            "--test",
+            TESTS,
+        ]);
+    }
     cargo
-        .args(["test", "--no-run", "--package", "observer"])
-        .args(["--bin", "observer", "--test", TESTS])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     if let Some(dir) = for_guests {
@@ -100,9 +120,11 @@ fn binaries(messages: &str) -> Option<Binaries> {
         let kind = message["target"]["kind"][0].as_str();
         let name = message["target"]["name"].as_str().unwrap_or_default();
         match (kind, message["profile"]["test"].as_bool()) {
-            (Some("bin"), Some(false)) => found.observer = Some(executable),
-            (Some("test"), Some(true)) => found.tests.push((name.to_owned(), executable)),
-            // The unit tests of the binary.
+            (Some("bin"), Some(false)) if name == "observer" => found.observer = Some(executable),
+            (Some("test"), Some(true)) if name.starts_with(TESTS_PREFIX) => {
+                found.tests.push((name.to_owned(), executable));
+            }
+            // Unit tests and other programs.
             _ => {}
         }
     }
@@ -149,6 +171,8 @@ mod tests {
         let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"observer"},"profile":{"test":false},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"kernel_reset"},"profile":{"test":true},"executable":"/t/deps/kernel_reset-1"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"observer"},"profile":{"test":true},"executable":"/t/deps/observer-1"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"cli_errors"},"profile":{"test":true},"executable":"/t/deps/cli_errors-1"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"xtask"},"profile":{"test":false},"executable":"/t/xtask"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"observer"},"profile":{"test":false},"executable":"/t/observer"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(

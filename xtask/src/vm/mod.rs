@@ -218,7 +218,7 @@ impl Suite {
         })
     }
 
-    /// Runs it with binaries that [`build_static`] made, in the processor time that nothing else
+    /// Runs it with static binaries, in the processor time that nothing else
     /// wants.
     pub fn run(&self, binaries: &Binaries) -> Result<Report> {
         let units = build::units(&binaries.tests, &[])?;
@@ -256,7 +256,7 @@ impl Suite {
 pub fn build_static(target: &Path) -> Result<Binaries> {
     // Two runs at a time would change each other's.
     let _lock = workdir::lock(target)?;
-    build::build(Some(&build::dir(target)))
+    build::build(build::What::KernelTests, Some(&build::dir(target)))
 }
 
 struct Settings<'a> {
