@@ -11,7 +11,7 @@ use crate::{consent, shell, toolchain};
 #[derive(clap::Args)]
 pub struct Args {}
 
-const VERSION: &str = "0.20";
+const VERSION: &str = "^0.20";
 
 /// Whether cargo-deny is there. Compiling it takes minutes, so that `cargo xtask test` runs it only
 /// then.
