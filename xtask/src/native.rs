@@ -24,7 +24,8 @@ use crate::{
 pub const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
 
 /// Variables that sudo is to keep.
-const KEPT: &str = "OBSERVER_BIN,OBSERVER_KERNEL_TESTS,CARGO_MANIFEST_DIR,RUST_BACKTRACE";
+const KEPT: &str = "OBSERVER_BIN,OBSERVER_KERNEL_TESTS,OBSERVER_TEST_TOOLS_INSTALLED,\
+                    CARGO_MANIFEST_DIR,RUST_BACKTRACE";
 
 /// One run of a test program.
 struct Run {
@@ -156,6 +157,8 @@ fn as_root(file: &Path, binaries: &Binaries) -> Result<Command> {
     let package = host::root().join("observer");
     command
         .env(SWITCH, "1")
+        // A program that is missing all the same fails its tests.
+        .env("OBSERVER_TEST_TOOLS_INSTALLED", "1")
         .env("CARGO_MANIFEST_DIR", &package)
         .current_dir(package);
     if let Some(observer) = &binaries.observer {

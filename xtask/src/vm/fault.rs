@@ -153,6 +153,12 @@ pub fn check(kernel: &Kernel, shared: &Shared<'_>, at_once: usize) -> Result<()>
         };
         println!("{:<13} {verdict}", fault.name);
     }
+    let expected = |of: fn(&Fault) -> usize| FAULTS.iter().map(of).sum::<usize>();
+    if report.failed.len() != expected(|fault| fault.failed.len())
+        || report.flaky.len() != expected(|fault| fault.flaky.len())
+    {
+        bail!("something else was reported as well");
+    }
     if !wrong.is_empty() {
         bail!("not reported as what it is: {}", wrong.join(", "));
     }

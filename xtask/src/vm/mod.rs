@@ -178,7 +178,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         if args.write_attach_types {
             write_attach_types(&plan, &rows)?;
         }
-        print!("\n{report}");
+        println!();
+        for note in &report.notes {
+            println!("{note}");
+        }
+        print!("{report}");
         report.ok()
     };
     let seconds = |time: Duration| time.as_secs();
