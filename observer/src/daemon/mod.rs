@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     cli, heap,
-    kernel::{KERNEL_BTF, Kernel, Live, LoadOptions, Stream, mount_tracefs},
+    kernel::{Attached, KERNEL_BTF, Kernel, LoadOptions, Stream, mount_tracefs},
     logging,
     logging::LogHandle,
     privileges,
@@ -61,7 +61,7 @@ const RECORDS: u32 = (1 << RECORD_STATE) - 1;
 /// # Errors
 ///
 /// When a required hook cannot be attached.
-pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReasons)> {
+pub fn attach(options: &LoadOptions) -> anyhow::Result<(Attached, Stream, ResetReasons)> {
     mount_tracefs();
     let loaded = Kernel::examine(&options.btf)?.load(options)?;
     for absent in &loaded.absent {
@@ -75,7 +75,7 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Live, Stream, ResetReaso
         info!(why, "self-test skipped");
     }
     let reasons = ResetReasons::new(loaded.reset_reasons.clone());
-    let (live, stream) = Live::new(loaded, options)?;
+    let (live, stream) = Attached::new(loaded, options)?;
     report(live.verdicts());
     Ok((live, stream, reasons))
 }
@@ -237,7 +237,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
 }
 
 /// Whether this kernel lets the open files of all processes be walked over.
-fn walks_open_files(live: &Live) -> bool {
+fn walks_open_files(live: &Attached) -> bool {
     let walks = |it: &Verdict| it.signal == "sockets" && it.status == Status::Attached;
     live.verdicts().iter().any(walks)
 }

@@ -6,12 +6,12 @@ use observer_core::{
     config::Settings, host::HostFacts, process::resources::ScanLimits, sync::lock, table::Table,
 };
 
-use crate::kernel::Live;
+use crate::kernel::Attached;
 
 /// What the jobs work on.
 #[derive(Clone)]
 pub struct Shared {
-    pub live: Arc<Live>,
+    pub live: Arc<Attached>,
     pub facts: Arc<HostFacts>,
     pub table: Arc<Mutex<Table>>,
 }

@@ -12,7 +12,7 @@ use observer_core::{
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
-use crate::kernel::{Live, Stream};
+use crate::kernel::{Attached, Stream};
 
 /// The longest a record waits. The kernel side wakes the reader only when the ring is half
 /// full.
@@ -22,7 +22,7 @@ const PACE: Duration = Duration::from_millis(100);
 pub async fn read(
     stream: Stream,
     reasons: ResetReasons,
-    live: Arc<Live>,
+    live: Arc<Attached>,
     facts: Arc<HostFacts>,
     settings: watch::Receiver<Settings>,
     mut stop: watch::Receiver<bool>,

@@ -21,7 +21,7 @@ use super::{attach, load_options};
 use crate::{
     cli::{TailArgs, tail::Tally},
     heap,
-    kernel::{Live, LoadOptions},
+    kernel::{Attached, LoadOptions},
     logging, privileges,
 };
 
@@ -113,7 +113,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn missed(live: &Live) -> u64 {
+fn missed(live: &Attached) -> u64 {
     live.stats().records_lost.iter().sum()
 }
 

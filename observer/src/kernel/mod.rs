@@ -10,7 +10,7 @@ mod maps;
 mod options;
 mod program_stats;
 
-pub use attached::Attached as Live;
+pub use attached::Attached;
 pub use facts::{
     btf,
     btf::VMLINUX as KERNEL_BTF,

@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::{
     daemon::scheduler::Job,
     heap,
-    kernel::{Live, Resynced},
+    kernel::{Attached, Resynced},
 };
 
 /// What `/readyz` waits for.
@@ -24,13 +24,13 @@ pub const STEP: &str = "taking in the sockets that are older than the observer";
 const SWEEP_EVERY: u32 = 20;
 
 pub struct Resync {
-    live: Arc<Live>,
+    live: Arc<Attached>,
     health: Arc<Health>,
     metrics: WalkMetrics,
 }
 
 impl Resync {
-    pub fn new(live: Arc<Live>, health: Arc<Health>, metrics: WalkMetrics) -> Self {
+    pub fn new(live: Arc<Attached>, health: Arc<Health>, metrics: WalkMetrics) -> Self {
         Self {
             live,
             health,
