@@ -94,7 +94,7 @@ input()
             "{}",
             metrics.shown()
         );
-        // All have one name.
+        // All of them have the same name.
         assert_eq!(metrics.by(&server.comm(), ACCEPTS, &[]), 30.0);
     }
     assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
@@ -116,7 +116,7 @@ input()
         assert_eq!(metrics.by(&server.comm(), ACCEPTS, &[]), 30.0);
         assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
     }
-    // Births were the listener's, so its gauges must not have gone below 0 either.
+    // Children belonged to the listener's process first; its gauges must not be below 0 now.
     assert_eq!(live(&metrics, parent, "LISTEN"), 2.0);
     assert_eq!(live(&metrics, parent, "ESTABLISHED"), 0.0);
     metrics.assert_complete();
@@ -124,7 +124,7 @@ input()
     server.end();
 }
 
-/// Recv-Q of the listener that each process holds, by `ss`: the independent source.
+/// Recv-Q of the listeners of a process, as `ss` reports it.
 fn accept_queues(netns: &Netns, pid: u32) -> usize {
     let holder = format!("pid={pid},");
     netns

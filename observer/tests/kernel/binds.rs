@@ -3,9 +3,11 @@
 
 use std::{collections::BTreeMap, io, net::TcpListener, os::fd::AsRawFd as _};
 
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, opcode, types::Fd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike as _, socket};
 use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+
+use crate::io_uring::call;
 
 const FAILED: &str = "socket_binds_failed_total";
 
@@ -18,7 +20,7 @@ fn key(labels: &BTreeMap<String, String>) -> String {
     format!("{}:{}", labels["call"], labels["errno"])
 }
 
-/// Every errno that can be had without a security module, and calls that do not count.
+/// Calls that fail with each errno that needs no security module, and calls that do not count.
 const CALLS: &str = r"
 LIBC.bind.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 tally, kept = Tally(), []
@@ -184,15 +186,6 @@ input()
         metrics.assert_complete();
         program.end();
     });
-}
-
-/// Makes one call and returns what it returns.
-fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
-    // SAFETY: what the entry points to lives until the call has completed, below.
-    unsafe { ring.submission().push(entry).expect("room for one") };
-    ring.submit_and_wait(1).expect("the call completes");
-    let completion = ring.completion().next().expect("its completion");
-    completion.result()
 }
 
 #[test]

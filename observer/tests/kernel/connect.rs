@@ -15,7 +15,7 @@ fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
     metrics.counted(pid, CONNECTS, |labels| labels["result"].clone())
 }
 
-/// Runs a script that prints what it was told, and compares.
+/// Runs a script that prints the results that it got, and compares.
 fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64> {
     let mut program = netns.script(source, &[]);
     let mut reported = program.tally();
@@ -283,7 +283,7 @@ print('connecting')
     server.end();
 }
 
-/// Connections, 2,000 of them if the machine is fast, that live for no longer than it takes to open and close them.
+/// 2,000 connections, if the machine is fast, each closed as soon as it is open.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn short_connections_count_as_ok() {

@@ -44,8 +44,8 @@ fn expect(reported: &BTreeMap<String, u64>, expected: &[(&str, u64)]) {
     assert_eq!(*reported, expected.collect());
 }
 
-/// The peer's RST, and every way to close that is no error of the side that closes. Both ends are
-/// of one process, so an end that wrongly counted would show.
+/// RSTs of the peer, and each way to close, which is no error of the side that closes. One process
+/// has both ends, so that one that is wrongly counted shows.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn resets_count_for_the_side_that_receives_them() {
@@ -117,8 +117,8 @@ input()
     expect(&reported, &[("ECONNRESET", 40), ("EPIPE", 10)]);
 }
 
-/// Connections whose peers do not answer any more: their sockets throw away whatever comes.
-/// Half of those with data on the way are to an address that a route is about to refuse.
+/// Connections whose peers stop answering, because a filter drops what arrives. Half of those with
+/// data in flight are to an address that becomes unreachable.
 const SILENT: &str = r"
 SO_ATTACH_FILTER, BUSY, IDLE = 26, 4, 2
 nothing = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))

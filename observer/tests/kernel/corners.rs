@@ -2,7 +2,7 @@
 
 use observer_test_support::{Daemon, Netns, Program};
 
-/// A connection attempt that is given up with connect(AF_UNSPEC) has an outcome.
+/// A connection attempt that is given up with connect(AF_UNSPEC) has a result.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connect_given_up_with_af_unspec_counts_as_ecanceled() {
@@ -42,8 +42,7 @@ input()
     program.end();
 }
 
-/// An MPTCP listener that a forked child goes on with: the parent socket has an owner but no
-/// part in the gauges, whoever holds it.
+/// An MPTCP listener that a forked child keeps: the MPTCP socket has an owner but is in no gauge.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn mptcp_listener_moves_to_a_forked_child() {
@@ -165,8 +164,7 @@ input()
     program.end();
 }
 
-/// What a short-lived namespace leaves in TIME_WAIT is not held against the sockets of others,
-/// which are still there.
+/// Sockets in TIME_WAIT of a namespace that has no processes do not reduce the numbers of others.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn time_wait_in_a_namespace_without_processes() {

@@ -65,7 +65,7 @@ fn wait_until_unloaded(programs: &BTreeSet<u32>) {
     }
 }
 
-/// What goes on while one daemon is asked after the other, and what appears with their ticks.
+/// Metrics that change between two scrapes, or appear at the next tick.
 const OF_THE_MOMENT: [&str; 4] = [
     "socket_time_wait_ended_total",
     "socket_listen_overflows_total",
@@ -115,7 +115,7 @@ fn two_instances_count_the_same() {
     first.assert_complete();
     second.assert_complete();
 
-    // One goes, the other goes on.
+    // One stops, the other keeps counting.
     assert!(one.stop().success());
     program.go();
     program.expect("ready");
@@ -140,7 +140,7 @@ fn killed_or_stopped_daemon_leaves_no_program_loaded() {
     assert_eq!(daemon.wait_for_end().signal(), Some(libc::SIGKILL));
     wait_until_unloaded(&programs);
 
-    // Another one works, and goes when it is told to.
+    // Another one works, and stops on SIGTERM.
     let netns = Netns::new();
     let daemon = Daemon::start(&[]);
     let programs = programs_of(daemon.pid());
@@ -164,8 +164,8 @@ fn killed_or_stopped_daemon_leaves_no_program_loaded() {
     assert_eq!(daemon.wait_for_end().code(), Some(0));
 }
 
-/// A signal that comes while the hooks are attached, as from a service manager that takes the
-/// daemon for started: it is answered later, and does not end it.
+/// SIGHUP while the hooks are being attached, as from a service manager that assumes the daemon to
+/// be running: it is handled once the daemon runs, and does not end it.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn sighup_during_the_start_is_answered() {

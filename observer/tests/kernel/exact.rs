@@ -210,7 +210,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
             "{what}: {ours} instead of {kernel}, {missed} runs missed"
         );
     };
-    // The load is all there is of its name, which has counted what the process has.
+    // The load is the only process of its name, so both have the same counts.
     let of = |name, labels: &[(&str, &str)]| {
         let counted = after.by(&comm, name, labels);
         assert_eq!(after.of(pid, name, labels), counted, "{name} {labels:?}");
@@ -219,7 +219,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     let step = |from, to| transitions(&after, pid, from, to);
     let kernel = |name: &str| u64::try_from(snmp[name]).unwrap();
 
-    // What was done, what the kernel says, and what we say.
+    // The load's own counts, the kernel's, and the observer's.
     assert_eq!(kernel("ActiveOpens"), established + refused);
     assert_eq!(kernel("PassiveOpens"), established);
     assert_eq!(kernel("AttemptFails"), refused);
@@ -264,7 +264,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     check("resets received", resets("received"), reset + refused);
     let stray = "socket_stray_resets_total";
     let no_socket = after.sum(stray, &[]) - before.sum(stray, &[]);
-    // Others on this host may knock on closed ports too.
+    // Other programs on this host may be refused, too.
     if kernel_at_least(6, 10) {
         let least = refused as f64 - missed;
         assert!(no_socket >= least, "{no_socket} of {refused}");

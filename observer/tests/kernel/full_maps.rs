@@ -7,7 +7,7 @@ use std::{
 
 use observer_test_support::{Daemon, Metrics, Netns, Program, scaled};
 
-/// Connects as many pairs as asked for, keeps them until told, closes them until told.
+/// Opens as many pairs as the argument says, and closes them after a line on stdin.
 const PAIRS: &str = r#"
 import socket, sys
 count = int(sys.argv[1])
@@ -28,7 +28,7 @@ print('closed')
 input()
 "#;
 
-/// Forks children that each connect under one name, and say so; all live until told.
+/// Forks children that have one name and connect once each; they end after a line on stdin.
 const CHILDREN: &str = r#"
 import os, socket, sys
 count, keep = int(sys.argv[1]), sys.argv[2] == 'keep'
@@ -109,7 +109,7 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     // Those without an entry are not in any gauge.
     let live = full.sum(LIVE, &[]);
     assert!(live <= room, "{live} live sockets:\n{}", full.shown());
-    // Every transition is counted all the same, if for nobody.
+    // Every transition is counted, if as unattributed.
     let opened = |metrics: &Metrics| {
         let step = [("from", "CLOSE"), ("to", "SYN_SENT")];
         metrics.sum("socket_state_transitions_total", &step)

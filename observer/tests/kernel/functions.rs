@@ -24,8 +24,8 @@ print('done')
 input()
 ";
 
-/// The number of the kernel's timewait sockets and that of these processes, at a moment when
-/// the former stood still.
+/// The kernel's number of timewait sockets and that of these processes, scraped while the former
+/// did not change.
 fn compared(netns: &Netns, daemon: &Daemon, pids: &[u32]) -> (f64, f64) {
     loop {
         let before = netns.sockstat("tw");
@@ -137,7 +137,7 @@ fn time_wait_ended_equals_entered() {
     });
 }
 
-/// The number of one process in TIME_WAIT is the kernel's own, also when sockets leave early.
+/// The number of sockets in TIME_WAIT is the kernel's, also when sockets leave it early.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn time_wait_ended_early_by_a_new_connection_is_counted() {
@@ -211,7 +211,7 @@ fn time_wait_overflows_equal_the_kernels_counter() {
     });
 }
 
-/// Three errnos of the same name, and only one of them is a lack of ports.
+/// EADDRNOTAVAIL has three causes, and only one of them is that no port is free.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn ephemeral_port_exhaustion_is_counted_by_call() {
@@ -359,7 +359,7 @@ fn self_test_passes_and_counts_nothing() {
     assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.shown());
 }
 
-/// Where no function may be hooked, everything runs as before and says so.
+/// Without hooks on functions, the fallbacks serve, and the log says so.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn without_function_hooks_fallbacks_are_attached_and_logged() {

@@ -19,8 +19,8 @@ fn ring() -> Option<IoUring> {
     }
 }
 
-/// Makes one call and returns what it returns.
-fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+/// Makes one call and returns its result.
+pub fn call(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
     // SAFETY: what the entry points to lives until the call has completed, below.
     unsafe { ring.submission().push(entry).expect("room for one") };
     ring.submit_and_wait(1).expect("the call completes");

@@ -8,7 +8,7 @@ const BACKLOG_MAX: &str = "socket_listen_backlog_max";
 const OVERFLOWS: &str = "socket_listen_overflows_total";
 const DROPS: &str = "socket_syn_drops_total";
 
-/// Listens with a short queue and accepts when it is told to; says which ports it has.
+/// Listens with the backlog given, prints its ports, and accepts after a line on stdin.
 const LISTENER: &str = r"
 listeners = []
 for family, address in FAMILIES:
@@ -43,7 +43,7 @@ fn reads(metrics: &Metrics, program: &Program, labels: &[(&str, &str)]) -> bool 
 }
 
 /// Starts connections to ports, without waiting for any. Then waits until each is established
-/// or given up, and says how many are which.
+/// or given up, and prints how many are which.
 const CLIENTS: &str = r"
 socks = []
 for (family, address), port in zip(FAMILIES, sys.argv[2].split()):
@@ -120,7 +120,7 @@ fn backlog_drops_and_overflows_belong_to_the_listener() {
     clients.expect("started");
     let mut others = netns.script(CLIENTS, &["8", &busy_ports]);
     others.expect("started");
-    // One more than the backlog is let in.
+    // The queue takes one more than the backlog.
     let full = daemon.until("full queues", |metrics| {
         addresses(&ports)
             .iter()
@@ -248,8 +248,8 @@ print('sent')
 input()
 ";
 
-/// Where no function hook tells, drops of two listeners for different reasons between two
-/// readings leave open whose the overflows were; where it is certain, it is told.
+/// Without a hook on a function, drops of two listeners for different reasons between two readings
+/// do not show which listener overflowed; what is certain is attributed.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn overflows_of_one_of_two_listeners_are_unattributed() {

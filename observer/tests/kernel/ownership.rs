@@ -169,7 +169,7 @@ os.write(stop_write, b'x')
         metrics.of(heir, LIVE, &[]) == 0.0
             && metrics.of(heir, "socket_process_open_sockets", &[]) == 0.0
     });
-    // Under the heir's name, and not the opener's.
+    // They count for the child that closed them, not for the one that opened them.
     let entered = ['h', 'o'].map(|child| {
         let comm = program.comm_of_child(child);
         closed.by(&comm, "socket_time_wait_entered_total", &[])
@@ -424,8 +424,8 @@ os.wait()
     program.finish();
 }
 
-/// A program that gets another name, as by execve(): what it did before stays with the old one,
-/// what it does from then on counts for the new one, and its sockets go along.
+/// A program that changes its name, as execve() does: earlier counts stay with the old name, later
+/// ones count for the new name, and its live sockets move to the new name.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn renamed_program_counts_for_its_new_name() {

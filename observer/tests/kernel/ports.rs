@@ -43,7 +43,8 @@ print('listening')
 input()
 ";
 
-/// Opens connections as it is told: how many to keep or to close, and where to.
+/// Reads from stdin how many connections to open, whether to keep or to close them, and to which
+/// address.
 const CLIENT: &str = r"
 kept = []
 bound = socket.socket()
@@ -235,7 +236,7 @@ fn reused_time_wait_port_counts_once() {
     server.end();
 }
 
-/// Each process shows its busiest destinations, and the rest as one.
+/// Each process shows the destinations with most ports, and the sum of the others.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn top_destinations_are_shown_and_the_rest_summed() {

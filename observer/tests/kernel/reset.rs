@@ -47,11 +47,11 @@ input()
 
 const RESETS: &str = "socket_resets_total";
 
-fn sent(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+pub fn sent(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
     metrics.of(pid, RESETS, &[("direction", "sent"), ("reason", reason)])
 }
 
-fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
+pub fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
     metrics.of(
         pid,
         RESETS,
@@ -60,7 +60,7 @@ fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
 }
 
 /// All RSTs of a process in one direction.
-fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
+pub fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
     metrics.of(pid, RESETS, &[("direction", direction)])
 }
 
@@ -223,7 +223,7 @@ input()
     );
 }
 
-/// `ss -K`: the RST is the connection's owner's, whoever asked for it.
+/// `ss -K`: the RST counts for the owner of the connection.
 fn killed(keepalive: &str) {
     let netns = Netns::new();
     let daemon = Daemon::shared();

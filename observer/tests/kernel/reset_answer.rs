@@ -2,24 +2,7 @@
 
 use observer_test_support::{Daemon, Metrics, Netns, kernel_at_least};
 
-const RESETS: &str = "socket_resets_total";
-
-fn sent(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
-    metrics.of(pid, RESETS, &[("direction", "sent"), ("reason", reason)])
-}
-
-fn received(metrics: &Metrics, pid: u32, reason: &str) -> f64 {
-    metrics.of(
-        pid,
-        RESETS,
-        &[("direction", "received"), ("reason", reason)],
-    )
-}
-
-/// All RSTs of a process in one direction.
-fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
-    metrics.of(pid, RESETS, &[("direction", direction)])
-}
+use crate::reset::{all, received, sent};
 
 const STRAY: &str = "socket_stray_resets_total";
 

@@ -113,7 +113,7 @@ fn seeded_and_followed_to_the_end(mut program: Program, ss: impl Fn() -> String)
     let seeded = first.sum("observer_seeded_sockets_total", &[]);
     assert!(seeded >= 26.0, "{seeded}");
     assert_eq!(first.of(pid, "socket_process_open_sockets", &[]), 26.0);
-    // They are there; how they came to be was not seen.
+    // They are counted as live; their transitions were not observed.
     assert_eq!(first.of(pid, "socket_state_transitions_total", &[]), 0.0);
     assert_eq!(first.of(pid, "socket_connects_total", &[]), 0.0);
     println!("seeded {seeded}");
@@ -162,8 +162,7 @@ fn older_sockets_in_another_namespace() {
     seeded_and_followed_to_the_end(program, || netns.run("ss", &["-Htanp"]));
 }
 
-/// A connection that was never accepted dies with its listener: no process ever held it, but
-/// it was waiting for one.
+/// Connections that were not accepted end with their listener, and count for its process.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn older_unaccepted_connections_of_a_closed_listener() {

@@ -90,7 +90,7 @@ fn failures_are_logged_as_json() {
     assert_eq!(failed[0]["errno"], "ECONNREFUSED");
     assert_eq!(failed[0]["remote_port"], 1);
     assert_eq!(failed[0]["remote_address"], "127.0.0.1");
-    // What ended in good order is no news.
+    // Connections that end in order are not logged.
     assert!(
         events.iter().all(|event| event["event"] != "time_wait"
             && (event["event"] != "close" || !event["errno"].is_null())),
@@ -213,7 +213,7 @@ fn tail_prints_aligned_columns() {
     let netns = Netns::new();
     let mut program = netns.python(ON_DEMAND, &["3"]);
     program.expect("ready");
-    // Tests run side by side, under one name.
+    // Other tests use the same name.
     let pid = program.pid().to_string();
     let mut tail = Tail::start(&["--comm", "obs-str*", "--pid", &pid, "--count", "8"]);
     let header = tail.first_line(&mut program);

@@ -8,7 +8,7 @@ use observer_test_support::{Daemon, Metrics, Netns, Program};
 const BLOCKED: &str = "socket_ephemeral_ports_blocked";
 
 /// Accepts on the ports that it is given and closes what its peer has closed; what came in at
-/// the last port only when it is told to.
+/// the last port only after a line on stdin.
 const PEER: &str = r"
 poller, listeners, connections, held = select.epoll(), {}, {}, []
 for port in sys.argv[1:]:
@@ -36,9 +36,9 @@ for line in sys.stdin:
     print('closed')
 ";
 
-/// Opens connections as it is told, and says what became of them: how (`bind`: from a port of
-/// its own choice, `device`: bound to the loopback device), how many to keep or to close,
-/// where to.
+/// Reads from stdin which connections to open, and prints the results: how (`bind`: from a port
+/// that it binds, `device`: bound to the loopback device), whether to keep or to close them, how
+/// many, and where to.
 const CALLER: &str = r"
 kept = []
 for line in sys.stdin:
@@ -275,7 +275,7 @@ fn ports_in_fin_wait2_are_blocked() {
     });
 }
 
-/// Since 6.14, how long a port rests can be set.
+/// Since 6.14, the time until a port in TIME_WAIT may be used again can be set.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tcp_tw_reuse_delay_of_the_namespace_is_used() {
@@ -300,7 +300,7 @@ fn tcp_tw_reuse_delay_of_the_namespace_is_used() {
     });
 }
 
-/// A port chosen by bind() is gone for all destinations, as long as it rests in TIME_WAIT.
+/// A port that bind() chose cannot be used for any destination while it is in TIME_WAIT.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn bound_port_in_time_wait_is_blocked_for_all_destinations() {
