@@ -1,11 +1,10 @@
-//! Memory that the C library keeps after it was freed. Others than glibc give it back on their own,
-//! or cannot be asked.
+//! Returns freed memory from glibc to the kernel. Other C libraries do so on their own, or have no
+//! interface for it.
 
-/// Gives free memory back to the kernel, in the middle of the heap as well as at its end.
+/// Returns free memory to the kernel, also from the middle of the heap.
 ///
-/// Reading the kernel's types at the start takes tens of megabytes and leaves a few small
-/// allocations spread over them, which hold the heap's end where it was. A look at all
-/// sockets does the same on a smaller scale.
+/// Parsing BTF at the start takes tens of megabytes and leaves a few small allocations spread over
+/// them, which keep the heap from shrinking. A walk over all sockets does the same on a smaller scale.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes the allocator's own locks and touches nothing that is in use.
@@ -14,13 +13,13 @@ pub(crate) fn give_back() {
     }
 }
 
-/// Has the C library keep less. To be called before there are threads.
+/// Configures glibc to keep less free memory. To be called before there are threads.
 ///
-/// By default each thread has a heap of its own; and once a large block was freed, such as the
-/// kernel's types, blocks of up to that size stay in the heap from then on.
+/// By default each thread has its own heap, and the mmap threshold grows with each large block that
+/// is freed, so that blocks up to that size stay in the heap.
 pub fn keep_less() {
-    /// Larger blocks are the kernel's again once they are freed, and so is more than that at the
-    /// heap's end.
+    /// Blocks above this size, and free memory above it at the end of the heap, are returned to the
+    /// kernel.
     #[cfg(target_env = "gnu")]
     const LARGE: libc::c_int = 1 << 20;
     #[cfg(target_env = "gnu")]

@@ -1,8 +1,7 @@
 //! observer: a TCP connection-lifecycle observer for Linux.
 //!
-//! *The kernel counts, the stream tells, the daemon explains.* Data moves one way:
-//! kernel programs -> maps and ring ([`kernel`]) -> process table -> exposition. See
-//! ARCHITECTURE.md for the code map.
+//! Data moves one way: kernel programs -> maps and ring ([`kernel`]) -> process table -> exposition
+//! (`observer_core`) -> HTTP ([`web`]). See ARCHITECTURE.md for the code map.
 
 pub mod cli;
 pub mod daemon;

@@ -12,10 +12,10 @@ use tracing_subscriber::{
 /// The log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// Another log is in place.
+    /// A logger is already installed.
     #[error("cannot install the log: {0}")]
     Install(#[from] tracing_subscriber::util::TryInitError),
-    /// The log is gone.
+    /// The logger no longer exists.
     #[error("cannot change the log level: {0}")]
     Reload(#[from] reload::Error),
 }
@@ -35,7 +35,7 @@ impl LogHandle {
     }
 }
 
-/// How text lines look.
+/// Format of text lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TextStyle {
     ansi: bool,
@@ -43,8 +43,8 @@ struct TextStyle {
 }
 
 impl TextStyle {
-    /// Colours are for a terminal whose user did not refuse them (no-color.org); the
-    /// journal has timestamps of its own.
+    /// Colours only on a terminal and without NO_COLOR (no-color.org); no timestamps for the journal,
+    /// which has its own.
     fn new(is_terminal: bool, is_journal: bool, no_color: Option<&OsStr>) -> Self {
         Self {
             ansi: is_terminal && no_color.is_none_or(OsStr::is_empty),
@@ -57,7 +57,7 @@ impl TextStyle {
 ///
 /// # Errors
 ///
-/// When a log is in place already.
+/// When a logger is already installed.
 pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogHandle, LoggingError> {
     let stderr = std::io::stderr();
     let journal = std::env::var_os("JOURNAL_STREAM");

@@ -1,4 +1,4 @@
-//! `observer check`: tries everything once and reports.
+//! `observer check`: loads and attaches everything once, and reports.
 
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Bad settings. That the observer cannot run here is no error but the report.
+/// Invalid settings. If the observer cannot run here, that is not an error but the report's conclusion.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = RunArgs::for_file(args.config.clone()).settings()?;
     mount_tracefs();
@@ -46,7 +46,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
-/// Loads and attaches everything, notes what became of it, and detaches.
+/// Loads and attaches everything, adds the results to the report, and detaches.
 fn examine(report: &mut Report, options: &LoadOptions) {
     let kernel = match Kernel::examine(&options.btf) {
         Ok(kernel) => kernel,
@@ -95,7 +95,7 @@ fn examine(report: &mut Report, options: &LoadOptions) {
     }
 }
 
-/// What is off for want of a field.
+/// The feature that needs a field.
 fn feature_of(global: &str) -> Option<&'static str> {
     Some(match global {
         "OFF_SKC_V6_DADDR" | "OFF_SKC_V6_RCV_SADDR" => "IPv6 addresses in records",

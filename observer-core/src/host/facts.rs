@@ -42,7 +42,7 @@ impl HostFacts {
         let root = ProcRoot::default();
         let mut cgroups =
             CgroupResolver::find(&root, WalkLimits::default()).unwrap_or_else(|error| {
-                warn!(%error, "units of processes that exit quickly will not be known");
+                warn!(%error, "cannot read cgroups: units of short-lived processes stay unknown");
                 None
             });
         if let Some(cgroups) = &mut cgroups {

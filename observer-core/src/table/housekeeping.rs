@@ -104,10 +104,7 @@ impl Table {
             match &mut self.entries[index as usize] {
                 Some(entry) if entry.generation == generation => continue,
                 Some(_) => {
-                    warn!(
-                        slot = index,
-                        "slot was freed by someone else, its counts are lost"
-                    );
+                    warn!(slot = index, "slot was already freed, its counts are lost");
                     self.remove(index);
                 }
                 None => {}

@@ -1,4 +1,4 @@
-//! `observer check`: what works on this host, and why the rest does not.
+//! The report of `observer check`: what can be observed on this host, and why the rest cannot.
 
 use std::fmt::Write as _;
 
@@ -16,11 +16,10 @@ mod tests;
 
 pub use gather::{Host, gather};
 
-/// The outcome of looking for something: where or what it is, or why it is not there.
+/// The result of looking for something: where or what it is, or why it is missing.
 pub type Probe = Result<String, String>;
 
-/// What was found on this host. JSON keys are the fields' names, and `exit_code`,
-/// `conclusion`.
+/// The report. JSON keys are the names of the fields, and `exit_code`, `conclusion`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// `uname -r`
@@ -30,18 +29,18 @@ pub struct Report {
     /// The kernel's BTF: `{"ok": bool, "detail": text}` in JSON.
     #[serde(serialize_with = "probe")]
     pub btf: Probe,
-    /// tracefs, without which classic tracepoints are out of reach.
+    /// tracefs, which classic tracepoints need.
     #[serde(serialize_with = "probe")]
     pub tracefs: Probe,
-    /// Capabilities that matter.
+    /// Relevant capabilities.
     pub capabilities: Vec<CapabilityStatus>,
     /// One per program.
     pub verdicts: Vec<Verdict>,
-    /// Fields that the kernel's BTF lacks, and the feature that is off for want of each.
-    /// In JSON a list of `{"field": text, "feature": text}`.
+    /// Fields that are missing in the kernel's BTF, each with the feature that needs it. In JSON a list
+    /// of `{"field": text, "feature": text}`.
     #[serde(serialize_with = "fields")]
     pub absent_fields: Vec<(String, String)>,
-    /// Remarks that change no outcome.
+    /// Remarks without influence on the conclusion.
     pub notes: Vec<String>,
 }
 
@@ -72,7 +71,7 @@ fn fields<S: Serializer>(absent: &[(String, String)], serializer: S) -> Result<S
     )
 }
 
-/// What it all comes to.
+/// Whether the observer can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Conclusion {
     /// Every signal has a hook.
@@ -126,7 +125,7 @@ impl Report {
             .collect()
     }
 
-    /// What it comes to, and one plain sentence that says so.
+    /// The conclusion, and a sentence that explains it.
     #[must_use]
     pub fn conclusion(&self) -> (Conclusion, String) {
         let missing = self.missing_signals();
@@ -143,7 +142,7 @@ impl Report {
             .filter(|(_, r)| *r)
             .map(|(s, _)| *s)
             .collect();
-        // Without BTF or privileges nothing attaches: the list would only repeat that.
+        // Without BTF or privileges nothing attaches, so the list would add nothing.
         if fatal.is_empty() && !required.is_empty() {
             fatal.push(format!(
                 "no hook could be attached for {}",

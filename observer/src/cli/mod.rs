@@ -1,7 +1,5 @@
-//! The command line: what can be asked for, and how answers are written.
-//!
-//! Rendering is pure ([`check`], [`tail`]): it takes plain values and returns text, and
-//! knows nothing of the kernel side.
+//! The command line, and the output of its commands ([`check`], [`tail`]) that is not in
+//! `observer_core::record`.
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
@@ -19,7 +17,7 @@ mod tests;
 
 const EXAMPLES: &str = "\
 Examples:
-  observer check                      show what can be observed on this host, and why the rest cannot
+  observer check                      show what can be observed on this host
   observer tail                       print every connection as it ends
   observer tail --kind reset-sent     print each RST sent, with its process and reason
   observer run                        serve metrics on http://127.0.0.1:9963/metrics

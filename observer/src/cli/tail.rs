@@ -1,11 +1,11 @@
-//! What `observer tail` says about its own output.
+//! The summary that `observer tail` prints.
 
 use std::fmt;
 
 #[cfg(test)]
 mod tests;
 
-/// How many records were shown, and how many never arrived.
+/// Numbers of records shown and lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Printed.
@@ -16,8 +16,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Takes over the total of lost records; true when some were lost since the last call
-    /// and the tally is to be printed.
+    /// Updates the total of lost records. Returns whether some were lost since the last call, so that
+    /// the summary is to be printed.
     pub fn update_missed(&mut self, total: u64) -> bool {
         self.missed = self.missed.max(total);
         std::mem::replace(&mut self.reported, self.missed) < self.missed

@@ -1,8 +1,7 @@
-//! `observer run`: puts the rooms together and keeps them going.
+//! `observer run`: starts everything and runs until a signal.
 //!
-//! Order matters: settings and the listening address are checked before anything is
-//! attached; capabilities are dropped before the tokio runtime has threads, because they
-//! belong to threads.
+//! Order matters: settings and the listening address are checked before anything is attached;
+//! capabilities are dropped before the tokio runtime has threads, because they are per thread.
 
 mod jobs;
 mod scheduler;
@@ -53,10 +52,10 @@ use crate::{
 
 /// Combinations of process, option and errno of failed setsockopt calls.
 const MAX_SOCKOPT_FAILURES: u32 = 8192;
-/// All kinds of record but state transitions, of which there would be ten a connection.
+/// All kinds of record except state transitions, of which a connection has about ten.
 const RECORDS: u32 = (1 << RECORD_STATE) - 1;
 
-/// Loads and attaches with `options`, and says in the log what is missing.
+/// Loads and attaches with `options`, and logs what is missing.
 ///
 /// # Errors
 ///
@@ -119,7 +118,7 @@ fn report(verdicts: &[Verdict]) {
 ///
 /// Bad settings, an address in use, missing privileges, hooks that cannot be attached.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    // Sent by whoever starts a service and changes its file at once.
+    // It may arrive during the start, if the file is changed just after the service is started.
     let early_hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&early_hangup))
         .context("cannot handle SIGHUP")?;
@@ -132,9 +131,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .bpf_stats
         .then(|| aya::sys::enable_stats(aya::sys::Stats::RunTime))
         .transpose();
-    // Held for as long as statistics are to be kept.
+    // The kernel keeps statistics as long as this is held.
     let _stats = stats.unwrap_or_else(|error| {
-        warn!(%error, "the kernel does not keep run-time statistics of BPF programs");
+        warn!(%error, "cannot enable run-time statistics of BPF programs");
         None
     });
     let options = load_options(&settings);
@@ -151,22 +150,22 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             Ok(resynced) => info!(
                 sockets = resynced.seeded,
                 took = ?resynced.took,
-                "took in sockets older than the observer"
+                "attributed sockets opened before the start"
             ),
             Err(error) => error!(
                 error = format!("{error:#}"),
-                "sockets older than the observer stay unknown until they change state or a \
+                "sockets opened before the start stay unattributed until they change state or a \
                  resynchronisation succeeds"
             ),
         }
         scheduler.add(resync);
     } else {
-        // They stay unknown until they change state, and everything else works.
+        // Existing sockets stay unattributed; everything else works.
         health.done(resync::STEP);
         heap::give_back();
     }
     if settings.keep_capabilities {
-        info!("keeping all capabilities, as asked");
+        info!("keeping all capabilities (--keep-capabilities)");
     } else {
         drop_capabilities();
     }
@@ -225,7 +224,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
     LoadOptions {
         ring_bytes: settings.ring_bytes,
         max_connections: settings.max_connections,
-        // The first are no process's.
+        // The first slots belong to no process.
         slots: settings.max_tracked_processes + SLOT_FIRST,
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: RECORDS,
@@ -269,7 +268,9 @@ async fn serve(
     let server = Server::new(listener, app)?;
     info!(
         "serving metrics on http://{}/metrics",
-        server.local_addr().context("cannot tell the address")?
+        server
+            .local_addr()
+            .context("cannot get the local address")?
     );
     let (settings, settings_seen) = watch::channel(settings);
     let (stop, stopped) = watch::channel(false);
@@ -301,7 +302,7 @@ async fn serve(
     result
 }
 
-/// What to say of a task that is to run until the daemon stops.
+/// The error for a task that ended before the daemon was told to stop.
 fn ended_early(what: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
         Ok(()) => anyhow::anyhow!("{what} ended"),
@@ -309,7 +310,7 @@ fn ended_early(what: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow:
     }
 }
 
-/// Handles signals until one of them says stop.
+/// Handles signals until SIGTERM or SIGINT.
 async fn signals(
     args: RunArgs,
     early_hangup: &AtomicBool,
@@ -338,7 +339,7 @@ async fn signals(
     }
 }
 
-/// Reads the settings again. Bad ones change nothing.
+/// Reads the settings again. Invalid ones change nothing.
 fn reload(args: &RunArgs, settings: &watch::Sender<Settings>, log: &LogHandle) {
     let new = match args.settings() {
         Ok(new) => new,

@@ -1,4 +1,4 @@
-//! Draining the ring, and logging what came out of it where that is asked for.
+//! Drains the ring, and logs failures if the setting `log-events` is on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +14,8 @@ use tracing::{error, info};
 
 use crate::kernel::{Attached, Stream};
 
-/// The longest a record waits. The kernel side wakes the reader only when the ring is half
-/// full.
+/// Maximum time that a record waits in the ring. The kernel programs wake the reader only when it is
+/// half full.
 const PACE: Duration = Duration::from_millis(100);
 
 /// Drains until `stop`.
@@ -66,7 +66,7 @@ pub async fn read(
             }
         };
         let more = if log {
-            // Whoever reads the log may be slow, and the server's threads are few.
+            // Writing to the log can block, and the runtime has two threads.
             tokio::task::block_in_place(|| stream.get_mut().drain(&mut each))
         } else {
             stream.get_mut().drain(&mut each)

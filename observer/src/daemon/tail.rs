@@ -1,4 +1,4 @@
-//! `observer tail`: attaches hooks of its own and prints what comes out.
+//! `observer tail`: attaches its own hooks and prints records.
 
 use std::{
     io::{self, Write as _},
@@ -25,7 +25,7 @@ use crate::{
     logging, privileges,
 };
 
-/// The longest a record waits, in milliseconds.
+/// Maximum time that a record waits in the ring, in milliseconds.
 const PACE: u8 = 50;
 const TICK: Duration = Duration::from_secs(1);
 
@@ -43,7 +43,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     let (live, mut stream, reasons) = attach(&LoadOptions {
         ring_bytes: args.ring_bytes.get(),
         record_mask: filter.mask(),
-        // `observer check` is for that; here somebody waits.
+        // It takes time; `observer check` runs it.
         self_test: false,
         ..load_options(&Settings::default())
     })?;
@@ -93,7 +93,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             break;
         }
         if last_tick.elapsed() >= TICK {
-            // Exited processes give their slots back.
+            // Frees the slots of ended processes.
             last_tick = Instant::now();
             table.tick(last_tick, &live, &facts);
             if tally.update_missed(missed(&live)) {

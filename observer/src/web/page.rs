@@ -1,4 +1,4 @@
-//! The page at `/`: enough to see at a glance whether the observer works.
+//! The page at `/`, which shows whether the observer works.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use observer_core::{
     export::{Exporter, Health},
 };
 
-/// How many processes it lists.
+/// Number of processes listed.
 const TOP: usize = 20;
 
 const HEAD: &str = "<!doctype html>

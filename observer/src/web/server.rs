@@ -1,7 +1,6 @@
-//! The HTTP server. It speaks HTTP/1.1 without TLS and believes no client: each
-//! connection is a task of its own, their number is bounded, a request's head must arrive
-//! within [`HEAD_TIMEOUT`], and a client that does not read its answer is cut off after
-//! [`LIFETIME`] and [`LAST_WORDS`].
+//! The HTTP server: HTTP/1.1 without TLS. Each connection is a task, and their number is limited. The
+//! head of a request has to arrive within [`HEAD_TIMEOUT`], and a client that does not read its
+//! response is disconnected after [`LIFETIME`] and [`SHUTDOWN_TIMEOUT`].
 
 use std::{
     collections::VecDeque,
@@ -48,20 +47,19 @@ use tracing::{debug, warn};
 
 use super::page;
 
-/// For a request's head; also how long an idle connection is kept.
+/// Timeout for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this a connection is asked to finish. A scraper connects again once a minute; a
-/// client that does not read its answer holds megabytes no longer than that.
+/// After this time, a connection is shut down gracefully. A client that does not read its response
+/// holds megabytes no longer than that.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// What it then has left, and what all have left at shutdown.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// More clients than this wait in the listen queue.
+/// Time for a graceful shutdown of a connection, and of all when the daemon stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of connections. Further clients wait in the accept queue.
 const CONNECTIONS: usize = 64;
-/// Bytes of a request's head, more than any scraper sends.
+/// Maximum size of the head of a request in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
 
-/// Bytes of an answer that is compressed for clients that offer gzip. A shorter one fits into a
-/// packet as it is.
+/// Minimum size of a response that is compressed, in bytes. A smaller one fits into a packet.
 const COMPRESSED_FROM: u64 = 1024;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -74,9 +72,9 @@ const NO_CACHE: [(HeaderName, &str); 2] = [
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}{}", hint(source))]
 pub struct BindError {
-    /// Where it was to listen.
+    /// The address.
     pub address: SocketAddr,
-    /// Why it cannot.
+    /// The error.
     #[source]
     pub source: io::Error,
 }
@@ -90,11 +88,11 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What the server shows.
+/// What the server serves.
 pub struct App {
     /// The daemon's own metrics.
     pub exporter: Exporter,
-    /// Metrics of others, shown after the exporter's. Must not hold the exporter too.
+    /// Further metrics, served after the exporter's. Must not contain the exporter.
     pub registry: Registry,
     /// For `/healthz` and `/readyz`.
     pub health: Arc<Health>,
@@ -102,23 +100,23 @@ pub struct App {
 
 struct Shared {
     app: App,
-    /// One scrape at a time: a second one would only wait for the table, with a thread.
+    /// One scrape at a time: a second one would block a thread, waiting for the table.
     scraping: Arc<Mutex<()>>,
 }
 
-/// The server, listening already.
+/// The server, which is listening already.
 pub struct Server {
     listener: TcpListener,
     app: App,
 }
 
 impl Server {
-    /// Listens on `address`. Apart from serving, so that an address in use is found out
-    /// before anything is attached, and before there is a tokio runtime.
+    /// Listens on `address`. Separate from serving, so that an address in use is an error before
+    /// anything is attached, and before there is a tokio runtime.
     ///
     /// # Errors
     ///
-    /// When the address is taken or not ours.
+    /// When the address is in use or not local.
     pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
         let listen = || {
             let listener = std::net::TcpListener::bind(address)?;
@@ -132,7 +130,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When tokio cannot take it.
+    /// When tokio cannot register it.
     pub fn new(listener: std::net::TcpListener, app: App) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
@@ -140,16 +138,16 @@ impl Server {
         })
     }
 
-    /// Where it listens: tells the port when port 0 was asked for.
+    /// The address on which it listens, with the actual port if port 0 was given.
     ///
     /// # Errors
     ///
-    /// When the kernel does not say.
+    /// When getsockname() fails.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown` completes, then lets running requests finish for a moment.
+    /// Serves until `shutdown` completes, then gives running requests [`SHUTDOWN_TIMEOUT`] to finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let router = router(self.app);
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
@@ -175,7 +173,7 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    // Out of descriptors, as a rule: accepting at once would spin.
+                    // Usually EMFILE. Retrying at once would spin.
                     warn!(%error, "cannot accept an HTTP connection");
                     sleep(Duration::from_millis(200)).await;
                 }
@@ -184,7 +182,7 @@ impl Server {
         drop(self.listener);
         let _ = closing.send(true);
         let finished = async { while connections.join_next().await.is_some() {} };
-        if timeout(LAST_WORDS, finished).await.is_err() {
+        if timeout(SHUTDOWN_TIMEOUT, finished).await.is_err() {
             debug!("HTTP connections cut off at shutdown");
         }
     }
@@ -206,7 +204,7 @@ async fn serve(stream: TcpStream, router: Router, mut closed: watch::Receiver<bo
             }
         } => {
             connection.as_mut().graceful_shutdown();
-            match timeout(LAST_WORDS, connection).await {
+            match timeout(SHUTDOWN_TIMEOUT, connection).await {
                 Ok(result) => result,
                 Err(_) => return,
             }
@@ -222,7 +220,7 @@ fn router(app: App) -> Router {
         app,
         scraping: Arc::default(),
     });
-    // The text repeats itself: more effort makes it little smaller and takes much longer.
+    // Higher levels take much longer and save little.
     let compression = CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
         .compress_when(SizeAbove::new(COMPRESSED_FROM));
@@ -241,7 +239,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let pieces = blocking(&shared, |app| {
         let ours = app.exporter.scrape().into_iter().map(Bytes::from_owner);
         let mut pieces: VecDeque<Bytes> = ours.collect();
-        // What the daemon did is counted after it shows, so it is read after it.
+        // Gathered last, so that counters of the daemon's work include what the exporter shows.
         let mut others = String::new();
         let families = app.registry.gather();
         let encoded = TextEncoder::new().encode_utf8(&families, &mut others);
@@ -258,7 +256,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// A body of several pieces, which nobody puts together.
+/// A body of several pieces, which are not concatenated.
 struct Pieces(VecDeque<Bytes>);
 
 impl hyper::body::Body for Pieces {
@@ -276,7 +274,7 @@ impl hyper::body::Body for Pieces {
         self.0.is_empty()
     }
 
-    /// Exact, so that the answer has a Content-Length where it is not compressed.
+    /// Exact, so that a response that is not compressed has a Content-Length.
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }
@@ -289,9 +287,9 @@ async fn index(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// Runs `work`, which takes locks and reads files, where it stops nobody else. It keeps its turn
-/// until it ends, although this future is dropped when the client goes away: those who give up
-/// and ask again must not make more work than can be done.
+/// Runs `work`, which takes locks and reads files, on a thread for blocking work, one at a time. `work`
+/// holds the lock until it ends, even if this future is dropped because the client disconnected:
+/// clients that time out and retry must not pile up work.
 async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&App) -> Result<T, String> + Send + 'static,

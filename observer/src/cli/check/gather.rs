@@ -1,4 +1,4 @@
-//! What can be found out about a host without loading anything.
+//! Facts about a host that can be read without loading programs.
 
 use std::{fs, path::Path};
 
@@ -83,8 +83,8 @@ fn tracefs(sys: &Path) -> Probe {
     ))
 }
 
-/// The kernel asks for capabilities in the first user namespace (`capable()`), so those
-/// of another count for nothing.
+/// The kernel checks capabilities in the initial user namespace (`capable()`), so those in another are
+/// not sufficient.
 fn user_namespace(proc: &Path) -> Option<String> {
     let map = fs::read_to_string(proc.join("self/uid_map")).ok()?;
     let first: Vec<&str> = map.split_whitespace().collect();

@@ -22,23 +22,23 @@ use tracing::debug;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
 
-/// How often processes are searched for one in a namespace.
+/// Minimum interval between two searches for a process in each network namespace.
 const SEARCH: Duration = Duration::from_secs(10);
 
-/// How often a namespace's counters are read anew when a request was dropped meanwhile.
+/// Maximum number of reads of a namespace's counters per round, if a request is dropped meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// Rounds in a row in which a namespace may have no quiet moment.
+/// After this many rounds without consistent reads, a namespace is resolved with inconsistent ones.
 const PATIENCE: u32 = 10;
 
 pub struct Listeners {
     shared: Shared,
     root: ProcRoot,
     inference: Inference,
-    /// A process in each network namespace, and when they were searched.
+    /// A process in each network namespace, and the time of the last search.
     pids: HashMap<u32, u32>,
     searched: Option<Instant>,
-    /// Rounds without a quiet moment, by network namespace.
+    /// Rounds without consistent reads, by network namespace.
     restless: HashMap<u32, u32>,
 }
 
@@ -89,11 +89,11 @@ impl Listeners {
         };
         for (netns, hint) in hints {
             if let Err(error) = self.resolve(netns, hint, &mut samples, &mut overflows) {
-                // The others are none the worse.
+                // The other namespaces are not affected.
                 debug!(
                     netns,
                     error = format!("{error:#}"),
-                    "cannot divide its overflows"
+                    "cannot attribute the overflows of a network namespace"
                 );
             }
         }
@@ -104,8 +104,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// Divides the overflows of one namespace. Its counters and the listeners' are read one
-    /// after the other, so a moment is waited for in which neither changes.
+    /// Divides the overflows of one namespace. Its counters and its listeners are read one after the
+    /// other, so this retries until the counters do not change in between.
     fn resolve(
         &mut self,
         netns: u32,
@@ -149,7 +149,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Reads the listeners anew, and keeps the samples of those that have ended.
+    /// Reads the listeners again, and keeps the samples of those that have ended.
     fn refresh(&mut self, samples: &mut Vec<ListenerSample>) -> anyhow::Result<()> {
         let new = self.shared.live.take_listeners()?.unwrap_or_default();
         self.inference.note_ended(&new);
@@ -158,7 +158,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// A process in a network namespace; `hint` is likely to be one.
+    /// A process in a network namespace. `hint` is tried first.
     fn process_in(&mut self, netns: u32, hint: Option<u32>) -> Option<u32> {
         let is_in = |pid: &u32| {
             let path = self.root.process(*pid).join("ns/net");

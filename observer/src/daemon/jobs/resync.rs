@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What `/readyz` waits for.
-pub const STEP: &str = "taking in the sockets that are older than the observer";
+pub const STEP: &str = "attributing the sockets opened before the start";
 
 /// Runs after which entries of forgotten sockets are looked for, which reads the whole map of
 /// connections.
