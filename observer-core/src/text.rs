@@ -1,13 +1,12 @@
-//! Writing text of foreign origin to a terminal.
+//! Escapes untrusted text for terminals and JSON.
 
 use std::fmt::Write as _;
 
-/// Makes text safe to print on one line of a terminal. A process chooses its own comm: one
-/// with an escape sequence in it could recolour the screen, retitle the window or forge a
-/// line of output. Everything but letters, digits and ASCII punctuation is escaped, which
+/// Makes text safe to print on one line of a terminal. A process chooses its own comm, and an escape
+/// sequence in it could change colours, the window title or forge a line of output. Everything but letters, digits and ASCII punctuation is escaped, which
 /// takes care of control characters (C0, DEL and C1), line and paragraph separators,
 /// zero-width characters and those that reverse the direction of writing. A backslash is
-/// doubled, so that the result has one meaning only.
+/// doubled, so that the result is unambiguous.
 #[must_use]
 pub fn sanitize(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -27,8 +26,7 @@ pub fn sanitize(text: &str) -> String {
     safe
 }
 
-/// [`sanitize`], cut to `width` characters with an ellipsis and filled up to it, for a
-/// column.
+/// [`sanitize`], truncated with an ellipsis or padded to `width` characters, for a column.
 pub fn cell(text: &str, width: usize) -> String {
     let safe = sanitize(text);
     if safe.chars().count() <= width {
@@ -39,10 +37,9 @@ pub fn cell(text: &str, width: usize) -> String {
     cut
 }
 
-/// Escapes, inside a JSON text, what JSON allows unescaped and a terminal obeys: DEL, C1
-/// controls (U+009B starts an escape sequence), separators and invisible characters. The
-/// value stays what it was. Such characters can stand nowhere but inside strings, so the
-/// whole text can be treated at once.
+/// Escapes characters in a JSON text that JSON allows but a terminal interprets: DEL, C1 controls
+/// (U+009B starts an escape sequence), separators and invisible characters. The values stay the same.
+/// Such characters can only be inside strings, so the whole text is processed at once.
 pub fn harden_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {

@@ -1,4 +1,4 @@
-//! Reading the configuration file, and saying where it is wrong.
+//! Reads the configuration file, with errors that name the place.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// It does not hold what it should. The text has line, column and the line itself.
+    /// It is invalid. The text has line, column and the line itself.
     #[error("configuration file {path}: {message}", path = path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong and where.
+        /// The error and its place.
         message: String,
     },
 }
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Result<Options, ConfigError> {
 ///
 /// # Errors
 ///
-/// What is wrong and where, for people.
+/// A readable text with the error and its place.
 pub fn parse(text: &str) -> Result<Options, String> {
     toml::from_str(text).map_err(|error| {
         let mut message = error.to_string().trim_end().to_owned();
@@ -57,7 +57,7 @@ pub fn parse(text: &str) -> Result<Options, String> {
     })
 }
 
-/// The keys a file may have, which are the flags' names.
+/// The valid keys of a file, which are the names of the flags.
 pub(super) fn known_keys() -> Vec<String> {
     Options::augment_args(clap::Command::new("keys"))
         .get_arguments()

@@ -1,13 +1,12 @@
-//! The kinds of value a setting can have. Each is parsed and checked by one `FromStr`, so
-//! a flag, an environment variable and a key of the file accept exactly the same text and
-//! fail with the same words.
+//! The types of settings. Each is parsed and checked by one `FromStr`, so that a flag, an environment
+//! variable and a key of the file accept the same text and fail with the same message.
 
 use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 use wildmatch::WildMatch;
 
-/// What is wrong with the text of a value.
+/// The text of a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ValueError(String);
@@ -59,14 +58,14 @@ macro_rules! by_text {
     };
 }
 
-/// A span of time between two runs of something: `500ms`, `15s`, `1m 30s`.
+/// An interval: `500ms`, `15s`, `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(Duration);
 
 impl Interval {
-    /// Below this, the work done at each turn would never stop.
+    /// Below this, the periodic work would take all the time.
     pub const MIN: Duration = Duration::from_millis(10);
-    /// Above this, a unit was most likely mistaken (humantime's `M` is a month).
+    /// Above this, the unit is probably a mistake (humantime's `M` is a month).
     pub const MAX: Duration = Duration::from_hours(24);
 
     /// The plain value.
@@ -124,13 +123,13 @@ pub fn format_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-/// Size of the ring buffer: a power of two and a multiple of the page size, because
-/// `ringbuf_map_alloc` refuses anything else with nothing but `EINVAL`.
+/// Size of the ring buffer: a power of two and a multiple of the page size. `ringbuf_map_alloc` refuses
+/// other sizes with EINVAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingBytes(u32);
 
 impl RingBytes {
-    /// The largest size taken: kernel memory, all of it allocated at start.
+    /// The maximum. It is kernel memory, allocated at the start.
     pub const MAX: u32 = 1 << 30;
 
     /// One mebibyte: about 7,000 records.
@@ -204,7 +203,7 @@ fn page_size() -> u32 {
 const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 /// Parses a size in bytes: a number, or a number with `B`, `KiB`, `MiB` or `GiB`. `KB` and
-/// `M` are not taken, since people disagree on what they mean.
+/// `M` are rejected as ambiguous.
 ///
 /// # Errors
 ///
@@ -238,7 +237,7 @@ pub fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// A number between two bounds, both allowed.
+/// A number between two bounds, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
@@ -278,8 +277,8 @@ impl<const MIN: u32, const MAX: u32> fmt::Display for Bounded<MIN, MAX> {
 
 by_text!([const MIN: u32, const MAX: u32] Bounded<MIN, MAX>, true, "a whole number");
 
-/// A pattern in which `*` stands for any text and `?` for any one character. It must match
-/// the whole name, and case matters, as it does to the kernel.
+/// A pattern in which `*` matches any text and `?` any one character. It has to match the whole name,
+/// and is case sensitive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Glob(WildMatch);
 
@@ -340,8 +339,8 @@ impl FromStr for LogFilter {
         if !text.is_ascii() {
             return invalid("a log filter is plain ASCII");
         }
-        // To `EnvFilter` a bare word that is no level is a target, to be logged at trace:
-        // a misspelt "inof" would be taken without a word.
+        // `EnvFilter` takes a bare word that is no level for a target, to be logged at trace, so a
+        // misspelt "inof" would be accepted.
         let is_level = |word: &str| Self::LEVELS.iter().any(|l| l.eq_ignore_ascii_case(word));
         let bare = |word: &&str| !word.contains('=');
         if !text.contains('[')
@@ -371,11 +370,11 @@ impl fmt::Display for LogFilter {
 
 by_text!([] LogFilter, false, "a log level such as \"info\"");
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One line for people
+    /// Text
     #[default]
     Text,
     /// One JSON object per line

@@ -1,5 +1,5 @@
-//! How many series a scrape can have, whatever programs do. docs/metrics.md has the formula, and a
-//! test fills everything to compare.
+//! The maximum number of series of a scrape. docs/metrics.md has the formula; a test fills everything
+//! and compares.
 
 use observer_common::{
     BIND_CALLS, BIND_ERRORS, BUCKETS, CONNECT_RESULTS, CONNECTION_ERRORS, FD_ERRNOS, PORT_SEARCHES,
@@ -8,11 +8,11 @@ use observer_common::{
 
 use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
 
-/// Listening addresses, and one for those past the limit.
+/// Listening addresses, and one for those beyond the limit.
 const PLACES: usize = ADDRESSES + 1;
 
-/// What a name and a process have both: sockets by state, connects, deaths of connections, RSTs, port searches, failed
-/// setsockopt calls, exhausted descriptors; accepts, retransmits, TIME_WAIT.
+/// Series that names and processes have in common: sockets by state, connects, connection errors, RSTs,
+/// port searches, failed setsockopt calls, exhausted descriptors; accepts, retransmits, TIME_WAIT.
 const SHARED: usize = STATES
     + CONNECT_RESULTS
     + CONNECTION_ERRORS
@@ -23,9 +23,9 @@ const SHARED: usize = STATES
     + FD_ERRNOS.len()
     + 3;
 
-/// The most series of one name: besides, transitions, failed binds, three histograms with `_sum` and
+/// Maximum number of series of one name: in addition transitions, failed binds, three histograms with `_sum` and
 /// `_count`, TIME_WAIT entered, ended and overflowed, five of each listening address, three of the
-/// ports to destinations that are not shown by themselves, its unit.
+/// ports to destinations without series of their own, its unit.
 pub const BY_NAME: usize = SHARED
     + STATES * STATES
     + BIND_ERRORS * BIND_CALLS.len()
@@ -35,14 +35,14 @@ pub const BY_NAME: usize = SHARED
     + 3
     + 1;
 
-/// The most series of one process: besides, descriptors and sockets, three of each listening
-/// address, one of the ports to destinations that are not shown by themselves, its unit.
+/// Maximum number of series of one process: in addition descriptors and sockets, three of each listening
+/// address, one of the ports to destinations without series of their own, its unit.
 pub const BY_PROCESS: usize = SHARED + 4 + 3 * PLACES + 1 + 1;
 
 /// Destinations, three series by name and one by process; RSTs without a socket.
 pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT;
 
-/// The most series about processes, but for one by network namespace.
+/// Maximum number of series about names and processes.
 #[must_use]
 pub const fn series(max_names: usize, max_processes: usize) -> usize {
     FIXED + BY_NAME * (max_names + FIXED_NAMES) + BY_PROCESS * max_processes

@@ -323,7 +323,7 @@ metrics! {
 }
 
 impl Family {
-    /// What it is.
+    /// Its description.
     #[must_use]
     pub fn metric(self) -> &'static Metric {
         &METRICS[self as usize]

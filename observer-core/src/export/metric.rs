@@ -1,11 +1,11 @@
-//! What is known of a metric: for the exposition, and for the documents.
+//! The description of a metric, for the exposition and the documents.
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
-    /// Only grows, except at a restart.
+    /// Only increases, except at a restart.
     Counter,
-    /// Goes up and down.
+    /// Can increase and decrease.
     Gauge,
     /// Buckets, sum and count.
     Histogram,
@@ -26,7 +26,7 @@ impl Type {
 /// What a series of a metric is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All processes of a name, living and gone.
+    /// All processes of a name, running and ended.
     Name,
     /// One running process.
     Process,
@@ -57,13 +57,13 @@ pub struct Metric {
     pub kind: Type,
     /// What its series are about.
     pub scope: Scope,
-    /// What it counts or measures.
+    /// The unit of its values.
     pub unit: &'static str,
     /// Labels besides those of the scope. A histogram has `le`, too.
     pub labels: &'static [&'static str],
-    /// Where the kernel is looked at, as docs/metrics.md shows it; empty for the observer's own.
+    /// The hooks or files it comes from, for docs/metrics.md; empty for the observer's own.
     pub hooks: &'static str,
-    /// For the person who is woken up by it.
+    /// The HELP text.
     pub help: &'static str,
     /// An example in PromQL.
     pub query: &'static str,

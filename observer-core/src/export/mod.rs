@@ -1,7 +1,7 @@
 //! The Prometheus exposition.
 //!
-//! [`family`] is the list of metrics, [`series`](self) and [`own`](self) say which
-//! samples they have, [`sink`] how samples are represented, [`collector`] puts a scrape together.
+//! [`family`] is the list of metrics, [`series`](self) and [`own`](self) write their samples to a
+//! [`sink`], and [`collector`] runs a scrape.
 
 pub mod bound;
 pub mod collector;

@@ -38,8 +38,8 @@ names![
     EKEYEXPIRED, EKEYREVOKED, EKEYREJECTED, EOWNERDEAD, ENOTRECOVERABLE, ERFKILL, EHWPOISON,
 ];
 
-/// The symbol of a positive errno: `ECONNREFUSED`. A number that has none becomes
-/// `E<number>`, zero included: whether zero is a success is for the caller to say.
+/// The symbol of a positive errno: `ECONNREFUSED`. A number without a symbol, including 0, becomes
+/// `E<number>`.
 #[must_use]
 pub fn errno_name(errno: u16) -> Cow<'static, str> {
     match known(i32::from(errno)) {

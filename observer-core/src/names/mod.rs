@@ -1,5 +1,4 @@
-//! From numbers to names: what a label value or a line of `observer tail` says instead of
-//! the number that the kernel gave. Unknown numbers stay numbers; nothing here fails.
+//! Names of the kernel's numbers, for label values and records. Unknown numbers stay numbers.
 
 mod errno;
 mod options;

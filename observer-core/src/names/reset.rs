@@ -1,4 +1,4 @@
-//! Why an RST was sent or received, as label values.
+//! The reasons of RSTs sent and received, as label values.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -19,9 +19,9 @@ impl ResetReasons {
         Self { by_number }
     }
 
-    /// The label value of an index of [`observer_common::Slot::resets_sent`]. Not unique:
-    /// where a class means the same as a reason of the kernel, both have one name, and
-    /// whoever exposes them must add them up.
+    /// The label value of an index of [`observer_common::Slot::resets_sent`]. Not unique: if
+    /// one of our classes means the same as a reason of the kernel, both have the same name, and their
+    /// counts have to be summed.
     #[must_use]
     pub fn name(&self, index: u32) -> Cow<'_, str> {
         let name = match index < RESET_CLASSES_FROM {
@@ -51,8 +51,8 @@ impl ResetReasons {
     }
 }
 
-/// The label value of an index of [`observer_common::Slot::resets_received`]: the state
-/// the RST found the connection in.
+/// The label value of an index of [`observer_common::Slot::resets_received`]: the state of the
+/// connection when the RST arrived.
 #[must_use]
 pub fn received_reset_name(index: u32) -> Cow<'static, str> {
     match u8::try_from(index).ok().and_then(reset_received_name) {

@@ -1,4 +1,4 @@
-//! /proc/PID/net/sockstat and sockstat6: how many sockets there are.
+//! /proc/PID/net/sockstat and sockstat6: numbers of sockets.
 
 use crate::process::{ProcError, ProcRoot, identity::parse_u64};
 
@@ -9,7 +9,7 @@ pub struct SockStat {
     /// IPv4 sockets of the network namespace that have a port and are not in TIME_WAIT,
     /// listeners included.
     pub tcp_inuse: u64,
-    /// Sockets that no process holds any more. Of the whole host.
+    /// Orphaned sockets of the whole host.
     pub tcp_orphans: u64,
     /// Timewait sockets of the namespace, IPv4 and IPv6, those in substate FIN_WAIT2
     /// included: what counts against `net.ipv4.tcp_max_tw_buckets`.

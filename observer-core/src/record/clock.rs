@@ -1,4 +1,4 @@
-//! From the kernel's monotonic clock to the time on the wall.
+//! Converts CLOCK_MONOTONIC to wall-clock time.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,9 +6,9 @@ use nix::time::{ClockId, clock_gettime};
 
 const DAY: i128 = 86_400_000_000_000;
 
-/// How far the wall clock is from CLOCK_MONOTONIC, and local time from UTC. The first
-/// changes when the clock is set and when the machine sleeps, the second twice a year, so
-/// take a new one now and then.
+/// Offsets of the wall clock from CLOCK_MONOTONIC, and of local time from UTC. The first changes when
+/// the clock is set and when the machine suspends, the second twice a year, so that they have to be
+/// read again periodically.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, in nanoseconds.
@@ -18,7 +18,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The offsets of this moment.
+    /// The current offsets.
     #[must_use]
     pub fn now() -> Self {
         let read = |id| clock_gettime(id).map(Duration::from).unwrap_or_default();

@@ -76,8 +76,8 @@ impl Filter {
         }
     }
 
-    /// The kinds that can pass, one bit per `RECORD_` number: the kernel side need not
-    /// write the others.
+    /// The kinds that can pass, one bit per `RECORD_` number. The kernel programs need not write the
+    /// others.
     #[must_use]
     pub fn mask(&self) -> u32 {
         (0..RECORD_KINDS)
@@ -85,8 +85,7 @@ impl Filter {
             .fold(0, |mask, kind| mask | 1 << kind)
     }
 
-    /// Whether a record is to be shown. A record of a kind newer than this program passes
-    /// only where no kinds were chosen.
+    /// Whether a record is to be shown. A record of an unknown kind passes only if no kinds were given.
     #[must_use]
     pub fn matches(&self, record: &Record, identity: &Identity<'_>) -> bool {
         let Self {
@@ -108,7 +107,7 @@ impl Filter {
     }
 }
 
-/// Whether a record tells of a failure: all but an entry into TIME_WAIT and a close without an
+/// Whether a record describes a failure: any except an entry into TIME_WAIT and a close without an
 /// errno.
 #[must_use]
 pub fn is_failure(record: &Record) -> bool {

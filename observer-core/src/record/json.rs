@@ -19,18 +19,18 @@ use crate::{
     text::harden_json,
 };
 
-/// The object written for a record. Every key is always there; what a kind of record does
-/// not have, or what is not known, is null.
+/// The object written for a record. All keys are always present; what a kind of record does not have,
+/// or what is not known, is null.
 ///
 /// | key | type | meaning |
 /// |---|---|---|
-/// | `time` | string | when, RFC 3339 in UTC |
-/// | `monotonic_seconds` | number | the same by CLOCK_MONOTONIC |
+/// | `time` | string | RFC 3339 in UTC |
+/// | `monotonic_seconds` | number | time by CLOCK_MONOTONIC |
 /// | `event` | string | `close`, `connect_failed`, `reset_sent`, `reset_received`, `time_wait`, `setsockopt_failed`, `fd_exhausted`, `state` |
 /// | `pid` | number | owner's process id |
 /// | `comm` | string | owner's comm |
 /// | `unit` | string | owner's systemd unit or container |
-/// | `slot`, `generation` | number | the owner's place in the kernel's table |
+/// | `slot`, `generation` | number | slot of the owner, and its generation |
 /// | `netns` | number | inode of the network namespace |
 /// | `family` | string | address family |
 /// | `protocol` | string | protocol |
@@ -39,10 +39,10 @@ use crate::{
 /// | `local_port`, `remote_port` | number | |
 /// | `state_from`, `state_to` | string | states before and after |
 /// | `age_seconds` | number | age of the connection |
-/// | `states` | object | seconds spent, by state of the connection; empty unless known |
-/// | `flags` | array of strings | what is known of the connection's life |
-/// | `errno` | string | how the call or attempt failed, or what the connection died of |
-/// | `reason` | string | why an RST was sent, or what it hit |
+/// | `states` | object | seconds spent in each state; empty if not known |
+/// | `flags` | array of strings | properties of the connection |
+/// | `errno` | string | error of the call, the attempt or the connection |
+/// | `reason` | string | reason of an RST sent, or state in which one was received |
 /// | `level`, `option` | string | arguments of setsockopt |
 /// | `retransmits` | number | segments |
 #[derive(Serialize)]

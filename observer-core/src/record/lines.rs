@@ -17,8 +17,8 @@ use crate::{
     text::{cell, sanitize},
 };
 
-// 45 characters hold any two IPv4 addresses; a long pair of IPv6 ones moves the rest of
-// its line to the right. 23 hold the longest transition.
+// 45 characters hold any two IPv4 addresses; a long pair of IPv6 addresses shifts the rest of its line.
+// 23 hold the longest transition.
 fn row(columns: [&str; 7], why: &str) -> String {
     let [time, pid, comm, event, connection, state, age] = columns;
     let line = format!(
@@ -109,7 +109,7 @@ fn age(record: &Record) -> String {
 
 /// A duration in at most eight characters: `0.1ms`, `31.2s`, `4.5m`, `26.0h`, `3.2d`.
 pub(super) fn short(nanoseconds: u64) -> String {
-    // The steps are where a number with one decimal would be rounded up to the next unit.
+    // The limits are where a number with one decimal would be rounded up to the next unit.
     let ns = nanoseconds as f64;
     let (value, unit) = match ns / 1e6 {
         ms if ms < 999.95 => (ms, "ms"),

@@ -1,7 +1,7 @@
 //! Records of the ring as lines of text or JSON.
 //!
 //! What a line needs beyond the [`Record`](observer_common::Record) itself is passed in: the owner
-//! of the socket ([`Identity`]), the kernel's [reset reasons](observer_core::names::ResetReasons) and the
+//! of the socket ([`Identity`]), the kernel's [reset reasons](crate::names::ResetReasons) and the
 //! offset of the wall clock ([`Clock`]).
 
 use std::{
@@ -25,12 +25,12 @@ pub use identities::Identities;
 pub use json::json;
 pub use lines::{header, line};
 
-/// Who owns the socket of a record.
+/// The owner of a record's socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity<'a> {
-    /// Process id; 0 for what the record says (`Record::tgid`).
+    /// Process id; 0 for that of the record (`Record::tgid`).
     pub pid: u32,
-    /// Comm, as the process chose it; empty when not known.
+    /// Comm of the process; empty if not known.
     pub comm: &'a str,
     /// systemd unit or container; empty when there is none.
     pub unit: &'a str,

@@ -1,5 +1,4 @@
-//! What the table asks about processes, as a trait: the answers come from /proc and
-//! cgroups, which the table does not touch.
+//! What the table needs to know about processes, as a trait, so that the table reads no files.
 
 use observer_common::{ProcessKey, Slot};
 
@@ -9,7 +8,7 @@ pub use crate::process::identity::Liveness;
 /// How a process is labelled when its slot is first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
-    /// Whether it had exited by then.
+    /// Whether it had ended by then.
     pub gone: bool,
     /// Its comm. `None` falls back to the comm that the kernel programs recorded.
     pub comm: Option<Vec<u8>>,
@@ -24,19 +23,18 @@ pub struct Resources {
     pub open_fds: Option<u64>,
     /// Soft limit on open descriptors.
     pub max_fds: Option<u64>,
-    /// The most descriptors ever seen open.
+    /// Maximum number of descriptors seen open.
     pub fd_high_water: Option<u64>,
 }
 
 /// Answers about processes.
 pub trait ProcessFacts: Send + Sync {
-    /// Whether this very process still runs: a process that took over its pid is another.
-    /// Asked at every tick for every process, so it should cost a look-up or one system
-    /// call.
+    /// Whether this process still runs, as opposed to another one with the same pid. Called at every
+    /// tick for every process, so it should take a look-up or one system call.
     fn liveness(&self, process: &ProcessKey) -> Liveness;
-    /// How to label a process. Asked once, when its slot is first seen; may read files.
-    /// Only the identity fields of `slot` are filled in.
+    /// The labels of a process. Called once, when its slot is first seen; may read files. Only the
+    /// identity fields of `slot` are set.
     fn describe(&self, slot: &Slot) -> Description;
-    /// The process's descriptors. Asked at every scrape, so it must answer from memory.
+    /// The process's descriptors. Called at every scrape, so it must not read files.
     fn resources(&self, process: &ProcessKey) -> Resources;
 }

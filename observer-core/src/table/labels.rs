@@ -1,8 +1,8 @@
-//! The labels of a series: `comm` and `unit` of a name, and `pid` besides of a process.
+//! The labels of a series: `comm` and `unit` of a name, and in addition `pid` of a process.
 
 use std::fmt::Write as _;
 
-/// Processes past `--max-names`, without a slot, or not selected.
+/// Processes beyond `--max-names`, without a slot, or not selected.
 pub const OTHER: &str = "<other>";
 /// Events whose owner is not known.
 pub const UNATTRIBUTED: &str = "<unattributed>";
@@ -13,7 +13,7 @@ pub struct Labels {
     comm: String,
     unit: String,
     pid: Option<String>,
-    /// All of them in the text format, made once and written in every sample.
+    /// All labels in the text format, made once and written in every sample.
     text: String,
 }
 
@@ -81,7 +81,7 @@ impl Labels {
 }
 
 /// The `comm` label of a process whose comm is `bytes`: printable, and with a backslash before
-/// a first `<` or backslash, so that no program can pass for [`OTHER`] or [`UNATTRIBUTED`].
+/// a first `<` or backslash, so that no program can have the label [`OTHER`] or [`UNATTRIBUTED`].
 #[must_use]
 pub fn name_of(bytes: &[u8]) -> String {
     let name = printable(bytes);
@@ -93,7 +93,7 @@ pub fn name_of(bytes: &[u8]) -> String {
 
 /// Escapes a label value for the text format: backslash, newline, double quote.
 pub(crate) fn escape_into(value: &str, text: &mut String) {
-    // As a rule there is nothing to escape.
+    // Usually there is nothing to escape.
     if !value
         .bytes()
         .any(|byte| matches!(byte, b'\\' | b'\n' | b'"'))
@@ -111,9 +111,9 @@ pub(crate) fn escape_into(value: &str, text: &mut String) {
     }
 }
 
-/// Makes a label value of arbitrary bytes: ends it at the first NUL and puts U+FFFD in the
-/// place of what is no UTF-8 or a control character. A newline stays, since the text
-/// format has a spelling for it. Different bytes may become the same text.
+/// Makes a label value of arbitrary bytes: truncates it at the first NUL and replaces invalid UTF-8 and
+/// control characters by U+FFFD. A newline stays, because the text format can escape it. Different
+/// bytes can become the same text.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());

@@ -1,11 +1,11 @@
 //! The table of processes and names: which process has which slot, which name (comm and unit) it
-//! counts for, and which processes are shown by themselves.
+//! counts for, and which processes have series of their own.
 //!
-//! Counters stay in the kernel's slots and are read at scrape time; the table adds only
-//! what the kernel cannot know. Invariants, each held by a test:
+//! Counters stay in the kernel's slots and are read at scrape time; the table adds only what the kernel
+//! cannot know. Invariants, each with a test:
 //!
-//! * a counter of a name grows by exactly what its processes counted meanwhile: it never goes
-//!   down, and nothing is moved into it (`properties.rs`);
+//! * a counter of a name increases by exactly the events of its processes: it never decreases, and
+//!   nothing is moved into it (`properties.rs`);
 //! * a series of a process has what its slot has, and ends with the process;
 //! * the number of series is bounded by [`TableConfig::max_names`] and
 //!   [`TableConfig::max_processes`];

@@ -1,4 +1,4 @@
-//! What a process counted up to some moment.
+//! The counts of a process at some time.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,7 @@ pub(super) fn read_failing(source: &dyn KernelSource) -> Failing {
     failing
 }
 
-/// The counts of a process, without live sockets: those go along when it changes its name, and
-/// are gone when it ends.
+/// The counts of a process without its live sockets, which move with it when it changes its name.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub counts: Slot,
@@ -36,7 +35,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Of what a slot and the map of failures hold.
+    /// From a slot and the map of failures.
     pub fn new<'a>(
         slot: &Slot,
         failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>,
@@ -49,7 +48,7 @@ impl Tally {
         }
     }
 
-    /// Adds what was counted since `before` to a name.
+    /// Adds the counts since `before` to a name.
     pub fn credit(&self, before: Option<&Self>, name: &mut Name) {
         let mut counts = self.counts;
         let mut ended = self.ended;
@@ -65,7 +64,7 @@ impl Tally {
         }
     }
 
-    /// How many calls failed so.
+    /// Number of failed calls of this kind.
     pub fn failed(&self, kind: Failure) -> u64 {
         self.failures.get(&kind).copied().unwrap_or(0)
     }
