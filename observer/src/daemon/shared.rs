@@ -17,8 +17,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The table, which knows all processes that samples read until now name: what one dropped
-    /// that got its slot since the last tick would count for `<other>`.
+    /// Locks the table and adds processes that got a slot since the last tick. Otherwise their samples
+    /// would count for `<other>`.
     pub fn discover(&self) -> MutexGuard<'_, Table> {
         let mut table = lock(&self.table);
         table.discover(&*self.live, &*self.facts);

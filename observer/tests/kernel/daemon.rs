@@ -208,7 +208,7 @@ fn sighup_reads_the_file_again() {
         daemon.log()[before..].to_owned()
     };
     assert!(!daemon.log().contains("DEBUG"));
-    const SELECTED: &str = "processes are selected by the new settings";
+    const SELECTED: &str = "applied the new settings";
     hup("log-level = \"debug\"\n", &["DEBUG", SELECTED]);
 
     hup(

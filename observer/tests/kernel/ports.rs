@@ -140,6 +140,11 @@ fn ports_ratio_is_one_before_the_first_connect_fails() {
         });
         assert_eq!(of(&metrics, &client, USED, destination), available as f64);
         assert_eq!(of(&metrics, &client, RATIO, destination), 1.0);
+        let in_time_wait = || {
+            let filter = ["-Htan", "state", "time-wait", "dst", destination];
+            netns.run("ss", &filter).lines().count()
+        };
+        let before_connects = in_time_wait();
         assert_eq!(ports(&netns, destination).len() as u64, available);
         let netns_of = metrics
             .select(USED, &[("destination", destination)])
@@ -154,15 +159,10 @@ fn ports_ratio_is_one_before_the_first_connect_fails() {
         let failed = [("result", "EADDRNOTAVAIL")];
         let before = metrics.of(client.pid(), CONNECTS, &failed);
         assert_eq!(before, if address == "::1" { 3.0 } else { 0.0 });
-        // A port that leaves TIME_WAIT meanwhile can be taken.
-        let resting = || {
-            let filter = ["-Htan", "state", "time-wait", "dst", destination];
-            netns.run("ss", &filter).lines().count() as u64
-        };
-        let before_connects = resting();
         client.say(&format!("keep 3 {address}"));
         let tally = client.tally();
-        if resting() != before_connects {
+        // A port that leaves TIME_WAIT meanwhile can be taken.
+        if in_time_wait() != before_connects {
             skip!("this machine was too slow to have all ports still in TIME_WAIT");
         }
         assert_eq!(tally, [("EADDRNOTAVAIL".to_owned(), 3)].into());

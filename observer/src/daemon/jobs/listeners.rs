@@ -53,7 +53,7 @@ impl Job for Listeners {
 
     fn run(&mut self) -> anyhow::Result<()> {
         self.read()
-            // What was last read would stand there as if it were still so.
+            // Otherwise the last reading would stay, although it is outdated.
             .inspect_err(|_| lock(&self.shared.table).forget_listeners())
     }
 }

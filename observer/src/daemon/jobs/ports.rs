@@ -8,8 +8,8 @@ use tracing::debug;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
 
-/// A walk over the sockets is followed by a pause this many times as long, so that walks
-/// take no more than an eight-hundredth of a CPU.
+/// A walk over the sockets is followed by a pause of this many times its CPU time, so that walks take
+/// at most 1/800 of a CPU.
 const PAUSE: u32 = 800;
 
 pub struct Ports {
@@ -58,7 +58,7 @@ impl Job for Ports {
             .shared
             .live
             .walk_ports(|port| collector.add(&port))
-            // What was last read would stand there as if it were still so.
+            // Otherwise the last reading would stay, although it is outdated.
             .inspect_err(|_| lock(&self.shared.table).forget_ports())?;
         let Some(spaces) = spaces else {
             return Ok(());
@@ -66,7 +66,7 @@ impl Job for Ports {
         let usage = collector.finish(&spaces);
         let took = cpu_time().saturating_sub(started);
         debug!(shares = usage.shares.len(), ?took, "counted ports");
-        // The lesser of two: on a busy machine, one may be charged for what it did not do.
+        // The minimum of two, because accounting of CPU time is imprecise on a busy machine.
         let cost = took.min(self.last_took);
         self.last_took = took;
         self.next_walk = Instant::now() + (cost * PAUSE).min(self.longest);
@@ -75,7 +75,7 @@ impl Job for Ports {
     }
 }
 
-/// CPU time of this thread: a walk that had to wait has not cost more.
+/// CPU time of this thread, which does not include waiting.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,4 +1,4 @@
-//! Comparing our numbers with the kernel's own, in every network namespace.
+//! Compares our numbers with the kernel's own, in every network namespace.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -43,7 +43,7 @@ impl KernelCounts {
         };
         for (netns, pid) in others.chain([own]) {
             let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
-            // `None`: the process went away, and its namespace maybe with it.
+            // `None`: the process has ended, and maybe its namespace.
             if let Some(sockstat) = read {
                 counts.time_wait.push((netns, sockstat.tcp_time_wait));
                 counts.in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
@@ -61,7 +61,7 @@ impl KernelCounts {
 pub struct Reconcile {
     shared: Shared,
     drift: DriftMetrics,
-    /// How many sockets had entered TIME_WAIT in other network namespaces, and when.
+    /// Number of sockets that had entered TIME_WAIT in other network namespaces, by time.
     elsewhere: VecDeque<(Instant, u64)>,
 }
 
@@ -149,19 +149,19 @@ impl Reconcile {
         }
     }
 
-    /// Whether sockets entered TIME_WAIT in other network namespaces within the time they
-    /// stay there; `total` is how many ever did.
+    /// Whether sockets in other network namespaces can be in TIME_WAIT now: some entered within its
+    /// length. `total` is the number of entries there so far.
     fn entered_elsewhere(&mut self, total: u64) -> bool {
         let now = Instant::now();
         let is_old = |time: &Instant| now.duration_since(*time) > TIME_WAIT_LENGTH;
         self.elsewhere.push_back((now, total));
-        // One sample that is old enough is kept, to compare with.
+        // Keep one sample that is older than TIME_WAIT, for the comparison.
         while self.elsewhere.get(1).is_some_and(|(time, _)| is_old(time)) {
             self.elsewhere.pop_front();
         }
         let before = match self.elsewhere.front() {
             Some((time, total)) if is_old(time) => *total,
-            // Not running for that long yet: since the start.
+            // Not running for that long yet: compare with the start.
             _ => 0,
         };
         total > before

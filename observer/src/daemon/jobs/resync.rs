@@ -19,8 +19,8 @@ use crate::{
 /// What `/readyz` waits for.
 pub const STEP: &str = "attributing the sockets opened before the start";
 
-/// Runs after which entries of forgotten sockets are looked for, which reads the whole map of
-/// connections.
+/// Number of runs after which entries of sockets whose end was missed are removed, which reads the
+/// whole map of connections.
 const SWEEP_EVERY: u32 = 20;
 
 pub struct Resync {
@@ -72,7 +72,7 @@ impl Job for Resync {
         if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
             let swept = self.live.sweep(resynced.epoch);
             if swept > 0 {
-                debug!(swept, "dropped entries of forgotten sockets");
+                debug!(swept, "removed entries of sockets whose end was missed");
             }
         }
         Ok(())

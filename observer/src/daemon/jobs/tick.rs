@@ -38,7 +38,7 @@ impl Job for Tick {
         lock(&self.shared.table)
             .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
         if self.has_run {
-            info!("processes are selected by the new settings");
+            info!("applied the new settings");
         }
     }
 
