@@ -92,7 +92,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
             "--no-remove",
         ])
         .args(&packages);
-    let advice = "read apt's message above; the same command without -y shows what it would do";
+    let advice =
+        "read apt's message above; where dpkg was killed, `dpkg --configure -a` comes first";
     interrupt::deferred(|| {
         let installed = shell::persist(&mut install, advice);
         // Also when it was interrupted: apt has finished what it had begun.
