@@ -96,6 +96,7 @@ fn run_all(
         let counts = report::count(&run.tests);
         report.add(Report {
             counts,
+            notes: report::not_tested(name, &run.tests),
             ..Report::default()
         });
     }

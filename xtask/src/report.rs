@@ -105,6 +105,18 @@ pub fn count<'a>(tests: impl IntoIterator<Item = &'a Test>) -> Counts {
     counts
 }
 
+/// Lines for the end on what tests of a program did not do, and why.
+pub fn not_tested<'a>(program: &str, tests: impl IntoIterator<Item = &'a Test>) -> Vec<String> {
+    let line = |test: &Test| match &test.verdict {
+        Verdict::Skipped(reason) if reason != "ignored" => {
+            Some(format!("skipped {program}::{}: {reason}", test.name))
+        }
+        Verdict::InPart(reason) => Some(format!("in part {program}::{}: {reason}", test.name)),
+        _ => None,
+    };
+    tests.into_iter().filter_map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +160,25 @@ mod tests {
     #[test]
     fn nothing_to_say_is_nothing() {
         assert_eq!(Report::default().to_string(), "");
+    }
+
+    #[test]
+    fn what_was_not_tested_is_listed() {
+        let test = |name: &str, verdict| Test {
+            name: name.to_owned(),
+            verdict,
+            took: std::time::Duration::ZERO,
+            panic: Vec::new(),
+        };
+        let tests = [
+            test("a", Verdict::Passed),
+            test("b", Verdict::Skipped("no x".to_owned())),
+            test("c", Verdict::InPart("no y".to_owned())),
+            test("d", Verdict::Skipped("ignored".to_owned())),
+        ];
+        assert_eq!(
+            not_tested("kernel", &tests),
+            ["skipped kernel::b: no x", "in part kernel::c: no y"]
+        );
     }
 }
