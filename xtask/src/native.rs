@@ -20,11 +20,8 @@ use crate::{
     vm::{self, build::Binaries},
 };
 
-/// The tests that need a kernel run where it is set.
-pub const SWITCH: &str = "OBSERVER_KERNEL_TESTS";
-
 /// Variables that sudo is to keep.
-const KEPT: &str = "OBSERVER_BIN,OBSERVER_KERNEL_TESTS,OBSERVER_TEST_TOOLS_INSTALLED,\
+const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,\
                     CARGO_MANIFEST_DIR,RUST_BACKTRACE";
 
 /// One run of a test program.
@@ -157,7 +154,6 @@ fn as_root(file: &Path, binaries: &Binaries) -> Result<Command> {
     };
     let package = host::root().join("observer");
     command
-        .env(SWITCH, "1")
         // A program that is missing all the same fails its tests.
         .env("OBSERVER_TEST_TOOLS_INSTALLED", "1")
         .env("CARGO_MANIFEST_DIR", &package)

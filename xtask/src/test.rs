@@ -96,11 +96,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     );
     summary.step(
         "unit tests",
-        cargo
-            .command()
-            .env_remove(native::SWITCH)
-            .args(["test", "--"])
-            .args(filter),
+        cargo.command().args(["test", "--"]).args(filter),
     );
     if *unit_only {
         summary.skip("kernel tests", "left out by --unit-only");

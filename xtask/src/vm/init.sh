@@ -37,7 +37,7 @@ for module in /modules/*.ko; do
     insmod "$module" || echo "@@ note insmod ${module##*/} failed"
 done
 
-export OBSERVER_BIN=/job/observer OBSERVER_KERNEL_TESTS=1 RUST_BACKTRACE=0
+export OBSERVER_BIN=/job/observer RUST_BACKTRACE=0
 . /job/environment
 . /job/part
 
