@@ -1,5 +1,4 @@
-//! What the kernel side offers to the rest of the daemon, as a trait, so that everything
-//! downstream is tested without a kernel.
+//! The interface of the kernel side, as a trait, so that everything else is tested without a kernel.
 
 use observer_common::{Account, CpuStats, Slot, SockoptKey};
 
@@ -17,9 +16,9 @@ pub struct MapFill {
     pub map: &'static str,
     /// Entries now.
     pub entries: u64,
-    /// The most entries it can hold.
+    /// Maximum number of entries.
     pub capacity: u64,
-    /// Insertions that were refused because it was full.
+    /// Insertions that failed because it was full.
     pub refused: u64,
 }
 
@@ -38,46 +37,46 @@ pub struct ProgramRuns {
 /// The kernel side, seen from downstream. All numbers are totals since the programs were
 /// attached.
 pub trait KernelSource: Send + Sync {
-    /// Slots from 0 up to this number may be in use.
+    /// Slots below this number can be in use.
     fn slot_limit(&self) -> u32;
-    /// Copies slot `index` into `slot`. Counters are read one by one while the kernel goes
-    /// on adding, so sums over several of them may be off by the events of that moment.
+    /// Copies slot `index` into `slot`. Counters are read one by one while the kernel increments them,
+    /// so sums over several of them can differ by the events in between.
     fn read_slot(&self, index: u32, slot: &mut Slot);
     /// Copies only identity, generation and `sockets` of slot `index`, and leaves the other
-    /// fields of `slot` as they are: what housekeeping needs, of every slot.
+    /// fields of `slot` unchanged: what housekeeping needs of every slot.
     fn read_slot_identity(&self, index: u32, slot: &mut Slot);
-    /// Sockets of slot `index` that ever entered TIME_WAIT: read every second for every
-    /// process, where a copy of the whole slot would cost too much.
+    /// Number of sockets of slot `index` that have entered TIME_WAIT. It is read every second for every
+    /// process, for which a copy of the whole slot would cost too much.
     fn time_wait_entered(&self, index: u32) -> u64;
-    /// How many sockets of an account entered TIME_WAIT and left it; `None` where their end
-    /// is not seen and has to be inferred. Below `SLOT_FIRST`, an account has the number of
+    /// Number of sockets of an account that entered TIME_WAIT and left it; `None` if the end of
+    /// TIME_WAIT is not observed and has to be inferred. Below `SLOT_FIRST`, an account has the number of
     /// its slot; the others are named by [`Slot::account`].
     fn account(&self, account: u32) -> Option<Account>;
     /// Gives an account back, once its process has been folded and all that entered have
     /// ended.
     fn free_account(&self, account: u32);
-    /// The same by network namespace (inode number); empty where the end is inferred.
+    /// The same by network namespace (inode number); empty if the end is inferred.
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)>;
     /// Failed setsockopt calls.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
     /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
     /// folded; entries of a generation that is gone would otherwise fill the map.
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
-    /// Statistics summed over all CPUs. A received RST that the kernel side still has pending,
-    /// but that is certain by now, is added to the outcomes here and to the slot by `read_slot`.
+    /// Statistics summed over all CPUs. A received RST that is still pending in the kernel programs,
+    /// but certain by now, is included in the outcomes here and in the slot by `read_slot`.
     fn stats(&self) -> CpuStats;
     /// Fill levels.
     fn maps(&self) -> Vec<MapFill>;
     /// Programs' run-time statistics; empty while the kernel does not keep them.
     fn programs(&self) -> Vec<ProgramRuns>;
-    /// Runs that the kernel left out because the program was running on that CPU already
+    /// Runs that the kernel skipped because the program was already running on that CPU
     /// (`recursion_misses`, since 5.12), by program.
     fn missed_runs(&self) -> Vec<(&'static str, u64)>;
     /// Whether the exposition may show `signal` (a `SIGNAL_` number): false if none of
     /// its hooks could be attached, so that no false zero is shown.
     fn observes(&self, signal: u32) -> bool;
-    /// Signals that are read from sockets now and then rather than counted event by event,
-    /// each with its method, `exact` or `inferred`.
+    /// Signals that are read from sockets periodically instead of counted by event, each with its
+    /// method, `exact` or `inferred`.
     fn polled(&self) -> Vec<(&'static str, &'static str)>;
     /// The name of an index of [`Slot::resets_sent`] on this kernel.
     fn reset_reason(&self, index: u32) -> String;

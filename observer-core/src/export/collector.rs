@@ -1,4 +1,4 @@
-//! Puts one scrape together.
+//! Collects one scrape.
 
 use std::{
     collections::HashMap,
@@ -54,9 +54,9 @@ pub struct Busy {
     pub comm: String,
     /// Label values.
     pub unit: String,
-    /// Sockets being followed.
+    /// Tracked sockets.
     pub sockets: u64,
-    /// Those that are in some state, by the state's name.
+    /// Number of sockets by name of state.
     pub states: Vec<(&'static str, u64)>,
 }
 
@@ -94,8 +94,8 @@ impl Exporter {
         }
     }
 
-    /// The exposition, which is the pieces' text one after the other. Blocks: it waits for
-    /// the table and reads /proc.
+    /// The exposition: the concatenated text of the pieces. Blocks, because it locks the table and
+    /// reads /proc.
     #[must_use]
     pub fn scrape(&self) -> Vec<Piece> {
         let mut sink = TextSink::new(Arc::clone(&self.inner.spare));

@@ -1,5 +1,4 @@
-//! Whether the daemon works, for those who restart it (`/healthz`) and those who send it
-//! traffic (`/readyz`).
+//! Whether the daemon works (`/healthz`) and has finished starting (`/readyz`).
 
 use std::{
     collections::BTreeMap,
@@ -50,12 +49,12 @@ impl Health {
         self.state().jobs.insert(job, Beat { at, stuck_after });
     }
 
-    /// A step that was waited for is done.
+    /// A step is done.
     pub fn done(&self, step: &str) {
         self.state().missing.retain(|missing| *missing != step);
     }
 
-    /// What is still waited for.
+    /// The steps that are not done.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         self.state().missing.clone()

@@ -136,7 +136,7 @@ impl Own<'_> {
             self.put(Family::ProcessResidentMemory, &[], stat.rss_bytes().get());
             self.put(Family::ProcessThreads, &[], stat.num_threads as f64);
             if let Ok(boot) = procfs::boot_time_secs() {
-                // Told once: the kernel's boot time moves when the clock is set.
+                // Computed once, because the kernel's boot time changes when the clock is set.
                 static START: OnceLock<f64> = OnceLock::new();
                 let start = START.get_or_init(|| boot as f64 + stat.starttime as f64 / hertz);
                 self.put(Family::ProcessStartTime, &[], *start);

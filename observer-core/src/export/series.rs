@@ -1,11 +1,10 @@
-//! The metrics of a name and of a process: hooks by way of the slot's counters.
+//! The metrics of a name and of a process, from the counters of slots.
 //!
-//! What is shown when nothing happened: counters without further labels are shown from the
-//! start, so that `rate()` sees their first step; those with further labels (a transition, an
-//! errno, an RST reason) appear with their first event. A gauge of a name returns to 0 while a
-//! process of the name runs, and ends with the last one. A histogram appears with its first
-//! observation, since an empty one is thirteen lines of nothing. A process does not show gauges
-//! that are 0, but for its descriptors.
+//! Series without events: counters without labels of their own are present from the start, so that
+//! `rate()` sees their first increase; those with labels (a transition, an errno, an RST reason)
+//! appear with their first event. A gauge of a name is shown as 0 while a process of the name runs,
+//! and ends with the last one. A histogram appears with its first observation, because an empty one
+//! takes thirteen lines. A process shows no gauges that are 0, except its descriptors.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -27,7 +26,7 @@ use crate::{
     table::{Failure, Failures, Kind, Labels, Resources, SeriesView},
 };
 
-/// Which metrics processes have of their own.
+/// Which metrics have a series per process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessMetrics {
@@ -40,11 +39,11 @@ pub enum ProcessMetrics {
     None,
 }
 
-/// Writes the metrics of one series after the other.
+/// Writes the metrics of names and processes.
 pub(super) struct Writer<'a> {
     pub sink: &'a mut dyn Sink,
     pub tables: &'a Tables,
-    /// By signal; what is not observed is not shown, rather than shown as 0.
+    /// By signal. A signal that is not observed is absent, rather than 0.
     pub observed: [bool; SIGNALS],
     pub process_metrics: ProcessMetrics,
 }
@@ -63,7 +62,7 @@ impl Writer<'_> {
         }
     }
 
-    /// RSTs that no socket had a part in.
+    /// RSTs sent in reply to segments that match no socket.
     pub fn stray_resets(&mut self, counts: &Slot) {
         if self.observes(SIGNAL_RESET_SENT) {
             let Self { tables, sink, .. } = self;
@@ -76,7 +75,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What each value of the label `unit` is.
+    /// Describes each value of the label `unit`.
     pub fn units(&mut self, units: &BTreeMap<&str, &Unit>) {
         for (name, unit) in units {
             let extra = [
@@ -374,8 +373,8 @@ impl Writer<'_> {
     }
 }
 
-/// The states of a live socket, and their names. A socket in CLOSE is not alive, and TIME_WAIT has
-/// a metric of its own.
+/// The states of a live socket, and their names: all but CLOSE and TIME_WAIT, which has a metric of
+/// its own.
 fn live_states() -> impl Iterator<Item = (u8, &'static str)> {
     let live = (1..STATES as u8).filter(|&state| state != CLOSE && state != TIME_WAIT);
     live.filter_map(|state| Some((state, state_name(state)?)))

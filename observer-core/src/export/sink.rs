@@ -1,5 +1,4 @@
-//! Where samples go. What is exported is written once, against [`Sink`]; how it is
-//! represented is the sink's business.
+//! Where samples are written: [`Sink`] separates what is exported from its representation.
 
 use observer_common::{BUCKETS, Histogram};
 use prometheus::proto;

@@ -1,4 +1,4 @@
-//! Listening sockets and ports in use: what is read from sockets now and then.
+//! Listening sockets and ports in use, which are read from sockets periodically.
 
 use super::{
     family::Family,
@@ -10,7 +10,7 @@ use crate::{
     table::{Labels, Listening, Place, PortsView, Table},
 };
 
-/// Writes what `polled` says is read: signals and their methods.
+/// Writes the metrics of the signals in `polled` (names and methods).
 pub(super) fn write(
     sink: &mut dyn Sink,
     table: &Table,

@@ -2,12 +2,12 @@
 //!
 //! The client library's representation takes two allocations per label of every sample,
 //! and its encoder escapes every label of every line again; with a thousand processes that
-//! is most of a scrape. Here the labels of a process are escaped once in its life. A test
-//! holds the two against each other.
+//! is most of a scrape. Here the labels of a process are escaped once per process. A test compares
+//! the two.
 //!
-//! What is left is copying, and memory: the first touch of a new page costs several times
-//! what writing it does. So buffers outlive their scrape, and nothing puts them together:
-//! each family is a piece of the answer.
+//! The remaining cost is copying and memory: the first access to a new page costs several times as
+//! much as writing it. So buffers are reused by the next scrape, and are not concatenated: each
+//! family is a piece of the response.
 
 use std::sync::{Arc, Mutex};
 
@@ -57,7 +57,7 @@ impl Drop for Piece {
             spare,
         } = self;
         let mut text = std::mem::take(text);
-        // What a crowd needed once is not kept for ever.
+        // An exceptionally large scrape does not keep its memory.
         if text.capacity() / 4 > text.len() {
             text.shrink_to(text.len() * 2);
         }
@@ -117,7 +117,7 @@ impl TextSink {
     }
 }
 
-/// The text of `family`, begun with its description.
+/// The text of `family`, which begins with HELP and TYPE.
 fn begun(families: &mut [String], family: Family) -> &mut String {
     let text = &mut families[family as usize];
     if text.is_empty() {

@@ -1,4 +1,4 @@
-//! What the table and the stream ask about processes, answered from /proc and cgroups.
+//! Answers what the table and the records ask about processes, from /proc and cgroups.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,8 @@ use crate::{
     table::{Description, Liveness, ProcessFacts, Resources},
 };
 
-/// How often a process that answers signal 0 is looked at more closely: it may be a zombie,
-/// or another process that took over the pid.
+/// Interval at which /proc is read for a process that exists according to kill(pid, 0): it may be a
+/// zombie, or another process with the same pid.
 const CLOSE_LOOK: Duration = Duration::from_secs(5);
 
 /// Answers from this host.
@@ -35,8 +35,8 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Answers from /proc and the cgroup v2 file system, whose cgroups are read now so that
-    /// those which end soon are known.
+    /// Answers from /proc and the cgroup v2 file system. Cgroups are read now, so that those that are
+    /// removed soon are known.
     #[must_use]
     pub fn new(limits: ScanLimits) -> Self {
         let root = ProcRoot::default();
@@ -64,7 +64,7 @@ impl HostFacts {
         debug!(?scan, "descriptors");
     }
 
-    /// Changes the pace of measuring.
+    /// Changes the limits of measuring.
     pub fn set_limits(&self, limits: ScanLimits) {
         self.scanner.set_limits(limits);
     }
@@ -75,8 +75,8 @@ impl HostFacts {
     }
 }
 
-/// Whether a process is there that /proc does not show: mounted with hidepid=2, it shows none of
-/// others without CAP_SYS_PTRACE.
+/// Whether a process exists that /proc does not show: without CAP_SYS_PTRACE, a /proc mounted with
+/// hidepid=2 does not show processes of other users.
 fn is_hidden(root: &ProcRoot, pid: Pid) -> bool {
     let shown = root.process(pid.as_raw() as u32).try_exists();
     matches!(shown, Ok(false)) && kill(pid, None) != Err(Errno::ESRCH)
@@ -98,7 +98,7 @@ impl ProcessFacts for HostFacts {
                     Liveness::Gone if is_hidden(&self.root, pid) => Liveness::Alive(None),
                     liveness => liveness,
                 };
-                // Those that were met together are not looked at together from then on.
+                // Spreads reads of processes that were found at the same time.
                 let first = !looked_at.contains_key(process);
                 let early = CLOSE_LOOK * (process.tgid % 16) / 16;
                 let noted = now.checked_sub(early).filter(|_| first).unwrap_or(now);

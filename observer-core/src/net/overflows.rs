@@ -1,9 +1,9 @@
-//! Which listener's accept queue overflowed, where no function hook tells.
+//! Infers which listener's accept queue overflowed, if no function hook is attached.
 //!
-//! A request that meets a full accept queue counts in the namespace's ListenOverflows and
-//! ListenDrops and in the listener's `sk_drops` (`tcp_conn_request`, `tcp_v4_syn_recv_sock`
-//! and `tcp_listendrop`). Other drops count in the latter two only. So of a namespace's
-//! overflows, a listener has at least those that the drops of all others cannot make up.
+//! A request that is dropped because the accept queue is full increments ListenOverflows and
+//! ListenDrops of the namespace and `sk_drops` of the listener (`tcp_conn_request`,
+//! `tcp_v4_syn_recv_sock` and `tcp_listendrop`). Other drops increment the latter two only. So of a
+//! namespace's overflows, a listener has at least as many as exceed the drops of all others.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,18 +19,18 @@ pub struct Overflows {
     pub unattributed: u64,
 }
 
-/// What was known of a namespace when the two were last in agreement.
+/// The counters of a namespace and its listeners when they were last read consistently.
 #[derive(Debug)]
 struct Namespace {
     /// ListenOverflows.
     overflows: u64,
-    /// Drops that have been dealt with.
+    /// Drops that are already divided, by listener.
     drops: HashMap<ListenerKey, u32>,
-    /// Listeners that ended since.
+    /// Listeners that have ended since.
     ended: Vec<ListenerSample>,
 }
 
-/// Tells overflows from other drops.
+/// Separates overflows from other drops.
 #[derive(Debug, Default)]
 pub struct Inference {
     namespaces: HashMap<u32, Namespace>,
@@ -61,8 +61,8 @@ impl Inference {
         }
     }
 
-    /// Divides the new overflows of `netns` among its listeners. `total` is ListenOverflows,
-    /// read before `samples`: then each overflow in it is among their drops.
+    /// Divides the new overflows of `netns` among its listeners. `total` is ListenOverflows, read
+    /// before `samples`, so that each overflow in it is among their drops.
     pub fn resolve(
         &mut self,
         netns: u32,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Whatever shares one set of local ports.
+/// The key of one set of local ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
     /// Inode number of the network namespace.
@@ -13,7 +13,7 @@ pub struct Destination {
     pub remote: SocketAddr,
 }
 
-/// An address as the kernel side writes it.
+/// Decodes an address as the kernel programs write it.
 #[must_use]
 pub fn address(words: [u32; 4]) -> IpAddr {
     let mut bytes = [0; 16];

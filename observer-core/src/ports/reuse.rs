@@ -1,4 +1,4 @@
-//! Whether connect() may take a port in TIME_WAIT again.
+//! Whether connect() can reuse a port in TIME_WAIT.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use observer_common::{
 
 use super::destination::Destination;
 
-/// What is known about one use of a port, of what the kernel goes by (`tcp_twsk_unique`,
+/// The properties of one use of a port by which the kernel decides (`tcp_twsk_unique`,
 /// net/ipv4/tcp_ipv4.c, the same from 5.10 to 7.3 except for the clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rest {
@@ -30,7 +30,7 @@ impl Rest {
         }
     }
 
-    /// Whether connect() in the namespace `space` may not take the port for `destination`.
+    /// Whether connect() in the namespace `space` cannot use the port for `destination`.
     pub fn blocks(&self, space: &PortSpace, destination: &Destination) -> bool {
         let allowed = match space.tw_reuse {
             TW_REUSE_ALWAYS => true,

@@ -12,7 +12,7 @@ use super::{
     reuse::Rest,
 };
 
-/// What one process has of a destination's ports.
+/// The ports of one process for one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Which destination.
@@ -21,23 +21,23 @@ pub struct Share {
     pub owner: (u32, u32),
     /// Ports that it uses, TIME_WAIT included.
     pub used: u32,
-    /// Of those, ports that connect() may not take for this destination now: all but those
-    /// in TIME_WAIT that may be taken again.
+    /// Of those, ports that connect() cannot use for this destination now: all but those in TIME_WAIT
+    /// that can be reused.
     pub blocked: u32,
     /// Ports that all processes use.
     pub used_by_all: u32,
-    /// Of those, ports that connect() may not take.
+    /// Of those, ports that connect() cannot use.
     pub blocked_by_all: u32,
-    /// Ports that there are for this destination.
+    /// Ports available for this destination.
     pub available: u32,
 }
 
-/// What a walk over all sockets found.
+/// The result of a walk over all sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// One for each process and destination.
     pub shares: Vec<Share>,
-    /// Ports that there are for each destination of a network namespace.
+    /// Ports available for each destination of a network namespace.
     pub available: BTreeMap<u32, u32>,
 }
 
@@ -71,8 +71,8 @@ impl PortSet {
     }
 }
 
-/// A port towards a destination. In this order, its last user comes first: a live connection,
-/// or what has rested in TIME_WAIT for the shortest time.
+/// One use of a port for a destination. Ordered so that the last user comes first: a live connection,
+/// or the socket that entered TIME_WAIT last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     destination: u32,
@@ -92,19 +92,19 @@ struct Counts {
     blocked: u32,
 }
 
-/// Takes uses one by one.
+/// Collects uses of ports.
 #[derive(Default)]
 pub struct Collector {
     /// Destinations by number, so that a use takes few bytes.
     numbers: HashMap<RawDestination, u32>,
     destinations: Vec<RawDestination>,
     uses: Vec<Use>,
-    /// Ports that no destination can have, by network namespace.
+    /// Ports not available for any destination, by network namespace.
     bound: HashMap<u32, PortSet>,
 }
 
 impl Collector {
-    /// Takes one.
+    /// Adds one.
     pub fn add(&mut self, port: &PortUse) {
         if port.flags & PORT_BOUND != 0 {
             let bound = self.bound.entry(port.netns).or_default();
@@ -128,7 +128,7 @@ impl Collector {
         });
     }
 
-    /// Adds up. Destinations of a namespace that is not among `spaces` are left out.
+    /// Sums up. Destinations in namespaces that are not in `spaces` are left out.
     #[must_use]
     pub fn finish(mut self, spaces: &[Box<PortSpace>]) -> Usage {
         let mut usable = HashMap::new();
@@ -153,7 +153,7 @@ impl Collector {
             ..Usage::default()
         };
         self.uses.sort_unstable();
-        // A port that was taken again counts for who has it now.
+        // A reused port counts for its current user.
         self.uses.dedup_by_key(|each| (each.destination, each.port));
         for uses in self.uses.chunk_by(|a, b| a.destination == b.destination) {
             let raw = self.destinations[uses[0].destination as usize];

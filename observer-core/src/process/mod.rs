@@ -1,11 +1,10 @@
-//! What /proc and the cgroup tree say about a process: who it is, whether it is still the
-//! one the kernel programs saw, which unit or container it belongs to, and how many file
-//! descriptors it has left.
+//! Processes as /proc and the cgroup tree describe them: identity, systemd unit or container, and
+//! file descriptors.
 //!
-//! Everything here is outside bytes that change while they are read. So: parsers take
-//! bytes and never panic; a process that vanishes in the middle of a read is `None` and
-//! not an error; and values are attributed to a [`ProcessKey`](observer_common::ProcessKey)
-//! only after its start time was compared, because pids are reused.
+//! The files are untrusted input and change while they are read. So parsers take bytes and never
+//! panic; a process that ends during a read is `None` and not an error; and values are attributed to
+//! a [`ProcessKey`](observer_common::ProcessKey) only after comparing its start time, because pids
+//! are reused.
 //!
 //! The parsers are our own and not those of the `procfs` crate, which insists on UTF-8 (a
 //! comm, a mount point and a cgroup name are bytes) and can panic on a short line of

@@ -1,4 +1,4 @@
-//! Who a record's slot belongs to.
+//! The process that a record's slot belongs to.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ struct Known {
     unit: String,
 }
 
-/// Remembers the identity of each slot it met, so that a process is looked up once.
+/// Caches the identity of each slot, so that a process is looked up once.
 #[derive(Default)]
 pub struct Identities {
     known: HashMap<u32, Known>,
@@ -41,7 +41,7 @@ impl Identities {
         if stale {
             let mut slot = Slot::zeroed();
             source.read_slot_identity(record.slot, &mut slot);
-            // A slot that was freed since belongs to somebody else now.
+            // A slot that was freed since may belong to another process.
             let (comm, unit) =
                 if slot.generation == record.generation && slot.key.tgid == record.tgid {
                     let description = facts.describe(&slot);

@@ -7,13 +7,13 @@ use std::{
 
 use observer_common::Slot;
 
-/// A process that was chosen is shown for at least this long, unless it ends or others fail.
+/// A selected process is shown for at least this time, unless it ends or others have failures.
 const STAY: Duration = Duration::from_secs(60);
-/// What one failure weighs, in sockets and descriptors.
+/// Weight of one failure, in sockets and descriptors.
 const FAILURE: f64 = 100.0;
-/// After this time, a failure weighs half.
+/// Half-life of the weight of a failure.
 const HALF_LIFE: Duration = Duration::from_secs(60);
-/// How much more another process must weigh to take the place of one that is shown.
+/// Factor by which the weight of another process must exceed that of one that is shown, to replace it.
 const HYSTERESIS: f64 = 1.25;
 
 /// Why a process is shown or not.
@@ -29,8 +29,8 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    /// Takes in what a process has and did. The first reading only starts: what failed before it
-    /// may be long ago.
+    /// Updates from a reading of the process. The first one sets the start only, because earlier
+    /// failures may be old.
     pub fn weigh(&mut self, slot: &Slot, open_fds: u64, now: Instant) {
         let failures = failures(slot);
         if let Some((before, at)) = self.failures.replace((failures, now)) {
@@ -50,14 +50,14 @@ impl Attention {
         }
     }
 
-    /// Whether it was shown so short a time ago that it stays.
+    /// Whether it has been shown for less than the minimum time.
     fn stays(&self, now: Instant) -> bool {
         let young = |since| now.saturating_duration_since(since) < STAY;
         self.shown && self.since.is_some_and(young)
     }
 
-    /// The greater is shown first: those with failures in the last minutes, then those that are to
-    /// stay, then those that weigh most.
+    /// Processes with a greater value are shown first: those with recent failures, then those within
+    /// the minimum time, then those with the greatest weight.
     pub fn order(&self, other: &Self, now: Instant) -> Ordering {
         let class = |it: &Self| (it.recent >= 1.0, it.stays(now));
         let weight = |it: &Self| it.weight * if it.shown { HYSTERESIS } else { 1.0 };
@@ -66,7 +66,7 @@ impl Attention {
     }
 }
 
-/// All that failed, by any cause.
+/// Failures of all kinds.
 fn failures(slot: &Slot) -> u64 {
     let arrays: [&[u64]; 8] = [
         &slot.connects[1..],

@@ -1,4 +1,4 @@
-//! Processes that lost their slot a short while ago: what they left in the kernel still names it.
+//! Processes that recently lost their slot, to which sockets in the kernel still refer.
 
 use std::{
     collections::HashMap,
@@ -7,13 +7,13 @@ use std::{
 
 use super::names::{IDLE, NameId};
 
-/// A socket rests in TIME_WAIT for 60 seconds after its process may be gone.
+/// A socket stays in TIME_WAIT for 60 seconds, and its process may have ended before.
 const KEPT: Duration = Duration::from_secs(90);
 
-// The name of a departed process is not evicted while it is remembered here.
+// The name of such a process is not evicted while it is kept here.
 const _: () = assert!(KEPT.as_secs() < IDLE.as_secs());
 
-/// The names of processes that are gone, by slot and generation, and until when they are kept.
+/// The names of ended processes by slot and generation, and until when they are kept.
 #[derive(Debug, Default)]
 pub(super) struct Departed(HashMap<(u32, u32), (NameId, Instant)>);
 

@@ -9,7 +9,7 @@ use super::{
     labels::Labels,
     names::{Kinds, NameId},
     tally::Tally,
-    time_wait::Ledger,
+    time_wait::RecentEntries,
 };
 use crate::process::Unit;
 
@@ -27,19 +27,19 @@ pub(super) struct Entry {
     pub generation: u32,
     /// The name that it counts for.
     pub name: NameId,
-    /// Under which it may be shown by itself.
+    /// The labels of its own series.
     pub labels: Arc<Labels>,
     pub unit: Arc<Unit>,
-    /// What the filter says.
+    /// Whether the filter selects it.
     pub selected: bool,
     pub alive: bool,
     pub attention: Attention,
     pub quiet: Option<Quiet>,
     /// Where TIME_WAIT is inferred.
-    pub time_wait: Ledger,
+    pub time_wait: RecentEntries,
     /// Where it is exact; see [`observer_common::Slot::account`].
     pub account: u32,
-    /// What it counted for names it had before.
+    /// What it counted for its earlier names.
     pub before: Option<Box<Tally>>,
     pub kinds: Kinds,
     /// How often it changed its comm.

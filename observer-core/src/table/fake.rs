@@ -1,4 +1,4 @@
-//! A kernel without a kernel, and processes without /proc.
+//! A kernel side and processes that a test sets up.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -216,7 +216,7 @@ impl KernelSource for FakeKernel {
     }
 }
 
-/// Processes whose fate is set by the test.
+/// Processes whose state is set by the test.
 pub struct FakeFacts {
     pub dead: Mutex<HashSet<ProcessKey>>,
     pub units: Mutex<BTreeMap<u32, Unit>>,

@@ -1,4 +1,4 @@
-//! Seeing processes come, noticing that they went, and adding up what they left behind.
+//! Finds new processes and processes that have ended, and adds the counts of ended ones to their name.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,18 +13,18 @@ use super::{
     names::Kinds,
     store::Table,
     tally::{Failing, Tally, read_failing},
-    time_wait::Ledger,
+    time_wait::RecentEntries,
 };
 use crate::contract::KernelSource;
 
-/// A quiet process is folded no sooner than at the second tick that finds it so: a kernel
-/// program that looked up its slot just before has long finished by then.
+/// An ended process without sockets is folded at the second tick that finds it so at the earliest: a
+/// kernel program that looked up its slot just before has finished by then.
 const QUIET_TICKS: u32 = 2;
 
 impl Table {
-    /// Housekeeping, to be called once a second: takes in new processes, notes which ones
-    /// have exited or have another name, samples TIME_WAIT, folds exited processes that have
-    /// been without sockets for the grace period, and chooses which ones to show.
+    /// Housekeeping, to be called once a second: adds new processes, finds those that have ended or
+    /// changed their name, samples TIME_WAIT, folds ended processes that have been without sockets for
+    /// the grace period, and selects the processes to show.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         self.now = now;
         // Before names may make room for new ones.
@@ -42,7 +42,7 @@ impl Table {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
             };
-            // A process does not come back: its key names one start of one pid.
+            // An ended process cannot return: its key is pid and start time.
             if entry.alive {
                 match facts.liveness(&entry.key) {
                     Liveness::Alive(None) => continue,
@@ -73,26 +73,26 @@ impl Table {
         self.choose_shown(now, source, facts);
     }
 
-    /// Takes in what entered TIME_WAIT and forgets what has left it by now.
+    /// Updates the inferred numbers of sockets in TIME_WAIT.
     fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
         for name in self.names.iter_mut() {
             name.totals.time_wait.expire(now);
         }
         let entries = self.entries.iter_mut().enumerate();
         let entries = entries.filter_map(|(index, entry)| Some((index as u32, entry.as_mut()?)));
-        let ledgers = entries
+        let recent_entries = entries
             .map(|(index, entry)| (index, &mut entry.time_wait))
             .chain([
                 (SLOT_UNATTRIBUTED, &mut self.unattributed_time_wait),
                 (SLOT_OVERFLOW, &mut self.overflow_time_wait),
             ]);
-        for (index, ledger) in ledgers {
-            self.time_wait_since += ledger.update(now, source.time_wait_entered(index));
+        for (index, recent) in recent_entries {
+            self.time_wait_since += recent.update(now, source.time_wait_entered(index));
         }
     }
 
-    /// Takes in the processes that got a slot since the last call. Call it before giving samples
-    /// that were read since.
+    /// Adds the processes that got a slot since the last call. To be called before samples that were
+    /// read since are passed in.
     pub fn discover(&mut self, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
         let limit = source.slot_limit();
         if self.entries.len() < limit as usize {
@@ -117,8 +117,8 @@ impl Table {
         }
     }
 
-    /// Whether a process is the last that got its pid; notes that the one before is gone, which a
-    /// tick may not have seen yet. Two with one pid would be two series with the same labels.
+    /// Whether a process is the last one with its pid. Marks an earlier one as ended, which a tick may
+    /// not have found yet: two processes with one pid would be two series with the same labels.
     fn is_newest(&mut self, index: u32, key: &ProcessKey) -> bool {
         if let Some(&other) = self.by_pid.get(&key.tgid)
             && let Some(entry) = &mut self.entries[other as usize]
@@ -149,7 +149,7 @@ impl Table {
             alive: !description.gone,
             attention: Attention::default(),
             quiet: None,
-            time_wait: Ledger::default(),
+            time_wait: RecentEntries::default(),
             account: self.scratch.account,
             before: None,
             kinds: Kinds::default(),
@@ -159,13 +159,13 @@ impl Table {
         entry
     }
 
-    /// Moves the counts of slot `index` to its name, and frees the slot. No scrape comes between
-    /// the two, because both need the table.
+    /// Adds the counts of slot `index` to its name and frees the slot. No scrape can see the state in
+    /// between, because both hold the table's lock.
     fn fold(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
         };
-        // The last look before the slot is freed: what came in since the first is counted.
+        // Read once more before the slot is freed, so that events since are counted.
         source.read_slot(index, &mut self.scratch);
         if self.scratch.generation != entry.generation || self.scratch.sockets > 0 {
             entry.quiet = None;

@@ -13,8 +13,8 @@ use super::{
 use crate::net::overflows::Overflows;
 
 impl Table {
-    /// Takes in a reading of all listeners, those included that ended since the one before.
-    /// `overflows` is `None` where the samples have them.
+    /// Updates from a reading of all listeners, including those that ended since the last one.
+    /// `overflows` is `None` if the samples contain them.
     pub fn update_listeners(&mut self, samples: &[ListenerSample], overflows: Option<&Overflows>) {
         self.forget_listeners();
         let mut counted = HashMap::with_capacity(samples.len());
@@ -66,7 +66,7 @@ impl Table {
         by_process.retain(|_, places| places.prune());
     }
 
-    /// Forgets how many listen and wait: the reading is out of date, or could not be made.
+    /// Removes the gauges, because the last reading is outdated or failed.
     pub fn forget_listeners(&mut self) {
         self.listeners.places().for_each(Places::forget_gauges);
     }
@@ -96,7 +96,7 @@ impl Table {
         }
     }
 
-    /// Shows every series to `visit`: where, `None` for several places summed up, and what.
+    /// Calls `visit` for each series with its place (`None` for the sum of further ones) and values.
     pub fn visit_listeners(&self, visit: &mut dyn FnMut(&Labels, Option<&Place>, &Listening)) {
         let names = self.listeners.by_name.iter();
         let names = names.map(|(id, places)| (&*self.names.get(*id).labels, places));

@@ -11,10 +11,10 @@ use observer_common::{ListenerKey, ListenerSample};
 use super::names::NameId;
 use crate::ports::address;
 
-/// The most addresses shown of one name or process. What is past that is summed up.
+/// Maximum number of addresses per name or process. Further ones are summed up.
 pub(crate) const ADDRESSES: usize = 64;
 
-/// An address where nothing has listened for this long makes room for another. Its series ends.
+/// At the limit, an address without a listener for this time is removed, and its series end.
 const IDLE: Duration = Duration::from_secs(600);
 
 /// Where a socket listens.
@@ -36,20 +36,20 @@ impl From<&ListenerSample> for Place {
     }
 }
 
-/// What is known of the sockets that listen, or listened, in one place.
+/// The current and former listening sockets of one place.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Listening {
-    /// How many listen now.
+    /// Sockets listening now.
     pub sockets: u64,
-    /// Connections that wait to be accepted.
+    /// Connections waiting for accept().
     pub backlog: u64,
-    /// The most that may wait.
+    /// Maximum number of connections waiting.
     pub max_backlog: u64,
-    /// Of the socket whose queue is fullest, the part of its queue that is in use.
+    /// Backlog divided by its maximum, of the socket with the highest value.
     pub fullest: f64,
-    /// Connection requests dropped for whatever reason.
+    /// Connection requests dropped for any reason.
     pub drops: u64,
-    /// Connection requests dropped for a full accept queue.
+    /// Connection requests dropped because the accept queue was full.
     pub overflows: u64,
 }
 
@@ -64,7 +64,7 @@ impl Listening {
         self.sockets += 1;
         self.backlog += u64::from(sample.backlog);
         self.max_backlog += u64::from(sample.max_backlog);
-        // A backlog of 0 lets one connection in.
+        // With a backlog of 0, the kernel lets one connection wait.
         let full = f64::from(sample.backlog) / f64::from(sample.max_backlog.max(1));
         self.fullest = self.fullest.max(full);
     }
@@ -110,7 +110,7 @@ impl Places {
         }
     }
 
-    /// What never counted anything leaves no trace.
+    /// Removes places that have no socket and no count.
     pub fn prune(&mut self) -> bool {
         self.0
             .retain(|_, (it, _)| it.sockets > 0 || it.drops > 0 || it.overflows > 0);

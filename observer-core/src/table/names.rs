@@ -1,10 +1,11 @@
-//! The names that counts are kept by: `comm` and `unit` of the processes that made them.
+//! Names (`comm` and `unit`), by which counts are aggregated.
 //!
-//! A name's counts are those of its processes, living and gone, and never go down. A program can
-//! call itself anything, so there are [`TableConfig::max_names`](super::TableConfig) of them at
-//! most, besides `<unattributed>` and `<other>`. What finds no room counts for `<other>` until a
-//! name that has been without processes for [`IDLE`] makes room. The series of such a name end:
-//! adding its counts to `<other>` would be a step that nothing caused.
+//! The counts of a name are those of its running and ended processes, and never decrease. Because a
+//! program can choose any comm, the number of names is limited to
+//! [`TableConfig::max_names`](super::TableConfig), besides `<unattributed>` and `<other>`. At the
+//! limit, new names count for `<other>` until a name that has had no process for [`IDLE`] is evicted.
+//! The series of an evicted name end: adding its counts to `<other>` would be an increase without an
+//! event.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,24 +24,24 @@ pub(super) type NameId = usize;
 
 /// Events whose owner is not known.
 pub(super) const UNATTRIBUTED_ID: NameId = 0;
-/// Processes past the bound, without a slot, or not selected.
+/// Processes beyond the limit, without a slot, or not selected.
 pub(super) const OTHER_ID: NameId = 1;
-/// Names that are always there, before those of processes.
+/// Number of names that always exist, before those of processes.
 pub(crate) const FIXED: usize = 2;
 
-/// A name without processes is kept for this long when others want its place: longer than a
-/// dashboard's shortest range, and than any socket in TIME_WAIT counts for it.
+/// A name without processes is not evicted before this time: longer than the shortest range of a
+/// dashboard, and than any socket in TIME_WAIT counts for it.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 
-/// When there is no room, this part of the names makes some at once, if it has been idle.
+/// At the limit, one in this many names is evicted at once, of those that are idle.
 const PART: usize = 8;
 
-/// The most kinds of failed setsockopt calls shown of one name or process. Any program can make
-/// up option numbers; a broken one has a handful.
+/// Maximum number of kinds of failed setsockopt calls per name or process. A program can use any
+/// option number.
 pub(crate) const KINDS: usize = 64;
 
-/// Which kinds of failures are shown; the rest is [`Failure::REST`]. A kind once shown stays
-/// shown, so no counter goes down.
+/// The kinds of failures that are shown; others count as [`Failure::REST`]. A kind that was shown
+/// stays shown, so that no counter decreases.
 #[derive(Debug, Default)]
 pub(super) struct Kinds(BTreeSet<Failure>);
 
@@ -63,7 +64,7 @@ impl Kinds {
 pub(super) struct Name {
     pub labels: Arc<Labels>,
     pub unit: Arc<Unit>,
-    /// What processes left behind that are gone, or count for another name by now.
+    /// Counts of processes that have ended, or count for another name now.
     pub totals: Box<Totals>,
     /// Processes in the table that count for it.
     pub processes: usize,
@@ -84,7 +85,7 @@ impl Name {
         }
     }
 
-    /// Adds failed setsockopt calls of processes that are gone.
+    /// Adds failed setsockopt calls of processes that have ended.
     pub fn fail(&mut self, kind: Failure, count: u64) {
         if count > 0 {
             let kind = self.kinds.of(kind);
@@ -103,7 +104,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Room for so many, besides the two that are always there.
+    /// At most `most` names, besides the two that always exist.
     pub fn new(most: usize) -> Self {
         let fixed = |comm| Some(Name::new(Arc::new(Labels::name(comm, "")), Arc::default()));
         Self {
@@ -114,8 +115,7 @@ impl Names {
         }
     }
 
-    /// The name of this comm and unit, `None` when there is no room for it. Names that made room are
-    /// added to `evicted`.
+    /// The name of this comm and unit, `None` at the limit. Evicted names are added to `evicted`.
     pub fn find(
         &mut self,
         comm: &str,
@@ -144,12 +144,12 @@ impl Names {
         Some(id)
     }
 
-    /// Whether there is room for another name, or some can be made.
+    /// Whether another name can be added, if need be by evicting one.
     pub fn has_room(&self, now: Instant) -> bool {
         self.ids.len() < self.most || self.idle(now).next().is_some()
     }
 
-    /// Those that may make room, and since when.
+    /// Names that can be evicted, and since when they are idle.
     fn idle(&self, now: Instant) -> impl Iterator<Item = (Instant, NameId)> {
         let names = (FIXED..).zip(&self.by_id[FIXED..]);
         names.filter_map(move |(id, name)| {
@@ -201,12 +201,12 @@ impl Names {
         self.by_id.iter_mut().flatten()
     }
 
-    /// Names of processes, without the two that are always there.
+    /// Number of names, without the two that always exist.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// How many made room for others so far.
+    /// Number of names evicted so far.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }

@@ -1,4 +1,4 @@
-//! Which name a process counts for: by its comm and unit, the filter, and the room there is.
+//! Which name a process counts for: by its comm and unit, the filter, and the limit on names.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::{contract::KernelSource, process::Unit};
 const RENAMES: u8 = 4;
 
 impl Table {
-    /// Whether the filter selects a process, and the name that it counts for: `<other>` when it
-    /// is not selected, or there is no room.
+    /// Whether the filter selects a process, and the name that it counts for: `<other>` if it is not
+    /// selected, or the limit on names is reached.
     pub(super) fn choose_name(&mut self, comm: &str, unit: &Arc<Unit>) -> (bool, NameId) {
         let filter = self.config.filter.as_ref();
         if !filter.is_none_or(|filter| filter(comm, &unit.name)) {
@@ -34,7 +34,7 @@ impl Table {
         (true, found.unwrap_or(OTHER_ID))
     }
 
-    /// Notes what a process is called by now: it may have called execve() or prctl().
+    /// Updates the comm of a process, which execve() and prctl() change.
     pub(super) fn notice_comm(
         &mut self,
         index: u32,
@@ -56,8 +56,8 @@ impl Table {
         self.rename(index, source, failing);
     }
 
-    /// Processes whose selection changed, or that count for `<other>` although there is room for
-    /// their name by now, count for the right name from now on.
+    /// Updates the name of processes whose selection changed, or that count for `<other>` although
+    /// there is room for their name now.
     pub(super) fn settle_names(
         &mut self,
         source: &dyn KernelSource,
@@ -84,8 +84,8 @@ impl Table {
         }
     }
 
-    /// Has a process count for the name that its labels and the filter say. What it counted
-    /// until now stays with the name it had.
+    /// Makes a process count for the name given by its labels and the filter. What it has counted
+    /// so far stays with its old name.
     fn rename(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
         let Some(entry) = &self.entries[index as usize] else {
             return;

@@ -10,13 +10,13 @@ use crate::ports::Destination;
 pub struct PortsView {
     /// The name or process.
     pub labels: Arc<Labels>,
-    /// The destination; `None` for all that are not shown by themselves.
+    /// The destination; `None` for the sum of those without series of their own.
     pub destination: Option<Destination>,
     /// Ports in use.
     pub used: u32,
-    /// Of those, ports that connect() may not take.
+    /// Of those, ports that connect() cannot use.
     pub blocked: u32,
-    /// Ports that all processes block, as a part of those available.
+    /// Ports blocked by all processes, as a fraction of those available.
     pub ratio: f64,
 }
 

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::ports::{Share, Usage};
 
-/// The most destinations shown by themselves, over all names, and over all processes.
+/// Maximum number of destinations with series of their own, over all names, and over all processes.
 pub(crate) const DESTINATIONS: usize = 1000;
 
 impl Table {
-    /// Takes in what a walk found. Each name and process shows its `top` busiest destinations.
+    /// Updates from a walk. Each name and process shows the `top` destinations with the most ports.
     pub fn update_ports(&mut self, usage: &Usage, top: usize) {
         let by_name = usage.shares.iter().map(|share| {
             let (slot, generation) = share.owner;
@@ -31,7 +31,7 @@ impl Table {
         self.ports.available.clone_from(&usage.available);
     }
 
-    /// Forgets the ports in use: they could not be read.
+    /// Removes the ports in use, because they could not be read.
     pub fn forget_ports(&mut self) {
         self.ports = Ports::default();
     }

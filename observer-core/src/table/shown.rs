@@ -1,16 +1,15 @@
 //! Which processes have series of their own.
 //!
-//! All of them, while there are no more than
-//! [`TableConfig::max_processes`](super::TableConfig). Else those with failures and those with the
-//! most sockets and descriptors; the choice is made every few seconds. Their sums are by name, so a
-//! process may be shown and hidden at any time.
+//! Up to [`TableConfig::max_processes`](super::TableConfig), all of them. Beyond that, those with
+//! failures and those with the most sockets and descriptors, selected every few seconds. Sums are by
+//! name, so a process can be shown or hidden at any time.
 
 use std::time::{Duration, Instant};
 
 use super::{entry::Entry, facts::ProcessFacts, store::Table};
 use crate::contract::KernelSource;
 
-/// How often the choice is made when there are too many.
+/// Interval of the selection when there are too many.
 const EVERY: Duration = Duration::from_secs(5);
 impl Table {
     /// Shows a new process at once while there is room.

@@ -14,22 +14,22 @@ use super::{
     names::{NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
     sum::Sum,
-    time_wait::Ledger,
+    time_wait::RecentEntries,
 };
 use crate::process::Unit;
 
-/// Says by comm and unit whether a process counts for its name and may be shown by its pid.
+/// Whether a process of this comm and unit counts for its name and may be shown by pid.
 pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
-/// How the table is bounded.
+/// Limits of the table.
 pub struct TableConfig {
-    /// The most names (comm and unit) that counts are kept for.
+    /// Maximum number of names (comm and unit).
     pub max_names: usize,
-    /// The most processes shown by their pid.
+    /// Maximum number of processes shown by pid.
     pub max_processes: usize,
     /// How long an exited process must have been without sockets before it is folded.
     pub grace: Duration,
-    /// Has the processes it says no to count for `<other>`.
+    /// Processes that it rejects count for `<other>`.
     pub filter: Option<Filter>,
 }
 
@@ -51,11 +51,11 @@ pub struct ProcessCounts {
     pub shown: u64,
     /// Running, and not shown by their pid.
     pub hidden: u64,
-    /// Exited, and not folded yet.
+    /// Ended, and not folded yet.
     pub exited: u64,
-    /// Names of processes, living and gone.
+    /// Names of running and ended processes.
     pub names: u64,
-    /// Names that made room for others.
+    /// Names that were evicted.
     pub names_evicted: u64,
 }
 
@@ -68,20 +68,20 @@ pub struct Table {
     pub(super) by_pid: HashMap<u32, u32>,
     pub(super) names: Names,
     pub(super) departed: Departed,
-    pub(super) unattributed_time_wait: Ledger,
-    pub(super) overflow_time_wait: Ledger,
+    pub(super) unattributed_time_wait: RecentEntries,
+    pub(super) overflow_time_wait: RecentEntries,
     /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
     pub(super) kernel_time_wait: Option<u64>,
     pub(super) time_wait_drift: Option<i64>,
-    /// Entries into TIME_WAIT that ticks have taken in since then.
+    /// Entries into TIME_WAIT that ticks have read since then.
     pub(super) time_wait_since: u64,
     /// Whether the kernel's number covers all that entered.
     pub(super) time_wait_is_whole: bool,
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
-    /// How many processes are shown by their pid, those included that ended since the last tick.
+    /// Number of processes shown by pid, including those that ended since the last tick.
     pub(super) shown: usize,
-    /// When the processes to show were last chosen; `None` while there is room for all.
+    /// When the processes to show were last selected; `None` while all are shown.
     pub(super) chosen: Option<Instant>,
     /// The filter changed since the last tick.
     pub(super) reselect: bool,
@@ -102,8 +102,8 @@ impl Table {
             names: Names::new(config.max_names),
             config,
             departed: Departed::default(),
-            unattributed_time_wait: Ledger::default(),
-            overflow_time_wait: Ledger::default(),
+            unattributed_time_wait: RecentEntries::default(),
+            overflow_time_wait: RecentEntries::default(),
             kernel_time_wait: None,
             time_wait_drift: None,
             time_wait_since: 0,
@@ -119,14 +119,14 @@ impl Table {
         }
     }
 
-    /// Changes the filter, from the next tick on. What was counted stays where it is.
+    /// Changes the filter from the next tick on. Existing counts do not move.
     pub fn set_filter(&mut self, filter: Filter) {
         self.config.filter = Some(filter);
         self.reselect = true;
     }
 
-    /// Notes the kernel's own number of sockets in TIME_WAIT, read just after a tick. The
-    /// shown numbers are scaled down to it, and to what entered since, until the next call.
+    /// Sets the kernel's own number of sockets in TIME_WAIT, read just after a tick. Until the next
+    /// call, the shown numbers are scaled down to it plus the entries since.
     pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
         let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
         let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);
@@ -134,7 +134,7 @@ impl Table {
             .into_iter()
             .chain(names)
             .chain(entries)
-            .map(Ledger::live)
+            .map(RecentEntries::live)
             .sum();
         self.kernel_time_wait = Some(kernel_total);
         self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
@@ -142,30 +142,29 @@ impl Table {
         self.time_wait_is_whole = true;
     }
 
-    /// Shows the inferred numbers as they are: the kernel's total does not tell of all that
-    /// entered. The drift stays known.
+    /// Shows the inferred numbers unscaled, because the kernel's total does not cover all entries. The
+    /// drift is kept.
     pub fn trust_inferred_time_wait(&mut self) {
         self.time_wait_is_whole = false;
     }
 
-    /// Notes how far our number of sockets in TIME_WAIT is off the kernel's, where it is not
-    /// inferred.
+    /// Sets the drift of the number of sockets in TIME_WAIT if it is not inferred.
     pub fn note_time_wait_drift(&mut self, drift: i64) {
         self.time_wait_drift = Some(drift);
     }
 
-    /// Forgets it: it could not be compared.
+    /// Removes the drift, because the numbers could not be compared.
     pub fn forget_time_wait_drift(&mut self) {
         self.time_wait_drift = None;
     }
 
-    /// Our number of sockets in TIME_WAIT minus the kernel's, as of the last reconciliation.
+    /// Our number of sockets in TIME_WAIT minus the kernel's, at the last reconciliation.
     #[must_use]
     pub fn time_wait_drift(&self) -> Option<i64> {
         self.time_wait_drift
     }
 
-    /// How many processes hold a slot, and how many names there are.
+    /// Numbers of processes that hold a slot, and of names.
     #[must_use]
     pub fn processes(&self) -> ProcessCounts {
         let mut counts = ProcessCounts {
@@ -216,7 +215,7 @@ impl Table {
         (entry.generation == generation).then_some(entry)
     }
 
-    /// The name that a slot counts for, or counted for until a short while ago.
+    /// The name that a slot counts for, or counted for until recently.
     pub(super) fn name_of_slot(&self, slot: u32, generation: u32) -> NameId {
         if slot == SLOT_UNATTRIBUTED {
             return UNATTRIBUTED_ID;

@@ -8,7 +8,7 @@ use super::{
     totals::{Failures, by_kind},
 };
 
-/// The counts of a name, while they are added up.
+/// The counts of a name, while they are summed.
 #[derive(Debug)]
 pub(super) struct Sum {
     pub counts: Slot,
@@ -29,7 +29,7 @@ impl Sum {
         }
     }
 
-    /// Adds the failures of a slot, but for those that it counted `before` for another name.
+    /// Adds the failures of a slot, except those that it counted `before` for another name.
     pub fn fail(
         &mut self,
         kinds: &mut Kinds,

@@ -1,9 +1,9 @@
-//! How many sockets of a process are in TIME_WAIT, inferred from when they entered.
+//! The number of sockets in TIME_WAIT of a process, inferred from the times they entered it.
 //!
-//! A timewait socket belongs to no process and its end has no hook, but its length is a
-//! constant of the kernel. Sockets may leave early (reuse by connect, an RST,
-//! `net.ipv4.tcp_max_tw_buckets`), which the sum over all processes shows when it is held
-//! against the kernel's own number; see [`apportion`].
+//! A timewait socket has no owner and, without function hooks, its end is not observed; but its
+//! length is a constant of the kernel. Sockets can leave early (reuse by connect(), an RST,
+//! `net.ipv4.tcp_max_tw_buckets`). Then the sum over all processes exceeds the kernel's own number
+//! and is scaled down; see [`apportion`].
 
 use std::{
     collections::VecDeque,
@@ -13,23 +13,23 @@ use std::{
 /// `TCP_TIMEWAIT_LEN`, `include/net/tcp.h`: a constant in every released kernel.
 pub const TIME_WAIT_LENGTH: Duration = Duration::from_nanos(observer_common::TIME_WAIT_NS);
 
-/// Entries closer together than this share a sample, which bounds a ledger to about sixty
-/// samples however often it is updated.
+/// Entries closer together than this share a sample, which limits the number of samples to about
+/// sixty.
 const RESOLUTION: Duration = Duration::from_millis(950);
 
 /// Entries into TIME_WAIT of the last minute.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger {
-    /// When, and how many; in order of time.
+pub(super) struct RecentEntries {
+    /// Time and number of entries, in order of time.
     samples: VecDeque<(Instant, u64)>,
     /// Sum of the samples.
     live: u64,
-    /// The counter's value that the samples account for.
+    /// The counter's value at the last update.
     entered: u64,
 }
 
-impl Ledger {
-    /// Takes in the counter's value and forgets what has left. Returns how many are new.
+impl RecentEntries {
+    /// Updates from the counter's value and removes expired entries. Returns the number of new ones.
     pub fn update(&mut self, now: Instant, entered: u64) -> u64 {
         self.expire(now);
         let new = entered.saturating_sub(self.entered);
@@ -41,7 +41,7 @@ impl Ledger {
         new
     }
 
-    /// Forgets what has left by `now`.
+    /// Removes entries that have expired by `now`.
     pub fn expire(&mut self, now: Instant) {
         while let Some(&(time, count)) = self.samples.front() {
             if now.saturating_duration_since(time) < TIME_WAIT_LENGTH {
@@ -66,7 +66,7 @@ impl Ledger {
         entered.saturating_sub(self.entered)
     }
 
-    /// Takes over the samples of a process that is gone.
+    /// Adds the samples of a process that has ended.
     pub fn merge(&mut self, other: Self) {
         let mut merged = VecDeque::with_capacity(self.samples.len() + other.samples.len());
         let mut theirs = other.samples.into_iter().peekable();
@@ -135,37 +135,37 @@ mod tests {
     #[test]
     fn entries_leave_after_a_minute() {
         let start = Instant::now();
-        let mut ledger = Ledger::default();
-        ledger.update(start, 5);
-        ledger.update(start + seconds(30), 7);
-        assert_eq!(ledger.live(), 7);
-        assert_eq!(ledger.pending(9), 2);
-        ledger.update(start + seconds(59), 7);
-        assert_eq!(ledger.live(), 7);
-        ledger.update(start + seconds(60), 7);
-        assert_eq!(ledger.live(), 2);
-        ledger.update(start + seconds(90), 7);
-        assert_eq!(ledger.live(), 0);
-        assert_eq!(ledger.samples(), 0);
+        let mut recent = RecentEntries::default();
+        recent.update(start, 5);
+        recent.update(start + seconds(30), 7);
+        assert_eq!(recent.live(), 7);
+        assert_eq!(recent.pending(9), 2);
+        recent.update(start + seconds(59), 7);
+        assert_eq!(recent.live(), 7);
+        recent.update(start + seconds(60), 7);
+        assert_eq!(recent.live(), 2);
+        recent.update(start + seconds(90), 7);
+        assert_eq!(recent.live(), 0);
+        assert_eq!(recent.samples(), 0);
     }
 
     #[test]
     fn a_ledger_is_bounded_however_often_it_is_updated() {
         let start = Instant::now();
-        let mut ledger = Ledger::default();
+        let mut recent = RecentEntries::default();
         for i in 0..10_000_u32 {
-            ledger.update(start + Duration::from_millis(100) * i, u64::from(i));
-            assert!(ledger.samples() <= 64);
+            recent.update(start + Duration::from_millis(100) * i, u64::from(i));
+            assert!(recent.samples() <= 64);
         }
-        assert!((595..=615).contains(&ledger.live()), "{}", ledger.live());
+        assert!((595..=615).contains(&recent.live()), "{}", recent.live());
     }
 
     #[test]
-    fn merged_ledgers_forget_together() {
+    fn merged_recent_entries_forget_together() {
         let start = Instant::now();
-        let mut total = Ledger::default();
+        let mut total = RecentEntries::default();
         for offset in 0..20 {
-            let mut one = Ledger::default();
+            let mut one = RecentEntries::default();
             one.update(start + Duration::from_millis(offset * 70), 3);
             one.update(start + seconds(20), 4);
             total.merge(one);

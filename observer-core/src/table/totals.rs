@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use observer_common::{Account, Histogram, SLOT_FIRST, Slot, SockoptKey};
 
-use super::time_wait::Ledger;
+use super::time_wait::RecentEntries;
 use crate::contract::KernelSource;
 
-/// A kind of failed setsockopt call, whoever made it.
+/// A kind of failed setsockopt call, of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Failure {
     /// `level` argument.
@@ -48,7 +48,7 @@ impl From<&SockoptKey> for Failure {
 }
 
 impl Failure {
-    /// What is past the limit, summed up.
+    /// The sum of kinds beyond the limit.
     pub const REST: Self = Self {
         level: i32::MIN,
         option: i32::MIN,
@@ -62,7 +62,7 @@ impl Failure {
 /// Failed setsockopt calls by kind.
 pub type Failures = BTreeMap<Failure, u64>;
 
-/// Failed calls, whoever made them.
+/// Failed calls, of all processes.
 pub(super) fn by_kind<'a>(failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>) -> Failures {
     let mut failures = Failures::new();
     for (key, count) in failing {
@@ -71,15 +71,15 @@ pub(super) fn by_kind<'a>(failing: impl IntoIterator<Item = &'a (SockoptKey, u64
     failures
 }
 
-/// Counts of processes that are gone.
+/// Counts of processes that have ended.
 #[derive(Debug)]
 pub(super) struct Totals {
     pub counts: Slot,
     pub failures: Failures,
-    pub time_wait: Ledger,
+    pub time_wait: RecentEntries,
     /// Accounts of TIME_WAIT whose sockets have not all ended.
     accounts: Vec<u32>,
-    /// What ended of the accounts that are closed.
+    /// Ended sockets of accounts that are closed.
     ended: u64,
 }
 
@@ -88,13 +88,13 @@ impl Totals {
         Box::new(Self {
             counts: Slot::zeroed(),
             failures: Failures::new(),
-            time_wait: Ledger::default(),
+            time_wait: RecentEntries::default(),
             accounts: Vec::new(),
             ended: 0,
         })
     }
 
-    /// Takes over the account of a process that is folded.
+    /// Adds the account of a process that is folded.
     pub fn take_account(&mut self, account: u32) {
         // One below belongs to no process.
         if account >= SLOT_FIRST {
@@ -135,7 +135,7 @@ impl Totals {
         !self.accounts.is_empty() || self.time_wait.live() > 0
     }
 
-    /// Adds what ended of an account before, and what of it counts elsewhere is taken off.
+    /// Adds sockets of an account that ended before, minus those that count for another name.
     pub fn add_ended(&mut self, ended: u64) {
         self.ended = self.ended.wrapping_add(ended);
     }
@@ -172,8 +172,8 @@ impl Exact {
     }
 }
 
-/// The counts of a process that holds no socket any more, or takes its sockets to another name:
-/// what is left in its gauges is taken off, or it would stay forever.
+/// The counts of a process without its live sockets: it has none any more, or they count for another
+/// name from now on. Otherwise the gauges of the old name would keep them forever.
 pub(super) fn settled(counts: &Slot) -> Slot {
     let mut settled = *counts;
     for state in 0..observer_common::STATES as u8 {
@@ -183,12 +183,12 @@ pub(super) fn settled(counts: &Slot) -> Slot {
     settled
 }
 
-/// Adds the counters of `slot` to `total`; identity is left alone.
+/// Adds the counters of `slot` to `total`, without the identity fields.
 pub(super) fn add(total: &mut Slot, slot: &Slot) {
     combine(total, slot, u64::wrapping_add, i64::wrapping_add);
 }
 
-/// Takes the counters of `slot` off `total`; identity is left alone.
+/// Subtracts the counters of `slot` from `total`, without the identity fields.
 pub(super) fn subtract(total: &mut Slot, slot: &Slot) {
     combine(total, slot, u64::wrapping_sub, i64::wrapping_sub);
 }

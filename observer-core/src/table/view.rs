@@ -13,17 +13,17 @@ use super::{
     names::{NameId, OTHER_ID, UNATTRIBUTED_ID},
     store::Table,
     sum::Sum,
-    time_wait::{Ledger, apportion},
+    time_wait::{RecentEntries, apportion},
     totals::{Exact, Failure, Failures, add, subtract},
 };
 use crate::contract::KernelSource;
 
-/// What a series stands for.
+/// What a series is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All processes of a name, living and gone.
+    /// All processes of a name, running and ended.
     Name {
-        /// Whether any of them runs.
+        /// Whether any of them is running.
         alive: bool,
     },
     /// One running process.
@@ -38,15 +38,15 @@ pub enum Kind {
 pub struct SeriesView<'a> {
     /// `comm` and `unit`, and `pid` of a process.
     pub labels: &'a Labels,
-    /// What it stands for.
+    /// Name or process.
     pub kind: Kind,
-    /// The counters. Identity fields mean nothing.
+    /// The counters. The identity fields are not set.
     pub counts: &'a Slot,
     /// Failed setsockopt calls.
     pub failures: &'a Failures,
     /// Sockets in TIME_WAIT.
     pub time_wait: u64,
-    /// Sockets that left it; `None` where that is not seen.
+    /// Sockets that left TIME_WAIT; `None` if that is not observed.
     pub time_wait_ended: Option<u64>,
 }
 
@@ -57,12 +57,12 @@ struct TimeWaits {
     by_name: Vec<(NameId, Exact)>,
     /// By slot.
     by_process: HashMap<u32, Exact>,
-    /// Whether the end of TIME_WAIT is seen.
+    /// Whether the end of TIME_WAIT is observed.
     exact: bool,
 }
 
 impl Table {
-    /// Shows every series once to `visit`: processes that are shown, then names.
+    /// Calls `visit` once for each series: first processes that are shown, then names.
     pub fn visit(
         &mut self,
         source: &dyn KernelSource,
@@ -139,13 +139,13 @@ impl Table {
         self.sums = sums;
     }
 
-    /// RSTs that no socket had a part in.
+    /// RSTs sent in reply to segments that match no socket.
     pub fn stray_resets(&mut self, source: &dyn KernelSource, visit: impl FnOnce(&Slot)) {
         source.read_slot(SLOT_NO_SOCKET, &mut self.scratch);
         visit(&self.scratch);
     }
 
-    /// One sum for each name, with what processes left behind.
+    /// One sum for each name, which starts with the counts of ended processes.
     fn begin_sums(&mut self) -> Vec<Sum> {
         let mut sums = std::mem::take(&mut self.sums);
         sums.resize_with(self.names.ids(), Sum::zero);
@@ -160,8 +160,8 @@ impl Table {
         sums
     }
 
-    /// Failed setsockopt calls of the slots in the table. Those of a process that got its
-    /// slot this very moment are left for the next scrape.
+    /// Failed setsockopt calls of the slots in the table. Those of a process that is not in the table
+    /// yet are left for the next scrape.
     fn failures_by_slot(&mut self, source: &dyn KernelSource) -> BySlot {
         let mut by_slot = BySlot::new();
         let mut strays = Vec::new();
@@ -193,7 +193,7 @@ impl Table {
         let Some(unattributed) = source.account(SLOT_UNATTRIBUTED) else {
             return self.inferred_time_waits(source, entries);
         };
-        // A process that found no account shares the last of these with others.
+        // Processes without an account of their own share the last one.
         let fixed = [
             (UNATTRIBUTED_ID, Some(unattributed)),
             (OTHER_ID, source.account(SLOT_OVERFLOW)),
@@ -211,17 +211,17 @@ impl Table {
         }
     }
 
-    /// The same where the end of TIME_WAIT is not seen.
+    /// The same if the end of TIME_WAIT is not observed.
     fn inferred_time_waits<'a>(
         &'a self,
         source: &dyn KernelSource,
         entries: impl Iterator<Item = (u32, &'a Entry)>,
     ) -> TimeWaits {
         let mut pending = self.time_wait_since;
-        let mut live = |index: u32, ledger: &Ledger| {
-            let new = ledger.pending(source.time_wait_entered(index));
+        let mut live = |index: u32, recent: &RecentEntries| {
+            let new = recent.pending(source.time_wait_entered(index));
             pending += new;
-            ledger.live() + new
+            recent.live() + new
         };
         let mut ids = vec![UNATTRIBUTED_ID, OTHER_ID];
         let mut shares = vec![
