@@ -184,8 +184,7 @@ settings! {
     #[arg(help_heading = "Pace", value_name = "N", env = "OBSERVER_FD_BATCH")]
     fd_batch: FdBatch => u32 = 256, live;
 
-    /// Interval between two walks over all open files that update the owners of sockets
-    /// [default: 15s]
+    /// Interval between two walks over all open files to update socket owners [default: 15s]
     #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_RESYNC_INTERVAL")]
     resync_interval: Interval => Duration = Duration::from_secs(15), live;
 
