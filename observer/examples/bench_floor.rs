@@ -2,7 +2,7 @@
 //! until standard input ends: the floor that `cargo xtask bench` measures the observer
 //! against.
 //!
-//! Hooks are given as `RUNG:HOOK`, as `observer check --json` names them:
+//! Hooks are given as `TYPE:HOOK`, as `observer check --json` names them:
 //! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
 //! `fexit:inet_csk_accept`. For each it writes the id of the program there, so that its
 //! run-time statistics can be found. With `--statistics` the kernel keeps those, of all
@@ -63,8 +63,8 @@ fn main() -> anyhow::Result<()> {
             attach(shared, &btf, &hook, name)
         } else {
             let mut object = Ebpf::load(OBJECT)?;
-            let rung = hook.split(':').next().unwrap_or_default();
-            let id = attach(&mut object, &btf, &hook, &format!("noop_{rung}"));
+            let attach_type = hook.split(':').next().unwrap_or_default();
+            let id = attach(&mut object, &btf, &hook, &format!("noop_{attach_type}"));
             attached.push(object);
             id
         };
@@ -76,11 +76,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn attach(object: &mut Ebpf, btf: &Btf, hook: &str, name: &str) -> anyhow::Result<u32> {
-    let (rung, hook) = hook.split_once(':').context("not of the form RUNG:HOOK")?;
+    let (attach_type, hook) = hook.split_once(':').context("not of the form TYPE:HOOK")?;
     let Some(program) = object.program_mut(name) else {
-        bail!("no such rung: {rung}");
+        bail!("no such attach type: {attach_type}");
     };
-    match rung {
+    match attach_type {
         "tp_btf" => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(hook, btf)?;

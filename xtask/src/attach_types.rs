@@ -241,10 +241,7 @@ pub fn signals(report: &Value) -> Signals {
 
 /// A verdict's attach type.
 pub fn attach_type(verdict: &Value) -> &str {
-    let named = |key: &str| verdict[key].as_str();
-    named("rung")
-        .or_else(|| named("attach_type"))
-        .unwrap_or("?")
+    verdict["attach_type"].as_str().unwrap_or("?")
 }
 
 #[cfg(test)]
@@ -252,7 +249,7 @@ mod tests {
     use super::*;
 
     fn report(reset: &str) -> Value {
-        let verdict = |signal: &str, rung: &str, status: &str| serde_json::json!({"signal": signal, "rung": rung, "status": status});
+        let verdict = |signal: &str, attach_type: &str, status: &str| serde_json::json!({"signal": signal, "attach_type": attach_type, "status": status});
         serde_json::json!({"verdicts": [
             verdict("time_wait", "fexit", "attached"),
             verdict("time_wait", "fentry", "attached"),

@@ -18,6 +18,7 @@ mod shell;
 mod summary;
 mod test;
 mod toolchain;
+mod tracefs;
 mod vm;
 
 use std::process::ExitCode;

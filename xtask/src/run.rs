@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{host, setup, shell};
+use crate::{host, setup, shell, tracefs};
 
 /// Builds observer and runs it as root.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let Args { args } = args;
     setup::ensure(setup::Needs::default())?;
     let binary = build()?;
-    host::ensure_tracefs();
+    tracefs::ensure();
 
     let mut daemon = if host::is_root() {
         Command::new(&binary)

@@ -12,11 +12,12 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    deny, host, native,
+    deny, native,
     report::Report,
     setup::{self, Needs},
     shell,
     summary::Summary,
+    tracefs,
     vm::{
         self,
         build::{Binaries, What},
@@ -102,7 +103,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         summary.skip("kernel tests", "left out by --unit-only");
         summary.skip("other kernels", "left out by --unit-only");
     } else if let Some(binaries) = binaries {
-        host::ensure_tracefs();
+        tracefs::ensure();
         on_kernels(&mut summary, &binaries, filter, *write_attach_types, || {
             let suite = suite.join();
             suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -62,8 +62,7 @@ pub struct Verdict {
     /// The signal it serves, one of [`observer_common::SIGNAL_NAMES`], or `sockets` for
     /// the iterator that takes in older sockets and `destroy` for their end.
     pub signal: &'static str,
-    /// How the program is attached. Serialized as `rung`.
-    #[serde(rename = "rung")]
+    /// How the program is attached.
     pub attach_type: AttachType,
     /// The hook's name in the kernel: `inet_sock_set_state`, `syscalls:sys_exit_connect`.
     pub hook: &'static str,

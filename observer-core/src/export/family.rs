@@ -228,7 +228,7 @@ metrics! {
         "",
         "Kernel events for which the programs of a signal ran.",
         "abs(observer_events_seen_total - on (signal) sum by (signal) (observer_events_total)) > 100";
-    HookAttached: "observer_hook_attached", Gauge, Observer, "0 or 1", ["signal", "rung", "hook"],
+    HookAttached: "observer_hook_attached", Gauge, Observer, "0 or 1", ["signal", "attach_type", "hook"],
         "",
         "1 if the hook is attached, 0 if not: unsupported, refused, or not needed because another hook of the signal is attached. `observer check` shows the reason.",
         "observer_hook_attached == 1";

@@ -88,7 +88,11 @@ impl Own<'_> {
             *hooks.entry(hook).or_default() |= verdict.status == Status::Attached;
         }
         for ((signal, attach_type, hook), attached) in hooks {
-            let extra = [("signal", signal), ("rung", attach_type), ("hook", hook)];
+            let extra = [
+                ("signal", signal),
+                ("attach_type", attach_type),
+                ("hook", hook),
+            ];
             self.put(Family::HookAttached, &extra, u64::from(attached));
         }
     }

@@ -97,11 +97,17 @@ fn report(verdicts: &[Verdict]) {
         } = verdict;
         match status {
             Status::NotNeeded | Status::Incomplete => {}
-            Status::Attached => debug!(signal, rung = attach_type.name(), hook, detail, "attached"),
+            Status::Attached => debug!(
+                signal,
+                attach_type = attach_type.name(),
+                hook,
+                detail,
+                "attached"
+            ),
             _ if attached(verdict) => {
                 info!(
                     signal,
-                    rung = attach_type.name(),
+                    attach_type = attach_type.name(),
                     hook,
                     detail,
                     "preferred hook unavailable, using a fallback"

@@ -26,6 +26,3 @@ pub use hooks::{
 pub use loader::{Kernel, LoadError, Loaded};
 pub use maps::{open_files::Resynced, ring::Stream};
 pub use options::LoadOptions;
-
-#[cfg(test)]
-mod tests;

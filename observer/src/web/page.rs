@@ -62,7 +62,7 @@ pub(super) fn page(exporter: &Exporter, health: &Health) -> String {
         );
     }
     page.push_str(
-        "</table></div>\n<h2>Hooks</h2>\n<div><table><tr><th>signal<th>rung<th>hook<th>verdict\
+        "</table></div>\n<h2>Hooks</h2>\n<div><table><tr><th>signal<th>attach type<th>hook<th>verdict\
          <th>remark</tr>\n",
     );
     for verdict in exporter.source().verdicts() {

@@ -178,7 +178,7 @@ impl Metrics {
         let labels = [("signal", signal)];
         self.select("observer_hook_attached", &labels)
             .filter(|sample| sample.value == 1.0)
-            .map(|sample| sample.labels["rung"].clone())
+            .map(|sample| sample.labels["attach_type"].clone())
             .collect()
     }
 

@@ -30,7 +30,7 @@ use self::{
     statistics::Spread,
     subject::{Binaries, Subject},
 };
-use crate::{apt, consent, host, setup, shell};
+use crate::{apt, consent, host, setup, shell, tracefs};
 
 /// Where results are kept.
 const DIRECTORY: &str = "docs/benchmark";
@@ -144,7 +144,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if !host::is_root() {
         return as_root(&directory);
     }
-    host::ensure_tracefs();
+    tracefs::ensure();
     let binaries = Binaries {
         observer: directory.join("observer"),
         load: directory.join("examples/bench_load"),

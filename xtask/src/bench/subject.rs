@@ -126,10 +126,14 @@ fn parse_hooks(json: &[u8]) -> Result<Vec<Hook>> {
     let mut programs = BTreeSet::new();
     Ok(verdicts
         .iter()
-        .filter(|verdict| verdict["status"] == "attached" && verdict["rung"] != "iter")
+        .filter(|verdict| verdict["status"] == "attached" && verdict["attach_type"] != "iter")
         .filter(|verdict| programs.insert(text(&verdict["program"])))
         .map(|verdict| Hook {
-            name: format!("{}:{}", text(&verdict["rung"]), text(&verdict["hook"])),
+            name: format!(
+                "{}:{}",
+                text(&verdict["attach_type"]),
+                text(&verdict["hook"])
+            ),
             program: text(&verdict["program"]),
         })
         .collect())
@@ -338,10 +342,10 @@ mod tests {
     #[test]
     fn attached_hooks_are_taken_and_iterators_left() {
         let json = br#"{"verdicts":[
-            {"rung":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
-            {"rung":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
-            {"rung":"tracepoint","hook":"syscalls:sys_exit_connect","program":"c","status":"refused"},
-            {"rung":"iter","hook":"task_file","program":"resync_iter","status":"attached"}]}"#;
+            {"attach_type":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
+            {"attach_type":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
+            {"attach_type":"tracepoint","hook":"syscalls:sys_exit_connect","program":"c","status":"refused"},
+            {"attach_type":"iter","hook":"task_file","program":"resync_iter","status":"attached"}]}"#;
         assert_eq!(
             parse_hooks(json).unwrap(),
             [Hook {

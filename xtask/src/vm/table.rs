@@ -103,10 +103,10 @@ fn by_kernel<K>(
     table
 }
 
-/// One program's verdict: signal, rung, hook, status and why.
+/// One program's verdict: signal, attach type, hook, status and why.
 struct Hook<'a> {
     signal: &'a str,
-    rung: &'a str,
+    attach_type: &'a str,
     hook: &'a str,
     status: &'a str,
     detail: &'a str,
@@ -123,7 +123,7 @@ fn hooks<'a>(row: &'a Row) -> Vec<Hook<'a>> {
         let text = |key: &str| verdict[key].as_str().unwrap_or("?");
         Hook {
             signal: text("signal"),
-            rung: attach_types::attach_type(verdict),
+            attach_type: attach_types::attach_type(verdict),
             hook: text("hook"),
             status: text("status"),
             detail: text("detail"),
@@ -159,18 +159,18 @@ fn signals(rows: &[Row]) -> Table {
     by_kernel(rows, &["signal"], signals, name, |signal, row| {
         let hooks = hooks(row).into_iter();
         let serving = hooks.filter(|hook| hook.signal == signal && hook.status == ATTACHED);
-        or_dash(distinct(serving.map(|hook| hook.rung.to_owned())))
+        or_dash(distinct(serving.map(|hook| hook.attach_type.to_owned())))
     })
 }
 
-/// What became of each rung.
+/// What became of each hook.
 fn ladder(rows: &[Row], reasons: &mut Reasons) -> Table {
-    let key = |hook: Hook<'_>| [hook.signal, hook.rung, hook.hook].map(str::to_owned);
-    // A signal's rungs stand together, also those that only some kernels name.
+    let key = |hook: Hook<'_>| [hook.signal, hook.attach_type, hook.hook].map(str::to_owned);
+    // A signal's hooks stand together, also those that only some kernels name.
     let mut keys = distinct(rows.iter().flat_map(hooks).map(key));
     let signals = distinct(keys.iter().map(|key| key[0].clone()));
     keys.sort_by_key(|key| signals.iter().position(|signal| *signal == key[0]));
-    let corner = ["signal", "rung", "hook"];
+    let corner = ["signal", "attach type", "hook"];
     by_kernel(
         rows,
         &corner,
@@ -178,12 +178,12 @@ fn ladder(rows: &[Row], reasons: &mut Reasons) -> Table {
         |key| key.to_vec(),
         |key, row| {
             let hooks = hooks(row).into_iter();
-            let own = hooks.filter(|hook| [hook.signal, hook.rung, hook.hook] == *key);
+            let own = hooks.filter(|hook| [hook.signal, hook.attach_type, hook.hook] == *key);
             let cells = own.map(|hook| match hook.status {
                 ATTACHED => "serves".to_owned(),
                 NOT_NEEDED => "not needed".to_owned(),
                 status => {
-                    let subject = format!("{} {}", hook.rung, hook.hook);
+                    let subject = format!("{} {}", hook.attach_type, hook.hook);
                     let number = reasons.number(hook.detail, subject);
                     format!("{} [{number}]", status.replace('_', " "))
                 }
@@ -313,7 +313,7 @@ fn slowest(rows: &[Row]) -> Table {
 /// For a terminal.
 pub fn text(rows: &[Row]) -> String {
     let mut reasons = Reasons::default();
-    // The rungs are many; here only those that do not serve as they should are told of.
+    // There are many hooks: only those that are not attached although they should be are listed here.
     ladder(rows, &mut reasons);
     let tables = [
         kernels(rows),
@@ -390,8 +390,8 @@ mod tests {
     fn row(name: &str, status: &str, output: &[&str]) -> Row {
         let json = format!(
             r#"{{"verdicts":[
-                {{"signal":"state","rung":"fexit","hook":"h","status":"{status}","detail":"why"}},
-                {{"signal":"state","rung":"tp_btf","hook":"t","status":"attached","detail":""}}
+                {{"signal":"state","attach_type":"fexit","hook":"h","status":"{status}","detail":"why"}},
+                {{"signal":"state","attach_type":"tp_btf","hook":"t","status":"attached","detail":""}}
             ]}}"#
         );
         let json = json.replace('\n', "");

@@ -311,7 +311,7 @@ fn the_observer_shows_itself() {
             "observer_hook_attached",
             &[
                 ("signal", "state"),
-                ("rung", "tp_btf"),
+                ("attach_type", "tp_btf"),
                 ("hook", "inet_sock_set_state"),
             ],
             1.0,
@@ -320,7 +320,7 @@ fn the_observer_shows_itself() {
             "observer_hook_attached",
             &[
                 ("signal", "state"),
-                ("rung", "tracepoint"),
+                ("attach_type", "tracepoint"),
                 ("hook", "sock:inet_sock_set_state"),
             ],
             0.0,

@@ -183,7 +183,7 @@ fn json_has_everything_by_name() {
                 {"name": "CAP_BPF", "held": true, "required": true, "purpose": "something"},
             ],
             "verdicts": [{
-                "signal": "state", "rung": "tp_btf", "hook": "inet_sock_set_state",
+                "signal": "state", "attach_type": "tp_btf", "hook": "inet_sock_set_state",
                 "program": "program", "status": "attached", "detail": "", "required": true,
             }],
             "absent_fields": [{"field": "a.b", "feature": "c"}],
