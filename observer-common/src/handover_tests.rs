@@ -28,8 +28,8 @@ impl Shared {
         let owner = &mut slots[LISTENER as usize];
         owner.sockets = 1;
         match born_from {
-            Some(from) => owner.transitions[usize::from(from)][usize::from(state)] = 1,
-            None => owner.adjust[usize::from(state)] = 1,
+            Some(from) => owner.state.transitions[usize::from(from)][usize::from(state)] = 1,
+            None => owner.state.adjust[usize::from(state)] = 1,
         }
         Self {
             slot: LISTENER,
@@ -42,7 +42,7 @@ impl Shared {
     /// Additions are atomic and no program reads the sums, so their time does not matter: each is
     /// made together with the next access.
     fn adjust(&mut self) -> impl FnMut(u32, u8, i64) {
-        |slot, state, by| self.slots[slot as usize].adjust[usize::from(state)] += by
+        |slot, state, by| self.slots[slot as usize].state.adjust[usize::from(state)] += by
     }
 
     fn hold(&mut self, slot: u32, by: i64) {
@@ -124,7 +124,7 @@ impl Transitions<'_> {
             1..=3 => {}
             4 => {
                 let owner = shared.slot as usize;
-                shared.slots[owner].transitions[usize::from(self.old)][usize::from(new)] += 1;
+                shared.slots[owner].state.transitions[usize::from(self.old)][usize::from(new)] += 1;
             }
             _ => shared.state = new,
         }

@@ -1,9 +1,14 @@
 //! The slot of a process: its identity and all its counters.
 
+use core::mem::offset_of;
+
 use crate::{
-    BIND_CALLS, BIND_ERRORS, COMM_LEN, CONNECT_RESULTS, CONNECTION_ERRORS, FD_ERRNOS, Histogram,
-    PORT_SEARCHES, ProcessKey, RESETS_RECEIVED, RESETS_SENT, STATES, TIME_WAIT_SUBSTATES,
+    AcceptCounters, BindCounters, COMM_LEN, ConnectCounters, FdCounters, PortCounters, ProcessKey,
+    ResetCounters, RetransmitCounters, STATES, StateCounters, TimeWaitCounters,
 };
+
+/// Number of counters in a slot.
+pub const COUNTERS: usize = (size_of::<Slot>() - offset_of!(Slot, state)) / size_of::<u64>();
 
 /// Identity and counters of one process. An element of a memory-mapped array: programs add
 /// atomically, the daemon reads without system calls.
@@ -23,44 +28,24 @@ pub struct Slot {
     /// Entries in the map of connections that point to the slot. It must not be freed before this is
     /// zero. Signed, because updates of two CPUs may be seen out of order.
     pub sockets: i64,
-    /// Sockets older than the daemon that were attributed to this process.
-    pub seeded: u64,
-    /// Transitions, `[from][to]`.
-    pub transitions: [[u64; STATES]; STATES],
-    /// Difference between the live sockets in a state and "transitions in minus transitions out":
-    /// seeded sockets, and those that were handed over in this state.
-    pub adjust: [i64; STATES],
-    /// Outcomes of connection attempts, by [`crate::connect_index`].
-    pub connects: [u64; CONNECT_RESULTS],
-    /// Established connections that ended with an error (`sk_err` at the transition to CLOSE), by
-    /// [`crate::connection_error_index`].
-    pub errors: [u64; CONNECTION_ERRORS],
-    /// Accepted connections.
-    pub accepts: u64,
-    /// Calls of bind() and listen() on TCP sockets that failed, by the `CALL_` constants and
-    /// [`crate::bind_index`].
-    pub binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
-    /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
-    pub time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
-    /// Sockets without TIME_WAIT because buckets or memory ran out.
-    pub time_wait_overflows: u64,
-    /// Failed searches for a local port, in the order of [`PORT_SEARCHES`].
-    pub ports_exhausted: [u64; PORT_SEARCHES.len()],
-    /// Retransmitted segments.
-    pub retransmits: u64,
-    /// socket() and accept() calls that failed for lack of descriptors or memory, in the order of
-    /// [`FD_ERRNOS`].
-    pub fd_exhausted: [u64; FD_ERRNOS.len()],
-    /// RSTs sent; see [`crate::RESET_CLASSES_FROM`].
-    pub resets_sent: [u64; RESETS_SENT],
-    /// RSTs received, by the state of the connection.
-    pub resets_received: [u64; RESETS_RECEIVED],
-    /// Time from SYN to ESTABLISHED of active connections.
-    pub connect: Histogram,
-    /// Time from the first to the last state of connections that were established.
-    pub age: Histogram,
-    /// Time spent in CLOSE_WAIT.
-    pub close_wait: Histogram,
+    /// Counters, by signal. From here on there are nothing but counters.
+    pub state: StateCounters,
+    /// Likewise.
+    pub connect: ConnectCounters,
+    /// Likewise.
+    pub accept: AcceptCounters,
+    /// Likewise.
+    pub bind: BindCounters,
+    /// Likewise.
+    pub time_wait: TimeWaitCounters,
+    /// Likewise.
+    pub ports: PortCounters,
+    /// Likewise.
+    pub retransmit: RetransmitCounters,
+    /// Likewise.
+    pub fd: FdCounters,
+    /// Likewise.
+    pub reset: ResetCounters,
 }
 
 crate::assert_layout!(Slot, 2944, [
@@ -70,23 +55,15 @@ crate::assert_layout!(Slot, 2944, [
     generation: u32,
     account: u32,
     sockets: i64,
-    seeded: u64,
-    transitions: [[u64; STATES]; STATES],
-    adjust: [i64; STATES],
-    connects: [u64; CONNECT_RESULTS],
-    errors: [u64; CONNECTION_ERRORS],
-    accepts: u64,
-    binds_failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
-    time_wait_entered: [u64; TIME_WAIT_SUBSTATES.len()],
-    time_wait_overflows: u64,
-    ports_exhausted: [u64; PORT_SEARCHES.len()],
-    retransmits: u64,
-    fd_exhausted: [u64; FD_ERRNOS.len()],
-    resets_sent: [u64; RESETS_SENT],
-    resets_received: [u64; RESETS_RECEIVED],
-    connect: Histogram,
-    age: Histogram,
-    close_wait: Histogram,
+    state: StateCounters,
+    connect: ConnectCounters,
+    accept: AcceptCounters,
+    bind: BindCounters,
+    time_wait: TimeWaitCounters,
+    ports: PortCounters,
+    retransmit: RetransmitCounters,
+    fd: FdCounters,
+    reset: ResetCounters,
 ]);
 
 impl Slot {
@@ -97,18 +74,35 @@ impl Slot {
         unsafe { core::mem::zeroed() }
     }
 
+    /// All counters, in the order of the fields from [`Self::state`] on. A signed one is the same
+    /// bits.
+    #[must_use]
+    pub fn counters(&self) -> &[u64; COUNTERS] {
+        let first = (&raw const *self).cast::<u8>();
+        // SAFETY: from `state` to its end, the slot is 64-bit integers without padding (asserted by
+        // `assert_layout`), and `COUNTERS` is their number.
+        unsafe { &*first.add(offset_of!(Self, state)).cast() }
+    }
+
+    /// The same, to be changed.
+    pub fn counters_mut(&mut self) -> &mut [u64; COUNTERS] {
+        let first = (&raw mut *self).cast::<u8>();
+        // SAFETY: see above; any value is valid.
+        unsafe { &mut *first.add(offset_of!(Self, state)).cast() }
+    }
+
     /// Live sockets in `state`. Derived, so the programs need no gauge. A child starts with a transition
     /// from LISTEN that its listener does not make, so those are not subtracted from the listeners.
     #[must_use]
     pub fn live(&self, state: u8) -> i64 {
         let state = usize::from(state);
-        let mut live = self.adjust[state];
+        let mut live = self.state.adjust[state];
         for other in 0..STATES {
-            live += self.transitions[other][state] as i64;
+            live += self.state.transitions[other][state] as i64;
             let is_child =
                 state == usize::from(crate::LISTEN) && other != usize::from(crate::CLOSE);
             if !is_child {
-                live -= self.transitions[state][other] as i64;
+                live -= self.state.transitions[state][other] as i64;
             }
         }
         live
@@ -117,8 +111,8 @@ impl Slot {
     /// [`live`](Self::live) for all states, in one pass over the transitions.
     #[must_use]
     pub fn live_by_state(&self) -> [i64; STATES] {
-        let mut live = self.adjust;
-        for (from, row) in self.transitions.iter().enumerate() {
+        let mut live = self.state.adjust;
+        for (from, row) in self.state.transitions.iter().enumerate() {
             let mut left = 0;
             for (live, &count) in live.iter_mut().zip(row) {
                 *live += count as i64;

@@ -57,7 +57,7 @@ struct Host {
 
 impl Host {
     fn count(&mut self, owner: usize, from: u8, to: u8) {
-        self.slots[owner].transitions[usize::from(from)][usize::from(to)] += 1;
+        self.slots[owner].state.transitions[usize::from(from)][usize::from(to)] += 1;
     }
 
     /// The n-th of the sockets for which `fits`, modulo their number.
@@ -100,7 +100,7 @@ impl Host {
             }
             Event::Seed { owner, state } => {
                 let owner = owner % OWNERS;
-                self.slots[owner].adjust[usize::from(state)] += 1;
+                self.slots[owner].state.adjust[usize::from(state)] += 1;
                 self.sockets.push(Socket { owner, state });
             }
             Event::HandOver { socket, to } => {
@@ -108,7 +108,7 @@ impl Host {
                     let Socket { owner, state } = self.sockets[at];
                     let to = to % OWNERS;
                     adjust_for_handover(owner as u32, to as u32, state, |slot, state, by| {
-                        self.slots[slot as usize].adjust[usize::from(state)] += by;
+                        self.slots[slot as usize].state.adjust[usize::from(state)] += by;
                     });
                     self.sockets[at].owner = to;
                 }
@@ -120,9 +120,9 @@ impl Host {
 #[test]
 fn a_child_is_not_subtracted_from_the_listeners() {
     let mut slot = Slot::zeroed();
-    slot.transitions[usize::from(CLOSE)][usize::from(LISTEN)] = 2;
-    slot.transitions[usize::from(LISTEN)][usize::from(SYN_RECV)] = 7;
-    slot.transitions[usize::from(LISTEN)][usize::from(CLOSE)] = 1;
+    slot.state.transitions[usize::from(CLOSE)][usize::from(LISTEN)] = 2;
+    slot.state.transitions[usize::from(LISTEN)][usize::from(SYN_RECV)] = 7;
+    slot.state.transitions[usize::from(LISTEN)][usize::from(CLOSE)] = 1;
     assert_eq!(slot.live(LISTEN), 1);
     assert_eq!(slot.live(SYN_RECV), 7);
     assert_eq!(slot.live(CLOSE_WAIT), 0);

@@ -37,15 +37,19 @@ fn service(slot: &mut Slot) {
         (LAST_ACK, CLOSE),
     ];
     for (from, to) in transitions {
-        slot.transitions[usize::from(from)][usize::from(to)] = 12_345;
+        slot.state.transitions[usize::from(from)][usize::from(to)] = 12_345;
     }
-    slot.adjust[usize::from(LISTEN)] = 1;
-    slot.connects[0] = 12_345;
-    slot.connects[connect_index(111)] = 7;
-    slot.accepts = 12_345;
-    slot.time_wait_entered[0] = 12_345;
-    slot.resets_received[usize::from(ESTABLISHED)] = 3;
-    for histogram in [&mut slot.connect, &mut slot.age, &mut slot.close_wait] {
+    slot.state.adjust[usize::from(LISTEN)] = 1;
+    slot.connect.results[0] = 12_345;
+    slot.connect.results[connect_index(111)] = 7;
+    slot.accept.accepted = 12_345;
+    slot.time_wait.entered[0] = 12_345;
+    slot.reset.received[usize::from(ESTABLISHED)] = 3;
+    for histogram in [
+        &mut slot.connect.seconds,
+        &mut slot.state.age,
+        &mut slot.state.close_wait,
+    ] {
         histogram.buckets[2] = 12_000;
         histogram.buckets[5] = 345;
         histogram.sum_ns = 1_234_567_891;
@@ -54,11 +58,11 @@ fn service(slot: &mut Slot) {
 
 /// What one that has only ever connected leaves.
 fn client(slot: &mut Slot) {
-    slot.transitions[usize::from(CLOSE)][usize::from(SYN_SENT)] = 1;
-    slot.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 1;
-    slot.connects[0] = 1;
-    slot.connect.buckets[1] = 1;
-    slot.connect.sum_ns = 98_765;
+    slot.state.transitions[usize::from(CLOSE)][usize::from(SYN_SENT)] = 1;
+    slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 1;
+    slot.connect.results[0] = 1;
+    slot.connect.seconds.buckets[1] = 1;
+    slot.connect.seconds.sum_ns = 98_765;
 }
 
 fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {

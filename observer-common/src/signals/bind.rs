@@ -2,7 +2,7 @@
 
 use crate::errno::{ERRNOS, errno_indices, index_in};
 
-/// Index in [`crate::Slot::binds_failed`]: bind().
+/// Index in [`BindCounters::failed`]: bind().
 pub const CALL_BIND: usize = 0;
 
 /// listen().
@@ -34,11 +34,23 @@ pub const BIND_ERRORS: usize = 12;
 /// Index of the errnos that are not in [`BIND_ERRNOS`].
 pub const BIND_OTHER: usize = BIND_ERRORS - 1;
 
-/// Index of each errno in an array of [`crate::Slot::binds_failed`].
+/// Index of each errno in an array of [`BindCounters::failed`].
 pub static BIND_INDICES: [u8; ERRNOS] = errno_indices(&BIND_ERRNOS, 0, BIND_OTHER);
 
-/// Index in an array of [`crate::Slot::binds_failed`].
+/// Index in an array of [`BindCounters::failed`].
 #[must_use]
 pub fn bind_index(errno: u32) -> usize {
     index_in(&BIND_INDICES, errno, BIND_OTHER)
 }
+
+/// Counters of bind() and listen().
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindCounters {
+    /// Calls on TCP sockets that failed, by the `CALL_` constants and [`bind_index`].
+    pub failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
+}
+
+crate::assert_layout!(BindCounters, 192, [
+    failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
+]);

@@ -1,7 +1,7 @@
 //! Outcomes of connection attempts.
 
 use crate::{
-    BUCKETS,
+    BUCKETS, Histogram,
     errno::{ERRNOS, errno_indices, index_in},
     histogram::{MS, S, US},
 };
@@ -62,14 +62,14 @@ pub const CONNECT_GAVE_UP: usize = CONNECT_RESULTS - 2;
 /// Index of the errnos that are not in [`CONNECT_ERRNOS`].
 pub const CONNECT_OTHER: usize = CONNECT_RESULTS - 1;
 
-/// Index of each errno in [`crate::Slot::connects`].
+/// Index of each errno in [`ConnectCounters::results`].
 pub static CONNECT_INDICES: [u8; ERRNOS] = {
     let mut indices = errno_indices(&CONNECT_ERRNOS, 1, CONNECT_OTHER);
     indices[0] = 0;
     indices
 };
 
-/// Index of a connect outcome in [`crate::Slot::connects`].
+/// Index of a connect outcome in [`ConnectCounters::results`].
 #[must_use]
 pub fn connect_index(errno: u32) -> usize {
     index_in(&CONNECT_INDICES, errno, CONNECT_OTHER)
@@ -90,3 +90,18 @@ pub const CONNECT_BOUNDS: [u64; BUCKETS - 1] = [
     5 * S,
     20 * S,
 ];
+
+/// Counters of outgoing connections.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ConnectCounters {
+    /// Outcomes of connection attempts, by [`connect_index`].
+    pub results: [u64; CONNECT_RESULTS],
+    /// Time from SYN to ESTABLISHED.
+    pub seconds: Histogram,
+}
+
+crate::assert_layout!(ConnectCounters, 424, [
+    results: [u64; CONNECT_RESULTS],
+    seconds: Histogram,
+]);

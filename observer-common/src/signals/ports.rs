@@ -99,3 +99,15 @@ pub const PORT_SEARCH_CONNECT: usize = 0;
 pub const PORT_SEARCH_BIND: usize = 1;
 /// Label values, in the order of those indices.
 pub const PORT_SEARCHES: [&str; 2] = ["connect", "bind"];
+
+/// Counters of local ports.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Failed searches for a local port, in the order of [`PORT_SEARCHES`].
+    pub exhausted: [u64; PORT_SEARCHES.len()],
+}
+
+crate::assert_layout!(PortCounters, 16, [
+    exhausted: [u64; PORT_SEARCHES.len()],
+]);

@@ -82,3 +82,18 @@ pub const fn reset_received_name(state: u8) -> Option<&'static str> {
 /// side's own abort, an RST is sent within the same call of `tcp_v4_do_rcv`. This usually takes
 /// microseconds, but a hypervisor or a real-time kernel may interrupt it.
 pub const PENDING_NS: u64 = 100_000_000;
+
+/// Counters of RSTs.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ResetCounters {
+    /// RSTs sent; see [`RESET_CLASSES_FROM`].
+    pub sent: [u64; RESETS_SENT],
+    /// RSTs received, by the state of the connection.
+    pub received: [u64; RESETS_RECEIVED],
+}
+
+crate::assert_layout!(ResetCounters, 8 * (RESETS_SENT + RESETS_RECEIVED), [
+    sent: [u64; RESETS_SENT],
+    received: [u64; RESETS_RECEIVED],
+]);

@@ -3,7 +3,7 @@
 //! States have the kernel's numbers (`include/net/tcp_states.h`, stable since 2.6).
 
 use crate::{
-    BUCKETS,
+    BUCKETS, Histogram,
     errno::{ERRNOS, errno_indices, index_in},
     histogram::{MS, S},
 };
@@ -83,11 +83,11 @@ pub const CONNECTION_ERRORS: usize = 16;
 /// Index of the errnos that are not in [`CONNECTION_ERRNOS`].
 pub const CONNECTION_ERROR_OTHER: usize = CONNECTION_ERRORS - 1;
 
-/// Index of each errno in [`crate::Slot::errors`].
+/// Index of each errno in [`StateCounters::errors`].
 pub static CONNECTION_ERROR_INDICES: [u8; ERRNOS] =
     errno_indices(&CONNECTION_ERRNOS, 0, CONNECTION_ERROR_OTHER);
 
-/// Index of an errno in [`crate::Slot::errors`].
+/// Index of an errno in [`StateCounters::errors`].
 #[must_use]
 pub fn connection_error_index(errno: u32) -> usize {
     index_in(&CONNECTION_ERROR_INDICES, errno, CONNECTION_ERROR_OTHER)
@@ -110,3 +110,32 @@ pub const AGE_BOUNDS: [u64; BUCKETS - 1] = [
 /// Upper bounds of `socket_close_wait_seconds`, in nanoseconds. A healthy program leaves
 /// CLOSE_WAIT within milliseconds; minutes and hours are the leak.
 pub const CLOSE_WAIT_BOUNDS: [u64; BUCKETS - 1] = AGE_BOUNDS;
+
+/// Counters of transitions between states, and of what is derived from them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct StateCounters {
+    /// Sockets older than the daemon that were attributed to this process.
+    pub seeded: u64,
+    /// Transitions, `[from][to]`.
+    pub transitions: [[u64; STATES]; STATES],
+    /// Difference between the live sockets in a state and "transitions in minus transitions out":
+    /// seeded sockets, and those that were handed over in this state.
+    pub adjust: [i64; STATES],
+    /// Established connections that ended with an error (`sk_err` at the transition to CLOSE), by
+    /// [`connection_error_index`].
+    pub errors: [u64; CONNECTION_ERRORS],
+    /// Time from the first to the last state of connections that were established.
+    pub age: Histogram,
+    /// Time spent in CLOSE_WAIT.
+    pub close_wait: Histogram,
+}
+
+crate::assert_layout!(StateCounters, 1576, [
+    seeded: u64,
+    transitions: [[u64; STATES]; STATES],
+    adjust: [i64; STATES],
+    errors: [u64; CONNECTION_ERRORS],
+    age: Histogram,
+    close_wait: Histogram,
+]);

@@ -114,3 +114,18 @@ pub const TIME_WAIT_NS: u64 = 60_000_000_000;
 pub const fn coarse_time(nanoseconds: u64) -> u32 {
     (nanoseconds >> 20) as u32
 }
+
+/// Counters of TIME_WAIT.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TimeWaitCounters {
+    /// Sockets that entered TIME_WAIT, in the order of [`TIME_WAIT_SUBSTATES`].
+    pub entered: [u64; TIME_WAIT_SUBSTATES.len()],
+    /// Sockets without TIME_WAIT because buckets or memory ran out.
+    pub overflows: u64,
+}
+
+crate::assert_layout!(TimeWaitCounters, 24, [
+    entered: [u64; TIME_WAIT_SUBSTATES.len()],
+    overflows: u64,
+]);

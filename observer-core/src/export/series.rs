@@ -68,7 +68,7 @@ impl Writer<'_> {
             let Self { tables, sink, .. } = self;
             tables
                 .resets_sent
-                .nonzero(&counts.resets_sent, |reason, count| {
+                .nonzero(&counts.reset.sent, |reason, count| {
                     let extra = [("reason", reason)];
                     sink.sample(Family::StrayResets, None, &extra, count.into());
                 });
@@ -98,12 +98,17 @@ impl Writer<'_> {
             self.states(labels, counts, alive);
             self.transitions(labels, counts);
             self.connection_errors(Family::ConnectionErrors, labels, counts);
-            self.histogram(Family::ConnectionAge, labels, &AGE_BOUNDS, &counts.age);
+            self.histogram(
+                Family::ConnectionAge,
+                labels,
+                &AGE_BOUNDS,
+                &counts.state.age,
+            );
             self.histogram(
                 Family::CloseWaitSeconds,
                 labels,
                 &CLOSE_WAIT_BOUNDS,
-                &counts.close_wait,
+                &counts.state.close_wait,
             );
         }
         if self.observes(SIGNAL_CONNECT) {
@@ -112,11 +117,11 @@ impl Writer<'_> {
                 Family::ConnectSeconds,
                 labels,
                 &CONNECT_BOUNDS,
-                &counts.connect,
+                &counts.connect.seconds,
             );
         }
         if self.observes(SIGNAL_ACCEPT) {
-            self.one(Family::Accepts, labels, counts.accepts);
+            self.one(Family::Accepts, labels, counts.accept.accepted);
         }
         if self.observes(SIGNAL_BIND) {
             self.binds_failed(labels, counts);
@@ -126,14 +131,14 @@ impl Writer<'_> {
             if alive || view.time_wait > 0 {
                 self.one(Family::TimeWait, labels, view.time_wait);
             }
-            self.time_wait_entered(labels, &counts.time_wait_entered);
+            self.time_wait_entered(labels, &counts.time_wait.entered);
         }
         if let Some(ended) = view.time_wait_ended {
             self.one(Family::TimeWaitEnded, labels, ended);
             self.one(
                 Family::TimeWaitOverflows,
                 labels,
-                counts.time_wait_overflows,
+                counts.time_wait.overflows,
             );
         }
         self.ports_exhausted(Family::PortsExhausted, labels, counts);
@@ -142,7 +147,7 @@ impl Writer<'_> {
         }
         self.fd_exhausted(Family::FdExhausted, labels, counts);
         if self.observes(SIGNAL_RETRANSMIT) {
-            self.one(Family::Retransmits, labels, counts.retransmits);
+            self.one(Family::Retransmits, labels, counts.retransmit.segments);
         }
     }
 
@@ -185,7 +190,7 @@ impl Writer<'_> {
             self.connects(Family::ProcessConnects, labels, counts);
         }
         if self.observes(SIGNAL_ACCEPT) {
-            self.one(Family::ProcessAccepts, labels, counts.accepts);
+            self.one(Family::ProcessAccepts, labels, counts.accept.accepted);
         }
         if self.observes(SIGNAL_STATE) {
             self.connection_errors(Family::ProcessConnectionErrors, labels, counts);
@@ -197,7 +202,11 @@ impl Writer<'_> {
         }
         self.fd_exhausted(Family::ProcessFdExhausted, labels, counts);
         if self.observes(SIGNAL_RETRANSMIT) {
-            self.one(Family::ProcessRetransmits, labels, counts.retransmits);
+            self.one(
+                Family::ProcessRetransmits,
+                labels,
+                counts.retransmit.segments,
+            );
         }
     }
 
@@ -208,7 +217,7 @@ impl Writer<'_> {
     fn states(&mut self, labels: &Labels, counts: &Slot, alive: bool) {
         let live = counts.live_by_state();
         let mut entered = [0; STATES];
-        for row in &counts.transitions {
+        for row in &counts.state.transitions {
             for (entered, count) in entered.iter_mut().zip(row) {
                 *entered |= count;
             }
@@ -216,7 +225,7 @@ impl Writer<'_> {
         for (state, name) in live_states() {
             let column = usize::from(state);
             let live = clamp(live[column]);
-            let touched = counts.adjust[column] != 0 || entered[column] != 0;
+            let touched = counts.state.adjust[column] != 0 || entered[column] != 0;
             if live > 0 || (alive && touched) {
                 let extra = [("state", name)];
                 let family = Family::Connections;
@@ -226,7 +235,7 @@ impl Writer<'_> {
     }
 
     fn transitions(&mut self, labels: &Labels, counts: &Slot) {
-        for (from, row) in (0_u8..).zip(&counts.transitions) {
+        for (from, row) in (0_u8..).zip(&counts.state.transitions) {
             for (to, &count) in (0_u8..).zip(row) {
                 if count != 0
                     && let (Some(from), Some(to)) = (state_name(from), state_name(to))
@@ -253,16 +262,16 @@ impl Writer<'_> {
 
     fn connects(&mut self, family: Family, labels: &Labels, counts: &Slot) {
         let index = &self.tables.connects;
-        self.indexed(family, labels, "result", index, &counts.connects);
+        self.indexed(family, labels, "result", index, &counts.connect.results);
     }
 
     fn connection_errors(&mut self, family: Family, labels: &Labels, counts: &Slot) {
         let index = &self.tables.errors;
-        self.indexed(family, labels, "errno", index, &counts.errors);
+        self.indexed(family, labels, "errno", index, &counts.state.errors);
     }
 
     fn binds_failed(&mut self, labels: &Labels, counts: &Slot) {
-        for (call, counts) in BIND_CALLS.into_iter().zip(&counts.binds_failed) {
+        for (call, counts) in BIND_CALLS.into_iter().zip(&counts.bind.failed) {
             self.tables.bind_errnos.nonzero(counts, |errno, count| {
                 let extra = [("call", call), ("errno", errno)];
                 self.sink
@@ -275,7 +284,7 @@ impl Writer<'_> {
         if !self.observes(SIGNAL_PORTS) {
             return;
         }
-        for (call, &count) in PORT_SEARCHES.into_iter().zip(&counts.ports_exhausted) {
+        for (call, &count) in PORT_SEARCHES.into_iter().zip(&counts.ports.exhausted) {
             if count != 0 {
                 let extra = [("call", call)];
                 self.sink.sample(family, Some(labels), &extra, count.into());
@@ -286,7 +295,7 @@ impl Writer<'_> {
     fn fd_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {
         if self.observes(SIGNAL_FD) {
             let index = &self.tables.fd_errnos;
-            self.indexed(family, labels, "errno", index, &counts.fd_exhausted);
+            self.indexed(family, labels, "errno", index, &counts.fd.exhausted);
         }
     }
 
@@ -297,13 +306,13 @@ impl Writer<'_> {
                 SIGNAL_RESET_SENT,
                 "sent",
                 &tables.resets_sent,
-                &counts.resets_sent[..],
+                &counts.reset.sent[..],
             ),
             (
                 SIGNAL_RESET_RECEIVED,
                 "received",
                 &tables.resets_received,
-                &counts.resets_received,
+                &counts.reset.received,
             ),
         ] {
             if !self.observes(signal) {

@@ -23,31 +23,31 @@ use crate::{
 /// One of everything.
 pub fn busy(slot: &mut Slot) {
     let state = |state: u8| usize::from(state);
-    slot.transitions[state(CLOSE)][state(SYN_SENT)] = 5;
-    slot.transitions[state(SYN_SENT)][state(ESTABLISHED)] = 4;
-    slot.transitions[state(SYN_SENT)][state(CLOSE)] = 1;
-    slot.transitions[state(LISTEN)][state(SYN_RECV)] = 2;
-    slot.transitions[state(SYN_RECV)][state(ESTABLISHED)] = 2;
-    slot.transitions[state(ESTABLISHED)][state(CLOSE_WAIT)] = 3;
-    slot.transitions[state(CLOSE_WAIT)][state(CLOSE)] = 3;
-    slot.adjust[state(LISTEN)] = 1;
+    slot.state.transitions[state(CLOSE)][state(SYN_SENT)] = 5;
+    slot.state.transitions[state(SYN_SENT)][state(ESTABLISHED)] = 4;
+    slot.state.transitions[state(SYN_SENT)][state(CLOSE)] = 1;
+    slot.state.transitions[state(LISTEN)][state(SYN_RECV)] = 2;
+    slot.state.transitions[state(SYN_RECV)][state(ESTABLISHED)] = 2;
+    slot.state.transitions[state(ESTABLISHED)][state(CLOSE_WAIT)] = 3;
+    slot.state.transitions[state(CLOSE_WAIT)][state(CLOSE)] = 3;
+    slot.state.adjust[state(LISTEN)] = 1;
     slot.sockets = 4;
-    slot.connects[0] = 4;
-    slot.connects[connect_index(111)] = 1;
-    slot.accepts = 2;
-    slot.time_wait_entered[0] = 6;
-    slot.retransmits = 9;
-    slot.fd_exhausted[0] = 1;
+    slot.connect.results[0] = 4;
+    slot.connect.results[connect_index(111)] = 1;
+    slot.accept.accepted = 2;
+    slot.time_wait.entered[0] = 6;
+    slot.retransmit.segments = 9;
+    slot.fd.exhausted[0] = 1;
     // The kernel's number for it and the class.
-    slot.resets_sent[5] = 2;
-    slot.resets_sent[48] = 1;
-    slot.resets_received[state(ESTABLISHED)] = 3;
-    slot.connect.buckets[2] = 3;
-    slot.connect.buckets[10] = 1;
-    slot.connect.sum_ns = 70_250_000_000;
-    slot.age.buckets[0] = 2;
-    slot.age.sum_ns = 1_000;
-    slot.close_wait.buckets[4] = 3;
+    slot.reset.sent[5] = 2;
+    slot.reset.sent[48] = 1;
+    slot.reset.received[state(ESTABLISHED)] = 3;
+    slot.connect.seconds.buckets[2] = 3;
+    slot.connect.seconds.buckets[10] = 1;
+    slot.connect.seconds.sum_ns = 70_250_000_000;
+    slot.state.age.buckets[0] = 2;
+    slot.state.age.sum_ns = 1_000;
+    slot.state.close_wait.buckets[4] = 3;
 }
 
 pub const AWKWARD: [&[u8]; 5] = [
@@ -104,8 +104,8 @@ pub fn kernel() -> FakeKernel {
         kernel.change(slot, busy);
         kernel.fail_setsockopt(slot, 13);
     }
-    kernel.change(SLOT_UNATTRIBUTED, |slot| slot.retransmits = 1);
-    kernel.change(SLOT_NO_SOCKET, |slot| slot.resets_sent[57] = 8);
+    kernel.change(SLOT_UNATTRIBUTED, |slot| slot.retransmit.segments = 1);
+    kernel.change(SLOT_NO_SOCKET, |slot| slot.reset.sent[57] = 8);
     kernel
 }
 

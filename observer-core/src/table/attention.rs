@@ -69,15 +69,15 @@ impl Attention {
 /// Failures of all kinds.
 fn failures(slot: &Slot) -> u64 {
     let arrays: [&[u64]; 8] = [
-        &slot.connects[1..],
-        &slot.errors,
-        &slot.binds_failed[0],
-        &slot.binds_failed[1],
-        &slot.ports_exhausted,
-        &slot.fd_exhausted,
-        &slot.resets_sent,
-        &slot.resets_received,
+        &slot.connect.results[1..],
+        &slot.state.errors,
+        &slot.bind.failed[0],
+        &slot.bind.failed[1],
+        &slot.ports.exhausted,
+        &slot.fd.exhausted,
+        &slot.reset.sent,
+        &slot.reset.received,
     ];
     let failed = arrays.into_iter().flatten().sum::<u64>();
-    failed + slot.time_wait_overflows
+    failed + slot.time_wait.overflows
 }

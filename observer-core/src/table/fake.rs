@@ -123,7 +123,7 @@ impl KernelSource for FakeKernel {
 
     fn time_wait_entered(&self, index: u32) -> u64 {
         let slot = self.slots.lock().unwrap()[index as usize];
-        slot.time_wait_entered.iter().sum()
+        slot.time_wait.entered.iter().sum()
     }
 
     fn account(&self, account: u32) -> Option<Account> {

@@ -89,8 +89,8 @@ impl Scrape {
         let mut scrape = Self::default();
         table.visit(kernel, facts, &mut |view| {
             let counts = [
-                view.counts.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)],
-                view.counts.time_wait_entered.iter().sum(),
+                view.counts.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)],
+                view.counts.time_wait.entered.iter().sum(),
                 view.failures.values().sum(),
                 view.time_wait_ended.unwrap_or(0),
             ];
@@ -203,7 +203,7 @@ proptest! {
                     live += 1;
                     kernel.change(slot, |slot| {
                         slot.sockets += 1;
-                        slot.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] += 1;
+                        slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] += 1;
                     });
                 }
                 Step::Close { slot } if used(slot) && kernel.slot(slot).sockets > 0 => {
@@ -218,8 +218,8 @@ proptest! {
                     }
                     kernel.change(slot, |slot| {
                         slot.sockets -= 1;
-                        slot.time_wait_entered[0] += 1;
-                        slot.adjust[usize::from(ESTABLISHED)] -= 1;
+                        slot.time_wait.entered[0] += 1;
+                        slot.state.adjust[usize::from(ESTABLISHED)] -= 1;
                     });
                 }
                 Step::End { which } => {
@@ -262,7 +262,7 @@ proptest! {
                     prop_assert!(events.is_empty(), "{events:?} are nowhere");
                     for (labels, counts) in &after.processes {
                         let of_process = |slot: &Slot| {
-                            let transitions = slot.transitions[usize::from(SYN_SENT)];
+                            let transitions = slot.state.transitions[usize::from(SYN_SENT)];
                             labels.pid() == Some(&slot.key.tgid.to_string())
                                 && transitions[usize::from(ESTABLISHED)] == counts[0]
                         };

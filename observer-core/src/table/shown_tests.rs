@@ -62,7 +62,7 @@ impl Bench {
 
 fn sockets(slot: &mut Slot, count: i64) {
     slot.sockets = count;
-    slot.adjust[usize::from(ESTABLISHED)] = count;
+    slot.state.adjust[usize::from(ESTABLISHED)] = count;
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_place_is_kept_for_a_while_and_against_slightly_greater_ones() {
 fn trouble_comes_first_and_at_once() {
     let mut bench = Bench::new();
     bench.seconds(1);
-    bench.change(1, |slot| slot.resets_sent[1] += 5);
+    bench.change(1, |slot| slot.reset.sent[1] += 5);
     bench.seconds(6);
     assert_eq!(bench.shown(), [1, 4]);
     // It is forgotten in time.

@@ -67,7 +67,7 @@ impl Bench {
             let pid = pid.unwrap_or_default();
             let name = format!("{pid}{}/{}", view.labels.comm(), view.labels.unit());
             let seen = Seen {
-                accepts: view.counts.accepts,
+                accepts: view.counts.accept.accepted,
                 established: view.counts.live(ESTABLISHED),
                 failures: view.failures.values().sum(),
                 time_wait: view.time_wait,
@@ -92,7 +92,7 @@ impl Bench {
 }
 
 fn accept(slot: &mut Slot) {
-    slot.accepts += 1;
+    slot.accept.accepted += 1;
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_process_ends_and_its_counts_stay_with_its_name() {
         accept(slot);
         slot.sockets = 1;
         // A missed transition leaves one socket too many.
-        slot.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 2;
-        slot.transitions[usize::from(ESTABLISHED)][usize::from(CLOSE)] = 1;
+        slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 2;
+        slot.state.transitions[usize::from(ESTABLISHED)][usize::from(CLOSE)] = 1;
     });
     bench.kernel.fail_setsockopt(slot, 3);
     bench.ticks(1);
@@ -168,7 +168,7 @@ fn names_past_the_bound_count_for_other_until_one_makes_room() {
     bench.kernel.change(b, accept);
     bench.kernel.change(c, |slot| {
         accept(slot);
-        slot.adjust[usize::from(ESTABLISHED)] = 1;
+        slot.state.adjust[usize::from(ESTABLISHED)] = 1;
     });
     bench.kernel.fail_setsockopt(c, 1);
     bench.ticks(1);
@@ -199,7 +199,7 @@ fn names_past_the_bound_count_for_other_until_one_makes_room() {
 
     bench.kernel.change(c, |slot| {
         accept(slot);
-        slot.adjust[usize::from(ESTABLISHED)] = 0;
+        slot.state.adjust[usize::from(ESTABLISHED)] = 0;
     });
     bench.kernel.fail_setsockopt(c, 1);
     bench.facts.kill(key(3, 1));
@@ -232,8 +232,8 @@ fn a_program_that_calls_execve_counts_for_its_new_name_from_then_on() {
     let slot = bench.kernel.spawn(7, 1, b"sh").unwrap();
     bench.kernel.change(slot, |slot| {
         accept(slot);
-        slot.adjust[usize::from(ESTABLISHED)] = 1;
-        slot.time_wait_entered[0] = 3;
+        slot.state.adjust[usize::from(ESTABLISHED)] = 1;
+        slot.time_wait.entered[0] = 3;
     });
     bench.kernel.fail_setsockopt(slot, 1);
     bench.ticks(1);
@@ -355,10 +355,10 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
     let b = bench.kernel.spawn(2, 1, b"b").unwrap();
     bench
         .kernel
-        .change(a, |slot| slot.time_wait_entered[0] = 30);
+        .change(a, |slot| slot.time_wait.entered[0] = 30);
     bench
         .kernel
-        .change(b, |slot| slot.time_wait_entered[0] = 10);
+        .change(b, |slot| slot.time_wait.entered[0] = 10);
     bench.ticks(1);
     bench.facts.kill(key(1, 1));
     bench.ticks(10);
@@ -376,19 +376,19 @@ fn time_wait_outlives_its_process_and_obeys_the_kernel() {
 
     bench
         .kernel
-        .change(b, |slot| slot.time_wait_entered[0] = 12);
+        .change(b, |slot| slot.time_wait.entered[0] = 12);
     assert_eq!(bench.series()["b/"].time_wait, 12, "entered since the tick");
 
     // The kernel's number is older than what entered since: no reason to scale down.
     bench.table.reconcile_time_wait(42);
     bench
         .kernel
-        .change(b, |slot| slot.time_wait_entered[0] = 20);
+        .change(b, |slot| slot.time_wait.entered[0] = 20);
     bench.ticks(1);
     assert_eq!(bench.series()["b/"].time_wait, 20);
     bench
         .kernel
-        .change(b, |slot| slot.time_wait_entered[0] = 25);
+        .change(b, |slot| slot.time_wait.entered[0] = 25);
     assert_eq!(bench.series()["b/"].time_wait, 25);
     bench.ticks(48);
     let series = bench.series();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_common::{Account, Histogram, SLOT_FIRST, Slot, SockoptKey};
+use observer_common::{Account, SLOT_FIRST, Slot, SockoptKey};
 
 use super::time_wait::RecentEntries;
 use crate::contract::KernelSource;
@@ -177,87 +177,21 @@ impl Exact {
 pub(super) fn settled(counts: &Slot) -> Slot {
     let mut settled = *counts;
     for state in 0..observer_common::STATES as u8 {
-        settled.adjust[usize::from(state)] -= counts.live(state);
+        settled.state.adjust[usize::from(state)] -= counts.live(state);
     }
-    settled.sockets = 0;
     settled
 }
 
 /// Adds the counters of `slot` to `total`, without the identity fields.
 pub(super) fn add(total: &mut Slot, slot: &Slot) {
-    combine(total, slot, u64::wrapping_add, i64::wrapping_add);
+    for (total, count) in total.counters_mut().iter_mut().zip(slot.counters()) {
+        *total = total.wrapping_add(*count);
+    }
 }
 
 /// Subtracts the counters of `slot` from `total`, without the identity fields.
 pub(super) fn subtract(total: &mut Slot, slot: &Slot) {
-    combine(total, slot, u64::wrapping_sub, i64::wrapping_sub);
-}
-
-#[inline(always)]
-fn combine(
-    total: &mut Slot,
-    slot: &Slot,
-    count: impl Fn(u64, u64) -> u64,
-    level: impl Fn(i64, i64) -> i64,
-) {
-    let Slot {
-        key: _,
-        cgroup_id: _,
-        comm: _,
-        generation: _,
-        account: _,
-        sockets,
-        seeded,
-        transitions,
-        adjust,
-        connects,
-        errors,
-        accepts,
-        binds_failed,
-        time_wait_entered,
-        time_wait_overflows,
-        ports_exhausted,
-        retransmits,
-        fd_exhausted,
-        resets_sent,
-        resets_received,
-        connect,
-        age,
-        close_wait,
-    } = slot;
-    let one = |total: &mut u64, value: &u64| *total = count(*total, *value);
-    let all = |total: &mut [u64], values: &[u64]| {
-        for (total, value) in total.iter_mut().zip(values) {
-            one(total, value);
-        }
-    };
-    let histogram = |total: &mut Histogram, histogram: &Histogram| {
-        let Histogram { sum_ns, buckets } = histogram;
-        one(&mut total.sum_ns, sum_ns);
-        all(&mut total.buckets, buckets);
-    };
-    total.sockets = level(total.sockets, *sockets);
-    one(&mut total.seeded, seeded);
-    for (total, row) in total.transitions.iter_mut().zip(transitions) {
-        all(total, row);
+    for (total, count) in total.counters_mut().iter_mut().zip(slot.counters()) {
+        *total = total.wrapping_sub(*count);
     }
-    for (total, value) in total.adjust.iter_mut().zip(adjust) {
-        *total = level(*total, *value);
-    }
-    all(&mut total.connects, connects);
-    all(&mut total.errors, errors);
-    one(&mut total.accepts, accepts);
-    for (total, call) in total.binds_failed.iter_mut().zip(binds_failed) {
-        all(total, call);
-    }
-    all(&mut total.time_wait_entered, time_wait_entered);
-    one(&mut total.time_wait_overflows, time_wait_overflows);
-    all(&mut total.ports_exhausted, ports_exhausted);
-    one(&mut total.retransmits, retransmits);
-    all(&mut total.fd_exhausted, fd_exhausted);
-    all(&mut total.resets_sent, resets_sent);
-    all(&mut total.resets_received, resets_received);
-    histogram(&mut total.connect, connect);
-    histogram(&mut total.age, age);
-    histogram(&mut total.close_wait, close_wait);
 }

@@ -72,7 +72,7 @@ fn exhausted(errno: i64) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
-                (&raw mut (*counters).fd_exhausted).cast::<u64>().add(index),
+                (&raw mut (*counters).fd.exhausted).cast::<u64>().add(index),
                 1,
             )
         };

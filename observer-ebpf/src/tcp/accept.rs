@@ -119,7 +119,7 @@ fn count(conn: Option<*mut Conn>, slot: u32) {
     count_outcome(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
-        add(unsafe { &raw mut (*counters).accepts }, 1);
+        add(unsafe { &raw mut (*counters).accept.accepted }, 1);
     }
     if let Some(conn) = conn {
         // SAFETY: points into the map.

@@ -144,7 +144,7 @@ fn on_failure(call: usize, sk: *const u8, errno: i64) {
         // SAFETY: points into the map; `call` is one of the `CALL_` constants, the index was
         // checked.
         unsafe {
-            let of_call = (&raw mut (*counters).binds_failed[call]).cast::<u64>();
+            let of_call = (&raw mut (*counters).bind.failed[call]).cast::<u64>();
             add(of_call.add(index), 1);
         }
     }

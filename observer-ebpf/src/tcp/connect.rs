@@ -48,9 +48,13 @@ pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         unsafe {
-            add((&raw mut (*slot).connects).cast::<u64>(), 1);
+            add((&raw mut (*slot).connect.results).cast::<u64>(), 1);
             if let Some(latency_ns) = latency_ns {
-                observe(&raw mut (*slot).connect, &CONNECT_BOUNDS, latency_ns);
+                observe(
+                    &raw mut (*slot).connect.seconds,
+                    &CONNECT_BOUNDS,
+                    latency_ns,
+                );
             }
         }
     }
@@ -83,7 +87,12 @@ fn count(slot: u32, index: usize) {
     count_outcome(SIGNAL_CONNECT, slot);
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
-        unsafe { add((&raw mut (*slot).connects).cast::<u64>().add(index), 1) };
+        unsafe {
+            add(
+                (&raw mut (*slot).connect.results).cast::<u64>().add(index),
+                1,
+            )
+        };
     }
 }
 

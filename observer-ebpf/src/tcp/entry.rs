@@ -93,7 +93,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
     gauges::adjust_live(slot, state, 1);
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
-        add(unsafe { &raw mut (*slot).seeded }, 1);
+        add(unsafe { &raw mut (*slot).state.seeded }, 1);
     }
     get(socket)
 }

@@ -14,7 +14,7 @@ pub fn adjust_live(slot: u32, state: u8, by: i64) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         adjust(
-            unsafe { (&raw mut (*slot).adjust).cast::<i64>().add(state) },
+            unsafe { (&raw mut (*slot).state.adjust).cast::<i64>().add(state) },
             by,
         );
     }
@@ -30,7 +30,11 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was bounded.
         add(
-            unsafe { (&raw mut (*slot).transitions).cast::<u64>().add(index) },
+            unsafe {
+                (&raw mut (*slot).state.transitions)
+                    .cast::<u64>()
+                    .add(index)
+            },
             1,
         );
     }

@@ -39,6 +39,6 @@ fn on_retransmit(sk: *const u8) {
     count_outcome(SIGNAL_RETRANSMIT, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
-        add(unsafe { &raw mut (*counters).retransmits }, 1);
+        add(unsafe { &raw mut (*counters).retransmit.segments }, 1);
     }
 }

@@ -27,50 +27,9 @@ const ADDRESSES: u16 = 80;
 
 /// Everything there is to count.
 fn everything(slot: &mut Slot) {
-    let Slot {
-        key: _,
-        cgroup_id: _,
-        comm: _,
-        generation: _,
-        account: _,
-        sockets,
-        seeded: _,
-        transitions,
-        adjust,
-        connects,
-        errors,
-        accepts,
-        binds_failed,
-        time_wait_entered,
-        time_wait_overflows,
-        ports_exhausted,
-        retransmits,
-        fd_exhausted,
-        resets_sent,
-        resets_received,
-        connect,
-        age,
-        close_wait,
-    } = slot;
-    *sockets = 1;
-    for row in transitions {
-        row.fill(1);
-    }
-    adjust.fill(1000);
-    connects.fill(1);
-    errors.fill(1);
-    *accepts = 1;
-    binds_failed.as_flattened_mut().fill(1);
-    time_wait_entered.fill(1);
-    *time_wait_overflows = 1;
-    ports_exhausted.fill(1);
-    *retransmits = 1;
-    fd_exhausted.fill(1);
-    resets_sent.fill(1);
-    resets_received.fill(1);
-    for histogram in [connect, age, close_wait] {
-        histogram.buckets.fill(1);
-    }
+    slot.sockets = 1;
+    slot.counters_mut().fill(1);
+    slot.state.adjust.fill(1000);
 }
 
 fn series(max_names: usize, max_processes: usize) -> usize {
@@ -96,7 +55,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
     for slot in (SLOT_UNATTRIBUTED..SLOT_FIRST).filter(|slot| *slot != SLOT_NO_SOCKET) {
         kernel.change(slot, everything);
     }
-    kernel.change(SLOT_NO_SOCKET, |slot| slot.resets_sent.fill(1));
+    kernel.change(SLOT_NO_SOCKET, |slot| slot.reset.sent.fill(1));
     for pid in 1..=PROCESSES {
         let comm = format!("program-{pid}");
         let slot = kernel.spawn(pid, 1, comm.as_bytes()).unwrap();

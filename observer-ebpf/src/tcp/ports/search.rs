@@ -154,7 +154,7 @@ pub fn exhausted(sk: *const u8, search: usize) {
         // SAFETY: points into the map; the index is one of the `PORT_SEARCH_` constants.
         unsafe {
             add(
-                (&raw mut (*counters).ports_exhausted)
+                (&raw mut (*counters).ports.exhausted)
                     .cast::<u64>()
                     .add(search),
                 1,

@@ -86,7 +86,7 @@ fn count_received(slot: u32, state: u8) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
-                (&raw mut (*counters).resets_received)
+                (&raw mut (*counters).reset.received)
                     .cast::<u64>()
                     .add(index),
                 1,

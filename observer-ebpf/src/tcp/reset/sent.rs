@@ -128,9 +128,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
             add(
-                (&raw mut (*counters).resets_sent)
-                    .cast::<u64>()
-                    .add(checked),
+                (&raw mut (*counters).reset.sent).cast::<u64>().add(checked),
                 1,
             )
         };

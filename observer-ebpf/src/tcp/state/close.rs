@@ -76,7 +76,7 @@ pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: 
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) == CONN_ESTABLISHED {
             if let Some(slot) = counters::slot(slot) {
                 observe(
-                    &raw mut (*slot).age,
+                    &raw mut (*slot).state.age,
                     &AGE_BOUNDS,
                     time.saturating_sub((*conn).born_ns),
                 );
@@ -133,7 +133,7 @@ pub fn count_error(slot: u32, old: u8, error: u32) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         add(
-            unsafe { (&raw mut (*slot).errors).cast::<u64>().add(index) },
+            unsafe { (&raw mut (*slot).state.errors).cast::<u64>().add(index) },
             1,
         );
     }

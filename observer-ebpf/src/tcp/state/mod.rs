@@ -153,7 +153,7 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
 
         if old == CLOSE_WAIT && !missed && ((*conn).flags & CONN_SEEDED == 0) {
             if let Some(slot) = counters::slot(slot) {
-                observe(&raw mut (*slot).close_wait, &CLOSE_WAIT_BOUNDS, spent);
+                observe(&raw mut (*slot).state.close_wait, &CLOSE_WAIT_BOUNDS, spent);
             }
         }
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;

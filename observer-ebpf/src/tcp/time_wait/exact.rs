@@ -83,7 +83,7 @@ fn on_begin(sk: *const u8, substate: u8, timewait: *const u8) {
     if timewait.is_null() {
         if let Some(counters) = counters::slot(slot) {
             // SAFETY: points into the map.
-            add(unsafe { &raw mut (*counters).time_wait_overflows }, 1);
+            add(unsafe { &raw mut (*counters).time_wait.overflows }, 1);
         }
         return;
     }

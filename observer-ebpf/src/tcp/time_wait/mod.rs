@@ -21,7 +21,7 @@ pub fn count_entered(slot: u32, substate: u8) {
         // SAFETY: points into the map; the index is that of one of two elements.
         unsafe {
             add(
-                (&raw mut (*counters).time_wait_entered)
+                (&raw mut (*counters).time_wait.entered)
                     .cast::<u64>()
                     .add(index),
                 1,

@@ -80,13 +80,13 @@ impl Slots {
 
     /// Copies the fields before the counters of slot `index`.
     pub fn read_identity(&self, index: u32, slot: &mut Slot) {
-        let prefix = offset_of!(Slot, transitions);
+        let prefix = offset_of!(Slot, state);
         self.slots.read_prefix(index, prefix, slot);
     }
 
     /// Sockets of slot `index` that ever entered TIME_WAIT.
     pub fn time_wait_entered(&self, index: u32) -> u64 {
-        let first = offset_of!(Slot, time_wait_entered);
+        let first = offset_of!(Slot, time_wait.entered);
         (0..TIME_WAIT_SUBSTATES.len())
             .map(|substate| self.slots.word(index, first + 8 * substate))
             .map(|word| word.load(Ordering::Relaxed))

@@ -102,7 +102,7 @@ impl Stats {
         for (pending, generation, state) in self.pending_resets() {
             // Of another generation, it was folded with the process it was for.
             if (pending, generation) == (index, slot.generation)
-                && let Some(counter) = slot.resets_received.get_mut(state as usize)
+                && let Some(counter) = slot.reset.received.get_mut(state as usize)
             {
                 *counter += 1;
             }
