@@ -39,7 +39,7 @@ pub const fn adjusted_state(handover: u64, state: u8) -> u8 {
 }
 
 /// Moves a socket from the gauges of one slot to those of another, in the state `adjusted`. `adjust`
-/// adds to [`Slot::adjust`](crate::Slot::adjust) of a slot and a state.
+/// adds to [`StateCounters::adjust`](crate::StateCounters::adjust) of a slot and a state.
 #[inline(always)]
 pub fn adjust_for_handover(from: u32, to: u32, adjusted: u8, mut adjust: impl FnMut(u32, u8, i64)) {
     adjust(from, adjusted, -1);

@@ -1,53 +1,6 @@
-//! Signals, outcomes of their events, and statistics by CPU.
+//! Outcomes of the events of signals, and statistics by CPU.
 
-/// State transitions of TCP sockets.
-pub const SIGNAL_STATE: u32 = 0;
-/// Outcomes of connection attempts.
-pub const SIGNAL_CONNECT: u32 = 1;
-/// Accepted connections.
-pub const SIGNAL_ACCEPT: u32 = 2;
-/// RST segments sent.
-pub const SIGNAL_RESET_SENT: u32 = 3;
-/// RST segments received.
-pub const SIGNAL_RESET_RECEIVED: u32 = 4;
-/// Sockets that entered TIME_WAIT.
-pub const SIGNAL_TIME_WAIT: u32 = 5;
-/// Failed setsockopt calls.
-pub const SIGNAL_SETSOCKOPT: u32 = 6;
-/// socket() and accept() calls that failed because file descriptors or memory ran out.
-pub const SIGNAL_FD: u32 = 7;
-/// Retransmitted segments.
-pub const SIGNAL_RETRANSMIT: u32 = 8;
-/// Sockets that left TIME_WAIT.
-pub const SIGNAL_TIME_WAIT_END: u32 = 9;
-/// TCP sockets that a process received from another one (SCM_RIGHTS, pidfd_getfd).
-pub const SIGNAL_RECEIVED: u32 = 10;
-/// Searches for a local port that failed.
-pub const SIGNAL_PORTS: u32 = 11;
-/// Connection requests that found an accept queue full.
-pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
-/// Calls of bind() and listen() on TCP sockets that failed.
-pub const SIGNAL_BIND: u32 = 13;
-/// How many signals there are.
-pub const SIGNALS: usize = 14;
-
-/// Label values, in the order of the `SIGNAL_` numbers.
-pub const SIGNAL_NAMES: [&str; SIGNALS] = [
-    "state",
-    "connect",
-    "accept",
-    "reset_sent",
-    "reset_received",
-    "time_wait",
-    "setsockopt",
-    "fd",
-    "retransmit",
-    "time_wait_end",
-    "fd_received",
-    "port_exhausted",
-    "listen_overflow",
-    "bind",
-];
+use crate::signal::SIGNALS;
 
 /// Outcomes of the events of one signal, on one CPU. `seen` is counted when a hook fires, and exactly
 /// one of the others when the outcome is known, so `seen == counted + unattributed + lost` holds only

@@ -71,7 +71,7 @@ pub struct Record {
     pub errno: u16,
     /// `sk_protocol`.
     pub protocol: u16,
-    /// Of an RST: index as in [`crate::Slot::resets_sent`] or `resets_received`. Of a failed
+    /// Of an RST: index as in [`crate::ResetCounters::sent`] or `received`. Of a failed
     /// setsockopt: the socket's type.
     pub reason: u32,
     /// setsockopt level.

@@ -3,9 +3,60 @@
 use core::mem::offset_of;
 
 use crate::{
-    AcceptCounters, BindCounters, COMM_LEN, ConnectCounters, FdCounters, PortCounters, ProcessKey,
-    ResetCounters, RetransmitCounters, STATES, StateCounters, TimeWaitCounters,
+    ACCEPT_METRICS, AcceptCounters, BIND_METRICS, BindCounters, COMM_LEN, CONNECT_HISTOGRAMS,
+    CONNECT_METRICS, ConnectCounters, FD_METRICS, FdCounters, Metrics, PORT_METRICS, PortCounters,
+    ProcessKey, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters, RetransmitCounters,
+    STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TimeWaitCounters,
 };
+
+/// How the counters of each signal are shown.
+pub const METRICS: &[Metrics] = &[
+    Metrics {
+        offset: offset_of!(Slot, state),
+        counters: STATE_METRICS,
+        histograms: STATE_HISTOGRAMS,
+    },
+    Metrics {
+        offset: offset_of!(Slot, connect),
+        counters: CONNECT_METRICS,
+        histograms: CONNECT_HISTOGRAMS,
+    },
+    Metrics {
+        offset: offset_of!(Slot, accept),
+        counters: ACCEPT_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, bind),
+        counters: BIND_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, time_wait),
+        counters: TIME_WAIT_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, ports),
+        counters: PORT_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, retransmit),
+        counters: RETRANSMIT_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, fd),
+        counters: FD_METRICS,
+        histograms: &[],
+    },
+    Metrics {
+        offset: offset_of!(Slot, reset),
+        counters: RESET_METRICS,
+        histograms: &[],
+    },
+];
 
 /// Number of counters in a slot.
 pub const COUNTERS: usize = (size_of::<Slot>() - offset_of!(Slot, state)) / size_of::<u64>();
@@ -65,6 +116,14 @@ crate::assert_layout!(Slot, 2944, [
     fd: FdCounters,
     reset: ResetCounters,
 ]);
+
+impl Metrics {
+    /// The index in [`Slot::counters`] of what stands at `offset` in the signal's struct.
+    #[must_use]
+    pub const fn index_of(&self, offset: usize) -> usize {
+        (self.offset + offset - offset_of!(Slot, state)) / size_of::<u64>()
+    }
+}
 
 impl Slot {
     /// A free slot.

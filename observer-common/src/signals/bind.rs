@@ -1,6 +1,12 @@
 //! Calls of bind() and listen() on TCP sockets that failed.
 
-use crate::errno::{ERRNOS, errno_indices, index_in};
+use core::mem::offset_of;
+
+use crate::{
+    errno::{ERRNOS, errno_indices, index_in},
+    metric::{CounterMetric, Part, Values},
+    signal::SIGNAL_BIND,
+};
 
 /// Index in [`BindCounters::failed`]: bind().
 pub const CALL_BIND: usize = 0;
@@ -54,3 +60,26 @@ pub struct BindCounters {
 crate::assert_layout!(BindCounters, 192, [
     failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
 ]);
+
+/// What [`BindCounters`] is shown as.
+pub const BIND_METRICS: &[CounterMetric] = &[CounterMetric {
+    name: "socket_binds_failed_total",
+    unit: "calls",
+    labels: &["call", "errno"],
+    hooks: "`__sys_bind`, `__sys_listen`, `io_bind`, `io_listen`, else `sys_exit_bind`, `sys_exit_listen`",
+    help: "Failed bind() and listen() calls on TCP sockets. EADDRINUSE: another socket uses the port; EACCES: the process may not use the port.",
+    query: "sum by (comm, unit, errno) (rate(socket_binds_failed_total[5m])) > 0",
+    process: None,
+    parts: &[Part {
+        signal: SIGNAL_BIND,
+        offset: offset_of!(BindCounters, failed),
+        values: &[
+            Values::Names(&BIND_CALLS),
+            Values::Errnos {
+                first: &[],
+                errnos: &BIND_ERRNOS,
+                last: &["other"],
+            },
+        ],
+    }],
+}];

@@ -1,9 +1,13 @@
 //! Outcomes of connection attempts.
 
+use core::mem::offset_of;
+
 use crate::{
     BUCKETS, Histogram,
     errno::{ERRNOS, errno_indices, index_in},
     histogram::{MS, S, US},
+    metric::{CounterMetric, HistogramMetric, Part, ProcessMetric, Values},
+    signal::SIGNAL_CONNECT,
 };
 
 /// Errno numbers of failed connection attempts: from `tcp_v4_connect` and `tcp_v6_connect`, from ICMP
@@ -105,3 +109,38 @@ crate::assert_layout!(ConnectCounters, 424, [
     results: [u64; CONNECT_RESULTS],
     seconds: Histogram,
 ]);
+
+/// What [`ConnectCounters`] is shown as.
+pub const CONNECT_METRICS: &[CounterMetric] = &[CounterMetric {
+    name: "socket_connects_total",
+    unit: "attempts",
+    labels: &["result"],
+    hooks: "`inet_sock_set_state`, `sys_exit_connect`",
+    help: "Finished connection attempts by result: ok, the errno of connect(), or gave_up if the program closed the socket after the SYN had been retransmitted.",
+    query: "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))",
+    process: Some(ProcessMetric {
+        name: "socket_process_connects_total",
+        help: "Finished connection attempts of the process by result.",
+        query: "topk(5, rate(socket_process_connects_total{result!=\"ok\"}[5m]))",
+    }),
+    parts: &[Part {
+        signal: SIGNAL_CONNECT,
+        offset: offset_of!(ConnectCounters, results),
+        values: &[Values::Errnos {
+            first: &["ok"],
+            errnos: &CONNECT_ERRNOS,
+            last: &["gave_up", "other"],
+        }],
+    }],
+}];
+
+/// The histograms of [`ConnectCounters`].
+pub const CONNECT_HISTOGRAMS: &[HistogramMetric] = &[HistogramMetric {
+    name: "socket_connect_seconds",
+    hooks: "`inet_sock_set_state`",
+    help: "Time from SYN to ESTABLISHED of outgoing connections. Values near 1, 3 and 7 seconds come from lost SYNs.",
+    query: "histogram_quantile(0.99, sum by (comm, le) (rate(socket_connect_seconds_bucket[5m])))",
+    signal: SIGNAL_CONNECT,
+    offset: offset_of!(ConnectCounters, seconds),
+    bounds: &CONNECT_BOUNDS,
+}];

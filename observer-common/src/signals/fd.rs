@@ -1,7 +1,14 @@
 //! socket() and accept() calls that failed because file descriptors or memory ran out.
 
+use core::mem::offset_of;
+
+use crate::{
+    metric::{CounterMetric, Part, ProcessMetric, Values},
+    signal::SIGNAL_FD,
+};
+
 /// Exhaustion counters: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
-pub const FD_ERRNOS: [i32; 4] = [24, 23, 105, 12];
+pub const FD_ERRNOS: [u8; 4] = [24, 23, 105, 12];
 
 /// Counters of descriptors.
 #[derive(Clone, Copy, Debug)]
@@ -15,3 +22,27 @@ pub struct FdCounters {
 crate::assert_layout!(FdCounters, 32, [
     exhausted: [u64; FD_ERRNOS.len()],
 ]);
+
+/// What [`FdCounters`] is shown as.
+pub const FD_METRICS: &[CounterMetric] = &[CounterMetric {
+    name: "socket_fd_exhausted_total",
+    unit: "calls",
+    labels: &["errno"],
+    hooks: "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
+    help: "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE: limit of the process; ENFILE: limit of the host.",
+    query: "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0",
+    process: Some(ProcessMetric {
+        name: "socket_process_fd_exhausted_total",
+        help: "socket() and accept() calls of the process that failed because file descriptors or memory ran out.",
+        query: "rate(socket_process_fd_exhausted_total[5m]) > 0",
+    }),
+    parts: &[Part {
+        signal: SIGNAL_FD,
+        offset: offset_of!(FdCounters, exhausted),
+        values: &[Values::Errnos {
+            first: &[],
+            errnos: &FD_ERRNOS,
+            last: &[],
+        }],
+    }],
+}];

@@ -1,5 +1,12 @@
 //! Local ports in use.
 
+use core::mem::offset_of;
+
+use crate::{
+    metric::{CounterMetric, Part, ProcessMetric, Values},
+    signal::SIGNAL_PORTS,
+};
+
 /// The port is in use for every destination: of a listener, or chosen by bind().
 pub const PORT_BOUND: u32 = 1 << 0;
 /// The socket has no destination: it listens, or was closed and keeps its port.
@@ -93,7 +100,7 @@ pub struct NetSeen {
 
 crate::assert_layout!(NetSeen, 16, [net: u64, seen_ns: u64]);
 
-/// Index in [`crate::Slot::ports_exhausted`]: connect() of a socket without a local port.
+/// Index in [`PortCounters::exhausted`]: connect() of a socket without a local port.
 pub const PORT_SEARCH_CONNECT: usize = 0;
 /// bind() to port 0, or listen() on a socket that is not bound.
 pub const PORT_SEARCH_BIND: usize = 1;
@@ -111,3 +118,23 @@ pub struct PortCounters {
 crate::assert_layout!(PortCounters, 16, [
     exhausted: [u64; PORT_SEARCHES.len()],
 ]);
+
+/// What [`PortCounters`] is shown as.
+pub const PORT_METRICS: &[CounterMetric] = &[CounterMetric {
+    name: "socket_ephemeral_ports_exhausted_total",
+    unit: "searches",
+    labels: &["call"],
+    hooks: "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
+    help: "Searches for a free local port that found none, by call (connect, bind). Does not count conflicts over an explicit port or addresses that are not local.",
+    query: "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0",
+    process: Some(ProcessMetric {
+        name: "socket_process_ephemeral_ports_exhausted_total",
+        help: "Searches of the process for a free local port that found none, by call (connect, bind).",
+        query: "rate(socket_process_ephemeral_ports_exhausted_total[5m]) > 0",
+    }),
+    parts: &[Part {
+        signal: SIGNAL_PORTS,
+        offset: offset_of!(PortCounters, exhausted),
+        values: &[Values::Names(&PORT_SEARCHES)],
+    }],
+}];

@@ -1,5 +1,12 @@
 //! Causes of RSTs, as indices of counters.
 
+use core::mem::offset_of;
+
+use crate::{
+    metric::{CounterMetric, Part, ProcessMetric, Values},
+    signal::{SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT},
+};
+
 /// First index of the classes below, which are used for sent RSTs if the kernel gives no reason or
 /// only `TCP_STATE`. Lower indices are numbers of the running kernel's `enum sk_rst_reason`, whose
 /// names are in its BTF.
@@ -60,22 +67,31 @@ pub const fn reset_class_name(class: u32) -> Option<&'static str> {
     })
 }
 
-/// Label value of a received RST, by the state of the connection.
+/// Label values of received RSTs, by the state of the connection. None arrives in state 0, which is
+/// not in use, or for a TIME_WAIT socket, which is not a full one.
+pub const RESET_RECEIVED_NAMES: [&str; RESETS_RECEIVED] = [
+    "",
+    "IN_ESTABLISHED",
+    "REFUSED",
+    "IN_SYN_RECV",
+    "IN_FIN_WAIT1",
+    "IN_FIN_WAIT2",
+    "IN_TIME_WAIT",
+    "IN_CLOSE",
+    "IN_CLOSE_WAIT",
+    "IN_LAST_ACK",
+    "IN_LISTEN",
+    "IN_CLOSING",
+];
+
+/// Label value of a received RST; `None` if the state is not in use.
 #[must_use]
 pub const fn reset_received_name(state: u8) -> Option<&'static str> {
-    Some(match state {
-        crate::SYN_SENT => "REFUSED",
-        crate::ESTABLISHED => "IN_ESTABLISHED",
-        crate::SYN_RECV => "IN_SYN_RECV",
-        crate::FIN_WAIT1 => "IN_FIN_WAIT1",
-        crate::FIN_WAIT2 => "IN_FIN_WAIT2",
-        crate::CLOSE => "IN_CLOSE",
-        crate::CLOSE_WAIT => "IN_CLOSE_WAIT",
-        crate::LAST_ACK => "IN_LAST_ACK",
-        crate::LISTEN => "IN_LISTEN",
-        crate::CLOSING => "IN_CLOSING",
-        _ => return None,
-    })
+    match state {
+        0 => None,
+        state if (state as usize) < RESETS_RECEIVED => Some(RESET_RECEIVED_NAMES[state as usize]),
+        _ => None,
+    }
 }
 
 /// Time after which a pending received RST is counted as the peer's, in nanoseconds. If it was this
@@ -97,3 +113,33 @@ crate::assert_layout!(ResetCounters, 8 * (RESETS_SENT + RESETS_RECEIVED), [
     sent: [u64; RESETS_SENT],
     received: [u64; RESETS_RECEIVED],
 ]);
+
+/// What [`ResetCounters`] is shown as.
+pub const RESET_METRICS: &[CounterMetric] = &[CounterMetric {
+    name: "socket_resets_total",
+    unit: "segments",
+    labels: &["direction", "reason"],
+    hooks: "`tcp_send_reset`, `tcp_receive_reset`",
+    help: "RST segments by direction and reason. The reason of a received RST is the state of the connection when it arrived.",
+    query: "topk(5, sum by (comm, unit, direction, reason) (rate(socket_resets_total[5m])))",
+    process: Some(ProcessMetric {
+        name: "socket_process_resets_total",
+        help: "RST segments of the process's sockets by direction and reason.",
+        query: "topk(5, sum by (pid, comm, direction) (rate(socket_process_resets_total[5m])))",
+    }),
+    parts: &[
+        Part {
+            signal: SIGNAL_RESET_SENT,
+            offset: offset_of!(ResetCounters, sent),
+            values: &[Values::Names(&["sent"]), Values::ResetReasons(RESETS_SENT)],
+        },
+        Part {
+            signal: SIGNAL_RESET_RECEIVED,
+            offset: offset_of!(ResetCounters, received),
+            values: &[
+                Values::Names(&["received"]),
+                Values::Names(&RESET_RECEIVED_NAMES),
+            ],
+        },
+    ],
+}];

@@ -2,10 +2,14 @@
 //!
 //! States have the kernel's numbers (`include/net/tcp_states.h`, stable since 2.6).
 
+use core::mem::offset_of;
+
 use crate::{
     BUCKETS, Histogram,
     errno::{ERRNOS, errno_indices, index_in},
     histogram::{MS, S},
+    metric::{CounterMetric, HistogramMetric, Part, ProcessMetric, Values},
+    signal::SIGNAL_STATE,
 };
 
 /// Size of an array by state. States 1 to 11 are in use; 12 (`TCP_NEW_SYN_RECV`) and higher ones are
@@ -37,23 +41,30 @@ pub const CLOSING: u8 = 11;
 /// `TCP_NEW_SYN_RECV`: the state of a request mini-socket.
 pub const NEW_SYN_RECV: u8 = 12;
 
-/// Name of a state as in the kernel and RFC 9293; `None` if the number is not a TCP state.
+/// Names of the states by number, as in the kernel and RFC 9293. The number 0 is not in use.
+pub const STATE_NAMES: [&str; STATES] = [
+    "",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "CLOSING",
+];
+
+/// Name of a state; `None` if the number is not in use.
 #[must_use]
 pub const fn state_name(state: u8) -> Option<&'static str> {
-    Some(match state {
-        ESTABLISHED => "ESTABLISHED",
-        SYN_SENT => "SYN_SENT",
-        SYN_RECV => "SYN_RECV",
-        FIN_WAIT1 => "FIN_WAIT1",
-        FIN_WAIT2 => "FIN_WAIT2",
-        TIME_WAIT => "TIME_WAIT",
-        CLOSE => "CLOSE",
-        CLOSE_WAIT => "CLOSE_WAIT",
-        LAST_ACK => "LAST_ACK",
-        LISTEN => "LISTEN",
-        CLOSING => "CLOSING",
-        _ => return None,
-    })
+    match state {
+        0 => None,
+        state if (state as usize) < STATES => Some(STATE_NAMES[state as usize]),
+        _ => None,
+    }
 }
 
 /// Errno numbers that end established connections: from RSTs (`tcp_reset`), timeouts (`tcp_write_err`,
@@ -139,3 +150,65 @@ crate::assert_layout!(StateCounters, 1576, [
     age: Histogram,
     close_wait: Histogram,
 ]);
+
+/// What [`StateCounters`] is shown as.
+pub const STATE_METRICS: &[CounterMetric] = &[
+    CounterMetric {
+        name: "socket_state_transitions_total",
+        unit: "transitions",
+        labels: &["from", "to"],
+        hooks: "`inet_sock_set_state`",
+        help: "TCP state transitions.",
+        query: "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))",
+        process: None,
+        parts: &[Part {
+            signal: SIGNAL_STATE,
+            offset: offset_of!(StateCounters, transitions),
+            values: &[Values::Names(&STATE_NAMES), Values::Names(&STATE_NAMES)],
+        }],
+    },
+    CounterMetric {
+        name: "socket_connection_errors_total",
+        unit: "connections",
+        labels: &["errno"],
+        hooks: "`inet_sock_set_state`",
+        help: "Established connections that ended with an error: ETIMEDOUT if the peer stopped answering, ECONNRESET or EPIPE if it sent an RST.",
+        query: "sum by (comm, unit) (rate(socket_connection_errors_total{errno=\"ETIMEDOUT\"}[5m])) > 0",
+        process: Some(ProcessMetric {
+            name: "socket_process_connection_errors_total",
+            help: "Established connections of the process that ended with an error.",
+            query: "topk(5, rate(socket_process_connection_errors_total[5m]))",
+        }),
+        parts: &[Part {
+            signal: SIGNAL_STATE,
+            offset: offset_of!(StateCounters, errors),
+            values: &[Values::Errnos {
+                first: &[],
+                errnos: &CONNECTION_ERRNOS,
+                last: &["other"],
+            }],
+        }],
+    },
+];
+
+/// The histograms of [`StateCounters`].
+pub const STATE_HISTOGRAMS: &[HistogramMetric] = &[
+    HistogramMetric {
+        name: "socket_conn_age_seconds",
+        hooks: "`inet_sock_set_state`",
+        help: "Age of established connections when they end.",
+        query: "histogram_quantile(0.5, sum by (comm, le) (rate(socket_conn_age_seconds_bucket[5m])))",
+        signal: SIGNAL_STATE,
+        offset: offset_of!(StateCounters, age),
+        bounds: &AGE_BOUNDS,
+    },
+    HistogramMetric {
+        name: "socket_close_wait_seconds",
+        hooks: "`inet_sock_set_state`",
+        help: "Time in CLOSE_WAIT, between the peer's FIN and the local close(). Observed when the socket leaves CLOSE_WAIT.",
+        query: "histogram_quantile(0.99, sum by (comm, le) (rate(socket_close_wait_seconds_bucket[5m])))",
+        signal: SIGNAL_STATE,
+        offset: offset_of!(StateCounters, close_wait),
+        bounds: &CLOSE_WAIT_BOUNDS,
+    },
+];

@@ -1,6 +1,13 @@
 //! Sockets in TIME_WAIT: [`TimeWait`] where the kernel's functions can be hooked, [`TimeWaitOwner`]
 //! where TIME_WAIT is inferred.
 
+use core::mem::offset_of;
+
+use crate::{
+    metric::{CounterMetric, Part, Values},
+    signal::{SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END},
+};
+
 /// Counters of sockets that a process left in TIME_WAIT. They outlive the process and its slot, until
 /// the last such socket has ended.
 ///
@@ -48,6 +55,8 @@ crate::assert_layout!(TimeWait, 24, [
 /// Initial states of a timewait socket: TIME_WAIT after the peer's FIN, FIN_WAIT2 before it. The later
 /// change of the latter to TIME_WAIT has no event.
 pub const TIME_WAIT_SUBSTATES: [u8; 2] = [crate::TIME_WAIT, crate::FIN_WAIT2];
+
+const TIME_WAIT_SUBSTATE_NAMES: [&str; 2] = ["TIME_WAIT", "FIN_WAIT2"];
 
 /// Element of the array of recent TIME_WAIT sockets, at one of the [`places_of`] its key.
 #[derive(Clone, Copy, Debug)]
@@ -129,3 +138,35 @@ crate::assert_layout!(TimeWaitCounters, 24, [
     entered: [u64; TIME_WAIT_SUBSTATES.len()],
     overflows: u64,
 ]);
+
+/// What [`TimeWaitCounters`] is shown as.
+pub const TIME_WAIT_METRICS: &[CounterMetric] = &[
+    CounterMetric {
+        name: "socket_time_wait_entered_total",
+        unit: "sockets",
+        labels: &["substate"],
+        hooks: "`inet_twsk_alloc`, else inferred",
+        help: "Sockets that entered TIME_WAIT, by initial substate: FIN_WAIT2 if the peer had not closed yet.",
+        query: "sum by (comm, unit) (rate(socket_time_wait_entered_total[1m])) > 400",
+        process: None,
+        parts: &[Part {
+            signal: SIGNAL_TIME_WAIT,
+            offset: offset_of!(TimeWaitCounters, entered),
+            values: &[Values::Names(&TIME_WAIT_SUBSTATE_NAMES)],
+        }],
+    },
+    CounterMetric {
+        name: "socket_time_wait_overflows_total",
+        unit: "sockets",
+        labels: &[],
+        hooks: "`inet_twsk_alloc`",
+        help: "Sockets closed without TIME_WAIT, because the limit net.ipv4.tcp_max_tw_buckets was reached or memory ran out. Absent if the end of TIME_WAIT is not observed.",
+        query: "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0",
+        process: None,
+        parts: &[Part {
+            signal: SIGNAL_TIME_WAIT_END,
+            offset: offset_of!(TimeWaitCounters, overflows),
+            values: &[],
+        }],
+    },
+];

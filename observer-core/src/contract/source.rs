@@ -78,7 +78,7 @@ pub trait KernelSource: Send + Sync {
     /// Signals that are read from sockets periodically instead of counted by event, each with its
     /// method, `exact` or `inferred`.
     fn polled(&self) -> Vec<(&'static str, &'static str)>;
-    /// The name of an index of [`Slot::resets_sent`] on this kernel.
+    /// The name of an index of [`observer_common::ResetCounters::sent`] on this kernel.
     fn reset_reason(&self, index: u32) -> String;
     /// Verdicts on all hooks.
     fn verdicts(&self) -> &[Verdict];

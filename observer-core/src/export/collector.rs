@@ -6,15 +6,16 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{SIGNALS, state_name};
+use observer_common::{RESETS_SENT, SIGNALS, state_name};
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 
 use super::{
+    counters::Counters,
     family::{Family, METRICS},
-    names::Tables,
+    names::Index,
     own::{BuildInfo, Own},
     series::{ProcessMetrics, Writer, open_sockets},
     sink::{ProtoSink, Sink, seconds},
@@ -38,7 +39,8 @@ struct Inner {
     table: Arc<Mutex<Table>>,
     source: Arc<dyn KernelSource>,
     facts: Arc<dyn ProcessFacts>,
-    tables: Tables,
+    counters: Counters,
+    reset_reasons: Index,
     build: BuildInfo,
     process_metrics: ProcessMetrics,
     descriptions: Vec<Desc>,
@@ -70,7 +72,9 @@ impl Exporter {
         build: BuildInfo,
         process_metrics: ProcessMetrics,
     ) -> Self {
-        let tables = Tables::new(&*source);
+        let counters = Counters::new(&*source);
+        let reasons = (0..RESETS_SENT as u32).map(|index| source.reset_reason(index));
+        let reset_reasons = Index::new(reasons);
         let descriptions = METRICS
             .iter()
             .filter_map(|metric| {
@@ -85,7 +89,8 @@ impl Exporter {
                 table,
                 source,
                 facts,
-                tables,
+                counters,
+                reset_reasons,
                 build,
                 process_metrics,
                 descriptions,
@@ -156,7 +161,8 @@ impl Exporter {
             table: _,
             source,
             facts,
-            tables,
+            counters,
+            reset_reasons,
             build,
             process_metrics,
             descriptions: _,
@@ -170,7 +176,8 @@ impl Exporter {
             let mut table = self.table();
             let mut writer = Writer {
                 sink: &mut *sink,
-                tables,
+                counters,
+                reset_reasons,
                 observed,
                 process_metrics: *process_metrics,
             };

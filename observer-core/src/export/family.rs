@@ -1,22 +1,32 @@
-//! Every metric this program exports, in one table: name, type, unit, labels, hooks, help, and a
-//! query that uses it. The tables of docs/metrics.md are written from it.
+//! Every metric this program exports: name, type, unit, labels, hooks, help, and a query that uses
+//! it. Counters of slots are described by their signals (`observer_common::METRICS`), all others here.
+//! The tables of docs/metrics.md are written from both.
 //!
 //! Names and labels are a contract with dashboards and alerts.
 
+use observer_common::{CounterMetric, HistogramMetric, METRICS as SIGNALS, ProcessMetric};
+
 use super::metric::{Metric, Scope, Type};
+
+/// Names a metric of [`METRICS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family(usize);
 
 macro_rules! metrics {
     ($($family:ident: $name:literal, $kind:ident, $scope:ident, $unit:literal, $labels:expr, $hooks:literal,
         $help:literal, $query:literal;)+) => {
-        /// Names a metric of [`METRICS`].
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "each one is documented by its help text")]
-        pub enum Family {
+        enum Listed {
             $($family,)+
         }
 
-        /// All metrics, in the order of [`Family`], which is the order of the exposition.
-        pub const METRICS: &[Metric] = &[
+        #[expect(missing_docs, reason = "each one is documented by its help text")]
+        #[expect(non_upper_case_globals, reason = "used like the variants of an enum")]
+        impl Family {
+            $(pub const $family: Self = Self(Listed::$family as usize);)+
+        }
+
+        /// The metrics that are listed here.
+        const LISTED: &[Metric] = &[
             $(Metric {
                 name: $name,
                 kind: Type::$kind,
@@ -36,42 +46,6 @@ metrics! {
         "`inet_sock_set_state`; `task_file` at the start",
         "Current number of TCP sockets by state. Until it is accepted, a connection counts for the process of its listener.",
         "sum by (comm, unit) (socket_connections{state=\"CLOSE_WAIT\"}) > 10";
-    Transitions: "socket_state_transitions_total", Counter, Name, "transitions", ["from", "to"],
-        "`inet_sock_set_state`",
-        "TCP state transitions.",
-        "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))";
-    Connects: "socket_connects_total", Counter, Name, "attempts", ["result"],
-        "`inet_sock_set_state`, `sys_exit_connect`",
-        "Finished connection attempts by result: ok, the errno of connect(), or gave_up if the program closed the socket after the SYN had been retransmitted.",
-        "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))";
-    ConnectionErrors: "socket_connection_errors_total", Counter, Name, "connections", ["errno"],
-        "`inet_sock_set_state`",
-        "Established connections that ended with an error: ETIMEDOUT if the peer stopped answering, ECONNRESET or EPIPE if it sent an RST.",
-        "sum by (comm, unit) (rate(socket_connection_errors_total{errno=\"ETIMEDOUT\"}[5m])) > 0";
-    ConnectSeconds: "socket_connect_seconds", Histogram, Name, "seconds", [],
-        "`inet_sock_set_state`",
-        "Time from SYN to ESTABLISHED of outgoing connections. Values near 1, 3 and 7 seconds come from lost SYNs.",
-        "histogram_quantile(0.99, sum by (comm, le) (rate(socket_connect_seconds_bucket[5m])))";
-    Accepts: "socket_accepts_total", Counter, Name, "connections", [],
-        "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
-        "Connections that accept() returned.",
-        "sum by (comm, unit) (rate(socket_accepts_total[5m]))";
-    ConnectionAge: "socket_conn_age_seconds", Histogram, Name, "seconds", [],
-        "`inet_sock_set_state`",
-        "Age of established connections when they end.",
-        "histogram_quantile(0.5, sum by (comm, le) (rate(socket_conn_age_seconds_bucket[5m])))";
-    CloseWaitSeconds: "socket_close_wait_seconds", Histogram, Name, "seconds", [],
-        "`inet_sock_set_state`",
-        "Time in CLOSE_WAIT, between the peer's FIN and the local close(). Observed when the socket leaves CLOSE_WAIT.",
-        "histogram_quantile(0.99, sum by (comm, le) (rate(socket_close_wait_seconds_bucket[5m])))";
-    BindsFailed: "socket_binds_failed_total", Counter, Name, "calls", ["call", "errno"],
-        "`__sys_bind`, `__sys_listen`, `io_bind`, `io_listen`, else `sys_exit_bind`, `sys_exit_listen`",
-        "Failed bind() and listen() calls on TCP sockets. EADDRINUSE: another socket uses the port; EACCES: the process may not use the port.",
-        "sum by (comm, unit, errno) (rate(socket_binds_failed_total[5m])) > 0";
-    Resets: "socket_resets_total", Counter, Name, "segments", ["direction", "reason"],
-        "`tcp_send_reset`, `tcp_receive_reset`",
-        "RST segments by direction and reason. The reason of a received RST is the state of the connection when it arrived.",
-        "topk(5, sum by (comm, unit, direction, reason) (rate(socket_resets_total[5m])))";
     StrayResets: "socket_stray_resets_total", Counter, Host, "segments", ["reason"],
         "`tcp_send_reset`; before 6.10 `tcp_v[46]_send_reset`",
         "RST segments sent in reply to segments that match no socket: port scans, and clients of a service that is not running.",
@@ -80,34 +54,14 @@ metrics! {
         "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
         "Current number of sockets in TIME_WAIT. If the method in observer_signal_info is inferred: entries of the last 60 seconds, scaled to the kernel's total.",
         "topk(5, sum by (comm, unit) (socket_time_wait))";
-    TimeWaitEntered: "socket_time_wait_entered_total", Counter, Name, "sockets", ["substate"],
-        "`inet_twsk_alloc`, else inferred",
-        "Sockets that entered TIME_WAIT, by initial substate: FIN_WAIT2 if the peer had not closed yet.",
-        "sum by (comm, unit) (rate(socket_time_wait_entered_total[1m])) > 400";
     TimeWaitEnded: "socket_time_wait_ended_total", Counter, Name, "sockets", [],
         "`tcp_twsk_destructor`",
         "Sockets that left TIME_WAIT, for any reason. Absent if the end of TIME_WAIT is not observed.",
         "sum by (comm) (rate(socket_time_wait_ended_total[5m]))";
-    TimeWaitOverflows: "socket_time_wait_overflows_total", Counter, Name, "sockets", [],
-        "`inet_twsk_alloc`",
-        "Sockets closed without TIME_WAIT, because the limit net.ipv4.tcp_max_tw_buckets was reached or memory ran out. Absent if the end of TIME_WAIT is not observed.",
-        "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0";
-    PortsExhausted: "socket_ephemeral_ports_exhausted_total", Counter, Name, "searches", ["call"],
-        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
-        "Searches for a free local port that found none, by call (connect, bind). Does not count conflicts over an explicit port or addresses that are not local.",
-        "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0";
     SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
         "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
         "Failed setsockopt() calls on sockets of any kind.",
         "sum by (comm, option, errno) (increase(socket_setsockopt_failures_total[1h])) > 0";
-    FdExhausted: "socket_fd_exhausted_total", Counter, Name, "calls", ["errno"],
-        "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
-        "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE: limit of the process; ENFILE: limit of the host.",
-        "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0";
-    Retransmits: "socket_retransmits_total", Counter, Name, "segments", [],
-        "`tcp_retransmit_skb`",
-        "Retransmitted TCP segments, including SYNs and tail loss probes, excluding SYN-ACKs and zero window probes.",
-        "topk(5, sum by (comm, unit) (rate(socket_retransmits_total[5m])))";
     ListenBacklog: "socket_listen_backlog", Gauge, Name, "connections", ["address", "netns"],
         "`bpf_map_elem`",
         "Connections waiting for accept() by listening address, summed over all sockets of the address.",
@@ -152,42 +106,14 @@ metrics! {
         "`inet_sock_set_state`; `task_file` at the start",
         "Current number of TCP sockets of the process by state.",
         "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
-    ProcessConnects: "socket_process_connects_total", Counter, Process, "attempts", ["result"],
-        "`inet_sock_set_state`, `sys_exit_connect`",
-        "Finished connection attempts of the process by result.",
-        "topk(5, rate(socket_process_connects_total{result!=\"ok\"}[5m]))";
-    ProcessAccepts: "socket_process_accepts_total", Counter, Process, "connections", [],
-        "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
-        "Connections that accept() returned to the process.",
-        "rate(socket_process_accepts_total[5m])";
-    ProcessResets: "socket_process_resets_total", Counter, Process, "segments", ["direction", "reason"],
-        "`tcp_send_reset`, `tcp_receive_reset`",
-        "RST segments of the process's sockets by direction and reason.",
-        "topk(5, sum by (pid, comm, direction) (rate(socket_process_resets_total[5m])))";
-    ProcessConnectionErrors: "socket_process_connection_errors_total", Counter, Process, "connections", ["errno"],
-        "`inet_sock_set_state`",
-        "Established connections of the process that ended with an error.",
-        "topk(5, rate(socket_process_connection_errors_total[5m]))";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
         "Current number of sockets in TIME_WAIT of the process.",
         "topk(5, socket_process_time_wait)";
-    ProcessPortsExhausted: "socket_process_ephemeral_ports_exhausted_total", Counter, Process, "searches", ["call"],
-        "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
-        "Searches of the process for a free local port that found none, by call (connect, bind).",
-        "rate(socket_process_ephemeral_ports_exhausted_total[5m]) > 0";
     ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],
         "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
         "Failed setsockopt() calls of the process on sockets of any kind.",
         "increase(socket_process_setsockopt_failures_total[1h]) > 0";
-    ProcessFdExhausted: "socket_process_fd_exhausted_total", Counter, Process, "calls", ["errno"],
-        "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
-        "socket() and accept() calls of the process that failed because file descriptors or memory ran out.",
-        "rate(socket_process_fd_exhausted_total[5m]) > 0";
-    ProcessRetransmits: "socket_process_retransmits_total", Counter, Process, "segments", [],
-        "`tcp_retransmit_skb`",
-        "Retransmitted TCP segments of the process.",
-        "topk(5, rate(socket_process_retransmits_total[5m]))";
     OpenSockets: "socket_process_open_sockets", Gauge, Process, "sockets", [],
         "`inet_sock_set_state`",
         "TCP sockets of the process in any state except CLOSE and TIME_WAIT.",
@@ -326,6 +252,138 @@ impl Family {
     /// Its description.
     #[must_use]
     pub fn metric(self) -> &'static Metric {
-        &METRICS[self as usize]
+        &METRICS[self.0]
     }
+
+    /// Its place in [`METRICS`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Number of metrics of counters in slots: by name, by process, and histograms.
+const OF_SLOTS: [usize; 3] = {
+    let mut numbers = [0; 3];
+    let mut signal = 0;
+    while signal < SIGNALS.len() {
+        let counters = SIGNALS[signal].counters;
+        numbers[0] += counters.len();
+        let mut counter = 0;
+        while counter < counters.len() {
+            numbers[1] += counters[counter].process.is_some() as usize;
+            counter += 1;
+        }
+        numbers[2] += SIGNALS[signal].histograms.len();
+        signal += 1;
+    }
+    numbers
+};
+
+/// Number of all metrics.
+const LENGTH: usize = LISTED.len() + OF_SLOTS[0] + OF_SLOTS[1] + OF_SLOTS[2];
+
+/// All metrics, in the order of the exposition: those listed above, then those that the signals
+/// describe: counters by name, counters by process, and histograms.
+pub const METRICS: &[Metric] = &{
+    let mut all = [LISTED[0]; LENGTH];
+    let mut at = 0;
+    while at < LISTED.len() {
+        all[at] = LISTED[at];
+        at += 1;
+    }
+    let mut of_process = at + OF_SLOTS[0];
+    let mut of_histogram = of_process + OF_SLOTS[1];
+    let mut signal = 0;
+    while signal < SIGNALS.len() {
+        let counters = SIGNALS[signal].counters;
+        let mut counter = 0;
+        while counter < counters.len() {
+            all[at] = by_name(&counters[counter]);
+            at += 1;
+            if let Some(process) = &counters[counter].process {
+                all[of_process] = by_process(&counters[counter], process);
+                of_process += 1;
+            }
+            counter += 1;
+        }
+        let histograms = SIGNALS[signal].histograms;
+        let mut histogram = 0;
+        while histogram < histograms.len() {
+            all[of_histogram] = of_histograms(&histograms[histogram]);
+            of_histogram += 1;
+            histogram += 1;
+        }
+        signal += 1;
+    }
+    all
+};
+
+const fn by_name(counter: &CounterMetric) -> Metric {
+    Metric {
+        name: counter.name,
+        kind: Type::Counter,
+        scope: Scope::Name,
+        unit: counter.unit,
+        labels: counter.labels,
+        hooks: counter.hooks,
+        help: counter.help,
+        query: counter.query,
+    }
+}
+
+const fn by_process(counter: &CounterMetric, process: &ProcessMetric) -> Metric {
+    Metric {
+        name: process.name,
+        scope: Scope::Process,
+        help: process.help,
+        query: process.query,
+        ..by_name(counter)
+    }
+}
+
+const fn of_histograms(histogram: &HistogramMetric) -> Metric {
+    Metric {
+        name: histogram.name,
+        kind: Type::Histogram,
+        scope: Scope::Name,
+        unit: "seconds",
+        labels: &[],
+        hooks: histogram.hooks,
+        help: histogram.help,
+        query: histogram.query,
+    }
+}
+
+/// Goes through the metrics of counters in slots, in the order in which the signals describe them.
+pub(super) struct OfSlots {
+    name: usize,
+    process: usize,
+    histogram: usize,
+}
+
+impl OfSlots {
+    /// Before the first.
+    pub const START: Self = Self {
+        name: LISTED.len(),
+        process: LISTED.len() + OF_SLOTS[0],
+        histogram: LISTED.len() + OF_SLOTS[0] + OF_SLOTS[1],
+    };
+
+    /// The metrics of the next counters: by name, and by process.
+    pub fn counters(&mut self, counter: &CounterMetric) -> (Family, Option<Family>) {
+        let name = next(&mut self.name);
+        let process = counter.process.as_ref().map(|_| next(&mut self.process));
+        (name, process)
+    }
+
+    /// The metric of the next histogram.
+    pub fn histogram(&mut self) -> Family {
+        next(&mut self.histogram)
+    }
+}
+
+fn next(place: &mut usize) -> Family {
+    *place += 1;
+    Family(*place - 1)
 }

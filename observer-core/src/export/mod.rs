@@ -5,6 +5,7 @@
 
 pub mod bound;
 pub mod collector;
+mod counters;
 pub mod family;
 pub mod health;
 pub mod jobs;

@@ -1,13 +1,6 @@
 //! Label values for numbers.
 
-use std::{collections::BTreeMap, iter};
-
-use observer_common::{
-    BIND_ERRNOS, CONNECT_ERRNOS, CONNECTION_ERRNOS, FD_ERRNOS, RESETS_RECEIVED, RESETS_SENT,
-    reset_received_name,
-};
-
-use crate::{contract::KernelSource, names::errno_name};
+use std::collections::BTreeMap;
 
 /// Names of the indices of an array. Some indices share a name.
 pub(super) struct Index {
@@ -32,6 +25,10 @@ impl Index {
                 .map(|(i, _)| i)
             {
                 let (name, indices) = &self.names[self.of[index]];
+                // An index that is not in use has no name.
+                if name.is_empty() {
+                    continue;
+                }
                 let mut present = indices.iter().filter(|&&other| counts[other] != 0);
                 // At the first of those that share the name, for all of them.
                 if present.next() == Some(&index) {
@@ -42,56 +39,24 @@ impl Index {
     }
 }
 
-/// Names of the indices of a slot's arrays, looked up once.
-pub(super) struct Tables {
-    pub connects: Index,
-    pub errors: Index,
-    pub bind_errnos: Index,
-    pub fd_errnos: Index,
-    pub resets_sent: Index,
-    pub resets_received: Index,
-}
-
-impl Tables {
-    pub fn new(source: &dyn KernelSource) -> Self {
-        let known = |errnos: &[u8]| -> Vec<String> {
-            errnos
-                .iter()
-                .map(|&e| errno_name(e.into()).into_owned())
-                .collect()
-        };
-        let results = iter::once("ok".to_owned()).chain(known(&CONNECT_ERRNOS));
-        let rest = || iter::once("other".to_owned());
-        Self {
-            connects: index(results.chain(["gave_up".to_owned()]).chain(rest())),
-            errors: index(known(&CONNECTION_ERRNOS).into_iter().chain(rest())),
-            bind_errnos: index(known(&BIND_ERRNOS).into_iter().chain(rest())),
-            fd_errnos: index(FD_ERRNOS.iter().map(|&e| errno_name(e as u16).into_owned())),
-            // The kernel's own reason and our class for it have one name.
-            resets_sent: index((0..RESETS_SENT as u32).map(|i| source.reset_reason(i))),
-            resets_received: index((0..RESETS_RECEIVED).map(|state| {
-                reset_received_name(state as u8)
-                    .map_or_else(|| format!("IN_{state}"), str::to_owned)
-            })),
+impl Index {
+    /// Of names by index.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut length = 0;
+        for (index, name) in names.into_iter().enumerate() {
+            by_name.entry(name).or_default().push(index);
+            length = index + 1;
         }
-    }
-}
-
-fn index(names: impl Iterator<Item = String>) -> Index {
-    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    let mut length = 0;
-    for (index, name) in names.enumerate() {
-        by_name.entry(name).or_default().push(index);
-        length = index + 1;
-    }
-    let names: Vec<_> = by_name.into_iter().collect();
-    let mut of = vec![0; length];
-    for (place, (_, indices)) in names.iter().enumerate() {
-        for &index in indices {
-            of[index] = place;
+        let names: Vec<_> = by_name.into_iter().collect();
+        let mut of = vec![0; length];
+        for (place, (_, indices)) in names.iter().enumerate() {
+            for &index in indices {
+                of[index] = place;
+            }
         }
+        Self { names, of }
     }
-    Index { names, of }
 }
 
 #[cfg(test)]
@@ -101,7 +66,7 @@ mod tests {
     #[test]
     fn indices_that_share_a_name_are_summed_once() {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "b", "i"];
-        let index = index(names.into_iter().map(str::to_owned));
+        let index = Index::new(names.into_iter().map(str::to_owned));
         let sums = |counts: [u64; 10]| {
             let mut sums = Vec::new();
             index.nonzero(&counts, |name, count| sums.push((name.to_owned(), count)));

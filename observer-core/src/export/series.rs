@@ -9,15 +9,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use observer_common::{
-    AGE_BOUNDS, BIND_CALLS, BUCKETS, CLOSE, CLOSE_WAIT_BOUNDS, CONNECT_BOUNDS, Histogram,
-    PORT_SEARCHES, SIGNAL_ACCEPT, SIGNAL_BIND, SIGNAL_CONNECT, SIGNAL_FD, SIGNAL_PORTS,
-    SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT, SIGNAL_RETRANSMIT, SIGNAL_SETSOCKOPT, SIGNAL_STATE,
-    SIGNAL_TIME_WAIT, SIGNALS, STATES, Slot, TIME_WAIT, TIME_WAIT_SUBSTATES, state_name,
+    CLOSE, SIGNAL_RESET_SENT, SIGNAL_SETSOCKOPT, SIGNAL_STATE, SIGNAL_TIME_WAIT, SIGNALS, STATES,
+    Slot, TIME_WAIT, state_name,
 };
 
 use super::{
+    counters::Counters,
     family::Family,
-    names::{Index, Tables},
+    names::Index,
     sink::{Number, Sink},
 };
 use crate::{
@@ -42,7 +41,9 @@ pub enum ProcessMetrics {
 /// Writes the metrics of names and processes.
 pub(super) struct Writer<'a> {
     pub sink: &'a mut dyn Sink,
-    pub tables: &'a Tables,
+    pub counters: &'a Counters,
+    /// Names of [`ResetCounters::sent`](observer_common::ResetCounters).
+    pub reset_reasons: &'a Index,
     /// By signal. A signal that is not observed is absent, rather than 0.
     pub observed: [bool; SIGNALS],
     pub process_metrics: ProcessMetrics,
@@ -56,7 +57,13 @@ impl Writer<'_> {
             (Kind::Process { resources }, metrics) => {
                 self.process_gauges(view, resources);
                 if metrics == ProcessMetrics::All {
-                    self.process_counters(view);
+                    let counts = view.counts.counters();
+                    self.counters
+                        .process(self.sink, &self.observed, view.labels, counts);
+                    if self.observes(SIGNAL_SETSOCKOPT) {
+                        let family = Family::ProcessSetsockoptFailures;
+                        self.failures(family, view.labels, view.failures);
+                    }
                 }
             }
         }
@@ -65,13 +72,15 @@ impl Writer<'_> {
     /// RSTs sent in reply to segments that match no socket.
     pub fn stray_resets(&mut self, counts: &Slot) {
         if self.observes(SIGNAL_RESET_SENT) {
-            let Self { tables, sink, .. } = self;
-            tables
-                .resets_sent
-                .nonzero(&counts.reset.sent, |reason, count| {
-                    let extra = [("reason", reason)];
-                    sink.sample(Family::StrayResets, None, &extra, count.into());
-                });
+            let Self {
+                reset_reasons,
+                sink,
+                ..
+            } = self;
+            reset_reasons.nonzero(&counts.reset.sent, |reason, count| {
+                let extra = [("reason", reason)];
+                sink.sample(Family::StrayResets, None, &extra, count.into());
+            });
         }
     }
 
@@ -93,61 +102,21 @@ impl Writer<'_> {
     }
 
     fn name(&mut self, view: &SeriesView<'_>, alive: bool) {
-        let (labels, counts) = (view.labels, view.counts);
+        let labels = view.labels;
+        let counts = view.counts.counters();
+        self.counters
+            .name(self.sink, &self.observed, labels, counts);
         if self.observes(SIGNAL_STATE) {
-            self.states(labels, counts, alive);
-            self.transitions(labels, counts);
-            self.connection_errors(Family::ConnectionErrors, labels, counts);
-            self.histogram(
-                Family::ConnectionAge,
-                labels,
-                &AGE_BOUNDS,
-                &counts.state.age,
-            );
-            self.histogram(
-                Family::CloseWaitSeconds,
-                labels,
-                &CLOSE_WAIT_BOUNDS,
-                &counts.state.close_wait,
-            );
+            self.states(labels, view.counts, alive);
         }
-        if self.observes(SIGNAL_CONNECT) {
-            self.connects(Family::Connects, labels, counts);
-            self.histogram(
-                Family::ConnectSeconds,
-                labels,
-                &CONNECT_BOUNDS,
-                &counts.connect.seconds,
-            );
-        }
-        if self.observes(SIGNAL_ACCEPT) {
-            self.one(Family::Accepts, labels, counts.accept.accepted);
-        }
-        if self.observes(SIGNAL_BIND) {
-            self.binds_failed(labels, counts);
-        }
-        self.resets(Family::Resets, labels, counts);
-        if self.observes(SIGNAL_TIME_WAIT) {
-            if alive || view.time_wait > 0 {
-                self.one(Family::TimeWait, labels, view.time_wait);
-            }
-            self.time_wait_entered(labels, &counts.time_wait.entered);
+        if self.observes(SIGNAL_TIME_WAIT) && (alive || view.time_wait > 0) {
+            self.one(Family::TimeWait, labels, view.time_wait);
         }
         if let Some(ended) = view.time_wait_ended {
             self.one(Family::TimeWaitEnded, labels, ended);
-            self.one(
-                Family::TimeWaitOverflows,
-                labels,
-                counts.time_wait.overflows,
-            );
         }
-        self.ports_exhausted(Family::PortsExhausted, labels, counts);
         if self.observes(SIGNAL_SETSOCKOPT) {
             self.failures(Family::SetsockoptFailures, labels, view.failures);
-        }
-        self.fd_exhausted(Family::FdExhausted, labels, counts);
-        if self.observes(SIGNAL_RETRANSMIT) {
-            self.one(Family::Retransmits, labels, counts.retransmit.segments);
         }
     }
 
@@ -184,32 +153,6 @@ impl Writer<'_> {
         }
     }
 
-    fn process_counters(&mut self, view: &SeriesView<'_>) {
-        let (labels, counts) = (view.labels, view.counts);
-        if self.observes(SIGNAL_CONNECT) {
-            self.connects(Family::ProcessConnects, labels, counts);
-        }
-        if self.observes(SIGNAL_ACCEPT) {
-            self.one(Family::ProcessAccepts, labels, counts.accept.accepted);
-        }
-        if self.observes(SIGNAL_STATE) {
-            self.connection_errors(Family::ProcessConnectionErrors, labels, counts);
-        }
-        self.resets(Family::ProcessResets, labels, counts);
-        self.ports_exhausted(Family::ProcessPortsExhausted, labels, counts);
-        if self.observes(SIGNAL_SETSOCKOPT) {
-            self.failures(Family::ProcessSetsockoptFailures, labels, view.failures);
-        }
-        self.fd_exhausted(Family::ProcessFdExhausted, labels, counts);
-        if self.observes(SIGNAL_RETRANSMIT) {
-            self.one(
-                Family::ProcessRetransmits,
-                labels,
-                counts.retransmit.segments,
-            );
-        }
-    }
-
     fn one(&mut self, family: Family, labels: &Labels, value: impl Into<Number>) {
         self.sink.sample(family, Some(labels), &[], value.into());
     }
@@ -232,111 +175,6 @@ impl Writer<'_> {
                 self.sink.sample(family, Some(labels), &extra, live.into());
             }
         }
-    }
-
-    fn transitions(&mut self, labels: &Labels, counts: &Slot) {
-        for (from, row) in (0_u8..).zip(&counts.state.transitions) {
-            for (to, &count) in (0_u8..).zip(row) {
-                if count != 0
-                    && let (Some(from), Some(to)) = (state_name(from), state_name(to))
-                {
-                    let extra = [("from", from), ("to", to)];
-                    let family = Family::Transitions;
-                    self.sink.sample(family, Some(labels), &extra, count.into());
-                }
-            }
-        }
-    }
-
-    fn time_wait_entered(&mut self, labels: &Labels, entered: &[u64]) {
-        for (substate, &count) in TIME_WAIT_SUBSTATES.into_iter().zip(entered) {
-            if count != 0
-                && let Some(name) = state_name(substate)
-            {
-                let extra = [("substate", name)];
-                self.sink
-                    .sample(Family::TimeWaitEntered, Some(labels), &extra, count.into());
-            }
-        }
-    }
-
-    fn connects(&mut self, family: Family, labels: &Labels, counts: &Slot) {
-        let index = &self.tables.connects;
-        self.indexed(family, labels, "result", index, &counts.connect.results);
-    }
-
-    fn connection_errors(&mut self, family: Family, labels: &Labels, counts: &Slot) {
-        let index = &self.tables.errors;
-        self.indexed(family, labels, "errno", index, &counts.state.errors);
-    }
-
-    fn binds_failed(&mut self, labels: &Labels, counts: &Slot) {
-        for (call, counts) in BIND_CALLS.into_iter().zip(&counts.bind.failed) {
-            self.tables.bind_errnos.nonzero(counts, |errno, count| {
-                let extra = [("call", call), ("errno", errno)];
-                self.sink
-                    .sample(Family::BindsFailed, Some(labels), &extra, count.into());
-            });
-        }
-    }
-
-    fn ports_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {
-        if !self.observes(SIGNAL_PORTS) {
-            return;
-        }
-        for (call, &count) in PORT_SEARCHES.into_iter().zip(&counts.ports.exhausted) {
-            if count != 0 {
-                let extra = [("call", call)];
-                self.sink.sample(family, Some(labels), &extra, count.into());
-            }
-        }
-    }
-
-    fn fd_exhausted(&mut self, family: Family, labels: &Labels, counts: &Slot) {
-        if self.observes(SIGNAL_FD) {
-            let index = &self.tables.fd_errnos;
-            self.indexed(family, labels, "errno", index, &counts.fd.exhausted);
-        }
-    }
-
-    fn resets(&mut self, family: Family, labels: &Labels, counts: &Slot) {
-        let tables = self.tables;
-        for (signal, direction, index, counts) in [
-            (
-                SIGNAL_RESET_SENT,
-                "sent",
-                &tables.resets_sent,
-                &counts.reset.sent[..],
-            ),
-            (
-                SIGNAL_RESET_RECEIVED,
-                "received",
-                &tables.resets_received,
-                &counts.reset.received,
-            ),
-        ] {
-            if !self.observes(signal) {
-                continue;
-            }
-            index.nonzero(counts, |reason, count| {
-                let extra = [("direction", direction), ("reason", reason)];
-                self.sink.sample(family, Some(labels), &extra, count.into());
-            });
-        }
-    }
-
-    fn indexed(
-        &mut self,
-        family: Family,
-        labels: &Labels,
-        name: &'static str,
-        index: &Index,
-        counts: &[u64],
-    ) {
-        index.nonzero(counts, |value, count| {
-            self.sink
-                .sample(family, Some(labels), &[(name, value)], count.into());
-        });
     }
 
     fn failures(&mut self, family: Family, labels: &Labels, failures: &Failures) {
@@ -366,18 +204,6 @@ impl Writer<'_> {
             ];
             self.sink
                 .sample(family, Some(labels), &extra, (*count).into());
-        }
-    }
-
-    fn histogram(
-        &mut self,
-        family: Family,
-        labels: &Labels,
-        bounds: &'static [u64; BUCKETS - 1],
-        histogram: &Histogram,
-    ) {
-        if histogram.buckets.iter().any(|&count| count != 0) {
-            self.sink.histogram(family, labels, bounds, histogram);
         }
     }
 }

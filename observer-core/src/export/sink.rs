@@ -125,7 +125,7 @@ impl Sink for ProtoSink {
             gauge.set_value(value.as_f64());
             metric.set_gauge(gauge);
         }
-        self.metrics[family as usize].push(metric);
+        self.metrics[family.index()].push(metric);
     }
 
     fn histogram(
@@ -150,7 +150,7 @@ impl Sink for ProtoSink {
         value.set_bucket(buckets);
         let mut metric = proto::Metric::from_label(labels(Some(process), &[]));
         metric.set_histogram(value);
-        self.metrics[family as usize].push(metric);
+        self.metrics[family.index()].push(metric);
     }
 }
 

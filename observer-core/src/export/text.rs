@@ -119,7 +119,7 @@ impl TextSink {
 
 /// The text of `family`, which begins with HELP and TYPE.
 fn begun(families: &mut [String], family: Family) -> &mut String {
-    let text = &mut families[family as usize];
+    let text = &mut families[family.index()];
     if text.is_empty() {
         let metric = family.metric();
         // A help text escapes no quotes, and ours has no backslash or newline.
@@ -200,7 +200,7 @@ impl Sink for TextSink {
             common,
             spare: _,
         } = self;
-        let bounds = known[family as usize].get_or_insert_with(|| {
+        let bounds = known[family.index()].get_or_insert_with(|| {
             Box::new(std::array::from_fn(|bucket| {
                 let bound = bounds.get(bucket);
                 let bound = bound.map_or("+Inf".to_owned(), |ns| seconds(*ns).to_string());
@@ -259,14 +259,14 @@ mod tests {
         let scrape = |samples: u64| {
             let mut sink = TextSink::new(Arc::clone(&spare));
             for value in 0..samples {
-                sink.sample(Family::Accepts, None, &[], Number::Integer(value));
+                sink.sample(Family::UnitInfo, None, &[], Number::Integer(value));
             }
             let pieces = sink.finish();
             assert_eq!(pieces.len(), 1, "families without samples are left out");
             let text = pieces[0].text();
             (text.as_ptr() as usize, text.len())
         };
-        let capacity = || lock(&spare.0)[Family::Accepts as usize].capacity();
+        let capacity = || lock(&spare.0)[Family::UnitInfo.index()].capacity();
         let large = scrape(10_000);
         assert!(capacity() >= large.1);
         assert_eq!(scrape(10_000), large, "the same memory, the same text");

@@ -19,7 +19,7 @@ impl ResetReasons {
         Self { by_number }
     }
 
-    /// The label value of an index of [`observer_common::Slot::resets_sent`]. Not unique: if
+    /// The label value of an index of [`observer_common::ResetCounters::sent`]. Not unique: if
     /// one of our classes means the same as a reason of the kernel, both have the same name, and their
     /// counts have to be summed.
     #[must_use]
@@ -51,7 +51,7 @@ impl ResetReasons {
     }
 }
 
-/// The label value of an index of [`observer_common::Slot::resets_received`]: the state of the
+/// The label value of an index of [`observer_common::ResetCounters::received`]: the state of the
 /// connection when the RST arrived.
 #[must_use]
 pub fn received_reset_name(index: u32) -> Cow<'static, str> {

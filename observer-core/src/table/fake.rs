@@ -6,7 +6,8 @@ use std::{
 };
 
 use observer_common::{
-    Account, CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey,
+    Account, CpuStats, Outcomes, Pod, ProcessKey, SIGNAL_TIME_WAIT_END, SIGNALS, SLOT_FIRST, Slot,
+    SockoptKey,
 };
 
 use super::{Description, Liveness, ProcessFacts, Resources};
@@ -187,7 +188,8 @@ impl KernelSource for FakeKernel {
     }
 
     fn observes(&self, signal: u32) -> bool {
-        !self.blind.contains(&signal)
+        let exact = self.accounts.is_some();
+        !self.blind.contains(&signal) && (exact || signal != SIGNAL_TIME_WAIT_END)
     }
 
     fn polled(&self) -> Vec<(&'static str, &'static str)> {

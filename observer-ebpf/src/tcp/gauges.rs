@@ -5,7 +5,7 @@ use observer_common::STATES;
 
 use crate::core::counters::{self, add, adjust, bounded};
 
-/// Adds to the live sockets in `state` of `slot` ([`observer_common::Slot::adjust`]).
+/// Adds to the live sockets in `state` of `slot` ([`observer_common::StateCounters::adjust`]).
 #[inline(always)]
 pub fn adjust_live(slot: u32, state: u8, by: i64) {
     let Some(state) = bounded(usize::from(state), STATES) else {

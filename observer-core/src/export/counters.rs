@@ -1,0 +1,202 @@
+//! The samples of counters in slots, as the signals describe them.
+
+use observer_common::{
+    BUCKETS, COUNTERS, CounterMetric, Histogram, METRICS, Metrics, Part, SIGNALS, Values,
+};
+
+use super::{
+    family::{Family, OfSlots},
+    names::Index,
+    sink::Sink,
+};
+use crate::{contract::KernelSource, names::errno_name, table::Labels};
+
+/// What is shown of the counters of a slot, with label values looked up.
+pub(super) struct Counters {
+    counters: Vec<Counter>,
+    histograms: Vec<Buckets>,
+}
+
+struct Counter {
+    name: Family,
+    process: Option<Family>,
+    arrays: Vec<Array>,
+}
+
+struct Buckets {
+    family: Family,
+    signal: usize,
+    first: usize,
+    bounds: &'static [u64; BUCKETS - 1],
+}
+
+/// An array of counters with a value of each label by index.
+struct Array {
+    signal: usize,
+    first: usize,
+    /// The outer label, if there are two, and its values.
+    rows: Option<(&'static str, Vec<String>)>,
+    /// The only or inner label; `None` for a single counter.
+    columns: Option<(&'static str, Index)>,
+    /// Counters in a row.
+    width: usize,
+}
+
+impl Counters {
+    /// Looks up label values, so `source` must be attached.
+    pub fn new(source: &dyn KernelSource) -> Self {
+        let mut place = OfSlots::START;
+        let mut counters = Vec::new();
+        let mut histograms = Vec::new();
+        for signal in METRICS {
+            for counter in signal.counters {
+                let (name, process) = place.counters(counter);
+                let parts = counter.parts.iter();
+                let arrays = parts.map(|part| Array::new(signal, counter, part, source));
+                counters.push(Counter {
+                    name,
+                    process,
+                    arrays: arrays.collect(),
+                });
+            }
+            for histogram in signal.histograms {
+                histograms.push(Buckets {
+                    family: place.histogram(),
+                    signal: histogram.signal as usize,
+                    first: signal.index_of(histogram.offset),
+                    bounds: histogram.bounds,
+                });
+            }
+        }
+        Self {
+            counters,
+            histograms,
+        }
+    }
+
+    /// Writes the counters and histograms of a name.
+    pub fn name(
+        &self,
+        sink: &mut dyn Sink,
+        observed: &[bool; SIGNALS],
+        labels: &Labels,
+        counts: &[u64; COUNTERS],
+    ) {
+        for counter in &self.counters {
+            for array in counter.arrays.iter().filter(|it| observed[it.signal]) {
+                array.write(sink, counter.name, labels, counts);
+            }
+        }
+        for it in self.histograms.iter().filter(|it| observed[it.signal]) {
+            let histogram = histogram(counts, it.first);
+            if histogram.buckets.iter().any(|&count| count != 0) {
+                sink.histogram(it.family, labels, it.bounds, &histogram);
+            }
+        }
+    }
+
+    /// Writes the counters of a process.
+    pub fn process(
+        &self,
+        sink: &mut dyn Sink,
+        observed: &[bool; SIGNALS],
+        labels: &Labels,
+        counts: &[u64; COUNTERS],
+    ) {
+        for counter in &self.counters {
+            let Some(family) = counter.process else {
+                continue;
+            };
+            for array in counter.arrays.iter().filter(|it| observed[it.signal]) {
+                array.write(sink, family, labels, counts);
+            }
+        }
+    }
+}
+
+impl Array {
+    fn new(
+        signal: &Metrics,
+        counter: &CounterMetric,
+        part: &Part,
+        source: &dyn KernelSource,
+    ) -> Self {
+        let texts = |values: &Values| texts(values, source);
+        let (rows, columns, width) = match (counter.labels, part.values) {
+            ([], []) => (None, None, 1),
+            ([label], [values]) => {
+                let columns = (*label, Index::new(texts(values)));
+                (None, Some(columns), values.len())
+            }
+            ([outer, inner], [rows, columns]) => {
+                let index = (*inner, Index::new(texts(columns)));
+                (Some((*outer, texts(rows))), Some(index), columns.len())
+            }
+            _ => panic!("{}: its labels and their values differ", counter.name),
+        };
+        Self {
+            signal: part.signal as usize,
+            first: signal.index_of(part.offset),
+            rows,
+            columns,
+            width,
+        }
+    }
+
+    fn write(
+        &self,
+        sink: &mut dyn Sink,
+        family: Family,
+        labels: &Labels,
+        counts: &[u64; COUNTERS],
+    ) {
+        let counts = &counts[self.first..];
+        let Some((column, columns)) = &self.columns else {
+            sink.sample(family, Some(labels), &[], counts[0].into());
+            return;
+        };
+        let Some((row, rows)) = &self.rows else {
+            columns.nonzero(&counts[..self.width], |value, count| {
+                sink.sample(family, Some(labels), &[(column, value)], count.into());
+            });
+            return;
+        };
+        for (row_value, counts) in rows.iter().zip(counts.chunks_exact(self.width)) {
+            columns.nonzero(counts, |value, count| {
+                let extra = [(*row, row_value.as_str()), (*column, value)];
+                // An index that is not in use has no name.
+                if !row_value.is_empty() {
+                    sink.sample(family, Some(labels), &extra, count.into());
+                }
+            });
+        }
+    }
+}
+
+fn texts(values: &Values, source: &dyn KernelSource) -> Vec<String> {
+    let owned = |names: &[&str]| -> Vec<String> { names.iter().map(|&it| it.to_owned()).collect() };
+    match values {
+        Values::Names(names) => owned(names),
+        Values::Errnos {
+            first,
+            errnos,
+            last,
+        } => {
+            let errnos = errnos.iter();
+            let errnos = errnos.map(|&errno| errno_name(errno.into()).into_owned());
+            let first = owned(first).into_iter();
+            first.chain(errnos).chain(owned(last)).collect()
+        }
+        // The kernel's own reason and our class for it have one name.
+        Values::ResetReasons(len) => (0..*len as u32).map(|it| source.reset_reason(it)).collect(),
+    }
+}
+
+fn histogram(counts: &[u64; COUNTERS], first: usize) -> Histogram {
+    let mut buckets = [0; BUCKETS];
+    buckets.copy_from_slice(&counts[first + 1..][..BUCKETS]);
+    Histogram {
+        sum_ns: counts[first],
+        buckets,
+    }
+}
