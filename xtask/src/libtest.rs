@@ -4,6 +4,21 @@
 
 use std::time::Duration;
 
+/// The exit status of a test program that ran all its tests, some of which failed.
+pub const FAILED: i32 = 101;
+
+/// Those of `names` that did not pass, or did not run.
+pub fn not_passed<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
+    let passed = |name: &str| {
+        let passed = |it: &Verdict| matches!(it, Verdict::Passed | Verdict::InPart(_));
+        tests
+            .iter()
+            .any(|it| it.name == name && passed(&it.verdict))
+    };
+    let names = names.iter().map(String::as_str);
+    names.filter(|name| !passed(name)).collect()
+}
+
 /// How one test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -3,10 +3,12 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Instant,
+    process::Command,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -14,11 +16,17 @@ use anyhow::{Context as _, Result};
 use crate::{
     attach_types::{AttachTypes, Row},
     host,
-    libtest::{Reader, Test, Verdict},
+    libtest::{self, Counts, Reader, Test, Verdict},
     report::{self, Failure, Report},
     shell,
     vm::{self, build::Binaries},
 };
+
+/// What a test program may be silent for. The longest test, of Prometheus, takes six minutes.
+const SILENCE: Duration = Duration::from_secs(900);
+
+/// How often a silent program is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Variables that sudo is to keep.
 const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,\
@@ -27,35 +35,67 @@ const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,\
 /// One run of a test program.
 struct Run {
     tests: Vec<Test>,
-    /// How it ended, if not with success.
-    status: Option<String>,
+    end: End,
     log: PathBuf,
 }
 
-impl Run {
-    fn failed(&self) -> impl Iterator<Item = &Test> {
-        self.tests
-            .iter()
-            .filter(|test| test.verdict == Verdict::Failed)
-    }
+/// How a run of a test program ended.
+enum End {
+    Success,
+    /// It ran all tests, and some failed.
+    Failed,
+    /// It did not run all tests, or nobody knows: why.
+    Broken(String),
+}
 
-    /// The failures: by test, or of the program as a whole.
+impl Run {
+    /// The failures: by test, or of the program as a whole if it broke off.
     fn failures(&self, program: &str) -> Vec<(Failure, Option<&str>)> {
         let failure = |name: String, message| Failure {
             name,
             message,
             log: Some(self.log.clone()),
         };
-        let Some(status) = &self.status else {
-            return Vec::new();
-        };
-        let by_test = self.failed().map(|test| {
+        let failed = self.tests.iter();
+        let failed = failed.filter(|test| test.verdict == Verdict::Failed);
+        let by_test = failed.map(|test| {
             let name = format!("{program}::{}", test.name);
             (failure(name, test.panic.clone()), Some(test.name.as_str()))
         });
-        let mut failures: Vec<_> = by_test.collect();
-        if failures.is_empty() {
-            failures.push((failure(program.to_owned(), vec![status.clone()]), None));
+        let whole = |message| vec![(failure(program.to_owned(), message), None)];
+        match &self.end {
+            End::Success => Vec::new(),
+            End::Failed => {
+                let failures: Vec<_> = by_test.collect();
+                if failures.is_empty() {
+                    return whole(vec!["no test says that it failed".to_owned()]);
+                }
+                failures
+            }
+            End::Broken(why) => {
+                let mut message = vec![why.clone()];
+                for (failure, _) in by_test {
+                    message.push(format!("in {}", failure.name));
+                    message.extend(failure.message);
+                }
+                whole(message)
+            }
+        }
+    }
+
+    /// The failures of a second run, of `test` alone or of all.
+    fn failures_again(&self, program: &str, test: Option<&String>) -> Vec<Failure> {
+        let failures = self.failures(program).into_iter();
+        let mut failures: Vec<_> = failures.map(|(failure, _)| failure).collect();
+        if let Some(test) = test
+            && failures.is_empty()
+            && !libtest::not_passed(&self.tests, std::slice::from_ref(test)).is_empty()
+        {
+            failures.push(Failure {
+                name: format!("{program}::{test}"),
+                message: vec!["it did not run to its end when it ran once more".to_owned()],
+                log: Some(self.log.clone()),
+            });
         }
         failures
     }
@@ -105,39 +145,94 @@ fn run_all(
         };
         let log = logs.join(format!("{}.again.log", first.name.replace("::", ".")));
         let run = run_program(start(file)?, &args, log)?;
-        let second = run.failures(name).into_iter().next();
+        let mut again = run.failures_again(name, test.as_ref()).into_iter();
+        let second = again.next();
         if second.is_none() && test.is_some() {
             report.counts.failed -= 1;
             report.counts.passed += 1;
         }
-        report.settle(first, second.map(|(failure, _)| failure));
+        report.settle(first, second);
+        report.failed.extend(again);
+    }
+    let Counts {
+        passed,
+        failed,
+        ignored,
+    } = report.counts;
+    if !args.is_empty() && passed + failed + ignored == 0 {
+        report.failed.push(Failure {
+            name: "kernel tests".to_owned(),
+            message: vec![format!("no test has a name like {args:?}")],
+            log: None,
+        });
     }
     Ok(report)
 }
 
 /// Runs one program, showing its output and keeping it in a log.
 fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf) -> Result<Run> {
+    // In one stream: with --nocapture, tests write to stdout and panics to stderr.
+    let (output, writer) = io::pipe().context("cannot make a pipe")?;
     command
         .args(["--include-ignored", "--test-threads=1", "--nocapture"])
         .args(args)
-        .stdout(Stdio::piped());
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
     eprintln!("$ {}", shell::show(&command));
     let mut child = command.spawn().context("the tests do not start")?;
-    let stdout = child.stdout.take().context("no standard output")?;
+    // It holds the pipe open for writing.
+    drop(command);
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
     let start = Instant::now();
     let mut reader = Reader::default();
-    let mut output = File::create(&log)?;
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        writeln!(output, "{line}")?;
-        println!("{line}");
-        reader.line(&line, start.elapsed());
+    let mut file = File::create(&log)?;
+    let mut last = start;
+    let mut status = None;
+    let mut silent = false;
+    loop {
+        match lines.recv_timeout(LOOK) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line);
+                writeln!(file, "{line}")?;
+                println!("{line}");
+                reader.line(&line, start.elapsed());
+                last = Instant::now();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            // What a test left running may hold the pipe open.
+            Err(RecvTimeoutError::Timeout) if status.is_some() => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        status = child.try_wait()?;
+        if status.is_none() && !silent && last.elapsed() > SILENCE {
+            silent = true;
+            child.kill().context("cannot end a test that hangs")?;
+        }
     }
-    let status = child.wait()?;
+    let status = match status {
+        Some(status) => status,
+        None => child.wait()?,
+    };
+    let end = if silent {
+        End::Broken(format!("it was silent for {} s", SILENCE.as_secs()))
+    } else if status.success() {
+        End::Success
+    } else if status.code() == Some(libtest::FAILED) {
+        End::Failed
+    } else {
+        End::Broken(format!("it ended with {status}"))
+    };
     Ok(Run {
         tests: reader.finish(start.elapsed()),
-        status: (!status.success()).then(|| status.to_string()),
+        end,
         log,
     })
 }
@@ -215,31 +310,37 @@ for test in right flaky wrong; do
     [ "$verdict" = FAILED ] || { echo ok; continue; }
     printf "thread '%s' (1) panicked at k.rs:1:1:
 %s went wrong
-FAILED
-" "$test" "$test"
+" "$test" "$test" >&2
+    echo FAILED
     status=101
 done
 exit $status
 "#;
 
-    #[test]
-    fn a_failed_test_runs_once_more_alone() {
-        let dir = std::env::temp_dir().join(format!("observer-native-{}", std::process::id()));
+    /// Runs `script` as the only test program.
+    fn run_script(name: &str, script: &str, args: &[&OsStr]) -> (Report, PathBuf) {
+        let dir = std::env::temp_dir().join(format!("observer-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let script = dir.join("kernel");
-        fs::write(&script, PROGRAM).unwrap();
+        let file = dir.join("kernel");
+        fs::write(&file, script).unwrap();
         let start = |file: &Path| {
             let mut sh = Command::new("sh");
             sh.arg(file);
             Ok(sh)
         };
-        let programs = [("kernel".to_owned(), script)];
-        let logs = dir.join("logs");
-        let report = run_all(&programs, &[], &logs, &start).unwrap();
-        let names = |list: &[Failure]| {
-            let names: Vec<_> = list.iter().map(|it| it.name.clone()).collect();
-            names.join(" ")
-        };
+        let programs = [("kernel".to_owned(), file)];
+        let report = run_all(&programs, args, &dir.join("logs"), &start).unwrap();
+        (report, dir)
+    }
+
+    fn names(list: &[Failure]) -> String {
+        let names: Vec<_> = list.iter().map(|it| it.name.clone()).collect();
+        names.join(" ")
+    }
+
+    #[test]
+    fn a_failed_test_runs_once_more_alone() {
+        let (report, dir) = run_script("flaky", PROGRAM, &[]);
         assert_eq!(names(&report.flaky), "kernel::flaky");
         assert_eq!(names(&report.failed), "kernel::wrong");
         assert_eq!(
@@ -247,10 +348,46 @@ exit $status
             ["panicked at k.rs:1:1", "flaky went wrong"]
         );
         assert_eq!((report.counts.passed, report.counts.failed), (2, 1));
-        let log = |name: &str| fs::read_to_string(logs.join(name)).unwrap();
+        let log = |name: &str| fs::read_to_string(dir.join("logs").join(name)).unwrap();
         assert!(log("kernel.log").contains("test right"));
         assert!(log("kernel.flaky.again.log").contains("ok"));
         assert!(!log("kernel.wrong.again.log").contains("test right"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// What comes after the test that broke off has not run, so that test alone proves nothing.
+    #[test]
+    fn a_program_that_breaks_off_runs_once_more_as_a_whole() {
+        let breaks_once = "echo 'test a ... ok'\nprintf 'test b ... '\n\
+                           mkdir \"$0.ran\" 2>/dev/null && kill -SEGV $$\n\
+                           echo ok\necho 'test c ... ok'\n";
+        let (report, dir) = run_script("breaks-once", breaks_once, &[]);
+        assert_eq!(names(&report.flaky), "kernel");
+        assert!(report.ok());
+        let log = fs::read_to_string(dir.join("logs/kernel.again.log")).unwrap();
+        assert!(log.contains("test a ... ok") && log.contains("test c ... ok"));
+        fs::remove_dir_all(&dir).unwrap();
+
+        let breaks = "echo 'test a ... ok'\nprintf 'test b ... '\nkill -SEGV $$\n";
+        let (report, dir) = run_script("breaks", breaks, &[]);
+        assert_eq!(names(&report.failed), "kernel");
+        assert!(report.failed[0].message[0].contains("signal: 11"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_second_run_that_does_nothing_proves_nothing() {
+        let once = "mkdir \"$0.ran\" 2>/dev/null || exit 0\n\
+                    echo 'test a ... FAILED'\nexit 101\n";
+        let (report, dir) = run_script("nothing", once, &[]);
+        assert_eq!(names(&report.failed), "kernel::a");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn names_that_no_test_has_fail() {
+        let (report, dir) = run_script("none", "exit 0\n", &[OsStr::new("typo")]);
+        assert!(!report.ok());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

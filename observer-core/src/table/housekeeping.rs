@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// Updates the inferred numbers of sockets in TIME_WAIT.
-    fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
+    pub fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
         for name in self.names.iter_mut() {
             name.totals.time_wait.expire(now);
         }

@@ -125,8 +125,9 @@ impl Table {
         self.reselect = true;
     }
 
-    /// Sets the kernel's own number of sockets in TIME_WAIT, read just after a tick. Until the next
-    /// call, the shown numbers are scaled down to it plus the entries since.
+    /// Sets the kernel's own number of sockets in TIME_WAIT, read just before, and after
+    /// [`infer_time_wait`](Self::infer_time_wait) was called. Until the next call, the shown numbers
+    /// are scaled down to it plus the entries since.
     pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
         let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
         let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);

@@ -151,7 +151,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut scheduler = Scheduler::new(metrics, Arc::clone(&health));
     if walks_open_files(&live) {
         let metrics = WalkMetrics::new(&registry)?;
-        let resync = Resync::new(Arc::clone(&live), Arc::clone(&health), metrics);
+        let mut resync = Resync::new(Arc::clone(&live), Arc::clone(&health), metrics);
         match resync.walk() {
             Ok(resynced) => info!(
                 sockets = resynced.seeded,
@@ -177,9 +177,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 
     let facts = Arc::new(HostFacts::new(scan_limits(&settings)));
+    let selection = settings.selection();
     let table = Arc::new(Mutex::new(Table::new(TableConfig {
         max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,
+        filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
         ..TableConfig::default()
     })));
     let exporter = Exporter::new(

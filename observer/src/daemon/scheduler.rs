@@ -14,7 +14,8 @@ use observer_core::{
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
 
-/// Recurring work of the daemon. It may block: no other job, no scrape and no signal waits for it.
+/// Recurring work of the daemon. It may block: the scheduler runs the other jobs meanwhile, and no
+/// signal waits for it.
 pub trait Job: Send + 'static {
     /// Value of the label `job`.
     fn name(&self) -> &'static str;
@@ -120,8 +121,9 @@ impl Task {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {
-                    self.once().await;
-                    self.health.beat(self.name, stuck_after(interval));
+                    if self.once().await {
+                        self.health.beat(self.name, stuck_after(interval));
+                    }
                     due = Instant::now() + interval;
                 }
                 Ok(()) = settings.changed() => {
@@ -142,8 +144,9 @@ impl Task {
         job.interval(&settings)
     }
 
-    /// One run, on a thread that may block.
-    async fn once(&self) {
+    /// One run, on a thread that may block. Returns whether the job came to its end, with success or
+    /// with an error: one that panics each time does no work, and /healthz has to say so.
+    async fn once(&self) -> bool {
         let job = Arc::clone(&self.job);
         let started = Instant::now();
         let result = tokio::task::spawn_blocking(move || lock(&job).run()).await;
@@ -157,6 +160,7 @@ impl Task {
         if let Some(error) = failure {
             warn!(job = self.name, error, "a job failed");
         }
+        result.is_ok()
     }
 }
 

@@ -32,7 +32,7 @@ pub async fn read(
     let mut stream = match registered {
         Ok(stream) => stream,
         Err(error) => {
-            error!(%error, "cannot wait on the ring; its records will be lost");
+            error!(%error, "cannot wait on the ring");
             return;
         }
     };

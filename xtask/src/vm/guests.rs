@@ -255,7 +255,26 @@ fn items(
             ..guest.part.without_units()
         };
         let ended = match outcome.programs.get(&unit.name) {
-            Some(program) if program.ok() => Ended::Passed,
+            Some(program) if program.ok() => {
+                // One that is run once more has to pass, not only to end well.
+                let names = if guest.part.attempt == 2 {
+                    &unit.tests[..]
+                } else {
+                    &[]
+                };
+                let missing = program.not_passed(names).into_iter();
+                let failures: Vec<_> = missing
+                    .map(|test| {
+                        let message = vec!["it did not run to its end".to_owned()];
+                        failure(outcome::full_name(&unit.name, test), message)
+                    })
+                    .collect();
+                if failures.is_empty() {
+                    Ended::Passed
+                } else {
+                    Ended::Failed(failures, part(None))
+                }
+            }
             Some(program) => {
                 blamed |= program.code.is_none();
                 let (failures, tests) = failures(&unit.name, program, crash.as_deref());
@@ -289,7 +308,7 @@ fn failures(
     program: &Program,
     crash: Option<&str>,
 ) -> (Vec<(String, Vec<String>)>, Option<Vec<String>>) {
-    let whole = program.code.is_none() || program.hung() || program.failed().count() == 0;
+    let whole = !program.finished() || program.failed().count() == 0;
     if whole {
         let mut message = vec![program.trouble().unwrap_or_default()];
         message.extend(crash.map(str::to_owned));

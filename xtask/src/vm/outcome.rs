@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::libtest::{Reader, Test, Verdict};
+use crate::libtest::{self, Reader, Test, Verdict};
 
 /// The result of one unit.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,12 +18,19 @@ pub struct Program {
 const KILLED: i32 = 137;
 
 impl Program {
-    pub fn hung(&self) -> bool {
-        self.code == Some(KILLED)
-    }
-
     pub fn ok(&self) -> bool {
         self.code == Some(0)
+    }
+
+    /// Whether it ran to its end: libtest ends with 101 where tests failed. Any other failure, such as
+    /// a signal, ended it before its last test.
+    pub fn finished(&self) -> bool {
+        matches!(self.code, Some(0 | libtest::FAILED))
+    }
+
+    /// Those of `names` that did not pass, or did not run.
+    pub fn not_passed<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+        libtest::not_passed(&self.tests, names)
     }
 
     pub fn count(&self, of: impl Fn(&Verdict) -> bool) -> usize {
@@ -274,7 +281,6 @@ test f ... half a line
     #[test]
     fn a_killed_program_hung() {
         let outcome = parse(&lines("@@ begin t\ntest a ... \n@@ end t 137\n"));
-        assert!(outcome.programs["t"].hung());
         assert_eq!(outcome.programs["t"].trouble().as_deref(), Some("HUNG"));
     }
 

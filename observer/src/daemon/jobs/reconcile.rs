@@ -143,6 +143,7 @@ impl Reconcile {
         let elsewhere = self.shared.live.stats().time_wait_elsewhere;
         let elsewhere = self.entered_elsewhere(elsewhere);
         let mut table = lock(&self.shared.table);
+        table.infer_time_wait(Instant::now(), &*self.shared.live);
         table.reconcile_time_wait(counts.total_time_wait());
         if elsewhere {
             table.trust_inferred_time_wait();

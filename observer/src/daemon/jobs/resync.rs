@@ -27,6 +27,8 @@ pub struct Resync {
     live: Arc<Attached>,
     health: Arc<Health>,
     metrics: WalkMetrics,
+    /// Whether a walk has succeeded.
+    walked: bool,
 }
 
 impl Resync {
@@ -35,6 +37,7 @@ impl Resync {
             live,
             health,
             metrics,
+            walked: false,
         }
     }
 
@@ -43,11 +46,13 @@ impl Resync {
     /// # Errors
     ///
     /// When the iterator is not attached or cannot be read.
-    pub fn walk(&self) -> anyhow::Result<Resynced> {
-        let resynced = self.live.resync()?;
+    pub fn walk(&mut self) -> anyhow::Result<Resynced> {
+        let resynced = self.live.resync();
+        heap::give_back();
+        let resynced = resynced?;
+        self.walked = true;
         self.metrics.found(resynced.seeded, resynced.moved);
         self.health.done(STEP);
-        heap::give_back();
         Ok(resynced)
     }
 }
@@ -61,9 +66,9 @@ impl Job for Resync {
         settings.resync_interval
     }
 
-    /// The first walk was before there were jobs.
+    /// The first walk is before there are jobs. It is repeated at once if it failed.
     fn runs_at_start(&self) -> bool {
-        false
+        !self.walked
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
