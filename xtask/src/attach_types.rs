@@ -1,7 +1,12 @@
 //! The attach type that each signal must have on each kernel, from a committed file, so that a hook
 //! that is lost by a mistake fails: observer alone would only fall back to another one.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -92,7 +97,7 @@ fn function_hooks() -> bool {
     }
 }
 
-/// Attach types by signal.
+/// Hooks with their attach types (`fexit inet_csk_accept`), by signal.
 type Signals = BTreeMap<String, String>;
 
 /// The file's content.
@@ -106,8 +111,9 @@ fn path() -> PathBuf {
 }
 
 const HEADER: &str = "\
-# The attach types that each signal has on each kernel. `cargo xtask vm` compares each guest's
-# `observer check` with it, and `cargo xtask test` that of the running kernel; a difference fails.
+# The hooks that each signal has on each kernel, with their attach types. `cargo xtask vm` compares
+# each guest's `observer check` with it, and `cargo xtask test` that of the running kernel; a
+# difference fails.
 # Written by `cargo xtask vm --write-attach-types` and `cargo xtask test --write-attach-types`.
 #
 # A kernel without a row is compared with the nearest older one of the same kind. The kind
@@ -191,7 +197,7 @@ impl AttachTypes {
             )];
         };
         let found = signals(report);
-        let names: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+        let names: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
         let show = |types: Option<&String>| match types.map(String::as_str) {
             None => "no such signal".to_owned(),
             Some("") => "nothing".to_owned(),
@@ -219,22 +225,23 @@ impl AttachTypes {
     }
 }
 
-/// The attach types of each signal's attached programs.
+/// The hooks of each signal's attached programs, with their attach types. By hook, because a signal
+/// with several would still have its type when one of them is lost.
 pub fn signals(report: &Value) -> Signals {
-    let mut signals: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut signals: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for verdict in report["verdicts"].as_array().into_iter().flatten() {
         let Some(signal) = verdict["signal"].as_str() else {
             continue;
         };
-        let types = signals.entry(signal.to_owned()).or_default();
-        let attach_type = attach_type(verdict);
-        if verdict["status"] == "attached" && !types.contains(&attach_type) {
-            types.push(attach_type);
+        let hooks = signals.entry(signal.to_owned()).or_default();
+        if verdict["status"] == "attached" {
+            let hook = verdict["hook"].as_str().unwrap_or("?");
+            hooks.insert(format!("{} {hook}", attach_type(verdict)));
         }
     }
-    let join = |(signal, mut types): (String, Vec<&str>)| {
-        types.sort_unstable();
-        (signal, types.join(", "))
+    let join = |(signal, hooks): (String, BTreeSet<String>)| {
+        let hooks: Vec<_> = hooks.into_iter().collect();
+        (signal, hooks.join(", "))
     };
     signals.into_iter().map(join).collect()
 }
@@ -249,7 +256,12 @@ mod tests {
     use super::*;
 
     fn report(reset: &str) -> Value {
-        let verdict = |signal: &str, attach_type: &str, status: &str| serde_json::json!({"signal": signal, "attach_type": attach_type, "status": status});
+        let verdict = |signal: &str, attach_type: &str, status: &str| {
+            let hook = format!("{attach_type}_hook");
+            serde_json::json!({
+                "signal": signal, "attach_type": attach_type, "hook": hook, "status": status
+            })
+        };
         serde_json::json!({"verdicts": [
             verdict("time_wait", "fexit", "attached"),
             verdict("time_wait", "fentry", "attached"),
@@ -276,7 +288,8 @@ mod tests {
         let text = types.text();
         assert!(
             text.contains(
-                "\n[\"6.1\"]\nfd = \"\"\nreset_sent = \"tp_btf\"\ntime_wait = \"fentry, fexit\"\n"
+                "\n[\"6.1\"]\nfd = \"\"\nreset_sent = \"tp_btf tp_btf_hook\"\n\
+                 time_wait = \"fentry fentry_hook, fexit fexit_hook\"\n"
             ),
             "{text}"
         );
@@ -290,7 +303,10 @@ mod tests {
         assert!(types.differences(&row("6.1"), &report("tp_btf")).is_empty());
         assert_eq!(
             types.differences(&row("6.1"), &report("kprobe")),
-            ["reset_sent is observed by kprobe, and docs/attach-types.toml has tp_btf for 6.1"]
+            [
+                "reset_sent is observed by kprobe kprobe_hook, and docs/attach-types.toml has \
+                 tp_btf tp_btf_hook for 6.1"
+            ]
         );
         let gone = serde_json::json!({"verdicts": []});
         assert_eq!(types.differences(&row("6.1"), &gone).len(), 3);

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -64,7 +64,13 @@ fn persist_after(pauses: &[Duration], command: &mut Command, advice: &str) -> Re
             Err(error) if interrupt::seen() => return Err(error),
             Err(error) => eprintln!("note: {error:#}\nnote: trying again in {pause:?}"),
         }
-        thread::sleep(*pause);
+        let begun = Instant::now();
+        while begun.elapsed() < *pause {
+            if interrupt::seen() {
+                bail!("interrupted");
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
     }
     run(command, advice)
 }
