@@ -19,6 +19,16 @@ pub fn not_passed<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
     names.filter(|name| !passed(name)).collect()
 }
 
+/// Those of `names` that failed, or did not run to their end. One that was skipped did.
+pub fn not_run<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
+    let ended = |name: &str| {
+        let mut tests = tests.iter();
+        tests.any(|it| it.name == name && it.verdict != Verdict::Failed)
+    };
+    let names = names.iter().map(String::as_str);
+    names.filter(|name| !ended(name)).collect()
+}
+
 /// How one test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

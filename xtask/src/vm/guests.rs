@@ -256,13 +256,13 @@ fn items(
         };
         let ended = match outcome.programs.get(&unit.name) {
             Some(program) if program.ok() => {
-                // One that is run once more has to pass, not only to end well.
+                // What is run once more has to run, and not only to end well.
                 let names = if guest.part.attempt == 2 {
                     &unit.tests[..]
                 } else {
                     &[]
                 };
-                let missing = program.not_passed(names).into_iter();
+                let missing = program.not_run(names).into_iter();
                 let failures: Vec<_> = missing
                     .map(|test| {
                         let message = vec!["it did not run to its end".to_owned()];

@@ -228,7 +228,7 @@ impl Suite {
         let units = build::units(&binaries.tests, &[])?;
         let unknown = suite::unknown(&units);
         if !unknown.is_empty() {
-            bail!("the table of what runs on other kernels names {unknown:?}, which are no tests");
+            bail!("xtask/src/vm/suite.rs and the tests that were built differ in {unknown:?}");
         }
         let settings = Settings {
             options: &[],

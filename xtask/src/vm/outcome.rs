@@ -28,9 +28,9 @@ impl Program {
         matches!(self.code, Some(0 | libtest::FAILED))
     }
 
-    /// Those of `names` that did not pass, or did not run.
-    pub fn not_passed<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
-        libtest::not_passed(&self.tests, names)
+    /// Those of `names` that failed, or did not run to their end.
+    pub fn not_run<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+        libtest::not_run(&self.tests, names)
     }
 
     pub fn count(&self, of: impl Fn(&Verdict) -> bool) -> usize {
