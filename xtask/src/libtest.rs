@@ -9,24 +9,21 @@ pub const FAILED: i32 = 101;
 
 /// Those of `names` that did not pass, or did not run.
 pub fn not_passed<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
-    let passed = |name: &str| {
-        let passed = |it: &Verdict| matches!(it, Verdict::Passed | Verdict::InPart(_));
-        tests
-            .iter()
-            .any(|it| it.name == name && passed(&it.verdict))
-    };
-    let names = names.iter().map(String::as_str);
-    names.filter(|name| !passed(name)).collect()
+    others(tests, names, |it| {
+        matches!(it, Verdict::Passed | Verdict::InPart(_))
+    })
 }
 
 /// Those of `names` that failed, or did not run to their end. One that was skipped did.
 pub fn not_run<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
-    let ended = |name: &str| {
-        let mut tests = tests.iter();
-        tests.any(|it| it.name == name && it.verdict != Verdict::Failed)
-    };
+    others(tests, names, |it| *it != Verdict::Failed)
+}
+
+/// Those of `names` that no test has whose verdict `is` so.
+fn others<'a>(tests: &[Test], names: &'a [String], is: impl Fn(&Verdict) -> bool) -> Vec<&'a str> {
+    let found = |name: &str| tests.iter().any(|it| it.name == name && is(&it.verdict));
     let names = names.iter().map(String::as_str);
-    names.filter(|name| !ended(name)).collect()
+    names.filter(|name| !found(name)).collect()
 }
 
 /// How one test ended.

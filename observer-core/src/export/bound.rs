@@ -3,6 +3,7 @@
 
 use observer_common::{BUCKETS, METRICS, RESETS_SENT, STATES};
 
+use super::family::OF_SLOTS;
 use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
 
 /// Listening addresses, and one for those beyond the limit.
@@ -31,15 +32,7 @@ const fn counters(by_process: bool) -> usize {
 }
 
 /// Number of histograms in a slot.
-const HISTOGRAMS: usize = {
-    let mut sum = 0;
-    let mut signal = 0;
-    while signal < METRICS.len() {
-        sum += METRICS[signal].histograms.len();
-        signal += 1;
-    }
-    sum
-};
+const HISTOGRAMS: usize = OF_SLOTS[2];
 
 /// Series that names and processes have in common, beside the counters in slots: sockets by state,
 /// failed setsockopt calls, sockets in TIME_WAIT.

@@ -82,11 +82,7 @@ impl Counters {
         labels: &Labels,
         counts: &[u64; COUNTERS],
     ) {
-        for counter in &self.counters {
-            for array in counter.arrays.iter().filter(|it| observed[it.signal]) {
-                array.write(sink, counter.name, labels, counts);
-            }
-        }
+        self.write(|it| Some(it.name), sink, observed, labels, counts);
         for it in self.histograms.iter().filter(|it| observed[it.signal]) {
             let histogram = histogram(counts, it.first);
             if histogram.buckets.iter().any(|&count| count != 0) {
@@ -103,8 +99,20 @@ impl Counters {
         labels: &Labels,
         counts: &[u64; COUNTERS],
     ) {
+        self.write(|it| it.process, sink, observed, labels, counts);
+    }
+
+    /// Writes the counters that have a `family`.
+    fn write(
+        &self,
+        family: impl Fn(&Counter) -> Option<Family>,
+        sink: &mut dyn Sink,
+        observed: &[bool; SIGNALS],
+        labels: &Labels,
+        counts: &[u64; COUNTERS],
+    ) {
         for counter in &self.counters {
-            let Some(family) = counter.process else {
+            let Some(family) = family(counter) else {
                 continue;
             };
             for array in counter.arrays.iter().filter(|it| observed[it.signal]) {

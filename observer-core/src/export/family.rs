@@ -263,7 +263,7 @@ impl Family {
 }
 
 /// Number of metrics of counters in slots: by name, by process, and histograms.
-const OF_SLOTS: [usize; 3] = {
+pub(super) const OF_SLOTS: [usize; 3] = {
     let mut numbers = [0; 3];
     let mut signal = 0;
     while signal < SIGNALS.len() {

@@ -21,7 +21,7 @@ pub struct Namespaces {
     /// All, by inode number. A namespace that is only held by a mount (`ip netns add`) or
     /// by an open descriptor is not among them.
     pub found: Vec<Namespace>,
-    /// Processes that could not be looked at for want of CAP_SYS_PTRACE.
+    /// Processes whose namespace could not be read because CAP_SYS_PTRACE is missing.
     pub denied: usize,
 }
 
