@@ -5,6 +5,7 @@
 pub mod counters;
 mod daemon;
 mod exposition;
+pub mod fuzz;
 pub mod http;
 mod metrics;
 mod netns;
