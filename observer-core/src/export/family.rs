@@ -78,10 +78,10 @@ metrics! {
         "`tcp_conn_request`, `tcp_v[46]_syn_recv_sock`; else inferred",
         "Connection requests dropped because the accept queue was full: the process does not accept fast enough, or the backlog is too short.",
         "sum by (comm, unit, address) (rate(socket_listen_overflows_total[5m])) > 0";
-    SynDrops: "socket_syn_drops_total", Counter, Name, "segments", ["address", "netns"],
+    ListenDrops: "socket_listen_drops_total", Counter, Name, "segments", ["address", "netns"],
         "`bpf_map_elem`",
-        "Increase of the listening socket's drop counter (sk_drops) since the observer first saw the socket. It includes drops for other reasons than a full queue.",
-        "sum by (comm, address) (rate(socket_syn_drops_total[5m]))";
+        "Segments that the listening socket dropped, whatever the reason: the increase of sk_drops since the observer first saw the socket. Not a number of connection requests: the kernel also counts ACKs that TCP_DEFER_ACCEPT ignores, and stray FINs and RSTs.",
+        "sum by (comm, address) (rate(socket_listen_drops_total[5m]))";
     PortsUsed: "socket_ephemeral_ports_used", Gauge, Name, "ports", ["source", "destination", "netns"],
         "`bpf_map_elem`",
         "Local ports in use by destination and source address, including those of sockets in TIME_WAIT.",

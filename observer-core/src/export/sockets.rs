@@ -73,7 +73,7 @@ fn listener(
     }
     for (family, count) in [
         (Family::ListenOverflows, it.overflows),
-        (Family::SynDrops, it.drops),
+        (Family::ListenDrops, it.drops),
     ] {
         if count > 0 {
             put(family, count.into());

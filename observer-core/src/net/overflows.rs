@@ -3,7 +3,8 @@
 //! A request that is dropped because the accept queue is full increments ListenOverflows and
 //! ListenDrops of the namespace and `sk_drops` of the listener (`tcp_conn_request`,
 //! `tcp_v4_syn_recv_sock` and `tcp_listendrop`). Other drops increment the latter two only. So of a
-//! namespace's overflows, a listener has at least as many as exceed the drops of all others.
+//! namespace's overflows, a listener has at least as many as exceed the drops of all others. What is
+//! then left belongs to the one whose queue is full, if only one is.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,8 +14,8 @@ use observer_common::{ListenerKey, ListenerSample};
 /// network namespace's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overflows {
-    /// By listener, as many as were certainly its own.
-    pub certain: Vec<(ListenerSample, u64)>,
+    /// By listener: as many as were certainly its own, and those left if its queue alone is full.
+    pub attributed: Vec<(ListenerSample, u64)>,
     /// Those that may belong to any of several listeners.
     pub unattributed: u64,
 }
@@ -98,14 +99,24 @@ impl Inference {
         let overflows = total.saturating_sub(namespace.overflows);
         let dropped: u64 = shares.iter().map(|(_, drops)| drops).sum();
         let mut left = overflows;
-        for (sample, drops) in shares {
-            let others = dropped - drops;
-            let certain = overflows.saturating_sub(others).min(drops);
-            if certain > 0 {
+        let mut attributed: Vec<(ListenerSample, u64, u64)> = shares
+            .into_iter()
+            .map(|(sample, drops)| {
+                let others = dropped - drops;
+                let certain = overflows.saturating_sub(others).min(drops);
                 left -= certain;
-                into.certain.push((sample, certain));
-            }
+                (sample, certain, drops - certain)
+            })
+            .collect();
+        let mut full = attributed.iter_mut().filter(|(it, ..)| is_full(it));
+        if let (Some((_, count, rest)), None) = (full.next(), full.next()) {
+            let more = left.min(*rest);
+            *count += more;
+            left -= more;
         }
+        let attributed = attributed.into_iter().filter(|(_, count, _)| *count > 0);
+        into.attributed
+            .extend(attributed.map(|(sample, count, _)| (sample, count)));
         into.unattributed += left;
         namespace.overflows = total;
         namespace.drops = drops();
@@ -116,6 +127,11 @@ impl Inference {
         self.namespaces
             .retain(|netns, _| samples.iter().any(|it| it.listener.netns == *netns));
     }
+}
+
+/// Whether the accept queue is full (`sk_acceptq_is_full`, `include/net/sock.h`).
+fn is_full(sample: &ListenerSample) -> bool {
+    sample.listener.closed == 0 && sample.backlog > sample.max_backlog
 }
 
 impl Namespace {
@@ -145,8 +161,8 @@ mod tests {
         }
     }
 
-    /// What is certain, by socket, and what is not, after drops and overflows from zero.
-    fn told(total: u64, drops: &[u32]) -> (Vec<(u64, u64)>, u64) {
+    /// What is attributed, by socket, and what is not, after drops and overflows from zero.
+    fn inferred(total: u64, drops: &[u32]) -> (Vec<(u64, u64)>, u64) {
         let mut inference = Inference::default();
         let mut overflows = Overflows::default();
         let quiet: Vec<_> = (1..)
@@ -162,27 +178,50 @@ mod tests {
             .collect();
         inference.resolve(5, 100 + total, &after, &mut overflows);
         assert!(inference.wanted(&after).is_empty());
-        let certain = overflows
-            .certain
+        let attributed = overflows
+            .attributed
             .iter()
             .map(|(sample, count)| (sample.key.socket, *count))
             .collect();
-        (certain, overflows.unattributed)
+        (attributed, overflows.unattributed)
     }
 
     #[test]
     fn only_what_is_certain_is_attributed() {
-        assert_eq!(told(0, &[3, 0]), (vec![], 0));
+        assert_eq!(inferred(0, &[3, 0]), (vec![], 0));
         // One listener dropped: all are its.
-        assert_eq!(told(3, &[3, 0]), (vec![(1, 3)], 0));
-        assert_eq!(told(2, &[3, 0]), (vec![(1, 2)], 0));
+        assert_eq!(inferred(3, &[3, 0]), (vec![(1, 3)], 0));
+        assert_eq!(inferred(2, &[3, 0]), (vec![(1, 2)], 0));
         // All drops were overflows.
-        assert_eq!(told(7, &[3, 4]), (vec![(1, 3), (2, 4)], 0));
+        assert_eq!(inferred(7, &[3, 4]), (vec![(1, 3), (2, 4)], 0));
         // At least two of the five are the second's, the other three may be either's.
-        assert_eq!(told(5, &[3, 4]), (vec![(1, 1), (2, 2)], 2));
-        assert_eq!(told(3, &[3, 4]), (vec![], 3));
+        assert_eq!(inferred(5, &[3, 4]), (vec![(1, 1), (2, 2)], 2));
+        assert_eq!(inferred(3, &[3, 4]), (vec![], 3));
         // Drops of a listener that is not known.
-        assert_eq!(told(5, &[3]), (vec![(1, 3)], 2));
+        assert_eq!(inferred(5, &[3]), (vec![(1, 3)], 2));
+    }
+
+    #[test]
+    fn what_is_left_belongs_to_the_only_full_queue() {
+        let resolved = |full: [bool; 2]| {
+            let mut inference = Inference::default();
+            let mut overflows = Overflows::default();
+            inference.resolve(5, 0, &[sample(1, 0, 0), sample(2, 0, 0)], &mut overflows);
+            // The first has put off the ACKs of 50 handshakes (TCP_DEFER_ACCEPT).
+            let mut after = [sample(1, 50, 0), sample(2, 20, 0)];
+            for (sample, full) in after.iter_mut().zip(full) {
+                sample.max_backlog = 8;
+                sample.backlog = 8 + u32::from(full);
+            }
+            inference.resolve(5, 20, &after, &mut overflows);
+            let attributed = overflows.attributed.iter();
+            let attributed: Vec<_> = attributed.map(|(it, n)| (it.key.socket, *n)).collect();
+            (attributed, overflows.unattributed)
+        };
+        assert_eq!(resolved([false, true]), (vec![(2, 20)], 0));
+        assert_eq!(resolved([true, false]), (vec![(1, 20)], 0));
+        assert_eq!(resolved([true, true]), (vec![], 20));
+        assert_eq!(resolved([false, false]), (vec![], 20));
     }
 
     #[test]
@@ -195,7 +234,7 @@ mod tests {
         let now = [sample(2, 0, 0)];
         assert_eq!(inference.wanted(&now).len(), 1);
         inference.resolve(5, 4, &now, &mut overflows);
-        let [(sample, 4)] = overflows.certain[..] else {
+        let [(sample, 4)] = overflows.attributed[..] else {
             panic!("{overflows:?}")
         };
         assert_eq!(sample.key.socket, 1);

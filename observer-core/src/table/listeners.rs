@@ -41,11 +41,11 @@ impl Table {
         }
         self.listeners.counted = counted;
         if let Some(Overflows {
-            certain,
+            attributed,
             unattributed,
         }) = overflows
         {
-            for (sample, overflows) in certain {
+            for (sample, overflows) in attributed {
                 let counts = Counts {
                     drops: 0,
                     overflows: *overflows,

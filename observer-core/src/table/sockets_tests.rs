@@ -242,14 +242,14 @@ fn addresses_are_bounded() {
 }
 
 #[test]
-fn overflows_come_from_the_samples_or_from_what_is_certain() {
+fn overflows_come_from_the_samples_or_are_inferred() {
     let mut bench = Bench::new(TableConfig::default());
     let mut counted = sample(SLOT_UNATTRIBUTED, 80, 4);
     counted.listener.overflows = 3;
     bench.table.update_listeners(&[counted], None);
     bench.table.update_listeners(&[counted], None);
     let overflows = Overflows {
-        certain: vec![(counted, 2)],
+        attributed: vec![(counted, 2)],
         unattributed: 5,
     };
     bench.table.update_listeners(&[counted], Some(&overflows));

@@ -30,7 +30,7 @@ const BY_NAME: [&str; 16] = [
     "time_wait_entered_total",
     "time_wait_ended_total",
     "time_wait_overflows_total",
-    "syn_drops_total",
+    "listen_drops_total",
     "listen_backlog_fullest_ratio",
     "ephemeral_ports_blocked",
     "ephemeral_ports_ratio",

@@ -70,7 +70,7 @@ const OF_THE_MOMENT: [&str; 4] = [
     "socket_time_wait_ended_total",
     "socket_listen_overflows_total",
     "socket_process_listen_overflows_total",
-    "socket_syn_drops_total",
+    "socket_listen_drops_total",
 ];
 
 /// Everything counted for a program, by process and by name.

@@ -6,7 +6,7 @@ use observer_test_support::{Daemon, Metrics, Netns, Program};
 const BACKLOG: &str = "socket_listen_backlog";
 const BACKLOG_MAX: &str = "socket_listen_backlog_max";
 const OVERFLOWS: &str = "socket_listen_overflows_total";
-const DROPS: &str = "socket_syn_drops_total";
+const DROPS: &str = "socket_listen_drops_total";
 
 /// Listens with the backlog given, prints its ports, and accepts after a line on stdin.
 const LISTENER: &str = r"
@@ -248,11 +248,11 @@ print('sent')
 input()
 ";
 
-/// Without a hook on a function, drops of two listeners for different reasons between two readings
-/// do not show which listener overflowed; what is certain is attributed.
+/// Two listeners drop for different reasons between two readings. Without a hook on a function, the
+/// full queue shows which of them overflowed.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn overflows_of_one_of_two_listeners_are_unattributed() {
+fn overflows_belong_to_the_listener_with_the_full_queue() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     netns.sysctl("net.ipv4.conf.all.rp_filter", "0");
@@ -268,10 +268,6 @@ fn overflows_of_one_of_two_listeners_are_unattributed() {
         [&full, &quiet].iter().all(|it| reads(metrics, it, &[]))
     });
     needs_signal!(metrics, "listen");
-    let exact = metrics.has(
-        "observer_signal_info",
-        &[("signal", "listen_overflow"), ("method", "exact")],
-    );
     // One of six is let in, five are dropped, and the other listener drops four.
     daemon.signal("STOP");
     let mut clients = netns.python(
@@ -294,16 +290,12 @@ fn overflows_of_one_of_two_listeners_are_unattributed() {
     assert_eq!(netstat["ListenDrops"] as f64, overflows + 4.0);
     daemon.signal("CONT");
     let metrics = daemon.until("the overflows", |metrics| {
-        let open = metrics.by("<unattributed>", OVERFLOWS, &[]);
-        metrics.of(full.pid(), OVERFLOWS, &[]) + open == overflows
+        metrics.sum(OVERFLOWS, &[]) == overflows
     });
     assert_eq!(metrics.of(full.pid(), DROPS, &[]), overflows);
     assert_eq!(metrics.of(quiet.pid(), DROPS, &[]), 4.0);
     assert_eq!(metrics.of(quiet.pid(), OVERFLOWS, &[]), 0.0);
-    // Four of them might have been the other's.
-    let open = if exact { 0.0 } else { 4.0 };
-    assert_eq!(metrics.of(full.pid(), OVERFLOWS, &[]), overflows - open);
-    assert_eq!(metrics.by("<unattributed>", OVERFLOWS, &[]), open);
+    assert_eq!(metrics.of(full.pid(), OVERFLOWS, &[]), overflows);
     clients.go();
     strays.go();
     for program in [clients, strays, full, quiet] {

@@ -28,7 +28,7 @@ fn addresses_are_labels() {
         ..ListenerSample::default()
     };
     let overflows = Overflows {
-        certain: vec![(sample, 2)],
+        attributed: vec![(sample, 2)],
         unattributed: 1,
     };
     let share = |port, used| Share {
@@ -123,7 +123,7 @@ fn addresses_are_labels() {
             "[::]:443",
             2.0,
         ),
-        ("socket_syn_drops_total -quo\"te 77", "[::]:443", 5.0),
+        ("socket_listen_drops_total -quo\"te 77", "[::]:443", 5.0),
     ];
     assert_eq!(values.len(), expected.len(), "{values:#?}");
     for (name, place, value) in expected {
