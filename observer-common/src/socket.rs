@@ -99,7 +99,7 @@ pub struct Conn {
     /// on another CPU during accept(), the state program sees the state in which the gauges were
     /// adjusted and corrects them. Otherwise the gauges of both owners would stay off by one.
     pub handover: u64,
-    /// The last resynchronisation that confirmed the owner.
+    /// The last resynchronisation that confirmed the owner, or that had begun when the owner was recorded.
     pub epoch: u32,
     /// Retransmitted segments.
     pub retransmits: u32,

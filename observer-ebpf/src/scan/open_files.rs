@@ -8,7 +8,7 @@
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
-    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl, SLOT_FIRST,
+    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl,
 };
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Limit for the connections that are read from one accept queue, so that the verifier accepts the
-/// loop. The rest of a longer queue stays unattributed until it is accepted.
+/// loop. The rest of a longer queue is not moved, or stays unattributed, until it is accepted.
 const UNACCEPTED: u32 = 128;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`); each pointer is in a union of
@@ -69,8 +69,8 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         match protocol {
             IPPROTO_TCP => {
                 visit(control, task, sk, state, false);
-                if state == LISTEN && (*control).pass == 1 && (*control).epoch == 1 {
-                    unaccepted(control, task, sk);
+                if state == LISTEN && (*control).pass == 1 {
+                    unaccepted(control, sk);
                 }
             }
             IPPROTO_MPTCP => {
@@ -97,31 +97,42 @@ fn socket_of(file: *const u8) -> *const u8 {
     fd_lookup::socket_by_inode(file)
 }
 
-/// Inserts the connections in the accept queue of `listener`, for which no process has a descriptor.
-/// Done once, by the first resynchronisation; for later ones, the first transition is seen. The
-/// queue is read without its lock, which is safe; a connection that is accepted concurrently is found
-/// among the open files, or at its end.
+/// Gives the connections in the accept queue of `listener`, for which no process has a descriptor, to
+/// the listener's owner: those that are older than the observer, and those of a listener that changed
+/// hands. The queue is read without its lock, which is safe. A connection that is accepted meanwhile may
+/// be given back to the listener's owner, until the next resynchronisation.
 #[inline(always)]
-unsafe fn unaccepted(control: *mut ResyncControl, task: *const u8, listener: *const u8) {
+unsafe fn unaccepted(control: *mut ResyncControl, listener: *const u8) {
     if !has::OFF_ACCEPT_HEAD() || !has::OFF_REQ_SK() || !has::OFF_REQ_NEXT() {
         return;
     }
-    // SAFETY: an inet_connection_sock and its request_socks, offsets from BTF; `control`
-    // points into the map.
+    // SAFETY: an inet_connection_sock and its request_socks, offsets from BTF; `control` and entries
+    // point into maps.
     unsafe {
         let mut request = Probe::read::<u64>(listener, at::OFF_ACCEPT_HEAD()) as *const u8;
         if request.is_null() {
             return;
         }
-        // Not in the loop, because the verifier checks each iteration.
-        let slot = process::of_task(task);
+        let Some(entry) = entry::get(listener as u64) else {
+            return;
+        };
+        let owner = ownership::of_entry(entry);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
             let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
             let state = Probe::read::<u8>(child, at::OFF_SKC_STATE());
-            if !child.is_null() && state != 0 && entry::get(child as u64).is_none() {
-                if entry::seed(child as u64, slot, state, now()).is_some() {
-                    (*control).seeded += 1;
+            if !child.is_null() && state != 0 {
+                match entry::get(child as u64) {
+                    Some(conn) if (*conn).accepted == 0 && ownership::of_entry(conn) != owner => {
+                        ownership::hand_over(conn, owner);
+                        (*control).moved += 1;
+                    }
+                    Some(_) => {}
+                    None => {
+                        if entry::seed(child as u64, owner, state, now()).is_some() {
+                            (*control).seeded += 1;
+                        }
+                    }
                 }
             }
             request = Probe::read::<u64>(request, at::OFF_REQ_NEXT()) as *const u8;
@@ -157,12 +168,8 @@ unsafe fn visit(
             listen::found(sk, conn);
         }
         match conn {
+            // Confirmed, or recorded since the first pass began.
             Some(conn) if (*conn).epoch == epoch => {}
-            // Opened after the first pass, and a child may have inherited it since. The owner can be
-            // confirmed in the next resynchronisation.
-            Some(conn) if (*conn).epoch == 0 && ownership::of_entry(conn) >= SLOT_FIRST => {
-                (*conn).epoch = epoch;
-            }
             Some(conn) => {
                 let slot = process::of_task(task);
                 if ownership::of_entry(conn) != slot {

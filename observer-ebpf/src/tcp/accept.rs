@@ -123,7 +123,10 @@ fn count(conn: Option<*mut Conn>, slot: u32) {
     }
     if let Some(conn) = conn {
         // SAFETY: points into the map.
-        unsafe { (*conn).accepted = 1 };
+        unsafe {
+            (*conn).accepted = 1;
+            (*conn).epoch = entry::epoch();
+        }
         ownership::hand_over(conn, slot);
     }
 }

@@ -6,7 +6,7 @@ use observer_common::{CLOSE, CONN_SEEDED, Conn, MAP_CONNECTIONS, TIMED_STATES};
 use crate::{
     core::{
         counters::{self, add},
-        maps::{BPF_NOEXIST, CONNECTIONS},
+        maps::{BPF_NOEXIST, CONNECTIONS, RESYNC},
         outcome,
     },
     tcp::{gauges, ownership},
@@ -16,6 +16,16 @@ use crate::{
 #[inline(always)]
 pub fn get(socket: u64) -> Option<*mut Conn> {
     CONNECTIONS.get_ptr_mut(socket)
+}
+
+/// Number of the last resynchronisation, which may be running. An owner that is recorded now needs no
+/// confirmation by it: its first pass may have been where the owner was not yet.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    // SAFETY: points into the map.
+    RESYNC
+        .get_ptr(0)
+        .map_or(0, |control| unsafe { (*control).epoch })
 }
 
 /// Result of an insertion.
@@ -50,7 +60,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
         born_ns: time,
         entered_ns: time,
         handover: 0,
-        epoch: 0,
+        epoch: epoch(),
         retransmits: 0,
         accepted: 0,
         error: 0,
