@@ -14,6 +14,7 @@ mod corners;
 mod daemon;
 mod errors;
 mod exact;
+mod field;
 mod full_maps;
 mod functions;
 mod gave_up;
