@@ -2,7 +2,7 @@
 
 use std::{
     hint::black_box,
-    sync::{Arc, Mutex},
+    sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
 
@@ -81,7 +81,7 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
     });
     table.tick(Instant::now(), &kernel, &facts);
     Exporter::new(
-        Arc::new(Mutex::new(table)),
+        Arc::new(RwLock::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
         BuildInfo {

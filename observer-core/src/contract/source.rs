@@ -1,4 +1,4 @@
-//! The interface of the kernel side, as a trait, so that everything else is tested without a kernel.
+//! The interface of the kernel side, as traits, so that everything else is tested without a kernel.
 
 use observer_common::{Account, CpuStats, Slot, SockoptKey};
 
@@ -34,8 +34,8 @@ pub struct ProgramRuns {
     pub run_time_ns: u64,
 }
 
-/// The kernel side, seen from downstream. All numbers are totals since the programs were
-/// attached.
+/// The kernel side, read from downstream. All numbers are totals since the programs were
+/// attached. Reading changes nothing.
 pub trait KernelSource: Send + Sync {
     /// Slots below this number can be in use.
     fn slot_limit(&self) -> u32;
@@ -52,25 +52,19 @@ pub trait KernelSource: Send + Sync {
     /// TIME_WAIT is not observed and has to be inferred. Below `SLOT_FIRST`, an account has the number of
     /// its slot; the others are named by [`Slot::account`].
     fn account(&self, account: u32) -> Option<Account>;
-    /// Gives an account back, once its process has been folded and all that entered have
-    /// ended.
-    fn free_account(&self, account: u32);
     /// The same by network namespace (inode number); empty if the end is inferred.
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)>;
-    /// Failed setsockopt calls.
+    /// Failed setsockopt calls. Walks over a map with two system calls for each.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
-    /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
-    /// folded; entries of a generation that is gone would otherwise fill the map.
-    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
     /// Statistics summed over all CPUs. A received RST that is still pending in the kernel programs,
     /// but certain by now, is included in the outcomes here and in the slot by `read_slot`.
     fn stats(&self) -> CpuStats;
     /// Fill levels.
     fn maps(&self) -> Vec<MapFill>;
-    /// Programs' run-time statistics; empty while the kernel does not keep them.
+    /// Programs' run-time statistics, as of the last tick; empty while the kernel does not keep them.
     fn programs(&self) -> Vec<ProgramRuns>;
     /// Runs that the kernel skipped because the program was already running on that CPU
-    /// (`recursion_misses`, since 5.12), by program.
+    /// (`recursion_misses`, since 5.12), by program, as of the last tick.
     fn missed_runs(&self) -> Vec<(&'static str, u64)>;
     /// Whether the exposition may show `signal` (a `SIGNAL_` number): false if none of
     /// its hooks could be attached, so that no false zero is shown.
@@ -82,6 +76,16 @@ pub trait KernelSource: Send + Sync {
     fn reset_reason(&self, index: u32) -> String;
     /// Verdicts on all hooks.
     fn verdicts(&self) -> &[Verdict];
+}
+
+/// What the table's housekeeping takes out of the kernel side. Everything else only reads.
+pub trait KernelControl: KernelSource {
+    /// Gives an account back, once its process has been folded and all that entered have
+    /// ended.
+    fn free_account(&self, account: u32);
+    /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
+    /// folded; entries of a generation that is gone would otherwise fill the map.
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
     /// Frees slot `index` for another process: to be called once its counts have been
     /// folded, its process has exited and `sockets` has been zero for a while.
     fn free_slot(&self, index: u32);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, RwLock},
     time::Instant,
 };
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     contract::KernelSource,
-    sync::lock,
+    sync::read,
     table::{ProcessFacts, Table},
 };
 
@@ -36,7 +36,7 @@ pub struct Exporter {
 }
 
 struct Inner {
-    table: Arc<Mutex<Table>>,
+    table: Arc<RwLock<Table>>,
     source: Arc<dyn KernelSource>,
     facts: Arc<dyn ProcessFacts>,
     counters: Counters,
@@ -66,7 +66,7 @@ impl Exporter {
     /// An exporter of `table`. Names are looked up here, so `source` must be attached.
     #[must_use]
     pub fn new(
-        table: Arc<Mutex<Table>>,
+        table: Arc<RwLock<Table>>,
         source: Arc<dyn KernelSource>,
         facts: Arc<dyn ProcessFacts>,
         build: BuildInfo,
@@ -99,8 +99,8 @@ impl Exporter {
         }
     }
 
-    /// The exposition: the concatenated text of the pieces. Blocks, because it locks the table and
-    /// reads /proc.
+    /// The exposition: the concatenated text of the pieces. Blocks, because it locks the table for
+    /// reading; reads the kernel's counters, and changes nothing.
     #[must_use]
     pub fn scrape(&self) -> Vec<Piece> {
         let mut sink = TextSink::new(Arc::clone(&self.inner.spare));
@@ -124,8 +124,13 @@ impl Exporter {
     #[must_use]
     pub fn busiest(&self, limit: usize) -> Vec<Busy> {
         let mut all = Vec::new();
-        let Inner { source, facts, .. } = &*self.inner;
-        self.table().visit(&**source, &**facts, &mut |view| {
+        let Inner {
+            table,
+            source,
+            facts,
+            ..
+        } = &*self.inner;
+        read(table).visit(&**source, &**facts, &mut |view| {
             let live = view.counts.live_by_state();
             let sockets = open_sockets(&live);
             if let Some(pid) = view.labels.pid()
@@ -151,14 +156,10 @@ impl Exporter {
         all
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        lock(&self.inner.table)
-    }
-
     fn collect_into(&self, sink: &mut dyn Sink) {
         let start = Instant::now();
         let Inner {
-            table: _,
+            table,
             source,
             facts,
             counters,
@@ -173,7 +174,7 @@ impl Exporter {
             *observed = source.observes(signal);
         }
         let (processes, drift) = {
-            let mut table = self.table();
+            let table = read(table);
             let mut writer = Writer {
                 sink: &mut *sink,
                 counters,
@@ -192,7 +193,7 @@ impl Exporter {
         let infers = observed[observer_common::SIGNAL_TIME_WAIT as usize];
         own.table(processes, drift.filter(|_| infers));
         own.build(build);
-        own.process();
+        own.process(&facts.own());
         let duration = seconds(start.elapsed().as_nanos() as u64);
         sink.sample(Family::ScrapeDuration, None, &[], duration.into());
     }

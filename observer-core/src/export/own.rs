@@ -1,9 +1,8 @@
 //! The metrics about the observer: completeness, hooks, maps, cost, and its own process.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::collections::BTreeMap;
 
 use observer_common::{RECORD_NAMES, SIGNAL_NAMES, SIGNAL_TIME_WAIT};
-use procfs::{WithCurrentSystemInfo, process::Process};
 
 use super::{
     family::Family,
@@ -11,6 +10,7 @@ use super::{
 };
 use crate::{
     contract::{KernelSource, Status},
+    process::own::OwnProcess,
     table::ProcessCounts,
 };
 
@@ -123,38 +123,39 @@ impl Own<'_> {
         self.put(Family::BuildInfo, &extra, 1);
     }
 
-    /// The usual `process_` metrics. What cannot be read is left out: a daemon that dropped
-    /// its privileges may be denied parts of its own /proc directory.
-    pub fn process(&mut self) {
-        let Ok(process) = Process::myself() else {
-            return;
-        };
-        if let Ok(stat) = process.stat() {
-            let hertz = procfs::ticks_per_second() as f64;
-            self.put(
-                Family::ProcessCpu,
-                &[],
-                (stat.utime + stat.stime) as f64 / hertz,
-            );
-            self.put(Family::ProcessVirtualMemory, &[], stat.vsize);
-            self.put(Family::ProcessResidentMemory, &[], stat.rss_bytes().get());
-            self.put(Family::ProcessThreads, &[], stat.num_threads as f64);
-            if let Ok(boot) = procfs::boot_time_secs() {
-                // Computed once, because the kernel's boot time changes when the clock is set.
-                static START: OnceLock<f64> = OnceLock::new();
-                let start = START.get_or_init(|| boot as f64 + stat.starttime as f64 / hertz);
-                self.put(Family::ProcessStartTime, &[], *start);
+    /// The usual `process_` metrics, without those that could not be read.
+    pub fn process(&mut self, own: &OwnProcess) {
+        let &OwnProcess {
+            cpu_seconds,
+            virtual_memory,
+            resident_memory,
+            threads,
+            start_seconds,
+            open_fds,
+            max_fds,
+        } = own;
+        let max_fds = max_fds.map(|limit| match limit {
+            u64::MAX => Number::Float(f64::INFINITY),
+            limit => limit.into(),
+        });
+        for (family, value) in [
+            (Family::ProcessCpu, cpu_seconds.map(Number::from)),
+            (
+                Family::ProcessVirtualMemory,
+                virtual_memory.map(Number::from),
+            ),
+            (
+                Family::ProcessResidentMemory,
+                resident_memory.map(Number::from),
+            ),
+            (Family::ProcessThreads, threads.map(Number::from)),
+            (Family::ProcessStartTime, start_seconds.map(Number::from)),
+            (Family::ProcessOpenFds, open_fds.map(Number::from)),
+            (Family::ProcessMaxFds, max_fds),
+        ] {
+            if let Some(value) = value {
+                self.put(family, &[], value);
             }
-        }
-        if let Ok(count) = process.fd_count() {
-            self.put(Family::ProcessOpenFds, &[], count as u64);
-        }
-        if let Ok(limits) = process.limits() {
-            let limit = match limits.max_open_files.soft_limit {
-                procfs::process::LimitValue::Unlimited => Number::Float(f64::INFINITY),
-                procfs::process::LimitValue::Value(limit) => Number::Integer(limit),
-            };
-            self.put(Family::ProcessMaxFds, &[], limit);
         }
     }
 }

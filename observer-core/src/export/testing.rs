@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, RwLock},
     time::Instant,
 };
 
@@ -79,7 +79,7 @@ pub fn exporter_of(
     table.tick(Instant::now(), &kernel, &facts);
     change(&mut table);
     Exporter::new(
-        Arc::new(Mutex::new(table)),
+        Arc::new(RwLock::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
         build(),

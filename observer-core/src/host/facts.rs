@@ -16,6 +16,7 @@ use crate::{
         cgroup_id::{CgroupResolver, WalkLimits},
         identity,
         identity::Identity,
+        own::OwnProcess,
         resources::{ResourceScanner, ScanLimits},
     },
     sync::lock,
@@ -32,6 +33,7 @@ pub struct HostFacts {
     cgroups: Mutex<Option<CgroupResolver>>,
     scanner: ResourceScanner,
     looked_at: Mutex<HashMap<ProcessKey, Instant>>,
+    own: Mutex<OwnProcess>,
 }
 
 impl HostFacts {
@@ -54,6 +56,7 @@ impl HostFacts {
             cgroups: Mutex::new(cgroups),
             scanner,
             looked_at: Mutex::new(HashMap::new()),
+            own: Mutex::new(OwnProcess::read()),
         }
     }
 
@@ -62,6 +65,11 @@ impl HostFacts {
         self.scanner.set_live(live);
         let scan = self.scanner.scan(Instant::now());
         debug!(?scan, "descriptors");
+    }
+
+    /// Reads what the observer itself uses.
+    pub fn measure_own(&self) {
+        *lock(&self.own) = OwnProcess::read();
     }
 
     /// Changes the limits of measuring.
@@ -146,6 +154,10 @@ impl ProcessFacts for HostFacts {
             },
             None => Resources::default(),
         }
+    }
+
+    fn own(&self) -> OwnProcess {
+        *lock(&self.own)
     }
 }
 

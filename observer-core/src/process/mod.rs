@@ -20,6 +20,7 @@ pub mod fds;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod identity;
+pub mod own;
 pub mod resources;
 mod root;
 pub mod unit;

@@ -10,6 +10,7 @@ use super::{
     names::{Kinds, NameId},
     tally::Tally,
     time_wait::RecentEntries,
+    totals::Failures,
 };
 use crate::process::Unit;
 
@@ -41,6 +42,9 @@ pub(super) struct Entry {
     pub account: u32,
     /// What it counted for its earlier names.
     pub before: Option<Box<Tally>>,
+    /// Failed setsockopt calls, as of the last tick.
+    pub failures: Failures,
+    /// Which of them its own series show.
     pub kinds: Kinds,
     /// How often it changed its comm.
     pub renames: u8,

@@ -2,8 +2,8 @@
 
 use observer_common::{ProcessKey, Slot};
 
-use crate::process::Unit;
 pub use crate::process::identity::Liveness;
+use crate::process::{Unit, own::OwnProcess};
 
 /// How a process is labelled when its slot is first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,4 +37,6 @@ pub trait ProcessFacts: Send + Sync {
     fn describe(&self, slot: &Slot) -> Description;
     /// The process's descriptors. Called at every scrape, so it must not read files.
     fn resources(&self, process: &ProcessKey) -> Resources;
+    /// The observer's own process. Likewise.
+    fn own(&self) -> OwnProcess;
 }

@@ -12,8 +12,8 @@ use observer_common::{
 
 use super::{Description, Liveness, ProcessFacts, Resources};
 use crate::{
-    contract::{AttachType, KernelSource, MapFill, ProgramRuns, Status, Verdict},
-    process::Unit,
+    contract::{AttachType, KernelControl, KernelSource, MapFill, ProgramRuns, Status, Verdict},
+    process::{Unit, own::OwnProcess},
 };
 
 /// A kernel side whose slots are set by the test.
@@ -132,12 +132,6 @@ impl KernelSource for FakeKernel {
         Some(accounts.get(&account).copied().unwrap_or_default())
     }
 
-    fn free_account(&self, account: u32) {
-        let accounts = self.accounts.as_ref().expect("TIME_WAIT is exact");
-        accounts.lock().unwrap().remove(&account);
-        self.freed_accounts.lock().unwrap().push(account);
-    }
-
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
         Vec::new()
     }
@@ -145,12 +139,6 @@ impl KernelSource for FakeKernel {
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
         let failures = self.failures.lock().unwrap();
         failures.iter().map(|(key, count)| (*key, *count)).collect()
-    }
-
-    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
-        let mut failures = self.failures.lock().unwrap();
-        let taken = keys.iter().filter_map(|key| failures.remove_entry(key));
-        taken.collect()
     }
 
     fn stats(&self) -> CpuStats {
@@ -207,6 +195,20 @@ impl KernelSource for FakeKernel {
 
     fn verdicts(&self) -> &[Verdict] {
         &self.verdicts
+    }
+}
+
+impl KernelControl for FakeKernel {
+    fn free_account(&self, account: u32) {
+        let accounts = self.accounts.as_ref().expect("TIME_WAIT is exact");
+        accounts.lock().unwrap().remove(&account);
+        self.freed_accounts.lock().unwrap().push(account);
+    }
+
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
+        let mut failures = self.failures.lock().unwrap();
+        let taken = keys.iter().filter_map(|key| failures.remove_entry(key));
+        taken.collect()
     }
 
     fn free_slot(&self, index: u32) {
@@ -272,5 +274,9 @@ impl ProcessFacts for FakeFacts {
 
     fn resources(&self, _process: &ProcessKey) -> Resources {
         self.resources
+    }
+
+    fn own(&self) -> OwnProcess {
+        OwnProcess::read()
     }
 }

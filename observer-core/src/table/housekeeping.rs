@@ -10,26 +10,28 @@ use super::{
     entry::{Entry, Quiet},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
-    names::Kinds,
+    names::{Kinds, OTHER_ID, UNATTRIBUTED_ID},
     store::Table,
-    tally::{Failing, Tally, read_failing},
+    tally::Tally,
     time_wait::RecentEntries,
+    totals::{Failure, Failures},
 };
-use crate::contract::KernelSource;
+use crate::contract::{KernelControl, KernelSource};
 
 /// An ended process without sockets is folded at the second tick that finds it so at the earliest: a
 /// kernel program that looked up its slot just before has finished by then.
 const QUIET_TICKS: u32 = 2;
 
 impl Table {
-    /// Housekeeping, to be called once a second: adds new processes, finds those that have ended or
-    /// changed their name, samples TIME_WAIT, folds ended processes that have been without sockets for
-    /// the grace period, and selects the processes to show.
-    pub fn tick(&mut self, now: Instant, source: &dyn KernelSource, facts: &dyn ProcessFacts) {
+    /// Housekeeping, to be called once a second: adds new processes, reads failed setsockopt calls, finds
+    /// processes that have ended or changed their name, samples TIME_WAIT, folds ended processes that
+    /// have been without sockets for the grace period, and selects the processes to show.
+    pub fn tick(&mut self, now: Instant, source: &dyn KernelControl, facts: &dyn ProcessFacts) {
         self.now = now;
         // Before names may make room for new ones.
         self.departed.expire(now);
         self.discover(source, facts);
+        self.read_failures(source);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
             for name in self.names.iter_mut() {
                 name.totals.close_accounts(source);
@@ -37,7 +39,6 @@ impl Table {
         } else {
             self.infer_time_wait(now, source);
         }
-        let mut failing = None;
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
@@ -47,7 +48,7 @@ impl Table {
                 match facts.liveness(&entry.key) {
                     Liveness::Alive(None) => continue,
                     Liveness::Alive(Some(comm)) => {
-                        self.notice_comm(index, &comm, source, &mut failing);
+                        self.notice_comm(index, &comm, source);
                         continue;
                     }
                     Liveness::Gone => entry.alive = false,
@@ -66,10 +67,10 @@ impl Table {
             if quiet.ticks >= QUIET_TICKS
                 && now.saturating_duration_since(quiet.since) >= self.config.grace
             {
-                self.fold(index, source, &mut failing);
+                self.fold(index, source);
             }
         }
-        self.settle_names(source, &mut failing);
+        self.settle_names(source);
         self.choose_shown(now, source, facts);
     }
 
@@ -117,6 +118,51 @@ impl Table {
         }
     }
 
+    /// Reads the failed setsockopt calls, which are shown as of the last tick: the map has to be walked
+    /// for it, and what belongs to no slot any more is taken out.
+    fn read_failures(&mut self, source: &dyn KernelControl) {
+        let mut strays = Vec::new();
+        for (key, count) in source.sockopt_failures() {
+            let kind = Failure::from(&key);
+            let fixed = match key.slot {
+                SLOT_UNATTRIBUTED => Some(UNATTRIBUTED_ID),
+                SLOT_OVERFLOW => Some(OTHER_ID),
+                _ => None,
+            };
+            if let Some(id) = fixed {
+                self.fixed_failures[id].insert(kind, count);
+                self.names.get_mut(id).kinds.admit(kind);
+                continue;
+            }
+            match self.entries.get_mut(key.slot as usize) {
+                Some(Some(entry)) if entry.generation == key.generation => {
+                    entry.failures.insert(kind, count);
+                    entry.kinds.admit(kind);
+                    let before = entry.before.as_ref();
+                    if count > before.map_or(0, |before| before.failed(kind)) {
+                        self.names.get_mut(entry.name).kinds.admit(kind);
+                    }
+                }
+                _ => {
+                    // One that got its slot just now is added by the next tick.
+                    source.read_slot_identity(key.slot, &mut self.scratch);
+                    if self.scratch.generation != key.generation {
+                        strays.push(key);
+                    }
+                }
+            }
+        }
+        if strays.is_empty() {
+            return;
+        }
+        // Of processes that were folded before they were counted: a program was still running then,
+        // or the map could not be emptied.
+        for (key, count) in source.take_sockopt_failures(&strays) {
+            let id = self.name_of_slot(key.slot, key.generation);
+            self.names.get_mut(id).fail(Failure::from(&key), count);
+        }
+    }
+
     /// Whether a process is the last one with its pid. Marks an earlier one as ended, which a tick may
     /// not have found yet: two processes with one pid would be two series with the same labels.
     fn is_newest(&mut self, index: u32, key: &ProcessKey) -> bool {
@@ -152,6 +198,7 @@ impl Table {
             time_wait: RecentEntries::default(),
             account: self.scratch.account,
             before: None,
+            failures: Failures::new(),
             kinds: Kinds::default(),
             renames: 0,
         };
@@ -161,7 +208,7 @@ impl Table {
 
     /// Adds the counts of slot `index` to its name and frees the slot. No scrape can see the state in
     /// between, because both hold the table's lock.
-    fn fold(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
+    fn fold(&mut self, index: u32, source: &dyn KernelControl) {
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
         };
@@ -171,17 +218,18 @@ impl Table {
             entry.quiet = None;
             return;
         }
-        let failing = failing.get_or_insert_with(|| read_failing(source));
-        let failures = match failing.remove(&(index, entry.generation)) {
-            Some(failures) => {
-                let keys: Vec<_> = failures.into_iter().map(|(key, _)| key).collect();
-                source.take_sockopt_failures(&keys)
-            }
-            None => Vec::new(),
-        };
+        let kinds = entry.failures.keys();
+        let keys: Vec<_> = kinds
+            .map(|kind| kind.key(index, entry.generation))
+            .collect();
+        let failures = source.take_sockopt_failures(&keys);
+        let failures: Failures = failures
+            .iter()
+            .map(|(key, count)| (Failure::from(key), *count))
+            .collect();
         source.free_slot(index);
         // The account's ends are counted for as long as the name has it.
-        let tally = Tally::new(&self.scratch, &failures, 0);
+        let tally = Tally::new(&self.scratch, failures, 0);
         let Some(entry) = self.remove(index) else {
             return;
         };

@@ -46,16 +46,21 @@ pub(crate) const KINDS: usize = 64;
 pub(super) struct Kinds(BTreeSet<Failure>);
 
 impl Kinds {
-    /// How failures of `kind` are shown.
-    pub fn of(&mut self, kind: Failure) -> Failure {
-        if kind == Failure::REST || self.0.contains(&kind) {
-            return kind;
+    /// How failures of `kind` are shown, from now on.
+    pub fn admit(&mut self, kind: Failure) -> Failure {
+        if kind != Failure::REST && self.0.len() < KINDS {
+            self.0.insert(kind);
         }
-        if self.0.len() >= KINDS {
-            return Failure::REST;
+        self.shown(kind)
+    }
+
+    /// How failures of `kind` are shown, once it was admitted or found no room.
+    pub fn shown(&self, kind: Failure) -> Failure {
+        if self.0.contains(&kind) {
+            kind
+        } else {
+            Failure::REST
         }
-        self.0.insert(kind);
-        kind
     }
 }
 
@@ -88,7 +93,7 @@ impl Name {
     /// Adds failed setsockopt calls of processes that have ended.
     pub fn fail(&mut self, kind: Failure, count: u64) {
         if count > 0 {
-            let kind = self.kinds.of(kind);
+            let kind = self.kinds.admit(kind);
             self.totals.add_failures(kind, count);
         }
     }

@@ -9,7 +9,7 @@ use super::{
     labels::{Labels, name_of},
     names::{NameId, OTHER_ID},
     store::Table,
-    tally::{Failing, Tally, read_failing},
+    tally::Tally,
 };
 use crate::{contract::KernelSource, process::Unit};
 
@@ -35,13 +35,7 @@ impl Table {
     }
 
     /// Updates the comm of a process, which execve() and prctl() change.
-    pub(super) fn notice_comm(
-        &mut self,
-        index: u32,
-        comm: &[u8],
-        source: &dyn KernelSource,
-        failing: &mut Option<Failing>,
-    ) {
+    pub(super) fn notice_comm(&mut self, index: u32, comm: &[u8], source: &dyn KernelSource) {
         let comm = name_of(comm);
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
@@ -53,16 +47,12 @@ impl Table {
         entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
         // They come back with the next walk, under the new name.
         self.ports.forget_process(index);
-        self.rename(index, source, failing);
+        self.rename(index, source);
     }
 
     /// Updates the name of processes whose selection changed, or that count for `<other>` although
     /// there is room for their name now.
-    pub(super) fn settle_names(
-        &mut self,
-        source: &dyn KernelSource,
-        failing: &mut Option<Failing>,
-    ) {
+    pub(super) fn settle_names(&mut self, source: &dyn KernelSource) {
         let reselect = std::mem::take(&mut self.reselect);
         let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
         if !reselect && !self.names.has_room(self.now) {
@@ -75,7 +65,7 @@ impl Table {
             if !reselect && !crowded(entry) {
                 continue;
             }
-            self.rename(index, source, failing);
+            self.rename(index, source);
             // Asked once, and not for each of those that find no room.
             let left_out = self.entries[index as usize].as_ref().is_some_and(crowded);
             if left_out && !reselect {
@@ -86,7 +76,7 @@ impl Table {
 
     /// Makes a process count for the name given by its labels and the filter. What it has counted
     /// so far stays with its old name.
-    fn rename(&mut self, index: u32, source: &dyn KernelSource, failing: &mut Option<Failing>) {
+    fn rename(&mut self, index: u32, source: &dyn KernelSource) {
         let Some(entry) = &self.entries[index as usize] else {
             return;
         };
@@ -104,11 +94,9 @@ impl Table {
             return;
         }
         source.read_slot(index, &mut self.scratch);
-        let failing = failing.get_or_insert_with(|| read_failing(source));
-        let failures = failing.get(&(index, entry.generation));
         let account = (entry.account >= SLOT_FIRST).then(|| source.account(entry.account));
         let ended = account.flatten().unwrap_or_default().ended;
-        let tally = Tally::new(&self.scratch, failures.into_iter().flatten(), ended);
+        let tally = Tally::new(&self.scratch, entry.failures.clone(), ended);
         tally.credit(entry.before.as_deref(), self.names.get_mut(old));
         entry.before = Some(Box::new(tally));
         entry.name = new;

@@ -50,6 +50,8 @@ enum Step {
     Select {
         hidden: usize,
     },
+    /// What the jobs do that read sockets: adds new processes.
+    Discover,
     Tick,
     /// So long that a name without processes may make room.
     Pause,
@@ -67,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_usize..8).prop_map(|which| Step::End { which }),
         2 => (0..SLOTS, 1..3).prop_map(|(slot, option)| Step::Fail { slot, option }),
         1 => (0..2 * COMMS.len()).prop_map(|hidden| Step::Select { hidden }),
+        1 => Just(Step::Discover),
         6 => Just(Step::Tick),
         1 => Just(Step::Pause),
         3 => Just(Step::Scrape),
@@ -77,6 +80,71 @@ fn step() -> impl Strategy<Value = Step> {
 /// kept.
 type Counts = [u64; 4];
 
+/// What happened since the last scrape, and how many sockets are live.
+#[derive(Default)]
+struct Events {
+    /// By the name of the slot when it happened, or when the table learned of it.
+    by_name: HashMap<String, Counts>,
+    live: i64,
+    /// What no scrape shows yet, by slot: of processes that are not in the table.
+    unseen: HashMap<u32, (Counts, i64)>,
+    /// Failures, which each tick reads.
+    unread: HashMap<u32, u64>,
+}
+
+impl Events {
+    /// Something happened in a slot.
+    fn add(&mut self, table: &Table, kernel: &FakeKernel, slot: u32, counts: Counts, live: i64) {
+        match name_of_slot(table, kernel, slot) {
+            Some(name) => self.add_to(name, counts, live),
+            None => {
+                let (unseen, unseen_live) = self.unseen.entry(slot).or_default();
+                add(unseen, counts);
+                *unseen_live += live;
+            }
+        }
+    }
+
+    fn add_to(&mut self, name: String, counts: Counts, live: i64) {
+        add(self.by_name.entry(name).or_default(), counts);
+        self.live += live;
+    }
+
+    /// The table has all processes now.
+    fn see(&mut self, table: &Table, kernel: &FakeKernel) {
+        for (slot, (counts, live)) in std::mem::take(&mut self.unseen) {
+            let name = name_of_slot(table, kernel, slot).expect("it was discovered");
+            self.add_to(name, counts, live);
+        }
+    }
+
+    /// A tick is about to read the failures.
+    fn read(&mut self, table: &Table, kernel: &FakeKernel) {
+        for (slot, count) in std::mem::take(&mut self.unread) {
+            let name = name_of_slot(table, kernel, slot).expect("it was discovered");
+            self.add_to(name, [0, 0, count, 0], 0);
+        }
+    }
+}
+
+fn add(total: &mut Counts, counts: Counts) {
+    for (total, count) in total.iter_mut().zip(counts) {
+        *total += count;
+    }
+}
+
+/// Which name a slot counts for; `None` if its process is not in the table yet.
+fn name_of_slot(table: &Table, kernel: &FakeKernel, slot: u32) -> Option<String> {
+    match slot {
+        SLOT_OVERFLOW => Some(OTHER.to_owned()),
+        slot if slot < SLOT_FIRST => Some(UNATTRIBUTED.to_owned()),
+        slot => {
+            let entry = table.entry(slot, kernel.slot(slot).generation)?;
+            Some(table.names.get(entry.name).labels.comm().to_owned())
+        }
+    }
+}
+
 /// What a scrape shows.
 #[derive(Default)]
 struct Scrape {
@@ -85,7 +153,7 @@ struct Scrape {
 }
 
 impl Scrape {
-    fn of(table: &mut Table, kernel: &FakeKernel, facts: &FakeFacts) -> Self {
+    fn of(table: &Table, kernel: &FakeKernel, facts: &FakeFacts) -> Self {
         let mut scrape = Self::default();
         table.visit(kernel, facts, &mut |view| {
             let counts = [
@@ -113,7 +181,7 @@ impl Scrape {
 fn forget_evicted(
     table: &Table,
     kept: &mut Vec<Arc<Labels>>,
-    events: &mut HashMap<String, Counts>,
+    events: &mut Events,
     before: &mut Scrape,
 ) {
     let now: Vec<_> = table
@@ -125,7 +193,7 @@ fn forget_evicted(
         .iter()
         .filter(|it| !now.iter().any(|other| Arc::ptr_eq(it, other)))
     {
-        events.remove(gone.comm());
+        events.by_name.remove(gone.comm());
         before.names.remove(&**gone);
     }
     *kept = now;
@@ -160,27 +228,20 @@ proptest! {
         let mut now = Instant::now();
         let mut start = 0;
         let mut owners: BTreeMap<u32, ProcessKey> = BTreeMap::new();
-        // What happened since the last scrape, by the name of the slot when it happened, and how
-        // many sockets are live.
-        let mut events: HashMap<String, Counts> = HashMap::new();
-        let mut live = 0;
+        let mut events = Events::default();
         let mut kept = Vec::new();
         let mut holders: HashMap<u32, String> = HashMap::new();
-        let mut before = Scrape::of(&mut table, &kernel, &facts);
+        let mut before = Scrape::of(&table, &kernel, &facts);
         for step in steps.into_iter().chain([Step::Scrape]) {
             let used = |slot: u32| slot < SLOT_FIRST || kernel.slot(slot).key.tgid != 0;
-            // Which name a slot counts for, as the table knows it.
-            let name = |table: &mut Table, slot: u32| -> String {
+            if matches!(step, Step::Discover | Step::Tick | Step::Pause) {
                 table.discover(&kernel, &facts);
-                match slot {
-                    SLOT_OVERFLOW => OTHER.to_owned(),
-                    slot if slot < SLOT_FIRST => UNATTRIBUTED.to_owned(),
-                    slot => {
-                        let id = table.name_of_slot(slot, kernel.slot(slot).generation);
-                        table.names.get(id).labels.comm().to_owned()
-                    }
-                }
-            };
+                forget_evicted(&table, &mut kept, &mut events, &mut before);
+                events.see(&table, &kernel);
+            }
+            if matches!(step, Step::Tick | Step::Pause) {
+                events.read(&table, &kernel);
+            }
             match step {
                 Step::Spawn { pid, comm } => {
                     start += 1;
@@ -199,17 +260,14 @@ proptest! {
                 }
                 Step::Exit { slot } => facts.kill(kernel.slot(slot).key),
                 Step::Open { slot } if used(slot) && slot != NO_SOCKET => {
-                    events.entry(name(&mut table, slot)).or_default()[0] += 1;
-                    live += 1;
+                    events.add(&table, &kernel, slot, [1, 0, 0, 0], 1);
                     kernel.change(slot, |slot| {
                         slot.sockets += 1;
                         slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] += 1;
                     });
                 }
                 Step::Close { slot } if used(slot) && kernel.slot(slot).sockets > 0 => {
-                    let counts = events.entry(name(&mut table, slot)).or_default();
-                    counts[1] += 1;
-                    live -= 1;
+                    events.add(&table, &kernel, slot, [0, 1, 0, 0], -1);
                     let account = kernel.slot(slot).account;
                     if let Some(accounts) = &kernel.accounts {
                         let mut accounts = accounts.lock().unwrap();
@@ -228,15 +286,25 @@ proptest! {
                         let mut open = accounts.iter_mut().filter(|(_, it)| it.live() > 0);
                         if let Some((number, account)) = open.nth(which) {
                             account.ended += 1;
-                            events.entry(holders[number].clone()).or_default()[3] += 1;
+                            match holders.get(number) {
+                                Some(name) => events.add_to(name.clone(), [0, 0, 0, 1], 0),
+                                None => {
+                                    let slot = number % 100;
+                                    events.add(&table, &kernel, slot, [0, 0, 0, 1], 0);
+                                }
+                            }
                         }
                     }
                 }
                 Step::Fail { slot, option } if used(slot) && slot != NO_SOCKET => {
-                    events.entry(name(&mut table, slot)).or_default()[2] += 1;
+                    *events.unread.entry(slot).or_default() += 1;
                     kernel.fail_setsockopt(slot, option);
                 }
-                Step::Exec { .. } | Step::Open { .. } | Step::Close { .. } | Step::Fail { .. } => {}
+                Step::Exec { .. }
+                | Step::Open { .. }
+                | Step::Close { .. }
+                | Step::Fail { .. }
+                | Step::Discover => {}
                 Step::Select { hidden } => table.set_filter(hides(hidden)),
                 Step::Tick => {
                     now += Duration::from_secs(1);
@@ -247,19 +315,19 @@ proptest! {
                     table.tick(now, &kernel, &facts);
                 }
                 Step::Scrape => {
-                    let after = Scrape::of(&mut table, &kernel, &facts);
+                    let after = Scrape::of(&table, &kernel, &facts);
                     prop_assert!(after.names.len() <= max_names + 2);
                     prop_assert!(after.processes.len() <= max_processes);
-                    prop_assert_eq!(after.names.values().map(|it| it.1).sum::<i64>(), live);
+                    prop_assert_eq!(after.names.values().map(|it| it.1).sum::<i64>(), events.live);
                     forget_evicted(&table, &mut kept, &mut events, &mut before);
                     for (labels, (counts, _)) in &after.names {
-                        let happened = events.remove(labels.comm()).unwrap_or_default();
+                        let happened = events.by_name.remove(labels.comm()).unwrap_or_default();
                         let begin = before.names.get(labels).map_or([0; 4], |it| it.0);
                         let steps: [u64; 4] =
                             std::array::from_fn(|i| counts[i].wrapping_sub(begin[i]));
                         prop_assert_eq!(steps, happened, "{:?}", labels);
                     }
-                    prop_assert!(events.is_empty(), "{events:?} are nowhere");
+                    prop_assert!(events.by_name.is_empty(), "{:?} are nowhere", events.by_name);
                     for (labels, counts) in &after.processes {
                         let of_process = |slot: &Slot| {
                             let transitions = slot.state.transitions[usize::from(SYN_SENT)];
@@ -274,12 +342,9 @@ proptest! {
             }
             forget_evicted(&table, &mut kept, &mut events, &mut before);
             // Whose sockets in TIME_WAIT are: those of a process that is gone stay with its name.
-            table.discover(&kernel, &facts);
             for slot in SLOT_FIRST..SLOTS {
-                let Slot { key, generation, account, .. } = kernel.slot(slot);
-                if key.tgid != 0 {
-                    let id = table.name_of_slot(slot, generation);
-                    holders.insert(account, table.names.get(id).labels.comm().to_owned());
+                if let Some(name) = name_of_slot(&table, &kernel, slot) {
+                    holders.insert(kernel.slot(slot).account, name);
                 }
             }
         }

@@ -50,7 +50,7 @@ impl Bench {
         self.kernel.change(index.unwrap() as u32, change);
     }
 
-    fn shown(&mut self) -> Vec<u32> {
+    fn shown(&self) -> Vec<u32> {
         let mut shown = Vec::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
             shown.extend(view.labels.pid().map(|pid| pid.parse::<u32>().unwrap()));
@@ -68,6 +68,7 @@ fn sockets(slot: &mut Slot, count: i64) {
 #[test]
 fn those_with_the_most_sockets_are_shown() {
     let mut bench = Bench::new();
+    bench.table.discover(&bench.kernel, &bench.facts);
     assert_eq!(bench.shown(), [1, 2], "the first, until the first choice");
     bench.seconds(1);
     assert_eq!(bench.shown(), [3, 4]);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -11,10 +12,11 @@ use super::{
     departed::Departed,
     entry::Entry,
     listening::Listeners,
-    names::{NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
+    names::{FIXED, NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
     sum::Sum,
     time_wait::RecentEntries,
+    totals::Failures,
 };
 use crate::process::Unit;
 
@@ -67,6 +69,8 @@ pub struct Table {
     /// The slot of the last process that got a pid.
     pub(super) by_pid: HashMap<u32, u32>,
     pub(super) names: Names,
+    /// Failed setsockopt calls of no process in particular, by the name that they count for.
+    pub(super) fixed_failures: [Failures; FIXED],
     pub(super) departed: Departed,
     pub(super) unattributed_time_wait: RecentEntries,
     pub(super) overflow_time_wait: RecentEntries,
@@ -88,8 +92,8 @@ pub struct Table {
     /// As of the last tick.
     pub(super) now: Instant,
     pub(super) scratch: Box<Slot>,
-    /// Of the last scrape, for the next one.
-    pub(super) sums: Vec<Sum>,
+    /// Memory of the last scrape, for the next one.
+    pub(super) sums: Mutex<Vec<Sum>>,
 }
 
 impl Table {
@@ -101,6 +105,7 @@ impl Table {
             by_pid: HashMap::new(),
             names: Names::new(config.max_names),
             config,
+            fixed_failures: Default::default(),
             departed: Departed::default(),
             unattributed_time_wait: RecentEntries::default(),
             overflow_time_wait: RecentEntries::default(),
@@ -115,7 +120,7 @@ impl Table {
             reselect: false,
             now: Instant::now(),
             scratch: Box::new(Slot::zeroed()),
-            sums: Vec::new(),
+            sums: Mutex::default(),
         }
     }
 

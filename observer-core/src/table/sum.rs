@@ -1,12 +1,8 @@
 //! The counts of a name, while a scrape adds them up.
 
-use observer_common::{Slot, SockoptKey};
+use observer_common::Slot;
 
-use super::{
-    names::Kinds,
-    tally::Tally,
-    totals::{Failures, by_kind},
-};
+use super::{names::Kinds, tally::Tally, totals::Failures};
 
 /// The counts of a name, while they are summed.
 #[derive(Debug)]
@@ -30,16 +26,11 @@ impl Sum {
     }
 
     /// Adds the failures of a slot, except those that it counted `before` for another name.
-    pub fn fail(
-        &mut self,
-        kinds: &mut Kinds,
-        before: Option<&Tally>,
-        failures: &[(SockoptKey, u64)],
-    ) {
-        for (kind, count) in by_kind(failures) {
+    pub fn fail(&mut self, kinds: &Kinds, before: Option<&Tally>, failures: &Failures) {
+        for (&kind, &count) in failures {
             let counted = before.map_or(0, |before| before.failed(kind));
             if count > counted {
-                *self.failures.entry(kinds.of(kind)).or_default() += count - counted;
+                *self.failures.entry(kinds.shown(kind)).or_default() += count - counted;
             }
         }
     }

@@ -1,28 +1,11 @@
 //! The counts of a process at some time.
 
-use std::collections::HashMap;
-
-use observer_common::{Slot, SockoptKey};
+use observer_common::Slot;
 
 use super::{
     names::Name,
-    totals::{Failure, Failures, by_kind, settled, subtract},
+    totals::{Failure, Failures, settled, subtract},
 };
-use crate::contract::KernelSource;
-
-/// Failed setsockopt calls by slot and generation: read once for all that a tick folds, because
-/// the map has to be walked for it.
-pub(super) type Failing = HashMap<(u32, u32), Vec<(SockoptKey, u64)>>;
-
-/// Reads all of them.
-pub(super) fn read_failing(source: &dyn KernelSource) -> Failing {
-    let mut failing = Failing::new();
-    for (key, count) in source.sockopt_failures() {
-        let failures = failing.entry((key.slot, key.generation)).or_default();
-        failures.push((key, count));
-    }
-    failing
-}
 
 /// The counts of a process without its live sockets, which move with it when it changes its name.
 #[derive(Debug)]
@@ -35,15 +18,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// From a slot and the map of failures.
-    pub fn new<'a>(
-        slot: &Slot,
-        failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>,
-        ended: u64,
-    ) -> Self {
+    /// From a slot and its failures.
+    pub fn new(slot: &Slot, failures: Failures, ended: u64) -> Self {
         Self {
             counts: settled(slot),
-            failures: by_kind(failing),
+            failures,
             ended,
         }
     }

@@ -60,7 +60,7 @@ impl Bench {
         self.ticks(10);
     }
 
-    fn series(&mut self) -> BTreeMap<String, Seen> {
+    fn series(&self) -> BTreeMap<String, Seen> {
         let mut series = BTreeMap::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
             let pid = view.labels.pid().map(|pid| format!("{pid}:"));
@@ -82,7 +82,7 @@ impl Bench {
     }
 
     /// The pids that have series.
-    fn shown(&mut self) -> Vec<u32> {
+    fn shown(&self) -> Vec<u32> {
         let series = self.series();
         let pids = series.keys().filter_map(|name| name.split_once(':'));
         let mut pids: Vec<_> = pids.map(|(pid, _)| pid.parse().unwrap()).collect();
@@ -273,6 +273,7 @@ fn a_filter_has_processes_count_for_other_and_may_change() {
     bench.kernel.change(slot, accept);
     bench.kernel.change(SLOT_OVERFLOW, accept);
     bench.kernel.change(SLOT_UNATTRIBUTED, accept);
+    bench.ticks(1);
     let series = bench.series();
     assert_eq!(series["<other>/"].accepts, 2);
     assert_eq!(series["<unattributed>/"].accepts, 1);
@@ -302,11 +303,34 @@ fn a_name_in_angle_brackets_is_not_ours() {
         let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
         bench.kernel.change(slot, accept);
     }
+    bench.ticks(1);
     let series = bench.series();
     assert_eq!(series["<other>/"].accepts, 0);
     for name in [r"\<other>/", r"\\<other>/", "a<b/"] {
         assert_eq!(series[name].accepts, 1, "{name}");
     }
+}
+
+#[test]
+fn a_scrape_shows_processes_and_failures_as_of_the_last_tick() {
+    let mut bench = Bench::new(10);
+    let slot = bench.kernel.spawn(7, 1, b"a").unwrap();
+    bench.kernel.change(slot, accept);
+    bench.kernel.fail_setsockopt(slot, 1);
+    assert!(!bench.series().contains_key("a/"));
+    bench.ticks(1);
+    bench.kernel.change(slot, accept);
+    bench.kernel.fail_setsockopt(slot, 1);
+    bench.kernel.fail_setsockopt(slot, 2);
+    for _ in 0..2 {
+        let series = bench.series();
+        assert_eq!((series["a/"].accepts, series["a/"].failures), (2, 1));
+        assert_eq!(series["a/"], series["7:a/"]);
+    }
+    bench.ticks(1);
+    let series = bench.series();
+    assert_eq!((series["a/"].accepts, series["a/"].failures), (2, 3));
+    assert_eq!(bench.kernel.failures.lock().unwrap().len(), 2);
 }
 
 #[test]
@@ -321,6 +345,7 @@ fn a_reused_pid_of_the_same_name_is_another_process() {
     bench.ticks(1);
     let new = bench.kernel.spawn(7, 2, b"a\xfe").unwrap();
     bench.kernel.change(new, accept);
+    bench.ticks(1);
     let series = bench.series();
     assert_eq!(series["7:a\u{fffd}/"].accepts, 1);
     assert_eq!(series["a\u{fffd}/"].accepts, 2);
@@ -343,8 +368,10 @@ fn failures_counted_after_the_fold_are_kept() {
     bench.facts.kill(key(7, 1));
     bench.ticks(10);
     bench.kernel.failures.lock().unwrap().extend(late);
+    bench.ticks(1);
     for _ in 0..2 {
         assert_eq!(bench.series()["a/"].failures, 2);
+        bench.ticks(1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use observer_common::{Account, SLOT_FIRST, Slot, SockoptKey};
 
 use super::time_wait::RecentEntries;
-use crate::contract::KernelSource;
+use crate::contract::{KernelControl, KernelSource};
 
 /// A kind of failed setsockopt call, of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,28 @@ impl From<&SockoptKey> for Failure {
 }
 
 impl Failure {
+    /// The key of these failures of the process that has a slot.
+    pub(super) fn key(&self, slot: u32, generation: u32) -> SockoptKey {
+        let &Self {
+            level,
+            option,
+            errno,
+            family,
+            protocol,
+            socket_type,
+        } = self;
+        SockoptKey {
+            slot,
+            generation,
+            level,
+            option,
+            errno,
+            family,
+            protocol,
+            socket_type,
+        }
+    }
+
     /// The sum of kinds beyond the limit.
     pub const REST: Self = Self {
         level: i32::MIN,
@@ -61,15 +83,6 @@ impl Failure {
 
 /// Failed setsockopt calls by kind.
 pub type Failures = BTreeMap<Failure, u64>;
-
-/// Failed calls, of all processes.
-pub(super) fn by_kind<'a>(failing: impl IntoIterator<Item = &'a (SockoptKey, u64)>) -> Failures {
-    let mut failures = Failures::new();
-    for (key, count) in failing {
-        *failures.entry(Failure::from(key)).or_default() += count;
-    }
-    failures
-}
 
 /// Counts of processes that have ended.
 #[derive(Debug)]
@@ -103,7 +116,7 @@ impl Totals {
     }
 
     /// Closes the accounts all of whose sockets have ended.
-    pub fn close_accounts(&mut self, source: &dyn KernelSource) {
+    pub fn close_accounts(&mut self, source: &dyn KernelControl) {
         let ended = &mut self.ended;
         self.accounts.retain(|&account| {
             let Some(counts) = source.account(account) else {

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use observer_common::{
-    SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot, SockoptKey,
-};
+use observer_common::{SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot};
 
 use super::{
     entry::Entry,
@@ -14,9 +12,9 @@ use super::{
     store::Table,
     sum::Sum,
     time_wait::{RecentEntries, apportion},
-    totals::{Exact, Failure, Failures, add, subtract},
+    totals::{Exact, Failures, add, subtract},
 };
-use crate::contract::KernelSource;
+use crate::{contract::KernelSource, sync::lock};
 
 /// What a series is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +48,6 @@ pub struct SeriesView<'a> {
     pub time_wait_ended: Option<u64>,
 }
 
-type BySlot = HashMap<u32, Vec<(SockoptKey, u64)>>;
-
 /// Sockets in TIME_WAIT, and those that left it.
 struct TimeWaits {
     by_name: Vec<(NameId, Exact)>,
@@ -62,18 +58,18 @@ struct TimeWaits {
 }
 
 impl Table {
-    /// Calls `visit` once for each series: first processes that are shown, then names.
+    /// Calls `visit` once for each series: first processes that are shown, then names. Reads only: a
+    /// process that got a slot after the last tick is left out until the next one, and failed setsockopt
+    /// calls are those of the last tick.
     pub fn visit(
-        &mut self,
+        &self,
         source: &dyn KernelSource,
         facts: &dyn ProcessFacts,
         visit: &mut dyn FnMut(&SeriesView<'_>),
     ) {
-        self.discover(source, facts);
-        let mut failing = self.failures_by_slot(source);
         let time_waits = self.time_waits(source);
         let ended = |it: Exact| time_waits.exact.then_some(it.ended);
-        let mut scratch = std::mem::replace(&mut self.scratch, Box::new(Slot::zeroed()));
+        let mut scratch = Slot::zeroed();
         let mut sums = self.begin_sums();
         for (id, exact) in &time_waits.by_name {
             sums[*id].time_wait += exact.live;
@@ -85,21 +81,17 @@ impl Table {
         ] {
             source.read_slot(index, &mut scratch);
             add(&mut sums[id].counts, &scratch);
-            let failures = failing.remove(&index).unwrap_or_default();
-            sums[id].fail(&mut self.names.get_mut(id).kinds, None, &failures);
+            sums[id].fail(&self.names.get(id).kinds, None, &self.fixed_failures[id]);
         }
-        let Self { entries, names, .. } = self;
-        let entries = (0..).zip(entries.iter_mut());
-        for (index, entry) in entries.filter_map(|(index, entry)| Some((index, entry.as_mut()?))) {
+        let entries = (0..).zip(&self.entries);
+        for (index, entry) in entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?))) {
             source.read_slot(index, &mut scratch);
-            let failures = failing.remove(&index).unwrap_or_default();
             let exact = time_waits.by_process.get(&index).copied();
             let exact = exact.unwrap_or_default();
             if entry.is_shown() {
                 let mut own = Failures::new();
-                for (key, count) in &failures {
-                    let kind = entry.kinds.of(Failure::from(key));
-                    *own.entry(kind).or_default() += count;
+                for (kind, count) in &entry.failures {
+                    *own.entry(entry.kinds.shown(*kind)).or_default() += count;
                 }
                 visit(&SeriesView {
                     labels: &entry.labels,
@@ -122,7 +114,8 @@ impl Table {
                 subtract(&mut sum.counts, &before.counts);
                 sum.ended = sum.ended.wrapping_sub(before.ended);
             }
-            sum.fail(&mut names.get_mut(entry.name).kinds, before, &failures);
+            let kinds = &self.names.get(entry.name).kinds;
+            sum.fail(kinds, before, &entry.failures);
         }
         for (id, name) in self.names.iter() {
             let sum = &sums[id];
@@ -135,19 +128,19 @@ impl Table {
                 time_wait_ended: time_waits.exact.then_some(sum.ended),
             });
         }
-        self.scratch = scratch;
-        self.sums = sums;
+        *lock(&self.sums) = sums;
     }
 
     /// RSTs sent in reply to segments that match no socket.
-    pub fn stray_resets(&mut self, source: &dyn KernelSource, visit: impl FnOnce(&Slot)) {
-        source.read_slot(SLOT_NO_SOCKET, &mut self.scratch);
-        visit(&self.scratch);
+    pub fn stray_resets(&self, source: &dyn KernelSource, visit: impl FnOnce(&Slot)) {
+        let mut slot = Slot::zeroed();
+        source.read_slot(SLOT_NO_SOCKET, &mut slot);
+        visit(&slot);
     }
 
     /// One sum for each name, which starts with the counts of ended processes.
-    fn begin_sums(&mut self) -> Vec<Sum> {
-        let mut sums = std::mem::take(&mut self.sums);
+    fn begin_sums(&self) -> Vec<Sum> {
+        let mut sums = std::mem::take(&mut *lock(&self.sums));
         sums.resize_with(self.names.ids(), Sum::zero);
         for (id, name) in self.names.iter() {
             let sum = &mut sums[id];
@@ -158,33 +151,6 @@ impl Table {
             sum.alive = false;
         }
         sums
-    }
-
-    /// Failed setsockopt calls of the slots in the table. Those of a process that is not in the table
-    /// yet are left for the next scrape.
-    fn failures_by_slot(&mut self, source: &dyn KernelSource) -> BySlot {
-        let mut by_slot = BySlot::new();
-        let mut strays = Vec::new();
-        for (key, count) in source.sockopt_failures() {
-            let known = key.slot < SLOT_FIRST || self.entry(key.slot, key.generation).is_some();
-            if known {
-                by_slot.entry(key.slot).or_default().push((key, count));
-            } else {
-                source.read_slot_identity(key.slot, &mut self.scratch);
-                if self.scratch.generation != key.generation {
-                    strays.push(key);
-                }
-            }
-        }
-        if !strays.is_empty() {
-            // Of processes that were folded before they were counted: a program was still
-            // running then, or the map could not be emptied.
-            for (key, count) in source.take_sockopt_failures(&strays) {
-                let id = self.name_of_slot(key.slot, key.generation);
-                self.names.get_mut(id).fail(Failure::from(&key), count);
-            }
-        }
-        by_slot
     }
 
     fn time_waits(&self, source: &dyn KernelSource) -> TimeWaits {

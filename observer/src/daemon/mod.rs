@@ -12,7 +12,7 @@ pub mod tail;
 use std::{
     process::ExitCode,
     sync::{
-        Arc, Mutex,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -178,7 +178,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 
     let facts = Arc::new(HostFacts::new(scan_limits(&settings)));
     let selection = settings.selection();
-    let table = Arc::new(Mutex::new(Table::new(TableConfig {
+    let table = Arc::new(RwLock::new(Table::new(TableConfig {
         max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,
         filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),

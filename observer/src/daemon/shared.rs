@@ -1,9 +1,9 @@
 //! What the jobs share.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, RwLock, RwLockWriteGuard};
 
 use observer_core::{
-    config::Settings, host::HostFacts, process::resources::ScanLimits, sync::lock, table::Table,
+    config::Settings, host::HostFacts, process::resources::ScanLimits, sync::write, table::Table,
 };
 
 use crate::kernel::Attached;
@@ -13,14 +13,14 @@ use crate::kernel::Attached;
 pub struct Shared {
     pub live: Arc<Attached>,
     pub facts: Arc<HostFacts>,
-    pub table: Arc<Mutex<Table>>,
+    pub table: Arc<RwLock<Table>>,
 }
 
 impl Shared {
     /// Locks the table and adds processes that got a slot since the last tick. Otherwise their samples
     /// would count for `<other>`.
-    pub fn discover(&self) -> MutexGuard<'_, Table> {
-        let mut table = lock(&self.table);
+    pub fn discover(&self) -> RwLockWriteGuard<'_, Table> {
+        let mut table = write(&self.table);
         table.discover(&*self.live, &*self.facts);
         table
     }

@@ -14,7 +14,9 @@ use observer_common::{
     SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_TIME_WAIT, SIGNALS, Slot, SockoptKey,
 };
 use observer_core::{
-    contract::{KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns, Verdict},
+    contract::{
+        KernelControl, KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns, Verdict,
+    },
     names::ResetReasons,
     sync::lock,
 };
@@ -130,9 +132,10 @@ impl Attached {
         Ok((attached, stream))
     }
 
-    /// Attaches the backup programs once the kernel has skipped a run of a program that has one.
-    /// They cost something, so not before.
+    /// Reads the statistics of the programs, and attaches the backup programs once the kernel has
+    /// skipped a run of a program that has one. They cost something, so not before.
     pub fn make_up_for_missed_runs(&self) {
+        self.programs.read();
         if self.backups_attached.load(Ordering::Relaxed) {
             return;
         }
@@ -239,19 +242,9 @@ impl KernelSource for Attached {
         Some(self.time_waits.as_ref()?.account(account))
     }
 
-    fn free_account(&self, account: u32) {
-        if let Some(time_waits) = &self.time_waits {
-            time_waits.free(account);
-        }
-    }
-
     fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
         let time_waits = self.time_waits.as_ref();
         time_waits.map_or_else(Vec::new, TimeWaits::by_netns)
-    }
-
-    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
-        self.sockopt.take(keys)
     }
 
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
@@ -327,6 +320,18 @@ impl KernelSource for Attached {
 
     fn verdicts(&self) -> &[Verdict] {
         &self.verdicts
+    }
+}
+
+impl KernelControl for Attached {
+    fn free_account(&self, account: u32) {
+        if let Some(time_waits) = &self.time_waits {
+            time_waits.free(account);
+        }
+    }
+
+    fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
+        self.sockopt.take(keys)
     }
 
     fn free_slot(&self, index: u32) {

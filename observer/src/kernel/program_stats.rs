@@ -4,14 +4,20 @@
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    sync::Mutex,
 };
 
 use aya::Ebpf;
 
-use observer_core::contract::ProgramRuns;
+use observer_core::{contract::ProgramRuns, sync::lock};
 
-/// The descriptors of programs, which are valid for as long as the object is loaded.
-pub struct ProgramStats(Vec<(&'static str, RawFd)>);
+/// Statistics of programs, as of the last reading.
+pub struct ProgramStats {
+    /// Descriptors, which are valid for as long as the object is loaded.
+    programs: Vec<(&'static str, RawFd)>,
+    runs: Mutex<Vec<ProgramRuns>>,
+    missed: Mutex<Vec<(&'static str, u64)>>,
+}
 
 impl ProgramStats {
     /// For those of the programs `names` that are loaded.
@@ -20,33 +26,42 @@ impl ProgramStats {
             let fd = ebpf.program(name)?.fd().ok()?;
             Some((name, fd.as_fd().as_raw_fd()))
         };
-        Self(names.filter_map(fd).collect())
+        let this = Self {
+            programs: names.filter_map(fd).collect(),
+            runs: Mutex::default(),
+            missed: Mutex::default(),
+        };
+        this.read();
+        this
+    }
+
+    /// Reads the statistics of each program: a file for each.
+    pub fn read(&self) {
+        let (mut runs, mut missed) = (Vec::new(), Vec::new());
+        for &(program, fd) in &self.programs {
+            let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")) else {
+                continue;
+            };
+            runs.extend(program_runs(program, &info));
+            missed.extend(field(&info, "recursion_misses").map(|count| (program, count)));
+        }
+        // The kernel shows zeros while it does not keep statistics.
+        if runs.iter().all(|program| program.runs == 0) {
+            runs.clear();
+        }
+        *lock(&self.runs) = runs;
+        *lock(&self.missed) = missed;
     }
 
     /// Run-time statistics; empty while the kernel does not keep them.
     pub fn runs(&self) -> Vec<ProgramRuns> {
-        let runs = self.read(program_runs);
-        // The kernel shows zeros while it does not keep statistics.
-        if runs.iter().all(|program| program.runs == 0) {
-            return Vec::new();
-        }
-        runs
+        lock(&self.runs).clone()
     }
 
     /// Runs that the kernel skipped because the program was running on that CPU already
     /// (`recursion_misses`, since 5.12).
     pub fn missed(&self) -> Vec<(&'static str, u64)> {
-        self.read(|program, info| Some((program, field(info, "recursion_misses")?)))
-    }
-
-    fn read<T>(&self, parse: impl Fn(&'static str, &str) -> Option<T>) -> Vec<T> {
-        let programs = self.0.iter();
-        programs
-            .filter_map(|(program, fd)| {
-                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-                parse(program, &info)
-            })
-            .collect()
+        lock(&self.missed).clone()
     }
 }
 

@@ -100,7 +100,7 @@ pub struct App {
 
 struct Shared {
     app: App,
-    /// One scrape at a time: a second one would block a thread, waiting for the table.
+    /// One scrape at a time: each holds megabytes.
     scraping: Arc<Mutex<()>>,
 }
 

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Result, ensure};
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
 use crate::{Metrics, PATIENCE, http, left_out, scale};
@@ -184,8 +185,10 @@ impl Daemon {
         (reply.status, reply.body)
     }
 
-    /// A scrape.
+    /// A scrape that shows all that happened before: the next tick adds processes that are new, and
+    /// reads failed setsockopt calls.
     pub fn scrape(&self) -> Metrics {
+        wait_for_tick(self.address).expect("the daemon ticks");
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200, "{body}");
         Metrics::parse(&body).unwrap()
@@ -214,7 +217,8 @@ impl Daemon {
         }
     }
 
-    /// Scrapes until `condition` holds, and returns that scrape; panics with the last one.
+    /// Scrapes after each tick until `condition` holds, and returns that scrape; panics with the last
+    /// one.
     pub fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
         self.until_within(PATIENCE, what, condition)
     }
@@ -237,7 +241,6 @@ impl Daemon {
                 metrics.shown(),
                 self.log()
             );
-            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -259,6 +262,26 @@ impl Daemon {
     pub fn wait_for_end(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
+}
+
+/// Waits until a running observer has finished a tick that began after this was called.
+///
+/// # Errors
+///
+/// When it does not answer, or does not tick.
+pub fn wait_for_tick(address: SocketAddr) -> Result<()> {
+    let ticks = || -> Result<f64> {
+        let metrics = Metrics::parse(&http::get(address, "/metrics")?.body)?;
+        Ok(metrics.sum("observer_job_runs_total", &[("job", "tick")]))
+    };
+    let started = Instant::now();
+    // The first one to end may have begun before.
+    let enough = ticks()? + 2.0;
+    while ticks()? < enough {
+        ensure!(started.elapsed() < PATIENCE, "waited in vain for a tick");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 impl Drop for Daemon {

@@ -1,9 +1,9 @@
 //! One run: a fresh network namespace, one subject, one load.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use observer_test_support::{Metrics, Netns};
+use observer_test_support::{Metrics, Netns, wait_for_tick};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -119,8 +119,8 @@ impl Bench {
             run.memory = proc::memory(pid, &binaries.maps)?;
         }
         if let Some(address) = attached.address {
-            // What is on its way to a counter.
-            thread::sleep(Duration::from_millis(20));
+            // What is on its way to a counter, and processes that are new.
+            wait_for_tick(address)?;
             let metrics = scrape::scrape(address)?.metrics;
             let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
             run.records_lost = sum("observer_records_lost_total", &[]);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use observer_test_support::http;
+use observer_test_support::{http, wait_for_tick};
 
 use super::{
     proc::{self, Runs},
@@ -274,6 +274,8 @@ impl Attached {
     /// for the floor, ids for others.
     pub fn programs(&self) -> Result<BTreeMap<String, Runs>> {
         if let Some(address) = self.address {
+            // It reads them at each tick.
+            wait_for_tick(address)?;
             return Ok(scrape::programs(&scrape::scrape(address)?.metrics));
         }
         let Some(pid) = self.pid() else {

@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Instant,
 };
 
@@ -110,7 +110,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
     };
     table.update_ports(&usage, 60);
     let exporter = Exporter::new(
-        Arc::new(Mutex::new(table)),
+        Arc::new(RwLock::new(table)),
         Arc::new(kernel),
         Arc::new(facts),
         build(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_core::{config::Settings, sync::lock};
+use observer_core::{config::Settings, sync::read};
 
 use crate::daemon::{
     scheduler::Job,
@@ -26,7 +26,7 @@ impl Job for Fds {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        let processes: Vec<_> = lock(&self.0.table).keys().copied().collect();
+        let processes: Vec<_> = read(&self.0.table).keys().copied().collect();
         self.0.facts.scan(processes);
         Ok(())
     }

@@ -16,7 +16,7 @@ use observer_core::{
         snmp::TcpExtCounters,
     },
     process::ProcRoot,
-    sync::lock,
+    sync::write,
 };
 use tracing::debug;
 
@@ -54,7 +54,7 @@ impl Job for Listeners {
     fn run(&mut self) -> anyhow::Result<()> {
         self.read()
             // Otherwise the last reading would stay, although it is outdated.
-            .inspect_err(|_| lock(&self.shared.table).forget_listeners())
+            .inspect_err(|_| write(&self.shared.table).forget_listeners())
     }
 }
 

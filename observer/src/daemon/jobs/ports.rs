@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use observer_core::{config::Settings, ports::Collector, sync::lock};
+use observer_core::{config::Settings, ports::Collector, sync::write};
 use tracing::debug;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
@@ -59,7 +59,7 @@ impl Job for Ports {
             .live
             .walk_ports(|port| collector.add(&port))
             // Otherwise the last reading would stay, although it is outdated.
-            .inspect_err(|_| lock(&self.shared.table).forget_ports())?;
+            .inspect_err(|_| write(&self.shared.table).forget_ports())?;
         let Some(spaces) = spaces else {
             return Ok(());
         };

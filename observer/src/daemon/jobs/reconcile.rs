@@ -14,7 +14,7 @@ use observer_core::{
     export::jobs::DriftMetrics,
     net::{netns, sockstat::SockStat},
     process::ProcRoot,
-    sync::lock,
+    sync::write,
     table::{Kind, TIME_WAIT_LENGTH},
 };
 
@@ -79,7 +79,7 @@ impl Job for Reconcile {
             Ok(counts) => counts,
             Err(error) => {
                 self.drift.withdraw();
-                lock(&self.shared.table).forget_time_wait_drift();
+                write(&self.shared.table).forget_time_wait_drift();
                 return Err(error.context("cannot compare with the kernel's counts"));
             }
         };
@@ -104,15 +104,17 @@ impl Reconcile {
 
     fn compare_sockets(&self, counts: &KernelCounts) {
         let mut ours = 0;
-        lock(&self.shared.table).visit(&*self.shared.live, &*self.shared.facts, &mut |view| {
-            // Processes are in the names' sums.
-            if let Kind::Name { .. } = view.kind {
-                ours += (1..STATES as u8)
-                    .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
-                    .map(|state| view.counts.live(state))
-                    .sum::<i64>();
-            }
-        });
+        self.shared
+            .discover()
+            .visit(&*self.shared.live, &*self.shared.facts, &mut |view| {
+                // Processes are in the names' sums.
+                if let Kind::Name { .. } = view.kind {
+                    ours += (1..STATES as u8)
+                        .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))
+                        .map(|state| view.counts.live(state))
+                        .sum::<i64>();
+                }
+            });
         self.drift.show_sockets(ours - counts.in_use as i64);
     }
 
@@ -131,7 +133,7 @@ impl Reconcile {
             })
             .collect();
         let sum = drifts.iter().map(|(_, drift)| drift).sum();
-        lock(&self.shared.table).note_time_wait_drift(sum);
+        write(&self.shared.table).note_time_wait_drift(sum);
         self.drift.show_time_wait(&drifts);
     }
 
@@ -142,7 +144,7 @@ impl Reconcile {
         // kernel's numbers are a measure only while all that entered did so here.
         let elsewhere = self.shared.live.stats().time_wait_elsewhere;
         let elsewhere = self.entered_elsewhere(elsewhere);
-        let mut table = lock(&self.shared.table);
+        let mut table = write(&self.shared.table);
         table.infer_time_wait(Instant::now(), &*self.shared.live);
         table.reconcile_time_wait(counts.total_time_wait());
         if elsewhere {

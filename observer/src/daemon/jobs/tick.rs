@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_core::{config::Settings, sync::lock};
+use observer_core::{config::Settings, sync::write};
 use tracing::info;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
@@ -35,7 +35,7 @@ impl Job for Tick {
 
     fn configure(&mut self, settings: &Settings) {
         let selection = settings.selection();
-        lock(&self.shared.table)
+        write(&self.shared.table)
             .set_filter(Box::new(move |comm, unit| selection.selects(comm, unit)));
         if self.has_run {
             info!("applied the new settings");
@@ -45,11 +45,12 @@ impl Job for Tick {
     fn run(&mut self) -> anyhow::Result<()> {
         let Shared { live, facts, table } = &self.shared;
         let processes: HashSet<_> = {
-            let mut table = lock(table);
+            let mut table = write(table);
             table.tick(Instant::now(), &**live, &**facts);
             table.keys().copied().collect()
         };
         facts.retain(&processes);
+        facts.measure_own();
         live.make_up_for_missed_runs();
         live.flush_log();
         self.has_run = true;

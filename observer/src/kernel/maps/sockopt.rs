@@ -1,6 +1,9 @@
 //! Counters of failed setsockopt() calls.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use aya::{
     Ebpf,
@@ -12,7 +15,10 @@ use super::take_hash;
 use observer_core::sync::lock;
 
 /// The map of failed calls.
-pub struct SockoptFailures(Mutex<HashMap<MapData, SockoptKey, u64>>);
+pub struct SockoptFailures {
+    map: Mutex<HashMap<MapData, SockoptKey, u64>>,
+    len: AtomicU64,
+}
 
 impl SockoptFailures {
     /// Takes the map out of `ebpf`.
@@ -21,17 +27,22 @@ impl SockoptFailures {
     ///
     /// When it is missing.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        Ok(Self(Mutex::new(take_hash(ebpf, "SOCKOPT_FAILURES")?)))
+        Ok(Self {
+            map: Mutex::new(take_hash(ebpf, "SOCKOPT_FAILURES")?),
+            len: AtomicU64::new(0),
+        })
     }
 
     /// Every counter.
     pub fn read(&self) -> Vec<(SockoptKey, u64)> {
-        lock(&self.0).iter().filter_map(Result::ok).collect()
+        let failures: Vec<_> = lock(&self.map).iter().filter_map(Result::ok).collect();
+        self.len.store(failures.len() as u64, Ordering::Relaxed);
+        failures
     }
 
     /// Removes counters and returns them.
     pub fn take(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
-        let mut map = lock(&self.0);
+        let mut map = lock(&self.map);
         let mut take = |key: &SockoptKey| {
             let count = map.get(key, 0).ok()?;
             map.remove(key).ok()?;
@@ -40,8 +51,8 @@ impl SockoptFailures {
         keys.iter().filter_map(&mut take).collect()
     }
 
-    /// How many counters there are.
+    /// How many counters there were when they were last read.
     pub fn len(&self) -> u64 {
-        lock(&self.0).keys().filter_map(Result::ok).count() as u64
+        self.len.load(Ordering::Relaxed)
     }
 }
