@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{RESETS_SENT, SIGNALS, state_name};
+use observer_common::{RESETS_SENT, SIGNALS};
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -17,7 +17,7 @@ use super::{
     family::{Family, METRICS},
     names::Index,
     own::{BuildInfo, Own},
-    series::{ProcessMetrics, Writer, open_sockets},
+    series::{ProcessMetrics, Writer},
     sink::{ProtoSink, Sink, seconds},
     sockets,
     text::{Piece, Spare, TextSink},
@@ -32,34 +32,19 @@ use crate::{
 /// written as text directly, which is several times faster; both give the same samples.
 #[derive(Clone)]
 pub struct Exporter {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    table: Arc<RwLock<Table>>,
-    source: Arc<dyn KernelSource>,
-    facts: Arc<dyn ProcessFacts>,
+pub(super) struct Inner {
+    pub table: Arc<RwLock<Table>>,
+    pub source: Arc<dyn KernelSource>,
+    pub facts: Arc<dyn ProcessFacts>,
     counters: Counters,
     reset_reasons: Index,
     build: BuildInfo,
     process_metrics: ProcessMetrics,
     descriptions: Vec<Desc>,
     spare: Arc<Spare>,
-}
-
-/// A process and its live connections, for the landing page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Busy {
-    /// Label values.
-    pub pid: String,
-    /// Label values.
-    pub comm: String,
-    /// Label values.
-    pub unit: String,
-    /// Tracked sockets.
-    pub sockets: u64,
-    /// Number of sockets by name of state.
-    pub states: Vec<(&'static str, u64)>,
 }
 
 impl Exporter {
@@ -118,42 +103,6 @@ impl Exporter {
     #[must_use]
     pub fn source(&self) -> &dyn KernelSource {
         &*self.inner.source
-    }
-
-    /// The processes with the most sockets, most first, of those that are shown by pid.
-    #[must_use]
-    pub fn busiest(&self, limit: usize) -> Vec<Busy> {
-        let mut all = Vec::new();
-        let Inner {
-            table,
-            source,
-            facts,
-            ..
-        } = &*self.inner;
-        read(table).visit(&**source, &**facts, &mut |view| {
-            let live = view.counts.live_by_state();
-            let sockets = open_sockets(&live);
-            if let Some(pid) = view.labels.pid()
-                && sockets > 0
-            {
-                let live = |state: u8| Some((state_name(state)?, live[usize::from(state)]));
-                all.push(Busy {
-                    pid: pid.to_owned(),
-                    comm: view.labels.comm().to_owned(),
-                    unit: view.labels.unit().to_owned(),
-                    sockets,
-                    states: (1..observer_common::STATES as u8)
-                        .filter(|&state| state != observer_common::CLOSE)
-                        .filter_map(live)
-                        .filter(|&(_, live)| live > 0)
-                        .map(|(name, live)| (name, live as u64))
-                        .collect(),
-                });
-            }
-        });
-        all.sort_by_key(|busy| std::cmp::Reverse(busy.sockets));
-        all.truncate(limit);
-        all
     }
 
     fn collect_into(&self, sink: &mut dyn Sink) {

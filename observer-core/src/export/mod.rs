@@ -22,7 +22,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Busy, Exporter};
+pub use collector::Exporter;
 pub use health::Health;
 pub use own::BuildInfo;
 pub use series::ProcessMetrics;

@@ -53,8 +53,9 @@ impl Writer<'_> {
     pub fn write(&mut self, view: &SeriesView<'_>) {
         match (view.kind, self.process_metrics) {
             (Kind::Name { alive }, _) => self.name(view, alive),
-            (Kind::Process { .. }, ProcessMetrics::None) => {}
-            (Kind::Process { resources }, metrics) => {
+            (Kind::Process { shown: false, .. }, _)
+            | (Kind::Process { .. }, ProcessMetrics::None) => {}
+            (Kind::Process { resources, .. }, metrics) => {
                 self.process_gauges(view, resources);
                 if metrics == ProcessMetrics::All {
                     let counts = view.counts.counters();
@@ -222,7 +223,7 @@ fn clamp(value: i64) -> u64 {
 
 /// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which goes on counting
 /// a socket that was handed to another process until its next transition.
-pub(super) fn open_sockets(live: &[i64; STATES]) -> u64 {
+fn open_sockets(live: &[i64; STATES]) -> u64 {
     (1..STATES)
         .filter(|state| ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(state))
         .map(|state| clamp(live[state]))

@@ -105,5 +105,5 @@ fn ports(sink: &mut dyn Sink, view: &PortsView) {
     let blocked = u64::from(view.blocked);
     sink.sample(Family::PortsUsed, labels, &extra, used.into());
     sink.sample(Family::PortsBlocked, labels, &extra, blocked.into());
-    sink.sample(Family::PortsRatio, labels, &extra, view.ratio.into());
+    sink.sample(Family::PortsRatio, labels, &extra, view.ratio().into());
 }

@@ -11,11 +11,12 @@ use observer_common::{
     Slot, connect_index,
 };
 
-use super::{BuildInfo, Exporter, Piece, ProcessMetrics};
+use super::{BuildInfo, Exporter, Piece, ProcessMetrics, collector::Inner};
 use crate::{
     process::Unit,
+    sync::read,
     table::{
-        Table, TableConfig,
+        Snapshot, Table, TableConfig,
         fake::{FakeFacts, FakeKernel},
     },
 };
@@ -85,6 +86,24 @@ pub fn exporter_of(
         build(),
         process_metrics,
     )
+}
+
+/// The table of an exporter.
+#[must_use]
+pub fn table(exporter: &Exporter) -> Arc<RwLock<Table>> {
+    Arc::clone(&exporter.inner.table)
+}
+
+/// What the exporter's table has now.
+#[must_use]
+pub fn snapshot(exporter: &Exporter) -> Snapshot {
+    let Inner {
+        table,
+        source,
+        facts,
+        ..
+    } = &*exporter.inner;
+    read(table).snapshot(5_000_000_000, &**source, &**facts)
 }
 
 /// A build to show.

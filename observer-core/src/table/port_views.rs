@@ -16,12 +16,22 @@ pub struct PortsView {
     pub used: u32,
     /// Of those, ports that connect() cannot use.
     pub blocked: u32,
+    /// Ports to the destination that are blocked by all processes.
+    pub blocked_by_all: u32,
+    /// Ports that there are for the destination.
+    pub available: u32,
+}
+
+impl PortsView {
     /// Ports blocked by all processes, as a fraction of those available.
-    pub ratio: f64,
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        f64::from(self.blocked_by_all) / f64::from(self.available.max(1))
+    }
 }
 
 /// Whose ports: a name's, or those of the process that has a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Holder {
     Name(NameId),
     Process(u32),

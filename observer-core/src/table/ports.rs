@@ -44,15 +44,20 @@ impl Table {
         let mut rest: BTreeMap<Holder, PortsView> = BTreeMap::new();
         let mut hide = |(holder, view): (Holder, PortsView)| {
             let sum = rest.entry(holder).or_insert_with(|| PortsView {
-                labels: view.labels,
+                labels: Arc::clone(&view.labels),
                 destination: None,
                 used: 0,
                 blocked: 0,
-                ratio: 0.0,
+                blocked_by_all: 0,
+                available: 0,
             });
             sum.used += view.used;
             sum.blocked += view.blocked;
-            sum.ratio = sum.ratio.max(view.ratio);
+            // Of the one with the highest ratio.
+            if view.ratio() > sum.ratio() || sum.available == 0 {
+                sum.blocked_by_all = view.blocked_by_all;
+                sum.available = view.available;
+            }
         };
         for of_holder in shares.chunk_by(|a, b| a.0 == b.0) {
             let labels = self.labels_of(of_holder[0].0);
@@ -108,14 +113,15 @@ fn view_of(labels: &Arc<Labels>, shares: &[(Holder, &Share)]) -> PortsView {
         destination: Some(first.destination),
         used: shares.iter().map(|(_, share)| share.used).sum(),
         blocked: shares.iter().map(|(_, share)| share.blocked).sum(),
-        ratio: f64::from(first.blocked_by_all) / f64::from(first.available.max(1)),
+        blocked_by_all: first.blocked_by_all,
+        available: first.available,
     }
 }
 
 fn busiest_first(views: &mut [(Holder, PortsView)]) {
     views.sort_by(|(a_holder, a), (b_holder, b)| {
-        b.ratio
-            .total_cmp(&a.ratio)
+        b.ratio()
+            .total_cmp(&a.ratio())
             .then_with(|| Reverse(a.used).cmp(&Reverse(b.used)))
             .then_with(|| (a_holder, a.destination).cmp(&(b_holder, b.destination)))
     });

@@ -162,12 +162,13 @@ impl Scrape {
                 view.failures.values().sum(),
                 view.time_wait_ended.unwrap_or(0),
             ];
-            let labels = view.labels.clone();
+            let labels = Labels::clone(view.labels);
             let doubled = match view.kind {
                 Kind::Name { .. } => {
                     let live = view.counts.live(ESTABLISHED);
                     scrape.names.insert(labels, (counts, live)).is_some()
                 }
+                Kind::Process { shown: false, .. } => false,
                 Kind::Process { .. } => scrape.processes.insert(labels, counts).is_some(),
             };
             assert!(!doubled, "two series with the same labels");

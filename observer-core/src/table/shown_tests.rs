@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use observer_common::{ESTABLISHED, Slot};
 
 use crate::table::{
-    Table, TableConfig,
+    Kind, Table, TableConfig,
     fake::{FakeFacts, FakeKernel, key},
 };
 
@@ -53,7 +53,12 @@ impl Bench {
     fn shown(&self) -> Vec<u32> {
         let mut shown = Vec::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
-            shown.extend(view.labels.pid().map(|pid| pid.parse::<u32>().unwrap()));
+            if let Kind::Process {
+                key, shown: true, ..
+            } = view.kind
+            {
+                shown.push(key.tgid);
+            }
         });
         shown.sort_unstable();
         shown

@@ -66,7 +66,7 @@ impl Bench {
         views
             .map(|view| {
                 let port = view.destination.map(|it| it.remote.port());
-                (name_of(&view.labels), port, view.used, view.ratio)
+                (name_of(&view.labels), port, view.used, view.ratio())
             })
             .collect()
     }
@@ -370,7 +370,7 @@ fn the_ratio_is_of_blocked_ports() {
     let blocked = |bench: &Bench| -> Vec<_> {
         let views = bench.table.ports();
         views
-            .map(|it| (it.used, it.blocked, it.ratio, it.destination.is_some()))
+            .map(|it| (it.used, it.blocked, it.ratio(), it.destination.is_some()))
             .collect()
     };
     bench.table.update_ports(&usage(&shares), 0);

@@ -63,6 +63,9 @@ impl Bench {
     fn series(&self) -> BTreeMap<String, Seen> {
         let mut series = BTreeMap::new();
         self.table.visit(&self.kernel, &self.facts, &mut |view| {
+            if let Kind::Process { shown: false, .. } = view.kind {
+                return;
+            }
             let pid = view.labels.pid().map(|pid| format!("{pid}:"));
             let pid = pid.unwrap_or_default();
             let name = format!("{pid}{}/{}", view.labels.comm(), view.labels.unit());

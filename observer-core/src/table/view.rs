@@ -1,14 +1,17 @@
 //! Reading the table: one pass over all series, at the cost of one slot read per process.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use observer_common::{SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot};
+use observer_common::{
+    ProcessKey, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot,
+};
 
 use super::{
     entry::Entry,
     facts::{ProcessFacts, Resources},
     labels::Labels,
     names::{NameId, OTHER_ID, UNATTRIBUTED_ID},
+    port_views::Holder,
     store::Table,
     sum::Sum,
     time_wait::{RecentEntries, apportion},
@@ -26,18 +29,23 @@ pub enum Kind {
     },
     /// One running process.
     Process {
+        /// Which one.
+        key: ProcessKey,
+        /// Whether it has series of its own.
+        shown: bool,
         /// Its descriptors.
         resources: Resources,
     },
 }
 
-/// One series of every metric by name or by process.
+/// A name or a running process.
 #[derive(Debug)]
 pub struct SeriesView<'a> {
     /// `comm` and `unit`, and `pid` of a process.
-    pub labels: &'a Labels,
+    pub labels: &'a Arc<Labels>,
     /// Name or process.
     pub kind: Kind,
+    pub(super) holder: Holder,
     /// The counters. The identity fields are not set.
     pub counts: &'a Slot,
     /// Failed setsockopt calls.
@@ -58,7 +66,7 @@ struct TimeWaits {
 }
 
 impl Table {
-    /// Calls `visit` once for each series: first processes that are shown, then names. Reads only: a
+    /// Calls `visit` once for each running process, and then once for each name. Reads only: a
     /// process that got a slot after the last tick is left out until the next one, and failed setsockopt
     /// calls are those of the last tick.
     pub fn visit(
@@ -88,7 +96,7 @@ impl Table {
             source.read_slot(index, &mut scratch);
             let exact = time_waits.by_process.get(&index).copied();
             let exact = exact.unwrap_or_default();
-            if entry.is_shown() {
+            if entry.alive {
                 let mut own = Failures::new();
                 for (kind, count) in &entry.failures {
                     *own.entry(entry.kinds.shown(*kind)).or_default() += count;
@@ -96,8 +104,11 @@ impl Table {
                 visit(&SeriesView {
                     labels: &entry.labels,
                     kind: Kind::Process {
+                        key: entry.key,
+                        shown: entry.is_shown(),
                         resources: facts.resources(&entry.key),
                     },
+                    holder: Holder::Process(index),
                     counts: &scratch,
                     failures: &own,
                     time_wait: exact.live,
@@ -122,6 +133,7 @@ impl Table {
             visit(&SeriesView {
                 labels: &name.labels,
                 kind: Kind::Name { alive: sum.alive },
+                holder: Holder::Name(id),
                 counts: &sum.counts,
                 failures: &sum.failures,
                 time_wait: sum.time_wait,

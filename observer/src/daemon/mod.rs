@@ -191,7 +191,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         cli::build(),
         settings.process_metrics,
     );
-    let shared = Shared { live, facts, table };
+    let shared = Shared {
+        live,
+        facts,
+        table,
+        snapshot: watch::Sender::default(),
+    };
     scheduler.add(Tick::new(shared.clone()));
     scheduler.add(Fds(shared.clone()));
     scheduler.add(Listeners::new(shared.clone()));
@@ -202,6 +207,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         exporter,
         registry,
         health,
+        snapshot: shared.snapshot.subscribe(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -3,8 +3,13 @@
 use std::sync::{Arc, RwLock, RwLockWriteGuard};
 
 use observer_core::{
-    config::Settings, host::HostFacts, process::resources::ScanLimits, sync::write, table::Table,
+    config::Settings,
+    host::HostFacts,
+    process::resources::ScanLimits,
+    sync::write,
+    table::{Snapshot, Table},
 };
+use tokio::sync::watch;
 
 use crate::kernel::Attached;
 
@@ -14,6 +19,8 @@ pub struct Shared {
     pub live: Arc<Attached>,
     pub facts: Arc<HostFacts>,
     pub table: Arc<RwLock<Table>>,
+    /// The table's processes and names: each tick publishes them, for readers that take no lock.
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
 }
 
 impl Shared {

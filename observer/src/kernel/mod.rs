@@ -11,6 +11,7 @@ mod options;
 mod program_stats;
 
 pub use attached::Attached;
+pub use clock::monotonic_ns;
 pub use facts::{
     btf,
     btf::VMLINUX as KERNEL_BTF,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use observer_core::{
     contract::Status,
     export::{Exporter, Health},
+    table::Snapshot,
 };
 
 /// Number of processes listed.
@@ -22,7 +23,7 @@ div { overflow-x: auto } td { white-space: nowrap }
 </style></head><body>
 ";
 
-pub(super) fn page(exporter: &Exporter, health: &Health) -> String {
+pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) -> String {
     let mut page = String::from(HEAD);
     let build = exporter.build();
     let _ = write!(
@@ -42,22 +43,25 @@ pub(super) fn page(exporter: &Exporter, health: &Health) -> String {
         );
     }
     page.push_str(
-        "<h2>Processes with the most sockets, of those shown by pid</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
+        "<h2>Processes with the most sockets</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
          <th>sockets<th>states</tr>\n",
     );
-    for busy in exporter.busiest(TOP) {
-        let states: Vec<String> = busy
-            .states
-            .iter()
-            .map(|(state, count)| format!("{state} {count}"))
+    for process in snapshot.busiest(TOP) {
+        let vitals = &process.vitals;
+        let time_wait = Some(("TIME_WAIT", vitals.time_wait)).filter(|(_, count)| *count > 0);
+        let live = vitals.connections();
+        let states: Vec<String> = live
+            .map(|(state, count)| (state, count.into()))
+            .chain(time_wait)
+            .map(|(state, count): (_, u64)| format!("{state} {count}"))
             .collect();
         let _ = writeln!(
             page,
             "<tr><td>{}<td>{}<td>{}<td class=\"num\">{}<td>{}</tr>",
-            escape(&busy.pid),
-            escape(&busy.comm),
-            escape(&busy.unit),
-            busy.sockets,
+            process.key.tgid,
+            escape(vitals.labels.comm()),
+            escape(vitals.labels.unit()),
+            vitals.sockets(),
             states.join(", "),
         );
     }

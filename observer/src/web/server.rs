@@ -30,7 +30,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use observer_core::export::{Exporter, Health};
+use observer_core::{
+    export::{Exporter, Health},
+    table::Snapshot,
+};
 use prometheus::{Registry, TextEncoder};
 use thiserror::Error;
 use tokio::{
@@ -96,6 +99,14 @@ pub struct App {
     pub registry: Registry,
     /// For `/healthz` and `/readyz`.
     pub health: Arc<Health>,
+    /// The table's processes and names, as of the last tick.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl App {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
 }
 
 struct Shared {
@@ -281,10 +292,14 @@ impl hyper::body::Body for Pieces {
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
-    match blocking(&shared, |app| Ok(page::page(&app.exporter, &app.health))).await {
-        Ok(page) => (NO_CACHE, Html(page)).into_response(),
-        Err(error) => failure(&error),
-    }
+    let App {
+        exporter,
+        health,
+        snapshot: _,
+        registry: _,
+    } = &shared.app;
+    let page = page::page(exporter, health, &shared.app.snapshot());
+    (NO_CACHE, Html(page)).into_response()
 }
 
 /// Runs `work`, which takes locks and reads files, on a thread for blocking work, one at a time. `work`

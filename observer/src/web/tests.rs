@@ -14,7 +14,7 @@ use observer_common::SLOT_FIRST;
 use observer_core::{
     export::{
         Health,
-        testing::{busy, exporter, kernel, parse},
+        testing::{busy, exporter, kernel, parse, snapshot},
     },
     table::{TableConfig, fake::FakeKernel},
 };
@@ -22,7 +22,7 @@ use prometheus::{IntCounter, Registry};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -43,9 +43,21 @@ fn app(stuck_after: Duration) -> App {
     let counter = IntCounter::new("detector_alerts_total", "Alerts.").unwrap();
     registry.register(Box::new(counter)).unwrap();
     App {
-        exporter: exporter(kernel, TableConfig::default()),
         registry,
         health: Arc::new(health(stuck_after)),
+        ..app_of(kernel)
+    }
+}
+
+fn app_of(kernel: FakeKernel) -> App {
+    let exporter = exporter(kernel, TableConfig::default());
+    let snapshot = snapshot(&exporter);
+    App {
+        exporter,
+        registry: Registry::new(),
+        health: Arc::new(Health::new([])),
+        // What was sent stays after the sender has gone.
+        snapshot: watch::channel(Arc::new(snapshot)).1,
     }
 }
 
@@ -369,12 +381,7 @@ fn cost_of_compression() {
             let slot = kernel.spawn(pid, 1, b"some-daemon").unwrap();
             kernel.change(slot, busy);
         }
-        let server = start_with(App {
-            exporter: exporter(kernel, TableConfig::default()),
-            registry: Registry::new(),
-            health: Arc::new(Health::new([])),
-        })
-        .await;
+        let server = start_with(app_of(kernel)).await;
         for offer in ["identity", "gzip"] {
             let field = format!("Accept-Encoding: {offer}\r\n");
             let (mut best, mut body) = (Duration::MAX, Vec::new());

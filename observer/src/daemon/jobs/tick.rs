@@ -2,13 +2,20 @@
 
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use observer_core::{config::Settings, sync::write};
+use observer_core::{
+    config::Settings,
+    sync::{read, write},
+};
 use tracing::info;
 
-use crate::daemon::{scheduler::Job, shared::Shared};
+use crate::{
+    daemon::{scheduler::Job, shared::Shared},
+    kernel::monotonic_ns,
+};
 
 pub struct Tick {
     shared: Shared,
@@ -43,16 +50,22 @@ impl Job for Tick {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        let Shared { live, facts, table } = &self.shared;
-        let processes: HashSet<_> = {
-            let mut table = write(table);
-            table.tick(Instant::now(), &**live, &**facts);
-            table.keys().copied().collect()
-        };
+        let Shared {
+            live,
+            facts,
+            table,
+            snapshot,
+        } = &self.shared;
+        let began_ns = monotonic_ns();
+        write(table).tick(Instant::now(), &**live, &**facts);
+        let processes: HashSet<_> = read(table).keys().copied().collect();
         facts.retain(&processes);
         facts.measure_own();
         live.make_up_for_missed_runs();
         live.flush_log();
+        // Last, so that whoever waits for it sees everything else of this tick, too.
+        let now = read(table).snapshot(began_ns, &**live, &**facts);
+        snapshot.send_replace(Arc::new(now));
         self.has_run = true;
         Ok(())
     }

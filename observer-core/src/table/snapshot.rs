@@ -1,0 +1,222 @@
+//! What each process and each name has at one moment, for readers that take neither the table's lock nor
+//! read the kernel: the API, the page, detectors.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+
+use observer_common::{CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_WAIT, state_name};
+
+use super::{
+    facts::{ProcessFacts, Resources},
+    labels::Labels,
+    listening::{Listening, Place},
+    port_views::{Holder, PortsView},
+    store::Table,
+    view::{Kind, SeriesView},
+};
+use crate::contract::KernelSource;
+
+/// All processes and names at one tick.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// When the tick began, by CLOCK_MONOTONIC in nanoseconds: what happened before is included. 0 before
+    /// the first tick.
+    pub monotonic_ns: u64,
+    /// Running processes, in the order of their slots.
+    pub processes: Vec<ProcessVitals>,
+    /// Names, `<unattributed>` and `<other>` first.
+    pub names: Vec<NameVitals>,
+}
+
+/// What a running process has.
+#[derive(Debug)]
+pub struct ProcessVitals {
+    /// The process.
+    pub key: ProcessKey,
+    /// Its descriptors.
+    pub resources: Resources,
+    /// What it has in common with names.
+    pub vitals: Vitals,
+}
+
+/// What the processes of a name have, ended ones included.
+#[derive(Debug)]
+pub struct NameVitals {
+    /// Whether any of them is running.
+    pub alive: bool,
+    /// What it has in common with processes.
+    pub vitals: Vitals,
+}
+
+/// What a process or a name has.
+#[derive(Debug)]
+pub struct Vitals {
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Live sockets by state; 0 in CLOSE and TIME_WAIT.
+    pub live: [u32; STATES],
+    /// Sockets in TIME_WAIT.
+    pub time_wait: u64,
+    /// Counters.
+    pub counts: Counts,
+    /// Listening sockets by address, as of the last reading; `None` for the sum of further ones.
+    pub listeners: Box<[(Option<Place>, Listening)]>,
+    /// Local ports in use by destination, as of the last walk. Empty for a process that is not shown by
+    /// pid.
+    pub ports: Box<[PortsView]>,
+}
+
+/// The counters that are metrics, without histograms. Those that are zero, which most are, take no memory.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Indices in [`Slot::counters`], in order.
+    indices: Box<[u16]>,
+    values: Box<[u64]>,
+}
+
+// There are thousands, at each tick anew.
+const _: () = assert!(size_of::<ProcessVitals>() <= 216);
+
+/// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric).
+static KEPT: [bool; COUNTERS] = {
+    let mut kept = [false; COUNTERS];
+    let mut signal = 0;
+    while signal < METRICS.len() {
+        let counters = METRICS[signal].counters;
+        let mut counter = 0;
+        while counter < counters.len() {
+            let parts = counters[counter].parts;
+            let mut part = 0;
+            while part < parts.len() {
+                let first = METRICS[signal].index_of(parts[part].offset);
+                let mut index = first;
+                while index < first + parts[part].len() {
+                    kept[index] = true;
+                    index += 1;
+                }
+                part += 1;
+            }
+            counter += 1;
+        }
+        signal += 1;
+    }
+    kept
+};
+
+impl Counts {
+    fn new(slot: &Slot) -> Self {
+        let counters = (0_u16..).zip(slot.counters()).zip(&KEPT);
+        let kept = counters.filter(|((_, count), kept)| **kept && **count != 0);
+        let (indices, values): (Vec<_>, Vec<_>) =
+            kept.map(|((index, count), _)| (index, *count)).unzip();
+        Self {
+            indices: indices.into(),
+            values: values.into(),
+        }
+    }
+
+    /// A slot that has these counters and nothing else.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        let mut slot = Slot::zeroed();
+        let counters = slot.counters_mut();
+        for (&index, &value) in self.indices.iter().zip(&self.values) {
+            counters[usize::from(index)] = value;
+        }
+        slot
+    }
+}
+
+impl Snapshot {
+    /// The processes with the most sockets, most first.
+    #[must_use]
+    pub fn busiest(&self, limit: usize) -> Vec<&ProcessVitals> {
+        let mut processes: Vec<_> = self.processes.iter().collect();
+        processes.sort_by_key(|process| Reverse(process.vitals.sockets()));
+        processes.truncate(limit);
+        processes
+    }
+}
+
+impl Vitals {
+    fn new(view: &SeriesView<'_>) -> Self {
+        let mut live = [0; STATES];
+        for (state, (live, count)) in live
+            .iter_mut()
+            .zip(view.counts.live_by_state())
+            .enumerate()
+            .skip(1)
+        {
+            if ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(&state) {
+                // Two CPUs may be seen out of order, so a gauge may be below zero for a moment.
+                *live = count.clamp(0, u32::MAX.into()) as u32;
+            }
+        }
+        Self {
+            labels: Arc::clone(view.labels),
+            live,
+            time_wait: view.time_wait,
+            counts: Counts::new(view.counts),
+            listeners: Box::default(),
+            ports: Box::default(),
+        }
+    }
+
+    /// Number of live sockets.
+    #[must_use]
+    pub fn sockets(&self) -> u64 {
+        self.live.iter().copied().map(u64::from).sum()
+    }
+
+    /// Live sockets by name of the state, without states that have none.
+    pub fn connections(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let states = (0..).zip(self.live).filter(|(_, live)| *live > 0);
+        states.filter_map(|(state, live)| Some((state_name(state)?, live)))
+    }
+}
+
+impl Table {
+    /// All running processes and all names, for a tick that began at `monotonic_ns`.
+    #[must_use]
+    pub fn snapshot(
+        &self,
+        monotonic_ns: u64,
+        source: &dyn KernelSource,
+        facts: &dyn ProcessFacts,
+    ) -> Snapshot {
+        let mut ports: HashMap<Holder, Vec<PortsView>> = HashMap::new();
+        for (holder, view) in &self.ports.views {
+            ports.entry(*holder).or_default().push(view.clone());
+        }
+        let mut snapshot = Snapshot {
+            monotonic_ns,
+            ..Snapshot::default()
+        };
+        self.visit(source, facts, &mut |view| {
+            let mut vitals = Vitals::new(view);
+            let places = match view.holder {
+                Holder::Name(id) => self.listeners.by_name.get(&id),
+                Holder::Process(slot) => self.listeners.by_process.get(&slot),
+            };
+            if let Some(places) = places {
+                let places = places.0.iter();
+                vitals.listeners = places
+                    .map(|(place, (listening, _))| (*place, *listening))
+                    .collect();
+            }
+            vitals.ports = ports.remove(&view.holder).unwrap_or_default().into();
+            match view.kind {
+                Kind::Name { alive } => snapshot.names.push(NameVitals { alive, vitals }),
+                Kind::Process { key, resources, .. } => snapshot.processes.push(ProcessVitals {
+                    key,
+                    resources,
+                    vitals,
+                }),
+            }
+        });
+        snapshot
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
