@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{RESETS_SENT, SIGNALS};
+use observer_common::{RESETS_SENT, SIGNALS, Slot};
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     contract::KernelSource,
     sync::read,
-    table::{ProcessFacts, Table},
+    table::{Labels, ProcessFacts, Table},
 };
 
 /// Everything this program exports. Can be registered with a [`prometheus::Registry`], or
@@ -105,6 +105,19 @@ impl Exporter {
         &*self.inner.source
     }
 
+    /// Writes the counters of `slot` that are observed as those of a name.
+    pub(super) fn write_counters(&self, sink: &mut dyn Sink, labels: &Labels, slot: &Slot) {
+        let counts = slot.counters();
+        self.inner
+            .counters
+            .name(sink, &self.observed(), labels, counts);
+    }
+
+    /// Which signals are observed.
+    fn observed(&self) -> [bool; SIGNALS] {
+        std::array::from_fn(|signal| self.inner.source.observes(signal as u32))
+    }
+
     fn collect_into(&self, sink: &mut dyn Sink) {
         let start = Instant::now();
         let Inner {
@@ -118,10 +131,7 @@ impl Exporter {
             descriptions: _,
             spare: _,
         } = &*self.inner;
-        let mut observed = [false; SIGNALS];
-        for (signal, observed) in (0..).zip(&mut observed) {
-            *observed = source.observes(signal);
-        }
+        let observed = self.observed();
         let (processes, drift) = {
             let table = read(table);
             let mut writer = Writer {

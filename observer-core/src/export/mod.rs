@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod metric;
 mod names;
 mod own;
+mod processes;
 mod series;
 pub mod sink;
 mod sockets;

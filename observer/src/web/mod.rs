@@ -1,5 +1,6 @@
-//! The HTTP server: /metrics, /healthz, /readyz, and a page for a first look.
+//! The HTTP server: /metrics, /healthz, /readyz, /api/v1/processes, and a page for a first look.
 
+mod api;
 mod page;
 mod server;
 

@@ -48,7 +48,7 @@ use tower_http::{
 };
 use tracing::{debug, warn};
 
-use super::page;
+use super::{api, page};
 
 /// Timeout for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ const HEAD_SIZE: usize = 16 * 1024;
 const COMPRESSED_FROM: u64 = 1024;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
 const NO_CACHE: [(HeaderName, &str); 2] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -238,6 +239,7 @@ fn router(app: App) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
+        .route("/api/v1/processes", get(processes))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(not_found)
@@ -302,6 +304,14 @@ async fn index(State(shared): State<Arc<Shared>>) -> Response {
     (NO_CACHE, Html(page)).into_response()
 }
 
+async fn processes(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    let App { exporter, .. } = &shared.app;
+    match api::processes(exporter, &shared.app.snapshot(), uri.query()) {
+        Ok(json) => (NO_CACHE, [(header::CONTENT_TYPE, JSON)], json).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, NO_CACHE, error).into_response(),
+    }
+}
+
 /// Runs `work`, which takes locks and reads files, on a thread for blocking work, one at a time. `work`
 /// holds the lock until it ends, even if this future is dropped because the client disconnected:
 /// clients that time out and retry must not pile up work.
@@ -353,7 +363,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn not_found(uri: Uri) -> Response {
     let body = format!(
-        "nothing at {}; there are /, /metrics, /healthz and /readyz\n",
+        "nothing at {}; there are /, /metrics, /api/v1/processes, /healthz and /readyz\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, NO_CACHE, body).into_response()

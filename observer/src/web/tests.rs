@@ -14,11 +14,12 @@ use observer_common::SLOT_FIRST;
 use observer_core::{
     export::{
         Health,
-        testing::{busy, exporter, kernel, parse, snapshot},
+        testing::{busy, exporter, kernel, parse, snapshot, table},
     },
     table::{TableConfig, fake::FakeKernel},
 };
 use prometheus::{IntCounter, Registry};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -281,6 +282,45 @@ fn the_landing_page_escapes_what_it_shows() {
         assert!(body.contains("tp_btf &lt;is&gt; attached"));
         assert!(body.contains("ESTABLISHED 3"));
     });
+}
+
+/// A scrape or a job may hold the table for as long as it likes.
+#[test]
+fn processes_are_answered_while_the_table_is_locked() {
+    let app = app(Duration::from_secs(60));
+    let table = table(&app.exporter);
+    let locked = table.write().unwrap();
+    run(async {
+        let server = start_with(app).await;
+        let (head, body) = ask(server.address, "GET /api/v1/processes?limit=2").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["monotonic_ns"], 5_000_000_000_u64);
+        assert_eq!(answer["running"], 5);
+        let [first, _] = answer["processes"].as_array().unwrap().as_slice() else {
+            panic!("{body}");
+        };
+        assert_eq!(first["comm"], "\\<script>");
+        assert_eq!(first["connections"]["ESTABLISHED"], 3);
+        assert_eq!(
+            (&first["open_fds"], &first["max_fds"]),
+            (&12.into(), &1024.into())
+        );
+        let counters = &first["counters"];
+        assert_eq!(counters["accepts"], 2);
+        assert_eq!(counters["connects"], json!({"ok": 4, "ECONNREFUSED": 1}));
+        assert_eq!(counters["resets"]["sent"]["TCP_ABORT_ON_CLOSE"], 3);
+        assert_eq!(answer["names"].as_array().unwrap().len(), 2);
+
+        for query in ["limit=1001", "limit=-1", "limit=", "pid=1"] {
+            let request = format!("GET /api/v1/processes?{query}");
+            let (head, body) = ask(server.address, &request).await;
+            assert!(head.starts_with("HTTP/1.1 400"), "{query}: {head}");
+            assert!(body.contains("1000"), "{body}");
+        }
+    });
+    drop(locked);
 }
 
 #[test]

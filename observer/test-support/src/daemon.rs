@@ -14,8 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{Metrics, PATIENCE, http, left_out, scale};
 
@@ -270,14 +273,14 @@ impl Daemon {
 ///
 /// When it does not answer, or does not tick.
 pub fn wait_for_tick(address: SocketAddr) -> Result<()> {
-    let ticks = || -> Result<f64> {
-        let metrics = Metrics::parse(&http::get(address, "/metrics")?.body)?;
-        Ok(metrics.sum("observer_job_runs_total", &[("job", "tick")]))
+    let began = || -> Result<u64> {
+        let answer = http::get(address, "/api/v1/processes?limit=0")?.body;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
+        answer["monotonic_ns"].as_u64().context("no time")
     };
     let started = Instant::now();
-    // The first one to end may have begun before.
-    let enough = ticks()? + 2.0;
-    while ticks()? < enough {
+    let asked = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+    while u128::from(began()?) < asked.as_nanos() {
         ensure!(started.elapsed() < PATIENCE, "waited in vain for a tick");
         thread::sleep(Duration::from_millis(10));
     }

@@ -5,6 +5,7 @@
 extern crate observer_test_support;
 
 mod accept;
+mod api;
 mod binds;
 mod connect;
 mod connect_rare;

@@ -42,6 +42,7 @@ pub const UNITS: [(&str, On); 30] = [
     ("reset_answer", On::Ends),
     ("setsockopt", On::Ends),
     ("time_wait", On::Ends),
+    ("api", On::Here),
     ("connect", On::Here),
     ("connect_rare", On::Here),
     ("connect_strace", On::Here),

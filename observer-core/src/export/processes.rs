@@ -1,0 +1,182 @@
+//! What the API says of processes and names, from a snapshot alone.
+
+use std::cmp::Reverse;
+
+use observer_common::{BUCKETS, Histogram};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    collector::Exporter,
+    family::Family,
+    sink::{Extra, Number, Sink},
+};
+use crate::{
+    ports::Destination,
+    table::{Labels, NameVitals, ProcessVitals, Snapshot, Vitals},
+};
+
+/// The answer to `/api/v1/processes`.
+#[derive(Debug, Serialize)]
+pub struct Processes {
+    monotonic_ns: u64,
+    running: usize,
+    processes: Vec<Process>,
+    names: Vec<Name>,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: u32,
+    start_boottime_ns: u64,
+    #[serde(flatten)]
+    series: Series,
+    open_fds: Option<u64>,
+    max_fds: Option<u64>,
+    fd_high_water: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Name {
+    alive: bool,
+    #[serde(flatten)]
+    series: Series,
+}
+
+#[derive(Debug, Serialize)]
+struct Series {
+    comm: String,
+    unit: String,
+    sockets: u64,
+    connections: Map<String, Value>,
+    time_wait: u64,
+    counters: Map<String, Value>,
+    listeners: Vec<Listener>,
+    ports: Vec<Ports>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listener {
+    /// `None` for the sum of further ones.
+    address: Option<String>,
+    netns: Option<u32>,
+    sockets: u64,
+    backlog: u64,
+    backlog_max: u64,
+    fullest_ratio: f64,
+    drops: u64,
+    overflows: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Ports {
+    /// `None` for the sum of further ones.
+    source: Option<String>,
+    destination: Option<String>,
+    netns: Option<u32>,
+    used: u32,
+    blocked: u32,
+    blocked_by_all: u32,
+    available: u32,
+}
+
+impl Exporter {
+    /// At most `limit` processes and `limit` names of a snapshot, those with the most sockets first. Reads
+    /// neither the table nor the kernel.
+    #[must_use]
+    pub fn processes(&self, snapshot: &Snapshot, limit: usize) -> Processes {
+        let mut names: Vec<_> = snapshot.names.iter().collect();
+        names.sort_by_key(|name| Reverse(name.vitals.sockets()));
+        names.truncate(limit);
+        let process = |process: &ProcessVitals| Process {
+            pid: process.key.tgid,
+            start_boottime_ns: process.key.start_boottime_ns,
+            series: self.series(&process.vitals),
+            open_fds: process.resources.open_fds,
+            max_fds: process.resources.max_fds,
+            fd_high_water: process.resources.fd_high_water,
+        };
+        let name = |name: &NameVitals| Name {
+            alive: name.alive,
+            series: self.series(&name.vitals),
+        };
+        Processes {
+            monotonic_ns: snapshot.monotonic_ns,
+            running: snapshot.processes.len(),
+            processes: snapshot.busiest(limit).into_iter().map(process).collect(),
+            names: names.into_iter().map(name).collect(),
+        }
+    }
+
+    fn series(&self, vitals: &Vitals) -> Series {
+        let Vitals {
+            labels,
+            live: _,
+            time_wait,
+            counts,
+            listeners,
+            ports,
+        } = vitals;
+        let mut counters = Counters::default();
+        self.write_counters(&mut counters, labels, &counts.slot());
+        let listeners = listeners.iter().map(|(place, it)| Listener {
+            address: place.map(|place| place.address.to_string()),
+            netns: place.map(|place| place.netns),
+            sockets: it.sockets,
+            backlog: it.backlog,
+            backlog_max: it.max_backlog,
+            fullest_ratio: it.fullest,
+            drops: it.drops,
+            overflows: it.overflows,
+        });
+        let ports = ports.iter().map(|it| {
+            let of = |part: fn(&Destination) -> String| it.destination.as_ref().map(part);
+            Ports {
+                source: of(|it| it.source.to_string()),
+                destination: of(|it| it.remote.to_string()),
+                netns: it.destination.map(|it| it.netns),
+                used: it.used,
+                blocked: it.blocked,
+                blocked_by_all: it.blocked_by_all,
+                available: it.available,
+            }
+        });
+        Series {
+            comm: labels.comm().to_owned(),
+            unit: labels.unit().to_owned(),
+            sockets: vitals.sockets(),
+            connections: vitals
+                .connections()
+                .map(|(state, count)| (state.to_owned(), count.into()))
+                .collect(),
+            time_wait: *time_wait,
+            counters: counters.0,
+            listeners: listeners.collect(),
+            ports: ports.collect(),
+        }
+    }
+}
+
+/// Counters by the metric's name without `socket_` and `_total`, and by the value of each label within.
+#[derive(Default)]
+struct Counters(Map<String, Value>);
+
+impl Sink for Counters {
+    fn sample(&mut self, family: Family, _: Option<&Labels>, extra: Extra<'_>, value: Number) {
+        let name = family.metric().name;
+        let name = name.strip_prefix("socket_").unwrap_or(name);
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        let mut at = self.0.entry(name);
+        for (_, label) in extra {
+            let inner = at.or_insert_with(|| Map::new().into());
+            let Value::Object(inner) = inner else { return };
+            at = inner.entry(*label);
+        }
+        at.or_insert(match value {
+            Number::Integer(value) => value.into(),
+            Number::Float(value) => value.into(),
+        });
+    }
+
+    fn histogram(&mut self, _: Family, _: &Labels, _: &'static [u64; BUCKETS - 1], _: &Histogram) {}
+}

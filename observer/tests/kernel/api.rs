@@ -1,0 +1,160 @@
+//! `/api/v1/processes`: what it says of a program is what /metrics and `ss` say.
+
+use observer_test_support::{Daemon, Metrics, Netns};
+use serde_json::Value;
+
+/// 5 accepted connections, of which one was reset and one closed; 3 that wait to be accepted; 2
+/// refused attempts.
+const PROGRAM: &str = r"
+listener = listen(*FAMILIES[0], 7)
+target = listener.getsockname()
+clients = [connect(socket.AF_INET, target) for _ in range(5)]
+servers = [listener.accept()[0] for _ in range(5)]
+waiting = [connect(socket.AF_INET, target) for _ in range(3)]
+wait(lambda: queued(listener) == 3)
+reset(clients.pop())
+assert outcome(lambda: servers[-1].recv(1)) == 'ECONNRESET'
+servers.pop().close()
+clients.pop().close()
+assert servers[-1].recv(1) == b''
+servers.pop().close()
+holder = closed_port(*FAMILIES[0])
+for _ in range(2):
+    assert outcome(lambda: connect(socket.AF_INET, holder.getsockname())) == 'ECONNREFUSED'
+print(target[1])
+input()
+";
+
+/// The entry of a process, as of the last tick.
+fn process(daemon: &Daemon, pid: u32) -> Option<Value> {
+    let (status, body) = daemon.get("/api/v1/processes?limit=1000");
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let processes = answer["processes"].as_array().unwrap();
+    let entry = processes.iter().find(|it| it["pid"] == pid);
+    entry.cloned()
+}
+
+/// The leaves of an object, by their path.
+fn leaves(value: &Value) -> Vec<(Vec<String>, f64)> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| {
+                leaves(value).into_iter().map(move |(mut path, number)| {
+                    path.insert(0, key.clone());
+                    (path, number)
+                })
+            })
+            .collect(),
+        number => vec![(Vec::new(), number.as_f64().unwrap())],
+    }
+}
+
+/// Asserts that each counter of the entry is in `metrics`, and each of the process in the entry.
+fn assert_same_counters(entry: &Value, metrics: &Metrics, pid: u32) {
+    let counters = leaves(&entry["counters"]);
+    for (path, value) in &counters {
+        let [name, labels @ ..] = &path[..] else {
+            panic!("{path:?}")
+        };
+        let name = format!("socket_{name}_total");
+        let comm = entry["comm"].as_str().unwrap();
+        let of_name = [("comm", comm)];
+        let samples = metrics.select(&name, &of_name).filter(|sample| {
+            // In the order of the labels' names, which is that of the path.
+            let own = |label: &&String| !["comm", "unit"].contains(&label.as_str());
+            let own = sample.labels.iter().filter(|(label, _)| own(label));
+            own.map(|(_, value)| value).eq(labels)
+        });
+        let sum: f64 = samples.map(|sample| sample.value).sum();
+        assert_eq!(sum, *value, "{path:?}\n{}", metrics.shown());
+    }
+    let pid = pid.to_string();
+    for sample in &metrics.samples {
+        let name = sample.name.strip_prefix("socket_process_");
+        let name = name.and_then(|name| name.strip_suffix("_total"));
+        let Some(name) = name.filter(|_| sample.labels.get("pid") == Some(&pid)) else {
+            continue;
+        };
+        let known = counters.iter().any(|(path, _)| path[0] == *name);
+        assert!(known, "{name} is missing in {entry}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn processes_have_what_metrics_and_ss_say() {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
+    let mut program = netns.script(PROGRAM, &[]);
+    let port: u16 = program.line().parse().unwrap();
+    let pid = program.pid();
+    crate::wait_until_resets_are_certain();
+    // These come with the next reading of sockets and descriptors.
+    let metrics = daemon.until("the backlog and the descriptors", |metrics| {
+        let read = |name: &str| metrics.of(pid, name, &[]) > 0.0;
+        let listen = !metrics.has_signal("listen") || read("socket_listen_backlog");
+        let ports = !metrics.has_signal("ports") || read("socket_ephemeral_ports_used");
+        listen && ports && read("socket_process_open_fds")
+    });
+    // Nothing happens any more, so this tick's are the same.
+    daemon.scrape();
+    let entry = process(&daemon, pid).expect("the process is there");
+    println!("{entry}");
+
+    assert_eq!(entry["comm"], program.comm());
+    let connections = leaves(&entry["connections"]);
+    for (state, ss) in [("ESTABLISHED", "established"), ("LISTEN", "listening")] {
+        let live = connections.iter().find(|(path, _)| path[0] == *state);
+        let live = live.map_or(0.0, |(_, live)| *live);
+        assert_eq!(live, netns.ss(ss) as f64, "{state}");
+        let labels = [("state", state)];
+        metrics.assert_of(pid, "socket_connections", &labels, live);
+    }
+    assert_eq!(entry["time_wait"], netns.ss("time-wait"));
+    let sockets: f64 = connections.iter().map(|(_, live)| live).sum();
+    assert_eq!(entry["sockets"], sockets as u64);
+    for (key, name) in [
+        ("open_fds", "socket_process_open_fds"),
+        ("max_fds", "socket_process_max_fds"),
+    ] {
+        assert_eq!(
+            entry[key].as_f64(),
+            Some(metrics.of(pid, name, &[])),
+            "{key}"
+        );
+    }
+
+    let counters = &entry["counters"];
+    assert_eq!(counters["connects"]["ok"], 8);
+    assert_eq!(counters["connects"]["ECONNREFUSED"], 2);
+    assert_eq!(counters["accepts"], 5);
+    if metrics.observes("reset_sent") {
+        assert_eq!(counters["resets"]["sent"]["LINGER_ZERO"], 1);
+    }
+    assert_same_counters(&entry, &metrics, pid);
+
+    if metrics.observes("listen") {
+        let [listener] = &entry["listeners"].as_array().unwrap()[..] else {
+            panic!("{entry}");
+        };
+        assert_eq!(listener["address"], format!("127.0.0.1:{port}"));
+        assert_eq!(
+            (&listener["backlog"], &listener["backlog_max"]),
+            (&3.into(), &7.into())
+        );
+    }
+    if metrics.observes("ports") {
+        let to = format!("127.0.0.1:{port}");
+        let ports = entry["ports"].as_array().unwrap();
+        let ports = ports.iter().find(|it| it["destination"] == to).unwrap();
+        let labels = [("destination", to.as_str())];
+        let used = metrics.of(pid, "socket_ephemeral_ports_used", &labels);
+        assert_eq!(ports["used"].as_f64(), Some(used));
+        let available = metrics.sum("socket_ephemeral_ports_available", &[]);
+        assert!(ports["available"].as_f64().unwrap() <= available);
+    }
+    program.go();
+    program.end();
+}
