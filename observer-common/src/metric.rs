@@ -17,6 +17,9 @@ pub struct CounterMetric {
     pub help: &'static str,
     /// An example in PromQL.
     pub query: &'static str,
+    /// The first index in each part that counts failures, which have a process shown before others;
+    /// `None` if nothing here is a failure.
+    pub failures_from: Option<usize>,
     /// The metric of one process, if processes have it, too.
     pub process: Option<ProcessMetric>,
     /// The counters.

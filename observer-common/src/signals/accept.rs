@@ -27,6 +27,7 @@ pub const ACCEPT_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`inet_csk_accept`, else `sys_exit_accept`, `sys_exit_accept4`",
     help: "Connections that accept() returned.",
     query: "sum by (comm, unit) (rate(socket_accepts_total[5m]))",
+    failures_from: None,
     process: Some(ProcessMetric {
         name: "socket_process_accepts_total",
         help: "Connections that accept() returned to the process.",

@@ -69,6 +69,7 @@ pub const BIND_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`__sys_bind`, `__sys_listen`, `io_bind`, `io_listen`, else `sys_exit_bind`, `sys_exit_listen`",
     help: "Failed bind() and listen() calls on TCP sockets. EADDRINUSE: another socket uses the port; EACCES: the process may not use the port.",
     query: "sum by (comm, unit, errno) (rate(socket_binds_failed_total[5m])) > 0",
+    failures_from: Some(0),
     process: None,
     parts: &[Part {
         signal: SIGNAL_BIND,

@@ -118,6 +118,8 @@ pub const CONNECT_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`inet_sock_set_state`, `sys_exit_connect`",
     help: "Finished connection attempts by result: ok, the errno of connect(), or gave_up if the program closed the socket after the SYN had been retransmitted.",
     query: "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))",
+    // After the successes.
+    failures_from: Some(1),
     process: Some(ProcessMetric {
         name: "socket_process_connects_total",
         help: "Finished connection attempts of the process by result.",

@@ -31,6 +31,7 @@ pub const FD_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
     help: "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE: limit of the process; ENFILE: limit of the host.",
     query: "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0",
+    failures_from: Some(0),
     process: Some(ProcessMetric {
         name: "socket_process_fd_exhausted_total",
         help: "socket() and accept() calls of the process that failed because file descriptors or memory ran out.",

@@ -127,6 +127,7 @@ pub const PORT_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`__inet_hash_connect`, `inet_csk_get_port`, else `sys_exit_connect`, `sys_exit_bind`, `sys_exit_listen`",
     help: "Searches for a free local port that found none, by call (connect, bind). Does not count conflicts over an explicit port or addresses that are not local.",
     query: "sum by (comm, unit, call) (rate(socket_ephemeral_ports_exhausted_total[5m])) > 0",
+    failures_from: Some(0),
     process: Some(ProcessMetric {
         name: "socket_process_ephemeral_ports_exhausted_total",
         help: "Searches of the process for a free local port that found none, by call (connect, bind).",

@@ -122,6 +122,7 @@ pub const RESET_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`tcp_send_reset`, `tcp_receive_reset`",
     help: "RST segments by direction and reason. The reason of a received RST is the state of the connection when it arrived.",
     query: "topk(5, sum by (comm, unit, direction, reason) (rate(socket_resets_total[5m])))",
+    failures_from: Some(0),
     process: Some(ProcessMetric {
         name: "socket_process_resets_total",
         help: "RST segments of the process's sockets by direction and reason.",

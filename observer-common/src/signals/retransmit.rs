@@ -27,6 +27,7 @@ pub const RETRANSMIT_METRICS: &[CounterMetric] = &[CounterMetric {
     hooks: "`tcp_retransmit_skb`",
     help: "Retransmitted TCP segments, including SYNs and tail loss probes, excluding SYN-ACKs and zero window probes.",
     query: "topk(5, sum by (comm, unit) (rate(socket_retransmits_total[5m])))",
+    failures_from: None,
     process: Some(ProcessMetric {
         name: "socket_process_retransmits_total",
         help: "Retransmitted TCP segments of the process.",

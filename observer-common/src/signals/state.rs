@@ -160,6 +160,7 @@ pub const STATE_METRICS: &[CounterMetric] = &[
         hooks: "`inet_sock_set_state`",
         help: "TCP state transitions.",
         query: "sum by (comm, from, to) (rate(socket_state_transitions_total[5m]))",
+        failures_from: None,
         process: None,
         parts: &[Part {
             signal: SIGNAL_STATE,
@@ -174,6 +175,7 @@ pub const STATE_METRICS: &[CounterMetric] = &[
         hooks: "`inet_sock_set_state`",
         help: "Established connections that ended with an error: ETIMEDOUT if the peer stopped answering, ECONNRESET or EPIPE if it sent an RST.",
         query: "sum by (comm, unit) (rate(socket_connection_errors_total{errno=\"ETIMEDOUT\"}[5m])) > 0",
+        failures_from: Some(0),
         process: Some(ProcessMetric {
             name: "socket_process_connection_errors_total",
             help: "Established connections of the process that ended with an error.",

@@ -148,6 +148,7 @@ pub const TIME_WAIT_METRICS: &[CounterMetric] = &[
         hooks: "`inet_twsk_alloc`, else inferred",
         help: "Sockets that entered TIME_WAIT, by initial substate: FIN_WAIT2 if the peer had not closed yet.",
         query: "sum by (comm, unit) (rate(socket_time_wait_entered_total[1m])) > 400",
+        failures_from: None,
         process: None,
         parts: &[Part {
             signal: SIGNAL_TIME_WAIT,
@@ -162,6 +163,7 @@ pub const TIME_WAIT_METRICS: &[CounterMetric] = &[
         hooks: "`inet_twsk_alloc`",
         help: "Sockets closed without TIME_WAIT, because the limit net.ipv4.tcp_max_tw_buckets was reached or memory ran out. Absent if the end of TIME_WAIT is not observed.",
         query: "sum by (comm) (rate(socket_time_wait_overflows_total[5m])) > 0",
+        failures_from: Some(0),
         process: None,
         parts: &[Part {
             signal: SIGNAL_TIME_WAIT_END,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_common::Slot;
+use observer_common::{CounterMetric, METRICS, Metrics, Part, Slot};
 
 /// A selected process is shown for at least this time, unless it ends or others have failures.
 const STAY: Duration = Duration::from_secs(60);
@@ -68,16 +68,52 @@ impl Attention {
 
 /// Failures of all kinds.
 fn failures(slot: &Slot) -> u64 {
-    let arrays: [&[u64]; 8] = [
-        &slot.connect.results[1..],
-        &slot.state.errors,
-        &slot.bind.failed[0],
-        &slot.bind.failed[1],
-        &slot.ports.exhausted,
-        &slot.fd.exhausted,
-        &slot.reset.sent,
-        &slot.reset.received,
-    ];
-    let failed = arrays.into_iter().flatten().sum::<u64>();
-    failed + slot.time_wait.overflows
+    let counts = slot.counters();
+    let of_part = |signal: &Metrics, part: &Part, from: usize| -> u64 {
+        let first = signal.index_of(part.offset);
+        counts[first + from..first + part.len()].iter().sum()
+    };
+    let of_counter = |signal: &Metrics, counter: &CounterMetric| -> u64 {
+        let Some(from) = counter.failures_from else {
+            return 0;
+        };
+        let parts = counter.parts.iter();
+        parts.map(|part| of_part(signal, part, from)).sum()
+    };
+    let of_signal = |signal: &Metrics| -> u64 {
+        let counters = signal.counters.iter();
+        counters.map(|counter| of_counter(signal, counter)).sum()
+    };
+    METRICS.iter().map(of_signal).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{ESTABLISHED, SYN_SENT};
+
+    use super::*;
+
+    #[test]
+    fn failures_are_what_the_signals_call_so() {
+        let mut slot = Slot::zeroed();
+        slot.connect.results[0] = 1;
+        slot.accept.accepted = 1;
+        slot.retransmit.segments = 1;
+        slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 1;
+        slot.time_wait.entered[0] = 1;
+        slot.connect.seconds.buckets[0] = 1;
+        assert_eq!(failures(&slot), 0);
+        let last = slot.connect.results.len() - 1;
+        slot.connect.results[1] = 1;
+        slot.connect.results[last] = 1;
+        slot.state.errors[0] = 1;
+        slot.bind.failed[0][0] = 1;
+        slot.bind.failed[1][0] = 1;
+        slot.ports.exhausted[0] = 1;
+        slot.fd.exhausted[0] = 1;
+        slot.reset.sent[0] = 1;
+        slot.reset.received[1] = 1;
+        slot.time_wait.overflows = 1;
+        assert_eq!(failures(&slot), 10);
+    }
 }
