@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Instant};
 use observer_common::ProcessKey;
 
 use super::{
-    attention::Attention,
     labels::Labels,
     names::{Kinds, NameId},
+    priority::Priority,
     tally::Tally,
     time_wait::RecentEntries,
     totals::Failures,
@@ -34,7 +34,7 @@ pub(super) struct Entry {
     /// Whether the filter selects it.
     pub selected: bool,
     pub alive: bool,
-    pub attention: Attention,
+    pub priority: Priority,
     pub quiet: Option<Quiet>,
     /// Where TIME_WAIT is inferred.
     pub time_wait: RecentEntries,
@@ -53,7 +53,7 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether it has series of its own.
     pub fn is_shown(&self) -> bool {
-        self.alive && self.attention.shown
+        self.alive && self.priority.shown
     }
 
     /// Whether it may have them.

@@ -6,11 +6,11 @@ use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 use tracing::warn;
 
 use super::{
-    attention::Attention,
     entry::{Entry, Quiet},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
     names::{Kinds, OTHER_ID, UNATTRIBUTED_ID},
+    priority::Priority,
     store::Table,
     tally::Tally,
     time_wait::RecentEntries,
@@ -193,7 +193,7 @@ impl Table {
             unit,
             selected,
             alive: !description.gone,
-            attention: Attention::default(),
+            priority: Priority::default(),
             quiet: None,
             time_wait: RecentEntries::default(),
             account: self.scratch.account,

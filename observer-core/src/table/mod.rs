@@ -13,7 +13,6 @@
 //!
 //! The table takes its time, kernel and process facts as arguments: it is deterministic.
 
-mod attention;
 mod departed;
 mod entry;
 mod facts;
@@ -25,6 +24,7 @@ mod names;
 mod naming;
 mod port_views;
 mod ports;
+mod priority;
 mod shown;
 mod snapshot;
 mod store;

@@ -16,7 +16,7 @@ impl Table {
     pub(super) fn show_if_there_is_room(&mut self, entry: &mut Entry) {
         if self.shown < self.config.max_processes && entry.may_be_shown() {
             // Until the next choice: it was not chosen, and need not stay.
-            entry.attention.shown = true;
+            entry.priority.shown = true;
             self.shown += 1;
         }
     }
@@ -34,13 +34,13 @@ impl Table {
             if entry.may_be_shown() {
                 candidates.push((index, entry));
             } else {
-                entry.attention.shown = false;
+                entry.priority.shown = false;
             }
         }
         self.shown = candidates.len().min(self.config.max_processes);
         if candidates.len() <= self.config.max_processes {
             for (_, entry) in candidates {
-                entry.attention.show(true, now);
+                entry.priority.show(true, now);
             }
             self.chosen = None;
             return;
@@ -54,15 +54,15 @@ impl Table {
         for (index, entry) in &mut candidates {
             source.read_slot(*index, &mut self.scratch);
             let open_fds = facts.resources(&entry.key).open_fds.unwrap_or(0);
-            entry.attention.weigh(&self.scratch, open_fds, now);
+            entry.priority.update(&self.scratch, open_fds, now);
         }
         candidates.sort_by(|(a, left), (b, right)| {
-            let (left, right) = (&left.attention, &right.attention);
-            right.order(left, now).then(a.cmp(b))
+            let (left, right) = (&left.priority, &right.priority);
+            right.compare(left, now).then(a.cmp(b))
         });
         for (place, (_, entry)) in candidates.into_iter().enumerate() {
             let shown = place < self.config.max_processes;
-            entry.attention.show(shown, now);
+            entry.priority.show(shown, now);
         }
     }
 }

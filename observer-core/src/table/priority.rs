@@ -1,4 +1,5 @@
-//! How much attention a process deserves: what it has and what failed of late.
+//! Which processes are shown before others: those with recent failures, then those with the most sockets
+//! and descriptors.
 
 use std::{
     cmp::Ordering,
@@ -18,7 +19,7 @@ const HYSTERESIS: f64 = 1.25;
 
 /// Why a process is shown or not.
 #[derive(Debug, Default)]
-pub(super) struct Attention {
+pub(super) struct Priority {
     pub shown: bool,
     since: Option<Instant>,
     /// Failures of all kinds, and when they were read.
@@ -28,10 +29,10 @@ pub(super) struct Attention {
     weight: f64,
 }
 
-impl Attention {
+impl Priority {
     /// Updates from a reading of the process. The first one sets the start only, because earlier
     /// failures may be old.
-    pub fn weigh(&mut self, slot: &Slot, open_fds: u64, now: Instant) {
+    pub fn update(&mut self, slot: &Slot, open_fds: u64, now: Instant) {
         let failures = failures(slot);
         if let Some((before, at)) = self.failures.replace((failures, now)) {
             let passed = now.saturating_duration_since(at);
@@ -58,7 +59,7 @@ impl Attention {
 
     /// Processes with a greater value are shown first: those with recent failures, then those within
     /// the minimum time, then those with the greatest weight.
-    pub fn order(&self, other: &Self, now: Instant) -> Ordering {
+    pub fn compare(&self, other: &Self, now: Instant) -> Ordering {
         let class = |it: &Self| (it.recent >= 1.0, it.stays(now));
         let weight = |it: &Self| it.weight * if it.shown { HYSTERESIS } else { 1.0 };
         let by_class = class(self).cmp(&class(other));
