@@ -63,7 +63,7 @@ fn turnover(criterion: &mut Criterion) {
     criterion.bench_function("a process comes and goes", |bencher| {
         bencher.iter(|| {
             facts.kill(key(pid, 1));
-            // Two ticks to be seen quiet, and the grace period.
+            // Two ticks to be seen without sockets, and the grace period.
             for _ in 0..3 {
                 now += Duration::from_secs(6);
                 table.tick(now, &source, &facts);

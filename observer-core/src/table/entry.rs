@@ -16,7 +16,7 @@ use crate::process::Unit;
 
 /// Since when a process has been gone and without sockets.
 #[derive(Debug)]
-pub(super) struct Quiet {
+pub(super) struct WithoutSockets {
     pub since: Instant,
     pub ticks: u32,
 }
@@ -35,7 +35,7 @@ pub(super) struct Entry {
     pub selected: bool,
     pub alive: bool,
     pub priority: Priority,
-    pub quiet: Option<Quiet>,
+    pub without_sockets: Option<WithoutSockets>,
     /// Where TIME_WAIT is inferred.
     pub time_wait: RecentEntries,
     /// Where it is exact; see [`observer_common::Slot::account`].

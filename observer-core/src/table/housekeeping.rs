@@ -6,7 +6,7 @@ use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 use tracing::warn;
 
 use super::{
-    entry::{Entry, Quiet},
+    entry::{Entry, WithoutSockets},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
     names::{Kinds, OTHER_ID, UNATTRIBUTED_ID},
@@ -20,7 +20,7 @@ use crate::contract::{KernelControl, KernelSource};
 
 /// An ended process without sockets is folded at the second tick that finds it so at the earliest: a
 /// kernel program that looked up its slot just before has finished by then.
-const QUIET_TICKS: u32 = 2;
+const TICKS_WITHOUT_SOCKETS: u32 = 2;
 
 impl Table {
     /// Housekeeping, to be called once a second: adds new processes, reads failed setsockopt calls, finds
@@ -56,16 +56,16 @@ impl Table {
             }
             source.read_slot_identity(index, &mut self.scratch);
             if self.scratch.sockets > 0 {
-                entry.quiet = None;
+                entry.without_sockets = None;
                 continue;
             }
-            let quiet = entry.quiet.get_or_insert(Quiet {
+            let without_sockets = entry.without_sockets.get_or_insert(WithoutSockets {
                 since: now,
                 ticks: 0,
             });
-            quiet.ticks += 1;
-            if quiet.ticks >= QUIET_TICKS
-                && now.saturating_duration_since(quiet.since) >= self.config.grace
+            without_sockets.ticks += 1;
+            if without_sockets.ticks >= TICKS_WITHOUT_SOCKETS
+                && now.saturating_duration_since(without_sockets.since) >= self.config.grace
             {
                 self.fold(index, source);
             }
@@ -194,7 +194,7 @@ impl Table {
             selected,
             alive: !description.gone,
             priority: Priority::default(),
-            quiet: None,
+            without_sockets: None,
             time_wait: RecentEntries::default(),
             account: self.scratch.account,
             before: None,
@@ -215,7 +215,7 @@ impl Table {
         // Read once more before the slot is freed, so that events since are counted.
         source.read_slot(index, &mut self.scratch);
         if self.scratch.generation != entry.generation || self.scratch.sockets > 0 {
-            entry.quiet = None;
+            entry.without_sockets = None;
             return;
         }
         let kinds = entry.failures.keys();

@@ -147,7 +147,7 @@ fn a_process_ends_and_its_counts_stay_with_its_name() {
 }
 
 #[test]
-fn two_quiet_ticks_are_needed_however_short_the_grace() {
+fn two_ticks_without_sockets_are_needed_however_short_the_grace() {
     let mut bench = Bench::new(10);
     bench.table.config.grace = Duration::ZERO;
     let slot = bench.kernel.spawn(7, 1, b"a").unwrap();
