@@ -29,7 +29,7 @@ impl Table {
     pub fn tick(&mut self, now: Instant, source: &dyn KernelControl, facts: &dyn ProcessFacts) {
         self.now = now;
         // Before names may make room for new ones.
-        self.departed.expire(now);
+        self.freed_slots.expire(now);
         self.discover(source, facts);
         self.read_failures(source);
         if source.account(SLOT_UNATTRIBUTED).is_some() {
@@ -246,7 +246,7 @@ impl Table {
             self.by_pid.remove(&entry.key.tgid);
         }
         self.names.leave(entry.name, self.now);
-        self.departed
+        self.freed_slots
             .add(index, entry.generation, entry.name, self.now);
         self.listeners.forget_process(index);
         self.ports.forget_process(index);

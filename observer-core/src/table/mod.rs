@@ -13,9 +13,9 @@
 //!
 //! The table takes its time, kernel and process facts as arguments: it is deterministic.
 
-mod departed;
 mod entry;
 mod facts;
+mod freed_slots;
 mod housekeeping;
 mod labels;
 mod listeners;

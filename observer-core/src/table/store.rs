@@ -9,8 +9,8 @@ use std::{
 use observer_common::{ProcessKey, SLOT_UNATTRIBUTED, Slot};
 
 use super::{
-    departed::Departed,
     entry::Entry,
+    freed_slots::FreedSlots,
     listening::Listeners,
     names::{FIXED, NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
@@ -71,7 +71,7 @@ pub struct Table {
     pub(super) names: Names,
     /// Failed setsockopt calls of no process in particular, by the name that they count for.
     pub(super) fixed_failures: [Failures; FIXED],
-    pub(super) departed: Departed,
+    pub(super) freed_slots: FreedSlots,
     pub(super) unattributed_time_wait: RecentEntries,
     pub(super) overflow_time_wait: RecentEntries,
     /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
@@ -106,7 +106,7 @@ impl Table {
             names: Names::new(config.max_names),
             config,
             fixed_failures: Default::default(),
-            departed: Departed::default(),
+            freed_slots: FreedSlots::default(),
             unattributed_time_wait: RecentEntries::default(),
             overflow_time_wait: RecentEntries::default(),
             kernel_time_wait: None,
@@ -228,7 +228,7 @@ impl Table {
         }
         match self.entry(slot, generation) {
             Some(entry) => entry.name,
-            None => self.departed.name(slot, generation).unwrap_or(OTHER_ID),
+            None => self.freed_slots.name(slot, generation).unwrap_or(OTHER_ID),
         }
     }
 }

@@ -15,9 +15,9 @@ const _: () = assert!(KEPT.as_secs() < IDLE.as_secs());
 
 /// The names of ended processes by slot and generation, and until when they are kept.
 #[derive(Debug, Default)]
-pub(super) struct Departed(HashMap<(u32, u32), (NameId, Instant)>);
+pub(super) struct FreedSlots(HashMap<(u32, u32), (NameId, Instant)>);
 
-impl Departed {
+impl FreedSlots {
     /// Notes that a process that counted for `name` lost its slot.
     pub fn add(&mut self, slot: u32, generation: u32, name: NameId, now: Instant) {
         self.0.insert((slot, generation), (name, now + KEPT));
@@ -28,7 +28,7 @@ impl Departed {
         self.0.get(&(slot, generation)).map(|(name, _)| *name)
     }
 
-    /// Forgets those that departed long ago.
+    /// Forgets those that were freed long ago.
     pub fn expire(&mut self, now: Instant) {
         self.0.retain(|_, (_, until)| now < *until);
     }
