@@ -7,7 +7,7 @@ use super::family::OF_SLOTS;
 use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
 
 /// Listening addresses, and one for those beyond the limit.
-const PLACES: usize = ADDRESSES + 1;
+const LISTEN_ADDRESSES: usize = ADDRESSES + 1;
 
 /// Number of counters in a slot that are shown by name; if `by_process`, of those that are shown by
 /// process, too.
@@ -42,11 +42,11 @@ const SHARED: usize = STATES + (KINDS + 1) + 1;
 /// sockets that left TIME_WAIT, five of each listening address, three of the ports to destinations
 /// without series of their own, its unit.
 pub const BY_NAME: usize =
-    SHARED + counters(false) + HISTOGRAMS * (BUCKETS + 2) + 1 + 5 * PLACES + 3 + 1;
+    SHARED + counters(false) + HISTOGRAMS * (BUCKETS + 2) + 1 + 5 * LISTEN_ADDRESSES + 3 + 1;
 
 /// Maximum number of series of one process: in addition counters, descriptors and sockets, three of
 /// each listening address, one of the ports to destinations without series of their own, its unit.
-pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * PLACES + 1 + 1;
+pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * LISTEN_ADDRESSES + 1 + 1;
 
 /// Destinations, three series by name and one by process; RSTs without a socket.
 pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT;

@@ -119,9 +119,9 @@ impl Exporter {
         } = vitals;
         let mut counters = Counters::default();
         self.write_counters(&mut counters, labels, &counts.slot());
-        let listeners = listeners.iter().map(|(place, it)| Listener {
-            address: place.map(|place| place.address.to_string()),
-            netns: place.map(|place| place.netns),
+        let listeners = listeners.iter().map(|(at, it)| Listener {
+            address: at.map(|at| at.address.to_string()),
+            netns: at.map(|at| at.netns),
             sockets: it.sockets,
             backlog: it.backlog,
             backlog_max: it.max_backlog,

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contract::{POLLED_LISTEN, POLLED_PORTS},
-    table::{Labels, Listening, Place, PortsView, Table},
+    table::{Labels, ListenAddress, ListenerStats, PortsView, Table},
 };
 
 /// Writes the metrics of the signals in `polled` (names and methods).
@@ -20,9 +20,9 @@ pub(super) fn write(
     let shows = |labels: &Labels| labels.pid().is_none() || process_metrics != ProcessMetrics::None;
     let reads = |signal| polled.iter().any(|(name, _)| *name == signal);
     if reads(POLLED_LISTEN) {
-        table.visit_listeners(&mut |labels, place, listening| {
+        table.visit_listeners(&mut |labels, address, stats| {
             if shows(labels) {
-                listener(sink, labels, place, listening, process_metrics);
+                listener(sink, labels, address, stats, process_metrics);
             }
         });
     }
@@ -48,12 +48,12 @@ pub(super) fn write(
 fn listener(
     sink: &mut dyn Sink,
     labels: &Labels,
-    place: Option<&Place>,
-    it: &Listening,
+    at: Option<&ListenAddress>,
+    it: &ListenerStats,
     process_metrics: ProcessMetrics,
 ) {
-    let address = place.map_or_else(|| "other".to_owned(), |place| place.address.to_string());
-    let netns = place.map_or_else(String::new, |place| place.netns.to_string());
+    let address = at.map_or_else(|| "other".to_owned(), |at| at.address.to_string());
+    let netns = at.map_or_else(String::new, |at| at.netns.to_string());
     let extra = [("address", address.as_str()), ("netns", netns.as_str())];
     let mut put = |family, value: Number| sink.sample(family, Some(labels), &extra, value);
     if labels.pid().is_some() {

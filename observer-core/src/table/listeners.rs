@@ -6,7 +6,7 @@ use observer_common::ListenerSample;
 
 use super::{
     labels::Labels,
-    listening::{Counts, Listeners, Listening, Place, Places},
+    listener_stats::{Counts, ListenAddress, ListenerStats, Listeners, ListenersByAddress},
     names::UNATTRIBUTED_ID,
     store::Table,
 };
@@ -53,8 +53,8 @@ impl Table {
                 self.count_listener(sample, &counts, None);
             }
             if *unattributed > 0 {
-                let places = self.listeners.by_name.entry(UNATTRIBUTED_ID).or_default();
-                places.at(None, self.now).overflows += unattributed;
+                let by_address = self.listeners.by_name.entry(UNATTRIBUTED_ID).or_default();
+                by_address.at(None, self.now).overflows += unattributed;
             }
         }
         let Listeners {
@@ -62,13 +62,15 @@ impl Table {
             by_process,
             counted: _,
         } = &mut self.listeners;
-        by_name.retain(|_, places| places.prune());
-        by_process.retain(|_, places| places.prune());
+        by_name.retain(|_, by_address| by_address.prune());
+        by_process.retain(|_, by_address| by_address.prune());
     }
 
     /// Removes the gauges, because the last reading is outdated or failed.
     pub fn forget_listeners(&mut self) {
-        self.listeners.places().for_each(Places::forget_gauges);
+        self.listeners
+            .by_address()
+            .for_each(ListenersByAddress::forget_gauges);
     }
 
     fn count_listener(
@@ -78,7 +80,7 @@ impl Table {
         sample: Option<&ListenerSample>,
     ) {
         let (slot, generation) = (at.listener.slot, at.listener.generation);
-        let place = Some(Place::from(at));
+        let address = Some(ListenAddress::from(at));
         let id = self.name_of_slot(slot, generation);
         let living = self
             .entry(slot, generation)
@@ -88,26 +90,29 @@ impl Table {
             by_process,
             counted: _,
         } = &mut self.listeners;
-        let places = by_name.entry(id).or_default();
-        places.at(place, self.now).add(counts, sample);
+        let by_address = by_name.entry(id).or_default();
+        by_address.at(address, self.now).add(counts, sample);
         if living {
-            let places = by_process.entry(slot).or_default();
-            places.at(place, self.now).add(counts, sample);
+            let by_address = by_process.entry(slot).or_default();
+            by_address.at(address, self.now).add(counts, sample);
         }
     }
 
-    /// Calls `visit` for each series with its place (`None` for the sum of further ones) and values.
-    pub fn visit_listeners(&self, visit: &mut dyn FnMut(&Labels, Option<&Place>, &Listening)) {
+    /// Calls `visit` for each series with its address (`None` for the sum of further ones) and values.
+    pub fn visit_listeners(
+        &self,
+        visit: &mut dyn FnMut(&Labels, Option<&ListenAddress>, &ListenerStats),
+    ) {
         let names = self.listeners.by_name.iter();
-        let names = names.map(|(id, places)| (&*self.names.get(*id).labels, places));
+        let names = names.map(|(id, by_address)| (&*self.names.get(*id).labels, by_address));
         let processes = self.listeners.by_process.iter();
-        let processes = processes.filter_map(|(slot, places)| {
+        let processes = processes.filter_map(|(slot, by_address)| {
             let entry = self.holder(*slot)?;
-            entry.is_shown().then_some((&*entry.labels, places))
+            entry.is_shown().then_some((&*entry.labels, by_address))
         });
-        for (labels, places) in names.chain(processes) {
-            for (place, (listening, _)) in &places.0 {
-                visit(labels, place.as_ref(), listening);
+        for (labels, by_address) in names.chain(processes) {
+            for (address, (stats, _)) in &by_address.0 {
+                visit(labels, address.as_ref(), stats);
             }
         }
     }

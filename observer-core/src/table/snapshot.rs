@@ -8,7 +8,7 @@ use observer_common::{CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_W
 use super::{
     facts::{ProcessFacts, Resources},
     labels::Labels,
-    listening::{Listening, Place},
+    listener_stats::{ListenAddress, ListenerStats},
     port_views::{Holder, PortsView},
     store::Table,
     view::{Kind, SeriesView},
@@ -59,7 +59,7 @@ pub struct Vitals {
     /// Counters.
     pub counts: Counts,
     /// Listening sockets by address, as of the last reading; `None` for the sum of further ones.
-    pub listeners: Box<[(Option<Place>, Listening)]>,
+    pub listeners: Box<[(Option<ListenAddress>, ListenerStats)]>,
     /// Local ports in use by destination, as of the last walk. Empty for a process that is not shown by
     /// pid.
     pub ports: Box<[PortsView]>,
@@ -193,14 +193,14 @@ impl Table {
         };
         self.visit(source, facts, &mut |view| {
             let mut vitals = Vitals::new(view);
-            let places = match view.holder {
+            let by_address = match view.holder {
                 Holder::Name(id) => self.listeners.by_name.get(&id),
                 Holder::Process(slot) => self.listeners.by_process.get(&slot),
             };
-            if let Some(places) = places {
-                let places = places.0.iter();
-                vitals.listeners = places
-                    .map(|(place, (listening, _))| (*place, *listening))
+            if let Some(by_address) = by_address {
+                let by_address = by_address.0.iter();
+                vitals.listeners = by_address
+                    .map(|(address, (stats, _))| (*address, *stats))
                     .collect();
             }
             vitals.ports = ports.remove(&view.holder).unwrap_or_default().into();

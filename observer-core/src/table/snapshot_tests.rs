@@ -143,10 +143,10 @@ fn listeners_and_ports_are_with_their_process_and_name() {
     };
     let name = &snapshot.names[2].vitals;
     for vitals in [&first.vitals, name] {
-        let [(Some(place), listening)] = vitals.listeners[..] else {
+        let [(Some(address), stats)] = vitals.listeners[..] else {
             panic!("{:?}", vitals.listeners);
         };
-        assert_eq!((place.address.port(), listening.backlog), (80, 3));
+        assert_eq!((address.address.port(), stats.backlog), (80, 3));
     }
     assert!(second.vitals.listeners.is_empty());
     for (vitals, used) in [(&first.vitals, 4), (&second.vitals, 5), (name, 9)] {

@@ -10,7 +10,7 @@ use std::{
 use observer_common::{Listener, ListenerKey, ListenerSample, SLOT_UNATTRIBUTED, V4_MAPPED};
 
 use super::{
-    Labels, Listening, Table, TableConfig,
+    Labels, ListenerStats, Table, TableConfig,
     fake::{FakeFacts, FakeKernel, key},
 };
 use crate::{
@@ -42,12 +42,12 @@ impl Bench {
         }
     }
 
-    fn listeners(&self) -> BTreeMap<(String, String), Listening> {
+    fn listeners(&self) -> BTreeMap<(String, String), ListenerStats> {
         let mut series = BTreeMap::new();
-        self.table.visit_listeners(&mut |labels, place, listening| {
-            let place = place.map_or_else(String::new, |it| it.address.to_string());
+        self.table.visit_listeners(&mut |labels, address, stats| {
+            let address = address.map_or_else(String::new, |it| it.address.to_string());
             let name = name_of(labels);
-            assert!(series.insert((name, place), *listening).is_none());
+            assert!(series.insert((name, address), *stats).is_none());
         });
         series
     }
@@ -102,8 +102,8 @@ fn closed(mut sample: ListenerSample) -> ListenerSample {
     sample
 }
 
-fn series(name: &str, place: &str) -> (String, String) {
-    (name.to_owned(), place.to_owned())
+fn series(name: &str, address: &str) -> (String, String) {
+    (name.to_owned(), address.to_owned())
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn sockets_at_one_address_are_one_series() {
             .table
             .update_listeners(&[sample(slot, 80, drops), twin], None);
     }
-    let expected = Listening {
+    let expected = ListenerStats {
         sockets: 2,
         backlog: 4,
         max_backlog: 16,
@@ -126,11 +126,11 @@ fn sockets_at_one_address_are_one_series() {
         drops: 9,
         overflows: 0,
     };
-    let place = "0.0.0.0:80";
+    let address = "0.0.0.0:80";
     assert_eq!(
         bench.listeners(),
         ["7:web", "web"]
-            .map(|name| (series(name, place), expected))
+            .map(|name| (series(name, address), expected))
             .into()
     );
 }
@@ -225,7 +225,7 @@ fn addresses_are_bounded() {
     }
     assert!(bench.listeners().len() <= 2 * 65);
     assert_eq!(bench.drops(), 300);
-    // Where nothing listens any more, others get the place: the series ends.
+    // An address where nothing listens any more makes room for others: its series ends.
     bench.ticks(600);
     bench.table.update_listeners(&[sample(slot, 1000, 1)], None);
     assert!(
@@ -254,7 +254,7 @@ fn overflows_come_from_the_samples_or_are_inferred() {
     };
     bench.table.update_listeners(&[counted], Some(&overflows));
     let listeners = bench.listeners();
-    let of = |place| listeners[&series("<unattributed>", place)].overflows;
+    let of = |address| listeners[&series("<unattributed>", address)].overflows;
     assert_eq!((of("0.0.0.0:80"), of("")), (5, 5));
 }
 

@@ -19,14 +19,14 @@ const IDLE: Duration = Duration::from_secs(600);
 
 /// Where a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct ListenAddress {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Address and port.
     pub address: SocketAddr,
 }
 
-impl From<&ListenerSample> for Place {
+impl From<&ListenerSample> for ListenAddress {
     fn from(sample: &ListenerSample) -> Self {
         let listener = &sample.listener;
         Self {
@@ -36,9 +36,9 @@ impl From<&ListenerSample> for Place {
     }
 }
 
-/// The current and former listening sockets of one place.
+/// The current and former listening sockets of one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Listening {
+pub struct ListenerStats {
     /// Sockets listening now.
     pub sockets: u64,
     /// Connections waiting for accept().
@@ -53,7 +53,7 @@ pub struct Listening {
     pub overflows: u64,
 }
 
-impl Listening {
+impl ListenerStats {
     /// Adds the counts of `counts`, and the gauges of a socket that listens.
     pub(super) fn add(&mut self, counts: &Counts, sample: Option<&ListenerSample>) {
         self.drops += counts.drops;
@@ -87,30 +87,33 @@ pub(super) struct Counts {
 
 /// By address, `None` for those past the limit.
 #[derive(Debug, Default)]
-pub(super) struct Places(pub BTreeMap<Option<Place>, (Listening, Instant)>);
+pub(super) struct ListenersByAddress(pub BTreeMap<Option<ListenAddress>, (ListenerStats, Instant)>);
 
-impl Places {
-    pub fn at(&mut self, place: Option<Place>, now: Instant) -> &mut Listening {
-        let known = self.0.contains_key(&place);
+impl ListenersByAddress {
+    pub fn at(&mut self, address: Option<ListenAddress>, now: Instant) -> &mut ListenerStats {
+        let known = self.0.contains_key(&address);
         if !known && self.0.len() >= ADDRESSES {
-            self.0.retain(|place, (listening, last)| {
+            self.0.retain(|address, (stats, last)| {
                 let idle = now.saturating_duration_since(*last) >= IDLE;
-                place.is_none() || listening.sockets > 0 || !idle
+                address.is_none() || stats.sockets > 0 || !idle
             });
         }
-        let place = place.filter(|_| known || self.0.len() < ADDRESSES);
-        let (listening, last) = self.0.entry(place).or_insert((Listening::default(), now));
+        let address = address.filter(|_| known || self.0.len() < ADDRESSES);
+        let (stats, last) = self
+            .0
+            .entry(address)
+            .or_insert((ListenerStats::default(), now));
         *last = now;
-        listening
+        stats
     }
 
     pub fn forget_gauges(&mut self) {
-        for (listening, _) in self.0.values_mut() {
-            listening.forget_gauges();
+        for (stats, _) in self.0.values_mut() {
+            stats.forget_gauges();
         }
     }
 
-    /// Removes places that have no socket and no count.
+    /// Removes addresses that have no socket and no count.
     pub fn prune(&mut self) -> bool {
         self.0
             .retain(|_, (it, _)| it.sockets > 0 || it.drops > 0 || it.overflows > 0);
@@ -121,9 +124,9 @@ impl Places {
 /// Listening sockets, as of the last reading.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    pub by_name: BTreeMap<NameId, Places>,
+    pub by_name: BTreeMap<NameId, ListenersByAddress>,
     /// By slot.
-    pub by_process: BTreeMap<u32, Places>,
+    pub by_process: BTreeMap<u32, ListenersByAddress>,
     /// Drops and overflows of each socket that are in `by_name`.
     pub counted: HashMap<ListenerKey, (u32, u64)>,
 }
@@ -139,7 +142,7 @@ impl Listeners {
         self.by_process.remove(&slot);
     }
 
-    pub fn places(&mut self) -> impl Iterator<Item = &mut Places> {
+    pub fn by_address(&mut self) -> impl Iterator<Item = &mut ListenersByAddress> {
         let names = self.by_name.values_mut();
         names.chain(self.by_process.values_mut())
     }
