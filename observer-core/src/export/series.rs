@@ -182,7 +182,7 @@ impl Writer<'_> {
         // Two kinds may have the same names, for instance two types of unknown sockets.
         let mut by_name: BTreeMap<[Cow<'_, str>; 5], u64> = BTreeMap::new();
         for (kind, count) in failures {
-            let named = if *kind == Failure::REST {
+            let named = if *kind == Failure::OTHER {
                 [const { Cow::Borrowed("other") }; 5]
             } else {
                 [

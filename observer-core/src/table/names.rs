@@ -40,7 +40,7 @@ const PART: usize = 8;
 /// option number.
 pub(crate) const KINDS: usize = 64;
 
-/// The kinds of failures that are shown; others count as [`Failure::REST`]. A kind that was shown
+/// The kinds of failures that are shown; others count as [`Failure::OTHER`]. A kind that was shown
 /// stays shown, so that no counter decreases.
 #[derive(Debug, Default)]
 pub(super) struct Kinds(BTreeSet<Failure>);
@@ -48,7 +48,7 @@ pub(super) struct Kinds(BTreeSet<Failure>);
 impl Kinds {
     /// How failures of `kind` are shown, from now on.
     pub fn admit(&mut self, kind: Failure) -> Failure {
-        if kind != Failure::REST && self.0.len() < KINDS {
+        if kind != Failure::OTHER && self.0.len() < KINDS {
             self.0.insert(kind);
         }
         self.shown(kind)
@@ -59,7 +59,7 @@ impl Kinds {
         if self.0.contains(&kind) {
             kind
         } else {
-            Failure::REST
+            Failure::OTHER
         }
     }
 }
@@ -158,7 +158,7 @@ impl Names {
     fn idle(&self, now: Instant) -> impl Iterator<Item = (Instant, NameId)> {
         let names = (FIXED..).zip(&self.by_id[FIXED..]);
         names.filter_map(move |(id, name)| {
-            let name = name.as_ref().filter(|name| !name.totals.rests())?;
+            let name = name.as_ref().filter(|name| !name.totals.has_time_wait())?;
             let since = name.idle_since?;
             (now.saturating_duration_since(since) >= IDLE).then_some((since, id))
         })

@@ -41,9 +41,9 @@ impl Table {
     fn views_of(&self, mut shares: Vec<(Holder, &Share)>, top: usize) -> Vec<(Holder, PortsView)> {
         shares.sort_unstable_by_key(|(holder, share)| (*holder, share.destination));
         let mut shown = Vec::new();
-        let mut rest: BTreeMap<Holder, PortsView> = BTreeMap::new();
+        let mut others: BTreeMap<Holder, PortsView> = BTreeMap::new();
         let mut hide = |(holder, view): (Holder, PortsView)| {
-            let sum = rest.entry(holder).or_insert_with(|| PortsView {
+            let sum = others.entry(holder).or_insert_with(|| PortsView {
                 labels: Arc::clone(&view.labels),
                 destination: None,
                 used: 0,
@@ -73,7 +73,7 @@ impl Table {
         busiest_first(&mut shown);
         let hidden = shown.split_off(DESTINATIONS.min(shown.len()));
         hidden.into_iter().for_each(&mut hide);
-        shown.extend(rest);
+        shown.extend(others);
         shown
     }
 

@@ -71,7 +71,7 @@ impl Failure {
     }
 
     /// The sum of kinds beyond the limit.
-    pub const REST: Self = Self {
+    pub const OTHER: Self = Self {
         level: i32::MIN,
         option: i32::MIN,
         errno: 0,
@@ -144,7 +144,7 @@ impl Totals {
     }
 
     /// Whether sockets in TIME_WAIT count for it.
-    pub fn rests(&self) -> bool {
+    pub fn has_time_wait(&self) -> bool {
         !self.accounts.is_empty() || self.time_wait.live() > 0
     }
 

@@ -39,7 +39,7 @@ pub struct Listeners {
     pids: HashMap<u32, u32>,
     searched: Option<Instant>,
     /// Rounds without consistent reads, by network namespace.
-    restless: HashMap<u32, u32>,
+    inconsistent: HashMap<u32, u32>,
 }
 
 impl Job for Listeners {
@@ -66,7 +66,7 @@ impl Listeners {
             inference: Inference::default(),
             pids: HashMap::new(),
             searched: None,
-            restless: HashMap::new(),
+            inconsistent: HashMap::new(),
         }
     }
 
@@ -133,13 +133,13 @@ impl Listeners {
             self.refresh(samples)?;
             let Some(after) = read()? else { return Ok(()) };
             if after == before {
-                self.restless.remove(&netns);
+                self.inconsistent.remove(&netns);
                 self.inference.resolve(netns, before.0, samples, overflows);
                 return Ok(());
             }
             before = after;
         }
-        let rounds = self.restless.entry(netns).or_default();
+        let rounds = self.inconsistent.entry(netns).or_default();
         *rounds += 1;
         if *rounds > PATIENCE {
             *rounds = 0;
