@@ -45,7 +45,6 @@ fn map_values_are_aligned_for_the_kernel() {
         assert_eq!(size_of::<T>() % align_of::<T>(), 0);
     }
     check::<Conn>();
-    check::<TimeWaitOwner>();
     check::<ResyncControl>();
     check::<Histogram>();
     check::<Record>();
@@ -81,36 +80,6 @@ fn fields_are_read_from_where_c_puts_them() {
     assert_eq!(record.flags.to_ne_bytes(), bytes[36..38]);
     assert_eq!(record.local[..], bytes[64..80]);
     assert_eq!(record.spent[STATES - 1].to_ne_bytes(), bytes[140..144]);
-}
-
-/// CPUs get cookies in batches of 4,096 (`include/linux/cookie.h`).
-#[test]
-fn few_insertions_find_no_free_element() {
-    const MASK: u32 = 65_535;
-    let lost = |keys: &mut dyn Iterator<Item = u64>| {
-        let mut taken = vec![false; MASK as usize + 1];
-        keys.filter(|key| {
-            let places = places_of(*key, MASK);
-            assert!(places.iter().all(|place| *place <= MASK));
-            let free = places.into_iter().find(|place| !taken[*place as usize]);
-            free.map(|place| taken[place as usize] = true).is_none()
-        })
-        .count()
-    };
-    let batches = |cpus: u64, of_each: u64| {
-        let key = move |cpu, n| (n / 4096 * cpus + cpu) * 4096 + n % 4096 + 1;
-        move || (0..cpus).flat_map(move |cpu| (0..of_each).map(move |n| key(cpu, n)))
-    };
-    for cpus in [1, 2, 32, 240] {
-        let each = 30_000 / cpus;
-        let lost = lost(&mut batches(cpus, each)());
-        assert!(lost < 450, "{lost} of 30,000 on {cpus} CPUs");
-    }
-    // Consecutive keys all find a free element; with random keys, some do not in an array that is
-    // just large enough.
-    assert_eq!(lost(&mut (1 << 63..(1 << 63) + 65_536)), 0);
-    let lost = lost(&mut (1..65_537_u64).map(|key| key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20));
-    assert!((4_000..11_000).contains(&lost), "{lost}");
 }
 
 proptest! {

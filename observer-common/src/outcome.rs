@@ -28,8 +28,8 @@ pub const MAP_PROCESSES: u32 = 1;
 pub const MAP_SOCKOPT: u32 = 2;
 /// Sockets in TIME_WAIT.
 pub const MAP_TIME_WAITS: u32 = 3;
-/// Counters of TIME_WAIT, one per process.
-pub const MAP_ACCOUNTS: u32 = 4;
+/// Numbers of sockets in TIME_WAIT, by process.
+pub const MAP_TIME_WAIT_COUNTS: u32 = 4;
 /// Network namespaces.
 pub const MAP_NETNS: u32 = 5;
 /// Listening sockets.
@@ -42,7 +42,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "processes",
     "setsockopt_failures",
     "time_waits",
-    "time_wait_accounts",
+    "time_wait_counts",
     "netns",
     "listeners",
 ];
@@ -87,13 +87,9 @@ pub struct CpuStats {
     pub last_states: [u8; 4],
     /// Address of its socket.
     pub last_sk: u64,
-    /// Sockets without a cookie for which this CPU stored an owner in TIME_WAIT.
-    pub without_cookie: u64,
-    /// Entries into TIME_WAIT in network namespaces other than the daemon's.
-    pub time_wait_elsewhere: u64,
 }
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 96, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 80, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -111,6 +107,4 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     pending_generation: u32,
     last_states: [u8; 4],
     last_sk: u64,
-    without_cookie: u64,
-    time_wait_elsewhere: u64,
 ]);

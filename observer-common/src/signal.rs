@@ -28,8 +28,10 @@ pub const SIGNAL_PORTS: u32 = 11;
 pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
 /// Calls of bind() and listen() on TCP sockets that failed.
 pub const SIGNAL_BIND: u32 = 13;
+/// Sockets closed without TIME_WAIT because buckets or memory ran out.
+pub const SIGNAL_TIME_WAIT_OVERFLOW: u32 = 14;
 /// How many signals there are.
-pub const SIGNALS: usize = 14;
+pub const SIGNALS: usize = 15;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -47,4 +49,5 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "port_exhausted",
     "listen_overflow",
     "bind",
+    "time_wait_overflow",
 ];

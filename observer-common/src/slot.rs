@@ -74,8 +74,8 @@ pub struct Slot {
     pub comm: [u8; COMM_LEN],
     /// Incremented each time the slot is freed.
     pub generation: u32,
-    /// Index of the process's [`crate::Account`]. 0 where TIME_WAIT is inferred.
-    pub account: u32,
+    /// Number of the process's [`crate::TimeWaitCount`].
+    pub time_wait_count: u32,
     /// Entries in the map of connections that point to the slot. It must not be freed before this is
     /// zero. Signed, because updates of two CPUs may be seen out of order.
     pub sockets: i64,
@@ -104,7 +104,7 @@ crate::assert_layout!(Slot, 2944, [
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
     generation: u32,
-    account: u32,
+    time_wait_count: u32,
     sockets: i64,
     state: StateCounters,
     connect: ConnectCounters,

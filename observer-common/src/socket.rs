@@ -36,9 +36,6 @@ pub const CONN_ATTEMPT_PENDING: u16 = 1 << 8;
 pub const CONN_PARENT: u16 = 1 << 9;
 /// The socket entered TIME_WAIT.
 pub const CONN_TIME_WAIT: u16 = 1 << 10;
-/// The socket may have entered TIME_WAIT. Decided when it is destroyed: it did unless it has sent an
-/// RST by then.
-pub const CONN_TIME_WAIT_MAYBE: u16 = 1 << 11;
 /// A SYN of the pending attempt ([`CONN_ATTEMPT_PENDING`]) was retransmitted.
 pub const CONN_SYN_RETRANSMITTED: u16 = 1 << 12;
 

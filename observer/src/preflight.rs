@@ -100,11 +100,8 @@ fn feature_of(global: &str) -> Option<&'static str> {
     Some(match global {
         "OFF_SKC_V6_DADDR" | "OFF_SKC_V6_RCV_SADDR" => "IPv6 addresses in records",
         "OFF_SKC_NET" | "OFF_NET_INUM" => "network namespaces in records, and ports in use",
-        "OFF_SKC_COOKIE" | "OFF_TW_SUBSTATE" => "owners of RSTs sent in TIME_WAIT",
-        "OFF_SKC_FLAGS" | "OFF_TP_LINGER2" => "telling TIME_WAIT from aborted connections",
-        "OFF_SK_LINGERTIME" | "OFF_SK_SOCKET" | "OFF_TP_RCV_NXT" | "OFF_TP_COPIED_SEQ" => {
-            "reasons of RSTs, where the kernel gives none"
-        }
+        "OFF_SKC_FLAGS" | "OFF_SK_LINGERTIME" | "OFF_SK_SOCKET" | "OFF_TP_RCV_NXT"
+        | "OFF_TP_COPIED_SEQ" => "reasons of RSTs, where the kernel gives none",
         "OFF_TP_TSORTED" => "owners of connections before they are accepted",
         "OFF_TP_IS_MPTCP" | "OFF_ICSK_ULP_DATA" | "OFF_SUBFLOW_CONN" | "OFF_MSK_FIRST" => {
             "owners of MPTCP subflows"
@@ -126,14 +123,10 @@ fn feature_of(global: &str) -> Option<&'static str> {
         | "OFF_TW_TS_STAMP"
         | "OFF_TW_ENTRY_STAMP"
         | "OFF_TW_BIND_HASH"
-        | "OFF_SKC_BOUND_IF"
-        | "OFF_SKC_HASH"
-        | "OFF_SKC_NODE"
-        | "OFF_NET_HASHINFO"
-        | "OFF_HASHINFO_EHASH"
-        | "OFF_HASHINFO_MASK" => "telling which ports in TIME_WAIT are free to be taken again",
-        "OFF_NET_COOKIE" | "OFF_NET_LIST" => {
-            "telling what rests in TIME_WAIT from what rested in a namespace that is gone"
+        | "OFF_SKC_BOUND_IF" => "which ports in TIME_WAIT connect() can use again",
+        "OFF_SKC_HASH" | "OFF_SKC_NODE" | "OFF_NET_HASHINFO" | "OFF_HASHINFO_EHASH"
+        | "OFF_HASHINFO_MASK" | "OFF_TW_SUBSTATE" => {
+            "TIME_WAIT, where its functions are not hooked"
         }
         "OFF_FILE_INODE" | "OFF_INODE_MODE" => {
             "failed bind and listen calls, and sockets older than the daemon, before 5.11"

@@ -265,7 +265,7 @@ mod tests {
         serde_json::json!({"verdicts": [
             verdict("time_wait", "fexit", "attached"),
             verdict("time_wait", "fentry", "attached"),
-            verdict("time_wait", "kprobe", "not_needed"),
+            verdict("time_wait", "tp_btf", "not_needed"),
             verdict("reset_sent", reset, "attached"),
             verdict("fd", "tracepoint", "refused"),
         ]})

@@ -1,6 +1,6 @@
 //! The interface of the kernel side, as traits, so that everything else is tested without a kernel.
 
-use observer_common::{Account, CpuStats, Slot, SockoptKey};
+use observer_common::{CpuStats, Slot, SockoptKey, TimeWaitCount};
 
 use super::verdict::Verdict;
 
@@ -45,15 +45,11 @@ pub trait KernelSource: Send + Sync {
     /// Copies only identity, generation and `sockets` of slot `index`, and leaves the other
     /// fields of `slot` unchanged: what housekeeping needs of every slot.
     fn read_slot_identity(&self, index: u32, slot: &mut Slot);
-    /// Number of sockets of slot `index` that have entered TIME_WAIT. It is read every second for every
-    /// process, for which a copy of the whole slot would cost too much.
-    fn time_wait_entered(&self, index: u32) -> u64;
-    /// Number of sockets of an account that entered TIME_WAIT and left it; `None` if the end of
-    /// TIME_WAIT is not observed and has to be inferred. Below `SLOT_FIRST`, an account has the number of
-    /// its slot; the others are named by [`Slot::account`].
-    fn account(&self, account: u32) -> Option<Account>;
-    /// The same by network namespace (inode number); empty if the end is inferred.
-    fn time_wait_by_netns(&self) -> Vec<(u32, Account)>;
+    /// Sockets that entered TIME_WAIT and left it. Below `SLOT_FIRST`, `number` is that of the slot,
+    /// else a process's [`Slot::time_wait_count`].
+    fn time_wait_count(&self, number: u32) -> TimeWaitCount;
+    /// Sockets that entered TIME_WAIT and left it by network namespace (inode number).
+    fn time_wait_by_netns(&self) -> Vec<(u32, TimeWaitCount)>;
     /// Failed setsockopt calls. Walks over a map with two system calls for each.
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)>;
     /// Statistics summed over all CPUs. A received RST that is still pending in the kernel programs,
@@ -80,9 +76,9 @@ pub trait KernelSource: Send + Sync {
 
 /// What the table's housekeeping takes out of the kernel side. Everything else only reads.
 pub trait KernelControl: KernelSource {
-    /// Gives an account back, once its process has been folded and all that entered have
-    /// ended.
-    fn free_account(&self, account: u32);
+    /// Gives a process's counts back for another one, once the process has been folded and all its
+    /// sockets that entered have left.
+    fn free_time_wait_count(&self, number: u32);
     /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
     /// folded; entries of a generation that is gone would otherwise fill the map.
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;

@@ -132,7 +132,7 @@ impl Exporter {
             spare: _,
         } = &*self.inner;
         let observed = self.observed();
-        let (processes, drift) = {
+        let processes = {
             let table = read(table);
             let mut writer = Writer {
                 sink: &mut *sink,
@@ -145,12 +145,11 @@ impl Exporter {
             table.stray_resets(&**source, |counts| writer.stray_resets(counts));
             writer.units(&table.units());
             sockets::write(sink, &table, &source.polled(), *process_metrics);
-            (table.processes(), table.time_wait_drift())
+            table.processes()
         };
         let mut own = Own { sink: &mut *sink };
         own.kernel(&**source);
-        let infers = observed[observer_common::SIGNAL_TIME_WAIT as usize];
-        own.table(processes, drift.filter(|_| infers));
+        own.table(processes);
         own.build(build);
         own.process(&facts.own());
         let duration = seconds(start.elapsed().as_nanos() as u64);

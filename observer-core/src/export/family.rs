@@ -51,12 +51,12 @@ metrics! {
         "RST segments sent in reply to segments that match no socket: port scans, and clients of a service that is not running.",
         "rate(socket_stray_resets_total[5m]) > 10";
     TimeWait: "socket_time_wait", Gauge, Name, "sockets", [],
-        "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
-        "Current number of sockets in TIME_WAIT. If the method in observer_signal_info is inferred: entries of the last 60 seconds, scaled to the kernel's total.",
+        "`inet_twsk_alloc`, `tcp_twsk_destructor`; else `inet_sock_set_state`, `bpf_map_elem`",
+        "Current number of sockets in TIME_WAIT.",
         "topk(5, sum by (comm, unit) (socket_time_wait))";
     TimeWaitEnded: "socket_time_wait_ended_total", Counter, Name, "sockets", [],
-        "`tcp_twsk_destructor`",
-        "Sockets that left TIME_WAIT, for any reason. Absent if the end of TIME_WAIT is not observed.",
+        "`tcp_twsk_destructor`, else `bpf_map_elem`",
+        "Sockets that left TIME_WAIT, for any reason. Counted up to --reconcile-interval late if tcp_twsk_destructor is not hooked.",
         "sum by (comm) (rate(socket_time_wait_ended_total[5m]))";
     SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
         "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
@@ -107,7 +107,7 @@ metrics! {
         "Current number of TCP sockets of the process by state.",
         "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
-        "`inet_twsk_alloc`, `tcp_twsk_destructor`, else inferred",
+        "`inet_twsk_alloc`, `tcp_twsk_destructor`; else `inet_sock_set_state`, `bpf_map_elem`",
         "Current number of sockets in TIME_WAIT of the process.",
         "topk(5, socket_process_time_wait)";
     ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],
@@ -194,10 +194,6 @@ metrics! {
         "",
         "Runs that the kernel skipped because the program was already running on that CPU. If there is a backup program (its name contains `again`), it handles the event; otherwise the event is not counted.",
         "rate(observer_bpf_missed_runs_total[5m])";
-    TimeWaitDrift: "observer_time_wait_drift_sockets", Gauge, Observer, "sockets", [],
-        "",
-        "Sockets in TIME_WAIT counted by the observer minus the kernel's number, at the last comparison. Negative: some are older than the observer. Positive, if they are inferred: sockets left TIME_WAIT early, or the limit on TIME_WAIT sockets was reached.",
-        "abs(observer_time_wait_drift_sockets) > 100";
     Processes: "observer_processes", Gauge, Observer, "processes", ["state"],
         "",
         "Tracked processes by state: shown by pid, hidden (because of --max-processes or a filter), or exited with open sockets.",

@@ -63,8 +63,9 @@ const NETNS_TIME_WAIT_DRIFT: Metric = Metric {
     name: "observer_netns_time_wait_drift_sockets",
     labels: &["netns"],
     help: "Sockets in TIME_WAIT counted by the observer minus those counted by the kernel, by \
-           network namespace (inode number). Absent if TIME_WAIT is inferred. Negative in the \
-           first minute, because some sockets are older than the observer.",
+           network namespace (inode number). Negative in the first minute, because some sockets \
+           are older than the observer; later, if the map of sockets in TIME_WAIT was full \
+           (observer_map_full_total).",
     query: "abs(observer_netns_time_wait_drift_sockets) > 100",
     ..SOCKETS_DRIFT
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_common::{RECORD_NAMES, SIGNAL_NAMES, SIGNAL_TIME_WAIT};
+use observer_common::{RECORD_NAMES, SIGNAL_NAMES};
 
 use super::{
     family::Family,
@@ -38,13 +38,8 @@ impl Own<'_> {
             if !source.observes(signal) {
                 continue;
             }
-            let inferred = signal == SIGNAL_TIME_WAIT && source.account(0).is_none();
-            let method = if inferred { "inferred" } else { "exact" };
-            self.put(
-                Family::SignalInfo,
-                &[("signal", name), ("method", method)],
-                1,
-            );
+            let extra = [("signal", name), ("method", "exact")];
+            self.put(Family::SignalInfo, &extra, 1);
             self.put(Family::EventsSeen, &[("signal", name)], outcomes.seen);
             for (outcome, count) in [
                 ("counted", outcomes.counted),
@@ -97,7 +92,7 @@ impl Own<'_> {
         }
     }
 
-    pub fn table(&mut self, processes: ProcessCounts, drift: Option<i64>) {
+    pub fn table(&mut self, processes: ProcessCounts) {
         let ProcessCounts {
             shown,
             hidden,
@@ -110,9 +105,6 @@ impl Own<'_> {
         }
         self.put(Family::NamesKept, &[], names);
         self.put(Family::NamesEvicted, &[], names_evicted);
-        if let Some(drift) = drift {
-            self.put(Family::TimeWaitDrift, &[], drift as f64);
-        }
     }
 
     pub fn build(&mut self, build: &BuildInfo) {

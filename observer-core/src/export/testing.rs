@@ -8,7 +8,7 @@ use std::{
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, SYN_RECV, SYN_SENT,
-    Slot, connect_index,
+    Slot, TimeWaitCount, connect_index,
 };
 
 use super::{BuildInfo, Exporter, Piece, ProcessMetrics, collector::Inner};
@@ -121,6 +121,12 @@ pub fn kernel() -> FakeKernel {
     for (pid, comm) in (100..).zip(AWKWARD) {
         let slot = kernel.spawn(pid, 1, comm).unwrap();
         kernel.change(slot, busy);
+        kernel.change(slot, |it| it.time_wait_count = slot);
+        let count = TimeWaitCount {
+            entered: 6,
+            ended: 0,
+        };
+        kernel.time_waits.lock().unwrap().insert(slot, count);
         kernel.fail_setsockopt(slot, 13);
     }
     kernel.change(SLOT_UNATTRIBUTED, |slot| slot.retransmit.segments = 1);

@@ -2,17 +2,16 @@
 
 use std::{sync::Arc, time::Instant};
 
-use observer_common::ProcessKey;
+use observer_common::{ProcessKey, SLOT_FIRST, TimeWaitCount};
 
 use super::{
     labels::Labels,
     names::{Kinds, NameId},
     priority::Priority,
     tally::Tally,
-    time_wait::RecentEntries,
     totals::Failures,
 };
-use crate::process::Unit;
+use crate::{contract::KernelSource, process::Unit};
 
 /// Since when a process has been gone and without sockets.
 #[derive(Debug)]
@@ -36,10 +35,8 @@ pub(super) struct Entry {
     pub alive: bool,
     pub priority: Priority,
     pub without_sockets: Option<WithoutSockets>,
-    /// Where TIME_WAIT is inferred.
-    pub time_wait: RecentEntries,
-    /// Where it is exact; see [`observer_common::Slot::account`].
-    pub account: u32,
+    /// See [`observer_common::Slot::time_wait_count`].
+    pub time_wait_count: u32,
     /// What it counted for its earlier names.
     pub before: Option<Box<Tally>>,
     /// Failed setsockopt calls, as of the last tick.
@@ -51,6 +48,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Its sockets that entered TIME_WAIT and left it. None if it shares their number with others.
+    pub fn time_waits(&self, source: &dyn KernelSource) -> TimeWaitCount {
+        match self.time_wait_count {
+            ..SLOT_FIRST => TimeWaitCount::default(),
+            number => source.time_wait_count(number),
+        }
+    }
+
     /// Whether it has series of its own.
     pub fn is_shown(&self) -> bool {
         self.alive && self.priority.shown

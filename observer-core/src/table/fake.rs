@@ -6,8 +6,7 @@ use std::{
 };
 
 use observer_common::{
-    Account, CpuStats, Outcomes, Pod, ProcessKey, SIGNAL_TIME_WAIT_END, SIGNALS, SLOT_FIRST, Slot,
-    SockoptKey,
+    CpuStats, Outcomes, Pod, ProcessKey, SIGNALS, SLOT_FIRST, Slot, SockoptKey, TimeWaitCount,
 };
 
 use super::{Description, Liveness, ProcessFacts, Resources};
@@ -20,10 +19,10 @@ use crate::{
 pub struct FakeKernel {
     pub slots: Mutex<Vec<Slot>>,
     pub failures: Mutex<HashMap<SockoptKey, u64>>,
-    /// Accounts of TIME_WAIT, where it is exact.
-    pub accounts: Option<Mutex<BTreeMap<u32, Account>>>,
+    /// Sockets in TIME_WAIT, by [`Slot::time_wait_count`].
+    pub time_waits: Mutex<BTreeMap<u32, TimeWaitCount>>,
     /// Those that were given back.
-    pub freed_accounts: Mutex<Vec<u32>>,
+    pub freed_time_waits: Mutex<Vec<u32>>,
     /// Signals that no hook observes.
     pub blind: HashSet<u32>,
     verdicts: Vec<Verdict>,
@@ -34,8 +33,8 @@ impl FakeKernel {
         Self {
             slots: Mutex::new(vec![Slot::zeroed(); slots]),
             failures: Mutex::default(),
-            accounts: None,
-            freed_accounts: Mutex::default(),
+            time_waits: Mutex::default(),
+            freed_time_waits: Mutex::default(),
             blind: HashSet::new(),
             verdicts: vec![
                 Verdict {
@@ -118,21 +117,16 @@ impl KernelSource for FakeKernel {
         slot.cgroup_id = from.cgroup_id;
         slot.comm = from.comm;
         slot.generation = from.generation;
-        slot.account = from.account;
+        slot.time_wait_count = from.time_wait_count;
         slot.sockets = from.sockets;
     }
 
-    fn time_wait_entered(&self, index: u32) -> u64 {
-        let slot = self.slots.lock().unwrap()[index as usize];
-        slot.time_wait.entered.iter().sum()
+    fn time_wait_count(&self, number: u32) -> TimeWaitCount {
+        let counts = self.time_waits.lock().unwrap();
+        counts.get(&number).copied().unwrap_or_default()
     }
 
-    fn account(&self, account: u32) -> Option<Account> {
-        let accounts = self.accounts.as_ref()?.lock().unwrap();
-        Some(accounts.get(&account).copied().unwrap_or_default())
-    }
-
-    fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
+    fn time_wait_by_netns(&self) -> Vec<(u32, TimeWaitCount)> {
         Vec::new()
     }
 
@@ -176,12 +170,11 @@ impl KernelSource for FakeKernel {
     }
 
     fn observes(&self, signal: u32) -> bool {
-        let exact = self.accounts.is_some();
-        !self.blind.contains(&signal) && (exact || signal != SIGNAL_TIME_WAIT_END)
+        !self.blind.contains(&signal)
     }
 
     fn polled(&self) -> Vec<(&'static str, &'static str)> {
-        vec![("listen", "exact"), ("ports", "inferred")]
+        vec![("listen", "exact"), ("ports", "exact")]
     }
 
     fn reset_reason(&self, index: u32) -> String {
@@ -199,10 +192,9 @@ impl KernelSource for FakeKernel {
 }
 
 impl KernelControl for FakeKernel {
-    fn free_account(&self, account: u32) {
-        let accounts = self.accounts.as_ref().expect("TIME_WAIT is exact");
-        accounts.lock().unwrap().remove(&account);
-        self.freed_accounts.lock().unwrap().push(account);
+    fn free_time_wait_count(&self, number: u32) {
+        self.time_waits.lock().unwrap().remove(&number);
+        self.freed_time_waits.lock().unwrap().push(number);
     }
 
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {

@@ -13,7 +13,6 @@ use super::{
     priority::Priority,
     store::Table,
     tally::Tally,
-    time_wait::RecentEntries,
     totals::{Failure, Failures},
 };
 use crate::contract::{KernelControl, KernelSource};
@@ -24,20 +23,16 @@ const TICKS_WITHOUT_SOCKETS: u32 = 2;
 
 impl Table {
     /// Housekeeping, to be called once a second: adds new processes, reads failed setsockopt calls, finds
-    /// processes that have ended or changed their name, samples TIME_WAIT, folds ended processes that
-    /// have been without sockets for the grace period, and selects the processes to show.
+    /// processes that have ended or changed their name, folds ended processes that have been without
+    /// sockets for the grace period, and selects the processes to show.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelControl, facts: &dyn ProcessFacts) {
         self.now = now;
         // Before names may make room for new ones.
         self.freed_slots.expire(now);
         self.discover(source, facts);
         self.read_failures(source);
-        if source.account(SLOT_UNATTRIBUTED).is_some() {
-            for name in self.names.iter_mut() {
-                name.totals.close_accounts(source);
-            }
-        } else {
-            self.infer_time_wait(now, source);
+        for name in self.names.iter_mut() {
+            name.totals.close_time_wait_counts(source);
         }
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
@@ -72,24 +67,6 @@ impl Table {
         }
         self.settle_names(source);
         self.choose_shown(now, source, facts);
-    }
-
-    /// Updates the inferred numbers of sockets in TIME_WAIT.
-    pub fn infer_time_wait(&mut self, now: Instant, source: &dyn KernelSource) {
-        for name in self.names.iter_mut() {
-            name.totals.time_wait.expire(now);
-        }
-        let entries = self.entries.iter_mut().enumerate();
-        let entries = entries.filter_map(|(index, entry)| Some((index as u32, entry.as_mut()?)));
-        let recent_entries = entries
-            .map(|(index, entry)| (index, &mut entry.time_wait))
-            .chain([
-                (SLOT_UNATTRIBUTED, &mut self.unattributed_time_wait),
-                (SLOT_OVERFLOW, &mut self.overflow_time_wait),
-            ]);
-        for (index, recent) in recent_entries {
-            self.time_wait_since += recent.update(now, source.time_wait_entered(index));
-        }
     }
 
     /// Adds the processes that got a slot since the last call. To be called before samples that were
@@ -195,8 +172,7 @@ impl Table {
             alive: !description.gone,
             priority: Priority::default(),
             without_sockets: None,
-            time_wait: RecentEntries::default(),
-            account: self.scratch.account,
+            time_wait_count: self.scratch.time_wait_count,
             before: None,
             failures: Failures::new(),
             kinds: Kinds::default(),
@@ -228,15 +204,14 @@ impl Table {
             .map(|(key, count)| (Failure::from(key), *count))
             .collect();
         source.free_slot(index);
-        // The account's ends are counted for as long as the name has it.
+        // The name has the process's counts of TIME_WAIT from now on, ends included.
         let tally = Tally::new(&self.scratch, failures, 0);
         let Some(entry) = self.remove(index) else {
             return;
         };
         let name = self.names.get_mut(entry.name);
         tally.credit(entry.before.as_deref(), name);
-        name.totals.take_account(entry.account);
-        name.totals.time_wait.merge(entry.time_wait);
+        name.totals.take_time_wait_count(entry.time_wait_count);
     }
 
     /// Drops the entry of a slot.

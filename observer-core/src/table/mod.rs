@@ -30,7 +30,6 @@ mod snapshot;
 mod store;
 mod sum;
 mod tally;
-mod time_wait;
 mod totals;
 mod view;
 
@@ -53,6 +52,5 @@ pub use port_views::PortsView;
 pub(crate) use ports::DESTINATIONS;
 pub use snapshot::{Counts, NameVitals, ProcessVitals, Snapshot, Vitals};
 pub use store::{Filter, ProcessCounts, Table, TableConfig};
-pub use time_wait::TIME_WAIT_LENGTH;
 pub use totals::{Failure, Failures};
 pub use view::{Kind, SeriesView};

@@ -158,7 +158,7 @@ impl Names {
     fn idle(&self, now: Instant) -> impl Iterator<Item = (Instant, NameId)> {
         let names = (FIXED..).zip(&self.by_id[FIXED..]);
         names.filter_map(move |(id, name)| {
-            let name = name.as_ref().filter(|name| !name.totals.has_time_wait())?;
+            let name = name.as_ref().filter(|name| !name.totals.has_time_waits())?;
             let since = name.idle_since?;
             (now.saturating_duration_since(since) >= IDLE).then_some((since, id))
         })

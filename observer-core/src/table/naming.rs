@@ -94,8 +94,7 @@ impl Table {
             return;
         }
         source.read_slot(index, &mut self.scratch);
-        let account = (entry.account >= SLOT_FIRST).then(|| source.account(entry.account));
-        let ended = account.flatten().unwrap_or_default().ended;
+        let ended = entry.time_waits(source).ended;
         let tally = Tally::new(&self.scratch, entry.failures.clone(), ended);
         tally.credit(entry.before.as_deref(), self.names.get_mut(old));
         entry.before = Some(Box::new(tally));

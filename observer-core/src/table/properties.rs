@@ -213,12 +213,8 @@ proptest! {
         steps in prop::collection::vec(step(), 1..250),
         max_names in 0_usize..7,
         max_processes in 0_usize..7,
-        exact in any::<bool>(),
     ) {
-        let mut kernel = FakeKernel::new(SLOTS as usize);
-        if exact {
-            kernel.accounts = Some(Default::default());
-        }
+        let kernel = FakeKernel::new(SLOTS as usize);
         let facts = FakeFacts::default();
         let mut table = Table::new(TableConfig {
             max_names,
@@ -252,7 +248,7 @@ proptest! {
                         key.tgid == pid && !facts.dead.lock().unwrap().contains(key)
                     });
                     if !taken && let Some(slot) = kernel.spawn(pid, start, COMMS[comm]) {
-                        kernel.change(slot, |it| it.account = slot + 100 * start as u32);
+                        kernel.change(slot, |it| it.time_wait_count = slot + 100 * start as u32);
                         owners.insert(slot, key(pid, start));
                     }
                 }
@@ -269,12 +265,10 @@ proptest! {
                 }
                 Step::Close { slot } if used(slot) && kernel.slot(slot).sockets > 0 => {
                     events.add(&table, &kernel, slot, [0, 1, 0, 0], -1);
-                    let account = kernel.slot(slot).account;
-                    if let Some(accounts) = &kernel.accounts {
-                        let mut accounts = accounts.lock().unwrap();
-                        let account = accounts.entry(account).or_default();
-                        account.entered += 1;
-                    }
+                    let number = kernel.slot(slot).time_wait_count;
+                    let mut time_waits = kernel.time_waits.lock().unwrap();
+                    time_waits.entry(number).or_default().entered += 1;
+                    drop(time_waits);
                     kernel.change(slot, |slot| {
                         slot.sockets -= 1;
                         slot.time_wait.entered[0] += 1;
@@ -282,17 +276,15 @@ proptest! {
                     });
                 }
                 Step::End { which } => {
-                    if let Some(accounts) = &kernel.accounts {
-                        let mut accounts = accounts.lock().unwrap();
-                        let mut open = accounts.iter_mut().filter(|(_, it)| it.live() > 0);
-                        if let Some((number, account)) = open.nth(which) {
-                            account.ended += 1;
-                            match holders.get(number) {
-                                Some(name) => events.add_to(name.clone(), [0, 0, 0, 1], 0),
-                                None => {
-                                    let slot = number % 100;
-                                    events.add(&table, &kernel, slot, [0, 0, 0, 1], 0);
-                                }
+                    let mut time_waits = kernel.time_waits.lock().unwrap();
+                    let mut open = time_waits.iter_mut().filter(|(_, it)| it.live() > 0);
+                    if let Some((number, count)) = open.nth(which) {
+                        count.ended += 1;
+                        match holders.get(number) {
+                            Some(name) => events.add_to(name.clone(), [0, 0, 0, 1], 0),
+                            None => {
+                                let slot = number % 100;
+                                events.add(&table, &kernel, slot, [0, 0, 0, 1], 0);
                             }
                         }
                     }
@@ -345,7 +337,7 @@ proptest! {
             // Whose sockets in TIME_WAIT are: those of a process that is gone stay with its name.
             for slot in SLOT_FIRST..SLOTS {
                 if let Some(name) = name_of_slot(&table, &kernel, slot) {
-                    holders.insert(kernel.slot(slot).account, name);
+                    holders.insert(kernel.slot(slot).time_wait_count, name);
                 }
             }
         }

@@ -48,6 +48,9 @@ fn a_snapshot_has_each_process_and_name() {
     for pid in [7, 8] {
         let slot = kernel.spawn(pid, 1, b"a").unwrap();
         kernel.change(slot, fill);
+        let number = kernel.slot(slot).time_wait_count;
+        let mut time_waits = kernel.time_waits.lock().unwrap();
+        time_waits.entry(number).or_default().entered = 2;
     }
     // One is not shown by pid.
     let table = table(&kernel, &facts, 1);

@@ -15,7 +15,6 @@ use super::{
     names::{FIXED, NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
     sum::Sum,
-    time_wait::RecentEntries,
     totals::Failures,
 };
 use crate::process::Unit;
@@ -72,15 +71,6 @@ pub struct Table {
     /// Failed setsockopt calls of no process in particular, by the name that they count for.
     pub(super) fixed_failures: [Failures; FIXED],
     pub(super) freed_slots: FreedSlots,
-    pub(super) unattributed_time_wait: RecentEntries,
-    pub(super) overflow_time_wait: RecentEntries,
-    /// The kernel's number of sockets in TIME_WAIT, where ours are inferred.
-    pub(super) kernel_time_wait: Option<u64>,
-    pub(super) time_wait_drift: Option<i64>,
-    /// Entries into TIME_WAIT that ticks have read since then.
-    pub(super) time_wait_since: u64,
-    /// Whether the kernel's number covers all that entered.
-    pub(super) time_wait_is_whole: bool,
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
     /// Number of processes shown by pid, including those that ended since the last tick.
@@ -107,12 +97,6 @@ impl Table {
             config,
             fixed_failures: Default::default(),
             freed_slots: FreedSlots::default(),
-            unattributed_time_wait: RecentEntries::default(),
-            overflow_time_wait: RecentEntries::default(),
-            kernel_time_wait: None,
-            time_wait_drift: None,
-            time_wait_since: 0,
-            time_wait_is_whole: true,
             listeners: Listeners::default(),
             ports: Ports::default(),
             shown: 0,
@@ -128,46 +112,6 @@ impl Table {
     pub fn set_filter(&mut self, filter: Filter) {
         self.config.filter = Some(filter);
         self.reselect = true;
-    }
-
-    /// Sets the kernel's own number of sockets in TIME_WAIT, read just before, and after
-    /// [`infer_time_wait`](Self::infer_time_wait) was called. Until the next call, the shown numbers
-    /// are scaled down to it plus the entries since.
-    pub fn reconcile_time_wait(&mut self, kernel_total: u64) {
-        let names = self.names.iter().map(|(_, name)| &name.totals.time_wait);
-        let entries = self.entries.iter().flatten().map(|entry| &entry.time_wait);
-        let inferred: u64 = [&self.unattributed_time_wait, &self.overflow_time_wait]
-            .into_iter()
-            .chain(names)
-            .chain(entries)
-            .map(RecentEntries::live)
-            .sum();
-        self.kernel_time_wait = Some(kernel_total);
-        self.time_wait_drift = Some(inferred as i64 - kernel_total as i64);
-        self.time_wait_since = 0;
-        self.time_wait_is_whole = true;
-    }
-
-    /// Shows the inferred numbers unscaled, because the kernel's total does not cover all entries. The
-    /// drift is kept.
-    pub fn trust_inferred_time_wait(&mut self) {
-        self.time_wait_is_whole = false;
-    }
-
-    /// Sets the drift of the number of sockets in TIME_WAIT if it is not inferred.
-    pub fn note_time_wait_drift(&mut self, drift: i64) {
-        self.time_wait_drift = Some(drift);
-    }
-
-    /// Removes the drift, because the numbers could not be compared.
-    pub fn forget_time_wait_drift(&mut self) {
-        self.time_wait_drift = None;
-    }
-
-    /// Our number of sockets in TIME_WAIT minus the kernel's, at the last reconciliation.
-    #[must_use]
-    pub fn time_wait_drift(&self) -> Option<i64> {
-        self.time_wait_drift
     }
 
     /// Numbers of processes that hold a slot, and of names.

@@ -2,15 +2,18 @@
 
 use observer_common::Slot;
 
-use super::{names::Kinds, tally::Tally, totals::Failures};
+use super::{
+    names::Kinds,
+    tally::Tally,
+    totals::{Failures, TimeWaits},
+};
 
 /// The counts of a name, while they are summed.
 #[derive(Debug)]
 pub(super) struct Sum {
     pub counts: Slot,
     pub failures: Failures,
-    pub time_wait: u64,
-    pub ended: u64,
+    pub time_waits: TimeWaits,
     pub alive: bool,
 }
 
@@ -19,8 +22,7 @@ impl Sum {
         Self {
             counts: Slot::zeroed(),
             failures: Failures::new(),
-            time_wait: 0,
-            ended: 0,
+            time_waits: TimeWaits::default(),
             alive: false,
         }
     }

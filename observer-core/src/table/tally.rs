@@ -13,7 +13,7 @@ pub(super) struct Tally {
     pub counts: Slot,
     /// Failed setsockopt calls.
     pub failures: Failures,
-    /// Ends of TIME_WAIT in its account.
+    /// Sockets that left TIME_WAIT.
     pub ended: u64,
 }
 

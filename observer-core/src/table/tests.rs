@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_common::{CLOSE, ESTABLISHED, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, SYN_SENT, Slot};
+use observer_common::{
+    CLOSE, ESTABLISHED, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, SYN_SENT, Slot, TimeWaitCount,
+};
 
 use super::{
     Kind, Table, TableConfig,
@@ -236,8 +238,13 @@ fn a_program_that_calls_execve_counts_for_its_new_name_from_then_on() {
     bench.kernel.change(slot, |slot| {
         accept(slot);
         slot.state.adjust[usize::from(ESTABLISHED)] = 1;
-        slot.time_wait.entered[0] = 3;
+        slot.time_wait_count = 100;
     });
+    let count = TimeWaitCount {
+        entered: 5,
+        ended: 2,
+    };
+    bench.kernel.time_waits.lock().unwrap().insert(100, count);
     bench.kernel.fail_setsockopt(slot, 1);
     bench.ticks(1);
     bench.facts.exec(key(7, 1), b"server");
@@ -379,54 +386,39 @@ fn failures_counted_after_the_fold_are_kept() {
 }
 
 #[test]
-fn time_wait_outlives_its_process_and_obeys_the_kernel() {
+fn time_wait_outlives_its_process() {
     let mut bench = Bench::new(10);
-    let a = bench.kernel.spawn(1, 1, b"a").unwrap();
-    let b = bench.kernel.spawn(2, 1, b"b").unwrap();
-    bench
-        .kernel
-        .change(a, |slot| slot.time_wait.entered[0] = 30);
-    bench
-        .kernel
-        .change(b, |slot| slot.time_wait.entered[0] = 10);
+    let set = |bench: &Bench, number: u32, entered, ended| {
+        let count = TimeWaitCount { entered, ended };
+        bench
+            .kernel
+            .time_waits
+            .lock()
+            .unwrap()
+            .insert(number, count);
+    };
+    for (pid, comm, number) in [(1, b"a", 100), (2, b"b", 200)] {
+        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
+        bench.kernel.change(slot, |it| it.time_wait_count = number);
+    }
+    set(&bench, 100, 30, 5);
+    set(&bench, 200, 10, 0);
     bench.ticks(1);
     bench.facts.kill(key(1, 1));
     bench.ticks(10);
-    let series = bench.series();
-    assert_eq!(series["a/"].time_wait, 30);
-    assert_eq!(series["b/"].time_wait, 10);
-
-    bench.table.reconcile_time_wait(39);
-    assert_eq!(bench.table.time_wait_drift(), Some(1));
-    let series = bench.series();
-    assert_eq!(series["a/"].time_wait + series["b/"].time_wait, 39);
-    bench.table.reconcile_time_wait(100);
-    assert_eq!(bench.table.time_wait_drift(), Some(-60));
-    assert_eq!(bench.series()["a/"].time_wait, 30);
-
-    bench
-        .kernel
-        .change(b, |slot| slot.time_wait.entered[0] = 12);
-    assert_eq!(bench.series()["b/"].time_wait, 12, "entered since the tick");
-
-    // The kernel's number is older than what entered since: no reason to scale down.
-    bench.table.reconcile_time_wait(42);
-    bench
-        .kernel
-        .change(b, |slot| slot.time_wait.entered[0] = 20);
+    let live = |bench: &mut Bench| {
+        let series = bench.series();
+        (series["a/"].time_wait, series["b/"].time_wait)
+    };
+    assert_eq!(live(&mut bench), (25, 10));
+    set(&bench, 100, 30, 29);
     bench.ticks(1);
-    assert_eq!(bench.series()["b/"].time_wait, 20);
-    bench
-        .kernel
-        .change(b, |slot| slot.time_wait.entered[0] = 25);
-    assert_eq!(bench.series()["b/"].time_wait, 25);
-    bench.ticks(48);
-    let series = bench.series();
-    assert_eq!(series["a/"].time_wait, 30);
+    assert_eq!(live(&mut bench), (1, 10));
+    assert!(bench.kernel.freed_time_waits.lock().unwrap().is_empty());
+    set(&bench, 100, 30, 30);
     bench.ticks(1);
-    let series = bench.series();
-    assert_eq!(series["a/"].time_wait, 0);
-    assert_eq!(series["b/"].time_wait, 15);
+    assert_eq!(live(&mut bench), (0, 10));
+    assert_eq!(*bench.kernel.freed_time_waits.lock().unwrap(), [100]);
 }
 
 #[test]

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use observer_common::{Account, SLOT_FIRST, Slot, SockoptKey};
+use observer_common::{SLOT_FIRST, Slot, SockoptKey, TimeWaitCount};
 
-use super::time_wait::RecentEntries;
 use crate::contract::{KernelControl, KernelSource};
 
 /// A kind of failed setsockopt call, of any process.
@@ -89,10 +88,9 @@ pub type Failures = BTreeMap<Failure, u64>;
 pub(super) struct Totals {
     pub counts: Slot,
     pub failures: Failures,
-    pub time_wait: RecentEntries,
-    /// Accounts of TIME_WAIT whose sockets have not all ended.
-    accounts: Vec<u32>,
-    /// Ended sockets of accounts that are closed.
+    /// Numbers of their [`TimeWaitCount`]s whose sockets have not all left TIME_WAIT.
+    time_wait_counts: Vec<u32>,
+    /// Sockets that left TIME_WAIT, of all others.
     ended: u64,
 }
 
@@ -101,54 +99,52 @@ impl Totals {
         Box::new(Self {
             counts: Slot::zeroed(),
             failures: Failures::new(),
-            time_wait: RecentEntries::default(),
-            accounts: Vec::new(),
+            time_wait_counts: Vec::new(),
             ended: 0,
         })
     }
 
-    /// Adds the account of a process that is folded.
-    pub fn take_account(&mut self, account: u32) {
+    /// Adds the [`TimeWaitCount`] of a process that is folded.
+    pub fn take_time_wait_count(&mut self, number: u32) {
         // One below belongs to no process.
-        if account >= SLOT_FIRST {
-            self.accounts.push(account);
+        if number >= SLOT_FIRST {
+            self.time_wait_counts.push(number);
         }
     }
 
-    /// Closes the accounts all of whose sockets have ended.
-    pub fn close_accounts(&mut self, source: &dyn KernelControl) {
+    /// Gives those back all of whose sockets have left TIME_WAIT.
+    pub fn close_time_wait_counts(&mut self, source: &dyn KernelControl) {
         let ended = &mut self.ended;
-        self.accounts.retain(|&account| {
-            let Some(counts) = source.account(account) else {
-                return false;
-            };
-            let open = counts.entered != counts.ended;
+        self.time_wait_counts.retain(|&number| {
+            let count = source.time_wait_count(number);
+            let open = count.entered != count.ended;
             if !open {
-                *ended = ended.wrapping_add(counts.ended);
-                source.free_account(account);
+                *ended = ended.wrapping_add(count.ended);
+                source.free_time_wait_count(number);
             }
             open
         });
     }
 
-    /// What is in the accounts, closed ones included: sockets in TIME_WAIT now, and those
-    /// that left it.
-    pub fn accounts(&self, source: &dyn KernelSource) -> Exact {
-        let closed = Exact {
+    /// Sockets in TIME_WAIT now, and those that left it.
+    pub fn time_waits(&self, source: &dyn KernelSource) -> TimeWaits {
+        let closed = TimeWaits {
             live: 0,
             ended: self.ended,
         };
-        self.accounts
-            .iter()
-            .fold(closed, |sum, &account| sum.plus(source.account(account)))
+        let counts = self.time_wait_counts.iter();
+        counts.fold(closed, |sum, &number| {
+            sum.plus(source.time_wait_count(number))
+        })
     }
 
     /// Whether sockets in TIME_WAIT count for it.
-    pub fn has_time_wait(&self) -> bool {
-        !self.accounts.is_empty() || self.time_wait.live() > 0
+    pub fn has_time_waits(&self) -> bool {
+        !self.time_wait_counts.is_empty()
     }
 
-    /// Adds sockets of an account that ended before, minus those that count for another name.
+    /// Adds sockets that left TIME_WAIT while their process counted for this name, minus those that
+    /// left while it counted for another one.
     pub fn add_ended(&mut self, ended: u64) {
         self.ended = self.ended.wrapping_add(ended);
     }
@@ -164,23 +160,22 @@ impl Totals {
     }
 }
 
-/// Sockets in TIME_WAIT where both ends are seen.
+/// Sockets in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Exact {
+pub(super) struct TimeWaits {
     /// Now.
     pub live: u64,
     /// That left it.
     pub ended: u64,
 }
 
-impl Exact {
-    /// Adds an account.
-    pub fn plus(self, account: Option<Account>) -> Self {
-        let account = account.unwrap_or_default();
+impl TimeWaits {
+    /// Adds the sockets of one process.
+    pub fn plus(self, count: TimeWaitCount) -> Self {
         Self {
-            live: self.live + account.live(),
+            live: self.live + count.live(),
             // What counts for another name is taken off before it is added.
-            ended: self.ended.wrapping_add(account.ended),
+            ended: self.ended.wrapping_add(count.ended),
         }
     }
 }

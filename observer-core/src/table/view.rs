@@ -1,21 +1,19 @@
 //! Reading the table: one pass over all series, at the cost of one slot read per process.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use observer_common::{
-    ProcessKey, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot,
+    ProcessKey, SIGNAL_TIME_WAIT_END, SLOT_NO_SOCKET, SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot,
 };
 
 use super::{
-    entry::Entry,
     facts::{ProcessFacts, Resources},
     labels::Labels,
-    names::{NameId, OTHER_ID, UNATTRIBUTED_ID},
+    names::{OTHER_ID, UNATTRIBUTED_ID},
     port_views::Holder,
     store::Table,
     sum::Sum,
-    time_wait::{RecentEntries, apportion},
-    totals::{Exact, Failures, add, subtract},
+    totals::{Failures, add, subtract},
 };
 use crate::{contract::KernelSource, sync::lock};
 
@@ -56,15 +54,6 @@ pub struct SeriesView<'a> {
     pub time_wait_ended: Option<u64>,
 }
 
-/// Sockets in TIME_WAIT, and those that left it.
-struct TimeWaits {
-    by_name: Vec<(NameId, Exact)>,
-    /// By slot.
-    by_process: HashMap<u32, Exact>,
-    /// Whether the end of TIME_WAIT is observed.
-    exact: bool,
-}
-
 impl Table {
     /// Calls `visit` once for each running process, and then once for each name. Reads only: a
     /// process that got a slot after the last tick is left out until the next one, and failed setsockopt
@@ -75,27 +64,23 @@ impl Table {
         facts: &dyn ProcessFacts,
         visit: &mut dyn FnMut(&SeriesView<'_>),
     ) {
-        let time_waits = self.time_waits(source);
-        let ended = |it: Exact| time_waits.exact.then_some(it.ended);
+        let ends_are_seen = source.observes(SIGNAL_TIME_WAIT_END);
         let mut scratch = Slot::zeroed();
-        let mut sums = self.begin_sums();
-        for (id, exact) in &time_waits.by_name {
-            sums[*id].time_wait += exact.live;
-            sums[*id].ended = sums[*id].ended.wrapping_add(exact.ended);
-        }
+        let mut sums = self.begin_sums(source);
         for (index, id) in [
             (SLOT_UNATTRIBUTED, UNATTRIBUTED_ID),
             (SLOT_OVERFLOW, OTHER_ID),
         ] {
             source.read_slot(index, &mut scratch);
             add(&mut sums[id].counts, &scratch);
+            // Processes without a number of their own share the one of this slot.
+            sums[id].time_waits = sums[id].time_waits.plus(source.time_wait_count(index));
             sums[id].fail(&self.names.get(id).kinds, None, &self.fixed_failures[id]);
         }
         let entries = (0..).zip(&self.entries);
         for (index, entry) in entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?))) {
             source.read_slot(index, &mut scratch);
-            let exact = time_waits.by_process.get(&index).copied();
-            let exact = exact.unwrap_or_default();
+            let time_waits = entry.time_waits(source);
             if entry.alive {
                 let mut own = Failures::new();
                 for (kind, count) in &entry.failures {
@@ -111,19 +96,18 @@ impl Table {
                     holder: Holder::Process(index),
                     counts: &scratch,
                     failures: &own,
-                    time_wait: exact.live,
-                    time_wait_ended: ended(exact),
+                    time_wait: time_waits.live(),
+                    time_wait_ended: ends_are_seen.then_some(time_waits.ended),
                 });
             }
             let sum = &mut sums[entry.name];
             sum.alive |= entry.alive;
-            sum.time_wait += exact.live;
-            sum.ended = sum.ended.wrapping_add(exact.ended);
+            sum.time_waits = sum.time_waits.plus(time_waits);
             add(&mut sum.counts, &scratch);
             let before = entry.before.as_deref();
             if let Some(before) = before {
                 subtract(&mut sum.counts, &before.counts);
-                sum.ended = sum.ended.wrapping_sub(before.ended);
+                sum.time_waits.ended = sum.time_waits.ended.wrapping_sub(before.ended);
             }
             let kinds = &self.names.get(entry.name).kinds;
             sum.fail(kinds, before, &entry.failures);
@@ -136,8 +120,8 @@ impl Table {
                 holder: Holder::Name(id),
                 counts: &sum.counts,
                 failures: &sum.failures,
-                time_wait: sum.time_wait,
-                time_wait_ended: time_waits.exact.then_some(sum.ended),
+                time_wait: sum.time_waits.live,
+                time_wait_ended: ends_are_seen.then_some(sum.time_waits.ended),
             });
         }
         *lock(&self.sums) = sums;
@@ -151,81 +135,16 @@ impl Table {
     }
 
     /// One sum for each name, which starts with the counts of ended processes.
-    fn begin_sums(&self) -> Vec<Sum> {
+    fn begin_sums(&self, source: &dyn KernelSource) -> Vec<Sum> {
         let mut sums = std::mem::take(&mut *lock(&self.sums));
         sums.resize_with(self.names.ids(), Sum::zero);
         for (id, name) in self.names.iter() {
             let sum = &mut sums[id];
             sum.counts = name.totals.counts;
             sum.failures.clone_from(&name.totals.failures);
-            sum.time_wait = 0;
-            sum.ended = 0;
+            sum.time_waits = name.totals.time_waits(source);
             sum.alive = false;
         }
         sums
-    }
-
-    fn time_waits(&self, source: &dyn KernelSource) -> TimeWaits {
-        let entries = (0..).zip(&self.entries);
-        let entries = entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?)));
-        let Some(unattributed) = source.account(SLOT_UNATTRIBUTED) else {
-            return self.inferred_time_waits(source, entries);
-        };
-        // Processes without an account of their own share the last one.
-        let fixed = [
-            (UNATTRIBUTED_ID, Some(unattributed)),
-            (OTHER_ID, source.account(SLOT_OVERFLOW)),
-        ];
-        let fixed = fixed.map(|(id, account)| (id, Exact::default().plus(account)));
-        let names = self.names.iter();
-        let names = names.map(|(id, name)| (id, name.totals.accounts(source)));
-        let own = entries.filter(|(_, entry)| entry.account >= SLOT_FIRST);
-        TimeWaits {
-            by_name: fixed.into_iter().chain(names).collect(),
-            by_process: own
-                .map(|(index, entry)| (index, Exact::default().plus(source.account(entry.account))))
-                .collect(),
-            exact: true,
-        }
-    }
-
-    /// The same if the end of TIME_WAIT is not observed.
-    fn inferred_time_waits<'a>(
-        &'a self,
-        source: &dyn KernelSource,
-        entries: impl Iterator<Item = (u32, &'a Entry)>,
-    ) -> TimeWaits {
-        let mut pending = self.time_wait_since;
-        let mut live = |index: u32, recent: &RecentEntries| {
-            let new = recent.pending(source.time_wait_entered(index));
-            pending += new;
-            recent.live() + new
-        };
-        let mut ids = vec![UNATTRIBUTED_ID, OTHER_ID];
-        let mut shares = vec![
-            live(SLOT_UNATTRIBUTED, &self.unattributed_time_wait),
-            live(SLOT_OVERFLOW, &self.overflow_time_wait),
-        ];
-        for (id, name) in self.names.iter() {
-            ids.push(id);
-            shares.push(name.totals.time_wait.live());
-        }
-        let mut slots = Vec::new();
-        for (index, entry) in entries {
-            slots.push(index);
-            shares.push(live(index, &entry.time_wait));
-        }
-        if let Some(kernel) = self.kernel_time_wait
-            && self.time_wait_is_whole
-        {
-            // What entered since the kernel's number was read is not in it.
-            apportion(&mut shares, kernel.saturating_add(pending));
-        }
-        let mut shares = shares.into_iter().map(|live| Exact { live, ended: 0 });
-        TimeWaits {
-            by_name: ids.into_iter().zip(&mut shares).collect(),
-            by_process: slots.into_iter().zip(shares).collect(),
-            exact: false,
-        }
     }
 }

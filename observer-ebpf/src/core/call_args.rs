@@ -10,10 +10,9 @@ use observer_common::CallKey;
 use crate::core::maps::CALLS;
 
 /// Numbers of the functions.
-pub const INET_TWSK_ALLOC: u32 = 0;
-pub const INET_HASH_CONNECT: u32 = 1;
-pub const INET_CSK_GET_PORT: u32 = 2;
-pub const SETSOCKOPT: u32 = 3;
+pub const INET_HASH_CONNECT: u32 = 0;
+pub const INET_CSK_GET_PORT: u32 = 1;
+pub const SETSOCKOPT: u32 = 2;
 
 /// Key of the call of `function` in the running thread.
 #[inline(always)]

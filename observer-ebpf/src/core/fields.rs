@@ -49,7 +49,6 @@ offsets![
     OFF_SKC_V6_DADDR,
     OFF_SKC_V6_RCV_SADDR,
     OFF_SKC_NET,
-    OFF_SKC_COOKIE,
     OFF_SKC_FLAGS,
     OFF_NET_INUM,
     OFF_SK_PROTOCOL,
@@ -61,7 +60,6 @@ offsets![
     OFF_INET_SPORT,
     OFF_TP_RCV_NXT,
     OFF_TP_COPIED_SEQ,
-    OFF_TP_LINGER2,
     OFF_TP_TSORTED,
     OFF_TP_IS_MPTCP,
     OFF_ICSK_ULP_DATA,
@@ -99,8 +97,6 @@ offsets![
     OFF_TB_FASTREUSE,
     OFF_TB_FASTREUSEPORT,
     OFF_NET_RESERVED_PORTS,
-    OFF_NET_COOKIE,
-    OFF_NET_LIST,
     OFF_NET_PORT_RANGE,
     PORT_RANGE_SIZE,
     OFF_NET_TW_REUSE,
@@ -139,12 +135,8 @@ settings! {
     WAKEUP_BYTES: u64 = 0;
     /// 1 when `tcp_send_reset` has a reason argument (6.10 and later).
     RESET_HAS_REASON: u32 = 0;
-    /// Inode number of the daemon's network namespace.
-    HOME_NETNS: u32 = 0;
     /// 1 when `bpf_task_pt_regs` does not exist (before 5.15).
     REGS_FROM_STACK: u32 = 0;
-    /// 1 when tracing programs may call `bpf_get_socket_cookie` (5.12 and later).
-    HAS_SOCKET_COOKIE: u32 = 1;
     /// 1 when `bpf_sock_from_file` exists (5.11 and later).
     HAS_SOCK_FROM_FILE: u32 = 1;
     /// 1 when `bpf_get_current_task_btf` exists (5.11 and later).
@@ -162,13 +154,9 @@ settings! {
     CONNECT_EXIT_SEEN: u32 = 0;
     /// System call number of connect(), as in `pt_regs`.
     CONNECT_NR: u64 = 0;
-    /// 1 when the functions at the start and the end of TIME_WAIT are hooked, so that nothing is
-    /// inferred.
-    TIME_WAIT_EXACT: u32 = 0;
-    /// Number of bits of the highest CPU number.
-    CPU_BITS: u32 = 0;
-    /// Number of elements in the array of recent TIME_WAIT sockets, a power of two, minus 1.
-    TIME_WAIT_OWNERS_MASK: u32 = 0;
+    /// 1 when the functions at the start and the end of TIME_WAIT are not hooked, and timewait
+    /// sockets are looked up.
+    TIME_WAIT_LOOKUP: u32 = 0;
     /// 1 when `inet_csk_accept` is hooked, so that returns of accept() are not counted.
     ACCEPT_BY_FUNCTION: u32 = 0;
     /// 1 when `bpf_get_func_ret` exists (5.17 and later). Without it, the return value follows

@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use observer_common::{
-    Account, CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey,
-    Record, ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitOwner,
+    CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
+    ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitCount,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -41,28 +41,21 @@ pub static STATS: Array<CpuStats, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SOCKOPT_FAILURES: HashMap<SockoptKey, u64, 8192> = HashMap::new();
 
-/// Owners of sockets that entered TIME_WAIT, by their cookie ([`observer_common::places_of`]);
-/// mapped into the daemon's memory. Not an LRU hash map, because an insertion into one costs more
-/// than all other work at the end of a connection. An overwritten entry costs an attribution,
-/// never a count.
-#[btf_map]
-pub static TIME_WAIT_OWNERS: Array<TimeWaitOwner, 65_536, MMAPABLE> = Array::new();
-
-/// Sockets in TIME_WAIT by address, where the functions of TIME_WAIT are hooked.
+/// Sockets in TIME_WAIT by address.
 #[btf_map]
 pub static TIME_WAITS: HashMap<u64, TimeWait, 131_072> = HashMap::new();
 
 /// Sockets in TIME_WAIT of each process; mapped into the daemon's memory.
 #[btf_map]
-pub static ACCOUNTS: Array<Account, 4096, MMAPABLE> = Array::new();
+pub static TIME_WAIT_COUNTS: Array<TimeWaitCount, 4096, MMAPABLE> = Array::new();
 
-/// Free elements of [`ACCOUNTS`]. The daemon pushes, the programs pop.
+/// Free elements of [`TIME_WAIT_COUNTS`]. The daemon pushes, the programs pop.
 #[btf_map]
-pub static FREE_ACCOUNTS: Queue<u32, 4096> = Queue::new();
+pub static FREE_TIME_WAIT_COUNTS: Queue<u32, 4096> = Queue::new();
 
 /// Sockets in TIME_WAIT by network namespace.
 #[btf_map]
-pub static NETNS_TIME_WAITS: HashMap<u32, Account, 1024> = HashMap::new();
+pub static NETNS_TIME_WAITS: HashMap<u32, TimeWaitCount, 1024> = HashMap::new();
 
 /// Arguments of calls that have not returned; see [`crate::core::call_args`].
 #[btf_map]

@@ -7,13 +7,13 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    COMM_LEN, MAP_ACCOUNTS, MAP_PROCESSES, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED,
+    COMM_LEN, MAP_PROCESSES, MAP_TIME_WAIT_COUNTS, ProcessKey, SLOT_OVERFLOW, SLOT_UNATTRIBUTED,
 };
 
 use crate::core::{
     counters,
-    fields::{HAS_TASK_BTF, TIME_WAIT_EXACT, at},
-    maps::{BPF_NOEXIST, FREE_ACCOUNTS, FREE_SLOTS, PROCESSES},
+    fields::{HAS_TASK_BTF, at},
+    maps::{BPF_NOEXIST, FREE_SLOTS, FREE_TIME_WAIT_COUNTS, PROCESSES},
     outcome,
     read::{Direct, Memory, Probe},
 };
@@ -107,9 +107,7 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
                 leader.wrapping_add(at::OFF_TASK_COMM()).cast(),
             );
             (*slot).key.start_boottime_ns = key.start_boottime_ns;
-            if TIME_WAIT_EXACT.load() != 0 {
-                (*slot).account = new_account();
-            }
+            (*slot).time_wait_count = new_time_wait_count();
             (&raw mut (*slot).key.tgid).write_volatile(key.tgid);
         }
         return index;
@@ -129,11 +127,11 @@ fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
 
 /// Counters for the timewait sockets of a new process.
 #[inline(always)]
-fn new_account() -> u32 {
-    match FREE_ACCOUNTS.pop() {
-        Ok(Some(account)) => account,
+fn new_time_wait_count() -> u32 {
+    match FREE_TIME_WAIT_COUNTS.pop() {
+        Ok(Some(count)) => count,
         _ => {
-            outcome::map_full(MAP_ACCOUNTS);
+            outcome::map_full(MAP_TIME_WAIT_COUNTS);
             SLOT_OVERFLOW
         }
     }

@@ -9,7 +9,6 @@ use crate::core::{
 
 /// Bits of `sk_flags` (`enum sock_flags`, `include/net/sock.h`).
 pub const SOCK_DEAD: u64 = 1 << 0;
-pub const SOCK_DONE: u64 = 1 << 1;
 pub const SOCK_KEEPOPEN: u64 = 1 << 3;
 pub const SOCK_LINGER: u64 = 1 << 4;
 

@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use observer_common::{
-    Account, CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_ACCOUNTS, MAP_CONNECTIONS,
-    MAP_LISTENERS, MAP_NETNS, MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAITS, PortSpace, PortUse,
-    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_TIME_WAIT, SIGNALS, Slot, SockoptKey,
+    CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
+    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, PortSpace, PortUse,
+    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNALS, Slot, SockoptKey, TimeWaitCount,
 };
 use observer_core::{
     contract::{
@@ -35,7 +35,6 @@ use super::{
         stats::Stats,
         sweep::Connections,
         time_wait::TimeWaits,
-        time_wait_inferred::InferredTimeWaits,
     },
     options::LoadOptions,
     program_stats::ProgramStats,
@@ -50,9 +49,7 @@ pub struct Attached {
     stats: Stats,
     sockopt: SockoptFailures,
     connections: Connections,
-    /// Where both ends of TIME_WAIT are seen.
-    time_waits: Option<TimeWaits>,
-    inferred: InferredTimeWaits,
+    time_waits: TimeWaits,
     /// Absent where the kernel cannot iterate over the map.
     listeners: Option<Mutex<Listeners>>,
     /// Absent where the kernel cannot iterate over a map.
@@ -84,18 +81,14 @@ impl Attached {
             verdicts,
             programs,
             counted,
-            exact_time_wait,
             backups_attached,
             untested: _,
             absent: _,
             reset_reasons,
         } = loaded;
         // Iterators are attached to maps before those are taken out of the object.
-        let ports = available(Ports::new(&ebpf, exact_time_wait));
+        let ports = available(Ports::new(&ebpf));
         let listeners = available(Listeners::new(&mut ebpf)).map(Mutex::new);
-        let time_waits = exact_time_wait
-            .then(|| TimeWaits::new(&mut ebpf))
-            .transpose()?;
         let log = options
             .log
             .then(|| EbpfLogger::init(&mut ebpf))
@@ -113,8 +106,7 @@ impl Attached {
             stats: Stats::new(&mut ebpf)?,
             sockopt: SockoptFailures::new(&mut ebpf)?,
             connections: Connections::new(&mut ebpf)?,
-            time_waits,
-            inferred: InferredTimeWaits::default(),
+            time_waits: TimeWaits::new(&mut ebpf)?,
             listeners,
             ports,
             programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),
@@ -147,12 +139,10 @@ impl Attached {
     }
 
     /// Removes entries of sockets that ended more than ten minutes ago without the kernel
-    /// programs noticing: those that no process was found to hold in resynchronisation `epoch`,
-    /// and those in TIME_WAIT. Returns how many.
+    /// programs noticing, and that no process was found to hold in resynchronisation `epoch`.
+    /// Returns how many.
     pub fn sweep(&self, epoch: u32) -> u64 {
-        let time_waits = self.time_waits.as_ref();
-        time_waits.map_or(0, TimeWaits::sweep)
-            + self.connections.sweep(epoch, &self.slots, &self.stats)
+        self.connections.sweep(epoch, &self.slots, &self.stats)
     }
 
     /// Takes in sockets older than the daemon and finds those that changed hands.
@@ -202,7 +192,7 @@ impl Attached {
     }
 
     /// Shows every use of a local port to `visit` and returns the network namespaces' port
-    /// spaces. `None` where this kernel has no way to read them.
+    /// spaces. Finds the sockets that left TIME_WAIT, where no program sees that. `None` where this kernel has no way to read them.
     ///
     /// # Errors
     ///
@@ -211,12 +201,19 @@ impl Attached {
         &self,
         visit: impl FnMut(PortUse),
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {
-        let time_waits = self.time_waits.is_some() || {
-            let entered = self.stats().outcomes[SIGNAL_TIME_WAIT as usize].seen;
-            self.inferred.may_have_any(entered)
-        };
         let ports = self.ports.as_ref();
-        ports.map(|ports| ports.walk(time_waits, visit)).transpose()
+        ports.map(|ports| ports.walk(visit)).transpose()
+    }
+
+    /// Counts the sockets that left TIME_WAIT since the last time, where no program sees that.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn find_ended_time_waits(&self) -> anyhow::Result<()> {
+        self.ports
+            .as_ref()
+            .map_or(Ok(()), Ports::find_ended_time_waits)
     }
 }
 
@@ -234,17 +231,12 @@ impl KernelSource for Attached {
         self.slots.read_identity(index, slot);
     }
 
-    fn time_wait_entered(&self, index: u32) -> u64 {
-        self.slots.time_wait_entered(index)
+    fn time_wait_count(&self, number: u32) -> TimeWaitCount {
+        self.time_waits.count(number)
     }
 
-    fn account(&self, account: u32) -> Option<Account> {
-        Some(self.time_waits.as_ref()?.account(account))
-    }
-
-    fn time_wait_by_netns(&self) -> Vec<(u32, Account)> {
-        let time_waits = self.time_waits.as_ref();
-        time_waits.map_or_else(Vec::new, TimeWaits::by_netns)
+    fn time_wait_by_netns(&self) -> Vec<(u32, TimeWaitCount)> {
+        self.time_waits.by_netns()
     }
 
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
@@ -269,21 +261,19 @@ impl KernelSource for Attached {
         let processes = self.slots.used();
         let listeners = self.listeners.as_ref();
         let listeners = listeners.map_or(0, |listeners| lock(listeners).count());
-        let mut fills = vec![
+        let netns = self.time_waits.by_netns();
+        let time_waits = netns.iter().map(|(_, count)| count.live()).sum();
+        let counts = self.time_waits.lingering() + processes;
+        let max_counts = self.time_waits.max_counts();
+        vec![
             fill(MAP_CONNECTIONS, connections, self.max_connections),
             fill(MAP_PROCESSES, processes, self.slots.capacity()),
             fill(MAP_SOCKOPT, self.sockopt.len(), self.max_sockopt),
             fill(MAP_LISTENERS, listeners, self.max_listeners),
-        ];
-        if let Some(time_waits) = &self.time_waits {
-            let netns = time_waits.by_netns();
-            let sockets = netns.iter().map(|(_, account)| account.live()).sum();
-            let accounts = time_waits.lingering() + processes;
-            fills.push(fill(MAP_TIME_WAITS, sockets, self.max_connections));
-            fills.push(fill(MAP_ACCOUNTS, accounts, time_waits.max_accounts()));
-            fills.push(fill(MAP_NETNS, netns.len() as u64, time_waits.max_netns()));
-        }
-        fills
+            fill(MAP_TIME_WAITS, time_waits, self.max_connections),
+            fill(MAP_TIME_WAIT_COUNTS, counts, max_counts),
+            fill(MAP_NETNS, netns.len() as u64, self.time_waits.max_netns()),
+        ]
     }
 
     fn programs(&self) -> Vec<ProgramRuns> {
@@ -308,8 +298,7 @@ impl KernelSource for Attached {
             }
         }
         if self.ports.is_some() {
-            let exact = self.time_waits.is_some();
-            methods.push((POLLED_PORTS, if exact { "exact" } else { "inferred" }));
+            methods.push((POLLED_PORTS, "exact"));
         }
         methods
     }
@@ -324,10 +313,8 @@ impl KernelSource for Attached {
 }
 
 impl KernelControl for Attached {
-    fn free_account(&self, account: u32) {
-        if let Some(time_waits) = &self.time_waits {
-            time_waits.free(account);
-        }
+    fn free_time_wait_count(&self, number: u32) {
+        self.time_waits.free(number);
     }
 
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
@@ -335,9 +322,6 @@ impl KernelControl for Attached {
     }
 
     fn free_slot(&self, index: u32) {
-        let account = self.slots.free(index);
-        if let Some(time_waits) = &self.time_waits {
-            time_waits.outlives(account);
-        }
+        self.time_waits.outlives(self.slots.free(index));
     }
 }

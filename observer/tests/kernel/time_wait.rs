@@ -224,3 +224,161 @@ input()
     program.go();
     program.finish();
 }
+
+/// Ends of which only some go through TIME_WAIT, although all leave by FIN_WAIT2 or CLOSING without
+/// an error. Prints how many entries there are if nothing is aborted for late data or TCP_LINGER2.
+const MIXED: &str = r"
+def deafen(sock):
+    '''Drops what comes for it, with SO_ATTACH_FILTER.'''
+    drop = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+    program = struct.pack('HxxxxxxP', 1, ctypes.addressof(drop))
+    sock.setsockopt(socket.SOL_SOCKET, 26, program)
+def hear(sock):
+    sock.setsockopt(socket.SOL_SOCKET, 27, 0)
+def closing(family, address, data=b''):
+    '''Both sides close at the same time; the first is in CLOSING.'''
+    client, server = pair(family, address)
+    deafen(client)
+    server.shutdown(socket.SHUT_WR)
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+    wait(lambda: state(server) == 11)
+    return client, server
+kept = []
+expected = 0
+for family, address in FAMILIES:
+    for _ in range(10):
+        # The next request crosses the FIN, and its ACK is that of the FIN.
+        client, server = pair(family, address)
+        client.sendall(b'GET')
+        server.recv(9)
+        server.sendall(b'200')
+        client.recv(9)
+        server.close()
+        while state(client) != 8:
+            pass
+        client.sendall(b'GET')
+        kept.append(client)
+        expected += 1
+        # No FIN_WAIT2 for orphans.
+        client, server = pair(family, address)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, -1)
+        server.close()
+        wait(lambda: state(client) in (7, 8))
+        kept.append(client)
+        expected += 1
+        # An early answer, with and without waiting for the rest of the request.
+        client, server = pair(family, address)
+        client.sendall(b'POST')
+        wait(lambda: server.recv(9, socket.MSG_PEEK))
+        server.sendall(b'413')
+        server.close()
+        kept.append(client)
+        client, server = pair(family, address)
+        client.sendall(b'POST')
+        server.sendall(b'413')
+        server.shutdown(socket.SHUT_WR)
+        while client.recv(9):
+            pass
+        client.close()
+        while server.recv(9):
+            pass
+        server.close()
+        expected += 1
+    for orphan in (False, True):
+        client, server = closing(family, address)
+        if orphan:
+            server.close()
+        hear(client)
+        kept += [client, server]
+        expected += 2
+    client, server = closing(family, address, b'unread')
+    server.close()
+    kept.append(client)
+print(expected)
+input()
+";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn ends_with_an_rst_do_not_count() {
+    let netns = Netns::new();
+    netns.keep_time_wait();
+    let daemon = Daemon::start(&[]);
+    let mut program = netns.script(MIXED, &[]);
+    let closed: u64 = program.line().parse().unwrap();
+    let netstat = netns.netstat();
+    let aborted: i64 = ["TCPAbortOnData", "TCPAbortOnLinger"]
+        .iter()
+        .map(|name| netstat[*name])
+        .sum();
+    // At least those with TCP_LINGER2.
+    assert!(aborted >= 20, "{netstat:?}");
+    println!("{closed} closed, {aborted} of them with an RST");
+    let expected = closed - aborted as u64;
+    let pid = program.pid();
+    daemon.until("the entries", |metrics| {
+        metrics.of(pid, ENTERED, &[]) >= expected as f64
+    });
+    // On a slow machine, the ACK of the FIN may come alone, and the data then ends TIME_WAIT.
+    let metrics = daemon.until("the kernel's number", |metrics| {
+        metrics.of(pid, "socket_time_wait", &[]) == netns.sockstat("tw") as f64
+    });
+    metrics.assert_of(pid, ENTERED, &[], expected as f64);
+    metrics.assert_complete();
+    program.end();
+}
+
+/// `tcp_fin_timeout` limits how long an orphan waits for the peer's FIN: above 60 seconds as a full
+/// socket first, below as a timewait socket, which then ends before.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn orphans_wait_for_tcp_fin_timeout() {
+    const ORPHANS: &str = r"
+kept = []
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        server.close()
+        wait(lambda: state(client) == 8)
+        kept.append(client)
+print('closed')
+input()
+# Late data, which ends a full socket by an RST and does not reach a timewait socket that is gone.
+for client in kept[::2]:
+    client.send(b'late')
+print('sent')
+input()
+";
+    let daemon = Daemon::start(&[]);
+    let netns = Netns::new();
+    netns.sysctl("net.ipv4.tcp_fin_timeout", "1");
+    let mut program = netns.script(ORPHANS, &[]);
+    program.expect("closed");
+    let metrics = daemon.until("the entries", |metrics| {
+        metrics.of(program.pid(), ENTERED, &[]) >= 20.0
+    });
+    metrics.assert_of(program.pid(), ENTERED, &[("substate", "FIN_WAIT2")], 20.0);
+    daemon.wait("their end", |_| netns.sockstat("tw") == 0);
+    let metrics = daemon.until("none", |metrics| {
+        metrics.of(program.pid(), "socket_time_wait", &[]) == 0.0
+    });
+    let ended = metrics.of(program.pid(), "socket_time_wait_ended_total", &[]);
+    assert_eq!(ended, 20.0, "{}", metrics.shown());
+    program.go();
+    program.expect("sent");
+    program.end();
+
+    netns.sysctl("net.ipv4.tcp_fin_timeout", "63");
+    let mut program = netns.script(ORPHANS, &[]);
+    program.expect("closed");
+    daemon.scrape().assert_of(program.pid(), ENTERED, &[], 0.0);
+    program.go();
+    program.expect("sent");
+    daemon.wait("the entries", |_| netns.sockstat("tw") == 10);
+    daemon.until("the entries", |metrics| {
+        metrics.of(program.pid(), ENTERED, &[]) >= 10.0
+    });
+    daemon.scrape().assert_of(program.pid(), ENTERED, &[], 10.0);
+    program.end();
+}

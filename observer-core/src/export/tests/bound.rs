@@ -7,8 +7,8 @@ use std::{
 };
 
 use observer_common::{
-    Account, Listener, ListenerKey, ListenerSample, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED,
-    Slot,
+    Listener, ListenerKey, ListenerSample, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, Slot,
+    TimeWaitCount,
 };
 
 use super::{build, parse};
@@ -34,14 +34,12 @@ fn everything(slot: &mut Slot) {
 
 fn series(max_names: usize, max_processes: usize) -> usize {
     let mut kernel = FakeKernel::new((PROCESSES + SLOT_FIRST) as usize);
-    let accounts = (0..=PROCESSES + SLOT_FIRST).map(|account| {
-        let account_of = Account {
-            entered: 9,
-            ended: 1,
-        };
-        (account, account_of)
-    });
-    kernel.accounts = Some(Mutex::new(accounts.collect()));
+    let count = TimeWaitCount {
+        entered: 9,
+        ended: 1,
+    };
+    let time_waits = (0..=PROCESSES + SLOT_FIRST).map(|number| (number, count));
+    kernel.time_waits = Mutex::new(time_waits.collect());
     let mut listeners = Vec::new();
     let mut shares = Vec::new();
     let facts = FakeFacts {
@@ -60,7 +58,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
         let comm = format!("program-{pid}");
         let slot = kernel.spawn(pid, 1, comm.as_bytes()).unwrap();
         kernel.change(slot, everything);
-        kernel.change(slot, |it| it.account = slot);
+        kernel.change(slot, |it| it.time_wait_count = slot);
         let unit = Unit::systemd(&format!("{pid}.service"));
         facts.units.lock().unwrap().insert(pid, unit);
         for option in 0..100 {

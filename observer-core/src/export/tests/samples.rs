@@ -5,7 +5,10 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{SIGNAL_CONNECT, SIGNAL_RESET_SENT, SIGNAL_STATE, SIGNAL_TIME_WAIT};
+use observer_common::{
+    SIGNAL_CONNECT, SIGNAL_RESET_SENT, SIGNAL_STATE, SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END,
+    SIGNAL_TIME_WAIT_OVERFLOW,
+};
 
 use super::{Series, exporter, exporter_of, kernel, parse, text};
 use crate::{
@@ -171,6 +174,8 @@ fn a_quiet_process_shows_its_plain_counters_and_nothing_else() {
         "socket_accepts_total",
         "socket_retransmits_total",
         "socket_time_wait",
+        "socket_time_wait_ended_total",
+        "socket_time_wait_overflows_total",
     ];
     let all = by_name.into_iter().chain(by_process).collect();
     assert_eq!(with("comm", "idle"), all);
@@ -335,7 +340,7 @@ fn the_observer_shows_itself() {
         ),
         (
             "observer_signal_info",
-            &[("signal", "time_wait"), ("method", "inferred")],
+            &[("signal", "time_wait"), ("method", "exact")],
             1.0,
         ),
         ("observer_processes", &[("state", "shown")], 5.0),
@@ -357,6 +362,8 @@ fn what_is_not_observed_is_not_shown() {
         SIGNAL_STATE,
         SIGNAL_CONNECT,
         SIGNAL_TIME_WAIT,
+        SIGNAL_TIME_WAIT_END,
+        SIGNAL_TIME_WAIT_OVERFLOW,
         SIGNAL_RESET_SENT,
     ]
     .into();

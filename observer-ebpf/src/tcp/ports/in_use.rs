@@ -8,7 +8,7 @@ use core::ffi::c_void;
 
 use observer_common::{
     CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, PORT_BOUND, PORT_UNCONNECTED, PortUse,
-    TIME_WAIT_NS, TimeWait, TimeWaitOwner, coarse_time,
+    TimeWait, coarse_time,
 };
 
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
         ownership,
         ports::{
             namespaces,
-            reuse::{self, Facts, bound_bucket},
+            reuse::{self, bound_bucket},
         },
-        time_wait::inferred::{self, Lookup, is_alive},
+        time_wait,
     },
 };
 
@@ -109,79 +109,25 @@ fn write(
     }
 }
 
-/// Ports in TIME_WAIT where it is inferred. Writes the stored addresses, and the state of the port
-/// from the kernel's timewait socket, which is looked up.
+/// Ports in TIME_WAIT, and sockets in TIME_WAIT that ended. The key is the timewait socket's address.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
 fn time_waits_iter(ctx: *mut c_void) -> i32 {
-    // SAFETY: attached to the map of owners of TIME_WAIT sockets.
-    let Some((output, _, owner)) = (unsafe { seq::element::<u32, TimeWaitOwner>(ctx) }) else {
-        return 0;
-    };
-    // SAFETY: the verifier checks it against the size in the map.
-    let key = unsafe { (&raw const (*owner).key).read_volatile() };
-    if key == 0 {
-        return 0;
-    }
-    // SAFETY: likewise.
-    let (place, owner) = (owner, unsafe { *owner });
-    // SAFETY: likewise.
-    if unsafe { (&raw const (*place).key).read_volatile() } != key {
-        // Overwritten in between.
-        return 0;
-    }
-    let mut found = Lookup::Nothing;
-    if is_alive(owner.net, owner.net_cookie) {
-        found = inferred::find(&owner);
-    }
-    let age = coarse_time(now()).wrapping_sub(owner.entered);
-    let over = age > coarse_time(TIME_WAIT_NS);
-    let facts = match found {
-        // It may be older than TIME_WAIT lasts, because it was in FIN_WAIT2 first.
-        Lookup::Socket(sk) => reuse::facts(sk),
-        Lookup::Unknown if !over => Facts::default(),
-        _ => {
-            if over {
-                // SAFETY: likewise. Freed now, because the coarse time wraps after 52 days.
-                unsafe { (&raw mut (*place).key).write_volatile(0) };
-            }
-            return 0;
-        }
-    };
-    let record = PortUse {
-        slot: owner.slot,
-        generation: owner.generation,
-        netns: namespaces::note(owner.net),
-        flags: facts.flags,
-        age: age + 1,
-        waited_ms: facts.waited_ms,
-        local_port: owner.local_port,
-        remote_port: owner.remote_port,
-        local: owner.local,
-        remote: owner.remote,
-    };
-    output.write(&raw const record);
-    0
-}
-
-/// Ports in TIME_WAIT where its functions are hooked. The key is the timewait socket's address.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/bpf_map_elem")]
-fn owned_time_waits_iter(ctx: *mut c_void) -> i32 {
     // SAFETY: attached to the map of sockets in TIME_WAIT.
     let Some((output, key, entry)) = (unsafe { seq::element::<u64, TimeWait>(ctx) }) else {
         return 0;
     };
     // SAFETY: the verifier checks both against the sizes in the map.
-    let (sk, slot, generation, entered) = unsafe {
-        (
-            *key,
-            (*entry).slot,
-            (*entry).generation,
-            (*entry).entered_ns,
-        )
-    };
-    let age = coarse_time(now()).wrapping_sub(coarse_time(entered));
+    let (sk, entry) = unsafe { (*key, *entry) };
+    let age = coarse_time(now()).wrapping_sub(entry.entered);
+    if time_wait::remove_if_ended(sk, &entry, age) {
+        // Without a port, the daemon ignores it. It fills the buffer, so that one read(2) does not
+        // walk over any number of ended sockets.
+        let ended = PortUse::default();
+        output.write(&raw const ended);
+        return 0;
+    }
+    let (slot, generation) = (entry.slot, entry.generation);
     write(output, sk as *const u8, slot, generation, 0, Some(age + 1));
     0
 }

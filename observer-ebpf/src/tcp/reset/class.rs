@@ -10,12 +10,11 @@ use observer_common::{
 use crate::{
     core::{
         counters,
-        fields::{REASON_TCP_STATE, TIME_WAIT_EXACT, at, has},
-        maps::TIME_WAITS,
+        fields::{REASON_TCP_STATE, at, has},
         read::{Memory, Probe},
         socket::{SOCK_DEAD, SOCK_KEEPOPEN, SOCK_LINGER},
     },
-    tcp::{entry, ownership, reset::received::forget_pending, time_wait::inferred},
+    tcp::{entry, ownership, reset::received::forget_pending, time_wait},
 };
 
 /// `SHUTDOWN_MASK` (`include/net/sock.h`).
@@ -35,11 +34,9 @@ pub struct Sent {
     pub state: u8,
 }
 
-/// Answer to a segment for a timewait socket. Where TIME_WAIT is inferred, the owner is found by the
-/// cookie, which the timewait socket copied.
+/// Answer to a segment for a timewait socket.
 #[inline(always)]
-pub fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
-    sent.slot = SLOT_UNATTRIBUTED;
+pub fn of_time_wait(sk: *const u8, sent: &mut Sent) {
     sent.class = RESET_TIME_WAIT;
     if has::OFF_TW_SUBSTATE() {
         // SAFETY: an inet_timewait_sock, offset from BTF.
@@ -48,30 +45,10 @@ pub fn of_time_wait<M: Memory>(sk: *const u8, sent: &mut Sent) {
             sent.class = RESET_DATA_AFTER_CLOSE;
         }
     }
-    if TIME_WAIT_EXACT.load() != 0 {
-        if let Some(entry) = TIME_WAITS.get_ptr(sk as u64) {
-            // SAFETY: points into the map.
-            let (slot, generation) = unsafe { ((*entry).slot, (*entry).generation) };
-            attribute(sent, slot, generation);
-        }
-        return;
-    }
-    if !has::OFF_SKC_COOKIE() {
-        return;
-    }
-    // SAFETY: struct sock_common is the head of a timewait socket too.
-    let cookie = unsafe { M::read::<u64>(sk, at::OFF_SKC_COOKIE()) };
-    if let Some((slot, generation)) = inferred::owner_by_cookie(cookie) {
-        attribute(sent, slot, generation);
-    }
-}
-
-/// Sets the owner, unless its process has exited and the slot belongs to another one.
-#[inline(always)]
-fn attribute(sent: &mut Sent, slot: u32, generation: u32) {
-    if counters::generation(slot) == generation {
-        sent.slot = slot;
-    }
+    let (slot, generation) = time_wait::owner(sk);
+    // Otherwise its process has exited, and the slot can belong to another one.
+    let owned = counters::generation(slot) == generation;
+    sent.slot = if owned { slot } else { SLOT_UNATTRIBUTED };
 }
 
 /// Answer to a segment for a connection that is not yet established: it belongs to the listener.

@@ -111,7 +111,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         // SAFETY: struct sock_common is the head of every kind of socket.
         sent.state = unsafe { M::read::<u8>(sk, at::OFF_SKC_STATE()) };
         match sent.state {
-            TIME_WAIT => class::of_time_wait::<M>(sk, &mut sent),
+            TIME_WAIT => class::of_time_wait(sk, &mut sent),
             NEW_SYN_RECV => class::of_request(sk, &mut sent),
             _ => class::of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
         }

@@ -1,28 +1,25 @@
 //! The end of a connection: its transition to CLOSE, and `tp_btf/tcp_destroy_sock`.
 //!
 //! Counts connections that died of an error, the histogram of ages, and entries into TIME_WAIT
-//! where those are inferred; writes the record of a finished connection.
+//! where those are looked up; writes the record of a finished connection.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSING, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
-    CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONN_TIME_WAIT_MAYBE, CONNECTION_ERROR_INDICES,
-    CONNECTION_ERROR_OTHER, CONNECTION_ERRORS, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK,
-    LISTEN, RECORD_CLOSE, SYN_RECV,
+    CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONNECTION_ERROR_INDICES, CONNECTION_ERROR_OTHER,
+    CONNECTION_ERRORS, Conn, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN, RECORD_CLOSE,
+    SYN_RECV,
 };
 
 use crate::{
     core::{
         counters::{self, add, index_in, observe},
-        fields::{TIME_WAIT_EXACT, at},
+        fields::at,
         maps::CONNECTIONS,
         read::{Direct, Memory},
         records,
     },
-    tcp::{
-        connect, entry, listen, ownership,
-        time_wait::inferred::{self, enters_time_wait},
-    },
+    tcp::{connect, entry, listen, ownership, time_wait::lookup},
 };
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
@@ -41,9 +38,9 @@ pub fn on_destroy<M: Memory>(sk: *const u8) {
     // SAFETY: points into the map.
     unsafe {
         let slot = ownership::of_entry(conn);
-        if (*conn).flags & (CONN_TIME_WAIT_MAYBE | CONN_RESET_SENT) == CONN_TIME_WAIT_MAYBE {
-            inferred::on_entered::<M>(sk, conn, slot);
-        }
+        // If the program on the transition to CLOSE was skipped.
+        let timewait = lookup::before(sk, (*conn).state, CLOSE);
+        lookup::closed(sk, Some(conn), slot, timewait);
         if let Some(stats) = counters::stats() {
             (*stats).destroyed_sk = sk as u64;
             (*stats).destroyed_slot = slot;
@@ -59,7 +56,14 @@ pub fn on_destroy<M: Memory>(sk: *const u8) {
 
 /// A socket reached CLOSE.
 #[inline(always)]
-pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: u8, time: u64) {
+pub unsafe fn closed<M: Memory>(
+    sk: *const u8,
+    conn: *mut Conn,
+    timewait: *const u8,
+    slot: u32,
+    old: u8,
+    time: u64,
+) {
     // SAFETY: `conn` and `slot` point into maps; `sk` is a full socket, offsets from BTF.
     unsafe {
         if old == LISTEN {
@@ -82,17 +86,7 @@ pub unsafe fn closed<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32, old: 
                 );
             }
         }
-        if TIME_WAIT_EXACT.load() == 0
-            && matches!(old, FIN_WAIT2 | CLOSING)
-            && error == 0
-            && flags & CONN_RESET_SENT == 0
-        {
-            match enters_time_wait::<M>(sk, old) {
-                Some(true) => inferred::on_entered::<M>(sk, conn, slot),
-                Some(false) => {}
-                None => (*conn).flags |= CONN_TIME_WAIT_MAYBE,
-            }
-        }
+        lookup::closed(sk, Some(conn), slot, timewait);
         if flags & (CONN_ESTABLISHED | CONN_SEEDED) != 0 {
             records::write(RECORD_CLOSE, sk, conn, slot, |record| {
                 record.from = old;

@@ -12,23 +12,20 @@ mod backup;
 mod close;
 mod open;
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_socket_cookie, macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
-    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ESTABLISHED, FIN_WAIT1,
-    IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES,
-    SYN_RECV, SYN_SENT, TIMED_STATES, add_packed, pack_duration, timed_index,
+    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ESTABLISHED, IPPROTO_MPTCP,
+    IPPROTO_TCP, LISTEN, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
+    TIMED_STATES, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
     core::{
         clock::now,
         counters::{self, bounded, observe},
-        fields::{HAS_SOCKET_COOKIE, TIME_WAIT_EXACT, at},
+        fields::at,
         outcome::{count_lost, count_outcome, seen},
         process,
         read::{Direct, Memory},
@@ -42,6 +39,7 @@ use crate::{
             close::{closed, count_error},
             open::Open,
         },
+        time_wait::lookup,
     },
 };
 
@@ -67,6 +65,7 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     if protocol != IPPROTO_TCP {
         return;
     }
+    let timewait = lookup::before(sk, old, new);
     seen(SIGNAL_STATE);
     if let Some(stats) = counters::stats() {
         // SAFETY: points into the map.
@@ -85,9 +84,9 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
         }),
     };
     match opened {
-        Open::Entry(conn) => transition::<M>(sk, conn, old, new, time),
+        Open::Entry(conn) => transition::<M>(sk, conn, timewait, old, new, time),
         Open::Counted => {}
-        Open::MapFull => untracked::<M>(sk, old, new),
+        Open::MapFull => untracked::<M>(sk, timewait, old, new),
     }
     if (old, new) == (CLOSE, LISTEN) {
         // After the transition, because the iterator over listeners takes an entry that is not in
@@ -99,12 +98,13 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
 /// Counts a transition of a socket without an entry, because the map is full. The gauges leave it
 /// out, because its further transitions may not be seen.
 #[inline(always)]
-fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
+fn untracked<M: Memory>(sk: *const u8, timewait: *const u8, old: u8, new: u8) {
     count_transition(SLOT_UNATTRIBUTED, old, new);
     if new == CLOSE {
         // SAFETY: a full socket, offset from BTF.
         let error = unsafe { M::read::<u32>(sk, at::OFF_SK_ERR()) };
         count_error(SLOT_UNATTRIBUTED, old, error);
+        lookup::closed(sk, None, SLOT_UNATTRIBUTED, timewait);
     }
     if old != LISTEN || new == CLOSE {
         adjust_live(SLOT_UNATTRIBUTED, old, 1);
@@ -114,7 +114,14 @@ fn untracked<M: Memory>(sk: *const u8, old: u8, new: u8) {
 }
 
 #[inline(always)]
-fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time: u64) {
+fn transition<M: Memory>(
+    sk: *const u8,
+    conn: *mut Conn,
+    timewait: *const u8,
+    old: u8,
+    new: u8,
+    time: u64,
+) {
     // SAFETY: points into the map; only this program writes these fields, under the socket lock.
     unsafe {
         // The kernel skips a program that would interrupt itself on the same CPU (since 6.1,
@@ -173,19 +180,11 @@ fn transition<M: Memory>(sk: *const u8, conn: *mut Conn, old: u8, new: u8, time:
                     ownership::hand_over(conn, ownership::of_parent(sk));
                 }
             }
-            FIN_WAIT1 => {
-                // Only the side that closes first enters FIN_WAIT1, and only it can enter
-                // TIME_WAIT. Generate the cookie now, because the timewait socket copies it.
-                // Kernels without the helper do not report RSTs of timewait sockets either.
-                if TIME_WAIT_EXACT.load() == 0 && HAS_SOCKET_COOKIE.load() != 0 {
-                    bpf_get_socket_cookie(sk.cast_mut().cast());
-                }
-            }
             CLOSE => {
                 if attempting && matches!(old, SYN_SENT | SYN_RECV) {
                     connect::failed::<M>(sk, conn);
                 }
-                closed::<M>(sk, conn, slot, old, time);
+                closed::<M>(sk, conn, timewait, slot, old, time);
             }
             _ => {}
         }

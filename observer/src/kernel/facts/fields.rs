@@ -111,7 +111,6 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr", 16),
     // CONFIG_NET_NS: without it `possible_net_t` is empty.
     optional("OFF_SKC_NET", "sock_common", "skc_net.net", 8),
-    optional("OFF_SKC_COOKIE", "sock_common", "skc_cookie", 8),
     optional("OFF_SKC_FLAGS", "sock_common", "skc_flags", 8),
     optional("OFF_NET_INUM", "net", "ns.inum", 4),
     // Before 5.6 `sk_protocol` is a bitfield of one byte, next to `sk_type`.
@@ -127,7 +126,6 @@ pub const FIELDS: &[FieldSpec] = &[
     required("OFF_INET_SPORT", "inet_sock", "inet_sport", 2),
     optional("OFF_TP_RCV_NXT", "tcp_sock", "rcv_nxt", 4),
     optional("OFF_TP_COPIED_SEQ", "tcp_sock", "copied_seq", 4),
-    optional("OFF_TP_LINGER2", "tcp_sock", "linger2", 4),
     optional("OFF_TP_TSORTED", "tcp_sock", "tsorted_sent_queue", 16),
     optional("OFF_ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits", 1),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
@@ -166,9 +164,6 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_ICSK_BIND_HASH", "inet_connection_sock", "icsk_bind_hash", 8),
     optional("OFF_TB_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
     optional("OFF_TB_FASTREUSEPORT", "inet_bind_bucket", "fastreuseport", 1),
-    // All zero before 5.12, where it is made when it is first asked for.
-    optional("OFF_NET_COOKIE", "net", "net_cookie", 8),
-    optional("OFF_NET_LIST", "net", "list", 16),
     // To find a socket in TIME_WAIT and read whether its port can be used again.
     optional("OFF_TW_TS_STAMP", "tcp_timewait_sock", "tw_ts_recent_stamp", 4),
     optional("OFF_TW_BIND_HASH", "inet_timewait_sock", "tw_tb", 8),

@@ -12,8 +12,6 @@ use super::btf::KernelBtf;
 pub struct Helpers {
     /// `bpf_task_pt_regs`, since 5.15.
     pub task_pt_regs: bool,
-    /// `bpf_get_socket_cookie` for tracing programs, since 5.12.
-    pub socket_cookie: bool,
     /// `bpf_sock_from_file`, since 5.11.
     pub sock_from_file: bool,
     /// `bpf_get_current_task_btf`, since 5.11.
@@ -41,9 +39,6 @@ impl Helpers {
                 BpfHelper::BPF_FUNC_task_pt_regs,
             )
             .unwrap_or(true),
-            // `bpf_get_socket_cookie` itself is older than its use in tracing programs, which
-            // came in the release of `bpf_check_mtu`.
-            socket_cookie: has("BPF_FUNC_check_mtu"),
             sock_from_file: has("BPF_FUNC_sock_from_file"),
             task_btf: has("BPF_FUNC_get_current_task_btf"),
             func_ret: has("BPF_FUNC_get_func_ret"),

@@ -97,10 +97,8 @@ pub const CONNECTIONS_ITER: ProgramSpec = iter_map_elem(
         "OFF_TB_FASTREUSEPORT",
     ],
 );
-/// The iterator over sockets that are inferred to be in TIME_WAIT.
-pub const INFERRED_TIME_WAITS_ITER: ProgramSpec = iter_map_elem("time_waits_iter", &[]);
-/// The iterator over sockets that are known to be in TIME_WAIT.
-pub const EXACT_TIME_WAITS_ITER: ProgramSpec = iter_map_elem("owned_time_waits_iter", &[]);
+/// The iterator over sockets in TIME_WAIT.
+pub const TIME_WAITS_ITER: ProgramSpec = iter_map_elem("time_waits_iter", &[]);
 /// The iterator over network namespaces.
 pub const NAMESPACES_ITER: ProgramSpec = iter_map_elem(
     "namespaces_iter",
@@ -116,12 +114,7 @@ pub const NAMESPACES_ITER: ProgramSpec = iter_map_elem(
 pub const IN_USE_CHAINS: &[FallbackChain] = &[chain(
     POLLED_PORTS,
     &[variant(
-        &[
-            CONNECTIONS_ITER,
-            INFERRED_TIME_WAITS_ITER,
-            EXACT_TIME_WAITS_ITER,
-            NAMESPACES_ITER,
-        ],
+        &[CONNECTIONS_ITER, TIME_WAITS_ITER, NAMESPACES_ITER],
         &[],
     )],
 )];

@@ -1,27 +1,44 @@
 //! The beginning and the end of TIME_WAIT.
 
-use observer_common::{SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END};
+use observer_common::{SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END, SIGNAL_TIME_WAIT_OVERFLOW};
 
 use super::{
+    ports,
     spec::{
-        AttachType, DEATH_ROW, FallbackChain, Global, MapSize, SOCK, Selection, chain, function,
-        shared, signal_name, variant,
+        AttachType, DEATH_ROW, FallbackChain, Global, MapSize, Requirement, SOCK, Selection, chain,
+        function, shared, shared_if, signal_name, variant,
     },
     state,
 };
+use crate::kernel::facts::fields::HASHINFO;
 
 const ALLOC_ARGS: &[&str] = &[SOCK, DEATH_ROW, "int"];
 
-/// Entries of a map that no program uses with the selected variant; it cannot be left out.
-const UNUSED: u32 = 64;
-/// Accounts for each slot. A process that leaves sockets in TIME_WAIT keeps its account for a
-/// minute after its end, so there must be more accounts than slots.
-const ACCOUNTS_PER_SLOT: u32 = 16;
+/// Numbers of sockets in TIME_WAIT, for each slot. A process that leaves sockets in TIME_WAIT keeps
+/// its own for a minute after its end, so there must be more than slots.
+const COUNTS_PER_SLOT: u32 = 16;
 /// Network namespaces whose sockets in TIME_WAIT are counted.
 const NETNS: u32 = 4096;
 
+/// Without function hooks, timewait sockets are looked up in the kernel's table of connections.
+const TABLE_OF_CONNECTIONS: Requirement = Requirement {
+    is_met: |facts| {
+        let fields = [
+            HASHINFO,
+            "OFF_HASHINFO_EHASH",
+            "OFF_HASHINFO_MASK",
+            "OFF_SKC_HASH",
+            "OFF_SKC_NODE",
+            "OFF_SKC_NET",
+            "OFF_TW_SUBSTATE",
+        ];
+        facts.fields.lacks(&fields).is_none()
+    },
+    otherwise: "timewait sockets cannot be looked up in this kernel's table of connections",
+};
+
 /// Sockets that enter and leave TIME_WAIT.
-pub const CHAIN: FallbackChain = chain(
+const CHAIN: FallbackChain = chain(
     signal_name(SIGNAL_TIME_WAIT),
     &[
         variant(
@@ -39,34 +56,20 @@ pub const CHAIN: FallbackChain = chain(
                     ALLOC_ARGS,
                 ),
             ],
-            &[SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END],
+            &[
+                SIGNAL_TIME_WAIT,
+                SIGNAL_TIME_WAIT_END,
+                SIGNAL_TIME_WAIT_OVERFLOW,
+            ],
         ),
         variant(
             &[
-                function(
-                    "time_wait_end_kprobe",
-                    AttachType::Kprobe,
-                    "tcp_twsk_destructor",
-                    &[SOCK],
-                ),
-                function(
-                    "time_wait_begin_kprobe",
-                    AttachType::Kprobe,
-                    "inet_twsk_alloc",
-                    ALLOC_ARGS,
-                ),
-                function(
-                    "time_wait_begin_kretprobe",
-                    AttachType::Kretprobe,
-                    "inet_twsk_alloc",
-                    ALLOC_ARGS,
-                ),
+                shared_if(state::TRANSITION, TABLE_OF_CONNECTIONS),
+                shared(ports::TIME_WAITS_ITER),
             ],
             &[SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END],
-        ),
-        variant(&[shared(state::TRANSITION)], &[SIGNAL_TIME_WAIT]).remark(
-            "inferred from the state a connection ends in; its end is assumed after 60 seconds",
-        ),
+        )
+        .remark("no overflows; a socket that leaves TIME_WAIT is counted when ports are"),
     ],
 )
 .globals(globals)
@@ -75,41 +78,18 @@ pub const CHAIN: FallbackChain = chain(
 /// Every chain of the signal.
 pub const CHAINS: &[FallbackChain] = &[CHAIN];
 
-/// Whether both ends of TIME_WAIT are seen, so that neither has to be inferred.
-fn is_exact(selection: &Selection<'_>) -> bool {
-    selection.hooks_functions()
-}
-
 fn globals(selection: &Selection<'_>) -> Vec<Global> {
-    vec![
-        Global::flag("TIME_WAIT_EXACT", is_exact(selection)),
-        Global::u32("TIME_WAIT_OWNERS_MASK", owners(selection) - 1),
-    ]
+    let lookup = selection.variant.is_some() && !selection.hooks_functions();
+    vec![Global::flag("TIME_WAIT_LOOKUP", lookup)]
 }
 
 fn map_sizes(selection: &Selection<'_>) -> Vec<MapSize> {
     let options = selection.options;
-    let [sockets, accounts, netns] = if is_exact(selection) {
-        let accounts = options.slots.saturating_mul(ACCOUNTS_PER_SLOT);
-        [options.max_connections, accounts.min(1 << 20), NETNS]
-    } else {
-        [UNUSED; 3]
-    };
+    let counts = options.slots.saturating_mul(COUNTS_PER_SLOT).min(1 << 20);
     vec![
-        ("TIME_WAITS", sockets),
-        ("ACCOUNTS", accounts),
-        ("FREE_ACCOUNTS", accounts),
-        ("NETNS_TIME_WAITS", netns),
-        ("TIME_WAIT_OWNERS", owners(selection)),
+        ("TIME_WAITS", options.max_connections),
+        ("TIME_WAIT_COUNTS", counts),
+        ("FREE_TIME_WAIT_COUNTS", counts),
+        ("NETNS_TIME_WAITS", NETNS),
     ]
-}
-
-/// Elements of the array of inferred TIME_WAIT sockets, a power of two.
-fn owners(selection: &Selection<'_>) -> u32 {
-    if is_exact(selection) {
-        UNUSED
-    } else {
-        let limit = selection.options.max_connections.max(1);
-        (1 << limit.ilog2()).min(65_536)
-    }
 }

@@ -25,7 +25,7 @@ use crate::kernel::{
     facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
     hooks::{
         spec::{Attach, FallbackChain},
-        table, time_wait,
+        table,
     },
     options::LoadOptions,
 };
@@ -41,8 +41,6 @@ pub struct Loaded {
     pub programs: Vec<&'static str>,
     /// `SIGNAL_` numbers that are counted.
     pub counted: Vec<u32>,
-    /// Whether the beginning and the end of TIME_WAIT are seen, rather than inferred.
-    pub exact_time_wait: bool,
     /// Whether the backup programs are attached.
     pub backups_attached: bool,
     /// Why there was no self-test, if there was none.
@@ -125,7 +123,6 @@ impl Kernel {
             verdicts: plan.verdicts(),
             programs: plan.programs().iter().map(|program| program.name).collect(),
             counted,
-            exact_time_wait: plan.hooks_functions(&time_wait::CHAIN),
             backups_attached,
             untested,
             absent: self.absent().to_vec(),

@@ -1,6 +1,6 @@
 //! The object with its maps: sizes and read-only globals are set, programs are not loaded yet.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _};
+use std::io;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -22,7 +22,7 @@ use crate::kernel::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
 
 /// Queues of free numbers, which are full at first.
-const FREE_QUEUES: [&str; 2] = ["FREE_SLOTS", "FREE_ACCOUNTS"];
+const FREE_QUEUES: [&str; 2] = ["FREE_SLOTS", "FREE_TIME_WAIT_COUNTS"];
 
 /// Creates the object's maps and sets its globals. Nothing is attached yet.
 ///
@@ -73,20 +73,16 @@ fn settings(
     plan: &Plan,
     cpus: u32,
 ) -> (Vec<Global>, Vec<MapSize>) {
-    let home_netns = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32);
     let helpers = facts.helpers;
     let syscall_ret = syscall_return_offset(facts.tracefs.as_deref());
     let mut globals = vec![
-        Global::u32("HOME_NETNS", home_netns),
         Global::flag("REGS_FROM_STACK", !helpers.task_pt_regs),
-        Global::flag("HAS_SOCKET_COOKIE", helpers.socket_cookie),
         Global::flag("HAS_SOCK_FROM_FILE", helpers.sock_from_file),
         Global::flag("HAS_TASK_BTF", helpers.task_btf),
         Global::flag("HAS_FUNC_RET", helpers.func_ret),
         Global::u32("RECORD_MASK", options.record_mask),
         Global::u64("WAKEUP_BYTES", u64::from(options.ring_bytes) / 2),
         Global::u64("SYSCALL_RET", syscall_ret),
-        Global::u32("CPU_BITS", cpus.next_power_of_two().ilog2()),
     ];
     let mut sizes = vec![
         ("CONNECTIONS", options.max_connections),

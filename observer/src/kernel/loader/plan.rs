@@ -109,12 +109,6 @@ impl Plan {
         can_fall_back
     }
 
-    /// Whether the selected variant of `chain` hooks kernel functions.
-    #[must_use]
-    pub fn hooks_functions(&self, chain: &FallbackChain) -> bool {
-        self.variant(chain).is_some_and(Variant::hooks_functions)
-    }
-
     /// The programs to attach, each once, in order.
     #[must_use]
     pub fn programs(&self) -> Vec<&'static ProgramSpec> {

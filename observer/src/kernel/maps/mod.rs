@@ -12,7 +12,6 @@ pub mod sockopt;
 pub mod stats;
 pub mod sweep;
 pub mod time_wait;
-pub mod time_wait_inferred;
 
 use anyhow::Context as _;
 use aya::{

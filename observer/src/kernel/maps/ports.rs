@@ -7,9 +7,7 @@ use observer_common::{PortSpace, PortUse};
 use super::iter::MapIter;
 use crate::kernel::{
     clock::monotonic_ns,
-    hooks::ports::{
-        CONNECTIONS_ITER, EXACT_TIME_WAITS_ITER, INFERRED_TIME_WAITS_ITER, NAMESPACES_ITER,
-    },
+    hooks::ports::{CONNECTIONS_ITER, NAMESPACES_ITER, TIME_WAITS_ITER},
 };
 
 /// Iterators over everything that holds a local port.
@@ -20,46 +18,32 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Attaches the iterators of `ebpf`, which are loaded. `exact` says whether both ends of
-    /// TIME_WAIT are seen.
+    /// Attaches the iterators of `ebpf`, which are loaded.
     ///
     /// # Errors
     ///
     /// When the object lacks one of its maps or programs, or one cannot be attached.
-    pub fn new(ebpf: &Ebpf, exact: bool) -> anyhow::Result<Self> {
-        let (program, map) = if exact {
-            (EXACT_TIME_WAITS_ITER, "TIME_WAITS")
-        } else {
-            (INFERRED_TIME_WAITS_ITER, "TIME_WAIT_OWNERS")
-        };
+    pub fn new(ebpf: &Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             connections: MapIter::attach(ebpf, CONNECTIONS_ITER.name, "CONNECTIONS")?,
-            time_waits: MapIter::attach(ebpf, program.name, map)?,
+            time_waits: MapIter::attach(ebpf, TIME_WAITS_ITER.name, "TIME_WAITS")?,
             namespaces: MapIter::attach(ebpf, NAMESPACES_ITER.name, "NAMESPACES")?,
         })
     }
 
     /// Shows every use of a port to `visit`, and returns the port spaces of the network
-    /// namespaces that were met. `time_waits` says whether
-    /// any may be in TIME_WAIT.
+    /// namespaces that were met. Where no program sees the end of TIME_WAIT, this counts those that
+    /// ended since the last call.
     ///
     /// # Errors
     ///
     /// When an iterator cannot be read.
-    pub fn walk(
-        &self,
-        time_waits: bool,
-        mut visit: impl FnMut(PortUse),
-    ) -> anyhow::Result<Vec<Box<PortSpace>>> {
+    pub fn walk(&self, mut visit: impl FnMut(PortUse)) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
         self.connections
             .read(&mut visit)
             .context("cannot walk over the connections")?;
-        if time_waits {
-            self.time_waits
-                .read(&mut visit)
-                .context("cannot walk over the sockets in TIME_WAIT")?;
-        }
+        self.visit_time_waits(&mut visit)?;
         let mut spaces = Vec::new();
         self.namespaces
             .read(|space: PortSpace| {
@@ -71,5 +55,20 @@ impl Ports {
             })
             .context("cannot walk over the network namespaces")?;
         Ok(spaces)
+    }
+
+    /// Counts the sockets that left TIME_WAIT since the last walk, where no program sees that.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator cannot be read.
+    pub fn find_ended_time_waits(&self) -> anyhow::Result<()> {
+        self.visit_time_waits(|_| {})
+    }
+
+    fn visit_time_waits(&self, visit: impl FnMut(PortUse)) -> anyhow::Result<()> {
+        self.time_waits
+            .read(visit)
+            .context("cannot walk over the sockets in TIME_WAIT")
     }
 }

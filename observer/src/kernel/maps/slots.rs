@@ -12,7 +12,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, Queue},
 };
-use observer_common::{ProcessKey, SLOT_FIRST, Slot, TIME_WAIT_SUBSTATES};
+use observer_common::{ProcessKey, SLOT_FIRST, Slot};
 
 use super::{array::MmapArray, lossy, take_array, take_hash, take_queue};
 use observer_core::sync::lock;
@@ -84,15 +84,6 @@ impl Slots {
         self.slots.read_prefix(index, prefix, slot);
     }
 
-    /// Sockets of slot `index` that ever entered TIME_WAIT.
-    pub fn time_wait_entered(&self, index: u32) -> u64 {
-        let first = offset_of!(Slot, time_wait.entered);
-        (0..TIME_WAIT_SUBSTATES.len())
-            .map(|substate| self.slots.word(index, first + 8 * substate))
-            .map(|word| word.load(Ordering::Relaxed))
-            .sum()
-    }
-
     /// Notes that an entry of slot `index` was removed from the map of connections.
     pub fn remove_socket(&self, index: u32) {
         let sockets = offset_of!(Slot, sockets);
@@ -101,7 +92,8 @@ impl Slots {
             .fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Frees slot `index` for another process. Returns the account of the process that had it.
+    /// Frees slot `index` for another process. Returns [`Slot::time_wait_count`] of the process that
+    /// had it.
     pub fn free(&self, index: u32) -> u32 {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
@@ -123,6 +115,6 @@ impl Slots {
             FREE_SLOTS,
             "one process less can be tracked",
         );
-        slot.account
+        slot.time_wait_count
     }
 }

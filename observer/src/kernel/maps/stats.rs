@@ -92,7 +92,6 @@ impl Stats {
             }
             sum.connections_added += one.connections_added;
             sum.connections_removed += one.connections_removed;
-            sum.time_wait_elsewhere += one.time_wait_elsewhere;
         }
         sum
     }

@@ -17,7 +17,7 @@ use crate::kernel::clock::monotonic_ns;
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Whether an entry that is in its last state since `entered_ns` is older than ten minutes.
-pub fn is_stale(entered_ns: u64) -> bool {
+fn is_stale(entered_ns: u64) -> bool {
     monotonic_ns().saturating_sub(entered_ns) > MAX_AGE.as_nanos() as u64
 }
 

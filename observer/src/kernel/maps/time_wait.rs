@@ -1,36 +1,29 @@
-//! Sockets in TIME_WAIT and the accounts they are counted in, where both ends of TIME_WAIT are
-//! seen.
+//! How many sockets are in TIME_WAIT.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
 };
 
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, Queue},
 };
-use observer_common::{Account, SLOT_FIRST, TimeWait};
+use observer_common::{SLOT_FIRST, TimeWaitCount};
 use observer_core::sync::lock;
 
-use super::{array::MmapArray, lossy, sweep::is_stale, take, take_array, take_hash, take_queue};
+use super::{array::MmapArray, lossy, take, take_array, take_queue};
 
-const FREE_ACCOUNTS: &str = "FREE_ACCOUNTS";
+const FREE: &str = "FREE_TIME_WAIT_COUNTS";
 
-/// The maps of TIME_WAIT.
+/// The counts by process and by network namespace.
 pub struct TimeWaits {
-    accounts: MmapArray<Account>,
+    counts: MmapArray<TimeWaitCount>,
     free: Mutex<Queue<MapData, u32>>,
-    /// Accounts of processes that have given their slots back.
+    /// Counts of processes that have given their slots back.
     lingering: AtomicU64,
-    sockets: Mutex<HashMap<MapData, u64, TimeWait>>,
-    netns: Mutex<HashMap<MapData, u32, Account>>,
+    netns: Mutex<HashMap<MapData, u32, TimeWaitCount>>,
     max_netns: u64,
-    /// Ends that the kernel programs missed, by network namespace.
-    swept: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl TimeWaits {
@@ -46,49 +39,47 @@ impl TimeWaits {
             _ => 0,
         };
         Ok(Self {
-            accounts: take_array(ebpf, "ACCOUNTS")?,
-            free: Mutex::new(take_queue(ebpf, FREE_ACCOUNTS)?),
+            counts: take_array(ebpf, "TIME_WAIT_COUNTS")?,
+            free: Mutex::new(take_queue(ebpf, FREE)?),
             lingering: AtomicU64::new(0),
-            sockets: Mutex::new(take_hash(ebpf, "TIME_WAITS")?),
             netns: Mutex::new(HashMap::try_from(netns)?),
             max_netns,
-            swept: Mutex::default(),
         })
     }
 
-    /// The counters of an account.
-    pub fn account(&self, account: u32) -> Account {
-        let mut read = Account::default();
-        self.accounts.read(account, &mut read);
+    /// The counts with this number.
+    pub fn count(&self, number: u32) -> TimeWaitCount {
+        let mut read = TimeWaitCount::default();
+        self.counts.read(number, &mut read);
         read
     }
 
-    /// Notes that a process has given its slot back and keeps its account.
-    pub fn outlives(&self, account: u32) {
-        if account >= SLOT_FIRST {
+    /// Notes that a process has given its slot back and keeps its counts.
+    pub fn outlives(&self, number: u32) {
+        if number >= SLOT_FIRST {
             self.lingering.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Gives an account back.
-    pub fn free(&self, account: u32) {
-        self.accounts.clear(account);
+    /// Has the counts with this number used for another process.
+    pub fn free(&self, number: u32) {
+        self.counts.clear(number);
         self.lingering.fetch_sub(1, Ordering::Relaxed);
         lossy::note(
-            lock(&self.free).push(account, 0),
-            FREE_ACCOUNTS,
-            "one account of TIME_WAIT less is available",
+            lock(&self.free).push(number, 0),
+            FREE,
+            "sockets in TIME_WAIT are counted for one process less",
         );
     }
 
-    /// Accounts of processes that have given their slots back.
+    /// Counts of processes that have given their slots back.
     pub fn lingering(&self) -> u64 {
         self.lingering.load(Ordering::Relaxed)
     }
 
-    /// The most accounts that processes can have.
-    pub fn max_accounts(&self) -> u64 {
-        u64::from(self.accounts.len() - SLOT_FIRST)
+    /// The most counts that processes can have.
+    pub fn max_counts(&self) -> u64 {
+        u64::from(self.counts.len() - SLOT_FIRST)
     }
 
     /// The most network namespaces that are counted separately.
@@ -97,38 +88,7 @@ impl TimeWaits {
     }
 
     /// The counts of each network namespace, by inode number.
-    pub fn by_netns(&self) -> Vec<(u32, Account)> {
-        let counts = lock(&self.netns);
-        let swept = lock(&self.swept);
-        let counts = counts.iter().filter_map(Result::ok);
-        counts
-            .map(|(netns, mut account)| {
-                account.ended += swept.get(&netns).copied().unwrap_or(0);
-                (netns, account)
-            })
-            .collect()
-    }
-
-    /// Ends the sockets that entered TIME_WAIT more than ten minutes ago: the kernel skipped the
-    /// program on their end. Returns how many.
-    pub fn sweep(&self) -> u64 {
-        let mut sockets = lock(&self.sockets);
-        let stale: Vec<_> = sockets
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, entry)| is_stale(entry.entered_ns))
-            .collect();
-        let mut count = 0;
-        for (socket, entry) in stale {
-            if sockets.remove(&socket).is_ok() {
-                let ended = std::mem::offset_of!(Account, ended);
-                self.accounts
-                    .word(entry.account, ended)
-                    .fetch_add(1, Ordering::Relaxed);
-                *lock(&self.swept).entry(entry.netns).or_default() += 1;
-                count += 1;
-            }
-        }
-        count
+    pub fn by_netns(&self) -> Vec<(u32, TimeWaitCount)> {
+        lock(&self.netns).iter().filter_map(Result::ok).collect()
     }
 }
