@@ -12,7 +12,7 @@ use super::destination::Destination;
 /// The properties of one use of a port by which the kernel decides (`tcp_twsk_unique`,
 /// net/ipv4/tcp_ipv4.c, the same from 5.10 to 7.3 except for the clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rest {
+pub(super) struct Reuse {
     /// In TIME_WAIT, with timestamps, and not waiting for the peer's FIN.
     may_end: bool,
     /// Bound to the loopback device.
@@ -20,7 +20,7 @@ pub(super) struct Rest {
     waited_ms: u32,
 }
 
-impl Rest {
+impl Reuse {
     pub fn of(port: &PortUse) -> Self {
         let has = |flag| port.flags & flag != 0;
         Self {

@@ -9,7 +9,7 @@ use observer_common::{PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS, PortSpace, PortU
 
 use super::{
     destination::{Destination, address},
-    reuse::Rest,
+    reuse::Reuse,
 };
 
 /// The ports of one process for one destination.
@@ -79,7 +79,7 @@ struct Use {
     port: u16,
     age: u32,
     owner: (u32, u32),
-    rest: Rest,
+    reuse: Reuse,
 }
 
 /// As the kernel side writes it: namespace, source, destination, its port.
@@ -124,7 +124,7 @@ impl Collector {
             port: port.local_port,
             age: port.age,
             owner: (port.slot, port.generation),
-            rest: Rest::of(port),
+            reuse: Reuse::of(port),
         });
     }
 
@@ -164,7 +164,7 @@ impl Collector {
             let mut all = Counts::default();
             let destination = destination(raw);
             for each in uses.iter().filter(|each| ports.contains(each.port)) {
-                let blocked = each.rest.blocks(spaces[&raw.0], &destination);
+                let blocked = each.reuse.blocks(spaces[&raw.0], &destination);
                 for counts in [owners.entry(each.owner).or_default(), &mut all] {
                     counts.used += 1;
                     counts.blocked += u32::from(blocked);

@@ -27,8 +27,8 @@ fn towards(source: &str, remote: &str) -> Destination {
     }
 }
 
-fn rest(flags: u32, age: u32, waited_ms: u32) -> Rest {
-    Rest::of(&PortUse {
+fn in_time_wait(flags: u32, age: u32, waited_ms: u32) -> Reuse {
+    Reuse::of(&PortUse {
         flags,
         age,
         waited_ms,
@@ -52,7 +52,7 @@ fn may_be_taken(reuse: u32, delay: u32, flags: u32, waited: u32, loopback: bool)
 fn one_reason_is_enough_to_block() {
     let local = towards("127.0.0.1", "127.0.0.1");
     let remote = towards("10.0.0.1", "10.0.0.2");
-    let rests = rest(PORT_TIMESTAMPS, 1500, 1500);
+    let port = in_time_wait(PORT_TIMESTAMPS, 1500, 1500);
     for (reuse, to, blocks) in [
         (0, &local, true),
         (1, &local, false),
@@ -62,29 +62,32 @@ fn one_reason_is_enough_to_block() {
         (1, &remote, false),
         (2, &remote, true),
     ] {
-        assert_eq!(rests.blocks(&space(reuse, 1000), to), blocks, "{reuse}");
+        assert_eq!(port.blocks(&space(reuse, 1000), to), blocks, "{reuse}");
     }
     let always = space(TW_REUSE_ALWAYS, 1000);
-    for (rest, blocks) in [
-        (rest(PORT_TIMESTAMPS, 1, 1001), false),
-        (rest(PORT_TIMESTAMPS, 1, 1000), true),
-        (rest(0, 1, 5000), true),
-        (rest(PORT_TIMESTAMPS | PORT_FIN_WAIT2, 1, 5000), true),
+    for (port, blocks) in [
+        (in_time_wait(PORT_TIMESTAMPS, 1, 1001), false),
+        (in_time_wait(PORT_TIMESTAMPS, 1, 1000), true),
+        (in_time_wait(0, 1, 5000), true),
+        (
+            in_time_wait(PORT_TIMESTAMPS | PORT_FIN_WAIT2, 1, 5000),
+            true,
+        ),
         // Not in TIME_WAIT.
-        (rest(PORT_TIMESTAMPS, 0, 5000), true),
+        (in_time_wait(PORT_TIMESTAMPS, 0, 5000), true),
     ] {
-        assert_eq!(rest.blocks(&always, &local), blocks, "{rest:?}");
+        assert_eq!(port.blocks(&always, &local), blocks, "{port:?}");
     }
     // Nothing is known.
-    assert!(rest(0, 1, 0).blocks(&space(0, 0), &local));
-    assert!(rest(0, 1, 0).blocks(&space(1, 0), &local));
-    let on_device = rest(PORT_TIMESTAMPS | PORT_LOOPBACK_DEVICE, 1, 1001);
+    assert!(in_time_wait(0, 1, 0).blocks(&space(0, 0), &local));
+    assert!(in_time_wait(0, 1, 0).blocks(&space(1, 0), &local));
+    let on_device = in_time_wait(PORT_TIMESTAMPS | PORT_LOOPBACK_DEVICE, 1, 1001);
     assert!(!on_device.blocks(&space(TW_REUSE_LOOPBACK, 1000), &remote));
 }
 
 #[test]
 fn loopback_is_what_the_kernel_takes_for_it() {
-    let rests = rest(PORT_TIMESTAMPS, 1, 1001);
+    let port = in_time_wait(PORT_TIMESTAMPS, 1, 1001);
     for (source, remote, loopback) in [
         ("127.0.0.1", "127.255.255.254", true),
         ("10.0.0.1", "127.0.0.2", true),
@@ -98,7 +101,7 @@ fn loopback_is_what_the_kernel_takes_for_it() {
         ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
         ("::127.0.0.1", "fd00::1", false),
     ] {
-        let blocks = rests.blocks(&space(TW_REUSE_LOOPBACK, 1000), &towards(source, remote));
+        let blocks = port.blocks(&space(TW_REUSE_LOOPBACK, 1000), &towards(source, remote));
         assert_eq!(!blocks, loopback, "{source} {remote}");
     }
 }
@@ -115,8 +118,8 @@ proptest! {
         let flags = FLAGS.into_iter().zip(has).filter(|(_, has)| *has).map(|(flag, _)| flag);
         let flags = flags.fold(0, |all, flag| all | flag);
         let to = if loopback { towards("127.0.0.1", "10.0.0.1") } else { towards("10.0.0.1", "10.0.0.2") };
-        let blocks = rest(flags, 1, waited).blocks(&space(reuse, delay), &to);
+        let blocks = in_time_wait(flags, 1, waited).blocks(&space(reuse, delay), &to);
         prop_assert_eq!(!blocks, may_be_taken(reuse, delay, flags, waited, loopback));
-        prop_assert!(rest(flags, 0, waited).blocks(&space(reuse, delay), &to));
+        prop_assert!(in_time_wait(flags, 0, waited).blocks(&space(reuse, delay), &to));
     }
 }

@@ -74,12 +74,12 @@ fn reserved_and_bound_ports_are_not_to_be_had() {
 
 #[test]
 fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
-    let rests = |port: PortUse, age| PortUse { age, ..port };
+    let in_time_wait = |port: PortUse, age| PortUse { age, ..port };
     let ports = [
-        rests(port(100, 80, 3, 0), 1),
+        in_time_wait(port(100, 80, 3, 0), 1),
         port(100, 80, 4, 0),
-        rests(port(101, 80, 2, 0), 9),
-        rests(port(101, 80, 3, 0), 8),
+        in_time_wait(port(101, 80, 2, 0), 9),
+        in_time_wait(port(101, 80, 3, 0), 8),
         port(100, 81, 3, 0),
     ];
     let usage = usage(&[space(7, 100, 103, &[])], &ports);
@@ -112,7 +112,7 @@ fn the_whole_range_and_no_range_are_fine() {
     assert_eq!(usage(&[], &[port(1, 2, 3, 0)]), Usage::default());
 }
 
-fn resting(port: PortUse, age: u32, waited_ms: u32) -> PortUse {
+fn in_time_wait(port: PortUse, age: u32, waited_ms: u32) -> PortUse {
     PortUse {
         flags: port.flags | PORT_TIMESTAMPS,
         age,
@@ -125,15 +125,15 @@ fn resting(port: PortUse, age: u32, waited_ms: u32) -> PortUse {
 fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
     let ports = [
         port(100, 80, 3, 0),
-        resting(port(101, 80, 3, 0), 1, 1),
-        resting(port(102, 80, 3, 0), 2000, 1001),
-        resting(port(103, 80, 4, 0), 2000, 1001),
+        in_time_wait(port(101, 80, 3, 0), 1, 1),
+        in_time_wait(port(102, 80, 3, 0), 2000, 1001),
+        in_time_wait(port(103, 80, 4, 0), 2000, 1001),
         // Taken again, and by somebody else.
-        resting(port(104, 80, 3, 0), 2000, 1001),
+        in_time_wait(port(104, 80, 3, 0), 2000, 1001),
         port(104, 80, 4, 0),
-        // Rested twice: the later one is what is there.
-        resting(port(105, 80, 3, 0), 3000, 3000),
-        resting(port(105, 80, 4, 0), 10, 10),
+        // In TIME_WAIT twice: the later one is what is there.
+        in_time_wait(port(105, 80, 3, 0), 3000, 3000),
+        in_time_wait(port(105, 80, 4, 0), 10, 10),
     ];
     let usage = usage(&[space(7, 100, 119, &[])], &ports);
     let shares: Vec<_> = usage
@@ -156,7 +156,7 @@ fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
 #[test]
 fn a_bound_port_in_time_wait_is_taken_off_for_every_destination() {
     let ports = [
-        resting(port(100, 80, 3, PORT_BOUND), 5000, 5000),
+        in_time_wait(port(100, 80, 3, PORT_BOUND), 5000, 5000),
         port(101, 81, 3, 0),
         port(100, 81, 4, 0),
     ];
