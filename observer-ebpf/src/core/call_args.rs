@@ -12,7 +12,6 @@ use crate::core::maps::CALLS;
 /// Numbers of the functions.
 pub const INET_HASH_CONNECT: u32 = 0;
 pub const INET_CSK_GET_PORT: u32 = 1;
-pub const SETSOCKOPT: u32 = 2;
 
 /// Key of the call of `function` in the running thread.
 #[inline(always)]

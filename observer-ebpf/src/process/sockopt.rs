@@ -6,13 +6,12 @@
 //! saved registers.
 
 use aya_ebpf::{
-    macros::{fexit, kprobe, kretprobe, tracepoint},
-    programs::{FExitContext, ProbeContext, RetProbeContext, TracePointContext},
+    macros::{fexit, tracepoint},
+    programs::{FExitContext, TracePointContext},
 };
 use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SockoptKey};
 
 use crate::core::{
-    call_args::{self, SETSOCKOPT},
     counters::{self, add},
     fd_lookup,
     fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
@@ -55,25 +54,6 @@ pub fn setsockopt_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-#[kprobe]
-pub fn setsockopt_kprobe(ctx: ProbeContext) -> u32 {
-    if let (Some(socket), Some(level), Some(option)) =
-        (ctx.arg::<u64>(0), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
-    {
-        call_args::save(SETSOCKOPT, [socket, pack(level, option)]);
-    }
-    0
-}
-
-#[kretprobe]
-pub fn setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([socket, packed]) = call_args::take(SETSOCKOPT) {
-        let (level, option) = unpack(packed);
-        on_return(socket as *const u8, level, option, ctx.ret());
-    }
-    0
-}
-
 #[fexit(function = "__sys_setsockopt")]
 pub fn sys_setsockopt_fexit(ctx: FExitContext) -> i32 {
     let fd: i32 = ctx.arg(0);
@@ -82,35 +62,6 @@ pub fn sys_setsockopt_fexit(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(5);
     on_sys_return(fd, level, option, ret);
     0
-}
-
-#[kprobe]
-pub fn sys_setsockopt_kprobe(ctx: ProbeContext) -> u32 {
-    if let (Some(fd), Some(level), Some(option)) =
-        (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2))
-    {
-        call_args::save(SETSOCKOPT, [fd, pack(level, option)]);
-    }
-    0
-}
-
-#[kretprobe]
-pub fn sys_setsockopt_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some([fd, packed]) = call_args::take(SETSOCKOPT) {
-        let (level, option) = unpack(packed);
-        on_sys_return(fd as i32, level, option, ctx.ret());
-    }
-    0
-}
-
-#[inline(always)]
-fn pack(level: u64, option: u64) -> u64 {
-    (level << 32) | (option & 0xffff_ffff)
-}
-
-#[inline(always)]
-fn unpack(packed: u64) -> (i32, i32) {
-    ((packed >> 32) as i32, packed as i32)
 }
 
 #[inline(always)]

@@ -1,4 +1,7 @@
 //! Failed setsockopt() calls.
+//!
+//! No kretprobes: a call waits for the socket's lock and for the caller's memory, and a kretprobe
+//! has a limited number of calls that it can follow at the same time.
 
 use observer_common::SIGNAL_SETSOCKOPT;
 
@@ -41,41 +44,6 @@ pub const CHAIN: FallbackChain = chain(
                 "__sys_setsockopt",
                 SYS_SETSOCKOPT_ARGS,
             )],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        variant(
-            &[
-                function(
-                    "setsockopt_kprobe",
-                    AttachType::Kprobe,
-                    DO_SETSOCKOPT,
-                    DO_SETSOCKOPT_ARGS,
-                ),
-                function(
-                    "setsockopt_kretprobe",
-                    AttachType::Kretprobe,
-                    DO_SETSOCKOPT,
-                    DO_SETSOCKOPT_ARGS,
-                ),
-                EXIT,
-            ],
-            &[SIGNAL_SETSOCKOPT],
-        ),
-        variant(
-            &[
-                function(
-                    "sys_setsockopt_kprobe",
-                    AttachType::Kprobe,
-                    "__sys_setsockopt",
-                    SYS_SETSOCKOPT_ARGS,
-                ),
-                function(
-                    "sys_setsockopt_kretprobe",
-                    AttachType::Kretprobe,
-                    "__sys_setsockopt",
-                    SYS_SETSOCKOPT_ARGS,
-                ),
-            ],
             &[SIGNAL_SETSOCKOPT],
         ),
         variant(&[EXIT], &[SIGNAL_SETSOCKOPT]).remark(SYSTEM_CALLS_ONLY),
