@@ -5,10 +5,7 @@
 //! io_uring and 32-bit programs do not pass the tracepoints of accept(). Where only those are hooked,
 //! such connections stay with the listener's process until the next resynchronisation.
 
-use aya_ebpf::{
-    macros::{fexit, kretprobe},
-    programs::{FExitContext, RetProbeContext},
-};
+use aya_ebpf::{macros::fexit, programs::FExitContext};
 use observer_common::{CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_ACCEPT};
 
 use crate::{
@@ -42,13 +39,6 @@ pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
     if conn.is_some() {
         dequeued(child, conn);
     }
-    0
-}
-
-#[kretprobe]
-pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
-    let child: *const u8 = ctx.ret();
-    dequeued(child, entry::get(child as u64));
     0
 }
 

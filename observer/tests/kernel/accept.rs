@@ -1,7 +1,7 @@
 //! Accepted connections and descriptor exhaustion, on the real kernel: a connection
 //! belongs to its listener's process until it is accepted, then to who accepted it.
 
-use observer_test_support::{Daemon, Metrics, Netns, Program};
+use observer_test_support::{Daemon, Metrics, Netns, Program, with_each_kind_of_hook};
 
 const ACCEPTS: &str = "socket_accepts_total";
 
@@ -234,6 +234,49 @@ input()
     assert_eq!(live(&metrics, program.pid(), "ESTABLISHED"), 40.0);
     metrics.assert_complete();
     program.end();
+}
+
+/// More threads wait in accept() than a kretprobe can follow calls.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn accepts_of_many_waiting_threads_are_counted() {
+    with_each_kind_of_hook("accept", |daemon| {
+        let netns = Netns::new();
+        let mut program = netns.script(
+            r"
+threading.stack_size(65536)
+listener = listen(*FAMILIES[0])
+accepted = threading.Semaphore(0)
+def serve():
+    while True:
+        conn, _ = listener.accept()
+        accepted.release()
+        conn.close()
+def waits(thread):
+    with open(f'/proc/self/task/{thread.native_id}/wchan') as file:
+        return file.read() == 'inet_csk_accept'
+threads = [threading.Thread(target=serve, daemon=True) for _ in range(64)]
+for thread in threads:
+    thread.start()
+wait(lambda: all(waits(thread) for thread in threads))
+for _ in range(200):
+    client = connect(socket.AF_INET, listener.getsockname())
+    accepted.acquire()
+    client.close()
+print('done', flush=True)
+input()
+os._exit(0)
+",
+            &[],
+        );
+        program.expect("done");
+        let metrics = daemon.scrape();
+        if metrics.observes("accept") {
+            metrics.assert_of(program.pid(), ACCEPTS, &[], 200.0);
+        }
+        metrics.assert_complete();
+        program.end();
+    });
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! Accepted connections.
+//!
+//! No kretprobe: `inet_csk_accept` waits for a connection, and a kretprobe has a limited number of
+//! calls that it can follow at the same time.
 
 use observer_common::SIGNAL_ACCEPT;
 
@@ -32,15 +35,6 @@ pub const CHAIN: FallbackChain = chain(
                     &[SOCK],
                 ),
             ],
-            &[SIGNAL_ACCEPT],
-        ),
-        variant(
-            &[function(
-                "accept_kretprobe",
-                AttachType::Kretprobe,
-                "inet_csk_accept",
-                &[SOCK],
-            )],
             &[SIGNAL_ACCEPT],
         ),
         variant(

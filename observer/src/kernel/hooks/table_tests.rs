@@ -3,6 +3,7 @@ use std::collections::{HashMap, HashSet};
 use observer_common::SIGNAL_NAMES;
 
 use super::*;
+use crate::kernel::hooks::spec::AttachType;
 
 #[test]
 fn a_program_has_one_hook() {
@@ -46,5 +47,25 @@ fn every_signal_that_is_counted_has_a_chain() {
             "{}",
             SIGNAL_NAMES[signal as usize]
         );
+    }
+}
+
+/// A kretprobe can follow a limited number of calls at a time (`rp->maxactive`, `register_kretprobe`:
+/// twice the number of CPUs, at least 10) and misses the others without a trace in any count of
+/// ours. So it may only be attached to functions that do not wait: for an event, for the socket's
+/// lock, or for memory of the caller, with which any user could hold all of them.
+#[test]
+fn kretprobes_are_on_functions_that_do_not_wait() {
+    const DO_NOT_WAIT: [&str; 3] = [
+        // Allocates with GFP_ATOMIC, in softirq or with softirqs disabled.
+        "inet_twsk_alloc",
+        // Searches under spinlocks. Between these it may be preempted (`cond_resched`).
+        "__inet_hash_connect",
+        "inet_csk_get_port",
+    ];
+    for program in programs() {
+        if program.attach_type() == AttachType::Kretprobe {
+            assert!(DO_NOT_WAIT.contains(&program.hook), "{program:?}");
+        }
     }
 }
