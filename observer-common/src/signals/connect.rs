@@ -115,7 +115,7 @@ pub const CONNECT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_connects_total",
     unit: "attempts",
     labels: &["result"],
-    hooks: "`inet_sock_set_state`, `sys_exit_connect`",
+    hooks: "`inet_sock_set_state`, `__sys_connect`, `io_connect`, else `sys_exit_connect`",
     help: "Finished connection attempts by result: ok, the errno of connect(), or gave_up if the program closed the socket after the SYN had been retransmitted.",
     query: "sum by (comm, unit) (rate(socket_connects_total{result!=\"ok\"}[5m])) / sum by (comm, unit) (rate(socket_connects_total[5m]))",
     // After the successes.

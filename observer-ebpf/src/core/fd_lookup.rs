@@ -60,6 +60,25 @@ pub fn socket_of(file: *const u8) -> Option<*const u8> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
+/// The socket and the errno of an io_uring request that is done and has failed.
+#[inline(always)]
+pub fn failed_request(request: *const u8) -> Option<(*const u8, i64)> {
+    if !has::OFF_IO_FILE() || !has::OFF_IO_RESULT() {
+        return None;
+    }
+    // SAFETY: a struct io_kiocb, offsets from BTF.
+    let (file, result) = unsafe {
+        (
+            Probe::read::<u64>(request, at::OFF_IO_FILE()) as *const u8,
+            Probe::read::<i32>(request, at::OFF_IO_RESULT()),
+        )
+    };
+    if result >= 0 {
+        return None;
+    }
+    Some((socket_of(file)?, -i64::from(result)))
+}
+
 /// The `struct file` behind descriptor `fd` of the running process, or null.
 #[inline(always)]
 fn current_file(fd: u32) -> *const u8 {

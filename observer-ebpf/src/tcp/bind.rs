@@ -17,13 +17,9 @@ use crate::{
     core::{
         counters::{self, add, index_in},
         fd_lookup,
-        fields::{
-            BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET, at, has,
-        },
+        fields::{BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET},
         outcome::{count_outcome, seen},
-        process,
-        read::{Memory, Probe},
-        regs, socket,
+        process, regs, socket,
     },
     tcp::ports::search,
 };
@@ -111,20 +107,8 @@ fn on_failed_call(call: usize, fd: i32, errno: i64) {
 /// An io_uring request is done, and contains its result.
 #[inline(always)]
 fn on_request(call: usize, request: *const u8) {
-    if !has::OFF_IO_FILE() || !has::OFF_IO_RESULT() {
-        return;
-    }
-    // SAFETY: a struct io_kiocb, offsets from BTF.
-    let (file, result) = unsafe {
-        (
-            Probe::read::<u64>(request, at::OFF_IO_FILE()) as *const u8,
-            Probe::read::<i32>(request, at::OFF_IO_RESULT()),
-        )
-    };
-    if result < 0
-        && let Some(sk) = fd_lookup::socket_of(file)
-    {
-        on_failure(call, sk, -i64::from(result));
+    if let Some((sk, errno)) = fd_lookup::failed_request(request) {
+        on_failure(call, sk, errno);
     }
 }
 

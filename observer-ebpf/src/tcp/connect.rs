@@ -1,6 +1,10 @@
-//! Outcomes of connection attempts: from the state machine, and from the return of connect()
-//! (`tracepoint/syscalls/sys_exit_connect`) for failures without an errno in the state machine, or
-//! before it.
+//! Outcomes of connection attempts: from the state machine, and from the return of connect() for
+//! failures without an errno in the state machine, or before it.
+//!
+//! All system calls, 32-bit ones included, call `__sys_connect`; io_uring calls `io_connect` instead.
+//! Functions of the protocol would not do, because security modules refuse calls before it. Only
+//! 64-bit system calls pass `tracepoint/syscalls/sys_exit_connect`, which makes every system call of
+//! the host slower. There are no kretprobes, because these calls wait for the peer.
 //!
 //! Each attempt has one outcome. A failing blocking connect() is seen in both places; a non-blocking
 //! one returns its errno from a second connect() or through SO_ERROR. Flags in the socket's entry
@@ -8,7 +12,11 @@
 
 use core::ops::RangeInclusive;
 
-use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    helpers::bpf_probe_read_user,
+    macros::{fexit, tracepoint},
+    programs::{FExitContext, TracePointContext},
+};
 use observer_common::{
     AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
     CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
@@ -161,18 +169,50 @@ unsafe fn retransmitted(sk: *const u8, conn: *mut Conn) -> bool {
     }
 }
 
+#[fexit(function = "__sys_connect")]
+pub fn connect_fexit(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(3);
+    if ret < 0 {
+        on_failed_call(ctx.arg(0), ctx.arg(1), -i64::from(ret));
+    }
+    0
+}
+
+#[fexit(function = "io_connect")]
+pub fn io_connect_fexit(ctx: FExitContext) -> i32 {
+    // Not 0 (`IOU_OK`) if it is going to be called again. The result in the request is an older
+    // one then.
+    if ctx.arg::<i32>(2) == 0
+        && let Some((sk, errno)) = fd_lookup::failed_request(ctx.arg(0))
+    {
+        on_failure(sk, core::ptr::null(), errno);
+    }
+    0
+}
+
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset comes from the event's format.
     let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
     if ret < 0 {
-        on_failed_call(-ret);
+        let address = regs::argument(1) as *const u8;
+        on_failed_call(regs::argument(0) as i32, address, -ret);
     }
     0
 }
 
+/// A call by descriptor failed. The descriptor may not be a socket: at the tracepoint, the call may
+/// have been refused by seccomp before the kernel checked the descriptor.
 #[inline(always)]
-fn on_failed_call(errno: i64) {
+fn on_failed_call(fd: i32, address: *const u8, errno: i64) {
+    if let Some(sk) = fd_lookup::current_socket_if_any(fd as u32) {
+        on_failure(sk, address, errno);
+    }
+}
+
+/// A call on the socket `sk` failed. `address` is the caller's, null if it is not known.
+#[inline(always)]
+fn on_failure(mut sk: *const u8, address: *const u8, errno: i64) {
     if RESTARTS.contains(&errno) {
         return;
     }
@@ -183,9 +223,6 @@ fn on_failed_call(errno: i64) {
         }
         i += 1;
     }
-    let Some(mut sk) = fd_lookup::current_socket(regs::argument(0) as u32) else {
-        return;
-    };
     match socket::tcp_protocol(sk) {
         Some(IPPROTO_MPTCP) => {
             let subflow = socket::first_subflow(sk);
@@ -233,7 +270,7 @@ fn on_failed_call(errno: i64) {
         record.errno = errno as u16;
         if record.remote_port == 0 {
             // Refused before the address was stored in the socket.
-            destination(regs::argument(1) as *const u8, record);
+            destination(address, record);
         }
     });
 }

@@ -20,8 +20,7 @@ fn compare(netns: &Netns, daemon: &Daemon, source: &str) -> BTreeMap<String, u64
     let mut program = netns.script(source, &[]);
     let mut reported = program.tally();
     let metrics = daemon.scrape();
-    let hook = [("hook", "syscalls:sys_exit_connect")];
-    if metrics.sum("observer_hook_attached", &hook) == 0.0 {
+    if metrics.hook_types("connect").is_empty() {
         left_out!("{BEFORE_SYN:?}, because the return of connect() is not seen");
         reported.retain(|result, _| !BEFORE_SYN.contains(&result.as_str()));
     }

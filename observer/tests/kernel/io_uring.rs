@@ -92,6 +92,30 @@ fn a_connect_that_fails_is_counted() {
     metrics.assert_complete();
 }
 
+/// Refused before a SYN, which only the call's result says.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_connect_without_a_route_is_counted_where_the_function_is_hooked() {
+    let Some(mut ring) = ring() else { return };
+    let daemon = Daemon::start(&[]);
+    let client = tcp_socket();
+    // Not an address to connect to (`ip_route_connect`).
+    let target = SockaddrIn::new(224, 0, 0, 1, 80);
+    let connect = opcode::Connect::new(Fd(client.as_raw_fd()), target.as_ptr(), target.len());
+    let connect = connect.build();
+    assert_eq!(call(&mut ring, &connect), -libc::ENETUNREACH);
+    let metrics = daemon.scrape();
+    let hook = [("hook", "io_connect"), ("signal", "connect")];
+    let expected = metrics.sum("observer_hook_attached", &hook);
+    if expected == 0.0 {
+        println!("io_connect is not hooked");
+    }
+    let failed = [("result", "ENETUNREACH")];
+    let seen = of(&metrics, "socket_connects_total", &failed);
+    assert_eq!(seen, expected, "{}", metrics.shown());
+    metrics.assert_complete();
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_setsockopt_that_fails_is_counted_where_the_function_is_hooked() {

@@ -39,8 +39,8 @@ const TW_REUSE_DELAY: [(&str, &str, &str); 2] = [
 /// to 6.0 it is behind one more pointer, and is not looked for there.
 pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 
-/// The globals that hold where a request of io_uring keeps its file and its result, for `io_bind`
-/// and `io_listen` (6.11 and later).
+/// The globals that hold where a request of io_uring keeps its file and its result, for
+/// `io_connect` (6.0 and later), `io_bind` and `io_listen` (6.11 and later).
 const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
 
 /// What happens when the kernel does not have a field.

@@ -7,7 +7,7 @@ use super::{
     bind, connect,
     spec::{
         AttachType, DEATH_ROW, FallbackChain, Global, ProgramSpec, SOCK, SYSTEM_CALLS_ONLY,
-        Selection, chain, function, iter_map_elem, shared, signal_name, variant,
+        Selection, chain, function, iter_map_elem, signal_name, variant,
     },
 };
 use crate::kernel::facts::fields::PORT_RANGE;
@@ -45,7 +45,8 @@ const CONNECT_SEARCH: FallbackChain = chain(
             ],
             &[SIGNAL_PORTS],
         ),
-        variant(&[shared(connect::EXIT)], &[SIGNAL_PORTS]).remark(SYSTEM_CALLS_ONLY),
+        variant(&[connect::FEXIT], &[SIGNAL_PORTS]),
+        variant(&[connect::EXIT], &[SIGNAL_PORTS]).remark(SYSTEM_CALLS_ONLY),
     ],
 )
 .globals(connect_globals);
