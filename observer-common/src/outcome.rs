@@ -85,11 +85,15 @@ pub struct CpuStats {
     pub pending_generation: u32,
     /// Old and new state of the last handled transition; the rest is zero.
     pub last_states: [u8; 4],
+    /// 1 while the map of connections refuses entries because it is full, else 0.
+    pub connections_full: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Address of its socket.
     pub last_sk: u64,
 }
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 80, [
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -106,5 +110,7 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     destroyed_generation: u32,
     pending_generation: u32,
     last_states: [u8; 4],
+    connections_full: u32,
+    reserved: u32,
     last_sk: u64,
 ]);

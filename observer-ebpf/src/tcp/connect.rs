@@ -21,14 +21,16 @@ use observer_common::{
     AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
     CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
     IPPROTO_MPTCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
+    SLOT_UNATTRIBUTED, SYN_SENT,
 };
 
 use crate::{
     core::{
+        call_args,
         counters::{self, add, index_in, observe},
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
-        outcome::{count_outcome, seen},
+        outcome::{count_lost, count_outcome, seen},
         process,
         read::{Memory, Probe},
         records, regs, socket,
@@ -71,10 +73,14 @@ pub fn succeeded(slot: u32, latency_ns: Option<u64>) {
 /// Counts a failure.
 #[inline(always)]
 pub fn count_failure(slot: u32, errno: u32) {
-    let index = index_in(&CONNECT_INDICES, errno, CONNECT_OTHER, CONNECT_RESULTS);
-    if let Some(index) = index {
+    if let Some(index) = index_of(errno) {
         count(slot, index);
     }
+}
+
+#[inline(always)]
+fn index_of(errno: u32) -> Option<usize> {
+    index_in(&CONNECT_INDICES, errno, CONNECT_OTHER, CONNECT_RESULTS)
 }
 
 /// Counts an attempt that the program ended before it had an outcome. `again`: whether a SYN had been
@@ -93,6 +99,11 @@ fn count_given_up(slot: u32, again: bool) {
 fn count(slot: u32, index: usize) {
     seen(SIGNAL_CONNECT);
     count_outcome(SIGNAL_CONNECT, slot);
+    add_result(slot, index);
+}
+
+#[inline(always)]
+fn add_result(slot: u32, index: usize) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map; the index was checked.
         unsafe {
@@ -102,6 +113,61 @@ fn count(slot: u32, index: usize) {
             )
         };
     }
+}
+
+/// A socket without an entry begins an attempt: its process is not known when it has an outcome.
+#[inline(always)]
+pub fn untracked_started(sk: *const u8) {
+    call_args::save_attempt(sk, 0);
+}
+
+/// A socket without an entry went from `old` to ESTABLISHED.
+#[inline(always)]
+pub fn untracked_succeeded(sk: *const u8, old: u8) {
+    // Without an attempt, it is the child of a listener.
+    if call_args::take_attempt(sk).is_some() || old == SYN_SENT {
+        count_untracked(sk, 0);
+    }
+}
+
+/// A socket without an entry went from `old` to CLOSE.
+#[inline(always)]
+pub fn untracked_failed(sk: *const u8, old: u8, errno: u32) {
+    if call_args::take_attempt(sk).is_none() && old != SYN_SENT {
+        return;
+    }
+    if errno == 0 && in_connect() {
+        call_args::save_attempt(sk, CONN_ATTEMPT_PENDING);
+        return;
+    }
+    let errno = if errno == 0 { ECANCELED } else { errno };
+    if let Some(index) = index_of(errno) {
+        count_untracked(sk, index);
+    }
+}
+
+/// A socket without an entry is destroyed.
+#[inline(always)]
+pub fn untracked_destroyed(sk: *const u8) {
+    if call_args::take_attempt(sk) == Some(CONN_ATTEMPT_PENDING)
+        && let Some(index) = index_of(ECANCELED)
+    {
+        count_untracked(sk, index);
+    }
+}
+
+#[inline(always)]
+fn count_untracked(sk: *const u8, index: usize) {
+    seen(SIGNAL_CONNECT);
+    count_lost(SIGNAL_CONNECT);
+    add_result(SLOT_UNATTRIBUTED, index);
+    call_args::save_attempt(sk, CONN_ATTEMPT_COUNTED);
+}
+
+/// Whether the running task is in a system call connect() whose return will be seen.
+#[inline(always)]
+fn in_connect() -> bool {
+    CONNECT_EXIT_SEEN.load() != 0 && regs::syscall_number() == CONNECT_NR.load()
 }
 
 /// Counts an attempt that ended inside a connect() call which returned no errno for it: the thread
@@ -129,7 +195,7 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
             count_failure(slot, errno);
         } else {
             let again = retransmitted(sk, conn);
-            if CONNECT_EXIT_SEEN.load() != 0 && regs::syscall_number() == CONNECT_NR.load() {
+            if in_connect() {
                 // Failed within connect(), which will return the errno: `inet_hash_connect` found
                 // no port, or there was no route or no memory.
                 (*conn).flags |= CONN_ATTEMPT_PENDING;
@@ -259,8 +325,13 @@ fn on_failure(mut sk: *const u8, address: *const u8, errno: i64) {
             }
             (ownership::of_entry(conn), conn.cast_const())
         }
-        // Refused before the attempt began: no route, an invalid address, a policy.
-        None => (process::current(), core::ptr::null()),
+        None => {
+            if call_args::take_attempt(sk) == Some(CONN_ATTEMPT_COUNTED) {
+                return;
+            }
+            // Refused before the attempt began: no route, an invalid address, a policy.
+            (process::current(), core::ptr::null())
+        }
     };
     if errno == ECONNABORTED {
         return;

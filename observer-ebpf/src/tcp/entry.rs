@@ -1,7 +1,9 @@
 //! The entry of a socket: inserted at its first transition (or when a socket older than the daemon
 //! is found), removed when the socket is destroyed.
 
-use observer_common::{CLOSE, CONN_SEEDED, Conn, MAP_CONNECTIONS, TIMED_STATES};
+use observer_common::{
+    CLOSE, CONN_ACTIVE, CONN_SEEDED, Conn, MAP_CONNECTIONS, SYN_SENT, TIMED_STATES,
+};
 
 use crate::{
     core::{
@@ -17,6 +19,10 @@ use crate::{
 pub fn get(socket: u64) -> Option<*mut Conn> {
     CONNECTIONS.get_ptr_mut(socket)
 }
+
+/// Errors of insertions (`htab_map_update_elem`).
+const E2BIG: i32 = -7;
+const EEXIST: i32 = -17;
 
 /// Number of the last resynchronisation, which may be running. An owner that is recorded now needs no
 /// confirmation by it: its first pass may have been where the owner was not yet.
@@ -34,18 +40,18 @@ pub enum Inserted {
     New,
     /// The socket already had an entry.
     Known,
-    /// The map is full, which is counted.
-    Full,
+    /// The map took no entry: it is full, which is counted, or busy.
+    Refused,
 }
 
 /// Inserts an entry for `socket` in `state`, owned by `slot`, and returns the socket's entry.
-/// `None` if the map is full, which is counted.
+/// `None` if the map takes no entry.
 #[inline(always)]
 pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Option<*mut Conn> {
     match insert(socket, slot, flags, state, state, time) {
         // -EEXIST: another CPU inserted it first; use that entry.
         Inserted::New | Inserted::Known => get(socket),
-        Inserted::Full => None,
+        Inserted::Refused => None,
     }
 }
 
@@ -77,15 +83,22 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
                         // The last one was another socket at this address.
                         (*stats).destroyed_sk = 0;
                     }
+                    (*stats).connections_full = 0;
                 }
             }
             Inserted::New
         }
-        // -EEXIST.
-        Err(-17) => Inserted::Known,
-        Err(_) => {
-            outcome::map_full(MAP_CONNECTIONS);
-            Inserted::Full
+        Err(EEXIST) => Inserted::Known,
+        Err(error) => {
+            // Others: another program that runs on this CPU holds the lock of the bucket.
+            if error == E2BIG {
+                outcome::map_full(MAP_CONNECTIONS);
+                if let Some(stats) = counters::stats() {
+                    // SAFETY: points into the map.
+                    unsafe { (*stats).connections_full = 1 };
+                }
+            }
+            Inserted::Refused
         }
     }
 }
@@ -94,11 +107,16 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
 /// gauges of its owner.
 #[inline(always)]
 pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
-    match insert(socket, slot, CONN_SEEDED, state, state, time) {
+    // Only connect() leads to SYN_SENT, so this attempt has no outcome yet.
+    let flags = match state {
+        SYN_SENT => CONN_SEEDED | CONN_ACTIVE,
+        _ => CONN_SEEDED,
+    };
+    match insert(socket, slot, flags, state, state, time) {
         Inserted::New => {}
         // Whoever inserted it has adjusted the gauges.
         Inserted::Known => return get(socket),
-        Inserted::Full => return None,
+        Inserted::Refused => return None,
     }
     gauges::adjust_live(slot, state, 1);
     if let Some(slot) = counters::slot(slot) {

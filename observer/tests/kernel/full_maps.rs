@@ -151,6 +151,117 @@ fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     assert!(daemon.stop().success());
 }
 
+/// ActiveOpens of the namespace that this process is in.
+fn active_opens_here() -> f64 {
+    let text = std::fs::read_to_string("/proc/net/snmp").unwrap();
+    observer_test_support::counters::columns(&text, "Tcp").unwrap()["ActiveOpens"] as f64
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn with_a_full_connection_map_each_attempt_has_an_outcome() {
+    let netns = Netns::new();
+    let room = 16.0
+        + Daemon::shared()
+            .scrape()
+            .sum("observer_map_entries", &[("map", "connections")]);
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let mut program = netns.script(
+        r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+held = [pair(*FAMILIES[0]) for _ in range(100)]
+print('full')
+input()
+tally = Tally()
+def attempt(family, target):
+    client = socket.socket(family)
+    tally.add(outcome(lambda: client.connect(target)))
+    return client
+def start(family, target):
+    client = socket.socket(family)
+    client.setblocking(False)
+    assert client.connect_ex(target) == errno.EINPROGRESS
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    return client, poll
+for family, address in FAMILIES:
+    listener, closed = listen(family, address), closed_port(family, address)
+    for _ in range(20):
+        attempt(family, listener.getsockname()).close()
+        attempt(family, closed.getsockname()).close()
+        # Told by a second connect().
+        client, poll = start(family, closed.getsockname())
+        poll.poll()
+        tally.add(outcome(lambda: client.connect(closed.getsockname())))
+        client.close()
+        # Never asked.
+        client, poll = start(family, closed.getsockname())
+        poll.poll()
+        client.close()
+        tally.add('ECONNREFUSED')
+        # Reset before the program asks.
+        client, poll = start(family, listener.getsockname())
+        poll.poll()
+        tally.add('ok')
+        client.close()
+    nobody, fillers = deaf(family, address)
+    tally.add('ok', 2)
+    for _ in range(5):
+        client, _ = start(family, nobody.getsockname())
+        client.close()
+        client, _ = start(family, nobody.getsockname())
+        assert LIBC.connect(client.fileno(), unspec, len(unspec)) == 0
+        client.close()
+        tally.add('ECANCELED', 2)
+    held.append((nobody, fillers))
+print(tally)
+input()
+",
+        &[],
+    );
+    program.expect("full");
+    let entries = [("map", "connections")];
+    daemon.until("a full map", |metrics| {
+        metrics.sum("observer_map_full_total", &entries) > 0.0
+    });
+    let count = |metrics: &Metrics, name, labels: &[(&str, &str)]| metrics.sum(name, labels);
+    let (before, here, snmp) = (daemon.scrape(), active_opens_here(), netns.snmp());
+    program.go();
+    let reported = program.tally();
+    let after = daemon.scrape();
+    let others = active_opens_here() - here;
+    let grown =
+        |name, labels: &[(&str, &str)]| count(&after, name, labels) - count(&before, name, labels);
+    let opened = (netns.snmp()["ActiveOpens"] - snmp["ActiveOpens"]) as f64;
+    assert_eq!(
+        reported.values().sum::<u64>() as f64,
+        opened,
+        "{reported:?}"
+    );
+    let outcomes = grown("observer_events_total", &[("signal", "connect")]);
+    println!("{opened} attempts, {outcomes} outcomes, {others} attempts of others");
+    assert!(
+        (opened..=opened + others).contains(&outcomes),
+        "{outcomes} of {opened}"
+    );
+    assert!(
+        grown(
+            "observer_events_total",
+            &[("signal", "connect"), ("outcome", "lost")]
+        ) > 0.0
+    );
+    for (result, number) in &reported {
+        let number = *number as f64;
+        let ours = grown("socket_connects_total", &[("result", result)]);
+        assert!(
+            (number..=number + others).contains(&ours),
+            "{result}: {ours} of {number}"
+        );
+    }
+    after.assert_complete();
+    program.end();
+}
+
 /// Every counter by name: none may ever fall, whatever becomes of processes.
 fn counters(metrics: &Metrics) -> BTreeMap<String, f64> {
     let counters = [

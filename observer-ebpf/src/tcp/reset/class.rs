@@ -84,7 +84,11 @@ pub fn of_full_socket<M: Memory>(
         }
         None => {
             sent.slot = ownership::of_parent(sk);
-            if let Some(stats) = counters::stats() {
+            if answers_segment
+                && sent.state == CLOSE
+                && let Some(stats) = counters::stats()
+            {
+                // The segment has ended the socket, or came for one that had ended.
                 // SAFETY: points into the map.
                 unsafe {
                     let slot = (*stats).destroyed_slot;

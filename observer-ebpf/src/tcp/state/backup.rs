@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
-use observer_common::{CLOSE, MAP_CONNECTIONS, SYN_SENT};
+use observer_common::{CLOSE, SYN_SENT};
 
 use crate::{
     core::{
@@ -73,20 +73,20 @@ fn started<M: Memory>(sk: *const u8) {
 /// its new state.
 #[inline(always)]
 fn handled(sk: *const u8, old: u8, new: u8) -> bool {
-    let mut was_full = false;
+    let mut full = false;
     if let Some(stats) = counters::stats() {
         // SAFETY: points into the map.
         unsafe {
             if (*stats).last_sk == sk as u64 && (*stats).last_states == [old, new, 0, 0] {
                 return true;
             }
-            was_full = (*stats).map_full[MAP_CONNECTIONS as usize] != 0;
+            full = (*stats).connections_full != 0;
         }
     }
     match entry::get(sk as u64) {
         // SAFETY: points into the map.
         Some(conn) => unsafe { (*conn).state == new },
-        // The map may have been full when the transition was handled. Do not count it twice.
-        None => was_full,
+        // While the map is full, a handled transition leaves no entry. Do not count it twice.
+        None => full,
     }
 }

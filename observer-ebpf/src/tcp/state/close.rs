@@ -33,6 +33,16 @@ pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 pub fn on_destroy<M: Memory>(sk: *const u8) {
     let Some(conn) = CONNECTIONS.get_ptr_mut(sk as u64) else {
+        connect::untracked_destroyed(sk);
+        if let Some(stats) = counters::stats() {
+            // SAFETY: points into the map.
+            unsafe {
+                if (*stats).destroyed_sk == sk as u64 {
+                    // That was an earlier socket at this address.
+                    (*stats).destroyed_sk = 0;
+                }
+            }
+        }
         return;
     };
     // SAFETY: points into the map.

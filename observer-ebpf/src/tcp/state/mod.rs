@@ -2,7 +2,8 @@
 //!
 //! Counts transitions, outcomes of connects as far as the state machine knows them, and the time in
 //! CLOSE_WAIT. `open` handles the first transition of a socket, `close` the one to CLOSE and the end
-//! of the socket, `backup` what the kernel skipped the first programs for.
+//! of the socket, `untracked` sockets without an entry, `backup` what the kernel skipped the first
+//! programs for.
 //!
 //! Properties of the tracepoint (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it fires before
 //! `sk_state` is written; never with TIME_WAIT, which is the state of a mini-socket; also with
@@ -11,6 +12,7 @@
 mod backup;
 mod close;
 mod open;
+pub mod untracked;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
@@ -26,19 +28,16 @@ use crate::{
         clock::now,
         counters::{self, bounded, observe},
         fields::at,
-        outcome::{count_lost, count_outcome, seen},
+        outcome::{count_outcome, seen},
         process,
         read::{Direct, Memory},
         records,
     },
     tcp::{
         connect, entry,
-        gauges::{adjust_live, count_transition},
+        gauges::count_transition,
         listen, ownership,
-        state::{
-            close::{closed, count_error},
-            open::Open,
-        },
+        state::{close::closed, open::Open},
         time_wait::lookup,
     },
 };
@@ -86,31 +85,13 @@ pub fn on_state<M: Memory>(sk: *const u8, old: u8, new: u8) {
     match opened {
         Open::Entry(conn) => transition::<M>(sk, conn, timewait, old, new, time),
         Open::Counted => {}
-        Open::MapFull => untracked::<M>(sk, timewait, old, new),
+        Open::Untracked => untracked::transition::<M>(sk, timewait, old, new),
     }
     if (old, new) == (CLOSE, LISTEN) {
         // After the transition, because the iterator over listeners takes an entry that is not in
         // LISTEN for a listener whose end was missed.
         listen::opened(sk, entry::get(sk as u64));
     }
-}
-
-/// Counts a transition of a socket without an entry, because the map is full. The gauges leave it
-/// out, because its further transitions may not be seen.
-#[inline(always)]
-fn untracked<M: Memory>(sk: *const u8, timewait: *const u8, old: u8, new: u8) {
-    count_transition(SLOT_UNATTRIBUTED, old, new);
-    if new == CLOSE {
-        // SAFETY: a full socket, offset from BTF.
-        let error = unsafe { M::read::<u32>(sk, at::OFF_SK_ERR()) };
-        count_error(SLOT_UNATTRIBUTED, old, error);
-        lookup::closed(sk, None, SLOT_UNATTRIBUTED, timewait);
-    }
-    if old != LISTEN || new == CLOSE {
-        adjust_live(SLOT_UNATTRIBUTED, old, 1);
-    }
-    adjust_live(SLOT_UNATTRIBUTED, new, -1);
-    count_lost(SIGNAL_STATE);
 }
 
 #[inline(always)]
@@ -169,7 +150,9 @@ fn transition<M: Memory>(
                 // An earlier RST answered an invalid segment (a bad ACK in SYN_SENT).
                 let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
                 if attempting {
-                    connect::succeeded(slot, Some(time.saturating_sub((*conn).born_ns)));
+                    let began = (*conn).flags & CONN_SEEDED == 0;
+                    let latency = began.then(|| time.saturating_sub((*conn).born_ns));
+                    connect::succeeded(slot, latency);
                     // If an RST arrives before connect() returns, it returns ECONNRESET, which must
                     // not be counted.
                     flags |= CONN_ATTEMPT_COUNTED;

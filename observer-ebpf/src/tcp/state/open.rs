@@ -26,8 +26,8 @@ pub enum Open {
     Entry(*mut Conn),
     /// Its entry was inserted, and the transition counted.
     Counted,
-    /// The map has no room for an entry.
-    MapFull,
+    /// The map takes no entry.
+    Untracked,
 }
 
 impl Open {
@@ -35,7 +35,7 @@ impl Open {
     pub fn of(conn: Option<*mut Conn>) -> Self {
         match conn {
             Some(conn) => Self::Entry(conn),
-            None => Self::MapFull,
+            None => Self::Untracked,
         }
     }
 }
@@ -50,7 +50,7 @@ pub fn own(sk: *const u8, new: u8, time: u64) -> Open {
         return open;
     }
     let Some(conn) = entry::get(sk as u64) else {
-        return Open::MapFull;
+        return Open::Untracked;
     };
     // SAFETY: points into the map.
     unsafe {
@@ -117,7 +117,7 @@ fn insert_entry(sk: *const u8, slot: u32, flags: u16, old: u8, new: u8, time: u6
     let state = if at_once { new } else { old };
     match entry::insert(sk as u64, slot, flags, old, state, time) {
         Inserted::Known => None,
-        Inserted::Full => Some(Open::MapFull),
+        Inserted::Refused => Some(Open::Untracked),
         Inserted::New if at_once => {
             count_transition(slot, old, new);
             count_outcome(SIGNAL_STATE, slot);
