@@ -98,7 +98,7 @@ pub struct Conn {
     pub handover: u64,
     /// The last resynchronisation that confirmed the owner, or that had begun when the owner was recorded.
     pub epoch: u32,
-    /// Retransmitted segments.
+    /// Retransmitted segments that are counted: the socket's own number then (`total_retrans`).
     pub retransmits: u32,
     /// 1 once it has left the accept queue. Not a flag, because the state program writes the flags
     /// under the socket lock.

@@ -24,7 +24,7 @@ pub const RETRANSMIT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_retransmits_total",
     unit: "segments",
     labels: &[],
-    hooks: "`tcp_retransmit_skb`",
+    hooks: "`tcp_retransmit_skb`, `inet_sock_set_state`",
     help: "Retransmitted TCP segments, including SYNs and tail loss probes, excluding SYN-ACKs and zero window probes.",
     query: "topk(5, sum by (comm, unit) (rate(socket_retransmits_total[5m])))",
     failures_from: None,

@@ -61,6 +61,7 @@ offsets![
     OFF_TP_RCV_NXT,
     OFF_TP_COPIED_SEQ,
     OFF_TP_TSORTED,
+    OFF_TP_TOTAL_RETRANS,
     OFF_TP_IS_MPTCP,
     OFF_ICSK_ULP_DATA,
     OFF_ICSK_RETRANSMITS,
@@ -148,8 +149,6 @@ settings! {
     /// The kernel's number for `SK_RST_REASON_TCP_STATE`. Many causes share it, so the cause is
     /// determined from the socket's fields instead.
     REASON_TCP_STATE: u32 = 0;
-    /// 1 when `tcp_retransmit_skb` has an error argument (6.15 and later).
-    RETRANSMIT_HAS_ERROR: u32 = 0;
     /// 1 when the return of connect() is hooked.
     CONNECT_EXIT_SEEN: u32 = 0;
     /// System call number of connect(), as in `pt_regs`.

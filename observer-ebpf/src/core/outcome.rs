@@ -9,11 +9,17 @@ use crate::core::counters::{add, stats};
 /// Counts an event of `signal`.
 #[inline(always)]
 pub fn seen(signal: u32) {
+    seen_many(signal, 1);
+}
+
+/// Counts events of `signal`.
+#[inline(always)]
+pub fn seen_many(signal: u32, events: u64) {
     if let Some(stats) = stats() {
         // SAFETY: `stats` points into the map; `signal` is one of the `SIGNAL_` constants.
         add(
             unsafe { &raw mut (*stats).outcomes[signal as usize].seen },
-            1,
+            events,
         );
     }
 }
@@ -21,8 +27,14 @@ pub fn seen(signal: u32) {
 /// Counts the outcome of an event that was counted for `slot`: called once for each [`seen`].
 #[inline(always)]
 pub fn count_outcome(signal: u32, slot: u32) {
+    count_outcomes(signal, slot, 1);
+}
+
+/// Counts the outcomes of events that were counted for `slot`: called once for each [`seen_many`].
+#[inline(always)]
+pub fn count_outcomes(signal: u32, slot: u32, events: u64) {
     let Some(stats) = stats() else { return };
-    // SAFETY: as in `seen`.
+    // SAFETY: as in `seen_many`.
     let outcomes = unsafe { &raw mut (*stats).outcomes[signal as usize] };
     // SAFETY: within the map value.
     let counter = unsafe {
@@ -32,7 +44,7 @@ pub fn count_outcome(signal: u32, slot: u32) {
             _ => &raw mut (*outcomes).counted,
         }
     };
-    add(counter, 1);
+    add(counter, events);
 }
 
 /// Counts an event that could not be counted for its process because a map was full.

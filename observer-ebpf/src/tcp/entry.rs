@@ -8,8 +8,10 @@ use observer_common::{
 use crate::{
     core::{
         counters::{self, add},
+        fields::{at, has},
         maps::{BPF_NOEXIST, CONNECTIONS, RESYNC},
         outcome,
+        read::{Memory, Probe},
     },
     tcp::{gauges, ownership},
 };
@@ -123,7 +125,20 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*slot).state.seeded }, 1);
     }
-    get(socket)
+    let conn = get(socket)?;
+    // SAFETY: points into the map.
+    unsafe { (*conn).retransmits = retransmitted(socket as *const u8) };
+    Some(conn)
+}
+
+/// Segments that the socket has retransmitted so far (`total_retrans`).
+#[inline(always)]
+pub fn retransmitted(sk: *const u8) -> u32 {
+    if !has::OFF_TP_TOTAL_RETRANS() {
+        return 0;
+    }
+    // SAFETY: a tcp_sock, offset from BTF.
+    unsafe { Probe::read(sk, at::OFF_TP_TOTAL_RETRANS()) }
 }
 
 /// Removes the entry of `socket`.

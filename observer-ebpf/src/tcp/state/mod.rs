@@ -36,7 +36,7 @@ use crate::{
     tcp::{
         connect, entry,
         gauges::count_transition,
-        listen, ownership,
+        listen, ownership, retransmit,
         state::{close::closed, open::Open},
         time_wait::lookup,
     },
@@ -147,6 +147,10 @@ fn transition<M: Memory>(
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
         match new {
             ESTABLISHED => {
+                if old == SYN_RECV {
+                    // The count of a child begins with its SYN-ACKs (`tcp_create_openreq_child`).
+                    (*conn).retransmits = entry::retransmitted(sk);
+                }
                 // An earlier RST answered an invalid segment (a bad ACK in SYN_SENT).
                 let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
                 if attempting {
@@ -164,6 +168,7 @@ fn transition<M: Memory>(
                 }
             }
             CLOSE => {
+                retransmit::catch_up(sk, conn, slot);
                 if attempting && matches!(old, SYN_SENT | SYN_RECV) {
                     connect::failed::<M>(sk, conn);
                 }

@@ -69,7 +69,7 @@ pub fn own(sk: *const u8, new: u8, time: u64) -> Open {
         (*conn).flags = flags;
         (*conn).born_ns = time;
         (*conn).entered_ns = time;
-        (*conn).retransmits = 0;
+        (*conn).retransmits = entry::retransmitted(sk);
         (*conn).error = 0;
         (*conn).spent = [0; TIMED_STATES.len()];
     }
