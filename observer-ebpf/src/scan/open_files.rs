@@ -21,7 +21,7 @@ use crate::{
         read::{Memory, Probe},
         socket,
     },
-    tcp::{entry, listen, ownership},
+    tcp::{accept, entry, listen, ownership},
 };
 
 /// Limit for the connections that are read from one accept queue, so that the verifier accepts the
@@ -166,6 +166,11 @@ unsafe fn visit(
             && !parent
         {
             listen::found(sk, conn);
+        }
+        if let Some(conn) = conn
+            && (*conn).accepted == 0
+        {
+            accept::in_use(conn, ownership::of_entry(conn));
         }
         match conn {
             // Confirmed, or recorded since the first pass began.

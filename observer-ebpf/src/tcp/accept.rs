@@ -3,16 +3,17 @@
 //!
 //! The owner of a connection moves from the listener's process to the one that accepts it.
 //! io_uring and 32-bit programs do not pass the tracepoints of accept(). Where only those are hooked,
-//! such connections stay with the listener's process until the next resynchronisation.
+//! such connections stay with the listener's process until the next resynchronisation, which also
+//! counts them ([`in_use`]), or their end ([`ended`]).
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use observer_common::{CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_ACCEPT};
+use observer_common::{CONN_PARENT, CONN_PASSIVE, Conn, IPPROTO_MPTCP, IPPROTO_TCP, SIGNAL_ACCEPT};
 
 use crate::{
     core::{
         clock::now,
         counters::{self, add},
-        fields::{HAS_FUNC_RET, at},
+        fields::{HAS_FUNC_RET, at, has},
         outcome::{count_outcome, seen},
         process,
         read::{Memory, Probe},
@@ -64,10 +65,6 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
         // DCCP, which the kernel had until 6.15, uses the same function.
         return;
     }
-    // SAFETY: points into the map.
-    if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
-        return;
-    }
     let slot = process::current();
     let parent = socket::mptcp_parent(sk);
     if parent != 0 {
@@ -103,8 +100,42 @@ fn note_parent(parent: *const u8, slot: u32) {
     }
 }
 
+/// The connection `conn` is in use, so it was accepted: a process has a descriptor for it or
+/// closed it. Counts it if the kernel skipped the programs.
+#[inline(always)]
+pub fn in_use(conn: *mut Conn, slot: u32) {
+    // SAFETY: points into the map.
+    if unsafe { (*conn).flags } & CONN_PASSIVE != 0 {
+        count(Some(conn), slot);
+    }
+}
+
+/// The connection `conn`, whose socket is `sk`, left ESTABLISHED or a later state. Only a program that
+/// has accepted it gives it a `struct socket` (`sock_graft`) and takes that away when it has closed it
+/// (`sock_orphan`).
+#[inline(always)]
+pub fn ended<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
+    // SAFETY: points into the map; a full socket, offset from BTF.
+    unsafe {
+        if (*conn).flags & CONN_PASSIVE != 0
+            && (*conn).accepted == 0
+            && has::OFF_SK_SOCKET()
+            && M::read::<u64>(sk, at::OFF_SK_SOCKET()) != 0
+            // A subflow that joined has that of its parent.
+            && socket::mptcp_parent(sk) == 0
+        {
+            count(Some(conn), slot);
+        }
+    }
+}
+
+/// Counts a connection once.
 #[inline(always)]
 fn count(conn: Option<*mut Conn>, slot: u32) {
+    // SAFETY: points into the map.
+    if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
+        return;
+    }
     seen(SIGNAL_ACCEPT);
     count_outcome(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counters::slot(slot) {

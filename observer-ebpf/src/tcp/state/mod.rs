@@ -34,7 +34,7 @@ use crate::{
         records,
     },
     tcp::{
-        connect, entry,
+        accept, connect, entry,
         gauges::count_transition,
         listen, ownership, retransmit,
         state::{close::closed, open::Open},
@@ -143,6 +143,9 @@ fn transition<M: Memory>(
             if let Some(slot) = counters::slot(slot) {
                 observe(&raw mut (*slot).state.close_wait, &CLOSE_WAIT_BOUNDS, spent);
             }
+        }
+        if matches!(old, ESTABLISHED | CLOSE_WAIT) {
+            accept::ended::<M>(sk, conn, slot);
         }
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
         match new {
