@@ -183,7 +183,13 @@ impl Bench {
 fn lost_runs(metrics: &Metrics) -> u64 {
     let missed = |program: &str| metrics.skipped_runs(program);
     let all = metrics.sum("observer_bpf_missed_runs_total", &[]);
-    let twins = ["state_tp_btf", "destroy_tp_btf", "accept_fexit"];
+    let twins = [
+        "state_tp_btf",
+        "state_tracepoint",
+        "destroy_tp_btf",
+        "destroy_tracepoint",
+        "accept_fexit",
+    ];
     (all - twins.into_iter().map(missed).sum::<f64>()) as u64
 }
 

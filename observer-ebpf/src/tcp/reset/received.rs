@@ -3,7 +3,10 @@
 //! An RST that may be this side's own abort is pending, per CPU, until an RST that is sent for the
 //! same socket discards it, or the next received one counts it.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
 use observer_common::{
     CLOSE, CONN_RESET_RECEIVED, FIN_WAIT1, FIN_WAIT2, PENDING_NS, RECORD_RESET_RECEIVED,
     RESETS_RECEIVED, SIGNAL_RESET_RECEIVED,
@@ -15,7 +18,7 @@ use crate::{
         counters::{self, add, bounded},
         fields::at,
         outcome::{count_outcome, seen},
-        read::{Direct, Memory},
+        read::{Direct, Memory, Probe},
         records,
     },
     tcp::{entry, ownership},
@@ -28,6 +31,19 @@ const RCV_SHUTDOWN: u8 = 1;
 pub fn reset_received_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     on_received::<Direct>(sk);
+    0
+}
+
+/// Offset of the field `skaddr` of `tcp:tcp_receive_reset`, which the daemon compares with its format.
+const SKADDR: usize = 8;
+
+/// The same on the classic tracepoint; see [`crate::tcp::state::state_tracepoint`].
+#[tracepoint(category = "tcp", name = "tcp_receive_reset")]
+pub fn reset_received_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: a field of the event.
+    if let Ok(sk) = unsafe { ctx.read_at::<*const u8>(SKADDR) } {
+        on_received::<Probe>(sk);
+    }
     0
 }
 

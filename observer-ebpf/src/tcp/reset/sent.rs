@@ -5,8 +5,8 @@
 //! `tcp_v4_send_reset` and `tcp_v6_send_reset` count the other RSTs.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fentry, kprobe},
-    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+    macros::{btf_tracepoint, fentry, kprobe, tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
 use observer_common::{
     NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_NO_SOCKET, RESETS_SENT,
@@ -38,6 +38,28 @@ pub fn reset_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
         REASON_NOT_SPECIFIED.load()
     };
     on_sent::<Direct>(sk, skb, reason);
+    0
+}
+
+/// Offsets of the fields of `tcp:tcp_send_reset`, which the daemon compares with its format.
+const SKBADDR: usize = 8;
+const SKADDR: usize = 16;
+const REASON: usize = 28;
+
+/// The same on the classic tracepoint; see [`crate::tcp::state::state_tracepoint`].
+#[tracepoint(category = "tcp", name = "tcp_send_reset")]
+pub fn reset_sent_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: fields of the event.
+    let fields = unsafe {
+        (
+            ctx.read_at::<*const u8>(SKADDR),
+            ctx.read_at::<*const u8>(SKBADDR),
+            ctx.read_at::<u32>(REASON),
+        )
+    };
+    if let (Ok(sk), Ok(skb), Ok(reason)) = fields {
+        on_sent::<Probe>(sk, skb, reason);
+    }
     0
 }
 

@@ -3,7 +3,10 @@
 //! Counts connections that died of an error, the histogram of ages, and entries into TIME_WAIT
 //! where those are looked up; writes the record of a finished connection.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
 use observer_common::{
     AGE_BOUNDS, CLOSE, CLOSE_WAIT, CLOSING, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
     CONN_RESET_SENT, CONN_SEEDED, CONN_TIME_WAIT, CONNECTION_ERROR_INDICES, CONNECTION_ERROR_OTHER,
@@ -16,7 +19,7 @@ use crate::{
         counters::{self, add, index_in, observe},
         fields::at,
         maps::CONNECTIONS,
-        read::{Direct, Memory},
+        read::{Direct, Memory, Probe},
         records,
     },
     tcp::{connect, entry, listen, ownership, time_wait::lookup},
@@ -26,6 +29,19 @@ use crate::{
 pub fn destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     on_destroy::<Direct>(sk);
+    0
+}
+
+/// Offset of the field `skaddr` of `tcp:tcp_destroy_sock`, which the daemon compares with its format.
+const SKADDR: usize = 8;
+
+/// The same on the classic tracepoint; see [`crate::tcp::state::state_tracepoint`].
+#[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
+pub fn destroy_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: a field of the event.
+    if let Ok(sk) = unsafe { ctx.read_at::<*const u8>(SKADDR) } {
+        on_destroy::<Probe>(sk);
+    }
     0
 }
 

@@ -14,7 +14,10 @@ mod close;
 mod open;
 pub mod untracked;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
 use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
@@ -30,7 +33,7 @@ use crate::{
         fields::at,
         outcome::{count_outcome, seen},
         process,
-        read::{Direct, Memory},
+        read::{Direct, Memory, Probe},
         records,
     },
     tcp::{
@@ -48,6 +51,29 @@ pub fn state_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     on_state::<Direct>(sk, old as u8, new as u8);
+    0
+}
+
+/// Offsets of the fields of `sock:inet_sock_set_state`, which the daemon compares with its format.
+const SKADDR: usize = 8;
+const OLDSTATE: usize = 16;
+const NEWSTATE: usize = 20;
+
+/// The same on the classic tracepoint, for kernels where other tasks preempt a program on the typed one
+/// (7.0 and later). The kernel runs this one without preemption (`trace_call_bpf`).
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+pub fn state_tracepoint(ctx: TracePointContext) -> u32 {
+    // SAFETY: fields of the event.
+    let fields = unsafe {
+        (
+            ctx.read_at::<*const u8>(SKADDR),
+            ctx.read_at::<i32>(OLDSTATE),
+            ctx.read_at::<i32>(NEWSTATE),
+        )
+    };
+    if let (Ok(sk), Ok(old), Ok(new)) = fields {
+        on_state::<Probe>(sk, old as u8, new as u8);
+    }
     0
 }
 

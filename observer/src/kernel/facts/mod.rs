@@ -13,10 +13,13 @@ use std::{
     path::PathBuf,
 };
 
+use nix::sys::utsname::uname;
+
 use self::{
     btf::{KernelBtf, LayoutError},
     fields::Layout,
     helpers::Helpers,
+    skips::Skips,
     tracefs::find_tracefs,
 };
 
@@ -37,6 +40,8 @@ pub struct Facts {
     pub tracefs: Option<PathBuf>,
     /// Helpers that not every kernel has.
     pub helpers: Helpers,
+    /// Which runs of programs it skips.
+    pub skips: Skips,
 }
 
 impl Facts {
@@ -52,6 +57,9 @@ impl Facts {
             signatures,
             tracefs: find_tracefs(),
             helpers: Helpers::find(btf),
+            skips: uname().map_or(Skips::Nothing, |name| {
+                Skips::of(&name.release().to_string_lossy())
+            }),
         })
     }
 

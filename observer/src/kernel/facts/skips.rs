@@ -1,16 +1,29 @@
 //! Whether the kernel skips programs that are running on the CPU already.
 
-/// Whether the kernel of this release is known to skip a program that is running on the CPU
-/// already (`__bpf_trace_run`, since 6.1; BTF does not show it). Then a timer that interrupts
-/// the program on transitions hides all transitions of the sockets whose timers are due: twenty
-/// delayed ACKs at once, say. Since 7.0 tasks preempt each other there as well: on 7.3, one
-/// transition in 25 was skipped in an emulated guest.
-#[must_use]
-pub fn runs_are_skipped(release: &str) -> bool {
-    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 1),
-        _ => false,
+/// Which runs of `tp_btf` programs the kernel skips (`__bpf_trace_run`; BTF does not show it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skips {
+    /// None, before 6.1.
+    Nothing,
+    /// Since 6.1, those that interrupt the program on the same CPU. A timer that interrupts it hides
+    /// all transitions of the sockets whose timers are due: twenty delayed ACKs at once, say.
+    Interrupts,
+    /// Since 7.0, where programs can be preempted, those of other tasks, too: on 7.3, one transition
+    /// in 25 was skipped in an emulated guest, and a second program helps little, because it can be
+    /// preempted as well. Programs on classic tracepoints still run without preemption.
+    Tasks,
+}
+
+impl Skips {
+    /// What the kernel of this release is known to skip.
+    #[must_use]
+    pub fn of(release: &str) -> Self {
+        let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (7, 0) => Self::Tasks,
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 1) => Self::Interrupts,
+            _ => Self::Nothing,
+        }
     }
 }
 
@@ -19,14 +32,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_since_6_1_skip_runs() {
-        assert!(runs_are_skipped("7.3.4+deb13-cloud-amd64"));
-        assert!(runs_are_skipped("7.0"));
-        assert!(runs_are_skipped("6.18.44-fc"));
-        assert!(runs_are_skipped("6.1.0-56-cloud-amd64"));
-        assert!(!runs_are_skipped("5.10.0-46-cloud-amd64"));
-        assert!(!runs_are_skipped("6"));
-        assert!(!runs_are_skipped(""));
-        assert!(!runs_are_skipped("next-20261121"));
+    fn what_is_skipped_depends_on_the_release() {
+        assert_eq!(Skips::of("7.3.4+deb13-cloud-amd64"), Skips::Tasks);
+        assert_eq!(Skips::of("7.0"), Skips::Tasks);
+        assert_eq!(Skips::of("6.18.44-fc"), Skips::Interrupts);
+        assert_eq!(Skips::of("6.1.0-56-cloud-amd64"), Skips::Interrupts);
+        assert_eq!(Skips::of("5.10.0-46-cloud-amd64"), Skips::Nothing);
+        for unknown in ["6", "", "next-20261121"] {
+            assert_eq!(Skips::of(unknown), Skips::Nothing);
+        }
     }
 }

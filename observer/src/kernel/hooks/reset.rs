@@ -3,14 +3,23 @@
 use observer_common::{SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT};
 
 use super::spec::{
-    AttachType, FallbackChain, Global, ProgramSpec, Requirement, SKB, SOCK, Selection, chain,
-    function, shared_if, signal_name, tp_btf, variant,
+    AttachType, FallbackChain, Global, ProgramSpec, Requirement, SKB, SOCK, Selection,
+    TYPED_IS_SKIPPED, chain, function, shared_if, signal_name, tp_btf, tracepoint, variant,
 };
 use crate::kernel::facts::Facts;
 
 const SENT_TRACEPOINT: &str = "tcp_send_reset";
 
 const SENT_PROGRAM: ProgramSpec = tp_btf("reset_sent_tp_btf", SENT_TRACEPOINT, &[SOCK, SKB]);
+
+/// The same on the classic tracepoint.
+const SENT_CLASSIC: ProgramSpec = tracepoint(
+    "reset_sent_tracepoint",
+    "tcp:tcp_send_reset",
+    "tcp",
+    SENT_TRACEPOINT,
+    &[("skbaddr", 8), ("skaddr", 16), ("reason", 28)],
+);
 
 /// The tracepoint got its third argument, the reason, when it began to fire without a socket.
 pub const FIRES_WITHOUT_SOCKET: Requirement = Requirement {
@@ -21,7 +30,10 @@ pub const FIRES_WITHOUT_SOCKET: Requirement = Requirement {
 /// RSTs that a socket sends.
 const SENT: FallbackChain = chain(
     signal_name(SIGNAL_RESET_SENT),
-    &[variant(&[SENT_PROGRAM], &[SIGNAL_RESET_SENT])],
+    &[
+        variant(&[SENT_CLASSIC], &[SIGNAL_RESET_SENT]),
+        variant(&[SENT_PROGRAM], &[SIGNAL_RESET_SENT]),
+    ],
 )
 .globals(globals);
 
@@ -29,6 +41,7 @@ const SENT: FallbackChain = chain(
 const NO_SOCKET: FallbackChain = chain(
     "reset_sent_no_socket",
     &[
+        variant(&[shared_if(SENT_CLASSIC, TYPED_IS_SKIPPED)], &[]),
         variant(&[shared_if(SENT_PROGRAM, FIRES_WITHOUT_SOCKET)], &[]),
         variant(
             &[
@@ -70,14 +83,26 @@ const NO_SOCKET: FallbackChain = chain(
 /// Received RSTs.
 const RECEIVED: FallbackChain = chain(
     signal_name(SIGNAL_RESET_RECEIVED),
-    &[variant(
-        &[tp_btf(
-            "reset_received_tp_btf",
-            "tcp_receive_reset",
-            &[SOCK],
-        )],
-        &[SIGNAL_RESET_RECEIVED],
-    )],
+    &[
+        variant(
+            &[tracepoint(
+                "reset_received_tracepoint",
+                "tcp:tcp_receive_reset",
+                "tcp",
+                "tcp_receive_reset",
+                &[("skaddr", 8)],
+            )],
+            &[SIGNAL_RESET_RECEIVED],
+        ),
+        variant(
+            &[tp_btf(
+                "reset_received_tp_btf",
+                "tcp_receive_reset",
+                &[SOCK],
+            )],
+            &[SIGNAL_RESET_RECEIVED],
+        ),
+    ],
 );
 
 /// Every chain of the signals.

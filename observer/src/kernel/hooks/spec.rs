@@ -4,7 +4,10 @@ use observer_common::SIGNAL_NAMES;
 
 pub use observer_core::contract::AttachType;
 
-use crate::kernel::{facts::Facts, options::LoadOptions};
+use crate::kernel::{
+    facts::{Facts, skips::Skips},
+    options::LoadOptions,
+};
 
 pub const SOCK: &str = "struct sock *";
 pub const SKB: &str = "struct sk_buff *";
@@ -23,6 +26,17 @@ pub enum Attach {
         tracepoint: &'static str,
         /// Leading arguments, as `KernelBtf::tracepoint_args` renders them.
         args: &'static [&'static str],
+    },
+    /// To a classic tracepoint, where the kernel meets the requirement.
+    Tracepoint {
+        /// `sock`, `tcp`.
+        category: &'static str,
+        /// Name of the tracepoint.
+        event: &'static str,
+        /// Fields that the program reads, and their offsets in the event.
+        fields: &'static [(&'static str, u64)],
+        /// What makes it the better hook.
+        requirement: Requirement,
     },
     /// To a system call's return, `syscalls:sys_exit_CALL`.
     SyscallExit {
@@ -84,7 +98,7 @@ impl ProgramSpec {
     pub const fn attach_type(&self) -> AttachType {
         match self.attach {
             Attach::TpBtf { .. } => AttachType::TpBtf,
-            Attach::SyscallExit { .. } => AttachType::Tracepoint,
+            Attach::Tracepoint { .. } | Attach::SyscallExit { .. } => AttachType::Tracepoint,
             Attach::Function { attach_type, .. } | Attach::Shared { attach_type, .. } => {
                 attach_type
             }
@@ -251,6 +265,30 @@ pub const fn tp_btf(
     args: &'static [&'static str],
 ) -> ProgramSpec {
     program(name, tracepoint, Attach::TpBtf { tracepoint, args })
+}
+
+/// Programs on typed tracepoints are skipped when tasks preempt each other in them.
+pub const TYPED_IS_SKIPPED: Requirement = Requirement {
+    is_met: |facts| facts.skips == Skips::Tasks,
+    otherwise: "before 7.0 the kernel does not preempt tp_btf, which costs less",
+};
+
+/// A program on a classic tracepoint, for kernels that skip programs on the typed one because of
+/// other tasks. `hook` is `CATEGORY:EVENT`.
+pub const fn tracepoint(
+    name: &'static str,
+    hook: &'static str,
+    category: &'static str,
+    event: &'static str,
+    fields: &'static [(&'static str, u64)],
+) -> ProgramSpec {
+    let attach = Attach::Tracepoint {
+        category,
+        event,
+        fields,
+        requirement: TYPED_IS_SKIPPED,
+    };
+    program(name, hook, attach)
 }
 
 /// A program on the return of a system call: `hook` is `syscalls:sys_exit_CALL`, `event`

@@ -30,7 +30,7 @@ fn shared_programs_are_attached_for_another_signal() {
 #[test]
 fn backup_programs_belong_to_a_program_on_their_tracepoint() {
     for backup in state::BACKUP_PROGRAMS {
-        let of = |it: &&ProgramSpec| it.name == backup.of && it.hook == backup.tracepoint;
+        let of = |it: &&ProgramSpec| it.name == backup.of[0] && it.hook == backup.tracepoint;
         assert!(programs().any(|program| of(&program)), "{backup:?}");
     }
 }

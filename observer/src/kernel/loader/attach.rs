@@ -47,7 +47,9 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), Program
         Attach::TpBtf { tracepoint, .. } => {
             <&mut BtfTracePoint>::try_from(handle)?.load(tracepoint, btf)
         }
-        Attach::SyscallExit { .. } => <&mut TracePoint>::try_from(handle)?.load(),
+        Attach::Tracepoint { .. } | Attach::SyscallExit { .. } => {
+            <&mut TracePoint>::try_from(handle)?.load()
+        }
         Attach::IterTaskFile | Attach::IterMapElem { .. } => {
             <&mut Iter>::try_from(handle)?.load(program.hook, btf)
         }
@@ -70,6 +72,11 @@ fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
         .ok_or(ProgramError::NotLoaded)?;
     match program.attach {
         Attach::TpBtf { .. } => <&mut BtfTracePoint>::try_from(handle)?.attach().map(drop),
+        Attach::Tracepoint {
+            category, event, ..
+        } => <&mut TracePoint>::try_from(handle)?
+            .attach(category, event)
+            .map(drop),
         Attach::SyscallExit { event } => <&mut TracePoint>::try_from(handle)?
             .attach("syscalls", event)
             .map(drop),

@@ -43,9 +43,12 @@ pub fn attach(ebpf: &mut Ebpf) -> bool {
 /// Whether the kernel skipped a program that has a backup program, when it skipped each of the
 /// programs named in `missed` so many times.
 pub fn is_needed(missed: &[(&'static str, u64)]) -> bool {
-    missed
-        .iter()
-        .any(|(name, runs)| *runs > 0 && BACKUP_PROGRAMS.iter().any(|backup| backup.of == *name))
+    missed.iter().any(|(name, runs)| {
+        *runs > 0
+            && BACKUP_PROGRAMS
+                .iter()
+                .any(|backup| backup.of.contains(name))
+    })
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, ProgramError> {

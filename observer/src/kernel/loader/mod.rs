@@ -16,13 +16,12 @@ mod selftest;
 use std::{collections::BTreeMap, path::Path};
 
 use aya::{Btf, Ebpf};
-use nix::sys::utsname::uname;
 use tracing::{debug, warn};
 
 pub use self::error::LoadError;
 use self::{attach::describe, plan::Plan};
 use crate::kernel::{
-    facts::{Facts, btf::KernelBtf, fields::Absent, skips::runs_are_skipped},
+    facts::{Facts, btf::KernelBtf, fields::Absent, skips::Skips},
     hooks::{
         spec::{Attach, FallbackChain},
         table,
@@ -113,8 +112,8 @@ impl Kernel {
         }
         let mut ebpf = self.attach_all(options, &mut plan)?;
         backup::load(&mut ebpf, &self.btf);
-        let skipped = uname().is_ok_and(|name| runs_are_skipped(&name.release().to_string_lossy()));
-        let backups_attached = skipped && backup::attach(&mut ebpf);
+        let skips = self.facts.skips != Skips::Nothing;
+        let backups_attached = skips && backup::attach(&mut ebpf);
         let mut counted: Vec<_> = plan.counted().collect();
         counted.sort_unstable();
         counted.dedup();
@@ -192,7 +191,8 @@ fn check_required(plan: &Plan) -> Result<(), LoadError> {
         return Ok(());
     };
     let verdicts = plan.verdicts();
-    let verdict = verdicts.iter().find(|v| v.signal == chain.signal);
+    // Of the last variant, which most kernels have.
+    let verdict = verdicts.iter().rfind(|v| v.signal == chain.signal);
     Err(LoadError::Required {
         hook: verdict.map_or(chain.signal, |v| v.hook),
         detail: verdict.map_or_else(String::new, |v| v.detail.clone()),

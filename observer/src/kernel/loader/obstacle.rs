@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use crate::kernel::{
-    facts::Facts,
+    facts::{Facts, tracefs::field_offset},
     hooks::spec::{Attach, AttachType, ProgramSpec, check_args},
 };
 
@@ -33,25 +33,45 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
                 Some(found) => check_args(found, args).err(),
             }
         }
-        Attach::SyscallExit { event } => {
-            let Some(tracefs) = &facts.tracefs else {
-                return Some(
-                    "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing"
-                        .to_owned(),
-                );
-            };
-            let format = tracefs.join("events/syscalls").join(event).join("format");
-            match fs::metadata(&format) {
-                Ok(_) => None,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
-                    "this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)"
-                )),
-                Err(error) => Some(format!("cannot read {}: {error}", format.display())),
+        Attach::Tracepoint {
+            category,
+            event,
+            fields,
+            ..
+        } => match format(facts, category, event) {
+            Ok(format) => {
+                let moved =
+                    |(name, offset): &&(&str, u64)| field_offset(&format, name) != Some(*offset);
+                let (name, offset) = fields.iter().find(moved)?;
+                Some(format!("its field {name} is not at {offset}"))
             }
-        }
+            Err(detail) => Some(detail),
+        },
+        Attach::SyscallExit { event } => format(facts, "syscalls", event).err(),
         Attach::IterMapElem { needs } => facts.fields.lacks(needs),
         Attach::IterTaskFile | Attach::Shared { .. } => None,
     }
+}
+
+/// The format of an event, or why it cannot be read.
+fn format(facts: &Facts, category: &str, event: &str) -> Result<String, String> {
+    let Some(tracefs) = &facts.tracefs else {
+        return Err(
+            "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing".to_owned(),
+        );
+    };
+    let path = tracefs
+        .join("events")
+        .join(category)
+        .join(event)
+        .join("format");
+    fs::read_to_string(&path).map_err(|error| match (error.kind(), category) {
+        (io::ErrorKind::NotFound, "syscalls") => {
+            format!("this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)")
+        }
+        (io::ErrorKind::NotFound, _) => format!("this kernel has no event {category}:{event}"),
+        _ => format!("cannot read {}: {error}", path.display()),
+    })
 }
 
 /// Whether the kernel has a function of that name, in its BTF or not.

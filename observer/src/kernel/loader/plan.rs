@@ -190,6 +190,7 @@ impl Plan {
 fn requirement(program: &ProgramSpec) -> Option<Requirement> {
     match program.attach {
         Attach::Shared { requirement, .. } => requirement,
+        Attach::Tracepoint { requirement, .. } => Some(requirement),
         _ => None,
     }
 }

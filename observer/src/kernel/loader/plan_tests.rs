@@ -1,10 +1,11 @@
 use super::*;
-use crate::kernel::hooks::{accept, reset, sockopt, time_wait};
+use crate::kernel::hooks::{accept, reset, sockopt, spec::TYPED_IS_SKIPPED, time_wait};
 
 /// A plan for a kernel before 6.10 with everything else.
 fn plan() -> Plan {
     let mut plan = Plan::default();
     plan.unmet.insert(reset::FIRES_WITHOUT_SOCKET.otherwise);
+    plan.unmet.insert(TYPED_IS_SKIPPED.otherwise);
     plan
 }
 
@@ -118,8 +119,12 @@ fn the_first_reason_stands() {
 fn the_reset_tracepoint_serves_twice_where_it_can() {
     let mut plan = plan();
     assert!(uses(&plan, "reset_v4_fentry"));
-    plan.unmet.clear();
+    plan.unmet.remove(reset::FIRES_WITHOUT_SOCKET.otherwise);
     assert!(!uses(&plan, "reset_v4_fentry") && uses(&plan, "reset_sent_tp_btf"));
+    // From 7.0 on.
+    plan.unmet.clear();
+    assert!(!uses(&plan, "reset_v4_fentry") && uses(&plan, "reset_sent_tracepoint"));
+    assert!(uses(&plan, "state_tracepoint") && !uses(&plan, "state_tp_btf"));
 }
 
 #[test]
@@ -143,7 +148,9 @@ fn a_silent_hook_falls_back_where_it_can() {
     let state = verdict(&plan, "destroy_tp_btf");
     assert_eq!(state.status, Status::Attached);
     let mut verdicts = plan.verdicts().into_iter();
-    let state = verdicts.find(|verdict| verdict.signal == "state").unwrap();
+    let is_state =
+        |verdict: &Verdict| (verdict.signal, verdict.program) == ("state", "state_tp_btf");
+    let state = verdicts.find(is_state).unwrap();
     assert_eq!(
         (state.status, state.detail.as_str()),
         (Status::Attached, "did not fire in the self-test")
