@@ -65,7 +65,7 @@ input()
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn closed_after_a_retransmitted_syn_counts_as_gave_up() {
-    with_each_kind_of_hook("connect_owner", |daemon| {
+    with_each_kind_of_hook("connect", |daemon| {
         let netns = Netns::new();
         let mut program = netns.script(GIVEN_UP, &[]);
         program.expect("20");

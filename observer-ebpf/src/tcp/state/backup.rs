@@ -1,17 +1,10 @@
-//! Backup programs: they handle transitions and ends of sockets for which the kernel skipped the
-//! first program. On the same tracepoints, and on `tcp_connect`.
+//! Backup programs on the same tracepoints: they handle transitions and ends of sockets for which the
+//! kernel skipped the first program.
 
-use aya_ebpf::{
-    macros::{btf_tracepoint, fentry, kprobe},
-    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
-};
-use observer_common::{CLOSE, SYN_SENT};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
-    core::{
-        counters,
-        read::{Direct, Memory, Probe},
-    },
+    core::{counters, read::Direct},
     tcp::{
         entry,
         state::{close::on_destroy, on_state},
@@ -43,30 +36,6 @@ pub fn destroy_again_tp_btf(ctx: BtfTracePointContext) -> i32 {
         on_destroy::<Direct>(sk);
     }
     0
-}
-
-/// `tcp_connect` is called after the transition CLOSE -> SYN_SENT in the same system call. Handles
-/// the transition if the kernel skipped the tracepoint's program, so that the owner is known.
-#[fentry(function = "tcp_connect")]
-pub fn connect_fentry(ctx: FEntryContext) -> i32 {
-    started::<Direct>(ctx.arg(0));
-    0
-}
-
-#[kprobe]
-pub fn connect_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        started::<Probe>(sk);
-    }
-    0
-}
-
-/// Called from `tcp_connect`. Handles CLOSE -> SYN_SENT if the tracepoint's program was skipped.
-#[inline(always)]
-fn started<M: Memory>(sk: *const u8) {
-    if !handled(sk, CLOSE, SYN_SENT) {
-        on_state::<M>(sk, CLOSE, SYN_SENT);
-    }
 }
 
 /// Whether this transition was handled: it was the last one on this CPU, or the socket's entry is in

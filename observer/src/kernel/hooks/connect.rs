@@ -1,13 +1,10 @@
-//! Outcomes of connect(), and who connects.
+//! Outcomes of connect().
 
 use observer_common::SIGNAL_CONNECT;
 
-use super::{
-    spec::{
-        AttachType, FallbackChain, Global, ProgramSpec, SOCK, SYSTEM_CALLS_ONLY, Selection, chain,
-        function, shared, signal_name, syscall_exit, variant,
-    },
-    state,
+use super::spec::{
+    AttachType, FallbackChain, Global, ProgramSpec, SYSTEM_CALLS_ONLY, Selection, chain, function,
+    signal_name, syscall_exit, variant,
 };
 
 /// The return of connect(), where functions cannot be hooked.
@@ -46,34 +43,8 @@ const OUTCOME: FallbackChain = chain(
 )
 .globals(globals);
 
-/// The process that connects.
-const OWNER: FallbackChain = chain(
-    "connect_owner",
-    &[
-        variant(
-            &[function(
-                "connect_fentry",
-                AttachType::Fentry,
-                "tcp_connect",
-                &[SOCK],
-            )],
-            &[],
-        ),
-        variant(
-            &[function(
-                "connect_kprobe",
-                AttachType::Kprobe,
-                "tcp_connect",
-                &[SOCK],
-            )],
-            &[],
-        ),
-        variant(&[shared(state::TRANSITION)], &[]).remark("from the transition to SYN_SENT"),
-    ],
-);
-
 /// Every chain of the signal.
-pub const CHAINS: &[FallbackChain] = &[OUTCOME, OWNER];
+pub const CHAINS: &[FallbackChain] = &[OUTCOME];
 
 fn globals(selection: &Selection<'_>) -> Vec<Global> {
     vec![
