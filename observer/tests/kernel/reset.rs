@@ -223,8 +223,8 @@ input()
     );
 }
 
-/// `ss -K`: the RST counts for the owner of the connection.
-fn killed(keepalive: &str) {
+/// `ss -K`: the RST counts for the owner of the connection. `half` has it close its half before.
+fn killed(keepalive: &str, half: bool) {
     let netns = Netns::new();
     let daemon = Daemon::shared();
     let before = netns.snmp();
@@ -233,29 +233,29 @@ fn killed(keepalive: &str) {
 pairs = [pair(family, address) for family, address in FAMILIES for _ in range(5)]
 for _, server in pairs:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(sys.argv[1]))
+    if int(sys.argv[2]):
+        half_close(server)
 print(*[server.getsockname()[1] for _, server in pairs])
 input()
 states = [(state(client), state(server)) for client, server in pairs]
 print('killed' if all(pair == (7, 7) for pair in states) else states)
 input()
 ",
-        &[keepalive],
+        &[keepalive, if half { "1" } else { "0" }],
     );
+    let (of, at_peer) = if half {
+        ("fin-wait-2", "IN_CLOSE_WAIT")
+    } else {
+        ("established", "IN_ESTABLISHED")
+    };
     let ports = program.line();
     for port in ports.split(' ') {
         netns.run(
             "ss",
-            &[
-                "-KHtn",
-                "state",
-                "established",
-                "sport",
-                "=",
-                &format!(":{port}"),
-            ],
+            &["-KHtn", "state", of, "sport", "=", &format!(":{port}")],
         );
     }
-    if netns.ss("established") != 0 {
+    if netns.ss(of) != 0 {
         skip!("the kernel cannot kill sockets (CONFIG_INET_DIAG_DESTROY)");
     }
     program.go();
@@ -270,7 +270,7 @@ input()
     );
     assert_eq!(all(&metrics, pid, "sent"), 10.0, "{}", metrics.shown());
     assert_eq!(
-        received(&metrics, pid, "IN_ESTABLISHED"),
+        received(&metrics, pid, at_peer),
         10.0,
         "{}",
         metrics.shown()
@@ -283,7 +283,7 @@ input()
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connections_killed_by_ss() {
-    killed("0");
+    killed("0", false);
 }
 
 /// The same where keepalive could have done it.
@@ -293,5 +293,50 @@ fn connections_with_keepalive_killed_by_ss() {
     if !kernel_at_least(6, 12) {
         skip!("before 6.12 the kernel gives no reason, and keepalive is taken for it");
     }
-    killed("1");
+    killed("1", false);
+    killed("1", true);
+}
+
+/// A full accept queue answers with RSTs (`tcp_abort_on_overflow`).
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn refused_by_a_full_accept_queue() {
+    let netns = Netns::new();
+    netns.sysctl("net.ipv4.tcp_abort_on_overflow", "1");
+    let daemon = Daemon::shared();
+    let mut server = netns.script(
+        r"
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+# A connection enters the queue with its first data, of which four fit.
+listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+listener.listen(3)
+print(listener.getsockname()[1])
+input()
+",
+        &[],
+    );
+    let port = server.line();
+    let mut client = netns.script(
+        r"
+clients = []
+for _ in range(2):
+    few = [connect(socket.AF_INET, ('127.0.0.1', int(sys.argv[1]))) for _ in range(3)]
+    for client in few:
+        client.sendall(b'x')
+    clients += few
+wait(lambda: sum(state(client) == 7 for client in clients) == 2)
+print('refused')
+input()
+",
+        &[&port],
+    );
+    client.expect("refused");
+    let metrics = daemon.scrape();
+    let refused = sent(&metrics, server.pid(), "REFUSED_BY_LISTENER");
+    let all = all(&metrics, server.pid(), "sent");
+    assert_eq!((refused, all), (2.0, 2.0), "{}", metrics.shown());
+    metrics.assert_complete();
+    client.end();
+    server.end();
 }

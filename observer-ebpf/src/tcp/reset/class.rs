@@ -113,11 +113,13 @@ pub fn of_full_socket<M: Memory>(
         // `tcp_abort` gives this reason. Other aborts of live sockets have their own reasons, except
         // for orphans whose time in FIN_WAIT2 expired (`tcp_keepalive_timer`).
         let aborted = reason == REASON_TCP_STATE.load() && sent.state != CLOSE;
-        sent.class = if aborted && sent.state != FIN_WAIT2 {
-            RESET_ABORTED
-        } else {
-            // SAFETY: a full socket, offsets from BTF.
-            unsafe { active::<M>(sk, sent.state, previous) }
+        // SAFETY: a full socket, offsets from BTF.
+        sent.class = unsafe {
+            if aborted && (sent.state != FIN_WAIT2 || flags::<M>(sk) & SOCK_DEAD == 0) {
+                RESET_ABORTED
+            } else {
+                active::<M>(sk, sent.state, previous)
+            }
         };
     }
 }

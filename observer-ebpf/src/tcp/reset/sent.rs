@@ -9,8 +9,8 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
 use observer_common::{
-    NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_NO_SOCKET, RESETS_SENT,
-    SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
+    NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_LISTENER, RESET_NO_SOCKET,
+    RESETS_SENT, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
 };
 
 use crate::{
@@ -138,7 +138,9 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
             _ => class::of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
         }
     }
-    let specific = reason < RESET_CLASSES_FROM
+    // A listener refuses a request with several of the kernel's reasons, of which none says so.
+    let specific = sent.class != RESET_LISTENER
+        && reason < RESET_CLASSES_FROM
         && reason != REASON_NOT_SPECIFIED.load()
         && reason != REASON_TCP_STATE.load();
     let index = if specific { reason } else { sent.class };
