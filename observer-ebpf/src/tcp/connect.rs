@@ -50,6 +50,14 @@ const RESTARTS: RangeInclusive<i64> = 512..=516;
 /// (`__inet_stream_connect`). The next call is a new attempt.
 const ECONNABORTED: i64 = 103;
 
+/// Whether the socket became ESTABLISHED without a SYN: a program restores a connection (TCP_REPAIR,
+/// `tcp_connect`), and the kernel does not count that as an attempt either.
+#[inline(always)]
+pub fn is_restored(sk: *const u8) -> bool {
+    // SAFETY: a tcp_sock, offset from BTF.
+    has::OFF_TP_SEGS_OUT() && unsafe { Probe::read::<u32>(sk, at::OFF_TP_SEGS_OUT()) } == 0
+}
+
 /// Counts a success, and its duration if that is known.
 #[inline(always)]
 pub fn succeeded(slot: u32, latency_ns: Option<u64>) {

@@ -165,6 +165,41 @@ input()
     program.end();
 }
 
+/// Connections of another host or time that a program restores: no SYN is sent.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn restored_connections_are_no_attempts() {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
+    let before = netns.snmp();
+    let mut program = netns.script(
+        r"
+for family, address in FAMILIES:
+    listener = listen(family, address)
+    for _ in range(5):
+        client = socket.socket(family)
+        client.setsockopt(socket.IPPROTO_TCP, 19, 1)    # TCP_REPAIR
+        client.bind((address, 0))
+        client.connect((address, 9))
+        assert state(client) == 1
+        client.close()
+        connect(family, listener.getsockname()).close()
+print('done')
+input()
+",
+        &[],
+    );
+    program.expect("done");
+    assert_eq!(netns.snmp()["ActiveOpens"] - before["ActiveOpens"], 10);
+    let metrics = daemon.scrape();
+    let expected = [("ok".to_owned(), 10)];
+    assert_eq!(outcomes(&metrics, program.pid()), expected.into());
+    let seconds = "socket_connect_seconds_count";
+    metrics.assert_of(program.pid(), seconds, &[], 10.0);
+    metrics.assert_complete();
+    program.end();
+}
+
 /// One socket, both ends: SYN_SENT, SYN_RECV, ESTABLISHED, and at the end CLOSING.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

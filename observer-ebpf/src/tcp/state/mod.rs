@@ -182,7 +182,9 @@ fn transition<M: Memory>(
                 }
                 // An earlier RST answered an invalid segment (a bad ACK in SYN_SENT).
                 let mut flags = ((*conn).flags & !CONN_RESET_SENT) | CONN_ESTABLISHED;
-                if attempting {
+                if attempting && connect::is_restored(sk) {
+                    flags |= CONN_ATTEMPT_COUNTED;
+                } else if attempting {
                     let began = (*conn).flags & CONN_SEEDED == 0;
                     let latency = began.then(|| time.saturating_sub((*conn).born_ns));
                     connect::succeeded(slot, latency);

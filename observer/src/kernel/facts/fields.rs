@@ -128,6 +128,7 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_TP_COPIED_SEQ", "tcp_sock", "copied_seq", 4),
     optional("OFF_TP_TSORTED", "tcp_sock", "tsorted_sent_queue", 16),
     optional("OFF_TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", 4),
+    optional("OFF_TP_SEGS_OUT", "tcp_sock", "segs_out", 4),
     optional("OFF_ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits", 1),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
     optional("OFF_TP_IS_MPTCP", "tcp_sock", "is_mptcp", 1),
