@@ -21,6 +21,12 @@ fn is_stale(entered_ns: u64) -> bool {
     monotonic_ns().saturating_sub(entered_ns) > MAX_AGE.as_nanos() as u64
 }
 
+/// Whether the socket of an entry closed more than ten minutes ago, and resynchronisation `epoch` found
+/// no process that holds it.
+fn has_ended(conn: &Conn, epoch: u32) -> bool {
+    conn.state == CLOSE && conn.handover == 0 && conn.epoch != epoch && is_stale(conn.entered_ns)
+}
+
 /// The map of connections.
 pub struct Connections(Mutex<HashMap<MapData, u64, Conn>>);
 
@@ -41,15 +47,18 @@ impl Connections {
         let stale: Vec<_> = connections
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, conn)| {
-                conn.state == CLOSE
-                    && conn.handover == 0
-                    && conn.epoch != epoch
-                    && is_stale(conn.entered_ns)
-            })
+            .filter(|(_, conn)| has_ended(conn, epoch))
             .collect();
         let mut swept = 0;
-        for (socket, conn) in stale {
+        for (socket, _) in stale {
+            // The walk over the map takes time, and the address may be a new socket's by now.
+            let Some(conn) = connections
+                .get(&socket, 0)
+                .ok()
+                .filter(|conn| has_ended(conn, epoch))
+            else {
+                continue;
+            };
             if connections.remove(&socket).is_ok() {
                 slots.remove_socket(conn.slot);
                 stats.count_removed_connection();
