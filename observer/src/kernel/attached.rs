@@ -23,7 +23,7 @@ use observer_core::{
 use tracing::debug;
 
 use super::{
-    hooks::{listen::max_listeners, state::BACKUP_PROGRAMS},
+    hooks::{listen::max_listeners, reset::LOST_WHEN_SKIPPED, state::BACKUP_PROGRAMS},
     loader::{Loaded, backup},
     maps::{
         listeners::Listeners,
@@ -244,7 +244,9 @@ impl KernelSource for Attached {
     }
 
     fn stats(&self) -> CpuStats {
-        self.stats.totals()
+        let mut stats = self.stats.totals();
+        count_skipped(&mut stats, &self.programs.missed());
+        stats
     }
 
     fn maps(&self) -> Vec<MapFill> {
@@ -323,5 +325,42 @@ impl KernelControl for Attached {
 
     fn free_slot(&self, index: u32) {
         self.time_waits.outlives(self.slots.free(index));
+    }
+}
+
+/// Counts the runs that the kernel skipped as lost events, where each run is one and nothing makes up
+/// for it. `missed` has the skipped runs of each program.
+fn count_skipped(stats: &mut CpuStats, missed: &[(&'static str, u64)]) {
+    for (program, runs) in missed {
+        let signal = LOST_WHEN_SKIPPED.iter().find(|(name, _)| name == program);
+        if let Some((_, signal)) = signal {
+            let outcomes = &mut stats.outcomes[*signal as usize];
+            outcomes.seen += runs;
+            outcomes.lost += runs;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{Pod as _, SIGNAL_RESET_SENT, SIGNAL_STATE};
+
+    use super::*;
+
+    #[test]
+    fn skipped_runs_without_a_backup_are_lost_events() {
+        let mut stats = CpuStats::read_from(&[0; size_of::<CpuStats>()]).unwrap();
+        let missed = [
+            ("reset_sent_tp_btf", 3),
+            ("state_tp_btf", 5),
+            ("bind_fexit", 7),
+        ];
+        count_skipped(&mut stats, &missed);
+        let of = |signal: u32| {
+            let outcomes = stats.outcomes[signal as usize];
+            (outcomes.seen, outcomes.lost, outcomes.counted)
+        };
+        assert_eq!(of(SIGNAL_RESET_SENT), (3, 3, 0));
+        assert_eq!(of(SIGNAL_STATE), (0, 0, 0));
     }
 }

@@ -80,28 +80,32 @@ const NO_SOCKET: FallbackChain = chain(
     ],
 );
 
+const RECEIVED_PROGRAM: ProgramSpec = tp_btf("reset_received_tp_btf", "tcp_receive_reset", &[SOCK]);
+
+/// The same on the classic tracepoint.
+const RECEIVED_CLASSIC: ProgramSpec = tracepoint(
+    "reset_received_tracepoint",
+    "tcp:tcp_receive_reset",
+    "tcp",
+    "tcp_receive_reset",
+    &[("skaddr", 8)],
+);
+
+/// The signals of programs of which each run is an event and that have no backup program: what the
+/// kernel skips is lost.
+pub const LOST_WHEN_SKIPPED: [(&str, u32); 4] = [
+    (SENT_PROGRAM.name, SIGNAL_RESET_SENT),
+    (SENT_CLASSIC.name, SIGNAL_RESET_SENT),
+    (RECEIVED_PROGRAM.name, SIGNAL_RESET_RECEIVED),
+    (RECEIVED_CLASSIC.name, SIGNAL_RESET_RECEIVED),
+];
+
 /// Received RSTs.
 const RECEIVED: FallbackChain = chain(
     signal_name(SIGNAL_RESET_RECEIVED),
     &[
-        variant(
-            &[tracepoint(
-                "reset_received_tracepoint",
-                "tcp:tcp_receive_reset",
-                "tcp",
-                "tcp_receive_reset",
-                &[("skaddr", 8)],
-            )],
-            &[SIGNAL_RESET_RECEIVED],
-        ),
-        variant(
-            &[tp_btf(
-                "reset_received_tp_btf",
-                "tcp_receive_reset",
-                &[SOCK],
-            )],
-            &[SIGNAL_RESET_RECEIVED],
-        ),
+        variant(&[RECEIVED_CLASSIC], &[SIGNAL_RESET_RECEIVED]),
+        variant(&[RECEIVED_PROGRAM], &[SIGNAL_RESET_RECEIVED]),
     ],
 );
 
