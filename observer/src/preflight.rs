@@ -128,9 +128,6 @@ fn feature_of(global: &str) -> Option<&'static str> {
         | "OFF_HASHINFO_MASK" | "OFF_TW_SUBSTATE" => {
             "TIME_WAIT, where its functions are not hooked"
         }
-        "OFF_FILE_INODE" | "OFF_INODE_MODE" => {
-            "failed bind and listen calls, and sockets older than the daemon, before 5.11"
-        }
         "OFF_IO_FILE" | "OFF_IO_RESULT" => "failed bind and listen calls of io_uring",
         "OFF_ICSK_RETRANSMITS" => "attempts given up after a SYN whose retransmission was missed",
         "OFF_SKB_PROTOCOL" => "overflows of accept queues at the end of a handshake over IPv6",

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf};
 
 use crate::core::{
-    fields::{HAS_TASK_BTF, at, has},
+    fields::{HAS_TASK_BTF, at},
     read::{Direct, Memory, Probe},
 };
 
@@ -11,13 +11,9 @@ use crate::core::{
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// The `struct socket` behind a `struct file`; null if the file is not a socket, or if the kernel
-/// lacks the fields to tell.
+/// The `struct socket` behind a `struct file`; null if the file is not a socket.
 #[inline(always)]
 pub fn socket_by_inode(file: *const u8) -> *const u8 {
-    if !has::OFF_FILE_INODE() || !has::OFF_INODE_MODE() {
-        return core::ptr::null();
-    }
     // SAFETY: a struct file and its inode, offsets from BTF.
     unsafe {
         let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
@@ -30,24 +26,12 @@ pub fn socket_by_inode(file: *const u8) -> *const u8 {
     }
 }
 
-/// The `struct sock` behind descriptor `fd` of the running process. Does not check the file type,
-/// so call it only for descriptors that a system call has just accepted as sockets. Another thread
-/// can close the descriptor concurrently; the data is stale then, but the reads are safe.
+/// The `struct sock` behind descriptor `fd` of the running process: `None` if it is not open or not a
+/// socket. Checked also for calls that only sockets can take, because a seccomp filter can answer a call
+/// before the kernel looks at the descriptor. Another thread can close the descriptor concurrently; the
+/// data is stale then, but the reads are safe.
 #[inline(always)]
 pub fn current_socket(fd: u32) -> Option<*const u8> {
-    let file = current_file(fd);
-    // SAFETY: a struct file and its struct socket, offsets from BTF; a bad pointer on the way
-    // reads as zero.
-    let sk = unsafe {
-        let socket = Probe::read::<u64>(file, at::OFF_FILE_PRIVATE()) as *const u8;
-        Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) as *const u8
-    };
-    if sk.is_null() { None } else { Some(sk) }
-}
-
-/// As [`current_socket`], for any descriptor: `None` if it is not open or not a socket.
-#[inline(always)]
-pub fn current_socket_if_any(fd: u32) -> Option<*const u8> {
     socket_of(current_file(fd))
 }
 

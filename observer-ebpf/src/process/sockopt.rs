@@ -22,8 +22,6 @@ use crate::core::{
     records, regs,
 };
 
-const EBADF: i64 = 9;
-const ENOTSOCK: i64 = 88;
 /// Higher numbers are internal to the kernel (ERESTARTSYS...) and never reach the caller.
 const MAX_ERRNO: i64 = 511;
 
@@ -84,12 +82,7 @@ fn on_sys_return(fd: i32, level: i32, option: i32, ret: i32) {
 /// A call by descriptor failed.
 #[inline(always)]
 fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
-    let socket = match errno {
-        // The errno may be about a descriptor in the option value (SO_ATTACH_BPF).
-        EBADF | ENOTSOCK => fd_lookup::current_socket_if_any(fd),
-        _ => fd_lookup::current_socket(fd),
-    };
-    let sk = socket.unwrap_or(core::ptr::null());
+    let sk = fd_lookup::current_socket(fd).unwrap_or(core::ptr::null());
     if SETSOCKOPT_BY_FUNCTION.load() != 0 && !sk.is_null() {
         return;
     }

@@ -99,7 +99,7 @@ fn errno_of(ctx: &TracePointContext) -> i64 {
 /// have been refused by seccomp before the kernel checked the descriptor.
 #[inline(always)]
 fn on_failed_call(call: usize, fd: i32, errno: i64) {
-    if let Some(sk) = fd_lookup::current_socket_if_any(fd as u32) {
+    if let Some(sk) = fd_lookup::current_socket(fd as u32) {
         on_failure(call, sk, errno);
     }
 }

@@ -176,6 +176,56 @@ input()
     }
 }
 
+/// A seccomp filter answers setsockopt with EPERM whatever the descriptor is, before the kernel looks
+/// at it. An eventfd's counter lies where a socket has its address family and protocol.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn setsockopt_refused_by_seccomp_reads_only_sockets() {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
+    let mut program = netns.script(
+        r"
+import platform
+tcp = socket.socket()
+base = listen(*FAMILIES[0])
+others = [os.eventfd(4660), os.eventfd(2), os.pipe()[0], os.open('/dev/null', os.O_RDONLY), 9999]
+number = {'x86_64': 54, 'aarch64': 208}[platform.machine()]
+allow, deny = 0x7fff0000, 0x00050000 | errno.EPERM
+filter = b''.join(struct.pack('HBBI', *instruction) for instruction in [
+    (0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, deny), (0x06, 0, 0, allow)])
+code = ctypes.create_string_buffer(filter)
+header = struct.pack('HxxxxxxQ', len(filter) // 8, ctypes.addressof(code))
+LIBC.prctl(38, 1, 0, 0, 0)
+assert LIBC.prctl(22, 2, ctypes.c_char_p(header), 0, 0) == 0
+one = ctypes.c_int(1)
+for number in [tcp.fileno()] + others:
+    assert LIBC.setsockopt(number, 6, 1, ctypes.byref(one), 4) == -1
+    assert ctypes.get_errno() == errno.EPERM
+print('refused')
+input()
+",
+        &[],
+    );
+    program.expect("refused");
+    let metrics = daemon.scrape();
+    needs_signal!(metrics, "setsockopt");
+    let expected: &[(&str, u64)] = if metrics.by_function("setsockopt") {
+        // The call did not come that far.
+        &[]
+    } else {
+        &[
+            ("inet/tcp/SOL_TCP/TCP_NODELAY/EPERM", 1),
+            ("none/none/SOL_TCP/TCP_NODELAY/EPERM", 5),
+        ]
+    };
+    let expected = expected
+        .iter()
+        .map(|&(kind, count)| (kind.to_owned(), count));
+    assert_eq!(failures(&metrics, program.pid()), expected.collect());
+    metrics.assert_complete();
+    program.end();
+}
+
 /// From four threads at once: none is lost, and all are one process's.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

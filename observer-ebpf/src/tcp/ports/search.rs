@@ -134,7 +134,7 @@ pub fn on_bind_call() {
 /// listen() returned EADDRINUSE. Counts it if the socket had no port.
 #[inline(always)]
 pub fn on_listen_call() {
-    let Some(sk) = fd_lookup::current_socket_if_any(regs::argument(0) as u32) else {
+    let Some(sk) = fd_lookup::current_socket(regs::argument(0) as u32) else {
         return;
     };
     // SAFETY: a socket from the kernel, offset from BTF.

@@ -157,8 +157,8 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKB_PROTOCOL", "sk_buff", "protocol", 2),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
-    optional("OFF_FILE_INODE", "file", "f_inode", 8),
-    optional("OFF_INODE_MODE", "inode", "i_mode", 2),
+    required("OFF_FILE_INODE", "file", "f_inode", 8),
+    required("OFF_INODE_MODE", "inode", "i_mode", 2),
     // CONFIG_IO_URING.
     optional(IO_REQUEST[0], "io_kiocb", "file", 8),
     // 5.19.
