@@ -59,7 +59,7 @@ metrics! {
         "Sockets that left TIME_WAIT, for any reason. Counted up to --reconcile-interval late if tcp_twsk_destructor is not hooked.",
         "sum by (comm) (rate(socket_time_wait_ended_total[5m]))";
     SetsockoptFailures: "socket_setsockopt_failures_total", Counter, Name, "calls", ["family", "protocol", "level", "option", "errno"],
-        "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
+        "`__sys_setsockopt`, else `sys_exit_setsockopt`",
         "Failed setsockopt() calls on sockets of any kind.",
         "sum by (comm, option, errno) (increase(socket_setsockopt_failures_total[1h])) > 0";
     ListenBacklog: "socket_listen_backlog", Gauge, Name, "connections", ["address", "netns"],
@@ -111,7 +111,7 @@ metrics! {
         "Current number of sockets in TIME_WAIT of the process.",
         "topk(5, socket_process_time_wait)";
     ProcessSetsockoptFailures: "socket_process_setsockopt_failures_total", Counter, Process, "calls", ["family", "protocol", "level", "option", "errno"],
-        "`do_sock_setsockopt`, else `__sys_setsockopt`, else `sys_exit_setsockopt`",
+        "`__sys_setsockopt`, else `sys_exit_setsockopt`",
         "Failed setsockopt() calls of the process on sockets of any kind.",
         "increase(socket_process_setsockopt_failures_total[1h]) > 0";
     OpenSockets: "socket_process_open_sockets", Gauge, Process, "sockets", [],

@@ -170,8 +170,6 @@ settings! {
     BIND_BY_FUNCTION: u32 = 0;
     /// 1 when `__sys_listen` is hooked, so that returns of listen() are not counted.
     LISTEN_BY_FUNCTION: u32 = 0;
-    /// 1 when `do_sock_setsockopt` is hooked, which is called for sockets only.
-    SETSOCKOPT_BY_FUNCTION: u32 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
     SYSCALL_RET: u64 = 16;
 }

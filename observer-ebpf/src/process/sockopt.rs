@@ -1,9 +1,9 @@
 //! Failed setsockopt calls. A call that succeeds costs one comparison.
 //!
-//! `do_sock_setsockopt` (6.7 and later) is called for every call on a socket, also through io_uring
-//! and from 32-bit programs; before that, `__sys_setsockopt` is. Only 64-bit system calls pass
+//! All system calls, 32-bit ones included, call `__sys_setsockopt`. Only 64-bit system calls pass
 //! `tracepoint/syscalls/sys_exit_setsockopt`, whose program reads the arguments from the caller's
-//! saved registers.
+//! saved registers. io_uring (6.7 and later) passes neither. There is no kretprobe, because the call
+//! waits for the socket's lock.
 
 use aya_ebpf::{
     macros::{fexit, tracepoint},
@@ -14,7 +14,7 @@ use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, 
 use crate::core::{
     counters::{self, add},
     fd_lookup,
-    fields::{SETSOCKOPT_BY_FUNCTION, SYSCALL_RET, at},
+    fields::{SYSCALL_RET, at},
     maps::{BPF_NOEXIST, SOCKOPT_FAILURES},
     outcome::{count_lost, count_outcome, map_full, seen},
     process,
@@ -25,14 +25,23 @@ use crate::core::{
 /// Higher numbers are internal to the kernel (ERESTARTSYS...) and never reach the caller.
 const MAX_ERRNO: i64 = 511;
 
+#[fexit(function = "__sys_setsockopt")]
+pub fn setsockopt_fexit(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(5);
+    if ret < 0 {
+        on_failed_call(-i64::from(ret), ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    }
+    0
+}
+
 #[tracepoint(category = "syscalls", name = "sys_exit_setsockopt")]
 pub fn setsockopt_exit_tracepoint(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset comes from the event's format.
     let ret: i64 = unsafe { ctx.read_at(SYSCALL_RET.load() as usize) }.unwrap_or(0);
-    if ret < 0 && -ret <= MAX_ERRNO {
+    if ret < 0 {
         on_failed_call(
             -ret,
-            regs::argument(0) as u32,
+            regs::argument(0) as i32,
             regs::argument(1) as i32,
             regs::argument(2) as i32,
         );
@@ -40,58 +49,13 @@ pub fn setsockopt_exit_tracepoint(ctx: TracePointContext) -> u32 {
     0
 }
 
-#[fexit(function = "do_sock_setsockopt")]
-pub fn setsockopt_fexit(ctx: FExitContext) -> i32 {
-    let socket: *const u8 = ctx.arg(0);
-    let level: i32 = ctx.arg(2);
-    let option: i32 = ctx.arg(3);
-    // Not read by position, because `optval` is a structure that takes two argument slots.
-    if let Ok(ret) = ctx.ret::<i32>() {
-        on_return(socket, level, option, ret);
-    }
-    0
-}
-
-#[fexit(function = "__sys_setsockopt")]
-pub fn sys_setsockopt_fexit(ctx: FExitContext) -> i32 {
-    let fd: i32 = ctx.arg(0);
-    let level: i32 = ctx.arg(1);
-    let option: i32 = ctx.arg(2);
-    let ret: i32 = ctx.arg(5);
-    on_sys_return(fd, level, option, ret);
-    0
-}
-
-#[inline(always)]
-fn on_return(socket: *const u8, level: i32, option: i32, ret: i32) {
-    if ret >= 0 {
-        return;
-    }
-    // SAFETY: a struct socket, offset from BTF.
-    let sk = unsafe { Probe::read::<u64>(socket, at::OFF_SOCKET_SK()) } as *const u8;
-    on_failure(-i64::from(ret), level, option, sk);
-}
-
-#[inline(always)]
-fn on_sys_return(fd: i32, level: i32, option: i32, ret: i32) {
-    if ret < 0 {
-        on_failed_call(-i64::from(ret), fd as u32, level, option);
-    }
-}
-
 /// A call by descriptor failed.
 #[inline(always)]
-fn on_failed_call(errno: i64, fd: u32, level: i32, option: i32) {
-    let sk = fd_lookup::current_socket(fd).unwrap_or(core::ptr::null());
-    if SETSOCKOPT_BY_FUNCTION.load() != 0 && !sk.is_null() {
+fn on_failed_call(errno: i64, fd: i32, level: i32, option: i32) {
+    if errno > MAX_ERRNO {
         return;
     }
-    on_failure(errno, level, option, sk);
-}
-
-/// A call failed on the socket `sk`, null for none.
-#[inline(always)]
-fn on_failure(errno: i64, level: i32, option: i32, sk: *const u8) {
+    let sk = fd_lookup::current_socket(fd as u32).unwrap_or(core::ptr::null());
     seen(SIGNAL_SETSOCKOPT);
     let slot = process::current();
     let mut key = SockoptKey {

@@ -122,37 +122,3 @@ fn a_connect_without_a_route_is_counted_where_the_function_is_hooked() {
     assert_eq!(seen, expected, "{}", metrics.shown());
     metrics.assert_complete();
 }
-
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_setsockopt_that_fails_is_counted_where_the_function_is_hooked() {
-    let Some(mut ring) = ring() else { return };
-    let daemon = Daemon::start(&[]);
-    let socket = tcp_socket();
-    let value = 1_i32;
-    // No option of TCP has this number.
-    let set = opcode::SetSockOpt::new(
-        Fd(socket.as_raw_fd()),
-        libc::IPPROTO_TCP as u32,
-        4242,
-        (&raw const value).cast(),
-        size_of_val(&value) as u32,
-    );
-    let result = call(&mut ring, &set.build());
-    if result != -libc::ENOPROTOOPT {
-        let error = io::Error::from_raw_os_error(-result);
-        assert!([-libc::EINVAL, -libc::EOPNOTSUPP].contains(&result));
-        skip!("no setsockopt through io_uring on this kernel (6.7): {error}");
-    }
-    let metrics = daemon.scrape();
-    let failed = [("errno", "ENOPROTOOPT"), ("protocol", "tcp")];
-    let expected = if metrics.by_function("setsockopt") {
-        1.0
-    } else {
-        println!("setsockopt through io_uring is not seen with these hooks");
-        0.0
-    };
-    let seen = of(&metrics, "socket_setsockopt_failures_total", &failed);
-    assert_eq!(seen, expected, "{}", metrics.shown());
-    metrics.assert_complete();
-}

@@ -201,12 +201,6 @@ impl Selection<'_> {
     pub fn hooks_functions(&self) -> bool {
         self.variant.is_some_and(Variant::hooks_functions)
     }
-
-    /// Whether the selected variant hooks the kernel function `function`.
-    pub fn hooks_function(&self, function: &str) -> bool {
-        let mut programs = self.variant.iter().flat_map(|variant| variant.programs);
-        programs.any(|program| program.hooks_function() && program.hook == function)
-    }
 }
 
 /// A read-only global of the programs. The verifier sees its value as a constant.
