@@ -14,7 +14,7 @@ pub const SIGNAL_RESET_RECEIVED: u32 = 4;
 pub const SIGNAL_TIME_WAIT: u32 = 5;
 /// Failed setsockopt calls.
 pub const SIGNAL_SETSOCKOPT: u32 = 6;
-/// socket() and accept() calls that failed because file descriptors or memory ran out.
+/// Calls that failed because file descriptors, or memory for sockets, ran out.
 pub const SIGNAL_FD: u32 = 7;
 /// Retransmitted segments.
 pub const SIGNAL_RETRANSMIT: u32 = 8;

@@ -1,4 +1,4 @@
-//! socket() and accept() calls that failed because file descriptors or memory ran out.
+//! Calls that failed because file descriptors, or memory for sockets, ran out.
 
 use core::mem::offset_of;
 
@@ -14,7 +14,7 @@ pub const FD_ERRNOS: [u8; 4] = [24, 23, 105, 12];
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FdCounters {
-    /// socket() and accept() calls that failed for lack of descriptors or memory, in the order of
+    /// Calls that failed for lack of descriptors, or of memory for sockets, in the order of
     /// [`FD_ERRNOS`].
     pub exhausted: [u64; FD_ERRNOS.len()],
 }
@@ -28,13 +28,13 @@ pub const FD_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_fd_exhausted_total",
     unit: "calls",
     labels: &["errno"],
-    hooks: "`sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
-    help: "socket() and accept() calls that failed because file descriptors or memory ran out. EMFILE: limit of the process; ENFILE: limit of the host.",
+    hooks: "`alloc_fd`, `sock_alloc_file`, `__sock_create`, else `sys_exit_socket`, `sys_exit_accept`, `sys_exit_accept4`",
+    help: "Calls that failed because file descriptors ran out, or memory for sockets. EMFILE: limit of the process, in any call that returns a descriptor (without function hooks: in socket() and accept()); ENFILE: limit of the host, in socket() and accept().",
     query: "sum by (comm, unit, errno) (rate(socket_fd_exhausted_total[5m])) > 0",
     failures_from: Some(0),
     process: Some(ProcessMetric {
         name: "socket_process_fd_exhausted_total",
-        help: "socket() and accept() calls of the process that failed because file descriptors or memory ran out.",
+        help: "Calls of the process that failed because file descriptors ran out, or memory for sockets.",
         query: "rate(socket_process_fd_exhausted_total[5m]) > 0",
     }),
     parts: &[Part {

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf};
 
 use crate::core::{
-    fields::{HAS_TASK_BTF, at},
+    fields::{HAS_TASK_BTF, at, has},
     read::{Direct, Memory, Probe},
 };
 

@@ -159,6 +159,9 @@ settings! {
     TIME_WAIT_LOOKUP: u32 = 0;
     /// 1 when `inet_csk_accept` is hooked, so that returns of accept() are not counted.
     ACCEPT_BY_FUNCTION: u32 = 0;
+    /// 1 when the functions that allocate descriptors are hooked, so that returns of accept() are not
+    /// counted.
+    FD_BY_FUNCTION: u32 = 0;
     /// 1 when `bpf_get_func_ret` exists (5.17 and later). Without it, the return value follows
     /// the arguments in the context, whose number must be known.
     HAS_FUNC_RET: u32 = 1;

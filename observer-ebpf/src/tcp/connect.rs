@@ -279,7 +279,7 @@ pub fn connect_exit_tracepoint(ctx: TracePointContext) -> u32 {
 /// have been refused by seccomp before the kernel checked the descriptor.
 #[inline(always)]
 fn on_failed_call(fd: i32, address: *const u8, errno: i64) {
-    if let Some(sk) = fd_lookup::current_socket_if_any(fd as u32) {
+    if let Some(sk) = fd_lookup::current_socket(fd as u32) {
         on_failure(sk, address, errno);
     }
 }

@@ -1,5 +1,5 @@
 # What the Python programs of the tests share.
-import ctypes, errno, os, resource, select, signal, socket, struct, sys, threading, time
+import ctypes, errno, os, platform, resource, select, signal, socket, struct, sys, threading, time
 
 FAMILIES = ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -94,6 +94,22 @@ def outcome(call):
         return 'ok'
     except OSError as error:
         return errno.errorcode[error.errno]
+
+
+def refuse(call, code):
+    """Lets seccomp answer a system call with an errno, before the kernel looks at its arguments."""
+    numbers = {'setsockopt': (54, 208), 'socket': (41, 198)}[call]
+    number = numbers[platform.machine() == 'aarch64']
+    instructions = [
+        (0x20, 0, 0, 0),  # A = the number of the system call
+        (0x15, 0, 1, number),
+        (0x06, 0, 0, 0x00050000 | code),  # SECCOMP_RET_ERRNO
+        (0x06, 0, 0, 0x7fff0000),  # SECCOMP_RET_ALLOW
+    ]
+    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *i) for i in instructions))
+    program = struct.pack('HxxxxxxQ', len(instructions), ctypes.addressof(code))
+    LIBC.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    assert LIBC.prctl(22, 2, ctypes.c_char_p(program), 0, 0) == 0  # PR_SET_SECCOMP
 
 
 class Tally(dict):

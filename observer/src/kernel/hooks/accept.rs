@@ -9,7 +9,7 @@ use super::{
     fd,
     spec::{
         AttachType, FallbackChain, Global, SOCK, SYSTEM_CALLS_ONLY, Selection, chain, function,
-        shared, signal_name, variant,
+        signal_name, variant,
     },
 };
 
@@ -37,11 +37,7 @@ pub const CHAIN: FallbackChain = chain(
             ],
             &[SIGNAL_ACCEPT],
         ),
-        variant(
-            &[shared(fd::ACCEPT_EXIT), shared(fd::ACCEPT4_EXIT)],
-            &[SIGNAL_ACCEPT],
-        )
-        .remark(SYSTEM_CALLS_ONLY),
+        variant(&[fd::ACCEPT_EXIT, fd::ACCEPT4_EXIT], &[SIGNAL_ACCEPT]).remark(SYSTEM_CALLS_ONLY),
     ],
 )
 .globals(globals);

@@ -1,8 +1,11 @@
-//! socket() and accept() calls that failed because file descriptors or memory ran out.
+//! Calls that failed because file descriptors, or memory for sockets, ran out.
 
 use observer_common::SIGNAL_FD;
 
-use super::spec::{FallbackChain, ProgramSpec, chain, signal_name, syscall_exit, variant};
+use super::spec::{
+    AttachType, FallbackChain, Global, ProgramSpec, Selection, chain, function, signal_name,
+    syscall_exit, variant,
+};
 
 /// The return of accept().
 pub const ACCEPT_EXIT: ProgramSpec = syscall_exit(
@@ -25,18 +28,51 @@ const SOCKET_EXIT: ProgramSpec = syscall_exit(
     "sys_exit_socket",
 );
 
+/// Calls that failed.
+const CHAIN: FallbackChain = chain(
+    signal_name(SIGNAL_FD),
+    &[
+        variant(
+            &[
+                function(
+                    "alloc_fd_fexit",
+                    AttachType::Fexit,
+                    "alloc_fd",
+                    &["unsigned int", "unsigned int", "unsigned int"],
+                ),
+                function(
+                    "sock_alloc_file_fexit",
+                    AttachType::Fexit,
+                    "sock_alloc_file",
+                    &["struct socket *", "int", "char *"],
+                ),
+                function(
+                    "sock_create_fexit",
+                    AttachType::Fexit,
+                    "__sock_create",
+                    &[
+                        "struct net *",
+                        "int",
+                        "int",
+                        "int",
+                        "struct socket **",
+                        "int",
+                    ],
+                ),
+            ],
+            &[SIGNAL_FD],
+        ),
+        variant(&[ACCEPT_EXIT, ACCEPT4_EXIT, SOCKET_EXIT], &[SIGNAL_FD]).remark(SOCKETS_ONLY),
+    ],
+)
+.globals(globals);
+
+/// What the tracepoints miss.
+const SOCKETS_ONLY: &str = "64-bit calls of socket and accept only, not open() or io_uring";
+
 /// Every chain of the signal.
-pub const CHAINS: &[FallbackChain] = &[
-    chain(
-        signal_name(SIGNAL_FD),
-        &[variant(&[ACCEPT_EXIT], &[SIGNAL_FD])],
-    ),
-    chain(
-        signal_name(SIGNAL_FD),
-        &[variant(&[ACCEPT4_EXIT], &[SIGNAL_FD])],
-    ),
-    chain(
-        signal_name(SIGNAL_FD),
-        &[variant(&[SOCKET_EXIT], &[SIGNAL_FD])],
-    ),
-];
+pub const CHAINS: &[FallbackChain] = &[CHAIN];
+
+fn globals(selection: &Selection<'_>) -> Vec<Global> {
+    vec![Global::flag("FD_BY_FUNCTION", selection.hooks_functions())]
+}
