@@ -12,7 +12,10 @@ use std::{
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use crate::{contract::Hooks, export::ProcessMetrics};
+use crate::{
+    contract::{Hooks, SyscallTracepoints},
+    export::ProcessMetrics,
+};
 
 mod args;
 mod file;
@@ -210,6 +213,11 @@ settings! {
     /// Kinds of kernel hook that may be used [default: any]
     #[arg(help_heading = "Kernel", value_name = "KIND", env = "OBSERVER_HOOKS")]
     hooks: Hooks => Hooks = Hooks::default(), restart;
+
+    /// Whether tracepoints of system calls may be used, which slow down every system call of the host
+    /// by about 12 ns [default: auto]
+    #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_SYSCALL_TRACEPOINTS")]
+    syscall_tracepoints: SyscallTracepoints => SyscallTracepoints = SyscallTracepoints::default(), restart;
 
     /// At start, make connections in a separate network namespace to test that each hook fires
     /// [default: true]

@@ -1,6 +1,6 @@
 //! `observer check`: loads and attaches everything once, and reports.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use observer_core::{
     config::RunArgs,
@@ -67,6 +67,9 @@ fn examine(report: &mut Report, options: &LoadOptions) {
         .collect();
     match kernel.load(options) {
         Ok(loaded) => {
+            report
+                .notes
+                .extend(cost_of_syscall_tracepoints(&loaded.verdicts));
             report.verdicts = loaded.verdicts;
             let untested = loaded.untested.into_iter();
             report
@@ -93,6 +96,23 @@ fn examine(report: &mut Report, options: &LoadOptions) {
                 .collect();
         }
     }
+}
+
+/// What the attached tracepoints of system calls cost, if there are any. With one, the kernel takes the
+/// slow path out of every system call (`SYSCALL_WORK_SYSCALL_TRACEPOINT`).
+fn cost_of_syscall_tracepoints(verdicts: &[Verdict]) -> Option<String> {
+    let attached = verdicts
+        .iter()
+        .filter(|it| it.status == Status::Attached)
+        .filter_map(|it| it.hook.strip_prefix("syscalls:"));
+    let events = attached.collect::<BTreeSet<_>>();
+    (!events.is_empty()).then(|| {
+        format!(
+            "{} slow down every system call of every process by about 12 ns together; \
+             syscall-tracepoints = \"never\" leaves them out",
+            Vec::from_iter(events).join(", ")
+        )
+    })
 }
 
 /// The feature that needs a field.
@@ -138,4 +158,45 @@ fn feature_of(global: &str) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_core::contract::AttachType;
+
+    use super::*;
+
+    #[test]
+    fn system_call_tracepoints_that_are_attached_are_named_with_their_cost() {
+        let verdict = |hook, attach_type, status| Verdict {
+            signal: "fd",
+            attach_type,
+            hook,
+            program: "program",
+            status,
+            detail: String::new(),
+            required: false,
+        };
+        let mut verdicts = vec![
+            verdict("alloc_fd", AttachType::Fexit, Status::Attached),
+            verdict(
+                "syscalls:sys_exit_socket",
+                AttachType::Tracepoint,
+                Status::NotNeeded,
+            ),
+        ];
+        assert_eq!(cost_of_syscall_tracepoints(&verdicts), None);
+        for hook in [
+            "syscalls:sys_exit_accept4",
+            "syscalls:sys_exit_accept",
+            "syscalls:sys_exit_accept",
+        ] {
+            verdicts.push(verdict(hook, AttachType::Tracepoint, Status::Attached));
+        }
+        let note = cost_of_syscall_tracepoints(&verdicts).unwrap();
+        assert!(
+            note.starts_with("sys_exit_accept, sys_exit_accept4 slow down every system call"),
+            "{note}"
+        );
+    }
 }

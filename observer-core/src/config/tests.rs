@@ -44,6 +44,7 @@ log-level = "debug"
 log-format = "json"
 log-events = true
 hooks = "kprobe"
+syscall-tracepoints = "never"
 self-test = false
 bpf-stats = true
 keep-capabilities = true
@@ -105,6 +106,7 @@ fn help_names_the_real_defaults() {
         log_format,
         log_events,
         hooks,
+        syscall_tracepoints,
         self_test,
         bpf_stats,
         keep_capabilities,
@@ -130,6 +132,10 @@ fn help_names_the_real_defaults() {
         ("log-format", log_format.to_string()),
         ("log-events", log_events.to_string()),
         ("hooks", format!("{hooks:?}").to_lowercase()),
+        (
+            "syscall-tracepoints",
+            format!("{syscall_tracepoints:?}").to_lowercase(),
+        ),
         ("self-test", self_test.to_string()),
         ("bpf-stats", bpf_stats.to_string()),
         ("keep-capabilities", keep_capabilities.to_string()),
@@ -177,6 +183,7 @@ fn file_is_read_and_every_key_arrives() {
         log_format: LogFormat::Json,
         log_events: true,
         hooks: Hooks::Kprobe,
+        syscall_tracepoints: SyscallTracepoints::Never,
         self_test: false,
         bpf_stats: true,
         keep_capabilities: true,
@@ -248,7 +255,7 @@ fn file_errors_have_line_column_key_and_hint() {
          `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
-         `log-level`, `log-format`, `log-events`, `hooks`, \
+         `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, \
          `self-test`, `bpf-stats`, `keep-capabilities`\n\
          hint: did you mean `log-level`?"
     );
@@ -395,6 +402,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "max-tracked-processes",
             "log-format",
             "hooks",
+            "syscall-tracepoints",
             "self-test",
             "bpf-stats",
             "keep-capabilities",

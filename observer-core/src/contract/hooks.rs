@@ -1,4 +1,4 @@
-//! The setting `hooks`: which attach types may be used.
+//! The settings `hooks` and `syscall-tracepoints`: what may be attached.
 
 use super::verdict::AttachType;
 
@@ -36,5 +36,35 @@ impl Hooks {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether tracepoints of system calls may be used. A program on one of them makes the kernel trace
+/// every system call of every process.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SyscallTracepoints {
+    /// Where nothing else shows the same
+    #[default]
+    Auto,
+    /// Not at all; what only they show is not observed
+    Never,
+}
+
+impl SyscallTracepoints {
+    /// Why they may not be used; `None` if they may. Without full stop.
+    #[must_use]
+    pub fn forbid(self) -> Option<&'static str> {
+        (self == Self::Never).then_some("left out, as the setting `syscall-tracepoints` asks")
     }
 }

@@ -1,11 +1,11 @@
 //! What the kernel side offers to everything downstream: [`KernelSource`] to read the counters,
-//! [`KernelControl`] to free what ended processes held, a [`Verdict`] on each hook, and the setting
-//! that restricts the hooks. With these, everything downstream is tested without a kernel.
+//! [`KernelControl`] to free what ended processes held, a [`Verdict`] on each hook, and the settings
+//! that restrict the hooks. With these, everything downstream is tested without a kernel.
 
 mod hooks;
 mod source;
 mod verdict;
 
-pub use hooks::Hooks;
+pub use hooks::{Hooks, SyscallTracepoints};
 pub use source::{KernelControl, KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns};
 pub use verdict::{AttachType, Status, Verdict};

@@ -243,6 +243,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
         max_sockopt_failures: MAX_SOCKOPT_FAILURES,
         record_mask: RECORDS,
         hooks: settings.hooks,
+        syscall_tracepoints: settings.syscall_tracepoints,
         self_test: settings.self_test,
         btf: KERNEL_BTF.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),

@@ -358,6 +358,29 @@ fn without_function_hooks_fallbacks_are_attached_and_logged() {
     );
 }
 
+/// `never` leaves out what only they would show, and nothing else.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn system_call_tracepoints_can_be_left_out() {
+    let daemon = Daemon::start(&["--syscall-tracepoints=never"]);
+    let metrics = daemon.scrape();
+    let tracepoints = [("attach_type", "tracepoint")];
+    let attached = metrics.sum("observer_hook_attached", &tracepoints);
+    assert_eq!(attached, 0.0, "{}", metrics.shown());
+    for signal in ["state", "reset_sent", "retransmit"] {
+        assert!(metrics.has_signal(signal), "{signal}");
+    }
+    let usual = Daemon::shared().scrape();
+    for signal in ["accept", "setsockopt", "fd"] {
+        assert_eq!(
+            metrics.has_signal(signal),
+            usual.by_function(signal),
+            "{signal}"
+        );
+    }
+    metrics.assert_complete();
+}
+
 /// Connections of a listener with TCP_DEFER_ACCEPT are requests until data arrives, which ends
 /// the handshake. By then, others have taken the places in the accept queue.
 const DEFERRED: &str = r"

@@ -10,7 +10,7 @@ use observer::kernel::{
     KERNEL_BTF, Kernel, LoadOptions,
     fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
 };
-use observer_core::contract::{Hooks, Status};
+use observer_core::contract::{Hooks, Status, SyscallTracepoints};
 use observer_test_support::scale;
 
 #[test]
@@ -22,6 +22,7 @@ fn each_optional_field_can_be_missing() {
         slots: 16,
         max_sockopt_failures: 64,
         hooks: Hooks::Any,
+        syscall_tracepoints: SyscallTracepoints::Auto,
         self_test: false,
         record_mask: u32::MAX,
         btf: KERNEL_BTF.into(),

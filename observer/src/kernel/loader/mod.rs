@@ -105,7 +105,7 @@ impl Kernel {
     /// When the maps cannot be created or a required program cannot be attached. Anything
     /// else that fails is in the verdicts.
     pub fn load(&self, options: &LoadOptions) -> Result<Loaded, LoadError> {
-        let mut plan = Plan::new(&self.facts, options.hooks);
+        let mut plan = Plan::new(&self.facts, options);
         let mut untested = None;
         if options.self_test {
             untested = self.self_test(options, &mut plan)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use observer_core::contract::{Hooks, Status, Verdict};
+use observer_core::contract::{Status, Verdict};
 
 use super::obstacle::obstacle;
 use crate::kernel::{
@@ -11,6 +11,7 @@ use crate::kernel::{
         spec::{Attach, AttachType, FallbackChain, ProgramSpec, Requirement, Variant},
         table,
     },
+    options::LoadOptions,
 };
 
 /// Why a program cannot serve.
@@ -33,13 +34,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What is known before anything is loaded: what this kernel lacks, and what the setting
-    /// `hooks` leaves out.
+    /// What is known before anything is loaded: what this kernel lacks, and what the settings leave
+    /// out.
     #[must_use]
-    pub fn new(facts: &Facts, hooks: Hooks) -> Self {
+    pub fn new(facts: &Facts, options: &LoadOptions) -> Self {
         let mut plan = Self::default();
         for program in table::programs() {
-            if let Some(detail) = hooks.forbid(program.attach_type()) {
+            if let Some(detail) = forbidden(options, program) {
                 plan.fail(program.name, Status::Unsupported, detail.to_owned());
             } else if let Some(detail) = obstacle(facts, program) {
                 plan.fail(program.name, Status::Unsupported, detail);
@@ -184,6 +185,14 @@ impl Plan {
             .map(|program| format!("{} {}", program.attach_type().name(), program.hook))
             .collect();
         format!("of no use without {}", others.join(" and "))
+    }
+}
+
+/// Why the settings leave out `program`, if they do.
+fn forbidden(options: &LoadOptions, program: &ProgramSpec) -> Option<&'static str> {
+    match program.attach {
+        Attach::SyscallExit { .. } => options.syscall_tracepoints.forbid(),
+        _ => options.hooks.forbid(program.attach_type()),
     }
 }
 
