@@ -53,6 +53,7 @@ offsets![
     OFF_NET_INUM,
     OFF_SK_PROTOCOL,
     OFF_SK_TYPE,
+    OFF_SK_UID,
     OFF_SK_ERR,
     OFF_SK_SHUTDOWN,
     OFF_SK_LINGERTIME,

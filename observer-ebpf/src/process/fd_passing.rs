@@ -1,8 +1,13 @@
 //! Sockets that a process receives from another one: SCM_RIGHTS, `pidfd_getfd`.
-//! `security_file_receive` runs in the receiver, which owns the socket from then on. If it closes the
-//! socket while another process still has it, the next resynchronisation changes the owner.
+//! `security_file_receive` runs in the receiver.
+//!
+//! A receiver does not choose what it is sent: a service that takes descriptors from anybody (D-Bus,
+//! journald) closes those it did not want, and must not answer for what becomes of them. So it owns a
+//! socket from then on only if root or its own user opened the socket. Any other stays where it is, until
+//! a resynchronisation finds that the receiver has it and the owner does not.
 
 use aya_ebpf::{
+    helpers::bpf_get_current_uid_gid,
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
@@ -45,6 +50,9 @@ fn on_file(file: *const u8) {
     let Some(protocol) = socket::tcp_protocol(sk) else {
         return;
     };
+    if !opened_by_trusted_user(sk) {
+        return;
+    }
     seen(SIGNAL_RECEIVED);
     let slot = process::current();
     count_outcome(SIGNAL_RECEIVED, slot);
@@ -52,6 +60,15 @@ fn on_file(file: *const u8) {
     if protocol == IPPROTO_MPTCP {
         give(socket::first_subflow(sk), slot);
     }
+}
+
+/// Whether the user who opened the socket is root or that of the running process.
+#[inline(always)]
+fn opened_by_trusted_user(sk: *const u8) -> bool {
+    // SAFETY: a full socket, offset from BTF. `sk_uid` is that of the socket's inode, from
+    // `sock_alloc`.
+    let opener = unsafe { Probe::read::<u32>(sk, at::OFF_SK_UID()) };
+    opener == 0 || opener == bpf_get_current_uid_gid() as u32
 }
 
 #[inline(always)]

@@ -327,6 +327,77 @@ os.waitpid(child, 0)
     });
 }
 
+/// A service that takes descriptors from anybody, as D-Bus does, answers for none of them.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sockets_passed_by_another_user_stay_with_the_giver() {
+    with_each_kind_of_hook("fd_received", |daemon| {
+        let netns = Netns::new();
+        let mut program = netns.script(
+            r"
+import array
+left, right = socket.socketpair()
+child = os.fork()
+if child == 0:
+    left.close()
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    name(COMM + 'g')
+    family, address = FAMILIES[0]
+    def give(sock):
+        fds = array.array('i', [sock.fileno()])
+        right.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        sock.close()
+    kept = []
+    for _ in range(20):
+        # The receiver's close() sends an RST.
+        client, server = pair(family, address)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        give(client)
+        assert right.recv(1) == b'x'
+        server.close()
+    for _ in range(10):
+        client, server = pair(family, address)
+        client.shutdown(socket.SHUT_WR)
+        wait(lambda: state(server) == 8)
+        give(server)
+        assert right.recv(1) == b'x'
+        kept.append(client)
+    right.send(b'e')
+    right.recv(1)
+    os._exit(0)
+right.close()
+kept = []
+for number in range(30):
+    _, ancillary, _, _ = left.recvmsg(1, socket.CMSG_SPACE(4))
+    fd = array.array('i', ancillary[0][2])[0]
+    if number < 20:
+        os.close(fd)
+    else:
+        kept.append(fd)
+    left.send(b'x')
+assert left.recv(1) == b'e'
+print(child)
+input()
+left.send(b'x')
+os.waitpid(child, 0)
+",
+            &[],
+        );
+        let giver: u32 = program.line().parse().unwrap();
+        let metrics = daemon.scrape();
+        let of = |pid| {
+            let sent = metrics.of(pid, "socket_resets_total", &[("direction", "sent")]);
+            let left = metrics.of(pid, "socket_connections", &[("state", "CLOSE_WAIT")]);
+            (sent, left)
+        };
+        assert_eq!(of(program.pid()), (0.0, 0.0), "{}", metrics.shown());
+        assert_eq!(of(giver), (20.0, 10.0), "{}", metrics.shown());
+        metrics.assert_complete();
+        program.end();
+    });
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn self_test_passes_and_counts_nothing() {

@@ -116,6 +116,7 @@ pub const FIELDS: &[FieldSpec] = &[
     // Before 5.6 `sk_protocol` is a bitfield of one byte, next to `sk_type`.
     required("OFF_SK_PROTOCOL", "sock", "sk_protocol", 2),
     required("OFF_SK_TYPE", "sock", "sk_type", 2),
+    required("OFF_SK_UID", "sock", "sk_uid", 4),
     required("OFF_SK_ERR", "sock", "sk_err", 4),
     required("OFF_SK_SHUTDOWN", "sock", "sk_shutdown", 1),
     optional("OFF_SK_LINGERTIME", "sock", "sk_lingertime", 8),
