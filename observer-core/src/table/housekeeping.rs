@@ -1,6 +1,9 @@
 //! Finds new processes and processes that have ended, and adds the counts of ended ones to their name.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
 use tracing::warn;
@@ -34,6 +37,13 @@ impl Table {
         for name in self.names.iter_mut() {
             name.totals.close_time_wait_counts(source);
         }
+        // Short processes that make connections would use up all slots within the grace period.
+        let used = self.entries.iter().flatten().count();
+        let grace = if 4 * used >= 3 * self.config.slots {
+            Duration::ZERO
+        } else {
+            self.config.grace
+        };
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
@@ -60,7 +70,7 @@ impl Table {
             });
             without_sockets.ticks += 1;
             if without_sockets.ticks >= TICKS_WITHOUT_SOCKETS
-                && now.saturating_duration_since(without_sockets.since) >= self.config.grace
+                && now.saturating_duration_since(without_sockets.since) >= grace
             {
                 self.fold(index, source);
             }

@@ -220,6 +220,7 @@ proptest! {
             max_names,
             max_processes,
             grace: Duration::from_secs(2),
+            slots: 4096,
             filter: None,
         });
         let mut now = Instant::now();

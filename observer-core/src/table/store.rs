@@ -30,6 +30,9 @@ pub struct TableConfig {
     pub max_processes: usize,
     /// How long an exited process must have been without sockets before it is folded.
     pub grace: Duration,
+    /// How many processes can be tracked. When three quarters of these are, the grace period is left
+    /// out.
+    pub slots: usize,
     /// Processes that it rejects count for `<other>`.
     pub filter: Option<Filter>,
 }
@@ -40,6 +43,7 @@ impl Default for TableConfig {
             max_names: 1000,
             max_processes: 400,
             grace: Duration::from_secs(5),
+            slots: 4096,
             filter: None,
         }
     }

@@ -161,6 +161,24 @@ fn two_ticks_without_sockets_are_needed_however_short_the_grace() {
 }
 
 #[test]
+fn there_is_no_grace_period_when_slots_run_low() {
+    let mut bench = Bench::new(10);
+    bench.table.config.slots = 4;
+    let spawn = |bench: &mut Bench, pid| {
+        let slot = bench.kernel.spawn(pid, 1, b"a").unwrap();
+        bench.facts.kill(key(pid, 1));
+        bench.ticks(2);
+        slot
+    };
+    let first = spawn(&mut bench, 1);
+    spawn(&mut bench, 2);
+    assert_eq!(bench.kernel.slot(first).generation, 0);
+    // Three of four are in use now.
+    spawn(&mut bench, 3);
+    assert_eq!(bench.kernel.slot(first).generation, 1);
+}
+
+#[test]
 fn names_past_the_bound_count_for_other_until_one_makes_room() {
     let mut bench = Bench::new(10);
     bench.table = Table::new(TableConfig {

@@ -181,6 +181,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let table = Arc::new(RwLock::new(Table::new(TableConfig {
         max_names: settings.max_names as usize,
         max_processes: settings.max_processes as usize,
+        slots: settings.max_tracked_processes as usize,
         filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
         ..TableConfig::default()
     })));
