@@ -53,7 +53,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
 pub struct CpuStats {
     /// By signal.
     pub outcomes: [Outcomes; SIGNALS],
-    /// Insertions refused, by map.
+    /// Insertions refused, by map: it was full, or one process had its share of it.
     pub map_full: [u64; FULL_MAPS],
     /// Entries inserted into the map of connections.
     pub connections_added: u64,

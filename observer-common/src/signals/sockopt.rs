@@ -26,3 +26,24 @@ crate::assert_layout!(SockoptKey, 24, [
     slot: u32, generation: u32, level: i32, option: i32,
     errno: u16, family: u16, protocol: u16, socket_type: u16,
 ]);
+
+/// Kinds of failed calls (keys) that a process has counters for; further ones count in
+/// [`SockoptKey::rest`]. A program can use any option number, and the map is for all processes.
+pub const SOCKOPT_KINDS: u64 = 64;
+
+impl SockoptKey {
+    /// The key of the kinds beyond [`SOCKOPT_KINDS`] of a process.
+    #[must_use]
+    pub const fn rest(slot: u32, generation: u32) -> Self {
+        Self {
+            slot,
+            generation,
+            level: i32::MIN,
+            option: i32::MIN,
+            errno: 0,
+            family: u16::MAX,
+            protocol: u16::MAX,
+            socket_type: u16::MAX,
+        }
+    }
+}

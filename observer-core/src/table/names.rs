@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use observer_common::SOCKOPT_KINDS;
+
 use super::{
     labels::{Labels, OTHER, UNATTRIBUTED},
     totals::{Failure, Totals},
@@ -36,9 +38,9 @@ pub(super) const IDLE: Duration = Duration::from_secs(600);
 /// At the limit, one in this many names is evicted at once, of those that are idle.
 const PART: usize = 8;
 
-/// Maximum number of kinds of failed setsockopt calls per name or process. A program can use any
-/// option number.
-pub(crate) const KINDS: usize = 64;
+/// Maximum number of kinds of failed setsockopt calls per name or process. The kernel programs keep to
+/// it for each process.
+pub(crate) const KINDS: usize = SOCKOPT_KINDS as usize;
 
 /// The kinds of failures that are shown; others count as [`Failure::OTHER`]. A kind that was shown
 /// stays shown, so that no counter decreases.

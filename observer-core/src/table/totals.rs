@@ -70,13 +70,16 @@ impl Failure {
     }
 
     /// The sum of kinds beyond the limit.
-    pub const OTHER: Self = Self {
-        level: i32::MIN,
-        option: i32::MIN,
-        errno: 0,
-        family: u16::MAX,
-        protocol: u16::MAX,
-        socket_type: u16::MAX,
+    pub const OTHER: Self = {
+        let rest = SockoptKey::rest(0, 0);
+        Self {
+            level: rest.level,
+            option: rest.option,
+            errno: rest.errno,
+            family: rest.family,
+            protocol: rest.protocol,
+            socket_type: rest.socket_type,
+        }
     };
 }
 

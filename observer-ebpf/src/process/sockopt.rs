@@ -9,7 +9,9 @@ use aya_ebpf::{
     macros::{fexit, tracepoint},
     programs::{FExitContext, TracePointContext},
 };
-use observer_common::{MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SockoptKey};
+use observer_common::{
+    MAP_SOCKOPT, RECORD_SETSOCKOPT_FAILED, SIGNAL_SETSOCKOPT, SOCKOPT_KINDS, SockoptKey,
+};
 
 use crate::core::{
     counters::{self, add},
@@ -80,7 +82,7 @@ fn on_failed_call(errno: i64, fd: i32, level: i32, option: i32) {
         // SAFETY: points into the map.
         key.generation = unsafe { (*counters).generation };
     }
-    if count(&key) {
+    if count(key) {
         count_outcome(SIGNAL_SETSOCKOPT, slot);
     } else {
         map_full(MAP_SOCKOPT);
@@ -104,12 +106,23 @@ fn on_failed_call(errno: i64, fd: i32, level: i32, option: i32) {
     );
 }
 
-/// Increments the counter of `key`; false if the map is full.
+/// Increments the counter of `key`, or that of the process's further kinds; false if the map is full.
 #[inline(always)]
-fn count(key: &SockoptKey) -> bool {
+fn count(mut key: SockoptKey) -> bool {
     if SOCKOPT_FAILURES.get_ptr(key).is_none() {
+        let kinds = counters::slot(key.slot)
+            // SAFETY: points into the map.
+            .map(|slot| unsafe { &raw mut (*slot).sockopt_kinds });
+        // SAFETY: as above.
+        if kinds.is_some_and(|kinds| unsafe { *kinds } >= SOCKOPT_KINDS) {
+            key = SockoptKey::rest(key.slot, key.generation);
+        }
         // If this fails because another CPU inserted the key first, use its counter.
-        let _ = SOCKOPT_FAILURES.insert(key, 0, BPF_NOEXIST);
+        if SOCKOPT_FAILURES.insert(key, 0, BPF_NOEXIST).is_ok()
+            && let Some(kinds) = kinds
+        {
+            add(kinds, 1);
+        }
     }
     match SOCKOPT_FAILURES.get_ptr_mut(key) {
         Some(counter) => {

@@ -1,7 +1,7 @@
 //! Counters of a slot about its sockets: transitions, from which the daemon derives the live
 //! sockets by state, adjustments to those, and the number of entries that point to the slot.
 
-use observer_common::STATES;
+use observer_common::{CLOSE, LISTEN, STATES};
 
 use crate::core::counters::{self, add, adjust, bounded};
 
@@ -37,6 +37,23 @@ pub fn count_transition(slot: u32, old: u8, new: u8) {
             },
             1,
         );
+    }
+}
+
+/// Number of sockets of `slot` in LISTEN.
+#[inline(always)]
+pub fn listening(slot: u32) -> i64 {
+    const CLOSED: usize = CLOSE as usize;
+    const LISTENING: usize = LISTEN as usize;
+    let Some(slot) = counters::slot(slot) else {
+        return 0;
+    };
+    // SAFETY: points into the map.
+    unsafe {
+        let state = &raw const (*slot).state;
+        let opened = (*state).transitions[CLOSED][LISTENING];
+        let closed = (*state).transitions[LISTENING][CLOSED];
+        opened.wrapping_sub(closed).cast_signed() + (*state).adjust[LISTENING]
     }
 }
 

@@ -21,13 +21,13 @@ use observer_common::{
 use crate::{
     core::{
         counters::{self, add},
-        fields::{at, has},
+        fields::{LISTENERS_SHARE, at, has},
         maps::{BPF_NOEXIST, LISTENERS},
         outcome::{self, count_outcome, seen},
         read::{Direct, Memory, Probe},
         seq, socket,
     },
-    tcp::{entry, ownership},
+    tcp::{entry, gauges, ownership},
 };
 
 /// `ETH_P_IP` (`include/uapi/linux/if_ether.h`).
@@ -51,14 +51,18 @@ pub fn found(sk: *const u8, conn: *mut Conn) {
     insert(sk, conn);
 }
 
-/// Inserts a listener, and returns whether it is in the map. Out of line: it is rare, and the
-/// verifier then checks it once per program.
+/// Inserts a listener, and returns whether it is in the map: it is not if the map is full, or the
+/// process's share of it. Out of line: it is rare, and the verifier then checks it once per program.
 #[inline(never)]
 fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     if conn.is_null() {
         return true;
     }
     let slot = ownership::of_entry(conn);
+    // This one included, which is in LISTEN by now.
+    if gauges::listening(slot) > LISTENERS_SHARE.load().cast_signed() {
+        return false;
+    }
     let listener = Listener {
         slot,
         generation: counters::generation(slot),
@@ -74,7 +78,7 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     )
 }
 
-/// A socket stopped listening: stores what the daemon has not read yet.
+/// A socket stopped listening: stores what the daemon has not read yet, if there is anything.
 #[inline(always)]
 pub fn closed(sk: *const u8, conn: *mut Conn) {
     keep(sk, conn);
@@ -85,14 +89,21 @@ fn keep(sk: *const u8, conn: *mut Conn) {
     if conn.is_null() {
         return;
     }
-    let Some(listener) = LISTENERS.get_ptr_mut(key(sk, conn)) else {
+    let key = key(sk, conn);
+    let Some(listener) = LISTENERS.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: points into the map.
     unsafe {
         describe(sk, conn, listener);
-        (*listener).closed = 1;
+        if (*listener).drops != (*listener).drops_before || (*listener).overflows != 0 {
+            (*listener).closed = 1;
+            return;
+        }
     }
+    // Not left for the daemon to remove: a program that listens and closes in a loop would fill the map.
+    // If this fails, the iterator finds the entry of a socket that does not listen.
+    let _ = LISTENERS.remove(key);
 }
 
 #[inline(always)]

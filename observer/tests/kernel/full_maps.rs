@@ -262,6 +262,81 @@ input()
     program.end();
 }
 
+/// Neither by listening on thousands of sockets, nor by listening and closing in a loop.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn one_process_cannot_fill_the_map_of_listeners() {
+    let netns = Netns::new();
+    let daemon = Daemon::start(&["--tick-interval=10m"]);
+    let mut hog = netns.script(
+        r"
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def started():
+    sock = socket.socket()
+    sock.listen(1)
+    return sock
+for _ in range(4300):
+    started().close()
+print('closed')
+input()
+kept = [started() for _ in range(4300)]
+print('open')
+input()
+",
+        &[],
+    );
+    let listeners = [("map", "listeners")];
+    hog.expect("closed");
+    let full = |metrics: &Metrics| metrics.sum("observer_map_full_total", &listeners);
+    assert_eq!(full(&daemon.scrape()), 0.0);
+    hog.go();
+    hog.expect("open");
+    let metrics = daemon.scrape();
+    assert_eq!(full(&metrics), 4300.0 - 4096.0 * 7.0 / 8.0);
+    let mut other = netns.python(PAIRS, &["1"]);
+    other.expect("open");
+    assert_eq!(full(&daemon.scrape()), full(&metrics));
+    other.go();
+    other.expect("closed");
+    other.end();
+    hog.end();
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn one_process_cannot_fill_the_map_of_setsockopt_failures() {
+    const FAILURES: &str = "socket_process_setsockopt_failures_total";
+    const FAIL: &str = r"
+base = listen(*FAMILIES[0])
+for option in range(int(sys.argv[1]), int(sys.argv[2])):
+    assert LIBC.setsockopt(base.fileno(), 6, option, None, 0) == -1
+print('failed')
+input()
+";
+    let netns = Netns::new();
+    let daemon = Daemon::start(&[]);
+    let mut hog = netns.script(FAIL, &["1000", "10000"]);
+    hog.expect("failed");
+    needs_signal!(daemon.scrape(), "setsockopt");
+    let mut other = netns.script(FAIL, &["2000", "2010"]);
+    other.expect("failed");
+    let metrics = daemon.scrape();
+    let failures = [("map", "setsockopt_failures")];
+    assert_eq!(metrics.sum("observer_map_full_total", &failures), 0.0);
+    let shown = |pid: u32| {
+        let pid = pid.to_string();
+        let labels = [("pid", pid.as_str())];
+        let series = metrics.select(FAILURES, &labels).count();
+        (series, metrics.sum(FAILURES, &labels))
+    };
+    assert_eq!(shown(hog.pid()), (65, 9000.0));
+    assert_eq!(shown(other.pid()), (10, 10.0));
+    metrics.assert_complete();
+    other.end();
+    hog.end();
+}
+
 /// Every counter by name: none may ever fall, whatever becomes of processes.
 fn counters(metrics: &Metrics) -> BTreeMap<String, f64> {
     let counters = [

@@ -5,8 +5,8 @@ use observer_common::SIGNAL_LISTEN_OVERFLOW;
 use observer_core::contract::POLLED_LISTEN;
 
 use super::spec::{
-    AttachType, FallbackChain, MapSize, ProgramSpec, SKB, SOCK, Selection, chain, function,
-    iter_map_elem, shared, signal_name, variant,
+    AttachType, FallbackChain, Global, MapSize, ProgramSpec, SKB, SOCK, Selection, chain, function,
+    iter_map_elem, share_of_one, shared, signal_name, variant,
 };
 
 const CONN_REQUEST_ARGS: &[&str] = &[
@@ -79,7 +79,9 @@ const OVERFLOW: FallbackChain = chain(
 );
 
 /// What is read from listening sockets.
-const SOCKETS: FallbackChain = chain(POLLED_LISTEN, &[variant(&[ITER], &[])]).map_sizes(map_sizes);
+const SOCKETS: FallbackChain = chain(POLLED_LISTEN, &[variant(&[ITER], &[])])
+    .map_sizes(map_sizes)
+    .globals(globals);
 
 /// Every chain of the signals.
 pub const CHAINS: &[FallbackChain] = &[OVERFLOW, SOCKETS];
@@ -88,6 +90,14 @@ pub const CHAINS: &[FallbackChain] = &[OVERFLOW, SOCKETS];
 /// those that ended since they were last read.
 pub fn max_listeners(max_connections: u32) -> u32 {
     max_connections.min(4096)
+}
+
+fn globals(selection: &Selection<'_>) -> Vec<Global> {
+    let listeners = max_listeners(selection.options.max_connections);
+    vec![Global::u64(
+        "LISTENERS_SHARE",
+        u64::from(share_of_one(listeners)),
+    )]
 }
 
 fn map_sizes(selection: &Selection<'_>) -> Vec<MapSize> {

@@ -238,6 +238,11 @@ impl Global {
 /// The name of a map and its number of entries.
 pub type MapSize = (&'static str, u32);
 
+/// How many entries of a map with `entries` one process may have. The rest is for the others.
+pub const fn share_of_one(entries: u32) -> u32 {
+    entries - entries / 8
+}
+
 /// The label value of a `SIGNAL_` number.
 pub const fn signal_name(signal: u32) -> &'static str {
     SIGNAL_NAMES[signal as usize]
