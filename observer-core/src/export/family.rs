@@ -172,7 +172,7 @@ metrics! {
         "observer_map_capacity{map=\"connections\"}";
     MapFull: "observer_map_full_total", Counter, Observer, "insertions", ["map"],
         "",
-        "Insertions that failed because the BPF map was full, or because one process had seven eighths of it (listeners). If it grows, events are lost and gauges of live sockets are too low: raise the limit (--max-connections, --max-tracked-processes).",
+        "Insertions that failed because the BPF map was full, or because one process had seven eighths of it (connections, listeners). If it grows, events are lost and gauges of live sockets are too low: raise the limit (--max-connections, --max-tracked-processes).",
         "increase(observer_map_full_total[1h]) > 0";
     Records: "observer_records_total", Counter, Observer, "records", ["kind"],
         "",

@@ -174,6 +174,10 @@ settings! {
     BIND_BY_FUNCTION: u32 = 0;
     /// 1 when `__sys_listen` is hooked, so that returns of listen() are not counted.
     LISTEN_BY_FUNCTION: u32 = 0;
+    /// Maximum number of entries in the map of connections that belong to one process.
+    CONNECTIONS_SHARE: u64 = i64::MAX as u64;
+    /// Maximum number of entries in the map of connections without a known owner.
+    UNATTRIBUTED_SHARE: u64 = i64::MAX as u64;
     /// Maximum number of entries in the map of listeners that belong to one process.
     LISTENERS_SHARE: u64 = i64::MAX as u64;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.

@@ -42,7 +42,7 @@ pub enum Inserted {
     New,
     /// The socket already had an entry.
     Known,
-    /// The map took no entry: it is full, which is counted, or busy.
+    /// The map took no entry: it is full, or the process's share of it, which is counted, or it is busy.
     Refused,
 }
 
@@ -60,6 +60,9 @@ pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Optio
 /// Inserts an entry for a socket that went from `previous` to `state`.
 #[inline(always)]
 pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time: u64) -> Inserted {
+    if !gauges::may_hold(slot) && get(socket).is_none() {
+        return full();
+    }
     let conn = Conn {
         slot,
         flags,
@@ -91,18 +94,21 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
             Inserted::New
         }
         Err(EEXIST) => Inserted::Known,
-        Err(error) => {
-            // Others: another program that runs on this CPU holds the lock of the bucket.
-            if error == E2BIG {
-                outcome::map_full(MAP_CONNECTIONS);
-                if let Some(stats) = counters::stats() {
-                    // SAFETY: points into the map.
-                    unsafe { (*stats).connections_full = 1 };
-                }
-            }
-            Inserted::Refused
-        }
+        Err(E2BIG) => full(),
+        // Another program that runs on this CPU holds the lock of the bucket.
+        Err(_) => Inserted::Refused,
     }
+}
+
+/// The map has no room for an entry, or not for one of this process.
+#[inline(always)]
+fn full() -> Inserted {
+    outcome::map_full(MAP_CONNECTIONS);
+    if let Some(stats) = counters::stats() {
+        // SAFETY: points into the map.
+        unsafe { (*stats).connections_full = 1 };
+    }
+    Inserted::Refused
 }
 
 /// Inserts an entry for a live socket whose first transition was not seen, and adds it to the

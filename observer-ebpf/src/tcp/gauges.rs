@@ -1,9 +1,12 @@
 //! Counters of a slot about its sockets: transitions, from which the daemon derives the live
 //! sockets by state, adjustments to those, and the number of entries that point to the slot.
 
-use observer_common::{CLOSE, LISTEN, STATES};
+use observer_common::{CLOSE, LISTEN, SLOT_UNATTRIBUTED, STATES};
 
-use crate::core::counters::{self, add, adjust, bounded};
+use crate::core::{
+    counters::{self, add, adjust, bounded},
+    fields::{CONNECTIONS_SHARE, UNATTRIBUTED_SHARE},
+};
 
 /// Adds to the live sockets in `state` of `slot` ([`observer_common::StateCounters::adjust`]).
 #[inline(always)]
@@ -55,6 +58,20 @@ pub fn listening(slot: u32) -> i64 {
         let closed = (*state).transitions[LISTENING][CLOSED];
         opened.wrapping_sub(closed).cast_signed() + (*state).adjust[LISTENING]
     }
+}
+
+/// Whether `slot` has fewer entries than one process may have in the map of connections. A socket that is
+/// refused for that has no entry, and at its next transition it looks like one without an owner, so these
+/// have a share, too.
+#[inline(always)]
+pub fn may_hold(slot: u32) -> bool {
+    let share = match slot {
+        SLOT_UNATTRIBUTED => UNATTRIBUTED_SHARE.load(),
+        _ => CONNECTIONS_SHARE.load(),
+    }
+    .cast_signed();
+    // SAFETY: points into the map.
+    counters::slot(slot).is_none_or(|slot| unsafe { (*slot).sockets } < share)
 }
 
 /// Adds an entry that points to `slot`. The slot is not freed while it has any.

@@ -69,6 +69,9 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
     if from == to || to == SLOT_UNATTRIBUTED {
         return;
     }
+    if from == SLOT_UNATTRIBUTED && !gauges::may_hold(to) {
+        return;
+    }
     if flags & CONN_PARENT != 0 {
         // An MPTCP parent is in no gauge and has no transition that would complete a hand-over.
         gauges::hold(to);

@@ -262,6 +262,49 @@ input()
     program.end();
 }
 
+/// One process takes no more than seven eighths of the map; the others' sockets are tracked.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn one_process_cannot_fill_the_connection_map() {
+    let netns = Netns::new();
+    let connections = [("map", "connections")];
+    // What other programs on this host hold takes room, too.
+    let others = Daemon::shared().scrape();
+    let room = 16.0 * others.sum("observer_map_entries", &connections) + 512.0;
+    let share = room - (room / 8.0).floor();
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let mut hog = netns.script(
+        r"
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+listener = listen(*FAMILIES[0])
+kept = []
+for _ in range(int(sys.argv[1])):
+    kept.append(connect(socket.AF_INET, listener.getsockname()))
+    kept.append(listener.accept()[0])
+print('open')
+input()
+",
+        &[&(share / 2.0 + 50.0).ceil().to_string()],
+    );
+    hog.expect("open");
+    let full = daemon.scrape();
+    assert!(full.sum("observer_map_full_total", &connections) > 0.0);
+    let held = full.of(hog.pid(), "socket_process_open_sockets", &[]);
+    assert!(held <= share && held > share - 8.0, "{held} of {share}");
+    let mut other = netns.python(PAIRS, &["5"]);
+    other.expect("open");
+    let metrics = daemon.scrape();
+    let established = [("state", "ESTABLISHED")];
+    metrics.assert_of(other.pid(), LIVE, &established, 10.0);
+    metrics.assert_of(other.pid(), "socket_accepts_total", &[], 5.0);
+    metrics.assert_complete();
+    other.go();
+    other.expect("closed");
+    other.end();
+    hog.end();
+}
+
 /// Neither by listening on thousands of sockets, nor by listening and closing in a loop.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

@@ -243,6 +243,12 @@ pub const fn share_of_one(entries: u32) -> u32 {
     entries - entries / 8
 }
 
+/// How many entries of a map with `entries` may belong to no process. With [`share_of_one`], it leaves a
+/// sixteenth.
+pub const fn share_of_none(entries: u32) -> u32 {
+    entries / 16
+}
+
 /// The label value of a `SIGNAL_` number.
 pub const fn signal_name(signal: u32) -> &'static str {
     SIGNAL_NAMES[signal as usize]

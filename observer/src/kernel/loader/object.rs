@@ -12,7 +12,7 @@ use super::{LoadError, plan::Plan};
 use crate::kernel::{
     facts::{Facts, tracefs::syscall_return_offset},
     hooks::{
-        spec::{Global, MapSize, Selection},
+        spec::{Global, MapSize, Selection, share_of_none, share_of_one},
         table,
     },
     options::LoadOptions,
@@ -83,6 +83,14 @@ fn settings(
         Global::u32("RECORD_MASK", options.record_mask),
         Global::u64("WAKEUP_BYTES", u64::from(options.ring_bytes) / 2),
         Global::u64("SYSCALL_RET", syscall_ret),
+        Global::u64(
+            "CONNECTIONS_SHARE",
+            u64::from(share_of_one(options.max_connections)),
+        ),
+        Global::u64(
+            "UNATTRIBUTED_SHARE",
+            u64::from(share_of_none(options.max_connections)),
+        ),
     ];
     let mut sizes = vec![
         ("CONNECTIONS", options.max_connections),
