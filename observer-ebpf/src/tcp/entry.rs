@@ -2,11 +2,13 @@
 //! is found), removed when the socket is destroyed.
 
 use observer_common::{
-    CLOSE, CONN_ACTIVE, CONN_SEEDED, Conn, MAP_CONNECTIONS, SYN_SENT, TIMED_STATES,
+    CLOSE, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_SEEDED, Conn, MAP_CONNECTIONS, SYN_SENT,
+    TIMED_STATES,
 };
 
 use crate::{
     core::{
+        call_args,
         counters::{self, add},
         fields::{at, has},
         maps::{BPF_NOEXIST, CONNECTIONS, RESYNC},
@@ -115,11 +117,11 @@ fn full() -> Inserted {
 /// gauges of its owner.
 #[inline(always)]
 pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
-    // Only connect() leads to SYN_SENT, so this attempt has no outcome yet.
-    let flags = match state {
-        SYN_SENT => CONN_SEEDED | CONN_ACTIVE,
-        _ => CONN_SEEDED,
-    };
+    let mut flags = CONN_SEEDED;
+    if state == SYN_SENT {
+        // Only connect() leads there, so this attempt has no outcome yet.
+        flags |= CONN_ACTIVE;
+    }
     match insert(socket, slot, flags, state, state, time) {
         Inserted::New => {}
         // Whoever inserted it has adjusted the gauges.
@@ -132,8 +134,13 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
         add(unsafe { &raw mut (*slot).state.seeded }, 1);
     }
     let conn = get(socket)?;
+    // The map may have been full when it had its outcome.
+    let attempt = call_args::take_attempt(socket as *const u8).unwrap_or(0);
     // SAFETY: points into the map.
-    unsafe { (*conn).retransmits = retransmitted(socket as *const u8) };
+    unsafe {
+        (*conn).flags |= attempt & CONN_ATTEMPT_COUNTED;
+        (*conn).retransmits = retransmitted(socket as *const u8);
+    }
     Some(conn)
 }
 

@@ -6,7 +6,7 @@ use observer_common::{
 };
 
 use crate::{
-    core::{fields::at, outcome::count_lost, read::Memory},
+    core::{call_args, fields::at, outcome::count_lost, read::Memory},
     tcp::{
         connect,
         gauges::{adjust_live, count_transition},
@@ -23,6 +23,8 @@ pub fn transition<M: Memory>(sk: *const u8, timewait: *const u8, old: u8, new: u
     // SAFETY: a full socket, offset from BTF.
     let error = unsafe { M::read::<u32>(sk, at::OFF_SK_ERR()) };
     match (old, new) {
+        // Of an earlier socket at this address.
+        (LISTEN, _) => _ = call_args::take_attempt(sk),
         (CLOSE, SYN_SENT) => connect::untracked_started(sk),
         (SYN_SENT | SYN_RECV, ESTABLISHED) => connect::untracked_succeeded(sk, old),
         (SYN_SENT | SYN_RECV, CLOSE) => connect::untracked_failed(sk, old, error),
