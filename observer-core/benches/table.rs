@@ -53,6 +53,27 @@ fn tick(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What each tick publishes, of processes with a dozen counters that are not zero.
+fn snapshot(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("snapshot");
+    group.sample_size(20);
+    for processes in [1000, 10_000] {
+        let facts = FakeFacts::default();
+        let source = source(processes);
+        for slot in &mut source.slots.lock().expect("not poisoned")[3..] {
+            slot.state.transitions[1][..10].fill(12_345);
+            slot.accept.accepted = 12_345;
+            slot.connect.results[0] = 12_345;
+        }
+        let mut table = table(processes);
+        table.tick(Instant::now(), &source, &facts);
+        group.bench_function(BenchmarkId::from_parameter(processes), |bencher| {
+            bencher.iter(|| black_box(table.snapshot(1, &source, &facts)));
+        });
+    }
+    group.finish();
+}
+
 /// One process ends and another comes, with all that belongs to it.
 fn turnover(criterion: &mut Criterion) {
     let facts = FakeFacts::default();
@@ -75,5 +96,5 @@ fn turnover(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, tick, turnover);
+criterion_group!(benches, tick, snapshot, turnover);
 criterion_main!(benches);

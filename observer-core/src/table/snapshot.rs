@@ -104,10 +104,20 @@ static KEPT: [bool; COUNTERS] = {
 
 impl Counts {
     fn new(slot: &Slot) -> Self {
-        let counters = (0_u16..).zip(slot.counters()).zip(&KEPT);
-        let kept = counters.filter(|((_, count), kept)| **kept && **count != 0);
-        let (indices, values): (Vec<_>, Vec<_>) =
-            kept.map(|((index, count), _)| (index, *count)).unzip();
+        // Nearly all are zero, so look at many at a time.
+        const STRIDE: usize = 8;
+        let (mut indices, mut values) = (Vec::new(), Vec::new());
+        for (chunk, counts) in slot.counters().chunks(STRIDE).enumerate() {
+            if counts.iter().fold(0, |all, count| all | count) == 0 {
+                continue;
+            }
+            for (index, &count) in (chunk * STRIDE..).zip(counts) {
+                if count != 0 && KEPT[index] {
+                    indices.push(index as u16);
+                    values.push(count);
+                }
+            }
+        }
         Self {
             indices: indices.into(),
             values: values.into(),
