@@ -23,8 +23,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "observer-core/src",
         &[
-            "sync", "text", "names", "contract", "process", "net", "ports", "table", "export",
-            "config", "record", "host",
+            "sync", "text", "names", "btf", "contract", "process", "net", "ports", "table",
+            "export", "config", "record", "host",
         ],
     ),
     (

@@ -3,12 +3,11 @@
 //! observer/tests/fuzz_seeds.rs includes this file to run them on the seeds.
 
 use observer::kernel::{
-    Attach,
-    btf::KernelBtf,
-    check_args, field_offset,
+    Attach, check_args, field_offset,
     fields::{FIELDS, Layout, REGISTERS},
     reset_reasons, table,
 };
+use observer_core::btf::KernelBtf;
 
 /// A target's name and its body.
 pub type Target = (&'static str, fn(&[u8]));

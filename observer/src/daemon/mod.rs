@@ -20,6 +20,7 @@ use std::{
 use anyhow::Context as _;
 use observer_common::{RECORD_STATE, SLOT_FIRST};
 use observer_core::{
+    btf::VMLINUX,
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict},
     export::{
@@ -43,7 +44,7 @@ use self::{
 };
 use crate::{
     cli, heap,
-    kernel::{Attached, KERNEL_BTF, Kernel, LoadOptions, Stream, mount_tracefs},
+    kernel::{Attached, Kernel, LoadOptions, Stream, mount_tracefs},
     logging,
     logging::LogHandle,
     privileges,
@@ -246,7 +247,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
         hooks: settings.hooks,
         syscall_tracepoints: settings.syscall_tracepoints,
         self_test: settings.self_test,
-        btf: KERNEL_BTF.into(),
+        btf: VMLINUX.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),
     }
 }

@@ -13,8 +13,6 @@ mod program_stats;
 pub use attached::Attached;
 pub use clock::monotonic_ns;
 pub use facts::{
-    btf,
-    btf::VMLINUX as KERNEL_BTF,
     fields,
     fields::Absent,
     reset_reasons::reset_reasons,

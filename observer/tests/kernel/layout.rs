@@ -1,3 +1,5 @@
+//! What the daemon takes from the BTF of the running kernel.
+//!
 //! Kernels that lack a field, simulated on the running one: every program must still load,
 //! because the verifier removes what depends on the field.
 //!
@@ -7,11 +9,42 @@
 use std::collections::HashSet;
 
 use observer::kernel::{
-    KERNEL_BTF, Kernel, LoadOptions,
-    fields::{FIELDS, HASHINFO, Need, PORT_RANGE, REGISTERS, TW_REUSE},
+    Kernel, LoadOptions,
+    fields::{FIELDS, HASHINFO, Layout, Need, PORT_RANGE, REGISTERS, TW_REUSE},
+    reset_reasons,
 };
-use observer_core::contract::{Hooks, Status, SyscallTracepoints};
-use observer_test_support::scale;
+use observer_common::RESET_CLASSES_FROM;
+use observer_core::{
+    btf::{KernelBtf, VMLINUX},
+    contract::{Hooks, Status, SyscallTracepoints},
+};
+use observer_test_support::{scale, skip};
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn fields_and_signatures_are_found() {
+    let btf = KernelBtf::from_file(VMLINUX).unwrap();
+    let layout = Layout::resolve(&btf).unwrap();
+    // These two have not moved in any kernel from 5.10 to 7.3.
+    assert_eq!(layout.offset("OFF_SKC_FAMILY"), Some(16));
+    assert_eq!(layout.offset("OFF_SKC_STATE"), Some(18));
+    let args = btf.tracepoint_args("inet_sock_set_state").unwrap();
+    assert_eq!(args, ["struct sock *", "int", "int"]);
+    assert_eq!(btf.func_args("tcp_connect").unwrap(), ["struct sock *"]);
+    assert!(!btf.has_func("tcp_sock"));
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn reset_reasons_have_names() {
+    let reasons = reset_reasons(&KernelBtf::from_file(VMLINUX).unwrap());
+    if reasons.is_empty() {
+        skip!("the kernel has no reset reasons (before 6.10)");
+    }
+    assert_eq!(reasons[&0], "NOT_SPECIFIED");
+    let state = reasons.iter().find(|(_, name)| *name == "TCP_STATE");
+    assert!(state.is_some_and(|(number, _)| *number < RESET_CLASSES_FROM));
+}
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
@@ -25,7 +58,7 @@ fn each_optional_field_can_be_missing() {
         syscall_tracepoints: SyscallTracepoints::Auto,
         self_test: false,
         record_mask: u32::MAX,
-        btf: KERNEL_BTF.into(),
+        btf: VMLINUX.into(),
         log: false,
     };
     let optional: Vec<_> = FIELDS

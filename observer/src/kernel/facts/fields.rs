@@ -4,7 +4,7 @@
 //! Each offset is a read-only global of the programs. The verifier sees a constant, so that code
 //! which depends on an absent field is dead code to it.
 
-use super::btf::{KernelBtf, LayoutError};
+use observer_core::btf::{KernelBtf, LayoutError};
 
 /// The value of the global of a field that the kernel does not have.
 pub const ABSENT: u64 = u64::MAX;

@@ -4,8 +4,7 @@ use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
-
-use super::btf::KernelBtf;
+use observer_core::btf::KernelBtf;
 
 /// Which of the helpers the kernel has.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,6 @@
 //! What the running kernel is: the fields of its structures, the signatures of its functions
 //! and tracepoints, its helpers and where it shows its tracepoints. Nothing is loaded here.
 
-pub mod btf;
 pub mod fields;
 pub mod helpers;
 pub mod reset_reasons;
@@ -14,14 +13,9 @@ use std::{
 };
 
 use nix::sys::utsname::uname;
+use observer_core::btf::{KernelBtf, LayoutError};
 
-use self::{
-    btf::{KernelBtf, LayoutError},
-    fields::Layout,
-    helpers::Helpers,
-    skips::Skips,
-    tracefs::find_tracefs,
-};
+use self::{fields::Layout, helpers::Helpers, skips::Skips, tracefs::find_tracefs};
 
 /// The argument types of tracepoints and functions, by name, as
 /// [`KernelBtf::tracepoint_args`] and [`KernelBtf::func_args`] render them.

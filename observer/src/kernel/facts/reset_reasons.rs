@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::btf::KernelBtf;
+use observer_core::btf::KernelBtf;
 
 const ENUM: &str = "sk_rst_reason";
 const PREFIX: &str = "SK_RST_REASON_";
@@ -25,10 +25,9 @@ pub fn reset_reasons(btf: &KernelBtf) -> BTreeMap<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use observer_common::RESET_CLASSES_FROM;
+    use observer_core::btf::fixture::Writer;
 
     use super::*;
-    use crate::kernel::facts::btf::{VMLINUX, fixture::Writer};
 
     #[test]
     fn takes_the_reasons_and_nothing_else() {
@@ -49,24 +48,5 @@ mod tests {
     #[test]
     fn kernels_without_the_enum_have_none() {
         assert!(reset_reasons(&Writer::new().parse()).is_empty());
-    }
-
-    #[test]
-    fn reads_the_running_kernel() {
-        let btf = match KernelBtf::from_sys_fs() {
-            Ok(btf) => btf,
-            Err(error) => {
-                eprintln!("skipped: {error} ({VMLINUX})");
-                return;
-            }
-        };
-        let reasons = reset_reasons(&btf);
-        if reasons.is_empty() {
-            eprintln!("skipped: the kernel has no reset reasons (before 6.10)");
-            return;
-        }
-        assert_eq!(reasons[&0], "NOT_SPECIFIED");
-        let state = reasons.iter().find(|(_, name)| *name == "TCP_STATE");
-        assert!(state.is_some_and(|(number, _)| *number < RESET_CLASSES_FROM));
     }
 }

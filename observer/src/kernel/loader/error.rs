@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::kernel::facts::btf::{BtfError, LayoutError};
+use observer_core::btf::{BtfError, LayoutError};
 
 /// Why nothing could be loaded at all.
 #[derive(Debug, Error)]

@@ -21,14 +21,17 @@ use tracing::{debug, warn};
 pub use self::error::LoadError;
 use self::{attach::describe, plan::Plan};
 use crate::kernel::{
-    facts::{Facts, btf::KernelBtf, fields::Absent, skips::Skips},
+    facts::{Facts, fields::Absent, skips::Skips},
     hooks::{
         spec::{Attach, FallbackChain},
         table,
     },
     options::LoadOptions,
 };
-use observer_core::contract::{Status, Verdict};
+use observer_core::{
+    btf::KernelBtf,
+    contract::{Status, Verdict},
+};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {
@@ -74,9 +77,7 @@ impl Kernel {
             })
             .collect();
         let facts = Facts::new(&btf, signatures)?;
-        // Tens of megabytes while parsed; everything needed has been taken from it.
-        drop(btf);
-        let btf = Btf::parse_file(path, aya::Endianness::default()).map_err(|source| {
+        let btf = Btf::parse(btf.bytes(), aya::Endianness::default()).map_err(|source| {
             LoadError::AyaBtf {
                 path: path.to_owned(),
                 source,

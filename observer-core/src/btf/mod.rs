@@ -10,16 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use btf_rs::{Btf, Type};
+pub use self::{types::Malformed, walk::Bits};
+use self::{
+    types::{Kind, Type, Types},
+    walk::Broken,
+};
 
-pub use self::walk::Bits;
-use self::walk::{Broken, Types};
-
-#[cfg(test)]
-pub(crate) mod fixture;
+#[cfg(any(test, feature = "testing"))]
+pub mod fixture;
 mod render;
 #[cfg(test)]
 mod tests;
+mod types;
 mod walk;
 
 /// Where the kernel shows its BTF, when built with `CONFIG_DEBUG_INFO_BTF`.
@@ -39,7 +41,7 @@ pub enum BtfError {
     /// The bytes are no BTF, or a version of it that is not known here.
     // Its text includes the cause.
     #[error("malformed BTF: {0}")]
-    Malformed(btf_rs::Error),
+    Malformed(Malformed),
     /// A file with such bytes.
     #[error("cannot use {path}", path = path.display())]
     Unusable {
@@ -122,31 +124,37 @@ pub struct KernelBtf {
 }
 
 impl KernelBtf {
-    /// Reads the running kernel's.
-    pub fn from_sys_fs() -> Result<Self, BtfError> {
-        Self::from_file(VMLINUX)
-    }
-
-    /// Reads a file, such as one recorded on another kernel.
+    /// Reads a file: [`VMLINUX`], or one recorded on another kernel.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or is no BTF.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, BtfError> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|source| BtfError::Unreadable {
             path: path.to_owned(),
             source,
         })?;
-        Self::from_bytes(&bytes).map_err(|error| BtfError::Unusable {
+        Self::from_bytes(bytes).map_err(|error| BtfError::Unusable {
             path: path.to_owned(),
             source: Box::new(error),
         })
     }
 
-    /// Parses BTF.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BtfError> {
-        // This is the backend that parses everything up front and so finds all errors
-        // here. The other one maps the file, which older kernels do not allow.
-        Btf::from_bytes(bytes)
-            .map(|btf| Self { types: Types(btf) })
-            .map_err(BtfError::Malformed)
+    /// Reads BTF.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are none.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
+        let types = Types::new(bytes.into()).map_err(BtfError::Malformed)?;
+        Ok(Self { types })
+    }
+
+    /// The bytes that were read.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.types.bytes()
     }
 
     /// Finds the member at the dotted `path`, through embedded and anonymous structs and
@@ -176,11 +184,9 @@ impl KernelBtf {
         let mut found = None;
         // One name may stand for several types: copies that the BTF writer could not
         // merge, or private structures of unrelated files.
-        for id in self.ids(structure) {
-            let Ok(kind) = self.types.unqualified(id) else {
-                continue;
-            };
-            if !matches!(kind, Type::Struct(_) | Type::Union(_)) {
+        for (id, _) in self.types.named(structure) {
+            let unqualified = self.types.unqualified(id);
+            if !unqualified.is_ok_and(|it| matches!(it.kind, Kind::Struct | Kind::Union)) {
                 continue;
             }
             known = true;
@@ -215,8 +221,8 @@ impl KernelBtf {
     /// several of different sizes.
     #[must_use]
     pub fn size(&self, structure: &str) -> Option<u32> {
-        self.agreed(structure, |kind| match kind {
-            Type::Struct(it) | Type::Union(it) => u32::try_from(it.size()).ok(),
+        self.agreed(structure, |found| match found.kind {
+            Kind::Struct | Kind::Union => Some(found.size_or_id),
             _ => None,
         })
     }
@@ -224,23 +230,13 @@ impl KernelBtf {
     /// Names and numbers of an enum. Numbers of a signed enum are sign-extended.
     #[must_use]
     pub fn enumerators(&self, name: &str) -> Option<Vec<(String, u64)>> {
-        self.agreed(name, |kind| match kind {
-            Type::Enum(it) => it
-                .members
-                .iter()
-                .map(|member| {
-                    let value = match it.is_signed() {
-                        true => i64::from(member.val().cast_signed()).cast_unsigned(),
-                        false => u64::from(member.val()),
-                    };
-                    Some((self.types.0.resolve_name(member).ok()?, value))
-                })
-                .collect(),
-            Type::Enum64(it) => it
-                .members
-                .iter()
-                .map(|member| Some((self.types.0.resolve_name(member).ok()?, member.val())))
-                .collect(),
+        self.agreed(name, |found| match found.kind {
+            Kind::Enum | Kind::Enum64 => {
+                let owned = found
+                    .enumerators()
+                    .map(|(name, value)| (name.to_owned(), value));
+                Some(owned.collect())
+            }
             _ => None,
         })
     }
@@ -251,17 +247,10 @@ impl KernelBtf {
     pub fn tracepoint_args(&self, tracepoint: &str) -> Option<Vec<String>> {
         // `typedef void (*btf_trace_NAME)(void *__data, ...)`, from
         // include/trace/bpf_probe.h.
-        self.agreed(&format!("btf_trace_{tracepoint}"), |kind| {
-            let Type::Typedef(typedef) = kind else {
-                return None;
-            };
-            let Ok(Type::Ptr(pointer)) = self.types.0.resolve_chained_type(&typedef) else {
-                return None;
-            };
-            let Ok(Type::FuncProto(proto)) = self.types.0.resolve_chained_type(&pointer) else {
-                return None;
-            };
-            let mut args = self.types.args(&proto)?;
+        self.agreed(&format!("btf_trace_{tracepoint}"), |typedef| {
+            let pointer = self.referred(typedef, Kind::Typedef)?;
+            let proto = self.referred(pointer, Kind::Ptr)?;
+            let mut args = self.args(proto)?;
             (!args.is_empty()).then(|| args.split_off(1))
         })
     }
@@ -272,38 +261,30 @@ impl KernelBtf {
     /// differ.
     #[must_use]
     pub fn func_args(&self, function: &str) -> Option<Vec<String>> {
-        self.agreed(function, |kind| {
-            let Type::Func(func) = kind else { return None };
-            match self.types.0.resolve_chained_type(&func) {
-                Ok(Type::FuncProto(proto)) => self.types.args(&proto),
-                _ => None,
-            }
-        })
+        self.agreed(function, |func| self.args(self.referred(func, Kind::Func)?))
     }
 
     /// Whether the kernel describes a function of that name.
     #[must_use]
     pub fn has_func(&self, function: &str) -> bool {
-        self.ids(function)
-            .into_iter()
-            .any(|id| matches!(self.types.0.resolve_type_by_id(id), Ok(Type::Func(_))))
+        let mut named = self.types.named(function);
+        named.any(|(_, found)| found.kind == Kind::Func)
     }
 
-    fn ids(&self, name: &str) -> Vec<u32> {
-        match name {
-            // btf-rs would return every anonymous type.
-            "" => Vec::new(),
-            _ => self.types.0.resolve_ids_by_name(name).unwrap_or_default(),
-        }
+    /// The type that `of` refers to, if `of` is of that kind.
+    fn referred(&self, of: Type<'_>, kind: Kind) -> Option<Type<'_>> {
+        (of.kind == kind).then(|| self.types.get(of.size_or_id))?
+    }
+
+    fn args(&self, proto: Type<'_>) -> Option<Vec<String>> {
+        (proto.kind == Kind::FuncProto).then(|| self.types.args(proto))?
     }
 
     /// The result of `read` for the types called `name`, if it is the same for all for which it
     /// returns one.
-    fn agreed<T: PartialEq>(&self, name: &str, read: impl Fn(Type) -> Option<T>) -> Option<T> {
-        let mut values = self
-            .ids(name)
-            .into_iter()
-            .filter_map(|id| read(self.types.0.resolve_type_by_id(id).ok()?));
+    fn agreed<T: PartialEq>(&self, name: &str, read: impl Fn(Type<'_>) -> Option<T>) -> Option<T> {
+        let named = self.types.named(name);
+        let mut values = named.filter_map(|(_, found)| read(found));
         let first = values.next()?;
         values.all(|other| other == first).then_some(first)
     }

@@ -1,6 +1,6 @@
 //! Following members, qualifiers and sizes from type to type, in bounded steps.
 
-use btf_rs::{Btf, BtfType, Member, Type};
+use super::types::{Kind, Type, Types};
 
 /// References followed from one type to the next before they count as circular. The
 /// longest chain of typedefs and qualifiers in a kernel is below ten.
@@ -17,11 +17,12 @@ pub(super) const ENTERED: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Broken;
 
-/// A member that was found: `bits` is set for bitfields.
+/// A member that was found.
 pub(super) struct Place {
     bit_offset: u64,
     type_id: u32,
-    bits: Option<u32>,
+    /// The width of a bitfield; 0 for an ordinary member, also of a structure with bitfields.
+    bits: u32,
 }
 
 /// Where a field lies, in bits. Bits are counted from the least significant one, as
@@ -36,28 +37,18 @@ pub struct Bits {
     pub bits: u32,
 }
 
-/// All types of a kernel.
-pub(super) struct Types(pub Btf);
-
 impl Types {
-    /// The name of a type or member, empty if it has none.
-    pub(super) fn name(&self, of: &dyn BtfType) -> String {
-        self.0.resolve_name(of).unwrap_or_default()
-    }
-
     /// The type behind typedefs, qualifiers and type tags.
-    pub(super) fn unqualified(&self, id: u32) -> Result<Type, Broken> {
-        let mut kind = self.0.resolve_type_by_id(id).map_err(|_| Broken)?;
+    pub(super) fn unqualified(&self, id: u32) -> Result<Type<'_>, Broken> {
+        let mut id = id;
         for _ in 0..CHAIN {
-            let next = match &kind {
-                Type::Typedef(it) => self.0.resolve_chained_type(it),
-                Type::Const(it) | Type::Volatile(it) | Type::Restrict(it) => {
-                    self.0.resolve_chained_type(it)
+            let found = self.get(id).ok_or(Broken)?;
+            match found.kind {
+                Kind::Typedef | Kind::Const | Kind::Volatile | Kind::Restrict | Kind::TypeTag => {
+                    id = found.size_or_id;
                 }
-                Type::TypeTag(it) => self.0.resolve_chained_type(it),
-                _ => return Ok(kind),
-            };
-            kind = next.map_err(|_| Broken)?;
+                _ => return Ok(found),
+            }
         }
         Err(Broken)
     }
@@ -66,18 +57,20 @@ impl Types {
         let mut id = id;
         let mut elements = 1_u64;
         for _ in 0..CHAIN {
-            let size = match self.unqualified(id)? {
-                Type::Array(it) => {
-                    elements = elements.checked_mul(it.len() as u64).ok_or(Broken)?;
-                    id = it.get_type_id().ok_or(Broken)?;
-                    continue;
-                }
-                Type::Int(it) => it.size() as u64,
-                Type::Float(it) => it.size() as u64,
-                Type::Enum(it) => it.size() as u64,
-                Type::Enum64(it) => it.size() as u64,
-                Type::Struct(it) | Type::Union(it) => it.size() as u64,
-                Type::Ptr(_) => POINTER,
+            let found = self.unqualified(id)?;
+            if let Some((of, length)) = found.array() {
+                elements = elements.checked_mul(u64::from(length)).ok_or(Broken)?;
+                id = of;
+                continue;
+            }
+            let size = match found.kind {
+                Kind::Int
+                | Kind::Float
+                | Kind::Enum
+                | Kind::Enum64
+                | Kind::Struct
+                | Kind::Union => u64::from(found.size_or_id),
+                Kind::Ptr => POINTER,
                 _ => return Err(Broken),
             };
             return elements.checked_mul(size).ok_or(Broken);
@@ -87,12 +80,12 @@ impl Types {
 
     pub(super) fn bits(&self, place: &Place) -> Result<Bits, Broken> {
         let bits = match place.bits {
-            Some(bits) => bits,
-            None => self
+            0 => self
                 .size_of(place.type_id)?
                 .checked_mul(8)
                 .and_then(|bits| u32::try_from(bits).ok())
                 .ok_or(Broken)?,
+            bits => bits,
         };
         let byte_offset = u32::try_from(place.bit_offset / 8).map_err(|_| Broken)?;
         Ok(Bits {
@@ -112,11 +105,11 @@ impl Types {
         let mut place = Place {
             bit_offset: 0,
             type_id: id,
-            bits: None,
+            bits: 0,
         };
         for segment in path.split('.') {
             let (name, index) = match segment.strip_suffix(']').and_then(|it| it.split_once('[')) {
-                Some((name, index)) => match index.parse::<u64>() {
+                Some((name, index)) => match index.parse::<u32>() {
                     Ok(index) => (name, Some(index)),
                     Err(_) => return Ok(None),
                 },
@@ -129,13 +122,13 @@ impl Types {
             place = inner;
             place.bit_offset = base.checked_add(place.bit_offset).ok_or(Broken)?;
             if let Some(index) = index {
-                match self.unqualified(place.type_id)? {
-                    Type::Array(array) if index < array.len() as u64 => {
-                        place.type_id = array.get_type_id().ok_or(Broken)?;
+                match self.unqualified(place.type_id)?.array() {
+                    Some((of, length)) if index < length => {
+                        place.type_id = of;
                         place.bit_offset = self
-                            .size_of(place.type_id)?
+                            .size_of(of)?
                             .checked_mul(8)
-                            .and_then(|bits| bits.checked_mul(index))
+                            .and_then(|bits| bits.checked_mul(u64::from(index)))
                             .and_then(|bits| bits.checked_add(place.bit_offset))
                             .ok_or(Broken)?;
                     }
@@ -152,33 +145,22 @@ impl Types {
         let mut pending = vec![(id, 0_u64)];
         while let Some((id, base)) = pending.pop() {
             *budget = budget.checked_sub(1).ok_or(Broken)?;
-            let (Type::Struct(it) | Type::Union(it)) = self.unqualified(id)? else {
-                continue;
-            };
-            for member in &it.members {
-                let type_id = member.get_type_id().ok_or(Broken)?;
+            for member in self.unqualified(id)?.members() {
                 let bit_offset = base
-                    .checked_add(u64::from(member.bit_offset()))
+                    .checked_add(u64::from(member.bit_offset))
                     .ok_or(Broken)?;
-                let member_name = self.name(member);
-                if member_name == name {
+                if member.name == name {
                     return Ok(Some(Place {
                         bit_offset,
-                        type_id,
-                        bits: bitfield_size(member),
+                        type_id: member.type_id,
+                        bits: member.bits,
                     }));
                 }
-                if member_name.is_empty() && pending.len() < ENTERED {
-                    pending.push((type_id, bit_offset));
+                if member.name.is_empty() && pending.len() < ENTERED {
+                    pending.push((member.type_id, bit_offset));
                 }
             }
         }
         Ok(None)
     }
-}
-
-/// The width of a bitfield; `None` for an ordinary member, which a structure that has
-/// bitfields describes with a width of zero.
-fn bitfield_size(member: &Member) -> Option<u32> {
-    member.bitfield_size().filter(|bits| *bits != 0)
 }

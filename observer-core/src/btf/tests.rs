@@ -238,6 +238,25 @@ fn unreadable_files_are_named() {
     ));
 }
 
+#[test]
+fn longer_headers_are_accepted_and_unknown_kinds_are_named() {
+    let mut longer = sample().bytes();
+    longer[4] = 32;
+    longer.splice(24..24, [0; 8]);
+    let btf = KernelBtf::from_bytes(longer).unwrap();
+    assert_eq!(btf.size("sock"), Some(120));
+
+    let mut unknown = Writer::new();
+    unknown.int("int", 4);
+    let mut unknown = unknown.bytes();
+    unknown[24 + 7] = 31;
+    let error = KernelBtf::from_bytes(unknown).unwrap_err();
+    assert!(
+        matches!(error, BtfError::Malformed(Malformed::Type(1))),
+        "{error}"
+    );
+}
+
 /// Asks for everything. Returns instead of panicking, whatever the BTF holds.
 fn exercise(bytes: &[u8]) {
     let Ok(btf) = KernelBtf::from_bytes(bytes) else {

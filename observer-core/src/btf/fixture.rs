@@ -2,7 +2,6 @@
 //! missing, or are bitfields.
 
 use super::KernelBtf;
-use crate::kernel::facts::fields::FieldSpec;
 
 const INT: u32 = 1;
 const PTR: u32 = 2;
@@ -22,50 +21,56 @@ const ENUM64: u32 = 19;
 const KIND_FLAG: u32 = 1 << 31;
 
 /// `void`.
-pub(crate) const VOID: u32 = 0;
+pub const VOID: u32 = 0;
 
 /// Collects types; each method returns the id of the type it adds.
-pub(crate) struct Writer {
+pub struct Writer {
     types: Vec<u8>,
     strings: Vec<u8>,
     next: u32,
 }
 
-impl Writer {
-    pub(crate) fn new() -> Self {
+impl Default for Writer {
+    fn default() -> Self {
         Self {
             types: Vec::new(),
             strings: vec![0],
             next: 1,
         }
     }
+}
 
-    pub(crate) fn int(&mut self, name: &str, size: u32) -> u32 {
+impl Writer {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn int(&mut self, name: &str, size: u32) -> u32 {
         self.add(name, INT, 0, size, &[size * 8])
     }
 
-    pub(crate) fn pointer(&mut self, to: u32) -> u32 {
+    pub fn pointer(&mut self, to: u32) -> u32 {
         self.add("", PTR, 0, to, &[])
     }
 
-    pub(crate) fn array(&mut self, of: u32, elements: u32) -> u32 {
+    pub fn array(&mut self, of: u32, elements: u32) -> u32 {
         self.add("", ARRAY, 0, 0, &[of, of, elements])
     }
 
     /// Members are name, type and bit offset.
-    pub(crate) fn structure(&mut self, name: &str, size: u32, of: &[(&str, u32, u32)]) -> u32 {
+    pub fn structure(&mut self, name: &str, size: u32, of: &[(&str, u32, u32)]) -> u32 {
         let words = self.members(of);
         self.add(name, STRUCT, of.len(), size, &words)
     }
 
-    pub(crate) fn union(&mut self, name: &str, size: u32, of: &[(&str, u32, u32)]) -> u32 {
+    pub fn union(&mut self, name: &str, size: u32, of: &[(&str, u32, u32)]) -> u32 {
         let words = self.members(of);
         self.add(name, UNION, of.len(), size, &words)
     }
 
     /// A struct with bitfields: members are name, type, bit offset and width, where 0
     /// stands for an ordinary member.
-    pub(crate) fn bitfields(&mut self, name: &str, size: u32, of: &[(&str, u32, u32, u32)]) -> u32 {
+    pub fn bitfields(&mut self, name: &str, size: u32, of: &[(&str, u32, u32, u32)]) -> u32 {
         let words: Vec<_> = of
             .iter()
             .flat_map(|(name, id, offset, bits)| [self.string(name), *id, bits << 24 | offset])
@@ -73,7 +78,7 @@ impl Writer {
         self.add(name, STRUCT | KIND_FLAG, of.len(), size, &words)
     }
 
-    pub(crate) fn enumeration(&mut self, name: &str, of: &[(&str, i32)], signed: bool) -> u32 {
+    pub fn enumeration(&mut self, name: &str, of: &[(&str, i32)], signed: bool) -> u32 {
         let words: Vec<_> = of
             .iter()
             .flat_map(|(name, value)| [self.string(name), value.cast_unsigned()])
@@ -82,7 +87,7 @@ impl Writer {
         self.add(name, ENUM | flag, of.len(), 4, &words)
     }
 
-    pub(crate) fn enumeration64(&mut self, name: &str, of: &[(&str, u64)]) -> u32 {
+    pub fn enumeration64(&mut self, name: &str, of: &[(&str, u64)]) -> u32 {
         let words: Vec<_> = of
             .iter()
             .flat_map(|(name, value)| [self.string(name), *value as u32, (value >> 32) as u32])
@@ -90,27 +95,27 @@ impl Writer {
         self.add(name, ENUM64, of.len(), 8, &words)
     }
 
-    pub(crate) fn forward(&mut self, name: &str) -> u32 {
+    pub fn forward(&mut self, name: &str) -> u32 {
         self.add(name, FWD, 0, 0, &[])
     }
 
-    pub(crate) fn typedef(&mut self, name: &str, of: u32) -> u32 {
+    pub fn typedef(&mut self, name: &str, of: u32) -> u32 {
         self.add(name, TYPEDEF, 0, of, &[])
     }
 
-    pub(crate) fn volatile(&mut self, of: u32) -> u32 {
+    pub fn volatile(&mut self, of: u32) -> u32 {
         self.add("", VOLATILE, 0, of, &[])
     }
 
-    pub(crate) fn constant(&mut self, of: u32) -> u32 {
+    pub fn constant(&mut self, of: u32) -> u32 {
         self.add("", CONST, 0, of, &[])
     }
 
-    pub(crate) fn type_tag(&mut self, tag: &str, of: u32) -> u32 {
+    pub fn type_tag(&mut self, tag: &str, of: u32) -> u32 {
         self.add(tag, TYPE_TAG, 0, of, &[])
     }
 
-    pub(crate) fn prototype(&mut self, parameters: &[(&str, u32)]) -> u32 {
+    pub fn prototype(&mut self, parameters: &[(&str, u32)]) -> u32 {
         let words: Vec<_> = parameters
             .iter()
             .flat_map(|(name, id)| [self.string(name), *id])
@@ -118,11 +123,11 @@ impl Writer {
         self.add("", FUNC_PROTO, parameters.len(), VOID, &words)
     }
 
-    pub(crate) fn function(&mut self, name: &str, prototype: u32) -> u32 {
+    pub fn function(&mut self, name: &str, prototype: u32) -> u32 {
         self.add(name, FUNC, 0, prototype, &[])
     }
 
-    pub(crate) fn tracepoint(&mut self, name: &str, parameters: &[(&str, u32)]) -> u32 {
+    pub fn tracepoint(&mut self, name: &str, parameters: &[(&str, u32)]) -> u32 {
         let data = self.pointer(VOID);
         let parameters: Vec<_> = std::iter::once(("__data", data))
             .chain(parameters.iter().copied())
@@ -133,11 +138,11 @@ impl Writer {
     }
 
     /// The id that the next type will have, for references forward and in circles.
-    pub(crate) fn next(&self) -> u32 {
+    pub fn next(&self) -> u32 {
         self.next
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let types = self.types.len() as u32;
         let mut bytes = vec![0x9f, 0xeb, 1, 0];
         for word in [24, 0, types, types, self.strings.len() as u32] {
@@ -148,8 +153,8 @@ impl Writer {
         bytes
     }
 
-    pub(crate) fn parse(&self) -> KernelBtf {
-        KernelBtf::from_bytes(&self.bytes()).expect("the writer writes valid BTF")
+    pub fn parse(&self) -> KernelBtf {
+        KernelBtf::from_bytes(self.bytes()).expect("the writer writes valid BTF")
     }
 
     fn members(&mut self, of: &[(&str, u32, u32)]) -> Vec<u32> {
@@ -177,48 +182,4 @@ impl Writer {
         self.next += 1;
         self.next - 1
     }
-}
-
-/// What a made-up kernel does with a field.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Has {
-    /// Has it as expected.
-    Expected,
-    /// Lacks it.
-    Nothing,
-    /// Has it with another size.
-    Size(u32),
-    /// Has it as a bitfield of that width, one bit off a byte boundary.
-    Bits(u32),
-}
-
-/// A kernel that has the fields of `specs`, one after the other with `gap` bytes between
-/// them, each as `has` says.
-pub(crate) fn kernel(specs: &[FieldSpec], gap: u32, has: impl Fn(&FieldSpec) -> Has) -> Writer {
-    let mut writer = Writer::new();
-    let mut structures: Vec<&str> = specs.iter().map(|spec| spec.structure).collect();
-    structures.dedup();
-    for structure in structures {
-        let mut members = Vec::new();
-        let mut offset = 0;
-        for spec in specs.iter().filter(|spec| spec.structure == structure) {
-            let (size, bits) = match has(spec) {
-                Has::Expected => (spec.size, 0),
-                Has::Nothing => continue,
-                Has::Size(size) => (size, 0),
-                Has::Bits(bits) => (spec.size, bits),
-            };
-            let mut id = writer.int("int", size);
-            let mut segments = spec.path.split('.');
-            let outer = segments.next().unwrap_or_default();
-            for inner in segments.rev() {
-                id = writer.structure("", size, &[(inner, id, 0)]);
-            }
-            offset += gap;
-            members.push((outer, id, offset * 8 + u32::from(bits != 0), bits));
-            offset += size;
-        }
-        writer.bitfields(structure, offset, &members);
-    }
-    writer
 }
