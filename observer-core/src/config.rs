@@ -219,8 +219,8 @@ settings! {
     #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_SYSCALL_TRACEPOINTS")]
     syscall_tracepoints: SyscallTracepoints => SyscallTracepoints = SyscallTracepoints::default(), restart;
 
-    /// At start, make connections in a separate network namespace to test that each hook fires
-    /// [default: true]
+    /// At start, make connections in a separate network namespace to test that each hook on
+    /// a kernel function fires [default: true]
     #[arg(help_heading = "Kernel", value_name = "BOOL", env = "OBSERVER_SELF_TEST")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]

@@ -6,17 +6,17 @@
 //! On a fast machine each field is missing alone. Verifying takes long in an emulated one,
 //! and there several are missing at once.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use observer::kernel::{
-    Kernel, LoadOptions,
+    Kernel, LoadOptions, Loaded,
     fields::{FIELDS, HASHINFO, Layout, Need, PORT_RANGE, REGISTERS, TW_REUSE},
     reset_reasons,
 };
 use observer_common::RESET_CLASSES_FROM;
 use observer_core::{
     btf::{KernelBtf, VMLINUX},
-    contract::{Hooks, Status, SyscallTracepoints},
+    contract::{AttachType, Hooks, Status, SyscallTracepoints},
 };
 use observer_test_support::{scale, skip};
 
@@ -46,10 +46,9 @@ fn reset_reasons_have_names() {
     assert!(state.is_some_and(|(number, _)| *number < RESET_CLASSES_FROM));
 }
 
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn each_optional_field_can_be_missing() {
-    let options = LoadOptions {
+/// Small maps and no self-test.
+fn options() -> LoadOptions {
+    LoadOptions {
         ring_bytes: 1 << 16,
         max_connections: 64,
         slots: 16,
@@ -60,7 +59,46 @@ fn each_optional_field_can_be_missing() {
         record_mask: u32::MAX,
         btf: VMLINUX.into(),
         log: false,
+    }
+}
+
+/// The numbers of the loaded programs. The kernel numbers programs in the order of loading.
+fn numbers(loaded: &Loaded) -> Vec<u32> {
+    let programs = loaded.ebpf.programs();
+    programs
+        .filter_map(|(_, program)| Some(program.info().ok()?.id()))
+        .collect()
+}
+
+/// Verifying takes most of a start.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn self_test_loads_only_programs_on_functions() {
+    let kernel = Kernel::examine(Path::new(VMLINUX)).unwrap();
+    let before = kernel.load(&options()).unwrap();
+    let options = LoadOptions {
+        self_test: true,
+        ..options()
     };
+    let after = kernel.load(&options).unwrap();
+    let verdicts = after.verdicts.iter();
+    // Some are refused only when they are attached.
+    let tried = verdicts.filter(|verdict| {
+        !matches!(
+            verdict.attach_type,
+            AttachType::TpBtf | AttachType::Tracepoint | AttachType::Iter
+        ) && matches!(verdict.status, Status::Attached | Status::Refused)
+    });
+    let expected = numbers(&after).len() + tried.count();
+    let newest = |loaded| numbers(loaded).into_iter().max().unwrap();
+    let loads = newest(&after) - newest(&before);
+    assert!(loads as usize <= expected, "{loads} > {expected}");
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn each_optional_field_can_be_missing() {
+    let options = options();
     let optional: Vec<_> = FIELDS
         .iter()
         .chain(REGISTERS)

@@ -88,7 +88,7 @@ pub struct ProgramSpec {
     pub hook: &'static str,
     /// How it is attached.
     pub attach: Attach,
-    /// Whether the self-test makes it run.
+    /// Whether the self-test makes it run, if it is on a function.
     pub self_tested: bool,
 }
 
@@ -259,7 +259,7 @@ const fn program(name: &'static str, hook: &'static str, attach: Attach) -> Prog
         name,
         hook,
         attach,
-        self_tested: !matches!(attach, Attach::IterTaskFile | Attach::IterMapElem { .. }),
+        self_tested: true,
     }
 }
 

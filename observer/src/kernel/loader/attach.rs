@@ -1,45 +1,60 @@
 //! Loading and attaching programs.
 
+use std::collections::HashSet;
+
 use aya::{
     Btf, Ebpf,
     programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, ProgramError, TracePoint},
 };
 use tracing::debug;
 
+use super::plan::Plan;
 use crate::kernel::hooks::spec::{Attach, AttachType, ProgramSpec};
 
-/// Loads and attaches `programs` in order. Returns those that the kernel refused; the rest need
-/// not be attached then.
-pub fn load_and_attach(
+/// Loads the programs of `plan` that `wanted` selects. What the kernel refuses is taken out of the
+/// plan, and what the plan selects instead is loaded, until nothing is refused. Returns whether
+/// anything was.
+pub fn load_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    programs: &[&'static ProgramSpec],
-) -> Vec<(&'static str, ProgramError)> {
-    let mut refusals = Vec::new();
-    // Kernels that refuse one hook on a function often refuse all of them. They are loaded first,
-    // so that little is loaded in vain.
-    let (functions, others): (Vec<_>, Vec<_>) = programs
-        .iter()
-        .partition(|program| program.hooks_function());
-    for group in [functions, others] {
-        for program in group {
+    plan: &mut Plan,
+    wanted: fn(&ProgramSpec) -> bool,
+) -> bool {
+    let mut loaded = HashSet::new();
+    let mut any_refused = false;
+    loop {
+        let mut refused = false;
+        for program in plan.programs() {
+            if !wanted(program) || !loaded.insert(program.name) {
+                continue;
+            }
             if let Err(error) = load(ebpf, btf, program) {
-                refusals.push((program.name, error));
+                plan.refuse(program, describe(&error));
+                refused = true;
             }
         }
-        if !refusals.is_empty() {
-            return refusals;
+        if !refused {
+            return any_refused;
         }
+        any_refused = true;
     }
-    for program in programs {
-        if let Err(error) = attach(ebpf, program) {
-            refusals.push((program.name, error));
-        }
-    }
-    refusals
 }
 
-fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), ProgramError> {
+/// Attaches the programs of `plan` in order; they are loaded. What the kernel refuses is taken out
+/// of the plan. Returns whether it refused anything.
+pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> bool {
+    let mut refused = false;
+    for program in plan.programs() {
+        if let Err(error) = attach(ebpf, program) {
+            plan.refuse(program, describe(&error));
+            refused = true;
+        }
+    }
+    refused
+}
+
+/// Loads one program.
+pub fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), ProgramError> {
     let handle = ebpf
         .program_mut(program.name)
         .ok_or(ProgramError::NotLoaded)?;
@@ -66,7 +81,8 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), Program
     }
 }
 
-fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
+/// Attaches one program, which is loaded.
+pub fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
     let handle = ebpf
         .program_mut(program.name)
         .ok_or(ProgramError::NotLoaded)?;

@@ -13,7 +13,10 @@ mod obstacle;
 mod plan;
 mod selftest;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 
 use aya::{Btf, Ebpf};
 use tracing::{debug, warn};
@@ -23,15 +26,12 @@ use self::{attach::describe, plan::Plan};
 use crate::kernel::{
     facts::{Facts, fields::Absent, skips::Skips},
     hooks::{
-        spec::{Attach, FallbackChain},
+        spec::{Attach, FallbackChain, ProgramSpec},
         table,
     },
     options::LoadOptions,
 };
-use observer_core::{
-    btf::KernelBtf,
-    contract::{Status, Verdict},
-};
+use observer_core::{btf::KernelBtf, contract::Verdict};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {
@@ -130,8 +130,11 @@ impl Kernel {
         })
     }
 
-    /// Attaches everything for a moment to see which hooks fire, and takes those that do not
-    /// out of the plan. Returns why that could not be done, if it could not.
+    /// Attaches the programs on functions for a moment to see which of them run, and takes those
+    /// that do not out of the plan. Returns why that could not be done, if it could not.
+    ///
+    /// What they are told of each other by globals, and the order in which they are attached, do
+    /// not matter here, so one object serves until all run.
     fn self_test(
         &self,
         options: &LoadOptions,
@@ -146,13 +149,30 @@ impl Kernel {
             log: false,
             ..options.clone()
         };
+        let mut ebpf = object::create(&self.facts, &self.btf, &options, plan)?;
+        let mut attached = HashSet::new();
         loop {
-            let ebpf = self.attach_all(&options, plan)?;
-            let silent = match selftest::silent(&ebpf, &plan.programs()) {
+            let mut programs = plan.programs();
+            programs.retain(|program| program.hooks_function());
+            let mut changed = false;
+            for program in &programs {
+                if !attached.insert(program.name) {
+                    continue;
+                }
+                let result = attach::load(&mut ebpf, &self.btf, program)
+                    .and_then(|()| attach::attach(&mut ebpf, program));
+                if let Err(error) = result {
+                    plan.refuse(program, describe(&error));
+                    changed = true;
+                }
+            }
+            if changed {
+                continue;
+            }
+            let silent = match selftest::silent(&ebpf, &programs) {
                 Ok(silent) => silent,
                 Err(error) => return Ok(Some(error.to_string())),
             };
-            let mut changed = false;
             for program in silent {
                 warn!(
                     hook = program.hook,
@@ -166,21 +186,20 @@ impl Kernel {
         }
     }
 
-    /// Loads and attaches what the plan says. What the kernel refuses is taken out of the
-    /// plan, and as globals depend on the plan and cannot be changed later, all programs are
+    /// Loads and attaches what the plan says. If the kernel refuses something, it is taken out of
+    /// the plan, and as globals depend on the plan and cannot be changed later, all programs are
     /// then loaded anew.
     fn attach_all(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Ebpf, LoadError> {
         loop {
             check_required(plan)?;
             let mut ebpf = object::create(&self.facts, &self.btf, options, plan)?;
-            let refusals = attach::load_and_attach(&mut ebpf, &self.btf, &plan.programs());
-            if refusals.is_empty() {
+            // Kernels that refuse one hook on a function often refuse all of them. They are loaded
+            // first, so that little is loaded in vain.
+            let refused = attach::load_all(&mut ebpf, &self.btf, plan, ProgramSpec::hooks_function)
+                || attach::load_all(&mut ebpf, &self.btf, plan, |it| !it.hooks_function())
+                || attach::attach_all(&mut ebpf, plan);
+            if !refused {
                 return Ok(ebpf);
-            }
-            for (program, error) in refusals {
-                let detail = describe(&error);
-                debug!(program, detail, "refused");
-                plan.fail(program, Status::Refused, detail);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use observer_core::contract::{Status, Verdict};
+use tracing::debug;
 
 use super::obstacle::obstacle;
 use crate::kernel::{
@@ -59,6 +60,12 @@ impl Plan {
         self.failures
             .entry(program)
             .or_insert(Failure { status, detail });
+    }
+
+    /// Notes that the kernel refused `program`.
+    pub fn refuse(&mut self, program: &ProgramSpec, detail: String) {
+        debug!(program = program.name, detail, "refused");
+        self.fail(program.name, Status::Refused, detail);
     }
 
     fn failure(&self, program: &ProgramSpec) -> Option<Failure> {
