@@ -34,16 +34,6 @@ impl ResetReasons {
         }
     }
 
-    /// The kernel's number of a reason, named without prefix: `TCP_STATE`. `None` when this
-    /// kernel does not have it.
-    #[must_use]
-    pub fn lookup(&self, name: &str) -> Option<u32> {
-        self.by_number
-            .iter()
-            .find(|(_, other)| *other == name)
-            .map(|(number, _)| *number)
-    }
-
     /// Whether the kernel gives no reasons.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -86,8 +76,6 @@ mod tests {
         assert_eq!(reasons.name(14), "TCP_STATE");
         assert_eq!(reasons.name(2), "REASON_2");
         assert_eq!(reasons.name(15), "REASON_15");
-        assert_eq!(reasons.lookup("TCP_STATE"), Some(14));
-        assert_eq!(reasons.lookup("MAX"), None);
     }
 
     #[test]
@@ -108,7 +96,6 @@ mod tests {
         let reasons = ResetReasons::default();
         assert!(reasons.is_empty());
         assert_eq!(reasons.name(0), "REASON_0");
-        assert_eq!(reasons.lookup("TCP_STATE"), None);
     }
 
     #[test]
