@@ -148,17 +148,6 @@ fn a_missing_mount_resolves_nothing() {
     assert!(resolver.is_empty());
 }
 
-#[test]
-fn the_real_root_has_an_id() {
-    let found = CgroupResolver::find(&ProcRoot::default(), WalkLimits::default()).unwrap();
-    let Some(mut resolver) = found else {
-        eprintln!("skipped: no cgroup2 mount");
-        return;
-    };
-    let id = ino(&resolver.mount);
-    assert_eq!(resolver.resolve(id, Instant::now()), Some(&Unit::default()));
-}
-
 proptest! {
     #[test]
     fn arbitrary_mountinfo_never_panics(bytes: Vec<u8>) {
