@@ -1,7 +1,6 @@
-//! Exporters of made-up processes, and a strict parser of what they write.
+//! Exporters of made-up processes.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, RwLock},
     time::Instant,
 };
@@ -136,70 +135,4 @@ pub fn kernel() -> FakeKernel {
 
 pub fn text(exporter: &Exporter) -> String {
     exporter.scrape().iter().map(Piece::text).collect()
-}
-
-/// A name with its labels, sorted.
-pub type Series = (String, BTreeMap<String, String>);
-
-/// Reads the text format strictly: anything it does not know is a panic, and so is a
-/// series that comes twice or outside its family.
-pub fn parse(text: &str) -> BTreeMap<Series, f64> {
-    let mut samples = BTreeMap::new();
-    let mut family = String::new();
-    let mut families = Vec::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# ") {
-            let (word, rest) = rest.split_once(' ').unwrap();
-            let (name, rest) = rest.split_once(' ').unwrap();
-            assert!(!rest.is_empty());
-            match word {
-                "HELP" => family = name.to_owned(),
-                "TYPE" => assert_eq!(family, name),
-                other => panic!("comment {other}"),
-            }
-            if word == "HELP" {
-                assert!(!families.contains(&family), "{family} comes twice");
-                families.push(family.clone());
-            }
-            continue;
-        }
-        let end = line.find(['{', ' ']).unwrap();
-        let name = &line[..end];
-        let suffix = name.strip_prefix(family.as_str()).unwrap();
-        assert!(
-            matches!(suffix, "" | "_bucket" | "_sum" | "_count"),
-            "{name}"
-        );
-        let mut labels = BTreeMap::new();
-        let mut rest = line[end..].chars().peekable();
-        if rest.next_if_eq(&'{').is_some() {
-            loop {
-                let key: String = rest.by_ref().take_while(|&c| c != '=').collect();
-                assert_eq!(rest.next(), Some('"'));
-                let mut value = String::new();
-                loop {
-                    match rest.next().unwrap() {
-                        '"' => break,
-                        '\\' => value.push(match rest.next().unwrap() {
-                            'n' => '\n',
-                            c @ ('\\' | '"') => c,
-                            c => panic!("escape {c}"),
-                        }),
-                        c => value.push(c),
-                    }
-                }
-                assert!(labels.insert(key, value).is_none());
-                match rest.next().unwrap() {
-                    ',' => {}
-                    '}' => break,
-                    c => panic!("separator {c}"),
-                }
-            }
-        }
-        let value = rest.collect::<String>().trim_start().parse().unwrap();
-        let series = (name.to_owned(), labels);
-        assert!(!samples.contains_key(&series), "{series:?} comes twice");
-        samples.insert(series, value);
-    }
-    samples
 }

@@ -14,10 +14,11 @@ use observer_common::SLOT_FIRST;
 use observer_core::{
     export::{
         Health,
-        testing::{busy, exporter, kernel, parse, snapshot, table},
+        testing::{busy, exporter, kernel, snapshot, table},
     },
     table::{TableConfig, fake::FakeKernel},
 };
+use observer_test_support::Metrics;
 use prometheus::{IntCounter, Registry};
 use serde_json::{Value, json};
 use tokio::{
@@ -140,13 +141,9 @@ fn metrics_are_served_with_those_of_others() {
         let (head, body) = ask(server.address, "GET /metrics").await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
-        let samples = parse(&body);
-        assert!(samples.keys().any(|(name, _)| name == "socket_connections"));
-        assert!(
-            samples
-                .keys()
-                .any(|(name, _)| name == "detector_alerts_total")
-        );
+        let metrics = Metrics::parse_strictly(&body).unwrap();
+        assert!(metrics.has("socket_connections", &[]));
+        assert!(metrics.has("detector_alerts_total", &[]));
 
         let (head, body) = ask(server.address, "HEAD /metrics").await;
         assert!(head.starts_with("HTTP/1.1 200") && body.is_empty());
@@ -436,7 +433,7 @@ fn cost_of_compression() {
             } else {
                 String::from_utf8(body).unwrap()
             };
-            let samples = parse(&text).len();
+            let samples = Metrics::parse_strictly(&text).unwrap().samples.len();
             println!("1000 processes, {offer}: {size} bytes, {samples} samples, {best:?}");
         }
     });

@@ -1,8 +1,8 @@
 //! A parsed exposition: Prometheus' text format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,42 @@ impl Metrics {
             text: text.to_owned(),
             samples,
         })
+    }
+
+    /// The same, and an error also for a family that comes twice, a sample that comes twice or
+    /// outside its family, and a comment of another kind.
+    pub fn parse_strictly(text: &str) -> Result<Self> {
+        let mut families = BTreeSet::new();
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(comment) = line.strip_prefix("# ") {
+                let words: Vec<_> = comment.splitn(3, ' ').collect();
+                match words[..] {
+                    ["HELP", name, help] if !help.is_empty() => {
+                        ensure!(families.insert(name), "{name} comes twice");
+                        family = name;
+                    }
+                    ["TYPE", name, _] if name == family => {}
+                    _ => bail!("cannot read {line:?}"),
+                }
+            } else {
+                let name = line.split(['{', ' ']).next().unwrap_or_default();
+                let suffix = name.strip_prefix(family);
+                ensure!(
+                    matches!(suffix, Some("" | "_bucket" | "_sum" | "_count")),
+                    "{name} is outside its family"
+                );
+            }
+        }
+        let metrics = Self::parse(text)?;
+        let mut known = BTreeSet::new();
+        for Sample { name, labels, .. } in &metrics.samples {
+            ensure!(
+                known.insert((name, labels)),
+                "{name} {labels:?} comes twice"
+            );
+        }
+        Ok(metrics)
     }
 
     /// The samples that are not zero, for messages: little enough to be read in a log that is
@@ -102,7 +138,8 @@ fn parse_labels(text: &str) -> Result<(BTreeMap<String, String>, usize)> {
             match characters.next().context("no closing quote")? {
                 (_, '\\') => match characters.next().context("half an escape")?.1 {
                     'n' => value.push('\n'),
-                    other => value.push(other),
+                    other @ ('\\' | '"') => value.push(other),
+                    other => bail!("escape {other}"),
                 },
                 (at, '"') => break at,
                 (_, other) => value.push(other),
@@ -140,8 +177,26 @@ mod tests {
             "a{b=\"c\" 1",
             "a{b=\"c} 1",
             "a{b=\"1\",b=\"2\"} 1",
+            "a{b=\"\\t\"} 1",
         ] {
             assert!(Metrics::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn strictness_is_about_families() {
+        let right = "# HELP a x\n# TYPE a histogram\na_bucket{le=\"1\"} 1\na_sum 1\na_count 1\n";
+        assert_eq!(Metrics::parse_strictly(right).unwrap().samples.len(), 3);
+        for wrong in [
+            "b 1\n",
+            "a_sum 1\n",
+            "# HELP a x\n",
+            "# TYPE b counter\n",
+            "# HELP b\n",
+            "# EOF x y\n",
+        ] {
+            let text = format!("{right}{wrong}");
+            assert!(Metrics::parse_strictly(&text).is_err(), "{text}");
         }
     }
 }
