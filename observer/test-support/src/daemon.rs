@@ -2,25 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, io,
+    env,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     ops::Deref,
-    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::{
-    sys::{prctl::set_pdeathsig, signal::Signal},
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 
-use crate::{Metrics, PATIENCE, http, left_out, scale};
+use crate::{Metrics, PATIENCE, http, left_out, scale, spawn};
 
 /// The observer binary: `OBSERVER_BIN`, or the one that cargo has built for the tests.
 pub fn observer() -> PathBuf {
@@ -114,7 +110,7 @@ impl Daemon {
             ("--fd-interval", fd),
             ("--resync-interval", resync),
             ("--reconcile-interval", reconcile),
-            // Attaches everything twice.
+            // Loads the programs on functions twice.
             ("--self-test", "no"),
         ];
         command
@@ -133,7 +129,7 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         prepare(&mut command);
-        let mut child = spawn(command).expect("observer can be started");
+        let mut child = spawn(&mut command).expect("observer can be started");
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));
         let copy = Arc::clone(&log);
@@ -194,7 +190,7 @@ impl Daemon {
         wait_for_tick(self.address).expect("the daemon ticks");
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200, "{body}");
-        Metrics::parse(&body).unwrap()
+        Metrics::parse_strictly(&body).unwrap()
     }
 
     /// Whether the kernel skipped a second program too since the test began, so that what it should
@@ -292,27 +288,6 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Starts a program that the kernel kills when this process ends, however it ends.
-fn spawn(mut command: Command) -> io::Result<Child> {
-    type Order = (Command, mpsc::Sender<io::Result<Child>>);
-    // The signal comes at the end of the thread that started it, so this is one that never ends.
-    static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
-        let (sender, orders) = mpsc::channel::<Order>();
-        thread::spawn(move || {
-            for (mut command, reply) in orders {
-                let _ = reply.send(command.spawn());
-            }
-        });
-        Mutex::new(sender)
-    });
-    // SAFETY: between fork() and exec(), it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
-    let (sender, reply) = mpsc::channel();
-    let spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
-    spawner.send((command, sender)).expect("it never ends");
-    reply.recv().expect("it answers")
 }
 
 fn address_in(log: &str) -> Option<SocketAddr> {

@@ -11,6 +11,7 @@ mod metrics;
 mod netns;
 mod program;
 mod skip;
+mod spawn;
 
 use std::{env, time::Duration};
 
@@ -20,6 +21,7 @@ pub use exposition::{Metrics, Sample};
 pub use netns::Netns;
 pub use program::{PRELUDE, Program, new_comm, run};
 pub use skip::has_program;
+pub use spawn::spawn;
 
 /// How long to wait for something that should happen at once. Generous, because emulated
 /// machines are slow; tests wait for conditions, never for this long.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::PATIENCE;
+use crate::{PATIENCE, spawn};
 
 /// Python that the programs of the tests share: see the file.
 pub const PRELUDE: &str = include_str!("prelude.py");
@@ -54,12 +54,11 @@ pub struct Program {
 
 impl Program {
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("the program can be started");
+            .process_group(0);
+        let mut child = spawn(command).expect("the program can be started");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (sender, lines) = std::sync::mpsc::channel();
         thread::spawn(move || {

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use observer_test_support::{Daemon, Netns, Program};
+use observer_test_support::{Daemon, Netns, Program, spawn};
 use serde_json::Value;
 
 /// Makes as many connections as the line it reads says, then says so.
@@ -107,13 +107,13 @@ struct Tail {
 
 impl Tail {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(observer_test_support::observer())
+        let mut command = Command::new(observer_test_support::observer());
+        command
             .arg("tail")
             .args(args)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = spawn(&mut command).unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, lines) = channel();
         thread::spawn(move || {

@@ -20,6 +20,7 @@ pub use truth::{Rates, Samples, Truth, records};
 use observer_test_support::{
     PATIENCE,
     http::{Reply, get},
+    spawn,
 };
 
 /// Seconds since 1970, as Prometheus and Python have them.
@@ -55,7 +56,8 @@ impl Prometheus {
         );
         std::fs::write(path("prometheus.yml"), config).unwrap();
         let log = path("log");
-        let child = Command::new("prometheus")
+        let mut command = Command::new("prometheus");
+        command
             .arg(format!(
                 "--config.file={}",
                 path("prometheus.yml").display()
@@ -64,9 +66,8 @@ impl Prometheus {
             .arg("--web.listen-address=127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .expect("prometheus can be started");
+            .stderr(File::create(&log).unwrap());
+        let child = spawn(&mut command).expect("prometheus can be started");
         let mut this = Self {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
