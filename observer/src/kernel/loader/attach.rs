@@ -4,28 +4,25 @@ use std::collections::HashSet;
 
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, ProgramError, TracePoint},
+    programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, TracePoint},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::plan::Plan;
-use crate::kernel::hooks::spec::{Attach, AttachType, ProgramSpec};
+use crate::kernel::hooks::{
+    spec::{Attach, AttachType, ProgramSpec},
+    table,
+};
 
-/// Loads the programs of `plan` that `wanted` selects. What the kernel refuses is taken out of the
-/// plan, and what the plan selects instead is loaded, until nothing is refused. Returns whether
-/// anything was.
-pub fn load_all(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    plan: &mut Plan,
-    wanted: fn(&ProgramSpec) -> bool,
-) -> bool {
-    let mut loaded = HashSet::new();
-    let mut any_refused = false;
-    loop {
-        let mut refused = false;
+/// Loads the programs of `plan` that `wanted` selects and that are not loaded. What the kernel
+/// refuses is taken out of the plan, and what the plan selects instead is loaded, until nothing is
+/// refused.
+pub fn load_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan, wanted: fn(&ProgramSpec) -> bool) {
+    let mut refused = true;
+    while refused {
+        refused = false;
         for program in plan.programs() {
-            if !wanted(program) || !loaded.insert(program.name) {
+            if !wanted(program) || is_loaded(ebpf, program) {
                 continue;
             }
             if let Err(error) = load(ebpf, btf, program) {
@@ -33,28 +30,43 @@ pub fn load_all(
                 refused = true;
             }
         }
-        if !refused {
-            return any_refused;
-        }
-        any_refused = true;
     }
 }
 
-/// Attaches the programs of `plan` in order; they are loaded. What the kernel refuses is taken out
-/// of the plan. Returns whether it refused anything.
-pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> bool {
+/// Attaches the programs of `plan` that `wanted` selects and that are not `attached`, in order; they
+/// are loaded. What the kernel refuses is taken out of the plan, and what the plan does not use is
+/// unloaded. Returns whether anything was refused.
+pub fn attach_all(
+    ebpf: &mut Ebpf,
+    plan: &mut Plan,
+    attached: &mut HashSet<&'static str>,
+    wanted: fn(&ProgramSpec) -> bool,
+) -> bool {
     let mut refused = false;
     for program in plan.programs() {
+        if !wanted(program) || !attached.insert(program.name) {
+            continue;
+        }
         if let Err(error) = attach(ebpf, program) {
             plan.refuse(program, describe(&error));
             refused = true;
         }
     }
+    let used: HashSet<_> = plan.programs().iter().map(|program| program.name).collect();
+    for program in table::programs() {
+        if !used.contains(program.name) && is_loaded(ebpf, program) {
+            unload(ebpf, program);
+        }
+    }
     refused
 }
 
-/// Loads one program.
-pub fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), ProgramError> {
+fn is_loaded(ebpf: &Ebpf, program: &ProgramSpec) -> bool {
+    let program = ebpf.program(program.name);
+    program.is_some_and(|program| program.fd().is_ok())
+}
+
+fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), ProgramError> {
     let handle = ebpf
         .program_mut(program.name)
         .ok_or(ProgramError::NotLoaded)?;
@@ -81,8 +93,7 @@ pub fn load(ebpf: &mut Ebpf, btf: &Btf, program: &ProgramSpec) -> Result<(), Pro
     }
 }
 
-/// Attaches one program, which is loaded.
-pub fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
+fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
     let handle = ebpf
         .program_mut(program.name)
         .ok_or(ProgramError::NotLoaded)?;
@@ -109,6 +120,29 @@ pub fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError
         },
         // Attached each time it is read; loading it was the test.
         Attach::IterTaskFile | Attach::IterMapElem { .. } | Attach::Shared { .. } => Ok(()),
+    }
+}
+
+/// Unloads a program, and detaches it before.
+fn unload(ebpf: &mut Ebpf, program: &ProgramSpec) {
+    let Some(handle) = ebpf.program_mut(program.name) else {
+        return;
+    };
+    let result = match handle {
+        Program::FEntry(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        Program::KProbe(program) => program.unload(),
+        Program::TracePoint(program) => program.unload(),
+        Program::BtfTracePoint(program) => program.unload(),
+        Program::Iter(program) => program.unload(),
+        _ => Ok(()),
+    };
+    if let Err(error) = result {
+        warn!(
+            program = program.name,
+            error = describe(&error),
+            "cannot unload a program"
+        );
     }
 }
 

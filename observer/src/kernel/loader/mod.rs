@@ -22,7 +22,7 @@ use aya::{Btf, Ebpf};
 use tracing::{debug, warn};
 
 pub use self::error::LoadError;
-use self::{attach::describe, plan::Plan};
+use self::{object::Settings, plan::Plan};
 use crate::kernel::{
     facts::{Facts, fields::Absent, skips::Skips},
     hooks::{
@@ -149,30 +149,22 @@ impl Kernel {
             log: false,
             ..options.clone()
         };
-        let mut ebpf = object::create(&self.facts, &self.btf, &options, plan)?;
+        let settings = Settings::new(&self.facts, &options, plan)?;
+        let mut ebpf = object::create(&self.facts, &self.btf, &options, &settings)?;
         let mut attached = HashSet::new();
+        let functions = ProgramSpec::hooks_function;
         loop {
-            let mut programs = plan.programs();
-            programs.retain(|program| program.hooks_function());
-            let mut changed = false;
-            for program in &programs {
-                if !attached.insert(program.name) {
-                    continue;
-                }
-                let result = attach::load(&mut ebpf, &self.btf, program)
-                    .and_then(|()| attach::attach(&mut ebpf, program));
-                if let Err(error) = result {
-                    plan.refuse(program, describe(&error));
-                    changed = true;
-                }
-            }
-            if changed {
+            attach::load_all(&mut ebpf, &self.btf, plan, functions);
+            if attach::attach_all(&mut ebpf, plan, &mut attached, functions) {
                 continue;
             }
+            let mut programs = plan.programs();
+            programs.retain(|program| functions(program));
             let silent = match selftest::silent(&ebpf, &programs) {
                 Ok(silent) => silent,
                 Err(error) => return Ok(Some(error.to_string())),
             };
+            let mut changed = false;
             for program in silent {
                 warn!(
                     hook = program.hook,
@@ -186,20 +178,30 @@ impl Kernel {
         }
     }
 
-    /// Loads and attaches what the plan says. If the kernel refuses something, it is taken out of
-    /// the plan, and as globals depend on the plan and cannot be changed later, all programs are
-    /// then loaded anew.
+    /// Loads and attaches what the plan says. What the kernel refuses is taken out of the plan, and
+    /// what the plan selects instead is tried. If globals or the sizes of maps depend on that, all
+    /// programs are loaded anew: they cannot be changed later.
     fn attach_all(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Ebpf, LoadError> {
-        loop {
-            check_required(plan)?;
-            let mut ebpf = object::create(&self.facts, &self.btf, options, plan)?;
-            // Kernels that refuse one hook on a function often refuse all of them. They are loaded
-            // first, so that little is loaded in vain.
-            let refused = attach::load_all(&mut ebpf, &self.btf, plan, ProgramSpec::hooks_function)
-                || attach::load_all(&mut ebpf, &self.btf, plan, |it| !it.hooks_function())
-                || attach::attach_all(&mut ebpf, plan);
-            if !refused {
-                return Ok(ebpf);
+        // Kernels that refuse one hook on a function often refuse all of them. They are loaded
+        // first, so that little is loaded in vain.
+        let groups = [ProgramSpec::hooks_function, |program: &ProgramSpec| {
+            !program.hooks_function()
+        }];
+        'anew: loop {
+            let settings = Settings::new(&self.facts, options, plan)?;
+            let mut ebpf = object::create(&self.facts, &self.btf, options, &settings)?;
+            let mut attached = HashSet::new();
+            loop {
+                for group in groups {
+                    attach::load_all(&mut ebpf, &self.btf, plan, group);
+                    check_required(plan)?;
+                    if Settings::new(&self.facts, options, plan)? != settings {
+                        continue 'anew;
+                    }
+                }
+                if !attach::attach_all(&mut ebpf, plan, &mut attached, |_| true) {
+                    return Ok(ebpf);
+                }
             }
         }
     }

@@ -24,7 +24,30 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ob
 /// Queues of free numbers, which are full at first.
 const FREE_QUEUES: [&str; 2] = ["FREE_SLOTS", "FREE_TIME_WAIT_COUNTS"];
 
-/// Creates the object's maps and sets its globals. Nothing is attached yet.
+/// What depends on the plan and cannot be changed once the object is created.
+#[derive(PartialEq, Eq)]
+pub struct Settings {
+    globals: Vec<Global>,
+    map_sizes: Vec<MapSize>,
+}
+
+impl Settings {
+    /// Those of all signals, and those that belong to none.
+    ///
+    /// # Errors
+    ///
+    /// When the number of processors cannot be read.
+    pub fn new(facts: &Facts, options: &LoadOptions, plan: &Plan) -> Result<Self, LoadError> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| LoadError::Map {
+            map: "STATS",
+            source: io::Error::new(source.kind(), format!("{path}: {source}")),
+        })?;
+        let (globals, map_sizes) = settings(facts, options, plan, cpus as u32);
+        Ok(Self { globals, map_sizes })
+    }
+}
+
+/// Creates the object's maps and sets its globals. Nothing is loaded or attached yet.
 ///
 /// # Errors
 ///
@@ -33,14 +56,9 @@ pub fn create(
     facts: &Facts,
     btf: &Btf,
     options: &LoadOptions,
-    plan: &Plan,
+    settings: &Settings,
 ) -> Result<Ebpf, LoadError> {
-    let cpus = aya::util::nr_cpus().map_err(|(path, source)| LoadError::Map {
-        map: "STATS",
-        source: io::Error::new(source.kind(), format!("{path}: {source}")),
-    })?;
-    let cpus = cpus as u32;
-    let (globals, sizes) = settings(facts, options, plan, cpus);
+    let Settings { globals, map_sizes } = settings;
     // The numbers of the `log` crate; 0 is off.
     let log_level: u8 = if options.log { 4 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -50,11 +68,11 @@ pub fn create(
     for (name, value) in facts.fields.globals() {
         loader.override_global(name, value, false);
     }
-    for Global { name, value } in &globals {
+    for Global { name, value } in globals {
         loader.override_global(name, value.as_slice(), true);
     }
-    for (map, entries) in sizes {
-        loader.map_max_entries(map, entries);
+    for (map, entries) in map_sizes {
+        loader.map_max_entries(map, *entries);
     }
     let mut ebpf = loader
         .load(OBJECT)
