@@ -100,16 +100,19 @@ impl Daemon {
         drop(idle().take());
         let mut command = Command::new(observer());
         // An emulated machine would spend most of its time on these.
-        let [tick, fd, resync, reconcile] = if scale() < 1.0 {
-            ["250ms", "1s", "1s", "1s"]
+        let [tick, fd, resync, reconcile, tracked] = if scale() < 1.0 {
+            // At start, a system call for each process that can be tracked, and sixteen for what
+            // it may leave in TIME_WAIT.
+            ["250ms", "1s", "1s", "1s", "512"]
         } else {
-            ["100ms", "200ms", "500ms", "500ms"]
+            ["100ms", "200ms", "500ms", "500ms", "4096"]
         };
         let settings = [
             ("--tick-interval", tick),
             ("--fd-interval", fd),
             ("--resync-interval", resync),
             ("--reconcile-interval", reconcile),
+            ("--max-tracked-processes", tracked),
             // Loads the programs on functions twice.
             ("--self-test", "no"),
         ];
