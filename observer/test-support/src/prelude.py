@@ -80,6 +80,13 @@ def deaf(family, address):
     return listener, fillers
 
 
+def deaf_servers():
+    """Such a listener for each family until the test says otherwise; prints their ports."""
+    nobody = [deaf(family, address) for family, address in FAMILIES]
+    print(*[listener.getsockname()[1] for listener, _ in nobody])
+    input()
+
+
 def closed_port(family, address):
     """A port that is taken, so that nobody listens there: keep the socket."""
     holder = socket.socket(family)

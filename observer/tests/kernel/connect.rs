@@ -240,14 +240,7 @@ input()
 fn connects_of_a_killed_process_have_a_result() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
-    let mut server = netns.script(
-        r"
-nobody = [deaf(family, address) for family, address in FAMILIES]
-print(*[listener.getsockname()[1] for listener, _ in nobody])
-input()
-",
-        &[],
-    );
+    let mut server = netns.script("deaf_servers()", &[]);
     let ports = server.line();
     let mut client = netns.script(
         r"

@@ -84,14 +84,7 @@ fn closed_after_a_retransmitted_syn_counts_as_gave_up() {
 fn connects_of_a_killed_program_count_as_gave_up() {
     let netns = Netns::new();
     let daemon = Daemon::shared();
-    let mut server = netns.script(
-        r"
-nobody = [deaf(family, address) for family, address in FAMILIES]
-print(*[listener.getsockname()[1] for listener, _ in nobody])
-input()
-",
-        &[],
-    );
+    let mut server = netns.script("deaf_servers()", &[]);
     let ports = server.line();
     let mut client = netns.script(
         r"
