@@ -1,7 +1,7 @@
 //! Compares the cost of an event with what was committed.
 //!
 //! Nanoseconds do not carry over to another machine, so what is compared is the observer's
-//! time in units of the floor's: an empty program on the same hooks in the same run.
+//! time relative to that of an empty program on the same hooks in the same run.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{proc::Runs, statistics::Spread};
 
-/// An event may become this much dearer before it is a failure.
+/// An event may become this much more expensive before it is a failure.
 const TOLERANCE: f64 = 0.15;
 /// A hook that ran less often than this in a run says nothing: its time is noise.
 const FEWEST_RUNS: u64 = 1000;
 /// Name of the sum over all hooks.
 const ALL: &str = "all hooks";
 
-/// Cost in units of the floor, by hook and of all together.
+/// Cost relative to no-op programs, by hook and of all together.
 pub type Costs = BTreeMap<String, Spread>;
 
 /// What is committed.
@@ -26,21 +26,21 @@ pub struct Baseline {
     pub event_cost: Costs,
 }
 
-/// Something that became dearer.
+/// Something that became more expensive.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Dearer {
+pub struct Regression {
     pub hook: String,
     pub baseline: f64,
     pub now: f64,
 }
 
-/// Costs from the runs of observer and floor, by repetition. Each is a map by hook.
-pub fn costs(observer: &[BTreeMap<String, Runs>], floor: &[BTreeMap<String, Runs>]) -> Costs {
+/// Costs from the runs of observer and no-op programs, by repetition. Each is a map by hook.
+pub fn costs(observer: &[BTreeMap<String, Runs>], noop: &[BTreeMap<String, Runs>]) -> Costs {
     let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (observer, floor) in observer.iter().zip(floor) {
+    for (observer, noop) in observer.iter().zip(noop) {
         let (mut ours, mut empty) = (Runs::default(), Runs::default());
         for (hook, runs) in observer {
-            let Some(base) = floor.get(hook) else {
+            let Some(base) = noop.get(hook) else {
                 continue;
             };
             ours.add(*runs);
@@ -67,13 +67,13 @@ pub fn overall(costs: &Costs) -> Option<Spread> {
     costs.get(ALL).copied()
 }
 
-/// What became dearer than `baseline` allows. A hook that is in only one of them cannot be
+/// What became more expensive than `baseline` allows. A hook that is in only one of them cannot be
 /// compared: another kernel has other hooks.
-pub fn compare(baseline: &Costs, now: &Costs) -> Vec<Dearer> {
+pub fn compare(baseline: &Costs, now: &Costs) -> Vec<Regression> {
     now.iter()
         .filter_map(|(hook, now)| {
             let baseline = baseline.get(hook)?.median;
-            (now.median > baseline * (1.0 + TOLERANCE)).then(|| Dearer {
+            (now.median > baseline * (1.0 + TOLERANCE)).then(|| Regression {
                 hook: hook.clone(),
                 baseline,
                 now: now.median,
@@ -108,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn cost_is_in_units_of_the_floor() {
+    fn cost_is_relative_to_noop() {
         // The second repetition ran on a machine half as fast, and the third was disturbed.
         let observer = [measured(200, 100), measured(400, 200), measured(900, 100)];
-        let floor = [measured(50, 50), measured(100, 100), measured(50, 50)];
+        let noop = [measured(50, 50), measured(100, 100), measured(50, 50)];
         assert_eq!(
-            medians(&costs(&observer, &floor)),
+            medians(&costs(&observer, &noop)),
             [("all hooks", 3.0), ("connect", 2.0), ("state", 4.0)]
         );
     }
@@ -138,11 +138,11 @@ mod tests {
         let baseline = at(200);
         assert_eq!(compare(&baseline, &at(229)), []);
         assert_eq!(compare(&baseline, &at(100)), []);
-        let dearer = compare(&baseline, &at(232));
-        assert_eq!(dearer.len(), 1);
+        let regressions = compare(&baseline, &at(232));
+        assert_eq!(regressions.len(), 1);
         assert_eq!(
-            dearer[0],
-            Dearer {
+            regressions[0],
+            Regression {
                 hook: "state".to_owned(),
                 baseline: 2.0,
                 now: 2.32

@@ -103,7 +103,7 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
     let tracked = processes + OTHERS;
     let extra = (tracked > DEFAULT_TRACKED).then(|| format!("--max-tracked-processes={tracked}"));
     let extra = Vec::from_iter(extra);
-    let floor = bench.run(Subject::Floor, &load, true, &[])?;
+    let noop = bench.run(Subject::Noop, &load, true, &[])?;
     let mut scrapes: Vec<Scrape> = Vec::new();
     let run = bench.run_and(Subject::Observer, &load, true, &extra, |attached| {
         let address = attached.address.context("the observer has an address")?;
@@ -120,7 +120,7 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
         processes,
         names,
         nanoseconds_per_event,
-        event_cost: nanoseconds_per_event / floor.all().each(),
+        event_cost: nanoseconds_per_event / noop.all().each(),
         scrape_seconds: scrape.took.as_secs_f64(),
         collect_seconds: scrape.metrics.sum("observer_scrape_duration_seconds", &[]),
         scrape_bytes: scrape.metrics.text.len() as u64,

@@ -134,7 +134,7 @@ impl Bench {
         Ok(run)
     }
 
-    /// What the programs did in between, by hook where the observer or the floor ran them.
+    /// What the programs did in between, by hook where the observer or the no-op programs ran them.
     fn difference(
         &self,
         before: &BTreeMap<String, Runs>,

@@ -57,7 +57,7 @@ pub struct Args {
     /// Measure only these, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
-    /// Compare with the committed baseline, and fail when an event is more than 15 % dearer.
+    /// Compare with the committed baseline, and fail when an event is more than 15 % more expensive.
     #[arg(long, conflicts_with_all = ["only", "write"])]
     check: bool,
     /// Write results, plot and baseline to docs/benchmark.
@@ -111,7 +111,7 @@ impl Args {
 
     fn subjects(&self) -> Vec<Subject> {
         if self.check {
-            return vec![Subject::Floor, Subject::Observer];
+            return vec![Subject::Noop, Subject::Observer];
         }
         let chosen = |subject: &Subject| self.only.is_empty() || self.only.contains(subject);
         Subject::ALL.into_iter().filter(chosen).collect()
@@ -148,7 +148,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let binaries = Binaries {
         observer: directory.join("observer"),
         load: directory.join("examples/bench_load"),
-        floor: directory.join("examples/bench_floor"),
+        noop: directory.join("examples/bench_noop"),
         maps: directory.join("examples/bench_maps"),
     };
     let hooks = subject::hooks(&binaries.observer)?;
@@ -228,7 +228,7 @@ fn events(args: &Args, bench: &Bench, results: &mut Results) -> Result<()> {
                 missing.then(|| "it is not installed".to_owned())
             }
             // Not for all kernels that the observer runs on.
-            Subject::LeastStorage => bench.try_out(*subject).err().map(|e| format!("{e:#}")),
+            Subject::MinimalStorage => bench.try_out(*subject).err().map(|e| format!("{e:#}")),
             _ => None,
         };
         if let Some(obstacle) = &obstacle {
@@ -270,7 +270,7 @@ fn events(args: &Args, bench: &Bench, results: &mut Results) -> Result<()> {
         let programs = |run: &Run| run.programs.clone();
         runs.unwrap_or_default().iter().map(programs).collect()
     };
-    results.event_cost = check::costs(&measured(Subject::Observer), &measured(Subject::Floor));
+    results.event_cost = check::costs(&measured(Subject::Observer), &measured(Subject::Noop));
     Ok(())
 }
 
@@ -333,15 +333,17 @@ fn compare(results: &Results) -> Result<ExitCode> {
     let baseline: Baseline = serde_json::from_str(&text)?;
     let overall = check::overall(&results.event_cost).context("nothing was measured")?;
     check::overall(&baseline.event_cost).context("the baseline has nothing to compare with")?;
-    let dearer = check::compare(&baseline.event_cost, &results.event_cost);
-    for dearer in &dearer {
+    let regressions = check::compare(&baseline.event_cost, &results.event_cost);
+    for regression in &regressions {
         println!(
-            "DEARER: {}: {:.2} floors, {:.2} in the baseline",
-            dearer.hook, dearer.now, dearer.baseline
+            "REGRESSION: {}: {:.2} times a no-op program, {:.2} in the baseline",
+            regression.hook, regression.now, regression.baseline
         );
     }
-    if dearer.is_empty() {
-        println!("\nok: an event costs {overall} floors, no more than in the baseline");
+    if regressions.is_empty() {
+        println!(
+            "\nok: an event costs {overall} times a no-op program, no more than in the baseline"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::FAILURE)

@@ -15,7 +15,7 @@ pub struct Results {
     pub live_connections: u64,
     pub repetitions: usize,
     pub subjects: Vec<Figures>,
-    /// The observer's cost in units of the floor.
+    /// The observer's cost relative to no-op programs.
     pub event_cost: Costs,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paced: Option<Paced>,
@@ -68,7 +68,7 @@ pub struct Point {
     #[serde(default)]
     pub names: u64,
     pub nanoseconds_per_event: f64,
-    /// In units of the floor, measured beside the same load.
+    /// Relative to no-op programs beside the same load.
     pub event_cost: f64,
     /// From connecting to the last byte.
     pub scrape_seconds: f64,
@@ -260,7 +260,7 @@ impl Results {
             return;
         };
         text.push_str(
-            "\n| hook | runs per connection | observer, ns per run | least | least-storage | floor |\n|---|---|---|---|---|---|\n",
+            "\n| hook | runs per connection | observer, ns per run | minimal | minimal-storage | noop |\n|---|---|---|---|---|---|\n",
         );
         for (hook, program) in observer {
             let other = |subject| {
@@ -272,9 +272,9 @@ impl Results {
                 "| {hook} | {:.2} | {} | {} | {} | {} |",
                 program.runs_per_connection,
                 program.nanoseconds_per_run,
-                other(Subject::Least),
-                other(Subject::LeastStorage),
-                other(Subject::Floor),
+                other(Subject::Minimal),
+                other(Subject::MinimalStorage),
+                other(Subject::Noop),
             );
         }
     }
@@ -283,7 +283,7 @@ impl Results {
         if self.event_cost.is_empty() {
             return;
         }
-        text.push_str("\n| hook | cost in floors |\n|---|---|\n");
+        text.push_str("\n| hook | cost relative to no-op |\n|---|---|\n");
         for (hook, cost) in &self.event_cost {
             let _ = writeln!(text, "| {hook} | {cost} |");
         }
@@ -294,7 +294,7 @@ impl Results {
             return;
         }
         text.push_str(
-            "\n| live connections | processes | names | ns per event | in floors | scrape, ms | \
+            "\n| live connections | processes | names | ns per event | relative to no-op | scrape, ms | \
              collecting it, ms | scrape, KiB | resident, MiB | maps, MiB |\n\
              |---|---|---|---|---|---|---|---|---|---|\n",
         );

@@ -1,4 +1,4 @@
-//! What is measured: nothing, the floor, the observer, and other tools.
+//! What is measured: nothing, no-op programs, the observer, and other tools.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,11 +33,11 @@ pub enum Subject {
     /// Nothing attached.
     Nothing,
     /// An empty program on each of the observer's hooks.
-    Floor,
-    /// The same, with the least that an observer must do about sockets.
-    Least,
+    Noop,
+    /// The same, but with what attributing sockets to processes takes at least.
+    Minimal,
     /// The same, kept in the sockets' own storage.
-    LeastStorage,
+    MinimalStorage,
     /// `observer run`.
     Observer,
     /// libbpf-tools tcplife.
@@ -51,9 +51,9 @@ pub enum Subject {
 impl Subject {
     pub const ALL: [Self; 8] = [
         Self::Nothing,
-        Self::Floor,
-        Self::Least,
-        Self::LeastStorage,
+        Self::Noop,
+        Self::Minimal,
+        Self::MinimalStorage,
         Self::Observer,
         Self::Tcplife,
         Self::Tcpstates,
@@ -63,9 +63,9 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Floor => "floor",
-            Self::Least => "least",
-            Self::LeastStorage => "least-storage",
+            Self::Noop => "noop",
+            Self::Minimal => "minimal",
+            Self::MinimalStorage => "minimal-storage",
             Self::Observer => "observer",
             Self::Tcplife => "tcplife",
             Self::Tcpstates => "tcpstates",
@@ -89,7 +89,7 @@ impl Subject {
 pub struct Binaries {
     pub observer: PathBuf,
     pub load: PathBuf,
-    pub floor: PathBuf,
+    pub noop: PathBuf,
     pub maps: PathBuf,
 }
 
@@ -144,8 +144,8 @@ pub struct Attached {
     child: Option<Child>,
     /// Of the observer.
     pub address: Option<SocketAddr>,
-    /// The floor's programs: hook by program id.
-    floor: BTreeMap<u64, String>,
+    /// The no-op programs: hook by program id.
+    noop: BTreeMap<u64, String>,
 }
 
 impl Attached {
@@ -158,11 +158,11 @@ impl Attached {
     ) -> Result<Self> {
         match subject {
             Subject::Nothing => Ok(Self::of(None)),
-            Subject::Floor => Self::floor(binaries, hooks.iter().map(|hook| hook.name.as_str())),
-            Subject::Least | Subject::LeastStorage => {
+            Subject::Noop => Self::noop(binaries, hooks.iter().map(|hook| hook.name.as_str())),
+            Subject::Minimal | Subject::MinimalStorage => {
                 let option = format!("--{}", subject.name());
                 let hooks = hooks.iter().map(|hook| hook.name.as_str());
-                Self::floor(binaries, [option.as_str()].into_iter().chain(hooks))
+                Self::noop(binaries, [option.as_str()].into_iter().chain(hooks))
             }
             Subject::Observer => Self::observer(binaries, extra),
             Subject::Tcplife | Subject::Tcpstates => {
@@ -178,24 +178,24 @@ impl Attached {
 
     /// Keeps the kernel's run-time statistics on for as long as it lives.
     pub fn statistics(binaries: &Binaries) -> Result<Self> {
-        Self::floor(binaries, ["--statistics"].into_iter())
+        Self::noop(binaries, ["--statistics"].into_iter())
     }
 
     fn of(child: Option<Child>) -> Self {
         Self {
             child,
             address: None,
-            floor: BTreeMap::new(),
+            noop: BTreeMap::new(),
         }
     }
 
-    fn floor<'a>(binaries: &Binaries, hooks: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let mut child = Command::new(&binaries.floor)
+    fn noop<'a>(binaries: &Binaries, hooks: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let mut child = Command::new(&binaries.noop)
             .args(hooks)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the floor does not start")?;
+            .context("the no-op programs do not start")?;
         let stdout = child.stdout.take().context("no standard output")?;
         let mut this = Self::of(Some(child));
         for line in BufReader::new(stdout).lines() {
@@ -205,10 +205,10 @@ impl Attached {
             }
             let attached = line.split_once(' ');
             let attached = attached.and_then(|(id, hook)| Some((id.parse().ok()?, hook)));
-            let (id, hook) = attached.with_context(|| format!("the floor said {line:?}"))?;
-            this.floor.insert(id, hook.to_owned());
+            let (id, hook) = attached.with_context(|| format!("bench_noop said {line:?}"))?;
+            this.noop.insert(id, hook.to_owned());
         }
-        bail!("the floor could not be attached")
+        bail!("the no-op programs cannot be attached")
     }
 
     fn observer(binaries: &Binaries, extra: &[String]) -> Result<Self> {
@@ -271,7 +271,7 @@ impl Attached {
     }
 
     /// Run-time statistics of what it attached, by program: the observer's own names, hooks
-    /// for the floor, ids for others.
+    /// for no-op programs, ids for others.
     pub fn programs(&self) -> Result<BTreeMap<String, Runs>> {
         if let Some(address) = self.address {
             // It reads them at each tick.
@@ -282,7 +282,7 @@ impl Attached {
             return Ok(BTreeMap::new());
         };
         let name = |id| {
-            let known = self.floor.get(&id).cloned();
+            let known = self.noop.get(&id).cloned();
             known.unwrap_or_else(|| format!("program {id}"))
         };
         let programs = proc::programs(pid)?;

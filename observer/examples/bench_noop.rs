@@ -1,14 +1,13 @@
 //! Attaches a program that does nothing to each hook it is given, says `ready`, and stays
-//! until standard input ends: the floor that `cargo xtask bench` measures the observer
-//! against.
+//! until standard input ends: what `cargo xtask bench` compares the observer with.
 //!
 //! Hooks are given as `TYPE:HOOK`, as `observer check --json` names them:
 //! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
 //! `fexit:inet_csk_accept`. For each it writes the id of the program there, so that its
 //! run-time statistics can be found. With `--statistics` the kernel keeps those, of all
-//! programs, for as long as this one runs. With `--least` or `--least-storage`, the programs on
-//! the state of sockets and their end are those that do the least that an observer must, with a
-//! hash map or with the sockets' own storage.
+//! programs, for as long as this one runs. With `--minimal` or `--minimal-storage`, the programs on
+//! the state of sockets and their end are those that do what attributing sockets to processes takes at
+//! least, with a hash map or with the sockets' own storage.
 
 use std::{env, io};
 
@@ -21,13 +20,13 @@ use aya::{
 /// Made by observer's build script from observer-ebpf/src/noop.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/noop.o"));
 /// The same, of observer-ebpf/src/minimal.rs.
-static LEAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/minimal.o"));
+static MINIMAL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/minimal.o"));
 /// Its programs and their hooks, by the option that asks for them.
-const LEAST_PROGRAMS: [(&str, &str, &str); 3] = [
-    ("--least", "minimal_state", "tp_btf:inet_sock_set_state"),
-    ("--least", "minimal_destroy", "tp_btf:tcp_destroy_sock"),
+const MINIMAL_PROGRAMS: [(&str, &str, &str); 3] = [
+    ("--minimal", "minimal_state", "tp_btf:inet_sock_set_state"),
+    ("--minimal", "minimal_destroy", "tp_btf:tcp_destroy_sock"),
     (
-        "--least-storage",
+        "--minimal-storage",
         "minimal_storage_state",
         "tp_btf:inet_sock_set_state",
     ),
@@ -39,16 +38,16 @@ fn main() -> anyhow::Result<()> {
     // own. It has no maps, so this costs nothing.
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
-    let least = env::args().find(|argument| {
-        let mut options = LEAST_PROGRAMS.iter().map(|(option, _, _)| option);
+    let minimal = env::args().find(|argument| {
+        let mut options = MINIMAL_PROGRAMS.iter().map(|(option, _, _)| option);
         options.any(|option| option == argument)
     });
-    let mut shared = match &least {
-        Some(_) => Some(Ebpf::load(LEAST)?),
+    let mut shared = match &minimal {
+        Some(_) => Some(Ebpf::load(MINIMAL)?),
         None => None,
     };
     for hook in env::args().skip(1) {
-        if Some(&hook) == least.as_ref() {
+        if Some(&hook) == minimal.as_ref() {
             continue;
         }
         if hook == "--statistics" {
@@ -56,9 +55,9 @@ fn main() -> anyhow::Result<()> {
             statistics.push(kept.context("the kernel keeps no run-time statistics")?);
             continue;
         }
-        let known = LEAST_PROGRAMS
+        let known = MINIMAL_PROGRAMS
             .iter()
-            .find(|(option, _, its)| Some(*option) == least.as_deref() && *its == hook);
+            .find(|(option, _, its)| Some(*option) == minimal.as_deref() && *its == hook);
         let id = if let (Some(shared), Some((_, name, _))) = (&mut shared, known) {
             attach(shared, &btf, &hook, name)
         } else {
