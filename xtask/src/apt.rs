@@ -1,4 +1,4 @@
-//! Installs packages on Debian and what derives from it.
+//! Installs packages on Debian and its derivatives.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +40,7 @@ pub fn candidates(packages: &[impl AsRef<OsStr>]) -> BTreeMap<String, String> {
 
 /// Those of `packages` that are not installed.
 pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
-    // dpkg-query fails when it knows nothing of one package, and still answers for the
+    // dpkg-query fails when one package is unknown to it, and still lists the
     // others.
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\\n"])

@@ -32,7 +32,7 @@ fn decide(yes: bool, ci: Option<&str>, terminal: bool) -> Decision {
     }
 }
 
-/// Says what is going to be installed, and asks unless `--yes` or CI=true has answered already.
+/// Prints what is going to be installed, and asks unless `--yes` or CI=true has answered already.
 pub fn ask(items: &[String]) -> Result<()> {
     eprintln!("going to install, because it is missing here:");
     for item in items {

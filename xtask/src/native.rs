@@ -22,13 +22,13 @@ use crate::{
     vm::{self, build::Binaries},
 };
 
-/// What a test program may be silent for. The longest test, of Prometheus, takes six minutes.
+/// How long a test program may be silent. The longest test, of Prometheus, takes six minutes.
 const SILENCE: Duration = Duration::from_secs(900);
 
 /// How often a silent program is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Variables that sudo is to keep.
+/// Variables that sudo keeps.
 const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,\
                     CARGO_MANIFEST_DIR,RUST_BACKTRACE";
 
@@ -44,7 +44,7 @@ enum End {
     Success,
     /// It ran all tests, and some failed.
     Failed,
-    /// It did not run all tests, or nobody knows: why.
+    /// It did not run all tests, or that is unknown. Why.
     Broken(String),
 }
 

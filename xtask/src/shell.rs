@@ -1,4 +1,4 @@
-//! Runs other programs, and says plainly which one failed and what a person can do.
+//! Runs other programs, and reports which one failed and what can be done.
 
 use std::{
     borrow::Cow,

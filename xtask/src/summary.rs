@@ -15,7 +15,7 @@ use crate::{
     shell,
 };
 
-/// What became of each check.
+/// The result of each check.
 #[derive(Default)]
 pub struct Summary {
     steps: Vec<Step>,
@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 impl Summary {
-    /// Runs a check, whatever came of those before it: one run shows all that is wrong.
+    /// Runs a check, regardless of the results before it: one run shows all failures.
     pub fn step(&mut self, name: &'static str, command: &mut Command) {
         eprintln!("\n== {name}\n$ {}", shell::show(command));
         let start = Instant::now();
@@ -80,7 +80,7 @@ impl Summary {
     }
 }
 
-/// The end of a run: whoever sees only this must find out what failed and why.
+/// The last lines of a run. They alone must show what failed and why.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut all = Report::default();

@@ -62,7 +62,7 @@ pub struct Linker {
     pub llvm: Option<u32>,
 }
 
-/// What this machine has; an `Err` holds the sentence that says what is missing.
+/// What this machine has; an `Err` is a sentence that names what is missing.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub nightly: Result<Compiler, String>,

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use super::qemu::Qemu;
 use crate::shell;
 
-/// What the kernel is told. An oops and a soft lockup are panics, and a panic ends QEMU.
+/// The kernel's command line. An oops and a soft lockup are panics, and a panic ends QEMU.
 /// noirqdebug: real-time kernels switch the serial port's interrupt off under bulk output.
 /// watchdog_thresh: the machine that emulates the guest may stand still for a while itself.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic softlockup_panic=1 \
@@ -26,13 +26,13 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic s
 pub enum End {
     /// It ran to the end and switched itself off.
     Finished,
-    /// It said nothing for too long. What it had begun.
+    /// It was silent for too long. What it was running.
     Hung(String),
     /// Its kernel panicked. The kernel's words.
     Panicked(String),
     /// Its kernel found a processor stuck in kernel code. The kernel's words.
     LockedUp(String),
-    /// QEMU ended, and the guest had not. What QEMU said.
+    /// QEMU exited before the guest switched itself off. QEMU's error output.
     Broken(String),
 }
 
@@ -68,11 +68,11 @@ pub struct Machine<'a> {
     /// How long it may be silent while it boots, and between two lines for the host.
     pub boot_patience: Duration,
     pub patience: Duration,
-    /// Whether it takes only processor time that nothing else wants.
+    /// Whether it runs at the lowest priority.
     pub idle: bool,
 }
 
-/// A guest asks with this line to be stopped for a while, so that it finds a processor stuck.
+/// The line by which a guest asks to be stopped for a while, so that it detects a stuck processor.
 const STOP_ME: &str = "@@ stop";
 
 /// Longer than twice the guest's `kernel.watchdog_thresh` of one second.
@@ -219,8 +219,7 @@ fn pause(pid: u32, time: Duration) -> Result<()> {
     kill("CONT")
 }
 
-/// What the kernel's log says of its end. A soft lockup is told by a panic too, which comes
-/// after it.
+/// How the guest ended, by its kernel log. A soft lockup comes before the panic that it causes.
 fn crash(console: &str) -> Option<End> {
     let said = |words: &str| {
         let line = console.lines().find(|line| line.contains(words))?;

@@ -45,7 +45,7 @@ pub struct Shared<'a> {
     /// Where logs go.
     pub work: &'a Path,
     pub test_timeout: Duration,
-    /// What each signal is to be observed by.
+    /// The attach types that are expected of each signal.
     pub expected: &'a AttachTypes,
     /// Whether guests take only processor time that nothing else wants.
     pub idle: bool,
@@ -55,7 +55,7 @@ pub struct Shared<'a> {
 #[derive(Clone, Debug)]
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
-    /// Of its logs, and in front of what is said about it.
+    /// Names its logs, and is the prefix of messages about it.
     pub name: String,
     /// The guest of the first round that this one does some work of once more.
     pub origin: String,
@@ -325,10 +325,10 @@ fn failures(
     (failures.collect(), Some(tests))
 }
 
-/// Decides what runs once more, and what is flaky or failed in the end.
+/// Decides what is repeated, and what counts as flaky or failed.
 #[derive(Default)]
 struct Retries {
-    /// What has failed once, by guest of the first round.
+    /// What failed in the first round, by guest.
     before: BTreeMap<(String, Item), Vec<Failure>>,
     /// Guests so far for what another one did not come to.
     rests: usize,

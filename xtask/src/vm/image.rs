@@ -109,18 +109,18 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// What is to be run in one guest.
+/// What one guest runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Whether to run `observer check`.
     pub check: bool,
     /// What else to run, in order.
     pub units: Vec<Unit>,
-    /// What is to go wrong, as `init.sh` knows it.
+    /// The fault to inject, by its name in `init.sh`.
     pub fault: &'static str,
     /// Test programs that are no part of the job: name and text of a script.
     pub scripts: Vec<(&'static str, &'static str)>,
-    /// 2 when something runs once more; scripts read it from OBSERVER_ATTEMPT.
+    /// 2 in a second run; scripts read it from OBSERVER_ATTEMPT.
     pub attempt: u32,
 }
 
@@ -140,7 +140,7 @@ impl Part {
         self.units.extend(other.units);
     }
 
-    /// For people.
+    /// Its name in messages.
     pub fn names(&self) -> String {
         let check = self.check.then_some("check");
         let units = self.units.iter().map(|unit| unit.name.as_str());
@@ -166,7 +166,7 @@ impl Part {
     }
 }
 
-/// Packs the list of what is to be run, each unit no longer than `timeout`.
+/// Packs the list of units to run, each for no longer than `timeout`.
 pub fn part(part: &Part, timeout: Duration, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("part");
     fs::create_dir_all(root.join("job"))?;

@@ -6,12 +6,12 @@ use super::build::Unit;
 /// units on all kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
-    /// On each of [`KERNELS`]: tests of what takes other hooks on one in the middle than on the
-    /// oldest and the newest.
+    /// On each of [`KERNELS`]: tests of signals whose hooks on a kernel in the middle differ from
+    /// those on the oldest and the newest.
     Each,
     /// On the oldest and the newest: what lies between takes the same hooks as one of these.
     Ends,
-    /// On the running kernel only: tests of the daemon, and of what no hook decides.
+    /// On the running kernel only: tests of the daemon, and of what does not depend on hooks.
     Here,
 }
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use aya::{Btf, Ebpf};
-use tracing::{debug, warn};
+use tracing::warn;
 
 pub use self::error::LoadError;
 use self::{object::Settings, plan::Plan};
