@@ -1,27 +1,39 @@
-//! The HTTP server: HTTP/1.1 without TLS. Each connection is a task, and their number is limited. The
-//! head of a request has to arrive within [`HEAD_TIMEOUT`], and a client that does not read its
-//! response is disconnected after [`LIFETIME`] and [`SHUTDOWN_TIMEOUT`].
+//! The HTTP server: HTTP/1.1 without TLS.
+//!
+//! Clients can take away neither memory nor health checks:
+//!
+//! * At most [`SCRAPES`] responses are made of the table at the same time, and one exposition serves
+//!   all that asked before it was begun. Further clients get status 503.
+//! * Each connection is a task. When there are [`CONNECTIONS`], a new one replaces the oldest on which
+//!   no scrape is under way.
+//! * The head of a request has to arrive within [`HEAD_TIMEOUT`]. A client that stops reading its
+//!   response is disconnected after [`SEND_TIMEOUT`], one that reads slowly after [`LIFETIME`] and
+//!   [`SHUTDOWN_TIMEOUT`].
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderName, StatusCode, Uri, header},
+    middleware::{Next, from_fn_with_state},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use http_body_util::BodyExt as _;
 use hyper::{
     body::{Bytes, Frame, SizeHint},
     server::conn::http1,
@@ -35,11 +47,12 @@ use observer_core::{
     table::Snapshot,
 };
 use prometheus::{Registry, TextEncoder};
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Mutex, Semaphore, watch},
-    task::JoinSet,
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tower_http::{
@@ -52,13 +65,23 @@ use super::{api, page};
 
 /// Timeout for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this time, a connection is shut down gracefully. A client that does not read its response
-/// holds megabytes no longer than that.
+/// How long a client may go without reading while data waits for it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Size of the send buffer of a connection in bytes. By default, on loopback, one that nobody reads
+/// takes 2.5 MB of kernel memory.
+const SEND_BUFFER: usize = 128 * 1024;
+/// After this time, a connection is shut down gracefully.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Time for a graceful shutdown of a connection, and of all when the daemon stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of connections. Further clients wait in the accept queue.
-const CONNECTIONS: usize = 64;
+/// Maximum number of connections.
+const CONNECTIONS: usize = 128;
+/// Maximum number of responses under way that take locks or hold an exposition.
+pub(super) const SCRAPES: usize = 8;
+// A new connection always finds one that it can replace.
+const _: () = assert!(SCRAPES < CONNECTIONS);
+/// For clients above [`SCRAPES`], in seconds: most scrapes take less than one.
+const RETRY_AFTER: &str = "1";
 /// Maximum size of the head of a request in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
 
@@ -112,8 +135,23 @@ impl App {
 
 struct Shared {
     app: App,
-    /// One scrape at a time: each holds megabytes.
-    scraping: Arc<Mutex<()>>,
+    /// [`SCRAPES`] of them.
+    permits: Arc<Semaphore>,
+    /// Locked while the table is read: a second reader would block a thread, waiting for the table.
+    latest: Arc<Mutex<Latest>>,
+}
+
+/// The exposition rendered last, as long as it is being sent to somebody.
+#[derive(Default)]
+struct Latest {
+    begun: Option<Instant>,
+    exposition: Weak<Vec<Bytes>>,
+}
+
+/// A connection, for the decision which one a new connection replaces.
+struct Open {
+    task: AbortHandle,
+    scraping: Arc<AtomicBool>,
 }
 
 /// The server, which is listening already.
@@ -133,6 +171,11 @@ impl Server {
         let listen = || {
             let listener = std::net::TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
+            // Connections inherit both. The timeout ends those with a closed window, too
+            // (`tcp_probe_timer`).
+            let socket = SockRef::from(&listener);
+            socket.set_tcp_user_timeout(Some(SEND_TIMEOUT))?;
+            socket.set_send_buffer_size(SEND_BUFFER)?;
             Ok(listener)
         };
         listen().map_err(|source| BindError { address, source })
@@ -162,27 +205,23 @@ impl Server {
     /// Serves until `shutdown` completes, then gives running requests [`SHUTDOWN_TIMEOUT`] to finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let router = router(self.app);
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let (closing, closed) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let mut open = Vec::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let next = async {
-                let permit = Arc::clone(&permits).acquire_owned().await;
-                (permit, self.listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
-                next = next => next,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = serve(stream, router.clone(), closed.clone());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
+                    make_room(&mut open);
+                    let scraping = Arc::default();
+                    let router = router.clone().layer(Extension(Arc::clone(&scraping)));
+                    let task = connections.spawn(serve(stream, router, closed.clone()));
+                    open.push(Open { task, scraping });
                 }
                 Err(error) => {
                     // Usually EMFILE. Retrying at once would spin.
@@ -197,6 +236,17 @@ impl Server {
         if timeout(SHUTDOWN_TIMEOUT, finished).await.is_err() {
             debug!("HTTP connections cut off at shutdown");
         }
+    }
+}
+
+/// Ends the oldest connection on which no scrape is under way, if there are [`CONNECTIONS`].
+fn make_room(open: &mut Vec<Open>) {
+    open.retain(|connection| !connection.task.is_finished());
+    let idle = |connection: &Open| !connection.scraping.load(Ordering::Relaxed);
+    if open.len() >= CONNECTIONS
+        && let Some(oldest) = open.iter().position(idle)
+    {
+        open.remove(oldest).task.abort();
     }
 }
 
@@ -230,7 +280,8 @@ async fn serve(stream: TcpStream, router: Router, mut closed: watch::Receiver<bo
 fn router(app: App) -> Router {
     let shared = Arc::new(Shared {
         app,
-        scraping: Arc::default(),
+        permits: Arc::new(Semaphore::new(SCRAPES)),
+        latest: Arc::default(),
     });
     // Higher levels take much longer and save little.
     let compression = CompressionLayer::new()
@@ -240,6 +291,8 @@ fn router(app: App) -> Router {
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/api/v1/processes", get(processes))
+        .route_layer(from_fn_with_state(Arc::clone(&shared), limit))
+        // Those above this line are limited, those below are not.
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(not_found)
@@ -248,21 +301,75 @@ fn router(app: App) -> Router {
         .with_state(shared)
 }
 
+/// Lets [`SCRAPES`] requests in, each until its response was sent.
+async fn limit(
+    State(shared): State<Arc<Shared>>,
+    Extension(scraping): Extension<Arc<AtomicBool>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
+        let body = "too many scrapes at the same time\n";
+        let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
+        return (StatusCode::SERVICE_UNAVAILABLE, NO_CACHE, retry, body).into_response();
+    };
+    scraping.store(true, Ordering::Relaxed);
+    let turn = Turn {
+        _permit: permit,
+        scraping,
+    };
+    // The closure holds it until the body was sent, or the connection ended.
+    let held = move |error| {
+        let _ = &turn;
+        error
+    };
+    let response = next.run(request).await;
+    response.map(|body| Body::new(body.map_err(held)))
+}
+
+/// Held by a response of the table.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    scraping: Arc<AtomicBool>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.scraping.store(false, Ordering::Relaxed);
+    }
+}
+
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let pieces = blocking(&shared, |app| {
+    let asked = Instant::now();
+    let exposition = blocking(&shared, move |app, latest| {
+        // Those who asked before it was begun share it.
+        if latest.begun.is_some_and(|begun| begun >= asked)
+            && let Some(exposition) = latest.exposition.upgrade()
+        {
+            return Ok(exposition);
+        }
+        let begun = Instant::now();
         let ours = app.exporter.scrape().into_iter().map(Bytes::from_owner);
-        let mut pieces: VecDeque<Bytes> = ours.collect();
+        let mut pieces: Vec<Bytes> = ours.collect();
         // Gathered last, so that counters of the daemon's work include what the exporter shows.
         let mut others = String::new();
         let families = app.registry.gather();
         let encoded = TextEncoder::new().encode_utf8(&families, &mut others);
         encoded.map_err(|error| error.to_string())?;
-        pieces.push_back(others.into());
-        Ok(Pieces(pieces))
+        pieces.push(others.into());
+        let exposition = Arc::new(pieces);
+        *latest = Latest {
+            begun: Some(begun),
+            exposition: Arc::downgrade(&exposition),
+        };
+        Ok(exposition)
     });
-    match pieces.await {
-        Ok(pieces) => {
-            let body = Body::new(pieces);
+    match exposition.await {
+        Ok(exposition) => {
+            let body = Body::new(Pieces {
+                exposition,
+                next: 0,
+            });
             (NO_CACHE, [(header::CONTENT_TYPE, TEXT_FORMAT)], body).into_response()
         }
         Err(error) => failure(&error),
@@ -270,7 +377,16 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// A body of several pieces, which are not concatenated.
-struct Pieces(VecDeque<Bytes>);
+struct Pieces {
+    exposition: Arc<Vec<Bytes>>,
+    next: usize,
+}
+
+impl Pieces {
+    fn rest(&self) -> &[Bytes] {
+        self.exposition.get(self.next..).unwrap_or_default()
+    }
+}
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
@@ -280,16 +396,18 @@ impl hyper::body::Body for Pieces {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        let piece = self.rest().first().cloned();
+        self.next += 1;
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.rest().is_empty()
     }
 
     /// Exact, so that a response that is not compressed has a Content-Length.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        SizeHint::with_exact(self.rest().iter().map(|piece| piece.len() as u64).sum())
     }
 }
 
@@ -317,14 +435,11 @@ async fn processes(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
 /// clients that time out and retry must not pile up work.
 async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
-    work: impl FnOnce(&App) -> Result<T, String> + Send + 'static,
+    work: impl FnOnce(&App, &mut Latest) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
-    let turn = Arc::clone(&shared.scraping).lock_owned().await;
+    let mut latest = Arc::clone(&shared.latest).lock_owned().await;
     let worker = Arc::clone(shared);
-    let work = move || {
-        let _turn = turn;
-        work(&worker.app)
-    };
+    let work = move || work(&worker.app, &mut latest);
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(error.to_string()),
