@@ -233,8 +233,14 @@ settings! {
     #[arg(value_parser = BoolishValueParser::new())]
     bpf_stats: bool => bool = false, restart;
 
-    /// Keep all capabilities after the hooks are attached [default: false]
-    #[arg(help_heading = "Kernel", value_name = "BOOL", env = "OBSERVER_KEEP_CAPABILITIES")]
+    /// User (name or uid) to become after the hooks are attached; as root it is `observer` if that
+    /// user exists; `root` stays root [default: none]
+    #[arg(help_heading = "Privileges", value_name = "USER", env = "OBSERVER_USER")]
+    user: String => Option<String> = None, restart;
+
+    /// Keep the user and all capabilities after the hooks are attached, without seccomp and
+    /// Landlock [default: false]
+    #[arg(help_heading = "Privileges", value_name = "BOOL", env = "OBSERVER_KEEP_CAPABILITIES")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     keep_capabilities: bool => bool = false, restart;

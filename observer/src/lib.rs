@@ -10,4 +10,5 @@ pub mod kernel;
 pub mod logging;
 pub mod preflight;
 pub mod privileges;
+pub mod sandbox;
 pub mod web;

@@ -4,14 +4,17 @@
 //! new threads inherit them. [`drop_capabilities`] therefore has to run on the main
 //! thread, after attaching and **before the tokio runtime starts its workers**: build the
 //! runtime by hand after it, instead of with `#[tokio::main]`. It looks at all threads of
-//! the process afterwards and names those that still have more.
+//! the process afterwards and fails if one still has more.
 
 use std::{collections::HashSet, fmt, fs, io};
 
 use caps::{CapSet, Capability};
-use nix::sys::{
-    prctl,
-    resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
+use nix::{
+    sys::{
+        prctl,
+        resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
+    },
+    unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid},
 };
 use serde::Serialize;
 
@@ -65,6 +68,28 @@ pub enum PrivilegesError {
     /// The other threads cannot be looked at.
     #[error("cannot read /proc/self/task")]
     Threads(#[source] io::Error),
+    /// Threads that existed before still have more.
+    #[error("threads {0:?} still have capabilities")]
+    LeftOut(Vec<i32>),
+    /// The setting `user` names nobody.
+    #[error("there is no user {0}")]
+    NoSuchUser(String),
+    /// The user database cannot be read.
+    #[error("cannot look up the user {name}")]
+    LookUp {
+        /// The user.
+        name: String,
+        /// Why.
+        source: nix::Error,
+    },
+    /// The kernel refused to change the user.
+    #[error("cannot become the user {name}; that takes CAP_SETUID and CAP_SETGID")]
+    Become {
+        /// The user.
+        name: String,
+        /// Why.
+        source: nix::Error,
+    },
 }
 
 fn missing_text(missing: &[&str]) -> String {
@@ -168,6 +193,65 @@ fn require(capabilities: &[CapabilityStatus]) -> Result<(), PrivilegesError> {
     }
 }
 
+/// The user that the daemon becomes if it is started as root and the setting `user` names none.
+pub const DEFAULT_USER: &str = "observer";
+
+/// A user to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Account {
+    /// The user that the setting `user` names, by name or uid. Without it, [`DEFAULT_USER`] if this
+    /// process is root and there is one. `None` means to stay.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user. A uid needs no entry in the user database.
+    pub fn find(setting: Option<&str>) -> Result<Option<Self>, PrivilegesError> {
+        let look_up = |name: &str| {
+            let user = User::from_name(name).map_err(|source| PrivilegesError::LookUp {
+                name: name.to_owned(),
+                source,
+            })?;
+            Ok(user.map(|User { name, uid, gid, .. }| Self { name, uid, gid }))
+        };
+        let Some(name) = setting else {
+            // A user database that cannot be read is no reason not to start.
+            let default = || look_up(DEFAULT_USER).ok().flatten();
+            return Ok(geteuid().is_root().then(default).flatten());
+        };
+        if let Some(account) = look_up(name)? {
+            return Ok(Some(account));
+        }
+        let Ok(id) = name.parse() else {
+            return Err(PrivilegesError::NoSuchUser(name.to_owned()));
+        };
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        let name = name.to_owned();
+        Ok(Some(Self { name, uid, gid }))
+    }
+
+    /// Changes the ids of all threads and gives up supplementary groups. Of this thread, the permitted
+    /// capabilities stay.
+    fn switch(&self) -> Result<(), PrivilegesError> {
+        let Self { name, uid, gid } = self;
+        let change = || {
+            prctl::set_keepcaps(true)?;
+            setgroups(&[])?;
+            setresgid(*gid, *gid, *gid)?;
+            setresuid(*uid, *uid, *uid)
+        };
+        change().map_err(|source| PrivilegesError::Become {
+            name: name.clone(),
+            source,
+        })
+    }
+}
+
 /// What [`drop_capabilities`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
@@ -176,8 +260,6 @@ pub struct Dropped {
     /// Whether the bounding set could be cut down too; without CAP_SETPCAP it cannot,
     /// which is harmless next to no_new_privs.
     pub bounding: bool,
-    /// Threads that existed before and still have more: see the module's documentation.
-    pub threads_left_out: Vec<i32>,
 }
 
 impl fmt::Display for Dropped {
@@ -190,21 +272,22 @@ impl fmt::Display for Dropped {
         if !self.bounding {
             f.write_str("; the bounding set is unchanged for want of CAP_SETPCAP")?;
         }
-        if !self.threads_left_out.is_empty() {
-            write!(f, "; threads {:?} still have more", self.threads_left_out)?;
-        }
         Ok(())
     }
 }
 
-/// Gives up every capability but `keep`, for this thread and those it will start, and
-/// sets no_new_privs, so that nothing executed later can win them back. What is kept is
+/// Becomes `account`, gives up every capability but `keep`, for this thread and those it will
+/// start, and sets no_new_privs, so that nothing executed later can win them back. What is kept is
 /// left in the effective and permitted sets only.
 ///
 /// # Errors
 ///
-/// When the kernel refuses; the thread may then have given up some of them.
-pub fn drop_capabilities(keep: &[Capability]) -> Result<Dropped, PrivilegesError> {
+/// When the kernel refuses, or when threads that existed before have more; the thread may then
+/// have given up some of them.
+pub fn drop_capabilities(
+    keep: &[Capability],
+    account: Option<&Account>,
+) -> Result<Dropped, PrivilegesError> {
     let failed = |set| move |source| PrivilegesError::Drop { set, source };
     let permitted = caps::read(None, CapSet::Permitted).map_err(PrivilegesError::Read)?;
     let kept: HashSet<Capability> = permitted
@@ -224,6 +307,9 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<Dropped, PrivilegesError
         caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
     }
     prctl::set_no_new_privs().map_err(PrivilegesError::NoNewPrivs)?;
+    if let Some(account) = account {
+        account.switch()?;
+    }
     // Effective before permitted, since the kernel wants it to be a subset at each step.
     caps::set(None, CapSet::Effective, &kept).map_err(failed("effective"))?;
     caps::set(None, CapSet::Permitted, &kept).map_err(failed("permitted"))?;
@@ -234,11 +320,13 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<Dropped, PrivilegesError
     let mask = kept
         .iter()
         .fold(0, |mask, capability| mask | capability.bitmask());
-    let threads_left_out = threads_beyond(mask).map_err(PrivilegesError::Threads)?;
+    let left_out = threads_beyond(mask).map_err(PrivilegesError::Threads)?;
+    if !left_out.is_empty() {
+        return Err(PrivilegesError::LeftOut(left_out));
+    }
     Ok(Dropped {
         kept: names,
         bounding: has_setpcap,
-        threads_left_out,
     })
 }
 
@@ -348,23 +436,31 @@ mod tests {
         status_mask(&status, field).unwrap()
     }
 
+    #[test]
+    fn a_user_is_found_by_name_and_by_number() {
+        let of = |setting| Account::find(Some(setting)).map(|account| account.unwrap().uid);
+        assert_eq!(of("root").unwrap(), Uid::from_raw(0));
+        assert_eq!(of("54321").unwrap(), Uid::from_raw(54321));
+        let error = of("no-such-user").unwrap_err();
+        assert_eq!(error.to_string(), "there is no user no-such-user");
+    }
+
     /// On a thread of its own, so that the test runner keeps what it has.
     #[test]
-    fn dropping_reaches_all_sets_and_new_threads_but_not_older_ones() {
+    fn dropping_reaches_all_sets_and_new_threads_and_names_older_ones() {
         let before = own("CapPrm");
         if before & Capability::CAP_BPF.bitmask() == 0 {
             eprintln!("skipped: needs CAP_BPF to see it survive");
             return;
         }
         std::thread::spawn(move || {
-            let dropped = drop_capabilities(&[Capability::CAP_BPF]).unwrap();
-            assert_eq!(dropped.kept, ["CAP_BPF"]);
-            assert!(
-                !dropped.threads_left_out.is_empty(),
-                "the main thread still has all"
-            );
+            let drop = || drop_capabilities(&[Capability::CAP_BPF], None);
+            let Err(PrivilegesError::LeftOut(threads)) = drop() else {
+                panic!("the main thread still has all");
+            };
             let own_id = nix::unistd::gettid().as_raw();
-            assert!(!dropped.threads_left_out.contains(&own_id));
+            assert!(!threads.is_empty() && !threads.contains(&own_id));
+            let cut = before & Capability::CAP_SETPCAP.bitmask() != 0;
             let check = move || {
                 let kept = Capability::CAP_BPF.bitmask();
                 assert_eq!(own("CapEff"), kept);
@@ -372,7 +468,7 @@ mod tests {
                 assert_eq!(own("CapInh"), 0);
                 assert_eq!(own("CapAmb"), 0);
                 assert_eq!(own("NoNewPrivs"), 1);
-                if dropped.bounding {
+                if cut {
                     assert_eq!(own("CapBnd"), kept);
                 }
             };
@@ -380,7 +476,8 @@ mod tests {
             std::thread::spawn(check).join().unwrap();
             // What is gone stays gone.
             let all = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
-            assert_eq!(drop_capabilities(&all).unwrap().kept, ["CAP_BPF"]);
+            assert!(drop_capabilities(&all, None).is_err());
+            check();
         })
         .join()
         .unwrap();

@@ -47,6 +47,7 @@ hooks = "kprobe"
 syscall-tracepoints = "never"
 self-test = false
 bpf-stats = true
+user = "nobody"
 keep-capabilities = true
 "#;
 
@@ -109,6 +110,7 @@ fn help_names_the_real_defaults() {
         syscall_tracepoints,
         self_test,
         bpf_stats,
+        user,
         keep_capabilities,
     } = Settings::default();
     let defaults = [
@@ -138,6 +140,7 @@ fn help_names_the_real_defaults() {
         ),
         ("self-test", self_test.to_string()),
         ("bpf-stats", bpf_stats.to_string()),
+        ("user", user.unwrap_or_else(|| "none".to_owned())),
         ("keep-capabilities", keep_capabilities.to_string()),
     ];
     let command = command();
@@ -186,6 +189,7 @@ fn file_is_read_and_every_key_arrives() {
         syscall_tracepoints: SyscallTracepoints::Never,
         self_test: false,
         bpf_stats: true,
+        user: Some("nobody".to_owned()),
         keep_capabilities: true,
     };
     assert_eq!(settings, expected);
@@ -256,7 +260,7 @@ fn file_errors_have_line_column_key_and_hint() {
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
          `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, \
-         `self-test`, `bpf-stats`, `keep-capabilities`\n\
+         `self-test`, `bpf-stats`, `user`, `keep-capabilities`\n\
          hint: did you mean `log-level`?"
     );
     assert_eq!(
@@ -405,6 +409,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "syscall-tracepoints",
             "self-test",
             "bpf-stats",
+            "user",
             "keep-capabilities",
         ]
     );

@@ -1,7 +1,7 @@
 //! `observer run`: starts everything and runs until a signal.
 //!
 //! Order matters: settings and the listening address are checked before anything is attached;
-//! capabilities are dropped before the tokio runtime has threads, because they are per thread.
+//! capabilities are dropped before the tokio runtimes have threads, because they are per thread.
 
 mod jobs;
 mod scheduler;
@@ -12,7 +12,7 @@ pub mod tail;
 use std::{
     process::ExitCode,
     sync::{
-        Arc, RwLock,
+        Arc, Once, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -47,7 +47,8 @@ use crate::{
     kernel::{Attached, Kernel, LoadOptions, Stream, mount_tracefs},
     logging,
     logging::LogHandle,
-    privileges,
+    privileges::{self, Account},
+    sandbox,
     web::{App, Server},
 };
 
@@ -133,6 +134,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let log = logging::init(settings.log_format, &settings.log_level)?;
     let listener = Server::listen(settings.listen)?;
     privileges::is_root_or_capable()?;
+    let account = Account::find(settings.user.as_deref())?;
     privileges::raise_memlock();
     let stats = settings
         .bpf_stats
@@ -171,10 +173,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         health.done(resync::STEP);
         heap::give_back();
     }
-    if settings.keep_capabilities {
-        info!("keeping all capabilities (--keep-capabilities)");
+    let confined = !settings.keep_capabilities;
+    if confined {
+        give_up_privileges(account.as_ref())?;
     } else {
-        drop_capabilities();
+        info!("keeping the user and all capabilities (--keep-capabilities)");
     }
 
     let facts = Arc::new(HostFacts::new(scan_limits(&settings)));
@@ -205,24 +208,36 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     scheduler.add(Ports::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));
-    let app = App {
-        exporter,
-        registry,
-        health,
-        snapshot: shared.snapshot.subscribe(),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the tokio runtime")?;
+    let http = http_runtime(confined).context("cannot start the tokio runtime for HTTP")?;
+    let app = App {
+        exporter,
+        registry,
+        health,
+        snapshot: shared.snapshot.subscribe(),
+        reader: runtime.handle().clone(),
+    };
+    let server = {
+        let _runtime = http.enter();
+        Server::new(listener, app)?
+    };
+    info!(
+        "serving metrics on http://{}/metrics",
+        server
+            .local_addr()
+            .context("cannot get the local address")?
+    );
     let result = runtime.block_on(serve(
         args,
         early_hangup,
         settings,
         log,
-        listener,
-        app,
+        server,
+        http.handle(),
         scheduler,
         shared,
         stream,
@@ -230,6 +245,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     ));
     // A job may be blocked by the kernel or by another process; the end does not wait for it.
     runtime.shutdown_background();
+    http.shutdown_background();
     result?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -258,12 +274,53 @@ fn walks_open_files(live: &Attached) -> bool {
     live.verdicts().iter().any(walks)
 }
 
-fn drop_capabilities() {
-    match privileges::drop_capabilities(&privileges::KEEP) {
-        Ok(dropped) if dropped.threads_left_out.is_empty() => info!("{dropped}"),
-        Ok(dropped) => warn!("{dropped}"),
-        Err(error) => warn!(%error, "failed to drop capabilities"),
+/// Becomes `account`, drops capabilities and installs the seccomp filter, for this thread and those
+/// that it will start.
+///
+/// # Errors
+///
+/// When the kernel refuses the first two. Not every kernel has seccomp.
+fn give_up_privileges(account: Option<&Account>) -> anyhow::Result<()> {
+    let dropped = privileges::drop_capabilities(&privileges::KEEP, account)
+        .context("cannot drop privileges (--keep-capabilities runs with all of them)")?;
+    info!(
+        uid = nix::unistd::geteuid().as_raw(),
+        "capabilities: {dropped}"
+    );
+    if nix::unistd::geteuid().is_root() {
+        info!("still root: create a user `observer`, or name another one with --user");
     }
+    match sandbox::install_seccomp() {
+        Ok(()) => info!("seccomp filter installed"),
+        Err(error) => warn!(%error, "no seccomp filter"),
+    }
+    Ok(())
+}
+
+/// The threads that talk to HTTP clients: without capabilities, and with Landlock.
+fn http_runtime(confined: bool) -> std::io::Result<tokio::runtime::Runtime> {
+    static LOGGED: Once = Once::new();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("http").enable_all();
+    if confined {
+        builder.on_thread_start(|| match sandbox::confine_thread() {
+            Ok(landlock) => LOGGED.call_once(|| {
+                if landlock {
+                    info!("Landlock restricts the HTTP threads");
+                } else {
+                    warn!("no Landlock: this kernel does not have it, or it is not enabled");
+                }
+            }),
+            Err(error) => {
+                error!(
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "stopping"
+                );
+                std::process::exit(1);
+            }
+        });
+    }
+    builder.build()
 }
 
 #[expect(
@@ -275,20 +332,13 @@ async fn serve(
     early_hangup: Arc<AtomicBool>,
     settings: Settings,
     log: LogHandle,
-    listener: std::net::TcpListener,
-    app: App,
+    server: Server,
+    http: &tokio::runtime::Handle,
     scheduler: Scheduler,
     shared: Shared,
     stream: Stream,
     reasons: ResetReasons,
 ) -> anyhow::Result<()> {
-    let server = Server::new(listener, app)?;
-    info!(
-        "serving metrics on http://{}/metrics",
-        server
-            .local_addr()
-            .context("cannot get the local address")?
-    );
     let (settings, settings_seen) = watch::channel(settings);
     let (stop, stopped) = watch::channel(false);
     let mut reader = tokio::spawn(stream::read(
@@ -310,12 +360,11 @@ async fn serve(
         result
     };
     let mut closing = stopped;
-    let (result, ()) = tokio::join!(
-        work,
-        server.run(async move {
-            let _ = closing.wait_for(|stop| *stop).await;
-        })
-    );
+    let served = http.spawn(server.run(async move {
+        let _ = closing.wait_for(|stop| *stop).await;
+    }));
+    let result = work.await;
+    served.await.context("the HTTP server failed")?;
     result
 }
 

@@ -51,6 +51,7 @@ use socket2::SockRef;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
@@ -125,6 +126,9 @@ pub struct App {
     pub health: Arc<Health>,
     /// The table's processes and names, as of the last tick.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Where the table and maps are read: the threads that serve clients may not (before 5.19, reading
+    /// a map takes CAP_BPF).
+    pub reader: Handle,
 }
 
 impl App {
@@ -413,10 +417,7 @@ impl hyper::body::Body for Pieces {
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
     let App {
-        exporter,
-        health,
-        snapshot: _,
-        registry: _,
+        exporter, health, ..
     } = &shared.app;
     let page = page::page(exporter, health, &shared.app.snapshot());
     (NO_CACHE, Html(page)).into_response()
@@ -440,9 +441,12 @@ async fn blocking<T: Send + 'static>(
     let mut latest = Arc::clone(&shared.latest).lock_owned().await;
     let worker = Arc::clone(shared);
     let work = move || work(&worker.app, &mut latest);
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(error.to_string()),
+    // The thread is started by one of the reader's, whose privileges it inherits.
+    let reader = &shared.app.reader;
+    let result = reader.spawn(async { tokio::task::spawn_blocking(work).await });
+    match result.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) | Err(error) => Err(error.to_string()),
     }
 }
 

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    runtime::Handle,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -64,6 +65,7 @@ fn app_of(kernel: FakeKernel) -> App {
         health: Arc::new(Health::new([])),
         // What was sent stays after the sender has gone.
         snapshot: watch::channel(Arc::new(snapshot)).1,
+        reader: Handle::current(),
     }
 }
 

@@ -307,24 +307,38 @@ const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 39;
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn capabilities_are_dropped_and_everything_still_works() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--user", "65534"]);
     let tasks = format!("/proc/{}/task", daemon.pid());
     let tasks: Vec<String> = fs::read_dir(tasks)
         .unwrap()
         .map(|task| task.unwrap().path().to_str().unwrap().to_owned())
         .collect();
     assert!(tasks.len() > 2, "{tasks:?}");
+    let mut http_threads = 0;
     for task in &tasks {
+        let expected = if status(task, "Name") == "http" {
+            http_threads += 1;
+            0
+        } else {
+            KEPT
+        };
         for field in ["CapEff", "CapPrm"] {
             let held = u64::from_str_radix(&status(task, field), 16).unwrap();
-            assert_eq!(held, KEPT, "{field} of {task} is {held:x}");
+            assert_eq!(held, expected, "{field} of {task} is {held:x}");
         }
         for field in ["CapInh", "CapAmb"] {
             let held = u64::from_str_radix(&status(task, field), 16).unwrap();
             assert_eq!(held, 0, "{field} of {task}");
         }
         assert_eq!(status(task, "NoNewPrivs"), "1", "{task}");
+        assert_eq!(status(task, "Seccomp"), "2", "{task}");
+        for field in ["Uid", "Gid"] {
+            let ids = status(task, field);
+            assert!(ids.split_whitespace().all(|id| id == "65534"), "{ids}");
+        }
+        assert_eq!(status(task, "Groups"), "", "{task}");
     }
+    assert_eq!(http_threads, 2);
 
     // Maps, iterators and other users' descriptors can still be read.
     let netns = Netns::new();
@@ -380,7 +394,32 @@ input()
 
     let keeping = Daemon::start(&["--keep-capabilities"]);
     let task = format!("/proc/{}", keeping.pid());
-    assert_eq!(status(&task, "CapEff"), status("/proc/self", "CapEff"));
+    for field in ["CapEff", "Uid", "Seccomp"] {
+        assert_eq!(status(&task, field), status("/proc/self", field), "{field}");
+    }
+}
+
+/// Without CAP_SETUID it cannot become another user, and does not go on as root.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_daemon_that_cannot_drop_privileges_ends() {
+    let mut command = std::process::Command::new(observer_test_support::observer());
+    command.args([
+        "run",
+        "--listen=127.0.0.1:0",
+        "--self-test=no",
+        "--user=65534",
+    ]);
+    let output = std::thread::spawn(move || {
+        // The bounding set belongs to the thread, and passes to what it starts.
+        caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SETUID).unwrap();
+        command.output().unwrap()
+    });
+    let output = output.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot become the user 65534"), "{said}");
+    assert!(!said.contains("serving"), "{said}");
 }
 
 #[test]
