@@ -233,6 +233,13 @@ settings! {
     #[arg(value_parser = BoolishValueParser::new())]
     bpf_stats: bool => bool = false, restart;
 
+    /// Run in a pid or time namespace other than the host's, where processes cannot be identified
+    /// [default: false]
+    #[arg(help_heading = "Kernel", value_name = "BOOL", env = "OBSERVER_ALLOW_PRIVATE_NAMESPACES")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    allow_private_namespaces: bool => bool = false, restart;
+
     /// User (name or uid) to become after the hooks are attached; as root it is `observer` if that
     /// user exists; `root` stays root [default: none]
     #[arg(help_heading = "Privileges", value_name = "USER", env = "OBSERVER_USER")]

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod heap;
 pub mod kernel;
 pub mod logging;
+pub mod namespaces;
 pub mod preflight;
 pub mod privileges;
 pub mod sandbox;

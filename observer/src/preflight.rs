@@ -24,7 +24,8 @@ use crate::{
 /// Invalid settings. If the observer cannot run here, that is not an error but the report's conclusion.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = RunArgs::for_file(args.config.clone()).settings()?;
-    mount_tracefs();
+    // Unmounted at the end, if it was not mounted before.
+    let _tracefs = mount_tracefs();
     let mut report = gather(&Host::default());
     if let Err(error) = privileges::is_root_or_capable() {
         report.notes.push(error.to_string());
@@ -41,7 +42,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", report.to_json());
     } else {
-        print!("{}", report.to_text());
+        print!("{}", report.to_text(args.verbose));
     }
     Ok(ExitCode::from(report.exit_code()))
 }

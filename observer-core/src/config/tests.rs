@@ -47,6 +47,7 @@ hooks = "kprobe"
 syscall-tracepoints = "never"
 self-test = false
 bpf-stats = true
+allow-private-namespaces = true
 user = "nobody"
 keep-capabilities = true
 "#;
@@ -110,6 +111,7 @@ fn help_names_the_real_defaults() {
         syscall_tracepoints,
         self_test,
         bpf_stats,
+        allow_private_namespaces,
         user,
         keep_capabilities,
     } = Settings::default();
@@ -140,6 +142,10 @@ fn help_names_the_real_defaults() {
         ),
         ("self-test", self_test.to_string()),
         ("bpf-stats", bpf_stats.to_string()),
+        (
+            "allow-private-namespaces",
+            allow_private_namespaces.to_string(),
+        ),
         ("user", user.unwrap_or_else(|| "none".to_owned())),
         ("keep-capabilities", keep_capabilities.to_string()),
     ];
@@ -189,6 +195,7 @@ fn file_is_read_and_every_key_arrives() {
         syscall_tracepoints: SyscallTracepoints::Never,
         self_test: false,
         bpf_stats: true,
+        allow_private_namespaces: true,
         user: Some("nobody".to_owned()),
         keep_capabilities: true,
     };
@@ -260,7 +267,7 @@ fn file_errors_have_line_column_key_and_hint() {
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
          `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, \
-         `self-test`, `bpf-stats`, `user`, `keep-capabilities`\n\
+         `self-test`, `bpf-stats`, `allow-private-namespaces`, `user`, `keep-capabilities`\n\
          hint: did you mean `log-level`?"
     );
     assert_eq!(
@@ -409,6 +416,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "syscall-tracepoints",
             "self-test",
             "bpf-stats",
+            "allow-private-namespaces",
             "user",
             "keep-capabilities",
         ]

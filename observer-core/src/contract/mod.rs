@@ -4,8 +4,10 @@
 
 mod hooks;
 mod source;
+mod summary;
 mod verdict;
 
 pub use hooks::{Hooks, SyscallTracepoints};
 pub use source::{KernelControl, KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns};
+pub use summary::{Summary, summaries};
 pub use verdict::{AttachType, Status, Verdict};

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use observer_core::{
-    contract::{Status, Verdict},
+    contract::{Status, Verdict, summaries},
     text::{cell, harden_json, sanitize},
 };
 use serde::{Serialize, Serializer};
 
-use crate::privileges::CapabilityStatus;
+use crate::{namespaces, privileges::CapabilityStatus};
 
 mod gather;
 #[cfg(test)]
@@ -40,6 +40,8 @@ pub struct Report {
     /// of `{"field": text, "feature": text}`.
     #[serde(serialize_with = "fields")]
     pub absent_fields: Vec<(String, String)>,
+    /// Kinds of namespace, pid or time, that are not the host's.
+    pub private_namespaces: Vec<&'static str>,
     /// Remarks without influence on the conclusion.
     pub notes: Vec<String>,
 }
@@ -95,24 +97,17 @@ impl Conclusion {
 }
 
 impl Report {
-    /// Signals in order of appearance.
-    fn signals(&self) -> Vec<&'static str> {
-        let mut signals = Vec::new();
-        for verdict in &self.verdicts {
-            if !signals.contains(&verdict.signal) {
-                signals.push(verdict.signal);
-            }
-        }
-        signals
-    }
-
     /// Signals none of whose programs is attached, with whether one of those is required.
     fn missing_signals(&self) -> Vec<(&'static str, bool)> {
-        let of = |signal: &'static str| self.verdicts.iter().filter(move |v| v.signal == signal);
-        self.signals()
+        let is_required = |signal| {
+            self.verdicts
+                .iter()
+                .any(|v| v.signal == signal && v.required)
+        };
+        summaries(&self.verdicts)
             .into_iter()
-            .filter(|signal| !of(signal).any(|v| v.status == Status::Attached))
-            .map(|signal| (signal, of(signal).any(|v| v.required)))
+            .filter(|summary| summary.hooks.is_empty())
+            .map(|summary| (summary.signal, is_required(summary.signal)))
             .collect()
     }
 
@@ -158,6 +153,13 @@ impl Report {
         }
 
         let mut lacks = Vec::new();
+        if !self.private_namespaces.is_empty() {
+            lacks.push(format!(
+                "its {} namespace is not the host's, {}",
+                self.private_namespaces.join(" and "),
+                namespaces::REMEDY
+            ));
+        }
         if !missing.is_empty() {
             let signals: Vec<_> = missing.iter().map(|(signal, _)| *signal).collect();
             lacks.push(format!("no hook for {}", signals.join(", ")));
@@ -210,9 +212,40 @@ impl Report {
         harden_json(&serde_json::to_string(&whole).unwrap_or_default())
     }
 
-    /// The table, with a newline at its end.
+    /// One line for each signal, a summary, and what is missing; with `verbose` also the host and every
+    /// hook that was tried. With a newline at its end.
     #[must_use]
-    pub fn to_text(&self) -> String {
+    pub fn to_text(&self, verbose: bool) -> String {
+        let mut text = String::new();
+        let (conclusion, sentence) = self.conclusion();
+        if !self.verdicts.is_empty() {
+            let (table, counts) = self.signals();
+            let _ = writeln!(text, "{table}\n{counts}");
+        }
+        let _ = writeln!(text, "{sentence}");
+        if verbose || conclusion == Conclusion::Impossible {
+            let _ = write!(text, "\n{}", self.host());
+        }
+        if verbose && !self.verdicts.is_empty() {
+            let _ = write!(text, "\n{}", self.table());
+        }
+        if !self.absent_fields.is_empty() {
+            text.push_str("\nfields this kernel does not have:\n");
+            for (field, feature) in &self.absent_fields {
+                let (field, feature) = (one_line(field), one_line(feature));
+                let _ = writeln!(text, "  {field}: {feature} is off");
+            }
+        }
+        if !self.notes.is_empty() {
+            text.push_str("\nnotes:\n");
+            for line in self.notes.iter().flat_map(|note| note.lines()) {
+                let _ = writeln!(text, "  {}", sanitize(line));
+            }
+        }
+        text
+    }
+
+    fn host(&self) -> String {
         let mut text = String::new();
         let release = sanitize(&self.kernel_release);
         let _ = writeln!(
@@ -245,29 +278,39 @@ impl Report {
             };
             let _ = writeln!(text, "{title:<14} {name:<20} {held:<8} {purpose}");
         }
-        if !self.verdicts.is_empty() {
-            text.push('\n');
-            text.push_str(&self.table());
-        }
-        if !self.absent_fields.is_empty() {
-            text.push_str("\nfields this kernel does not have:\n");
-            for (field, feature) in &self.absent_fields {
-                let (field, feature) = (one_line(field), one_line(feature));
-                let _ = writeln!(text, "  {field}: {feature} is off");
-            }
-        }
-        if !self.notes.is_empty() {
-            text.push_str("\nnotes:\n");
-            for line in self.notes.iter().flat_map(|note| note.lines()) {
-                let _ = writeln!(text, "  {}", sanitize(line));
-            }
-        }
-        let _ = writeln!(text, "\n{}", self.conclusion().1);
         text
     }
 
+    /// A line for each signal, and how many there are of each kind.
+    fn signals(&self) -> (String, String) {
+        let mut rows = vec![["SIGNAL", "COUNTS", "HOOKS"].map(str::to_owned)];
+        let (mut exact, mut inferred, mut missing) = (0, 0, 0);
+        for summary in summaries(&self.verdicts) {
+            let is_missing = summary.hooks.is_empty();
+            let (count, name) = match (is_missing, summary.inferred) {
+                (true, _) => (&mut missing, "MISSING"),
+                (false, true) => (&mut inferred, "inferred"),
+                (false, false) => (&mut exact, "exact"),
+            };
+            *count += 1;
+            let hooks = match summary.unavailable {
+                Some(Verdict { hook, detail, .. }) if is_missing => {
+                    shorten(&one_line(&format!("{hook}: {detail}")))
+                }
+                _ if summary.remarks.is_empty() => summary.hooks_text(),
+                _ => format!("{} ({})", summary.hooks_text(), summary.remarks.join("; ")),
+            };
+            rows.push([summary.signal.to_owned(), name.to_owned(), hooks]);
+        }
+        let counts = format!(
+            "{} signals: {exact} exact, {inferred} inferred, {missing} missing.",
+            rows.len() - 1
+        );
+        (align(&rows), counts)
+    }
+
     fn table(&self) -> String {
-        let header = ["SIGNAL", "RUNG", "HOOK", "STATUS", "WHY"];
+        let header = ["SIGNAL", "ATTACH TYPE", "HOOK", "STATUS", "REASON"];
         let mut rows = vec![header.map(str::to_owned)];
         let shown = self
             .verdicts
@@ -299,21 +342,24 @@ impl Report {
                 shorten(&one_line(detail)),
             ]);
         }
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths = [0, 1, 2, 3].map(width);
-        let mut text = String::new();
-        for [signal, attach_type, hook, status, why] in &rows {
-            let columns = [signal, attach_type, hook, status];
-            let cells: Vec<_> = columns
-                .iter()
-                .zip(widths)
-                .map(|(c, w)| cell(c, w))
-                .collect();
-            let line = format!("{}  {why}", cells.join("  "));
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
-        text
+        align(&rows)
     }
+}
+
+/// Columns of equal width, the last one without.
+fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let Some((last, columns)) = row.split_last() else {
+            continue;
+        };
+        let cells = columns.iter().enumerate();
+        let cells: Vec<_> = cells.map(|(at, text)| cell(text, width(at))).collect();
+        let line = format!("{}  {last}", cells.join("  "));
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
 }
 
 /// Text on one line, safe for a terminal: a verifier's log has many lines.

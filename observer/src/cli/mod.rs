@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::LazyLock, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use observer_core::{
     config::{Glob, RingBytes, RunArgs, ValueError, parse_duration},
+    contract::Hooks,
     export::BuildInfo,
     record::{Filter, Kind},
 };
@@ -40,17 +41,20 @@ Examples:
 Exit status: 0 after SIGTERM or SIGINT, 1 if it cannot run, 2 if the command line is wrong.";
 
 const CHECK_EXAMPLES: &str = "\
-Loads and attaches every hook, reports the result, and detaches. Nothing keeps running.
+Loads and attaches every hook, reports what serves each signal, and detaches. Nothing keeps running
+or stays mounted.
 
 Exit status: 0 when every signal has a hook, 1 when some signal or feature is missing, 2
 when the observer cannot run here (or the command line is wrong).
 
 Examples:
   sudo observer check
+  sudo observer check --verbose    every hook that was tried, and why it is not attached
   sudo observer check --json | jq '.verdicts[] | select(.status != \"attached\")'";
 
 const TAIL_EXAMPLES: &str = "\
-Attaches its own hooks; a daemon can run at the same time. A record has to match all filters; for
+Attaches its own hooks; a daemon can run at the same time. Drops privileges as `observer run` does,
+whose settings file (--config) applies to hooks, user and capabilities. A record has to match all filters; for
 each filter, one of its values. Standard error shows the number of records lost because the ring
 buffer was full.
 
@@ -116,6 +120,9 @@ pub struct CheckArgs {
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Show the host and every hook that was tried, too
+    #[arg(short, long, conflicts_with = "json")]
+    pub verbose: bool,
     /// Check with the settings of this file
     #[arg(
         short,
@@ -189,6 +196,26 @@ pub struct TailArgs {
     /// Size of the ring buffer, a power of two
     #[arg(long, value_name = "SIZE", help_heading = "Limits", default_value_t = RingBytes::DEFAULT)]
     pub ring_bytes: RingBytes,
+
+    /// Kinds of kernel hook that may be used, instead of what the file says
+    #[arg(
+        long,
+        value_name = "KIND",
+        help_heading = "Kernel",
+        env = "OBSERVER_HOOKS"
+    )]
+    #[arg(hide_env_values = true)]
+    pub hooks: Option<Hooks>,
+
+    /// Settings file of `observer run`
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "OBSERVER_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
 }
 
 impl TailArgs {

@@ -10,6 +10,7 @@ mod stream;
 pub mod tail;
 
 use std::{
+    path::Path,
     process::ExitCode,
     sync::{
         Arc, Once, RwLock,
@@ -22,7 +23,7 @@ use observer_common::{RECORD_STATE, SLOT_FIRST};
 use observer_core::{
     btf::VMLINUX,
     config::{RunArgs, Settings},
-    contract::{KernelSource as _, Status, Verdict},
+    contract::{KernelSource as _, Status, Verdict, summaries},
     export::{
         Exporter, Health,
         jobs::{DriftMetrics, JobMetrics, WalkMetrics},
@@ -47,6 +48,7 @@ use crate::{
     kernel::{Attached, Kernel, LoadOptions, Stream, mount_tracefs},
     logging,
     logging::LogHandle,
+    namespaces,
     privileges::{self, Account},
     sandbox,
     web::{App, Server},
@@ -63,7 +65,10 @@ const RECORDS: u32 = (1 << RECORD_STATE) - 1;
 ///
 /// When a required hook cannot be attached.
 pub fn attach(options: &LoadOptions) -> anyhow::Result<(Attached, Stream, ResetReasons)> {
-    mount_tracefs();
+    // It stays: unmounting takes a capability that is dropped.
+    if let Some(mounted) = mount_tracefs() {
+        mounted.keep();
+    }
     let loaded = Kernel::examine(&options.btf)?.load(options)?;
     for absent in &loaded.absent {
         warn!(
@@ -77,45 +82,40 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Attached, Stream, ResetR
     }
     let reasons = ResetReasons::new(loaded.reset_reasons.clone());
     let (live, stream) = Attached::new(loaded, options)?;
-    report(live.verdicts());
+    log_signals(live.verdicts());
     Ok((live, stream, reasons))
 }
 
-/// Logs signals that are not observed, and those observed by a fallback.
-fn report(verdicts: &[Verdict]) {
-    let attached = |of: &Verdict| {
-        verdicts
-            .iter()
-            .any(|other| other.signal == of.signal && other.status == Status::Attached)
-    };
-    for verdict in verdicts {
-        let Verdict {
-            signal,
-            attach_type,
-            hook,
-            status,
-            detail,
-            ..
-        } = verdict;
-        match status {
-            Status::NotNeeded | Status::Incomplete => {}
-            Status::Attached => debug!(
+/// Logs, on one line for each signal, those that are not observed, and those observed by a fallback;
+/// every hook at debug level.
+fn log_signals(verdicts: &[Verdict]) {
+    for Verdict {
+        signal,
+        attach_type,
+        hook,
+        status,
+        detail,
+        ..
+    } in verdicts
+    {
+        let attach_type = attach_type.name();
+        debug!(signal, attach_type, hook, ?status, detail, "hook");
+    }
+    for summary in summaries(verdicts) {
+        let signal = summary.signal;
+        let Some(unavailable) = summary.unavailable else {
+            continue;
+        };
+        if summary.hooks.is_empty() {
+            warn!(signal, reason = unavailable.detail, "not observed");
+        } else {
+            info!(
                 signal,
-                attach_type = attach_type.name(),
-                hook,
-                detail,
-                "attached"
-            ),
-            _ if attached(verdict) => {
-                info!(
-                    signal,
-                    attach_type = attach_type.name(),
-                    hook,
-                    detail,
-                    "preferred hook unavailable, using a fallback"
-                );
-            }
-            _ => warn!(signal, hook, detail, "not observed"),
+                hooks = summary.hooks_text(),
+                unavailable = unavailable.hook,
+                reason = unavailable.detail,
+                "preferred hook unavailable, using a fallback"
+            );
         }
     }
 }
@@ -134,6 +134,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let log = logging::init(settings.log_format, &settings.log_level)?;
     let listener = Server::listen(settings.listen)?;
     privileges::is_root_or_capable()?;
+    require_initial_namespaces(settings.allow_private_namespaces)?;
     let account = Account::find(settings.user.as_deref())?;
     privileges::raise_memlock();
     let stats = settings
@@ -274,13 +275,28 @@ fn walks_open_files(live: &Attached) -> bool {
     live.verdicts().iter().any(walks)
 }
 
+/// Fails in a pid or time namespace other than the initial one, unless `allowed`.
+pub(crate) fn require_initial_namespaces(allowed: bool) -> anyhow::Result<()> {
+    let private = namespaces::private(Path::new("/proc")).join(" and ");
+    if private.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "in a {private} namespace other than the host's, {}",
+        namespaces::REMEDY
+    );
+    anyhow::ensure!(allowed, "{what}, or allow it by --allow-private-namespaces");
+    warn!("{what}");
+    Ok(())
+}
+
 /// Becomes `account`, drops capabilities and installs the seccomp filter, for this thread and those
 /// that it will start.
 ///
 /// # Errors
 ///
 /// When the kernel refuses the first two. Not every kernel has seccomp.
-fn give_up_privileges(account: Option<&Account>) -> anyhow::Result<()> {
+pub(crate) fn give_up_privileges(account: Option<&Account>) -> anyhow::Result<()> {
     let dropped = privileges::drop_capabilities(&privileges::KEEP, account)
         .context("cannot drop privileges (--keep-capabilities runs with all of them)")?;
     info!(

@@ -9,7 +9,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use observer_core::{
-    config::{LogFilter, LogFormat, Settings},
+    config::{LogFilter, LogFormat, RunArgs},
     contract::KernelSource,
     host::HostFacts,
     process::resources::ScanLimits,
@@ -17,13 +17,17 @@ use observer_core::{
     table::{Table, TableConfig},
 };
 
-use super::{attach, load_options};
+use super::{
+    attach, give_up_privileges, load_options, require_initial_namespaces, walks_open_files,
+};
 use crate::{
     cli::{TailArgs, tail::Tally},
     heap,
     kernel::{Attached, LoadOptions},
-    logging, privileges,
+    logging,
+    privileges::{self, Account},
 };
+use tracing::warn;
 
 /// Maximum time that a record waits in the ring, in milliseconds.
 const PACE: u8 = 50;
@@ -37,7 +41,10 @@ const TICK: Duration = Duration::from_secs(1);
 pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     let warnings: LogFilter = "warn".parse()?;
     logging::init(LogFormat::Text, &warnings)?;
+    let settings = RunArgs::for_file(args.config.clone()).settings()?;
     privileges::is_root_or_capable()?;
+    require_initial_namespaces(settings.allow_private_namespaces)?;
+    let account = Account::find(settings.user.as_deref())?;
     privileges::raise_memlock();
     let filter = args.filter();
     let (live, mut stream, reasons) = attach(&LoadOptions {
@@ -45,10 +52,17 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
         record_mask: filter.mask(),
         // It takes time; `observer check` runs it.
         self_test: false,
-        ..load_options(&Settings::default())
+        hooks: args.hooks.unwrap_or(settings.hooks),
+        ..load_options(&settings)
     })?;
-    let _ = live.resync();
+    let mut resync = walks_open_files(&live).then(Instant::now);
+    if resync.is_some() {
+        take_in(&live);
+    }
     heap::give_back();
+    if !settings.keep_capabilities {
+        give_up_privileges(account.as_ref())?;
+    }
     let facts = HostFacts::new(ScanLimits::default());
     let stop = stop_flag()?;
     let started = Instant::now();
@@ -96,6 +110,12 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             // Frees the slots of ended processes.
             last_tick = Instant::now();
             table.tick(last_tick, &live, &facts);
+            if let Some(last) = &mut resync
+                && last.elapsed() >= settings.resync_interval
+            {
+                take_in(&live);
+                *last = Instant::now();
+            }
             if tally.update_missed(missed(&live)) {
                 eprintln!("{tally}");
             }
@@ -111,6 +131,16 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     tally.update_missed(missed(&live));
     eprintln!("{tally}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds the owners of sockets that are older than this program or changed hands.
+fn take_in(live: &Attached) {
+    if let Err(error) = live.resync() {
+        warn!(
+            error = format!("{error:#}"),
+            "sockets opened before the start, or passed on, may be shown without their owner"
+        );
+    }
 }
 
 fn missed(live: &Attached) -> u64 {

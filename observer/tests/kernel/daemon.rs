@@ -424,6 +424,46 @@ fn a_daemon_that_cannot_drop_privileges_ends() {
 
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_private_pid_namespace_is_refused() {
+    let observer = observer_test_support::observer();
+    let unshared = |args: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+        command.arg(&observer).args(args).output().unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let output = unshared(&["run", "--listen=127.0.0.1:0"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("in a pid namespace other than the host's"),
+        "{said}"
+    );
+    assert!(said.contains("--allow-private-namespaces"), "{said}");
+
+    let output = unshared(&["check"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("its pid namespace is not the host's"),
+        "{said}"
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("observer.toml");
+    fs::write(&file, "allow-private-namespaces = true\n").unwrap();
+    let file = format!("--config={}", file.display());
+    let output = unshared(&["tail", "--duration=100ms", &file]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("in a pid namespace other than the host's"),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
 fn http_pages() {
     let daemon = Daemon::shared();
     assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));

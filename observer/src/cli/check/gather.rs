@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use nix::sys::statfs::{FsType, TRACEFS_MAGIC, statfs};
 
 use super::{Probe, Report};
-use crate::privileges;
+use crate::{namespaces, privileges};
 
 /// Where to look; tests look elsewhere.
 #[derive(Clone, Debug)]
@@ -50,6 +50,7 @@ pub fn gather(host: &Host<'_>) -> Report {
         capabilities,
         verdicts: Vec::new(),
         absent_fields: Vec::new(),
+        private_namespaces: namespaces::private(host.proc),
         notes,
     }
 }

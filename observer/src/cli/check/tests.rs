@@ -54,30 +54,54 @@ fn report() -> Report {
             verdict("connect", AttachType::Tracepoint, Status::Attached, ""),
         ],
         absent_fields: vec![],
+        private_namespaces: vec![],
         notes: vec![],
     }
 }
 
+const SIGNALS: &str = "\
+SIGNAL   COUNTS  HOOKS
+state    exact   tp_btf inet_sock_set_state
+connect  exact   tracepoint sys_exit_connect
+
+2 signals: 2 exact, 0 inferred, 0 missing.
+Every signal is observed.
+";
+
 #[test]
 fn complete_text() {
+    assert_eq!(report().to_text(false), SIGNALS);
     assert_eq!(
-        report().to_text(),
-        "\
+        report().to_text(true),
+        format!(
+            "\
+{SIGNALS}
 kernel         6.18.4 (x86_64)
 BTF            ok: /sys/kernel/btf/vmlinux, 6144 KiB
 tracefs        ok: /sys/kernel/tracing
 capabilities   CAP_BPF              yes      something
                CAP_DAC_READ_SEARCH  yes      something
 
-SIGNAL   RUNG        HOOK                       STATUS       WHY
-state    tp_btf      inet_sock_set_state        attached
-connect  tp_btf      syscalls:sys_exit_connect  unsupported  no such hook
-connect  tracepoint  syscalls:sys_exit_connect  attached
-
-Every signal is observed.
+SIGNAL   ATTACH TYPE  HOOK                       STATUS       REASON
+state    tp_btf       inet_sock_set_state        attached
+connect  tp_btf       syscalls:sys_exit_connect  unsupported  no such hook
+connect  tracepoint   syscalls:sys_exit_connect  attached
 "
+        )
     );
     assert_eq!(report().exit_code(), 0);
+}
+
+#[test]
+fn a_private_pid_namespace_degrades() {
+    let mut private = report();
+    private.private_namespaces = vec!["pid"];
+    assert_eq!(private.exit_code(), 1);
+    let text = private.to_text(false);
+    assert!(
+        text.contains("its pid namespace is not the host's"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -94,23 +118,18 @@ fn degraded_by_signal_field_and_capability() {
         .push(("tcp_sock.total_retrans".into(), "retransmits".into()));
     degraded.capabilities[1].held = false;
     degraded.notes.push("a remark".into());
-    let text = degraded.to_text();
-    let (_, tail) = text.split_once("\nconnect     tracepoint ").unwrap();
-    assert_eq!(
-        tail,
-        "\u{20}syscalls:sys_exit_connect  attached
-reset_sent  tp_btf      tcp_send_reset             refused      line 1 R1 bad
-
-fields this kernel does not have:
-  tcp_sock.total_retrans: retransmits is off
-
-notes:
-  a remark
-
-The observer runs here, but not in full: no hook for reset_sent; the kernel has no \
-tcp_sock.total_retrans; it lacks CAP_DAC_READ_SEARCH.
-"
-    );
+    let text = degraded.to_text(true);
+    for part in [
+        "\nreset_sent  MISSING  tcp_send_reset: line 1 R1 bad\n\n\
+         3 signals: 2 exact, 0 inferred, 1 missing.\n\
+         The observer runs here, but not in full: no hook for reset_sent; the kernel has no \
+         tcp_sock.total_retrans; it lacks CAP_DAC_READ_SEARCH.\n",
+        "\nreset_sent  tp_btf       tcp_send_reset             refused      line 1 R1 bad\n",
+        "\nfields this kernel does not have:\n  tcp_sock.total_retrans: retransmits is off\n",
+        "\nnotes:\n  a remark\n",
+    ] {
+        assert!(text.contains(part), "{part}\nin:\n{text}");
+    }
     assert!(text.contains("CAP_DAC_READ_SEARCH  no       something\n"));
     assert_eq!(degraded.exit_code(), 1);
 
@@ -132,7 +151,7 @@ fn impossible_for_each_reason() {
     );
     assert!(
         no_btf
-            .to_text()
+            .to_text(true)
             .contains("BTF            MISSING: no file\n")
     );
 
@@ -142,13 +161,13 @@ fn impossible_for_each_reason() {
     assert_eq!(no_privileges.exit_code(), 2);
     assert!(
         no_privileges
-            .to_text()
+            .to_text(true)
             .contains("CAP_BPF              MISSING  something\n")
     );
     assert!(
         no_privileges
-            .to_text()
-            .ends_with("cannot run here: it lacks CAP_BPF.\n")
+            .to_text(true)
+            .contains("cannot run here: it lacks CAP_BPF.\n")
     );
 
     let mut no_hook = report();
@@ -157,8 +176,8 @@ fn impossible_for_each_reason() {
     assert_eq!(no_hook.exit_code(), 2);
     assert!(
         no_hook
-            .to_text()
-            .ends_with("no hook could be attached for state.\n")
+            .to_text(true)
+            .contains("no hook could be attached for state.\n")
     );
 }
 
@@ -187,6 +206,7 @@ fn json_has_everything_by_name() {
                 "program": "program", "status": "attached", "detail": "", "required": true,
             }],
             "absent_fields": [{"field": "a.b", "feature": "c"}],
+            "private_namespaces": [],
             "notes": [],
             "exit_code": 1,
             "conclusion": "The observer runs here, but not in full: the kernel has no a.b.",
@@ -202,13 +222,14 @@ fn a_verifier_log_stays_on_one_short_line() {
     );
     let mut refused = report();
     refused.verdicts = vec![verdict("state", AttachType::TpBtf, Status::Refused, &log)];
-    let text = refused.to_text();
-    let line = text.lines().find(|line| line.starts_with("state")).unwrap();
-    assert!(line.chars().count() < 220, "{line}");
-    assert!(
-        line.ends_with("R2 type=scalar \\x1b[31mexpected=fp"),
-        "{line}"
-    );
+    let text = refused.to_text(true);
+    for line in text.lines().filter(|line| line.starts_with("state")) {
+        assert!(line.chars().count() < 240, "{line}");
+        assert!(
+            line.ends_with("R2 type=scalar \\x1b[31mexpected=fp"),
+            "{line}"
+        );
+    }
     let value: serde_json::Value = serde_json::from_str(&refused.to_json()).unwrap();
     assert_eq!(value["verdicts"][0]["detail"], log);
 }

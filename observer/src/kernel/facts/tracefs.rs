@@ -5,25 +5,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tracing::{info, warn};
 
-/// Classic tracepoints are found through tracefs, which systemd mounts on first use but a
-/// bare system or container may not have.
-pub fn mount_tracefs() {
+const MOUNT_POINT: &str = "/sys/kernel/tracing";
+
+/// A mount of tracefs, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Mounted(());
+
+impl Mounted {
+    /// Lets the mount stay.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Detached, because another program may use it by now.
+        if let Err(error) = umount2(MOUNT_POINT, MntFlags::MNT_DETACH) {
+            warn!(%error, "cannot unmount {MOUNT_POINT}");
+        }
+    }
+}
+
+/// Mounts tracefs if it is not. Classic tracepoints are found through it; systemd mounts it on first
+/// use, but a bare system or container may not have it.
+#[must_use = "it is unmounted when this is dropped"]
+pub fn mount_tracefs() -> Option<Mounted> {
     if find_tracefs().is_some() {
-        return;
+        return None;
     }
     let mounted = mount(
         Some("tracefs"),
-        "/sys/kernel/tracing",
+        MOUNT_POINT,
         Some("tracefs"),
         MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV,
         None::<&str>,
     );
     match mounted {
-        Ok(()) => info!("mounted tracefs on /sys/kernel/tracing"),
-        Err(error) => warn!(%error, "tracefs is not mounted and cannot be"),
+        Ok(()) => {
+            info!("mounted tracefs on {MOUNT_POINT}");
+            Some(Mounted(()))
+        }
+        Err(error) => {
+            warn!(%error, "tracefs is not mounted and cannot be");
+            None
+        }
     }
 }
 

@@ -1,0 +1,133 @@
+//! What serves each signal, from the verdicts on all hooks.
+
+use observer_common::{SIGNAL_NAMES, SIGNAL_TIME_WAIT};
+
+use super::{
+    source::POLLED_PORTS,
+    verdict::{AttachType, Status, Verdict},
+};
+
+/// What serves a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary<'a> {
+    /// The signal.
+    pub signal: &'static str,
+    /// The attached hooks. Empty if the signal is not observed.
+    pub hooks: Vec<(AttachType, &'static str)>,
+    /// Remarks on those, without repetitions.
+    pub remarks: Vec<&'a str>,
+    /// Whether the counts are inferred, as far as their hooks say so.
+    pub inferred: bool,
+    /// The most preferred program that is not attached.
+    pub unavailable: Option<&'a Verdict>,
+}
+
+impl Summary<'_> {
+    /// The hooks, each type once in a row: `tracepoint sys_exit_accept, sys_exit_accept4`.
+    #[must_use]
+    pub fn hooks_text(&self) -> String {
+        let mut text = String::new();
+        let mut last = None;
+        for &(attach_type, hook) in &self.hooks {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            if last.replace(attach_type) != Some(attach_type) {
+                text.push_str(attach_type.name());
+                text.push(' ');
+            }
+            text.push_str(hook.strip_prefix("syscalls:").unwrap_or(hook));
+        }
+        text
+    }
+}
+
+/// One summary for each signal, in order of appearance.
+#[must_use]
+pub fn summaries(verdicts: &[Verdict]) -> Vec<Summary<'_>> {
+    let mut summaries: Vec<Summary<'_>> = Vec::new();
+    for verdict in verdicts {
+        let signal = verdict.signal;
+        let at = summaries.iter().position(|it| it.signal == signal);
+        let at = at.unwrap_or_else(|| {
+            summaries.push(Summary {
+                signal,
+                hooks: Vec::new(),
+                remarks: Vec::new(),
+                inferred: false,
+                unavailable: None,
+            });
+            summaries.len() - 1
+        });
+        let summary = &mut summaries[at];
+        match verdict.status {
+            Status::Attached => {
+                let hook = (verdict.attach_type, verdict.hook);
+                if !summary.hooks.contains(&hook) {
+                    summary.hooks.push(hook);
+                }
+                let remark = verdict.detail.as_str();
+                if !remark.is_empty() && !summary.remarks.contains(&remark) {
+                    summary.remarks.push(remark);
+                    summary.inferred |= remark.starts_with("inferred");
+                }
+            }
+            Status::NotNeeded | Status::Incomplete => {}
+            Status::Unsupported | Status::Refused | Status::Broken => {
+                summary.unavailable.get_or_insert(verdict);
+            }
+        }
+    }
+    // Which ports in TIME_WAIT are in use is known as well as what is in TIME_WAIT.
+    let time_wait = SIGNAL_NAMES[SIGNAL_TIME_WAIT as usize];
+    let is = |name| move |summary: &&Summary<'_>| summary.signal == name;
+    let inferred = summaries
+        .iter()
+        .find(is(time_wait))
+        .is_some_and(|it| it.inferred);
+    if let Some(ports) = summaries.iter_mut().find(|it| it.signal == POLLED_PORTS) {
+        ports.inferred |= inferred;
+    }
+    summaries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(signal: &'static str, hook: &'static str, status: Status, detail: &str) -> Verdict {
+        Verdict {
+            signal,
+            attach_type: AttachType::TpBtf,
+            hook,
+            program: "program",
+            status,
+            detail: detail.to_owned(),
+            required: false,
+        }
+    }
+
+    #[test]
+    fn a_summary_names_what_serves_a_signal_and_what_would_be_better() {
+        let verdicts = [
+            verdict("time_wait", "a", Status::Refused, "not permitted"),
+            verdict("time_wait", "b", Status::Unsupported, "no such function"),
+            verdict("time_wait", "c", Status::Attached, "inferred from c"),
+            verdict("ports", "d", Status::Attached, ""),
+            verdict("ports", "d", Status::Attached, ""),
+            verdict("accept", "e", Status::Broken, "it did not run"),
+            verdict("accept", "f", Status::Incomplete, "of no use without e"),
+        ];
+        let [time_wait, ports, accept] = &summaries(&verdicts)[..] else {
+            panic!("three signals");
+        };
+        assert_eq!(time_wait.hooks, [(AttachType::TpBtf, "c")]);
+        assert_eq!(time_wait.remarks, ["inferred from c"]);
+        assert_eq!(time_wait.unavailable, Some(&verdicts[0]));
+        assert!(time_wait.inferred && ports.inferred && !accept.inferred);
+        assert_eq!(ports.hooks_text(), "tp_btf d");
+        assert_eq!(ports.unavailable, None);
+        assert!(accept.hooks.is_empty());
+        assert_eq!(accept.unavailable, Some(&verdicts[5]));
+    }
+}
