@@ -48,7 +48,8 @@ fn a_snapshot_has_each_process_and_name() {
     for pid in [7, 8] {
         let slot = kernel.spawn(pid, 1, b"a").unwrap();
         kernel.change(slot, fill);
-        let number = kernel.slot(slot).time_wait_count;
+        let number = 100 + slot;
+        kernel.change(slot, |it| it.time_wait_count = number);
         let mut time_waits = kernel.time_waits.lock().unwrap();
         time_waits.entry(number).or_default().entered = 2;
     }

@@ -289,11 +289,15 @@ fn the_landing_page_escapes_what_it_shows() {
 
 /// A scrape or a job may hold the table for as long as it likes.
 #[test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the server must answer while the table is locked"
+)]
 fn processes_are_answered_while_the_table_is_locked() {
-    let app = app(Duration::from_secs(60));
-    let table = table(&app.exporter);
-    let locked = table.write().unwrap();
     run(async {
+        let app = app(Duration::from_secs(60));
+        let table = table(&app.exporter);
+        let locked = table.write().unwrap();
         let server = start_with(app).await;
         let (head, body) = ask(server.address, "GET /api/v1/processes?limit=2").await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -322,8 +326,8 @@ fn processes_are_answered_while_the_table_is_locked() {
             assert!(head.starts_with("HTTP/1.1 400"), "{query}: {head}");
             assert!(body.contains("1000"), "{body}");
         }
+        drop(locked);
     });
-    drop(locked);
 }
 
 #[test]
@@ -412,7 +416,7 @@ fn clients_that_do_not_read_take_neither_health_nor_memory() {
         })
         .await;
         let (_, body) = ask(server.address, "GET /metrics").await;
-        assert!(body.len() > 1 << 20, "fits into buffers: {}", body.len());
+        assert!(body.len() > 1 << 19, "fits into buffers: {}", body.len());
         renderings.reset();
         let started = Instant::now();
         let mut clients = JoinSet::new();

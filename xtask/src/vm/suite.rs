@@ -24,7 +24,7 @@ pub const ALL_KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
 pub const KERNELS: [&str; 3] = ["5.10", "6.1", "7.3"];
 
 /// Unit and where it runs. Tests of the daemon are left to the running kernel.
-pub const UNITS: [(&str, On); 30] = [
+pub const UNITS: [(&str, On); 31] = [
     ("accept", On::Ends),
     ("binds", On::Ends),
     ("connection_errors", On::Ends),
