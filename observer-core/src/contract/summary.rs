@@ -18,7 +18,8 @@ pub struct Summary<'a> {
     pub remarks: Vec<&'a str>,
     /// Whether the counts are inferred, as far as their hooks say so.
     pub inferred: bool,
-    /// The most preferred program that is not attached.
+    /// The most preferred program that is not attached; of a signal that is not observed, the least
+    /// preferred one, which would be enough.
     pub unavailable: Option<&'a Verdict>,
 }
 
@@ -72,11 +73,15 @@ pub fn summaries(verdicts: &[Verdict]) -> Vec<Summary<'_>> {
                     summary.inferred |= remark.starts_with("inferred");
                 }
             }
-            Status::NotNeeded | Status::Incomplete => {}
-            Status::Unsupported | Status::Refused | Status::Broken => {
+            status if status.is_obstacle() => {
                 summary.unavailable.get_or_insert(verdict);
             }
+            _ => {}
         }
+    }
+    for summary in summaries.iter_mut().filter(|it| it.hooks.is_empty()) {
+        let is_obstacle = |it: &&Verdict| it.signal == summary.signal && it.status.is_obstacle();
+        summary.unavailable = verdicts.iter().rfind(is_obstacle);
     }
     // Which ports in TIME_WAIT are in use is known as well as what is in TIME_WAIT.
     let time_wait = SIGNAL_NAMES[SIGNAL_TIME_WAIT as usize];
@@ -117,6 +122,7 @@ mod tests {
             verdict("ports", "d", Status::Attached, ""),
             verdict("accept", "e", Status::Broken, "it did not run"),
             verdict("accept", "f", Status::Incomplete, "of no use without e"),
+            verdict("accept", "g", Status::Unsupported, "no tracefs"),
         ];
         let [time_wait, ports, accept] = &summaries(&verdicts)[..] else {
             panic!("three signals");
@@ -128,6 +134,6 @@ mod tests {
         assert_eq!(ports.hooks_text(), "tp_btf d");
         assert_eq!(ports.unavailable, None);
         assert!(accept.hooks.is_empty());
-        assert_eq!(accept.unavailable, Some(&verdicts[5]));
+        assert_eq!(accept.unavailable, Some(&verdicts[7]));
     }
 }

@@ -56,6 +56,14 @@ pub enum Status {
     NotNeeded,
 }
 
+impl Status {
+    /// Whether something is in the way of the program itself.
+    #[must_use]
+    pub const fn is_obstacle(self) -> bool {
+        matches!(self, Self::Unsupported | Self::Refused | Self::Broken)
+    }
+}
+
 /// The verdict on one program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
