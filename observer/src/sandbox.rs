@@ -30,7 +30,6 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
-    libc::SYS_kill,
     // Connections, and further listeners. The one that there is was opened before.
     libc::SYS_socket,
     libc::SYS_connect,
@@ -114,6 +113,8 @@ pub fn install_seccomp() -> Result<(), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         denied.map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_openat, opens_for_writing(2)?);
+    // Signal 0 asks whether a process is still there.
+    rules.insert(libc::SYS_kill, vec![nonzero(1)?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, opens_for_writing(1)?);
     let filter = SeccompFilter::new(
@@ -124,6 +125,12 @@ pub fn install_seccomp() -> Result<(), seccompiler::Error> {
     )?;
     let program: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter(&program)
+}
+
+/// A rule for calls whose argument `index` is not zero.
+fn nonzero(index: u8) -> Result<SeccompRule, seccompiler::BackendError> {
+    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?;
+    SeccompRule::new(vec![condition])
 }
 
 /// Rules for a system call whose argument `flags` are those of open().
