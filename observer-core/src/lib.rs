@@ -8,6 +8,7 @@ pub mod btf;
 pub mod config;
 pub mod contract;
 pub mod export;
+pub mod hints;
 pub mod host;
 pub mod names;
 pub mod net;

@@ -1,0 +1,88 @@
+//! What a hint is, and when it is shown.
+
+/// When a hint may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// As a part of a cause that names it.
+    ByCause,
+    /// For failed setsockopt() calls.
+    BySetsockopt {
+        /// Options by name, without those of `prefixes`.
+        options: &'static [&'static str],
+        /// Beginnings of names of options.
+        prefixes: &'static [&'static str],
+        /// Errnos by name.
+        errnos: &'static [&'static str],
+        /// Of which sockets.
+        sockets: Sockets,
+    },
+}
+
+/// Kinds of sockets, by the labels of `socket_setsockopt_failures_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Any.
+    All,
+    /// This protocol.
+    Protocol(&'static str),
+    /// This family.
+    Family(&'static str),
+    /// Neither inet nor inet6.
+    NotInternet,
+}
+
+/// A fact and what follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint {
+    /// Stable id.
+    pub id: &'static str,
+    /// When it is shown.
+    pub shown: Shown,
+    /// What is true.
+    pub fact: &'static str,
+    /// On which kernels.
+    pub kernels: &'static str,
+    /// What to do, and what not; empty if there is nothing to add.
+    pub fix: &'static str,
+    /// What shows that it worked.
+    pub check: &'static str,
+}
+
+/// A failed setsockopt() call, by the labels of `socket_setsockopt_failures_total`.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedOption<'a> {
+    /// Address family.
+    pub family: &'a str,
+    /// Protocol.
+    pub protocol: &'a str,
+    /// Option.
+    pub option: &'a str,
+    /// Errno.
+    pub errno: &'a str,
+}
+
+impl Shown {
+    /// Whether it is for this call.
+    pub(super) fn is_for(&self, failed: &FailedOption<'_>) -> bool {
+        let Self::BySetsockopt {
+            options,
+            prefixes,
+            errnos,
+            sockets,
+        } = self
+        else {
+            return false;
+        };
+        let option = options.contains(&failed.option)
+            || prefixes
+                .iter()
+                .any(|prefix| failed.option.starts_with(prefix));
+        let socket = match sockets {
+            Sockets::All => true,
+            Sockets::Protocol(protocol) => *protocol == failed.protocol,
+            Sockets::Family(family) => *family == failed.family,
+            Sockets::NotInternet => !["inet", "inet6"].contains(&failed.family),
+        };
+        option && socket && errnos.contains(&failed.errno)
+    }
+}

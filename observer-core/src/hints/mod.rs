@@ -1,0 +1,35 @@
+//! What may be said about a failure: facts about the kernel, what helps, and how to see that it did.
+//!
+//! Each fact was read in kernel source (5.10, 6.1, 6.12, 7.3) or tried on 6.18. docs/hints.md is generated from
+//! here.
+
+mod connections;
+mod hint;
+mod options;
+
+#[cfg(test)]
+pub(crate) mod documented;
+#[cfg(test)]
+mod tests;
+
+pub use hint::{FailedOption, Hint, Shown, Sockets};
+
+/// All hints: those for setsockopt() first.
+pub static HINTS: [Hint; options::OPTIONS.len() + connections::CONNECTIONS.len()] = {
+    let mut hints = [options::OPTIONS[0]; options::OPTIONS.len() + connections::CONNECTIONS.len()];
+    let mut index = 0;
+    while index < hints.len() {
+        hints[index] = match index.checked_sub(options::OPTIONS.len()) {
+            None => options::OPTIONS[index],
+            Some(index) => connections::CONNECTIONS[index],
+        };
+        index += 1;
+    }
+    hints
+};
+
+/// The hints for a failed setsockopt() call. Whether they hold for the running kernel is in their text.
+pub fn for_option(failed: &FailedOption<'_>) -> impl Iterator<Item = &'static Hint> {
+    let failed = *failed;
+    HINTS.iter().filter(move |hint| hint.shown.is_for(&failed))
+}
