@@ -7,6 +7,7 @@
 pub mod btf;
 pub mod config;
 pub mod contract;
+pub mod detect;
 pub mod export;
 pub mod hints;
 pub mod host;

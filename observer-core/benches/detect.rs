@@ -1,0 +1,84 @@
+//! Detectors: one sample of many processes.
+
+use std::{sync::Arc, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use observer_common::ProcessKey;
+use observer_core::{
+    detect::{
+        ConnectResult, Counts, Descriptors, Engine, Name, Process, Sample, SentReset, Thresholds,
+    },
+    table::Labels,
+};
+
+/// Each process connects, closes and resets a little.
+fn sample(second: u64, processes: u32) -> Sample {
+    let now = Duration::from_secs(1_000 + second);
+    let process = |pid: u32| {
+        let mut counts = Counts::default();
+        counts.connects[ConnectResult::Ok as usize] = 10 * second;
+        counts.connects[ConnectResult::Refused as usize] = second;
+        counts.ended = 10 * second;
+        counts.resets_sent[SentReset::LingerZero as usize] = second;
+        Process {
+            key: ProcessKey {
+                start_boottime_ns: 1,
+                tgid: pid,
+                reserved: 0,
+            },
+            labels: Arc::new(Labels::process(pid, "some-daemon", "some-daemon.service")),
+            counts,
+            descriptors: Some(Descriptors {
+                open: 300 + second % 7,
+                limit: 1024,
+                measured_at: now,
+            }),
+            syn_sent_over_3s: 0,
+            close_wait_over_10s: 3,
+            close_wait_over_60s: 1,
+            close_wait_of_servers: 0,
+            owned_fin_wait2: 0,
+            reset_peer: None,
+        }
+    };
+    let processes: Vec<_> = (0..processes).map(process).collect();
+    let names = processes.iter().step_by(10).map(|process| Name {
+        labels: Arc::new(Labels::name("some-daemon", &process.key.tgid.to_string())),
+        running: 10,
+        counts: process.counts,
+        syn_sent_over_3s: 0,
+    });
+    Sample {
+        now,
+        names: names.collect(),
+        processes,
+        ..Sample::default()
+    }
+}
+
+fn step(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("detect");
+    group.sample_size(20);
+    for processes in [1_000, 10_000] {
+        let mut engine = Engine::new(Thresholds::default());
+        let mut second = 0;
+        for _ in 0..200 {
+            second += 1;
+            engine.step(&sample(second, processes));
+        }
+        group.bench_function(BenchmarkId::new("a calm second", processes), |bencher| {
+            bencher.iter_batched_ref(
+                || {
+                    second += 1;
+                    sample(second, processes)
+                },
+                |sample| engine.step(sample),
+                criterion::BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);

@@ -1,0 +1,62 @@
+//! What can be wrong.
+
+use serde::Serialize;
+
+/// What can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anomaly {
+    /// Many connections are reset, for longer than a restart takes.
+    RstStorm,
+    /// Most connects fail.
+    ConnectFailures,
+    /// Local ports for a destination run out.
+    PortExhaustion,
+    /// A client's sockets in TIME_WAIT will take most ports for a destination.
+    TimeWaitSurge,
+    /// Connections of a network namespace are closed without TIME_WAIT, because there were too many.
+    TimeWaitOverflow,
+    /// Open descriptors grow towards the limit.
+    FdLeak,
+    /// Calls fail because descriptors ran out, or few are left.
+    FdExhaustion,
+    /// Sockets that the peer has closed are not closed.
+    CloseWaitLeak,
+    /// Connection requests are dropped because the accept queue is full.
+    ListenOverflow,
+    /// One source tries many closed ports.
+    SynScan,
+}
+
+impl Anomaly {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::RstStorm,
+        Self::ConnectFailures,
+        Self::PortExhaustion,
+        Self::TimeWaitSurge,
+        Self::TimeWaitOverflow,
+        Self::FdLeak,
+        Self::FdExhaustion,
+        Self::CloseWaitLeak,
+        Self::ListenOverflow,
+        Self::SynScan,
+    ];
+
+    /// Label value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RstStorm => "rst_storm",
+            Self::ConnectFailures => "connect_failures",
+            Self::PortExhaustion => "port_exhaustion",
+            Self::TimeWaitSurge => "time_wait_surge",
+            Self::TimeWaitOverflow => "time_wait_overflow",
+            Self::FdLeak => "fd_leak",
+            Self::FdExhaustion => "fd_exhaustion",
+            Self::CloseWaitLeak => "close_wait_leak",
+            Self::ListenOverflow => "listen_overflow",
+            Self::SynScan => "syn_scan",
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Why something is wrong, as far as the evidence tells. docs/detectors.md lists the causes.
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use super::anomaly::Anomaly;
+
+/// A cause.
+#[derive(Debug, PartialEq)]
+pub struct Cause {
+    /// Stable id.
+    pub id: &'static str,
+    /// Of what.
+    pub anomaly: Anomaly,
+    /// What shows it.
+    pub evidence: &'static str,
+    /// What is wrong, in words for those who do not know TCP.
+    pub text: &'static str,
+    /// Ids of [`crate::hints::HINTS`].
+    pub hints: &'static [&'static str],
+}
+
+/// A cause and how much it explains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// Which.
+    pub cause: &'static Cause,
+    /// Fraction of the events.
+    pub share: f64,
+}
+
+impl Serialize for Explanation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(4))?;
+        map.serialize_entry("id", self.cause.id)?;
+        map.serialize_entry("text", self.cause.text)?;
+        map.serialize_entry("share", &self.share)?;
+        map.serialize_entry("hints", self.cause.hints)?;
+        map.end()
+    }
+}
+
+/// The fraction of the events from which a cause stands alone.
+const MOST: f64 = 0.6;
+/// The number of causes if none does.
+const TOP: usize = 3;
+
+/// The first cause that explains most of the events, or else the three that explain the most.
+#[must_use]
+pub fn explain(causes: &[(&'static Cause, u64)]) -> Vec<Explanation> {
+    let sum: u64 = causes.iter().map(|(_, count)| count).sum();
+    let present = causes.iter().filter(|(_, count)| *count > 0);
+    let mut explanations: Vec<_> = present
+        .map(|(cause, count)| Explanation {
+            cause,
+            share: *count as f64 / sum as f64,
+        })
+        .collect();
+    if let Some(index) = explanations.iter().position(|it| it.share >= MOST) {
+        return vec![explanations.swap_remove(index)];
+    }
+    explanations.sort_by(|a, b| b.share.total_cmp(&a.share));
+    explanations.truncate(TOP);
+    explanations
+}
+
+macro_rules! causes {
+    ($($anomaly:ident { $($name:ident $id:literal: $evidence:literal => $text:literal $hints:expr;)+ })+) => {
+        $($(
+            #[doc = $text]
+            pub static $name: Cause = Cause {
+                id: $id,
+                anomaly: Anomaly::$anomaly,
+                evidence: $evidence,
+                text: $text,
+                hints: &$hints,
+            };
+        )+)+
+
+        /// All causes, by anomaly.
+        pub static CAUSES: &[&Cause] = &[$($(&$name),+),+];
+    };
+}
+
+causes! {
+    RstStorm {
+        HALF_CLOSE "half_close":
+            "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET, or TCP_ABORT_ON_CLOSE from FIN_WAIT1 or FIN_WAIT2"
+            => "closes its connections before the answer was read (shutdown() or close() too early)"
+            ["half-close"];
+        UNREAD_CANCELLED "unread_cancelled": "sent TCP_ABORT_ON_CLOSE from ESTABLISHED"
+            => "closes connections with unread data: requests are cancelled" ["half-close"];
+        UNREAD_LAST_DATA "unread_last_data": "sent TCP_ABORT_ON_CLOSE from CLOSE_WAIT"
+            => "closes connections without reading the last data that the peer sent" ["half-close"];
+        UNREAD "unread": "sent TCP_ABORT_ON_CLOSE; the state before is not known"
+            => "closes connections with unread data" ["half-close"];
+        LINGER_ZERO "linger_zero": "sent LINGER_ZERO"
+            => "sets SO_LINGER with a timeout of 0, which makes close() reset the connection" ["linger"];
+        DISCONNECT "disconnect": "sent DISCONNECT"
+            => "ends connections by connect(AF_UNSPEC), which resets them" [];
+        UNACCEPTED "unaccepted": "sent UNACCEPTED_CHILD"
+            => "closed a listening socket on which connections waited to be accepted" [];
+        ABORTED "aborted": "sent ABORTED_BY_ADMIN"
+            => "another process aborts its connections (`ss -K`, or a load balancer in the kernel)" [];
+        PEERS_SILENT "peers_silent": "sent TCP_KEEPALIVE_TIMEOUT"
+            => "its peers vanished without a word: the idle timeout of a NAT or load balancer, or dead hosts"
+            ["keepalive"];
+        ORPHANS "orphans": "sent TCP_ABORT_ON_MEMORY or TCP_ABORT_ON_LINGER"
+            => "closed connections are dropped early: tcp_max_orphans, tcp_mem or TCP_LINGER2" ["orphans"];
+        LISTENER_RESETS "listener_resets": "sent INVALID_SYN (since 6.10) or REFUSED_BY_LISTENER"
+            => "its listening sockets refuse connections; with tcp_abort_on_overflow=1, because the accept queue is full"
+            ["abort-on-overflow", "backlog"];
+        OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
+            => "a peer or a NAT still has an older connection with the same ports" [];
+        PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
+            => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["half-close"];
+        PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
+            => "peers abort established connections: they cancel, restart, or something in between times out"
+            ["reset-at-close"];
+        BOTH_CLOSING "both_closing": "received IN_LAST_ACK, IN_CLOSING or IN_FIN_WAIT*"
+            => "peers reset connections that both sides were closing: harmless by itself" ["reset-at-close"];
+        OTHER_RESETS "other_resets": "any other reason"
+            => "other reasons; see socket_resets_total" [];
+    }
+    ConnectFailures {
+        NOTHING_LISTENS "nothing_listens": "ECONNREFUSED"
+            => "nothing listens at the destination, or a firewall rejects" [];
+        SYN_DROPPED "syn_dropped": "ETIMEDOUT, or sockets that stay in SYN_SENT"
+            => "the destination does not answer: its packets are dropped, or its accept queue is full"
+            ["syn-timeout", "conntrack", "backlog"];
+        OWN_TIMEOUT "own_timeout": "gave_up"
+            => "its own timeout ends the attempts: the destination does not answer in time" ["syn-timeout"];
+        CANCELLED "cancelled": "ECANCELED without a retransmitted SYN"
+            => "it cancels its own attempts before they are answered" [];
+        NO_NEIGHBOUR "no_neighbour": "EHOSTUNREACH"
+            => "the destination's host is not there, or a router says so" [];
+        NO_ROUTE "no_route": "ENETUNREACH and no success"
+            => "there is no route to the destination" [];
+        FIREWALL_ICMP "firewall_icmp": "ENOPROTOOPT, EHOSTDOWN or ENONET"
+            => "a firewall or router refuses by an ICMP message" [];
+        DENIED "denied": "EACCES or EPERM"
+            => "a local filter, security module or BPF program forbids it" [];
+        NO_LOCAL_PORT "no_local_port": "EADDRNOTAVAIL"
+            => "no local port is free, or the source address is not one of this host" ["ports"];
+        NO_FAMILY "no_family": "EAFNOSUPPORT and no success"
+            => "the address family is not supported here" [];
+        OTHER_ERRNO "other_errno": "any other errno"
+            => "other errors; see socket_connects_total" [];
+    }
+    PortExhaustion {
+        SHORT_CONNECTIONS "short_connections": "TIME_WAIT"
+            => "opens a connection for each request; each closed one keeps its port for 60 seconds"
+            ["time-wait", "ports", "tw-reuse"];
+        IDLE_CONNECTIONS "idle_connections": "ESTABLISHED, idle for over 5 minutes"
+            => "keeps connections that it does not use: leaked, or a pool that is too large" ["ports"];
+        BUSY_CONNECTIONS "busy_connections": "ESTABLISHED, in use"
+            => "uses so many connections at once that it needs more addresses" ["ports"];
+        SILENT_DESTINATION "silent_destination": "SYN_SENT"
+            => "the destination does not answer, and each attempt holds a port for up to 131 seconds" ["syn-timeout"];
+        NOT_CLOSED "not_closed": "CLOSE_WAIT, FIN_WAIT1 or FIN_WAIT2"
+            => "connections that one side has closed wait for the other to close them" ["close-wait"];
+        SMALL_RANGE "small_range": "fewer than 10,000 ports available"
+            => "few local ports are available: a small ip_local_port_range, reserved or bound ports" ["ports"];
+        BIND_FIRST "bind_first": "ports bound in at least half of the range"
+            => "calls bind() before connect(), which takes the port for all destinations" ["bind-first"];
+    }
+    TimeWaitOverflow {
+        TOO_FEW_BUCKETS "too_few_buckets": "TcpExtTCPTimeWaitOverflow"
+            => "more sockets would be in TIME_WAIT than net.ipv4.tcp_max_tw_buckets allows" ["tw-buckets", "time-wait"];
+    }
+    FdLeak {
+        FD_CLOSE_WAIT "fd_close_wait": "sockets in CLOSE_WAIT for over 10 s"
+            => "does not close connections that its peers have closed" ["close-wait"];
+        FD_UNKNOWN "fd_unknown": "other descriptors"
+            => "opens descriptors that it does not close" ["nofile"];
+    }
+    FdExhaustion {
+        FD_LIMIT "fd_limit": "EMFILE"
+            => "has as many descriptors open as its limit allows" ["nofile"];
+        FILE_TABLE "file_table": "ENFILE"
+            => "the host has as many files open as fs.file-max allows" ["nofile"];
+    }
+    CloseWaitLeak {
+        SERVER_KEEPS_CLOSED "server_keeps_closed": "the local port is a listener's"
+            => "the server does not close connections that its clients have closed" ["close-wait"];
+        CLIENT_KEEPS_CLOSED "client_keeps_closed": "the local port is no listener's"
+            => "a client or its pool keeps connections that the servers have closed" ["close-wait"];
+        PROXY_HALF_CLOSED "proxy_half_closed": "as many owned sockets in FIN_WAIT2"
+            => "a proxy passes the end of one direction on, and waits for the other for ever" ["half-close", "close-wait"];
+    }
+    ListenOverflow {
+        ACCEPT_WITHOUT_DESCRIPTORS "accept_without_descriptors": "EMFILE or ENFILE of its processes"
+            => "accept() finds no free descriptor, so the queue stays full" ["nofile"];
+        NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
+            => "the server does not accept at all: it is stuck" [];
+        ONE_WORKER_STUCK "one_worker_stuck": "one of several sockets of the address is full"
+            => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" [];
+        FLOOD "flood": "SYN cookies sent"
+            => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];
+        SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
+            => "the accept queue is small: the argument of listen(), or net.core.somaxconn" ["backlog"];
+        BURST "burst": "accepts go on"
+            => "more connections come at once than the accept queue holds" ["backlog"];
+    }
+    SynScan {
+        SCAN "scan": "at least 15 closed ports of one source"
+            => "somebody looks for open ports; the source address may be forged" [];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::hints::HINTS;
+
+    #[test]
+    fn ids_are_unique_and_hints_exist() {
+        let ids: BTreeSet<_> = CAUSES.iter().map(|cause| cause.id).collect();
+        assert_eq!(ids.len(), CAUSES.len());
+        for cause in CAUSES {
+            for id in cause.hints {
+                let found = HINTS.iter().any(|hint| hint.id == *id);
+                assert!(found, "{} names {id}", cause.id);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_that_explains_most_stands_alone() {
+        let ids = |causes: &[(&'static Cause, u64)]| {
+            let explanations = explain(causes);
+            explanations
+                .iter()
+                .map(|it| it.cause.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(&UNREAD, 2), (&LINGER_ZERO, 3)]), ["linger_zero"]);
+        assert_eq!(
+            ids(&[
+                (&UNREAD, 2),
+                (&LINGER_ZERO, 3),
+                (&ABORTED, 1),
+                (&ORPHANS, 4),
+                (&DISCONNECT, 0)
+            ]),
+            ["orphans", "linger_zero", "unread"]
+        );
+        assert_eq!(ids(&[(&UNREAD, 0)]), [""; 0]);
+    }
+}

@@ -1,0 +1,219 @@
+//! Most connects of a process or name fail.
+
+use std::marker::PhantomData;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Cause, Explanation},
+    detector::{Assessment, At, Detector, all, share},
+    finding::{Breakdown, Evidence, Severity},
+    sample::{ConnectResult, Counts, Name, Process},
+    settings::Thresholds,
+    windows::{Counters, Recent, Window},
+};
+
+/// Processes and names.
+pub trait Connecting {
+    /// Totals.
+    fn counts(&self) -> &Counts;
+    /// Sockets in SYN_SENT for over 3 s.
+    fn waiting(&self) -> u32;
+}
+
+impl Connecting for Process {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn waiting(&self) -> u32 {
+        self.syn_sent_over_3s
+    }
+}
+
+impl Connecting for Name {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn waiting(&self) -> u32 {
+        self.syn_sent_over_3s
+    }
+}
+
+/// The connects of some seconds.
+#[derive(Debug)]
+struct Attempts {
+    seconds: u64,
+    ok: Window,
+    failed: Window,
+    /// What counts as failed only if nothing succeeds: where IPv6 is absent, half of all attempts end with
+    /// ENETUNREACH for ever.
+    ignorable: Window,
+}
+
+impl Attempts {
+    fn new(seconds: u64) -> Self {
+        Self {
+            seconds,
+            ok: Window::new(seconds),
+            failed: Window::new(seconds),
+            ignorable: Window::new(seconds),
+        }
+    }
+
+    fn alone(&self) -> bool {
+        self.ok.sum() == 0
+    }
+
+    fn failed(&self) -> u64 {
+        let ignorable = if self.alone() {
+            self.ignorable.sum()
+        } else {
+            0
+        };
+        self.failed.sum() + ignorable
+    }
+
+    fn share(&self) -> f64 {
+        share(self.failed() as f64, (self.failed() + self.ok.sum()) as f64)
+    }
+
+    /// Seconds with a failure; of the seconds with either kind, no more than there are.
+    fn seconds_failed(&self) -> f64 {
+        let failed = self.failed.seconds_with(0.0);
+        let ignorable = if self.alone() {
+            self.ignorable.seconds_with(0.0)
+        } else {
+            0
+        };
+        failed.max(ignorable) as f64
+    }
+
+    fn score(&self, seconds: f64, failures: f64, share: f64) -> f64 {
+        all(&[
+            self.failed() as f64 / failures,
+            self.seconds_failed() / seconds,
+            self.share() / share,
+        ])
+    }
+}
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct ConnectFailures<S> {
+    fast: Attempts,
+    slow: Attempts,
+    /// Whether the slow window speaks.
+    is_slow: bool,
+    totals: Counters<{ ConnectResult::COUNT }>,
+    searches: Counters<1>,
+    recent: Recent<{ ConnectResult::COUNT }>,
+    of: PhantomData<S>,
+}
+
+impl<S> ConnectFailures<S> {
+    /// Whether most failures are EADDRNOTAVAIL.
+    #[must_use]
+    pub fn is_without_ports(&self) -> bool {
+        let results = self.recent.sums();
+        let failed = results.iter().sum::<u64>() - results[ConnectResult::Ok as usize];
+        2 * results[ConnectResult::AddressNotAvailable as usize] > failed
+    }
+
+    fn causes(&self) -> Vec<(&'static Cause, u64)> {
+        let results = self.recent.sums();
+        let of = |cause, result: ConnectResult| (cause, results[result as usize]);
+        vec![
+            of(&cause::NOTHING_LISTENS, ConnectResult::Refused),
+            of(&cause::SYN_DROPPED, ConnectResult::TimedOut),
+            of(&cause::OWN_TIMEOUT, ConnectResult::GaveUp),
+            of(&cause::CANCELLED, ConnectResult::Canceled),
+            of(&cause::NO_NEIGHBOUR, ConnectResult::HostUnreachable),
+            of(&cause::NO_ROUTE, ConnectResult::NetUnreachable),
+            of(&cause::FIREWALL_ICMP, ConnectResult::Icmp),
+            of(&cause::DENIED, ConnectResult::Denied),
+            of(&cause::NO_LOCAL_PORT, ConnectResult::AddressNotAvailable),
+            of(&cause::NO_FAMILY, ConnectResult::FamilyNotSupported),
+            of(&cause::OTHER_ERRNO, ConnectResult::Other),
+        ]
+    }
+}
+
+impl<S: Connecting> Detector for ConnectFailures<S> {
+    const ANOMALY: Anomaly = Anomaly::ConnectFailures;
+    type Sample = S;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            fast: Attempts::new(10),
+            slow: Attempts::new(120),
+            is_slow: false,
+            totals: Counters::default(),
+            searches: Counters::default(),
+            recent: Recent::default(),
+            of: PhantomData,
+        }
+    }
+
+    fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        let results = self.totals.since(sample.counts().connects);
+        let [searches] = self.searches.since([sample.counts().port_searches_failed]);
+        self.recent.add(at.now, results);
+        let count = |result: ConnectResult| results[result as usize];
+        let no_address = count(ConnectResult::AddressNotAvailable);
+        let ok = count(ConnectResult::Ok);
+        let ignorable = count(ConnectResult::NetUnreachable)
+            + count(ConnectResult::FamilyNotSupported)
+            + count(ConnectResult::Canceled)
+            + no_address.saturating_sub(searches);
+        let failed = results.iter().sum::<u64>() - ok - ignorable;
+        for attempts in [&mut self.fast, &mut self.slow] {
+            attempts.ok.add(at.now, ok);
+            attempts.failed.add(at.now, failed);
+            attempts.ignorable.add(at.now, ignorable);
+        }
+        let fast = self.fast.score(
+            thresholds.connect_failure_seconds,
+            thresholds.connect_failures,
+            thresholds.connect_failure_share,
+        );
+        let slow = self.slow.score(
+            thresholds.connect_slow_failure_seconds,
+            thresholds.connect_failures,
+            thresholds.connect_slow_failure_share,
+        );
+        let waiting = f64::from(sample.waiting()) / thresholds.connect_waiting;
+        self.is_slow = slow >= 1.0 && fast < 1.0;
+        let speaking = if self.is_slow { &self.slow } else { &self.fast };
+        let severity = match speaking.alone() {
+            true => Severity::Critical,
+            false => Severity::Warning,
+        };
+        let score = fast.max(slow).max(waiting);
+        Assessment {
+            raise: (score >= 1.0).then_some(severity),
+            calm: waiting < 1.0 && self.fast.share() <= thresholds.connect_clear_share,
+            score,
+            time_left: None,
+        }
+    }
+
+    fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
+        let attempts = if self.is_slow { &self.slow } else { &self.fast };
+        let names = ConnectResult::NAMES.iter().copied();
+        let failed = attempts.failed();
+        let evidence = Evidence::Connects {
+            failed,
+            attempts: failed + attempts.ok.sum(),
+            seconds: attempts.seconds,
+            waiting: sample.waiting(),
+            results: Breakdown::new(names.zip(self.recent.sums())),
+        };
+        let mut causes = self.causes();
+        if failed == 0 {
+            causes = vec![(&cause::SYN_DROPPED, sample.waiting().into())];
+        }
+        (evidence, cause::explain(&causes))
+    }
+}

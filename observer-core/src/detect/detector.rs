@@ -1,0 +1,91 @@
+//! The seam between the engine and the detectors.
+
+use std::time::Duration;
+
+use super::{
+    anomaly::Anomaly,
+    cause::Explanation,
+    finding::{Evidence, Severity},
+    settings::Thresholds,
+};
+
+/// When a sample is looked at, and under which rules.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// CLOCK_MONOTONIC of the sample.
+    pub now: Duration,
+    /// Time since the last sample; 0 at the first.
+    pub elapsed: Duration,
+    /// Whether the finding is raised, or hidden by another one.
+    pub raised: bool,
+    /// When to raise and clear.
+    pub thresholds: &'a Thresholds,
+}
+
+/// What a detector makes of a sample, before the rules that all findings follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Assessment {
+    /// Whether to raise, and how severe it is.
+    pub raise: Option<Severity>,
+    /// Whether it is below the clear threshold.
+    pub calm: bool,
+    /// The statistic divided by the threshold, 1 or more when `raise` is set.
+    pub score: f64,
+    /// Time until it fails, if it can be told.
+    pub time_left: Option<Duration>,
+}
+
+/// One detector and what it remembers of one subject. Deterministic: no clock, no randomness.
+pub trait Detector {
+    /// What it detects.
+    const ANOMALY: Anomaly;
+    /// The part of a [`super::Sample`] that it looks at.
+    type Sample;
+
+    /// It has seen nothing yet.
+    fn new(thresholds: &Thresholds) -> Self;
+
+    /// How long it must be calm before it clears, in seconds.
+    fn hold(thresholds: &Thresholds) -> f64 {
+        thresholds.min_raised_seconds
+    }
+
+    /// Whether a finding of another subject of the same kind may explain it: those are looked at last.
+    fn comes_last(&self, _: &Self::Sample) -> bool {
+        false
+    }
+
+    /// Takes in a sample.
+    fn assess(&mut self, sample: &Self::Sample, at: &At<'_>) -> Assessment;
+
+    /// The numbers and the causes of what was assessed last.
+    fn evidence(&self, sample: &Self::Sample) -> (Evidence, Vec<Explanation>);
+}
+
+/// `part` of `whole`; 0 of nothing.
+#[must_use]
+pub fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+/// The least of several conditions, each a statistic divided by its threshold: all hold from 1 on.
+#[must_use]
+pub fn all(conditions: &[f64]) -> f64 {
+    conditions.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+/// Seconds until `free` are used at `rate` per second; infinite if they never are.
+#[must_use]
+pub fn until_used(free: f64, rate: f64) -> f64 {
+    if rate > 0.0 {
+        free / rate
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// A time in seconds that is finite and not negative.
+#[must_use]
+pub fn seconds(time: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(time).ok()
+}

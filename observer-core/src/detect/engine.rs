@@ -1,0 +1,405 @@
+//! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{
+    anomaly::Anomaly,
+    board::Board,
+    close_wait_leak::CloseWaitLeak,
+    connect_failures::ConnectFailures,
+    detector::{Assessment, At, Detector},
+    fd_exhaustion::FdExhaustion,
+    fd_leak::FdLeak,
+    finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
+    flag::{Flag, Step},
+    listen_overflow::ListenOverflow,
+    port_exhaustion::{BoundPorts, PortExhaustion, is_held_by},
+    rst_storm::RstStorm,
+    sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
+    settings::Thresholds,
+    syn_scan::SynScan,
+    time_wait::{TimeWaitOverflow, TimeWaitSurge},
+};
+use crate::table::Labels;
+
+/// A subject that is not in the samples for this time is forgotten. A finding of it is over.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// How long a finding stays hidden when the one that explains it is over: its windows still hold the incident.
+const HIDDEN: Duration = Duration::from_secs(60);
+
+/// One detector of one subject.
+struct Watch<D> {
+    detector: D,
+    flag: Flag,
+    /// When it was in a sample.
+    seen: Duration,
+    hidden_until: Option<Duration>,
+}
+
+impl<D> Watch<D> {
+    fn is_hidden(&self, now: Duration) -> bool {
+        self.hidden_until.is_some_and(|until| now < until)
+    }
+}
+
+type Watches<D> = HashMap<Subject, Watch<D>>;
+
+/// All detectors and findings. Deterministic: the sample has the time.
+pub struct Engine {
+    thresholds: Thresholds,
+    last: Option<Duration>,
+    board: Board,
+    ports: Watches<PortExhaustion>,
+    bound_ports: Watches<BoundPorts>,
+    fd_exhaustion: Watches<FdExhaustion>,
+    fd_leak: Watches<FdLeak>,
+    close_wait_leak: Watches<CloseWaitLeak>,
+    connect_failures: Watches<ConnectFailures<Process>>,
+    connect_failures_of_names: Watches<ConnectFailures<Name>>,
+    rst_storm: Watches<RstStorm<Process>>,
+    rst_storm_of_names: Watches<RstStorm<Name>>,
+    time_wait_surge: Watches<TimeWaitSurge>,
+    time_wait_overflow: Watches<TimeWaitOverflow>,
+    listen_overflow: Watches<ListenOverflow>,
+    syn_scan: Watches<SynScan>,
+}
+
+/// The labels of the one that has the most.
+fn most(holders: &[Holder]) -> Option<Arc<Labels>> {
+    let most = holders.iter().max_by_key(|holder| holder.count)?;
+    Some(Arc::clone(&most.labels))
+}
+
+/// A part of a sample that findings are about.
+trait Part {
+    fn subject(&self) -> Subject;
+
+    fn labels(&self) -> Option<Arc<Labels>> {
+        None
+    }
+}
+
+impl Part for Process {
+    fn subject(&self) -> Subject {
+        Subject::Process(self.key)
+    }
+
+    fn labels(&self) -> Option<Arc<Labels>> {
+        Some(Arc::clone(&self.labels))
+    }
+}
+
+impl Part for Name {
+    fn subject(&self) -> Subject {
+        Subject::Name(Arc::clone(&self.labels))
+    }
+
+    fn labels(&self) -> Option<Arc<Labels>> {
+        Some(Arc::clone(&self.labels))
+    }
+}
+
+impl Part for Ports {
+    fn subject(&self) -> Subject {
+        Subject::Destination(self.destination)
+    }
+
+    fn labels(&self) -> Option<Arc<Labels>> {
+        most(&self.holders)
+    }
+}
+
+impl Part for Listener {
+    fn subject(&self) -> Subject {
+        Subject::Listener(self.place)
+    }
+
+    fn labels(&self) -> Option<Arc<Labels>> {
+        most(&self.holders)
+    }
+}
+
+impl Part for Namespace {
+    fn subject(&self) -> Subject {
+        Subject::Namespace(self.netns)
+    }
+}
+
+impl Part for Source {
+    fn subject(&self) -> Subject {
+        Subject::Source {
+            netns: self.netns,
+            address: self.address,
+        }
+    }
+}
+
+/// One pass over the parts of one kind.
+struct Pass<'a> {
+    at: At<'a>,
+    board: &'a mut Board,
+}
+
+impl Pass<'_> {
+    /// `begin` makes the detector of a new subject; `is_explained` says whether another finding explains it.
+    fn run<D: Detector<Sample: Part>>(
+        &mut self,
+        watches: &mut Watches<D>,
+        parts: &[D::Sample],
+        begin: impl Fn(&D::Sample) -> D,
+        is_explained: impl Fn(&D, &D::Sample, &Board) -> bool,
+    ) {
+        let hold = D::hold(self.at.thresholds);
+        let mut loud = Vec::new();
+        for part in parts {
+            let subject = part.subject();
+            let watch = watches.entry(subject.clone()).or_insert_with(|| Watch {
+                detector: begin(part),
+                flag: Flag::default(),
+                seen: self.at.now,
+                hidden_until: None,
+            });
+            watch.seen = self.at.now;
+            self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
+            let assessment = watch.detector.assess(part, &self.at);
+            if self.at.raised || assessment.raise.is_some() {
+                loud.push((watch.detector.comes_last(part), subject, part, assessment));
+            }
+        }
+        loud.sort_by_key(|(last, ..)| *last);
+        for (_, subject, part, assessment) in loud {
+            let Some(watch) = watches.get_mut(&subject) else {
+                continue;
+            };
+            if is_explained(&watch.detector, part, self.board) {
+                watch.hidden_until = Some(self.at.now + HIDDEN);
+                if watch.flag.hide() {
+                    self.board.clear(D::ANOMALY, &subject, self.at.now);
+                }
+                continue;
+            }
+            let hidden = watch.is_hidden(self.at.now);
+            let raised = watch.flag.raised().is_some();
+            if !raised && (hidden || !self.board.admits(D::ANOMALY, &subject)) {
+                continue;
+            }
+            let step = watch.flag.step(&assessment, hold, &self.at);
+            if step == Step::Clear {
+                self.board.clear(D::ANOMALY, &subject, self.at.now);
+            }
+            let Some((since, severity)) = watch.flag.raised() else {
+                continue;
+            };
+            let (evidence, causes) = watch.detector.evidence(part);
+            let finding = Finding {
+                anomaly: D::ANOMALY,
+                subject,
+                labels: part.labels(),
+                severity,
+                score: assessment.score,
+                time_left: assessment.time_left,
+                since,
+                evidence,
+                causes,
+            };
+            let now = self.at.now;
+            match step {
+                Step::Raise => self.board.report(now, Change::Raised(finding.clone())),
+                Step::Update => self.board.report(now, Change::Updated(finding.clone())),
+                Step::Rest | Step::Keep | Step::Clear => {}
+            }
+            self.board.put(finding);
+        }
+        self.forget(watches, hold);
+    }
+
+    /// For findings that no other explains.
+    fn run_alone<D: Detector<Sample: Part>>(
+        &mut self,
+        watches: &mut Watches<D>,
+        parts: &[D::Sample],
+    ) {
+        let thresholds = self.at.thresholds;
+        self.run(watches, parts, |_| D::new(thresholds), |_, _, _| false);
+    }
+
+    /// Subjects that are gone are calm.
+    fn forget<D: Detector>(&mut self, watches: &mut Watches<D>, hold: f64) {
+        watches.retain(|subject, watch| {
+            if watch.seen == self.at.now {
+                return true;
+            }
+            let gone = Assessment {
+                calm: true,
+                ..Assessment::default()
+            };
+            if watch.flag.step(&gone, hold, &self.at) == Step::Clear {
+                self.board.clear(D::ANOMALY, subject, self.at.now);
+            }
+            let forgotten = self.at.now.saturating_sub(watch.seen) >= FORGOTTEN;
+            watch.flag.raised().is_some() || !forgotten
+        });
+    }
+}
+
+/// Whether it is raised for a process of the name.
+fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labels) -> bool {
+    board.all_raised(anomaly).any(|finding| {
+        let labels = finding.labels.as_ref();
+        matches!(finding.subject, Subject::Process(_))
+            && labels.is_some_and(|it| (it.comm(), it.unit()) == (name.comm(), name.unit()))
+    })
+}
+
+/// Whether the local process at the other end sends the RSTs.
+fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
+    let peer = process.reset_peer.map(Subject::Process);
+    let storm = peer.and_then(|peer| board.raised(Anomaly::RstStorm, &peer));
+    storm.is_some_and(|storm| {
+        matches!(
+            storm.evidence,
+            Evidence::Resets {
+                direction: Direction::Sent,
+                ..
+            }
+        )
+    })
+}
+
+/// Whether a process at its descriptor limit is among the holders.
+fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool {
+    let processes = listener.holders.iter().filter_map(|holder| holder.process);
+    processes.map(Subject::Process).any(|process| {
+        let exhausted = board.raised(Anomaly::FdExhaustion, &process);
+        exhausted.is_some_and(|finding| finding.severity == Severity::Critical)
+    })
+}
+
+impl Engine {
+    /// Nothing is raised yet.
+    #[must_use]
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self {
+            thresholds,
+            last: None,
+            board: Board::default(),
+            ports: Watches::new(),
+            bound_ports: Watches::new(),
+            fd_exhaustion: Watches::new(),
+            fd_leak: Watches::new(),
+            close_wait_leak: Watches::new(),
+            connect_failures: Watches::new(),
+            connect_failures_of_names: Watches::new(),
+            rst_storm: Watches::new(),
+            rst_storm_of_names: Watches::new(),
+            time_wait_surge: Watches::new(),
+            time_wait_overflow: Watches::new(),
+            listen_overflow: Watches::new(),
+            syn_scan: Watches::new(),
+        }
+    }
+
+    /// Findings and their history.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Takes in a sample, later than the one before. Findings that explain others come first.
+    pub fn step(&mut self, sample: &Sample) -> Vec<Change> {
+        let thresholds = &self.thresholds;
+        let last = self.last.replace(sample.now).unwrap_or(sample.now);
+        self.board.begin(sample.now);
+        let mut pass = Pass {
+            at: At {
+                now: sample.now,
+                elapsed: sample.now.saturating_sub(last),
+                raised: false,
+                thresholds,
+            },
+            board: &mut self.board,
+        };
+        pass.run_alone(&mut self.ports, &sample.ports);
+        pass.run_alone(&mut self.bound_ports, &sample.namespaces);
+        pass.run(
+            &mut self.time_wait_surge,
+            &sample.ports,
+            |_| Detector::new(thresholds),
+            |_, ports, board| {
+                let exhausted = board.raised(Anomaly::PortExhaustion, &ports.subject());
+                exhausted.is_some()
+            },
+        );
+        pass.run_alone(&mut self.time_wait_overflow, &sample.namespaces);
+        pass.run_alone(&mut self.fd_exhaustion, &sample.processes);
+        pass.run_alone(&mut self.fd_leak, &sample.processes);
+        pass.run_alone(&mut self.close_wait_leak, &sample.processes);
+        pass.run(
+            &mut self.listen_overflow,
+            &sample.listeners,
+            |_| Detector::new(thresholds),
+            |_, listener, board| is_out_of_descriptors(board, listener),
+        );
+        pass.run(
+            &mut self.connect_failures,
+            &sample.processes,
+            |_| Detector::new(thresholds),
+            |detector: &ConnectFailures<Process>, process, board| {
+                let mut exhausted = board.all_raised(Anomaly::PortExhaustion);
+                detector.is_without_ports()
+                    && exhausted.any(|it| {
+                        // A namespace's ports have no holders.
+                        matches!(it.evidence, Evidence::BoundPorts { .. })
+                            || is_held_by(&it.evidence, &process.key)
+                    })
+            },
+        );
+        pass.run(
+            &mut self.connect_failures_of_names,
+            &sample.names,
+            |_| Detector::new(thresholds),
+            |detector: &ConnectFailures<Name>, name, board| {
+                let mut exhausted = board.all_raised(Anomaly::PortExhaustion);
+                is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
+                    || detector.is_without_ports() && exhausted.next().is_some()
+            },
+        );
+        let names: HashMap<(&str, &str), &Name> = sample
+            .names
+            .iter()
+            .map(|name| ((name.labels.comm(), name.labels.unit()), name))
+            .collect();
+        let of_names = &self.rst_storm_of_names;
+        pass.run(
+            &mut self.rst_storm,
+            &sample.processes,
+            |process| {
+                let mut detector = RstStorm::<Process>::new(thresholds);
+                let name = names.get(&(process.labels.comm(), process.labels.unit()));
+                if let Some(name) = name
+                    && let Some(of_name) = of_names.get(&name.subject())
+                {
+                    detector.inherit(&of_name.detector, name.running, thresholds);
+                }
+                detector
+            },
+            |detector, process, board| {
+                let exhausted = board.raised(Anomaly::FdExhaustion, &process.subject());
+                exhausted.is_some() && detector.is_unread_data()
+                    || detector.is_received() && is_sent_by_peer(board, process)
+            },
+        );
+        pass.run(
+            &mut self.rst_storm_of_names,
+            &sample.names,
+            |_| Detector::new(thresholds),
+            |detector, name, board| {
+                is_raised_for_process(board, Anomaly::RstStorm, &name.labels)
+                    || detector.is_unread_data()
+                        && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
+            },
+        );
+        pass.run_alone(&mut self.syn_scan, &sample.sources);
+        self.board.new_changes()
+    }
+}

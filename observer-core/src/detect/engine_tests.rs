@@ -1,0 +1,416 @@
+//! The rules that findings of several detectors follow.
+
+use std::{sync::Arc, time::Duration};
+
+use observer_common::ProcessKey;
+
+use super::*;
+use crate::{
+    ports::Destination,
+    table::{Labels, ListenAddress},
+};
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey {
+        start_boottime_ns: 1,
+        tgid: pid,
+        reserved: 0,
+    }
+}
+
+fn process(pid: u32) -> Process {
+    Process {
+        key: key(pid),
+        labels: Arc::new(Labels::process(pid, "api", "api.service")),
+        counts: Counts::default(),
+        descriptors: None,
+        syn_sent_over_3s: 0,
+        close_wait_over_10s: 0,
+        close_wait_over_60s: 0,
+        close_wait_of_servers: 0,
+        owned_fin_wait2: 0,
+        reset_peer: None,
+    }
+}
+
+fn holder(pid: u32) -> Holder {
+    Holder {
+        process: Some(key(pid)),
+        labels: Arc::new(Labels::process(pid, "api", "api.service")),
+        count: 1,
+    }
+}
+
+fn ports(available: u32, blocked: u32) -> Ports {
+    Ports {
+        destination: Destination {
+            netns: 1,
+            source: "10.0.0.1".parse().unwrap(),
+            remote: "10.0.0.2:80".parse().unwrap(),
+        },
+        walked_at: Duration::ZERO,
+        available,
+        blocked,
+        syn_sent: 0,
+        established: 0,
+        idle: 0,
+        closing: 0,
+        time_wait: blocked,
+        opened: 0,
+        blocked_for: Duration::from_secs(60),
+        searches_failed: 0,
+        holders: vec![holder(7)],
+    }
+}
+
+/// Plays samples, one a second, and gives what changed: second, what, anomaly.
+fn play(
+    seconds: u64,
+    mut sample: impl FnMut(u64) -> Sample,
+) -> (Vec<(u64, &'static str, Anomaly)>, Engine) {
+    let mut engine = Engine::new(Thresholds::default());
+    let mut changes = Vec::new();
+    for second in 0..seconds {
+        let mut sample = sample(second);
+        sample.now = Duration::from_secs(1_000 + second);
+        for ports in &mut sample.ports {
+            ports.walked_at = sample.now;
+        }
+        for change in engine.step(&sample) {
+            let what = match change {
+                Change::Raised(_) => "raised",
+                Change::Updated(_) => "updated",
+                Change::Cleared(_) => "cleared",
+            };
+            changes.push((second, what, change.finding().anomaly));
+        }
+    }
+    (changes, engine)
+}
+
+#[test]
+fn exhausted_ports_explain_failed_connects_and_time_wait() {
+    let run = |pid| {
+        let (changes, _) = play(40, |second| {
+            let mut client = process(pid);
+            let failed = 100 * second;
+            client.counts.connects[ConnectResult::AddressNotAvailable as usize] = failed;
+            client.counts.port_searches_failed = failed;
+            let mut ports = ports(1_000, 1_000);
+            ports.opened = 20 * second;
+            ports.searches_failed = failed;
+            Sample {
+                processes: vec![client],
+                ports: vec![ports],
+                ..Sample::default()
+            }
+        });
+        changes
+    };
+    assert_eq!(run(7), [(1, "raised", Anomaly::PortExhaustion)]);
+    // Another process has none of these ports.
+    let other = [
+        (1, "raised", Anomaly::PortExhaustion),
+        (6, "raised", Anomaly::ConnectFailures),
+    ];
+    assert_eq!(run(8), other);
+}
+
+#[test]
+fn a_time_wait_surge_becomes_exhaustion() {
+    let (changes, _) = play(40, |second| {
+        let blocked = (20 * second) as u32;
+        let mut ports = ports(1_000, blocked);
+        ports.opened = u64::from(blocked);
+        Sample {
+            ports: vec![ports],
+            ..Sample::default()
+        }
+    });
+    let expected = [
+        (20, "raised", Anomaly::TimeWaitSurge),
+        (25, "raised", Anomaly::PortExhaustion),
+        (25, "cleared", Anomaly::TimeWaitSurge),
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn a_server_at_its_descriptor_limit_has_one_finding() {
+    let run = |emfile: u64| {
+        let (changes, _) = play(60, move |second| {
+            let mut server = process(7);
+            server.counts.exhausted = [emfile * second, 0];
+            server.counts.resets_sent[SentReset::UnreadData as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            let listener = Listener {
+                place: ListenAddress {
+                    netns: 1,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                },
+                sockets: 1,
+                backlog: 129,
+                max_backlog: 128,
+                fullest: 1.0,
+                overflows: 10 * second,
+                accepts: second,
+                exhausted: emfile * second,
+                syncookies: 0,
+                holders: vec![holder(7)],
+            };
+            Sample {
+                processes: vec![server],
+                listeners: vec![listener],
+                ..Sample::default()
+            }
+        });
+        changes
+    };
+    assert_eq!(run(5), [(1, "raised", Anomaly::FdExhaustion)]);
+    let without = run(0);
+    let raised: Vec<_> = without.iter().map(|(_, _, anomaly)| *anomaly).collect();
+    assert_eq!(
+        raised,
+        [Anomaly::ListenOverflow, Anomaly::RstStorm],
+        "{without:?}"
+    );
+}
+
+fn resetting(pid: Option<u32>, second: u64) -> Sample {
+    let mut counts = Counts::default();
+    counts.resets_sent[SentReset::LingerZero as usize] = 100 * second;
+    counts.ended = 100 * second;
+    let name = Name {
+        labels: Arc::new(Labels::name("api", "api.service")),
+        running: u32::from(pid.is_some()),
+        counts,
+        syn_sent_over_3s: 0,
+    };
+    let running = pid.map(|pid| Process {
+        counts,
+        ..process(pid)
+    });
+    Sample {
+        processes: running.into_iter().collect(),
+        names: vec![name],
+        ..Sample::default()
+    }
+}
+
+#[test]
+fn a_storm_of_a_process_is_not_one_of_its_name() {
+    let (changes, _) = play(200, |second| resetting(Some(7), second));
+    assert_eq!(changes, [(6, "raised", Anomaly::RstStorm)]);
+    let (changes, engine) = play(200, |second| resetting(None, second));
+    assert_eq!(changes, [(54, "raised", Anomaly::RstStorm)]);
+    let entry = engine.board().entries().next().unwrap();
+    assert!(matches!(entry.finding.subject, Subject::Name(_)));
+    assert_eq!(entry.finding.causes[0].cause.id, "linger_zero");
+}
+
+#[test]
+fn a_finding_of_a_process_that_ends_clears() {
+    let (changes, engine) = play(200, |second| match second {
+        0..100 => Sample {
+            names: Vec::new(),
+            ..resetting(Some(7), second)
+        },
+        _ => Sample::default(),
+    });
+    let expected = [
+        (6, "raised", Anomaly::RstStorm),
+        (130, "cleared", Anomaly::RstStorm),
+    ];
+    assert_eq!(changes, expected);
+    assert_eq!(engine.board().entries().next().unwrap().level(), 0);
+}
+
+#[test]
+fn a_new_process_inherits_the_baseline_of_its_name() {
+    let run = |heir: u64| {
+        let (changes, _) = play(800, move |second| {
+            // Two workers that reset 20 a second each, one of them replaced at second 700.
+            let worker = |pid, since: u64, rate: u64| {
+                let mut worker = process(pid);
+                worker.counts.resets_sent[SentReset::LingerZero as usize] = rate * (second - since);
+                worker.counts.ended = 2 * rate * (second - since);
+                worker
+            };
+            let new = second >= 700;
+            let second_worker = if new {
+                worker(3, 700, heir)
+            } else {
+                worker(2, 0, 20)
+            };
+            let mut name = resetting(Some(1), 0).names.remove(0);
+            name.running = 2;
+            name.counts.resets_sent[SentReset::LingerZero as usize] =
+                40 * second.min(700) + (20 + heir) * second.saturating_sub(700);
+            name.counts.ended = 10_000 * second;
+            Sample {
+                processes: vec![worker(1, 0, 20), second_worker],
+                names: vec![name],
+                ..Sample::default()
+            }
+        });
+        changes
+    };
+    // Above the threshold of a new process without a name's baseline.
+    assert_eq!(run(60), []);
+    assert_eq!(run(400).len(), 1);
+}
+
+/// Ports of a client that keeps what it opens, of which `opened` a second.
+fn kept_ports(opened: u64, second: u64) -> Ports {
+    let mut ports = ports(100_000, (60_000 + opened * second) as u32);
+    ports.time_wait = 0;
+    ports.established = ports.blocked;
+    ports.idle = ports.blocked;
+    ports.opened = opened * second;
+    ports
+}
+
+#[test]
+fn a_finding_becomes_critical_and_has_its_evidence() {
+    let (changes, engine) = play(160, |second| Sample {
+        ports: vec![kept_ports(200, second)],
+        ..Sample::default()
+    });
+    let expected = [
+        // After a minute of growth, with 140 s left.
+        (60, "raised", Anomaly::PortExhaustion),
+        (141, "updated", Anomaly::PortExhaustion),
+    ];
+    assert_eq!(changes, expected);
+    let finding = &engine.board().entries().next().unwrap().finding;
+    assert_eq!(finding.severity, Severity::Critical);
+    let json = serde_json::to_value(finding).unwrap();
+    assert_eq!(json["anomaly"], "port_exhaustion");
+    assert_eq!(json["severity"], "critical");
+    assert_eq!(json["labels"]["pid"], "7");
+    assert_eq!(json["subject"]["destination"], "10.0.0.2:80");
+    assert_eq!(json["evidence"]["holders"][0]["comm"], "api");
+    assert_eq!(json["time_left_seconds"], 41.0);
+    assert_eq!(json["since_monotonic_seconds"], 1_060.0);
+    assert_eq!(json["causes"][0]["id"], "idle_connections");
+    assert_eq!(json["causes"][0]["hints"][0], "ports");
+}
+
+#[test]
+fn of_two_local_ends_the_one_that_resets_has_the_finding() {
+    let (changes, engine) = play(100, |second| {
+        let mut server = process(7);
+        server.counts.resets_received[ReceivedReset::CloseWait as usize] = 100 * second;
+        server.counts.ended = 100 * second;
+        server.reset_peer = Some(key(8));
+        let mut client = process(8);
+        client.counts.resets_sent[SentReset::DataAfterClose as usize] = 100 * second;
+        client.counts.ended = 100 * second;
+        client.reset_peer = Some(key(7));
+        Sample {
+            processes: vec![server, client],
+            ..Sample::default()
+        }
+    });
+    assert_eq!(changes, [(6, "raised", Anomaly::RstStorm)]);
+    let finding = &engine.board().entries().next().unwrap().finding;
+    assert_eq!(finding.subject, Subject::Process(key(8)));
+    assert_eq!(finding.causes[0].cause.id, "half_close");
+    let json = serde_json::to_value(finding).unwrap();
+    assert_eq!(json["evidence"]["peer_pid"], 7);
+    assert_eq!(json["evidence"]["sent"]["data_after_close"], 2_000);
+}
+
+#[test]
+fn what_never_changes_is_normal_after_an_hour() {
+    let total = |second: u64| 100 * second + 900 * second.saturating_sub(5_000);
+    let (changes, _) = play(5_100, |second| {
+        let mut sample = resetting(Some(7), 0);
+        sample.names.clear();
+        sample.processes[0].counts.resets_sent[SentReset::LingerZero as usize] = total(second);
+        sample.processes[0].counts.ended = total(second);
+        sample
+    });
+    let whens: Vec<_> = changes
+        .iter()
+        .filter(|it| it.1 != "updated")
+        .map(|it| it.0)
+        .collect();
+    assert_eq!(whens.len(), 3, "{changes:?}");
+    assert_eq!(whens[0], 6);
+    assert!((3_606..3_650).contains(&whens[1]), "{changes:?}");
+    // Ten times as many are a storm again.
+    assert!((5_005..5_015).contains(&whens[2]), "{changes:?}");
+}
+
+#[test]
+fn a_storm_does_not_hide_itself_from_the_next_process() {
+    // Replaced after 40 min of storm, beside a name that was calm before.
+    let (start, replaced) = (700, 3_100);
+    let (changes, _) = play(replaced + 60, |second| {
+        let mut sample = resetting(Some(7), second.saturating_sub(start));
+        if second >= replaced {
+            let worker = resetting(Some(8), second - replaced).processes.remove(0);
+            sample.processes = vec![worker];
+        }
+        sample
+    });
+    let raised: Vec<_> = changes
+        .iter()
+        .filter(|it| it.1 == "raised")
+        .map(|it| it.0)
+        .collect();
+    assert_eq!(raised.len(), 2, "{changes:?}");
+    assert!(
+        raised[0] < start + 10 && raised[1] < replaced + 12,
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn a_stall_of_the_daemon_is_no_storm() {
+    // 30 s without a tick, and then all at once what was counted meanwhile.
+    let mut engine = Engine::new(Thresholds::default());
+    for second in (0..200).chain(230..240) {
+        let mut sample = resetting(Some(7), 0);
+        sample.processes[0].counts.resets_sent[0] = if second < 200 { 0 } else { 100_000 };
+        sample.now = Duration::from_secs(1_000 + second);
+        assert_eq!(engine.step(&sample), []);
+    }
+}
+
+#[test]
+fn findings_and_changes_are_bounded() {
+    let sources = |from: u32| {
+        let source = move |number: u32| Source {
+            netns: 1,
+            address: std::net::Ipv4Addr::from_bits(from + number).into(),
+            ports: [u64::MAX; 4],
+            segments: 1,
+            last_at: Duration::from_secs(1_000_000),
+        };
+        (0..300).map(source).collect::<Vec<_>>()
+    };
+    let (changes, engine) = play(1_500, |second| Sample {
+        // Other ones every 200 s, so that those before are over.
+        sources: sources(1_000 * (second / 200) as u32),
+        ..Sample::default()
+    });
+    assert_eq!(engine.board().entries().count(), FINDINGS);
+    assert_eq!(engine.board().changes().count(), CHANGES);
+    let raised = |from: u64| {
+        let range = from..from + 200;
+        let raised = changes
+            .iter()
+            .filter(|it| range.contains(&it.0) && it.1 == "raised");
+        raised.count()
+    };
+    assert_eq!(raised(0), FINDINGS);
+    assert_eq!(raised(200), FINDINGS);
+}
+
+#[test]
+fn the_same_samples_give_the_same_changes() {
+    let run = || play(100, |second| resetting(Some(7), second)).0;
+    assert_eq!(run(), run());
+}

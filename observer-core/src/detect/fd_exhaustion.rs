@@ -1,0 +1,80 @@
+//! Calls fail because descriptors ran out, or hardly any are left.
+
+use std::time::Duration;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, share},
+    finding::{Evidence, Severity},
+    sample::Process,
+    settings::Thresholds,
+    windows::{Counters, Recent},
+};
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct FdExhaustion {
+    totals: Counters<2>,
+    recent: Recent<2>,
+    full_since: Option<Duration>,
+}
+
+impl Detector for FdExhaustion {
+    const ANOMALY: Anomaly = Anomaly::FdExhaustion;
+    type Sample = Process;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            totals: Counters::default(),
+            recent: Recent::default(),
+            full_since: None,
+        }
+    }
+
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let failed = self.totals.since(sample.counts.exhausted);
+        self.recent.add(at.now, failed);
+        let failed: u64 = failed.iter().sum();
+        let filled = sample
+            .descriptors
+            .map_or(0.0, |it| share(it.open as f64, it.limit as f64));
+        let full = filled >= at.thresholds.fd_full_share;
+        self.full_since = full.then(|| self.full_since.unwrap_or(at.now));
+        let full_for = self.full_since.map_or(0.0, |since| {
+            at.now.saturating_sub(since).as_secs_f64() / at.thresholds.fd_full_seconds
+        });
+        let raise = match (failed > 0, full_for >= 1.0) {
+            (true, _) => Some(Severity::Critical),
+            (false, true) => Some(Severity::Warning),
+            (false, false) => None,
+        };
+        Assessment {
+            raise,
+            calm: failed == 0 && filled < at.thresholds.fd_full_clear_share,
+            score: full_for.max(failed.min(1) as f64),
+            time_left: (failed > 0).then_some(Duration::ZERO),
+        }
+    }
+
+    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
+        let [emfile, enfile] = self.recent.sums();
+        let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
+        let evidence = Evidence::Descriptors {
+            open,
+            limit,
+            growth_per_second: 0.0,
+            emfile,
+            enfile,
+        };
+        let close_wait = u64::from(sample.close_wait_over_10s).min(open);
+        let causes = match emfile.max(1) >= enfile {
+            true => [
+                (&cause::FD_CLOSE_WAIT, close_wait),
+                (&cause::FD_LIMIT, open - close_wait),
+            ],
+            false => [(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)],
+        };
+        (evidence, cause::explain(&causes))
+    }
+}

@@ -1,0 +1,147 @@
+//! Open descriptors grow towards the limit, on one of four scales of time.
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, all, seconds},
+    finding::{Evidence, Severity},
+    sample::Process,
+    settings::Thresholds,
+    windows::{Floor, MINIMA, Trend},
+};
+
+/// Seconds of a bucket of each scale.
+const SCALES: [u64; 4] = [1, 10, 60, 600];
+
+/// Seconds of growth that are enough near the limit.
+const JUMP: u64 = 3;
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct FdLeak {
+    floors: [Floor; SCALES.len()],
+    /// Growth over the last seconds, and in how many measurements running there was some.
+    last: Trend,
+    growing: u64,
+    measured: Option<(std::time::Duration, u64)>,
+    assessment: Assessment,
+    slope: f64,
+    /// The highest number since it was raised.
+    highest: u64,
+}
+
+impl FdLeak {
+    fn rises(&mut self, open: f64, limit: f64, thresholds: &Thresholds) {
+        let shares = [
+            thresholds.fd_share_1s,
+            thresholds.fd_share_10s,
+            thresholds.fd_share_60s,
+            thresholds.fd_share_600s,
+        ];
+        let least = thresholds.fd_rise.max(thresholds.fd_rise_share * limit);
+        for (index, share) in shares.into_iter().enumerate() {
+            let Some(rise) = self.floors[index].rise() else {
+                continue;
+            };
+            let left = (limit - open) / rise.slope();
+            let horizon = thresholds.fd_horizon * MINIMA as f64 * SCALES[index] as f64;
+            let score = all(&[
+                open / (share * limit),
+                rise.height() / least,
+                horizon / left.max(1.0),
+                rise.end(open) / (thresholds.fd_end_share * limit),
+            ]);
+            self.found(score, left, rise.slope());
+        }
+        if let Some((slope, over)) = self.last.slope()
+            && self.growing >= JUMP
+            && over.as_secs() <= JUMP + 1
+        {
+            let left = (limit - open) / slope;
+            let score = all(&[
+                open / (thresholds.fd_jump_share * limit),
+                thresholds.fd_jump_seconds / left.max(1.0),
+            ]);
+            self.found(score, left, slope);
+        }
+    }
+
+    fn found(&mut self, score: f64, left: f64, slope: f64) {
+        let assessment = &mut self.assessment;
+        assessment.score = assessment.score.max(score);
+        if score >= 1.0 {
+            assessment.raise = Some(Severity::Warning);
+            let left = seconds(left);
+            if assessment.time_left.is_none() || left < assessment.time_left {
+                assessment.time_left = left;
+                self.slope = slope;
+            }
+        }
+    }
+}
+
+impl Detector for FdLeak {
+    const ANOMALY: Anomaly = Anomaly::FdLeak;
+    type Sample = Process;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            floors: SCALES.map(Floor::new),
+            last: Trend::new(JUMP),
+            growing: 0,
+            measured: None,
+            assessment: Assessment::default(),
+            slope: 0.0,
+            highest: 0,
+        }
+    }
+
+    /// Keeps its opinion until the next measurement.
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let Some(descriptors) = sample.descriptors else {
+            return Assessment {
+                calm: true,
+                ..Assessment::default()
+            };
+        };
+        let (measured_at, open) = (descriptors.measured_at, descriptors.open);
+        if self.measured.is_some_and(|(last, _)| measured_at <= last) {
+            return self.assessment;
+        }
+        self.assessment = Assessment::default();
+        self.slope = 0.0;
+        let grew = self.measured.is_some_and(|(_, last)| open > last);
+        self.growing = if grew { self.growing + 1 } else { 0 };
+        self.measured = Some((measured_at, open));
+        self.last.add(measured_at, open as f64);
+        for floor in &mut self.floors {
+            floor.add(measured_at, open);
+        }
+        self.rises(open as f64, descriptors.limit as f64, at.thresholds);
+        self.highest = if at.raised {
+            self.highest.max(open)
+        } else {
+            open
+        };
+        self.assessment.calm = (open as f64) < at.thresholds.fd_clear_share * self.highest as f64;
+        self.assessment
+    }
+
+    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
+        let descriptors = sample.descriptors;
+        let evidence = Evidence::Descriptors {
+            open: descriptors.map_or(0, |it| it.open),
+            limit: descriptors.map_or(0, |it| it.limit),
+            growth_per_second: self.slope,
+            emfile: 0,
+            enfile: 0,
+        };
+        let open = descriptors.map_or(0, |it| it.open);
+        let close_wait = u64::from(sample.close_wait_over_10s).min(open);
+        let causes = [
+            (&cause::FD_CLOSE_WAIT, close_wait),
+            (&cause::FD_UNKNOWN, open - close_wait),
+        ];
+        (evidence, cause::explain(&causes))
+    }
+}

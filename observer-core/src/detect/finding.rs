@@ -1,0 +1,332 @@
+//! What detectors say.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use observer_common::ProcessKey;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use super::{anomaly::Anomaly, cause::Explanation};
+use crate::{
+    ports::Destination,
+    table::{Labels, ListenAddress},
+};
+
+/// How bad it is, in the order of the numbers of `socket_anomaly`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// It will hurt, or hurts some.
+    Warning = 1,
+    /// It hurts now.
+    Critical = 2,
+}
+
+/// What a finding is about. A process keeps its identity when its labels change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A process.
+    Process(ProcessKey),
+    /// All processes of a name, ended ones included.
+    Name(Arc<Labels>),
+    /// Local ports for a destination.
+    Destination(Destination),
+    /// The listening sockets of an address.
+    Listener(ListenAddress),
+    /// A network namespace, by inode number.
+    Namespace(u32),
+    /// Where segments for closed ports come from. The address may be forged.
+    Source {
+        /// Network namespace in which they arrived.
+        netns: u32,
+        /// Their source address.
+        address: IpAddr,
+    },
+}
+
+impl Serialize for Subject {
+    /// As an object whose keys depend on the kind. Processes and names are told by the finding's labels.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Self::Process(key) => {
+                map.serialize_entry("kind", "process")?;
+                map.serialize_entry("pid", &key.tgid)?;
+                map.serialize_entry("start_boottime_ns", &key.start_boottime_ns)?;
+            }
+            Self::Name(labels) => {
+                map.serialize_entry("kind", "name")?;
+                map.serialize_entry("comm", labels.comm())?;
+                map.serialize_entry("unit", labels.unit())?;
+            }
+            Self::Destination(to) => {
+                map.serialize_entry("kind", "destination")?;
+                map.serialize_entry("netns", &to.netns)?;
+                map.serialize_entry("source", &to.source)?;
+                map.serialize_entry("destination", &to.remote)?;
+            }
+            Self::Listener(place) => {
+                map.serialize_entry("kind", "listener")?;
+                map.serialize_entry("netns", &place.netns)?;
+                map.serialize_entry("address", &place.address)?;
+            }
+            Self::Namespace(netns) => {
+                map.serialize_entry("kind", "namespace")?;
+                map.serialize_entry("netns", netns)?;
+            }
+            Self::Source { netns, address } => {
+                map.serialize_entry("kind", "source")?;
+                map.serialize_entry("netns", netns)?;
+                map.serialize_entry("address", address)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(key) => write!(f, "pid {}", key.tgid),
+            Self::Name(labels) => write!(f, "{} ({})", labels.comm(), labels.unit()),
+            Self::Destination(to) => write!(f, "{} -> {}", to.source, to.remote),
+            Self::Listener(place) => write!(f, "{}", place.address),
+            Self::Namespace(netns) => write!(f, "netns {netns}"),
+            Self::Source { address, .. } => write!(f, "from {address}"),
+        }
+    }
+}
+
+/// A process or name and its share in something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holder {
+    /// The process, if it is one.
+    pub process: Option<ProcessKey>,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Number of ports or sockets it has.
+    pub count: u64,
+}
+
+impl Serialize for Holder {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in self.labels.pairs() {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("count", &self.count)?;
+        map.end()
+    }
+}
+
+/// Which side sent the RSTs of a storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// This side.
+    Sent,
+    /// The peers.
+    Received,
+}
+
+/// Counts by name, without those that are 0.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Breakdown(Vec<(&'static str, u64)>);
+
+impl Breakdown {
+    /// From names and counts.
+    pub fn new(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Self {
+        Self(counts.into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// The count of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> u64 {
+        let found = self.0.iter().find(|(other, _)| *other == name);
+        found.map_or(0, |(_, count)| *count)
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl Serialize for Breakdown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// The numbers behind a finding.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Evidence {
+    /// Of a storm.
+    Resets {
+        /// The direction with the higher score.
+        direction: Direction,
+        /// RSTs per second, over 10 s of a process or 60 s of a name.
+        per_second: f64,
+        /// What is normal here, per second.
+        baseline: f64,
+        /// Fraction of the connections that ended.
+        share: f64,
+        /// RSTs sent in the last 10 to 20 s, by what led to them.
+        sent: Breakdown,
+        /// RSTs received in the last 10 to 20 s, by the state of the connection.
+        received: Breakdown,
+        /// The local process at the other end of most.
+        peer_pid: Option<u32>,
+    },
+    /// Of failed connects.
+    Connects {
+        /// Failures in the window that raised it.
+        failed: u64,
+        /// All attempts in that window.
+        attempts: u64,
+        /// Seconds of that window.
+        seconds: u64,
+        /// Sockets in SYN_SENT for over 3 s.
+        waiting: u32,
+        /// Attempts that ended in the last 10 to 20 s, by result.
+        results: Breakdown,
+    },
+    /// Of local ports.
+    Ports {
+        /// Ports that connect() cannot use for the destination.
+        blocked: u32,
+        /// Ports that there are for it.
+        available: u32,
+        /// Of the blocked, those of live sockets.
+        live: u32,
+        /// Of the blocked, those in TIME_WAIT.
+        time_wait: u32,
+        /// New connections per second.
+        opened_per_second: f64,
+        /// Ports that will be blocked at this rate, divided by the available ones.
+        end: f64,
+        /// Searches for a port that failed since the last sample.
+        failed_searches: u64,
+        /// Whose they are, most first.
+        holders: Vec<Holder>,
+    },
+    /// Of ports bound in a network namespace.
+    BoundPorts {
+        /// Ports that bind() chose.
+        bound: u32,
+        /// Ports of the range, without reserved ones.
+        range: u32,
+        /// Change per second over a minute.
+        growth_per_second: f64,
+    },
+    /// Of TIME_WAIT overflows.
+    TimeWaitOverflows {
+        /// Connections closed without TIME_WAIT in 10 s.
+        overflows: u64,
+    },
+    /// Of descriptors.
+    Descriptors {
+        /// Open ones.
+        open: u64,
+        /// Soft limit, RLIMIT_NOFILE.
+        limit: u64,
+        /// Growth per second, 0 if it was not found.
+        growth_per_second: f64,
+        /// socket() and accept() calls that failed with EMFILE in the last 10 to 20 s.
+        emfile: u64,
+        /// The same with ENFILE.
+        enfile: u64,
+    },
+    /// Of CLOSE_WAIT.
+    CloseWait {
+        /// Sockets in CLOSE_WAIT for over 10 s.
+        over_10s: u32,
+        /// Sockets in CLOSE_WAIT for over 60 s.
+        over_60s: u32,
+    },
+    /// Of an accept queue.
+    AcceptQueue {
+        /// Requests dropped in 10 s because it was full.
+        overflows: u64,
+        /// Connections waiting for accept().
+        backlog: u64,
+        /// Maximum of those.
+        max_backlog: u64,
+        /// Fill of the fullest socket.
+        fullest: f64,
+        /// Number of listening sockets.
+        sockets: u64,
+        /// Connections accepted in the last 10 to 20 s.
+        accepts: u64,
+        /// Whose sockets.
+        holders: Vec<Holder>,
+    },
+    /// Of a scan.
+    Scan {
+        /// Distinct closed ports, at least: counted in a bitmap of 256.
+        ports: u32,
+        /// Segments without a socket.
+        segments: u64,
+    },
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// What.
+    pub anomaly: Anomaly,
+    /// With whom.
+    pub subject: Subject,
+    /// `pid`, `comm` and `unit` of the process or name, or of the one that has the most of it.
+    #[serde(serialize_with = "labels")]
+    pub labels: Option<Arc<Labels>>,
+    /// How bad.
+    pub severity: Severity,
+    /// The statistic divided by the threshold of raising, 1 or more when it is raised.
+    pub score: f64,
+    /// Time until it fails, if it can be told.
+    #[serde(rename = "time_left_seconds", serialize_with = "seconds")]
+    pub time_left: Option<Duration>,
+    /// CLOCK_MONOTONIC when it was raised.
+    #[serde(rename = "since_monotonic_seconds", serialize_with = "some_seconds")]
+    pub since: Duration,
+    /// The numbers.
+    pub evidence: Evidence,
+    /// Why: one cause that explains most, or several.
+    pub causes: Vec<Explanation>,
+}
+
+fn labels<S: Serializer>(labels: &Option<Arc<Labels>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(labels.iter().flat_map(|labels| labels.pairs()))
+}
+
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+fn some_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    time.as_secs_f64().serialize(serializer)
+}
+
+/// What happened to a finding.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "change", content = "finding")]
+pub enum Change {
+    /// It is new.
+    Raised(Finding),
+    /// Its severity changed, or it is as before and was last reported ten minutes ago.
+    Updated(Finding),
+    /// It is over, or another finding explains it.
+    Cleared(Finding),
+}
+
+impl Change {
+    /// The finding as it was then.
+    #[must_use]
+    pub fn finding(&self) -> &Finding {
+        match self {
+            Self::Raised(finding) | Self::Updated(finding) | Self::Cleared(finding) => finding,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! When a finding is raised, reported again, and cleared: the same for all detectors.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    detector::{Assessment, At},
+    finding::Severity,
+};
+
+/// Raises so many times within [`FLAPPING_WITHIN`] are flapping.
+const FLAPPING: usize = 3;
+const FLAPPING_WITHIN: Duration = Duration::from_secs(3600);
+
+/// What to do with a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: it is not raised.
+    Rest,
+    /// It is new.
+    Raise,
+    /// It is as it was.
+    Keep,
+    /// Report it again.
+    Update,
+    /// It is over.
+    Clear,
+}
+
+/// Whether one finding is raised.
+#[derive(Debug, Default)]
+pub struct Flag {
+    raised: Option<Raised>,
+    /// When it was raised within the last hour, oldest first.
+    raises: VecDeque<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Raised {
+    since: Duration,
+    at_least: f64,
+    severity: Severity,
+    /// When it last was critical.
+    critical_at: Option<Duration>,
+    reported_at: Duration,
+    calm_since: Option<Duration>,
+}
+
+impl Flag {
+    /// Since when it is raised, and how severe it is.
+    #[must_use]
+    pub fn raised(&self) -> Option<(Duration, Severity)> {
+        self.raised.map(|it| (it.since, it.severity))
+    }
+
+    /// Takes in an assessment. It clears after `hold` seconds of calm.
+    pub fn step(&mut self, assessment: &Assessment, hold: f64, at: &At<'_>) -> Step {
+        let thresholds = at.thresholds;
+        let Some(raised) = &mut self.raised else {
+            let Some(severity) = assessment.raise else {
+                return Step::Rest;
+            };
+            self.raises
+                .retain(|raise| at.now.saturating_sub(*raise) < FLAPPING_WITHIN);
+            self.raises.push_back(at.now);
+            let flaps = self.raises.len() >= FLAPPING;
+            if flaps {
+                self.raises.pop_front();
+            }
+            self.raised = Some(Raised {
+                since: at.now,
+                at_least: match flaps {
+                    true => thresholds.flapping_raised_seconds,
+                    false => thresholds.min_raised_seconds,
+                },
+                severity,
+                critical_at: (severity == Severity::Critical).then_some(at.now),
+                reported_at: at.now,
+                calm_since: None,
+            });
+            return Step::Raise;
+        };
+        let passed =
+            |since: Duration, seconds: f64| at.now.saturating_sub(since).as_secs_f64() >= seconds;
+        raised.calm_since = assessment.calm.then(|| raised.calm_since.unwrap_or(at.now));
+        let calm = raised.calm_since.is_some_and(|since| passed(since, hold));
+        if calm && passed(raised.since, raised.at_least) {
+            self.raised = None;
+            return Step::Clear;
+        }
+        if assessment.raise == Some(Severity::Critical) {
+            raised.critical_at = Some(at.now);
+        }
+        let critical = raised.critical_at;
+        let critical = critical.is_some_and(|last| !passed(last, thresholds.min_raised_seconds));
+        let severity = if critical {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        if severity != raised.severity || passed(raised.reported_at, thresholds.repeat_seconds) {
+            raised.severity = severity;
+            raised.reported_at = at.now;
+            return Step::Update;
+        }
+        Step::Keep
+    }
+
+    /// Ends it, because another finding explains it. Whether it was raised.
+    pub fn hide(&mut self) -> bool {
+        self.raised.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::Thresholds;
+
+    /// The steps that are not [`Step::Rest`] or [`Step::Keep`], by second.
+    fn play(seconds: u64, assess: impl Fn(u64) -> Assessment) -> Vec<(u64, Step)> {
+        let thresholds = Thresholds::default();
+        let mut flag = Flag::default();
+        let mut steps = Vec::new();
+        for second in 0..seconds {
+            let at = At {
+                now: Duration::from_secs(second),
+                elapsed: Duration::from_secs(1),
+                raised: flag.raised().is_some(),
+                thresholds: &thresholds,
+            };
+            let step = flag.step(&assess(second), 30.0, &at);
+            if ![Step::Rest, Step::Keep].contains(&step) {
+                steps.push((second, step));
+            }
+        }
+        steps
+    }
+
+    fn when(raise: Option<Severity>) -> Assessment {
+        Assessment {
+            raise,
+            calm: raise.is_none(),
+            ..Assessment::default()
+        }
+    }
+
+    #[test]
+    fn it_clears_after_thirty_calm_seconds() {
+        let steps = play(200, |second| {
+            when((second == 10 || second == 30).then_some(Severity::Warning))
+        });
+        assert_eq!(steps, [(10, Step::Raise), (61, Step::Clear)]);
+    }
+
+    #[test]
+    fn between_the_thresholds_it_stays() {
+        let steps = play(500, |second| Assessment {
+            calm: false,
+            ..when((second == 10).then_some(Severity::Warning))
+        });
+        assert_eq!(steps, [(10, Step::Raise)]);
+    }
+
+    #[test]
+    fn the_third_raise_of_an_hour_lasts_ten_minutes() {
+        let steps = play(2000, |second| {
+            when(
+                [10, 110, 210]
+                    .contains(&second)
+                    .then_some(Severity::Warning),
+            )
+        });
+        let expected = [(10, 41), (110, 141), (210, 810)];
+        let expected = expected.map(|(up, down)| [(up, Step::Raise), (down, Step::Clear)]);
+        assert_eq!(steps, expected.as_flattened());
+    }
+
+    #[test]
+    fn severity_rises_at_once_and_falls_after_thirty_seconds() {
+        let steps = play(150, |second| {
+            let critical = (20..40).contains(&second) && second % 2 == 0;
+            when(Some(if critical {
+                Severity::Critical
+            } else {
+                Severity::Warning
+            }))
+        });
+        assert_eq!(
+            steps,
+            [(0, Step::Raise), (20, Step::Update), (68, Step::Update)]
+        );
+    }
+
+    #[test]
+    fn it_is_reported_every_ten_minutes() {
+        let steps = play(1500, |_| when(Some(Severity::Warning)));
+        let expected = [(0, Step::Raise), (600, Step::Update), (1200, Step::Update)];
+        assert_eq!(steps, expected);
+    }
+}

@@ -1,0 +1,43 @@
+//! What is wrong, with whom, and why: detectors over samples of the whole host.
+//!
+//! A detector assesses one part of each [`Sample`] (`detector`, and a file for each anomaly); the engine keeps
+//! one for each subject, raises and clears their findings by common rules (`flag`), and leaves out what another
+//! finding explains. Everything is deterministic: a sample has its own time.
+
+mod anomaly;
+mod board;
+pub mod cause;
+mod close_wait_leak;
+mod connect_failures;
+mod detector;
+mod engine;
+mod fd_exhaustion;
+mod fd_leak;
+mod finding;
+mod flag;
+mod listen_overflow;
+mod port_exhaustion;
+mod rst_storm;
+mod sample;
+mod settings;
+mod syn_scan;
+mod time_wait;
+mod windows;
+
+#[cfg(test)]
+mod documented;
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod simulated;
+
+pub use anomaly::Anomaly;
+pub use board::{Board, CHANGES, Entry, FINDINGS};
+pub use cause::{Cause, Explanation};
+pub use engine::Engine;
+pub use finding::{Breakdown, Change, Direction, Evidence, Finding, Holder, Severity, Subject};
+pub use sample::{
+    ConnectResult, Counts, Descriptors, Listener, Name, Namespace, Ports, Process, ReceivedReset,
+    Sample, SentClasses, SentReset, Source,
+};
+pub use settings::{DESCRIBED, Described, Thresholds};

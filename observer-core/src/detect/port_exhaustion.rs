@@ -1,0 +1,219 @@
+//! Local ports run out: for a destination, or because bind() chose them, for all.
+
+use std::time::Duration;
+
+use observer_common::ProcessKey;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, all, seconds, share, until_used},
+    finding::{Evidence, Severity},
+    sample::{Namespace, Ports},
+    settings::Thresholds,
+    windows::{Counters, Trend},
+};
+
+/// Walks running that must find the ports full.
+const FULL_WALKS: f64 = 2.0;
+/// Seconds of new connections.
+const OPENED: u64 = 10;
+/// Seconds of growth.
+const GROWTH: u64 = 60;
+/// A range below this is a cause of its own: the default has 28,232 ports.
+const SMALL_RANGE: u32 = 10_000;
+
+/// The rate of new connections to a destination.
+#[derive(Debug)]
+pub(super) struct OpenRate(Trend);
+
+impl OpenRate {
+    pub fn new() -> Self {
+        Self(Trend::new(OPENED))
+    }
+
+    /// Takes in a walk.
+    pub fn add(&mut self, ports: &Ports) {
+        self.0.add(ports.walked_at, ports.opened as f64);
+    }
+
+    /// Connections per second, 0 if not known.
+    pub fn per_second(&self) -> f64 {
+        self.0.slope().map_or(0.0, |(slope, _)| slope.max(0.0))
+    }
+}
+
+/// State of the detector of one destination.
+#[derive(Debug)]
+pub struct PortExhaustion {
+    walked_at: Option<Duration>,
+    opened: OpenRate,
+    live: Trend,
+    searches: Counters<1>,
+    failed: u64,
+    /// Walks running that found the ports full.
+    full: f64,
+}
+
+impl PortExhaustion {
+    /// Ports that will be blocked at this rate, divided by the available ones: those of live connections, and
+    /// those that stay blocked after one.
+    fn end(&self, ports: &Ports) -> f64 {
+        let closed = self.opened.per_second() * ports.blocked_for.as_secs_f64();
+        share(f64::from(ports.live()) + closed, ports.available.into())
+    }
+
+    /// Growth of live connections per second, over a minute.
+    fn growth(&self) -> f64 {
+        let slope = self.live.slope();
+        let minute = slope.filter(|(_, over)| over.as_secs() >= GROWTH);
+        minute.map_or(0.0, |(slope, _)| slope.max(0.0))
+    }
+}
+
+impl Detector for PortExhaustion {
+    const ANOMALY: Anomaly = Anomaly::PortExhaustion;
+    type Sample = Ports;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            walked_at: None,
+            opened: OpenRate::new(),
+            live: Trend::new(GROWTH),
+            searches: Counters::default(),
+            failed: 0,
+            full: 0.0,
+        }
+    }
+
+    fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        let filled = share(ports.blocked.into(), ports.available.into());
+        if self.walked_at.replace(ports.walked_at) != Some(ports.walked_at) {
+            self.opened.add(ports);
+            self.live.add(ports.walked_at, ports.live().into());
+            let full = filled >= thresholds.ports_full;
+            self.full = if full { self.full + 1.0 } else { 0.0 };
+        }
+        [self.failed] = self.searches.since([ports.searches_failed]);
+        let free = f64::from(ports.available.saturating_sub(ports.blocked));
+        let end = self.end(ports);
+        let grown_in = until_used(free, self.growth());
+        let left = match end >= 1.0 {
+            true => until_used(free, self.opened.per_second()),
+            false => grown_in,
+        };
+        let soon = end.max(thresholds.ports_soon_seconds / grown_in.max(1.0));
+        let score = all(&[filled / thresholds.ports_half, soon])
+            .max(self.full / FULL_WALKS)
+            .max(self.failed.min(1) as f64);
+        let critical = self.failed > 0 || left < thresholds.ports_critical_seconds;
+        let severity = if critical {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        Assessment {
+            raise: (score >= 1.0).then_some(severity),
+            calm: filled < thresholds.ports_clear && self.failed == 0,
+            score,
+            time_left: seconds(left),
+        }
+    }
+
+    fn evidence(&self, ports: &Ports) -> (Evidence, Vec<Explanation>) {
+        let evidence = Evidence::Ports {
+            blocked: ports.blocked,
+            available: ports.available,
+            live: ports.live(),
+            time_wait: ports.time_wait,
+            opened_per_second: self.opened.per_second(),
+            end: self.end(ports),
+            failed_searches: self.failed,
+            holders: ports.holders.clone(),
+        };
+        let busy = ports.established.saturating_sub(ports.idle);
+        let mut causes = cause::explain(&[
+            (&cause::SHORT_CONNECTIONS, ports.time_wait.into()),
+            (&cause::IDLE_CONNECTIONS, ports.idle.into()),
+            (&cause::BUSY_CONNECTIONS, busy.into()),
+            (&cause::SILENT_DESTINATION, ports.syn_sent.into()),
+            (&cause::NOT_CLOSED, ports.closing.into()),
+        ]);
+        if ports.available < SMALL_RANGE {
+            causes.push(Explanation {
+                cause: &cause::SMALL_RANGE,
+                share: 1.0,
+            });
+        }
+        (evidence, causes)
+    }
+}
+
+/// Whether `evidence` is of ports that the process has some of.
+#[must_use]
+pub fn is_held_by(evidence: &Evidence, process: &ProcessKey) -> bool {
+    let Evidence::Ports { holders, .. } = evidence else {
+        return false;
+    };
+    holders
+        .iter()
+        .any(|it| it.process.as_ref() == Some(process))
+}
+
+/// State of the detector of one network namespace.
+#[derive(Debug)]
+pub struct BoundPorts {
+    bound: Trend,
+}
+
+impl BoundPorts {
+    fn growth(&self) -> f64 {
+        let slope = self.bound.slope();
+        let minute = slope.filter(|(_, over)| over.as_secs() >= GROWTH / 2);
+        minute.map_or(0.0, |(slope, _)| slope)
+    }
+}
+
+impl Detector for BoundPorts {
+    const ANOMALY: Anomaly = Anomaly::PortExhaustion;
+    type Sample = Namespace;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            bound: Trend::new(GROWTH),
+        }
+    }
+
+    fn assess(&mut self, namespace: &Namespace, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        self.bound.add(at.now, namespace.bound.into());
+        let filled = share(namespace.bound.into(), namespace.range.into());
+        let free = f64::from(namespace.range.saturating_sub(namespace.bound));
+        let growth = self.growth();
+        let left = until_used(free, growth);
+        let score = all(&[
+            filled / thresholds.ports_bound,
+            thresholds.ports_soon_seconds / left.max(1.0),
+        ]);
+        let severity = match left < thresholds.ports_critical_seconds {
+            true => Severity::Critical,
+            false => Severity::Warning,
+        };
+        Assessment {
+            raise: (score >= 1.0).then_some(severity),
+            calm: filled < thresholds.ports_clear,
+            score,
+            time_left: seconds(left),
+        }
+    }
+
+    fn evidence(&self, namespace: &Namespace) -> (Evidence, Vec<Explanation>) {
+        let evidence = Evidence::BoundPorts {
+            bound: namespace.bound,
+            range: namespace.range,
+            growth_per_second: self.growth(),
+        };
+        (evidence, cause::explain(&[(&cause::BIND_FIRST, 1)]))
+    }
+}

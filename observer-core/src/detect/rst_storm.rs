@@ -1,0 +1,355 @@
+//! Connections are reset for longer than a restart takes: at six of ten seconds for a process, at 54 of 60 for
+//! a name, whose processes may live too short to be blamed.
+
+use std::marker::PhantomData;
+
+use observer_common::ProcessKey;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Cause, Explanation},
+    detector::{Assessment, At, Detector, all, share},
+    finding::{Breakdown, Direction, Evidence, Severity},
+    sample::{Counts, Name, Process, ReceivedReset, SentReset},
+    settings::Thresholds,
+    windows::{Counters, GAP, Recent, Window, approach},
+};
+
+/// What processes and names differ in.
+pub trait Resetting {
+    /// Seconds that are looked at.
+    const SECONDS: u64;
+    /// Totals.
+    fn counts(&self) -> &Counts;
+    /// The local process at the other end.
+    fn peer(&self) -> Option<ProcessKey> {
+        None
+    }
+    /// Seconds of those that must be hot.
+    fn hot(thresholds: &Thresholds) -> f64;
+    /// Seconds until there is a baseline.
+    fn mature(thresholds: &Thresholds) -> f64;
+    /// Half-life of the baseline before.
+    fn half_life_new(thresholds: &Thresholds) -> f64;
+    /// The fraction of ended connections that is enough at this multiple of the baseline.
+    fn share(thresholds: &Thresholds, ratio: f64) -> f64;
+}
+
+impl Resetting for Process {
+    const SECONDS: u64 = 10;
+
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn peer(&self) -> Option<ProcessKey> {
+        self.reset_peer
+    }
+
+    fn hot(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_hot_seconds
+    }
+
+    fn mature(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_mature_seconds
+    }
+
+    fn half_life_new(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_half_life_new_seconds
+    }
+
+    fn share(thresholds: &Thresholds, ratio: f64) -> f64 {
+        match ratio >= thresholds.rst_ratio_big {
+            true => thresholds.rst_share_big,
+            false => thresholds.rst_share,
+        }
+    }
+}
+
+impl Resetting for Name {
+    const SECONDS: u64 = 60;
+
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn hot(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_name_hot_seconds
+    }
+
+    fn mature(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_name_mature_seconds
+    }
+
+    fn half_life_new(thresholds: &Thresholds) -> f64 {
+        thresholds.rst_name_half_life_new_seconds
+    }
+
+    fn share(thresholds: &Thresholds, _: f64) -> f64 {
+        thresholds.rst_share
+    }
+}
+
+/// RSTs of one direction.
+#[derive(Debug)]
+struct Side {
+    window: Window,
+    /// Mean per second, in which bursts are capped.
+    base: f64,
+    /// Seconds for which the storm has been raised.
+    raised: f64,
+    share: f64,
+    score: f64,
+}
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct RstStorm<S> {
+    /// Seconds that were watched.
+    seen: f64,
+    sent: Side,
+    received: Side,
+    ended: Window,
+    totals: (
+        Counters<{ SentReset::COUNT }>,
+        Counters<{ ReceivedReset::COUNT }>,
+        Counters<3>,
+        Counters<1>,
+    ),
+    recent: (
+        Recent<{ SentReset::COUNT }>,
+        Recent<{ ReceivedReset::COUNT }>,
+        Recent<3>,
+    ),
+    of: PhantomData<S>,
+}
+
+/// What holds for both directions.
+struct Rules<'a> {
+    at: &'a At<'a>,
+    mature: bool,
+    hot: f64,
+    half_life: f64,
+}
+
+impl Side {
+    fn new(seconds: u64) -> Self {
+        Self {
+            window: Window::new(seconds),
+            base: 0.0,
+            raised: 0.0,
+            share: 0.0,
+            score: 0.0,
+        }
+    }
+
+    fn assess<S: Resetting>(&mut self, count: u64, ended: u64, rules: &Rules<'_>) -> Assessment {
+        let thresholds = rules.at.thresholds;
+        self.window.add(rules.at.now, count);
+        let rate = self.window.per_second();
+        self.share = share(
+            self.window.sum() as f64,
+            ended.max(self.window.sum()) as f64,
+        );
+        let (need, share) = match rules.mature {
+            true => (
+                thresholds.rst_rate.max(thresholds.rst_ratio * self.base),
+                S::share(thresholds, rate / self.base.max(1.0)),
+            ),
+            false => (thresholds.rst_rate_new, thresholds.rst_share_new),
+        };
+        let hot = self.window.seconds_with(need / 2.0) as f64;
+        self.score = all(&[rate / need, hot / rules.hot, self.share / share]);
+        let critical = rate >= thresholds.rst_critical_ratio * need;
+        let calm = rate < thresholds.rst_clear_rate.max(2.0 * self.base);
+        self.learn(count, rate, rules);
+        let severity = if critical {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        Assessment {
+            raise: (self.score >= 1.0).then_some(severity),
+            calm,
+            score: self.score,
+            time_left: None,
+        }
+    }
+
+    /// Moves the baseline. A storm must not: it would hide itself from the next process of its name.
+    fn learn(&mut self, count: u64, rate: f64, rules: &Rules<'_>) {
+        let elapsed = rules.at.elapsed;
+        if elapsed.is_zero() || elapsed > GAP {
+            return;
+        }
+        let thresholds = rules.at.thresholds;
+        if rules.at.raised {
+            self.raised += elapsed.as_secs_f64();
+            if self.raised >= thresholds.rst_chronic_seconds {
+                self.base = rate;
+            }
+            return;
+        }
+        self.raised = 0.0;
+        let cap = match rules.mature {
+            true => 3.0 * self.base + 3.0,
+            false => thresholds.rst_rate_new,
+        };
+        let now = count as f64 / elapsed.as_secs_f64();
+        approach(&mut self.base, now.min(cap), elapsed, rules.half_life);
+    }
+}
+
+impl<S: Resetting> RstStorm<S> {
+    /// The direction with the higher score.
+    fn direction(&self) -> Direction {
+        match self.received.score > self.sent.score {
+            true => Direction::Received,
+            false => Direction::Sent,
+        }
+    }
+
+    /// Whether it is of RSTs received.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.direction() == Direction::Received
+    }
+
+    /// Whether most of it is close() with unread data.
+    #[must_use]
+    pub fn is_unread_data(&self) -> bool {
+        let sent = self.recent.0.sums();
+        let unread = sent[SentReset::UnreadData as usize];
+        self.direction() == Direction::Sent && 2 * unread > sent.iter().sum()
+    }
+
+    /// The causes of RSTs sent, with how many they explain.
+    fn sent_causes(&self) -> Vec<(&'static Cause, u64)> {
+        let sent = self.recent.0.sums();
+        let unread = sent[SentReset::UnreadData as usize];
+        let in_state = self.recent.2.sums();
+        let known: u64 = in_state.iter().sum();
+        let part = |index: usize| (unread * in_state[index]).checked_div(known).unwrap_or(0);
+        let unknown = if known == 0 { unread } else { 0 };
+        let count = |class: SentReset| sent[class as usize];
+        vec![
+            (
+                &cause::HALF_CLOSE,
+                count(SentReset::DataAfterClose) + part(0),
+            ),
+            (&cause::UNREAD_CANCELLED, part(1)),
+            (&cause::UNREAD_LAST_DATA, part(2)),
+            (&cause::UNREAD, unknown),
+            (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
+            (&cause::DISCONNECT, count(SentReset::Disconnect)),
+            (&cause::UNACCEPTED, count(SentReset::Unaccepted)),
+            (&cause::ABORTED, count(SentReset::Aborted)),
+            (&cause::PEERS_SILENT, count(SentReset::Keepalive)),
+            (&cause::ORPHANS, count(SentReset::Orphan)),
+            (&cause::LISTENER_RESETS, count(SentReset::Listener)),
+            (&cause::OLD_CONNECTION, count(SentReset::InvalidAck)),
+            (&cause::OTHER_RESETS, count(SentReset::Other)),
+        ]
+    }
+
+    fn received_causes(&self) -> Vec<(&'static Cause, u64)> {
+        let received = self.recent.1.sums();
+        let count = |class: ReceivedReset| received[class as usize];
+        vec![
+            (&cause::PEER_LEFT, count(ReceivedReset::CloseWait)),
+            (&cause::PEER_ABORTS, count(ReceivedReset::Established)),
+            (&cause::BOTH_CLOSING, count(ReceivedReset::BothClosing)),
+            (&cause::OTHER_RESETS, count(ReceivedReset::Other)),
+        ]
+    }
+}
+
+impl RstStorm<Process> {
+    /// Starts with the baseline of the process's name, if it has one: a share for each of its running processes.
+    pub fn inherit(&mut self, name: &RstStorm<Name>, running: u32, thresholds: &Thresholds) {
+        if name.seen >= Name::mature(thresholds) {
+            let running = f64::from(running.max(1));
+            self.sent.base = name.sent.base / running;
+            self.received.base = name.received.base / running;
+            self.seen = Process::mature(thresholds);
+        }
+    }
+}
+
+impl<S: Resetting> Detector for RstStorm<S> {
+    const ANOMALY: Anomaly = Anomaly::RstStorm;
+    type Sample = S;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            seen: 0.0,
+            sent: Side::new(S::SECONDS),
+            received: Side::new(S::SECONDS),
+            ended: Window::new(S::SECONDS),
+            totals: Default::default(),
+            recent: Default::default(),
+            of: PhantomData,
+        }
+    }
+
+    fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        let counts = sample.counts();
+        let sent = self.totals.0.since(counts.resets_sent);
+        let received = self.totals.1.since(counts.resets_received);
+        let unread_in = self.totals.2.since(counts.unread_in);
+        let [ended] = self.totals.3.since([counts.ended]);
+        self.recent.0.add(at.now, sent);
+        self.recent.1.add(at.now, received);
+        self.recent.2.add(at.now, unread_in);
+        self.ended.add(at.now, ended);
+        let mature = self.seen >= S::mature(thresholds);
+        let rules = Rules {
+            at,
+            mature,
+            hot: S::hot(thresholds),
+            half_life: match mature {
+                true => thresholds.rst_half_life_seconds,
+                false => S::half_life_new(thresholds),
+            },
+        };
+        let ended = self.ended.sum();
+        let sent = self.sent.assess::<S>(sent.iter().sum(), ended, &rules);
+        let received = self
+            .received
+            .assess::<S>(received.iter().sum(), ended, &rules);
+        self.seen += at.elapsed.min(GAP).as_secs_f64();
+        Assessment {
+            raise: sent.raise.max(received.raise),
+            calm: sent.calm && received.calm,
+            score: sent.score.max(received.score),
+            time_left: None,
+        }
+    }
+
+    fn comes_last(&self, sample: &S) -> bool {
+        self.is_received() && sample.peer().is_some()
+    }
+
+    fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
+        let direction = self.direction();
+        let (side, causes) = match direction {
+            Direction::Sent => (&self.sent, self.sent_causes()),
+            Direction::Received => (&self.received, self.received_causes()),
+        };
+        let names = SentReset::NAMES.iter().copied();
+        let sent = Breakdown::new(names.zip(self.recent.0.sums()));
+        let names = ReceivedReset::NAMES.iter().copied();
+        let received = Breakdown::new(names.zip(self.recent.1.sums()));
+        let evidence = Evidence::Resets {
+            direction,
+            per_second: side.window.per_second(),
+            baseline: side.base,
+            share: side.share,
+            sent,
+            received,
+            peer_pid: sample.peer().map(|peer| peer.tgid),
+        };
+        (evidence, cause::explain(&causes))
+    }
+}

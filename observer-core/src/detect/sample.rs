@@ -1,0 +1,426 @@
+//! What detectors look at: plain numbers of one moment. Counters are totals since the process, listener or
+//! namespace began; detectors take the differences.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use observer_common::{
+    CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, ProcessKey, RESETS_RECEIVED,
+    RESETS_SENT, SYN_SENT, Slot, reset_received_name,
+};
+
+use super::finding::Holder;
+use crate::{
+    names::ResetReasons,
+    ports::Destination,
+    table::{Labels, ListenAddress},
+};
+
+/// A class of events: a number in an array of counts, and a name.
+macro_rules! classes {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $class:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[doc = $doc])+ $class,)+ }
+
+        impl $name {
+            /// Names, in the order of the classes.
+            pub const NAMES: &[&str] = &[$($text),+];
+            /// Number of classes.
+            pub const COUNT: usize = Self::NAMES.len();
+        }
+    };
+}
+
+classes! {
+    /// Why RSTs were sent for sockets. Those sent without a socket are in none.
+    SentReset {
+        /// Data came after this side had closed: TCP_ABORT_ON_DATA, or TCP_TIMEWAIT_SOCKET, which
+        /// `tcp_timewait_state_process` (6.12) decides in the substate FIN_WAIT2 alone.
+        DataAfterClose = "data_after_close",
+        /// close() with unread data.
+        UnreadData = "unread_data",
+        /// SO_LINGER {1, 0}.
+        LingerZero = "linger_zero",
+        /// connect(AF_UNSPEC).
+        Disconnect = "disconnect",
+        /// The listener was closed with connections in its accept queue.
+        Unaccepted = "unaccepted",
+        /// `ss -K` and the like.
+        Aborted = "aborted",
+        /// Keepalive probes were not answered.
+        Keepalive = "keepalive",
+        /// Orphans past a limit.
+        Orphan = "orphan",
+        /// A listener refused: INVALID_SYN since 6.10.
+        Listener = "listener",
+        /// An invalid acknowledgement, as for a connection that the peer still has.
+        InvalidAck = "invalid_ack",
+        /// Any other reason.
+        Other = "other",
+    }
+}
+
+classes! {
+    /// When RSTs were received. Refused connects (in SYN_SENT) are in none.
+    ReceivedReset {
+        /// In ESTABLISHED.
+        Established = "established",
+        /// In CLOSE_WAIT: the peer closed first and then threw data away.
+        CloseWait = "close_wait",
+        /// In FIN_WAIT1, FIN_WAIT2, CLOSING or LAST_ACK.
+        BothClosing = "both_closing",
+        /// In any other state.
+        Other = "other",
+    }
+}
+
+classes! {
+    /// How connects ended.
+    ConnectResult {
+        /// Established.
+        Ok = "ok",
+        /// ECONNREFUSED.
+        Refused = "refused",
+        /// ETIMEDOUT.
+        TimedOut = "timed_out",
+        /// The program ended it after a SYN was sent again.
+        GaveUp = "gave_up",
+        /// The program ended it before.
+        Canceled = "canceled",
+        /// EHOSTUNREACH.
+        HostUnreachable = "host_unreachable",
+        /// ENETUNREACH.
+        NetUnreachable = "net_unreachable",
+        /// ENOPROTOOPT, EHOSTDOWN, ENONET.
+        Icmp = "icmp",
+        /// EACCES, EPERM.
+        Denied = "denied",
+        /// EADDRNOTAVAIL.
+        AddressNotAvailable = "address_not_available",
+        /// EAFNOSUPPORT.
+        FamilyNotSupported = "family_not_supported",
+        /// Any other errno.
+        Other = "other",
+    }
+}
+
+impl SentReset {
+    /// The class of a reason, by its name as a label value; `None` without a socket.
+    #[must_use]
+    pub fn of_reason(reason: &str) -> Option<Self> {
+        Some(match reason {
+            "NO_SOCKET" => return None,
+            "TCP_ABORT_ON_DATA" | "TCP_TIMEWAIT_SOCKET" => Self::DataAfterClose,
+            "TCP_ABORT_ON_CLOSE" => Self::UnreadData,
+            "LINGER_ZERO" => Self::LingerZero,
+            "DISCONNECT" | "TCP_DISCONNECT_WITH_DATA" => Self::Disconnect,
+            "UNACCEPTED_CHILD" => Self::Unaccepted,
+            "ABORTED_BY_ADMIN" => Self::Aborted,
+            "TCP_KEEPALIVE_TIMEOUT" => Self::Keepalive,
+            "TCP_ABORT_ON_LINGER" | "TCP_ABORT_ON_MEMORY" => Self::Orphan,
+            "INVALID_SYN" | "REFUSED_BY_LISTENER" => Self::Listener,
+            "TCP_INVALID_ACK_SEQUENCE" => Self::InvalidAck,
+            _ => Self::Other,
+        })
+    }
+}
+
+impl ReceivedReset {
+    /// The class of a state; `None` for a refused connect.
+    #[must_use]
+    pub fn in_state(name: &str) -> Option<Self> {
+        Some(match name {
+            "REFUSED" => return None,
+            "IN_ESTABLISHED" => Self::Established,
+            "IN_CLOSE_WAIT" => Self::CloseWait,
+            "IN_FIN_WAIT1" | "IN_FIN_WAIT2" | "IN_CLOSING" | "IN_LAST_ACK" => Self::BothClosing,
+            _ => Self::Other,
+        })
+    }
+}
+
+impl ConnectResult {
+    /// The class of an index of [`observer_common::ConnectCounters::results`].
+    #[must_use]
+    pub fn of_index(index: usize) -> Self {
+        if index == 0 {
+            return Self::Ok;
+        }
+        if index == CONNECT_GAVE_UP {
+            return Self::GaveUp;
+        }
+        match CONNECT_ERRNOS.get(index - 1).map(|errno| i32::from(*errno)) {
+            Some(libc::ECONNREFUSED) => Self::Refused,
+            Some(libc::ETIMEDOUT) => Self::TimedOut,
+            Some(libc::ECANCELED) => Self::Canceled,
+            Some(libc::EHOSTUNREACH) => Self::HostUnreachable,
+            Some(libc::ENETUNREACH) => Self::NetUnreachable,
+            Some(libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET) => Self::Icmp,
+            Some(libc::EACCES | libc::EPERM) => Self::Denied,
+            Some(libc::EADDRNOTAVAIL) => Self::AddressNotAvailable,
+            Some(libc::EAFNOSUPPORT) => Self::FamilyNotSupported,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The class of each reason of the running kernel.
+#[derive(Clone, Debug)]
+pub struct SentClasses([Option<SentReset>; RESETS_SENT]);
+
+impl SentClasses {
+    /// By the names of the reasons.
+    #[must_use]
+    pub fn new(reasons: &ResetReasons) -> Self {
+        Self(std::array::from_fn(|index| {
+            SentReset::of_reason(&reasons.name(index as u32))
+        }))
+    }
+}
+
+/// Totals of a process or name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By [`SentReset`].
+    pub resets_sent: [u64; SentReset::COUNT],
+    /// Of [`SentReset::UnreadData`], those of which a record says in which state close() was called:
+    /// FIN_WAIT1 or 2, ESTABLISHED, CLOSE_WAIT. Records are sampled, so only their proportion counts.
+    pub unread_in: [u64; 3],
+    /// By [`ReceivedReset`].
+    pub resets_received: [u64; ReceivedReset::COUNT],
+    /// Connections that ended: transitions to CLOSE, without refused and given-up connects and listeners.
+    pub ended: u64,
+    /// By [`ConnectResult`].
+    pub connects: [u64; ConnectResult::COUNT],
+    /// Searches for a local port that failed.
+    pub port_searches_failed: u64,
+    /// socket() and accept() calls that failed with EMFILE and ENFILE.
+    pub exhausted: [u64; 2],
+}
+
+impl Counts {
+    /// From the counters of a slot, or of the sum of several.
+    #[must_use]
+    pub fn read(slot: &Slot, classes: &SentClasses) -> Self {
+        let mut counts = Self {
+            port_searches_failed: slot.ports.exhausted.iter().sum(),
+            exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
+            ..Self::default()
+        };
+        for (class, count) in classes.0.iter().zip(slot.reset.sent) {
+            if let Some(class) = class {
+                counts.resets_sent[*class as usize] += count;
+            }
+        }
+        for state in 0..RESETS_RECEIVED {
+            let name = reset_received_name(state as u8);
+            if let Some(class) = name.and_then(ReceivedReset::in_state) {
+                counts.resets_received[class as usize] += slot.reset.received[state];
+            }
+        }
+        for index in 0..CONNECT_RESULTS {
+            counts.connects[ConnectResult::of_index(index) as usize] += slot.connect.results[index];
+        }
+        for (from, to) in (0..).zip(&slot.state.transitions) {
+            if ![CLOSE, SYN_SENT, LISTEN].contains(&from) {
+                counts.ended += to[usize::from(CLOSE)];
+            }
+        }
+        counts
+    }
+}
+
+/// Open descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Number.
+    pub open: u64,
+    /// Soft limit, RLIMIT_NOFILE.
+    pub limit: u64,
+    /// CLOCK_MONOTONIC when they were counted.
+    pub measured_at: Duration,
+}
+
+/// A running process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Which.
+    pub key: ProcessKey,
+    /// `pid`, `comm`, `unit`.
+    pub labels: Arc<Labels>,
+    /// Totals.
+    pub counts: Counts,
+    /// Descriptors, if they may be counted and have a limit.
+    pub descriptors: Option<Descriptors>,
+    /// Sockets in SYN_SENT for over 3 s.
+    pub syn_sent_over_3s: u32,
+    /// Accepted or own sockets in CLOSE_WAIT for over 10 s.
+    pub close_wait_over_10s: u32,
+    /// The same, for over 60 s.
+    pub close_wait_over_60s: u32,
+    /// Of those over 10 s, the ones whose local port is a listener's.
+    pub close_wait_of_servers: u32,
+    /// Sockets in FIN_WAIT2 that have a descriptor.
+    pub owned_fin_wait2: u32,
+    /// The local process at the other end of most of its connections that were reset, by records.
+    pub reset_peer: Option<ProcessKey>,
+}
+
+/// All processes of a name, ended ones included.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// `comm`, `unit`.
+    pub labels: Arc<Labels>,
+    /// Number of its processes that are running.
+    pub running: u32,
+    /// Totals.
+    pub counts: Counts,
+    /// Sockets in SYN_SENT for over 3 s.
+    pub syn_sent_over_3s: u32,
+}
+
+/// Local ports for a destination, of all processes, as of the last walk over sockets.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Namespace, source, destination.
+    pub destination: Destination,
+    /// CLOCK_MONOTONIC of the walk.
+    pub walked_at: Duration,
+    /// Ports that there are for it.
+    pub available: u32,
+    /// Ports that connect() cannot use: live ones, and TIME_WAIT that may not be reused.
+    pub blocked: u32,
+    /// Of those, live ones by state: SYN_SENT; ESTABLISHED, those idle for over 5 min, CLOSE_WAIT and FIN_WAIT.
+    pub syn_sent: u32,
+    /// In ESTABLISHED.
+    pub established: u32,
+    /// Of those, idle for over 5 min.
+    pub idle: u32,
+    /// In CLOSE_WAIT, FIN_WAIT1 and FIN_WAIT2.
+    pub closing: u32,
+    /// Blocked by TIME_WAIT.
+    pub time_wait: u32,
+    /// Total of connections that took a port.
+    pub opened: u64,
+    /// How long a port stays blocked after its connection: 60 s, or the delay of tcp_tw_reuse where it applies.
+    pub blocked_for: Duration,
+    /// Total of searches for a port that failed.
+    pub searches_failed: u64,
+    /// Whose they are, most first.
+    pub holders: Vec<Holder>,
+}
+
+impl Ports {
+    /// Ports of live sockets.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.blocked.saturating_sub(self.time_wait)
+    }
+}
+
+/// The listening sockets of an address.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Namespace, address and port.
+    pub place: ListenAddress,
+    /// Number of sockets.
+    pub sockets: u64,
+    /// Connections waiting for accept().
+    pub backlog: u64,
+    /// Maximum of those.
+    pub max_backlog: u64,
+    /// Backlog divided by its maximum, of the fullest socket.
+    pub fullest: f64,
+    /// Total of requests dropped because the queue was full.
+    pub overflows: u64,
+    /// Total of accepted connections of its processes.
+    pub accepts: u64,
+    /// Total of accept() calls of its processes that failed with EMFILE or ENFILE.
+    pub exhausted: u64,
+    /// Total of SYN cookies sent in its namespace.
+    pub syncookies: u64,
+    /// Whose sockets.
+    pub holders: Vec<Holder>,
+}
+
+/// A network namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace {
+    /// Inode number.
+    pub netns: u32,
+    /// TcpExtTCPTimeWaitOverflow.
+    pub time_wait_overflows: u64,
+    /// Ports of `ip_local_port_range` without reserved ones; 0 if not known.
+    pub range: u32,
+    /// Of those, ports that bind() chose.
+    pub bound: u32,
+}
+
+/// Where segments for closed ports come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Network namespace in which they arrived.
+    pub netns: u32,
+    /// Source address.
+    pub address: IpAddr,
+    /// A bit for each closed port by its lowest 8 bits, over at most 60 s: then a new bitmap is begun.
+    pub ports: [u64; 4],
+    /// Segments over the same time.
+    pub segments: u64,
+    /// CLOCK_MONOTONIC of the last one.
+    pub last_at: Duration,
+}
+
+/// The whole host.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// CLOCK_MONOTONIC.
+    pub now: Duration,
+    /// Running processes.
+    pub processes: Vec<Process>,
+    /// Names.
+    pub names: Vec<Name>,
+    /// Ports by destination.
+    pub ports: Vec<Ports>,
+    /// Listening sockets by address.
+    pub listeners: Vec<Listener>,
+    /// Network namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// Sources of segments for closed ports.
+    pub sources: Vec<Source>,
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{
+        ESTABLISHED, FIN_WAIT2, RESET_LINGER_ZERO, RESET_NO_SOCKET, connect_index,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_slot_is_read_by_class() {
+        let mut slot = Slot::zeroed();
+        slot.reset.sent[3] = 4;
+        slot.reset.sent[RESET_LINGER_ZERO as usize] = 5;
+        slot.reset.sent[RESET_NO_SOCKET as usize] = 6;
+        slot.reset.received[usize::from(ESTABLISHED)] = 7;
+        slot.reset.received[usize::from(SYN_SENT)] = 8;
+        slot.connect.results[0] = 9;
+        slot.connect.results[connect_index(libc::ECONNREFUSED as u32)] = 10;
+        slot.connect.results[CONNECT_GAVE_UP] = 11;
+        slot.state.transitions[usize::from(FIN_WAIT2)][usize::from(CLOSE)] = 12;
+        slot.state.transitions[usize::from(SYN_SENT)][usize::from(CLOSE)] = 13;
+        let reasons = ResetReasons::new([(3, "TCP_ABORT_ON_CLOSE".to_owned())].into());
+        let counts = Counts::read(&slot, &SentClasses::new(&reasons));
+        assert_eq!(counts.resets_sent.iter().sum::<u64>(), 9);
+        assert_eq!(counts.resets_sent[SentReset::UnreadData as usize], 4);
+        assert_eq!(counts.resets_sent[SentReset::LingerZero as usize], 5);
+        assert_eq!(counts.resets_received, [7, 0, 0, 0]);
+        assert_eq!(counts.connects.iter().sum::<u64>(), 30);
+        assert_eq!(counts.connects[ConnectResult::Ok as usize], 9);
+        assert_eq!(counts.connects[ConnectResult::Refused as usize], 10);
+        assert_eq!(counts.connects[ConnectResult::GaveUp as usize], 11);
+        assert_eq!(counts.ended, 12);
+    }
+}

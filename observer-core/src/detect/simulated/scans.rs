@@ -1,0 +1,74 @@
+//! Segments for closed ports.
+
+use super::{
+    draw::Draw,
+    play::{Bad, Series, are_raised, are_silent, clock},
+};
+use crate::detect::{Anomaly, Sample, Source};
+
+/// The closed ports of each second. The bitmap begins anew every 60 s.
+fn series(onset: u64, seconds: Vec<Vec<u64>>) -> Series {
+    let mut source = Source {
+        netns: 1,
+        address: "192.0.2.1".parse().unwrap(),
+        ports: [0; 4],
+        segments: 0,
+        last_at: clock(-1),
+    };
+    let samples = (0..).zip(seconds).map(move |(second, ports)| {
+        if second % 60 == 0 {
+            (source.ports, source.segments) = ([0; 4], 0);
+        }
+        for port in &ports {
+            source.ports[(port % 256 / 64) as usize] |= 1 << (port % 64);
+            source.segments += 1;
+            source.last_at = clock(second);
+        }
+        Sample {
+            sources: vec![source],
+            ..Sample::default()
+        }
+    });
+    Series::new(onset, std::iter::once(Sample::default()).chain(samples))
+}
+
+fn scan(draw: &mut Draw, rate: f64, length: u64) -> Series {
+    let seconds = (0..length).map(|second| {
+        let ports = if second < 5 { 0 } else { draw.events(rate) };
+        (0..ports).map(|_| draw.number(1, 65_535)).collect()
+    });
+    series(5, seconds.collect())
+}
+
+fn stray_client(draw: &mut Draw) -> Series {
+    let ports: Vec<u64> = (0..3).map(|_| draw.number(1, 65_535)).collect();
+    let seconds = (0..600).map(|_| {
+        let tries = draw.events(50.0) as usize;
+        ports.iter().copied().cycle().take(tries).collect()
+    });
+    series(0, seconds.collect())
+}
+
+#[test]
+fn scans_are_raised() {
+    let bad = |name, draws, median, most, series| Bad {
+        name,
+        anomaly: Anomaly::SynScan,
+        draws,
+        median,
+        most,
+        in_time: 0.0,
+        series,
+    };
+    are_raised(&[
+        bad("SYN scan, 5,000/s", 10, 0, 0, |draw| {
+            scan(draw, 5_000.0, 30)
+        }),
+        bad("SYN scan, 1/s", 60, 17, 30, |draw| scan(draw, 1.0, 120)),
+    ]);
+}
+
+#[test]
+fn a_stray_client_is_silent() {
+    are_silent(&[("stray client, 3 dead ports", 10, stray_client)]);
+}

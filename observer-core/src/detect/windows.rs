@@ -1,0 +1,441 @@
+//! What detectors remember of the past: sums by second, minima by bucket, trends, baselines.
+//!
+//! Time is CLOCK_MONOTONIC, as an argument. Nothing here allocates before the first value that is not 0.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// After a longer time without a sample, what happened when is not known, and short windows start anew.
+pub const GAP: Duration = Duration::from_secs(5);
+
+/// Differences between two readings of the same counters.
+#[derive(Debug)]
+pub struct Counters<const N: usize>(Option<[u64; N]>);
+
+impl<const N: usize> Default for Counters<N> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<const N: usize> Counters<N> {
+    /// What was added since the last reading; 0 at the first one, and of a counter that has decreased.
+    pub fn since(&mut self, reading: [u64; N]) -> [u64; N] {
+        let last = self.0.replace(reading).unwrap_or(reading);
+        std::array::from_fn(|index| reading[index].saturating_sub(last[index]))
+    }
+}
+
+/// The counts of each of the last seconds.
+#[derive(Debug)]
+pub struct Window {
+    /// By second modulo the length. Empty while all are 0.
+    counts: Vec<u32>,
+    sum: u64,
+    length: u16,
+    last: Option<u64>,
+}
+
+impl Window {
+    /// A window of so many seconds, at least 1.
+    #[must_use]
+    pub fn new(seconds: u64) -> Self {
+        Self {
+            counts: Vec::new(),
+            sum: 0,
+            length: seconds.clamp(1, 3600) as u16,
+            last: None,
+        }
+    }
+
+    /// Adds what was counted since the last call, divided evenly among the seconds since then. If those are
+    /// more than [`GAP`], the window starts anew without it.
+    pub fn add(&mut self, now: Duration, count: u64) {
+        let second = now.as_secs();
+        let last = self.last.replace(second);
+        let elapsed = last.map_or(1, |last| second.saturating_sub(last));
+        if elapsed > GAP.as_secs() {
+            self.counts.clear();
+            self.sum = 0;
+            return;
+        }
+        if self.counts.is_empty() {
+            if count == 0 {
+                return;
+            }
+            self.counts = vec![0; self.length.into()];
+        }
+        for at in second + 1 - elapsed..=second {
+            let at = self.place(at);
+            self.sum -= u64::from(std::mem::take(&mut self.counts[at]));
+        }
+        let parts = elapsed.max(1);
+        for part in 0..parts {
+            let at = self.place(second - part);
+            let count = count / parts + u64::from(part < count % parts);
+            let room = u32::MAX - self.counts[at];
+            let count = count.try_into().unwrap_or(u32::MAX).min(room);
+            self.counts[at] += count;
+            self.sum += u64::from(count);
+        }
+    }
+
+    fn place(&self, second: u64) -> usize {
+        (second % u64::from(self.length)) as usize
+    }
+
+    /// The sum of the window.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// The sum divided by the window's length, also if it is not filled.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.sum() as f64 / f64::from(self.length)
+    }
+
+    /// The number of seconds with a count, and with one of at least `least`.
+    #[must_use]
+    pub fn seconds_with(&self, least: f64) -> u64 {
+        let with = |count: &&u32| **count > 0 && f64::from(**count) >= least;
+        self.counts.iter().filter(with).count() as u64
+    }
+}
+
+/// What happened of each kind within the last 10 to 20 seconds, as evidence.
+#[derive(Debug)]
+pub struct Recent<const N: usize> {
+    /// Those of the current 10 seconds and of the 10 before.
+    counts: [[u32; N]; 2],
+    period: u64,
+}
+
+impl<const N: usize> Default for Recent<N> {
+    fn default() -> Self {
+        Self {
+            counts: [[0; N]; 2],
+            period: 0,
+        }
+    }
+}
+
+impl<const N: usize> Recent<N> {
+    /// Adds what was counted since the last call.
+    pub fn add(&mut self, now: Duration, counts: [u64; N]) {
+        let period = now.as_secs() / 10;
+        if period != self.period {
+            let follows = period == self.period + 1;
+            let last = if follows { self.counts[0] } else { [0; N] };
+            self.counts = [[0; N], last];
+            self.period = period;
+        }
+        for (sum, count) in self.counts[0].iter_mut().zip(counts) {
+            *sum = sum.saturating_add(count.try_into().unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The sums.
+    #[must_use]
+    pub fn sums(&self) -> [u64; N] {
+        std::array::from_fn(|kind| self.counts.iter().map(|it| u64::from(it[kind])).sum())
+    }
+}
+
+/// The number of minima that a [`Floor`] keeps.
+pub const MINIMA: usize = 7;
+
+/// The minimum of a level in each of the last buckets of time. What comes and goes within a bucket does not
+/// raise it; what leaks does.
+#[derive(Debug)]
+pub struct Floor {
+    width: u64,
+    /// The current bucket and its minimum so far.
+    current: Option<(u64, u32)>,
+    /// Bucket and minimum of those before, oldest first.
+    minima: VecDeque<(u64, u32)>,
+}
+
+/// Minima that never fell and rose in all but one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Rise([(f64, f64); MINIMA]);
+
+impl Floor {
+    /// Buckets of so many seconds.
+    #[must_use]
+    pub fn new(width: u64) -> Self {
+        Self {
+            width: width.max(1),
+            current: None,
+            minima: VecDeque::new(),
+        }
+    }
+
+    /// Adds a measurement. One bucket without any is left out; after more, the floor starts anew.
+    pub fn add(&mut self, now: Duration, level: u64) {
+        let level = level.try_into().unwrap_or(u32::MAX);
+        let bucket = now.as_secs() / self.width;
+        match &mut self.current {
+            Some((current, low)) if *current == bucket => *low = level.min(*low),
+            current => {
+                if let Some((last, low)) = current.replace((bucket, level)) {
+                    if self.minima.len() == MINIMA {
+                        self.minima.pop_front();
+                    }
+                    self.minima.push_back((last, low));
+                    if bucket > last + 2 {
+                        self.minima.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rise of the last [`MINIMA`] buckets, if the current one has not fallen below them.
+    #[must_use]
+    pub fn rise(&self) -> Option<Rise> {
+        if self.minima.len() < MINIMA {
+            return None;
+        }
+        let (_, low) = self.current?;
+        let steps = || self.minima.iter().zip(self.minima.iter().skip(1));
+        let falls = steps().any(|(a, b)| b.1 < a.1) || low < self.minima[MINIMA - 1].1;
+        let rises = steps().filter(|(a, b)| b.1 > a.1).count();
+        if falls || rises < MINIMA - 2 {
+            return None;
+        }
+        let point = |index: usize| {
+            let (bucket, low) = self.minima[index];
+            ((bucket * self.width) as f64, f64::from(low))
+        };
+        Some(Rise(std::array::from_fn(point)))
+    }
+}
+
+impl Rise {
+    /// The last minimum.
+    #[must_use]
+    pub fn last(&self) -> f64 {
+        self.0[MINIMA - 1].1
+    }
+
+    /// The last minimum minus the first.
+    #[must_use]
+    pub fn height(&self) -> f64 {
+        self.last() - self.0[0].1
+    }
+
+    /// The same as the slope has it, without a single step.
+    #[must_use]
+    pub fn steady_height(&self) -> f64 {
+        self.slope() * (self.0[MINIMA - 1].0 - self.0[0].0)
+    }
+
+    /// Per second, by [`theil_sen`]. Above 0.
+    #[must_use]
+    pub fn slope(&self) -> f64 {
+        theil_sen(&self.0)
+    }
+
+    /// Where the level comes to rest if it is `level` now and the second half of the rise was smaller than
+    /// the first: where a geometric series of the halves ends. Infinite if it was not.
+    #[must_use]
+    pub fn end(&self, level: f64) -> f64 {
+        let middle = self.0[MINIMA / 2].1;
+        let (early, late) = (middle - self.0[0].1, self.last() - middle);
+        if late >= early {
+            return f64::INFINITY;
+        }
+        let steps = (MINIMA / 2) as f64;
+        let ratio = (late / early).powf(1.0 / steps);
+        level + late / steps * ratio / (1.0 - ratio)
+    }
+}
+
+/// The median of the slopes between all pairs of points: a few outliers do not change it. At least two points
+/// with different abscissas.
+#[must_use]
+pub fn theil_sen(points: &[(f64, f64)]) -> f64 {
+    let pairs = (0..points.len()).flat_map(|i| (i + 1..points.len()).map(move |j| (i, j)));
+    let mut slopes: Vec<f64> = pairs
+        .map(|(i, j)| (points[j].1 - points[i].1) / (points[j].0 - points[i].0))
+        .collect();
+    slopes.sort_by(f64::total_cmp);
+    slopes[slopes.len() / 2]
+}
+
+/// Readings of a number over some time, which need not come at equal intervals.
+#[derive(Debug)]
+pub struct Trend {
+    span: Duration,
+    readings: VecDeque<(Duration, f64)>,
+}
+
+impl Trend {
+    /// Keeps the readings of that time, and one before.
+    #[must_use]
+    pub fn new(span: u64) -> Self {
+        Self {
+            span: Duration::from_secs(span),
+            readings: VecDeque::new(),
+        }
+    }
+
+    /// Adds a reading, later than the one before.
+    pub fn add(&mut self, now: Duration, value: f64) {
+        self.readings.push_back((now, value));
+        while self
+            .readings
+            .get(1)
+            .is_some_and(|it| now.saturating_sub(it.0) >= self.span)
+        {
+            self.readings.pop_front();
+        }
+    }
+
+    /// Change per second between the first and the last reading, and the time between them.
+    #[must_use]
+    pub fn slope(&self) -> Option<(f64, Duration)> {
+        let (first, last) = (self.readings.front()?, self.readings.back()?);
+        let time = last.0.saturating_sub(first.0);
+        (time > Duration::ZERO).then(|| ((last.1 - first.1) / time.as_secs_f64(), time))
+    }
+}
+
+/// Moves the mean `base` towards `value` after `elapsed`, so that it is half way after `half_life`.
+pub fn approach(base: &mut f64, value: f64, elapsed: Duration, half_life: f64) {
+    *base += (1.0 - 0.5_f64.powf(elapsed.as_secs_f64() / half_life)) * (value - *base);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_first_reading_and_a_reset_count_nothing() {
+        let mut counters = Counters::default();
+        assert_eq!(counters.since([7, 7]), [0, 0]);
+        assert_eq!(counters.since([9, 7]), [2, 0]);
+        assert_eq!(counters.since([1, 8]), [0, 1]);
+    }
+
+    #[test]
+    fn a_window_forgets_what_is_older() {
+        let mut window = Window::new(3);
+        for (second, count) in [(10, 5), (11, 0), (12, 1), (13, 2)] {
+            window.add(at(second), count);
+        }
+        assert_eq!((window.sum(), window.seconds_with(2.0)), (3, 1));
+        window.add(at(13), 1);
+        assert_eq!((window.sum(), window.seconds_with(3.0)), (4, 1));
+    }
+
+    #[test]
+    fn a_late_tick_is_divided_among_its_seconds() {
+        let mut window = Window::new(10);
+        window.add(at(10), 1);
+        window.add(at(13), 8);
+        assert_eq!(window.sum(), 9);
+        assert_eq!(window.seconds_with(1.0), 4);
+        assert_eq!(window.seconds_with(3.0), 2);
+    }
+
+    #[test]
+    fn a_gap_starts_a_window_anew() {
+        let mut window = Window::new(10);
+        window.add(at(10), 3);
+        window.add(at(16), 100);
+        assert_eq!(window.sum(), 0);
+        window.add(at(17), 2);
+        assert_eq!(window.sum(), 2);
+    }
+
+    #[test]
+    fn recent_counts_are_those_of_two_periods() {
+        let mut recent = Recent::default();
+        recent.add(at(5), [1, 0]);
+        recent.add(at(15), [0, 2]);
+        assert_eq!(recent.sums(), [1, 2]);
+        recent.add(at(25), [4, 0]);
+        assert_eq!(recent.sums(), [4, 2]);
+        recent.add(at(55), [1, 1]);
+        assert_eq!(recent.sums(), [1, 1]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_does_not_raise_the_floor() {
+        let (mut leaking, mut busy) = (Floor::new(10), Floor::new(10));
+        for second in 0..80 {
+            leaking.add(at(second), second + 50 * (second % 2));
+            busy.add(at(second), 10 + 50 * (second % 2));
+        }
+        let rise = leaking.rise().expect("it leaks");
+        assert!((rise.slope() - 1.0).abs() < 1e-9);
+        assert_eq!((rise.last(), rise.height()), (60.0, 60.0));
+        assert!(rise.end(80.0).is_infinite());
+        assert!(busy.rise().is_none());
+    }
+
+    #[test]
+    fn a_floor_survives_one_bucket_without_a_measurement() {
+        let (mut one, mut two) = (Floor::new(1), Floor::new(1));
+        for second in 0..20 {
+            if second != 15 {
+                one.add(at(second), second);
+            }
+            if second != 15 && second != 16 {
+                two.add(at(second), second);
+            }
+        }
+        let rise = one.rise().expect("it rises");
+        assert!((rise.slope() - 1.0).abs() < 1e-9);
+        assert!(two.rise().is_none());
+    }
+
+    #[test]
+    fn a_rise_that_slows_down_has_an_end() {
+        let mut floor = Floor::new(1);
+        for second in 0..8_u32 {
+            // 512, 768, 896, ... comes to rest at 1024.
+            floor.add(at(second.into()), 1024 - (1024 >> (second + 1)));
+        }
+        let end = floor.rise().expect("it rises").end(1016.0);
+        assert!((1024.0..1040.0).contains(&end), "{end}");
+    }
+
+    #[test]
+    fn outliers_do_not_change_the_slope() {
+        let points = [
+            (0.0, 0.0),
+            (1.0, 2.0),
+            (2.0, 4.0),
+            (3.0, 90.0),
+            (4.0, 8.0),
+            (5.0, 10.0),
+        ];
+        assert!((theil_sen(&points) - 2.0).abs() < 0.5);
+    }
+
+    #[test]
+    fn a_trend_is_that_of_its_span() {
+        let mut trend = Trend::new(10);
+        assert_eq!(trend.slope(), None);
+        for second in 0..30 {
+            trend.add(at(second), if second < 15 { 0.0 } else { second as f64 });
+        }
+        assert_eq!(trend.slope(), Some((1.0, at(10))));
+    }
+
+    #[test]
+    fn a_baseline_is_half_way_after_its_half_life() {
+        let mut base = 0.0;
+        for _ in 0..60 {
+            approach(&mut base, 8.0, at(1), 60.0);
+        }
+        assert!((base - 4.0_f64).abs() < 1e-9);
+    }
+}
