@@ -14,7 +14,7 @@ use nix::{
         prctl,
         resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
     },
-    unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid},
+    unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid},
 };
 use serde::Serialize;
 
@@ -74,13 +74,13 @@ pub enum PrivilegesError {
     /// The setting `user` names nobody.
     #[error("there is no user {0}")]
     NoSuchUser(String),
-    /// The user database cannot be read.
+    /// /etc/passwd cannot be read.
     #[error("cannot look up the user {name}")]
     LookUp {
         /// The user.
         name: String,
         /// Why.
-        source: nix::Error,
+        source: io::Error,
     },
     /// The kernel refused to change the user.
     #[error("cannot become the user {name}; that takes CAP_SETUID and CAP_SETGID")]
@@ -196,6 +196,10 @@ fn require(capabilities: &[CapabilityStatus]) -> Result<(), PrivilegesError> {
 /// The user that the daemon becomes if it is started as root and the setting `user` names none.
 pub const DEFAULT_USER: &str = "observer";
 
+/// The local users. getpwnam() would ask other databases as well, but loads libraries for that, which
+/// crashes a program that glibc is linked into statically.
+const USERS: &str = "/etc/passwd";
+
 /// A user to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -213,11 +217,11 @@ impl Account {
     /// When there is no such user. A uid needs no entry in the user database.
     pub fn find(setting: Option<&str>) -> Result<Option<Self>, PrivilegesError> {
         let look_up = |name: &str| {
-            let user = User::from_name(name).map_err(|source| PrivilegesError::LookUp {
+            let users = fs::read_to_string(USERS).map_err(|source| PrivilegesError::LookUp {
                 name: name.to_owned(),
                 source,
             })?;
-            Ok(user.map(|User { name, uid, gid, .. }| Self { name, uid, gid }))
+            Ok(users.lines().find_map(|line| Self::parse(name, line)))
         };
         let Some(name) = setting else {
             // A user database that cannot be read is no reason not to start.
@@ -233,6 +237,19 @@ impl Account {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         let name = name.to_owned();
         Ok(Some(Self { name, uid, gid }))
+    }
+
+    /// The user `name`, if that is the one of this line of passwd(5).
+    fn parse(name: &str, line: &str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let found = fields.next().filter(|it| *it == name)?.to_owned();
+        let mut ids = fields.skip(1).map(|id| id.parse().ok());
+        let (uid, gid) = (ids.next()??, ids.next()??);
+        Some(Self {
+            name: found,
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+        })
     }
 
     /// Changes the ids of all threads and gives up supplementary groups. Of this thread, the permitted
@@ -374,6 +391,22 @@ pub fn raise_memlock() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_lines_of_passwd() {
+        let parse = |line: &str| {
+            Account::parse("observer", line).map(|it| (it.uid.as_raw(), it.gid.as_raw()))
+        };
+        assert_eq!(parse("observer:x:998:997::/:/bin/false"), Some((998, 997)));
+        for other in [
+            "observers:x:1:1::/:",
+            "observer",
+            "observer:x:one:1::/:",
+            "",
+        ] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
 
     fn names(rows: &[CapabilityStatus]) -> Vec<(&str, bool)> {
         rows.iter().map(|row| (row.name, row.held)).collect()
