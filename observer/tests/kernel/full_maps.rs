@@ -310,7 +310,7 @@ input()
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn one_process_cannot_fill_the_map_of_listeners() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&["--tick-interval=10m"]);
+    let daemon = Daemon::start(&["--tick-interval=5s"]);
     let mut hog = netns.script(
         r"
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

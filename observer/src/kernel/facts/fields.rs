@@ -41,7 +41,7 @@ pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 
 /// The globals that hold where a request of io_uring keeps its file and its result, for
 /// `io_connect` (6.0 and later), `io_bind` and `io_listen` (6.11 and later).
-const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
+pub const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
 
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

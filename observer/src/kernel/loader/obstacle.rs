@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use crate::kernel::{
-    facts::{Facts, tracefs::field_offset},
+    facts::{Facts, fields::IO_REQUEST, tracefs::field_offset},
     hooks::spec::{Attach, AttachType, ProgramSpec, check_args},
 };
 
@@ -30,7 +30,9 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
                 // Static functions are not in the BTF of every kernel.
                 None if by_name && is_symbol(function) => None,
                 None => Some(format!("this kernel has no function {function}")),
-                Some(found) => check_args(found, args).err(),
+                Some(found) => check_args(found, args)
+                    .err()
+                    .or_else(|| unreadable_request(facts, args)),
             }
         }
         Attach::Tracepoint {
@@ -51,6 +53,15 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
         Attach::IterMapElem { needs } => facts.fields.lacks(needs),
         Attach::IterTaskFile | Attach::Shared { .. } => None,
     }
+}
+
+/// Why the result of a request of io_uring cannot be read, if that is what the function is given.
+/// Before 6.0 the kernel does not keep it in the request.
+fn unreadable_request(facts: &Facts, args: &[&str]) -> Option<String> {
+    let takes_request = args.first() == Some(&"struct io_kiocb *");
+    let lacks = |global: &&str| facts.fields.offset(global).is_none();
+    (takes_request && IO_REQUEST.iter().any(lacks))
+        .then(|| "this kernel does not keep the result in the request (6.0)".to_owned())
 }
 
 /// The format of an event, or why it cannot be read.
