@@ -23,7 +23,11 @@ impl Case {
         let daemon = Daemon::shared();
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field");
         let mut command = Command::new("python3");
-        command.arg(scripts.join(file)).args(["--hold", "300"]);
+        // No byte code beside the sources.
+        command
+            .arg("-B")
+            .arg(scripts.join(file))
+            .args(["--hold", "300"]);
         let mut program = Program::spawn(&mut command);
         let mut line = program.line();
         while !line.starts_with('{') {
