@@ -25,28 +25,43 @@ const SMALL_RANGE: u32 = 10_000;
 
 /// The rate of new connections to a destination.
 #[derive(Debug)]
-pub(super) struct OpenRate(Trend);
+pub(super) struct OpenRate {
+    opened: Trend,
+    walked_at: Option<Duration>,
+}
 
 impl OpenRate {
     pub fn new() -> Self {
-        Self(Trend::new(OPENED))
+        Self {
+            opened: Trend::new(OPENED),
+            walked_at: None,
+        }
     }
 
-    /// Takes in a walk.
-    pub fn add(&mut self, ports: &Ports) {
-        self.0.add(ports.walked_at, ports.opened as f64);
+    /// Takes in a walk, and returns whether it is a new one.
+    pub fn add(&mut self, ports: &Ports) -> bool {
+        let is_new = self.walked_at.replace(ports.walked_at) != Some(ports.walked_at);
+        if is_new {
+            self.opened.add(ports.walked_at, ports.opened as f64);
+        }
+        is_new
     }
 
     /// Connections per second, 0 if not known.
     pub fn per_second(&self) -> f64 {
-        self.0.slope().map_or(0.0, |(slope, _)| slope.max(0.0))
+        self.opened.slope().map_or(0.0, |(slope, _)| slope.max(0.0))
+    }
+
+    /// Ports that stay blocked after their connection has ended, once this rate has lasted as long as
+    /// that takes.
+    pub fn closed(&self, ports: &Ports) -> f64 {
+        self.per_second() * ports.blocked_for.as_secs_f64()
     }
 }
 
 /// State of the detector of one destination.
 #[derive(Debug)]
 pub struct PortExhaustion {
-    walked_at: Option<Duration>,
     opened: OpenRate,
     live: Trend,
     searches: Counters<1>,
@@ -59,7 +74,7 @@ impl PortExhaustion {
     /// Ports that will be blocked at this rate, divided by the available ones: those of live connections, and
     /// those that stay blocked after one.
     fn end(&self, ports: &Ports) -> f64 {
-        let closed = self.opened.per_second() * ports.blocked_for.as_secs_f64();
+        let closed = self.opened.closed(ports);
         share(f64::from(ports.live()) + closed, ports.available.into())
     }
 
@@ -77,7 +92,6 @@ impl Detector for PortExhaustion {
 
     fn new(_: &Thresholds) -> Self {
         Self {
-            walked_at: None,
             opened: OpenRate::new(),
             live: Trend::new(GROWTH),
             searches: Counters::default(),
@@ -89,8 +103,7 @@ impl Detector for PortExhaustion {
     fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let filled = share(ports.blocked.into(), ports.available.into());
-        if self.walked_at.replace(ports.walked_at) != Some(ports.walked_at) {
-            self.opened.add(ports);
+        if self.opened.add(ports) {
             self.live.add(ports.walked_at, ports.live().into());
             let full = filled >= thresholds.ports_full;
             self.full = if full { self.full + 1.0 } else { 0.0 };

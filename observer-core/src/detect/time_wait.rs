@@ -1,8 +1,6 @@
 //! TIME_WAIT of a client that takes the ports for a destination, and TIME_WAIT that a network namespace has no
 //! room for. TIME_WAIT of a server is harmless.
 
-use std::time::Duration;
-
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
@@ -17,14 +15,12 @@ use super::{
 /// State of the detector of one destination.
 #[derive(Debug)]
 pub struct TimeWaitSurge {
-    walked_at: Option<Duration>,
     opened: OpenRate,
 }
 
 impl TimeWaitSurge {
     fn end(&self, ports: &Ports) -> f64 {
-        let closed = self.opened.per_second() * ports.blocked_for.as_secs_f64();
-        share(closed, ports.available.into())
+        share(self.opened.closed(ports), ports.available.into())
     }
 }
 
@@ -34,16 +30,13 @@ impl Detector for TimeWaitSurge {
 
     fn new(_: &Thresholds) -> Self {
         Self {
-            walked_at: None,
             opened: OpenRate::new(),
         }
     }
 
     fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
-        if self.walked_at.replace(ports.walked_at) != Some(ports.walked_at) {
-            self.opened.add(ports);
-        }
+        self.opened.add(ports);
         let waiting = share(ports.time_wait.into(), ports.available.into());
         let end = self.end(ports);
         let score = all(&[

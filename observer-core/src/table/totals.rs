@@ -25,6 +25,13 @@ pub struct Failure {
 
 impl From<&SockoptKey> for Failure {
     fn from(key: &SockoptKey) -> Self {
+        Self::of(key)
+    }
+}
+
+impl Failure {
+    /// The kind of a key, in constants too.
+    const fn of(key: &SockoptKey) -> Self {
         let &SockoptKey {
             slot: _,
             generation: _,
@@ -44,9 +51,7 @@ impl From<&SockoptKey> for Failure {
             socket_type,
         }
     }
-}
 
-impl Failure {
     /// The key of these failures of the process that has a slot.
     pub(super) fn key(&self, slot: u32, generation: u32) -> SockoptKey {
         let &Self {
@@ -70,17 +75,7 @@ impl Failure {
     }
 
     /// The sum of kinds beyond the limit.
-    pub const OTHER: Self = {
-        let rest = SockoptKey::rest(0, 0);
-        Self {
-            level: rest.level,
-            option: rest.option,
-            errno: rest.errno,
-            family: rest.family,
-            protocol: rest.protocol,
-            socket_type: rest.socket_type,
-        }
-    };
+    pub const OTHER: Self = Self::of(&SockoptKey::rest(0, 0));
 }
 
 /// Failed setsockopt calls by kind.
