@@ -463,7 +463,7 @@ fn fork_server() {
     let case = Case::run("18-fork-server.py");
     let parent = case.text("parent_comm");
     let child = case.text("child_comm");
-    // One walk over the open files: --resync-interval, and the time it takes.
+    // One walk over the open files is enough.
     let metrics = case.expect_of(
         child,
         Duration::from_secs(20),

@@ -1,5 +1,5 @@
-//! TIME_WAIT, on the real kernel: entries inferred from the state machine, compared with
-//! the number of timewait sockets that the kernel and `ss` report.
+//! TIME_WAIT, on the real kernel: entries and ends, compared with the number of timewait sockets that
+//! the kernel and `ss` report.
 
 use std::time::{Duration, Instant};
 
