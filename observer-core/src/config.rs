@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     contract::{Hooks, SyscallTracepoints},
+    detect::Thresholds,
     export::ProcessMetrics,
 };
 
@@ -65,6 +66,9 @@ macro_rules! settings {
                 $(#[arg($($arg)+)])+
                 pub $field: Option<$given>,
             )+
+            /// Thresholds of the detectors, the section `[thresholds]` of the file.
+            #[arg(skip)]
+            pub thresholds: Option<Thresholds>,
         }
 
         impl Options {
@@ -74,6 +78,7 @@ macro_rules! settings {
             pub fn or(self, fallback: Self) -> Self {
                 Self {
                     $($field: self.$field.or(fallback.$field),)+
+                    thresholds: self.thresholds.or(fallback.thresholds),
                 }
             }
         }
@@ -85,6 +90,8 @@ macro_rules! settings {
                 $(#[doc = $doc])+
                 pub $field: $value,
             )+
+            /// Thresholds of the detectors.
+            pub thresholds: Thresholds,
         }
 
         impl Settings {
@@ -93,6 +100,7 @@ macro_rules! settings {
             pub fn new(options: Options) -> Self {
                 Self {
                     $($field: options.$field.map_or_else(|| $default, <$value>::from),)+
+                    thresholds: options.thresholds.unwrap_or_default(),
                 }
             }
 
@@ -109,6 +117,10 @@ macro_rules! settings {
                         settings!(@$reload diff, $field, new, key);
                     }
                 )+
+                if self.thresholds != new.thresholds {
+                    diff.settings.thresholds.clone_from(&new.thresholds);
+                    diff.live.push("thresholds".to_owned());
+                }
                 diff
             }
         }

@@ -6,8 +6,10 @@ use std::{
 };
 
 use clap::Args as _;
+use toml::de::DeTable;
 
 use super::Options;
+use crate::detect::DESCRIBED;
 
 /// Why the configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,19 +67,44 @@ pub(super) fn known_keys() -> Vec<String> {
         .collect()
 }
 
+/// The section of the file that has the thresholds of the detectors.
+const THRESHOLDS: &str = "thresholds";
+
 /// What the author of the first unknown key may have meant.
 fn unknown_key_hint(text: &str) -> Option<String> {
-    let table = toml::de::DeTable::parse(text).ok()?;
-    let known = known_keys();
-    let mut keys: Vec<_> = table.get_ref().keys().collect();
-    keys.sort_by_key(|key| key.span().start);
-    let unknown = keys
-        .into_iter()
-        .map(|key| key.get_ref())
-        .find(|key| !known.iter().any(|name| name == *key))?;
-    if table.get_ref()[unknown.as_ref()].get_ref().is_table() {
-        return Some("there are no sections; write all keys at the top level".to_owned());
+    let table = DeTable::parse(text).ok()?;
+    let section = table.get_ref().get(THRESHOLDS);
+    if let Some(section) = section.and_then(|it| it.get_ref().as_table()) {
+        let known: Vec<_> = DESCRIBED
+            .iter()
+            .map(|it| it.name.replace('_', "-"))
+            .collect();
+        if let Some(unknown) = first_unknown(section, &known) {
+            return nearest(&unknown, &known);
+        }
     }
+    let mut known = known_keys();
+    known.push(THRESHOLDS.to_owned());
+    let unknown = first_unknown(table.get_ref(), &known)?;
+    if table.get_ref()[unknown.as_str()].get_ref().is_table() {
+        return Some(format!(
+            "the only section is [{THRESHOLDS}]; write other keys at the top level, above it"
+        ));
+    }
+    nearest(&unknown, &known)
+}
+
+/// The first key of `table` that is not `known`.
+fn first_unknown(table: &DeTable<'_>, known: &[String]) -> Option<String> {
+    let unknown = table
+        .keys()
+        .filter(|key| !known.iter().any(|name| name == key.get_ref()));
+    let first = unknown.min_by_key(|key| key.span().start)?;
+    Some(first.get_ref().clone().into_owned())
+}
+
+/// The known key that is most like `unknown`.
+fn nearest(unknown: &str, known: &[String]) -> Option<String> {
     let normal = unknown.replace('_', "-").to_lowercase();
     let (likeness, best) = known
         .iter()

@@ -50,6 +50,9 @@ bpf-stats = true
 allow-private-namespaces = true
 user = "nobody"
 keep-capabilities = true
+
+[thresholds]
+rst-rate = 20
 "#;
 
 #[test]
@@ -73,14 +76,16 @@ fn every_option_is_a_flag_a_variable_and_a_key() {
         flags.insert(name.to_owned());
     }
     let error = toml::from_str::<Options>("x = 1").unwrap_err().to_string();
-    let keys: BTreeSet<String> = error
+    let mut keys: BTreeSet<String> = error
         .split('`')
         .skip(3)
         .step_by(2)
         .map(str::to_owned)
         .collect();
+    assert!(keys.remove("thresholds"), "a section, and no flag");
     assert_eq!(flags, keys);
-    let full: toml::Table = toml::from_str(FULL).unwrap();
+    let mut full: toml::Table = toml::from_str(FULL).unwrap();
+    assert!(full.remove("thresholds").is_some());
     assert_eq!(flags, full.keys().cloned().collect());
 }
 
@@ -114,6 +119,7 @@ fn help_names_the_real_defaults() {
         allow_private_namespaces,
         user,
         keep_capabilities,
+        thresholds: _,
     } = Settings::default();
     let defaults = [
         ("listen", listen.to_string()),
@@ -198,6 +204,10 @@ fn file_is_read_and_every_key_arrives() {
         allow_private_namespaces: true,
         user: Some("nobody".to_owned()),
         keep_capabilities: true,
+        thresholds: Thresholds {
+            rst_rate: 20.0,
+            ..Thresholds::default()
+        },
     };
     assert_eq!(settings, expected);
 
@@ -267,7 +277,8 @@ fn file_errors_have_line_column_key_and_hint() {
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
          `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, \
-         `self-test`, `bpf-stats`, `allow-private-namespaces`, `user`, `keep-capabilities`\n\
+         `self-test`, `bpf-stats`, `allow-private-namespaces`, `user`, `keep-capabilities`, \
+         `thresholds`\n\
          hint: did you mean `log-level`?"
     );
     assert_eq!(
@@ -281,7 +292,17 @@ fn file_errors_have_line_column_key_and_hint() {
          invalid type: integer `5`, expected a duration such as \"500ms\", \"15s\" or \"1m\""
     );
     let section = file_error("[metrics]\nlisten = \"[::]:0\"\n");
-    assert!(section.contains("there are no sections"), "{section}");
+    assert!(
+        section.contains("the only section is [thresholds]"),
+        "{section}"
+    );
+    let threshold = file_error("fd-batch = 1\n[thresholds]\nrst_rate = 20\n");
+    assert!(
+        threshold.contains("line 3, column 1") && threshold.contains("did you mean `rst-rate`?"),
+        "{threshold}"
+    );
+    let zero = file_error("[thresholds]\nrst-rate = 0\n");
+    assert!(zero.contains("a threshold is a number above 0"), "{zero}");
     let syntax = file_error("listen = \n");
     assert!(
         syntax.contains("line 1, column 10") && !syntax.contains("hint"),
@@ -399,6 +420,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "reconcile-interval",
             "log-level",
             "log-events",
+            "thresholds",
         ]
     );
     assert_eq!(

@@ -299,6 +299,11 @@ impl Engine {
         }
     }
 
+    /// Changes the thresholds from the next sample on. Findings and baselines stay.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// Findings and their history.
     #[must_use]
     pub fn board(&self) -> &Board {

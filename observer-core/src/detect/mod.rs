@@ -15,6 +15,7 @@ mod fd_exhaustion;
 mod fd_leak;
 mod finding;
 mod flag;
+mod gather;
 mod listen_overflow;
 mod port_exhaustion;
 mod rst_storm;
@@ -36,8 +37,9 @@ pub use board::{Board, CHANGES, Entry, FINDINGS};
 pub use cause::{Cause, Explanation};
 pub use engine::Engine;
 pub use finding::{Breakdown, Change, Direction, Evidence, Finding, Holder, Severity, Subject};
+pub use gather::Inputs;
 pub use sample::{
-    ConnectResult, Counts, Descriptors, Listener, Name, Namespace, Ports, Process, ReceivedReset,
-    Sample, SentClasses, SentReset, Source,
+    ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,
+    ReceivedReset, Sample, SentReset, Source,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};

@@ -10,7 +10,6 @@ use observer_common::{
 
 use super::finding::Holder;
 use crate::{
-    names::ResetReasons,
     ports::Destination,
     table::{Labels, ListenAddress},
 };
@@ -164,17 +163,25 @@ impl ConnectResult {
     }
 }
 
-/// The class of each reason of the running kernel.
+/// The class of each counter of a slot, which depends on the reasons for RSTs that the running kernel has.
 #[derive(Clone, Debug)]
-pub struct SentClasses([Option<SentReset>; RESETS_SENT]);
+pub struct CounterClasses {
+    sent: [Option<SentReset>; RESETS_SENT],
+    received: [Option<ReceivedReset>; RESETS_RECEIVED],
+    connects: [ConnectResult; CONNECT_RESULTS],
+}
 
-impl SentClasses {
-    /// By the names of the reasons.
+impl CounterClasses {
+    /// `reason` names an index of [`observer_common::ResetCounters::sent`].
     #[must_use]
-    pub fn new(reasons: &ResetReasons) -> Self {
-        Self(std::array::from_fn(|index| {
-            SentReset::of_reason(&reasons.name(index as u32))
-        }))
+    pub fn new(reason: impl Fn(u32) -> String) -> Self {
+        Self {
+            sent: std::array::from_fn(|index| SentReset::of_reason(&reason(index as u32))),
+            received: std::array::from_fn(|state| {
+                reset_received_name(state as u8).and_then(ReceivedReset::in_state)
+            }),
+            connects: std::array::from_fn(ConnectResult::of_index),
+        }
     }
 }
 
@@ -201,25 +208,24 @@ pub struct Counts {
 impl Counts {
     /// From the counters of a slot, or of the sum of several.
     #[must_use]
-    pub fn read(slot: &Slot, classes: &SentClasses) -> Self {
+    pub fn read(slot: &Slot, classes: &CounterClasses) -> Self {
         let mut counts = Self {
             port_searches_failed: slot.ports.exhausted.iter().sum(),
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             ..Self::default()
         };
-        for (class, count) in classes.0.iter().zip(slot.reset.sent) {
+        for (class, count) in classes.sent.iter().zip(slot.reset.sent) {
             if let Some(class) = class {
                 counts.resets_sent[*class as usize] += count;
             }
         }
-        for state in 0..RESETS_RECEIVED {
-            let name = reset_received_name(state as u8);
-            if let Some(class) = name.and_then(ReceivedReset::in_state) {
-                counts.resets_received[class as usize] += slot.reset.received[state];
+        for (class, count) in classes.received.iter().zip(slot.reset.received) {
+            if let Some(class) = class {
+                counts.resets_received[*class as usize] += count;
             }
         }
-        for index in 0..CONNECT_RESULTS {
-            counts.connects[ConnectResult::of_index(index) as usize] += slot.connect.results[index];
+        for (class, count) in classes.connects.iter().zip(slot.connect.results) {
+            counts.connects[*class as usize] += count;
         }
         for (from, to) in (0..).zip(&slot.state.transitions) {
             if ![CLOSE, SYN_SENT, LISTEN].contains(&from) {
@@ -397,6 +403,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::names::ResetReasons;
 
     #[test]
     fn a_slot_is_read_by_class() {
@@ -412,7 +419,8 @@ mod tests {
         slot.state.transitions[usize::from(FIN_WAIT2)][usize::from(CLOSE)] = 12;
         slot.state.transitions[usize::from(SYN_SENT)][usize::from(CLOSE)] = 13;
         let reasons = ResetReasons::new([(3, "TCP_ABORT_ON_CLOSE".to_owned())].into());
-        let counts = Counts::read(&slot, &SentClasses::new(&reasons));
+        let classes = CounterClasses::new(|index| reasons.name(index).into_owned());
+        let counts = Counts::read(&slot, &classes);
         assert_eq!(counts.resets_sent.iter().sum::<u64>(), 9);
         assert_eq!(counts.resets_sent[SentReset::UnreadData as usize], 4);
         assert_eq!(counts.resets_sent[SentReset::LingerZero as usize], 5);

@@ -1,6 +1,6 @@
 //! The thresholds of the detectors. docs/detectors.md lists them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 /// A threshold as it is documented.
 #[derive(Clone, Copy, Debug)]
@@ -13,13 +13,26 @@ pub struct Described {
     pub why: &'static [&'static str],
 }
 
+/// A number above 0: with 0, infinity or NaN a detector would always raise, or never.
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    if number.is_finite() && number > 0.0 {
+        return Ok(number);
+    }
+    Err(de::Error::custom("a threshold is a number above 0"))
+}
+
 macro_rules! thresholds {
     ($($(#[doc = $doc:literal])+ $name:ident = $default:literal;)+) => {
         /// When detectors raise and clear.
         #[derive(Clone, Debug, PartialEq, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Thresholds {
-            $($(#[doc = $doc])+ pub $name: f64,)+
+            $(
+                $(#[doc = $doc])+
+                #[serde(deserialize_with = "positive")]
+                pub $name: f64,
+            )+
         }
 
         impl Default for Thresholds {
@@ -185,6 +198,13 @@ mod tests {
             ..Thresholds::default()
         };
         assert_eq!(set, expected);
-        assert!(toml::from_str::<Thresholds>("rst-rat = 20").is_err());
+        for wrong in [
+            "rst-rat = 20",
+            "rst-rate = 0",
+            "rst-rate = -1",
+            "rst-rate = nan",
+        ] {
+            assert!(toml::from_str::<Thresholds>(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -24,6 +24,7 @@ use observer_core::{
     btf::VMLINUX,
     config::{RunArgs, Settings},
     contract::{KernelSource as _, Status, Verdict, summaries},
+    detect::Engine,
     export::{
         Exporter, Health,
         jobs::{DriftMetrics, JobMetrics, WalkMetrics},
@@ -39,7 +40,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use self::{
-    jobs::{Fds, Listeners, Ports, Reconcile, Resync, Tick, resync},
+    jobs::{Detect, Fds, Listeners, Ports, Reconcile, Resync, Tick, resync},
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
 };
@@ -202,11 +203,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         facts,
         table,
         snapshot: watch::Sender::default(),
+        engine: Arc::new(RwLock::new(Engine::new(settings.thresholds.clone()))),
     };
     scheduler.add(Tick::new(shared.clone()));
     scheduler.add(Fds(shared.clone()));
     scheduler.add(Listeners::new(shared.clone()));
     scheduler.add(Ports::new(shared.clone()));
+    scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));
     let runtime = tokio::runtime::Builder::new_multi_thread()

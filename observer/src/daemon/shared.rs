@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLock, RwLockWriteGuard};
 
 use observer_core::{
     config::Settings,
+    detect::Engine,
     host::HostFacts,
     process::resources::ScanLimits,
     sync::write,
@@ -21,6 +22,8 @@ pub struct Shared {
     pub table: Arc<RwLock<Table>>,
     /// The table's processes and names: each tick publishes them, for readers that take no lock.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// What is wrong. Written for about a millisecond each tick.
+    pub engine: Arc<RwLock<Engine>>,
 }
 
 impl Shared {

@@ -1,5 +1,6 @@
 //! The recurring jobs of the daemon, one file each.
 
+mod detect;
 mod fds;
 mod listeners;
 mod ports;
@@ -8,5 +9,6 @@ pub mod resync;
 mod tick;
 
 pub use self::{
-    fds::Fds, listeners::Listeners, ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick,
+    detect::Detect, fds::Fds, listeners::Listeners, ports::Ports, reconcile::Reconcile,
+    resync::Resync, tick::Tick,
 };

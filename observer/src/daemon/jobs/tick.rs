@@ -55,6 +55,7 @@ impl Job for Tick {
             facts,
             table,
             snapshot,
+            engine: _,
         } = &self.shared;
         let began_ns = monotonic_ns();
         write(table).tick(Instant::now(), &**live, &**facts);

@@ -1,0 +1,158 @@
+//! A sample from what the daemon publishes: the snapshot of the last tick and what its jobs read since.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    finding::Holder,
+    sample::{CounterClasses, Counts, Descriptors, Listener, Name, Process, Sample},
+};
+use crate::table::{Labels, ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals};
+
+/// What samples are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The last tick's.
+    pub snapshot: &'a Snapshot,
+    /// Of the counters of its slots.
+    pub classes: &'a CounterClasses,
+}
+
+/// `comm` and `unit`.
+type NameKey<'a> = (&'a str, &'a str);
+
+fn name_key(labels: &Labels) -> NameKey<'_> {
+    (labels.comm(), labels.unit())
+}
+
+impl Sample {
+    /// Puts a sample together.
+    #[must_use]
+    pub fn gather(inputs: &Inputs<'_>) -> Self {
+        let Inputs { snapshot, classes } = *inputs;
+        let now = Duration::from_nanos(snapshot.monotonic_ns);
+        let processes: Vec<_> = snapshot
+            .processes
+            .iter()
+            .map(|it| process(it, now, classes))
+            .collect();
+        let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
+        for process in &processes {
+            let (number, waiting) = running.entry(name_key(&process.labels)).or_default();
+            *number += 1;
+            *waiting += process.syn_sent_over_3s;
+        }
+        let names = snapshot.names.iter().map(|it| {
+            let labels = &it.vitals.labels;
+            let (running, syn_sent_over_3s) =
+                running.get(&name_key(labels)).copied().unwrap_or_default();
+            Name {
+                labels: Arc::clone(labels),
+                running,
+                counts: Counts::read(&it.vitals.counts.slot(), classes),
+                syn_sent_over_3s,
+            }
+        });
+        Self {
+            now,
+            names: names.collect(),
+            listeners: listeners(snapshot),
+            processes,
+            ..Self::default()
+        }
+    }
+}
+
+fn process(it: &ProcessVitals, now: Duration, classes: &CounterClasses) -> Process {
+    let resources = &it.resources;
+    let descriptors = resources.open_fds.zip(resources.max_fds);
+    Process {
+        key: it.key,
+        labels: Arc::clone(&it.vitals.labels),
+        counts: Counts::read(&it.vitals.counts.slot(), classes),
+        descriptors: descriptors.map(|(open, limit)| Descriptors {
+            open,
+            limit,
+            measured_at: now,
+        }),
+        syn_sent_over_3s: 0,
+        close_wait_over_10s: 0,
+        close_wait_over_60s: 0,
+        close_wait_of_servers: 0,
+        owned_fin_wait2: 0,
+        reset_peer: None,
+    }
+}
+
+/// The listening sockets by address. Numbers are those of names, which keep what ended processes counted;
+/// the holders are the running processes.
+fn listeners(snapshot: &Snapshot) -> Vec<Listener> {
+    let mut all: BTreeMap<ListenAddress, Listener> = BTreeMap::new();
+    for name in &snapshot.names {
+        for (place, stats) in by_address(&name.vitals) {
+            let at = all.entry(place).or_insert_with(|| Listener {
+                place,
+                sockets: 0,
+                backlog: 0,
+                max_backlog: 0,
+                fullest: 0.0,
+                overflows: 0,
+                accepts: 0,
+                exhausted: 0,
+                syncookies: 0,
+                holders: Vec::new(),
+            });
+            at.sockets += stats.sockets;
+            at.backlog += stats.backlog;
+            at.max_backlog += stats.max_backlog;
+            at.fullest = at.fullest.max(stats.fullest);
+            at.overflows += stats.overflows;
+        }
+    }
+    for process in &snapshot.processes {
+        let vitals = &process.vitals;
+        if vitals.listeners.is_empty() {
+            continue;
+        }
+        let slot = vitals.counts.slot();
+        for (place, stats) in by_address(vitals).filter(|(_, stats)| stats.sockets > 0) {
+            let Some(at) = all.get_mut(&place) else {
+                continue;
+            };
+            at.accepts += slot.accept.accepted;
+            at.exhausted += slot.fd.exhausted[..2].iter().sum::<u64>();
+            at.holders.push(Holder {
+                process: Some(process.key),
+                labels: Arc::clone(&vitals.labels),
+                count: stats.sockets,
+            });
+        }
+    }
+    let mut all: Vec<_> = all.into_values().filter(|it| it.sockets > 0).collect();
+    for listener in &mut all {
+        most_first(&mut listener.holders);
+    }
+    all
+}
+
+/// Addresses that have an entry of their own.
+fn by_address(vitals: &Vitals) -> impl Iterator<Item = (ListenAddress, &ListenerStats)> {
+    let all = vitals.listeners.iter();
+    all.filter_map(|(place, stats)| Some(((*place)?, stats)))
+}
+
+/// Maximum number of holders that a finding names.
+const HOLDERS: usize = 10;
+
+fn most_first(holders: &mut Vec<Holder>) {
+    holders.sort_by_key(|it| (Reverse(it.count), it.process.map(|process| process.tgid)));
+    holders.truncate(HOLDERS);
+}
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;
