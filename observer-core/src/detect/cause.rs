@@ -168,8 +168,18 @@ causes! {
             => "more sockets would be in TIME_WAIT than net.ipv4.tcp_max_tw_buckets allows" ["tw-buckets", "time-wait"];
     }
     FdLeak {
-        FD_CLOSE_WAIT "fd_close_wait": "sockets in CLOSE_WAIT for over 10 s"
+        FD_CLOSE_WAIT "fd_close_wait": "newest descriptors: TCP sockets in CLOSE_WAIT"
             => "does not close connections that its peers have closed" ["close-wait"];
+        FD_CONNECTIONS "fd_connections": "newest descriptors: TCP sockets in other states"
+            => "opens or accepts connections that it does not close" ["keepalive", "nofile"];
+        FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
+            => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
+        FD_PIPES "fd_pipes": "newest descriptors: pipes"
+            => "opens pipes that it does not close, as those to child processes that have ended" ["nofile"];
+        FD_FILES "fd_files": "newest descriptors: files"
+            => "opens files that it does not close" ["nofile"];
+        FD_EVENTS "fd_events": "newest descriptors: eventpoll, eventfd, timerfd or inotify"
+            => "makes event loops, timers or watches that it does not close" ["nofile"];
         FD_UNKNOWN "fd_unknown": "other descriptors"
             => "opens descriptors that it does not close" ["nofile"];
     }

@@ -24,6 +24,7 @@ fn process(pid: u32) -> Process {
         labels: Arc::new(Labels::process(pid, "api", "api.service")),
         counts: Counts::default(),
         descriptors: None,
+        fd_kinds: None,
         syn_sent_over_3s: 0,
         close_wait_over_10s: 0,
         close_wait_over_60s: 0,
@@ -86,6 +87,40 @@ fn play(
         }
     }
     (changes, engine)
+}
+
+/// The cause and the evidence say what the newest descriptors are.
+#[test]
+fn a_leak_of_descriptors_names_their_kind() {
+    use crate::process::fd_kinds::{FdKind, FdKinds};
+
+    let mut engine = Engine::new(Thresholds::default());
+    let kinds = FdKinds::new([(FdKind::Pipe, 200), (FdKind::Tcp("ESTABLISHED"), 56)]);
+    let mut raised = Vec::new();
+    for second in 0..60 {
+        let mut process = process(1);
+        process.descriptors = Some(Descriptors {
+            open: 400 + 10 * second,
+            limit: 1024,
+            measured_at: Duration::from_secs(second),
+        });
+        process.fd_kinds = Some(Arc::new(kinds.clone()));
+        raised.extend(engine.step(&Sample {
+            now: Duration::from_secs(second),
+            processes: vec![process],
+            ..Sample::default()
+        }));
+    }
+    let [Change::Raised(finding)] = &raised[..] else {
+        panic!("{raised:?}");
+    };
+    assert_eq!(finding.anomaly, Anomaly::FdLeak);
+    assert_eq!(finding.causes[0].cause.id, "fd_pipes");
+    let Evidence::Descriptors { newest, .. } = &finding.evidence else {
+        panic!("{finding:?}");
+    };
+    let newest: Vec<_> = newest.iter().map(|it| (&*it.kind, it.count)).collect();
+    assert_eq!(newest, [("pipes", 200), ("TCP sockets in ESTABLISHED", 56)]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, share},
+    fd_leak::newest,
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -66,6 +67,7 @@ impl Detector for FdExhaustion {
             growth_per_second: 0.0,
             emfile,
             enfile,
+            newest: newest(sample),
         };
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
         let causes = match emfile.max(1) >= enfile {

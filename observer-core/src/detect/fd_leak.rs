@@ -2,13 +2,14 @@
 
 use super::{
     anomaly::Anomaly,
-    cause::{self, Explanation},
+    cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, seconds},
-    finding::{Evidence, Severity},
+    finding::{Evidence, KindCount, Severity},
     sample::Process,
     settings::Thresholds,
     windows::{Floor, MINIMA, Trend},
 };
+use crate::process::fd_kinds::{FdKind, FdKinds};
 
 /// Seconds of a bucket of each scale.
 const SCALES: [u64; 4] = [1, 10, 60, 600];
@@ -135,7 +136,11 @@ impl Detector for FdLeak {
             growth_per_second: self.slope,
             emfile: 0,
             enfile: 0,
+            newest: newest(sample),
         };
+        if let Some(kinds) = &sample.fd_kinds {
+            return (evidence, cause::explain(&causes(kinds)));
+        }
         let open = descriptors.map_or(0, |it| it.open);
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
         let causes = [
@@ -144,4 +149,48 @@ impl Detector for FdLeak {
         ];
         (evidence, cause::explain(&causes))
     }
+}
+
+/// How many kinds of descriptors a finding names.
+const KINDS: usize = 5;
+
+/// The newest descriptors of a process by kind.
+pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
+    let kinds = sample.fd_kinds.iter().flat_map(|kinds| kinds.most_first());
+    let counts = kinds.map(|(kind, count)| KindCount {
+        kind: kind.text(),
+        count,
+    });
+    counts.take(KINDS).collect()
+}
+
+fn causes(kinds: &FdKinds) -> [(&'static Cause, u64); 7] {
+    const EVENTS: [&str; 4] = ["eventpoll", "eventfd", "timerfd", "inotify"];
+    let events =
+        |kind: &FdKind| matches!(kind, FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()));
+    let close_wait = |kind: &FdKind| *kind == FdKind::Tcp("CLOSE_WAIT");
+    let connected = |kind: &FdKind| matches!(kind, FdKind::Tcp(_)) && !close_wait(kind);
+    let file = |kind: &FdKind| matches!(kind, FdKind::File { .. });
+    let all = [
+        (&cause::FD_CLOSE_WAIT, kinds.count(close_wait)),
+        (&cause::FD_CONNECTIONS, kinds.count(connected)),
+        (
+            &cause::FD_IDLE_SOCKETS,
+            kinds.count(|it| *it == FdKind::IdleSocket),
+        ),
+        (&cause::FD_PIPES, kinds.count(|it| *it == FdKind::Pipe)),
+        (&cause::FD_FILES, kinds.count(file)),
+        (&cause::FD_EVENTS, kinds.count(events)),
+    ];
+    let known: u64 = all.iter().map(|(_, count)| count).sum();
+    let [a, b, c, d, e, f] = all;
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        (&cause::FD_UNKNOWN, kinds.count(|_| true) - known),
+    ]
 }

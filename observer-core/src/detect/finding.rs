@@ -118,6 +118,15 @@ impl Serialize for Holder {
     }
 }
 
+/// Descriptors of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KindCount {
+    /// The kind, in words.
+    pub kind: String,
+    /// Number of descriptors.
+    pub count: u64,
+}
+
 /// Which side sent the RSTs of a storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -237,6 +246,8 @@ pub enum Evidence {
         emfile: u64,
         /// The same with ENFILE.
         enfile: u64,
+        /// The newest ones by kind, most first.
+        newest: Vec<KindCount>,
     },
     /// Of CLOSE_WAIT.
     CloseWait {

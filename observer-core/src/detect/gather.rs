@@ -11,6 +11,9 @@ use super::{
     finding::Holder,
     sample::{CounterClasses, Counts, Descriptors, Listener, Name, Process, Sample},
 };
+use observer_common::ProcessKey;
+
+use crate::process::fd_kinds::FdKinds;
 use crate::table::{Labels, ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals};
 
 /// What samples are made of.
@@ -20,6 +23,8 @@ pub struct Inputs<'a> {
     pub snapshot: &'a Snapshot,
     /// Of the counters of its slots.
     pub classes: &'a CounterClasses,
+    /// Of the processes whose descriptors were looked at.
+    pub fd_kinds: &'a HashMap<ProcessKey, Arc<FdKinds>>,
 }
 
 /// `comm` and `unit`.
@@ -33,12 +38,14 @@ impl Sample {
     /// Puts a sample together.
     #[must_use]
     pub fn gather(inputs: &Inputs<'_>) -> Self {
-        let Inputs { snapshot, classes } = *inputs;
+        let Inputs {
+            snapshot, classes, ..
+        } = *inputs;
         let now = Duration::from_nanos(snapshot.monotonic_ns);
         let processes: Vec<_> = snapshot
             .processes
             .iter()
-            .map(|it| process(it, now, classes))
+            .map(|it| process(it, now, inputs))
             .collect();
         let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
         for process in &processes {
@@ -67,18 +74,19 @@ impl Sample {
     }
 }
 
-fn process(it: &ProcessVitals, now: Duration, classes: &CounterClasses) -> Process {
+fn process(it: &ProcessVitals, now: Duration, inputs: &Inputs<'_>) -> Process {
     let resources = &it.resources;
     let descriptors = resources.open_fds.zip(resources.max_fds);
     Process {
         key: it.key,
         labels: Arc::clone(&it.vitals.labels),
-        counts: Counts::read(&it.vitals.counts.slot(), classes),
+        counts: Counts::read(&it.vitals.counts.slot(), inputs.classes),
         descriptors: descriptors.map(|(open, limit)| Descriptors {
             open,
             limit,
             measured_at: now,
         }),
+        fd_kinds: inputs.fd_kinds.get(&it.key).cloned(),
         syn_sent_over_3s: 0,
         close_wait_over_10s: 0,
         close_wait_over_60s: 0,

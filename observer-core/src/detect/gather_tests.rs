@@ -23,6 +23,7 @@ fn gather(snapshot: &Snapshot) -> Sample {
     Sample::gather(&Inputs {
         snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
+        fd_kinds: &HashMap::new(),
     })
 }
 

@@ -36,7 +36,9 @@ pub use anomaly::Anomaly;
 pub use board::{Board, CHANGES, Entry, FINDINGS};
 pub use cause::{Cause, Explanation};
 pub use engine::Engine;
-pub use finding::{Breakdown, Change, Direction, Evidence, Finding, Holder, Severity, Subject};
+pub use finding::{
+    Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject,
+};
 pub use gather::Inputs;
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,

@@ -11,6 +11,7 @@ use observer_common::{
 use super::finding::Holder;
 use crate::{
     ports::Destination,
+    process::fd_kinds::FdKinds,
     table::{Labels, ListenAddress},
 };
 
@@ -258,6 +259,8 @@ pub struct Process {
     pub counts: Counts,
     /// Descriptors, if they may be counted and have a limit.
     pub descriptors: Option<Descriptors>,
+    /// What kinds of descriptors the newest ones are, if they were looked at.
+    pub fd_kinds: Option<Arc<FdKinds>>,
     /// Sockets in SYN_SENT for over 3 s.
     pub syn_sent_over_3s: u32,
     /// Accepted or own sockets in CLOSE_WAIT for over 10 s.

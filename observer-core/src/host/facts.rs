@@ -14,6 +14,7 @@ use crate::{
     process::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
+        fd_kinds::FdKinds,
         identity,
         identity::Identity,
         own::OwnProcess,
@@ -65,6 +66,17 @@ impl HostFacts {
         self.scanner.set_live(live);
         let scan = self.scanner.scan(Instant::now());
         debug!(?scan, "descriptors");
+    }
+
+    /// What kinds of descriptors a process has; `None` if it is gone or may not be looked at.
+    #[must_use]
+    pub fn fd_kinds(&self, process: &ProcessKey) -> Option<FdKinds> {
+        let kinds = FdKinds::read(&self.root, process.tgid)
+            .inspect_err(|error| debug!(%error, pid = process.tgid, "cannot look at descriptors"))
+            .ok()?;
+        // Afterwards: the pid may have been reused meanwhile.
+        let alive = identity::liveness(&self.root, process) != Liveness::Gone;
+        alive.then_some(kinds)
     }
 
     /// Reads what the observer itself uses.

@@ -16,6 +16,7 @@
 
 pub mod cgroup;
 pub mod cgroup_id;
+pub mod fd_kinds;
 pub mod fds;
 #[cfg(test)]
 pub(crate) mod fixture;

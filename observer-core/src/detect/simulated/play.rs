@@ -132,6 +132,7 @@ pub fn process(counts: Counts) -> Process {
         labels: Arc::new(Labels::process(1, "p", "u")),
         counts,
         descriptors: None,
+        fd_kinds: None,
         syn_sent_over_3s: 0,
         close_wait_over_10s: 0,
         close_wait_over_60s: 0,

@@ -1,22 +1,36 @@
 //! Runs the detectors over what the last tick and the other jobs found.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use observer_common::ProcessKey;
 use observer_core::{
     config::Settings,
     contract::KernelSource as _,
     detect::{CounterClasses, Inputs, Sample},
+    process::fd_kinds::FdKinds,
     sync::write,
+    table::{ProcessVitals, Snapshot},
 };
 use tracing::info;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
+
+/// Interval between two looks at the kinds of a process's descriptors.
+const LOOK: Duration = Duration::from_secs(30);
+/// Maximum number of processes whose descriptors are looked at in one run.
+const LOOKS: usize = 4;
 
 pub struct Detect {
     shared: Shared,
     classes: CounterClasses,
     /// Of the last snapshot: when its tick began.
     last_ns: u64,
+    fd_kinds: HashMap<ProcessKey, Arc<FdKinds>>,
+    looked_at: HashMap<ProcessKey, Instant>,
 }
 
 impl Detect {
@@ -25,6 +39,34 @@ impl Detect {
             classes: CounterClasses::new(|index| shared.live.reset_reason(index)),
             shared,
             last_ns: 0,
+            fd_kinds: HashMap::new(),
+            looked_at: HashMap::new(),
+        }
+    }
+
+    /// Looks at the descriptors of processes that have used half of their limit: a finding of these names
+    /// the kinds.
+    fn look_at_descriptors(&mut self, snapshot: &Snapshot) {
+        let is_half_full = |it: &&ProcessVitals| {
+            let resources = &it.resources;
+            let both = resources.open_fds.zip(resources.max_fds);
+            both.is_some_and(|(open, limit)| open >= limit / 2)
+        };
+        let processes = snapshot.processes.iter().filter(is_half_full);
+        let suspects: HashSet<_> = processes.map(|it| it.key).collect();
+        self.fd_kinds.retain(|key, _| suspects.contains(key));
+        self.looked_at.retain(|key, _| suspects.contains(key));
+        let now = Instant::now();
+        let due = |key: &&ProcessKey| {
+            let last = self.looked_at.get(*key);
+            last.is_none_or(|last| now.duration_since(*last) >= LOOK)
+        };
+        let due: Vec<_> = suspects.iter().filter(due).take(LOOKS).copied().collect();
+        for key in due {
+            self.looked_at.insert(key, now);
+            if let Some(kinds) = self.shared.facts.fd_kinds(&key) {
+                self.fd_kinds.insert(key, Arc::new(kinds));
+            }
         }
     }
 }
@@ -48,9 +90,11 @@ impl Job for Detect {
             return Ok(());
         }
         self.last_ns = snapshot.monotonic_ns;
+        self.look_at_descriptors(&snapshot);
         let sample = Sample::gather(&Inputs {
             snapshot: &snapshot,
             classes: &self.classes,
+            fd_kinds: &self.fd_kinds,
         });
         let changes = write(&self.shared.engine).step(&sample);
         for change in changes {

@@ -1,0 +1,131 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Command, Stdio},
+};
+
+use super::*;
+
+fn kind(link: &str) -> FdKind {
+    match target(link.as_bytes()) {
+        Target::Kind(kind) => kind,
+        Target::Socket(inode) => panic!("socket {inode}"),
+    }
+}
+
+#[test]
+fn links_are_classified() {
+    let file = |directory: &str, deleted| FdKind::File {
+        directory: directory.to_owned(),
+        deleted,
+    };
+    assert_eq!(kind("/var/log/app.log"), file("/var/log", false));
+    assert_eq!(kind("/tmp/x (deleted)"), file("/tmp", true));
+    assert_eq!(kind("/x"), file("/", false));
+    assert_eq!(kind("pipe:[123]"), FdKind::Pipe);
+    assert_eq!(
+        kind("anon_inode:[eventfd]"),
+        FdKind::Anonymous("eventfd".to_owned())
+    );
+    assert_eq!(
+        kind("anon_inode:inotify"),
+        FdKind::Anonymous("inotify".to_owned())
+    );
+    assert_eq!(
+        kind("net:[4026531840]"),
+        FdKind::Anonymous("net:[4026531840]".to_owned())
+    );
+    assert!(matches!(target(b"socket:[77]"), Target::Socket(77)));
+    assert_eq!(kind("/\x1b[31m\n/x"), file("/\\x1b[31m\\x0a", false));
+    let FdKind::File { directory, .. } = kind(&format!("/{}/x", "é".repeat(100))) else {
+        panic!("a file");
+    };
+    assert_eq!(directory.chars().count(), DIRECTORY + 1);
+    assert!(matches!(
+        target(b"/\xff\xfe/x"),
+        Target::Kind(FdKind::File { .. })
+    ));
+}
+
+/// A process with descriptors of each kind.
+const PROGRAM: &str = r#"
+import os, socket, sys, tempfile
+host, port = sys.argv[1], int(sys.argv[2])
+keep = [socket.create_connection((host, port)) for _ in range(5)]
+keep[0].recv(1)
+keep += [socket.socket() for _ in range(4)]
+keep.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+keep[-1].bind((host, 0))
+keep += socket.socketpair()
+pipes = [os.pipe() for _ in range(3)]
+directory = tempfile.mkdtemp(dir=sys.argv[3])
+files = [open(os.path.join(directory, str(n)), "w") for n in range(7)]
+for n in range(7):
+    os.unlink(os.path.join(directory, str(n)))
+print("ready", flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn a_process_is_looked_at() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = Command::new("python3")
+        .args(["-c", PROGRAM, "127.0.0.1", &address.port().to_string()])
+        .arg(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut accepted: Vec<TcpStream> = (0..5).map(|_| listener.accept().unwrap().0).collect();
+    // The first one is closed: CLOSE_WAIT over there.
+    let first = accepted.remove(0);
+    (&first).write_all(b"x").unwrap();
+    drop(first);
+    let mut ready = [0; 6];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+    let root = ProcRoot::default();
+    let expected = [
+        (FdKind::Tcp("CLOSE_WAIT"), 1),
+        (FdKind::Tcp("ESTABLISHED"), 4),
+        (FdKind::IdleSocket, 4),
+        (FdKind::Socket("udp"), 1),
+        (FdKind::Socket("unix"), 2),
+    ];
+    let mut kinds = FdKinds::read(&root, child.id()).unwrap();
+    for _ in 0..200 {
+        // The FIN may be on its way.
+        if kinds.0.contains_key(&FdKind::Tcp("CLOSE_WAIT")) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        kinds = FdKinds::read(&root, child.id()).unwrap();
+    }
+    for (kind, count) in &expected {
+        assert_eq!(
+            kinds.count(|it| it == kind),
+            *count,
+            "{kind:?} in {kinds:?}"
+        );
+    }
+    let deleted = kinds.count(|kind| {
+        matches!(kind, FdKind::File { deleted: true, directory: at }
+            if at.starts_with(directory.path().to_str().unwrap()))
+    });
+    assert_eq!(deleted, 7, "{kinds:?}");
+    // Three of its own, and those for standard input and output.
+    assert!(kinds.count(|kind| *kind == FdKind::Pipe) >= 6, "{kinds:?}");
+    assert_eq!(
+        kinds.most_first()[0].1,
+        kinds.0.values().copied().max().unwrap()
+    );
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert!(FdKinds::read(&root, child.id()).is_err());
+}
