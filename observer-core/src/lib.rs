@@ -5,6 +5,7 @@
 //! root, no build script. ARCHITECTURE.md has the code map.
 
 pub mod btf;
+pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod detect;

@@ -11,7 +11,6 @@ use std::{
 
 use observer_common::{AF_INET, AF_INET6, RECORD_NAMES, state_name};
 
-mod clock;
 mod filter;
 mod identities;
 mod json;
@@ -19,7 +18,7 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
-pub use clock::Clock;
+pub use crate::clock::Clock;
 pub use filter::{Filter, Kind, failure_kinds, is_failure};
 pub use identities::Identities;
 pub use json::json;

@@ -38,7 +38,8 @@ impl Clock {
     }
 
     /// `HH:MM:SS.mmm` in local time.
-    pub(super) fn local(self, monotonic_ns: u64) -> String {
+    #[must_use]
+    pub fn local(self, monotonic_ns: u64) -> String {
         let local = self.unix_ns(monotonic_ns) + i128::from(self.utc_offset_s) * 1_000_000_000;
         let ms = local.rem_euclid(DAY) / 1_000_000;
         let (s, ms) = (ms / 1000, ms % 1000);
@@ -46,7 +47,8 @@ impl Clock {
     }
 
     /// RFC 3339 in UTC, to the microsecond.
-    pub(super) fn rfc3339(self, monotonic_ns: u64) -> String {
+    #[must_use]
+    pub fn rfc3339(self, monotonic_ns: u64) -> String {
         // humantime writes years up to 9999 and fails on others.
         const LAST: i128 = 253_402_300_799_000_000_000;
         let ns = self.unix_ns(monotonic_ns).clamp(0, LAST) as u64;
