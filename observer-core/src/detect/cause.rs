@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::anomaly::Anomaly;
+use crate::hints::{HINTS, Hint};
 
 /// A cause.
 #[derive(Debug, PartialEq)]
@@ -17,6 +18,14 @@ pub struct Cause {
     pub text: &'static str,
     /// Ids of [`crate::hints::HINTS`].
     pub hints: &'static [&'static str],
+}
+
+impl Cause {
+    /// What may be said about it.
+    pub fn hints(&self) -> impl Iterator<Item = &'static Hint> {
+        let hint = |id: &&str| HINTS.iter().find(|hint| hint.id == *id);
+        self.hints.iter().filter_map(hint)
+    }
 }
 
 /// A cause and how much it explains.
@@ -34,7 +43,7 @@ impl Serialize for Explanation {
         map.serialize_entry("id", self.cause.id)?;
         map.serialize_entry("text", self.cause.text)?;
         map.serialize_entry("share", &self.share)?;
-        map.serialize_entry("hints", self.cause.hints)?;
+        map.serialize_entry("hints", &self.cause.hints().collect::<Vec<_>>())?;
         map.end()
     }
 }
@@ -222,7 +231,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::hints::HINTS;
 
     #[test]
     fn ids_are_unique_and_hints_exist() {

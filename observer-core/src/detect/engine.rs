@@ -1,6 +1,10 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     anomaly::Anomaly,
@@ -64,10 +68,18 @@ pub struct Engine {
     syn_scan: Watches<SynScan>,
 }
 
-/// The labels of the one that has the most.
+/// The labels of the only holder, or of the name that has the most: which of several processes has the most
+/// changes from one moment to the next.
 fn most(holders: &[Holder]) -> Option<Arc<Labels>> {
-    let most = holders.iter().max_by_key(|holder| holder.count)?;
-    Some(Arc::clone(&most.labels))
+    if let [only] = holders {
+        return Some(Arc::clone(&only.labels));
+    }
+    let mut names: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for Holder { labels, count, .. } in holders {
+        *names.entry((labels.comm(), labels.unit())).or_default() += count;
+    }
+    let ((comm, unit), _) = names.into_iter().max_by_key(|(_, count)| *count)?;
+    Some(Arc::new(Labels::name(comm, unit)))
 }
 
 /// A part of a sample that findings are about.
@@ -308,6 +320,12 @@ impl Engine {
     #[must_use]
     pub fn board(&self) -> &Board {
         &self.board
+    }
+
+    /// The same, to raise findings without a detector.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn board_mut(&mut self) -> &mut Board {
+        &mut self.board
     }
 
     /// Takes in a sample, later than the one before. Findings that explain others come first.

@@ -328,7 +328,31 @@ fn a_finding_becomes_critical_and_has_its_evidence() {
     assert_eq!(json["time_left_seconds"], 41.0);
     assert_eq!(json["since_monotonic_seconds"], 1_060.0);
     assert_eq!(json["causes"][0]["id"], "idle_connections");
-    assert_eq!(json["causes"][0]["hints"][0], "ports");
+    assert_eq!(json["causes"][0]["hints"][0]["id"], "ports");
+}
+
+#[test]
+fn a_finding_of_several_processes_names_no_pid() {
+    let holder = |pid, comm: &str, count| Holder {
+        process: Some(key(pid)),
+        labels: Arc::new(Labels::process(pid, comm, "")),
+        count,
+    };
+    let (_, engine) = play(160, |second| {
+        let mut ports = kept_ports(200, second);
+        let first = 100 + second % 2;
+        ports.holders = vec![
+            holder(1, "api", first),
+            holder(2, "api", 100),
+            holder(3, "cron", 150),
+        ];
+        Sample {
+            ports: vec![ports],
+            ..Sample::default()
+        }
+    });
+    let finding = &engine.board().entries().next().unwrap().finding;
+    assert_eq!(finding.labels.as_deref(), Some(&Labels::name("api", "")));
 }
 
 #[test]

@@ -154,6 +154,11 @@ impl Breakdown {
         found.map_or(0, |(_, count)| *count)
     }
 
+    /// Names and counts.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().copied()
+    }
+
     /// The sum.
     #[must_use]
     pub fn sum(&self) -> u64 {
@@ -289,7 +294,7 @@ pub struct Finding {
     pub anomaly: Anomaly,
     /// With whom.
     pub subject: Subject,
-    /// `pid`, `comm` and `unit` of the process or name, or of the one that has the most of it.
+    /// `pid`, `comm` and `unit` of the process or name. Of several holders, those of the name that has the most.
     #[serde(serialize_with = "labels")]
     pub labels: Option<Arc<Labels>>,
     /// How bad.

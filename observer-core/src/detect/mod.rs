@@ -21,6 +21,7 @@ mod port_exhaustion;
 mod rst_storm;
 mod sample;
 mod settings;
+mod summary;
 mod syn_scan;
 mod time_wait;
 mod windows;
@@ -45,3 +46,4 @@ pub use sample::{
     ReceivedReset, Sample, SentReset, Source,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
+pub use summary::{change_summary, duration, finding_summary};

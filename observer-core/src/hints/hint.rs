@@ -1,5 +1,7 @@
 //! What a hint is, and when it is shown.
 
+use serde::Serialize;
+
 /// When a hint may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
@@ -32,11 +34,12 @@ pub enum Sockets {
 }
 
 /// A fact and what follows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Hint {
     /// Stable id.
     pub id: &'static str,
     /// When it is shown.
+    #[serde(skip)]
     pub shown: Shown,
     /// What is true.
     pub fact: &'static str,
