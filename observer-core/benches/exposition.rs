@@ -12,6 +12,7 @@ use observer_common::{
     Slot, connect_index,
 };
 use observer_core::{
+    detect::{Engine, Thresholds},
     export::{BuildInfo, Exporter, Piece, ProcessMetrics},
     table::{
         Table, TableConfig,
@@ -82,6 +83,7 @@ fn exporter(processes: u32, fill: fn(&mut Slot)) -> Exporter {
     table.tick(Instant::now(), &kernel, &facts);
     Exporter::new(
         Arc::new(RwLock::new(table)),
+        Arc::new(RwLock::new(Engine::new(Thresholds::default()))),
         Arc::new(kernel),
         Arc::new(facts),
         BuildInfo {

@@ -1,7 +1,7 @@
 //! All findings, and what happened to them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -9,11 +9,14 @@ use super::{
     anomaly::Anomaly,
     finding::{Change, Finding, Subject},
 };
+use crate::table::{Labels, OTHER};
 
 /// Maximum number of findings, those included that have been over for less than [`KEPT`].
 pub const FINDINGS: usize = 200;
 /// Number of changes that are kept.
 pub const CHANGES: usize = 1_000;
+/// Maximum number of totals. Those of further names count for [`OTHER`], of which each anomaly has one.
+pub const TOTALS: usize = 500;
 /// How long a finding is shown after it is over.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
@@ -44,6 +47,8 @@ pub struct Board {
     changes: VecDeque<(Duration, Change)>,
     /// Changes since [`Board::begin`].
     new: usize,
+    /// Number of raises by name; `None` is what has no process.
+    totals: BTreeMap<(Anomaly, Option<Labels>), u64>,
 }
 
 impl Board {
@@ -78,6 +83,12 @@ impl Board {
     /// The last changes and when they were (CLOCK_MONOTONIC), oldest first.
     pub fn changes(&self) -> impl Iterator<Item = &(Duration, Change)> {
         self.changes.iter()
+    }
+
+    /// How often each anomaly was raised for each name since the start. Findings without a process have none.
+    pub fn totals(&self) -> impl Iterator<Item = (Anomaly, Option<&Labels>, u64)> {
+        let totals = self.totals.iter();
+        totals.map(|((anomaly, name), raises)| (*anomaly, name.as_ref(), *raises))
     }
 
     /// The changes of the last sample.
@@ -124,10 +135,109 @@ impl Board {
     }
 
     pub(super) fn report(&mut self, now: Duration, change: Change) {
+        if let Change::Raised(finding) = &change {
+            self.count(finding);
+        }
         if self.changes.len() == CHANGES {
             self.changes.pop_front();
         }
         self.changes.push_back((now, change));
         self.new += 1;
+    }
+
+    fn count(&mut self, finding: &Finding) {
+        let name = finding.labels.as_ref();
+        let name = name.map(|labels| Labels::name(labels.comm(), labels.unit()));
+        let mut key = (finding.anomaly, name);
+        let named = TOTALS - Anomaly::ALL.len();
+        if self.totals.len() >= named && !self.totals.contains_key(&key) {
+            key.1 = Some(Labels::name(OTHER, ""));
+        }
+        *self.totals.entry(key).or_default() += 1;
+    }
+}
+
+/// Boards with findings that no detector raised.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::detect::{Evidence, Severity};
+
+    /// Some finding.
+    #[must_use]
+    pub fn finding(anomaly: Anomaly, subject: Subject, labels: Option<Labels>) -> Finding {
+        Finding {
+            anomaly,
+            subject,
+            labels: labels.map(Arc::new),
+            severity: Severity::Warning,
+            score: 1.5,
+            time_left: None,
+            since: Duration::from_secs(10),
+            evidence: Evidence::TimeWaitOverflows { overflows: 3 },
+            causes: Vec::new(),
+        }
+    }
+
+    /// As the engine does when a sample begins.
+    pub fn begin(board: &mut Board, now: Duration) {
+        board.begin(now);
+    }
+
+    impl Board {
+        /// As the engine does when a finding is raised.
+        pub fn raise(&mut self, finding: Finding) {
+            if self.admits(finding.anomaly, &finding.subject) {
+                self.report(finding.since, Change::Raised(finding.clone()));
+                self.put(finding);
+            }
+        }
+
+        /// As the engine does when one is over.
+        pub fn end(&mut self, anomaly: Anomaly, subject: &Subject, now: Duration) {
+            self.clear(anomaly, subject, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::finding, *};
+
+    #[test]
+    fn totals_are_bounded_and_lose_no_raise() {
+        let mut board = Board::default();
+        for number in 0..2_000 {
+            let name = Labels::process(number, &format!("program-{number}"), "");
+            for anomaly in Anomaly::ALL {
+                board.raise(finding(
+                    anomaly,
+                    Subject::Namespace(number % 10),
+                    Some(name.clone()),
+                ));
+            }
+        }
+        let totals: Vec<_> = board.totals().collect();
+        assert_eq!(totals.len(), TOTALS);
+        let sum: u64 = totals.iter().map(|(_, _, raises)| raises).sum();
+        assert_eq!(sum, 20_000);
+        assert!(
+            totals
+                .iter()
+                .all(|(_, name, _)| name.unwrap().pid().is_none())
+        );
+    }
+
+    #[test]
+    fn only_raises_count() {
+        let mut board = Board::default();
+        let subject = Subject::Namespace(1);
+        board.raise(finding(Anomaly::SynScan, subject.clone(), None));
+        board.end(Anomaly::SynScan, &subject, Duration::from_secs(40));
+        board.raise(finding(Anomaly::SynScan, subject, None));
+        let totals: Vec<_> = board.totals().collect();
+        assert_eq!(totals, [(Anomaly::SynScan, None, 2)]);
     }
 }

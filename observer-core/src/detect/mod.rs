@@ -34,7 +34,7 @@ mod engine_tests;
 mod simulated;
 
 pub use anomaly::Anomaly;
-pub use board::{Board, CHANGES, Entry, FINDINGS};
+pub use board::{Board, CHANGES, Entry, FINDINGS, TOTALS};
 pub use cause::{Cause, Explanation};
 pub use engine::Engine;
 pub use finding::{
@@ -47,3 +47,6 @@ pub use sample::{
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
 pub use summary::{change_summary, duration, finding_summary};
+
+#[cfg(any(test, feature = "testing"))]
+pub use board::testing;

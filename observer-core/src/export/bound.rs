@@ -4,7 +4,10 @@
 use observer_common::{BUCKETS, METRICS, RESETS_SENT, STATES};
 
 use super::family::OF_SLOTS;
-use crate::table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS};
+use crate::{
+    detect::{FINDINGS, TOTALS},
+    table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS},
+};
 
 /// Listening addresses, and one for those beyond the limit.
 const LISTEN_ADDRESSES: usize = ADDRESSES + 1;
@@ -48,8 +51,9 @@ pub const BY_NAME: usize =
 /// each listening address, one of the ports to destinations without series of their own, its unit.
 pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * LISTEN_ADDRESSES + 1 + 1;
 
-/// Destinations, three series by name and one by process; RSTs without a socket.
-pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT;
+/// Destinations, three series by name and one by process; RSTs without a socket; findings, three series each,
+/// and totals of them.
+pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT + 3 * FINDINGS + TOTALS;
 
 /// Maximum number of series about names and processes.
 #[must_use]

@@ -15,6 +15,7 @@ use prometheus::{
 use super::{
     counters::Counters,
     family::{Family, METRICS},
+    findings,
     names::Index,
     own::{BuildInfo, Own},
     series::{ProcessMetrics, Writer},
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     contract::KernelSource,
+    detect::Engine,
     sync::read,
     table::{Labels, ProcessFacts, Table},
 };
@@ -37,6 +39,7 @@ pub struct Exporter {
 
 pub(super) struct Inner {
     pub table: Arc<RwLock<Table>>,
+    pub engine: Arc<RwLock<Engine>>,
     pub source: Arc<dyn KernelSource>,
     pub facts: Arc<dyn ProcessFacts>,
     counters: Counters,
@@ -48,10 +51,11 @@ pub(super) struct Inner {
 }
 
 impl Exporter {
-    /// An exporter of `table`. Names are looked up here, so `source` must be attached.
+    /// An exporter of `table` and of what `engine` found. Names are looked up here, so `source` must be attached.
     #[must_use]
     pub fn new(
         table: Arc<RwLock<Table>>,
+        engine: Arc<RwLock<Engine>>,
         source: Arc<dyn KernelSource>,
         facts: Arc<dyn ProcessFacts>,
         build: BuildInfo,
@@ -72,6 +76,7 @@ impl Exporter {
         Self {
             inner: Arc::new(Inner {
                 table,
+                engine,
                 source,
                 facts,
                 counters,
@@ -122,6 +127,7 @@ impl Exporter {
         let start = Instant::now();
         let Inner {
             table,
+            engine,
             source,
             facts,
             counters,
@@ -147,6 +153,7 @@ impl Exporter {
             sockets::write(sink, &table, &source.polled(), *process_metrics);
             table.processes()
         };
+        findings::write(sink, read(engine).board());
         let mut own = Own { sink: &mut *sink };
         own.kernel(&**source);
         own.table(processes);

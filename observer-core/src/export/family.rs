@@ -146,6 +146,22 @@ metrics! {
         "`bpf_map_elem`",
         "Local ports that the process uses, by destination and source address, including those of sockets in TIME_WAIT.",
         "topk(5, socket_process_ephemeral_ports_used)";
+    Anomaly: "socket_anomaly", Gauge, Finding, "0, 1 or 2", ["anomaly", "pid", "comm", "unit"],
+        "",
+        "What is wrong: 1 is a warning, 2 critical, 0 that it was over within the last hour. Of several findings with the same labels, such as two destinations of a process, the worst.",
+        "max by (anomaly, comm, unit) (socket_anomaly) == 2";
+    AnomalyScore: "socket_anomaly_score", Gauge, Finding, "ratio", ["anomaly", "pid", "comm", "unit"],
+        "",
+        "How far it is past the threshold: 1 is just enough to be raised. Absent when it is over.",
+        "max by (anomaly, comm, unit) (socket_anomaly_score) > 3";
+    AnomalyTimeLeft: "socket_anomaly_time_left_seconds", Gauge, Finding, "seconds", ["anomaly", "pid", "comm", "unit"],
+        "",
+        "Time until calls fail, if things go on as they do. Absent when there is no such time.",
+        "min by (anomaly, comm, unit) (socket_anomaly_time_left_seconds) < 600";
+    Anomalies: "socket_anomalies_total", Counter, Finding, "findings", ["anomaly", "comm", "unit"],
+        "",
+        "How often it was raised since the observer started.",
+        "sum by (anomaly, comm, unit) (increase(socket_anomalies_total[1d])) > 5";
     Events: "observer_events_total", Counter, Observer, "events", ["signal", "outcome"],
         "",
         "Kernel events by outcome: counted for a process, counted as unattributed, or lost because a map was full. Their sum is observer_events_seen_total, except for events during the scrape.",

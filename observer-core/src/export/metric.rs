@@ -32,6 +32,8 @@ pub enum Scope {
     Process,
     /// The host, or one of its network namespaces.
     Host,
+    /// What is wrong.
+    Finding,
     /// The observer.
     Observer,
 }
@@ -43,7 +45,7 @@ impl Scope {
         match self {
             Self::Name => &["comm", "unit"],
             Self::Process => &["pid", "comm", "unit"],
-            Self::Host | Self::Observer => &[],
+            Self::Host | Self::Finding | Self::Observer => &[],
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod bound;
 pub mod collector;
 mod counters;
 pub mod family;
+mod findings;
 pub mod health;
 pub mod jobs;
 pub mod metric;

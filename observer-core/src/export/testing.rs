@@ -12,6 +12,7 @@ use observer_common::{
 
 use super::{BuildInfo, Exporter, Piece, ProcessMetrics, collector::Inner};
 use crate::{
+    detect::{Engine, Thresholds},
     process::Unit,
     sync::read,
     table::{
@@ -80,6 +81,7 @@ pub fn exporter_of(
     change(&mut table);
     Exporter::new(
         Arc::new(RwLock::new(table)),
+        Arc::new(RwLock::new(Engine::new(Thresholds::default()))),
         Arc::new(kernel),
         Arc::new(facts),
         build(),
@@ -91,6 +93,12 @@ pub fn exporter_of(
 #[must_use]
 pub fn table(exporter: &Exporter) -> Arc<RwLock<Table>> {
     Arc::clone(&exporter.inner.table)
+}
+
+/// The engine of an exporter.
+#[must_use]
+pub fn engine(exporter: &Exporter) -> Arc<RwLock<Engine>> {
+    Arc::clone(&exporter.inner.engine)
 }
 
 /// What the exporter's table has now.

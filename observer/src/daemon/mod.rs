@@ -191,8 +191,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         filter: Some(Box::new(move |comm, unit| selection.selects(comm, unit))),
         ..TableConfig::default()
     })));
+    let engine = Arc::new(RwLock::new(Engine::new(settings.thresholds.clone())));
     let exporter = Exporter::new(
         Arc::clone(&table),
+        Arc::clone(&engine),
         live.clone(),
         facts.clone(),
         cli::build(),
@@ -203,7 +205,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         facts,
         table,
         snapshot: watch::Sender::default(),
-        engine: Arc::new(RwLock::new(Engine::new(settings.thresholds.clone()))),
+        engine,
     };
     scheduler.add(Tick::new(shared.clone()));
     scheduler.add(Fds(shared.clone()));

@@ -3,7 +3,7 @@
 use std::{
     net::Ipv4Addr,
     sync::{Arc, Mutex, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use observer_common::{
@@ -13,11 +13,12 @@ use observer_common::{
 
 use super::{build, parse};
 use crate::{
+    detect::{Anomaly, Engine, Subject, Thresholds, testing::finding},
     export::{Exporter, Piece, ProcessMetrics, bound},
     ports::{Destination, Share, Usage},
     process::Unit,
     table::{
-        Resources, Table, TableConfig,
+        Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel},
     },
 };
@@ -30,6 +31,23 @@ fn everything(slot: &mut Slot) {
     slot.sockets = 1;
     slot.counters_mut().fill(1);
     slot.state.adjust.fill(1000);
+}
+
+/// As many findings, and totals, as there can be.
+fn engine() -> Engine {
+    let mut engine = Engine::new(Thresholds::default());
+    let board = engine.board_mut();
+    for number in 0..2_000 {
+        let labels = Labels::process(number, &format!("program-{number}"), "");
+        let mut finding = finding(Anomaly::FdLeak, Subject::Namespace(number), Some(labels));
+        finding.time_left = Some(Duration::from_secs(number.into()));
+        board.raise(finding.clone());
+        // Makes room for others.
+        if number < 1_800 {
+            board.end(finding.anomaly, &finding.subject, finding.since);
+        }
+    }
+    engine
 }
 
 fn series(max_names: usize, max_processes: usize) -> usize {
@@ -109,6 +127,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
     table.update_ports(&usage, 60);
     let exporter = Exporter::new(
         Arc::new(RwLock::new(table)),
+        Arc::new(RwLock::new(engine())),
         Arc::new(kernel),
         Arc::new(facts),
         build(),

@@ -32,9 +32,10 @@ fn generated() -> String {
         (Scope::Name, "By name"),
         (Scope::Process, "By process"),
         (Scope::Host, "Of the host and its network namespaces"),
+        (Scope::Finding, "What is wrong"),
         (Scope::Observer, "About the observer"),
     ] {
-        let of_kernel = scope != Scope::Observer;
+        let of_kernel = !matches!(scope, Scope::Finding | Scope::Observer);
         let hooks = |text: &str| {
             if of_kernel {
                 format!(" {text} |")

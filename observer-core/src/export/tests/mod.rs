@@ -3,6 +3,7 @@
 mod bound;
 mod cost;
 mod documented;
+mod findings;
 mod format;
 mod samples;
 mod sockets;

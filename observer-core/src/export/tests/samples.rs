@@ -291,10 +291,11 @@ fn samples_have_the_labels_that_are_documented() {
             "{}",
             metric.name
         );
-        let others = matches!(metric.scope, Scope::Name | Scope::Host) && !by_process;
+        let others = !matches!(metric.scope, Scope::Process | Scope::Observer);
         assert_eq!(others, metric.name.starts_with("socket_") && !by_process);
         assert!(metric.query.contains(metric.name), "{}", metric.name);
-        assert_eq!(metric.hooks.is_empty(), metric.scope == Scope::Observer);
+        let has_hooks = !matches!(metric.scope, Scope::Finding | Scope::Observer);
+        assert_eq!(!metric.hooks.is_empty(), has_hooks, "{}", metric.name);
     }
 }
 
