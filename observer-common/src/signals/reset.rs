@@ -144,3 +144,52 @@ pub const RESET_METRICS: &[CounterMetric] = &[CounterMetric {
         },
     ],
 }];
+
+/// Time over which the segments of a source are counted, in nanoseconds. Then a new count begins.
+pub const SOURCE_WINDOW_NS: u64 = 60_000_000_000;
+
+/// Where segments for closed ports come from: key of the map of sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceKey {
+    /// Source address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u32; 4],
+    /// Inode number of the network namespace in which they arrived; 0 if unknown.
+    pub netns: u32,
+}
+
+crate::assert_layout!(SourceKey, 20, [address: [u32; 4], netns: u32]);
+
+/// Segments for closed ports from one source, within [`SOURCE_WINDOW_NS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceSegments {
+    /// When the first one arrived, `bpf_ktime_get_ns`.
+    pub began_ns: u64,
+    /// When the last one arrived.
+    pub last_ns: u64,
+    /// Number of them.
+    pub segments: u64,
+    /// The ports by their lowest 8 bits: bit `n % 64` of word `n / 64` is port `n`.
+    pub ports: [u64; 4],
+}
+
+crate::assert_layout!(SourceSegments, 56, [
+    began_ns: u64, last_ns: u64, segments: u64, ports: [u64; 4],
+]);
+
+/// Output of the iterator over sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceSample {
+    /// Its segments.
+    pub segments: SourceSegments,
+    /// The source.
+    pub key: SourceKey,
+    /// 0.
+    pub padding: u32,
+}
+
+crate::assert_layout!(SourceSample, 80, [
+    segments: SourceSegments, key: SourceKey, padding: u32,
+]);

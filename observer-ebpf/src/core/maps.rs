@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
-    ResyncControl, Slot, SockoptKey, TimeWait, TimeWaitCount,
+    ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait, TimeWaitCount,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -77,6 +77,11 @@ pub static NAMESPACES: LruHashMap<u32, NetSeen, 1024> = LruHashMap::new();
 /// Buffer of the iterator over network namespaces, whose record does not fit the stack.
 #[btf_map]
 pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
+
+/// Where segments for closed ports come from. An LRU map, because addresses of sources can be forged:
+/// new ones only evict those that were silent for longest.
+#[btf_map]
+pub static SOURCES: LruHashMap<SourceKey, SourceSegments, 4096> = LruHashMap::new();
 
 /// Records of single events.
 #[btf_map]

@@ -11,5 +11,6 @@ pub mod process;
 pub mod read;
 pub mod records;
 pub mod regs;
+pub mod segment;
 pub mod seq;
 pub mod socket;

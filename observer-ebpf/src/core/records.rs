@@ -12,6 +12,7 @@ use crate::core::{
     fields::{RECORD_MASK, WAKEUP_BYTES, at, has},
     maps::RECORDS,
     read::{Memory, Probe},
+    segment,
     socket::{self, netns},
 };
 
@@ -165,31 +166,25 @@ pub fn common_address(sk: *const u8, record: &mut Record) {
 /// socket.
 #[inline(always)]
 pub fn segment_address(skb: *const u8, record: &mut Record) {
-    if !has::OFF_SKB_HEAD() || !has::OFF_SKB_NETWORK() || !has::OFF_SKB_TRANSPORT() {
+    let Some(segment) = segment::of(skb) else {
         return;
-    }
-    // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the headers, offsets of
-    // RFC 791, RFC 8200 and RFC 9293.
-    unsafe {
-        let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
-        let network = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_NETWORK()));
-        let transport = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_TRANSPORT()));
-        record.remote_port = u16::from_be(Probe::read(head, transport));
-        record.local_port = u16::from_be(Probe::read(head, transport + 2));
-        match Probe::read::<u8>(head, network) >> 4 {
-            4 => {
-                record.family = AF_INET;
-                let remote: [u8; 4] = Probe::read(head, network + 12);
-                let local: [u8; 4] = Probe::read(head, network + 16);
-                record.remote[..4].copy_from_slice(&remote);
-                record.local[..4].copy_from_slice(&local);
-            }
-            6 => {
-                record.family = AF_INET6;
-                record.remote = Probe::read(head, network + 8);
-                record.local = Probe::read(head, network + 24);
-            }
-            _ => {}
+    };
+    record.netns = segment::netns(skb);
+    record.remote_port = segment.source_port();
+    record.local_port = segment.destination_port();
+    match segment.is_v6() {
+        Some(false) => {
+            record.family = AF_INET;
+            let remote: [u8; 4] = segment.ip(12);
+            let local: [u8; 4] = segment.ip(16);
+            record.remote[..4].copy_from_slice(&remote);
+            record.local[..4].copy_from_slice(&local);
         }
+        Some(true) => {
+            record.family = AF_INET6;
+            record.remote = segment.ip(8);
+            record.local = segment.ip(24);
+        }
+        None => {}
     }
 }

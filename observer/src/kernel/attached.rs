@@ -17,6 +17,7 @@ use observer_core::{
     contract::{
         KernelControl, KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns, Verdict,
     },
+    detect,
     names::ResetReasons,
     sync::lock,
 };
@@ -32,6 +33,7 @@ use super::{
         ring::Stream,
         slots::Slots,
         sockopt::SockoptFailures,
+        sources::Sources,
         stats::Stats,
         sweep::Connections,
         time_wait::TimeWaits,
@@ -54,6 +56,8 @@ pub struct Attached {
     listeners: Option<Mutex<Listeners>>,
     /// Absent where the kernel cannot iterate over a map.
     ports: Option<Ports>,
+    /// Absent where no program sees RSTs without a socket.
+    sources: Option<Sources>,
     programs: ProgramStats,
     backups_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
@@ -88,6 +92,7 @@ impl Attached {
         } = loaded;
         // Iterators are attached to maps before those are taken out of the object.
         let ports = available(Ports::new(&ebpf));
+        let sources = available(Sources::new(&ebpf));
         let listeners = available(Listeners::new(&mut ebpf)).map(Mutex::new);
         let log = options
             .log
@@ -109,6 +114,7 @@ impl Attached {
             time_waits: TimeWaits::new(&mut ebpf)?,
             listeners,
             ports,
+            sources,
             programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),
             ebpf: Mutex::new(ebpf),
             backups_attached: AtomicBool::new(backups_attached),
@@ -214,6 +220,21 @@ impl Attached {
         self.ports
             .as_ref()
             .map_or(Ok(()), Ports::find_ended_time_waits)
+    }
+
+    /// Sources of segments for closed ports within the last minute. None where no program sees RSTs
+    /// without a socket, which the verdicts of `reset_sent_no_socket` say.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn scan_sources(&self) -> anyhow::Result<Vec<detect::Source>> {
+        let Some(sources) = &self.sources else {
+            return Ok(Vec::new());
+        };
+        sources
+            .read()
+            .context("cannot read the sources of segments for closed ports")
     }
 }
 

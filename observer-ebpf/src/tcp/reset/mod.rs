@@ -3,3 +3,4 @@
 mod class;
 mod received;
 mod sent;
+mod sources;

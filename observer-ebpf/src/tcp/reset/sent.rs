@@ -16,16 +16,18 @@ use observer_common::{
 use crate::{
     core::{
         counters::{self, add, bounded},
-        fields::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at, has},
+        fields::{REASON_NOT_SPECIFIED, REASON_TCP_STATE, RESET_HAS_REASON, at},
         outcome::{count_outcome, seen},
         read::{Direct, Memory, Probe},
-        records,
+        records, segment,
     },
-    tcp::reset::class::{self, Sent},
+    tcp::reset::{
+        class::{self, Sent},
+        sources,
+    },
 };
 
-/// Offset of the flags in a TCP header, and the flag of an RST.
-const TCP_FLAGS: usize = 13;
+/// The flag RST in a TCP header.
 const TCP_RST: u8 = 0x04;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -101,19 +103,10 @@ fn on_answer(sk: *const u8, skb: *const u8) {
             return;
         }
     }
-    if has::OFF_SKB_HEAD() && has::OFF_SKB_TRANSPORT() {
-        // Both functions return early for an RST, which is never answered (RFC 9293, section
-        // 3.10.7.1).
-        // SAFETY: an sk_buff from the kernel, offsets from its BTF; in the header, the byte
-        // of the flags.
-        let flags = unsafe {
-            let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
-            let transport = usize::from(Probe::read::<u16>(skb, at::OFF_SKB_TRANSPORT()));
-            Probe::read::<u8>(head, transport + TCP_FLAGS)
-        };
-        if flags & TCP_RST != 0 {
-            return;
-        }
+    // Both functions return early for an RST, which is never answered (RFC 9293, section
+    // 3.10.7.1).
+    if segment::of(skb).is_some_and(|it| it.flags() & TCP_RST != 0) {
+        return;
     }
     on_sent::<Probe>(sk, skb, REASON_NOT_SPECIFIED.load());
 }
@@ -145,6 +138,9 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         && reason != REASON_TCP_STATE.load();
     let index = if specific { reason } else { sent.class };
     count_outcome(SIGNAL_RESET_SENT, sent.slot);
+    if sk.is_null() && answers_segment {
+        sources::note(skb);
+    }
     let Some(checked) = bounded(index as usize, RESETS_SENT) else {
         return;
     };

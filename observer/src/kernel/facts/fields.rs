@@ -156,6 +156,9 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_SKB_NETWORK", "sk_buff", "network_header", 2),
     optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
     optional("OFF_SKB_PROTOCOL", "sk_buff", "protocol", 2),
+    optional("OFF_SKB_DEV", "sk_buff", "dev", 8),
+    // CONFIG_NET_NS.
+    optional("OFF_DEV_NET", "net_device", "nd_net.net", 8),
     // `rsk_listener` is a macro for this (include/net/request_sock.h).
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     required("OFF_FILE_INODE", "file", "f_inode", 8),

@@ -4,7 +4,8 @@ use observer_common::{SIGNAL_RESET_RECEIVED, SIGNAL_RESET_SENT};
 
 use super::spec::{
     AttachType, FallbackChain, Global, ProgramSpec, Requirement, SKB, SOCK, Selection,
-    TYPED_IS_SKIPPED, chain, function, shared_if, signal_name, tp_btf, tracepoint, variant,
+    TYPED_IS_SKIPPED, chain, function, iter_map_elem, shared_if, signal_name, tp_btf, tracepoint,
+    variant,
 };
 use crate::kernel::facts::Facts;
 
@@ -37,12 +38,24 @@ const SENT: FallbackChain = chain(
 )
 .globals(globals);
 
+/// The iterator over where those segments come from.
+pub const SOURCES_ITER: ProgramSpec = iter_map_elem(
+    "sources_iter",
+    &["OFF_SKB_HEAD", "OFF_SKB_NETWORK", "OFF_SKB_TRANSPORT"],
+);
+
 /// RSTs that answer a segment for which there is no socket.
 const NO_SOCKET: FallbackChain = chain(
     "reset_sent_no_socket",
     &[
-        variant(&[shared_if(SENT_CLASSIC, TYPED_IS_SKIPPED)], &[]),
-        variant(&[shared_if(SENT_PROGRAM, FIRES_WITHOUT_SOCKET)], &[]),
+        variant(
+            &[shared_if(SENT_CLASSIC, TYPED_IS_SKIPPED), SOURCES_ITER],
+            &[],
+        ),
+        variant(
+            &[shared_if(SENT_PROGRAM, FIRES_WITHOUT_SOCKET), SOURCES_ITER],
+            &[],
+        ),
         variant(
             &[
                 function(
@@ -57,6 +70,7 @@ const NO_SOCKET: FallbackChain = chain(
                     "tcp_v6_send_reset",
                     &[SOCK, SKB],
                 ),
+                SOURCES_ITER,
             ],
             &[],
         ),
@@ -74,6 +88,7 @@ const NO_SOCKET: FallbackChain = chain(
                     "tcp_v6_send_reset",
                     &[SOCK, SKB],
                 ),
+                SOURCES_ITER,
             ],
             &[],
         ),

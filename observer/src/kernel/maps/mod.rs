@@ -9,6 +9,7 @@ pub mod ports;
 pub mod ring;
 pub mod slots;
 pub mod sockopt;
+pub mod sources;
 pub mod stats;
 pub mod sweep;
 pub mod time_wait;

@@ -1,0 +1,51 @@
+//! Where segments for closed ports come from, read through an iterator.
+
+use std::{io, time::Duration};
+
+use aya::Ebpf;
+use observer_common::SourceSample;
+use observer_core::{detect::Source, ports::address};
+
+use super::iter::MapIter;
+use crate::kernel::hooks::reset::SOURCES_ITER;
+
+/// The map of sources.
+pub struct Sources(MapIter);
+
+impl Sources {
+    /// Attaches the iterator of `ebpf`, which is loaded.
+    ///
+    /// # Errors
+    ///
+    /// When the object lacks the map or the program, or it cannot be attached.
+    pub fn new(ebpf: &Ebpf) -> anyhow::Result<Self> {
+        MapIter::attach(ebpf, SOURCES_ITER.name, "SOURCES").map(Self)
+    }
+
+    /// Those that sent a segment within the last minute.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator cannot be read.
+    pub fn read(&self) -> io::Result<Vec<Source>> {
+        let mut sources = Vec::new();
+        self.0.read(|sample: SourceSample| {
+            let SourceSample {
+                segments,
+                key,
+                padding: _,
+            } = sample;
+            sources.push(Source {
+                netns: key.netns,
+                address: address(key.address),
+                ports: segments.ports,
+                segments: segments.segments,
+                last_at: Duration::from_nanos(segments.last_ns),
+            });
+        })?;
+        // One that moved within the map while it was read comes twice.
+        sources.sort_by_key(|source| (source.netns, source.address));
+        sources.dedup_by_key(|source| (source.netns, source.address));
+        Ok(sources)
+    }
+}
