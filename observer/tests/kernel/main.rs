@@ -30,6 +30,7 @@ mod reset_answer;
 mod retransmit;
 mod seed;
 mod setsockopt;
+mod sources;
 mod state;
 mod stream;
 mod time_wait;
