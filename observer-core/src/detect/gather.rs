@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     finding::Holder,
-    sample::{CounterClasses, Counts, Descriptors, Listener, Name, Process, Sample},
+    sample::{CounterClasses, Counts, Descriptors, Listener, Name, Process, Sample, Source},
 };
 use observer_common::ProcessKey;
 
@@ -17,7 +17,7 @@ use crate::process::fd_kinds::FdKinds;
 use crate::table::{Labels, ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals};
 
 /// What samples are made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Inputs<'a> {
     /// The last tick's.
     pub snapshot: &'a Snapshot,
@@ -25,6 +25,8 @@ pub struct Inputs<'a> {
     pub classes: &'a CounterClasses,
     /// Of the processes whose descriptors were looked at.
     pub fd_kinds: &'a HashMap<ProcessKey, Arc<FdKinds>>,
+    /// Of segments for closed ports.
+    pub sources: Vec<Source>,
 }
 
 /// `comm` and `unit`.
@@ -37,15 +39,15 @@ fn name_key(labels: &Labels) -> NameKey<'_> {
 impl Sample {
     /// Puts a sample together.
     #[must_use]
-    pub fn gather(inputs: &Inputs<'_>) -> Self {
+    pub fn gather(inputs: Inputs<'_>) -> Self {
         let Inputs {
             snapshot, classes, ..
-        } = *inputs;
+        } = inputs;
         let now = Duration::from_nanos(snapshot.monotonic_ns);
         let processes: Vec<_> = snapshot
             .processes
             .iter()
-            .map(|it| process(it, now, inputs))
+            .map(|it| process(it, now, &inputs))
             .collect();
         let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
         for process in &processes {
@@ -69,6 +71,7 @@ impl Sample {
             names: names.collect(),
             listeners: listeners(snapshot),
             processes,
+            sources: inputs.sources,
             ..Self::default()
         }
     }

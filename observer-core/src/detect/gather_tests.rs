@@ -20,10 +20,11 @@ use crate::{
 
 fn gather(snapshot: &Snapshot) -> Sample {
     let reasons = ResetReasons::default();
-    Sample::gather(&Inputs {
+    Sample::gather(Inputs {
         snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
+        sources: Vec::new(),
     })
 }
 

@@ -11,6 +11,8 @@ use crate::{table::Labels, text::sanitize};
 
 /// Results of failed connects that are named.
 const RESULTS: usize = 3;
+/// Kinds of descriptors that are named.
+const NEWEST: usize = 3;
 
 /// Who does what, why, and what helps: a line without control characters.
 #[must_use]
@@ -217,6 +219,7 @@ fn what(finding: &Finding) -> String {
             growth_per_second,
             emfile,
             enfile,
+            newest,
         } => {
             let open = format!(
                 "has {} of {} file descriptors open",
@@ -228,12 +231,24 @@ fn what(finding: &Finding) -> String {
                 .filter(|(count, _)| *count > 0)
                 .map(|(count, errno)| format!("{} with {errno}", number(count)))
                 .collect();
+            let when = match left.filter(|_| errors.is_empty()) {
+                Some(left) => format!("; none is left in {left}"),
+                None => String::new(),
+            };
             let errors = match errors.is_empty() {
                 true => String::new(),
                 false => format!("; calls fail, {} in the last seconds", errors.join(", ")),
             };
-            let when = left.map_or_else(String::new, |left| format!("; none is left in {left}"));
-            format!("{open}{}{when}{errors}", growth(*growth_per_second))
+            let kinds: Vec<_> = newest
+                .iter()
+                .take(NEWEST)
+                .map(|it| format!("{} {}", number(it.count), it.kind))
+                .collect();
+            let kinds = match kinds.is_empty() {
+                true => String::new(),
+                false => format!("; the newest are {}", kinds.join(", ")),
+            };
+            format!("{open}{}{when}{errors}{kinds}", growth(*growth_per_second))
         }
         Evidence::CloseWait { over_10s, over_60s } => {
             let long = match over_60s {
@@ -368,7 +383,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        detect::{Cause, Holder, cause},
+        detect::{Cause, Holder, KindCount, cause},
         ports::Destination,
         table::{ListenAddress, fake::key},
     };
@@ -566,6 +581,11 @@ mod tests {
 
     #[test]
     fn descriptors() {
+        let kind = |kind: &str, count| KindCount {
+            kind: kind.to_owned(),
+            count,
+        };
+        let newest = vec![kind("pipes", 200), kind("files in /tmp", 56)];
         let of = |anomaly, left, open, growth_per_second, emfile| {
             let evidence = Evidence::Descriptors {
                 open,
@@ -573,18 +593,19 @@ mod tests {
                 growth_per_second,
                 emfile,
                 enfile: 0,
+                newest: newest.clone(),
             };
             finding_summary(&finding(anomaly, process(), left, evidence, &[]))
         };
         assert_eq!(
             of(Anomaly::FdLeak, Some(1_222), 800, 11.0 / 60.0, 0),
             "api (pid 5674, api.service) has 800 of 1,024 file descriptors open, 11 more a minute; \
-             none is left in 20 min 22 s"
+             none is left in 20 min 22 s; the newest are 200 pipes, 56 files in /tmp"
         );
         assert_eq!(
-            of(Anomaly::FdExhaustion, None, 1_024, 0.0, 212),
+            of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
             "api (pid 5674, api.service) has 1,024 of 1,024 file descriptors open; calls fail, 212 \
-             with EMFILE in the last seconds"
+             with EMFILE in the last seconds; the newest are 200 pipes, 56 files in /tmp"
         );
     }
 

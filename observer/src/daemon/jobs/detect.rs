@@ -91,15 +91,21 @@ impl Job for Detect {
         }
         self.last_ns = snapshot.monotonic_ns;
         self.look_at_descriptors(&snapshot);
-        let sample = Sample::gather(&Inputs {
+        // Without sources, no scan is found; the other detectors go on.
+        let (sources, failed) = match self.shared.live.scan_sources() {
+            Ok(sources) => (sources, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let sample = Sample::gather(Inputs {
             snapshot: &snapshot,
             classes: &self.classes,
             fd_kinds: &self.fd_kinds,
+            sources,
         });
         let changes = write(&self.shared.engine).step(&sample);
         for change in changes {
             info!(?change, "finding");
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
