@@ -23,8 +23,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "observer-core/src",
         &[
-            "sync", "text", "names", "hints", "btf", "contract", "process", "net", "ports",
-            "table", "detect", "export", "config", "record", "host",
+            "sync", "text", "names", "hints", "btf", "contract", "process", "net", "walk", "table",
+            "detect", "export", "config", "record", "host",
         ],
     ),
     (

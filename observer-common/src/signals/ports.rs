@@ -8,33 +8,43 @@ use crate::{
 };
 
 /// The port is in use for every destination: of a listener, or chosen by bind().
-pub const PORT_BOUND: u32 = 1 << 0;
+pub const PORT_BOUND: u16 = 1 << 0;
 /// The socket has no destination: it listens, or was closed and keeps its port.
-pub const PORT_UNCONNECTED: u32 = 1 << 1;
+pub const PORT_UNCONNECTED: u16 = 1 << 1;
 /// In TIME_WAIT, of a connection with timestamps (`tw_ts_recent_stamp` is not 0).
-pub const PORT_TIMESTAMPS: u32 = 1 << 2;
+pub const PORT_TIMESTAMPS: u16 = 1 << 2;
 /// A timewait socket that waits for the peer's FIN (`tw_substate` is FIN_WAIT2).
-pub const PORT_FIN_WAIT2: u32 = 1 << 3;
+pub const PORT_FIN_WAIT2: u16 = 1 << 3;
 /// In TIME_WAIT, bound to the loopback device.
-pub const PORT_LOOPBACK_DEVICE: u32 = 1 << 4;
+pub const PORT_LOOPBACK_DEVICE: u16 = 1 << 4;
+/// The child of a listener, which has no port of its own.
+pub const SEEN_PASSIVE: u16 = 1 << 5;
+/// In CLOSE_WAIT or FIN_WAIT2, and a descriptor refers to it: `sk_socket`, which `sock_graft` sets in
+/// accept() and `sock_orphan` clears in close().
+pub const SEEN_DESCRIPTOR: u16 = 1 << 6;
 
-/// Output of the iterators for each socket with a local port.
+/// Output of the iterators for each connection and each socket in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct PortUse {
+pub struct SocketSeen {
     /// The owner's slot.
     pub slot: u32,
     /// Of the slot, at that time.
     pub generation: u32,
-    /// Inode number of the network namespace.
+    /// Inode number of the network namespace; 0 without a local port.
     pub netns: u32,
-    /// `PORT_` flags.
-    pub flags: u32,
-    /// Time in TIME_WAIT as [`crate::coarse_time`], plus 1; 0 for a full socket.
+    /// `PORT_` and `SEEN_` flags.
+    pub flags: u16,
+    /// State; [`crate::TIME_WAIT`] for a timewait socket. 0 if there is nothing to say.
+    pub state: u8,
+    /// Explicit padding, zero.
+    pub reserved: u8,
+    /// Time in that state, in units of [`crate::coarse_time`].
     pub age: u32,
-    /// Milliseconds since the timestamp that `tcp_tw_reuse_delay` is compared with; 0 if unknown.
+    /// Milliseconds, 0 if unknown. In ESTABLISHED, for sockets with a local port, since data was sent or
+    /// received; in TIME_WAIT since the timestamp that `tcp_tw_reuse_delay` is compared with.
     pub waited_ms: u32,
-    /// Local port, host order.
+    /// Local port, host order; 0 if the socket has none of its own.
     pub local_port: u16,
     /// Remote port, host order.
     pub remote_port: u16,
@@ -44,8 +54,9 @@ pub struct PortUse {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(PortUse, 60, [
-    slot: u32, generation: u32, netns: u32, flags: u32, age: u32, waited_ms: u32,
+crate::assert_layout!(SocketSeen, 60, [
+    slot: u32, generation: u32, netns: u32, flags: u16, state: u8, reserved: u8,
+    age: u32, waited_ms: u32,
     local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);

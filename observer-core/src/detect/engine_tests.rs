@@ -6,8 +6,8 @@ use observer_common::ProcessKey;
 
 use super::*;
 use crate::{
-    ports::Destination,
     table::{Labels, ListenAddress},
+    walk::Destination,
 };
 
 fn key(pid: u32) -> ProcessKey {

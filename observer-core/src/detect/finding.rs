@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{anomaly::Anomaly, cause::Explanation};
 use crate::{
-    ports::Destination,
     table::{Labels, ListenAddress},
+    walk::Destination,
 };
 
 /// How bad it is, in the order of the numbers of `socket_anomaly`.

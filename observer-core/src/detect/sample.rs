@@ -10,9 +10,9 @@ use observer_common::{
 
 use super::finding::Holder;
 use crate::{
-    ports::Destination,
     process::fd_kinds::FdKinds,
     table::{Labels, ListenAddress},
+    walk::Destination,
 };
 
 /// A class of events: a number in an array of counts, and a name.

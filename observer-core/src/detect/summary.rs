@@ -384,8 +384,8 @@ mod tests {
     use super::*;
     use crate::{
         detect::{Cause, Holder, KindCount, cause},
-        ports::Destination,
         table::{ListenAddress, fake::key},
+        walk::Destination,
     };
 
     fn process() -> (Subject, Option<Labels>) {

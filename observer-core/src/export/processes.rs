@@ -12,8 +12,8 @@ use super::{
     sink::{Extra, Number, Sink},
 };
 use crate::{
-    ports::Destination,
     table::{Labels, NameVitals, ProcessVitals, Snapshot, Vitals},
+    walk::Destination,
 };
 
 /// The answer to `/api/v1/processes`.

@@ -142,6 +142,7 @@ impl Writer<'_> {
             open_fds,
             max_fds,
             fd_high_water,
+            measured_at: _,
         } = resources;
         for (family, value) in [
             (Family::OpenFds, open_fds),

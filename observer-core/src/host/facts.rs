@@ -61,10 +61,10 @@ impl HostFacts {
         }
     }
 
-    /// Measures the descriptors of some of the processes in `live`.
-    pub fn scan(&self, live: impl IntoIterator<Item = ProcessKey>) {
+    /// Measures the descriptors of some of the processes in `live`, at `now` (CLOCK_MONOTONIC).
+    pub fn scan(&self, live: impl IntoIterator<Item = ProcessKey>, now: Duration) {
         self.scanner.set_live(live);
-        let scan = self.scanner.scan(Instant::now());
+        let scan = self.scanner.scan(now);
         debug!(?scan, "descriptors");
     }
 
@@ -158,14 +158,7 @@ impl ProcessFacts for HostFacts {
     }
 
     fn resources(&self, process: &ProcessKey) -> Resources {
-        match self.scanner.get(process) {
-            Some(measured) => Resources {
-                open_fds: measured.open_fds,
-                max_fds: measured.max_fds,
-                fd_high_water: measured.peak_fds,
-            },
-            None => Resources::default(),
-        }
+        self.scanner.get(process).unwrap_or_default()
     }
 
     fn own(&self) -> OwnProcess {

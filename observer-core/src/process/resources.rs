@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use observer_common::ProcessKey;
@@ -15,17 +15,17 @@ use super::{
 };
 use crate::sync::lock;
 
-/// What one process has and may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A process's descriptors. The default is that of a process that was not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
-    /// Open file descriptors; `None` when the kernel did not let us look.
+    /// Open file descriptors; `None` when they may not be counted.
     pub open_fds: Option<u64>,
-    /// The most that were open at any measurement.
-    pub peak_fds: Option<u64>,
-    /// Soft limit, `RLIMIT_NOFILE`; `u64::MAX` when unlimited, `None` when not readable.
+    /// Soft limit on their number, `RLIMIT_NOFILE`; `u64::MAX` when unlimited, `None` when not readable.
     pub max_fds: Option<u64>,
-    /// When that was so.
-    pub measured_at: Instant,
+    /// The most that were open at any measurement.
+    pub fd_high_water: Option<u64>,
+    /// CLOCK_MONOTONIC at the last measurement.
+    pub measured_at: Duration,
 }
 
 /// What a scan may cost.
@@ -126,8 +126,8 @@ impl ResourceScanner {
         lock(&self.state).get(key).copied()
     }
 
-    /// Measures the processes that are due, at most one batch of them.
-    pub fn scan(&self, now: Instant) -> Scan {
+    /// Measures the processes that are due at `now` (CLOCK_MONOTONIC), at most one batch of them.
+    pub fn scan(&self, now: Duration) -> Scan {
         let mut scan = Scan::default();
         let turns = lock(&self.state).turns();
         for _ in 0..turns {
@@ -140,7 +140,7 @@ impl ResourceScanner {
         scan
     }
 
-    fn measure(&self, key: &ProcessKey, now: Instant) -> Result<Option<Resources>, ProcError> {
+    fn measure(&self, key: &ProcessKey, now: Duration) -> Result<Option<Resources>, ProcError> {
         let Some(stat) = Stat::read(&self.root, key.tgid)? else {
             return Ok(None);
         };
@@ -163,7 +163,7 @@ impl ResourceScanner {
         }
         Ok(Some(Resources {
             open_fds,
-            peak_fds: open_fds,
+            fd_high_water: open_fds,
             max_fds: Some(max_fds),
             measured_at: now,
         }))
@@ -181,10 +181,10 @@ impl State {
     }
 
     /// The process to be measured next, if one is due; `note` takes the outcome.
-    fn next_due(&mut self, now: Instant) -> Option<ProcessKey> {
+    fn next_due(&mut self, now: Duration) -> Option<ProcessKey> {
         let key = self.queue.pop_front()?;
         if let Some(before) = self.get(&key)
-            && now.saturating_duration_since(before.measured_at) < self.limits.interval
+            && now.saturating_sub(before.measured_at) < self.limits.interval
         {
             // The queue is in the order of age, so none of the others is due either. One
             // whose measurement failed has lost its place and waits with them.
@@ -205,12 +205,12 @@ impl State {
             Ok(Some(measured)) => {
                 scan.measured += 1;
                 scan.denied += usize::from(measured.open_fds.is_none());
-                let before = self.get(&key).and_then(|old| old.peak_fds);
-                let peak_fds = measured.peak_fds.max(before);
+                let before = self.get(&key).and_then(|old| old.fd_high_water);
+                let fd_high_water = measured.fd_high_water.max(before);
                 self.processes.insert(
                     key,
                     Some(Resources {
-                        peak_fds,
+                        fd_high_water,
                         ..measured
                     }),
                 );

@@ -23,6 +23,9 @@ fn add(proc: &Fixture, pid: u32, fds: u32) {
     }
 }
 
+/// Some time since boot.
+const START: Duration = Duration::from_secs(1000);
+
 const LIMITS: ScanLimits = ScanLimits {
     batch: 2,
     interval: Duration::from_secs(1),
@@ -35,7 +38,7 @@ fn measures_and_keeps_the_peak() {
     let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1)]);
     assert_eq!(scanner.get(&key(1)), None);
-    let start = Instant::now();
+    let start = START;
     assert_eq!(
         scanner.scan(start),
         Scan {
@@ -45,7 +48,7 @@ fn measures_and_keeps_the_peak() {
     );
     let first = Resources {
         open_fds: Some(5),
-        peak_fds: Some(5),
+        fd_high_water: Some(5),
         max_fds: Some(64),
         measured_at: start,
     };
@@ -74,7 +77,7 @@ fn takes_the_oldest_first() {
     }
     let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live((1..=5).map(key));
-    let start = Instant::now();
+    let start = START;
     let at = |second| start + Duration::from_secs(second);
     let measured = |scanner: &ResourceScanner, second| {
         (1..=5)
@@ -107,7 +110,7 @@ fn one_batch_does_not_measure_a_process_twice() {
     };
     let scanner = ResourceScanner::new(proc.root().clone(), limits);
     scanner.set_live([key(1)]);
-    assert_eq!(scanner.scan(Instant::now()).measured, 1);
+    assert_eq!(scanner.scan(START).measured, 1);
 }
 
 #[test]
@@ -117,7 +120,7 @@ fn the_gone_are_reported_once_and_keep_their_values() {
     add(&proc, 2, 3);
     let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1), key(2)]);
-    let start = Instant::now();
+    let start = START;
     scanner.scan(start);
     proc.remove(1);
     // The pid is in use again.
@@ -149,14 +152,14 @@ fn failures_are_counted_and_tried_again() {
     let scanner = ResourceScanner::new(proc.root().clone(), LIMITS);
     scanner.set_live([key(1)]);
     assert_eq!(
-        scanner.scan(Instant::now()),
+        scanner.scan(START),
         Scan {
             failed: 1,
             ..Scan::default()
         }
     );
     add(&proc, 1, 3);
-    assert_eq!(scanner.scan(Instant::now()).measured, 1);
+    assert_eq!(scanner.scan(START).measured, 1);
 }
 
 #[test]
@@ -177,7 +180,7 @@ fn a_denied_directory_leaves_the_rest() {
         // Permissions do not bind root; this is for the thread alone, and without effect unless
         // it is root's.
         nix::unistd::setfsuid(65534.into());
-        scanner.scan(Instant::now())
+        scanner.scan(START)
     };
     let scan = std::thread::scope(|scope| scope.spawn(scan).join().unwrap());
     allow(&fds, 0o700);

@@ -2,8 +2,8 @@
 
 use observer_common::{ProcessKey, Slot};
 
-pub use crate::process::identity::Liveness;
 use crate::process::{Unit, own::OwnProcess};
+pub use crate::process::{identity::Liveness, resources::Resources};
 
 /// How a process is labelled when its slot is first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,17 +14,6 @@ pub struct Description {
     pub comm: Option<Vec<u8>>,
     /// Its systemd unit or container; the default when there is none.
     pub unit: Unit,
-}
-
-/// A process's descriptors; each is absent when it could not be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Open descriptors.
-    pub open_fds: Option<u64>,
-    /// Soft limit on open descriptors.
-    pub max_fds: Option<u64>,
-    /// Maximum number of descriptors seen open.
-    pub fd_high_water: Option<u64>,
 }
 
 /// Answers about processes.

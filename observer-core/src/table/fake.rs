@@ -231,7 +231,7 @@ impl Default for FakeFacts {
             resources: Resources {
                 open_fds: Some(12),
                 max_fds: Some(1024),
-                fd_high_water: None,
+                ..Resources::default()
             },
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use observer_common::{ListenerKey, ListenerSample};
 
 use super::names::NameId;
-use crate::ports::address;
+use crate::walk::address;
 
 /// Maximum number of addresses per name or process. Further ones are summed up.
 pub(crate) const ADDRESSES: usize = 64;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{labels::Labels, names::NameId};
-use crate::ports::Destination;
+use crate::walk::Destination;
 
 /// What a series says of the ports in use.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,27 +8,30 @@ use super::{
     port_views::{Holder, Ports, PortsView},
     store::Table,
 };
-use crate::ports::{Share, Usage};
+use crate::walk::{Share, Walk};
 
 /// Maximum number of destinations with series of their own, over all names, and over all processes.
 pub(crate) const DESTINATIONS: usize = 1000;
 
 impl Table {
     /// Updates from a walk. Each name and process shows the `top` destinations with the most ports.
-    pub fn update_ports(&mut self, usage: &Usage, top: usize) {
-        let by_name = usage.shares.iter().map(|share| {
+    pub fn update_ports(&mut self, walk: &Walk, top: usize) {
+        let by_name = walk.shares.iter().map(|share| {
             let (slot, generation) = share.owner;
             (Holder::Name(self.name_of_slot(slot, generation)), share)
         });
         let mut views = self.views_of(by_name.collect(), top);
-        let by_process = usage.shares.iter().filter_map(|share| {
+        let by_process = walk.shares.iter().filter_map(|share| {
             let (slot, generation) = share.owner;
             let entry = self.entry(slot, generation)?;
             entry.is_shown().then_some((Holder::Process(slot), share))
         });
         views.extend(self.views_of(by_process.collect(), top));
         self.ports.views = views;
-        self.ports.available.clone_from(&usage.available);
+        let namespaces = walk.namespaces.iter();
+        self.ports.available = namespaces
+            .map(|(netns, it)| (*netns, it.available()))
+            .collect();
     }
 
     /// Removes the ports in use, because they could not be read.

@@ -13,7 +13,7 @@ use super::{
     store::Table,
     view::{Kind, SeriesView},
 };
-use crate::contract::KernelSource;
+use crate::{contract::KernelSource, walk::Walk};
 
 /// All processes and names at one tick.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub processes: Vec<ProcessVitals>,
     /// Names, `<unattributed>` and `<other>` first.
     pub names: Vec<NameVitals>,
+    /// The last walk over connections; the default from the table itself.
+    pub walk: Arc<Walk>,
 }
 
 /// What a running process has.
@@ -32,6 +34,8 @@ pub struct Snapshot {
 pub struct ProcessVitals {
     /// The process.
     pub key: ProcessKey,
+    /// Its slot and the slot's generation.
+    pub owner: (u32, u32),
     /// Its descriptors.
     pub resources: Resources,
     /// What it has in common with names.
@@ -74,7 +78,7 @@ pub struct Counts {
 }
 
 // There are thousands, at each tick anew.
-const _: () = assert!(size_of::<ProcessVitals>() <= 216);
+const _: () = assert!(size_of::<ProcessVitals>() <= 240);
 
 /// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric).
 static KEPT: [bool; COUNTERS] = {
@@ -214,13 +218,20 @@ impl Table {
                     .collect();
             }
             vitals.ports = ports.remove(&view.holder).unwrap_or_default().into();
-            match view.kind {
-                Kind::Name { alive } => snapshot.names.push(NameVitals { alive, vitals }),
-                Kind::Process { key, resources, .. } => snapshot.processes.push(ProcessVitals {
-                    key,
-                    resources,
-                    vitals,
-                }),
+            match (view.kind, view.holder) {
+                (Kind::Process { key, resources, .. }, Holder::Process(slot)) => {
+                    let generation = self.holder(slot).map_or(0, |entry| entry.generation);
+                    snapshot.processes.push(ProcessVitals {
+                        key,
+                        owner: (slot, generation),
+                        resources,
+                        vitals,
+                    });
+                }
+                (kind, _) => {
+                    let alive = kind == Kind::Name { alive: true };
+                    snapshot.names.push(NameVitals { alive, vitals });
+                }
             }
         });
         snapshot

@@ -10,11 +10,11 @@ use observer_common::{
 
 use super::*;
 use crate::{
-    ports::{Destination, Share, Usage},
     table::{
         TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
+    walk::{Destination, NamespaceUse, Share, Walk},
 };
 
 fn fill(slot: &mut Slot) {
@@ -136,11 +136,19 @@ fn listeners_and_ports_are_with_their_process_and_name() {
         blocked_by_all: 7,
         available: 100,
     };
-    let usage = Usage {
+    let walk = Walk {
         shares: vec![share(slots[0], 4), share(slots[1], 5)],
-        available: [(1, 100)].into(),
+        namespaces: [(
+            1,
+            NamespaceUse {
+                range: 100,
+                bound: 0,
+            },
+        )]
+        .into(),
+        ..Walk::default()
     };
-    table.update_ports(&usage, 5);
+    table.update_ports(&walk, 5);
     let snapshot = table.snapshot(0, &kernel, &facts);
     let [first, second] = &snapshot.processes[..] else {
         panic!("two processes");

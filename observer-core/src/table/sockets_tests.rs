@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     net::overflows::Overflows,
-    ports::{Destination, Share, Usage},
+    walk::{Destination, NamespaceUse, Share, Walk},
 };
 
 struct Bench {
@@ -274,10 +274,18 @@ fn share(slot: u32, port: u16, used: u32, used_by_all: u32) -> Share {
     }
 }
 
-fn usage(shares: &[Share]) -> Usage {
-    Usage {
+fn walk(shares: &[Share]) -> Walk {
+    Walk {
         shares: shares.to_vec(),
-        available: [(1, 100)].into(),
+        namespaces: [(
+            1,
+            NamespaceUse {
+                range: 100,
+                bound: 0,
+            },
+        )]
+        .into(),
+        ..Walk::default()
     }
 }
 
@@ -294,7 +302,7 @@ fn the_busiest_destinations_of_each_process_are_shown() {
         share(one, 4, 7, 7),
         share(two, 2, 90, 95),
     ];
-    bench.table.update_ports(&usage(&shares), 2);
+    bench.table.update_ports(&walk(&shares), 2);
     let mut ports = bench.ports();
     ports.sort_by(|a, b| a.partial_cmp(b).unwrap());
     let of = |one: &str, two: &str| {
@@ -307,7 +315,7 @@ fn the_busiest_destinations_of_each_process_are_shown() {
     };
     assert_eq!(ports, [of("7:one", "8:two"), of("one", "two")].concat());
     assert_eq!(bench.table.ports_available()[&1], 100);
-    bench.table.update_ports(&usage(&[]), 2);
+    bench.table.update_ports(&walk(&[]), 2);
     assert_eq!(bench.ports(), []);
 }
 
@@ -316,7 +324,7 @@ fn ports_of_the_departed_stay_with_their_name() {
     let mut bench = Bench::new(TableConfig::default());
     let slots = [7, 8].map(|pid| bench.kernel.spawn(pid, 1, b"curl").unwrap());
     bench.ticks(1);
-    let used = usage(&slots.map(|slot| share(slot, 80, 3, 6)));
+    let used = walk(&slots.map(|slot| share(slot, 80, 3, 6)));
     bench.table.update_ports(&used, 5);
     assert_eq!(bench.ports().len(), 3);
     let name = ("curl".to_owned(), Some(80), 6, 0.06);
@@ -345,7 +353,7 @@ fn destinations_are_bounded_over_all_processes() {
         .iter()
         .flat_map(|slot| (1..=500).map(|port| share(*slot, port, 1, u32::from(port))))
         .collect();
-    bench.table.update_ports(&usage(&shares), 500);
+    bench.table.update_ports(&walk(&shares), 500);
     let ports = bench.ports();
     assert!(ports.len() <= 2 * 1000 + 1 + slots.len());
     assert_eq!(ports.iter().map(|it| it.2).sum::<u32>(), 2 * 1500);
@@ -373,12 +381,12 @@ fn the_ratio_is_of_blocked_ports() {
             .map(|it| (it.used, it.blocked, it.ratio(), it.destination.is_some()))
             .collect()
     };
-    bench.table.update_ports(&usage(&shares), 0);
+    bench.table.update_ports(&walk(&shares), 0);
     let (name, process) = ((60, 2), (30, 1));
     let shown = |(used, blocked), by_itself| (used, blocked, 0.02, by_itself);
     let all = |by_itself| [name, process, process].map(|it| shown(it, by_itself));
     assert_eq!(blocked(&bench), all(false));
-    bench.table.update_ports(&usage(&shares), 1);
+    bench.table.update_ports(&walk(&shares), 1);
     assert_eq!(blocked(&bench), all(true));
     for pid in [7, 8] {
         bench.facts.kill(key(pid, 1));

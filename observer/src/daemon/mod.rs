@@ -205,6 +205,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         facts,
         table,
         snapshot: watch::Sender::default(),
+        walk: watch::Sender::default(),
         engine,
     };
     scheduler.add(Tick::new(shared.clone()));

@@ -9,6 +9,7 @@ use observer_core::{
     process::resources::ScanLimits,
     sync::write,
     table::{Snapshot, Table},
+    walk::Walk,
 };
 use tokio::sync::watch;
 
@@ -22,6 +23,8 @@ pub struct Shared {
     pub table: Arc<RwLock<Table>>,
     /// The table's processes and names: each tick publishes them, for readers that take no lock.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// The last walk over connections, likewise; the default before the first one and if the last one failed.
+    pub walk: watch::Sender<Arc<Walk>>,
     /// What is wrong. Written for about a millisecond each tick.
     pub engine: Arc<RwLock<Engine>>,
 }

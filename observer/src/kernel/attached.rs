@@ -10,8 +10,8 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
-    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, PortSpace, PortUse,
-    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNALS, Slot, SockoptKey, TimeWaitCount,
+    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, PortSpace,
+    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount,
 };
 use observer_core::{
     contract::{
@@ -205,7 +205,7 @@ impl Attached {
     /// When they cannot be read.
     pub fn walk_ports(
         &self,
-        visit: impl FnMut(PortUse),
+        visit: impl FnMut(SocketSeen),
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {
         let ports = self.ports.as_ref();
         ports.map(|ports| ports.walk(visit)).transpose()

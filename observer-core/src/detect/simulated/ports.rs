@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     detect::{Anomaly, Ports, Sample},
-    ports::Destination,
+    walk::Destination,
 };
 
 /// The default range.

@@ -15,12 +15,12 @@ use super::{build, parse};
 use crate::{
     detect::{Anomaly, Engine, Subject, Thresholds, testing::finding},
     export::{Exporter, Piece, ProcessMetrics, bound},
-    ports::{Destination, Share, Usage},
     process::Unit,
     table::{
         Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel},
     },
+    walk::{Destination, Share, Walk},
 };
 
 const PROCESSES: u32 = 30;
@@ -65,6 +65,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
             open_fds: Some(12),
             max_fds: Some(1024),
             fd_high_water: Some(13),
+            ..Resources::default()
         },
         ..FakeFacts::default()
     };
@@ -120,11 +121,11 @@ fn series(max_names: usize, max_processes: usize) -> usize {
     });
     table.tick(Instant::now(), &kernel, &facts);
     table.update_listeners(&listeners, None);
-    let usage = Usage {
+    let walk = Walk {
         shares,
-        ..Usage::default()
+        ..Walk::default()
     };
-    table.update_ports(&usage, 60);
+    table.update_ports(&walk, 60);
     let exporter = Exporter::new(
         Arc::new(RwLock::new(table)),
         Arc::new(RwLock::new(engine())),

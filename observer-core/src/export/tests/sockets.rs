@@ -8,8 +8,8 @@ use super::{exporter_of, kernel, parse, text};
 use crate::{
     export::ProcessMetrics,
     net::overflows::Overflows,
-    ports::{Destination, Share, Usage},
     table::TableConfig,
+    walk::{Destination, NamespaceUse, Share, Walk},
 };
 
 #[test]
@@ -44,14 +44,22 @@ fn addresses_are_labels() {
         blocked_by_all: 2 * (used - 1),
         available: 40,
     };
-    let usage = Usage {
+    let walk = Walk {
         shares: vec![share(80, 10), share(81, 4), share(82, 3)],
-        available: [(77, 40)].into(),
+        namespaces: [(
+            77,
+            NamespaceUse {
+                range: 50,
+                bound: 10,
+            },
+        )]
+        .into(),
+        ..Walk::default()
     };
     let shown = |process_metrics| {
         let exporter = exporter_of(kernel(), TableConfig::default(), process_metrics, |table| {
             table.update_listeners(&[sample], Some(&overflows));
-            table.update_ports(&usage, 1);
+            table.update_ports(&walk, 1);
         });
         text(&exporter)
     };

@@ -1,14 +1,18 @@
-//! Local ports in use: `iter/bpf_map_elem` over the map of connections and over sockets in TIME_WAIT.
+//! Connections and local ports in use: `iter/bpf_map_elem` over the map of connections and over sockets in
+//! TIME_WAIT.
 //!
-//! Nothing is counted at events. When the daemon reads the iterators, they write the addresses of
-//! each socket, and the daemon counts ports. A port that is used again while its last user is in
-//! TIME_WAIT is written twice and counted once.
+//! Nothing is counted at events. When the daemon reads the iterators, they write a record for each socket,
+//! and the daemon counts. A port that is used again while its last user is in TIME_WAIT is written
+//! twice and counted once.
+//!
+//! Every element writes a record, also one that says nothing: a read(2) ends when the buffer is full, so
+//! that none walks over any number of elements.
 
 use core::ffi::c_void;
 
 use observer_common::{
-    CLOSE, CONN_PARENT, CONN_PASSIVE, Conn, LISTEN, PORT_BOUND, PORT_UNCONNECTED, PortUse,
-    TimeWait, coarse_time,
+    CLOSE, CLOSE_WAIT, CONN_PARENT, CONN_PASSIVE, Conn, ESTABLISHED, FIN_WAIT2, LISTEN, PORT_BOUND,
+    PORT_UNCONNECTED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SocketSeen, TIME_WAIT, TimeWait, coarse_time,
 };
 
 use crate::{
@@ -17,13 +21,13 @@ use crate::{
         counters,
         fields::{at, has},
         read::{Memory, Probe},
-        seq::{self, Output},
+        seq,
         socket::{local_address, remote_address},
     },
     tcp::{
         ownership,
         ports::{
-            namespaces,
+            idle, namespaces,
             reuse::{self, bound_bucket},
         },
         time_wait,
@@ -38,24 +42,65 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         return 0;
     };
     // SAFETY: the verifier checks both against the sizes in the map.
-    let (sk, flags, state) = unsafe { (*key as *const u8, (*conn).flags, (*conn).state) };
-    // A child uses the port of its listener.
-    if flags & (CONN_PASSIVE | CONN_PARENT) != 0 {
-        return 0;
+    let (sk, flags, state, entered_ns) = unsafe {
+        (
+            *key as *const u8,
+            (*conn).flags,
+            (*conn).state,
+            (*conn).entered_ns,
+        )
+    };
+    let mut socket = SocketSeen::default();
+    // The subflows of an MPTCP parent have entries of their own.
+    if flags & CONN_PARENT == 0 {
+        socket.slot = ownership::of_entry(conn);
+        socket.generation = counters::generation(socket.slot);
+        socket.state = state;
+        let age = now().saturating_sub(entered_ns);
+        socket.age = coarse_time(age.min(LONGEST));
+        if matches!(state, CLOSE_WAIT | FIN_WAIT2) && has_descriptor(sk) {
+            socket.flags |= SEEN_DESCRIPTOR;
+        }
+        if flags & CONN_PASSIVE != 0 {
+            // It uses the port of its listener.
+            socket.flags |= SEEN_PASSIVE;
+        } else {
+            live_port(&mut socket, sk);
+        }
     }
+    output.write(&raw const socket);
+    0
+}
+
+/// Longest age that [`coarse_time`] can express, nanoseconds.
+const LONGEST: u64 = (1 << 52) - 1;
+
+/// Adds the port of a full socket that is not the child of a listener.
+#[inline(always)]
+fn live_port(socket: &mut SocketSeen, sk: *const u8) {
     let mut taken = 0;
-    if state == LISTEN || bound(sk) {
+    if socket.state == LISTEN || bound(sk) {
         taken |= PORT_BOUND;
     }
-    if matches!(state, LISTEN | CLOSE) {
+    if matches!(socket.state, LISTEN | CLOSE) {
         taken |= PORT_UNCONNECTED;
     }
     // A closed socket keeps its port only if it was bound to it.
-    if taken != PORT_UNCONNECTED {
-        let slot = ownership::of_entry(conn);
-        write(output, sk, slot, counters::generation(slot), taken, None);
+    if taken == PORT_UNCONNECTED {
+        return;
     }
-    0
+    socket.flags |= taken;
+    if socket.state == ESTABLISHED {
+        socket.waited_ms = idle::milliseconds(sk);
+    }
+    port(socket, sk);
+}
+
+/// Whether a descriptor refers to the socket, see [`SEEN_DESCRIPTOR`].
+#[inline(always)]
+fn has_descriptor(sk: *const u8) -> bool {
+    // SAFETY: a full socket, offset from BTF.
+    has::OFF_SK_SOCKET() && unsafe { Probe::read::<u64>(sk, at::OFF_SK_SOCKET()) } != 0
 }
 
 /// Whether the socket's port is taken for every destination. The kernel decides by two fields of the
@@ -67,45 +112,21 @@ fn bound(sk: *const u8) -> bool {
         && bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
 }
 
-/// Writes the port of a socket, of any kind that begins with a `struct sock_common`. `age` is given
-/// for a timewait socket.
+/// Adds the port and the addresses of a socket, of any kind that begins with a `struct sock_common`.
 #[inline(always)]
-fn write(
-    output: Output,
-    sk: *const u8,
-    slot: u32,
-    generation: u32,
-    mut flags: u32,
-    age: Option<u32>,
-) {
-    let mut waited_ms = 0;
-    if age.is_some() {
-        let facts = reuse::facts(sk);
-        flags |= facts.flags;
-        waited_ms = facts.waited_ms;
-    }
+fn port(socket: &mut SocketSeen, sk: *const u8) {
     // SAFETY: as above, offsets from BTF.
-    let record = unsafe {
+    unsafe {
+        // 0: connect() is still searching for a port.
+        socket.local_port = Probe::read(sk, at::OFF_SKC_NUM());
+        socket.remote_port = u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT()));
+        socket.local = local_address::<Probe>(sk);
+        socket.remote = remote_address::<Probe>(sk);
         let mut net = 0;
         if has::OFF_SKC_NET() {
             net = Probe::read::<u64>(sk, at::OFF_SKC_NET());
         }
-        PortUse {
-            slot,
-            generation,
-            netns: namespaces::note(net),
-            flags,
-            age: age.unwrap_or(0),
-            waited_ms,
-            local_port: Probe::read(sk, at::OFF_SKC_NUM()),
-            remote_port: u16::from_be(Probe::read(sk, at::OFF_SKC_DPORT())),
-            local: local_address::<Probe>(sk),
-            remote: remote_address::<Probe>(sk),
-        }
-    };
-    // 0: connect() is still searching for a port.
-    if record.local_port != 0 {
-        output.write(&raw const record);
+        socket.netns = namespaces::note(net);
     }
 }
 
@@ -120,14 +141,18 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
     // SAFETY: the verifier checks both against the sizes in the map.
     let (sk, entry) = unsafe { (*key, *entry) };
     let age = coarse_time(now()).wrapping_sub(entry.entered);
-    if time_wait::remove_if_ended(sk, &entry, age) {
-        // Without a port, the daemon ignores it. It fills the buffer, so that one read(2) does not
-        // walk over any number of ended sockets.
-        let ended = PortUse::default();
-        output.write(&raw const ended);
-        return 0;
+    let mut socket = SocketSeen::default();
+    if !time_wait::remove_if_ended(sk, &entry, age) {
+        let sk = sk as *const u8;
+        let facts = reuse::facts(sk);
+        socket.slot = entry.slot;
+        socket.generation = entry.generation;
+        socket.flags = facts.flags;
+        socket.state = TIME_WAIT;
+        socket.age = age;
+        socket.waited_ms = facts.waited_ms;
+        port(&mut socket, sk);
     }
-    let (slot, generation) = (entry.slot, entry.generation);
-    write(output, sk as *const u8, slot, generation, 0, Some(age + 1));
+    output.write(&raw const socket);
     0
 }

@@ -1,5 +1,6 @@
 //! Local ports.
 
+mod idle;
 pub mod in_use;
 mod namespaces;
 mod reuse;

@@ -21,8 +21,8 @@ const MS: u64 = 1_000_000;
 #[derive(Clone, Copy, Default)]
 pub struct Facts {
     /// `PORT_` flags.
-    pub flags: u32,
-    /// See [`observer_common::PortUse::waited_ms`].
+    pub flags: u16,
+    /// See [`observer_common::SocketSeen::waited_ms`].
     pub waited_ms: u32,
 }
 

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use observer_core::{config::Settings, sync::read};
 
-use crate::daemon::{
-    scheduler::Job,
-    shared::{Shared, scan_limits},
+use crate::{
+    daemon::{
+        scheduler::Job,
+        shared::{Shared, scan_limits},
+    },
+    kernel::monotonic_ns,
 };
 
 pub struct Fds(pub Shared);
@@ -27,7 +30,8 @@ impl Job for Fds {
 
     fn run(&mut self) -> anyhow::Result<()> {
         let processes: Vec<_> = read(&self.0.table).keys().copied().collect();
-        self.0.facts.scan(processes);
+        let now = Duration::from_nanos(monotonic_ns());
+        self.0.facts.scan(processes, now);
         Ok(())
     }
 }

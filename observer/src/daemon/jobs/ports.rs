@@ -1,16 +1,23 @@
-//! Counts local ports in use by destination.
+//! Walks over connections and sockets in TIME_WAIT: local ports in use by destination, and sockets that
+//! have been in a state for long.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::time::{ClockId, clock_gettime};
-use observer_core::{config::Settings, ports::Collector, sync::write};
+use observer_core::{
+    config::Settings,
+    sync::write,
+    walk::{Collector, History, Walk, pause},
+};
 use tracing::debug;
 
-use crate::daemon::{scheduler::Job, shared::Shared};
-
-/// A walk over the sockets is followed by a pause of this many times its CPU time, so that walks take
-/// at most 1/800 of a CPU.
-const PAUSE: u32 = 800;
+use crate::{
+    daemon::{scheduler::Job, shared::Shared},
+    kernel::monotonic_ns,
+};
 
 pub struct Ports {
     shared: Shared,
@@ -20,6 +27,7 @@ pub struct Ports {
     longest: Duration,
     next_walk: Instant,
     last_took: Duration,
+    history: History,
 }
 
 impl Ports {
@@ -30,7 +38,19 @@ impl Ports {
             longest: Duration::ZERO,
             next_walk: Instant::now(),
             last_took: Duration::ZERO,
+            history: History::default(),
         }
+    }
+
+    /// Walks once; `None` where this kernel has no way to.
+    fn walk(&mut self) -> anyhow::Result<Option<Walk>> {
+        let mut collector = Collector::default();
+        let spaces = self
+            .shared
+            .live
+            .walk_ports(|socket| collector.add(&socket))?;
+        let walked_at = Duration::from_nanos(monotonic_ns());
+        Ok(spaces.map(|spaces| collector.finish(&spaces, walked_at, &mut self.history)))
     }
 }
 
@@ -53,24 +73,23 @@ impl Job for Ports {
             return Ok(());
         }
         let started = cpu_time();
-        let mut collector = Collector::default();
-        let spaces = self
-            .shared
-            .live
-            .walk_ports(|port| collector.add(&port))
+        let walk = self.walk().inspect_err(|_| {
             // Otherwise the last reading would stay, although it is outdated.
-            .inspect_err(|_| write(&self.shared.table).forget_ports())?;
-        let Some(spaces) = spaces else {
+            write(&self.shared.table).forget_ports();
+            self.shared.walk.send_replace(Arc::default());
+        })?;
+        let Some(walk) = walk else {
             return Ok(());
         };
-        let usage = collector.finish(&spaces);
         let took = cpu_time().saturating_sub(started);
-        debug!(shares = usage.shares.len(), ?took, "counted ports");
+        debug!(shares = walk.shares.len(), ?took, "walked over connections");
         // The minimum of two, because accounting of CPU time is imprecise on a busy machine.
         let cost = took.min(self.last_took);
         self.last_took = took;
-        self.next_walk = Instant::now() + (cost * PAUSE).min(self.longest);
-        self.shared.discover().update_ports(&usage, self.top);
+        let pause = pause(cost, walk.fullest(), self.history.growth(), self.longest);
+        self.next_walk = Instant::now() + pause;
+        self.shared.discover().update_ports(&walk, self.top);
+        self.shared.walk.send_replace(Arc::new(walk));
         Ok(())
     }
 }

@@ -55,6 +55,7 @@ impl Job for Tick {
             facts,
             table,
             snapshot,
+            walk,
             engine: _,
         } = &self.shared;
         let began_ns = monotonic_ns();
@@ -65,7 +66,8 @@ impl Job for Tick {
         live.make_up_for_missed_runs();
         live.flush_log();
         // Last, so that whoever waits for it sees everything else of this tick, too.
-        let now = read(table).snapshot(began_ns, &**live, &**facts);
+        let mut now = read(table).snapshot(began_ns, &**live, &**facts);
+        now.walk = Arc::clone(&walk.borrow());
         snapshot.send_replace(Arc::new(now));
         self.has_run = true;
         Ok(())

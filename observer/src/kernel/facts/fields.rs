@@ -131,6 +131,9 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", 4),
     optional("OFF_TP_SEGS_OUT", "tcp_sock", "segs_out", 4),
     optional("OFF_ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits", 1),
+    // In jiffies, which are unsigned int here.
+    optional("OFF_TP_LSNDTIME", "tcp_sock", "lsndtime", 4),
+    optional("OFF_ICSK_LRCVTIME", "inet_connection_sock", "icsk_ack.lrcvtime", 4),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
     optional("OFF_TP_IS_MPTCP", "tcp_sock", "is_mptcp", 1),
     optional("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data", 8),

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use observer_common::{PortSpace, PortUse};
+use observer_common::{PortSpace, SocketSeen};
 
 use super::iter::MapIter;
 use crate::kernel::{
@@ -38,7 +38,7 @@ impl Ports {
     /// # Errors
     ///
     /// When an iterator cannot be read.
-    pub fn walk(&self, mut visit: impl FnMut(PortUse)) -> anyhow::Result<Vec<Box<PortSpace>>> {
+    pub fn walk(&self, mut visit: impl FnMut(SocketSeen)) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
         self.connections
             .read(&mut visit)
@@ -66,7 +66,7 @@ impl Ports {
         self.visit_time_waits(|_| {})
     }
 
-    fn visit_time_waits(&self, visit: impl FnMut(PortUse)) -> anyhow::Result<()> {
+    fn visit_time_waits(&self, visit: impl FnMut(SocketSeen)) -> anyhow::Result<()> {
         self.time_waits
             .read(visit)
             .context("cannot walk over the sockets in TIME_WAIT")

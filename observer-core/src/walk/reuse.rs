@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use observer_common::{
-    PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE, PORT_TIMESTAMPS, PortSpace, PortUse, TW_REUSE_ALWAYS,
-    TW_REUSE_LOOPBACK,
+    PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE, PORT_TIMESTAMPS, PortSpace, SocketSeen, TIME_WAIT,
+    TW_REUSE_ALWAYS, TW_REUSE_LOOPBACK,
 };
 
 use super::destination::Destination;
@@ -13,25 +13,46 @@ use super::destination::Destination;
 /// net/ipv4/tcp_ipv4.c, the same from 5.10 to 7.3 except for the clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Reuse {
-    /// In TIME_WAIT, with timestamps, and not waiting for the peer's FIN.
-    may_end: bool,
+    pub in_time_wait: bool,
+    timestamps: bool,
+    /// For the peer's FIN.
+    waits: bool,
     /// Bound to the loopback device.
     on_loopback: bool,
     waited_ms: u32,
 }
 
 impl Reuse {
-    pub fn of(port: &PortUse) -> Self {
-        let has = |flag| port.flags & flag != 0;
+    pub fn of(socket: &SocketSeen) -> Self {
+        let has = |flag| socket.flags & flag != 0;
         Self {
-            may_end: port.age != 0 && has(PORT_TIMESTAMPS) && !has(PORT_FIN_WAIT2),
+            in_time_wait: socket.state == TIME_WAIT,
+            timestamps: has(PORT_TIMESTAMPS),
+            waits: has(PORT_FIN_WAIT2),
             on_loopback: has(PORT_LOOPBACK_DEVICE),
-            waited_ms: port.waited_ms,
+            waited_ms: socket.waited_ms,
+        }
+    }
+
+    /// That of a connection with timestamps, as nearly all have.
+    pub fn usual() -> Self {
+        Self {
+            in_time_wait: true,
+            timestamps: true,
+            waits: false,
+            on_loopback: false,
+            waited_ms: 0,
         }
     }
 
     /// Whether connect() in the namespace `space` cannot use the port for `destination`.
     pub fn blocks(&self, space: &PortSpace, destination: &Destination) -> bool {
+        let waited = !self.waits && self.waited_ms > space.tw_reuse_delay_ms;
+        !(self.in_time_wait && waited && self.applies(space, destination))
+    }
+
+    /// Whether connect() can use the port once it has been in TIME_WAIT for `tcp_tw_reuse_delay`.
+    pub fn applies(&self, space: &PortSpace, destination: &Destination) -> bool {
         let allowed = match space.tw_reuse {
             TW_REUSE_ALWAYS => true,
             TW_REUSE_LOOPBACK => {
@@ -41,7 +62,7 @@ impl Reuse {
             }
             _ => false,
         };
-        !(allowed && self.may_end && self.waited_ms > space.tw_reuse_delay_ms)
+        allowed && self.timestamps
     }
 }
 

@@ -1,4 +1,5 @@
-//! Local ports in use by destination, counted from the records of the BPF iterators.
+//! What a walk over all connections and sockets in TIME_WAIT says, from the records of the BPF
+//! iterators: local ports in use by destination, and sockets that have been in a state for long.
 //!
 //! The kernel gives a connection any port of `ip_local_port_range` that is not reserved, not
 //! taken by a bind(), and not in use towards the same destination from the same source
@@ -7,9 +8,15 @@
 //! what remains of the range. A port in TIME_WAIT is in use. It is blocked, too, unless
 //! `net.ipv4.tcp_tw_reuse` lets connect() use it again (`reuse`).
 
+mod collector;
 mod destination;
+mod history;
+mod pace;
+mod result;
 mod reuse;
-mod usage;
 
+pub use collector::Collector;
 pub use destination::{Destination, address};
-pub use usage::{Collector, Share, Usage};
+pub use history::History;
+pub use pace::pause;
+pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk};

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use observer_common::SocketSeen;
+
 /// The key of one set of local ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
@@ -21,4 +23,32 @@ pub fn address(words: [u32; 4]) -> IpAddr {
         bytes.copy_from_slice(&word.to_ne_bytes());
     }
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+/// A destination as the kernel programs write it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RawDestination {
+    pub netns: u32,
+    source: [u32; 4],
+    remote: [u32; 4],
+    port: u16,
+}
+
+impl RawDestination {
+    pub fn of(socket: &SocketSeen) -> Self {
+        Self {
+            netns: socket.netns,
+            source: socket.local,
+            remote: socket.remote,
+            port: socket.remote_port,
+        }
+    }
+
+    pub fn decode(self) -> Destination {
+        Destination {
+            netns: self.netns,
+            source: address(self.source),
+            remote: SocketAddr::new(address(self.remote), self.port),
+        }
+    }
 }

@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 
-use observer_common::{PORT_TIMESTAMPS, TW_REUSE_LOOPBACK};
+use observer_common::{PORT_TIMESTAMPS, TIME_WAIT, TW_REUSE_LOOPBACK};
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::destination::address, *};
 
 const V4: [u32; 4] = [0, 0, observer_common::V4_MAPPED, 0x7f00_0001_u32.to_be()];
 
@@ -23,12 +23,14 @@ fn space(netns: u32, low: u16, high: u16, reserved: &[u16]) -> Box<PortSpace> {
     })
 }
 
-fn port(local_port: u16, remote_port: u16, slot: u32, flags: u32) -> PortUse {
-    PortUse {
+fn port(local_port: u16, remote_port: u16, slot: u32, flags: u16) -> SocketSeen {
+    SocketSeen {
         slot,
         generation: 1,
         netns: 7,
         flags,
+        state: ESTABLISHED,
+        reserved: 0,
         age: 0,
         waited_ms: 0,
         local_port,
@@ -38,12 +40,21 @@ fn port(local_port: u16, remote_port: u16, slot: u32, flags: u32) -> PortUse {
     }
 }
 
-fn usage(spaces: &[Box<PortSpace>], ports: &[PortUse]) -> Usage {
+fn walk(spaces: &[Box<PortSpace>], sockets: &[SocketSeen]) -> Walk {
+    walk_at(1000, spaces, sockets, &mut History::default())
+}
+
+fn walk_at(
+    seconds: u64,
+    spaces: &[Box<PortSpace>],
+    sockets: &[SocketSeen],
+    history: &mut History,
+) -> Walk {
     let mut collector = Collector::default();
-    for port in ports {
-        collector.add(port);
+    for socket in sockets {
+        collector.add(socket);
     }
-    collector.finish(spaces)
+    collector.finish(spaces, Duration::from_secs(seconds), history)
 }
 
 #[test]
@@ -62,10 +73,10 @@ fn reserved_and_bound_ports_are_not_to_be_had() {
     let others = [port(99, 0, 3, PORT_BOUND), port(101, 0, 3, PORT_BOUND)];
     let used = [port(102, 80, 3, 0), port(105, 80, 3, 0), port(99, 80, 3, 0)];
     let all = [&[bound][..], &others, &used].concat();
-    let usage = usage(&[space(7, 100, 109, &[100, 101, 200])], &all);
-    assert_eq!(usage.available[&7], 10 - 2 - 1);
-    let [share] = usage.shares[..] else {
-        panic!("{usage:?}")
+    let walk = walk(&[space(7, 100, 109, &[100, 101, 200])], &all);
+    assert_eq!(walk.namespaces[&7].available(), 10 - 2 - 1);
+    let [share] = walk.shares[..] else {
+        panic!("{walk:?}")
     };
     assert_eq!((share.used, share.used_by_all, share.available), (1, 1, 7));
     assert_eq!(share.destination.remote.to_string(), "127.0.0.1:80");
@@ -74,7 +85,11 @@ fn reserved_and_bound_ports_are_not_to_be_had() {
 
 #[test]
 fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
-    let in_time_wait = |port: PortUse, age| PortUse { age, ..port };
+    let in_time_wait = |port: SocketSeen, age| SocketSeen {
+        state: TIME_WAIT,
+        age,
+        ..port
+    };
     let ports = [
         in_time_wait(port(100, 80, 3, 0), 1),
         port(100, 80, 4, 0),
@@ -82,8 +97,8 @@ fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
         in_time_wait(port(101, 80, 3, 0), 8),
         port(100, 81, 3, 0),
     ];
-    let usage = usage(&[space(7, 100, 103, &[])], &ports);
-    let shares: Vec<_> = usage
+    let walk = walk(&[space(7, 100, 103, &[])], &ports);
+    let shares: Vec<_> = walk
         .shares
         .iter()
         .map(|it| {
@@ -104,17 +119,25 @@ fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
 #[test]
 fn the_whole_range_and_no_range_are_fine() {
     assert_eq!(
-        usage(&[space(7, 0, u16::MAX, &[])], &[]).available[&7],
+        walk(&[space(7, 0, u16::MAX, &[])], &[]).namespaces[&7].available(),
         65_536
     );
     // What is read of a namespace that is gone may be anything.
-    assert_eq!(usage(&[space(7, 9, 1, &[])], &[]).available[&7], 0);
-    assert_eq!(usage(&[], &[port(1, 2, 3, 0)]), Usage::default());
+    assert_eq!(
+        walk(&[space(7, 9, 1, &[])], &[]).namespaces[&7].available(),
+        0
+    );
+    let nothing = Walk {
+        walked_at: Duration::from_secs(1000),
+        ..Walk::default()
+    };
+    assert_eq!(walk(&[], &[port(1, 2, 3, 0)]), nothing);
 }
 
-fn in_time_wait(port: PortUse, age: u32, waited_ms: u32) -> PortUse {
-    PortUse {
+fn in_time_wait(port: SocketSeen, age: u32, waited_ms: u32) -> SocketSeen {
+    SocketSeen {
         flags: port.flags | PORT_TIMESTAMPS,
+        state: TIME_WAIT,
         age,
         waited_ms,
         ..port
@@ -135,8 +158,8 @@ fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
         in_time_wait(port(105, 80, 3, 0), 3000, 3000),
         in_time_wait(port(105, 80, 4, 0), 10, 10),
     ];
-    let usage = usage(&[space(7, 100, 119, &[])], &ports);
-    let shares: Vec<_> = usage
+    let walk = walk(&[space(7, 100, 119, &[])], &ports);
+    let shares: Vec<_> = walk
         .shares
         .iter()
         .map(|it| {
@@ -150,7 +173,7 @@ fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
         })
         .collect();
     assert_eq!(shares, [(3, 3, 2, 6, 4), (4, 3, 2, 6, 4)]);
-    assert_eq!(usage.available[&7], 20);
+    assert_eq!(walk.namespaces[&7].available(), 20);
 }
 
 #[test]
@@ -160,10 +183,10 @@ fn a_bound_port_in_time_wait_is_taken_off_for_every_destination() {
         port(101, 81, 3, 0),
         port(100, 81, 4, 0),
     ];
-    let usage = usage(&[space(7, 100, 109, &[])], &ports);
-    assert_eq!(usage.available[&7], 9);
-    let [share] = usage.shares[..] else {
-        panic!("{usage:?}")
+    let walk = walk(&[space(7, 100, 109, &[])], &ports);
+    assert_eq!(walk.namespaces[&7].available(), 9);
+    let [share] = walk.shares[..] else {
+        panic!("{walk:?}")
     };
     assert_eq!(
         (share.destination.remote.port(), share.blocked_by_all),
@@ -172,7 +195,7 @@ fn a_bound_port_in_time_wait_is_taken_off_for_every_destination() {
 }
 
 /// One socket: port, destination, owner, age (0 for the living), time waited, timestamps, bound.
-fn socket() -> impl Strategy<Value = PortUse> {
+fn socket() -> impl Strategy<Value = SocketSeen> {
     let time = (0_u32..4, prop_oneof![Just(0_u32), Just(1000), Just(1001)]);
     (
         98_u16..112,
@@ -186,7 +209,8 @@ fn socket() -> impl Strategy<Value = PortUse> {
             |(local, remote, slot, (age, waited_ms), timestamps, bound)| {
                 let timestamps = if timestamps { PORT_TIMESTAMPS } else { 0 };
                 let bound = if bound { PORT_BOUND } else { 0 };
-                PortUse {
+                SocketSeen {
+                    state: if age == 0 { ESTABLISHED } else { TIME_WAIT },
                     age,
                     waited_ms,
                     ..port(local, remote, slot, timestamps | bound)
@@ -199,7 +223,7 @@ proptest! {
     /// Held against a plain definition over sets of ports.
     #[test]
     fn shares_add_up(sockets in prop::collection::vec(socket(), 0..60)) {
-        let usage = usage(&[space(7, 100, 109, &[103])], &sockets);
+        let walk = walk(&[space(7, 100, 109, &[103])], &sockets);
         let bound: BTreeSet<u16> = sockets
             .iter()
             .filter(|it| it.flags & PORT_BOUND != 0)
@@ -207,15 +231,15 @@ proptest! {
             .collect();
         let usable: BTreeSet<u16> =
             (100..110).filter(|it| *it != 103 && !bound.contains(it)).collect();
-        prop_assert_eq!(usage.available[&7] as usize, usable.len());
+        prop_assert_eq!(walk.namespaces[&7].available() as usize, usable.len());
         for remote in 80..82 {
-            let shares: Vec<_> = usage
+            let shares: Vec<_> = walk
                 .shares
                 .iter()
                 .filter(|it| it.destination.remote.port() == remote)
                 .collect();
             let of = |port: u16| {
-                let here = move |it: &&PortUse| {
+                let here = move |it: &&SocketSeen| {
                     (it.local_port, it.remote_port) == (port, remote) && it.flags & PORT_BOUND == 0
                 };
                 sockets.iter().filter(here)

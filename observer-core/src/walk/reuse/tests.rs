@@ -1,11 +1,11 @@
 use std::net::SocketAddr;
 
-use observer_common::PORT_WORDS;
+use observer_common::{ESTABLISHED, PORT_WORDS};
 use proptest::prelude::*;
 
 use super::*;
 
-const FLAGS: [u32; 3] = [PORT_TIMESTAMPS, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE];
+const FLAGS: [u16; 3] = [PORT_TIMESTAMPS, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE];
 
 fn space(tw_reuse: u32, tw_reuse_delay_ms: u32) -> PortSpace {
     PortSpace {
@@ -27,17 +27,17 @@ fn towards(source: &str, remote: &str) -> Destination {
     }
 }
 
-fn in_time_wait(flags: u32, age: u32, waited_ms: u32) -> Reuse {
-    Reuse::of(&PortUse {
+fn in_state(state: u8, flags: u16, waited_ms: u32) -> Reuse {
+    Reuse::of(&SocketSeen {
         flags,
-        age,
+        state,
         waited_ms,
-        ..PortUse::default()
+        ..SocketSeen::default()
     })
 }
 
 /// The kernel's conditions, as it writes them down.
-fn may_be_taken(reuse: u32, delay: u32, flags: u32, waited: u32, loopback: bool) -> bool {
+fn may_be_taken(reuse: u32, delay: u32, flags: u16, waited: u32, loopback: bool) -> bool {
     let mut reuse = reuse;
     if flags & PORT_FIN_WAIT2 != 0 {
         reuse = 0;
@@ -52,7 +52,7 @@ fn may_be_taken(reuse: u32, delay: u32, flags: u32, waited: u32, loopback: bool)
 fn one_reason_is_enough_to_block() {
     let local = towards("127.0.0.1", "127.0.0.1");
     let remote = towards("10.0.0.1", "10.0.0.2");
-    let port = in_time_wait(PORT_TIMESTAMPS, 1500, 1500);
+    let port = in_state(TIME_WAIT, PORT_TIMESTAMPS, 1500);
     for (reuse, to, blocks) in [
         (0, &local, true),
         (1, &local, false),
@@ -66,28 +66,28 @@ fn one_reason_is_enough_to_block() {
     }
     let always = space(TW_REUSE_ALWAYS, 1000);
     for (port, blocks) in [
-        (in_time_wait(PORT_TIMESTAMPS, 1, 1001), false),
-        (in_time_wait(PORT_TIMESTAMPS, 1, 1000), true),
-        (in_time_wait(0, 1, 5000), true),
+        (in_state(TIME_WAIT, PORT_TIMESTAMPS, 1001), false),
+        (in_state(TIME_WAIT, PORT_TIMESTAMPS, 1000), true),
+        (in_state(TIME_WAIT, 0, 5000), true),
         (
-            in_time_wait(PORT_TIMESTAMPS | PORT_FIN_WAIT2, 1, 5000),
+            in_state(TIME_WAIT, PORT_TIMESTAMPS | PORT_FIN_WAIT2, 5000),
             true,
         ),
         // Not in TIME_WAIT.
-        (in_time_wait(PORT_TIMESTAMPS, 0, 5000), true),
+        (in_state(ESTABLISHED, PORT_TIMESTAMPS, 5000), true),
     ] {
         assert_eq!(port.blocks(&always, &local), blocks, "{port:?}");
     }
     // Nothing is known.
-    assert!(in_time_wait(0, 1, 0).blocks(&space(0, 0), &local));
-    assert!(in_time_wait(0, 1, 0).blocks(&space(1, 0), &local));
-    let on_device = in_time_wait(PORT_TIMESTAMPS | PORT_LOOPBACK_DEVICE, 1, 1001);
+    assert!(in_state(TIME_WAIT, 0, 0).blocks(&space(0, 0), &local));
+    assert!(in_state(TIME_WAIT, 0, 0).blocks(&space(1, 0), &local));
+    let on_device = in_state(TIME_WAIT, PORT_TIMESTAMPS | PORT_LOOPBACK_DEVICE, 1001);
     assert!(!on_device.blocks(&space(TW_REUSE_LOOPBACK, 1000), &remote));
 }
 
 #[test]
 fn loopback_is_what_the_kernel_takes_for_it() {
-    let port = in_time_wait(PORT_TIMESTAMPS, 1, 1001);
+    let port = in_state(TIME_WAIT, PORT_TIMESTAMPS, 1001);
     for (source, remote, loopback) in [
         ("127.0.0.1", "127.255.255.254", true),
         ("10.0.0.1", "127.0.0.2", true),
@@ -118,8 +118,8 @@ proptest! {
         let flags = FLAGS.into_iter().zip(has).filter(|(_, has)| *has).map(|(flag, _)| flag);
         let flags = flags.fold(0, |all, flag| all | flag);
         let to = if loopback { towards("127.0.0.1", "10.0.0.1") } else { towards("10.0.0.1", "10.0.0.2") };
-        let blocks = in_time_wait(flags, 1, waited).blocks(&space(reuse, delay), &to);
+        let blocks = in_state(TIME_WAIT, flags, waited).blocks(&space(reuse, delay), &to);
         prop_assert_eq!(!blocks, may_be_taken(reuse, delay, flags, waited, loopback));
-        prop_assert!(in_time_wait(flags, 0, waited).blocks(&space(reuse, delay), &to));
+        prop_assert!(in_state(ESTABLISHED, flags, waited).blocks(&space(reuse, delay), &to));
     }
 }

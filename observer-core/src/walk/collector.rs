@@ -1,0 +1,280 @@
+//! Adding up what a walk sees.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use observer_common::{
+    CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS,
+    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SYN_SENT, SocketSeen, coarse_time,
+};
+
+use super::{
+    destination::{Destination, RawDestination},
+    history::History,
+    result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
+    reuse::Reuse,
+};
+
+/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
+const TIME_WAIT_LENGTH: Duration = Duration::from_secs(60);
+
+/// Milliseconds without data after which a connection is idle.
+const IDLE_MS: u32 = 300_000;
+
+/// One bit for each port.
+#[derive(Clone)]
+struct PortSet(Box<[u64; PORT_WORDS]>);
+
+impl Default for PortSet {
+    fn default() -> Self {
+        Self(Box::new([0; PORT_WORDS]))
+    }
+}
+
+impl PortSet {
+    fn insert(&mut self, port: u16) {
+        self.0[usize::from(port) / 64] |= 1 << (port % 64);
+    }
+
+    fn remove_all(&mut self, other: &[u64; PORT_WORDS]) {
+        for (word, other) in self.0.iter_mut().zip(other) {
+            *word &= !other;
+        }
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port) / 64] & 1 << (port % 64) != 0
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
+/// One use of a port for a destination. Ordered so that the last user comes first: a live connection,
+/// or the socket that entered TIME_WAIT last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    destination: u32,
+    port: u16,
+    /// For live connections 0.
+    age: u32,
+    owner: (u32, u32),
+    state: u8,
+    is_idle: bool,
+    reuse: Reuse,
+}
+
+/// Collects what a walk sees.
+#[derive(Default)]
+pub struct Collector {
+    /// Destinations by number, so that a use takes few bytes.
+    numbers: HashMap<RawDestination, u32>,
+    destinations: Vec<RawDestination>,
+    uses: Vec<Use>,
+    /// Ports not available for any destination, by network namespace.
+    bound: HashMap<u32, PortSet>,
+    /// By slot and generation.
+    processes: BTreeMap<(u32, u32), ProcessUse>,
+}
+
+impl Collector {
+    /// Adds one socket.
+    pub fn add(&mut self, socket: &SocketSeen) {
+        self.add_to_process(socket);
+        if socket.local_port == 0 {
+            return;
+        }
+        if socket.flags & PORT_BOUND != 0 {
+            let bound = self.bound.entry(socket.netns).or_default();
+            bound.insert(socket.local_port);
+            return;
+        }
+        if socket.flags & PORT_UNCONNECTED != 0 {
+            return;
+        }
+        let raw = RawDestination::of(socket);
+        let destination = *self.numbers.entry(raw).or_insert_with(|| {
+            self.destinations.push(raw);
+            self.destinations.len() as u32 - 1
+        });
+        let reuse = Reuse::of(socket);
+        self.uses.push(Use {
+            destination,
+            port: socket.local_port,
+            age: if reuse.in_time_wait {
+                socket.age.saturating_add(1)
+            } else {
+                0
+            },
+            owner: (socket.slot, socket.generation),
+            state: socket.state,
+            is_idle: socket.state == ESTABLISHED && socket.waited_ms > IDLE_MS,
+            reuse,
+        });
+    }
+
+    fn add_to_process(&mut self, socket: &SocketSeen) {
+        const fn over(seconds: u64, socket: &SocketSeen) -> u32 {
+            (socket.age > coarse_time(seconds * 1_000_000_000)) as u32
+        }
+        let has = |flag| u32::from(socket.flags & flag != 0);
+        let owner = (socket.slot, socket.generation);
+        let mut seen = ProcessUse {
+            owner,
+            ..ProcessUse::default()
+        };
+        match socket.state {
+            SYN_SENT => seen.syn_sent_over_3s = over(3, socket),
+            CLOSE_WAIT if has(SEEN_DESCRIPTOR) != 0 => {
+                seen.close_wait_over_10s = over(10, socket);
+                seen.close_wait_over_60s = over(60, socket);
+                seen.close_wait_of_servers = seen.close_wait_over_10s * has(SEEN_PASSIVE);
+            }
+            FIN_WAIT2 => seen.owned_fin_wait2 = has(SEEN_DESCRIPTOR),
+            _ => return,
+        }
+        if seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2 > 0 {
+            let sum = self.processes.entry(owner).or_default();
+            *sum = ProcessUse {
+                owner,
+                syn_sent_over_3s: sum.syn_sent_over_3s + seen.syn_sent_over_3s,
+                close_wait_over_10s: sum.close_wait_over_10s + seen.close_wait_over_10s,
+                close_wait_over_60s: sum.close_wait_over_60s + seen.close_wait_over_60s,
+                close_wait_of_servers: sum.close_wait_of_servers + seen.close_wait_of_servers,
+                owned_fin_wait2: sum.owned_fin_wait2 + seen.owned_fin_wait2,
+            };
+        }
+    }
+
+    /// Sums up the walk that ended at `walked_at` (CLOCK_MONOTONIC). Destinations in namespaces that are not
+    /// in `spaces` are left out.
+    #[must_use]
+    pub fn finish(
+        mut self,
+        spaces: &[Box<PortSpace>],
+        walked_at: Duration,
+        history: &mut History,
+    ) -> Walk {
+        let mut usable = HashMap::new();
+        let mut walk = Walk {
+            walked_at,
+            processes: self.processes.into_values().collect(),
+            ..Walk::default()
+        };
+        for space in spaces {
+            let mut ports = PortSet::default();
+            for port in space.low..=space.high {
+                ports.insert(port);
+            }
+            ports.remove_all(&space.reserved);
+            let range = ports.count();
+            if let Some(bound) = self.bound.get(&space.netns) {
+                ports.remove_all(&bound.0);
+            }
+            let bound = range - ports.count();
+            let namespace = NamespaceUse { range, bound };
+            walk.namespaces.insert(space.netns, namespace);
+            usable.insert(space.netns, (&**space, ports));
+        }
+        self.uses.sort_unstable();
+        // A reused port counts for its current user.
+        self.uses.dedup_by_key(|each| (each.destination, each.port));
+        self.uses.retain(|each| {
+            let netns = self.destinations[each.destination as usize].netns;
+            usable
+                .get(&netns)
+                .is_some_and(|(_, ports)| ports.contains(each.port))
+        });
+        let mut remembered = history.begin(walked_at);
+        for uses in self.uses.chunk_by(|a, b| a.destination == b.destination) {
+            let raw = self.destinations[uses[0].destination as usize];
+            let space = usable[&raw.netns].0;
+            let mut sum = sum(raw.decode(), uses, space, &mut walk.shares);
+            sum.available = walk.namespaces[&raw.netns].available();
+            for share in &mut walk.shares[sum.holders.clone()] {
+                share.used_by_all = sum.used;
+                share.blocked_by_all = sum.blocked;
+                share.available = sum.available;
+            }
+            let ports = uses.iter().map(|each| (each.port, each.age));
+            sum.opened = remembered.add(raw, &sum, ports);
+            walk.destinations.push(sum);
+        }
+        remembered.end();
+        walk
+    }
+}
+
+/// Adds up the uses of one destination, and adds its holders to `shares`. Leaves out what depends on all
+/// destinations or on other walks.
+fn sum(
+    destination: Destination,
+    uses: &[Use],
+    space: &PortSpace,
+    shares: &mut Vec<Share>,
+) -> DestinationUse {
+    let first = shares.len();
+    let mut all = DestinationUse {
+        destination,
+        available: 0,
+        used: uses.len() as u32,
+        blocked: 0,
+        syn_sent: 0,
+        established: 0,
+        idle: 0,
+        closing: 0,
+        time_wait: 0,
+        blocked_for: TIME_WAIT_LENGTH,
+        opened: 0,
+        holders: first..first,
+    };
+    let mut owners: BTreeMap<(u32, u32), (u32, u32)> = BTreeMap::new();
+    let (mut waiting, mut reusable) = (0, 0);
+    for each in uses {
+        let blocks = u32::from(each.reuse.blocks(space, &destination));
+        let (used, blocked) = owners.entry(each.owner).or_default();
+        *used += 1;
+        *blocked += blocks;
+        all.blocked += blocks;
+        all.idle += u32::from(each.is_idle);
+        if each.reuse.in_time_wait {
+            all.time_wait += blocks;
+            waiting += 1;
+            reusable += u32::from(each.reuse.applies(space, &destination));
+            continue;
+        }
+        match each.state {
+            SYN_SENT => all.syn_sent += 1,
+            ESTABLISHED => all.established += 1,
+            CLOSE_WAIT | FIN_WAIT1 | FIN_WAIT2 => all.closing += 1,
+            _ => {}
+        }
+    }
+    let reused = match waiting {
+        0 => Reuse::usual().applies(space, &destination),
+        _ => 2 * reusable >= waiting,
+    };
+    if reused {
+        let delay = Duration::from_millis(space.tw_reuse_delay_ms.into());
+        all.blocked_for = delay.min(TIME_WAIT_LENGTH);
+    }
+    let of_owner = owners.into_iter().map(|(owner, (used, blocked))| Share {
+        destination,
+        owner,
+        used,
+        blocked,
+        used_by_all: 0,
+        blocked_by_all: 0,
+        available: 0,
+    });
+    shares.extend(of_owner);
+    shares[first..].sort_by_key(|share| std::cmp::Reverse(share.used));
+    all.holders.end = shares.len();
+    all
+}
+
+#[cfg(test)]
+mod tests;

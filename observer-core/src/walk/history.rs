@@ -1,0 +1,114 @@
+//! What walks remember of the one before: how many connections took a port since.
+
+use std::{collections::HashMap, ops::Range, time::Duration};
+
+use observer_common::coarse_time;
+
+use super::{destination::RawDestination, result::DestinationUse};
+
+/// Time between the moment when a socket is visited and the end of the walk, at most.
+const WALK: Duration = Duration::from_secs(1);
+
+/// The last walk, as far as the next one needs it.
+#[derive(Default)]
+pub struct History {
+    walked_at: Option<Duration>,
+    destinations: HashMap<RawDestination, Past>,
+    ports: Vec<PortUse>,
+    growth: f64,
+}
+
+/// A destination in that walk.
+struct Past {
+    opened: u64,
+    ratio: f64,
+    /// Where in [`History::ports`] its ports are.
+    ports: Range<usize>,
+}
+
+#[derive(Clone, Copy)]
+struct PortUse {
+    port: u16,
+    in_time_wait: bool,
+}
+
+impl History {
+    /// By how much the ratio of blocked to available ports grew between the last two walks, per second, where
+    /// it grew most. 0 before the second walk.
+    #[must_use]
+    pub fn growth(&self) -> f64 {
+        self.growth
+    }
+
+    /// Begins to take in a walk.
+    pub(super) fn begin(&mut self, walked_at: Duration) -> Remembered<'_> {
+        let since = self
+            .walked_at
+            .map(|before| walked_at.saturating_sub(before));
+        Remembered {
+            next: Self {
+                walked_at: Some(walked_at),
+                ..Self::default()
+            },
+            since,
+            history: self,
+        }
+    }
+}
+
+/// One walk while it is taken in.
+pub(super) struct Remembered<'a> {
+    history: &'a mut History,
+    next: History,
+    /// Time since the last walk.
+    since: Option<Duration>,
+}
+
+impl Remembered<'_> {
+    /// Takes in the ports in use for a destination, in their order, each with its time in TIME_WAIT plus 1, or 0
+    /// for a live connection. Returns the connections that took a port so far.
+    pub fn add(
+        &mut self,
+        raw: RawDestination,
+        sum: &DestinationUse,
+        ports: impl Iterator<Item = (u16, u32)>,
+    ) -> u64 {
+        let past = self.history.destinations.get(&raw);
+        let (mut opened, ratio, range) = match past {
+            Some(past) => (past.opened, past.ratio, past.ports.clone()),
+            None => (0, 0.0, 0..0),
+        };
+        let mut before = self.history.ports[range].iter().peekable();
+        // What entered TIME_WAIT less long ago did so after the last walk.
+        let young = self.since.map_or(0, |since| {
+            coarse_time(since.saturating_sub(WALK.min(since / 4)).as_nanos() as u64)
+        });
+        let first = self.next.ports.len();
+        for (port, age) in ports {
+            while before.next_if(|it| it.port < port).is_some() {}
+            let same = before.next_if(|it| it.port == port);
+            let is_new = same.is_none_or(|it| it.in_time_wait && age < young);
+            opened += u64::from(is_new);
+            self.next.ports.push(PortUse {
+                port,
+                in_time_wait: age != 0,
+            });
+        }
+        if let Some(since) = self.since.filter(|since| !since.is_zero()) {
+            let growth = (sum.ratio() - ratio) / since.as_secs_f64();
+            self.next.growth = self.next.growth.max(growth);
+        }
+        let past = Past {
+            opened,
+            ratio: sum.ratio(),
+            ports: first..self.next.ports.len(),
+        };
+        self.next.destinations.insert(raw, past);
+        opened
+    }
+
+    /// Ends the walk.
+    pub fn end(self) {
+        *self.history = self.next;
+    }
+}

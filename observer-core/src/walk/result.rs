@@ -1,0 +1,146 @@
+//! The result of a walk.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use super::destination::Destination;
+
+/// What one walk found. The default is that of no walk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// CLOCK_MONOTONIC at its end; 0 without a walk.
+    pub walked_at: Duration,
+    /// Destinations of connections that were opened here.
+    pub destinations: Vec<DestinationUse>,
+    /// Who has the ports: those of one destination one after the other, most ports first.
+    pub shares: Vec<Share>,
+    /// Processes of which any number in [`ProcessUse`] is not 0, in the order of slots.
+    pub processes: Vec<ProcessUse>,
+    /// Network namespaces that a local port is in use in, by inode number.
+    pub namespaces: BTreeMap<u32, NamespaceUse>,
+}
+
+/// Local ports for a destination, of all processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationUse {
+    /// Which destination.
+    pub destination: Destination,
+    /// Ports available for it.
+    pub available: u32,
+    /// Of those, ports in use, TIME_WAIT included.
+    pub used: u32,
+    /// Of those in use, ports that connect() cannot use now: all but those in TIME_WAIT that can be
+    /// reused.
+    pub blocked: u32,
+    /// Ports of sockets in SYN_SENT.
+    pub syn_sent: u32,
+    /// Ports of sockets in ESTABLISHED.
+    pub established: u32,
+    /// Of those, sockets that have neither sent nor received data for over 5 minutes. 0 if the kernel's
+    /// fields for that are not known.
+    pub idle: u32,
+    /// Ports of sockets in CLOSE_WAIT, FIN_WAIT1 and FIN_WAIT2.
+    pub closing: u32,
+    /// Of the blocked ports, those in TIME_WAIT.
+    pub time_wait: u32,
+    /// How long a port stays blocked after its connection: TIME_WAIT, or the delay of `tcp_tw_reuse` where
+    /// that applies.
+    pub blocked_for: Duration,
+    /// Connections that took a port, since the first of the walks running that found the destination. Those
+    /// that began and ended without TIME_WAIT between two walks are missing.
+    pub opened: u64,
+    /// Who has the ports, as indices of [`Walk::shares`].
+    pub holders: Range<usize>,
+}
+
+impl DestinationUse {
+    /// Blocked ports as a fraction of the available ones.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        f64::from(self.blocked) / f64::from(self.available.max(1))
+    }
+}
+
+/// The ports of one process for one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which destination.
+    pub destination: Destination,
+    /// The process's slot and the slot's generation.
+    pub owner: (u32, u32),
+    /// Ports that it uses, TIME_WAIT included.
+    pub used: u32,
+    /// Of those, ports that connect() cannot use for this destination now: all but those in TIME_WAIT
+    /// that can be reused.
+    pub blocked: u32,
+    /// Ports that all processes use.
+    pub used_by_all: u32,
+    /// Of those, ports that connect() cannot use.
+    pub blocked_by_all: u32,
+    /// Ports available for this destination.
+    pub available: u32,
+}
+
+/// Sockets of a process that have been in a state for long, those of its listeners included. The state of
+/// a socket that is older than the daemon counts from when the daemon found it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUse {
+    /// The process's slot and the slot's generation.
+    pub owner: (u32, u32),
+    /// In SYN_SENT for over 3 s.
+    pub syn_sent_over_3s: u32,
+    /// In CLOSE_WAIT for over 10 s, with a descriptor: one that waits for accept() has none.
+    pub close_wait_over_10s: u32,
+    /// The same, for over 60 s.
+    pub close_wait_over_60s: u32,
+    /// Of those over 10 s, the ones that came from a listener.
+    pub close_wait_of_servers: u32,
+    /// In FIN_WAIT2, with a descriptor: shutdown() was called and not close().
+    pub owned_fin_wait2: u32,
+}
+
+/// Local ports of a network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceUse {
+    /// Ports of `ip_local_port_range` without reserved ones.
+    pub range: u32,
+    /// Of those, ports that bind() or listen() took, for every destination.
+    pub bound: u32,
+}
+
+impl NamespaceUse {
+    /// Ports available for each destination.
+    #[must_use]
+    pub const fn available(&self) -> u32 {
+        self.range.saturating_sub(self.bound)
+    }
+}
+
+impl Walk {
+    /// What was found of a process.
+    #[must_use]
+    pub fn process(&self, owner: (u32, u32)) -> ProcessUse {
+        let found = self.processes.binary_search_by_key(&owner, |it| it.owner);
+        found.map_or(
+            ProcessUse {
+                owner,
+                ..ProcessUse::default()
+            },
+            |index| self.processes[index],
+        )
+    }
+
+    /// Who has the ports for a destination, most ports first.
+    #[must_use]
+    pub fn holders(&self, destination: &DestinationUse) -> &[Share] {
+        self.shares
+            .get(destination.holders.clone())
+            .unwrap_or_default()
+    }
+
+    /// The highest ratio of blocked ports to available ones of any destination.
+    #[must_use]
+    pub fn fullest(&self) -> f64 {
+        let ratios = self.destinations.iter().map(DestinationUse::ratio);
+        ratios.fold(0.0, f64::max)
+    }
+}
