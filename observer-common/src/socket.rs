@@ -97,6 +97,7 @@ pub struct Conn {
     /// adjusted and corrects them. Otherwise the gauges of both owners would stay off by one.
     pub handover: u64,
     /// The last resynchronisation that confirmed the owner, or that had begun when the owner was recorded.
+    /// 0 for a connection that no process was seen to accept.
     pub epoch: u32,
     /// Retransmitted segments that are counted: the socket's own number then (`total_retrans`).
     pub retransmits: u32,

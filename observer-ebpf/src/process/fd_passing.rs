@@ -75,6 +75,6 @@ fn opened_by_trusted_user(sk: *const u8) -> bool {
 fn give(socket: u64, slot: u32) {
     // A socket without an entry is neither connected nor listening.
     if let Some(conn) = entry::get(socket) {
-        ownership::hand_over(conn, slot);
+        ownership::record(conn, slot);
     }
 }

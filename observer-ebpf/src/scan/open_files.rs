@@ -123,11 +123,11 @@ unsafe fn unaccepted(control: *mut ResyncControl, listener: *const u8) {
             let state = Probe::read::<u8>(child, at::OFF_SKC_STATE());
             if !child.is_null() && state != 0 {
                 match entry::get(child as u64) {
-                    Some(conn) if (*conn).accepted == 0 && ownership::of_entry(conn) != owner => {
-                        ownership::hand_over(conn, owner);
-                        (*control).moved += 1;
+                    Some(conn) => {
+                        if (*conn).accepted == 0 && ownership::hand_over(conn, owner) {
+                            (*control).moved += 1;
+                        }
                     }
-                    Some(_) => {}
                     None => {
                         if entry::seed(child as u64, owner, state, now()).is_some() {
                             (*control).seeded += 1;
@@ -167,21 +167,21 @@ unsafe fn visit(
         {
             listen::found(sk, conn);
         }
-        if let Some(conn) = conn
-            && (*conn).accepted == 0
-        {
-            accept::in_use(conn, ownership::of_entry(conn));
-        }
         match conn {
-            // Confirmed, or recorded since the first pass began.
-            Some(conn) if (*conn).epoch == epoch => {}
             Some(conn) => {
-                let slot = process::of_task(task);
-                if ownership::of_entry(conn) != slot {
-                    ownership::hand_over(conn, slot);
+                // Or recorded since the first pass began.
+                let confirmed = (*conn).epoch == epoch;
+                let owner = if confirmed {
+                    ownership::of_entry(conn)
+                } else {
+                    process::of_task(task)
+                };
+                if (*conn).accepted == 0 {
+                    accept::in_use(conn, owner);
+                }
+                if !confirmed && ownership::record(conn, owner) {
                     (*control).moved += 1;
                 }
-                (*conn).epoch = epoch;
             }
             // Neither connected nor listening: it gets its entry at its first transition.
             None if state == CLOSE => {}
@@ -195,8 +195,7 @@ unsafe fn visit(
                 if state == LISTEN && !parent {
                     listen::opened(sk, conn);
                 }
-                if let Some(conn) = conn {
-                    (*conn).epoch = epoch;
+                if conn.is_some() {
                     (*control).seeded += u64::from(!parent);
                 }
             }

@@ -70,7 +70,7 @@ fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     if parent != 0 {
         note_parent(parent as *const u8, slot);
     }
-    count(conn, slot);
+    accepted(conn, slot);
 }
 
 /// accept() returned a descriptor for `sk`.
@@ -84,14 +84,23 @@ pub fn on_descriptor(mut sk: *const u8) {
         note_parent(sk, slot);
         sk = socket::first_subflow(sk) as *const u8;
     }
-    count(entry::get(sk as u64), slot);
+    accepted(entry::get(sk as u64), slot);
+}
+
+/// The process of `slot` has accepted a connection, which it owns from now on, whoever has counted it.
+#[inline(always)]
+fn accepted(conn: Option<*mut Conn>, slot: u32) {
+    count(conn, slot);
+    if let Some(conn) = conn {
+        ownership::record(conn, slot);
+    }
 }
 
 /// Stores the owner of an MPTCP parent, for subflows that join later.
 #[inline(always)]
 fn note_parent(parent: *const u8, slot: u32) {
     match entry::get(parent as u64) {
-        Some(conn) => ownership::hand_over(conn, slot),
+        Some(conn) => _ = ownership::record(conn, slot),
         None => {
             // SAFETY: an mptcp_sock begins with a struct sock, offset from BTF.
             let state = unsafe { Probe::read::<u8>(parent, at::OFF_SKC_STATE()) };
@@ -100,8 +109,8 @@ fn note_parent(parent: *const u8, slot: u32) {
     }
 }
 
-/// The connection `conn` is in use, so it was accepted: a process has a descriptor for it or
-/// closed it. Counts it if the kernel skipped the programs.
+/// The process of `slot` has a descriptor for the connection `conn`, so it was accepted. Counts it if no
+/// program saw that.
 #[inline(always)]
 pub fn in_use(conn: *mut Conn, slot: u32) {
     // SAFETY: points into the map.
@@ -144,10 +153,6 @@ fn count(conn: Option<*mut Conn>, slot: u32) {
     }
     if let Some(conn) = conn {
         // SAFETY: points into the map.
-        unsafe {
-            (*conn).accepted = 1;
-            (*conn).epoch = entry::epoch();
-        }
-        ownership::hand_over(conn, slot);
+        unsafe { (*conn).accepted = 1 };
     }
 }

@@ -2,8 +2,8 @@
 //! is found), removed when the socket is destroyed.
 
 use observer_common::{
-    CLOSE, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_SEEDED, Conn, MAP_CONNECTIONS, SYN_SENT,
-    TIMED_STATES,
+    CLOSE, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_PASSIVE, CONN_SEEDED, Conn, MAP_CONNECTIONS,
+    SYN_SENT, TIMED_STATES,
 };
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         call_args,
         counters::{self, add},
         fields::{at, has},
-        maps::{BPF_NOEXIST, CONNECTIONS, RESYNC},
+        maps::{BPF_NOEXIST, CONNECTIONS},
         outcome,
         read::{Memory, Probe},
     },
@@ -27,16 +27,6 @@ pub fn get(socket: u64) -> Option<*mut Conn> {
 /// Errors of insertions (`htab_map_update_elem`).
 const E2BIG: i32 = -7;
 const EEXIST: i32 = -17;
-
-/// Number of the last resynchronisation, which may be running. An owner that is recorded now needs no
-/// confirmation by it: its first pass may have been where the owner was not yet.
-#[inline(always)]
-pub fn epoch() -> u32 {
-    // SAFETY: points into the map.
-    RESYNC
-        .get_ptr(0)
-        .map_or(0, |control| unsafe { (*control).epoch })
-}
 
 /// Result of an insertion.
 pub enum Inserted {
@@ -68,12 +58,15 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
     let conn = Conn {
         slot,
         flags,
+    // Nobody has a descriptor for the child of a listener before it is accepted, so its owner has nothing
+    // that confirms it, and no resynchronisation has this number.
+    let is_child = flags & CONN_PASSIVE != 0;
         state,
         previous,
         born_ns: time,
         entered_ns: time,
         handover: 0,
-        epoch: epoch(),
+        epoch: if is_child { 0 } else { ownership::epoch() },
         retransmits: 0,
         accepted: 0,
         error: 0,

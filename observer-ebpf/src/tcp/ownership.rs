@@ -9,7 +9,11 @@ use observer_common::{
 };
 
 use crate::{
-    core::{maps::CONNECTIONS, process, socket::mptcp_parent},
+    core::{
+        maps::{CONNECTIONS, RESYNC},
+        process,
+        socket::mptcp_parent,
+    },
     tcp::gauges::{self, adjust_live},
 };
 
@@ -58,19 +62,41 @@ pub fn of_parent(sk: *const u8) -> u32 {
     of_socket(parent).unwrap_or(SLOT_UNATTRIBUTED)
 }
 
-/// Hands the socket over to another process. [`Conn::handover`] says why this does not write
-/// `slot`.
+/// Number of the last resynchronisation, which may be running; never 0 while one is.
 #[inline(always)]
-pub fn hand_over(conn: *mut Conn, to: u32) {
+pub fn epoch() -> u32 {
+    // SAFETY: points into the map.
+    RESYNC
+        .get_ptr(0)
+        .map_or(0, |control| unsafe { (*control).epoch })
+}
+
+/// Records that the process of `to` has the socket from now on, and hands it over. A resynchronisation
+/// that is running leaves it there: it may have visited the process before, and the previous owner may
+/// not have closed the socket yet. Returns whether the owner changed.
+#[inline(always)]
+pub fn record(conn: *mut Conn, to: u32) -> bool {
+    if to == SLOT_UNATTRIBUTED {
+        return false;
+    }
+    // SAFETY: points into the map.
+    unsafe { (*conn).epoch = epoch() };
+    hand_over(conn, to)
+}
+
+/// Hands the socket over to another process. [`Conn::handover`] says why this does not write
+/// `slot`. Returns whether the owner changed.
+#[inline(always)]
+pub fn hand_over(conn: *mut Conn, to: u32) -> bool {
     // SAFETY: points into the map.
     let (slot, handover, state, flags) =
         unsafe { ((*conn).slot, (*conn).handover, (*conn).state, (*conn).flags) };
     let from = owner_of(slot, handover);
     if from == to || to == SLOT_UNATTRIBUTED {
-        return;
+        return false;
     }
     if from == SLOT_UNATTRIBUTED && !gauges::may_hold(to) {
-        return;
+        return false;
     }
     if flags & CONN_PARENT != 0 {
         // An MPTCP parent is in no gauge and has no transition that would complete a hand-over.
@@ -78,7 +104,7 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
         // SAFETY: as above.
         unsafe { (*conn).slot = to };
         gauges::release(from);
-        return;
+        return true;
     }
     let adjusted = adjusted_state(handover, state);
     gauges::hold(to);
@@ -88,6 +114,7 @@ pub fn hand_over(conn: *mut Conn, to: u32) {
     if handover != 0 {
         gauges::release(from);
     }
+    true
 }
 
 /// Corrects the gauges for a hand-over during which the socket changed its state; otherwise they

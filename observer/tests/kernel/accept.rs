@@ -236,6 +236,64 @@ input()
     program.end();
 }
 
+/// accept4() through the 32-bit entry to the kernel, whose return no program on a tracepoint sees: the
+/// walk over open files finds the connections, with the process that accepted them.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn accepts_that_no_program_saw_count_for_who_accepted() {
+    if !cfg!(target_arch = "x86_64") {
+        skip!("int 0x80 is an instruction of x86");
+    }
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
+    let mut program = netns.script(
+        r"
+import mmap
+# push rbx; mov eax, 364 (accept4); mov ebx, edi; xor ecx, ecx; xor edx, edx; xor esi, esi; int 0x80;
+# pop rbx; ret
+code = bytes.fromhex('53 b8 6c010000 89fb 31c9 31d2 31f6 cd80 5b c3')
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+accept4 = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(
+    ctypes.addressof(ctypes.c_char.from_buffer(page)))
+listeners = [listen(family, address) for family, address in FAMILIES]
+done, told = os.pipe()
+stop, end = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(end)
+    kept = [accept4(listener.fileno()) for listener in listeners for _ in range(5)]
+    assert all(fd >= 0 for fd in kept), kept
+    os.write(told, b'x')
+    os.read(stop, 1)
+    os._exit(0)
+os.close(told)
+clients = [connect(family, listener.getsockname())
+           for (family, _), listener in zip(FAMILIES, listeners) for _ in range(5)]
+# Empty if the child was killed, because the kernel has no 32-bit entry.
+print(child if os.read(done, 1) else 'none')
+input()
+os.close(end)
+os.waitpid(child, 0)
+",
+        &[],
+    );
+    let answer = program.line();
+    let Ok(child) = answer.parse::<u32>() else {
+        skip!("this kernel has no 32-bit system calls");
+    };
+    let parent = program.pid();
+    let metrics = daemon.until("ten accepts", |metrics| {
+        metrics.of(parent, ACCEPTS, &[]) + metrics.of(child, ACCEPTS, &[]) == 10.0
+    });
+    metrics.assert_of(child, ACCEPTS, &[], 10.0);
+    assert_eq!(metrics.of(parent, ACCEPTS, &[]), 0.0);
+    assert_eq!(live(&metrics, child, "ESTABLISHED"), 10.0);
+    assert_eq!(live(&metrics, parent, "ESTABLISHED"), 10.0);
+    metrics.assert_complete();
+    program.end();
+}
+
 /// More threads wait in accept() than a kretprobe can follow calls.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

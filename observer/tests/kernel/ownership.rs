@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use observer_test_support::{Daemon, Metrics, Netns, Program};
+use observer_test_support::{Daemon, Metrics, Netns, Program, scaled};
 
 const LIVE: &str = "socket_connections";
 const ESTABLISHED: [(&str, &str); 1] = [("state", "ESTABLISHED")];
@@ -176,6 +176,62 @@ os.write(stop_write, b'x')
     });
     assert_eq!(entered, [1.0, 0.0]);
     assert_eq!(netns.ss("time-wait"), 1);
+    program.end();
+}
+
+/// A process connects sockets that another one has connected before, while one walk over open files
+/// follows the other. That one has them open, too, and must not get them back. A walk visits it last,
+/// because its pid is higher.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn sockets_connected_again_during_walks_stay_with_who_connected() {
+    let netns = Netns::new();
+    let daemon = Daemon::start(&["--resync-interval", "10ms"]);
+    let count = scaled(600, 60);
+    let mut program = netns.script(
+        r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+count = int(sys.argv[1])
+listener = listen(*FAMILIES[0], 4096)
+near, far = socket.socketpair()
+child = os.fork()
+if child == 0:
+    name(COMM + 'c')
+    near.close()
+    clients = [connect(socket.AF_INET, listener.getsockname()) for _ in range(count)]
+    for client in clients:
+        assert LIBC.connect(client.fileno(), unspec, len(unspec)) == 0
+        socket.send_fds(far, [b'x'], [client.fileno()])
+    far.recv(1)
+    os._exit(0)
+far.close()
+assert child > os.getpid()
+received = [socket.recv_fds(near, 1, 1)[1][0] for _ in range(count)]
+clients = [socket.socket(fileno=fd) for fd in received]
+for client in clients:
+    client.connect(listener.getsockname())
+    time.sleep(0.005)
+print('connected')
+input()
+near.close()
+os.waitpid(child, 0)
+",
+        &[&count.to_string()],
+    );
+    program.expect("connected");
+    let metrics = daemon.scrape();
+    let connected = [("from", "CLOSE"), ("to", "SYN_SENT")];
+    metrics.assert_of(
+        program.pid(),
+        "socket_state_transitions_total",
+        &connected,
+        count as f64,
+    );
+    // As many were accepted or wait for that.
+    metrics.assert_of(program.pid(), LIVE, &ESTABLISHED, 2.0 * count as f64);
+    metrics.assert_complete();
     program.end();
 }
 

@@ -195,7 +195,7 @@ fn transition<M: Memory>(
                 (*conn).flags = flags;
                 if (*conn).flags & CONN_PASSIVE != 0 && slot == SLOT_UNATTRIBUTED {
                     // A passive MPTCP join: its parent is known now.
-                    ownership::hand_over(conn, ownership::of_parent(sk));
+                    ownership::record(conn, ownership::of_parent(sk));
                 }
             }
             CLOSE => {

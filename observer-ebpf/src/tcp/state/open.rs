@@ -66,6 +66,7 @@ pub fn own(sk: *const u8, new: u8, time: u64) -> Open {
             gauges::release((*conn).slot);
             (*conn).slot = slot;
         }
+        (*conn).epoch = ownership::epoch();
         (*conn).flags = flags;
         (*conn).born_ns = time;
         (*conn).entered_ns = time;
