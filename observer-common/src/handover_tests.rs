@@ -48,6 +48,10 @@ impl Shared {
     fn hold(&mut self, slot: u32, by: i64) {
         self.slots[slot as usize].sockets += by;
     }
+
+    fn pass_on(&mut self, slot: u32, by: i64) {
+        self.slots[slot as usize].passed_on += by;
+    }
 }
 
 /// `hand_over`, interrupted at any point.
@@ -86,6 +90,8 @@ impl Accept {
                 shared.handover = pack_handover(self.to, adjusted);
                 if self.handover != 0 {
                     shared.hold(from, -1);
+                } else {
+                    shared.pass_on(from, 1);
                 }
             }
         }
@@ -119,6 +125,7 @@ impl Transitions<'_> {
             2 if self.handover != 0 => shared.slot = unpack_handover(self.handover).0,
             3 if self.handover != 0 => {
                 shared.handover = 0;
+                shared.pass_on(self.from, -1);
                 shared.hold(self.from, -1);
             }
             1..=3 => {}
@@ -160,6 +167,9 @@ fn check(shared: &Shared) -> Result<(), String> {
     for (slot, counters) in (0..).zip(&shared.slots) {
         if counters.sockets != i64::from(slot == owner) {
             return Err(format!("slot {slot} is held {} times", counters.sockets));
+        }
+        if counters.passed_on != 0 {
+            return Err(format!("slot {slot} passed on {}", counters.passed_on));
         }
     }
     check_gauges(shared)

@@ -79,6 +79,9 @@ pub struct Slot {
     /// Entries in the map of connections that point to the slot. It must not be freed before this is
     /// zero. Signed, because updates of two CPUs may be seen out of order.
     pub sockets: i64,
+    /// Of those, entries whose sockets were handed over to another process and have had no transition
+    /// since; see [`crate::Conn::handover`].
+    pub passed_on: i64,
     /// Kinds of failed setsockopt calls that have a counter; see [`crate::SOCKOPT_KINDS`].
     pub sockopt_kinds: u64,
     /// Counters, by signal. From here on there are nothing but counters.
@@ -101,13 +104,14 @@ pub struct Slot {
     pub reset: ResetCounters,
 }
 
-crate::assert_layout!(Slot, 2952, [
+crate::assert_layout!(Slot, 2960, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
     generation: u32,
     time_wait_count: u32,
     sockets: i64,
+    passed_on: i64,
     sockopt_kinds: u64,
     state: StateCounters,
     connect: ConnectCounters,

@@ -37,7 +37,7 @@ pub type MaxConnections = Bounded<16, 16_777_216>;
 pub type MaxNames = Bounded<1, 65_536>;
 /// A process that is shown takes about 1 KB of a scrape.
 pub type MaxProcesses = Bounded<0, 65_536>;
-/// Each process takes a slot of 2,952 bytes of kernel memory.
+/// Each process takes a slot of 2,960 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
 /// Destinations shown per process.
 pub type TopDestinations = Bounded<0, 100>;

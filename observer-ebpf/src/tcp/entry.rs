@@ -162,6 +162,7 @@ pub fn remove(socket: u64, conn: *mut Conn) {
             gauges::release(handover as u32);
         }
     }
+            gauges::pass_on(slot, -1);
 }
 
 /// Ends the entry of a socket that no longer exists.

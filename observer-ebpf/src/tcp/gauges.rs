@@ -71,7 +71,7 @@ pub fn may_hold(slot: u32) -> bool {
     }
     .cast_signed();
     // SAFETY: points into the map.
-    counters::slot(slot).is_none_or(|slot| unsafe { (*slot).sockets } < share)
+    counters::slot(slot).is_none_or(|slot| unsafe { (*slot).sockets - (*slot).passed_on < share })
 }
 
 /// Adds an entry that points to `slot`. The slot is not freed while it has any.
@@ -89,5 +89,14 @@ pub fn release(slot: u32) {
     if let Some(slot) = counters::slot(slot) {
         // SAFETY: points into the map.
         adjust(unsafe { &raw mut (*slot).sockets }, -1);
+    }
+}
+
+/// Adds to the entries that point to `slot` although their sockets were handed over to another process.
+#[inline(always)]
+pub fn pass_on(slot: u32, by: i64) {
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map.
+        adjust(unsafe { &raw mut (*slot).passed_on }, by);
     }
 }

@@ -113,6 +113,8 @@ pub fn hand_over(conn: *mut Conn, to: u32) -> bool {
     unsafe { (&raw mut (*conn).handover).write_volatile(pack_handover(to, adjusted)) };
     if handover != 0 {
         gauges::release(from);
+    } else {
+        gauges::pass_on(from, 1);
     }
     true
 }
@@ -160,5 +162,6 @@ pub fn complete_handover(conn: *mut Conn, state: u8) {
         (*conn).slot = to;
         (&raw mut (*conn).handover).write_volatile(0);
     }
+    gauges::pass_on(from, -1);
     gauges::release(from);
 }

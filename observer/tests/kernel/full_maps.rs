@@ -305,6 +305,71 @@ input()
     hog.end();
 }
 
+/// Connections that others have accepted and keep do not count for the listener's process.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn accepted_connections_leave_room_for_more_of_the_listener() {
+    let netns = Netns::new();
+    let connections = [("map", "connections")];
+    let others = Daemon::shared().scrape();
+    needs_signal!(others, "accept");
+    let room = 16.0 * others.sum("observer_map_entries", &connections) + 512.0;
+    let share = room - (room / 8.0).floor();
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let mut server = netns.script(
+        r"
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+listener = listen(*FAMILIES[0])
+each = int(sys.argv[1])
+done, told = os.pipe()
+stop, end = os.pipe()
+workers = []
+for _ in range(2):
+    worker = os.fork()
+    if worker == 0:
+        os.close(end)
+        kept = []
+        for _ in range(each):
+            kept.append(listener.accept()[0])
+            os.write(told, b'x')
+        os.read(stop, 1)
+        os._exit(0)
+    workers.append(worker)
+for _ in range(2 * each):
+    client = connect(socket.AF_INET, listener.getsockname())
+    assert os.read(done, 1) == b'x'
+    # Its end is not told to the server (TCP_REPAIR), whose connection goes on.
+    client.setsockopt(socket.IPPROTO_TCP, 19, 1)
+    client.close()
+print(*workers)
+input()
+client = connect(socket.AF_INET, listener.getsockname())
+held, _ = listener.accept()
+print('more')
+input()
+os.close(end)
+",
+        &[&(share / 2.0).ceil().to_string()],
+    );
+    let workers: Vec<u32> = server
+        .line_within(observer_test_support::PATIENCE * 3)
+        .split(' ')
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    server.go();
+    server.expect("more");
+    let metrics = daemon.scrape();
+    assert_eq!(metrics.sum("observer_map_full_total", &connections), 0.0);
+    let established = [("state", "ESTABLISHED")];
+    metrics.assert_of(server.pid(), LIVE, &established, 2.0);
+    for worker in workers {
+        metrics.assert_of(worker, LIVE, &established, (share / 2.0).ceil());
+    }
+    metrics.assert_complete();
+    server.end();
+}
+
 /// Neither by listening on thousands of sockets, nor by listening and closing in a loop.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
