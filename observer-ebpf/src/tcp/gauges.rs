@@ -60,16 +60,22 @@ pub fn listening(slot: u32) -> i64 {
     }
 }
 
-/// Whether `slot` has fewer entries than one process may have in the map of connections. A socket that is
-/// refused for that has no entry, and at its next transition it looks like one without an owner, so these
-/// have a share, too.
+/// How many entries `slot` may have in the map of connections, and as many in that of timewait sockets,
+/// which has the same size. A socket that is refused for that has no entry, and at its next transition
+/// it looks like one without an owner, so these have a share, too.
 #[inline(always)]
-pub fn may_hold(slot: u32) -> bool {
-    let share = match slot {
+pub fn share(slot: u32) -> i64 {
+    match slot {
         SLOT_UNATTRIBUTED => UNATTRIBUTED_SHARE.load(),
         _ => CONNECTIONS_SHARE.load(),
     }
-    .cast_signed();
+    .cast_signed()
+}
+
+/// Whether `slot` has fewer sockets than its share of the map of connections.
+#[inline(always)]
+pub fn may_hold(slot: u32) -> bool {
+    let share = share(slot);
     // SAFETY: points into the map.
     counters::slot(slot).is_none_or(|slot| unsafe { (*slot).sockets - (*slot).passed_on < share })
 }

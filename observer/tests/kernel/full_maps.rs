@@ -305,6 +305,45 @@ input()
     hog.end();
 }
 
+/// What a process left in TIME_WAIT takes no more than seven eighths of their map.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn one_process_cannot_fill_the_map_of_time_waits() {
+    const LEAVE: &str = r"
+listener = listen(*FAMILIES[0])
+for _ in range(int(sys.argv[1])):
+    client = connect(socket.AF_INET, listener.getsockname())
+    server, _ = listener.accept()
+    client.close()
+    assert server.recv(1) == b''
+    server.close()
+print('left')
+input()
+";
+    let netns = Netns::new();
+    netns.keep_time_wait();
+    let others = Daemon::shared().scrape();
+    needs_signal!(others, "time_wait");
+    let held = |metrics: &Metrics, map| metrics.sum("observer_map_entries", &[("map", map)]);
+    let room = 512.0 + 16.0 * held(&others, "connections").max(held(&others, "time_waits"));
+    let share = room - (room / 8.0).floor();
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let full = |metrics: &Metrics| metrics.sum("observer_map_full_total", &[("map", "time_waits")]);
+    let mut hog = netns.script(LEAVE, &[&(share + 50.0).to_string()]);
+    hog.expect("left");
+    let metrics = daemon.scrape();
+    metrics.assert_of(hog.pid(), "socket_time_wait", &[], share);
+    let refused = full(&metrics);
+    assert!(refused >= 50.0, "{refused}");
+    let mut other = netns.script(LEAVE, &["20"]);
+    other.expect("left");
+    let metrics = daemon.scrape();
+    metrics.assert_of(other.pid(), "socket_time_wait", &[], 20.0);
+    metrics.assert_complete();
+    other.end();
+    hog.end();
+}
+
 /// Connections that others have accepted and keep do not count for the listener's process.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

@@ -14,14 +14,17 @@ use observer_common::{
     coarse_time,
 };
 
-use crate::core::{
-    clock::now,
-    counters::{self, add},
-    fields::{at, has},
-    maps::{BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAIT_COUNTS, TIME_WAITS},
-    outcome::{count_outcome, map_full, seen},
-    read::{Memory, Probe},
-    records, socket,
+use crate::{
+    core::{
+        clock::now,
+        counters::{self, add},
+        fields::{at, has},
+        maps::{BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAIT_COUNTS, TIME_WAITS},
+        outcome::{count_outcome, map_full, seen},
+        read::{Memory, Probe},
+        records, socket,
+    },
+    tcp::gauges,
 };
 
 /// `sk`, with the entry `conn` and the owner `slot`, is replaced by `timewait` in `substate`.
@@ -92,14 +95,17 @@ fn insert(timewait: u64, slot: u32, netns: u32, hash: u32) {
         entered: coarse_time(now()),
         hash,
     };
-    if TIME_WAITS.insert(timewait, entry, BPF_ANY).is_err() {
+    let Some(count) = TIME_WAIT_COUNTS.get_ptr_mut(count) else {
+        return;
+    };
+    // SAFETY: points into the map.
+    let live = unsafe { (*count).entered.wrapping_sub((*count).ended) }.cast_signed();
+    if live >= gauges::share(slot) || TIME_WAITS.insert(timewait, entry, BPF_ANY).is_err() {
         map_full(MAP_TIME_WAITS);
         return;
     }
-    if let Some(count) = TIME_WAIT_COUNTS.get_ptr_mut(count) {
-        // SAFETY: points into the map.
-        add(unsafe { &raw mut (*count).entered }, 1);
-    }
+    // SAFETY: as above.
+    add(unsafe { &raw mut (*count).entered }, 1);
     if let Some(count) = count_of_netns(netns) {
         // SAFETY: as above.
         add(unsafe { &raw mut (*count).entered }, 1);
