@@ -53,7 +53,10 @@ pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Optio
 #[inline(always)]
 pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time: u64) -> Inserted {
     if !gauges::may_hold(slot) && get(socket).is_none() {
-        return full();
+        // Not the map, so a socket of another process without an entry is one whose first transition
+        // the kernel skipped the program on (`state::backup`).
+        outcome::map_full(MAP_CONNECTIONS);
+        return Inserted::Refused;
     }
     let conn = Conn {
         slot,
@@ -95,7 +98,7 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
     }
 }
 
-/// The map has no room for an entry, or not for one of this process.
+/// The map has no room for an entry.
 #[inline(always)]
 fn full() -> Inserted {
     outcome::map_full(MAP_CONNECTIONS);
