@@ -1,13 +1,11 @@
-//! Key of the map that keeps the arguments of function calls for kretprobes, and connection attempts
-//! of sockets without an entry.
+//! Key of the map that keeps the arguments of function calls for kretprobes.
 
 /// A function call that has not returned yet. None of the hooked functions is recursive, so a
 /// thread and a function identify a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct CallKey {
-    /// `bpf_get_current_pid_tgid`. 0 in the idle threads of all CPUs. For an attempt, the address of the
-    /// socket.
+    /// `bpf_get_current_pid_tgid`. 0 in the idle threads of all CPUs.
     pub thread: u64,
     /// Number of the function.
     pub function: u32,

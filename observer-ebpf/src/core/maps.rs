@@ -61,6 +61,10 @@ pub static NETNS_TIME_WAITS: HashMap<u32, TimeWaitCount, 1024> = HashMap::new();
 #[btf_map]
 pub static CALLS: LruHashMap<CallKey, [u64; 2], 4096> = LruHashMap::new();
 
+/// Connection attempts of sockets without an entry; see [`crate::core::attempts`].
+#[btf_map]
+pub static ATTEMPTS: LruHashMap<u64, u32, 4096> = LruHashMap::new();
+
 /// Control block of the iterator over open files.
 #[btf_map]
 pub static RESYNC: Array<ResyncControl, 1> = Array::new();

@@ -1,5 +1,6 @@
 //! Code that the programs of all signals share. It knows no signal.
 
+pub mod attempts;
 pub mod call_args;
 pub mod clock;
 pub mod counters;

@@ -26,7 +26,7 @@ use observer_common::{
 
 use crate::{
     core::{
-        call_args,
+        attempts,
         counters::{self, add, index_in, observe},
         fd_lookup,
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
@@ -126,14 +126,14 @@ fn add_result(slot: u32, index: usize) {
 /// A socket without an entry begins an attempt: its process is not known when it has an outcome.
 #[inline(always)]
 pub fn untracked_started(sk: *const u8) {
-    call_args::save_attempt(sk, 0);
+    attempts::save(sk, 0);
 }
 
 /// A socket without an entry went from `old` to ESTABLISHED.
 #[inline(always)]
 pub fn untracked_succeeded(sk: *const u8, old: u8) {
     // Without an attempt, it is the child of a listener.
-    if call_args::take_attempt(sk).is_some() || old == SYN_SENT {
+    if attempts::take(sk).is_some() || old == SYN_SENT {
         count_untracked(sk, 0);
     }
 }
@@ -141,11 +141,11 @@ pub fn untracked_succeeded(sk: *const u8, old: u8) {
 /// A socket without an entry went from `old` to CLOSE.
 #[inline(always)]
 pub fn untracked_failed(sk: *const u8, old: u8, errno: u32) {
-    if call_args::take_attempt(sk).is_none() && old != SYN_SENT {
+    if attempts::take(sk).is_none() && old != SYN_SENT {
         return;
     }
     if errno == 0 && in_connect() {
-        call_args::save_attempt(sk, CONN_ATTEMPT_PENDING);
+        attempts::save(sk, CONN_ATTEMPT_PENDING);
         return;
     }
     let errno = if errno == 0 { ECANCELED } else { errno };
@@ -157,7 +157,7 @@ pub fn untracked_failed(sk: *const u8, old: u8, errno: u32) {
 /// A socket without an entry is destroyed.
 #[inline(always)]
 pub fn untracked_destroyed(sk: *const u8) {
-    if call_args::take_attempt(sk) == Some(CONN_ATTEMPT_PENDING)
+    if attempts::take(sk) == Some(CONN_ATTEMPT_PENDING)
         && let Some(index) = index_of(ECANCELED)
     {
         count_untracked(sk, index);
@@ -169,7 +169,7 @@ fn count_untracked(sk: *const u8, index: usize) {
     seen(SIGNAL_CONNECT);
     count_lost(SIGNAL_CONNECT);
     add_result(SLOT_UNATTRIBUTED, index);
-    call_args::save_attempt(sk, CONN_ATTEMPT_COUNTED);
+    attempts::save(sk, CONN_ATTEMPT_COUNTED);
 }
 
 /// Whether the running task is in a system call connect() whose return will be seen.
@@ -334,7 +334,7 @@ fn on_failure(mut sk: *const u8, address: *const u8, errno: i64) {
             (ownership::of_entry(conn), conn.cast_const())
         }
         None => {
-            if call_args::take_attempt(sk) == Some(CONN_ATTEMPT_COUNTED) {
+            if attempts::take(sk) == Some(CONN_ATTEMPT_COUNTED) {
                 return;
             }
             // Refused before the attempt began: no route, an invalid address, a policy.

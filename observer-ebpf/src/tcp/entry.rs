@@ -8,7 +8,7 @@ use observer_common::{
 
 use crate::{
     core::{
-        call_args,
+        attempts,
         counters::{self, add},
         fields::{at, has},
         maps::{BPF_NOEXIST, CONNECTIONS},
@@ -58,12 +58,12 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
         outcome::map_full(MAP_CONNECTIONS);
         return Inserted::Refused;
     }
-    let conn = Conn {
-        slot,
-        flags,
     // Nobody has a descriptor for the child of a listener before it is accepted, so its owner has nothing
     // that confirms it, and no resynchronisation has this number.
     let is_child = flags & CONN_PASSIVE != 0;
+    let conn = Conn {
+        slot,
+        flags,
         state,
         previous,
         born_ns: time,
@@ -131,7 +131,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
     }
     let conn = get(socket)?;
     // The map may have been full when it had its outcome.
-    let attempt = call_args::take_attempt(socket as *const u8).unwrap_or(0);
+    let attempt = attempts::take(socket as *const u8).unwrap_or(0);
     // SAFETY: points into the map.
     unsafe {
         (*conn).flags |= attempt & CONN_ATTEMPT_COUNTED;
@@ -162,10 +162,10 @@ pub fn remove(socket: u64, conn: *mut Conn) {
         }
         gauges::release(slot);
         if handover != 0 {
+            gauges::pass_on(slot, -1);
             gauges::release(handover as u32);
         }
     }
-            gauges::pass_on(slot, -1);
 }
 
 /// Ends the entry of a socket that no longer exists.

@@ -6,7 +6,7 @@ use observer_common::{
 };
 
 use crate::{
-    core::{call_args, fields::at, outcome::count_lost, read::Memory},
+    core::{attempts, fields::at, outcome::count_lost, read::Memory},
     tcp::{
         connect,
         gauges::{adjust_live, count_transition},
@@ -24,7 +24,7 @@ pub fn transition<M: Memory>(sk: *const u8, timewait: *const u8, old: u8, new: u
     let error = unsafe { M::read::<u32>(sk, at::OFF_SK_ERR()) };
     match (old, new) {
         // Of an earlier socket at this address.
-        (LISTEN, _) => _ = call_args::take_attempt(sk),
+        (LISTEN, _) => _ = attempts::take(sk),
         (CLOSE, SYN_SENT) => connect::untracked_started(sk),
         (SYN_SENT | SYN_RECV, ESTABLISHED) => connect::untracked_succeeded(sk, old),
         (SYN_SENT | SYN_RECV, CLOSE) => connect::untracked_failed(sk, old, error),
