@@ -148,8 +148,6 @@ settings! {
     HAS_SOCK_FROM_FILE: u32 = 1;
     /// 1 when `bpf_get_current_task_btf` exists (5.11 and later).
     HAS_TASK_BTF: u32 = 1;
-    /// Size of a kernel stack, in bytes.
-    THREAD_SIZE: u64 = 16_384;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
     REASON_NOT_SPECIFIED: u32 = 0;
     /// The kernel's number for `SK_RST_REASON_TCP_STATE`. Many causes share it, so the cause is

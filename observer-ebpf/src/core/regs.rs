@@ -5,9 +5,13 @@ use aya_ebpf::helpers::generated::{
 };
 
 use crate::core::{
-    fields::{REGS_FROM_STACK, THREAD_SIZE, at, has},
+    fields::{REGS_FROM_STACK, at, has},
     read::{Direct, Memory, Probe},
 };
+
+/// Size of a kernel stack, in bytes: `THREAD_SIZE` on x86-64 and on arm64 with pages of 4 or 16 KiB,
+/// without KASAN.
+const THREAD_SIZE: u64 = 16_384;
 
 /// Reads from the user registers that were saved on entry to the system call. They still hold the
 /// arguments when the call returns, so no hook on entry is needed.
@@ -19,7 +23,7 @@ unsafe fn register<T: Copy + Default>(offset: usize) -> T {
             // As in `task_pt_regs`: they are at the top of the task's kernel stack.
             let task = bpf_get_current_task() as *const u8;
             let stack = Probe::read::<u64>(task, at::OFF_TASK_STACK());
-            let registers = stack + THREAD_SIZE.load() - at::PT_REGS_SIZE() as u64;
+            let registers = stack + THREAD_SIZE - at::PT_REGS_SIZE() as u64;
             return Probe::read(registers as *const u8, offset);
         }
         // 5.15 and later.
