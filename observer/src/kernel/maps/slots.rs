@@ -12,7 +12,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, Queue},
 };
-use observer_common::{ProcessKey, SLOT_FIRST, Slot};
+use observer_common::{ProcessKey, SLOT_FIRST, Slot, StateCounters};
 
 use super::{array::MmapArray, lossy, take_array, take_hash, take_queue};
 use observer_core::sync::lock;
@@ -86,10 +86,24 @@ impl Slots {
 
     /// Notes that an entry of slot `index` was removed from the map of connections.
     pub fn remove_socket(&self, index: u32) {
-        let sockets = offset_of!(Slot, sockets);
-        self.slots
-            .word(index, sockets)
-            .fetch_sub(1, Ordering::Relaxed);
+        self.add(index, offset_of!(Slot, sockets), -1);
+    }
+
+    /// Notes that an entry no longer points to slot `index`, whose socket was handed over.
+    pub fn complete_pass_on(&self, index: u32) {
+        self.add(index, offset_of!(Slot, passed_on), -1);
+    }
+
+    /// Adds to the live sockets of slot `index` in `state`.
+    pub fn adjust_live(&self, index: u32, state: u8, by: i64) {
+        let adjust = offset_of!(Slot, state) + offset_of!(StateCounters, adjust);
+        self.add(index, adjust + usize::from(state) * size_of::<i64>(), by);
+    }
+
+    /// Adds to the counter at `offset`.
+    fn add(&self, index: u32, offset: usize, by: i64) {
+        let word = self.slots.word(index, offset);
+        word.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// Frees slot `index` for another process. Returns [`Slot::time_wait_count`] of the process that
