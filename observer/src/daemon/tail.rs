@@ -55,10 +55,11 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
         hooks: args.hooks.unwrap_or(settings.hooks),
         ..load_options(&settings)
     })?;
-    let mut resync = walks_open_files(&live).then(Instant::now);
-    if resync.is_some() {
+    let walks = walks_open_files(&live);
+    if walks {
         take_in(&live);
     }
+    let mut last_walk = Instant::now();
     heap::give_back();
     if !settings.keep_capabilities {
         give_up_privileges(account.as_ref())?;
@@ -110,11 +111,16 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
             // Frees the slots of ended processes.
             last_tick = Instant::now();
             table.tick(last_tick, &live, &facts);
-            if let Some(last) = &mut resync
-                && last.elapsed() >= settings.resync_interval
-            {
-                take_in(&live);
-                *last = Instant::now();
+            live.make_up_for_missed_runs();
+            if last_walk.elapsed() >= settings.resync_interval {
+                if walks {
+                    take_in(&live);
+                }
+                // Or their map fills, and what is new in TIME_WAIT has no owner.
+                if let Err(error) = live.find_ended_time_waits() {
+                    warn!("{error:#}");
+                }
+                last_walk = Instant::now();
             }
             if tally.update_missed(missed(&live)) {
                 eprintln!("{tally}");

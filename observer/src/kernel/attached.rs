@@ -43,6 +43,10 @@ use super::{
 };
 
 /// Attached programs and their maps. Dropping it detaches them.
+/// Number of resynchronisations after which entries of sockets whose end was missed are removed, which
+/// reads the whole map of connections.
+const SWEEP_EVERY: u32 = 20;
+
 pub struct Attached {
     /// Locked before `open_files`.
     ebpf: Mutex<Ebpf>,
@@ -144,21 +148,27 @@ impl Attached {
         }
     }
 
-    /// Removes entries of sockets that ended more than ten minutes ago without the kernel
-    /// programs noticing, and that no process was found to hold in resynchronisation `epoch`.
-    /// Returns how many.
-    pub fn sweep(&self, epoch: u32) -> u64 {
-        self.connections.sweep(epoch, &self.slots, &self.stats)
-    }
-
-    /// Takes in sockets older than the daemon and finds those that changed hands.
+    /// Takes in sockets older than the daemon and finds those that changed hands. Every
+    /// [`SWEEP_EVERY`]th time, removes entries of sockets that ended more than ten minutes ago without
+    /// the kernel programs noticing, and that no process was found to hold.
     ///
     /// # Errors
     ///
     /// When the iterator is not attached or cannot be read.
     pub fn resync(&self) -> anyhow::Result<Resynced> {
-        let mut ebpf = lock(&self.ebpf);
-        lock(&self.open_files).resync(&mut ebpf)
+        let resynced = {
+            let mut ebpf = lock(&self.ebpf);
+            lock(&self.open_files).resync(&mut ebpf)?
+        };
+        if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
+            let swept = self
+                .connections
+                .sweep(resynced.epoch, &self.slots, &self.stats);
+            if swept > 0 {
+                debug!(swept, "removed entries of sockets whose end was missed");
+            }
+        }
+        Ok(resynced)
     }
 
     /// Has the kernel programs write these kinds of record, of those that

@@ -19,10 +19,6 @@ use crate::{
 /// What `/readyz` waits for.
 pub const STEP: &str = "attributing the sockets opened before the start";
 
-/// Number of runs after which entries of sockets whose end was missed are removed, which reads the
-/// whole map of connections.
-const SWEEP_EVERY: u32 = 20;
-
 pub struct Resync {
     live: Arc<Attached>,
     health: Arc<Health>,
@@ -74,12 +70,6 @@ impl Job for Resync {
     fn run(&mut self) -> anyhow::Result<()> {
         let resynced = self.walk().context("cannot resynchronise owners")?;
         debug!(?resynced, "resynchronised");
-        if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
-            let swept = self.live.sweep(resynced.epoch);
-            if swept > 0 {
-                debug!(swept, "removed entries of sockets whose end was missed");
-            }
-        }
         Ok(())
     }
 }
