@@ -64,6 +64,8 @@ impl Job for Reconcile {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
+        // Also if the comparison fails, because the map of timewait sockets fills otherwise.
+        self.shared.live.find_ended_time_waits()?;
         let counts = match KernelCounts::read() {
             Ok(counts) => counts,
             Err(error) => {
@@ -72,7 +74,6 @@ impl Job for Reconcile {
             }
         };
         self.compare_sockets(&counts);
-        self.shared.live.find_ended_time_waits()?;
         self.compare_time_wait(&counts);
         Ok(())
     }
