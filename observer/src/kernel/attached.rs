@@ -11,7 +11,8 @@ use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
     MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, PortSpace,
-    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount,
+    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT, SIGNALS, Slot, SocketSeen, SockoptKey,
+    TimeWaitCount,
 };
 use observer_core::{
     contract::{
@@ -34,7 +35,7 @@ use super::{
         slots::Slots,
         sockopt::SockoptFailures,
         sources::Sources,
-        stats::Stats,
+        stats::{Stats, decided},
         sweep::Connections,
         time_wait::TimeWaits,
     },
@@ -42,11 +43,11 @@ use super::{
     program_stats::ProgramStats,
 };
 
-/// Attached programs and their maps. Dropping it detaches them.
 /// Number of resynchronisations after which entries of sockets whose end was missed are removed, which
 /// reads the whole map of connections.
 const SWEEP_EVERY: u32 = 20;
 
+/// Attached programs and their maps. Dropping it detaches them.
 pub struct Attached {
     /// Locked before `open_files`.
     ebpf: Mutex<Ebpf>,
@@ -271,7 +272,8 @@ impl KernelSource for Attached {
     }
 
     fn sockopt_failures(&self) -> Vec<(SockoptKey, u64)> {
-        self.sockopt.read()
+        let outcomes = self.stats.sum().outcomes[SIGNAL_SETSOCKOPT as usize];
+        self.sockopt.read(decided(&outcomes))
     }
 
     fn stats(&self) -> CpuStats {

@@ -14,9 +14,14 @@ use observer_common::SockoptKey;
 use super::take_hash;
 use observer_core::sync::lock;
 
+/// Every counter, and how many calls had failed when they were read.
+type LastRead = (u64, Vec<(SockoptKey, u64)>);
+
 /// The map of failed calls.
 pub struct SockoptFailures {
     map: Mutex<HashMap<MapData, SockoptKey, u64>>,
+    /// Kept, because a read takes two system calls for each counter, and at most ticks none has changed.
+    last: Mutex<Option<LastRead>>,
     len: AtomicU64,
 }
 
@@ -29,19 +34,29 @@ impl SockoptFailures {
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             map: Mutex::new(take_hash(ebpf, "SOCKOPT_FAILURES")?),
+            last: Mutex::new(None),
             len: AtomicU64::new(0),
         })
     }
 
-    /// Every counter.
-    pub fn read(&self) -> Vec<(SockoptKey, u64)> {
+    /// Every counter. `failed`: how many calls failed and have an outcome, which the programs count
+    /// after they have counted the call here.
+    pub fn read(&self, failed: u64) -> Vec<(SockoptKey, u64)> {
+        let mut last = lock(&self.last);
+        if let Some((at, failures)) = &*last
+            && *at == failed
+        {
+            return failures.clone();
+        }
         let failures: Vec<_> = lock(&self.map).iter().filter_map(Result::ok).collect();
         self.len.store(failures.len() as u64, Ordering::Relaxed);
+        *last = Some((failed, failures.clone()));
         failures
     }
 
     /// Removes counters and returns them.
     pub fn take(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)> {
+        *lock(&self.last) = None;
         let mut map = lock(&self.map);
         let mut take = |key: &SockoptKey| {
             let count = map.get(key, 0).ok()?;

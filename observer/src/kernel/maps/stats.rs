@@ -16,7 +16,7 @@ use crate::kernel::clock::monotonic_ns;
 const REREADS: u32 = 4;
 
 /// Events that have an outcome.
-fn decided(outcomes: &Outcomes) -> u64 {
+pub fn decided(outcomes: &Outcomes) -> u64 {
     outcomes.counted + outcomes.unattributed + outcomes.lost
 }
 
