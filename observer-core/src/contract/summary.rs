@@ -1,11 +1,6 @@
 //! What serves each signal, from the verdicts on all hooks.
 
-use observer_common::{SIGNAL_NAMES, SIGNAL_TIME_WAIT};
-
-use super::{
-    source::POLLED_PORTS,
-    verdict::{AttachType, Status, Verdict},
-};
+use super::verdict::{AttachType, Status, Verdict};
 
 /// What serves a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,16 +78,6 @@ pub fn summaries(verdicts: &[Verdict]) -> Vec<Summary<'_>> {
         let is_obstacle = |it: &&Verdict| it.signal == summary.signal && it.status.is_obstacle();
         summary.unavailable = verdicts.iter().rfind(is_obstacle);
     }
-    // Which ports in TIME_WAIT are in use is known as well as what is in TIME_WAIT.
-    let time_wait = SIGNAL_NAMES[SIGNAL_TIME_WAIT as usize];
-    let is = |name| move |summary: &&Summary<'_>| summary.signal == name;
-    let inferred = summaries
-        .iter()
-        .find(is(time_wait))
-        .is_some_and(|it| it.inferred);
-    if let Some(ports) = summaries.iter_mut().find(|it| it.signal == POLLED_PORTS) {
-        ports.inferred |= inferred;
-    }
     summaries
 }
 
@@ -130,7 +115,7 @@ mod tests {
         assert_eq!(time_wait.hooks, [(AttachType::TpBtf, "c")]);
         assert_eq!(time_wait.remarks, ["inferred from c"]);
         assert_eq!(time_wait.unavailable, Some(&verdicts[0]));
-        assert!(time_wait.inferred && ports.inferred && !accept.inferred);
+        assert!(time_wait.inferred && !ports.inferred && !accept.inferred);
         assert_eq!(ports.hooks_text(), "tp_btf d");
         assert_eq!(ports.unavailable, None);
         assert!(accept.hooks.is_empty());
