@@ -1,6 +1,6 @@
 //! Rare cases in which counts were wrong once.
 
-use observer_test_support::{Daemon, Netns, Program};
+use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 /// A connection attempt that is given up with connect(AF_UNSPEC) has a result.
 #[test]
@@ -193,8 +193,12 @@ input()
     there.finish();
     let pid = here.pid();
     // Several reconciliations see no process in the namespace.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let metrics = daemon.scrape();
+    let reconciled =
+        |metrics: &Metrics| metrics.sum("observer_job_runs_total", &[("job", "reconcile")]);
+    let before = reconciled(&daemon.scrape());
+    let metrics = daemon.until("reconciliations", |metrics| {
+        reconciled(metrics) > before + 3.0
+    });
     metrics.assert_of(pid, "socket_time_wait", &[], 50.0);
     assert_eq!(metrics.by(&here.comm(), "socket_time_wait", &[]), 50.0);
     assert!(!metrics.shows(gone), "{}", metrics.shown());
