@@ -165,26 +165,26 @@ pub fn common_address(sk: *const u8, record: &mut Record) {
 /// Fills in the addresses of a received segment, from the receiver's side: for RSTs without a
 /// socket.
 #[inline(always)]
-pub fn segment_address(skb: *const u8, record: &mut Record) {
-    let Some(segment) = segment::of(skb) else {
+pub fn segment_address<M: Memory>(skb: *const u8, record: &mut Record) {
+    let Some(segment) = segment::of::<M>(skb) else {
         return;
     };
-    record.netns = segment::netns(skb);
+    record.netns = segment::netns::<M>(skb);
     record.remote_port = segment.source_port();
     record.local_port = segment.destination_port();
-    match segment.is_v6() {
-        Some(false) => {
+    match segment.version() {
+        4 => {
             record.family = AF_INET;
             let remote: [u8; 4] = segment.ip(12);
             let local: [u8; 4] = segment.ip(16);
             record.remote[..4].copy_from_slice(&remote);
             record.local[..4].copy_from_slice(&local);
         }
-        Some(true) => {
+        6 => {
             record.family = AF_INET6;
             record.remote = segment.ip(8);
             record.local = segment.ip(24);
         }
-        None => {}
+        _ => {}
     }
 }

@@ -7,41 +7,48 @@ use crate::core::{
     read::{Memory, Probe},
 };
 
-/// A received segment, whose headers are in the linear part of the `sk_buff` (`tcp_v4_rcv` and
-/// `tcp_v6_rcv` pull them there).
+/// A received segment.
 #[derive(Clone, Copy)]
 pub struct Segment {
+    /// Begin of the IP header: all of IPv4's without options, and of IPv6's up to the source.
+    ip: [u32; 6],
     network: *const u8,
-    transport: *const u8,
+    /// Begin of the TCP header.
+    tcp: [u32; 4],
 }
 
-/// The headers of `skb`, if the running kernel has the fields that lead to them.
+/// The headers of `skb`, if the running kernel has the fields that lead to them. They are in its linear
+/// part (`tcp_v4_rcv` and `tcp_v6_rcv` pull them there).
 #[inline(always)]
-pub fn of(skb: *const u8) -> Option<Segment> {
+pub fn of<M: Memory>(skb: *const u8) -> Option<Segment> {
     if !has::OFF_SKB_HEAD() || !has::OFF_SKB_NETWORK() || !has::OFF_SKB_TRANSPORT() {
         return None;
     }
-    // SAFETY: an sk_buff from the kernel, offsets from its BTF.
+    // SAFETY: an sk_buff from the kernel, offsets from its BTF. Both headers together are longer than
+    // what is read from the start of either.
     unsafe {
-        let head = Probe::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
-        let header = |offset| head.wrapping_add(usize::from(Probe::read::<u16>(skb, offset)));
+        let head = M::read::<u64>(skb, at::OFF_SKB_HEAD()) as *const u8;
+        let network = M::read::<u16>(skb, at::OFF_SKB_NETWORK());
+        let transport = M::read::<u16>(skb, at::OFF_SKB_TRANSPORT());
+        let network = head.wrapping_add(usize::from(network));
         Some(Segment {
-            network: header(at::OFF_SKB_NETWORK()),
-            transport: header(at::OFF_SKB_TRANSPORT()),
+            ip: Probe::read(network, 0),
+            network,
+            tcp: Probe::read(head, usize::from(transport)),
         })
     }
 }
 
-/// Inode number of the network namespace of the device that `skb` was received on, which `tcp_v4_rcv`
+/// Inode number of the network namespace of the device that `skb` was received on, in which `tcp_v4_rcv`
 /// and `tcp_v6_rcv` search for a socket; 0 if unknown. The device is set until a socket is found.
 #[inline(always)]
-pub fn netns(skb: *const u8) -> u32 {
+pub fn netns<M: Memory>(skb: *const u8) -> u32 {
     if !has::OFF_SKB_DEV() || !has::OFF_DEV_NET() || !has::OFF_NET_INUM() {
         return 0;
     }
     // SAFETY: an sk_buff from the kernel, offsets from its BTF.
     unsafe {
-        let device = Probe::read::<u64>(skb, at::OFF_SKB_DEV()) as *const u8;
+        let device = M::read::<u64>(skb, at::OFF_SKB_DEV()) as *const u8;
         let net = Probe::read::<u64>(device, at::OFF_DEV_NET()) as *const u8;
         Probe::read(net, at::OFF_NET_INUM())
     }
@@ -50,48 +57,39 @@ pub fn netns(skb: *const u8) -> u32 {
 impl Segment {
     /// Flags of the TCP header.
     #[inline(always)]
-    pub fn flags(self) -> u8 {
-        self.tcp(13)
+    pub fn flags(&self) -> u8 {
+        self.tcp[3].to_ne_bytes()[1]
     }
 
     #[inline(always)]
-    pub fn source_port(self) -> u16 {
-        u16::from_be(self.tcp(0))
+    pub fn source_port(&self) -> u16 {
+        (u32::from_be(self.tcp[0]) >> 16) as u16
     }
 
     #[inline(always)]
-    pub fn destination_port(self) -> u16 {
-        u16::from_be(self.tcp(2))
+    pub fn destination_port(&self) -> u16 {
+        u32::from_be(self.tcp[0]) as u16
     }
 
-    /// Whether the addresses are of IPv6; `None` if they are of neither version.
+    /// 4 or 6; something else if it is no segment.
     #[inline(always)]
-    pub fn is_v6(self) -> Option<bool> {
-        match self.ip::<u8>(0) >> 4 {
-            4 => Some(false),
-            6 => Some(true),
-            _ => None,
-        }
+    pub fn version(&self) -> u8 {
+        self.ip[0].to_ne_bytes()[0] >> 4
     }
 
     /// Source address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
     #[inline(always)]
-    pub fn source(self) -> Option<[u32; 4]> {
-        Some(match self.is_v6()? {
-            true => self.ip(8),
-            false => [0, 0, V4_MAPPED, self.ip(12)],
-        })
-    }
-
-    #[inline(always)]
-    fn tcp<T: Copy + Default>(self, offset: usize) -> T {
-        // SAFETY: within the TCP header; the types that are asked for are integers.
-        unsafe { Probe::read(self.transport, offset) }
+    pub fn source(&self) -> [u32; 4] {
+        let ip = &self.ip;
+        match self.version() {
+            6 => [ip[2], ip[3], ip[4], ip[5]],
+            _ => [0, 0, V4_MAPPED, ip[3]],
+        }
     }
 
     /// A field of the IP header.
     #[inline(always)]
-    pub fn ip<T: Copy + Default>(self, offset: usize) -> T {
+    pub fn ip<T: Copy + Default>(&self, offset: usize) -> T {
         // SAFETY: within the IP header; the types that are asked for are integers.
         unsafe { Probe::read(self.network, offset) }
     }

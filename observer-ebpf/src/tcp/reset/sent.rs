@@ -105,7 +105,7 @@ fn on_answer(sk: *const u8, skb: *const u8) {
     }
     // Both functions return early for an RST, which is never answered (RFC 9293, section
     // 3.10.7.1).
-    if segment::of(skb).is_some_and(|it| it.flags() & TCP_RST != 0) {
+    if segment::of::<Probe>(skb).is_some_and(|it| it.flags() & TCP_RST != 0) {
         return;
     }
     on_sent::<Probe>(sk, skb, REASON_NOT_SPECIFIED.load());
@@ -139,7 +139,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
     let index = if specific { reason } else { sent.class };
     count_outcome(SIGNAL_RESET_SENT, sent.slot);
     if sk.is_null() && answers_segment {
-        sources::note(skb);
+        sources::note::<M>(skb);
     }
     let Some(checked) = bounded(index as usize, RESETS_SENT) else {
         return;
@@ -163,7 +163,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
             record.reason = index;
             if sk.is_null() {
                 if answers_segment {
-                    records::segment_address(skb, record);
+                    records::segment_address::<M>(skb, record);
                 }
             } else if sent.full.is_null() {
                 records::common_address(sk, record);

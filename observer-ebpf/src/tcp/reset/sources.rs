@@ -8,6 +8,7 @@ use crate::core::{
     clock::now,
     counters::{add, bounded},
     maps::{BPF_NOEXIST, SOURCES},
+    read::Memory,
     segment, seq,
 };
 
@@ -22,19 +23,17 @@ const WORDS: usize = 4;
 /// one that the source chose. Every segment after the first SYN of a connection has it (RFC 9293,
 /// section 3.10.7.4), and no segment of a SYN, FIN, null or Xmas scan.
 #[inline(always)]
-pub fn note(skb: *const u8) {
-    let Some(segment) = segment::of(skb) else {
+pub fn note<M: Memory>(skb: *const u8) {
+    let Some(segment) = segment::of::<M>(skb) else {
         return;
     };
     if segment.flags() & TCP_ACK != 0 {
         return;
     }
-    let (Some(address), port) = (segment.source(), segment.destination_port()) else {
-        return;
-    };
+    let port = segment.destination_port();
     let key = SourceKey {
-        address,
-        netns: segment::netns(skb),
+        address: segment.source(),
+        netns: segment::netns::<M>(skb),
     };
     let now = now();
     let source = match SOURCES.get_ptr_mut(key) {
