@@ -5,6 +5,7 @@
 //! such as sockets older than the daemon. The text files are untrusted input: their parsers never
 //! panic, and their errors name file and field.
 
+pub mod counters;
 pub mod netns;
 pub mod overflows;
 pub mod snmp;

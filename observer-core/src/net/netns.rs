@@ -1,6 +1,11 @@
 //! Network namespaces that have a process.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, Instant},
+};
 
 use crate::process::{ProcError, ProcRoot, is_gone};
 
@@ -65,6 +70,58 @@ pub fn enumerate(root: &ProcRoot) -> Result<Namespaces, ProcError> {
     })
 }
 
+/// Minimum interval between two searches for a process in each network namespace.
+const SEARCH: Duration = Duration::from_secs(10);
+
+/// A process in each network namespace, through which its files in /proc are read.
+#[derive(Debug)]
+pub struct Representatives {
+    root: ProcRoot,
+    pids: HashMap<u32, u32>,
+    searched: Option<Instant>,
+}
+
+impl Representatives {
+    /// None yet.
+    #[must_use]
+    pub fn new(root: ProcRoot) -> Self {
+        Self {
+            root,
+            pids: HashMap::new(),
+            searched: None,
+        }
+    }
+
+    /// Where processes are looked up.
+    #[must_use]
+    pub fn root(&self) -> &ProcRoot {
+        &self.root
+    }
+
+    /// A process in the network namespace `netns`. `hint` is tried first, then the one that was found
+    /// before; then all processes are looked at, if that was not done within the last 10 s.
+    pub fn process_in(&mut self, netns: u32, hint: Option<u32>, now: Instant) -> Option<u32> {
+        let root = &self.root;
+        let is_in = |pid: &u32| inode(&root.process(*pid)).is_ok_and(|it| it as u32 == netns);
+        let known = hint.into_iter().chain(self.pids.get(&netns).copied());
+        if let Some(pid) = known.into_iter().find(is_in) {
+            return Some(pid);
+        }
+        let searched = self.searched;
+        if searched.is_some_and(|at| now.saturating_duration_since(at) < SEARCH) {
+            return None;
+        }
+        self.searched = Some(now);
+        self.pids = enumerate(&self.root)
+            .ok()?
+            .found
+            .iter()
+            .map(|found| (found.inode as u32, found.pid))
+            .collect();
+        self.pids.get(&netns).copied()
+    }
+}
+
 fn inode(process: &std::path::Path) -> io::Result<u64> {
     // Follows the link, whose target is the namespace itself.
     fs::metadata(process.join("ns/net")).map(|meta| meta.ino())
@@ -99,6 +156,23 @@ mod tests {
             inode: own,
             pid: 30
         }));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_replaced_after_a_while() {
+        let proc = Fixture::new();
+        let namespace = proc.write(9, "ns/net", b"");
+        let netns = fs::metadata(&namespace).unwrap().ino() as u32;
+        let link = proc.write(20, "ns/dir", b"").with_file_name("net");
+        fs::hard_link(&namespace, link).unwrap();
+        let mut processes = Representatives::new(proc.root().clone());
+        let start = Instant::now();
+        assert_eq!(processes.process_in(netns, None, start), Some(9));
+        assert_eq!(processes.process_in(netns, Some(20), start), Some(20));
+        fs::remove_file(namespace).unwrap();
+        assert_eq!(processes.process_in(netns, None, start), None);
+        let later = start + SEARCH;
+        assert_eq!(processes.process_in(netns, None, later), Some(20));
     }
 
     #[test]

@@ -40,7 +40,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use self::{
-    jobs::{Detect, Fds, Listeners, Ports, Reconcile, Resync, Tick, resync},
+    jobs::{Detect, Fds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, resync},
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
 };
@@ -206,12 +206,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         table,
         snapshot: watch::Sender::default(),
         walk: watch::Sender::default(),
+        namespaces: watch::Sender::default(),
         engine,
     };
     scheduler.add(Tick::new(shared.clone()));
     scheduler.add(Fds(shared.clone()));
     scheduler.add(Listeners::new(shared.clone()));
     scheduler.add(Ports::new(shared.clone()));
+    scheduler.add(Namespaces::new(shared.clone()));
     scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));

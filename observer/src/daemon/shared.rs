@@ -6,6 +6,7 @@ use observer_core::{
     config::Settings,
     detect::Engine,
     host::HostFacts,
+    net::counters::NamespaceCounters,
     process::resources::ScanLimits,
     sync::write,
     table::{Snapshot, Table},
@@ -27,6 +28,8 @@ pub struct Shared {
     pub walk: watch::Sender<Arc<Walk>>,
     /// What is wrong. Written for about a millisecond each tick.
     pub engine: Arc<RwLock<Engine>>,
+    /// Counters of the network namespaces with sockets in which a process is.
+    pub namespaces: watch::Sender<Arc<Vec<NamespaceCounters>>>,
 }
 
 impl Shared {

@@ -23,6 +23,7 @@ mod io_uring;
 mod layout;
 mod listen;
 mod mptcp;
+mod namespaces;
 mod ownership;
 mod ports;
 mod reset;

@@ -24,7 +24,7 @@ pub const ALL_KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
 pub const KERNELS: [&str; 3] = ["5.10", "6.1", "7.3"];
 
 /// Unit and where it runs. Tests of the daemon are left to the running kernel.
-pub const UNITS: [(&str, On); 32] = [
+pub const UNITS: [(&str, On); 33] = [
     ("accept", On::Ends),
     ("binds", On::Ends),
     ("connection_errors", On::Ends),
@@ -37,6 +37,7 @@ pub const UNITS: [(&str, On); 32] = [
     ("listen", On::Each),
     // 5.10 has none.
     ("mptcp", On::Each),
+    ("namespaces", On::Ends),
     ("ports", On::Ends),
     ("reset", On::Ends),
     ("reset_answer", On::Ends),

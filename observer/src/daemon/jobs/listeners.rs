@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    os::unix::fs::MetadataExt as _,
     time::{Duration, Instant},
 };
 
@@ -11,7 +10,7 @@ use observer_common::ListenerSample;
 use observer_core::{
     config::Settings,
     net::{
-        netns,
+        netns::Representatives,
         overflows::{Inference, Overflows},
         snmp::TcpExtCounters,
     },
@@ -22,9 +21,6 @@ use tracing::debug;
 
 use crate::daemon::{scheduler::Job, shared::Shared};
 
-/// Minimum interval between two searches for a process in each network namespace.
-const SEARCH: Duration = Duration::from_secs(10);
-
 /// Maximum number of reads of a namespace's counters per round, if a request is dropped meanwhile.
 const ATTEMPTS: u32 = 3;
 
@@ -33,11 +29,8 @@ const PATIENCE: u32 = 10;
 
 pub struct Listeners {
     shared: Shared,
-    root: ProcRoot,
     inference: Inference,
-    /// A process in each network namespace, and the time of the last search.
-    pids: HashMap<u32, u32>,
-    searched: Option<Instant>,
+    processes: Representatives,
     /// Rounds without consistent reads, by network namespace.
     inconsistent: HashMap<u32, u32>,
 }
@@ -62,10 +55,8 @@ impl Listeners {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
-            root: ProcRoot::default(),
             inference: Inference::default(),
-            pids: HashMap::new(),
-            searched: None,
+            processes: Representatives::new(ProcRoot::default()),
             inconsistent: HashMap::new(),
         }
     }
@@ -113,14 +104,14 @@ impl Listeners {
         samples: &mut Vec<ListenerSample>,
         overflows: &mut Overflows,
     ) -> anyhow::Result<()> {
-        let Some(pid) = self.process_in(netns, hint) else {
+        let Some(pid) = self.processes.process_in(netns, hint, Instant::now()) else {
             debug!(
                 netns,
                 "no process is in the network namespace of a listener"
             );
             return Ok(());
         };
-        let root = self.root.clone();
+        let root = self.processes.root().clone();
         let read = || -> anyhow::Result<Option<(u64, u64)>> {
             let counters = TcpExtCounters::read(&root, pid)
                 .context("cannot read the drops of a network namespace")?;
@@ -156,32 +147,5 @@ impl Listeners {
         samples.retain(|sample| sample.listener.closed != 0);
         samples.extend(new);
         Ok(())
-    }
-
-    /// A process in a network namespace. `hint` is tried first.
-    fn process_in(&mut self, netns: u32, hint: Option<u32>) -> Option<u32> {
-        let is_in = |pid: &u32| {
-            let path = self.root.process(*pid).join("ns/net");
-            std::fs::metadata(path).is_ok_and(|meta| meta.ino() as u32 == netns)
-        };
-        let known = hint.into_iter().chain(self.pids.get(&netns).copied());
-        if let Some(pid) = known.into_iter().find(is_in) {
-            return Some(pid);
-        }
-        let now = Instant::now();
-        if self
-            .searched
-            .is_some_and(|at| now.duration_since(at) < SEARCH)
-        {
-            return None;
-        }
-        self.searched = Some(now);
-        self.pids = netns::enumerate(&self.root)
-            .ok()?
-            .found
-            .iter()
-            .map(|found| (found.inode as u32, found.pid))
-            .collect();
-        self.pids.get(&netns).copied()
     }
 }

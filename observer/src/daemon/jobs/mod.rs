@@ -3,12 +3,13 @@
 mod detect;
 mod fds;
 mod listeners;
+mod namespaces;
 mod ports;
 pub mod reconcile;
 pub mod resync;
 mod tick;
 
 pub use self::{
-    detect::Detect, fds::Fds, listeners::Listeners, ports::Ports, reconcile::Reconcile,
-    resync::Resync, tick::Tick,
+    detect::Detect, fds::Fds, listeners::Listeners, namespaces::Namespaces, ports::Ports,
+    reconcile::Reconcile, resync::Resync, tick::Tick,
 };

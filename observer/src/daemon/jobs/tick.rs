@@ -56,7 +56,7 @@ impl Job for Tick {
             table,
             snapshot,
             walk,
-            engine: _,
+            ..
         } = &self.shared;
         let began_ns = monotonic_ns();
         write(table).tick(Instant::now(), &**live, &**facts);

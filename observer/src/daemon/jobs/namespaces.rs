@@ -1,0 +1,62 @@
+//! Reads the kernel's counters of each network namespace.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use observer_core::{
+    config::Settings,
+    net::{counters::NamespaceCounters, netns::Representatives},
+    process::ProcRoot,
+    sync::read,
+};
+use tracing::debug;
+
+use crate::daemon::{scheduler::Job, shared::Shared};
+
+/// Each reading sums some 130 counters over all CPUs (`netstat_seq_show`).
+const INTERVAL: Duration = Duration::from_secs(2);
+
+pub struct Namespaces {
+    shared: Shared,
+    processes: Representatives,
+}
+
+impl Namespaces {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            processes: Representatives::new(ProcRoot::default()),
+        }
+    }
+}
+
+impl Job for Namespaces {
+    fn name(&self) -> &'static str {
+        "namespaces"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval.max(INTERVAL)
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        // Those with sockets, as of the last walk over them.
+        let namespaces: Vec<u32> = {
+            let table = read(&self.shared.table);
+            table.ports_available().keys().copied().collect()
+        };
+        let mut counters = Vec::new();
+        for netns in namespaces {
+            match NamespaceCounters::read(netns, &mut self.processes, now) {
+                Ok(read) => counters.extend(read),
+                // The other namespaces are not affected.
+                Err(error) => debug!(netns, %error, "cannot read the counters of a namespace"),
+            }
+        }
+        self.shared.namespaces.send_replace(Arc::new(counters));
+        Ok(())
+    }
+}
