@@ -1,4 +1,5 @@
 use std::{
+    net::Ipv4Addr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,14 +17,16 @@ use crate::{
         Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
+    walk::{NamespaceUse, ProcessUse, Share, Walk},
 };
 
 fn gather(snapshot: &Snapshot) -> Sample {
     let reasons = ResetReasons::default();
-    Sample::gather(Inputs {
+    Gatherer::default().gather(Inputs {
         snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
+        namespaces: &[],
         sources: Vec::new(),
     })
 }
@@ -127,4 +130,167 @@ fn the_holders_with_the_most_are_named() {
     assert_eq!(holders.len(), HOLDERS);
     let first = holders.iter().map(|it| it.process.unwrap().tgid).take(3);
     assert_eq!(first.collect::<Vec<_>>(), [18, 19, 16]);
+}
+
+fn destination(port: u16) -> Destination {
+    Destination {
+        netns: 1,
+        source: Ipv4Addr::LOCALHOST.into(),
+        remote: (Ipv4Addr::LOCALHOST, port).into(),
+    }
+}
+
+fn ports_of(port: u16, blocked: u32, holders: Vec<Holder>) -> Ports {
+    Ports {
+        destination: destination(port),
+        walked_at: Duration::ZERO,
+        available: 100,
+        blocked,
+        syn_sent: 0,
+        established: 0,
+        idle: 0,
+        closing: 0,
+        time_wait: 0,
+        opened: 0,
+        blocked_for: Duration::from_secs(60),
+        searches_failed: 0,
+        holders,
+    }
+}
+
+/// One process runs, one has ended, and a further destination has nearly all ports free.
+#[test]
+fn ports_have_their_holders() {
+    let (kernel, facts) = (FakeKernel::new(16), FakeFacts::default());
+    let slots = [(7, "a"), (8, "b")].map(|(pid, comm)| {
+        let slot = kernel.spawn(pid, 1, comm.as_bytes()).unwrap();
+        kernel.change(slot, |it| it.ports.exhausted[0] = 5);
+        slot
+    });
+    let mut table = Table::new(TableConfig::default());
+    let now = Instant::now();
+    table.tick(now, &kernel, &facts);
+    facts.kill(key(8, 1));
+    table.tick(now + Duration::from_secs(1), &kernel, &facts);
+    let share = |port, slot: u32, blocked| Share {
+        destination: destination(port),
+        owner: (slot, 0),
+        used: blocked,
+        blocked,
+        used_by_all: 0,
+        blocked_by_all: 0,
+        available: 100,
+    };
+    let using = |port, blocked, holders| DestinationUse {
+        destination: destination(port),
+        available: 100,
+        used: blocked,
+        blocked,
+        syn_sent: 1,
+        established: 2,
+        idle: 3,
+        closing: 4,
+        time_wait: 50,
+        blocked_for: Duration::from_secs(60),
+        opened: 77,
+        holders,
+    };
+    let walk = Walk {
+        walked_at: Duration::from_secs(9),
+        destinations: vec![using(80, 90, 0..2), using(81, 5, 2..3)],
+        shares: vec![
+            share(80, slots[1], 60),
+            share(80, slots[0], 30),
+            share(81, slots[0], 5),
+        ],
+        processes: vec![ProcessUse {
+            owner: (slots[0], 0),
+            close_wait_over_10s: 6,
+            ..ProcessUse::default()
+        }],
+        namespaces: [(
+            1,
+            NamespaceUse {
+                range: 110,
+                bound: 10,
+            },
+        )]
+        .into(),
+    };
+    let mut snapshot = table.snapshot(1, &kernel, &facts);
+    snapshot.ended = Arc::new(table.ended_owners(&walk));
+    snapshot.walk = Arc::new(walk);
+    let counters = [NamespaceCounters {
+        netns: 1,
+        time_wait_overflows: 3,
+        syncookies_sent: 4,
+    }];
+    let reasons = ResetReasons::default();
+    let sample = Gatherer::default().gather(Inputs {
+        snapshot: &snapshot,
+        classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
+        fd_kinds: &HashMap::new(),
+        namespaces: &counters,
+        sources: Vec::new(),
+    });
+    let [ports] = &sample.ports[..] else {
+        panic!("{:?}", sample.ports);
+    };
+    assert_eq!(ports.destination, destination(80));
+    assert_eq!((ports.blocked, ports.live(), ports.opened), (90, 40, 77));
+    let [ended, running] = &ports.holders[..] else {
+        panic!("{:?}", ports.holders);
+    };
+    assert_eq!(
+        (ended.process, ended.labels.comm(), ended.count),
+        (None, "b", 60)
+    );
+    assert_eq!((running.process, running.count), (Some(key(7, 1)), 30));
+    assert_eq!(sample.processes[0].close_wait_over_10s, 6);
+    let namespace = sample.namespaces[0];
+    assert_eq!((namespace.range, namespace.bound), (110, 10));
+    assert_eq!(namespace.time_wait_overflows, 3);
+}
+
+#[test]
+fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
+    let holder = |comm: &str| Holder {
+        process: None,
+        labels: Arc::new(Labels::name(comm, "")),
+        count: 1,
+    };
+    let name = |comm: &str, failed| Name {
+        labels: Arc::new(Labels::name(comm, "")),
+        running: 1,
+        counts: Counts {
+            port_searches_failed: failed,
+            ..Counts::default()
+        },
+        syn_sent_over_3s: 0,
+    };
+    let mut searches = FailedSearches::default();
+    let mut attribute = |names: &[Name]| {
+        let mut ports = [
+            ports_of(80, 70, vec![holder("a"), holder("b")]),
+            ports_of(81, 60, vec![holder("a")]),
+            ports_of(82, 99, vec![holder("c")]),
+        ];
+        searches.attribute(names, &mut ports);
+        ports.map(|it| it.searches_failed)
+    };
+    assert_eq!(
+        attribute(&[name("a", 100)]),
+        [0, 0, 0],
+        "from before the start"
+    );
+    assert_eq!(attribute(&[name("a", 102), name("b", 0)]), [2, 0, 0]);
+    // The first ones of a name; one that has no port at all.
+    assert_eq!(
+        attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
+        [5, 0, 4]
+    );
+    assert_eq!(
+        attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
+        [5, 0, 4]
+    );
 }

@@ -40,7 +40,7 @@ pub use engine::Engine;
 pub use finding::{
     Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject,
 };
-pub use gather::Inputs;
+pub use gather::{Gatherer, Inputs};
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,
     ReceivedReset, Sample, SentReset, Source,

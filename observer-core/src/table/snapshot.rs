@@ -27,6 +27,9 @@ pub struct Snapshot {
     pub names: Vec<NameVitals>,
     /// The last walk over connections; the default from the table itself.
     pub walk: Arc<Walk>,
+    /// The names of processes that have ended and have ports for [`Walk::busy_destinations`], by slot and
+    /// generation; none from the table itself.
+    pub ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
 
 /// What a running process has.
@@ -189,6 +192,22 @@ impl Vitals {
 }
 
 impl Table {
+    /// What [`Snapshot::ended`] has to be for `walk`.
+    #[must_use]
+    pub fn ended_owners(&self, walk: &Walk) -> HashMap<(u32, u32), Arc<Labels>> {
+        let shares = walk.busy_destinations().flat_map(|it| walk.holders(it));
+        let runs = |&(slot, generation): &(u32, u32)| {
+            let entry = self.entry(slot, generation);
+            entry.is_some_and(|entry| entry.alive)
+        };
+        let ended = shares.map(|share| share.owner).filter(|owner| !runs(owner));
+        let name = |owner: (u32, u32)| {
+            let name = self.names.get(self.name_of_slot(owner.0, owner.1));
+            (owner, Arc::clone(&name.labels))
+        };
+        ended.map(name).collect()
+    }
+
     /// All running processes and all names, for a tick that began at `monotonic_ns`.
     #[must_use]
     pub fn snapshot(

@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use super::destination::Destination;
 
+/// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).
+const BUSY: f64 = 0.1;
+
 /// What one walk found. The default is that of no walk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
@@ -135,6 +138,12 @@ impl Walk {
         self.shares
             .get(destination.holders.clone())
             .unwrap_or_default()
+    }
+
+    /// Destinations that may run out of ports before long: a tenth of the ports are blocked.
+    pub fn busy_destinations(&self) -> impl Iterator<Item = &DestinationUse> {
+        let all = self.destinations.iter();
+        all.filter(|destination| destination.ratio() >= BUSY)
     }
 
     /// The highest ratio of blocked ports to available ones of any destination.

@@ -10,7 +10,7 @@ use observer_common::ProcessKey;
 use observer_core::{
     config::Settings,
     contract::KernelSource as _,
-    detect::{CounterClasses, Inputs, Sample},
+    detect::{CounterClasses, Gatherer, Inputs},
     process::fd_kinds::FdKinds,
     sync::write,
     table::{ProcessVitals, Snapshot},
@@ -27,6 +27,7 @@ const LOOKS: usize = 4;
 pub struct Detect {
     shared: Shared,
     classes: CounterClasses,
+    gatherer: Gatherer,
     /// Of the last snapshot: when its tick began.
     last_ns: u64,
     fd_kinds: HashMap<ProcessKey, Arc<FdKinds>>,
@@ -38,6 +39,7 @@ impl Detect {
         Self {
             classes: CounterClasses::new(|index| shared.live.reset_reason(index)),
             shared,
+            gatherer: Gatherer::default(),
             last_ns: 0,
             fd_kinds: HashMap::new(),
             looked_at: HashMap::new(),
@@ -96,10 +98,12 @@ impl Job for Detect {
             Ok(sources) => (sources, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        let sample = Sample::gather(Inputs {
+        let namespaces = self.shared.namespaces.borrow().clone();
+        let sample = self.gatherer.gather(Inputs {
             snapshot: &snapshot,
             classes: &self.classes,
             fd_kinds: &self.fd_kinds,
+            namespaces: &namespaces,
             sources,
         });
         let changes = write(&self.shared.engine).step(&sample);

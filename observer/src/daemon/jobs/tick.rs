@@ -1,7 +1,7 @@
 //! The table's housekeeping: new and exited processes, names, and which ones are shown.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,6 +9,7 @@ use std::{
 use observer_core::{
     config::Settings,
     sync::{read, write},
+    table::Labels,
 };
 use tracing::info;
 
@@ -20,6 +21,9 @@ use crate::{
 pub struct Tick {
     shared: Shared,
     has_run: bool,
+    /// Of the last walk over connections: when it was, and [`Snapshot::ended`](observer_core::table::Snapshot).
+    walked_at: Duration,
+    ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
 
 impl Tick {
@@ -27,6 +31,8 @@ impl Tick {
         Self {
             shared,
             has_run: false,
+            walked_at: Duration::ZERO,
+            ended: Arc::default(),
         }
     }
 }
@@ -68,6 +74,11 @@ impl Job for Tick {
         // Last, so that whoever waits for it sees everything else of this tick, too.
         let mut now = read(table).snapshot(began_ns, &**live, &**facts);
         now.walk = Arc::clone(&walk.borrow());
+        if now.walk.walked_at != self.walked_at {
+            self.walked_at = now.walk.walked_at;
+            self.ended = Arc::new(read(table).ended_owners(&now.walk));
+        }
+        now.ended = Arc::clone(&self.ended);
         snapshot.send_replace(Arc::new(now));
         self.has_run = true;
         Ok(())

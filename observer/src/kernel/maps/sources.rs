@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use aya::Ebpf;
 use observer_common::SourceSample;
-use observer_core::{detect::Source, ports::address};
+use observer_core::{detect::Source, walk::address};
 
 use super::iter::MapIter;
 use crate::kernel::hooks::reset::SOURCES_ITER;
