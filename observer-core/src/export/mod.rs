@@ -6,6 +6,7 @@
 pub mod bound;
 pub mod collector;
 mod counters;
+mod destinations;
 pub mod family;
 mod findings;
 pub mod health;

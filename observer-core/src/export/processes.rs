@@ -1,6 +1,6 @@
 //! What the API says of processes and names, from a snapshot alone.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use observer_common::{BUCKETS, Histogram};
 use serde::Serialize;
@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 
 use super::{
     collector::Exporter,
+    destinations::{self, destinations},
     family::Family,
     sink::{Extra, Number, Sink},
 };
 use crate::{
-    table::{Labels, NameVitals, ProcessVitals, Snapshot, Vitals},
-    walk::Destination,
+    table::{Labels, NameVitals, ProcessVitals, Resources, Snapshot, Vitals},
+    walk::{Destination, ProcessUse},
 };
 
 /// The answer to `/api/v1/processes`.
@@ -23,6 +24,9 @@ pub struct Processes {
     running: usize,
     processes: Vec<Process>,
     names: Vec<Name>,
+    /// When the last walk over connections ended; `None` before the first.
+    walked_at_ns: Option<u64>,
+    destinations: Vec<destinations::Destination>,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,6 +38,12 @@ struct Process {
     open_fds: Option<u64>,
     max_fds: Option<u64>,
     fd_high_water: Option<u64>,
+    fds_measured_at_ns: Option<u64>,
+    syn_sent_over_3s: u32,
+    close_wait_over_10s: u32,
+    close_wait_over_60s: u32,
+    close_wait_of_servers: u32,
+    owned_fin_wait2: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,13 +98,35 @@ impl Exporter {
         let mut names: Vec<_> = snapshot.names.iter().collect();
         names.sort_by_key(|name| Reverse(name.vitals.sockets()));
         names.truncate(limit);
-        let process = |process: &ProcessVitals| Process {
-            pid: process.key.tgid,
-            start_boottime_ns: process.key.start_boottime_ns,
-            series: self.series(&process.vitals),
-            open_fds: process.resources.open_fds,
-            max_fds: process.resources.max_fds,
-            fd_high_water: process.resources.fd_high_water,
+        let process = |process: &ProcessVitals| {
+            let ProcessUse {
+                owner: _,
+                syn_sent_over_3s,
+                close_wait_over_10s,
+                close_wait_over_60s,
+                close_wait_of_servers,
+                owned_fin_wait2,
+            } = snapshot.walk.process(process.owner);
+            let Resources {
+                open_fds,
+                max_fds,
+                fd_high_water,
+                measured_at,
+            } = process.resources;
+            Process {
+                pid: process.key.tgid,
+                start_boottime_ns: process.key.start_boottime_ns,
+                series: self.series(&process.vitals),
+                open_fds,
+                max_fds,
+                fd_high_water,
+                fds_measured_at_ns: nanoseconds(measured_at),
+                syn_sent_over_3s,
+                close_wait_over_10s,
+                close_wait_over_60s,
+                close_wait_of_servers,
+                owned_fin_wait2,
+            }
         };
         let name = |name: &NameVitals| Name {
             alive: name.alive,
@@ -105,6 +137,8 @@ impl Exporter {
             running: snapshot.processes.len(),
             processes: snapshot.busiest(limit).into_iter().map(process).collect(),
             names: names.into_iter().map(name).collect(),
+            walked_at_ns: nanoseconds(snapshot.walk.walked_at),
+            destinations: destinations(snapshot, limit),
         }
     }
 
@@ -155,6 +189,11 @@ impl Exporter {
             ports: ports.collect(),
         }
     }
+}
+
+/// A time of CLOCK_MONOTONIC; `None` if it was not yet.
+fn nanoseconds(time: Duration) -> Option<u64> {
+    (!time.is_zero()).then_some(time.as_nanos() as u64)
 }
 
 /// Counters by the metric's name without `socket_` and `_total`, and by the value of each label within.

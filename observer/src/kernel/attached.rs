@@ -208,13 +208,14 @@ impl Attached {
         self.observes(SIGNAL_LISTEN_OVERFLOW)
     }
 
-    /// Shows every use of a local port to `visit` and returns the network namespaces' port
-    /// spaces. Finds the sockets that left TIME_WAIT, where no program sees that. `None` where this kernel has no way to read them.
+    /// Shows every connection and every socket in TIME_WAIT to `visit`, and returns the ports of the network
+    /// namespaces that have any in use. Finds the sockets that left TIME_WAIT, where no program sees that.
+    /// `None` where this kernel has no way to read them.
     ///
     /// # Errors
     ///
     /// When they cannot be read.
-    pub fn walk_ports(
+    pub fn walk(
         &self,
         visit: impl FnMut(SocketSeen),
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {

@@ -25,11 +25,16 @@ print(target[1])
 input()
 ";
 
-/// The entry of a process, as of the last tick.
-fn process(daemon: &Daemon, pid: u32) -> Option<Value> {
+/// What the last tick found.
+pub(crate) fn processes(daemon: &Daemon) -> Value {
     let (status, body) = daemon.get("/api/v1/processes?limit=1000");
     assert_eq!(status, 200, "{body}");
-    let answer: Value = serde_json::from_str(&body).unwrap();
+    serde_json::from_str(&body).unwrap()
+}
+
+/// The entry of a process, as of the last tick.
+pub(crate) fn process(daemon: &Daemon, pid: u32) -> Option<Value> {
+    let answer = processes(daemon);
     let processes = answer["processes"].as_array().unwrap();
     let entry = processes.iter().find(|it| it["pid"] == pid);
     entry.cloned()

@@ -36,6 +36,7 @@ mod state;
 mod stream;
 mod time_wait;
 mod units;
+mod walk;
 
 /// Waits until an RST that was received, and may be the observed side's own abort, is certain.
 fn wait_until_resets_are_certain() {

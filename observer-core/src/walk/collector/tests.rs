@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use observer_common::{PORT_TIMESTAMPS, TIME_WAIT, TW_REUSE_LOOPBACK};
+use observer_common::{LAST_ACK, PORT_TIMESTAMPS, TIME_WAIT, TW_REUSE_LOOPBACK};
 use proptest::prelude::*;
 
 use super::{super::destination::address, *};
@@ -266,4 +266,165 @@ proptest! {
             }
         }
     }
+}
+
+const fn ticks(seconds: u64) -> u32 {
+    coarse_time(seconds * 1_000_000_000)
+}
+
+fn in_state(state: u8, slot: u32, flags: u16, seconds: u64) -> SocketSeen {
+    SocketSeen {
+        state,
+        age: ticks(seconds),
+        ..port(0, 0, slot, flags)
+    }
+}
+
+#[test]
+fn sockets_of_a_process_count_once_they_have_waited() {
+    let open = SEEN_DESCRIPTOR;
+    let sockets = [
+        in_state(SYN_SENT, 3, 0, 3),
+        in_state(SYN_SENT, 3, 0, 4),
+        in_state(CLOSE_WAIT, 4, open, 10),
+        in_state(CLOSE_WAIT, 4, open, 11),
+        in_state(CLOSE_WAIT, 4, open | SEEN_PASSIVE, 11),
+        in_state(CLOSE_WAIT, 4, open, 61),
+        // Waits for accept().
+        in_state(CLOSE_WAIT, 4, SEEN_PASSIVE, 600),
+        in_state(FIN_WAIT2, 5, open, 0),
+        // An orphan.
+        in_state(FIN_WAIT2, 5, 0, 600),
+        in_state(ESTABLISHED, 6, open, 600),
+        SocketSeen::default(),
+    ];
+    let walk = walk(&[], &sockets);
+    let none = ProcessUse::default();
+    let expected = [
+        ProcessUse {
+            owner: (3, 1),
+            syn_sent_over_3s: 1,
+            ..none
+        },
+        ProcessUse {
+            owner: (4, 1),
+            close_wait_over_10s: 3,
+            close_wait_over_60s: 1,
+            close_wait_of_servers: 1,
+            ..none
+        },
+        ProcessUse {
+            owner: (5, 1),
+            owned_fin_wait2: 1,
+            ..none
+        },
+    ];
+    assert_eq!(walk.processes, expected);
+    assert_eq!(walk.process((4, 1)), expected[1]);
+    let another = ProcessUse {
+        owner: (4, 2),
+        ..none
+    };
+    assert_eq!(walk.process((4, 2)), another);
+    assert!(walk.destinations.is_empty());
+}
+
+#[test]
+fn ports_are_counted_by_state() {
+    let state = |local, state, slot| SocketSeen {
+        state,
+        ..port(local, 80, slot, 0)
+    };
+    let idle = |local, waited_ms| SocketSeen {
+        waited_ms,
+        ..port(local, 80, 3, 0)
+    };
+    let sockets = [
+        state(100, SYN_SENT, 3),
+        idle(101, 300_000),
+        idle(102, 300_001),
+        state(103, CLOSE_WAIT, 4),
+        state(104, FIN_WAIT1, 4),
+        state(105, FIN_WAIT2, 4),
+        state(106, LAST_ACK, 4),
+        // The time that a timewait socket has waited says nothing about idleness.
+        in_time_wait(port(107, 80, 4, 0), ticks(2), 300_001),
+        in_time_wait(port(108, 80, 4, 0), 0, 0),
+    ];
+    let walk = walk(&[space(7, 100, 119, &[])], &sockets);
+    let [it] = &walk.destinations[..] else {
+        panic!("{walk:?}")
+    };
+    let by_state = [it.syn_sent, it.established, it.idle, it.closing];
+    assert_eq!(by_state, [1, 2, 1, 3]);
+    assert_eq!((it.used, it.blocked, it.time_wait), (9, 8, 1));
+    let holders = walk.holders(it).iter();
+    let holders: Vec<_> = holders.map(|it| (it.owner.0, it.used)).collect();
+    assert_eq!(holders, [(4, 6), (3, 3)]);
+    assert_eq!(walk.fullest(), 0.4);
+}
+
+#[test]
+fn time_wait_blocks_for_the_delay_where_ports_are_reused() {
+    let blocked_for = |space: &PortSpace, sockets: &[SocketSeen]| {
+        let walk = walk(&[Box::new(*space)], sockets);
+        walk.destinations[0].blocked_for.as_millis()
+    };
+    let loopback = space(7, 100, 119, &[]);
+    let waiting = in_time_wait(port(100, 80, 3, 0), 1, 1);
+    let without_timestamps = SocketSeen {
+        flags: 0,
+        ..waiting
+    };
+    assert_eq!(blocked_for(&loopback, &[port(100, 80, 3, 0)]), 1000);
+    assert_eq!(blocked_for(&loopback, &[waiting]), 1000);
+    assert_eq!(blocked_for(&loopback, &[without_timestamps]), 60_000);
+    let never = PortSpace {
+        tw_reuse: 0,
+        ..*loopback
+    };
+    assert_eq!(blocked_for(&never, &[waiting]), 60_000);
+    let long = PortSpace {
+        tw_reuse_delay_ms: 90_000,
+        ..*loopback
+    };
+    assert_eq!(blocked_for(&long, &[waiting]), 60_000);
+}
+
+#[test]
+fn connections_that_took_a_port_are_counted_over_walks() {
+    let space = [space(7, 100, 119, &[])];
+    let mut history = History::default();
+    let mut opened = |seconds, sockets: &[SocketSeen]| {
+        let walk = walk_at(seconds, &space, sockets, &mut history);
+        let of = |remote| {
+            let mut all = walk.destinations.iter();
+            all.find(|it| it.destination.remote.port() == remote)
+                .map(|it| it.opened)
+        };
+        (of(80), of(81), history.growth())
+    };
+    let live = |local| port(local, 80, 3, 0);
+    let other = port(100, 81, 3, 0);
+    let waiting = |local, seconds| in_time_wait(live(local), ticks(seconds), 1);
+    let first = [live(100), live(101), waiting(102, 5), other];
+    assert_eq!(opened(10, &first), (Some(3), Some(1), 0.0));
+    // Nothing new: one has closed, and so has a process that holds the port no more.
+    let second = [live(100), waiting(101, 3), waiting(102, 15), other];
+    assert_eq!(opened(20, &second), (Some(3), Some(1), 0.0));
+    // Two are new: one of them has ended. The third port was taken again from TIME_WAIT, and the fourth
+    // was, too, and is in TIME_WAIT again.
+    let third = [
+        live(100),
+        live(101),
+        waiting(102, 1),
+        live(103),
+        waiting(104, 2),
+        other,
+    ];
+    let growth = 2.0 / 20.0 / 10.0;
+    assert_eq!(opened(30, &third), (Some(7), Some(1), growth));
+    // A destination that was not found begins anew.
+    assert_eq!(opened(40, &[live(100)]), (Some(7), None, 0.0));
+    assert_eq!(opened(50, &[live(100), other]), (Some(7), Some(1), 0.005));
 }

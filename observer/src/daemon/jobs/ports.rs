@@ -45,10 +45,7 @@ impl Ports {
     /// Walks once; `None` where this kernel has no way to.
     fn walk(&mut self) -> anyhow::Result<Option<Walk>> {
         let mut collector = Collector::default();
-        let spaces = self
-            .shared
-            .live
-            .walk_ports(|socket| collector.add(&socket))?;
+        let spaces = self.shared.live.walk(|socket| collector.add(&socket))?;
         let walked_at = Duration::from_nanos(monotonic_ns());
         Ok(spaces.map(|spaces| collector.finish(&spaces, walked_at, &mut self.history)))
     }

@@ -1,4 +1,4 @@
-//! Which local ports are in use, read through iterators.
+//! Connections, sockets in TIME_WAIT, and the ports of network namespaces, read through iterators.
 
 use anyhow::Context as _;
 use aya::Ebpf;
@@ -31,8 +31,8 @@ impl Ports {
         })
     }
 
-    /// Shows every use of a port to `visit`, and returns the port spaces of the network
-    /// namespaces that were met. Where no program sees the end of TIME_WAIT, this counts those that
+    /// Shows every connection and socket in TIME_WAIT to `visit`, and returns the port spaces of the
+    /// network namespaces that were met. Where no program sees the end of TIME_WAIT, this counts those that
     /// ended since the last call.
     ///
     /// # Errors
