@@ -1,7 +1,7 @@
 //! Descriptor use of all watched processes, refreshed a few at a time.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::Mutex,
     time::Duration,
 };
@@ -33,7 +33,7 @@ pub struct Resources {
 pub struct ScanLimits {
     /// The most processes measured per call.
     pub batch: usize,
-    /// The least time between two measurements of one process.
+    /// The least time between two measurements of one process, unless its descriptors may run out soon.
     pub interval: Duration,
 }
 
@@ -60,8 +60,20 @@ pub struct Scan {
     pub gone: Vec<ProcessKey>,
 }
 
-/// Measures descriptor use, round-robin: never measured first, then the oldest
-/// measurement. One process costs a stat, and two reads of short files.
+/// The longest interval between two measurements of a process whose descriptors may run out soon.
+const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Such a process has so many of its descriptors open, in hundredths of the limit;
+const FULL_PERCENT: u64 = 30;
+
+/// or so many more than at the last measurement, in hundredths of the limit;
+const GROWTH_PERCENT: u64 = 2;
+
+/// or a limit that is used up within seconds.
+const SMALL_LIMIT: u64 = 256;
+
+/// Measures descriptor use: never measured first, then those that have waited longest for their interval. One
+/// process costs a stat, and two reads of short files.
 pub struct ResourceScanner {
     root: ProcRoot,
     method: FdMethod,
@@ -72,9 +84,18 @@ pub struct ResourceScanner {
 
 struct State {
     limits: ScanLimits,
-    /// Those to be measured, the oldest measurement at the front.
-    queue: VecDeque<ProcessKey>,
-    processes: HashMap<ProcessKey, Option<Resources>>,
+    processes: HashMap<ProcessKey, Watched>,
+}
+
+/// A process that is watched.
+#[derive(Default)]
+struct Watched {
+    resources: Option<Resources>,
+    /// When it was measured, or could not be.
+    looked_at: Option<Duration>,
+    /// Its descriptors may run out soon.
+    closely: bool,
+    gone: bool,
 }
 
 impl ResourceScanner {
@@ -87,7 +108,6 @@ impl ResourceScanner {
             method,
             state: Mutex::new(State {
                 limits,
-                queue: VecDeque::new(),
                 processes: HashMap::new(),
             }),
         }
@@ -107,35 +127,26 @@ impl ResourceScanner {
     /// Tells which processes are live. Others are forgotten, their peaks included.
     pub fn set_live(&self, live: impl IntoIterator<Item = ProcessKey>) {
         let live: HashSet<ProcessKey> = live.into_iter().collect();
-        let State {
-            queue, processes, ..
-        } = &mut *lock(&self.state);
+        let processes = &mut lock(&self.state).processes;
         processes.retain(|key, _| live.contains(key));
-        queue.retain(|key| live.contains(key));
         for key in live {
-            processes.entry(key).or_insert_with(|| {
-                queue.push_front(key);
-                None
-            });
+            processes.entry(key).or_default();
         }
     }
 
     /// What is known of a process: `None` before its first measurement.
     #[must_use]
     pub fn get(&self, key: &ProcessKey) -> Option<Resources> {
-        lock(&self.state).get(key).copied()
+        lock(&self.state).processes.get(key)?.resources
     }
 
     /// Measures the processes that are due at `now` (CLOCK_MONOTONIC), at most one batch of them.
     pub fn scan(&self, now: Duration) -> Scan {
         let mut scan = Scan::default();
-        let turns = lock(&self.state).turns();
-        for _ in 0..turns {
-            let Some(key) = lock(&self.state).next_due(now) else {
-                break;
-            };
+        let due = lock(&self.state).due(now);
+        for key in due {
             let outcome = self.measure(&key, now);
-            lock(&self.state).note(key, outcome, &mut scan);
+            lock(&self.state).note(key, outcome, now, &mut scan);
         }
         scan
     }
@@ -163,35 +174,27 @@ impl ResourceScanner {
         }
         Ok(Some(Resources {
             open_fds,
-            fd_high_water: open_fds,
             max_fds: Some(max_fds),
+            fd_high_water: None,
             measured_at: now,
         }))
     }
 }
 
 impl State {
-    fn get(&self, key: &ProcessKey) -> Option<&Resources> {
-        self.processes.get(key)?.as_ref()
-    }
-
-    /// How many processes one scan may measure.
-    fn turns(&self) -> usize {
-        self.limits.batch.min(self.queue.len())
-    }
-
-    /// The process to be measured next, if one is due; `note` takes the outcome.
-    fn next_due(&mut self, now: Duration) -> Option<ProcessKey> {
-        let key = self.queue.pop_front()?;
-        if let Some(before) = self.get(&key)
-            && now.saturating_sub(before.measured_at) < self.limits.interval
-        {
-            // The queue is in the order of age, so none of the others is due either. One
-            // whose measurement failed has lost its place and waits with them.
-            self.queue.push_front(key);
-            return None;
-        }
-        Some(key)
+    /// Those to be measured at `now`, at most one batch.
+    fn due(&self, now: Duration) -> Vec<ProcessKey> {
+        let ScanLimits { batch, interval } = self.limits;
+        let mut due: Vec<_> = self
+            .processes
+            .iter()
+            .filter_map(|(key, it)| Some((it.waited(now, interval)?, key)))
+            .collect();
+        due.sort_unstable_by(|(a, a_key), (b, b_key)| {
+            b.total_cmp(a).then(a_key.tgid.cmp(&b_key.tgid))
+        });
+        due.truncate(batch);
+        due.into_iter().map(|(_, key)| *key).collect()
     }
 
     /// Takes in what a measurement came to.
@@ -199,37 +202,74 @@ impl State {
         &mut self,
         key: ProcessKey,
         outcome: Result<Option<Resources>, ProcError>,
+        now: Duration,
         scan: &mut Scan,
     ) {
+        // It may have been forgotten meanwhile.
+        let Some(watched) = self.processes.get_mut(&key) else {
+            return;
+        };
+        watched.looked_at = Some(now);
         match outcome {
             Ok(Some(measured)) => {
                 scan.measured += 1;
                 scan.denied += usize::from(measured.open_fds.is_none());
-                let before = self.get(&key).and_then(|old| old.fd_high_water);
-                let fd_high_water = measured.fd_high_water.max(before);
-                self.processes.insert(
-                    key,
-                    Some(Resources {
-                        fd_high_water,
-                        ..measured
-                    }),
-                );
-                self.queue.push_back(key);
+                watched.take(measured);
             }
-            Ok(None) => scan.gone.push(key),
+            Ok(None) => {
+                watched.gone = true;
+                scan.gone.push(key);
+            }
             Err(error) => {
                 tracing::debug!(pid = key.tgid, %error, "cannot measure process");
                 scan.failed += 1;
                 // What was measured last may not be so any more.
-                let unknown = self.get(&key).map(|old| Resources {
-                    open_fds: None,
-                    max_fds: None,
-                    ..*old
-                });
-                self.processes.insert(key, unknown);
-                self.queue.push_back(key);
+                if let Some(resources) = &mut watched.resources {
+                    (resources.open_fds, resources.max_fds) = (None, None);
+                }
             }
         }
+    }
+}
+
+impl Watched {
+    /// Time since the last look, in intervals; `None` if that is less than one, or the process is gone.
+    fn waited(&self, now: Duration, interval: Duration) -> Option<f64> {
+        if self.gone {
+            return None;
+        }
+        let Some(looked_at) = self.looked_at else {
+            return Some(f64::INFINITY);
+        };
+        let interval = if self.closely {
+            interval.min(CLOSE_INTERVAL)
+        } else {
+            interval
+        };
+        let waited = now.saturating_sub(looked_at);
+        (waited >= interval).then(|| waited.as_secs_f64() / interval.as_secs_f64().max(0.001))
+    }
+
+    fn take(&mut self, measured: Resources) {
+        let before = self.resources.unwrap_or_default();
+        self.closely = measured.may_run_out(before.open_fds);
+        self.resources = Some(Resources {
+            fd_high_water: measured.open_fds.max(before.fd_high_water),
+            ..measured
+        });
+    }
+}
+
+impl Resources {
+    /// Whether the descriptors may run out within a common interval. `before` is their number at the last
+    /// measurement.
+    fn may_run_out(&self, before: Option<u64>) -> bool {
+        let (Some(open), Some(limit)) = (self.open_fds, self.max_fds) else {
+            return false;
+        };
+        let growth = before.map_or(0, |before| open.saturating_sub(before));
+        let reaches = |number: u64, percent| number.saturating_mul(100) / percent >= limit;
+        limit <= SMALL_LIMIT || reaches(open, FULL_PERCENT) || reaches(growth, GROWTH_PERCENT)
     }
 }
 

@@ -159,7 +159,9 @@ fn failures_are_counted_and_tried_again() {
         }
     );
     add(&proc, 1, 3);
-    assert_eq!(scanner.scan(START).measured, 1);
+    // Not at the next tick: it would be measured before all others.
+    assert_eq!(scanner.scan(START), Scan::default());
+    assert_eq!(scanner.scan(START + LIMITS.interval).measured, 1);
 }
 
 #[test]
@@ -194,4 +196,79 @@ fn a_denied_directory_leaves_the_rest() {
     );
     let resources = scanner.get(&key(1)).unwrap();
     assert_eq!((resources.open_fds, resources.max_fds), (None, Some(64)));
+}
+
+fn add_with_limit(proc: &Fixture, pid: u32, fds: u32, limit: u32) {
+    add(proc, pid, fds);
+    let limits = format!("Max open files            {limit}            {limit}            files\n");
+    proc.write(pid, "limits", limits.as_bytes());
+}
+
+#[test]
+fn what_may_run_out_is_measured_each_second() {
+    let proc = Fixture::new();
+    add_with_limit(&proc, 1, 1, 257);
+    add_with_limit(&proc, 2, 1, 256);
+    add_with_limit(&proc, 3, 89, 300);
+    add_with_limit(&proc, 4, 90, 300);
+    add_with_limit(&proc, 5, 10, 300);
+    let limits = ScanLimits {
+        batch: 100,
+        interval: Duration::from_secs(15),
+    };
+    let scanner = ResourceScanner::new(proc.root().clone(), limits);
+    scanner.set_live((1..=5).map(key));
+    let measured = |second| {
+        let now = START + Duration::from_secs(second);
+        scanner.scan(now);
+        let at = |pid: &u32| scanner.get(&key(*pid)).unwrap().measured_at == now;
+        (1..=5).filter(at).collect::<Vec<_>>()
+    };
+    assert_eq!(measured(0), [1, 2, 3, 4, 5]);
+    assert_eq!(measured(1), [2, 4]);
+    for fd in 10..15 {
+        proc.write(5, &format!("fd/{fd}"), b"");
+    }
+    assert_eq!(measured(14), [2, 4]);
+    assert_eq!(measured(15), [1, 2, 3, 4, 5]);
+    // By five of 300: less than 2 %.
+    assert_eq!(measured(16), [2, 4]);
+    for fd in 15..21 {
+        proc.write(5, &format!("fd/{fd}"), b"");
+    }
+    assert_eq!(measured(30), [1, 2, 3, 4, 5]);
+    assert_eq!(measured(31), [2, 4, 5]);
+    // It does not grow any more.
+    assert_eq!(measured(32), [2, 4]);
+}
+
+#[test]
+fn a_small_batch_serves_all() {
+    let proc = Fixture::new();
+    for pid in 1..=4 {
+        add_with_limit(&proc, pid, 1, 64);
+    }
+    for pid in 5..=8 {
+        add_with_limit(&proc, pid, 1, 1024);
+    }
+    let limits = ScanLimits {
+        batch: 1,
+        interval: Duration::from_secs(4),
+    };
+    let scanner = ResourceScanner::new(proc.root().clone(), limits);
+    scanner.set_live((1..=8).map(key));
+    let mut times = [0; 9];
+    for second in 0..100 {
+        let now = START + Duration::from_secs(second);
+        assert_eq!(scanner.scan(now).measured, 1);
+        for pid in 1..=8 {
+            let resources = scanner.get(&key(pid)).unwrap_or_default();
+            times[pid as usize] += u32::from(resources.measured_at == now);
+        }
+    }
+    // Each four times as often as the others.
+    for pid in 1..=8 {
+        let expected = if pid <= 4 { 18..=22 } else { 4..=6 };
+        assert!(expected.contains(&times[pid]), "{times:?}");
+    }
 }
