@@ -81,7 +81,7 @@ impl Board {
     }
 
     /// The last changes and when they were (CLOCK_MONOTONIC), oldest first.
-    pub fn changes(&self) -> impl Iterator<Item = &(Duration, Change)> {
+    pub fn changes(&self) -> impl DoubleEndedIterator<Item = &(Duration, Change)> {
         self.changes.iter()
     }
 

@@ -78,12 +78,7 @@ fn play(
             ports.walked_at = sample.now;
         }
         for change in engine.step(&sample) {
-            let what = match change {
-                Change::Raised(_) => "raised",
-                Change::Updated(_) => "updated",
-                Change::Cleared(_) => "cleared",
-            };
-            changes.push((second, what, change.finding().anomaly));
+            changes.push((second, change.name(), change.finding().anomaly));
         }
     }
     (changes, engine)
@@ -322,7 +317,7 @@ fn a_finding_becomes_critical_and_has_its_evidence() {
     let json = serde_json::to_value(finding).unwrap();
     assert_eq!(json["anomaly"], "port_exhaustion");
     assert_eq!(json["severity"], "critical");
-    assert_eq!(json["labels"]["pid"], "7");
+    assert_eq!(json["pid"], 7);
     assert_eq!(json["subject"]["destination"], "10.0.0.2:80");
     assert_eq!(json["evidence"]["holders"][0]["comm"], "api");
     assert_eq!(json["time_left_seconds"], 41.0);

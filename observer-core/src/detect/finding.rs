@@ -110,9 +110,7 @@ pub struct Holder {
 impl Serialize for Holder {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (name, value) in self.labels.pairs() {
-            map.serialize_entry(name, value)?;
-        }
+        entries(&mut map, &self.labels)?;
         map.serialize_entry("count", &self.count)?;
         map.end()
     }
@@ -287,6 +285,17 @@ pub enum Evidence {
     },
 }
 
+impl Evidence {
+    /// Whose ports or sockets they are.
+    #[must_use]
+    pub fn holders(&self) -> &[Holder] {
+        match self {
+            Self::Ports { holders, .. } | Self::AcceptQueue { holders, .. } => holders,
+            _ => &[],
+        }
+    }
+}
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
@@ -295,7 +304,7 @@ pub struct Finding {
     /// With whom.
     pub subject: Subject,
     /// `pid`, `comm` and `unit` of the process or name. Of several holders, those of the name that has the most.
-    #[serde(serialize_with = "labels")]
+    #[serde(flatten, serialize_with = "labels")]
     pub labels: Option<Arc<Labels>>,
     /// How bad.
     pub severity: Severity,
@@ -314,7 +323,20 @@ pub struct Finding {
 }
 
 fn labels<S: Serializer>(labels: &Option<Arc<Labels>>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(labels.iter().flat_map(|labels| labels.pairs()))
+    let mut map = serializer.serialize_map(None)?;
+    if let Some(labels) = labels {
+        entries(&mut map, labels)?;
+    }
+    map.end()
+}
+
+/// `pid` is a number here, as in subjects.
+fn entries<M: SerializeMap>(map: &mut M, labels: &Labels) -> Result<(), M::Error> {
+    if let Some(pid) = labels.pid() {
+        map.serialize_entry("pid", &pid.parse::<u32>().ok())?;
+    }
+    map.serialize_entry("comm", labels.comm())?;
+    map.serialize_entry("unit", labels.unit())
 }
 
 fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -326,8 +348,7 @@ fn some_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, 
 }
 
 /// What happened to a finding.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "change", content = "finding")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// It is new.
     Raised(Finding),
@@ -338,6 +359,16 @@ pub enum Change {
 }
 
 impl Change {
+    /// As JSON spells it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Raised(_) => "raised",
+            Self::Updated(_) => "updated",
+            Self::Cleared(_) => "cleared",
+        }
+    }
+
     /// The finding as it was then.
     #[must_use]
     pub fn finding(&self) -> &Finding {

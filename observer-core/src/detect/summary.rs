@@ -112,7 +112,9 @@ fn named(labels: &Labels, which: &str) -> String {
 
 /// What it does.
 fn what(finding: &Finding) -> String {
-    let left = finding.time_left.map(duration);
+    // None at all is said by the numbers.
+    let left = finding.time_left.filter(|left| !left.is_zero());
+    let left = left.map(duration);
     match &finding.evidence {
         Evidence::Resets {
             direction,

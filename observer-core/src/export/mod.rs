@@ -3,6 +3,7 @@
 //! [`family`] is the list of metrics, [`series`](self) and [`own`](self) write their samples to a
 //! [`sink`], and [`collector`] runs a scrape.
 
+mod anomalies;
 pub mod bound;
 pub mod collector;
 mod counters;
@@ -25,6 +26,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use anomalies::{Anomalies, log_fields};
 pub use collector::Exporter;
 pub use health::Health;
 pub use own::BuildInfo;

@@ -7,12 +7,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
+    anomalies::{Owners, Shown},
     collector::Exporter,
     destinations::{self, destinations},
     family::Family,
     sink::{Extra, Number, Sink},
 };
 use crate::{
+    clock::Clock,
     table::{Labels, NameVitals, ProcessVitals, Resources, Snapshot, Vitals},
     walk::{Destination, ProcessUse},
 };
@@ -44,6 +46,7 @@ struct Process {
     close_wait_over_60s: u32,
     close_wait_of_servers: u32,
     owned_fin_wait2: u32,
+    anomalies: Vec<Shown>,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,6 +54,7 @@ struct Name {
     alive: bool,
     #[serde(flatten)]
     series: Series,
+    anomalies: Vec<Shown>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,10 +95,11 @@ struct Ports {
 }
 
 impl Exporter {
-    /// At most `limit` processes and `limit` names of a snapshot, those with the most sockets first. Reads
-    /// neither the table nor the kernel.
+    /// At most `limit` processes and `limit` names of a snapshot, those with the most sockets first, and what is
+    /// wrong with them. Reads neither the table nor the kernel.
     #[must_use]
-    pub fn processes(&self, snapshot: &Snapshot, limit: usize) -> Processes {
+    pub fn processes(&self, snapshot: &Snapshot, limit: usize, clock: Clock) -> Processes {
+        let anomalies = Owners::new(self.findings(), clock);
         let mut names: Vec<_> = snapshot.names.iter().collect();
         names.sort_by_key(|name| Reverse(name.vitals.sockets()));
         names.truncate(limit);
@@ -106,6 +111,7 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
+                anomalies: anomalies.of_process(process.key),
             } = snapshot.walk.process(process.owner);
             let Resources {
                 open_fds,
@@ -126,11 +132,13 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
+                anomalies: anomalies.of_process(process.key),
             }
         };
         let name = |name: &NameVitals| Name {
             alive: name.alive,
             series: self.series(&name.vitals),
+            anomalies: anomalies.of_name(&name.vitals.labels),
         };
         Processes {
             monotonic_ns: snapshot.monotonic_ns,

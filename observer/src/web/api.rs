@@ -1,13 +1,14 @@
-//! `/api/v1`: what the last tick found, as JSON. Takes no lock and reads neither maps nor files, so it
-//! answers while a scrape runs or a job is stuck.
+//! `/api/v1`: what the last tick and the detectors found, as JSON. Reads neither maps nor files and takes no
+//! lock but the detectors', which is held for about a millisecond, so it answers while a scrape runs or a
+//! job is stuck.
 
-use observer_core::{export::Exporter, table::Snapshot};
+use observer_core::{clock::Clock, detect::CHANGES, export::Exporter, table::Snapshot};
 
-/// How many processes and names are in an answer unless asked otherwise.
+/// How many processes and names, or changes, are in an answer unless asked otherwise.
 const DEFAULT_LIMIT: usize = 100;
 /// The most that may be asked for. A process or name has a kilobyte or two, and never more than its
-/// listening addresses and destinations, of which there is a maximum, make it.
-const MAX_LIMIT: usize = 1000;
+/// listening addresses and destinations, of which there is a maximum, make it. A change has three kilobytes.
+const MAX_LIMIT: usize = CHANGES;
 
 /// The processes and names with the most sockets, as JSON; `limit=N` says how many of each.
 ///
@@ -19,16 +20,26 @@ pub(super) fn processes(
     snapshot: &Snapshot,
     query: Option<&str>,
 ) -> Result<String, String> {
-    let limit = limit(query)
-        .ok_or_else(|| format!("the only parameter is limit=N, a number up to {MAX_LIMIT}\n"))?;
-    let processes = exporter.processes(snapshot, limit);
+    let processes = exporter.processes(snapshot, limit(query)?, Clock::now());
     serde_json::to_string(&processes).map_err(|error| error.to_string())
 }
 
-fn limit(query: Option<&str>) -> Option<usize> {
+/// What is wrong now and the last changes, as JSON; `limit=N` says how many changes.
+///
+/// # Errors
+///
+/// What is wrong with the query.
+pub(super) fn anomalies(exporter: &Exporter, query: Option<&str>) -> Result<String, String> {
+    let anomalies = exporter.anomalies(limit(query)?, Clock::now());
+    serde_json::to_string(&anomalies).map_err(|error| error.to_string())
+}
+
+fn limit(query: Option<&str>) -> Result<usize, String> {
     let Some(query) = query.filter(|query| !query.is_empty()) else {
-        return Some(DEFAULT_LIMIT);
+        return Ok(DEFAULT_LIMIT);
     };
-    let limit = query.strip_prefix("limit=")?.parse().ok()?;
-    (limit <= MAX_LIMIT).then_some(limit)
+    let limit = query.strip_prefix("limit=").and_then(|it| it.parse().ok());
+    limit
+        .filter(|limit| *limit <= MAX_LIMIT)
+        .ok_or_else(|| format!("the only parameter is limit=N, a number up to {MAX_LIMIT}\n"))
 }

@@ -294,6 +294,7 @@ fn router(app: App) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
+        .route("/api/v1/anomalies", get(anomalies))
         .route("/api/v1/processes", get(processes))
         .route_layer(from_fn_with_state(Arc::clone(&shared), limit))
         // Those above this line are limited, those below are not.
@@ -425,7 +426,19 @@ async fn index(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn processes(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     let App { exporter, .. } = &shared.app;
-    match api::processes(exporter, &shared.app.snapshot(), uri.query()) {
+    json(api::processes(
+        exporter,
+        &shared.app.snapshot(),
+        uri.query(),
+    ))
+}
+
+async fn anomalies(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    json(api::anomalies(&shared.app.exporter, uri.query()))
+}
+
+fn json(answer: Result<String, String>) -> Response {
+    match answer {
         Ok(json) => (NO_CACHE, [(header::CONTENT_TYPE, JSON)], json).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, NO_CACHE, error).into_response(),
     }
@@ -482,7 +495,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn not_found(uri: Uri) -> Response {
     let body = format!(
-        "nothing at {}; there are /, /metrics, /api/v1/processes, /healthz and /readyz\n",
+        "nothing at {}; there are /, /metrics, /api/v1/processes, /api/v1/anomalies, /healthz and /readyz\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, NO_CACHE, body).into_response()

@@ -12,11 +12,12 @@ use std::{
 use flate2::read::GzDecoder;
 use observer_common::SLOT_FIRST;
 use observer_core::{
+    detect::{Anomaly, Subject, cause, testing::finding},
     export::{
-        Health,
-        testing::{busy, exporter, kernel, snapshot, table},
+        Exporter, Health,
+        testing::{busy, engine, exporter, kernel, snapshot, table},
     },
-    table::{TableConfig, fake::FakeKernel},
+    table::{Labels, TableConfig, fake::FakeKernel},
 };
 use observer_test_support::Metrics;
 use prometheus::{
@@ -54,6 +55,16 @@ fn app(stuck_after: Duration) -> App {
         health: Arc::new(health(stuck_after)),
         ..app_of(kernel)
     }
+}
+
+/// Raises a finding of a program with an awkward name.
+fn raise(exporter: &Exporter) {
+    let labels = Labels::name("<b>", "");
+    let subject = Subject::Name(Arc::new(labels.clone()));
+    let engine = engine(exporter);
+    let mut finding = finding(Anomaly::FdLeak, subject, Some(labels));
+    finding.causes = cause::explain(&[(&cause::FD_UNKNOWN, 1)]);
+    engine.write().unwrap().board_mut().raise(finding);
 }
 
 fn app_of(kernel: FakeKernel) -> App {
@@ -327,6 +338,28 @@ fn processes_are_answered_while_the_table_is_locked() {
             assert!(body.contains("1000"), "{body}");
         }
         drop(locked);
+    });
+}
+
+#[test]
+fn findings_are_answered() {
+    run(async {
+        let app = app(Duration::from_secs(60));
+        raise(&app.exporter);
+        let server = start_with(app).await;
+        let (head, body) = ask(server.address, "GET /api/v1/anomalies").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["findings"][0]["comm"], "<b>");
+        assert_eq!(answer["changes"][0]["change"], "raised");
+        let (_, body) = ask(server.address, "GET /api/v1/anomalies?limit=0").await;
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["findings"].as_array().unwrap().len(), 1);
+        assert_eq!(answer["changes"], json!([]));
+        let (head, body) = ask(server.address, "GET /api/v1/anomalies?limit=1001").await;
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        assert!(body.contains("1000"), "{body}");
     });
 }
 

@@ -126,7 +126,9 @@ impl Metrics {
     /// Whether a process has series of its own.
     pub fn shows(&self, pid: u32) -> bool {
         let pid = pid.to_string();
-        let of = |sample: &Sample| sample.labels.get("pid") == Some(&pid);
+        let of = |sample: &Sample| {
+            sample.name.starts_with(PROCESS) && sample.labels.get("pid") == Some(&pid)
+        };
         self.samples.iter().any(of)
     }
 
@@ -134,7 +136,7 @@ impl Metrics {
     pub fn shows_name(&self, comm: &str) -> bool {
         let of = |sample: &Sample| {
             let labels = &sample.labels;
-            labels.contains_key("pid") && labels.get("comm").is_some_and(|it| it == comm)
+            sample.name.starts_with(PROCESS) && labels.get("comm").is_some_and(|it| it == comm)
         };
         self.samples.iter().any(of)
     }
@@ -142,7 +144,11 @@ impl Metrics {
     /// Asserts that a process has the name that the test gave it, and nobody else has.
     fn assert_alone(&self, pid: u32, comm: &str) {
         let pid = pid.to_string();
-        for Sample { labels, .. } in &self.samples {
+        for Sample { name, labels, .. } in &self.samples {
+            // Findings outlive their processes.
+            if !name.starts_with(PROCESS) {
+                continue;
+            }
             let (Some(its), Some(shown)) = (labels.get("pid"), labels.get("comm")) else {
                 continue;
             };

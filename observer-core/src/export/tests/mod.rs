@@ -1,5 +1,6 @@
 //! What is exported, down to the bytes.
 
+mod anomalies;
 mod bound;
 mod cost;
 mod documented;
