@@ -1,11 +1,24 @@
 //! The daemon's own log, on standard error.
 
-use std::{ffi::OsStr, io::IsTerminal as _, os::fd::AsFd};
+use std::{ffi::OsStr, fmt, io::IsTerminal as _, os::fd::AsFd};
 
 use observer_core::config::{LogFilter, LogFormat};
-use tracing::Subscriber;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt as _, registry::LookupSpan, reload,
+    EnvFilter, Layer, Registry,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::Writer,
+        time::{FormatTime as _, SystemTime},
+    },
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -75,14 +88,86 @@ pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogHandle, LoggingE
     Ok(LogHandle(handle))
 }
 
+/// The target of lines about findings. In JSON they have a field `fields`, whose text is an object.
+pub const FINDINGS: &str = "observer::findings";
+
+/// Writes the fields of findings at the top of the line. Events of `tracing` have no values with parts, so
+/// they come as text.
+struct WithFindings<F>(F);
+
+/// What is read from the event of a finding.
+#[derive(Default)]
+struct Finding {
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Visit for Finding {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.fields = serde_json::from_str(&text).unwrap_or_default();
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FindingLine<'a> {
+    timestamp: String,
+    level: &'a str,
+    message: String,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    target: &'a str,
+}
+
+impl<S, N, F> FormatEvent<S, N> for WithFindings<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        if metadata.target() != FINDINGS {
+            return self.0.format_event(context, writer, event);
+        }
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        let mut finding = Finding::default();
+        event.record(&mut finding);
+        let line = FindingLine {
+            timestamp,
+            level: metadata.level().as_str(),
+            message: finding.message,
+            fields: finding.fields,
+            target: metadata.target(),
+        };
+        let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
+        writeln!(writer, "{line}")
+    }
+}
+
 fn layer<S, W>(format: LogFormat, style: TextStyle, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
-    W: for<'writer> fmt::MakeWriter<'writer> + Send + Sync + 'static,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match (format, style.timestamps) {
-        (LogFormat::Json, _) => layer.json().flatten_event(true).with_ansi(false).boxed(),
+        (LogFormat::Json, _) => layer
+            .json()
+            .flatten_event(true)
+            .with_ansi(false)
+            .map_event_format(WithFindings)
+            .boxed(),
         (LogFormat::Text, true) => layer.with_ansi(style.ansi).boxed(),
         (LogFormat::Text, false) => layer.with_ansi(style.ansi).without_time().boxed(),
     }
@@ -172,6 +257,27 @@ mod tests {
         assert_eq!(value["message"], "odd");
         assert_eq!(value["pid"], 7);
         assert!(value["timestamp"].is_string());
+    }
+
+    #[test]
+    fn findings_are_a_sentence_and_in_json_have_their_fields_at_the_top() {
+        let finding = || {
+            let fields = r#"{"anomaly":"fd_leak","evidence":{"open":3},"comm":"a\nb"}"#;
+            tracing::error!(target: FINDINGS, %fields, "{} raised: …", "fd_leak");
+        };
+        let text = logged(LogFormat::Json, JOURNAL, |_| finding());
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["level"], "ERROR");
+        assert_eq!(value["message"], "fd_leak raised: …");
+        assert_eq!(value["target"], FINDINGS);
+        assert_eq!(value["evidence"]["open"], 3);
+        assert_eq!(value["comm"], "a\nb");
+        assert!(value["timestamp"].as_str().unwrap().starts_with("20"));
+        let text = logged(LogFormat::Text, JOURNAL, |_| {
+            tracing::warn!(target: FINDINGS, "{}", "fd_leak raised: …");
+        });
+        assert_eq!(text, " WARN observer::findings: fd_leak raised: …\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Order matters: settings and the listening address are checked before anything is attached;
 //! capabilities are dropped before the tokio runtimes have threads, because they are per thread.
 
+mod findings;
 mod jobs;
 mod scheduler;
 mod shared;

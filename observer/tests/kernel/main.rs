@@ -16,6 +16,7 @@ mod daemon;
 mod errors;
 mod exact;
 mod field;
+mod findings;
 mod full_maps;
 mod functions;
 mod gave_up;

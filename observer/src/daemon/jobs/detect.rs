@@ -8,16 +8,15 @@ use std::{
 
 use observer_common::ProcessKey;
 use observer_core::{
-    config::Settings,
+    config::{LogFormat, Settings},
     contract::KernelSource as _,
     detect::{CounterClasses, Gatherer, Inputs},
     process::fd_kinds::FdKinds,
     sync::write,
     table::{ProcessVitals, Snapshot},
 };
-use tracing::info;
 
-use crate::daemon::{scheduler::Job, shared::Shared};
+use crate::daemon::{findings, scheduler::Job, shared::Shared};
 
 /// Interval between two looks at the kinds of a process's descriptors.
 const LOOK: Duration = Duration::from_secs(30);
@@ -32,6 +31,7 @@ pub struct Detect {
     last_ns: u64,
     fd_kinds: HashMap<ProcessKey, Arc<FdKinds>>,
     looked_at: HashMap<ProcessKey, Instant>,
+    log_format: LogFormat,
 }
 
 impl Detect {
@@ -43,6 +43,7 @@ impl Detect {
             last_ns: 0,
             fd_kinds: HashMap::new(),
             looked_at: HashMap::new(),
+            log_format: LogFormat::Text,
         }
     }
 
@@ -84,6 +85,7 @@ impl Job for Detect {
 
     fn configure(&mut self, settings: &Settings) {
         write(&self.shared.engine).set_thresholds(settings.thresholds.clone());
+        self.log_format = settings.log_format;
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
@@ -107,9 +109,7 @@ impl Job for Detect {
             sources,
         });
         let changes = write(&self.shared.engine).step(&sample);
-        for change in changes {
-            info!(?change, "finding");
-        }
+        findings::log(&changes, sample.now, self.log_format);
         failed.map_or(Ok(()), Err)
     }
 }
