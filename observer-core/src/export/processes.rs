@@ -111,7 +111,6 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
-                anomalies: anomalies.of_process(process.key),
             } = snapshot.walk.process(process.owner);
             let Resources {
                 open_fds,
