@@ -17,7 +17,7 @@ use super::{
     finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
     flag::{Flag, Step},
     listen_overflow::ListenOverflow,
-    port_exhaustion::{BoundPorts, PortExhaustion, is_held_by},
+    port_exhaustion::{PortExhaustion, is_held_by},
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
@@ -54,7 +54,6 @@ pub struct Engine {
     last: Option<Duration>,
     board: Board,
     ports: Watches<PortExhaustion>,
-    bound_ports: Watches<BoundPorts>,
     fd_exhaustion: Watches<FdExhaustion>,
     fd_leak: Watches<FdLeak>,
     close_wait_leak: Watches<CloseWaitLeak>,
@@ -113,7 +112,7 @@ impl Part for Name {
 
 impl Part for Ports {
     fn subject(&self) -> Subject {
-        Subject::Destination(self.destination)
+        self.subject.clone()
     }
 
     fn labels(&self) -> Option<Arc<Labels>> {
@@ -296,7 +295,6 @@ impl Engine {
             last: None,
             board: Board::default(),
             ports: Watches::new(),
-            bound_ports: Watches::new(),
             fd_exhaustion: Watches::new(),
             fd_leak: Watches::new(),
             close_wait_leak: Watches::new(),
@@ -343,13 +341,12 @@ impl Engine {
             board: &mut self.board,
         };
         pass.run_alone(&mut self.ports, &sample.ports);
-        pass.run_alone(&mut self.bound_ports, &sample.namespaces);
         pass.run(
             &mut self.time_wait_surge,
             &sample.ports,
             |_| Detector::new(thresholds),
             |_, ports, board| {
-                let exhausted = board.raised(Anomaly::PortExhaustion, &ports.subject());
+                let exhausted = board.raised(Anomaly::PortExhaustion, &ports.subject);
                 exhausted.is_some()
             },
         );
@@ -371,8 +368,8 @@ impl Engine {
                 let mut exhausted = board.all_raised(Anomaly::PortExhaustion);
                 detector.is_without_ports()
                     && exhausted.any(|it| {
-                        // A namespace's ports have no holders.
-                        matches!(it.evidence, Evidence::BoundPorts { .. })
+                        // What bind() took is missing to others, too.
+                        matches!(it.subject, Subject::Namespace(_))
                             || is_held_by(&it.evidence, &process.key)
                     })
             },

@@ -44,11 +44,11 @@ fn holder(pid: u32) -> Holder {
 
 fn ports(available: u32, blocked: u32) -> Ports {
     Ports {
-        destination: Destination {
+        subject: Subject::Destination(Destination {
             netns: 1,
             source: "10.0.0.1".parse().unwrap(),
             remote: "10.0.0.2:80".parse().unwrap(),
-        },
+        }),
         walked_at: Duration::ZERO,
         available,
         blocked,

@@ -206,7 +206,7 @@ pub enum Evidence {
     },
     /// Of local ports.
     Ports {
-        /// Ports that connect() cannot use for the destination.
+        /// Ports that connect() cannot use for the destination, or that bind() took.
         blocked: u32,
         /// Ports that there are for it.
         available: u32,
@@ -222,15 +222,6 @@ pub enum Evidence {
         failed_searches: u64,
         /// Whose they are, most first.
         holders: Vec<Holder>,
-    },
-    /// Of ports bound in a network namespace.
-    BoundPorts {
-        /// Ports that bind() chose.
-        bound: u32,
-        /// Ports of the range, without reserved ones.
-        range: u32,
-        /// Change per second over a minute.
-        growth_per_second: f64,
     },
     /// Of TIME_WAIT overflows.
     TimeWaitOverflows {

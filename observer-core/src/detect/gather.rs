@@ -1,8 +1,10 @@
 //! A sample from what the daemon publishes: the snapshot of the last tick and what its jobs read since.
 
+mod ports;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -10,8 +12,7 @@ use std::{
 use super::{
     finding::Holder,
     sample::{
-        CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process, Sample,
-        Source,
+        CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
     },
 };
 use observer_common::ProcessKey;
@@ -20,14 +21,7 @@ use crate::{
     net::counters::NamespaceCounters,
     process::fd_kinds::FdKinds,
     table::{Labels, ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals},
-    walk::{Destination, DestinationUse},
 };
-
-/// Ratio of blocked ports to available ones from which a failed search is put down to a destination that the
-/// process has ports for.
-const HALF: f64 = 0.5;
-/// The same for any destination.
-const FULL: f64 = 0.85;
 
 /// What a sample is made of.
 #[derive(Debug)]
@@ -47,7 +41,7 @@ pub struct Inputs<'a> {
 /// Puts samples together, one for each snapshot.
 #[derive(Debug, Default)]
 pub struct Gatherer {
-    searches: FailedSearches,
+    searches: ports::FailedSearches,
 }
 
 impl Gatherer {
@@ -83,13 +77,13 @@ impl Gatherer {
             }
         });
         let names: Vec<_> = names.collect();
-        let mut ports = ports(snapshot);
+        let mut ports = ports::ports(snapshot);
         self.searches.attribute(&names, &mut ports);
         Sample {
             now: Duration::from_nanos(snapshot.monotonic_ns),
             ports,
             listeners: listeners(snapshot, namespaces),
-            namespaces: self::namespaces(snapshot, namespaces),
+            namespaces: namespaces.iter().map(namespace).collect(),
             sources: inputs.sources,
             names,
             processes,
@@ -127,123 +121,11 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
     }
 }
 
-/// Local ports of the destinations that may run out of them.
-fn ports(snapshot: &Snapshot) -> Vec<Ports> {
-    let walk = &snapshot.walk;
-    let running: HashMap<_, _> = match walk.busy_destinations().next() {
-        Some(_) => snapshot.processes.iter().map(|it| (it.owner, it)).collect(),
-        None => return Vec::new(),
-    };
-    let of = |it: &DestinationUse| {
-        // Processes that have ended are one holder for each name.
-        let mut ended: BTreeMap<NameKey<'_>, Holder> = BTreeMap::new();
-        let mut holders = Vec::new();
-        for share in walk.holders(it).iter().filter(|share| share.blocked > 0) {
-            let count = u64::from(share.blocked);
-            if let Some(process) = running.get(&share.owner) {
-                holders.push(Holder {
-                    process: Some(process.key),
-                    labels: Arc::clone(&process.vitals.labels),
-                    count,
-                });
-            } else if let Some(labels) = snapshot.ended.get(&share.owner) {
-                let holder = ended.entry(name_key(labels)).or_insert_with(|| Holder {
-                    process: None,
-                    labels: Arc::clone(labels),
-                    count: 0,
-                });
-                holder.count += count;
-            }
-        }
-        holders.extend(ended.into_values());
-        most_first(&mut holders);
-        Ports {
-            destination: it.destination,
-            walked_at: walk.walked_at,
-            available: it.available,
-            blocked: it.blocked,
-            syn_sent: it.syn_sent,
-            established: it.established,
-            idle: it.idle,
-            closing: it.closing,
-            time_wait: it.time_wait,
-            opened: it.opened,
-            blocked_for: it.blocked_for,
-            searches_failed: 0,
-            holders,
-        }
-    };
-    walk.busy_destinations().map(of).collect()
-}
-
-/// The kernel side counts failed searches for a port by process and not by destination.
-#[derive(Debug, Default)]
-struct FailedSearches {
-    /// Of each name that has any, as of the last sample; `None` before the first one.
-    by_name: Option<HashMap<Arc<Labels>, u64>>,
-    /// What was attributed to each destination.
-    by_destination: HashMap<Destination, u64>,
-}
-
-impl FailedSearches {
-    /// Attributes what failed since the last sample: to the fullest destination that the name has ports for,
-    /// else to the fullest of all, if it has hardly any left.
-    fn attribute(&mut self, names: &[Name], ports: &mut [Ports]) {
-        let ratio = |it: &Ports| f64::from(it.blocked) / f64::from(it.available.max(1));
-        let fullest = |of: Option<&Labels>| {
-            let has = |it: &&Ports| {
-                let key = of.map(name_key);
-                let mut names = it.holders.iter().map(|it| name_key(&it.labels));
-                key.is_none_or(|key| names.any(|name| name == key))
-            };
-            let least = if of.is_some() { HALF } else { FULL };
-            let candidates = ports.iter().filter(has).filter(|it| ratio(it) >= least);
-            candidates
-                .max_by(|a, b| ratio(a).total_cmp(&ratio(b)))
-                .map(|it| it.destination)
-        };
-        let mut attributed = Vec::new();
-        for name in names {
-            let failed = name.counts.port_searches_failed;
-            let before = self.by_name.as_ref().map_or(failed, |by_name| {
-                by_name.get(&name.labels).copied().unwrap_or(0)
-            });
-            if failed > before
-                && let Some(to) = fullest(Some(&name.labels)).or_else(|| fullest(None))
-            {
-                attributed.push((to, failed - before));
-            }
-        }
-        let by_name = names.iter().filter(|it| it.counts.port_searches_failed > 0);
-        let by_name = by_name.map(|it| (Arc::clone(&it.labels), it.counts.port_searches_failed));
-        self.by_name = Some(by_name.collect());
-        for (to, count) in attributed {
-            *self.by_destination.entry(to).or_default() += count;
-        }
-        let busy: HashSet<_> = ports.iter().map(|it| it.destination).collect();
-        self.by_destination.retain(|to, _| busy.contains(to));
-        for it in ports {
-            it.searches_failed = self
-                .by_destination
-                .get(&it.destination)
-                .copied()
-                .unwrap_or(0);
-        }
+fn namespace(it: &NamespaceCounters) -> Namespace {
+    Namespace {
+        netns: it.netns,
+        time_wait_overflows: it.time_wait_overflows,
     }
-}
-
-fn namespaces(snapshot: &Snapshot, counters: &[NamespaceCounters]) -> Vec<Namespace> {
-    let of = |it: &NamespaceCounters| {
-        let ports = snapshot.walk.namespaces.get(&it.netns);
-        let ports = ports.copied().unwrap_or_default();
-        Namespace {
-            netns: it.netns,
-            time_wait_overflows: it.time_wait_overflows,
-            range: ports.range,
-            bound: ports.bound,
-        }
-    };
-    counters.iter().map(of).collect()
 }
 
 /// The listening sockets by address. Numbers are those of names, which keep what ended processes counted;
@@ -315,5 +197,4 @@ fn most_first(holders: &mut Vec<Holder>) {
 }
 
 #[cfg(test)]
-#[path = "gather_tests.rs"]
 mod tests;

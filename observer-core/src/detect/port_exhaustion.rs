@@ -8,8 +8,8 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, seconds, share, until_used},
-    finding::{Evidence, Severity},
-    sample::{Namespace, Ports},
+    finding::{Evidence, Severity, Subject},
+    sample::Ports,
     settings::Thresholds,
     windows::{Counters, Trend},
 };
@@ -116,6 +116,8 @@ impl Detector for PortExhaustion {
             true => until_used(free, self.opened.per_second()),
             false => grown_in,
         };
+        // Since the walk, too.
+        let left = (left - at.now.saturating_sub(ports.walked_at).as_secs_f64()).max(0.0);
         let soon = end.max(thresholds.ports_soon_seconds / grown_in.max(1.0));
         let score = all(&[filled / thresholds.ports_half, soon])
             .max(self.full / FULL_WALKS)
@@ -145,6 +147,9 @@ impl Detector for PortExhaustion {
             failed_searches: self.failed,
             holders: ports.holders.clone(),
         };
+        if matches!(ports.subject, Subject::Namespace(_)) {
+            return (evidence, cause::explain(&[(&cause::BIND_FIRST, 1)]));
+        }
         let busy = ports.established.saturating_sub(ports.idle);
         let mut causes = cause::explain(&[
             (&cause::SHORT_CONNECTIONS, ports.time_wait.into()),
@@ -172,61 +177,4 @@ pub fn is_held_by(evidence: &Evidence, process: &ProcessKey) -> bool {
     holders
         .iter()
         .any(|it| it.process.as_ref() == Some(process))
-}
-
-/// State of the detector of one network namespace.
-#[derive(Debug)]
-pub struct BoundPorts {
-    bound: Trend,
-}
-
-impl BoundPorts {
-    fn growth(&self) -> f64 {
-        let slope = self.bound.slope();
-        let minute = slope.filter(|(_, over)| over.as_secs() >= GROWTH / 2);
-        minute.map_or(0.0, |(slope, _)| slope)
-    }
-}
-
-impl Detector for BoundPorts {
-    const ANOMALY: Anomaly = Anomaly::PortExhaustion;
-    type Sample = Namespace;
-
-    fn new(_: &Thresholds) -> Self {
-        Self {
-            bound: Trend::new(GROWTH),
-        }
-    }
-
-    fn assess(&mut self, namespace: &Namespace, at: &At<'_>) -> Assessment {
-        let thresholds = at.thresholds;
-        self.bound.add(at.now, namespace.bound.into());
-        let filled = share(namespace.bound.into(), namespace.range.into());
-        let free = f64::from(namespace.range.saturating_sub(namespace.bound));
-        let growth = self.growth();
-        let left = until_used(free, growth);
-        let score = all(&[
-            filled / thresholds.ports_bound,
-            thresholds.ports_soon_seconds / left.max(1.0),
-        ]);
-        let severity = match left < thresholds.ports_critical_seconds {
-            true => Severity::Critical,
-            false => Severity::Warning,
-        };
-        Assessment {
-            raise: (score >= 1.0).then_some(severity),
-            calm: filled < thresholds.ports_clear,
-            score,
-            time_left: seconds(left),
-        }
-    }
-
-    fn evidence(&self, namespace: &Namespace) -> (Evidence, Vec<Explanation>) {
-        let evidence = Evidence::BoundPorts {
-            bound: namespace.bound,
-            range: namespace.range,
-            growth_per_second: self.growth(),
-        };
-        (evidence, cause::explain(&[(&cause::BIND_FIRST, 1)]))
-    }
 }

@@ -4,15 +4,15 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::{
-    CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, ProcessKey, RESETS_RECEIVED,
-    RESETS_SENT, SYN_SENT, Slot, reset_received_name,
+    CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
+    PORT_SEARCH_CONNECT, ProcessKey, RESETS_RECEIVED, RESETS_SENT, SYN_SENT, Slot,
+    reset_received_name,
 };
 
-use super::finding::Holder;
+use super::finding::{Holder, Subject};
 use crate::{
     process::fd_kinds::FdKinds,
     table::{Labels, ListenAddress},
-    walk::Destination,
 };
 
 /// A class of events: a number in an array of counts, and a name.
@@ -200,8 +200,10 @@ pub struct Counts {
     pub ended: u64,
     /// By [`ConnectResult`].
     pub connects: [u64; ConnectResult::COUNT],
-    /// Searches for a local port that failed.
+    /// Searches of connect() for a local port that failed.
     pub port_searches_failed: u64,
+    /// The same of bind() and listen().
+    pub bind_searches_failed: u64,
     /// socket() and accept() calls that failed with EMFILE and ENFILE.
     pub exhausted: [u64; 2],
 }
@@ -211,7 +213,8 @@ impl Counts {
     #[must_use]
     pub fn read(slot: &Slot, classes: &CounterClasses) -> Self {
         let mut counts = Self {
-            port_searches_failed: slot.ports.exhausted.iter().sum(),
+            port_searches_failed: slot.ports.exhausted[PORT_SEARCH_CONNECT],
+            bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             ..Self::default()
         };
@@ -288,16 +291,17 @@ pub struct Name {
     pub syn_sent_over_3s: u32,
 }
 
-/// Local ports for a destination, of all processes, as of the last walk over sockets.
+/// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
+/// in a network namespace, for all destinations.
 #[derive(Clone, Debug)]
 pub struct Ports {
-    /// Namespace, source, destination.
-    pub destination: Destination,
+    /// [`Subject::Destination`] or [`Subject::Namespace`].
+    pub subject: Subject,
     /// CLOCK_MONOTONIC of the walk.
     pub walked_at: Duration,
     /// Ports that there are for it.
     pub available: u32,
-    /// Ports that connect() cannot use: live ones, and TIME_WAIT that may not be reused.
+    /// Ports that cannot be used: live ones, and TIME_WAIT that may not be reused.
     pub blocked: u32,
     /// Of those, live ones by state: SYN_SENT; ESTABLISHED, those idle for over 5 min, CLOSE_WAIT and FIN_WAIT.
     pub syn_sent: u32,
@@ -359,10 +363,6 @@ pub struct Namespace {
     pub netns: u32,
     /// TcpExtTCPTimeWaitOverflow.
     pub time_wait_overflows: u64,
-    /// Ports of `ip_local_port_range` without reserved ones; 0 if not known.
-    pub range: u32,
-    /// Of those, ports that bind() chose.
-    pub bound: u32,
 }
 
 /// Where segments for closed ports come from.

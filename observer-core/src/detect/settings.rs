@@ -120,9 +120,6 @@ thresholds! {
     ports_soon_seconds = 600.0;
     /// Critical if ports run out in less than so many seconds.
     ports_critical_seconds = 60.0;
-    /// Fraction of a network namespace's range that is bound, and grows: a bound port is taken for every
-    /// destination.
-    ports_bound = 0.5;
     /// Ports blocked by TIME_WAIT as a fraction of the available ones.
     time_wait_now = 0.4;
     /// The same as it will be at the present rate: below, it comes to rest before the ports run out.

@@ -86,7 +86,10 @@ fn who(finding: &Finding) -> String {
             let holder = named.map_or_else(String::new, |named| format!(" of {named}"));
             format!("the listener {}{holder}", place.address)
         }
-        Subject::Namespace(netns) => format!("network namespace {netns}"),
+        Subject::Namespace(netns) => {
+            let holder = named.map_or_else(String::new, |named| format!("{named} in "));
+            format!("{holder}network namespace {netns}")
+        }
         Subject::Source { address, .. } => address.to_string(),
     }
 }
@@ -176,8 +179,12 @@ fn what(finding: &Finding) -> String {
             failed_searches,
             holders: _,
         } => {
+            let (taken, opened) = match finding.subject {
+                Subject::Namespace(_) => ("are taken by bind()", "bound"),
+                _ => ("are blocked", "opened"),
+            };
             let state = format!(
-                "{} of {} are blocked, {} of them in TIME_WAIT, and {} connections/s are opened",
+                "{} of {} {taken}, {} of them in TIME_WAIT, and {} connections/s are {opened}",
                 number(*blocked),
                 number(*available),
                 percent(f64::from(*time_wait) / f64::from((*blocked).max(1))),
@@ -193,23 +200,10 @@ fn what(finding: &Finding) -> String {
             match failed_searches {
                 0 => format!("runs out of local ports{when}: {state}"),
                 failed => format!(
-                    "is out of local ports, {} connects found none: {state}",
+                    "is out of local ports, {} calls found none: {state}",
                     number(*failed)
                 ),
             }
-        }
-        Evidence::BoundPorts {
-            bound,
-            range,
-            growth_per_second,
-        } => {
-            let when = left.map_or_else(String::new, |left| format!(" in {left}"));
-            format!(
-                "runs out of local ports{when}: bind() took {} of {}{}",
-                number(*bound),
-                number(*range),
-                growth(*growth_per_second),
-            )
         }
         Evidence::TimeWaitOverflows { overflows } => format!(
             "closed {} connections without TIME_WAIT in 10 s",
@@ -544,7 +538,7 @@ mod tests {
         );
         assert_eq!(
             of(Anomaly::PortExhaustion, None, 3),
-            format!("{who} is out of local ports, 3 connects found none: {numbers}")
+            format!("{who} is out of local ports, 3 calls found none: {numbers}")
         );
         assert_eq!(
             of(Anomaly::TimeWaitSurge, None, 0),
@@ -557,17 +551,27 @@ mod tests {
 
     #[test]
     fn ports_of_a_namespace() {
-        let evidence = Evidence::BoundPorts {
-            bound: 15_000,
-            range: 28_232,
-            growth_per_second: 0.5,
+        let evidence = Evidence::Ports {
+            blocked: 15_000,
+            available: 28_232,
+            live: 1_500,
+            time_wait: 13_500,
+            opened_per_second: 500.0,
+            end: 1.1,
+            failed_searches: 0,
+            holders: Vec::new(),
         };
-        let left = Some(26_464);
-        let finding = finding(Anomaly::PortExhaustion, namespace(), left, evidence, &[]);
+        let finding = finding(
+            Anomaly::PortExhaustion,
+            namespace(),
+            Some(26),
+            evidence,
+            &[],
+        );
         assert_eq!(
             finding_summary(&finding),
-            "network namespace 4026531840 runs out of local ports in 7 h 21 min: bind() took 15,000 \
-             of 28,232, 30 more a minute"
+            "network namespace 4026531840 runs out of local ports in 26 s: 15,000 of 28,232 are \
+             taken by bind(), 90 % of them in TIME_WAIT, and 500 connections/s are bound"
         );
     }
 

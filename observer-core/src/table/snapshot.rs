@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub names: Vec<NameVitals>,
     /// The last walk over connections; the default from the table itself.
     pub walk: Arc<Walk>,
-    /// The names of processes that have ended and have ports for [`Walk::busy_destinations`], by slot and
-    /// generation; none from the table itself.
+    /// The names of processes that have ended and have ports of busy destinations or namespaces of `walk`, by
+    /// slot and generation; none from the table itself.
     pub ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
 
@@ -196,11 +196,14 @@ impl Table {
     #[must_use]
     pub fn ended_owners(&self, walk: &Walk) -> HashMap<(u32, u32), Arc<Labels>> {
         let shares = walk.busy_destinations().flat_map(|it| walk.holders(it));
+        let owners = shares.map(|share| share.owner);
+        let namespaces = walk.namespaces.values().filter(|it| it.is_busy());
+        let binders = namespaces.flat_map(|it| it.binders.iter().map(|(owner, _)| *owner));
         let runs = |&(slot, generation): &(u32, u32)| {
             let entry = self.entry(slot, generation);
             entry.is_some_and(|entry| entry.alive)
         };
-        let ended = shares.map(|share| share.owner).filter(|owner| !runs(owner));
+        let ended = owners.chain(binders).filter(|owner| !runs(owner));
         let name = |owner: (u32, u32)| {
             let name = self.names.get(self.name_of_slot(owner.0, owner.1));
             (owner, Arc::clone(&name.labels))

@@ -143,6 +143,7 @@ fn listeners_and_ports_are_with_their_process_and_name() {
             NamespaceUse {
                 range: 100,
                 bound: 0,
+                ..NamespaceUse::default()
             },
         )]
         .into(),

@@ -282,6 +282,7 @@ fn walk(shares: &[Share]) -> Walk {
             NamespaceUse {
                 range: 100,
                 bound: 0,
+                ..NamespaceUse::default()
             },
         )]
         .into(),

@@ -11,14 +11,12 @@ use observer_common::{
 };
 
 use super::{
+    TIME_WAIT_LENGTH,
     destination::{Destination, RawDestination},
     history::History,
     result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
     reuse::Reuse,
 };
-
-/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
-const TIME_WAIT_LENGTH: Duration = Duration::from_secs(60);
 
 /// Milliseconds without data after which a connection is idle.
 const IDLE_MS: u32 = 300_000;
@@ -67,6 +65,68 @@ struct Use {
     reuse: Reuse,
 }
 
+/// A port that bind() or listen() took.
+struct BoundUse {
+    port: u16,
+    /// As in [`Use`].
+    age: u32,
+    owner: (u32, u32),
+}
+
+/// The bound ports of a network namespace.
+#[derive(Default)]
+struct Bound {
+    all: PortSet,
+    /// Those of which a socket is not in TIME_WAIT.
+    live: PortSet,
+    /// At most two of a port.
+    uses: Vec<BoundUse>,
+}
+
+impl Bound {
+    fn add(&mut self, socket: &SocketSeen) {
+        let port = socket.local_port;
+        let is_live = !Reuse::of(socket).in_time_wait;
+        let known = if is_live { &self.live } else { &self.all };
+        if known.contains(port) {
+            return;
+        }
+        self.all.insert(port);
+        if is_live {
+            self.live.insert(port);
+        }
+        self.uses.push(BoundUse {
+            port,
+            age: if is_live {
+                0
+            } else {
+                socket.age.saturating_add(1)
+            },
+            owner: (socket.slot, socket.generation),
+        });
+    }
+
+    /// One use of each port in `range`, in their order: the live one, if there is one.
+    fn uses(&self, range: &PortSet) -> Vec<&BoundUse> {
+        let within = self.uses.iter().filter(|each| range.contains(each.port));
+        let mut uses: Vec<_> = within.collect();
+        uses.sort_by_key(|each| (each.port, each.age));
+        uses.dedup_by_key(|each| each.port);
+        uses
+    }
+}
+
+/// Who has the ports, most first.
+fn binders(uses: &[&BoundUse]) -> Vec<((u32, u32), u32)> {
+    let mut owners: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+    for each in uses {
+        *owners.entry(each.owner).or_default() += 1;
+    }
+    let mut binders: Vec<_> = owners.into_iter().collect();
+    binders.sort_by_key(|(_, ports)| std::cmp::Reverse(*ports));
+    binders
+}
+
 /// Collects what a walk sees.
 #[derive(Default)]
 pub struct Collector {
@@ -75,7 +135,7 @@ pub struct Collector {
     destinations: Vec<RawDestination>,
     uses: Vec<Use>,
     /// Ports not available for any destination, by network namespace.
-    bound: HashMap<u32, PortSet>,
+    bound: HashMap<u32, Bound>,
     /// By slot and generation.
     processes: BTreeMap<(u32, u32), ProcessUse>,
 }
@@ -88,8 +148,7 @@ impl Collector {
             return;
         }
         if socket.flags & PORT_BOUND != 0 {
-            let bound = self.bound.entry(socket.netns).or_default();
-            bound.insert(socket.local_port);
+            self.bound.entry(socket.netns).or_default().add(socket);
             return;
         }
         if socket.flags & PORT_UNCONNECTED != 0 {
@@ -164,6 +223,7 @@ impl Collector {
             processes: self.processes.into_values().collect(),
             ..Walk::default()
         };
+        let mut remembered = history.begin(walked_at);
         for space in spaces {
             let mut ports = PortSet::default();
             for port in space.low..=space.high {
@@ -171,11 +231,24 @@ impl Collector {
             }
             ports.remove_all(&space.reserved);
             let range = ports.count();
-            if let Some(bound) = self.bound.get(&space.netns) {
-                ports.remove_all(&bound.0);
+            let mut namespace = NamespaceUse {
+                range,
+                ..NamespaceUse::default()
+            };
+            if let Some(bound) = self.bound.remove(&space.netns) {
+                let uses = bound.uses(&ports);
+                namespace = NamespaceUse {
+                    bound: uses.len() as u32,
+                    bound_time_wait: uses.iter().filter(|each| each.age > 0).count() as u32,
+                    binders: binders(&uses),
+                    ..namespace
+                };
+                let ratio = namespace.ratio();
+                let taken = uses.iter().map(|each| (each.port, each.age));
+                namespace.bound_opened =
+                    remembered.add(RawDestination::all(space.netns), ratio, taken);
+                ports.remove_all(&bound.all.0);
             }
-            let bound = range - ports.count();
-            let namespace = NamespaceUse { range, bound };
             walk.namespaces.insert(space.netns, namespace);
             usable.insert(space.netns, (&**space, ports));
         }
@@ -188,7 +261,6 @@ impl Collector {
                 .get(&netns)
                 .is_some_and(|(_, ports)| ports.contains(each.port))
         });
-        let mut remembered = history.begin(walked_at);
         for uses in self.uses.chunk_by(|a, b| a.destination == b.destination) {
             let raw = self.destinations[uses[0].destination as usize];
             let space = usable[&raw.netns].0;
@@ -200,7 +272,7 @@ impl Collector {
                 share.available = sum.available;
             }
             let ports = uses.iter().map(|each| (each.port, each.age));
-            sum.opened = remembered.add(raw, &sum, ports);
+            sum.opened = remembered.add(raw, sum.ratio(), ports);
             walk.destinations.push(sum);
         }
         remembered.end();

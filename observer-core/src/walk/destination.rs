@@ -44,6 +44,16 @@ impl RawDestination {
         }
     }
 
+    /// All destinations of a namespace, for which a port is taken by bind().
+    pub fn all(netns: u32) -> Self {
+        Self {
+            netns,
+            source: [0; 4],
+            remote: [0; 4],
+            port: 0,
+        }
+    }
+
     pub fn decode(self) -> Destination {
         Destination {
             netns: self.netns,

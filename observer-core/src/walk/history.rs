@@ -4,7 +4,7 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use observer_common::coarse_time;
 
-use super::{destination::RawDestination, result::DestinationUse};
+use super::destination::RawDestination;
 
 /// Time between the moment when a socket is visited and the end of the walk, at most.
 const WALK: Duration = Duration::from_secs(1);
@@ -66,11 +66,12 @@ pub(super) struct Remembered<'a> {
 
 impl Remembered<'_> {
     /// Takes in the ports in use for a destination, in their order, each with its time in TIME_WAIT plus 1, or 0
-    /// for a live connection. Returns the connections that took a port so far.
+    /// for a live connection. `ratio_now` is the fraction of the ports that is blocked. Returns the connections that
+    /// took a port so far.
     pub fn add(
         &mut self,
         raw: RawDestination,
-        sum: &DestinationUse,
+        ratio_now: f64,
         ports: impl Iterator<Item = (u16, u32)>,
     ) -> u64 {
         let past = self.history.destinations.get(&raw);
@@ -95,12 +96,12 @@ impl Remembered<'_> {
             });
         }
         if let Some(since) = self.since.filter(|since| !since.is_zero()) {
-            let growth = (sum.ratio() - ratio) / since.as_secs_f64();
+            let growth = (ratio_now - ratio) / since.as_secs_f64();
             self.next.growth = self.next.growth.max(growth);
         }
         let past = Past {
             opened,
-            ratio: sum.ratio(),
+            ratio: ratio_now,
             ports: first..self.next.ports.len(),
         };
         self.next.destinations.insert(raw, past);

@@ -20,3 +20,6 @@ pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::pause;
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk};
+
+/// How long a socket is in TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
+pub const TIME_WAIT_LENGTH: std::time::Duration = std::time::Duration::from_secs(60);

@@ -102,12 +102,18 @@ pub struct ProcessUse {
 }
 
 /// Local ports of a network namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceUse {
     /// Ports of `ip_local_port_range` without reserved ones.
     pub range: u32,
     /// Of those, ports that bind() or listen() took, for every destination.
     pub bound: u32,
+    /// Of the bound ones, those of which all sockets are in TIME_WAIT.
+    pub bound_time_wait: u32,
+    /// Sockets that took such a port, as [`DestinationUse::opened`].
+    pub bound_opened: u64,
+    /// Slot and generation of those who have them, and how many, most first.
+    pub binders: Vec<((u32, u32), u32)>,
 }
 
 impl NamespaceUse {
@@ -115,6 +121,18 @@ impl NamespaceUse {
     #[must_use]
     pub const fn available(&self) -> u32 {
         self.range.saturating_sub(self.bound)
+    }
+
+    /// Bound ports as a fraction of the range.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        f64::from(self.bound) / f64::from(self.range.max(1))
+    }
+
+    /// Whether a tenth of the ports are bound.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.ratio() >= BUSY
     }
 }
 
@@ -146,10 +164,12 @@ impl Walk {
         all.filter(|destination| destination.ratio() >= BUSY)
     }
 
-    /// The highest ratio of blocked ports to available ones of any destination.
+    /// The highest ratio of blocked ports to available ones of any destination, or of bound ports of any
+    /// namespace.
     #[must_use]
     pub fn fullest(&self) -> f64 {
-        let ratios = self.destinations.iter().map(DestinationUse::ratio);
-        ratios.fold(0.0, f64::max)
+        let destinations = self.destinations.iter().map(DestinationUse::ratio);
+        let namespaces = self.namespaces.values().map(NamespaceUse::ratio);
+        destinations.chain(namespaces).fold(0.0, f64::max)
     }
 }

@@ -7,7 +7,7 @@ use super::{
     play::{Bad, Series, are_raised, are_silent, clock, raises},
 };
 use crate::{
-    detect::{Anomaly, Ports, Sample},
+    detect::{Anomaly, Ports, Sample, Subject},
     walk::Destination,
 };
 
@@ -16,11 +16,11 @@ const RANGE: u32 = 28_232;
 
 fn nothing(available: u32, blocked_for: u64) -> Ports {
     Ports {
-        destination: Destination {
+        subject: Subject::Destination(Destination {
             netns: 1,
             source: "10.0.0.1".parse().unwrap(),
             remote: "10.0.0.2:80".parse().unwrap(),
-        },
+        }),
         walked_at: clock(-1),
         available,
         blocked: 0,

@@ -31,8 +31,6 @@ fn server(draw: &mut Draw, rate: f64, buckets: u64, length: u64) -> Series {
             namespaces: vec![Namespace {
                 netns: 1,
                 time_wait_overflows,
-                range: 28_232,
-                bound: 0,
             }],
             ..Sample::default()
         });

@@ -51,6 +51,7 @@ fn addresses_are_labels() {
             NamespaceUse {
                 range: 50,
                 bound: 10,
+                ..NamespaceUse::default()
             },
         )]
         .into(),

@@ -83,6 +83,34 @@ fn reserved_and_bound_ports_are_not_to_be_had() {
     assert_eq!(share.destination.source.to_string(), "127.0.0.1");
 }
 
+/// A port whose socket is in TIME_WAIT and one that a live socket has, too; the next walk finds two more.
+#[test]
+fn bound_ports_have_their_owners() {
+    let in_time_wait = |local_port, slot, age| SocketSeen {
+        state: TIME_WAIT,
+        age,
+        ..port(local_port, 80, slot, PORT_BOUND)
+    };
+    let first = [
+        in_time_wait(100, 3, coarse_time(5_000_000_000)),
+        in_time_wait(101, 3, coarse_time(5_000_000_000)),
+        port(101, 0, 4, PORT_BOUND | PORT_UNCONNECTED),
+        port(102, 80, 3, PORT_BOUND),
+    ];
+    let new = [port(103, 80, 3, PORT_BOUND), port(104, 80, 3, PORT_BOUND)];
+    let spaces = [space(7, 100, 109, &[])];
+    let mut history = History::default();
+    let mut walk = |sockets: &[SocketSeen], second| {
+        walk_at(second, &spaces, sockets, &mut history).namespaces[&7].clone()
+    };
+    let namespace = walk(&first, 1);
+    assert_eq!((namespace.range, namespace.bound), (10, 3));
+    assert_eq!((namespace.bound_time_wait, namespace.bound_opened), (1, 3));
+    assert_eq!(namespace.binders, [((3, 1), 2), ((4, 1), 1)]);
+    let namespace = walk(&[&first[..], &new].concat(), 2);
+    assert_eq!((namespace.bound, namespace.bound_opened), (5, 5));
+}
+
 #[test]
 fn a_port_that_was_taken_again_counts_once_and_for_its_new_user() {
     let in_time_wait = |port: SocketSeen, age| SocketSeen {

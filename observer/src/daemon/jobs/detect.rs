@@ -79,8 +79,9 @@ impl Job for Detect {
         "detect"
     }
 
+    /// A run without a new snapshot does nothing; with one, it should not be late.
     fn interval(&self, settings: &Settings) -> Duration {
-        settings.tick_interval
+        settings.tick_interval / 4
     }
 
     fn configure(&mut self, settings: &Settings) {

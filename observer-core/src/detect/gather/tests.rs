@@ -9,15 +9,18 @@ use observer_common::{
     V4_MAPPED,
 };
 
-use super::*;
+use super::{ports::FailedSearches, *};
 use crate::{
-    detect::sample::SentReset,
+    detect::{
+        finding::Subject,
+        sample::{Ports, SentReset},
+    },
     names::ResetReasons,
     table::{
         Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
-    walk::{NamespaceUse, ProcessUse, Share, Walk},
+    walk::{Destination, DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
 };
 
 fn gather(snapshot: &Snapshot) -> Sample {
@@ -142,7 +145,7 @@ fn destination(port: u16) -> Destination {
 
 fn ports_of(port: u16, blocked: u32, holders: Vec<Holder>) -> Ports {
     Ports {
-        destination: destination(port),
+        subject: Subject::Destination(destination(port)),
         walked_at: Duration::ZERO,
         available: 100,
         blocked,
@@ -212,7 +215,10 @@ fn ports_have_their_holders() {
             1,
             NamespaceUse {
                 range: 110,
-                bound: 10,
+                bound: 20,
+                bound_time_wait: 15,
+                bound_opened: 33,
+                binders: vec![((slots[1], 0), 19), ((slots[0], 0), 1)],
             },
         )]
         .into(),
@@ -233,10 +239,10 @@ fn ports_have_their_holders() {
         namespaces: &counters,
         sources: Vec::new(),
     });
-    let [ports] = &sample.ports[..] else {
+    let [ports, bound] = &sample.ports[..] else {
         panic!("{:?}", sample.ports);
     };
-    assert_eq!(ports.destination, destination(80));
+    assert_eq!(ports.subject, Subject::Destination(destination(80)));
     assert_eq!((ports.blocked, ports.live(), ports.opened), (90, 40, 77));
     let [ended, running] = &ports.holders[..] else {
         panic!("{:?}", ports.holders);
@@ -247,9 +253,11 @@ fn ports_have_their_holders() {
     );
     assert_eq!((running.process, running.count), (Some(key(7, 1)), 30));
     assert_eq!(sample.processes[0].close_wait_over_10s, 6);
-    let namespace = sample.namespaces[0];
-    assert_eq!((namespace.range, namespace.bound), (110, 10));
-    assert_eq!(namespace.time_wait_overflows, 3);
+    assert_eq!(bound.subject, Subject::Namespace(1));
+    assert_eq!((bound.available, bound.blocked, bound.live()), (110, 20, 5));
+    assert_eq!(bound.opened, 33);
+    assert_eq!(bound.holders[0].labels.comm(), "b");
+    assert_eq!(sample.namespaces[0].time_wait_overflows, 3);
 }
 
 #[test]
@@ -259,38 +267,47 @@ fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
         labels: Arc::new(Labels::name(comm, "")),
         count: 1,
     };
-    let name = |comm: &str, failed| Name {
+    let by_bind = |comm: &str, connect, bind| Name {
         labels: Arc::new(Labels::name(comm, "")),
         running: 1,
         counts: Counts {
-            port_searches_failed: failed,
+            port_searches_failed: connect,
+            bind_searches_failed: bind,
             ..Counts::default()
         },
         syn_sent_over_3s: 0,
     };
+    let name = |comm, failed| by_bind(comm, failed, 0);
     let mut searches = FailedSearches::default();
     let mut attribute = |names: &[Name]| {
         let mut ports = [
             ports_of(80, 70, vec![holder("a"), holder("b")]),
             ports_of(81, 60, vec![holder("a")]),
             ports_of(82, 99, vec![holder("c")]),
+            Ports {
+                subject: Subject::Namespace(1),
+                ..ports_of(0, 55, vec![holder("a")])
+            },
         ];
         searches.attribute(names, &mut ports);
         ports.map(|it| it.searches_failed)
     };
     assert_eq!(
         attribute(&[name("a", 100)]),
-        [0, 0, 0],
+        [0; 4],
         "from before the start"
     );
-    assert_eq!(attribute(&[name("a", 102), name("b", 0)]), [2, 0, 0]);
+    assert_eq!(attribute(&[name("a", 102), name("b", 0)]), [2, 0, 0, 0]);
     // The first ones of a name; one that has no port at all.
     assert_eq!(
         attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
-        [5, 0, 4]
+        [5, 0, 4, 0]
     );
     assert_eq!(
         attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
-        [5, 0, 4]
+        [5, 0, 4, 0]
     );
+    // Those of bind() are the namespace's.
+    let names = [by_bind("a", 102, 7), name("b", 3), name("d", 4)];
+    assert_eq!(attribute(&names), [5, 0, 4, 7]);
 }
