@@ -5,7 +5,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, seconds, share, until_used},
-    finding::{Evidence, Severity},
+    finding::{Evidence, Severity, Subject},
     port_exhaustion::OpenRate,
     sample::{Namespace, Ports},
     settings::Thresholds,
@@ -36,6 +36,13 @@ impl Detector for TimeWaitSurge {
 
     fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
+        if matches!(ports.subject, Subject::Namespace(_)) {
+            // What helps against TIME_WAIT does not help where bind() comes first.
+            return Assessment {
+                calm: true,
+                ..Assessment::default()
+            };
+        }
         self.opened.add(ports);
         let waiting = share(ports.time_wait.into(), ports.available.into());
         let end = self.end(ports);
