@@ -6,6 +6,9 @@ use std::time::Duration;
 /// CPU.
 const PAUSE: u32 = 800;
 
+/// The same if that pause is longer than the longest: at most 1/500 of a CPU.
+const LEAST_PAUSE: u32 = 500;
+
 /// The same while a destination runs out of ports: at most 1/50 of a CPU.
 const URGENT_PAUSE: u32 = 50;
 
@@ -16,10 +19,11 @@ const FULL: f64 = 0.25;
 const GROWTH: f64 = 0.10;
 
 /// Pause after a walk that took `cost` of CPU time, found the `fullest` destination with this fraction of its
-/// ports blocked, and one with `growth` of that fraction per second. No longer than `longest`.
+/// ports blocked, and one with `growth` of that fraction per second. No longer than `longest`, unless there are
+/// so many sockets that walks would cost too much.
 #[must_use]
 pub fn pause(cost: Duration, fullest: f64, growth: f64, longest: Duration) -> Duration {
-    let pause = (cost * PAUSE).min(longest);
+    let pause = (cost * PAUSE).min(longest.max(cost * LEAST_PAUSE));
     let urgent = fullest >= FULL || growth * pause.as_secs_f64() >= GROWTH;
     if urgent {
         pause.min(cost * URGENT_PAUSE)
@@ -47,8 +51,9 @@ mod tests {
         assert_eq!(of_ms(2, 0.0, 0.07), 100);
         assert_eq!(of_ms(20, 0.0, 0.006), 16_000);
         assert_eq!(of_ms(20, 0.0, 0.007), 1_000);
-        // Bounded however many sockets there are.
-        assert_eq!(of_ms(150, 0.0, 0.001), 60_000);
+        assert_eq!(of_ms(100, 0.0, 0.001), 60_000);
+        // As rare as they must be however many sockets there are.
+        assert_eq!(of_ms(150, 0.0, 0.001), 75_000);
         assert_eq!(of_ms(150, 0.3, 0.0), 7_500);
     }
 }

@@ -23,7 +23,7 @@ pub struct Ports {
     shared: Shared,
     /// Destinations shown of each process.
     top: usize,
-    /// The longest pause, however many sockets there are.
+    /// The longest pause, unless walks take longer than a small fraction of it.
     longest: Duration,
     next_walk: Instant,
     last_took: Duration,
