@@ -64,6 +64,9 @@ crate::assert_layout!(SocketSeen, 60, [
 /// Words of a bitmap with one bit for each port.
 pub const PORT_WORDS: usize = 65_536 / 64;
 
+/// Maximum number of bytes of a `struct net` that are copied for its sysctls.
+pub const NET_SETTINGS: usize = 2048;
+
 /// Output of the iterator over network namespaces: the ports that the kernel may choose
 /// (`struct netns_ipv4`, for IPv6 as well).
 #[derive(Clone, Copy, Debug)]
@@ -81,12 +84,38 @@ pub struct PortSpace {
     pub tw_reuse: u32,
     /// `tcp_tw_reuse_delay`, milliseconds.
     pub tw_reuse_delay_ms: u32,
+    /// Bytes in `settings`; 0 if they could not be read.
+    pub settings_length: u32,
+    /// 0.
+    pub padding: u32,
+    /// The stretch of the `struct net` that has the sysctls which the daemon looks for.
+    pub settings: [u8; NET_SETTINGS],
     /// `ip_local_reserved_ports`: bit `n % 64` of word `n / 64` is port `n`.
     pub reserved: [u64; PORT_WORDS],
 }
 
-crate::assert_layout!(PortSpace, 24 + 8 * PORT_WORDS, [
+impl PortSpace {
+    /// All zero.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        Self {
+            seen_ns: 0,
+            netns: 0,
+            low: 0,
+            high: 0,
+            tw_reuse: 0,
+            tw_reuse_delay_ms: 0,
+            settings_length: 0,
+            padding: 0,
+            settings: [0; NET_SETTINGS],
+            reserved: [0; PORT_WORDS],
+        }
+    }
+}
+
+crate::assert_layout!(PortSpace, 32 + NET_SETTINGS + 8 * PORT_WORDS, [
     seen_ns: u64, netns: u32, low: u16, high: u16, tw_reuse: u32, tw_reuse_delay_ms: u32,
+    settings_length: u32, padding: u32, settings: [u8; NET_SETTINGS],
     reserved: [u64; PORT_WORDS],
 ]);
 

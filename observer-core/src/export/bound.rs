@@ -51,9 +51,17 @@ pub const BY_NAME: usize =
 /// each listening address, one of the ports to destinations without series of their own, its unit.
 pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * LISTEN_ADDRESSES + 1 + 1;
 
+/// Network namespaces whose sysctls are shown: those with the lowest inode numbers, of which the initial
+/// one is the first.
+pub const SYSCTL_NAMESPACES: usize = 100;
+
+/// Maximum number of sysctls of a namespace, and of the host.
+const SYSCTLS: usize = 20;
+
 /// Destinations, three series by name and one by process; RSTs without a socket; findings, three series each,
-/// and totals of them.
-pub const FIXED: usize = 4 * DESTINATIONS + RESETS_SENT + 3 * FINDINGS + TOTALS;
+/// and totals of them; sysctls.
+pub const FIXED: usize =
+    4 * DESTINATIONS + RESETS_SENT + 3 * FINDINGS + TOTALS + SYSCTLS * (SYSCTL_NAMESPACES + 1);
 
 /// Maximum number of series about names and processes.
 #[must_use]

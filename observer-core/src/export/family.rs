@@ -102,6 +102,10 @@ metrics! {
         "`bpf_map_elem`",
         "Local ports that connect() can choose from for each destination: ip_local_port_range without reserved and bound ports.",
         "min by (netns) (socket_ephemeral_ports_available) < 10000";
+    Sysctl: "socket_sysctl", Gauge, Host, "as sysctl(8) shows it", ["name", "netns"],
+        "`bpf_map_elem`; /proc/sys",
+        "Value of a sysctl by network namespace, for namespaces with sockets; those of the whole host have an empty `netns`. ip_local_port_range has two names, ending in _low and _high.",
+        "socket_sysctl{name=\"net.core.somaxconn\"} < 1024";
     ProcessConnections: "socket_process_connections", Gauge, Process, "sockets", ["state"],
         "`inet_sock_set_state`; `task_file` at the start",
         "Current number of TCP sockets of the process by state.",

@@ -1,12 +1,14 @@
 //! Listening sockets and ports in use, which are read from sockets periodically.
 
 use super::{
+    bound::SYSCTL_NAMESPACES,
     family::Family,
     series::ProcessMetrics,
     sink::{Number, Sink},
 };
 use crate::{
     contract::{POLLED_LISTEN, POLLED_PORTS},
+    net::sysctls::Sysctls,
     table::{Labels, ListenAddress, ListenerStats, PortsView, Table},
 };
 
@@ -30,6 +32,7 @@ pub(super) fn write(
         for view in table.ports().filter(|view| shows(&view.labels)) {
             ports(sink, view);
         }
+        sysctls(sink, table.sysctls());
         for (netns, available) in table.ports_available() {
             let extra = [("netns", netns.to_string())];
             let extra = extra
@@ -41,6 +44,18 @@ pub(super) fn write(
                 &extra,
                 u64::from(*available).into(),
             );
+        }
+    }
+}
+
+fn sysctls(sink: &mut dyn Sink, sysctls: &Sysctls) {
+    let Sysctls { host, namespaces } = sysctls;
+    let namespaces = namespaces.iter().take(SYSCTL_NAMESPACES);
+    let namespaces = namespaces.map(|(netns, values)| (netns.to_string(), values));
+    for (netns, values) in [(String::new(), host)].into_iter().chain(namespaces) {
+        for (name, value) in values {
+            let extra = [("name", *name), ("netns", netns.as_str())];
+            sink.sample(Family::Sysctl, None, &extra, (*value).into());
         }
     }
 }

@@ -10,3 +10,4 @@ pub mod netns;
 pub mod overflows;
 pub mod snmp;
 pub mod sockstat;
+pub mod sysctls;

@@ -29,6 +29,7 @@ mod shown;
 mod snapshot;
 mod store;
 mod sum;
+mod sysctls;
 mod tally;
 mod totals;
 mod view;

@@ -17,7 +17,7 @@ use super::{
     sum::Sum,
     totals::Failures,
 };
-use crate::process::Unit;
+use crate::{net::sysctls::Sysctls, process::Unit};
 
 /// Whether a process of this comm and unit counts for its name and may be shown by pid.
 pub type Filter = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
@@ -77,6 +77,7 @@ pub struct Table {
     pub(super) freed_slots: FreedSlots,
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
+    pub(super) sysctls: Sysctls,
     /// Number of processes shown by pid, including those that ended since the last tick.
     pub(super) shown: usize,
     /// When the processes to show were last selected; `None` while all are shown.
@@ -103,6 +104,7 @@ impl Table {
             freed_slots: FreedSlots::default(),
             listeners: Listeners::default(),
             ports: Ports::default(),
+            sysctls: Sysctls::default(),
             shown: 0,
             chosen: None,
             reselect: false,

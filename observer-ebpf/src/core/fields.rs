@@ -182,6 +182,10 @@ settings! {
     UNATTRIBUTED_SHARE: u64 = i64::MAX as u64;
     /// Maximum number of entries in the map of listeners that belong to one process.
     LISTENERS_SHARE: u64 = i64::MAX as u64;
+    /// Where the sysctls of a `struct net` begin.
+    NET_SETTINGS_START: u64 = 0;
+    /// Bytes up to the end of the last one.
+    NET_SETTINGS_LENGTH: u64 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
     SYSCALL_RET: u64 = 16;
 }

@@ -1,8 +1,11 @@
 //! The attached programs and their maps, as the rest of the daemon sees them.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context as _;
@@ -20,11 +23,13 @@ use observer_core::{
     },
     detect,
     names::ResetReasons,
+    net::sysctls,
     sync::lock,
 };
 use tracing::debug;
 
 use super::{
+    facts::sysctls::SysctlFields,
     hooks::{listen::max_listeners, reset::LOST_WHEN_SKIPPED, state::BACKUP_PROGRAMS},
     loader::{Loaded, backup},
     maps::{
@@ -63,6 +68,7 @@ pub struct Attached {
     ports: Option<Ports>,
     /// Absent where no program sees RSTs without a socket.
     sources: Option<Sources>,
+    sysctls: SysctlFields,
     programs: ProgramStats,
     backups_attached: AtomicBool,
     log: Mutex<Option<EbpfLogger<&'static dyn log::Log>>>,
@@ -94,6 +100,7 @@ impl Attached {
             untested: _,
             absent: _,
             reset_reasons,
+            sysctls,
         } = loaded;
         // Iterators are attached to maps before those are taken out of the object.
         let ports = available(Ports::new(&ebpf));
@@ -120,6 +127,7 @@ impl Attached {
             listeners,
             ports,
             sources,
+            sysctls,
             programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),
             ebpf: Mutex::new(ebpf),
             backups_attached: AtomicBool::new(backups_attached),
@@ -221,6 +229,13 @@ impl Attached {
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {
         let ports = self.ports.as_ref();
         ports.map(|ports| ports.walk(visit)).transpose()
+    }
+
+    /// The sysctls of the network namespaces that [`Self::walk_ports`] returned, by inode number.
+    #[must_use]
+    pub fn sysctls(&self, spaces: &[Box<PortSpace>]) -> BTreeMap<u32, sysctls::Values> {
+        let values = spaces.iter().map(|it| (it.netns, self.sysctls.values(it)));
+        values.collect()
     }
 
     /// Counts the sockets that left TIME_WAIT since the last time, where no program sees that.

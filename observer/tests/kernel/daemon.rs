@@ -377,7 +377,15 @@ input()
         metrics.of(heir, "socket_connections", &[]) == 3.0
             && metrics.sum("observer_moved_sockets_total", &[]) >= before + 3.0
     });
-    for job in ["tick", "fds", "listeners", "ports", "reconcile", "resync"] {
+    for job in [
+        "tick",
+        "fds",
+        "listeners",
+        "ports",
+        "namespaces",
+        "reconcile",
+        "resync",
+    ] {
         let of_job = [("job", job)];
         assert!(
             metrics.sum("observer_job_runs_total", &of_job) > 0.0,

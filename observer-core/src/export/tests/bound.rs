@@ -15,6 +15,7 @@ use super::{build, parse};
 use crate::{
     detect::{Anomaly, Engine, Subject, Thresholds, testing::finding},
     export::{Exporter, Piece, ProcessMetrics, bound},
+    net::sysctls::{self, Sysctls},
     process::Unit,
     table::{
         Labels, Resources, Table, TableConfig,
@@ -126,6 +127,11 @@ fn series(max_names: usize, max_processes: usize) -> usize {
         ..Walk::default()
     };
     table.update_ports(&walk, 60);
+    let values: sysctls::Values = ["a", "b"].map(|name| (name, 1)).into();
+    table.update_sysctls(Sysctls {
+        host: values.clone(),
+        namespaces: (0..200).map(|netns| (netns, values.clone())).collect(),
+    });
     let exporter = Exporter::new(
         Arc::new(RwLock::new(table)),
         Arc::new(RwLock::new(engine())),

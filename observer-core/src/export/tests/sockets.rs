@@ -7,7 +7,7 @@ use observer_common::{Listener, ListenerSample, SLOT_FIRST};
 use super::{exporter_of, kernel, parse, text};
 use crate::{
     export::ProcessMetrics,
-    net::overflows::Overflows,
+    net::{overflows::Overflows, sysctls::Sysctls},
     table::TableConfig,
     walk::{Destination, NamespaceUse, Share, Walk},
 };
@@ -57,10 +57,15 @@ fn addresses_are_labels() {
         .into(),
         ..Walk::default()
     };
+    let sysctls = Sysctls {
+        host: [("fs.nr_open", 5)].into(),
+        namespaces: [(77, [("net.core.somaxconn", 6)].into())].into(),
+    };
     let shown = |process_metrics| {
         let exporter = exporter_of(kernel(), TableConfig::default(), process_metrics, |table| {
             table.update_listeners(&[sample], Some(&overflows));
             table.update_ports(&walk, 1);
+            table.update_sysctls(sysctls.clone());
         });
         text(&exporter)
     };
@@ -142,6 +147,10 @@ fn addresses_are_labels() {
     let count = |process_metrics| self::values(&shown(process_metrics)).len();
     assert_eq!(count(ProcessMetrics::Gauges), expected.len() - 1);
     assert_eq!(count(ProcessMetrics::None), expected.len() - 5);
+    for (name, netns, value) in [("fs.nr_open", "", 5), ("net.core.somaxconn", "77", 6)] {
+        let line = format!("socket_sysctl{{name=\"{name}\",netns=\"{netns}\"}} {value}\n");
+        assert!(text.contains(&line), "{line}");
+    }
     for signal in ["listen", "ports"] {
         assert!(text.contains(&format!("observer_signal_info{{signal=\"{signal}\"")));
     }

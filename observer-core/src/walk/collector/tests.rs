@@ -13,13 +13,13 @@ fn space(netns: u32, low: u16, high: u16, reserved: &[u16]) -> Box<PortSpace> {
         set.insert(*port);
     }
     Box::new(PortSpace {
-        seen_ns: 0,
         netns,
         low,
         high,
         tw_reuse: TW_REUSE_LOOPBACK,
         tw_reuse_delay_ms: 1000,
         reserved: *set.0,
+        ..PortSpace::zeroed()
     })
 }
 

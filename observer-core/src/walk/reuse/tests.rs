@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use observer_common::{ESTABLISHED, PORT_WORDS};
+use observer_common::ESTABLISHED;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,13 +9,10 @@ const FLAGS: [u16; 3] = [PORT_TIMESTAMPS, PORT_FIN_WAIT2, PORT_LOOPBACK_DEVICE];
 
 fn space(tw_reuse: u32, tw_reuse_delay_ms: u32) -> PortSpace {
     PortSpace {
-        seen_ns: 0,
         netns: 7,
-        low: 0,
-        high: 0,
         tw_reuse,
         tw_reuse_delay_ms,
-        reserved: [0; PORT_WORDS],
+        ..PortSpace::zeroed()
     }
 }
 

@@ -1,14 +1,14 @@
-//! Ranges of local ports: `iter/bpf_map_elem` over the network namespaces of the sockets that the
+//! Ranges of local ports, and sysctls: `iter/bpf_map_elem` over the network namespaces of the sockets that the
 //! iterators over ports visited.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use observer_common::{NetSeen, TW_REUSE_DELAY_MS};
+use observer_common::{NET_SETTINGS, NetSeen, TW_REUSE_DELAY_MS};
 
 use crate::core::{
     clock::now,
-    fields::{at, has},
+    fields::{NET_SETTINGS_LENGTH, NET_SETTINGS_START, at, has},
     maps::{NAMESPACES, PORT_SPACE},
     read::{Memory, Probe},
     seq,
@@ -62,6 +62,18 @@ fn namespaces_iter(ctx: *mut c_void) -> i32 {
         let (tw_reuse, delay) = reuse_in(net);
         (*space).tw_reuse = tw_reuse;
         (*space).tw_reuse_delay_ms = delay;
+        (*space).settings_length = 0;
+        let length = NET_SETTINGS_LENGTH.load();
+        if length <= NET_SETTINGS as u64 {
+            let copied = bpf_probe_read_kernel(
+                (&raw mut (*space).settings).cast(),
+                length as u32,
+                net.wrapping_add(NET_SETTINGS_START.load() as usize).cast(),
+            );
+            if copied == 0 {
+                (*space).settings_length = length as u32;
+            }
+        }
         let reserved = Probe::read::<u64>(net, at::OFF_NET_RESERVED_PORTS()) as *const c_void;
         // Reads zero bytes if there is no bitmap.
         bpf_probe_read_kernel(

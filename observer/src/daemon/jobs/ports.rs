@@ -2,6 +2,7 @@
 //! have been in a state for long.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use observer_core::{
     config::Settings,
+    net::sysctls::{self, Sysctls},
     sync::write,
     walk::{Collector, History, Walk, pause},
 };
@@ -43,11 +45,19 @@ impl Ports {
     }
 
     /// Walks once; `None` where this kernel has no way to.
-    fn walk(&mut self) -> anyhow::Result<Option<Walk>> {
+    fn walk(&mut self) -> anyhow::Result<Option<(Walk, Sysctls)>> {
         let mut collector = Collector::default();
         let spaces = self.shared.live.walk(|socket| collector.add(&socket))?;
         let walked_at = Duration::from_nanos(monotonic_ns());
-        Ok(spaces.map(|spaces| collector.finish(&spaces, walked_at, &mut self.history)))
+        let Some(spaces) = spaces else {
+            return Ok(None);
+        };
+        let sysctls = Sysctls {
+            host: sysctls::read_host(Path::new("/proc/sys")),
+            namespaces: self.shared.live.sysctls(&spaces),
+        };
+        let walk = collector.finish(&spaces, walked_at, &mut self.history);
+        Ok(Some((walk, sysctls)))
     }
 }
 
@@ -72,10 +82,12 @@ impl Job for Ports {
         let started = cpu_time();
         let walk = self.walk().inspect_err(|_| {
             // Otherwise the last reading would stay, although it is outdated.
-            write(&self.shared.table).forget_ports();
+            let mut table = write(&self.shared.table);
+            table.forget_ports();
+            table.update_sysctls(Sysctls::default());
             self.shared.walk.send_replace(Arc::default());
         })?;
-        let Some(walk) = walk else {
+        let Some((walk, sysctls)) = walk else {
             return Ok(());
         };
         let took = cpu_time().saturating_sub(started);
@@ -85,7 +97,11 @@ impl Job for Ports {
         self.last_took = took;
         let pause = pause(cost, walk.fullest(), self.history.growth(), self.longest);
         self.next_walk = Instant::now() + pause;
-        self.shared.discover().update_ports(&walk, self.top);
+        {
+            let mut table = self.shared.discover();
+            table.update_ports(&walk, self.top);
+            table.update_sysctls(sysctls);
+        }
         self.shared.walk.send_replace(Arc::new(walk));
         Ok(())
     }

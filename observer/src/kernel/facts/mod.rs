@@ -5,6 +5,7 @@ pub mod fields;
 pub mod helpers;
 pub mod reset_reasons;
 pub mod skips;
+pub mod sysctls;
 pub mod tracefs;
 
 use std::{
@@ -15,7 +16,9 @@ use std::{
 use nix::sys::utsname::uname;
 use observer_core::btf::{KernelBtf, LayoutError};
 
-use self::{fields::Layout, helpers::Helpers, skips::Skips, tracefs::find_tracefs};
+use self::{
+    fields::Layout, helpers::Helpers, skips::Skips, sysctls::SysctlFields, tracefs::find_tracefs,
+};
 
 /// The argument types of tracepoints and functions, by name, as
 /// [`KernelBtf::tracepoint_args`] and [`KernelBtf::func_args`] render them.
@@ -36,6 +39,8 @@ pub struct Facts {
     pub helpers: Helpers,
     /// Which runs of programs it skips.
     pub skips: Skips,
+    /// Where network namespaces keep their sysctls.
+    pub sysctls: SysctlFields,
 }
 
 impl Facts {
@@ -54,6 +59,7 @@ impl Facts {
             skips: uname().map_or(Skips::Nothing, |name| {
                 Skips::of(&name.release().to_string_lossy())
             }),
+            sysctls: SysctlFields::find(btf),
         })
     }
 

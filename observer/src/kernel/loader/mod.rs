@@ -24,7 +24,7 @@ use tracing::warn;
 pub use self::error::LoadError;
 use self::{object::Settings, plan::Plan};
 use crate::kernel::{
-    facts::{Facts, fields::Absent, skips::Skips},
+    facts::{Facts, fields::Absent, skips::Skips, sysctls::SysctlFields},
     hooks::{
         spec::{Attach, FallbackChain, ProgramSpec},
         table,
@@ -51,6 +51,8 @@ pub struct Loaded {
     pub absent: Vec<Absent>,
     /// The kernel's reasons for sending an RST, by number.
     pub reset_reasons: BTreeMap<u32, String>,
+    /// Where network namespaces keep their sysctls.
+    pub sysctls: SysctlFields,
 }
 
 /// The running kernel, and how to load into it.
@@ -127,6 +129,7 @@ impl Kernel {
             untested,
             absent: self.absent().to_vec(),
             reset_reasons: self.facts.reset_reasons.clone(),
+            sysctls: self.facts.sysctls.clone(),
         })
     }
 

@@ -10,7 +10,7 @@ use observer_common::SLOT_FIRST;
 
 use super::{LoadError, plan::Plan};
 use crate::kernel::{
-    facts::{Facts, tracefs::syscall_return_offset},
+    facts::{Facts, sysctls, tracefs::syscall_return_offset},
     hooks::{
         spec::{Global, MapSize, Selection, share_of_none, share_of_one},
         table,
@@ -101,6 +101,8 @@ fn settings(
         Global::u32("RECORD_MASK", options.record_mask),
         Global::u64("WAKEUP_BYTES", u64::from(options.ring_bytes) / 2),
         Global::u64("SYSCALL_RET", syscall_ret),
+        Global::u64(sysctls::START, facts.sysctls.start()),
+        Global::u64(sysctls::LENGTH, facts.sysctls.length()),
         Global::u64(
             "CONNECTIONS_SHARE",
             u64::from(share_of_one(options.max_connections)),
