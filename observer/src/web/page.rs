@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use observer_core::{
     contract::Status,
+    detect::{Finding, Severity, finding_summary},
     export::{Exporter, Health},
     table::Snapshot,
 };
@@ -19,7 +20,7 @@ const HEAD: &str = "<!doctype html>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
 table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: left }
 tr:nth-child(even) { background: #8881 } .bad { color: #d33 } .num { text-align: right }
-div { overflow-x: auto } td { white-space: nowrap }
+details { margin: .4em 0 } li { max-width: 60em } div { overflow-x: auto } td { white-space: nowrap }
 </style></head><body>
 ";
 
@@ -29,7 +30,8 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
     let _ = write!(
         page,
         "<h1>observer {}</h1>\n<p>TCP connection lifecycles, per process. Revision {}. \
-         <a href=\"/metrics\">Metrics</a>, <a href=\"/healthz\">health</a>, \
+         <a href=\"/metrics\">Metrics</a>, <a href=\"/api/v1/anomalies\">anomalies</a>, \
+         <a href=\"/healthz\">health</a>, \
          <a href=\"/readyz\">readiness</a>.</p>\n",
         escape(&build.version),
         escape(&build.revision),
@@ -41,6 +43,14 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
             page,
             "<p class=\"bad\">Not ready, waiting for: {missing}</p>"
         );
+    }
+    page.push_str("<h2>What is wrong</h2>\n");
+    let findings = exporter.findings();
+    if findings.is_empty() {
+        page.push_str("<p>Nothing.</p>\n");
+    }
+    for finding in &findings {
+        write_finding(&mut page, finding);
     }
     page.push_str(
         "<h2>Processes with the most sockets</h2>\n<div><table><tr><th>pid<th>comm<th>unit\
@@ -89,6 +99,30 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
     }
     page.push_str("</table></div>\n</body></html>\n");
     page
+}
+
+/// Its line, and what may be said about its causes.
+fn write_finding(page: &mut String, finding: &Finding) {
+    let (class, severity) = match finding.severity {
+        Severity::Warning => ("", "warning"),
+        Severity::Critical => (" class=\"bad\"", "critical"),
+    };
+    let _ = writeln!(
+        page,
+        "<details><summary><b{class}>{} ({severity})</b> {}</summary>\n<ul>",
+        finding.anomaly.name(),
+        escape(&finding_summary(finding)),
+    );
+    for explanation in &finding.causes {
+        for hint in explanation.cause.hints() {
+            let _ = write!(page, "<li>{}", escape(hint.fact));
+            if !hint.fix.is_empty() {
+                let _ = write!(page, " <b>{}</b>", escape(hint.fix));
+            }
+            let _ = writeln!(page, " Check: {}.", escape(hint.check));
+        }
+    }
+    page.push_str("</ul></details>\n");
 }
 
 fn escape(text: &str) -> String {
