@@ -6,6 +6,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -30,6 +31,9 @@ pub use value::{
     Bounded, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError, format_duration,
     format_size, parse_duration, parse_size,
 };
+
+/// The Unix socket, unless another one is given.
+pub const DEFAULT_API_SOCKET: &str = "/run/observer/observer.sock";
 
 /// 16 Mi connections of 80 bytes, with the hash table, take a few GB of kernel memory.
 pub type MaxConnections = Bounded<16, 16_777_216>;
@@ -138,6 +142,15 @@ settings! {
     /// Address to serve /metrics on; port 0 picks a free one [default: 127.0.0.1:9963]
     #[arg(help_heading = "Metrics", value_name = "ADDR:PORT", env = "OBSERVER_LISTEN")]
     listen: SocketAddr => SocketAddr = (Ipv4Addr::LOCALHOST, 9963).into(), restart;
+
+    /// Unix socket to serve the same on, for clients of this host; `none` for none
+    /// [default: /run/observer/observer.sock]
+    #[arg(help_heading = "Metrics", value_name = "PATH", env = "OBSERVER_API_SOCKET")]
+    api_socket: PathBuf => Option<PathBuf> = None, restart;
+
+    /// Group (name or gid) that may use the Unix socket, besides root [default: none]
+    #[arg(help_heading = "Metrics", value_name = "GROUP", env = "OBSERVER_API_GROUP")]
+    api_group: String => Option<String> = None, restart;
 
     /// Show only processes whose name (comm) matches; may be repeated
     #[arg(help_heading = "Metrics", value_name = "GLOB", env = "OBSERVER_INCLUDE_COMM", value_delimiter = ',')]

@@ -4,6 +4,7 @@
 //! (`observer_core`) -> HTTP ([`web`]). See ARCHITECTURE.md for the code map.
 
 pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod heap;
 pub mod kernel;

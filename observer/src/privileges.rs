@@ -200,6 +200,26 @@ pub const DEFAULT_USER: &str = "observer";
 /// crashes a program that glibc is linked into statically.
 const USERS: &str = "/etc/passwd";
 
+/// The local groups.
+const GROUPS: &str = "/etc/group";
+
+/// The id of a group, given by name or by itself; `None` if there is no such group.
+///
+/// # Errors
+///
+/// When the groups cannot be read.
+pub fn group_id(group: &str) -> io::Result<Option<u32>> {
+    if let Ok(id) = group.parse() {
+        return Ok(Some(id));
+    }
+    let groups = fs::read_to_string(GROUPS)?;
+    Ok(groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        fields.next().filter(|name| *name == group)?;
+        fields.nth(1)?.parse().ok()
+    }))
+}
+
 /// A user to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -237,6 +257,18 @@ impl Account {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         let name = name.to_owned();
         Ok(Some(Self { name, uid, gid }))
+    }
+
+    /// Its user id.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
+    /// The id of its primary group.
+    #[must_use]
+    pub fn gid(&self) -> u32 {
+        self.gid.as_raw()
     }
 
     /// The user `name`, if that is the one of this line of passwd(5).

@@ -24,6 +24,8 @@ fn file_error(text: &str) -> String {
 /// One valid value for each key, none of them the default.
 const FULL: &str = r#"
 listen = "[::]:0"
+api-socket = "/run/other.sock"
+api-group = "adm"
 include-comm = ["nginx*", "p?p"]
 exclude-comm = ["sshd"]
 include-unit = ["*.service"]
@@ -93,6 +95,8 @@ fn every_option_is_a_flag_a_variable_and_a_key() {
 fn help_names_the_real_defaults() {
     let Settings {
         listen,
+        api_socket,
+        api_group,
         include_comm: _,
         exclude_comm: _,
         include_unit: _,
@@ -123,6 +127,11 @@ fn help_names_the_real_defaults() {
     } = Settings::default();
     let defaults = [
         ("listen", listen.to_string()),
+        (
+            "api-socket",
+            api_socket.map_or(DEFAULT_API_SOCKET.to_owned(), |it| it.display().to_string()),
+        ),
+        ("api-group", api_group.unwrap_or_else(|| "none".to_owned())),
         ("top-destinations", top_destinations.to_string()),
         (
             "process-metrics",
@@ -178,6 +187,8 @@ fn file_is_read_and_every_key_arrives() {
     let globs = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
     let expected = Settings {
         listen: "[::]:0".parse().unwrap(),
+        api_socket: Some("/run/other.sock".into()),
+        api_group: Some("adm".to_owned()),
         include_comm: globs(&["nginx*", "p?p"]),
         exclude_comm: globs(&["sshd"]),
         include_unit: globs(&["*.service"]),
@@ -271,7 +282,8 @@ fn file_errors_have_line_column_key_and_hint() {
     assert_eq!(
         file_error("listen = \"[::]:0\"\nlog_levl = \"info\"\n"),
         "TOML parse error at line 2, column 1\n  |\n2 | log_levl = \"info\"\n  | ^^^^^^^^\n\
-         unknown field `log_levl`, expected one of `listen`, `include-comm`, `exclude-comm`, \
+         unknown field `log_levl`, expected one of `listen`, `api-socket`, `api-group`, \
+         `include-comm`, `exclude-comm`, \
          `include-unit`, `exclude-unit`, `top-destinations`, \
          `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
          `max-tracked-processes`, \
@@ -427,6 +439,8 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
         diff.needs_restart,
         [
             "listen",
+            "api-socket",
+            "api-group",
             "process-metrics",
             "ring-bytes",
             "max-connections",

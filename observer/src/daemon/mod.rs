@@ -53,7 +53,7 @@ use crate::{
     namespaces,
     privileges::{self, Account},
     sandbox,
-    web::{App, Server},
+    web::{ApiSocket, App, Server},
 };
 
 /// Combinations of process, option and errno of failed setsockopt calls.
@@ -138,6 +138,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     privileges::is_root_or_capable()?;
     require_initial_namespaces(settings.allow_private_namespaces)?;
     let account = Account::find(settings.user.as_deref())?;
+    // Here nothing is attached and no thread is started yet, and the socket may be anywhere.
+    let (path, group) = (
+        settings.api_socket.as_deref(),
+        settings.api_group.as_deref(),
+    );
+    let socket = ApiSocket::open(path, group, account.as_ref())?;
     privileges::raise_memlock();
     let stats = settings
         .bpf_stats
@@ -233,7 +239,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let server = {
         let _runtime = http.enter();
-        Server::new(listener, app)?
+        let server = Server::new(listener, app)?;
+        match &socket {
+            Some(socket) => server.with_socket(socket.listener()?)?,
+            None => server,
+        }
     };
     info!(
         "serving metrics on http://{}/metrics",

@@ -3,8 +3,10 @@
 mod api;
 mod page;
 mod server;
+mod socket;
 
 #[cfg(test)]
 mod tests;
 
 pub use server::{App, BindError, Server};
+pub use socket::{ApiSocket, SocketError};

@@ -50,7 +50,8 @@ use prometheus::{Registry, TextEncoder};
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::Handle,
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::{AbortHandle, JoinSet},
@@ -161,6 +162,7 @@ struct Open {
 /// The server, which is listening already.
 pub struct Server {
     listener: TcpListener,
+    socket: Option<UnixListener>,
     app: App,
 }
 
@@ -193,7 +195,20 @@ impl Server {
     pub fn new(listener: std::net::TcpListener, app: App) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
+            socket: None,
             app,
+        })
+    }
+
+    /// Serves on a Unix socket, too.
+    ///
+    /// # Errors
+    ///
+    /// When tokio cannot register it.
+    pub fn with_socket(self, socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        Ok(Self {
+            socket: Some(UnixListener::from_std(socket)?),
+            ..self
         })
     }
 
@@ -217,14 +232,18 @@ impl Server {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => accepted,
+                accepted = accept(&self.listener, self.socket.as_ref()) => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     make_room(&mut open);
                     let scraping = Arc::default();
                     let router = router.clone().layer(Extension(Arc::clone(&scraping)));
-                    let task = connections.spawn(serve(stream, router, closed.clone()));
+                    let closed = closed.clone();
+                    let task = match stream {
+                        Stream::Tcp(stream) => connections.spawn(serve(stream, router, closed)),
+                        Stream::Unix(stream) => connections.spawn(serve(stream, router, closed)),
+                    };
                     open.push(Open { task, scraping });
                 }
                 Err(error) => {
@@ -234,12 +253,31 @@ impl Server {
                 }
             }
         }
-        drop(self.listener);
+        drop((self.listener, self.socket));
         let _ = closing.send(true);
         let finished = async { while connections.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_TIMEOUT, finished).await.is_err() {
             debug!("HTTP connections cut off at shutdown");
         }
+    }
+}
+
+/// A new connection.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn accept(listener: &TcpListener, socket: Option<&UnixListener>) -> io::Result<Stream> {
+    let Some(socket) = socket else {
+        return listener
+            .accept()
+            .await
+            .map(|(stream, _)| Stream::Tcp(stream));
+    };
+    tokio::select! {
+        accepted = listener.accept() => accepted.map(|(stream, _)| Stream::Tcp(stream)),
+        accepted = socket.accept() => accepted.map(|(stream, _)| Stream::Unix(stream)),
     }
 }
 
@@ -254,7 +292,11 @@ fn make_room(open: &mut Vec<Open>) {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, mut closed: watch::Receiver<bool>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    mut closed: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -35,7 +35,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{App, Server, server::SCRAPES};
+use super::{ApiSocket, App, Server, server::SCRAPES};
+use crate::client::{self, ClientError};
 
 struct Running {
     address: SocketAddr,
@@ -360,6 +361,58 @@ fn findings_are_answered() {
         let (head, body) = ask(server.address, "GET /api/v1/anomalies?limit=1001").await;
         assert!(head.starts_with("HTTP/1.1 400"), "{head}");
         assert!(body.contains("1000"), "{body}");
+    });
+}
+
+#[test]
+fn the_page_shows_findings_and_runs_no_name() {
+    run(async {
+        let server = start(Duration::from_secs(60)).await;
+        let (_, page) = ask(server.address, "GET /").await;
+        assert!(page.contains("<p>Nothing.</p>"), "{page}");
+        let app = app(Duration::from_secs(60));
+        raise(&app.exporter);
+        let server = start_with(app).await;
+        let (_, page) = ask(server.address, "GET /").await;
+        assert!(
+            page.contains("<b>fd_leak (warning)</b> &lt;b&gt; "),
+            "{page}"
+        );
+        assert!(page.contains("; cause: opens descriptors that it does not close"));
+        assert!(
+            page.contains("<li>EMFILE") && page.contains(" Check: "),
+            "{page}"
+        );
+        assert!(!page.contains("<b> "), "{page}");
+    });
+}
+
+#[test]
+fn a_unix_socket_serves_the_same() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let socket = ApiSocket::open(Some(&path), None, None).unwrap().unwrap();
+        let app = app(Duration::from_secs(60));
+        raise(&app.exporter);
+        let listener = Server::listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let server = Server::new(listener, app).unwrap();
+        let server = server.with_socket(socket.listener().unwrap()).unwrap();
+        let address = server.local_addr().unwrap();
+        let server = tokio::spawn(server.run(std::future::pending()));
+        let over_tcp = ask(address, "GET /api/v1/anomalies").await.1;
+        let client = tokio::task::spawn_blocking(move || {
+            let refused = client::get(&path, "/api/v1/anomalies?limit=x");
+            assert!(matches!(
+                refused,
+                Err(ClientError::Refused { status: 400, .. })
+            ));
+            client::get(&path, "/api/v1/anomalies").unwrap()
+        });
+        let over_tcp: Value = serde_json::from_str(&over_tcp).unwrap();
+        assert_eq!(client.await.unwrap()["findings"][0]["anomaly"], "fd_leak");
+        assert_eq!(over_tcp["findings"][0]["anomaly"], "fd_leak");
+        server.abort();
     });
 }
 

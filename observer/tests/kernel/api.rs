@@ -1,7 +1,48 @@
-//! `/api/v1/processes`: what it says of a program is what /metrics and `ss` say.
+//! `/api/v1/processes`: what it says of a program is what /metrics and `ss` say. The API's Unix socket.
 
-use observer_test_support::{Daemon, Metrics, Netns};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+use ::observer::client::{self, ClientError};
+use observer_test_support::{Daemon, Metrics, Netns, observer};
 use serde_json::Value;
+
+/// Of a daemon that has become another user, with its seccomp filter.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn the_api_is_on_a_unix_socket_that_goes_with_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made/api.sock");
+    let setting = format!("--api-socket={}", path.display());
+    let arguments = [setting.as_str(), "--user=65534"];
+    let daemon = Daemon::start(&arguments);
+    let answer = client::get(&path, "/api/v1/anomalies").unwrap();
+    assert!(answer["findings"].is_array(), "{answer}");
+    let answer = client::get(&path, "/api/v1/processes").unwrap();
+    assert!(answer["running"].as_u64().unwrap() > 0, "{answer}");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+
+    let mut second = Command::new(observer());
+    second.args(["run", "--listen=127.0.0.1:0"]).args(arguments);
+    let second = second.output().unwrap();
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        !second.status.success() && error.contains("another observer does"),
+        "{error}"
+    );
+    client::get(&path, "/api/v1/anomalies").unwrap();
+
+    // It cannot remove its socket then.
+    daemon.signal("KILL");
+    daemon.wait_for_end();
+    assert!(path.exists());
+    let gone = client::get(&path, "/api/v1/anomalies");
+    assert!(matches!(gone, Err(ClientError::NoDaemon(_))), "{gone:?}");
+    let daemon = Daemon::start(&arguments);
+    client::get(&path, "/api/v1/anomalies").unwrap();
+    assert!(daemon.stop().success());
+    assert!(!path.exists());
+}
 
 /// 5 accepted connections, of which one was reset and one closed; 3 that wait to be accepted; 2
 /// refused attempts.

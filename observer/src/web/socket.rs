@@ -1,0 +1,221 @@
+//! The Unix socket on which the API is served, too.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, chown},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::AT_FDCWD,
+    sys::stat::{Mode, umask},
+    unistd::{UnlinkatFlags, unlinkat},
+};
+use observer_core::config::DEFAULT_API_SOCKET;
+use thiserror::Error;
+use tracing::{debug, info};
+
+use crate::privileges::{Account, group_id};
+
+/// The setting that means no socket.
+const NONE: &str = "none";
+
+/// The socket could not be made.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Somebody listens there.
+    #[error("cannot serve the API on {0}: another observer does")]
+    InUse(PathBuf),
+    /// It would be removed.
+    #[error("cannot serve the API on {0}: there is a file that is no socket")]
+    NotASocket(PathBuf),
+    /// The setting `api-group` names nobody.
+    #[error("there is no group {0}")]
+    NoSuchGroup(String),
+    /// Any other error.
+    #[error("cannot serve the API on {path}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A socket that is listening, until it is dropped.
+#[derive(Debug)]
+pub struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ApiSocket {
+    /// Listens on the socket of the setting `api-socket`; `None` if it says so, or if it says nothing and the
+    /// default cannot be had. `account` is the user that the daemon will be: its directory, if it is made
+    /// here, is given to it, so that it can remove the socket. Call it before there are threads.
+    ///
+    /// # Errors
+    ///
+    /// When the socket that the setting names cannot be had, or there is no such group.
+    pub fn open(
+        setting: Option<&Path>,
+        group: Option<&str>,
+        account: Option<&Account>,
+    ) -> Result<Option<Self>, SocketError> {
+        let path = match setting {
+            Some(path) if path.as_os_str() == NONE => return Ok(None),
+            Some(path) => path,
+            None => Path::new(DEFAULT_API_SOCKET),
+        };
+        let made = make_directory(path, account).and_then(|()| Self::bind(path, group));
+        match made {
+            Ok(socket) => {
+                info!("serving the API on {}", path.display());
+                Ok(Some(socket))
+            }
+            Err(error @ SocketError::NoSuchGroup(_)) => Err(error),
+            Err(error) if setting.is_some() => Err(error),
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                info!(error, "no API socket");
+                Ok(None)
+            }
+        }
+    }
+
+    fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let group = group.map(|group| {
+            let id = group_id(group).map_err(failed)?;
+            id.ok_or_else(|| SocketError::NoSuchGroup(group.to_owned()))
+        });
+        let group = group.transpose()?;
+        remove_stale(path)?;
+        // Before anybody can connect: 0660. connect() takes permission to write.
+        let before = umask(Mode::from_bits_truncate(0o117));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let socket = Self {
+            listener: bound.map_err(failed)?,
+            path: path.to_owned(),
+        };
+        let ready = socket.listener.set_nonblocking(true);
+        ready
+            .and_then(|()| chown(path, None, group))
+            .map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// Another descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// When there is none left.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for ApiSocket {
+    /// Removes the socket. A confined daemon that is still root may not; the next one replaces it.
+    fn drop(&mut self) {
+        // Not fs::remove_file(): the seccomp filter forbids unlink().
+        if let Err(error) = unlinkat(AT_FDCWD, &self.path, UnlinkatFlags::NoRemoveDir) {
+            debug!(%error, path = %self.path.display(), "the API socket stays");
+        }
+    }
+}
+
+fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketError> {
+    let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    let make = || match fs::DirBuilder::new().mode(0o755).create(directory) {
+        Ok(()) => match account {
+            Some(account) => chown(directory, Some(account.uid()), Some(account.gid())),
+            None => Ok(()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    make().map_err(|source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Removes the socket of a daemon that was killed.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.to_owned()));
+    }
+    let failed = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    match UnixStream::connect(path) {
+        Ok(_) => Err(SocketError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::*;
+
+    fn open(path: &Path, group: Option<&str>) -> Result<ApiSocket, SocketError> {
+        ApiSocket::open(Some(path), group, None).map(Option::unwrap)
+    }
+
+    #[test]
+    fn a_socket_is_for_its_owner_and_group_and_goes_with_the_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/api.sock");
+        let own = fs::metadata(directory.path()).unwrap().gid().to_string();
+        let socket = open(&path, Some(&own)).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+        assert_eq!(metadata.gid().to_string(), own);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let living = open(&path, None).unwrap();
+        assert!(matches!(open(&path, None), Err(SocketError::InUse(_))));
+        UnixStream::connect(&path).unwrap();
+        drop(living);
+        fs::write(&path, "text").unwrap();
+        assert!(matches!(open(&path, None), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_setting_can_ask_for_none() {
+        let none = ApiSocket::open(Some(Path::new(NONE)), None, None).unwrap();
+        assert!(none.is_none());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let nobody = open(&path, Some("no-such-group"));
+        assert!(matches!(nobody, Err(SocketError::NoSuchGroup(_))));
+        assert!(!path.exists());
+    }
+}
