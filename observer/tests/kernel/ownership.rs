@@ -69,9 +69,11 @@ os.waitpid(child, 0)
     let heir = program.comm_of_child('r');
     program.expect("shared");
     let shared = daemon.scrape();
-    // While both hold it, it stays where it was.
-    assert_eq!(shared.of(sender, LIVE, &ESTABLISHED), 2.0);
-    assert_eq!(shared.of(receiver, LIVE, &ESTABLISHED), 0.0);
+    // While both hold it, it stays where it was, unless its reception is seen.
+    let is_seen = shared.by_function("fd_received");
+    let received = f64::from(is_seen);
+    assert_eq!(shared.of(sender, LIVE, &ESTABLISHED), 2.0 - received);
+    assert_eq!(shared.of(receiver, LIVE, &ESTABLISHED), received);
     let moved = shared.sum("observer_moved_sockets_total", &[]);
 
     program.go();
@@ -80,7 +82,7 @@ os.waitpid(child, 0)
     let passed = daemon.until("the receiver", |metrics| {
         metrics.of(receiver, LIVE, &ESTABLISHED) == 1.0
             && metrics.of(sender, LIVE, &ESTABLISHED) == 1.0
-            && metrics.sum("observer_moved_sockets_total", &[]) > moved
+            && (is_seen || metrics.sum("observer_moved_sockets_total", &[]) > moved)
     });
     // What happened before stays with the sender.
     assert_eq!(passed.of(sender, "socket_connects_total", &[]), 1.0);
