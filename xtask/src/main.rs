@@ -13,6 +13,7 @@ mod libtest;
 mod native;
 mod report;
 mod run;
+mod scenario;
 mod setup;
 mod shell;
 mod summary;
@@ -41,6 +42,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Run(run::Args),
+    Scenario(scenario::Args),
     Test(test::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     let result = match command {
         Some(Command::Setup(args)) => setup::main(&args),
         Some(Command::Run(args)) => run::main(&args),
+        Some(Command::Scenario(args)) => scenario::main(&args),
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Fuzz(args)) => fuzz::main(&args),
         Some(Command::Deny(args)) => deny::main(&args),

@@ -29,8 +29,8 @@ const SILENCE: Duration = Duration::from_secs(900);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Variables that sudo keeps.
-const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,\
-                    CARGO_MANIFEST_DIR,RUST_BACKTRACE";
+const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,OBSERVER_SCENARIO,\
+                    OBSERVER_UPDATE_DOCS,CARGO_MANIFEST_DIR,RUST_BACKTRACE";
 
 /// One run of a test program.
 struct Run {
@@ -105,11 +105,19 @@ impl Run {
 type Start<'a> = dyn Fn(&Path) -> Result<Command> + 'a;
 
 /// Runs the tests of all programs, one at a time: they count the events of the whole machine. Each
-/// that fails runs once more at the end, alone.
-pub fn run(binaries: &Binaries, args: &[impl AsRef<OsStr>]) -> Result<Report> {
+/// that fails runs once more at the end, alone. `env` are variables of [`KEPT`].
+pub fn run(
+    binaries: &Binaries,
+    args: &[impl AsRef<OsStr>],
+    env: &[(&str, &str)],
+) -> Result<Report> {
     let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
     let logs = vm::workdir::target()?.join("kernel-tests");
-    let start = |file: &Path| as_root(file, binaries);
+    let start = |file: &Path| {
+        let mut command = as_root(file, binaries)?;
+        command.envs(env.iter().copied());
+        Ok(command)
+    };
     run_all(&binaries.tests, &args, &logs, &start)
 }
 

@@ -149,7 +149,7 @@ fn on_kernels(
             let report = suite.and_then(|suite| suite.run(binaries));
             Some((start.elapsed(), report))
         });
-        summary.task("kernel tests", || native::run(binaries, filter));
+        summary.task("kernel tests", || native::run(binaries, filter, &[]));
         let guests = guests
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));

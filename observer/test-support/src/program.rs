@@ -121,6 +121,11 @@ impl Program {
         })
     }
 
+    /// The lines that it has printed and nobody has read.
+    pub fn printed(&mut self) -> impl Iterator<Item = String> {
+        self.lines.try_iter()
+    }
+
     /// Waits for a line that must be `expected`.
     pub fn expect(&mut self, expected: &str) {
         assert_eq!(self.line(), expected);

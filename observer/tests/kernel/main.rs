@@ -30,6 +30,7 @@ mod ports;
 mod reset;
 mod reset_answer;
 mod retransmit;
+mod scenarios;
 mod seed;
 mod setsockopt;
 mod sources;

@@ -58,6 +58,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("ownership", On::Here),
     ("prometheus", On::Here),
     ("retransmit", On::Here),
+    ("scenarios", On::Here),
     ("seed", On::Here),
     ("state", On::Here),
     ("stream", On::Here),

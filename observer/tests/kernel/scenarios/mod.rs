@@ -1,0 +1,268 @@
+//! What real programs do wrong is found: in time, with whom and why. All scenarios run at once, against
+//! one daemon with its default intervals.
+
+mod table;
+
+use std::{
+    env, fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use observer_test_support::{Daemon, Netns, Program};
+use serde_json::Value;
+
+use table::{FirstError, Of, SCENARIOS, Scenario};
+
+/// For all of them.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// For what is found too much.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+/// Runs this scenario alone.
+const ONLY: &str = "OBSERVER_SCENARIO";
+
+/// A finding when it was raised.
+struct Raised {
+    /// CLOCK_MONOTONIC in seconds.
+    at: f64,
+    finding: Value,
+}
+
+/// A scenario that runs.
+struct Run {
+    scenario: &'static Scenario,
+    netns: Netns,
+    /// Ended when there is no more to see.
+    program: Option<Program>,
+    /// CLOCK_MONOTONIC of what the program said, in seconds.
+    start: Option<f64>,
+    error: Option<f64>,
+    raised: Vec<Raised>,
+    complete_since: Option<Instant>,
+}
+
+impl Run {
+    fn start(scenario: &'static Scenario) -> Self {
+        let netns = Netns::set_up(scenario.prepare).expect("a network namespace");
+        let [file, arguments @ ..] = scenario.program else {
+            panic!("{} has no program", scenario.name);
+        };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+        let mut command = netns.command("python3");
+        // No byte code beside the sources.
+        command.arg("-B").arg(folder.join(file));
+        command.arg(scenario.name).args(arguments);
+        Self {
+            scenario,
+            netns,
+            program: Some(Program::spawn(&mut command)),
+            start: None,
+            error: None,
+            raised: Vec::new(),
+            complete_since: None,
+        }
+    }
+
+    /// Takes in what the program printed and what was found since.
+    fn look(&mut self, changes: &[Value]) {
+        let Some(program) = &mut self.program else {
+            return;
+        };
+        for line in program.printed() {
+            let time = |word| line.strip_prefix(word)?.trim().parse().ok();
+            self.start = self.start.or_else(|| time("start"));
+            self.error = self.error.or_else(|| time("error"));
+        }
+        for change in changes {
+            if change["change"] == "raised" && self.is_of_this(&change["finding"]) {
+                self.raised.push(Raised {
+                    at: change["at_monotonic_seconds"].as_f64().expect("a time"),
+                    finding: change["finding"].clone(),
+                });
+            }
+        }
+        let error = self.scenario.expected.first_error == FirstError::None || self.error.is_some();
+        if error && self.found().is_some() {
+            let since = self.complete_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= AFTERWARDS {
+                self.program = None;
+            }
+        }
+    }
+
+    fn is_of_this(&self, finding: &Value) -> bool {
+        let comm = finding["comm"].as_str().unwrap_or_default();
+        let netns = finding["subject"]["netns"].to_string();
+        comm.starts_with(&format!("{}-", self.scenario.name)) || netns == self.netns.inode()
+    }
+
+    /// Whether a finding is of the right kind and blames the right process.
+    fn is_expected(&self, finding: &Value) -> bool {
+        let Scenario { name, expected, .. } = self.scenario;
+        let subject = &finding["subject"];
+        let blames = |kind: &str, role: &str| {
+            subject["kind"] == kind && finding["comm"] == format!("{name}-{role}")
+        };
+        finding["anomaly"] == expected.anomaly
+            && match expected.of {
+                Of::Process(role) => blames("process", role),
+            }
+    }
+
+    fn is_allowed(&self, finding: &Value) -> bool {
+        let Scenario { name, expected, .. } = self.scenario;
+        let mut also = expected.also.iter();
+        also.any(|(anomaly, role)| {
+            finding["anomaly"] == *anomaly && finding["comm"] == format!("{name}-{role}")
+        })
+    }
+
+    /// The finding that was expected.
+    fn found(&self) -> Option<&Raised> {
+        let mut raised = self.raised.iter();
+        raised.find(|it| self.is_expected(&it.finding))
+    }
+
+    /// Seconds to detect.
+    fn seconds(&self) -> Option<f64> {
+        Some(self.found()?.at - self.start?)
+    }
+
+    /// Seconds from the finding to the first error.
+    fn lead(&self) -> Option<f64> {
+        Some(self.error? - self.found()?.at)
+    }
+
+    /// What is not as it should be.
+    fn wrong(&self) -> Vec<String> {
+        let expected = &self.scenario.expected;
+        let mut wrong = Vec::new();
+        if let Some(found) = self.found() {
+            let cause = &found.finding["causes"][0];
+            if cause["id"] != expected.cause {
+                wrong.push(format!("cause {}, not {}", cause["id"], expected.cause));
+            }
+            let hint = cause["hints"][0]["id"].as_str();
+            if hint != expected.hint {
+                wrong.push(format!("hint {hint:?}, not {:?}", expected.hint));
+            }
+            match self.seconds() {
+                None => wrong.push("its program does not start".to_owned()),
+                Some(seconds) if seconds > expected.within => {
+                    let within = expected.within;
+                    wrong.push(format!("found after {seconds:.1} s, not within {within} s"));
+                }
+                Some(_) => {}
+            }
+            match (expected.first_error, self.lead()) {
+                (FirstError::Later, None) => wrong.push("no error came".to_owned()),
+                (FirstError::Later, Some(lead)) if lead <= 0.0 => {
+                    wrong.push(format!("found {:.1} s after the first error", -lead));
+                }
+                _ => {}
+            }
+        } else {
+            wrong.push(format!("no {} of {:?}", expected.anomaly, expected.of));
+        }
+        for Raised { finding, .. } in &self.raised {
+            if !self.is_expected(finding) && !self.is_allowed(finding) {
+                wrong.push(format!("also found: {}", finding["summary"]));
+            }
+        }
+        wrong
+    }
+}
+
+/// The changes that came after those that `seen` counts, oldest first.
+fn news(daemon: &Daemon, seen: &mut f64) -> Vec<Value> {
+    let (status, body) = daemon.get("/api/v1/anomalies?limit=1000");
+    assert_eq!(status, 200, "{body}");
+    let mut answer: Value = serde_json::from_str(&body).expect("JSON");
+    let Value::Array(mut changes) = answer["changes"].take() else {
+        panic!("{body}");
+    };
+    changes.reverse();
+    let at = |it: &Value| it["at_monotonic_seconds"].as_f64().expect("a time");
+    changes.retain(|it| at(it) > *seen);
+    if let Some(last) = changes.last() {
+        *seen = at(last);
+    }
+    changes
+}
+
+/// A row of the table in docs/detectors.md.
+fn row(run: &Run) -> String {
+    let Scenario { what, expected, .. } = run.scenario;
+    let seconds = |time: Option<f64>| time.map_or_else(String::new, |it| format!("{it:.0}"));
+    format!(
+        "| {what} | `{}` | `{}` | {} | {} |",
+        expected.anomaly,
+        expected.cause,
+        seconds(run.seconds()),
+        seconds(
+            run.lead()
+                .filter(|_| expected.first_error != FirstError::None)
+        ),
+    )
+}
+
+const HEAD: &str = "| scenario | anomaly | cause | detected after s | before the first error by s |
+|---|---|---|---|---|
+";
+
+/// Replaces the table in docs/detectors.md.
+fn write_table(rows: &str) {
+    const START: &str = "<!-- written by cargo xtask scenario --write-table: start -->\n";
+    const END: &str = "<!-- written by cargo xtask scenario --write-table: end -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/detectors.md");
+    let text = fs::read_to_string(&path).expect("the document can be read");
+    let (before, rest) = text.split_once(START).expect("the start is marked");
+    let (_, after) = rest.split_once(END).expect("the end is marked");
+    let table = format!("{before}{START}\n{HEAD}{rows}\n{END}{after}");
+    fs::write(path, table).expect("the document can be written");
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_programs_do_wrong_is_found() {
+    let only = env::var(ONLY).ok();
+    let wanted = |it: &&Scenario| only.as_ref().is_none_or(|name| name == it.name);
+    let scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
+    let names: Vec<_> = SCENARIOS.iter().map(|it| it.name).collect();
+    assert!(!scenarios.is_empty(), "not one of {names:?}");
+    let daemon = Daemon::start(&[
+        "--tick-interval=1s",
+        "--fd-interval=15s",
+        "--resync-interval=1m",
+        "--reconcile-interval=1m",
+    ]);
+    let mut runs: Vec<_> = scenarios.into_iter().map(Run::start).collect();
+    let began = Instant::now();
+    let mut seen = 0.0;
+    while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(250));
+        let changes = news(&daemon, &mut seen);
+        for run in &mut runs {
+            run.look(&changes);
+        }
+    }
+    let took = began.elapsed().as_secs();
+    let mut rows = String::new();
+    let mut wrong = String::new();
+    for run in &runs {
+        rows += &row(run);
+        rows.push('\n');
+        for what in run.wrong() {
+            wrong += &format!("{}: {what}\n", run.scenario.name);
+        }
+        for raised in &run.raised {
+            println!("{}: {}", run.scenario.name, raised.finding["summary"]);
+        }
+    }
+    println!("\n{HEAD}{rows}\n{} scenarios took {took} s", runs.len());
+    assert!(wrong.is_empty(), "\n{wrong}");
+    if env::var_os("OBSERVER_UPDATE_DOCS").is_some() {
+        write_table(&rows);
+    }
+}

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Accept queues that fill, by the first argument. `slow`: a server accepts two connections a second. `stuck`:
+one of eight workers with SO_REUSEPORT does not accept. `inherited`: the server has ended, and a program that
+it had started has its listener and does not accept."""
+import os, select, socket, time
+
+from common import ARGS, child, listen, pace, rename, say
+
+
+def slow(ready):
+    s = listen(80, backlog=16)
+    ready()
+    while True:
+        s.accept()[0].close()
+        time.sleep(0.5)
+
+
+def worker(is_stuck):
+    def work(ready):
+        s = listen(80, backlog=16, reuseport=True)
+        ready()
+        while True:
+            if is_stuck:
+                time.sleep(1)
+            else:
+                s.accept()[0].close()
+
+    return work
+
+
+def inherited(ready):
+    s = listen(80, backlog=16)
+    s.set_inheritable(True)
+    if os.fork():
+        os._exit(0)
+    rename("helper")
+    ready()
+    time.sleep(1000)
+
+
+if ARGS[0] == "slow":
+    child("server", slow)
+elif ARGS[0] == "stuck":
+    for i in range(8):
+        child("server", worker(i == 5))
+else:
+    child("server", inherited)
+rename("client")
+say("start")
+clients = []
+for _ in pace(40):
+    c = socket.socket()
+    c.setblocking(False)
+    c.connect_ex(("127.0.0.1", 80))
+    clients.append(c)
+    if len(clients) > 400:
+        clients.pop(0).close()
