@@ -215,6 +215,8 @@ causes! {
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" [];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];
+        SLOW_ACCEPT "slow_accept": "accepts go on, and the queue is nearly full for 3 ticks running"
+            => "the server accepts connections more slowly than they come" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
             => "the accept queue is small: the argument of listen(), or net.core.somaxconn" ["backlog"];
         BURST "burst": "accepts go on"

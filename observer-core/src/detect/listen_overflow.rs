@@ -12,6 +12,9 @@ use super::{
 
 /// A backlog up to this is a cause of its own: the default of net.core.somaxconn before 5.4.
 const SMALL_BACKLOG: u64 = 128;
+/// Ticks running on which the queue is nearly full although connections are accepted: it does not drain between
+/// bursts, so a longer queue would not help.
+const SLOW_TICKS: f64 = 3.0;
 
 /// State of the detector.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ impl Detector for ListenOverflow {
             &cause::ONE_WORKER_STUCK
         } else if syncookies > 0 {
             &cause::FLOOD
+        } else if self.full >= SLOW_TICKS {
+            &cause::SLOW_ACCEPT
         } else if listener.max_backlog <= SMALL_BACKLOG * listener.sockets {
             &cause::SMALL_BACKLOG
         } else {
@@ -97,5 +102,50 @@ impl Detector for ListenOverflow {
             holders: listener.holders.clone(),
         };
         (evidence, cause::explain(&[(cause, 1)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{detect::Thresholds, table::ListenAddress};
+
+    /// The cause after ten seconds of overflows and accepts, with these numbers of waiting connections.
+    fn cause(backlog: impl Fn(u64) -> u64) -> &'static str {
+        let thresholds = Thresholds::default();
+        let mut detector = ListenOverflow::new(&thresholds);
+        let listener = |second: u64| Listener {
+            place: ListenAddress {
+                netns: 1,
+                address: "0.0.0.0:80".parse().unwrap(),
+            },
+            sockets: 1,
+            backlog: backlog(second),
+            max_backlog: 100,
+            fullest: backlog(second) as f64 / 100.0,
+            overflows: 10 * second,
+            accepts: 2 * second,
+            exhausted: 0,
+            syncookies: 0,
+            holders: Vec::new(),
+        };
+        for second in 0..10 {
+            let at = At {
+                now: Duration::from_secs(second),
+                elapsed: Duration::from_secs(1),
+                raised: false,
+                thresholds: &thresholds,
+            };
+            detector.assess(&listener(second), &at);
+        }
+        detector.evidence(&listener(9)).1[0].cause.id
+    }
+
+    #[test]
+    fn a_longer_queue_helps_against_bursts_only() {
+        assert_eq!(cause(|_| 100), "slow_accept");
+        assert_eq!(cause(|second| 100 * (second % 2)), "small_backlog");
     }
 }

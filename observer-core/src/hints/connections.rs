@@ -62,6 +62,11 @@ connections! {
         kernels "all";
         fix "Mend the leak; LimitNOFILE= of the unit.";
         check "socket_fd_exhausted_total stands still; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
+    "slow-accept":
+        fact "A program that does other work between two accept() calls takes one connection per round; the others wait, and are dropped once the queue is full. A longer queue fills as well, a little later.";
+        kernels "all";
+        fix "Accept in a loop or thread that does nothing else, or in more processes.";
+        check "socket_listen_backlog stays near 0; overflows stand still";
     "backlog":
         fact "The queue's maximum is the minimum of listen()'s argument and net.core.somaxconn at the time of listen(); n lets n + 1 wait. somaxconn is 4096 since 5.4, and was 128.";
         kernels "all";
