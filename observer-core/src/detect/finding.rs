@@ -180,8 +180,8 @@ pub enum Evidence {
         direction: Direction,
         /// RSTs per second, over 10 s of a process or 60 s of a name.
         per_second: f64,
-        /// What is normal here, per second.
-        baseline: f64,
+        /// What is normal here, per second; `None` if it was watched too short a time to know.
+        baseline: Option<f64>,
         /// Fraction of the connections that ended.
         share: f64,
         /// RSTs sent in the last 10 to 20 s, by what led to them.

@@ -107,6 +107,8 @@ struct Side {
 pub struct RstStorm<S> {
     /// Seconds that were watched.
     seen: f64,
+    /// Whether the baseline is known.
+    mature: bool,
     sent: Side,
     received: Side,
     ended: Window,
@@ -283,6 +285,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
     fn new(_: &Thresholds) -> Self {
         Self {
             seen: 0.0,
+            mature: false,
             sent: Side::new(S::SECONDS),
             received: Side::new(S::SECONDS),
             ended: Window::new(S::SECONDS),
@@ -303,7 +306,8 @@ impl<S: Resetting> Detector for RstStorm<S> {
         self.recent.1.add(at.now, received);
         self.recent.2.add(at.now, unread_in);
         self.ended.add(at.now, ended);
-        let mature = self.seen >= S::mature(thresholds);
+        self.mature = self.seen >= S::mature(thresholds);
+        let mature = self.mature;
         let rules = Rules {
             at,
             mature,
@@ -344,7 +348,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let evidence = Evidence::Resets {
             direction,
             per_second: side.window.per_second(),
-            baseline: side.base,
+            baseline: self.mature.then_some(side.base),
             share: side.share,
             sent,
             received,

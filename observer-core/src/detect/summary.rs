@@ -135,11 +135,13 @@ fn what(finding: &Finding) -> String {
             let peer = peer_pid.map_or_else(String::new, |pid| {
                 format!("; the other end is mostly pid {pid} of this host")
             });
+            let normal = baseline.map_or_else(String::new, |baseline| {
+                format!(" (normal here: {}/s)", rate(baseline))
+            });
             format!(
-                "{verb} {} RSTs/s, {} of its ended connections (normal here: {}/s){peer}",
+                "{verb} {} RSTs/s, {} of its ended connections{normal}{peer}",
                 rate(*per_second),
                 percent(*share),
-                rate(*baseline),
             )
         }
         Evidence::Connects {
@@ -437,7 +439,7 @@ mod tests {
         Evidence::Resets {
             direction,
             per_second: 140.2,
-            baseline: 0.52,
+            baseline: Some(0.52),
             share: 0.62,
             sent: Breakdown::default(),
             received: Breakdown::default(),
@@ -455,6 +457,19 @@ mod tests {
             "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections (normal \
              here: 0.5/s); cause: closes connections with unread data; fix: After \
              shutdown(SHUT_WR), read to the end, then close"
+        );
+    }
+
+    #[test]
+    fn what_is_normal_for_a_new_process_is_not_known() {
+        let mut evidence = resets(Direction::Sent, None);
+        if let Evidence::Resets { baseline, .. } = &mut evidence {
+            *baseline = None;
+        }
+        let finding = finding(Anomaly::RstStorm, process(), None, evidence, &[]);
+        assert_eq!(
+            finding_summary(&finding),
+            "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections"
         );
     }
 
