@@ -326,6 +326,13 @@ impl Engine {
         &mut self.board
     }
 
+    /// Whether a storm of RSTs of a process is raised or may come, so that records of them are worth reading.
+    #[must_use]
+    pub fn suspects_resets(&self) -> bool {
+        let mut watches = self.rst_storm.values();
+        watches.any(|watch| watch.flag.raised().is_some() || watch.detector.is_suspected())
+    }
+
     /// Takes in a sample, later than the one before. Findings that explain others come first.
     pub fn step(&mut self, sample: &Sample) -> Vec<Change> {
         let thresholds = &self.thresholds;
@@ -409,12 +416,19 @@ impl Engine {
                     || detector.is_received() && is_sent_by_peer(board, process)
             },
         );
+        let of_processes = &self.rst_storm;
         pass.run(
             &mut self.rst_storm_of_names,
             &sample.names,
             |_| Detector::new(thresholds),
             |detector, name, board| {
                 is_raised_for_process(board, Anomaly::RstStorm, &name.labels)
+                    || sample.processes.iter().any(|process| {
+                        let (of, labels) = (&process.labels, &name.labels);
+                        let watch = of_processes.get(&process.subject());
+                        (of.comm(), of.unit()) == (labels.comm(), labels.unit())
+                            && watch.is_some_and(|watch| watch.is_hidden(sample.now))
+                    })
                     || detector.is_unread_data()
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
             },

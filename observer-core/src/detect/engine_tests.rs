@@ -361,11 +361,20 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
         client.counts.resets_sent[SentReset::DataAfterClose as usize] = 100 * second;
         client.counts.ended = 100 * second;
         client.reset_peer = Some(key(7));
+        server.labels = Arc::new(Labels::process(7, "nginx", ""));
+        let names = [&server, &client].map(|it| Name {
+            labels: Arc::new(Labels::name(it.labels.comm(), it.labels.unit())),
+            running: 1,
+            counts: it.counts,
+            syn_sent_over_3s: 0,
+        });
         Sample {
             processes: vec![server, client],
+            names: names.into(),
             ..Sample::default()
         }
     });
+    // Nor has the name of either.
     assert_eq!(changes, [(6, "raised", Anomaly::RstStorm)]);
     let finding = &engine.board().entries().next().unwrap().finding;
     assert_eq!(finding.subject, Subject::Process(key(8)));

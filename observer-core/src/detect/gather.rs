@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     finding::Holder,
+    reset_peers::ResetPeers,
     sample::{
         CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
     },
@@ -34,6 +35,8 @@ pub struct Inputs<'a> {
     pub fd_kinds: &'a HashMap<ProcessKey, Arc<FdKinds>>,
     /// Of network namespaces with sockets.
     pub namespaces: &'a [NamespaceCounters],
+    /// Of RSTs.
+    pub reset_peers: &'a ResetPeers,
     /// Of segments for closed ports.
     pub sources: Vec<Source>,
 }
@@ -54,10 +57,17 @@ impl Gatherer {
             namespaces,
             ..
         } = inputs;
+        let process_of = |owner| {
+            let mut processes = snapshot.processes.iter();
+            processes.find(|it| it.owner == owner).map(|it| it.key)
+        };
         let processes: Vec<_> = snapshot
             .processes
             .iter()
-            .map(|it| process(it, &inputs))
+            .map(|it| Process {
+                reset_peer: inputs.reset_peers.of(it.owner).and_then(process_of),
+                ..process(it, &inputs)
+            })
             .collect();
         let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
         for process in &processes {

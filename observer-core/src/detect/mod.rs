@@ -18,6 +18,7 @@ mod flag;
 mod gather;
 mod listen_overflow;
 mod port_exhaustion;
+mod reset_peers;
 mod rst_storm;
 mod sample;
 mod settings;
@@ -41,6 +42,7 @@ pub use finding::{
     Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject,
 };
 pub use gather::{Gatherer, Inputs};
+pub use reset_peers::ResetPeers;
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,
     ReceivedReset, Sample, SentReset, Source,

@@ -15,6 +15,9 @@ use super::{
     windows::{Counters, GAP, Recent, Window, approach},
 };
 
+/// Fraction of all thresholds from which a storm is suspected.
+const SUSPECTED: f64 = 0.5;
+
 /// What processes and names differ in.
 pub trait Resetting {
     /// Seconds that are looked at.
@@ -215,6 +218,12 @@ impl<S: Resetting> RstStorm<S> {
     #[must_use]
     pub fn is_received(&self) -> bool {
         self.direction() == Direction::Received
+    }
+
+    /// Whether it is half way to a storm, so that it is worth knowing more.
+    #[must_use]
+    pub fn is_suspected(&self) -> bool {
+        self.sent.score.max(self.received.score) >= SUSPECTED
     }
 
     /// Whether most of it is close() with unread data.

@@ -214,6 +214,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         snapshot: watch::Sender::default(),
         walk: watch::Sender::default(),
         namespaces: watch::Sender::default(),
+        reset_peers: Arc::default(),
         engine,
     };
     scheduler.add(Tick::new(shared.clone()));
@@ -379,8 +380,7 @@ async fn serve(
     let mut reader = tokio::spawn(stream::read(
         stream,
         reasons,
-        shared.live,
-        shared.facts,
+        shared,
         settings_seen.clone(),
         stopped.clone(),
     ));

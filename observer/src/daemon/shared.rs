@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock, RwLockWriteGuard};
 
 use observer_core::{
     config::Settings,
-    detect::Engine,
+    detect::{Engine, ResetPeers},
     host::HostFacts,
     net::counters::NamespaceCounters,
     process::resources::ScanLimits,
@@ -28,6 +28,8 @@ pub struct Shared {
     pub walk: watch::Sender<Arc<Walk>>,
     /// What is wrong. Written for about a millisecond each tick.
     pub engine: Arc<RwLock<Engine>>,
+    /// Which processes are at both ends of connections that are reset: the reader of the ring adds to it.
+    pub reset_peers: Arc<RwLock<ResetPeers>>,
     /// Counters of the network namespaces with sockets in which a process is.
     pub namespaces: watch::Sender<Arc<Vec<NamespaceCounters>>>,
 }

@@ -1,29 +1,32 @@
-//! Drains the ring, and logs failures if the setting `log-events` is on.
+//! Drains the ring: logs failures if the setting `log-events` is on, and gives RSTs to the detectors while they
+//! want them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use observer_common::Record;
+use observer_common::{RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record};
 use observer_core::{
     config::{LogFormat, Settings},
-    host::HostFacts,
     names::ResetReasons,
     record::{Clock, Identities, failure_kinds, is_failure, json, line},
+    sync::{read as lock, write},
 };
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tracing::{error, info};
 
-use crate::kernel::{Attached, Stream};
+use crate::{daemon::shared::Shared, kernel::Stream};
 
 /// Maximum time that a record waits in the ring. The kernel programs wake the reader only when it is
 /// half full.
 const PACE: Duration = Duration::from_millis(100);
 
+/// Kinds of records that detectors want.
+const RESETS: u32 = 1 << RECORD_RESET_SENT | 1 << RECORD_RESET_RECEIVED;
+
 /// Drains until `stop`.
 pub async fn read(
     stream: Stream,
     reasons: ResetReasons,
-    live: Arc<Attached>,
-    facts: Arc<HostFacts>,
+    shared: Shared,
     settings: watch::Receiver<Settings>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -43,16 +46,22 @@ pub async fn read(
             let settings = settings.borrow();
             (settings.log_events, settings.log_format)
         };
-        let wanted = if log { failure_kinds() } else { 0 };
+        let mut wanted = if log { failure_kinds() } else { 0 };
+        if lock(&shared.reset_peers).is_wanted() {
+            wanted |= RESETS;
+        }
         if records.replace(wanted) != Some(wanted) {
-            live.set_records(wanted);
+            shared.live.set_records(wanted);
         }
         let clock = Clock::now();
         let mut each = |record: &Record| {
+            if RESETS & 1 << record.kind != 0 {
+                write(&shared.reset_peers).add(record);
+            }
             if !log || !is_failure(record) {
                 return;
             }
-            let identity = identities.of(record, &*live, &*facts);
+            let identity = identities.of(record, &*shared.live, &*shared.facts);
             match format {
                 LogFormat::Text => info!(
                     target: "observer::event",

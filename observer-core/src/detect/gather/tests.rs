@@ -29,6 +29,7 @@ fn gather(snapshot: &Snapshot) -> Sample {
         snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
+        reset_peers: &ResetPeers::default(),
         namespaces: &[],
         sources: Vec::new(),
     })
@@ -236,6 +237,7 @@ fn ports_have_their_holders() {
         snapshot: &snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
+        reset_peers: &ResetPeers::default(),
         namespaces: &counters,
         sources: Vec::new(),
     });

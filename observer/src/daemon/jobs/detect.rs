@@ -12,7 +12,7 @@ use observer_core::{
     contract::KernelSource as _,
     detect::{CounterClasses, Gatherer, Inputs},
     process::fd_kinds::FdKinds,
-    sync::write,
+    sync::{read, write},
     table::{ProcessVitals, Snapshot},
 };
 
@@ -107,9 +107,14 @@ impl Job for Detect {
             classes: &self.classes,
             fd_kinds: &self.fd_kinds,
             namespaces: &namespaces,
+            reset_peers: &read(&self.shared.reset_peers),
             sources,
         });
-        let changes = write(&self.shared.engine).step(&sample);
+        let (changes, suspects_resets) = {
+            let mut engine = write(&self.shared.engine);
+            (engine.step(&sample), engine.suspects_resets())
+        };
+        write(&self.shared.reset_peers).want(suspects_resets, sample.now);
         findings::log(&changes, sample.now, self.log_format);
         failed.map_or(Ok(()), Err)
     }
