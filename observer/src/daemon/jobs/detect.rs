@@ -47,15 +47,15 @@ impl Detect {
         }
     }
 
-    /// Looks at the descriptors of processes that have used half of their limit: a finding of these names
-    /// the kinds.
+    /// Looks at the descriptors of processes that have used a third of their limit, below which `fd_leak` is not
+    /// raised by default: a finding of these names the kinds.
     fn look_at_descriptors(&mut self, snapshot: &Snapshot) {
-        let is_half_full = |it: &&ProcessVitals| {
+        let is_filling = |it: &&ProcessVitals| {
             let resources = &it.resources;
             let both = resources.open_fds.zip(resources.max_fds);
-            both.is_some_and(|(open, limit)| open >= limit / 2)
+            both.is_some_and(|(open, limit)| open >= limit / 3)
         };
-        let processes = snapshot.processes.iter().filter(is_half_full);
+        let processes = snapshot.processes.iter().filter(is_filling);
         let suspects: HashSet<_> = processes.map(|it| it.key).collect();
         self.fd_kinds.retain(|key, _| suspects.contains(key));
         self.looked_at.retain(|key, _| suspects.contains(key));
