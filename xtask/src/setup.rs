@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Programs that the tests on a real kernel run, and Debian's packages of them; those of one
 /// package stand together.
-const TEST_TOOLS: [(&str, &str); 10] = [
+const TEST_TOOLS: [(&str, &str); 12] = [
     ("python3", "python3"),
     ("ip", "iproute2"),
     ("strace", "strace"),
@@ -33,6 +33,8 @@ const TEST_TOOLS: [(&str, &str); 10] = [
     ("redis-server", "redis-server"),
     ("ps", "procps"),
     ("openssl", "openssl"),
+    ("node", "nodejs"),
+    ("nmap", "nmap"),
 ];
 
 /// Debian's compiler for building browsers: the newest in a stable release, with the

@@ -2,7 +2,7 @@
 themselves `NAME-ROLE` before they have a socket. They print what happens, each with the time of
 CLOCK_MONOTONIC: `start` when they begin to misbehave, `error` at the first failure that a finding
 foretells, and `end` when they have done all they do."""
-import ctypes, os, socket, struct, sys, time
+import ctypes, os, socket, sys, time
 
 NAME, ARGS = sys.argv[1], sys.argv[2:]
 libc = ctypes.CDLL(None, use_errno=True)

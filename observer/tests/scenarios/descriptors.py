@@ -2,7 +2,7 @@
 """Descriptors that are never closed. Arguments: what kind, the soft limit, and how many a second.
 `close-wait`: a server keeps connections that its clients have closed. `connections`: a client keeps
 connections. `files`, `pipes`, `events`, `sockets`: a server opens these beside its listener."""
-import errno, os, resource, select, socket, time
+import errno, os, resource, socket, time
 
 from common import ARGS, child, listen, pace, rename, say
 
@@ -11,9 +11,11 @@ ADDRESS = ("127.0.0.1", 80)
 kept = []
 
 
+_, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
 def set_limit(limit):
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, HARD))
 
 
 def leak(open_one):
@@ -30,7 +32,7 @@ def leak(open_one):
 def serve(ready):
     """Keeps what it accepts. Closed at the end of the process."""
     s = listen(*ADDRESS[::-1])
-    set_limit(LIMIT if KIND == "close-wait" else 100_000)
+    set_limit(LIMIT if KIND == "close-wait" else HARD)
     ready()
     while True:
         leak(lambda: s.accept()[0])

@@ -2,7 +2,7 @@
 """Accept queues that fill, by the first argument. `slow`: a server accepts two connections a second. `stuck`:
 one of eight workers with SO_REUSEPORT does not accept. `inherited`: the server has ended, and a program that
 it had started has its listener and does not accept."""
-import os, select, socket, time
+import os, socket, time
 
 from common import ARGS, child, listen, pace, rename, say
 
@@ -45,6 +45,8 @@ elif ARGS[0] == "stuck":
         child("server", worker(i == 5))
 else:
     child("server", inherited)
+    # The observer looks once a minute whose the sockets of an ended process are.
+    time.sleep(62)
 rename("client")
 say("start")
 clients = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Storms of RSTs, by the first argument: `half-close`: a client shuts down and closes before it has read the answer, in
 more and more of its requests. `linger`: a server closes with SO_LINGER {1, 0}."""
-import socket, struct, sys, threading
+import socket, struct, threading
 
 from common import ARGS, child, listen, pace, rename, say
 

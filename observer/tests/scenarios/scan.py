@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """nmap looks for open ports: 5,000 a second or one a second, by the first argument."""
-import os, shutil, subprocess, sys, tempfile
+import os, shutil, subprocess, tempfile
 
 from common import ARGS, NAME, child, listen, rename, say
 

@@ -13,12 +13,14 @@ use std::{
 use observer_test_support::{Daemon, Netns, Program};
 use serde_json::Value;
 
-use table::{FirstError, Of, SCENARIOS, Scenario};
+use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
 /// For all of them.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// For what is found too much.
 const AFTERWARDS: Duration = Duration::from_secs(5);
+/// Relative error of the time left.
+const TOLERANCE: f64 = 0.25;
 /// Runs this scenario alone.
 const ONLY: &str = "OBSERVER_SCENARIO";
 
@@ -38,6 +40,7 @@ struct Run {
     /// CLOCK_MONOTONIC of what the program said, in seconds.
     start: Option<f64>,
     error: Option<f64>,
+    end: Option<f64>,
     raised: Vec<Raised>,
     complete_since: Option<Instant>,
 }
@@ -49,9 +52,15 @@ impl Run {
             panic!("{} has no program", scenario.name);
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-        let mut command = netns.command("python3");
-        // No byte code beside the sources.
-        command.arg("-B").arg(folder.join(file));
+        let mut command = if file.ends_with(".js") {
+            netns.command("node")
+        } else {
+            let mut python = netns.command("python3");
+            // No byte code beside the sources.
+            python.arg("-B");
+            python
+        };
+        command.arg(folder.join(file));
         command.arg(scenario.name).args(arguments);
         Self {
             scenario,
@@ -59,6 +68,7 @@ impl Run {
             program: Some(Program::spawn(&mut command)),
             start: None,
             error: None,
+            end: None,
             raised: Vec::new(),
             complete_since: None,
         }
@@ -73,6 +83,7 @@ impl Run {
             let time = |word| line.strip_prefix(word)?.trim().parse().ok();
             self.start = self.start.or_else(|| time("start"));
             self.error = self.error.or_else(|| time("error"));
+            self.end = self.end.or_else(|| time("end"));
         }
         for change in changes {
             if change["change"] == "raised" && self.is_of_this(&change["finding"]) {
@@ -82,8 +93,14 @@ impl Run {
                 });
             }
         }
-        let error = self.scenario.expected.first_error == FirstError::None || self.error.is_some();
-        if error && self.found().is_some() {
+        let complete = match self.scenario.expected {
+            Some(expected) => {
+                let error = expected.first_error == FirstError::None || self.error.is_some();
+                error && self.found().is_some()
+            }
+            None => self.end.is_some(),
+        };
+        if complete {
             let since = self.complete_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= AFTERWARDS {
                 self.program = None;
@@ -104,17 +121,27 @@ impl Run {
         let blames = |kind: &str, role: &str| {
             subject["kind"] == kind && finding["comm"] == format!("{name}-{role}")
         };
-        finding["anomaly"] == expected.anomaly
-            && match expected.of {
-                Of::Process(role) => blames("process", role),
-            }
+        expected.is_some_and(|expected| {
+            finding["anomaly"] == expected.anomaly
+                && match expected.of {
+                    Of::Process(role) => blames("process", role),
+                    Of::Destination(role) => blames("destination", role),
+                    Of::Bound(role) => blames("namespace", role),
+                    Of::Listener(role) => blames("listener", role),
+                    Of::Source(address) => {
+                        subject["address"] == address && finding["comm"].is_null()
+                    }
+                }
+        })
     }
 
     fn is_allowed(&self, finding: &Value) -> bool {
         let Scenario { name, expected, .. } = self.scenario;
-        let mut also = expected.also.iter();
-        also.any(|(anomaly, role)| {
-            finding["anomaly"] == *anomaly && finding["comm"] == format!("{name}-{role}")
+        let mut also = expected.iter().flat_map(|it| it.also);
+        also.any(|(anomaly, role, cause)| {
+            finding["anomaly"] == *anomaly
+                && finding["comm"] == format!("{name}-{role}")
+                && finding["causes"][0]["id"] == *cause
         })
     }
 
@@ -134,37 +161,54 @@ impl Run {
         Some(self.error? - self.found()?.at)
     }
 
+    /// What the finding should say.
+    fn differences(&self, expected: &Expected, finding: &Value) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let cause = &finding["causes"][0];
+        if cause["id"] != expected.cause {
+            wrong.push(format!("cause {}, not {}", cause["id"], expected.cause));
+        }
+        let hint = cause["hints"][0]["id"].as_str();
+        if hint != expected.hint {
+            wrong.push(format!("hint {hint:?}, not {:?}", expected.hint));
+        }
+        match self.seconds() {
+            None => wrong.push("its program does not start".to_owned()),
+            Some(seconds) if seconds > expected.within => {
+                let within = expected.within;
+                wrong.push(format!("found after {seconds:.1} s, not within {within} s"));
+            }
+            Some(_) => {}
+        }
+        if expected.first_error == FirstError::None {
+            return wrong;
+        }
+        let Some(lead) = self.lead() else {
+            wrong.push("no error came".to_owned());
+            return wrong;
+        };
+        if lead <= 0.0 {
+            wrong.push(format!("found {:.1} s after the first error", -lead));
+        }
+        if expected.first_error == FirstError::Foretold {
+            let left = finding["time_left_seconds"].as_f64().unwrap_or(f64::NAN);
+            if ((left - lead) / lead).abs() > TOLERANCE || left.is_nan() {
+                wrong.push(format!("time left {left:.1} s, and it was {lead:.1} s"));
+            }
+        }
+        wrong
+    }
+
     /// What is not as it should be.
     fn wrong(&self) -> Vec<String> {
-        let expected = &self.scenario.expected;
-        let mut wrong = Vec::new();
-        if let Some(found) = self.found() {
-            let cause = &found.finding["causes"][0];
-            if cause["id"] != expected.cause {
-                wrong.push(format!("cause {}, not {}", cause["id"], expected.cause));
+        let mut wrong = match (&self.scenario.expected, self.found()) {
+            (None, _) if self.end.is_none() => vec!["its program did not end".to_owned()],
+            (None, _) => Vec::new(),
+            (Some(expected), None) => {
+                vec![format!("no {} of {:?}", expected.anomaly, expected.of)]
             }
-            let hint = cause["hints"][0]["id"].as_str();
-            if hint != expected.hint {
-                wrong.push(format!("hint {hint:?}, not {:?}", expected.hint));
-            }
-            match self.seconds() {
-                None => wrong.push("its program does not start".to_owned()),
-                Some(seconds) if seconds > expected.within => {
-                    let within = expected.within;
-                    wrong.push(format!("found after {seconds:.1} s, not within {within} s"));
-                }
-                Some(_) => {}
-            }
-            match (expected.first_error, self.lead()) {
-                (FirstError::Later, None) => wrong.push("no error came".to_owned()),
-                (FirstError::Later, Some(lead)) if lead <= 0.0 => {
-                    wrong.push(format!("found {:.1} s after the first error", -lead));
-                }
-                _ => {}
-            }
-        } else {
-            wrong.push(format!("no {} of {:?}", expected.anomaly, expected.of));
-        }
+            (Some(expected), Some(found)) => self.differences(expected, &found.finding),
+        };
         for Raised { finding, .. } in &self.raised {
             if !self.is_expected(finding) && !self.is_allowed(finding) {
                 wrong.push(format!("also found: {}", finding["summary"]));
@@ -194,16 +238,19 @@ fn news(daemon: &Daemon, seen: &mut f64) -> Vec<Value> {
 /// A row of the table in docs/detectors.md.
 fn row(run: &Run) -> String {
     let Scenario { what, expected, .. } = run.scenario;
+    let Some(expected) = expected else {
+        return format!("| {what} | | | | |");
+    };
     let seconds = |time: Option<f64>| time.map_or_else(String::new, |it| format!("{it:.0}"));
+    let lead = run
+        .lead()
+        .filter(|_| expected.first_error != FirstError::None);
     format!(
         "| {what} | `{}` | `{}` | {} | {} |",
         expected.anomaly,
         expected.cause,
         seconds(run.seconds()),
-        seconds(
-            run.lead()
-                .filter(|_| expected.first_error != FirstError::None)
-        ),
+        seconds(lead),
     )
 }
 

@@ -1,10 +1,18 @@
 //! The scenarios. Each has a network namespace and programs of its own.
 
-/// What the finding is about: who is to blame is the process `NAME-ROLE`.
+/// What the finding is about. Who is to blame is the process `NAME-ROLE`.
 #[derive(Clone, Copy, Debug)]
 pub enum Of {
     /// The process with this role.
     Process(&'static str),
+    /// The ports that it has for a destination.
+    Destination(&'static str),
+    /// The ports of a network namespace that it took by bind().
+    Bound(&'static str),
+    /// The address that it listens at.
+    Listener(&'static str),
+    /// This address; nobody is to blame.
+    Source(&'static str),
 }
 
 /// What is known of the first failure that the finding is to prevent.
@@ -14,6 +22,8 @@ pub enum FirstError {
     None,
     /// It comes after the finding.
     Later,
+    /// The finding says when.
+    Foretold,
 }
 
 /// What must be found.
@@ -28,8 +38,8 @@ pub struct Expected {
     pub first_error: FirstError,
     /// Maximum number of seconds from the start of the misbehaviour to the finding.
     pub within: f64,
-    /// Findings that may be there as well: anomaly and role.
-    pub also: &'static [(&'static str, &'static str)],
+    /// Findings that may be there as well: anomaly, role and cause.
+    pub also: &'static [(&'static str, &'static str, &'static str)],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,88 +52,198 @@ pub struct Scenario {
     pub program: &'static [&'static str],
     /// Shell commands that prepare the network namespace.
     pub prepare: &'static str,
-    pub expected: Expected,
+    /// `None`: nothing may be found until the program says `end`.
+    pub expected: Option<Expected>,
 }
 
-pub const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "halfcls",
-        what: "a client closes before it has read the answer, more and more often",
-        program: &["resets.py", "half-close"],
-        prepare: "",
-        expected: Expected {
-            anomaly: "rst_storm",
-            of: Of::Process("client"),
-            cause: "half_close",
-            hint: Some("half-close"),
-            first_error: FirstError::None,
-            within: 15.0,
-            also: &[("rst_storm", "server")],
-        },
-    },
-    Scenario {
-        name: "linger",
-        what: "a server closes 100 connections/s with SO_LINGER {1, 0}",
-        program: &["resets.py", "linger"],
-        prepare: "",
-        expected: Expected {
-            anomaly: "rst_storm",
-            of: Of::Process("server"),
-            cause: "linger_zero",
-            hint: Some("linger"),
-            first_error: FirstError::None,
-            within: 12.0,
-            also: &[("rst_storm", "client")],
-        },
-    },
-    Scenario {
-        name: "dead",
-        what: "nothing listens at the only backend",
-        program: &["connects.py", "dead"],
-        prepare: "",
-        expected: Expected {
-            anomaly: "connect_failures",
-            of: Of::Process("client"),
-            cause: "nothing_listens",
-            hint: None,
-            first_error: FirstError::None,
-            within: 12.0,
-            also: &[],
-        },
-    },
-    Scenario {
-        name: "dead2of3",
-        what: "nothing listens at 2 of 3 backends",
-        program: &["connects.py", "two-of-three"],
-        prepare: "",
-        expected: Expected {
-            anomaly: "connect_failures",
-            of: Of::Process("client"),
-            cause: "nothing_listens",
-            hint: None,
-            first_error: FirstError::None,
-            within: 12.0,
-            also: &[],
-        },
-    },
-    Scenario {
-        name: "blackhol",
-        what: "SYNs are dropped; the first connect() fails after 31 s",
-        program: &["connects.py", "black-hole"],
-        prepare: "ip link add v0 type veth peer name v1
+const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> Expected {
+    Expected {
+        anomaly: "rst_storm",
+        of: Of::Process(role),
+        cause,
+        hint: Some(hint),
+        first_error: FirstError::None,
+        within: 15.0,
+        also: &[],
+    }
+}
+
+const REFUSED: Expected = Expected {
+    anomaly: "connect_failures",
+    of: Of::Process("client"),
+    cause: "nothing_listens",
+    hint: None,
+    first_error: FirstError::None,
+    within: 12.0,
+    also: &[],
+};
+
+/// The surge comes first, and is part of the same incident later on.
+const PORTS: Expected = Expected {
+    anomaly: "port_exhaustion",
+    of: Of::Destination("client"),
+    cause: "short_connections",
+    hint: Some("time-wait"),
+    first_error: FirstError::Foretold,
+    within: 35.0,
+    also: &[("time_wait_surge", "client", "short_connections")],
+};
+
+const fn leak(
+    role: &'static str,
+    cause: &'static str,
+    hint: &'static str,
+    within: f64,
+) -> Expected {
+    Expected {
+        anomaly: "fd_leak",
+        of: Of::Process(role),
+        cause,
+        hint: Some(hint),
+        first_error: FirstError::Later,
+        within,
+        also: &[
+            // Afterwards.
+            ("fd_exhaustion", "server", "fd_limit"),
+            ("fd_exhaustion", "server", "fd_close_wait"),
+            ("fd_exhaustion", "client", "fd_limit"),
+            ("close_wait_leak", "server", "server_keeps_closed"),
+            // It keeps what its client does not close.
+            ("fd_leak", "server", "fd_connections"),
+        ],
+    }
+}
+
+const fn queue(role: &'static str, cause: &'static str, hint: Option<&'static str>) -> Expected {
+    Expected {
+        anomaly: "listen_overflow",
+        of: Of::Listener(role),
+        cause,
+        hint,
+        first_error: FirstError::None,
+        within: 20.0,
+        // The same connections, as their other end sees them.
+        also: &[("connect_failures", "client", "syn_dropped")],
+    }
+}
+
+const SCAN: Expected = Expected {
+    anomaly: "syn_scan",
+    of: Of::Source("10.9.0.2"),
+    cause: "scan",
+    hint: None,
+    first_error: FirstError::None,
+    within: 30.0,
+    also: &[],
+};
+
+macro_rules! scenarios {
+    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? => $expected:expr;)+) => {
+        pub const SCENARIOS: &[Scenario] = &[$(Scenario {
+            name: $name,
+            what: $what,
+            program: &[$($argument),+],
+            prepare: concat!("ip addr add 10.9.0.1/32 dev lo\n" $(, $prepare)?),
+            expected: $expected,
+        },)+];
+    };
+}
+
+scenarios! {
+    "halfcls": "a client closes before it has read the answer, more and more often";
+        ["resets.py", "half-close"]
+        => Some(resets("client", "half_close", "half-close"));
+    "nodehalf": "the same in Node.js: destroy() as soon as end() is done";
+        ["half_close.js"]
+        => Some(resets("client", "half_close", "half-close"));
+    "linger": "a server closes 100 connections/s with SO_LINGER {1, 0}";
+        ["resets.py", "linger"]
+        => Some(resets("server", "linger_zero", "linger"));
+    "dead": "nothing listens at the only backend";
+        ["connects.py", "dead"]
+        => Some(REFUSED);
+    "dead2of3": "nothing listens at 2 of 3 backends";
+        ["connects.py", "two-of-three"]
+        => Some(REFUSED);
+    "blackhol": "SYNs are dropped; the first connect() fails after 31 s";
+        ["connects.py", "black-hole"]
+        after "ip link add v0 type veth peer name v1
             ip link set v0 up
             ip link set v1 up
-            ip addr add 10.9.0.1/24 dev v0
+            ip route add 10.9.0.0/24 dev v0
             ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:99 dev v0
-            echo 4 > /proc/sys/net/ipv4/tcp_syn_retries",
-        expected: Expected {
-            anomaly: "connect_failures",
-            of: Of::Process("client"),
+            echo 4 > /proc/sys/net/ipv4/tcp_syn_retries"
+        => Some(Expected {
             cause: "syn_dropped",
             hint: Some("syn-timeout"),
             first_error: FirstError::Later,
-            within: 12.0,
-            also: &[],
-        },
-    },
-];
+            ..REFUSED
+        });
+    "ports20": "20 requests/s without keep-alive, 1,000 ports";
+        ["ports.py", "20", "connect", "100"]
+        after "echo 20000 20999 > /proc/sys/net/ipv4/ip_local_port_range"
+        => Some(PORTS);
+    "ports400": "400 requests/s without keep-alive, 6,000 ports";
+        ["ports.py", "400", "connect", "100"]
+        after "echo 20000 25999 > /proc/sys/net/ipv4/ip_local_port_range"
+        => Some(Expected { within: 12.0, ..PORTS });
+    "bind": "50 requests/s without keep-alive, with bind() before connect(), 1,500 ports";
+        ["ports.py", "50", "bind", "100"]
+        after "echo 20000 21499 > /proc/sys/net/ipv4/ip_local_port_range"
+        => Some(Expected {
+            of: Of::Bound("client"),
+            cause: "bind_first",
+            hint: Some("bind-first"),
+            within: 22.0,
+            ..PORTS
+        });
+    "twreuse": "100 requests/s without keep-alive, 1,000 ports, tcp_tw_reuse=1: nothing is wrong";
+        ["ports.py", "100", "connect", "60"]
+        after "echo 20000 20999 > /proc/sys/net/ipv4/ip_local_port_range
+            echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse"
+        => None;
+    "cwait64": "a server does not close, 2 connections/s, 64 descriptors";
+        ["descriptors.py", "close-wait", "64", "2"]
+        => Some(leak("server", "fd_close_wait", "close-wait", 28.0));
+    "cwait1k": "a server does not close, 12 connections/s, 1,024 descriptors";
+        ["descriptors.py", "close-wait", "1024", "12"]
+        => Some(leak("server", "fd_close_wait", "close-wait", 80.0));
+    "conn64": "a client does not close, 2 connections/s, 64 descriptors";
+        ["descriptors.py", "connections", "64", "2"]
+        => Some(leak("client", "fd_connections", "keepalive", 28.0));
+    "conn1k": "a client does not close, 12 connections/s, 1,024 descriptors";
+        ["descriptors.py", "connections", "1024", "12"]
+        => Some(leak("client", "fd_connections", "keepalive", 80.0));
+    "conn8k": "a client does not close, 80 connections/s, 8,192 descriptors";
+        ["descriptors.py", "connections", "8192", "80"]
+        => Some(leak("client", "fd_connections", "keepalive", 95.0));
+    "files": "a server opens 6 files/s, 256 descriptors";
+        ["descriptors.py", "files", "256", "6"]
+        => Some(leak("server", "fd_files", "nofile", 40.0));
+    "pipes": "a server opens 3 pipes/s, 256 descriptors";
+        ["descriptors.py", "pipes", "256", "3"]
+        => Some(leak("server", "fd_pipes", "nofile", 40.0));
+    "events": "a server makes 6 eventfds/s, 256 descriptors";
+        ["descriptors.py", "events", "256", "6"]
+        => Some(leak("server", "fd_events", "nofile", 40.0));
+    "sockets": "a server makes 6 sockets/s that it does not connect, 256 descriptors";
+        ["descriptors.py", "sockets", "256", "6"]
+        => Some(leak("server", "fd_idle_sockets", "nofile", 40.0));
+    "slow": "a server accepts 2 of 40 connections/s";
+        ["queues.py", "slow"]
+        => Some(queue("server", "slow_accept", Some("slow-accept")));
+    "stuck": "one of eight workers with SO_REUSEPORT does not accept";
+        ["queues.py", "stuck"]
+        => Some(queue("server", "one_worker_stuck", None));
+    "inherit": "a program that inherited a listener does not accept";
+        ["queues.py", "inherited"]
+        => Some(queue("helper", "no_accepts", None));
+    "fastscan": "nmap -sS, 5,000 ports/s";
+        ["scan.py", "fast"]
+        after "ip addr add 10.9.0.2/32 dev lo"
+        => Some(Expected { within: 10.0, ..SCAN });
+    "slowscan": "nmap -sS, a port a second";
+        ["scan.py", "slow"]
+        after "ip addr add 10.9.0.2/32 dev lo"
+        => Some(SCAN);
+}
