@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod detect;
+pub mod doctor;
 pub mod export;
 pub mod hints;
 pub mod host;

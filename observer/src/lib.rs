@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod client;
 pub mod daemon;
+pub mod doctor;
 pub mod heap;
 pub mod kernel;
 pub mod logging;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use observer::{
     cli::{Cli, Command},
-    daemon, heap, preflight,
+    daemon, doctor, heap, preflight,
 };
 
 fn main() -> ExitCode {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => daemon::run(*args),
         Command::Check(args) => preflight::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Tail(args) => daemon::tail::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -24,7 +24,7 @@ const ORDER: &[(&str, &[&str])] = &[
         "observer-core/src",
         &[
             "sync", "text", "names", "hints", "btf", "contract", "process", "net", "walk", "table",
-            "detect", "export", "config", "record", "host",
+            "detect", "doctor", "export", "config", "record", "host",
         ],
     ),
     (

@@ -1,14 +1,15 @@
 //! A sample from what the daemon publishes: the snapshot of the last tick and what its jobs read since.
 
+mod holders;
 mod ports;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
 
+use self::holders::{NameKey, most_first, name_key};
 use super::{
     finding::Holder,
     reset_peers::ResetPeers,
@@ -21,7 +22,7 @@ use observer_common::ProcessKey;
 use crate::{
     net::counters::NamespaceCounters,
     process::fd_kinds::FdKinds,
-    table::{Labels, ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals},
+    table::{ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals},
 };
 
 /// What a sample is made of.
@@ -99,13 +100,6 @@ impl Gatherer {
             processes,
         }
     }
-}
-
-/// `comm` and `unit`.
-type NameKey<'a> = (&'a str, &'a str);
-
-fn name_key(labels: &Labels) -> NameKey<'_> {
-    (labels.comm(), labels.unit())
 }
 
 fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
@@ -196,14 +190,6 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
 fn by_address(vitals: &Vitals) -> impl Iterator<Item = (ListenAddress, &ListenerStats)> {
     let all = vitals.listeners.iter();
     all.filter_map(|(place, stats)| Some(((*place)?, stats)))
-}
-
-/// Maximum number of holders that a finding names.
-const HOLDERS: usize = 10;
-
-fn most_first(holders: &mut Vec<Holder>) {
-    holders.sort_by_key(|it| (Reverse(it.count), it.process.map(|process| process.tgid)));
-    holders.truncate(HOLDERS);
 }
 
 #[cfg(test)]

@@ -83,10 +83,11 @@ impl Detector for ListenOverflow {
             &cause::NO_ACCEPTS
         } else if listener.sockets > 1 && !full {
             &cause::ONE_WORKER_STUCK
+        } else if self.full >= SLOW_TICKS {
+            // Before the flood: the kernel sends SYN cookies while any queue is full.
+            &cause::SLOW_ACCEPT
         } else if syncookies > 0 {
             &cause::FLOOD
-        } else if self.full >= SLOW_TICKS {
-            &cause::SLOW_ACCEPT
         } else if listener.max_backlog <= SMALL_BACKLOG * listener.sockets {
             &cause::SMALL_BACKLOG
         } else {

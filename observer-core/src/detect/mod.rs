@@ -48,7 +48,7 @@ pub use sample::{
     ReceivedReset, Sample, SentReset, Source,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
-pub use summary::{change_summary, duration, finding_summary};
+pub use summary::{change_summary, duration, finding_summary, headline, named};
 
 #[cfg(any(test, feature = "testing"))]
 pub use board::testing;

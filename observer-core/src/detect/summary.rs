@@ -14,10 +14,16 @@ const RESULTS: usize = 3;
 /// Kinds of descriptors that are named.
 const NEWEST: usize = 3;
 
-/// Who does what, why, and what helps: a line without control characters.
+/// Who does what: a line without control characters.
+#[must_use]
+pub fn headline(finding: &Finding) -> String {
+    format!("{} {}", who(finding), what(finding))
+}
+
+/// The same with why, and what helps.
 #[must_use]
 pub fn finding_summary(finding: &Finding) -> String {
-    let mut summary = format!("{} {}", who(finding), what(finding));
+    let mut summary = headline(finding);
     if let Some(causes) = causes(&finding.causes) {
         summary += &format!("; {causes}");
     }
@@ -74,10 +80,10 @@ fn who(finding: &Finding) -> String {
     let Finding {
         subject, labels, ..
     } = finding;
-    let named = labels.as_deref().map(|labels| named(labels, ""));
+    let named = labels.as_deref().map(named);
     match subject {
         Subject::Process(key) => named.unwrap_or_else(|| format!("pid {}", key.tgid)),
-        Subject::Name(name) => self::named(name, "all processes"),
+        Subject::Name(name) => described(name, "all processes"),
         Subject::Destination(to) => {
             let holder = named.unwrap_or_else(|| "an unknown process".to_owned());
             format!("{holder} from {} to {}", to.source, to.remote)
@@ -95,7 +101,12 @@ fn who(finding: &Finding) -> String {
 }
 
 /// `api (pid 5674, api.service)`. A program chooses its name, which may have any characters.
-fn named(labels: &Labels, which: &str) -> String {
+#[must_use]
+pub fn named(labels: &Labels) -> String {
+    described(labels, "")
+}
+
+fn described(labels: &Labels, which: &str) -> String {
     let pid = labels.pid().map(|pid| format!("pid {pid}"));
     let details = [
         which.to_owned(),

@@ -8,6 +8,7 @@ pub mod bound;
 pub mod collector;
 mod counters;
 mod destinations;
+mod doctor;
 pub mod family;
 mod findings;
 pub mod health;

@@ -183,18 +183,7 @@ impl Writer<'_> {
         // Two kinds may have the same names, for instance two types of unknown sockets.
         let mut by_name: BTreeMap<[Cow<'_, str>; 5], u64> = BTreeMap::new();
         for (kind, count) in failures {
-            let named = if *kind == Failure::OTHER {
-                [const { Cow::Borrowed("other") }; 5]
-            } else {
-                [
-                    family_name(kind.family),
-                    protocol_name(kind.family, kind.protocol, kind.socket_type),
-                    level_name(kind.level),
-                    option_name(kind.level, kind.option),
-                    errno_name(kind.errno),
-                ]
-            };
-            *by_name.entry(named).or_default() += count;
+            *by_name.entry(failure_names(kind)).or_default() += count;
         }
         for ([socket_family, protocol, level, option, errno], count) in &by_name {
             let extra = [
@@ -229,4 +218,18 @@ fn open_sockets(live: &[i64; STATES]) -> u64 {
         .filter(|state| ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(state))
         .map(|state| clamp(live[state]))
         .sum()
+}
+
+/// Values of the labels `family`, `protocol`, `level`, `option` and `errno`.
+pub(super) fn failure_names(kind: &Failure) -> [Cow<'static, str>; 5] {
+    if *kind == Failure::OTHER {
+        return [const { Cow::Borrowed("other") }; 5];
+    }
+    [
+        family_name(kind.family),
+        protocol_name(kind.family, kind.protocol, kind.socket_type),
+        level_name(kind.level),
+        option_name(kind.level, kind.option),
+        errno_name(kind.errno),
+    ]
 }

@@ -19,6 +19,7 @@ mod tests;
 const EXAMPLES: &str = "\
 Examples:
   observer check                      show what can be observed on this host
+  observer doctor                     say what is wrong on this host, who causes it, what helps
   observer tail                       print every connection as it ends
   observer tail --kind reset-sent     print each RST sent, with its process and reason
   observer run                        serve metrics on http://127.0.0.1:9963/metrics
@@ -51,6 +52,19 @@ Examples:
   sudo observer check
   sudo observer check --verbose    every hook that was tried, and why it is not attached
   sudo observer check --json | jq '.verdicts[] | select(.status != \"attached\")'";
+
+const DOCTOR_EXAMPLES: &str = "\
+Asks the running daemon, which needs the permission to use its socket and no other privilege. Where none
+is running, it observes the host itself for a while, as root: what comes and goes within hours is not
+seen then.
+
+Exit status: 0 when nothing is wrong, 1 for warnings, 2 when something fails now, 3 when the host
+could not be looked at (2 also when the command line is wrong).
+
+Examples:
+  observer doctor
+  sudo observer doctor --for 1m
+  observer doctor --json | jq -r '.findings[] | [.severity, .summary] | @tsv'";
 
 const TAIL_EXAMPLES: &str = "\
 Attaches its own hooks; a daemon can run at the same time. Drops privileges as `observer run` does,
@@ -109,6 +123,9 @@ pub enum Command {
     /// Report what can be observed on this host, and why the rest cannot
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Say what is wrong with the connections of this host now, who causes it, and what helps
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Print connections, resets and failures as they happen
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
@@ -132,6 +149,25 @@ pub struct CheckArgs {
         hide_env_values = true
     )]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `observer doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Write one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// How long to look where no daemon is running
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = nonzero_duration)]
+    pub look_for: Duration,
+    /// Unix socket of the daemon to ask [default: /run/observer/observer.sock]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "OBSERVER_API_SOCKET",
+        hide_env_values = true
+    )]
+    pub api_socket: Option<PathBuf>,
 }
 
 /// Flags of `observer tail`.

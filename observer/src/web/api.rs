@@ -34,6 +34,16 @@ pub(super) fn anomalies(exporter: &Exporter, query: Option<&str>) -> Result<Stri
     serde_json::to_string(&anomalies).map_err(|error| error.to_string())
 }
 
+/// The report of `observer doctor`, as JSON. Unlike the others, this reads the table and the kernel's counters.
+///
+/// # Errors
+///
+/// When it cannot be written as JSON.
+pub(super) fn doctor(exporter: &Exporter) -> Result<String, String> {
+    let report = exporter.doctor(Clock::now());
+    serde_json::to_string(&report).map_err(|error| error.to_string())
+}
+
 fn limit(query: Option<&str>) -> Result<usize, String> {
     let Some(query) = query.filter(|query| !query.is_empty()) else {
         return Ok(DEFAULT_LIMIT);

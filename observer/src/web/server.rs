@@ -337,6 +337,7 @@ fn router(app: App) -> Router {
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/api/v1/anomalies", get(anomalies))
+        .route("/api/v1/doctor", get(doctor))
         .route("/api/v1/processes", get(processes))
         .route_layer(from_fn_with_state(Arc::clone(&shared), limit))
         // Those above this line are limited, those below are not.
@@ -479,6 +480,14 @@ async fn anomalies(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     json(api::anomalies(&shared.app.exporter, uri.query()))
 }
 
+async fn doctor(State(shared): State<Arc<Shared>>) -> Response {
+    let report = blocking(&shared, |app, _| api::doctor(&app.exporter)).await;
+    match report {
+        Ok(report) => json(Ok(report)),
+        Err(error) => failure(&error),
+    }
+}
+
 fn json(answer: Result<String, String>) -> Response {
     match answer {
         Ok(json) => (NO_CACHE, [(header::CONTENT_TYPE, JSON)], json).into_response(),
@@ -537,7 +546,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn not_found(uri: Uri) -> Response {
     let body = format!(
-        "nothing at {}; there are /, /metrics, /api/v1/processes, /api/v1/anomalies, /healthz and /readyz\n",
+        "nothing at {}; there are /, /metrics, /api/v1/processes, /api/v1/anomalies, /api/v1/doctor, /healthz and /readyz\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, NO_CACHE, body).into_response()

@@ -13,6 +13,7 @@ mod connect_strace;
 mod connection_errors;
 mod corners;
 mod daemon;
+mod doctor;
 mod errors;
 mod exact;
 mod field;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{NameKey, most_first, name_key};
+use super::holders::{NameKey, most_first, name_key};
 use crate::{
     detect::{
         finding::{Holder, Subject},

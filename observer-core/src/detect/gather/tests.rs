@@ -9,7 +9,7 @@ use observer_common::{
     V4_MAPPED,
 };
 
-use super::{ports::FailedSearches, *};
+use super::{holders::HOLDERS, ports::FailedSearches, *};
 use crate::{
     detect::{
         finding::Subject,
@@ -17,7 +17,7 @@ use crate::{
     },
     names::ResetReasons,
     table::{
-        Resources, Table, TableConfig,
+        Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
     walk::{Destination, DestinationUse, NamespaceUse, ProcessUse, Share, Walk},

@@ -1,0 +1,12 @@
+//! What is wrong with a host, what its settings have to do with it, and what could not be looked at: the
+//! report of `observer doctor`.
+
+mod report;
+mod settings;
+mod text;
+
+pub use report::{FailedOptions, Inputs, Item, NotLookedAt, Report, Setting, Severity, Verdict};
+pub use text::render;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! The report and how it is made.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::settings::settings;
+use crate::{
+    clock::Clock,
+    contract,
+    detect::{self, Finding, headline},
+    hints::{FailedOption, Hint, for_option},
+    net::sysctls::Sysctls,
+    table::Labels,
+};
+
+/// How bad it is. The order is that of the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Odd.
+    Note,
+    /// It will hurt.
+    Warn,
+    /// It hurts now.
+    Fail,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Stable name of the kind.
+    pub id: String,
+    /// How bad.
+    pub severity: Severity,
+    /// The anomaly, if a detector found it.
+    pub anomaly: Option<String>,
+    /// With whom, as in `/api/v1/anomalies`.
+    pub subject: Value,
+    /// Since when, RFC 3339.
+    pub since: Option<String>,
+    /// Who does what.
+    pub summary: String,
+    /// The numbers, by name.
+    pub evidence: Value,
+    /// Time until calls fail.
+    pub time_left_seconds: Option<f64>,
+    /// Why, most likely first.
+    pub causes: Vec<String>,
+    /// What helps.
+    pub fixes: Vec<String>,
+    /// What shows that it did.
+    pub verify: Vec<String>,
+    /// The facts behind that, each with the kernels for which it holds, its fix and its check.
+    pub holds_for: Vec<Fact>,
+}
+
+/// A fact about the kernel, and what follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Id in docs/hints.md.
+    pub hint: String,
+    /// What is true.
+    pub fact: String,
+    /// On which kernels.
+    pub kernels: String,
+    /// What to do; empty if there is nothing to add.
+    pub fix: String,
+    /// What shows that it helped.
+    pub check: String,
+}
+
+/// What is to be thought of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing here is hurt by it.
+    Ok,
+    /// It differs from what is sensible.
+    Note,
+    /// Something here is hurt by it.
+    Warn,
+}
+
+/// A sysctl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Name.
+    pub name: String,
+    /// Inode number of the network namespace; none for one of the host.
+    pub netns: Option<u32>,
+    /// Value, as sysctl(8) shows it.
+    pub value: u64,
+    /// What is to be thought of it.
+    pub verdict: Verdict,
+    /// Why; empty if there is nothing to say.
+    pub why: String,
+}
+
+/// What is not observed on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLookedAt {
+    /// The signal.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Worst first.
+    pub findings: Vec<Item>,
+    /// Those of the host first.
+    pub settings: Vec<Setting>,
+    /// By signal.
+    pub not_looked_at: Vec<NotLookedAt>,
+}
+
+/// Failed setsockopt() calls of a name, by the labels of `socket_setsockopt_failures_total`.
+#[derive(Clone, Debug)]
+pub struct FailedOptions {
+    /// Whose.
+    pub labels: Arc<Labels>,
+    /// Address family.
+    pub family: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Option.
+    pub option: String,
+    /// Errno.
+    pub errno: String,
+    /// Number of calls.
+    pub count: u64,
+}
+
+/// What a report is made of.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// What the detectors find, worst first.
+    pub findings: &'a [Finding],
+    /// Failed setsockopt() calls since the daemon started.
+    pub failed_options: &'a [FailedOptions],
+    /// Sysctls.
+    pub sysctls: &'a Sysctls,
+    /// What became of each hook.
+    pub verdicts: &'a [contract::Verdict],
+    /// For wall-clock times.
+    pub clock: Clock,
+}
+
+impl Report {
+    /// Puts a report together.
+    #[must_use]
+    pub fn new(inputs: &Inputs<'_>) -> Self {
+        let found = inputs.findings.iter();
+        let mut findings: Vec<_> = found.map(|it| of_finding(it, inputs.clock)).collect();
+        findings.extend(inputs.failed_options.iter().map(of_options));
+        findings.sort_by_key(|it| std::cmp::Reverse(it.severity));
+        Self {
+            findings,
+            settings: settings(inputs.sysctls, inputs.findings),
+            not_looked_at: not_looked_at(inputs.verdicts),
+        }
+    }
+
+    /// The exit status of `observer doctor`: 0 if nothing is wrong, 1 for warnings, 2 for failures.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        let worst = self.findings.iter().map(|it| it.severity).max();
+        let settings = self.settings.iter().map(|it| it.verdict).max();
+        match (worst, settings) {
+            (Some(Severity::Fail), _) => 2,
+            (Some(Severity::Warn), _) | (_, Some(Verdict::Warn)) => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Ids in documents and files have hyphens.
+fn hyphens(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+fn of_finding(finding: &Finding, clock: Clock) -> Item {
+    let hints: Vec<_> = finding
+        .causes
+        .iter()
+        .flat_map(|it| it.cause.hints())
+        .collect();
+    let json = |value| serde_json::to_value(value).unwrap_or_default();
+    let since = u64::try_from(finding.since.as_nanos()).unwrap_or(u64::MAX);
+    Item {
+        id: hyphens(finding.anomaly.name()),
+        severity: match finding.severity {
+            detect::Severity::Warning => Severity::Warn,
+            detect::Severity::Critical => Severity::Fail,
+        },
+        anomaly: Some(finding.anomaly.name().to_owned()),
+        subject: serde_json::to_value(&finding.subject).unwrap_or_default(),
+        since: Some(clock.rfc3339(since)),
+        summary: headline(finding),
+        evidence: json(&finding.evidence),
+        time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
+        causes: finding
+            .causes
+            .iter()
+            .map(|it| it.cause.text.to_owned())
+            .collect(),
+        ..with_hints(&hints)
+    }
+}
+
+fn of_options(failed: &FailedOptions) -> Item {
+    let FailedOptions {
+        labels,
+        family,
+        protocol,
+        option,
+        errno,
+        count,
+    } = failed;
+    let call = FailedOption {
+        family,
+        protocol,
+        option,
+        errno,
+    };
+    let hints: Vec<_> = for_option(&call).collect();
+    let socket = if protocol.is_empty() {
+        family
+    } else {
+        protocol
+    };
+    let calls = if *count == 1 { "call" } else { "calls" };
+    Item {
+        id: "setsockopt-fails".to_owned(),
+        severity: Severity::Note,
+        anomaly: None,
+        subject: serde_json::json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()}),
+        since: None,
+        summary: format!(
+            "{}: {count} setsockopt({option}) {calls} failed with {errno} on {socket} sockets",
+            detect::named(labels)
+        ),
+        evidence: serde_json::json!({
+            "family": family, "protocol": protocol, "option": option, "errno": errno, "count": count,
+        }),
+        time_left_seconds: None,
+        causes: Vec::new(),
+        ..with_hints(&hints)
+    }
+}
+
+/// What follows from hints. The rest is empty.
+fn with_hints(hints: &[&Hint]) -> Item {
+    let texts = |part: fn(&Hint) -> &'static str| {
+        let mut all: Vec<String> = Vec::new();
+        for text in hints.iter().map(|it| part(it)).filter(|it| !it.is_empty()) {
+            if !all.iter().any(|other| other == text) {
+                all.push(text.to_owned());
+            }
+        }
+        all
+    };
+    let facts = hints.iter().map(|it| Fact {
+        hint: it.id.to_owned(),
+        fact: it.fact.to_owned(),
+        kernels: it.kernels.to_owned(),
+        fix: it.fix.to_owned(),
+        check: it.check.to_owned(),
+    });
+    Item {
+        id: String::new(),
+        severity: Severity::Note,
+        anomaly: None,
+        subject: Value::Null,
+        since: None,
+        summary: String::new(),
+        evidence: Value::Null,
+        time_left_seconds: None,
+        causes: Vec::new(),
+        fixes: texts(|it| it.fix),
+        verify: texts(|it| it.check),
+        holds_for: facts.collect(),
+    }
+}
+
+fn not_looked_at(verdicts: &[contract::Verdict]) -> Vec<NotLookedAt> {
+    let missing = contract::summaries(verdicts).into_iter().filter_map(|it| {
+        let why = match (it.hooks.is_empty(), it.unavailable) {
+            (true, Some(verdict)) => format!("{}: {}", verdict.hook, verdict.detail),
+            (true, None) => "no hook for it was tried".to_owned(),
+            (false, _) if it.inferred => format!("not counted, but {}", it.remarks.join("; ")),
+            (false, _) => return None,
+        };
+        Some(NotLookedAt {
+            what: it.signal.to_owned(),
+            why,
+        })
+    });
+    missing.collect()
+}

@@ -1,0 +1,132 @@
+//! Sysctls and what is to be thought of them. A default is fine unless something here runs into it.
+
+use super::report::{Setting, Verdict};
+use crate::{
+    detect::{Anomaly, Finding, Subject},
+    net::sysctls::{Sysctls, Values},
+};
+
+/// A range with fewer ports than this is small: by default there are 28,232.
+const FEW_PORTS: u64 = 10_000;
+
+/// The maximum of TIME_WAIT sockets that the kernel sets on hosts with little memory is lower; on others it is
+/// 4,096 and more, by `thash_entries`. Below this, a busy client runs into it.
+const FEW_BUCKETS: u64 = 4_096;
+
+/// What is raised in a network namespace.
+struct Raised<'a> {
+    findings: &'a [Finding],
+    netns: u32,
+}
+
+impl Raised<'_> {
+    fn has(&self, anomaly: Anomaly) -> bool {
+        let here = |subject: &Subject| match subject {
+            Subject::Destination(to) => to.netns == self.netns,
+            Subject::Listener(place) => place.netns == self.netns,
+            Subject::Namespace(netns) | Subject::Source { netns, .. } => *netns == self.netns,
+            Subject::Process(_) | Subject::Name(_) => false,
+        };
+        let mut all = self.findings.iter();
+        all.any(|it| it.anomaly == anomaly && here(&it.subject))
+    }
+}
+
+/// All sysctls with their verdicts: those of the host first.
+pub(super) fn settings(sysctls: &Sysctls, findings: &[Finding]) -> Vec<Setting> {
+    let host = sysctls.host.iter().map(|(name, value)| {
+        let (verdict, why) = of_host(name, *value, &sysctls.host);
+        (None, *name, *value, verdict, why)
+    });
+    let namespaces = sysctls.namespaces.iter().flat_map(|(netns, values)| {
+        let raised = Raised {
+            findings,
+            netns: *netns,
+        };
+        values.iter().map(move |(name, value)| {
+            let (verdict, why) = of_namespace(name, *value, values, &raised);
+            (Some(*netns), *name, *value, verdict, why)
+        })
+    });
+    host.chain(namespaces)
+        .map(|(netns, name, value, verdict, why)| Setting {
+            name: name.to_owned(),
+            netns,
+            value,
+            verdict,
+            why: why.to_owned(),
+        })
+        .collect()
+}
+
+const FINE: (Verdict, &str) = (Verdict::Ok, "");
+
+fn of_host(name: &str, value: u64, values: &Values) -> (Verdict, &'static str) {
+    let tracked = values.get("net.netfilter.nf_conntrack_count");
+    match name {
+        "net.netfilter.nf_conntrack_max" if tracked.is_some_and(|it| *it >= value / 10 * 9) => (
+            Verdict::Warn,
+            "connection tracking is full to nine tenths; when it is full, new connections are dropped",
+        ),
+        _ => FINE,
+    }
+}
+
+fn of_namespace(
+    name: &str,
+    value: u64,
+    values: &Values,
+    raised: &Raised<'_>,
+) -> (Verdict, &'static str) {
+    let out_of_ports = || raised.has(Anomaly::PortExhaustion) || raised.has(Anomaly::TimeWaitSurge);
+    match name {
+        "net.ipv4.ip_local_port_range_high" => {
+            let low = values.get("net.ipv4.ip_local_port_range_low");
+            let ports = low.map_or(u64::MAX, |low| (value + 1).saturating_sub(*low));
+            match (ports < FEW_PORTS, out_of_ports()) {
+                (_, true) => (
+                    Verdict::Warn,
+                    "local ports run out here: a wider range delays it",
+                ),
+                (true, false) => (Verdict::Note, "the range has fewer than 10,000 ports"),
+                (false, false) => FINE,
+            }
+        }
+        "net.ipv4.tcp_tw_reuse" if value != 1 && raised.has(Anomaly::TimeWaitSurge) => (
+            Verdict::Warn,
+            "with 1, connect() may use ports in TIME_WAIT again after a second (clients; takes timestamps)",
+        ),
+        "net.ipv4.tcp_tw_reuse" if value != 1 && raised.has(Anomaly::PortExhaustion) => (
+            Verdict::Warn,
+            "with 1, connect() may use ports in TIME_WAIT again after a second, unless bind() chose them",
+        ),
+        "net.ipv4.tcp_timestamps" if value == 0 => (
+            Verdict::Note,
+            "without timestamps, tcp_tw_reuse has no effect",
+        ),
+        "net.ipv4.tcp_abort_on_overflow" if value != 0 => (
+            Verdict::Warn,
+            "a full accept queue resets clients that would have tried again; 0 is better",
+        ),
+        "net.ipv4.tcp_max_tw_buckets" if raised.has(Anomaly::TimeWaitOverflow) => (
+            Verdict::Warn,
+            "connections are closed without TIME_WAIT because this many are in it",
+        ),
+        "net.ipv4.tcp_max_tw_buckets" if value < FEW_BUCKETS => (
+            Verdict::Note,
+            "past this, connections are closed without TIME_WAIT; do not lower it",
+        ),
+        "net.core.somaxconn" if raised.has(Anomaly::ListenOverflow) => (
+            Verdict::Warn,
+            "an accept queue overflows here; its maximum is the smaller of this and of listen()'s argument",
+        ),
+        "net.core.somaxconn" if value <= 128 => {
+            (Verdict::Note, "the default before Linux 5.4; 4,096 since")
+        }
+        "net.ipv4.tcp_syncookies" if value == 0 => (
+            Verdict::Note,
+            "without SYN cookies, a SYN flood keeps clients out",
+        ),
+        _ => FINE,
+    }
+}

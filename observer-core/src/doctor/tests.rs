@@ -1,0 +1,175 @@
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    clock::Clock,
+    contract::{self, AttachType, Status},
+    detect::{self, Anomaly, Evidence, Explanation, Finding, Subject, cause},
+    net::sysctls::Sysctls,
+    table::{Labels, fake::key},
+};
+
+const NETNS: u32 = 4_026_531_840;
+
+fn exhausted(severity: detect::Severity) -> Finding {
+    Finding {
+        anomaly: Anomaly::FdExhaustion,
+        subject: Subject::Process(key(5674, 1)),
+        labels: Some(Arc::new(Labels::process(
+            5674,
+            "api\x1b[31m",
+            "api.service",
+        ))),
+        severity,
+        score: 1.0,
+        time_left: Some(Duration::ZERO),
+        since: Duration::from_secs(10),
+        evidence: Evidence::Descriptors {
+            open: 1_024,
+            limit: 1_024,
+            growth_per_second: 0.0,
+            emfile: 212,
+            enfile: 0,
+            newest: Vec::new(),
+        },
+        causes: vec![Explanation {
+            cause: &cause::FD_LIMIT,
+            share: 1.0,
+        }],
+    }
+}
+
+fn overflow() -> Finding {
+    Finding {
+        anomaly: Anomaly::TimeWaitOverflow,
+        subject: Subject::Namespace(NETNS),
+        labels: None,
+        evidence: Evidence::TimeWaitOverflows { overflows: 7 },
+        causes: Vec::new(),
+        time_left: None,
+        ..exhausted(detect::Severity::Warning)
+    }
+}
+
+fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysctls) -> Report {
+    let verdict = |signal, status| contract::Verdict {
+        signal,
+        attach_type: AttachType::TpBtf,
+        hook: "a_function",
+        program: "program",
+        status,
+        detail: "no such function".to_owned(),
+        required: false,
+    };
+    Report::new(&Inputs {
+        findings,
+        failed_options,
+        sysctls,
+        verdicts: &[
+            verdict("fd_passing", Status::Unsupported),
+            verdict("state", Status::Attached),
+        ],
+        clock: Clock::now(),
+    })
+}
+
+fn fast_open() -> FailedOptions {
+    FailedOptions {
+        labels: Arc::new(Labels::name("web", "web.service")),
+        family: "inet6".to_owned(),
+        protocol: "mptcp".to_owned(),
+        option: "TCP_FASTOPEN".to_owned(),
+        errno: "ENOPROTOOPT".to_owned(),
+        count: 3,
+    }
+}
+
+#[test]
+fn a_report_survives_json_and_names_culprit_and_fix() {
+    let sysctls = Sysctls {
+        host: [("fs.nr_open", 1_048_576)].into(),
+        namespaces: [(NETNS, [("net.ipv4.tcp_max_tw_buckets", 500_000)].into())].into(),
+    };
+    let findings = [exhausted(detect::Severity::Critical)];
+    let made = report(&findings, &[fast_open()], &sysctls);
+    let json = serde_json::to_string(&made).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), made);
+    assert_eq!(made.exit_status(), 2);
+    let text = render(&made);
+    assert!(text.is_ascii(), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    let words: Vec<_> = text.split_whitespace().collect();
+    let words = words.join(" ");
+    for expected in [
+        "FAIL fd-exhaustion api\\x1b[31m (pid 5674, api.service) has 1,024 of 1,024",
+        "Cause has as many descriptors open as its limit allows",
+        "Fix Mend the leak; LimitNOFILE= of the unit.",
+        "NOTE setsockopt-fails web (web.service): 3 setsockopt(TCP_FASTOPEN) calls failed with \
+         ENOPROTOOPT on mptcp sockets",
+        "GODEBUG=multipathtcp=0",
+        "2 settings were looked at and are fine",
+        "not looked at fd_passing: a_function: no such function",
+    ] {
+        assert!(words.contains(expected), "{expected}\n{text}");
+    }
+    assert!(!words.contains("not looked at state"), "{text}");
+}
+
+#[test]
+fn the_exit_status_is_that_of_the_worst() {
+    let nothing = Sysctls::default();
+    assert_eq!(report(&[], &[], &nothing).exit_status(), 0);
+    assert_eq!(report(&[], &[fast_open()], &nothing).exit_status(), 0);
+    let warning = [exhausted(detect::Severity::Warning)];
+    assert_eq!(report(&warning, &[], &nothing).exit_status(), 1);
+    let both = [warning[0].clone(), exhausted(detect::Severity::Critical)];
+    let both = report(&both, &[], &nothing);
+    assert_eq!(both.exit_status(), 2);
+    assert_eq!(
+        both.findings[0].severity,
+        Severity::Fail,
+        "the worst comes first"
+    );
+    assert!(render(&report(&[], &[], &nothing)).starts_with("OK "));
+}
+
+#[test]
+fn a_setting_is_bad_where_something_runs_into_it() {
+    let of = |findings: &[Finding], values: &[(&'static str, u64)]| {
+        let sysctls = Sysctls {
+            host: values.iter().copied().collect(),
+            namespaces: [(NETNS, values.iter().copied().collect())].into(),
+        };
+        let settings = report(findings, &[], &sysctls).settings;
+        let all = settings.into_iter().map(|it| (it.netns, it.verdict));
+        let worst = all.max_by_key(|(_, verdict)| *verdict);
+        worst.unwrap()
+    };
+    let buckets = [("net.ipv4.tcp_max_tw_buckets", 500_000)];
+    assert_eq!(of(&[], &buckets).1, Verdict::Ok);
+    assert_eq!(of(&[overflow()], &buckets), (Some(NETNS), Verdict::Warn));
+    // In another namespace.
+    let mut elsewhere = overflow();
+    elsewhere.subject = Subject::Namespace(1);
+    assert_eq!(of(&[elsewhere], &buckets).1, Verdict::Ok);
+    let range = |low, high| {
+        [
+            ("net.ipv4.ip_local_port_range_low", low),
+            ("net.ipv4.ip_local_port_range_high", high),
+        ]
+    };
+    assert_eq!(of(&[], &range(32_768, 60_999)).1, Verdict::Ok);
+    assert_eq!(of(&[], &range(32_768, 33_000)).1, Verdict::Note);
+    assert_eq!(
+        of(&[], &[("net.ipv4.tcp_abort_on_overflow", 1)]).1,
+        Verdict::Warn
+    );
+    let tracked = |count| {
+        [
+            ("net.netfilter.nf_conntrack_max", 1_000),
+            ("net.netfilter.nf_conntrack_count", count),
+        ]
+    };
+    assert_eq!(of(&[], &tracked(899)).1, Verdict::Ok);
+    assert_eq!(of(&[], &tracked(900)), (None, Verdict::Warn));
+}

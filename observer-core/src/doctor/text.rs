@@ -1,0 +1,94 @@
+//! The report for people.
+
+use super::report::{Item, Report, Severity, Verdict};
+use crate::text::sanitize;
+
+/// Width of the lines.
+const WIDTH: usize = 100;
+
+/// The report as text, one finding after the other, the worst first.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for item in &report.findings {
+        text += &one(item);
+        text.push('\n');
+    }
+    if report.findings.is_empty() {
+        text += "OK    nothing is wrong with the connections of this host now\n\n";
+    }
+    let odd = report
+        .settings
+        .iter()
+        .filter(|it| it.verdict != Verdict::Ok);
+    for setting in odd {
+        let label = if setting.verdict == Verdict::Warn {
+            "WARN"
+        } else {
+            "NOTE"
+        };
+        let netns = setting
+            .netns
+            .map_or_else(String::new, |netns| format!(" (netns {netns})"));
+        let line = format!(
+            "{} = {}{netns}: {}",
+            setting.name, setting.value, setting.why
+        );
+        text += &wrapped(&format!("{label}  "), "      ", &line);
+    }
+    let fine = report
+        .settings
+        .iter()
+        .filter(|it| it.verdict == Verdict::Ok);
+    text += &format!("{} settings were looked at and are fine\n", fine.count());
+    for missing in &report.not_looked_at {
+        let line = format!("{}: {}", missing.what, missing.why);
+        text += &wrapped("not looked at  ", "               ", &sanitize(&line));
+    }
+    text
+}
+
+fn one(item: &Item) -> String {
+    let label = match item.severity {
+        Severity::Fail => "FAIL",
+        Severity::Warn => "WARN",
+        Severity::Note => "NOTE",
+    };
+    let mut text = wrapped(&format!("{label}  {}  ", item.id), "      ", &item.summary);
+    let since = item.since.iter().map(|since| ("Since", since));
+    let causes = item.causes.iter().map(|it| ("Cause", it));
+    let facts = item.holds_for.iter().flat_map(|it| {
+        let parts = [("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)];
+        parts.into_iter().filter(|(_, text)| !text.is_empty())
+    });
+    for (name, line) in since.chain(causes).chain(facts) {
+        text += &wrapped(&format!("      {name:<8}"), "              ", line);
+    }
+    text
+}
+
+/// Words of `text` on lines of at most [`WIDTH`] characters, where words allow.
+fn wrapped(first: &str, next: &str, text: &str) -> String {
+    let mut lines = String::new();
+    let mut line = first.to_owned();
+    let mut width = first.chars().count();
+    let mut is_empty = true;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if !is_empty && width + 1 + length > WIDTH {
+            lines += line.trim_end();
+            lines.push('\n');
+            line = next.to_owned();
+            width = next.chars().count();
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+            width += 1;
+        }
+        line += word;
+        width += length;
+        is_empty = false;
+    }
+    lines + line.trim_end() + "\n"
+}

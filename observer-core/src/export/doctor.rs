@@ -1,0 +1,45 @@
+//! The report of `observer doctor`.
+
+use std::sync::Arc;
+
+use super::{collector::Exporter, series::failure_names};
+use crate::{
+    clock::Clock,
+    doctor::{FailedOptions, Inputs, Report},
+    sync::read,
+    table::Kind,
+};
+
+impl Exporter {
+    /// What is wrong with this host, as far as it was observed since the start. Reads the table and slots.
+    #[must_use]
+    pub fn doctor(&self, clock: Clock) -> Report {
+        let inner = &self.inner;
+        let findings = self.findings();
+        let mut failed_options = Vec::new();
+        let table = read(&inner.table);
+        table.visit(&*inner.source, &*inner.facts, &mut |view| {
+            if !matches!(view.kind, Kind::Name { .. }) {
+                return;
+            }
+            for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
+                let [family, protocol, _, option, errno] = failure_names(kind);
+                failed_options.push(FailedOptions {
+                    labels: Arc::clone(view.labels),
+                    family: family.into_owned(),
+                    protocol: protocol.into_owned(),
+                    option: option.into_owned(),
+                    errno: errno.into_owned(),
+                    count: *count,
+                });
+            }
+        });
+        Report::new(&Inputs {
+            findings: &findings,
+            failed_options: &failed_options,
+            sysctls: table.sysctls(),
+            verdicts: inner.source.verdicts(),
+            clock,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! `observer doctor`: with a daemon, without one, and for a user who may not ask.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Command, Output},
+    time::Instant,
+};
+
+use observer_test_support::{Daemon, Netns, PATIENCE, observer};
+use serde_json::Value;
+
+/// Every attempt to connect is refused, and an option fails that Unix sockets do not have.
+const PROGRAM: &str = r"
+other = socket.socket(socket.AF_UNIX)
+assert outcome(lambda: other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)) != 'ok'
+holder = closed_port(*FAMILIES[0])
+import select, sys
+print('ready', flush=True)
+while not select.select([sys.stdin], [], [], 0.1)[0]:
+    assert outcome(lambda: connect(socket.AF_INET, holder.getsockname())) == 'ECONNREFUSED'
+";
+
+fn doctor(arguments: &[&str]) -> Output {
+    let mut command = Command::new(observer());
+    command.arg("doctor").args(arguments).output().unwrap()
+}
+
+/// A command in a mount namespace with an empty /run.
+fn without_daemon(command: &[&str]) -> Command {
+    let mut unshare = Command::new("unshare");
+    let script = "mount -t tmpfs tmpfs /run && exec \"$@\"";
+    unshare.args(["--mount", "sh", "-c", script, "sh"]);
+    unshare.args(command);
+    unshare
+}
+
+/// A copy of the program that every user can reach.
+fn for_everyone(directory: &Path) -> String {
+    let copy = directory.join("observer");
+    fs::copy(observer(), &copy).unwrap();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    copy.to_str().unwrap().to_owned()
+}
+
+fn report(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&text).unwrap_or_else(|it| panic!("{it}\n{text}\n{error}"))
+}
+
+fn find(report: &Value, what: impl Fn(&Value) -> bool) -> Option<&Value> {
+    report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| what(it))
+}
+
+fn socket_of(directory: &Path) -> String {
+    format!("--api-socket={}", directory.join("observer.sock").display())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_running_daemon_is_asked() {
+    let netns = Netns::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = socket_of(directory.path());
+    let daemon = Daemon::start(&[&socket]);
+    let mut program = netns.script(PROGRAM, &[]);
+    assert_eq!(program.line(), "ready");
+    let pid = program.pid();
+    let started = Instant::now();
+    let (output, report) = loop {
+        let output = doctor(&["--json", &socket]);
+        let report = report(&output);
+        let of_program = |it: &Value| it["subject"]["pid"] == pid && it["id"] == "connect-failures";
+        if find(&report, of_program).is_some() {
+            break (output, report);
+        }
+        assert!(started.elapsed() < PATIENCE, "{report:#}");
+    };
+    // No connect of it succeeds.
+    assert_eq!(output.status.code(), Some(2));
+    let failures = find(&report, |it| it["subject"]["pid"] == pid).unwrap();
+    assert_eq!(failures["severity"], "fail");
+    assert_eq!(failures["anomaly"], "connect_failures");
+    let summary = failures["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("cannot connect") && summary.contains("refused"),
+        "{summary}"
+    );
+    let option = find(&report, |it| {
+        it["id"] == "setsockopt-fails" && it["evidence"]["family"] == "unix"
+    });
+    let option = option.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(option["severity"], "note");
+    let facts = option["holds_for"].as_array().unwrap();
+    assert!(!facts.is_empty(), "{option:#}");
+    let settings = report["settings"].as_array().unwrap();
+    assert!(
+        settings.iter().any(|it| it["name"] == "net.core.somaxconn"),
+        "{report:#}"
+    );
+
+    let text = doctor(&[&socket]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    let expected = "FAIL  connect-failures  ";
+    assert!(text.contains(expected) && text.contains("Cause"), "{text}");
+
+    let refused = Command::new(for_everyone(directory.path()))
+        .args(["doctor", &socket])
+        .uid(65_534)
+        .gid(65_534)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(3));
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("--api-group"), "{error}");
+    program.finish();
+    assert!(daemon.stop().success());
+    let gone = doctor(&[&socket]);
+    assert_eq!(gone.status.code(), Some(3));
+}
+
+/// With a /run of its own, so that no daemon of the host is there.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn without_a_daemon_it_looks_for_itself_and_leaves_nothing() {
+    let netns = Netns::new();
+    let mut program = netns.script(PROGRAM, &[]);
+    assert_eq!(program.line(), "ready");
+    let directory = tempfile::tempdir().unwrap();
+    let program_path = observer().to_str().unwrap().to_owned();
+    let output = without_daemon(&[&program_path, "doctor", "--json", "--for=15s"])
+        .env("TMPDIR", directory.path())
+        .output()
+        .unwrap();
+    let report = report(&output);
+    let pid = program.pid();
+    let found = find(&report, |it| it["subject"]["pid"] == pid);
+    assert!(found.is_some(), "{report:#}");
+    assert_eq!(output.status.code(), Some(2));
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 0, "files are left");
+    program.finish();
+
+    let copy = for_everyone(directory.path());
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let denied = without_daemon(&["setpriv", user[0], user[1], user[2], &copy, "doctor"]);
+    let denied = { denied }.arg("--for=1s").output().unwrap();
+    assert_eq!(denied.status.code(), Some(3));
+    let error = String::from_utf8(denied.stderr).unwrap();
+    assert!(error.contains("observer says"), "{error}");
+}
