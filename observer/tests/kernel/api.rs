@@ -74,7 +74,7 @@ pub(crate) fn processes(daemon: &Daemon) -> Value {
 }
 
 /// The entry of a process, as of the last tick.
-pub(crate) fn process(daemon: &Daemon, pid: u32) -> Option<Value> {
+fn process(daemon: &Daemon, pid: u32) -> Option<Value> {
     let answer = processes(daemon);
     let processes = answer["processes"].as_array().unwrap();
     let entry = processes.iter().find(|it| it["pid"] == pid);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer::kernel::{Attached, Kernel, LoadOptions};
+use observer::kernel::{Attached, Kernel, LoadOptions, monotonic_ns};
 use observer_common::{CLOSE_WAIT, ESTABLISHED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SocketSeen};
 use observer_core::{
     btf::VMLINUX,
@@ -17,7 +17,7 @@ use observer_core::{
 use observer_test_support::{Daemon, Netns, Program, skip};
 use serde_json::Value;
 
-use crate::api::{process, processes};
+use crate::api::processes;
 
 /// Sockets of two processes in states that only the program or the peer can end.
 const SERVER: &str = r"
@@ -58,8 +58,9 @@ input()
 ";
 
 /// The five numbers of a process, in the order of the API.
-fn long(daemon: &Daemon, program: &Program) -> [u64; 5] {
-    let entry = process(daemon, program.pid()).unwrap_or_default();
+fn long(answer: &Value, program: &Program) -> [u64; 5] {
+    let all = answer["processes"].as_array().unwrap();
+    let entry = all.iter().find(|it| it["pid"] == program.pid());
     [
         "syn_sent_over_3s",
         "close_wait_over_10s",
@@ -67,7 +68,7 @@ fn long(daemon: &Daemon, program: &Program) -> [u64; 5] {
         "close_wait_of_servers",
         "owned_fin_wait2",
     ]
-    .map(|name| entry[name].as_u64().unwrap_or_default())
+    .map(|name| entry.map_or(0, |it| it[name].as_u64().unwrap()))
 }
 
 fn has_no_walk(daemon: &Daemon) -> bool {
@@ -86,36 +87,37 @@ fn sockets_that_wait_for_long_are_counted() {
     }
     let mut server = netns.script(SERVER, &[]);
     let silent = server.line();
+    let began_ns = monotonic_ns();
     let mut client = netns.script(CLIENT, &[&silent]);
     client.expect("connected");
-    let connected = Instant::now();
+    let connected_ns = monotonic_ns();
     server.go();
     server.expect("closed");
     client.go();
     client.expect("closed");
-    let closed = Instant::now();
     assert_eq!(netns.ss("syn-sent"), 2);
     assert_eq!(netns.ss("close-wait"), 7);
     assert_eq!(netns.ss("fin-wait-2"), 5 + 2);
 
-    let both = || (long(&daemon, &client), long(&daemon, &server));
-    let wait = |what: &str, expected: ([u64; 5], [u64; 5])| {
-        let started = Instant::now();
-        while both() != expected {
-            let waited = started.elapsed();
-            assert!(waited < Duration::from_secs(90), "{what}: {:?}", both());
-            thread::sleep(Duration::from_millis(50));
+    let started = Instant::now();
+    loop {
+        let answer = processes(&daemon);
+        let walked_ns = answer["walked_at_ns"].as_u64().unwrap_or(0);
+        let after = |since_ns: u64, seconds: u64| walked_ns > since_ns + seconds * 1_000_000_000;
+        let (client, server) = (long(&answer, &client), long(&answer, &server));
+        let seen = || format!("{client:?} {server:?}");
+        // No walk counts a socket too early, however far apart they are.
+        assert!(client[0] == 0 || after(began_ns, 3), "{}", seen());
+        let over_10s = client[1] + server[1];
+        assert!(over_10s == 0 || after(connected_ns, 10), "{}", seen());
+        let over_60s = client[2] + server[2];
+        assert!(over_60s == 0 || after(connected_ns, 60), "{}", seen());
+        if (client, server) == ([2, 2, 2, 0, 2], [0, 3, 3, 3, 0]) {
+            break;
         }
-    };
-    wait("SYN_SENT", ([2, 0, 0, 0, 2], [0; 5]));
-    assert!(connected.elapsed() >= Duration::from_secs(3));
-    // The walk that counts them ends after they are so old, and began less than a walk and a tick before.
-    wait("10 s", ([2, 2, 0, 0, 2], [0, 3, 0, 3, 0]));
-    let waited = closed.elapsed();
-    assert!(waited >= Duration::from_secs(9), "{waited:?}");
-    wait("60 s", ([2, 2, 2, 0, 2], [0, 3, 3, 3, 0]));
-    let waited = closed.elapsed();
-    assert!(waited >= Duration::from_secs(59), "{waited:?}");
+        assert!(started.elapsed() < Duration::from_secs(150), "{}", seen());
+        thread::sleep(Duration::from_millis(200));
+    }
     // The descriptors are closed, and with them the sockets.
     client.go();
     client.end();
