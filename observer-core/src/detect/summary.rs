@@ -327,11 +327,15 @@ fn causes(causes: &[Explanation]) -> Option<String> {
         [] => None,
         [only] => Some(format!("cause: {}", only.cause.text)),
         several => {
-            let texts: Vec<_> = several
-                .iter()
-                .map(|it| format!("{} ({})", it.cause.text, percent(it.share)))
-                .collect();
-            Some(format!("causes: {}", texts.join(", or ")))
+            // Those of different questions do not share.
+            let all_hold = several.iter().all(|it| it.share >= 1.0);
+            let text = |it: &Explanation| match all_hold {
+                true => it.cause.text.to_owned(),
+                false => format!("{} ({})", it.cause.text, percent(it.share)),
+            };
+            let texts: Vec<_> = several.iter().map(text).collect();
+            let and = if all_hold { "; and " } else { ", or " };
+            Some(format!("causes: {}", texts.join(and)))
         }
     }
 }
@@ -468,6 +472,18 @@ mod tests {
             "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections (normal \
              here: 0.5/s); cause: closes connections with unread data; fix: After \
              shutdown(SHUT_WR), read to the end, then close"
+        );
+    }
+
+    #[test]
+    fn causes_that_hold_together_have_no_shares() {
+        let both = [&cause::SHORT_CONNECTIONS, &cause::SMALL_RANGE];
+        let both = both.map(|cause| Explanation { cause, share: 1.0 });
+        assert_eq!(
+            causes(&both).unwrap(),
+            "causes: opens a connection for each request; each closed one keeps its port for 60 \
+             seconds; and few local ports are available: a small ip_local_port_range, reserved or \
+             bound ports"
         );
     }
 
