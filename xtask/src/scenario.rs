@@ -12,7 +12,8 @@ use crate::{
     vm::build::{self, What},
 };
 
-/// Runs real programs that do something wrong, and shows how soon it is found.
+/// Runs real programs that do something wrong, and shows how soon it is found: all at once, which takes
+/// five minutes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Run this scenario alone.
@@ -30,10 +31,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })?;
     let binaries = build::build(What::KernelTests, None)?;
     tracefs::ensure();
-    let mut env = Vec::new();
-    if let Some(name) = name {
-        env.push(("OBSERVER_SCENARIO", name.as_str()));
-    }
+    let name = name.as_deref().unwrap_or("all");
+    let mut env = vec![("OBSERVER_SCENARIO", name)];
     if *write_table {
         env.push(("OBSERVER_UPDATE_DOCS", "1"));
     }

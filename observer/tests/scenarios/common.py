@@ -17,9 +17,10 @@ def rename(role):
 
 
 def child(role, work):
-    """Runs `work` in a process of its own, and returns when that has called what it is given."""
+    """Runs `work` in a process of its own, and returns its pid when that has called what it is given."""
     ready, write = os.pipe()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         os.close(ready)
         rename(role)
         work(lambda: os.write(write, b"x"))
@@ -27,6 +28,7 @@ def child(role, work):
     os.close(write)
     assert os.read(ready, 1) == b"x"
     os.close(ready)
+    return pid
 
 
 def listen(port, address="127.0.0.1", backlog=4096, reuseport=False):

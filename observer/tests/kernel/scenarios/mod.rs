@@ -15,14 +15,15 @@ use serde_json::Value;
 
 use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
-/// For all of them.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// For all of them, and with those that take minutes.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(150), Duration::from_secs(400)];
 /// For what is found too much.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 /// Relative error of the time left.
 const TOLERANCE: f64 = 0.25;
-/// Runs this scenario alone.
+/// Runs this scenario alone, or with [`ALL`] those that take minutes, too.
 const ONLY: &str = "OBSERVER_SCENARIO";
+const ALL: &str = "all";
 
 /// A finding when it was raised.
 struct Raised {
@@ -274,8 +275,13 @@ fn write_table(rows: &str) {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn what_programs_do_wrong_is_found() {
     let only = env::var(ONLY).ok();
-    let wanted = |it: &&Scenario| only.as_ref().is_none_or(|name| name == it.name);
+    let wanted = |it: &&Scenario| match only.as_deref() {
+        None => !it.is_slow,
+        Some(ALL) => true,
+        Some(name) => it.name == name,
+    };
     let scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
+    let patience = PATIENCE[usize::from(scenarios.iter().any(|it| it.is_slow))];
     let names: Vec<_> = SCENARIOS.iter().map(|it| it.name).collect();
     assert!(!scenarios.is_empty(), "not one of {names:?}");
     let daemon = Daemon::start(&[
@@ -287,7 +293,7 @@ fn what_programs_do_wrong_is_found() {
     let mut runs: Vec<_> = scenarios.into_iter().map(Run::start).collect();
     let began = Instant::now();
     let mut seen = 0.0;
-    while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < PATIENCE {
+    while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < patience {
         thread::sleep(Duration::from_millis(250));
         let changes = news(&daemon, &mut seen);
         for run in &mut runs {

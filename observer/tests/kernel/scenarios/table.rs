@@ -54,6 +54,8 @@ pub struct Scenario {
     pub prepare: &'static str,
     /// `None`: nothing may be found until the program says `end`.
     pub expected: Option<Expected>,
+    /// Takes minutes: left out where only scenarios of seconds run.
+    pub is_slow: bool,
 }
 
 const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> Expected {
@@ -137,14 +139,25 @@ const SCAN: Expected = Expected {
     also: &[],
 };
 
+macro_rules! is_slow {
+    () => {
+        false
+    };
+    (slow) => {
+        true
+    };
+}
+
 macro_rules! scenarios {
-    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? => $expected:expr;)+) => {
+    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? => $expected:expr
+        $(, $slow:ident)?;)+) => {
         pub const SCENARIOS: &[Scenario] = &[$(Scenario {
             name: $name,
             what: $what,
             program: &[$($argument),+],
             prepare: concat!("ip addr add 10.9.0.1/32 dev lo\n" $(, $prepare)?),
             expected: $expected,
+            is_slow: is_slow!($($slow)?),
         },)+];
     };
 }
@@ -246,4 +259,24 @@ scenarios! {
         ["scan.py", "slow"]
         after "ip addr add 10.9.0.2/32 dev lo"
         => Some(SCAN);
+    "silence": "peers fall silent, and keepalive ends 100 connections/s";
+        ["silence.py"]
+        => Some(resets("client", "peers_silent", "keepalive"));
+    "ports1k": "1,000 requests/s without keep-alive, 12,000 ports";
+        ["ports.py", "1000", "connect", "100"]
+        after "echo 20000 31999 > /proc/sys/net/ipv4/ip_local_port_range"
+        // Above half of the range, connect() searches for milliseconds, so the client slows down and the time
+        // left is too short.
+        => Some(Expected { within: 10.0, first_error: FirstError::Later, ..PORTS }), slow;
+    "conn1k6": "a client does not close, 6 connections/s, 1,024 descriptors";
+        ["descriptors.py", "connections", "1024", "6"]
+        => Some(leak("client", "fd_connections", "keepalive", 90.0)), slow;
+    "cwaitbig": "a server does not close, 2 connections/s, 20,000 descriptors";
+        ["descriptors.py", "close-wait", "20000", "2"]
+        => Some(Expected {
+            anomaly: "close_wait_leak",
+            cause: "server_keeps_closed",
+            first_error: FirstError::None,
+            ..leak("server", "", "close-wait", 300.0)
+        }), slow;
 }
