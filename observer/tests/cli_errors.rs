@@ -135,7 +135,10 @@ fn a_bad_file_ends_with_1_and_is_named_with_line_and_key() {
             "ring_bytes = 4096\n",
             &["ring_bytes", "did you mean `ring-bytes`?"],
         ),
-        ("[server]\nlisten = \"x\"\n", &["there are no sections"]),
+        (
+            "[server]\nlisten = \"x\"\n",
+            &["the only section is [thresholds]"],
+        ),
         (
             "log-level = \"info\"\nlog-level = \"warn\"\n",
             &["line 2", "duplicate"],

@@ -5,7 +5,8 @@ mod report;
 mod settings;
 mod text;
 
-pub use report::{FailedOptions, Inputs, Item, NotLookedAt, Report, Setting, Severity, Verdict};
+pub use report::{Fact, FailedOptions, Inputs, Item, NotLookedAt, Report, Severity};
+pub use settings::{Setting, Verdict};
 pub use text::render;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::settings::settings;
+use super::settings::{Setting, Verdict, settings};
 use crate::{
     clock::Clock,
     contract,
@@ -69,33 +69,6 @@ pub struct Fact {
     pub fix: String,
     /// What shows that it helped.
     pub check: String,
-}
-
-/// What is to be thought of a setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Nothing here is hurt by it.
-    Ok,
-    /// It differs from what is sensible.
-    Note,
-    /// Something here is hurt by it.
-    Warn,
-}
-
-/// A sysctl.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setting {
-    /// Name.
-    pub name: String,
-    /// Inode number of the network namespace; none for one of the host.
-    pub netns: Option<u32>,
-    /// Value, as sysctl(8) shows it.
-    pub value: u64,
-    /// What is to be thought of it.
-    pub verdict: Verdict,
-    /// Why; empty if there is nothing to say.
-    pub why: String,
 }
 
 /// What is not observed on this host.

@@ -1,10 +1,38 @@
 //! Sysctls and what is to be thought of them. A default is fine unless something here runs into it.
 
-use super::report::{Setting, Verdict};
+use serde::{Deserialize, Serialize};
+
 use crate::{
     detect::{Anomaly, Finding, Subject},
     net::sysctls::{Sysctls, Values},
 };
+
+/// What is to be thought of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing here is hurt by it.
+    Ok,
+    /// It differs from what is sensible.
+    Note,
+    /// Something here is hurt by it.
+    Warn,
+}
+
+/// A sysctl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Name.
+    pub name: String,
+    /// Inode number of the network namespace; none for one of the host.
+    pub netns: Option<u32>,
+    /// Value, as sysctl(8) shows it.
+    pub value: u64,
+    /// What is to be thought of it.
+    pub verdict: Verdict,
+    /// Why; empty if there is nothing to say.
+    pub why: String,
+}
 
 /// A range with fewer ports than this is small: by default there are 28,232.
 const FEW_PORTS: u64 = 10_000;

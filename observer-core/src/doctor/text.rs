@@ -1,6 +1,9 @@
 //! The report for people.
 
-use super::report::{Item, Report, Severity, Verdict};
+use super::{
+    report::{Item, Report, Severity},
+    settings::Verdict,
+};
 use crate::text::sanitize;
 
 /// Width of the lines.
