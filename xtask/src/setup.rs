@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Programs that the tests on a real kernel run, and Debian's packages of them; those of one
 /// package stand together.
-const TEST_TOOLS: [(&str, &str); 12] = [
+const TEST_TOOLS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("ip", "iproute2"),
     ("strace", "strace"),
@@ -35,6 +35,11 @@ const TEST_TOOLS: [(&str, &str); 12] = [
     ("openssl", "openssl"),
     ("node", "nodejs"),
     ("nmap", "nmap"),
+    ("ab", "apache2-utils"),
+    ("wrk", "wrk"),
+    ("gunicorn", "gunicorn"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
+    ("git", "git"),
 ];
 
 /// Debian's compiler for building browsers: the newest in a stable release, with the
@@ -89,7 +94,7 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     let mut facts = Facts::gather();
     let mut tools = Vec::new();
     if tests {
-        tools.extend(missing_tools(&TEST_TOOLS));
+        tools.extend(missing_tools(TEST_TOOLS));
     }
     if guests {
         tools.extend(missing_tools(&GUEST_TOOLS));
@@ -164,7 +169,7 @@ fn report(tests: bool) -> ExitCode {
         }
     }
     if tests {
-        let missing = missing_tools(&TEST_TOOLS);
+        let missing = missing_tools(TEST_TOOLS);
         let names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
         if names.is_empty() {
             println!("ready: tools of the tests");

@@ -6,6 +6,7 @@ extern crate observer_test_support;
 
 mod accept;
 mod api;
+mod benign;
 mod binds;
 mod connect;
 mod connect_rare;

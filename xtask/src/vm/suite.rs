@@ -46,6 +46,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("time_wait", On::Ends),
     ("walk", On::Ends),
     ("api", On::Here),
+    ("benign", On::Here),
     ("connect", On::Here),
     ("connect_rare", On::Here),
     ("connect_strace", On::Here),
