@@ -141,18 +141,20 @@ pub fn ended<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
 /// Counts a connection once.
 #[inline(always)]
 fn count(conn: Option<*mut Conn>, slot: u32) {
-    // SAFETY: points into the map.
-    if conn.is_some_and(|conn| unsafe { (*conn).accepted } != 0) {
-        return;
+    if let Some(conn) = conn {
+        // At once: a FIN that arrives during accept() makes another CPU come here, too.
+        // SAFETY: points into the map.
+        unsafe {
+            if (*conn).accepted != 0 {
+                return;
+            }
+            (*conn).accepted = 1;
+        }
     }
     seen(SIGNAL_ACCEPT);
     count_outcome(SIGNAL_ACCEPT, slot);
     if let Some(counters) = counters::slot(slot) {
         // SAFETY: points into the map.
         add(unsafe { &raw mut (*counters).accept.accepted }, 1);
-    }
-    if let Some(conn) = conn {
-        // SAFETY: points into the map.
-        unsafe { (*conn).accepted = 1 };
     }
 }

@@ -225,7 +225,8 @@ input()
         metrics.sum("observer_map_full_total", &entries) > 0.0
     });
     let count = |metrics: &Metrics, name, labels: &[(&str, &str)]| metrics.sum(name, labels);
-    let (before, here, snmp) = (daemon.scrape(), active_opens_here(), netns.snmp());
+    // Those of others first and last, so that they are at least as many as the daemon sees.
+    let (here, before, snmp) = (active_opens_here(), daemon.scrape(), netns.snmp());
     program.go();
     let reported = program.tally();
     let after = daemon.scrape();
