@@ -20,7 +20,7 @@ pub enum ClientError {
     #[error("no observer serves its API on {0}")]
     NoDaemon(PathBuf),
     /// It is for root and a group.
-    #[error("{0} is not for this user: be root, or in the group of --api-group")]
+    #[error("permission denied: {0}; run as root, or join the group of --api-group")]
     Denied(PathBuf),
     /// It broke off.
     #[error("the observer on {path} does not answer")]
@@ -39,7 +39,7 @@ pub enum ClientError {
         text: String,
     },
     /// It is no JSON, so perhaps no observer.
-    #[error("the answer is not what an observer says")]
+    #[error("unexpected answer: is this an observer?")]
     Strange,
 }
 
@@ -107,10 +107,10 @@ mod tests {
             })
         };
         for (text, expected) in [
-            ("", "the answer is not what an observer says"),
+            ("", "unexpected answer: is this an observer?"),
             (
                 "HTTP/1.0 200 OK\r\n\r\n{",
-                "the answer is not what an observer says",
+                "unexpected answer: is this an observer?",
             ),
             (
                 "HTTP/1.0 400 Bad Request\r\n\r\nwrong\n",

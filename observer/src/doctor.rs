@@ -3,23 +3,24 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use nix::sys::{
-    prctl,
-    signal::{Signal, kill},
-};
 use observer_core::{
     config::DEFAULT_API_SOCKET,
-    doctor::{Report, render},
+    detect::duration,
+    doctor::{NotLookedAt, Report, render},
     text::harden_json,
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     cli::DoctorArgs,
@@ -85,8 +86,14 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Runs a daemon that nobody else can reach, and asks it.
+/// Runs a daemon, which serves its API where nobody else looks, and asks it.
 fn look(time: Duration) -> anyhow::Result<Report> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // So that what this made goes, too.
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .context("cannot handle signals")?;
+    }
     let directory = tempfile::Builder::new()
         .prefix("observer-doctor-")
         .tempdir()
@@ -94,17 +101,36 @@ fn look(time: Duration) -> anyhow::Result<Report> {
     let socket = directory.path().join("observer.sock");
     let log = directory.path().join("log");
     let mut daemon = Daemon::start(&socket, &log)?;
-    let said = |error: anyhow::Error| {
+    let asked = daemon
+        .wait_for(&socket, &interrupted)
+        .and_then(|()| pause(time, &interrupted))
+        .and_then(|()| Ok(ask(&socket)?));
+    let mut report = asked.map_err(|error| {
         let log = fs::read_to_string(&log).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
         match last {
             Some(last) => error.context(format!("the observer says: {last}")),
             None => error,
         }
-    };
-    daemon.wait_for(&socket).map_err(said)?;
-    sleep(time);
-    ask(&socket).map_err(|error| said(error.into()))
+    })?;
+    report.not_looked_at.push(NotLookedAt {
+        what: "what takes minutes to show".to_owned(),
+        why: format!(
+            "leaks, sockets in CLOSE_WAIT, rare failures: this looked for {} only",
+            duration(time)
+        ),
+    });
+    Ok(report)
+}
+
+/// Sleeps, unless this is interrupted.
+fn pause(time: Duration, interrupted: &AtomicBool) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while let Some(left) = time.checked_sub(started.elapsed()) {
+        anyhow::ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
+        sleep(left.min(Duration::from_millis(50)));
+    }
+    Ok(())
 }
 
 /// A daemon, which ends with this.
@@ -116,43 +142,39 @@ impl Daemon {
         let mut command = Command::new(program);
         command
             .args(["run", "--listen=127.0.0.1:0", "--self-test=no"])
-            .arg("--api-socket")
+            .args(["--exit-with-stdin", "--api-socket"])
             .arg(socket)
-            .stdin(Stdio::null())
+            // Its other end closes with this program, whatever ends it.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(File::create(log).context("cannot make a log")?);
-        // SAFETY: a system call, which is allowed between fork() and exec(). The daemon must not outlive
-        // this program, whatever ends it.
-        unsafe {
-            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from));
-        }
         let child = command.spawn().context("cannot start the observer")?;
         Ok(Self(child))
     }
 
-    /// Until it serves its API.
-    fn wait_for(&mut self, socket: &Path) -> anyhow::Result<()> {
+    /// Until it answers, however long the hooks take to attach.
+    fn wait_for(&mut self, socket: &Path, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            match ask(socket) {
-                Ok(_) => return Ok(()),
-                Err(ClientError::NoDaemon(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let answer = ask(socket);
             if let Some(status) = self.0.try_wait().context("cannot wait for the observer")? {
                 anyhow::bail!("it cannot run here ({status})");
             }
-            anyhow::ensure!(started.elapsed() < START, "it did not start in time");
-            sleep(Duration::from_millis(50));
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(error) if started.elapsed() >= START => {
+                    return Err(anyhow::Error::from(error).context("it did not start in time"));
+                }
+                Err(_) => pause(Duration::from_millis(50), interrupted)?,
+            }
         }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        // It may have ended by itself.
-        let _ = kill(pid, Signal::SIGTERM);
+        // It stops then.
+        drop(self.0.stdin.take());
         let asked = Instant::now();
         while asked.elapsed() < STOP {
             if !matches!(self.0.try_wait(), Ok(None)) {

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsStr, fmt, io::IsTerminal as _, os::fd::AsFd};
 
-use observer_core::config::{LogFilter, LogFormat};
+use observer_core::{
+    config::{LogFilter, LogFormat},
+    text::harden_json,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::{
@@ -151,7 +154,8 @@ where
             target: metadata.target(),
         };
         let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
-        writeln!(writer, "{line}")
+        // A program chooses its name, and a terminal may show this.
+        writeln!(writer, "{}", harden_json(&line))
     }
 }
 

@@ -17,6 +17,10 @@ pub struct RunArgs {
     )]
     pub config: Option<PathBuf>,
 
+    /// Stop at the end of standard input: a program that started this one has ended, however it did.
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
+
     /// The settings, which the file can contain, too.
     #[command(flatten)]
     pub options: Options,
@@ -28,7 +32,7 @@ impl RunArgs {
     pub fn for_file(config: Option<PathBuf>) -> Self {
         Self {
             config,
-            options: Options::default(),
+            ..Self::default()
         }
     }
 

@@ -13,6 +13,8 @@ use crate::table::{Labels, OTHER};
 
 /// Maximum number of findings, those included that have been over for less than [`KEPT`].
 pub const FINDINGS: usize = 200;
+/// Of those, scans: who forges source addresses must not take the room of all other findings.
+const SCANS: usize = 20;
 /// Number of changes that are kept.
 pub const CHANGES: usize = 1_000;
 /// Maximum number of totals. Those of further names count for [`OTHER`], of which each anomaly has one.
@@ -103,6 +105,12 @@ impl Board {
     /// Whether there is room for the finding. Makes room by removing the one that has been over the longest.
     pub(super) fn admits(&mut self, anomaly: Anomaly, subject: &Subject) -> bool {
         let key = (anomaly, subject.clone());
+        if anomaly == Anomaly::SynScan && !self.entries.contains_key(&key) {
+            let scans = self.entries.keys().filter(|(other, _)| *other == anomaly);
+            if scans.count() >= SCANS {
+                return false;
+            }
+        }
         if self.entries.len() < FINDINGS || self.entries.contains_key(&key) {
             return true;
         }

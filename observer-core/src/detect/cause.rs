@@ -121,7 +121,7 @@ causes! {
         OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
             => "a peer or a NAT still has an older connection with the same ports" [];
         PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
-            => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["half-close"];
+            => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["peer-left", "half-close"];
         PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
             => "peers abort established connections: they cancel, restart, or something in between times out"
             ["reset-at-close"];
@@ -180,7 +180,7 @@ causes! {
         FD_CLOSE_WAIT "fd_close_wait": "newest descriptors: TCP sockets in CLOSE_WAIT"
             => "does not close connections that its peers have closed" ["close-wait"];
         FD_CONNECTIONS "fd_connections": "newest descriptors: TCP sockets in other states"
-            => "opens or accepts connections that it does not close" ["keepalive", "nofile"];
+            => "opens or accepts connections that it does not close" ["nofile", "keepalive"];
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_PIPES "fd_pipes": "newest descriptors: pipes"

@@ -183,6 +183,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             thresholds.connect_failures,
             thresholds.connect_slow_failure_share,
         );
+        // What is over in the short window stays in the long one for two minutes.
+        let goes_on = self.fast.share() > thresholds.connect_clear_share;
+        let slow = if goes_on { slow } else { 0.0 };
         let waiting = f64::from(sample.waiting()) / thresholds.connect_waiting;
         self.is_slow = slow >= 1.0 && fast < 1.0;
         let speaking = if self.is_slow { &self.slow } else { &self.fast };

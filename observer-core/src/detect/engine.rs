@@ -21,13 +21,15 @@ use super::{
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
-    syn_scan::SynScan,
+    syn_scan::{self, SynScan},
     time_wait::{TimeWaitOverflow, TimeWaitSurge},
 };
 use crate::table::Labels;
 
 /// A subject that is not in the samples for this time is forgotten. A finding of it is over.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Maximum number of sources of segments for closed ports that are watched.
+const SOURCES: usize = 1_000;
 /// How long a finding stays hidden when the one that explains it is over: its windows still hold the incident.
 const HIDDEN: Duration = Duration::from_secs(60);
 
@@ -279,10 +281,14 @@ fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
 
 /// Whether a process at its descriptor limit is among the holders.
 fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool {
-    let processes = listener.holders.iter().filter_map(|holder| holder.process);
-    processes.map(Subject::Process).any(|process| {
-        let exhausted = board.raised(Anomaly::FdExhaustion, &process);
-        exhausted.is_some_and(|finding| finding.severity == Severity::Critical)
+    board.all_raised(Anomaly::FdExhaustion).any(|finding| {
+        // By name: workers accept what their parent listens for.
+        let is_holder = |labels: &Labels| {
+            let mut holders = listener.holders.iter().map(|holder| &holder.labels);
+            holders.any(|it| (it.comm(), it.unit()) == (labels.comm(), labels.unit()))
+        };
+        let labels = finding.labels.as_deref();
+        finding.severity == Severity::Critical && labels.is_some_and(is_holder)
     })
 }
 
@@ -433,7 +439,18 @@ impl Engine {
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
             },
         );
-        pass.run_alone(&mut self.syn_scan, &sample.sources);
+        // Source addresses are easily forged, so only those that may be a scan are watched, and not any number.
+        let mut sources = sample.sources.clone();
+        let mut room = SOURCES.saturating_sub(self.syn_scan.len());
+        sources.retain(|source| {
+            if self.syn_scan.contains_key(&source.subject()) {
+                return true;
+            }
+            let scans = f64::from(syn_scan::ports(source)) >= thresholds.scan_ports && room > 0;
+            room -= usize::from(scans);
+            scans
+        });
+        pass.run_alone(&mut self.syn_scan, &sources);
         self.board.new_changes()
     }
 }

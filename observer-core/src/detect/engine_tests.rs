@@ -444,20 +444,18 @@ fn a_stall_of_the_daemon_is_no_storm() {
 
 #[test]
 fn findings_and_changes_are_bounded() {
-    let sources = |from: u32| {
-        let source = move |number: u32| Source {
-            netns: 1,
-            address: std::net::Ipv4Addr::from_bits(from + number).into(),
-            ports: [u64::MAX; 4],
-            segments: 1,
-            last_at: Duration::from_secs(1_000_000),
-        };
-        (0..300).map(source).collect::<Vec<_>>()
-    };
-    let (changes, engine) = play(1_500, |second| Sample {
+    let (changes, engine) = play(1_500, |second| {
         // Other ones every 200 s, so that those before are over.
-        sources: sources(1_000 * (second / 200) as u32),
-        ..Sample::default()
+        let first = 1_000 * (second / 200) as u32;
+        let exhausted = |pid| {
+            let mut process = process(pid);
+            process.counts.exhausted[0] = 1 + second;
+            process
+        };
+        Sample {
+            processes: (first..first + 300).map(exhausted).collect(),
+            ..Sample::default()
+        }
     });
     assert_eq!(engine.board().entries().count(), FINDINGS);
     assert_eq!(engine.board().changes().count(), CHANGES);
@@ -470,6 +468,53 @@ fn findings_and_changes_are_bounded() {
     };
     assert_eq!(raised(0), FINDINGS);
     assert_eq!(raised(200), FINDINGS);
+}
+
+/// Whoever forges source addresses does not take the room of other findings.
+#[test]
+fn forged_sources_leave_room() {
+    let source = |number: u32, ports| Source {
+        netns: 1,
+        address: std::net::Ipv4Addr::from_bits(number).into(),
+        ports: [ports, 0, 0, 0],
+        segments: 1,
+        last_at: Duration::from_secs(1_000_000),
+    };
+    let (changes, _) = play(20, |second| {
+        let first = 10_000 * second as u32;
+        let scans = (first..first + 2_000).map(|number| source(number, u64::MAX));
+        let others = (first + 2_000..first + 9_000).map(|number| source(number, 1));
+        let mut exhausted = process(7);
+        exhausted.counts.exhausted[0] = second;
+        Sample {
+            sources: scans.chain(others).collect(),
+            processes: vec![exhausted],
+            ..Sample::default()
+        }
+    });
+    let raised = |anomaly| {
+        let of = |it: &&(u64, &str, Anomaly)| it.1 == "raised" && it.2 == anomaly;
+        changes.iter().filter(of).count()
+    };
+    assert_eq!(raised(Anomaly::SynScan), 20);
+    assert_eq!(raised(Anomaly::FdExhaustion), 1);
+}
+
+/// A backend is down for two minutes, and then the program has what it needs.
+#[test]
+fn failures_that_are_over_are_not_raised_again() {
+    let (changes, _) = play(400, |second| {
+        let mut client = process(7);
+        client.counts.connects[ConnectResult::Refused as usize] = second.min(120);
+        client.counts.connects[ConnectResult::Ok as usize] = second.saturating_sub(120).min(1);
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let raised = changes.iter().filter(|it| it.1 == "raised").count();
+    let last = changes.last().map(|it| it.1);
+    assert_eq!((raised, last), (1, Some("cleared")), "{changes:?}");
 }
 
 #[test]

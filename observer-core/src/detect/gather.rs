@@ -137,6 +137,10 @@ fn namespace(it: &NamespaceCounters) -> Namespace {
 fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Listener> {
     let mut all: BTreeMap<ListenAddress, Listener> = BTreeMap::new();
     for name in &snapshot.names {
+        if name.vitals.listeners.is_empty() {
+            continue;
+        }
+        let slot = name.vitals.counts.slot();
         for (place, stats) in by_address(&name.vitals) {
             let at = all.entry(place).or_insert_with(|| Listener {
                 place,
@@ -155,6 +159,11 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
             at.max_backlog += stats.max_backlog;
             at.fullest = at.fullest.max(stats.fullest);
             at.overflows += stats.overflows;
+            if stats.sockets > 0 {
+                // Of all its processes: workers accept what their parent listens for.
+                at.accepts += slot.accept.accepted;
+                at.exhausted += slot.fd.exhausted[..2].iter().sum::<u64>();
+            }
         }
     }
     for process in &snapshot.processes {
@@ -162,13 +171,10 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
         if vitals.listeners.is_empty() {
             continue;
         }
-        let slot = vitals.counts.slot();
         for (place, stats) in by_address(vitals).filter(|(_, stats)| stats.sockets > 0) {
             let Some(at) = all.get_mut(&place) else {
                 continue;
             };
-            at.accepts += slot.accept.accepted;
-            at.exhausted += slot.fd.exhausted[..2].iter().sum::<u64>();
             at.holders.push(Holder {
                 process: Some(process.key),
                 labels: Arc::clone(&vitals.labels),

@@ -141,7 +141,7 @@ fn what(finding: &Finding) -> String {
         } => {
             let verb = match direction {
                 Direction::Sent => "sends",
-                Direction::Received => "is sent",
+                Direction::Received => "receives",
             };
             let peer = peer_pid.map_or_else(String::new, |pid| {
                 format!("; the other end is mostly pid {pid} of this host")
@@ -509,7 +509,7 @@ mod tests {
         let finding = finding(Anomaly::RstStorm, name, None, evidence, &causes);
         assert_eq!(
             finding_summary(&finding),
-            "api (all processes) is sent 140 RSTs/s, 62 % of its ended connections (normal here: \
+            "api (all processes) receives 140 RSTs/s, 62 % of its ended connections (normal here: \
              0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
              connections: they cancel, restart, or something in between times out (56 %), or goes on \
              writing after the peer has closed: the peer left early, or misuses half-close (44 %); \

@@ -18,7 +18,8 @@ const SILENT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct SynScan;
 
-fn ports(source: &Source) -> u32 {
+/// Distinct closed ports that it tried.
+pub(super) fn ports(source: &Source) -> u32 {
     source.ports.iter().map(|word| word.count_ones()).sum()
 }
 

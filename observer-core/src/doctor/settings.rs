@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    detect::{Anomaly, Finding, Subject},
+    detect::{Anomaly, Evidence, Finding, Subject},
     net::sysctls::{Sysctls, Values},
 };
 
@@ -49,6 +49,10 @@ struct Raised<'a> {
 
 impl Raised<'_> {
     fn has(&self, anomaly: Anomaly) -> bool {
+        self.has_with(anomaly, |_| true)
+    }
+
+    fn has_with(&self, anomaly: Anomaly, is_like: impl Fn(&Evidence) -> bool) -> bool {
         let here = |subject: &Subject| match subject {
             Subject::Destination(to) => to.netns == self.netns,
             Subject::Listener(place) => place.netns == self.netns,
@@ -56,7 +60,7 @@ impl Raised<'_> {
             Subject::Process(_) | Subject::Name(_) => false,
         };
         let mut all = self.findings.iter();
-        all.any(|it| it.anomaly == anomaly && here(&it.subject))
+        all.any(|it| it.anomaly == anomaly && here(&it.subject) && is_like(&it.evidence))
     }
 }
 
@@ -92,10 +96,15 @@ const FINE: (Verdict, &str) = (Verdict::Ok, "");
 fn of_host(name: &str, value: u64, values: &Values) -> (Verdict, &'static str) {
     let tracked = values.get("net.netfilter.nf_conntrack_count");
     match name {
-        "net.netfilter.nf_conntrack_max" if tracked.is_some_and(|it| *it >= value / 10 * 9) => (
-            Verdict::Warn,
-            "connection tracking is full to nine tenths; when it is full, new connections are dropped",
-        ),
+        // 0: no limit.
+        "net.netfilter.nf_conntrack_max"
+            if value > 0 && tracked.is_some_and(|it| *it >= value / 10 * 9) =>
+        {
+            (
+                Verdict::Warn,
+                "connection tracking is over 90 % full; when it is full, new connections are dropped",
+            )
+        }
         _ => FINE,
     }
 }
@@ -124,10 +133,14 @@ fn of_namespace(
             Verdict::Warn,
             "with 1, connect() may use ports in TIME_WAIT again after a second (clients; takes timestamps)",
         ),
-        "net.ipv4.tcp_tw_reuse" if value != 1 && raised.has(Anomaly::PortExhaustion) => (
-            Verdict::Warn,
-            "with 1, connect() may use ports in TIME_WAIT again after a second, unless bind() chose them",
-        ),
+        "net.ipv4.tcp_tw_reuse"
+            if value != 1 && raised.has_with(Anomaly::PortExhaustion, is_mostly_time_wait) =>
+        {
+            (
+                Verdict::Warn,
+                "with 1, connect() may use ports in TIME_WAIT again after a second, unless bind() chose them",
+            )
+        }
         "net.ipv4.tcp_timestamps" if value == 0 => (
             Verdict::Note,
             "without timestamps, tcp_tw_reuse has no effect",
@@ -144,10 +157,14 @@ fn of_namespace(
             Verdict::Note,
             "past this, connections are closed without TIME_WAIT; do not lower it",
         ),
-        "net.core.somaxconn" if raised.has(Anomaly::ListenOverflow) => (
-            Verdict::Warn,
-            "an accept queue overflows here; its maximum is the smaller of this and of listen()'s argument",
-        ),
+        "net.core.somaxconn"
+            if raised.has_with(Anomaly::ListenOverflow, |it| has_maximum(it, value)) =>
+        {
+            (
+                Verdict::Warn,
+                "an accept queue with this maximum overflows here",
+            )
+        }
         "net.core.somaxconn" if value <= 128 => {
             (Verdict::Note, "the default before Linux 5.4; 4,096 since")
         }
@@ -157,4 +174,15 @@ fn of_namespace(
         ),
         _ => FINE,
     }
+}
+
+/// Whether TIME_WAIT takes most of the ports, so that reuse would help.
+fn is_mostly_time_wait(evidence: &Evidence) -> bool {
+    matches!(evidence, Evidence::Ports { blocked, time_wait, .. } if time_wait * 10 >= blocked * 6)
+}
+
+/// Whether each of the listening sockets has this maximum.
+fn has_maximum(evidence: &Evidence, maximum: u64) -> bool {
+    matches!(evidence, Evidence::AcceptQueue { max_backlog, sockets, .. }
+        if *max_backlog == maximum * (*sockets).max(1))
 }

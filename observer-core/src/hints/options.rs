@@ -3,7 +3,8 @@
 use super::hint::{Hint, Shown, Sockets};
 
 /// What shows that any of these was mended.
-const CHECK: &str = "socket_setsockopt_failures_total of the option stands still after the restart";
+const CHECK: &str =
+    "socket_setsockopt_failures_total of the option stops growing after the restart";
 
 macro_rules! options {
     ($($id:literal: [$($option:literal),*] [$($prefix:literal),*] [$($errno:literal),*] $sockets:expr;

@@ -55,8 +55,8 @@ Examples:
 
 const DOCTOR_EXAMPLES: &str = "\
 Asks the running daemon, which needs the permission to use its socket and no other privilege. Where none
-is running, it observes the host itself for a while, as root: what comes and goes within hours is not
-seen then.
+answers, it observes the host itself for a while, as root: what takes minutes to show, such as leaks,
+is not seen then.
 
 Exit status: 0 when nothing is wrong, 1 for warnings, 2 when something fails now, 3 when the host
 could not be looked at (2 also when the command line is wrong).

@@ -12,6 +12,7 @@ pub mod tail;
 
 use std::{
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::{
         Arc, Once, RwLock,
@@ -425,8 +426,13 @@ async fn signals(
     if early_hangup.load(Ordering::Relaxed) {
         reload(&args, settings, log);
     }
+    let mut stdin = pin!(end_of_stdin(args.exit_with_stdin));
     loop {
         tokio::select! {
+            () = &mut stdin => {
+                info!("end of standard input: stopping");
+                return Ok(());
+            }
             _ = terminate.recv() => {
                 info!("SIGTERM: stopping");
                 return Ok(());
@@ -437,6 +443,17 @@ async fn signals(
             }
             _ = hangup.recv() => reload(&args, settings, log),
         }
+    }
+}
+
+/// Waits until standard input ends, if it `matters`.
+async fn end_of_stdin(matters: bool) {
+    if matters {
+        let read = || std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // An error is an end, too.
+        let _ = tokio::task::spawn_blocking(read).await;
+    } else {
+        std::future::pending().await
     }
 }
 

@@ -4,10 +4,16 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
-    process::{Command, Output},
-    time::Instant,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
+use ::observer::client::{self, ClientError};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use observer_test_support::{Daemon, Netns, PATIENCE, observer};
 use serde_json::Value;
 
@@ -134,7 +140,7 @@ fn without_a_daemon_it_looks_for_itself_and_leaves_nothing() {
     assert_eq!(program.line(), "ready");
     let directory = tempfile::tempdir().unwrap();
     let program_path = observer().to_str().unwrap().to_owned();
-    let output = without_daemon(&[&program_path, "doctor", "--json", "--for=15s"])
+    let output = without_daemon(&[&program_path, "doctor", "--json", "--for=30s"])
         .env("TMPDIR", directory.path())
         .output()
         .unwrap();
@@ -154,4 +160,43 @@ fn without_a_daemon_it_looks_for_itself_and_leaves_nothing() {
     assert_eq!(denied.status.code(), Some(3));
     let error = String::from_utf8(denied.stderr).unwrap();
     assert!(error.contains("observer says"), "{error}");
+}
+
+/// Whatever ends it: the daemon that it started ends, too, and a signal that it can handle leaves no files.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn it_leaves_no_daemon_when_it_is_killed() {
+    let program = observer().to_str().unwrap().to_owned();
+    for (signal, leaves) in [(Signal::SIGTERM, 0), (Signal::SIGKILL, 1)] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut doctor = without_daemon(&[&program, "doctor", "--for=1h"])
+            .env("TMPDIR", directory.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let made = || fs::read_dir(directory.path()).unwrap().next();
+        let socket = || Some(made()?.unwrap().path().join("observer.sock"));
+        let answers = || {
+            let socket = socket()?;
+            client::get(&socket, "/api/v1/anomalies").ok()?;
+            Some(socket)
+        };
+        wait("the daemon", || answers().is_some());
+        let socket = answers().unwrap();
+        kill(Pid::from_raw(doctor.id().cast_signed()), signal).unwrap();
+        doctor.wait().unwrap();
+        wait("its end", || {
+            let answer = client::get(&socket, "/api/v1/anomalies");
+            matches!(answer, Err(ClientError::NoDaemon(_)))
+        });
+        assert_eq!(made().iter().count(), leaves, "{signal}");
+    }
+}
+
+fn wait(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -33,6 +33,7 @@ fn lines(daemon: &Daemon, pid: u32) -> Vec<Value> {
         .filter_map(|line| serde_json::from_str(line).ok());
     lines
         .filter(|line: &Value| line["target"] == "observer::findings" && line["pid"] == pid)
+        .filter(|line| line["anomaly"] == ANOMALY.1)
         .collect()
 }
 
@@ -63,6 +64,8 @@ fn exhausted_descriptors_are_found_and_said_everywhere() {
     let total = |metrics: &Metrics| metrics.by(&comm, "socket_anomalies_total", &[ANOMALY]);
     assert_eq!(total(&metrics), 1.0);
 
+    // It is written after the metrics have it.
+    daemon.wait("the line", |daemon| !lines(daemon, pid).is_empty());
     let [line] = &lines(&daemon, pid)[..] else {
         panic!("{}", daemon.log());
     };
@@ -99,6 +102,10 @@ fn exhausted_descriptors_are_found_and_said_everywhere() {
         level(metrics) == Some(0.0)
     });
     assert_eq!(total(&metrics), 1.0);
+    let is_over = |line: &Value| line["change"] == "cleared";
+    daemon.wait("the last line", |daemon| {
+        lines(daemon, pid).last().is_some_and(is_over)
+    });
     let lines = lines(&daemon, pid);
     let last = lines.last().unwrap();
     println!("{last}");
