@@ -22,7 +22,7 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 /// Relative error of the time left.
 const TOLERANCE: f64 = 0.25;
 /// By how much more a finding may take where guests run beside this.
-const BUSY: f64 = 2.0;
+const BUSY: f64 = 4.0;
 /// Its error in seconds that a busy machine makes: walks and ticks come late.
 const LATE: f64 = 2.0;
 /// Runs this scenario alone, or with [`ALL`] those that take minutes, too.
