@@ -14,8 +14,9 @@ type Owner = (u32, u32);
 
 /// After this, counts are halved, so that what was before fades.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Maximum number of records in a period. They are a sample.
-const MOST: u32 = 2_000;
+/// Maximum number of records in a period. They are a sample, of all storms together: those of one must not
+/// leave the next one without.
+const MOST: u32 = 20_000;
 
 /// Ends of a connection, as the one that sends the RST has them. Loopback addresses are those of a network
 /// namespace; others connect namespaces.

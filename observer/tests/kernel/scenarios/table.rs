@@ -66,7 +66,8 @@ const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> 
         hint: Some(hint),
         first_error: FirstError::None,
         within: 15.0,
-        also: &[],
+        // Its other end, where it is raised before a record says whose that is.
+        also: &[("rst_storm", "server", "peer_left")],
     }
 }
 
