@@ -46,6 +46,12 @@ impl Clock {
         format!("{:02}:{:02}:{:02}.{ms:03}", s / 3600, s / 60 % 60, s % 60)
     }
 
+    /// [`Self::rfc3339`] of a time since boot as the detectors have it.
+    #[must_use]
+    pub fn rfc3339_at(self, monotonic: Duration) -> String {
+        self.rfc3339(u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// RFC 3339 in UTC, to the microsecond.
     #[must_use]
     pub fn rfc3339(self, monotonic_ns: u64) -> String {

@@ -77,7 +77,7 @@ fn most(holders: &[Holder]) -> Option<Arc<Labels>> {
     }
     let mut names: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for Holder { labels, count, .. } in holders {
-        *names.entry((labels.comm(), labels.unit())).or_default() += count;
+        *names.entry(labels.name_key()).or_default() += count;
     }
     let ((comm, unit), _) = names.into_iter().max_by_key(|(_, count)| *count)?;
     Some(Arc::new(Labels::name(comm, unit)))
@@ -260,7 +260,7 @@ fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labels) -> bool
     board.all_raised(anomaly).any(|finding| {
         let labels = finding.labels.as_ref();
         matches!(finding.subject, Subject::Process(_))
-            && labels.is_some_and(|it| (it.comm(), it.unit()) == (name.comm(), name.unit()))
+            && labels.is_some_and(|it| it.name_key() == name.name_key())
     })
 }
 
@@ -285,7 +285,7 @@ fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool {
         // By name: workers accept what their parent listens for.
         let is_holder = |labels: &Labels| {
             let mut holders = listener.holders.iter().map(|holder| &holder.labels);
-            holders.any(|it| (it.comm(), it.unit()) == (labels.comm(), labels.unit()))
+            holders.any(|it| it.name_key() == labels.name_key())
         };
         let labels = finding.labels.as_deref();
         finding.severity == Severity::Critical && labels.is_some_and(is_holder)
@@ -400,7 +400,7 @@ impl Engine {
         let names: HashMap<(&str, &str), &Name> = sample
             .names
             .iter()
-            .map(|name| ((name.labels.comm(), name.labels.unit()), name))
+            .map(|name| (name.labels.name_key(), name))
             .collect();
         let of_names = &self.rst_storm_of_names;
         pass.run(
@@ -408,7 +408,7 @@ impl Engine {
             &sample.processes,
             |process| {
                 let mut detector = RstStorm::<Process>::new(thresholds);
-                let name = names.get(&(process.labels.comm(), process.labels.unit()));
+                let name = names.get(&process.labels.name_key());
                 if let Some(name) = name
                     && let Some(of_name) = of_names.get(&name.subject())
                 {
@@ -432,7 +432,7 @@ impl Engine {
                     || sample.processes.iter().any(|process| {
                         let (of, labels) = (&process.labels, &name.labels);
                         let watch = of_processes.get(&process.subject());
-                        (of.comm(), of.unit()) == (labels.comm(), labels.unit())
+                        of.name_key() == labels.name_key()
                             && watch.is_some_and(|watch| watch.is_hidden(sample.now))
                     })
                     || detector.is_unread_data()
@@ -440,16 +440,16 @@ impl Engine {
             },
         );
         // Source addresses are easily forged, so only those that may be a scan are watched, and not any number.
-        let mut sources = sample.sources.clone();
         let mut room = SOURCES.saturating_sub(self.syn_scan.len());
-        sources.retain(|source| {
+        let is_watched = |source: &&Source| {
             if self.syn_scan.contains_key(&source.subject()) {
                 return true;
             }
             let scans = f64::from(syn_scan::ports(source)) >= thresholds.scan_ports && room > 0;
             room -= usize::from(scans);
             scans
-        });
+        };
+        let sources: Vec<_> = sample.sources.iter().filter(is_watched).copied().collect();
         pass.run_alone(&mut self.syn_scan, &sources);
         self.board.new_changes()
     }

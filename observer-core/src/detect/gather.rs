@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use self::holders::{NameKey, most_first, name_key};
+use observer_common::ProcessKey;
+
+use self::holders::{NameKey, most_first};
 use super::{
     finding::Holder,
     reset_peers::ResetPeers,
@@ -17,8 +19,6 @@ use super::{
         CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
     },
 };
-use observer_common::ProcessKey;
-
 use crate::{
     net::counters::NamespaceCounters,
     process::fd_kinds::FdKinds,
@@ -72,14 +72,14 @@ impl Gatherer {
             .collect();
         let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
         for process in &processes {
-            let (number, waiting) = running.entry(name_key(&process.labels)).or_default();
+            let (number, waiting) = running.entry(process.labels.name_key()).or_default();
             *number += 1;
             *waiting += process.syn_sent_over_3s;
         }
         let names = snapshot.names.iter().map(|it| {
             let labels = &it.vitals.labels;
             let (running, syn_sent_over_3s) =
-                running.get(&name_key(labels)).copied().unwrap_or_default();
+                running.get(&labels.name_key()).copied().unwrap_or_default();
             Name {
                 labels: Arc::clone(labels),
                 running,

@@ -162,8 +162,6 @@ fn of_finding(finding: &Finding, clock: Clock) -> Item {
         .iter()
         .flat_map(|it| it.cause.hints())
         .collect();
-    let json = |value| serde_json::to_value(value).unwrap_or_default();
-    let since = u64::try_from(finding.since.as_nanos()).unwrap_or(u64::MAX);
     Item {
         id: hyphens(finding.anomaly.name()),
         severity: match finding.severity {
@@ -172,9 +170,9 @@ fn of_finding(finding: &Finding, clock: Clock) -> Item {
         },
         anomaly: Some(finding.anomaly.name().to_owned()),
         subject: serde_json::to_value(&finding.subject).unwrap_or_default(),
-        since: Some(clock.rfc3339(since)),
+        since: Some(clock.rfc3339_at(finding.since)),
         summary: headline(finding),
-        evidence: json(&finding.evidence),
+        evidence: serde_json::to_value(&finding.evidence).unwrap_or_default(),
         time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
         causes: finding
             .causes

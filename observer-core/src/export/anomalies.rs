@@ -1,6 +1,6 @@
 //! What the API says of findings.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use observer_common::ProcessKey;
 use serde::Serialize;
@@ -39,15 +39,11 @@ struct ShownChange {
     finding: Shown,
 }
 
-fn rfc3339(clock: Clock, time: Duration) -> String {
-    clock.rfc3339(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-}
-
 impl Shown {
     pub fn new(finding: Finding, clock: Clock) -> Self {
         Self {
             summary: finding_summary(&finding),
-            since: rfc3339(clock, finding.since),
+            since: clock.rfc3339_at(finding.since),
             finding,
         }
     }
@@ -56,7 +52,7 @@ impl Shown {
 impl ShownChange {
     fn new(at: Duration, change: &Change, clock: Clock) -> Self {
         Self {
-            at: rfc3339(clock, at),
+            at: clock.rfc3339_at(at),
             at_monotonic_seconds: at.as_secs_f64(),
             change: change.name(),
             summary: change_summary(change, at),
@@ -77,7 +73,7 @@ pub fn log_fields(change: &Change, clock: Clock) -> Map<String, Value> {
     let causes = finding.causes.iter().map(|it| it.cause.id);
     fields.insert("causes".to_owned(), causes.collect());
     fields.insert("change".to_owned(), change.name().into());
-    fields.insert("since".to_owned(), rfc3339(clock, finding.since).into());
+    fields.insert("since".to_owned(), clock.rfc3339_at(finding.since).into());
     fields.remove("since_monotonic_seconds");
     fields
 }
@@ -128,7 +124,7 @@ fn worst_first(mut findings: Vec<Finding>) -> Vec<Finding> {
 #[derive(Default)]
 pub(super) struct Owners {
     processes: HashMap<ProcessKey, Vec<Shown>>,
-    names: HashMap<(String, String), Vec<Shown>>,
+    names: HashMap<Arc<Labels>, Vec<Shown>>,
 }
 
 impl Owners {
@@ -138,7 +134,7 @@ impl Owners {
             let shown = Shown::new(finding, clock);
             let finding = &shown.finding;
             if let Subject::Name(labels) = &finding.subject {
-                let key = (labels.comm().to_owned(), labels.unit().to_owned());
+                let key = Arc::clone(labels);
                 this.names.entry(key).or_default().push(shown);
                 continue;
             }
@@ -161,7 +157,6 @@ impl Owners {
     }
 
     pub fn of_name(&self, labels: &Labels) -> Vec<Shown> {
-        let key = (labels.comm().to_owned(), labels.unit().to_owned());
-        self.names.get(&key).cloned().unwrap_or_default()
+        self.names.get(labels).cloned().unwrap_or_default()
     }
 }

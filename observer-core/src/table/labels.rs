@@ -54,6 +54,12 @@ impl Labels {
         self.pid.as_deref()
     }
 
+    /// `comm` and `unit`, which a process and the name that it counts for have in common.
+    #[must_use]
+    pub fn name_key(&self) -> (&str, &str) {
+        (self.comm(), self.unit())
+    }
+
     /// The process's name, or [`OTHER`] or [`UNATTRIBUTED`].
     #[must_use]
     pub fn comm(&self) -> &str {

@@ -2,14 +2,10 @@
 
 use std::cmp::Reverse;
 
-use crate::{detect::finding::Holder, table::Labels};
+use crate::detect::finding::Holder;
 
 /// `comm` and `unit`.
 pub(super) type NameKey<'a> = (&'a str, &'a str);
-
-pub(super) fn name_key(labels: &Labels) -> NameKey<'_> {
-    (labels.comm(), labels.unit())
-}
 
 /// Maximum number of holders that a finding names.
 pub(super) const HOLDERS: usize = 10;

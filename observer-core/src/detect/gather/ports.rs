@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::holders::{NameKey, most_first, name_key};
+use super::holders::{NameKey, most_first};
 use crate::{
     detect::{
         finding::{Holder, Subject},
@@ -44,7 +44,7 @@ impl Owners<'_> {
                     count,
                 });
             } else if let Some(labels) = self.ended.get(&owner) {
-                let holder = ended.entry(name_key(labels)).or_insert_with(|| Holder {
+                let holder = ended.entry(labels.name_key()).or_insert_with(|| Holder {
                     process: None,
                     labels: Arc::clone(labels),
                     count: 0,
@@ -130,7 +130,7 @@ fn failed_at<'a>(ports: &'a [Ports], labels: &Labels, by_bind: bool) -> Option<&
     let ratio = |it: &Ports| f64::from(it.blocked) / f64::from(it.available.max(1));
     let is_own = |it: &Ports| {
         let mut holders = it.holders.iter();
-        holders.any(|holder| name_key(&holder.labels) == name_key(labels))
+        holders.any(|holder| holder.labels.name_key() == labels.name_key())
     };
     let candidates = ports.iter().filter(|it| {
         let of_namespace = matches!(it.subject, Subject::Namespace(_));
