@@ -34,6 +34,18 @@ def pair(family, address):
     return client, server
 
 
+def short(family, address, count):
+    """So many connections of one process, one after the other; the client closes first. Returns the listener."""
+    listener = listen(family, address)
+    for _ in range(count):
+        client = connect(family, listener.getsockname())
+        server, _ = listener.accept()
+        client.close()
+        assert server.recv(1) == b''
+        server.close()
+    return listener
+
+
 def tcp_info(sock):
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
 

@@ -311,13 +311,7 @@ input()
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn one_process_cannot_fill_the_map_of_time_waits() {
     const LEAVE: &str = r"
-listener = listen(*FAMILIES[0])
-for _ in range(int(sys.argv[1])):
-    client = connect(socket.AF_INET, listener.getsockname())
-    server, _ = listener.accept()
-    client.close()
-    assert server.recv(1) == b''
-    server.close()
+listener = short(*FAMILIES[0], int(sys.argv[1]))
 print('left')
 input()
 ";

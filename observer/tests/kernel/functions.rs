@@ -12,14 +12,7 @@ const EXHAUSTED: &str = "socket_ephemeral_ports_exhausted_total";
 
 /// A client and a server in one process; the client closes first.
 const SHORT: &str = r"
-family, address = FAMILIES[int(sys.argv[2])]
-listener = listen(family, address)
-for _ in range(int(sys.argv[1])):
-    client = connect(family, listener.getsockname())
-    server, _ = listener.accept()
-    client.close()
-    assert server.recv(1) == b''
-    server.close()
+listener = short(*FAMILIES[int(sys.argv[2])], int(sys.argv[1]))
 print('done')
 input()
 ";
