@@ -108,16 +108,18 @@ pub struct ConnectFailures<S> {
     totals: Counters<{ ConnectResult::COUNT }>,
     searches: Counters<1>,
     recent: Recent<{ ConnectResult::COUNT }>,
+    recent_searches: Recent<1>,
     of: PhantomData<S>,
 }
 
 impl<S> ConnectFailures<S> {
-    /// Whether most failures are EADDRNOTAVAIL.
+    /// Whether most failures are failed searches for a port.
     #[must_use]
     pub fn is_without_ports(&self) -> bool {
         let results = self.recent.sums();
         let failed = results.iter().sum::<u64>() - results[ConnectResult::Ok as usize];
-        2 * results[ConnectResult::AddressNotAvailable as usize] > failed
+        let [searches] = self.recent_searches.sums();
+        2 * searches > failed
     }
 
     fn causes(&self) -> Vec<(&'static Cause, u64)> {
@@ -151,6 +153,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             totals: Counters::default(),
             searches: Counters::default(),
             recent: Recent::default(),
+            recent_searches: Recent::default(),
             of: PhantomData,
         }
     }
@@ -160,6 +163,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let results = self.totals.since(sample.counts().connects);
         let [searches] = self.searches.since([sample.counts().port_searches_failed]);
         self.recent.add(at.now, results);
+        self.recent_searches.add(at.now, [searches]);
         let count = |result: ConnectResult| results[result as usize];
         let no_address = count(ConnectResult::AddressNotAvailable);
         let ok = count(ConnectResult::Ok);

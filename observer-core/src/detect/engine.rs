@@ -17,7 +17,7 @@ use super::{
     finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
     flag::{Flag, Step},
     listen_overflow::ListenOverflow,
-    port_exhaustion::{PortExhaustion, is_held_by},
+    port_exhaustion::PortExhaustion,
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
@@ -264,6 +264,12 @@ fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labels) -> bool
     })
 }
 
+/// Whether the ports that searches failed for are a finding.
+fn is_exhausted(board: &Board, failed_at: Option<&Subject>) -> bool {
+    let finding = failed_at.and_then(|it| board.raised(Anomaly::PortExhaustion, it));
+    finding.is_some()
+}
+
 /// Whether the local process at the other end sends the RSTs.
 fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
     let peer = process.reset_peer.map(Subject::Process);
@@ -373,18 +379,14 @@ impl Engine {
             |_| Detector::new(thresholds),
             |_, listener, board| is_out_of_descriptors(board, listener),
         );
+        let failed_at = &sample.searches_failed_at;
         pass.run(
             &mut self.connect_failures,
             &sample.processes,
             |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Process>, process, board| {
-                let mut exhausted = board.all_raised(Anomaly::PortExhaustion);
-                detector.is_without_ports()
-                    && exhausted.any(|it| {
-                        // What bind() took is missing to others, too.
-                        matches!(it.subject, Subject::Namespace(_))
-                            || is_held_by(&it.evidence, &process.key)
-                    })
+                let at = failed_at.processes.get(&process.key);
+                detector.is_without_ports() && is_exhausted(board, at)
             },
         );
         pass.run(
@@ -392,9 +394,9 @@ impl Engine {
             &sample.names,
             |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Name>, name, board| {
-                let mut exhausted = board.all_raised(Anomaly::PortExhaustion);
+                let at = failed_at.names.get(&name.labels);
                 is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
-                    || detector.is_without_ports() && exhausted.next().is_some()
+                    || detector.is_without_ports() && is_exhausted(board, at)
             },
         );
         let names: HashMap<(&str, &str), &Name> = sample

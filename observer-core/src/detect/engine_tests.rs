@@ -120,30 +120,38 @@ fn a_leak_of_descriptors_names_their_kind() {
 
 #[test]
 fn exhausted_ports_explain_failed_connects_and_time_wait() {
-    let run = |pid| {
+    /// `without` of 100 connects a second find no port, of the destination in this network namespace.
+    fn run(without: u64, netns: u32) -> Vec<(u64, &'static str, Anomaly)> {
         let (changes, _) = play(40, |second| {
-            let mut client = process(pid);
-            let failed = 100 * second;
-            client.counts.connects[ConnectResult::AddressNotAvailable as usize] = failed;
-            client.counts.port_searches_failed = failed;
+            let mut client = process(7);
+            let no_address = ConnectResult::AddressNotAvailable as usize;
+            client.counts.connects[no_address] = 100 * second;
+            client.counts.port_searches_failed = without * second;
             let mut ports = ports(1_000, 1_000);
             ports.opened = 20 * second;
-            ports.searches_failed = failed;
+            ports.searches_failed = 100 * second;
+            let mut at = SearchesFailedAt::default();
+            if let Subject::Destination(to) = ports.subject {
+                let to = Destination { netns, ..to };
+                at.processes.insert(client.key, Subject::Destination(to));
+            }
             Sample {
                 processes: vec![client],
                 ports: vec![ports],
+                searches_failed_at: at,
                 ..Sample::default()
             }
         });
         changes
-    };
-    assert_eq!(run(7), [(1, "raised", Anomaly::PortExhaustion)]);
-    // Another process has none of these ports.
-    let other = [
+    }
+    assert_eq!(run(100, 1), [(1, "raised", Anomaly::PortExhaustion)]);
+    let both = [
         (1, "raised", Anomaly::PortExhaustion),
         (6, "raised", Anomaly::ConnectFailures),
     ];
-    assert_eq!(run(8), other);
+    // The same destination in another network namespace; another reason for the same errno.
+    assert_eq!(run(100, 2), both);
+    assert_eq!(run(30, 1), both);
 }
 
 #[test]

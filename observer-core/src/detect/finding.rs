@@ -43,6 +43,20 @@ pub enum Subject {
     },
 }
 
+impl Subject {
+    /// The network namespace that it is in; `None` of processes and names.
+    #[must_use]
+    pub fn netns(&self) -> Option<u32> {
+        match self {
+            Self::Process(_) | Self::Name(_) => None,
+            Self::Destination(Destination { netns, .. })
+            | Self::Listener(ListenAddress { netns, .. })
+            | Self::Source { netns, .. }
+            | Self::Namespace(netns) => Some(*netns),
+        }
+    }
+}
+
 impl Serialize for Subject {
     /// As an object whose keys depend on the kind. Processes and names are told by the finding's labels.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

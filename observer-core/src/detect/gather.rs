@@ -26,7 +26,6 @@ use crate::{
 };
 
 /// What a sample is made of.
-#[derive(Debug)]
 pub struct Inputs<'a> {
     /// The last tick's.
     pub snapshot: &'a Snapshot,
@@ -40,6 +39,8 @@ pub struct Inputs<'a> {
     pub reset_peers: &'a ResetPeers,
     /// Of segments for closed ports.
     pub sources: Vec<Source>,
+    /// The network namespace of a running process.
+    pub netns: &'a dyn Fn(&ProcessKey) -> Option<u32>,
 }
 
 /// Puts samples together, one for each snapshot.
@@ -89,10 +90,13 @@ impl Gatherer {
         });
         let names: Vec<_> = names.collect();
         let mut ports = ports::ports(snapshot);
-        self.searches.attribute(&names, &mut ports);
+        let searches_failed_at =
+            self.searches
+                .attribute(&processes, &names, &mut ports, inputs.netns);
         Sample {
             now: Duration::from_nanos(snapshot.monotonic_ns),
             ports,
+            searches_failed_at,
             listeners: listeners(snapshot, namespaces),
             namespaces: namespaces.iter().map(namespace).collect(),
             sources: inputs.sources,

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use observer_common::ProcessKey;
-
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
@@ -166,15 +164,4 @@ impl Detector for PortExhaustion {
         }
         (evidence, causes)
     }
-}
-
-/// Whether `evidence` is of ports that the process has some of.
-#[must_use]
-pub fn is_held_by(evidence: &Evidence, process: &ProcessKey) -> bool {
-    let Evidence::Ports { holders, .. } = evidence else {
-        return false;
-    };
-    holders
-        .iter()
-        .any(|it| it.process.as_ref() == Some(process))
 }

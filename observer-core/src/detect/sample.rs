@@ -1,7 +1,7 @@
 //! What detectors look at: plain numbers of one moment. Counters are totals since the process, listener or
 //! namespace began; detectors take the differences.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
@@ -380,6 +380,23 @@ pub struct Source {
     pub last_at: Duration,
 }
 
+/// Which ports the last searches that failed were for, of those processes and names for which that can be told.
+#[derive(Clone, Debug, Default)]
+pub struct SearchesFailedAt {
+    /// By process.
+    pub processes: HashMap<ProcessKey, Subject>,
+    /// By name.
+    pub names: HashMap<Arc<Labels>, Subject>,
+}
+
+impl SearchesFailedAt {
+    /// Forgets ports that `keep` refuses.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Subject) -> bool) {
+        self.processes.retain(|_, subject| keep(subject));
+        self.names.retain(|_, subject| keep(subject));
+    }
+}
+
 /// The whole host.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
@@ -391,6 +408,8 @@ pub struct Sample {
     pub names: Vec<Name>,
     /// Ports by destination.
     pub ports: Vec<Ports>,
+    /// Of those, where searches failed.
+    pub searches_failed_at: SearchesFailedAt,
     /// Listening sockets by address.
     pub listeners: Vec<Listener>,
     /// Network namespaces.

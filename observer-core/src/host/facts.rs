@@ -11,6 +11,7 @@ use observer_common::{ProcessKey, Slot};
 use tracing::{debug, warn};
 
 use crate::{
+    net::netns,
     process::{
         ProcRoot,
         cgroup_id::{CgroupResolver, WalkLimits},
@@ -74,9 +75,19 @@ impl HostFacts {
         let kinds = FdKinds::read(&self.root, process.tgid)
             .inspect_err(|error| debug!(%error, pid = process.tgid, "cannot look at descriptors"))
             .ok()?;
-        // Afterwards: the pid may have been reused meanwhile.
-        let alive = identity::liveness(&self.root, process) != Liveness::Gone;
-        alive.then_some(kinds)
+        self.is_alive(process).then_some(kinds)
+    }
+
+    /// The network namespace of a process; `None` if it is gone or may not be looked at.
+    #[must_use]
+    pub fn netns(&self, process: &ProcessKey) -> Option<u32> {
+        let netns = netns::of_process(&self.root, process.tgid)?;
+        self.is_alive(process).then_some(netns)
+    }
+
+    /// To be asked after something was read from its folder in /proc: the pid may have been reused meanwhile.
+    fn is_alive(&self, process: &ProcessKey) -> bool {
+        identity::liveness(&self.root, process) != Liveness::Gone
     }
 
     /// Reads what the observer itself uses.

@@ -102,7 +102,7 @@ impl Representatives {
     /// before; then all processes are looked at, if that was not done within the last 10 s.
     pub fn process_in(&mut self, netns: u32, hint: Option<u32>, now: Instant) -> Option<u32> {
         let root = &self.root;
-        let is_in = |pid: &u32| inode(&root.process(*pid)).is_ok_and(|it| it as u32 == netns);
+        let is_in = |pid: &u32| of_process(root, *pid) == Some(netns);
         let known = hint.into_iter().chain(self.pids.get(&netns).copied());
         if let Some(pid) = known.into_iter().find(is_in) {
             return Some(pid);
@@ -120,6 +120,13 @@ impl Representatives {
             .collect();
         self.pids.get(&netns).copied()
     }
+}
+
+/// The network namespace of a process, as the kernel programs record it; `None` if it is gone or CAP_SYS_PTRACE is
+/// missing.
+#[must_use]
+pub fn of_process(root: &ProcRoot, pid: u32) -> Option<u32> {
+    inode(&root.process(pid)).ok().map(|inode| inode as u32)
 }
 
 fn inode(process: &std::path::Path) -> io::Result<u64> {

@@ -5,11 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use observer_common::ProcessKey;
+
 use super::holders::{NameKey, most_first};
 use crate::{
     detect::{
         finding::{Holder, Subject},
-        sample::{Counts, Name, Ports},
+        sample::{Counts, Name, Ports, Process, SearchesFailedAt},
     },
     table::{Labels, ProcessVitals, Snapshot},
     walk::{DestinationUse, NamespaceUse, TIME_WAIT_LENGTH},
@@ -109,65 +111,161 @@ pub(super) fn ports(snapshot: &Snapshot) -> Vec<Ports> {
     destinations.chain(namespaces.map(of_namespace)).collect()
 }
 
+/// Says in which network namespace a running process is.
+pub(super) type NetnsOf<'a> = &'a dyn Fn(&ProcessKey) -> Option<u32>;
+
 /// The kernel side counts failed searches for a port by process and not by destination.
 #[derive(Debug, Default)]
 pub(super) struct FailedSearches {
-    /// By connect() and by bind(), of each name that has any, as of the last sample; `None` before the first
-    /// one.
-    by_name: Option<HashMap<Arc<Labels>, [u64; 2]>>,
+    /// As of the last sample; `None` before the first one.
+    last: Option<Counted>,
     /// What was attributed.
     attributed: HashMap<Subject, u64>,
+    at: SearchesFailedAt,
 }
 
-/// Failed searches by connect() and by bind().
-fn failed(counts: &Counts) -> [u64; 2] {
+/// Searches by connect() and by bind().
+type Searches = [u64; 2];
+
+/// Failed searches of those that have any.
+#[derive(Debug, Default)]
+struct Counted {
+    processes: HashMap<ProcessKey, Searches>,
+    names: HashMap<Arc<Labels>, Searches>,
+}
+
+fn failed(counts: &Counts) -> Searches {
     [counts.port_searches_failed, counts.bind_searches_failed]
 }
 
-/// Where a search of a process named `labels` may have failed: the fullest ports of which it has some, else
-/// the fullest of all, if hardly any is left. Those of bind() are a namespace's.
-fn failed_at<'a>(ports: &'a [Ports], labels: &Labels, by_bind: bool) -> Option<&'a Subject> {
-    let ratio = |it: &Ports| f64::from(it.blocked) / f64::from(it.available.max(1));
-    let is_own = |it: &Ports| {
-        let mut holders = it.holders.iter();
-        holders.any(|holder| holder.labels.name_key() == labels.name_key())
-    };
-    let candidates = ports.iter().filter(|it| {
-        let of_namespace = matches!(it.subject, Subject::Namespace(_));
-        of_namespace || !by_bind
-    });
-    let full = candidates.filter(|it| ratio(it) >= if is_own(it) { HALF } else { FULL });
-    let fullest = full.max_by(|a, b| {
-        let own = is_own(a).cmp(&is_own(b));
-        own.then_with(|| ratio(a).total_cmp(&ratio(b)))
-    });
-    Some(&fullest?.subject)
+fn minus(a: Searches, b: Searches) -> Searches {
+    std::array::from_fn(|kind| a[kind].saturating_sub(b[kind]))
+}
+
+/// The ports that a name's searches may have failed for.
+struct Candidates<'a> {
+    ports: &'a [Ports],
+    labels: &'a Labels,
+    /// Where it searches, if that is known.
+    netns: Option<u32>,
+}
+
+impl<'a> Candidates<'a> {
+    fn is_own(&self, ports: &Ports) -> bool {
+        let mut holders = ports.holders.iter();
+        holders.any(|holder| holder.labels.name_key() == self.labels.name_key())
+    }
+
+    /// The fullest ports of which the name has some, else the fullest of all in its network namespace, if hardly any
+    /// is left there. Those of bind() are a namespace's.
+    fn fullest(&self, by_bind: bool) -> Option<&'a Subject> {
+        let ratio = |it: &Ports| f64::from(it.blocked) / f64::from(it.available.max(1));
+        let candidates = self.ports.iter().filter(|it| {
+            let of_namespace = matches!(it.subject, Subject::Namespace(_));
+            let is_near = it.subject.netns() == self.netns;
+            let full = match self.is_own(it) {
+                true => (is_near || self.netns.is_none()) && ratio(it) >= HALF,
+                false => is_near && ratio(it) >= FULL,
+            };
+            full && (of_namespace || !by_bind)
+        });
+        let fullest = candidates.max_by(|a, b| {
+            let own = self.is_own(a).cmp(&self.is_own(b));
+            own.then_with(|| ratio(a).total_cmp(&ratio(b)))
+        });
+        Some(&fullest?.subject)
+    }
 }
 
 impl FailedSearches {
-    /// Attributes what failed since the last sample.
-    pub fn attribute(&mut self, names: &[Name], ports: &mut [Ports]) {
-        for name in names {
-            let now = failed(&name.counts);
-            let before = self.by_name.as_ref().map_or(now, |by_name| {
-                by_name.get(&name.labels).copied().unwrap_or_default()
-            });
-            for (kind, (now, before)) in now.into_iter().zip(before).enumerate() {
-                let new = now.saturating_sub(before);
-                if new > 0
-                    && let Some(subject) = failed_at(ports, &name.labels, kind == 1)
-                {
-                    *self.attributed.entry(subject.clone()).or_default() += new;
-                }
-            }
-        }
-        let by_name = names.iter().filter(|it| failed(&it.counts) != [0; 2]);
-        let by_name = by_name.map(|it| (Arc::clone(&it.labels), failed(&it.counts)));
-        self.by_name = Some(by_name.collect());
+    /// Attributes what failed since the last sample: what running processes counted, and what remains of their
+    /// names, for which nothing says in which namespace it was. `netns` is asked for processes whose searches fail.
+    pub fn attribute(
+        &mut self,
+        processes: &[Process],
+        names: &[Name],
+        ports: &mut [Ports],
+        netns: NetnsOf<'_>,
+    ) -> SearchesFailedAt {
         let busy: HashSet<_> = ports.iter().map(|it| &it.subject).collect();
         self.attributed.retain(|subject, _| busy.contains(subject));
+        self.at.retain(|subject| busy.contains(subject));
+        let last = self.last.take();
+        let mut now = Counted::default();
+        let mut of_running: HashMap<NameKey<'_>, (Searches, Option<Subject>)> = HashMap::new();
+        for process in processes {
+            let counts = failed(&process.counts);
+            if counts == [0; 2] {
+                continue;
+            }
+            now.processes.insert(process.key, counts);
+            let before = last.as_ref().map_or(counts, |last| {
+                last.processes
+                    .get(&process.key)
+                    .copied()
+                    .unwrap_or_default()
+            });
+            let new = minus(counts, before);
+            if new == [0; 2] {
+                continue;
+            }
+            let candidates = Candidates {
+                ports,
+                labels: &process.labels,
+                netns: netns(&process.key),
+            };
+            let at = self.count(new, &candidates);
+            let name = of_running.entry(process.labels.name_key()).or_default();
+            name.0 = std::array::from_fn(|kind| name.0[kind] + new[kind]);
+            if let Some(at) = at {
+                name.1 = Some(at.clone());
+                self.at.processes.insert(process.key, at);
+            }
+        }
+        for name in names {
+            let counts = failed(&name.counts);
+            if counts == [0; 2] {
+                continue;
+            }
+            now.names.insert(Arc::clone(&name.labels), counts);
+            let before = last.as_ref().map_or(counts, |last| {
+                last.names.get(&name.labels).copied().unwrap_or_default()
+            });
+            let (running, at) = of_running
+                .remove(&name.labels.name_key())
+                .unwrap_or_default();
+            let candidates = Candidates {
+                ports,
+                labels: &name.labels,
+                netns: None,
+            };
+            let of_ended = minus(minus(counts, before), running);
+            if let Some(at) = self.count(of_ended, &candidates).or(at) {
+                self.at.names.insert(Arc::clone(&name.labels), at);
+            }
+        }
+        self.at
+            .processes
+            .retain(|key, _| now.processes.contains_key(key));
+        self.at
+            .names
+            .retain(|labels, _| now.names.contains_key(labels));
+        self.last = Some(now);
         for it in ports {
             it.searches_failed = self.attributed.get(&it.subject).copied().unwrap_or(0);
         }
+        self.at.clone()
+    }
+
+    /// Counts `new` searches where they may have failed.
+    fn count(&mut self, new: Searches, candidates: &Candidates<'_>) -> Option<Subject> {
+        let mut at = None;
+        for (kind, new) in new.into_iter().enumerate().filter(|(_, new)| *new > 0) {
+            if let Some(subject) = candidates.fullest(kind == 1) {
+                *self.attributed.entry(subject.clone()).or_default() += new;
+                at = Some(subject.clone());
+            }
+        }
+        at
     }
 }

@@ -23,6 +23,22 @@ use crate::{
     walk::{Destination, DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
 };
 
+fn process_without_sockets() -> Process {
+    Process {
+        key: key(1, 1),
+        labels: Arc::new(Labels::process(1, "", "")),
+        counts: Counts::default(),
+        descriptors: None,
+        fd_kinds: None,
+        syn_sent_over_3s: 0,
+        close_wait_over_10s: 0,
+        close_wait_over_60s: 0,
+        close_wait_of_servers: 0,
+        owned_fin_wait2: 0,
+        reset_peer: None,
+    }
+}
+
 fn gather(snapshot: &Snapshot) -> Sample {
     let reasons = ResetReasons::default();
     Gatherer::default().gather(Inputs {
@@ -32,6 +48,7 @@ fn gather(snapshot: &Snapshot) -> Sample {
         reset_peers: &ResetPeers::default(),
         namespaces: &[],
         sources: Vec::new(),
+        netns: &|_| None,
     })
 }
 
@@ -240,6 +257,7 @@ fn ports_have_their_holders() {
         reset_peers: &ResetPeers::default(),
         namespaces: &counters,
         sources: Vec::new(),
+        netns: &|_| None,
     });
     let [ports, bound] = &sample.ports[..] else {
         panic!("{:?}", sample.ports);
@@ -262,25 +280,35 @@ fn ports_have_their_holders() {
     assert_eq!(sample.namespaces[0].time_wait_overflows, 3);
 }
 
-#[test]
-fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
-    let holder = |comm: &str| Holder {
+fn holder(comm: &str) -> Holder {
+    Holder {
         process: None,
         labels: Arc::new(Labels::name(comm, "")),
         count: 1,
-    };
-    let by_bind = |comm: &str, connect, bind| Name {
+    }
+}
+
+fn searches(connect: u64, bind: u64) -> Counts {
+    Counts {
+        port_searches_failed: connect,
+        bind_searches_failed: bind,
+        ..Counts::default()
+    }
+}
+
+fn name(comm: &str, connect: u64, bind: u64) -> Name {
+    Name {
         labels: Arc::new(Labels::name(comm, "")),
-        running: 1,
-        counts: Counts {
-            port_searches_failed: connect,
-            bind_searches_failed: bind,
-            ..Counts::default()
-        },
+        running: 0,
+        counts: searches(connect, bind),
         syn_sent_over_3s: 0,
-    };
-    let name = |comm, failed| by_bind(comm, failed, 0);
-    let mut searches = FailedSearches::default();
+    }
+}
+
+/// Those of ended processes, which may have searched in any namespace.
+#[test]
+fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
+    let mut failed = FailedSearches::default();
     let mut attribute = |names: &[Name]| {
         let mut ports = [
             ports_of(80, 70, vec![holder("a"), holder("b")]),
@@ -291,25 +319,56 @@ fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
                 ..ports_of(0, 55, vec![holder("a")])
             },
         ];
-        searches.attribute(names, &mut ports);
+        failed.attribute(&[], names, &mut ports, &|_| None);
         ports.map(|it| it.searches_failed)
     };
     assert_eq!(
-        attribute(&[name("a", 100)]),
+        attribute(&[name("a", 100, 0)]),
         [0; 4],
         "from before the start"
     );
-    assert_eq!(attribute(&[name("a", 102), name("b", 0)]), [2, 0, 0, 0]);
+    assert_eq!(
+        attribute(&[name("a", 102, 0), name("b", 0, 0)]),
+        [2, 0, 0, 0]
+    );
     // The first ones of a name; one that has no port at all.
-    assert_eq!(
-        attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
-        [5, 0, 4, 0]
-    );
-    assert_eq!(
-        attribute(&[name("a", 102), name("b", 3), name("d", 4)]),
-        [5, 0, 4, 0]
-    );
+    let names = [name("a", 102, 0), name("b", 3, 0), name("d", 4, 0)];
+    assert_eq!(attribute(&names), [5, 0, 0, 0]);
+    assert_eq!(attribute(&names), [5, 0, 0, 0]);
     // Those of bind() are the namespace's.
-    let names = [by_bind("a", 102, 7), name("b", 3), name("d", 4)];
-    assert_eq!(attribute(&names), [5, 0, 4, 7]);
+    let names = [name("a", 102, 7), name("b", 3, 0), name("d", 4, 0)];
+    assert_eq!(attribute(&names), [5, 0, 0, 7]);
+}
+
+/// Two containers run the same program towards the same destination, of which one is out of ports.
+#[test]
+fn failed_searches_belong_to_the_namespace_of_the_process() {
+    let mut failed = FailedSearches::default();
+    let mut attribute = |counts: [u64; 3]| {
+        let in_netns = |netns, blocked, comm: &str| Ports {
+            subject: Subject::Destination(Destination {
+                netns,
+                ..destination(80)
+            }),
+            ..ports_of(80, blocked, vec![holder(comm)])
+        };
+        let mut ports = [in_netns(1, 99, "a"), in_netns(2, 60, "a")];
+        let processes = [(1, "a"), (2, "a"), (3, "b")].map(|(netns, comm)| Process {
+            key: key(netns, 1),
+            labels: Arc::new(Labels::process(netns, comm, "")),
+            counts: searches(counts[netns as usize - 1], 0),
+            ..process_without_sockets()
+        });
+        let names = [name("a", counts[0] + counts[1], 0), name("b", counts[2], 0)];
+        let netns = |process: &ProcessKey| Some(process.tgid);
+        let at = failed.attribute(&processes, &names, &mut ports, &netns);
+        let netns_of = |key| at.processes.get(&key).and_then(Subject::netns);
+        let of_processes = [key(1, 1), key(2, 1), key(3, 1)].map(netns_of);
+        (ports.map(|it| it.searches_failed), of_processes)
+    };
+    assert_eq!(attribute([0; 3]).0, [0; 2]);
+    assert_eq!(attribute([0, 5, 0]), ([0, 5], [None, Some(2), None]));
+    // Nothing is full where this one is.
+    assert_eq!(attribute([0, 5, 9]).0, [0, 5]);
+    assert_eq!(attribute([7, 5, 9]), ([7, 5], [Some(1), Some(2), None]));
 }

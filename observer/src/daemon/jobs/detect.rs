@@ -109,6 +109,7 @@ impl Job for Detect {
             namespaces: &namespaces,
             reset_peers: &read(&self.shared.reset_peers),
             sources,
+            netns: &|process| self.shared.facts.netns(process),
         });
         let (changes, suspects_resets) = {
             let mut engine = write(&self.shared.engine);
