@@ -173,9 +173,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             + no_address.saturating_sub(searches);
         let failed = results.iter().sum::<u64>() - ok - ignorable;
         for attempts in [&mut self.fast, &mut self.slow] {
-            attempts.ok.add(at.now, ok);
-            attempts.failed.add(at.now, failed);
-            attempts.ignorable.add(at.now, ignorable);
+            attempts.ok.add(at.now, at.pace, ok);
+            attempts.failed.add(at.now, at.pace, failed);
+            attempts.ignorable.add(at.now, at.pace, ignorable);
         }
         let fast = self.fast.score(
             thresholds.connect_failure_seconds,

@@ -7,6 +7,7 @@ use super::{
     cause::Explanation,
     finding::{Evidence, Severity},
     settings::Thresholds,
+    windows::Pace,
 };
 
 /// When a sample is looked at, and under which rules.
@@ -16,6 +17,8 @@ pub struct At<'a> {
     pub now: Duration,
     /// Time since the last sample; 0 at the first.
     pub elapsed: Duration,
+    /// How far samples are apart.
+    pub pace: Pace,
     /// Whether the finding is raised, or hidden by another one.
     pub raised: bool,
     /// When to raise and clear.

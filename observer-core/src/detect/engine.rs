@@ -23,6 +23,7 @@ use super::{
     settings::Thresholds,
     syn_scan::{self, SynScan},
     time_wait::{TimeWaitOverflow, TimeWaitSurge},
+    windows::Pace,
 };
 use crate::table::Labels;
 
@@ -53,6 +54,7 @@ type Watches<D> = HashMap<Subject, Watch<D>>;
 /// All detectors and findings. Deterministic: the sample has the time.
 pub struct Engine {
     thresholds: Thresholds,
+    pace: Pace,
     last: Option<Duration>,
     board: Board,
     ports: Watches<PortExhaustion>,
@@ -304,6 +306,7 @@ impl Engine {
     pub fn new(thresholds: Thresholds) -> Self {
         Self {
             thresholds,
+            pace: Pace::default(),
             last: None,
             board: Board::default(),
             ports: Watches::new(),
@@ -324,6 +327,11 @@ impl Engine {
     /// Changes the thresholds from the next sample on. Findings and baselines stay.
     pub fn set_thresholds(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
+    }
+
+    /// How far samples are apart from now on; a second before this is called.
+    pub fn set_pace(&mut self, tick: Duration) {
+        self.pace = Pace::new(tick);
     }
 
     /// Findings and their history.
@@ -354,6 +362,7 @@ impl Engine {
             at: At {
                 now: sample.now,
                 elapsed: sample.now.saturating_sub(last),
+                pace: self.pace,
                 raised: false,
                 thresholds,
             },

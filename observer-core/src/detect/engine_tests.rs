@@ -439,6 +439,45 @@ fn a_storm_does_not_hide_itself_from_the_next_process() {
 }
 
 #[test]
+fn storms_are_found_at_any_pace() {
+    for tick in [1, 5, 6, 15, 60, 600] {
+        let mut engine = Engine::new(Thresholds::default());
+        engine.set_pace(Duration::from_secs(tick));
+        let mut changes = Vec::new();
+        for step in 1..=20 {
+            let mut sample = resetting(Some(7), step * tick);
+            sample.names.clear();
+            // A tick begins when the last one's work is done.
+            sample.now = Duration::from_millis(step * (1_000 * tick + 20));
+            changes.extend(engine.step(&sample));
+        }
+        assert!(!changes.is_empty(), "{tick}");
+        let Evidence::Resets { per_second, .. } = changes[0].finding().evidence else {
+            panic!("{changes:?}");
+        };
+        assert!((50.0..101.0).contains(&per_second), "{tick}: {per_second}");
+    }
+}
+
+/// A worker ends, and its 3,000 connections with it.
+#[test]
+fn a_burst_is_no_storm_at_any_pace() {
+    for tick in [1, 5, 6, 15, 60, 600] {
+        let mut engine = Engine::new(Thresholds::default());
+        engine.set_pace(Duration::from_secs(tick));
+        for step in 1..=200 {
+            let mut sample = resetting(Some(7), 0);
+            let resets = 1_500 * u64::clamp(step, 100, 102);
+            sample.processes[0].counts.resets_sent[SentReset::UnreadData as usize] = resets;
+            sample.processes[0].counts.ended = 1_500 * step;
+            sample.names.clear();
+            sample.now = Duration::from_secs(step * tick);
+            assert_eq!(engine.step(&sample), [], "{tick}");
+        }
+    }
+}
+
+#[test]
 fn a_stall_of_the_daemon_is_no_storm() {
     // 30 s without a tick, and then all at once what was counted meanwhile.
     let mut engine = Engine::new(Thresholds::default());

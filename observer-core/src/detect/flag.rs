@@ -114,7 +114,7 @@ impl Flag {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::Thresholds;
+    use crate::detect::{Thresholds, windows::Pace};
 
     /// The steps that are not [`Step::Rest`] or [`Step::Keep`], by second.
     fn play(seconds: u64, assess: impl Fn(u64) -> Assessment) -> Vec<(u64, Step)> {
@@ -125,6 +125,7 @@ mod tests {
             let at = At {
                 now: Duration::from_secs(second),
                 elapsed: Duration::from_secs(1),
+                pace: Pace::default(),
                 raised: flag.raised().is_some(),
                 thresholds: &thresholds,
             };

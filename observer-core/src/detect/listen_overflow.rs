@@ -52,7 +52,7 @@ impl Detector for ListenOverflow {
             listener.exhausted,
             listener.syncookies,
         ]);
-        self.overflows.add(at.now, overflows);
+        self.overflows.add(at.now, at.pace, overflows);
         self.recent.add(at.now, [accepts, exhausted, syncookies]);
         let full = listener.fullest >= thresholds.listen_full;
         self.full = if full { self.full + 1.0 } else { 0.0 };
@@ -111,7 +111,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{detect::Thresholds, table::ListenAddress};
+    use crate::{
+        detect::{Thresholds, windows::Pace},
+        table::ListenAddress,
+    };
 
     /// The cause after ten seconds of overflows and accepts, with these numbers of waiting connections.
     fn cause(backlog: impl Fn(u64) -> u64) -> &'static str {
@@ -136,6 +139,7 @@ mod tests {
             let at = At {
                 now: Duration::from_secs(second),
                 elapsed: Duration::from_secs(1),
+                pace: Pace::default(),
                 raised: false,
                 thresholds: &thresholds,
             };

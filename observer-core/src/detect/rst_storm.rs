@@ -12,7 +12,7 @@ use super::{
     finding::{Breakdown, Direction, Evidence, Severity},
     sample::{Counts, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
-    windows::{Counters, GAP, Recent, Window, approach},
+    windows::{Counters, Recent, Window, approach},
 };
 
 /// Fraction of all thresholds from which a storm is suspected.
@@ -150,7 +150,7 @@ impl Side {
 
     fn assess<S: Resetting>(&mut self, count: u64, ended: u64, rules: &Rules<'_>) -> Assessment {
         let thresholds = rules.at.thresholds;
-        self.window.add(rules.at.now, count);
+        self.window.add(rules.at.now, rules.at.pace, count);
         let rate = self.window.per_second();
         self.share = share(
             self.window.sum() as f64,
@@ -184,7 +184,7 @@ impl Side {
     /// Moves the baseline. A storm must not: it would hide itself from the next process of its name.
     fn learn(&mut self, count: u64, rate: f64, rules: &Rules<'_>) {
         let elapsed = rules.at.elapsed;
-        if elapsed.is_zero() || elapsed > GAP {
+        if elapsed.is_zero() || elapsed > rules.at.pace.gap() {
             return;
         }
         let thresholds = rules.at.thresholds;
@@ -201,6 +201,7 @@ impl Side {
             false => thresholds.rst_rate_new,
         };
         let now = count as f64 / elapsed.as_secs_f64();
+        let elapsed = rules.at.pace.scaled(elapsed);
         approach(&mut self.base, now.min(cap), elapsed, rules.half_life);
     }
 }
@@ -314,7 +315,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
         self.recent.0.add(at.now, sent);
         self.recent.1.add(at.now, received);
         self.recent.2.add(at.now, unread_in);
-        self.ended.add(at.now, ended);
+        self.ended.add(at.now, at.pace, ended);
         self.mature = self.seen >= S::mature(thresholds);
         let mature = self.mature;
         let rules = Rules {
@@ -331,7 +332,8 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let received = self
             .received
             .assess::<S>(received.iter().sum(), ended, &rules);
-        self.seen += at.elapsed.min(GAP).as_secs_f64();
+        let elapsed = at.elapsed.min(at.pace.gap());
+        self.seen += at.pace.scaled(elapsed).as_secs_f64();
         Assessment {
             raise: sent.raise.max(received.raise),
             calm: sent.calm && received.calm,

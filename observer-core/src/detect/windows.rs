@@ -4,8 +4,45 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// After a longer time without a sample, what happened when is not known, and short windows start anew.
-pub const GAP: Duration = Duration::from_secs(5);
+/// After a longer time without a sample, what happened when is not known, and short windows start anew. Where
+/// samples are further apart, after two that are missing.
+const GAP: Duration = Duration::from_secs(5);
+
+/// How far samples are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace(Duration);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(Duration::from_secs(1))
+    }
+}
+
+impl Pace {
+    /// One sample in each `tick`.
+    #[must_use]
+    pub fn new(tick: Duration) -> Self {
+        Self(tick)
+    }
+
+    /// Time between two samples from which on there is a gap.
+    #[must_use]
+    pub fn gap(self) -> Duration {
+        GAP.max(3 * self.0)
+    }
+
+    /// `time` in what a window takes for seconds.
+    #[must_use]
+    pub fn scaled(self, time: Duration) -> Duration {
+        time.div_f64(self.second() as f64)
+    }
+
+    /// Length in seconds of what a window takes for a second: longer where samples are further apart, because what
+    /// happened in one second of several is not known.
+    fn second(self) -> u64 {
+        (self.0.as_millis().div_ceil(1000) as u64).max(1)
+    }
+}
 
 /// Differences between two readings of the same counters.
 #[derive(Debug)]
@@ -25,7 +62,9 @@ impl<const N: usize> Counters<N> {
     }
 }
 
-/// The counts of each of the last seconds.
+/// The counts of each of the last seconds. If samples come less often than that, a second stands for the time between
+/// two of them ([`Pace`]), and all numbers are those of a second in it: a window looks back further then, and a burst
+/// of a second is not taken for several.
 #[derive(Debug)]
 pub struct Window {
     /// By second modulo the length. Empty while all are 0.
@@ -33,6 +72,7 @@ pub struct Window {
     sum: u64,
     length: u16,
     last: Option<u64>,
+    pace: Pace,
 }
 
 impl Window {
@@ -44,16 +84,20 @@ impl Window {
             sum: 0,
             length: seconds.clamp(1, 3600) as u16,
             last: None,
+            pace: Pace::default(),
         }
     }
 
     /// Adds what was counted since the last call, divided evenly among the seconds since then. If those are
-    /// more than [`GAP`], the window starts anew without it.
-    pub fn add(&mut self, now: Duration, count: u64) {
-        let second = now.as_secs();
+    /// more than the [gap](Pace::gap) of `pace`, or that has changed, the window starts anew without it.
+    pub fn add(&mut self, now: Duration, pace: Pace, count: u64) {
+        let length = pace.second();
+        let second = now.as_secs() / length;
         let last = self.last.replace(second);
         let elapsed = last.map_or(1, |last| second.saturating_sub(last));
-        if elapsed > GAP.as_secs() {
+        let changed = self.pace != pace;
+        self.pace = pace;
+        if last.is_some() && changed || elapsed * length > pace.gap().as_secs() {
             self.counts.clear();
             self.sum = 0;
             return;
@@ -83,21 +127,22 @@ impl Window {
         (second % u64::from(self.length)) as usize
     }
 
-    /// The sum of the window.
+    /// The sum of the window; not 0 if anything was counted.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        self.sum
+        self.sum.div_ceil(self.pace.second())
     }
 
     /// The sum divided by the window's length, also if it is not filled.
     #[must_use]
     pub fn per_second(&self) -> f64 {
-        self.sum() as f64 / f64::from(self.length)
+        self.sum as f64 / (self.pace.second() as f64 * f64::from(self.length))
     }
 
     /// The number of seconds with a count, and with one of at least `least`.
     #[must_use]
     pub fn seconds_with(&self, least: f64) -> u64 {
+        let least = least * self.pace.second() as f64;
         let with = |count: &&u32| **count > 0 && f64::from(**count) >= least;
         self.counts.iter().filter(with).count() as u64
     }
@@ -327,18 +372,18 @@ mod tests {
     fn a_window_forgets_what_is_older() {
         let mut window = Window::new(3);
         for (second, count) in [(10, 5), (11, 0), (12, 1), (13, 2)] {
-            window.add(at(second), count);
+            window.add(at(second), Pace::default(), count);
         }
         assert_eq!((window.sum(), window.seconds_with(2.0)), (3, 1));
-        window.add(at(13), 1);
+        window.add(at(13), Pace::default(), 1);
         assert_eq!((window.sum(), window.seconds_with(3.0)), (4, 1));
     }
 
     #[test]
     fn a_late_tick_is_divided_among_its_seconds() {
         let mut window = Window::new(10);
-        window.add(at(10), 1);
-        window.add(at(13), 8);
+        window.add(at(10), Pace::default(), 1);
+        window.add(at(13), Pace::default(), 8);
         assert_eq!(window.sum(), 9);
         assert_eq!(window.seconds_with(1.0), 4);
         assert_eq!(window.seconds_with(3.0), 2);
@@ -347,11 +392,36 @@ mod tests {
     #[test]
     fn a_gap_starts_a_window_anew() {
         let mut window = Window::new(10);
-        window.add(at(10), 3);
-        window.add(at(16), 100);
+        window.add(at(10), Pace::default(), 3);
+        window.add(at(16), Pace::default(), 100);
         assert_eq!(window.sum(), 0);
-        window.add(at(17), 2);
+        window.add(at(17), Pace::default(), 2);
         assert_eq!(window.sum(), 2);
+    }
+
+    #[test]
+    fn a_slow_pace_makes_seconds_longer() {
+        let pace = Pace::new(at(30));
+        let mut window = Window::new(10);
+        // A tick that is a little late, as all are.
+        for (second, count) in [(30, 0), (60, 300), (91, 300), (122, 900), (182, 600)] {
+            window.add(at(second), pace, count);
+        }
+        assert_eq!(window.seconds_with(10.0), 5);
+        assert_eq!(window.seconds_with(30.0), 1);
+        assert_eq!((window.sum(), window.per_second()), (70, 7.0));
+        window.add(at(300), pace, 600);
+        assert_eq!(window.sum(), 0, "it stopped for a while");
+    }
+
+    #[test]
+    fn a_new_pace_starts_a_window_anew() {
+        let mut window = Window::new(10);
+        window.add(at(10), Pace::default(), 3);
+        window.add(at(12), Pace::new(at(2)), 100);
+        assert_eq!(window.sum(), 0);
+        window.add(at(14), Pace::new(at(2)), 2);
+        assert_eq!(window.per_second(), 0.1);
     }
 
     #[test]

@@ -85,7 +85,9 @@ impl Job for Detect {
     }
 
     fn configure(&mut self, settings: &Settings) {
-        write(&self.shared.engine).set_thresholds(settings.thresholds.clone());
+        let mut engine = write(&self.shared.engine);
+        engine.set_thresholds(settings.thresholds.clone());
+        engine.set_pace(settings.tick_interval);
         self.log_format = settings.log_format;
     }
 
