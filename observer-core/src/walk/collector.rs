@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     time::Duration,
 };
 
@@ -208,22 +209,22 @@ impl Collector {
         }
     }
 
-    /// Sums up the walk that ended at `walked_at` (CLOCK_MONOTONIC). Destinations in namespaces that are not
-    /// in `spaces` are left out.
+    /// Sums up the walk that lasted for `walked` (CLOCK_MONOTONIC). Destinations in namespaces that are not in
+    /// `spaces` are left out.
     #[must_use]
     pub fn finish(
         mut self,
         spaces: &[Box<PortSpace>],
-        walked_at: Duration,
+        walked: Range<Duration>,
         history: &mut History,
     ) -> Walk {
         let mut usable = HashMap::new();
         let mut walk = Walk {
-            walked_at,
+            walked_at: walked.end,
             processes: self.processes.into_values().collect(),
             ..Walk::default()
         };
-        let mut remembered = history.begin(walked_at);
+        let mut remembered = history.begin(walked);
         for space in spaces {
             let mut ports = PortSet::default();
             for port in space.low..=space.high {

@@ -6,9 +6,6 @@ use observer_common::coarse_time;
 
 use super::destination::RawDestination;
 
-/// Time between the moment when a socket is visited and the end of the walk, at most.
-const WALK: Duration = Duration::from_secs(1);
-
 /// The last walk, as far as the next one needs it.
 #[derive(Default)]
 pub struct History {
@@ -41,16 +38,15 @@ impl History {
     }
 
     /// Begins to take in a walk.
-    pub(super) fn begin(&mut self, walked_at: Duration) -> Remembered<'_> {
-        let since = self
-            .walked_at
-            .map(|before| walked_at.saturating_sub(before));
+    pub(super) fn begin(&mut self, walked: Range<Duration>) -> Remembered<'_> {
+        let since = |moment: Duration| Some(moment.saturating_sub(self.walked_at?));
         Remembered {
             next: Self {
-                walked_at: Some(walked_at),
+                walked_at: Some(walked.end),
                 ..Self::default()
             },
-            since,
+            since: since(walked.end),
+            between: since(walked.start),
             history: self,
         }
     }
@@ -62,6 +58,8 @@ pub(super) struct Remembered<'a> {
     next: History,
     /// Time since the last walk.
     since: Option<Duration>,
+    /// Time from its end to the beginning of this one.
+    between: Option<Duration>,
 }
 
 impl Remembered<'_> {
@@ -80,10 +78,11 @@ impl Remembered<'_> {
             None => (0, 0.0, 0..0),
         };
         let mut before = self.history.ports[range].iter().peekable();
-        // What entered TIME_WAIT less long ago did so after the last walk.
-        let young = self.since.map_or(0, |since| {
-            coarse_time(since.saturating_sub(WALK.min(since / 4)).as_nanos() as u64)
-        });
+        // What entered TIME_WAIT less long before it was visited did so after the last walk, however long either
+        // walk took.
+        let young = self
+            .between
+            .map_or(0, |between| coarse_time(between.as_nanos() as u64));
         let first = self.next.ports.len();
         for (port, age) in ports {
             while before.next_if(|it| it.port < port).is_some() {}

@@ -44,8 +44,19 @@ fn walk(spaces: &[Box<PortSpace>], sockets: &[SocketSeen]) -> Walk {
     walk_at(1000, spaces, sockets, &mut History::default())
 }
 
+/// A walk that takes no time.
 fn walk_at(
     seconds: u64,
+    spaces: &[Box<PortSpace>],
+    sockets: &[SocketSeen],
+    history: &mut History,
+) -> Walk {
+    let at = Duration::from_secs(seconds);
+    walk_during(at..at, spaces, sockets, history)
+}
+
+fn walk_during(
+    walked: Range<Duration>,
     spaces: &[Box<PortSpace>],
     sockets: &[SocketSeen],
     history: &mut History,
@@ -54,7 +65,7 @@ fn walk_at(
     for socket in sockets {
         collector.add(socket);
     }
-    collector.finish(spaces, Duration::from_secs(seconds), history)
+    collector.finish(spaces, walked, history)
 }
 
 #[test]
@@ -455,4 +466,25 @@ fn connections_that_took_a_port_are_counted_over_walks() {
     // A destination that was not found begins anew.
     assert_eq!(opened(40, &[live(100)]), (Some(7), None, 0.0));
     assert_eq!(opened(50, &[live(100), other]), (Some(7), Some(1), 0.005));
+}
+
+#[test]
+fn a_walk_that_is_held_up_finds_no_new_connections() {
+    let spaces = [space(7, 100, 109, &[])];
+    let mut history = History::default();
+    let ms = Duration::from_millis;
+    let mut opened = |walked, local_port: u16, age: u64| {
+        let socket = SocketSeen {
+            state: TIME_WAIT,
+            age: coarse_time(age * 1_000_000),
+            ..port(local_port, 80, 3, 0)
+        };
+        let walk = walk_during(walked, &spaces, &[socket], &mut history);
+        walk.destinations[0].opened
+    };
+    // Entered at 660 ms, and visited when each walk begins; the second one is held up afterwards.
+    assert_eq!(opened(ms(700)..ms(750), 100, 40), 1);
+    assert_eq!(opened(ms(1_000)..ms(1_250), 100, 340), 1);
+    // It was taken again.
+    assert_eq!(opened(ms(2_000)..ms(2_250), 100, 700), 2);
 }

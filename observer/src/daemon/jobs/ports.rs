@@ -47,8 +47,9 @@ impl Ports {
     /// Walks once; `None` where this kernel has no way to.
     fn walk(&mut self) -> anyhow::Result<Option<(Walk, Sysctls)>> {
         let mut collector = Collector::default();
+        let began = monotonic_ns();
         let spaces = self.shared.live.walk(|socket| collector.add(&socket))?;
-        let walked_at = Duration::from_nanos(monotonic_ns());
+        let walked = Duration::from_nanos(began)..Duration::from_nanos(monotonic_ns());
         let Some(spaces) = spaces else {
             return Ok(None);
         };
@@ -56,7 +57,7 @@ impl Ports {
             host: sysctls::read_host(Path::new("/proc/sys")),
             namespaces: self.shared.live.sysctls(&spaces),
         };
-        let walk = collector.finish(&spaces, walked_at, &mut self.history);
+        let walk = collector.finish(&spaces, walked, &mut self.history);
         Ok(Some((walk, sysctls)))
     }
 }
