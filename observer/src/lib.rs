@@ -14,4 +14,5 @@ pub mod namespaces;
 pub mod preflight;
 pub mod privileges;
 pub mod sandbox;
+pub mod service;
 pub mod web;

@@ -1,6 +1,6 @@
-//! The daemon's own log, on standard error.
+//! The daemon's own log, on standard error or in the journal.
 
-use std::{ffi::OsStr, fmt, io::IsTerminal as _, os::fd::AsFd};
+use std::{ffi::OsStr, fmt, io::IsTerminal as _};
 
 use observer_core::{
     config::{LogFilter, LogFormat},
@@ -24,6 +24,8 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt as _,
 };
+
+use crate::service::journal::{self, FINDINGS, Journal};
 
 /// The log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -69,30 +71,31 @@ impl TextStyle {
     }
 }
 
-/// Starts logging to standard error.
+/// Starts logging to standard error. If that is the journal, lines of text become entries with fields.
 ///
 /// # Errors
 ///
 /// When a logger is already installed.
 pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogHandle, LoggingError> {
-    let stderr = std::io::stderr();
-    let journal = std::env::var_os("JOURNAL_STREAM");
+    let is_journal = journal::is_stderr();
     let style = TextStyle::new(
-        stderr.is_terminal(),
-        journal.is_some_and(|stream| is_stream(&stream, &stderr)),
+        std::io::stderr().is_terminal(),
+        is_journal,
         std::env::var_os("NO_COLOR").as_deref(),
     );
     let (filter, handle) = reload::Layer::new(env_filter(filter));
-    let layer = layer(format, style, std::io::stderr);
+    // Without its socket, the journal still has the lines.
+    let entries = (is_journal && format == LogFormat::Text).then(Journal::connect);
+    let layer = match entries {
+        Some(Ok(journal)) => journal.boxed(),
+        _ => layer(format, style, std::io::stderr),
+    };
     tracing_subscriber::registry()
         .with(filter)
         .with(layer)
         .try_init()?;
     Ok(LogHandle(handle))
 }
-
-/// The target of lines about findings. In JSON they have a field `fields`, whose text is an object.
-pub const FINDINGS: &str = "observer::findings";
 
 /// Writes the fields of findings at the top of the line. Events of `tracing` have no values with parts, so
 /// they come as text.
@@ -181,25 +184,10 @@ fn env_filter(filter: &LogFilter) -> EnvFilter {
     EnvFilter::new(filter.directives())
 }
 
-/// Whether `fd` is the stream that systemd describes in JOURNAL_STREAM as
-/// `device:inode`. The variable alone proves nothing, since it is inherited by children
-/// whose standard error goes elsewhere (systemd.exec(5)).
-fn is_stream(described: &OsStr, fd: impl AsFd) -> bool {
-    let parse = || {
-        let (device, inode) = described.to_str()?.split_once(':')?;
-        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
-    };
-    let (Some(expected), Ok(stat)) = (parse(), nix::sys::stat::fstat(fd)) else {
-        return false;
-    };
-    expected == (stat.st_dev, stat.st_ino)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
         io,
-        os::unix::fs::MetadataExt as _,
         sync::{Arc, Mutex},
     };
 
@@ -301,23 +289,5 @@ mod tests {
         };
         assert!(ansi(true, None) && ansi(true, Some("")));
         assert!(!ansi(false, None) && !ansi(true, Some("1")));
-    }
-
-    #[test]
-    fn journal_stream_is_compared_with_the_descriptor() {
-        let file = tempfile::tempfile().unwrap();
-        let meta = file.metadata().unwrap();
-        let stream = |device: u64, inode: u64| format!("{device}:{inode}");
-        assert!(is_stream(
-            OsStr::new(&stream(meta.dev(), meta.ino())),
-            &file
-        ));
-        assert!(!is_stream(
-            OsStr::new(&stream(meta.dev(), meta.ino() + 1)),
-            &file
-        ));
-        for bad in ["", "1", "a:b", "1:2:3"] {
-            assert!(!is_stream(OsStr::new(bad), &file), "{bad}");
-        }
     }
 }

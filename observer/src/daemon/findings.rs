@@ -10,24 +10,25 @@ use observer_core::{
 };
 use tracing::{error, info, warn};
 
-use crate::logging::FINDINGS;
+use crate::service::journal::{self, FINDINGS};
 
-/// Logs changes that happened at `at` (CLOCK_MONOTONIC): a sentence each, and with it in JSON the numbers.
+/// Logs changes that happened at `at` (CLOCK_MONOTONIC): a sentence each, and with it in JSON and in the
+/// journal the numbers.
 pub fn log(changes: &[Change], at: Duration, format: LogFormat) {
     if changes.is_empty() {
         return;
     }
     let clock = Clock::now();
+    let with_fields = format == LogFormat::Json || journal::is_stderr();
     for change in changes {
         let summary = change_summary(change, at);
         macro_rules! log {
             ($level:ident) => {
-                match format {
-                    LogFormat::Text => $level!(target: FINDINGS, "{summary}"),
-                    LogFormat::Json => {
-                        let fields = serde_json::Value::from(log_fields(change, clock));
-                        $level!(target: FINDINGS, %fields, "{summary}");
-                    }
+                if with_fields {
+                    let fields = serde_json::Value::from(log_fields(change, clock));
+                    $level!(target: FINDINGS, %fields, "{summary}");
+                } else {
+                    $level!(target: FINDINGS, "{summary}");
                 }
             };
         }

@@ -54,6 +54,7 @@ use crate::{
     namespaces,
     privileges::{self, Account},
     sandbox,
+    service::{self, Notifier},
     web::{ApiSocket, App, Server},
 };
 
@@ -135,6 +136,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .context("cannot handle SIGHUP")?;
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
+    let notifier = Notifier::from_env();
     let listener = Server::listen(settings.listen)?;
     privileges::is_root_or_capable()?;
     require_initial_namespaces(settings.allow_private_namespaces)?;
@@ -232,6 +234,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the tokio runtime")?;
     let http = http_runtime(confined).context("cannot start the tokio runtime for HTTP")?;
+    let state = {
+        let not_observed = not_observed(shared.live.verdicts());
+        let (exporter, health) = (exporter.clone(), Arc::clone(&health));
+        move || service::State {
+            stuck: health.stuck(),
+            findings: exporter.findings(),
+            not_observed: not_observed.clone(),
+            not_reloaded: None,
+        }
+    };
     let app = App {
         exporter,
         registry,
@@ -253,11 +265,17 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             .local_addr()
             .context("cannot get the local address")?
     );
+    let notifier = Arc::new(notifier);
+    {
+        let notifier = Arc::clone(&notifier);
+        runtime.spawn(async move { service::report(&notifier, state).await });
+    }
     let result = runtime.block_on(serve(
         args,
         early_hangup,
         settings,
         log,
+        &notifier,
         server,
         http.handle(),
         scheduler,
@@ -288,6 +306,15 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
         btf: VMLINUX.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),
     }
+}
+
+/// Signals that no hook serves.
+fn not_observed(verdicts: &[Verdict]) -> Vec<&'static str> {
+    let summaries = summaries(verdicts);
+    let unserved = summaries
+        .iter()
+        .filter(|it| it.hooks.is_empty() && it.unavailable.is_some());
+    unserved.map(|it| it.signal).collect()
 }
 
 /// Whether this kernel lets the open files of all processes be walked over.
@@ -369,6 +396,7 @@ async fn serve(
     early_hangup: Arc<AtomicBool>,
     settings: Settings,
     log: LogHandle,
+    notifier: &Notifier,
     server: Server,
     http: &tokio::runtime::Handle,
     scheduler: Scheduler,
@@ -388,10 +416,11 @@ async fn serve(
     let mut jobs = tokio::spawn(scheduler.run(settings_seen, stopped.clone()));
     let work = async {
         let result = tokio::select! {
-            result = signals(args, &early_hangup, &settings, &log) => result,
+            result = signals(args, &early_hangup, &settings, &log, notifier) => result,
             ended = &mut reader => Err(ended_early("the reader of the ring", ended)),
             ended = &mut jobs => Err(ended_early("the scheduler of the jobs", ended)),
         };
+        notifier.stopping();
         stop.send_replace(true);
         result
     };
@@ -418,13 +447,19 @@ async fn signals(
     early_hangup: &AtomicBool,
     settings: &watch::Sender<Settings>,
     log: &LogHandle,
+    notifier: &Notifier,
 ) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("cannot handle signals");
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;
+    let reload = || {
+        notifier.reloading();
+        notifier.reloaded(reload(&args, settings, log).err());
+    };
+    notifier.ready();
     if early_hangup.load(Ordering::Relaxed) {
-        reload(&args, settings, log);
+        reload();
     }
     let mut stdin = pin!(end_of_stdin(args.exit_with_stdin));
     loop {
@@ -441,7 +476,7 @@ async fn signals(
                 info!("SIGINT: stopping");
                 return Ok(());
             }
-            _ = hangup.recv() => reload(&args, settings, log),
+            _ = hangup.recv() => reload(),
         }
     }
 }
@@ -457,18 +492,17 @@ async fn end_of_stdin(matters: bool) {
     }
 }
 
-/// Reads the settings again. Invalid ones change nothing.
-fn reload(args: &RunArgs, settings: &watch::Sender<Settings>, log: &LogHandle) {
-    let new = match args.settings() {
-        Ok(new) => new,
-        Err(error) => {
-            error!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "SIGHUP: keeping the settings"
-            );
-            return;
-        }
-    };
+/// Reads the settings again. Invalid ones change nothing, and the error says what is wrong with them.
+fn reload(
+    args: &RunArgs,
+    settings: &watch::Sender<Settings>,
+    log: &LogHandle,
+) -> Result<(), String> {
+    let new = args.settings().map_err(|error| {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        error!(error, "SIGHUP: keeping the settings");
+        error
+    })?;
     let diff = settings.borrow().reload_diff(&new);
     if let Err(error) = log.set(&diff.settings.log_level) {
         error!(%error, "SIGHUP: cannot change the log level");
@@ -478,4 +512,5 @@ fn reload(args: &RunArgs, settings: &watch::Sender<Settings>, log: &LogHandle) {
         warn!(settings = ?diff.needs_restart, "SIGHUP: changed settings that need a restart");
     }
     settings.send_replace(diff.settings);
+    Ok(())
 }

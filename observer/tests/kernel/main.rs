@@ -34,6 +34,7 @@ mod reset_answer;
 mod retransmit;
 mod scenarios;
 mod seed;
+mod service;
 mod setsockopt;
 mod sources;
 mod state;

@@ -63,6 +63,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("retransmit", On::Here),
     ("scenarios", On::Here),
     ("seed", On::Here),
+    ("service", On::Here),
     ("state", On::Here),
     ("stream", On::Here),
     ("units", On::Here),
