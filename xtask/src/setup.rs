@@ -40,6 +40,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("gunicorn", "gunicorn"),
     ("chromium-headless-shell", "chromium-headless-shell"),
     ("git", "git"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Debian's compiler for building browsers: the newest in a stable release, with the
