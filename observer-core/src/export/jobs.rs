@@ -12,7 +12,8 @@ const RUNS: Metric = Metric {
     kind: Type::Counter,
     scope: Scope::Observer,
     unit: "runs",
-    labels: &["job"],
+    // Not `job`, which Prometheus sets to the scrape job's name.
+    labels: &["task"],
     hooks: "",
     help: "Finished runs of a recurring job of the observer, failed ones included.",
     query: "rate(observer_job_runs_total[5m]) == 0",

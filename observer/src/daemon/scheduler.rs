@@ -17,7 +17,7 @@ use tracing::warn;
 /// Recurring work of the daemon. It may block: the scheduler runs the other jobs meanwhile, and no
 /// signal waits for it.
 pub trait Job: Send + 'static {
-    /// Value of the label `job`.
+    /// Value of the label `task`.
     fn name(&self) -> &'static str;
 
     /// Time from the end of one run to the start of the next.

@@ -105,7 +105,7 @@ fn nothing_is_found() {
             );
         }
     }
-    let detect = metrics.sum("observer_job_seconds_total", &[("job", "detect")]);
+    let detect = metrics.sum("observer_job_seconds_total", &[("task", "detect")]);
     println!(
         "detect: {:.3} % of a CPU",
         100.0 * detect / started.elapsed().as_secs_f64()

@@ -194,7 +194,7 @@ input()
     let pid = here.pid();
     // Several reconciliations see no process in the namespace.
     let reconciled =
-        |metrics: &Metrics| metrics.sum("observer_job_runs_total", &[("job", "reconcile")]);
+        |metrics: &Metrics| metrics.sum("observer_job_runs_total", &[("task", "reconcile")]);
     let before = reconciled(&daemon.scrape());
     let metrics = daemon.until("reconciliations", |metrics| {
         reconciled(metrics) > before + 3.0

@@ -386,7 +386,7 @@ input()
         "reconcile",
         "resync",
     ] {
-        let of_job = [("job", job)];
+        let of_job = [("task", job)];
         assert!(
             metrics.sum("observer_job_runs_total", &of_job) > 0.0,
             "{job}"

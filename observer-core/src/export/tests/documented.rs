@@ -175,3 +175,16 @@ fn the_formula_in_the_documents_is_the_programs() {
     );
     assert!(text.contains(&formula), "docs/metrics.md lacks {formula:?}");
 }
+
+#[test]
+fn no_label_is_one_that_prometheus_gives_targets() {
+    for metric in exported() {
+        for taken in ["instance", "job"] {
+            let name = metric.name;
+            assert!(
+                !metric.labels.contains(&taken),
+                "{name}: {taken} would become exported_{taken}"
+            );
+        }
+    }
+}
