@@ -29,6 +29,8 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
+    ("amtool", "prometheus-alertmanager"),
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("ps", "procps"),

@@ -1,0 +1,18 @@
+//! The files of `deploy`: what they name exists, and each alert has a runbook and tests.
+
+mod promql;
+mod rules;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A path in the repository.
+fn at(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
