@@ -81,8 +81,14 @@ impl ResetPeers {
         self.wanted && self.taken < MOST
     }
 
-    /// Takes in a record. The two of a connection come in either order.
-    pub fn add(&mut self, record: &Record) {
+    /// Takes in records. The two of a connection come in either order.
+    pub fn add(&mut self, records: &[Record]) {
+        for record in records {
+            self.add_one(record);
+        }
+    }
+
+    fn add_one(&mut self, record: &Record) {
         let is_sent = match record.kind {
             RECORD_RESET_SENT => true,
             RECORD_RESET_RECEIVED => false,
@@ -192,8 +198,8 @@ mod tests {
                 (received.local, received.remote) = (address.octets(), address.octets());
                 std::mem::swap(&mut sent, &mut received);
             }
-            peers.add(&sent);
-            peers.add(&received);
+            peers.add(&[sent]);
+            peers.add(&[received]);
         }
         assert_eq!(peers.of(CLIENT), Some(SERVER));
         assert_eq!(peers.of(SERVER), Some(CLIENT));
@@ -203,10 +209,10 @@ mod tests {
     fn a_peer_of_few_is_none() {
         let mut peers = wanted();
         for port in 1000..1010 {
-            peers.add(&record(RECORD_RESET_RECEIVED, SERVER, 80, port));
+            peers.add(&[record(RECORD_RESET_RECEIVED, SERVER, 80, port)]);
         }
         for port in 1000..1005 {
-            peers.add(&record(RECORD_RESET_SENT, CLIENT, port, 80));
+            peers.add(&[record(RECORD_RESET_SENT, CLIENT, port, 80)]);
         }
         assert_eq!(peers.of(SERVER), None);
         assert_eq!(peers.of(CLIENT), Some(SERVER));
@@ -215,10 +221,10 @@ mod tests {
     #[test]
     fn loopback_of_another_namespace_is_another_connection() {
         let mut peers = wanted();
-        peers.add(&record(RECORD_RESET_SENT, CLIENT, 1000, 80));
+        peers.add(&[record(RECORD_RESET_SENT, CLIENT, 1000, 80)]);
         let mut received = record(RECORD_RESET_RECEIVED, SERVER, 80, 1000);
         received.netns = 2;
-        peers.add(&received);
+        peers.add(&[received]);
         assert_eq!(peers.of(CLIENT), None);
     }
 
@@ -227,7 +233,7 @@ mod tests {
         let mut peers = wanted();
         for port in 0..u16::try_from(MOST).unwrap() {
             assert!(peers.is_wanted());
-            peers.add(&record(RECORD_RESET_RECEIVED, SERVER, 80, port));
+            peers.add(&[record(RECORD_RESET_RECEIVED, SERVER, 80, port)]);
         }
         assert!(!peers.is_wanted());
         peers.want(true, Duration::from_secs(105));

@@ -54,9 +54,10 @@ pub async fn read(
             shared.live.set_records(wanted);
         }
         let clock = Clock::now();
+        let mut resets = Vec::new();
         let mut each = |record: &Record| {
             if RESETS & 1 << record.kind != 0 {
-                write(&shared.reset_peers).add(record);
+                resets.push(*record);
             }
             if !log || !is_failure(record) {
                 return;
@@ -80,6 +81,10 @@ pub async fn read(
         } else {
             stream.get_mut().drain(&mut each)
         };
+        // All at once: the detectors read it, and there may be thousands a second.
+        if !resets.is_empty() {
+            write(&shared.reset_peers).add(&resets);
+        }
         if more && !*stop.borrow() {
             tokio::task::yield_now().await;
             continue;
