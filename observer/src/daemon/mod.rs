@@ -42,7 +42,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use self::{
-    jobs::{Detect, Fds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, resync},
+    jobs::{
+        Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, resync,
+    },
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
 };
@@ -217,6 +219,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         snapshot: watch::Sender::default(),
         walk: watch::Sender::default(),
         namespaces: watch::Sender::default(),
+        fd_kinds: watch::Sender::default(),
         reset_peers: Arc::default(),
         engine,
     };
@@ -225,6 +228,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     scheduler.add(Listeners::new(shared.clone()));
     scheduler.add(Ports::new(shared.clone()));
     scheduler.add(Namespaces::new(shared.clone()));
+    scheduler.add(KindsOfFds::new(shared.clone()));
     scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));

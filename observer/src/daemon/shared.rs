@@ -1,13 +1,19 @@
 //! What the jobs share.
 
-use std::sync::{Arc, RwLock, RwLockWriteGuard};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock, RwLockWriteGuard},
+    time::Duration,
+};
 
+use nix::time::{ClockId, clock_gettime};
+use observer_common::ProcessKey;
 use observer_core::{
     config::Settings,
     detect::{Engine, ResetPeers},
     host::HostFacts,
     net::counters::NamespaceCounters,
-    process::resources::ScanLimits,
+    process::{fd_kinds::FdKinds, resources::ScanLimits},
     sync::write,
     table::{Snapshot, Table},
     walk::Walk,
@@ -30,6 +36,8 @@ pub struct Shared {
     pub engine: Arc<RwLock<Engine>>,
     /// Which processes are at both ends of connections that are reset: the reader of the ring adds to it.
     pub reset_peers: Arc<RwLock<ResetPeers>>,
+    /// What kinds of descriptors those processes have that may run out of them.
+    pub fd_kinds: watch::Sender<Arc<HashMap<ProcessKey, Arc<FdKinds>>>>,
     /// Counters of the network namespaces with sockets in which a process is.
     pub namespaces: watch::Sender<Arc<Vec<NamespaceCounters>>>,
 }
@@ -50,4 +58,9 @@ pub fn scan_limits(settings: &Settings) -> ScanLimits {
         batch: settings.fd_batch as usize,
         interval: settings.fd_interval,
     }
+}
+
+/// CPU time of this thread, which does not include waiting.
+pub fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

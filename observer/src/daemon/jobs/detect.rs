@@ -1,27 +1,15 @@
 //! Runs the detectors over what the last tick and the other jobs found.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use observer_common::ProcessKey;
 use observer_core::{
     config::{LogFormat, Settings},
     contract::KernelSource as _,
     detect::{CounterClasses, Gatherer, Inputs},
-    process::fd_kinds::FdKinds,
     sync::{read, write},
-    table::{ProcessVitals, Snapshot},
 };
 
 use crate::daemon::{findings, scheduler::Job, shared::Shared};
-
-/// Interval between two looks at the kinds of a process's descriptors.
-const LOOK: Duration = Duration::from_secs(30);
-/// Maximum number of processes whose descriptors are looked at in one run.
-const LOOKS: usize = 4;
 
 pub struct Detect {
     shared: Shared,
@@ -29,8 +17,6 @@ pub struct Detect {
     gatherer: Gatherer,
     /// Of the last snapshot: when its tick began.
     last_ns: u64,
-    fd_kinds: HashMap<ProcessKey, Arc<FdKinds>>,
-    looked_at: HashMap<ProcessKey, Instant>,
     log_format: LogFormat,
 }
 
@@ -41,35 +27,7 @@ impl Detect {
             shared,
             gatherer: Gatherer::default(),
             last_ns: 0,
-            fd_kinds: HashMap::new(),
-            looked_at: HashMap::new(),
             log_format: LogFormat::Text,
-        }
-    }
-
-    /// Looks at the descriptors of processes that have used a third of their limit, below which `fd_leak` is not
-    /// raised by default: a finding of these names the kinds.
-    fn look_at_descriptors(&mut self, snapshot: &Snapshot) {
-        let is_filling = |it: &&ProcessVitals| {
-            let resources = &it.resources;
-            let both = resources.open_fds.zip(resources.max_fds);
-            both.is_some_and(|(open, limit)| open >= limit / 3)
-        };
-        let processes = snapshot.processes.iter().filter(is_filling);
-        let suspects: HashSet<_> = processes.map(|it| it.key).collect();
-        self.fd_kinds.retain(|key, _| suspects.contains(key));
-        self.looked_at.retain(|key, _| suspects.contains(key));
-        let now = Instant::now();
-        let due = |key: &&ProcessKey| {
-            let last = self.looked_at.get(*key);
-            last.is_none_or(|last| now.duration_since(*last) >= LOOK)
-        };
-        let due: Vec<_> = suspects.iter().filter(due).take(LOOKS).copied().collect();
-        for key in due {
-            self.looked_at.insert(key, now);
-            if let Some(kinds) = self.shared.facts.fd_kinds(&key) {
-                self.fd_kinds.insert(key, Arc::new(kinds));
-            }
         }
     }
 }
@@ -97,17 +55,17 @@ impl Job for Detect {
             return Ok(());
         }
         self.last_ns = snapshot.monotonic_ns;
-        self.look_at_descriptors(&snapshot);
         // Without sources, no scan is found; the other detectors go on.
         let (sources, failed) = match self.shared.live.scan_sources() {
             Ok(sources) => (sources, None),
             Err(error) => (Vec::new(), Some(error)),
         };
         let namespaces = self.shared.namespaces.borrow().clone();
+        let fd_kinds = self.shared.fd_kinds.borrow().clone();
         let sample = self.gatherer.gather(Inputs {
             snapshot: &snapshot,
             classes: &self.classes,
-            fd_kinds: &self.fd_kinds,
+            fd_kinds: &fd_kinds,
             namespaces: &namespaces,
             reset_peers: &read(&self.shared.reset_peers),
             sources,

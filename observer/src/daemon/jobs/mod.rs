@@ -1,6 +1,7 @@
 //! The recurring jobs of the daemon, one file each.
 
 mod detect;
+mod fd_kinds;
 mod fds;
 mod listeners;
 mod namespaces;
@@ -10,6 +11,6 @@ pub mod resync;
 mod tick;
 
 pub use self::{
-    detect::Detect, fds::Fds, listeners::Listeners, namespaces::Namespaces, ports::Ports,
-    reconcile::Reconcile, resync::Resync, tick::Tick,
+    detect::Detect, fd_kinds::KindsOfFds, fds::Fds, listeners::Listeners, namespaces::Namespaces,
+    ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick,
 };

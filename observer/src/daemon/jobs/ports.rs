@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
 use observer_core::{
     config::Settings,
     net::sysctls::{self, Sysctls},
@@ -17,7 +16,10 @@ use observer_core::{
 use tracing::debug;
 
 use crate::{
-    daemon::{scheduler::Job, shared::Shared},
+    daemon::{
+        scheduler::Job,
+        shared::{Shared, cpu_time},
+    },
     kernel::monotonic_ns,
 };
 
@@ -106,9 +108,4 @@ impl Job for Ports {
         self.shared.walk.send_replace(Arc::new(walk));
         Ok(())
     }
-}
-
-/// CPU time of this thread, which does not include waiting.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,0 +1,134 @@
+//! Looks at what kinds of descriptors processes have that may run out of them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use observer_common::ProcessKey;
+use observer_core::{config::Settings, process::fd_kinds::FdKinds, table::ProcessVitals};
+
+use crate::daemon::{
+    scheduler::Job,
+    shared::{Shared, cpu_time},
+};
+
+/// Interval between two looks at a process.
+const LOOK: Duration = Duration::from_secs(30);
+/// A look is followed by a pause of this many times its CPU time, which is in proportion to the descriptors and to
+/// the sockets of the network namespace: at most 1/1000 of a CPU.
+const PAUSE: u32 = 1_000;
+
+/// What is known of a process.
+struct Look {
+    at: Instant,
+    kinds: Option<Arc<FdKinds>>,
+}
+
+pub struct KindsOfFds {
+    shared: Shared,
+    looks: HashMap<ProcessKey, Look>,
+    next_look: Instant,
+}
+
+impl KindsOfFds {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            looks: HashMap::new(),
+            next_look: Instant::now(),
+        }
+    }
+}
+
+/// Whether a process has used a third of its limit, below which `fd_leak` is not raised by default: a finding of these
+/// names the kinds.
+fn is_filling(process: &ProcessVitals) -> bool {
+    let resources = &process.resources;
+    let both = resources.open_fds.zip(resources.max_fds);
+    both.is_some_and(|(open, limit)| open >= limit / 3)
+}
+
+/// The process that was looked at the longest ago, or never, if that is long enough.
+fn due(
+    suspects: &HashSet<ProcessKey>,
+    last: impl Fn(&ProcessKey) -> Option<Instant>,
+    now: Instant,
+) -> Option<&ProcessKey> {
+    let (key, last) = suspects
+        .iter()
+        .map(|key| (key, last(key)))
+        .min_by_key(|(_, last)| *last)?;
+    let is_due = last.is_none_or(|last| now.duration_since(last) >= LOOK);
+    is_due.then_some(key)
+}
+
+impl Job for KindsOfFds {
+    fn name(&self) -> &'static str {
+        "fd_kinds"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval / 4
+    }
+
+    /// One process at a time, so that a pause follows each.
+    fn run(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if now < self.next_look {
+            return Ok(());
+        }
+        let snapshot = self.shared.snapshot.borrow().clone();
+        let processes = snapshot.processes.iter().filter(|it| is_filling(it));
+        let suspects: HashSet<_> = processes.map(|it| it.key).collect();
+        let known = self.looks.len();
+        self.looks.retain(|key, _| suspects.contains(key));
+        let mut changed = self.looks.len() < known;
+        let last = |key: &ProcessKey| self.looks.get(key).map(|look| look.at);
+        if let Some(key) = due(&suspects, last, now).copied() {
+            let began = cpu_time();
+            let kinds = self.shared.facts.fd_kinds(&key).map(Arc::new);
+            let took = cpu_time().saturating_sub(began);
+            self.next_look = Instant::now() + PAUSE * took;
+            self.looks.insert(key, Look { at: now, kinds });
+            changed = true;
+        }
+        if changed {
+            let looks = self.looks.iter();
+            let kinds = looks.filter_map(|(key, look)| Some((*key, look.kinds.clone()?)));
+            self.shared.fd_kinds.send_replace(Arc::new(kinds.collect()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_looked_at_the_longest_ago_is_next() {
+        let key = |tgid| ProcessKey {
+            start_boottime_ns: 1,
+            tgid,
+            reserved: 0,
+        };
+        let suspects: HashSet<_> = [1, 2, 3].map(key).into();
+        let start = Instant::now();
+        let mut looks = HashMap::new();
+        let mut seen = Vec::new();
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            if let Some(key) = due(&suspects, |key| looks.get(key).copied(), now) {
+                looks.insert(*key, now);
+                seen.push((second, key.tgid));
+            }
+        }
+        let seconds: Vec<_> = seen.iter().map(|(second, _)| *second).collect();
+        assert_eq!(seconds, [0, 1, 2, 30, 31, 32, 60, 61, 62, 90, 91, 92]);
+        let first: Vec<_> = seen.iter().map(|(_, pid)| *pid).take(3).collect();
+        let again: Vec<_> = seen.iter().map(|(_, pid)| *pid).skip(9).collect();
+        assert_eq!(first, again);
+    }
+}
