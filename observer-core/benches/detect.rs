@@ -1,14 +1,24 @@
-//! Detectors: one sample of many processes.
+//! Detectors: one sample of many processes, and how it is put together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use observer_common::ProcessKey;
 use observer_core::{
     detect::{
-        ConnectResult, Counts, Descriptors, Engine, Name, Process, Sample, SentReset, Thresholds,
+        ConnectResult, CounterClasses, Counts, Descriptors, Engine, Gatherer, Inputs, Name,
+        Process, ResetPeers, Sample, SentReset, Thresholds,
     },
-    table::Labels,
+    names::ResetReasons,
+    table::{
+        Labels, Table, TableConfig,
+        fake::{FakeFacts, FakeKernel, key},
+    },
 };
 
 /// Each process connects, closes and resets a little.
@@ -81,5 +91,46 @@ fn step(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, step);
+/// From the snapshot of a tick, of processes with a dozen counters that are not zero.
+fn gather(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("gather");
+    group.sample_size(20);
+    let reasons = ResetReasons::default();
+    let classes = CounterClasses::new(|index| reasons.name(index).into_owned());
+    for processes in [1_000, 10_000] {
+        let facts = FakeFacts::default();
+        let source = FakeKernel::new(processes as usize + 3);
+        for (pid, slot) in (1..).zip(&mut source.slots.lock().expect("not poisoned")[3..]) {
+            slot.key = key(pid, 1);
+            let comm = format!("daemon-{}", pid / 10);
+            slot.comm[..comm.len()].copy_from_slice(comm.as_bytes());
+            slot.state.transitions[1][..10].fill(12_345);
+            slot.accept.accepted = 12_345;
+            slot.connect.results[0] = 12_345;
+        }
+        let mut table = Table::new(TableConfig {
+            max_processes: processes as usize,
+            ..TableConfig::default()
+        });
+        table.tick(Instant::now(), &source, &facts);
+        let snapshot = table.snapshot(1, &source, &facts);
+        let mut gatherer = Gatherer::default();
+        group.bench_function(BenchmarkId::from_parameter(processes), |bencher| {
+            bencher.iter(|| {
+                black_box(gatherer.gather(Inputs {
+                    snapshot: &snapshot,
+                    classes: &classes,
+                    fd_kinds: &HashMap::new(),
+                    reset_peers: &ResetPeers::default(),
+                    namespaces: &[],
+                    sources: Vec::new(),
+                    netns: &|_| None,
+                }))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step, gather);
 criterion_main!(benches);
