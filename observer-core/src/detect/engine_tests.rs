@@ -154,6 +154,24 @@ fn exhausted_ports_explain_failed_connects_and_time_wait() {
     assert_eq!(run(30, 1), both);
 }
 
+/// They fail in one second, and the finding says how many for ten.
+#[test]
+fn failed_searches_are_those_of_ten_seconds() {
+    for (seconds, expected) in [(10, 30), (15, 0)] {
+        let (_, engine) = play(seconds, |second| {
+            let mut ports = ports(1_000, 900);
+            ports.searches_failed = if second < 3 { 0 } else { 30 };
+            Sample {
+                ports: vec![ports],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let json = serde_json::to_value(finding).unwrap();
+        assert_eq!(json["evidence"]["failed_searches"], expected, "{seconds}");
+    }
+}
+
 #[test]
 fn a_time_wait_surge_becomes_exhaustion() {
     let (changes, _) = play(40, |second| {
@@ -167,8 +185,8 @@ fn a_time_wait_surge_becomes_exhaustion() {
     });
     let expected = [
         (20, "raised", Anomaly::TimeWaitSurge),
-        (25, "raised", Anomaly::PortExhaustion),
-        (25, "cleared", Anomaly::TimeWaitSurge),
+        (26, "raised", Anomaly::PortExhaustion),
+        (26, "cleared", Anomaly::TimeWaitSurge),
     ];
     assert_eq!(changes, expected);
 }

@@ -232,7 +232,7 @@ pub enum Evidence {
         opened_per_second: f64,
         /// Ports that will be blocked at this rate, divided by the available ones.
         end: f64,
-        /// Searches for a port that failed since the last sample.
+        /// Searches for a port that failed in 10 s.
         failed_searches: u64,
         /// Whose they are, most first.
         holders: Vec<Holder>,

@@ -9,13 +9,21 @@ use super::{
     finding::{Evidence, Severity, Subject},
     sample::Ports,
     settings::Thresholds,
-    windows::{Counters, Trend},
+    windows::{Counters, Trend, Window},
 };
 
 /// Walks running that must find the ports full.
 const FULL_WALKS: f64 = 2.0;
 /// Seconds of new connections.
 const OPENED: u64 = 10;
+/// Walks running that must find half of the ports blocked: the client may slow down from then on, and the first one
+/// cannot tell.
+const HALF_WALKS: u32 = 2;
+/// Unless no more than so many walks will come before the ports run out.
+const LAST_WALKS: u32 = 3;
+/// Connections of which the present rate is taken, if there are so many within [`OPENED`]: it changes once half of
+/// the ports are blocked, because connect() takes milliseconds then. A number drawn at random is right within 10 %.
+const RECENT: f64 = 400.0;
 /// Seconds of growth.
 const GROWTH: u64 = 60;
 /// A range below this is a cause of its own: the default has 28,232 ports.
@@ -50,6 +58,13 @@ impl OpenRate {
         self.opened.slope().map_or(0.0, |(slope, _)| slope.max(0.0))
     }
 
+    /// Connections per second now, 0 if not known.
+    fn now(&self) -> f64 {
+        self.opened
+            .recent_slope(RECENT)
+            .map_or(0.0, |slope| slope.max(0.0))
+    }
+
     /// Ports that stay blocked after their connection has ended, once this rate has lasted as long as
     /// that takes.
     pub fn closed(&self, ports: &Ports) -> f64 {
@@ -63,9 +78,13 @@ pub struct PortExhaustion {
     opened: OpenRate,
     live: Trend,
     searches: Counters<1>,
-    failed: u64,
+    failed: Window,
     /// Walks running that found the ports full.
     full: f64,
+    /// The same of half of them.
+    half: u32,
+    /// Time between the last two walks.
+    interval: Duration,
 }
 
 impl PortExhaustion {
@@ -93,34 +112,48 @@ impl Detector for PortExhaustion {
             opened: OpenRate::new(),
             live: Trend::new(GROWTH),
             searches: Counters::default(),
-            failed: 0,
+            failed: Window::new(10),
             full: 0.0,
+            half: 0,
+            interval: Duration::ZERO,
         }
     }
 
     fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let filled = share(ports.blocked.into(), ports.available.into());
+        let before = self.opened.walked_at;
         if self.opened.add(ports) {
+            let interval = before.map(|before| ports.walked_at.saturating_sub(before));
+            self.interval = interval.unwrap_or_default();
+            let half = filled >= thresholds.ports_half;
+            self.half = if half { self.half + 1 } else { 0 };
             self.live.add(ports.walked_at, ports.live().into());
             let full = filled >= thresholds.ports_full;
             self.full = if full { self.full + 1.0 } else { 0.0 };
         }
-        [self.failed] = self.searches.since([ports.searches_failed]);
+        let [failed] = self.searches.since([ports.searches_failed]);
+        self.failed.add(at.now, at.pace, failed);
         let free = f64::from(ports.available.saturating_sub(ports.blocked));
         let end = self.end(ports);
         let grown_in = until_used(free, self.growth());
         let left = match end >= 1.0 {
-            true => until_used(free, self.opened.per_second()),
+            true => until_used(free, self.opened.now()),
             false => grown_in,
         };
         // Since the walk, too.
         let left = (left - at.now.saturating_sub(ports.walked_at).as_secs_f64()).max(0.0);
         let soon = end.max(thresholds.ports_soon_seconds / grown_in.max(1.0));
-        let score = all(&[filled / thresholds.ports_half, soon])
+        let settled = self.half >= HALF_WALKS || left < (LAST_WALKS * self.interval).as_secs_f64();
+        let half = if settled {
+            filled / thresholds.ports_half
+        } else {
+            0.0
+        };
+        let score = all(&[half, soon])
             .max(self.full / FULL_WALKS)
-            .max(self.failed.min(1) as f64);
-        let critical = self.failed > 0 || left < thresholds.ports_critical_seconds;
+            .max(failed.min(1) as f64);
+        let critical = failed > 0 || left < thresholds.ports_critical_seconds;
         let severity = if critical {
             Severity::Critical
         } else {
@@ -128,7 +161,7 @@ impl Detector for PortExhaustion {
         };
         Assessment {
             raise: (score >= 1.0).then_some(severity),
-            calm: filled < thresholds.ports_clear && self.failed == 0,
+            calm: filled < thresholds.ports_clear && failed == 0,
             score,
             time_left: seconds(left),
         }
@@ -142,7 +175,7 @@ impl Detector for PortExhaustion {
             time_wait: ports.time_wait,
             opened_per_second: self.opened.per_second(),
             end: self.end(ports),
-            failed_searches: self.failed,
+            failed_searches: self.failed.sum(),
             holders: ports.holders.clone(),
         };
         if matches!(ports.subject, Subject::Namespace(_)) {

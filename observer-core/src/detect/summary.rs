@@ -213,7 +213,7 @@ fn what(finding: &Finding) -> String {
             match failed_searches {
                 0 => format!("runs out of local ports{when}: {state}"),
                 failed => format!(
-                    "is out of local ports, {} calls found none: {state}",
+                    "is out of local ports, {} calls found none in 10 s: {state}",
                     number(*failed)
                 ),
             }
@@ -580,7 +580,7 @@ mod tests {
         );
         assert_eq!(
             of(Anomaly::PortExhaustion, None, 3),
-            format!("{who} is out of local ports, 3 calls found none: {numbers}")
+            format!("{who} is out of local ports, 3 calls found none in 10 s: {numbers}")
         );
         assert_eq!(
             of(Anomaly::TimeWaitSurge, None, 0),

@@ -338,6 +338,17 @@ impl Trend {
         }
     }
 
+    /// Change per second over the shortest time up to now in which the number rose by `enough`, or over all of it.
+    #[must_use]
+    pub fn recent_slope(&self, enough: f64) -> Option<f64> {
+        let last = self.readings.back()?;
+        let mut before = self.readings.iter().rev();
+        let risen = before.find(|it| last.1 - it.1 >= enough);
+        let first = risen.or_else(|| self.readings.front())?;
+        let time = last.0.saturating_sub(first.0);
+        (time > Duration::ZERO).then(|| (last.1 - first.1) / time.as_secs_f64())
+    }
+
     /// Change per second between the first and the last reading, and the time between them.
     #[must_use]
     pub fn slope(&self) -> Option<(f64, Duration)> {
@@ -498,6 +509,18 @@ mod tests {
             trend.add(at(second), if second < 15 { 0.0 } else { second as f64 });
         }
         assert_eq!(trend.slope(), Some((1.0, at(10))));
+    }
+
+    #[test]
+    fn a_recent_slope_is_of_the_shortest_time_with_enough() {
+        let mut trend = Trend::new(10);
+        assert_eq!(trend.recent_slope(100.0), None);
+        for (second, value) in [(0, 0.0), (2, 200.0), (4, 230.0), (6, 260.0), (7, 275.0)] {
+            trend.add(at(second), value);
+        }
+        assert_eq!(trend.recent_slope(40.0), Some(15.0));
+        assert_eq!(trend.recent_slope(100.0), Some(275.0 / 7.0));
+        assert_eq!(trend.recent_slope(1_000.0), Some(275.0 / 7.0));
     }
 
     #[test]

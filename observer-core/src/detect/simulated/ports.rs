@@ -127,10 +127,10 @@ fn ports_that_run_out_are_raised_in_time() {
         series,
     };
     are_raised(&[
-        bad("ports: 500-600/s to one place", 40, 26, 28, |draw| {
+        bad("ports: 500-600/s to one place", 40, 27, 29, |draw| {
             steady(draw, (500.0, 600.0), RANGE, 1, 120)
         }),
-        bad("ports: 1,000/s to one place", 40, 14, 15, |draw| {
+        bad("ports: 1,000/s to one place", 40, 15, 16, |draw| {
             steady(draw, (950.0, 1050.0), RANGE, 1, 120)
         }),
         bad(
@@ -143,10 +143,10 @@ fn ports_that_run_out_are_raised_in_time() {
         bad("ports: 5,000/s to one place", 40, 3, 3, |draw| {
             steady(draw, (4500.0, 5500.0), RANGE, 1, 120)
         }),
-        bad("ports: 50/s, range of 1,000", 40, 10, 12, |draw| {
+        bad("ports: 50/s, range of 1,000", 40, 11, 13, |draw| {
             steady(draw, (40.0, 60.0), 1_000, 1, 90)
         }),
-        bad("ports: 20/s, range of 200", 40, 5, 6, |draw| {
+        bad("ports: 20/s, range of 200", 40, 6, 7, |draw| {
             steady(draw, (20.0, 25.0), 200, 1, 60)
         }),
         bad(
@@ -181,20 +181,38 @@ fn ports_that_suffice_are_silent() {
     ]);
 }
 
+/// The time left when it is raised, divided by the time until the first error.
+fn time_left(series: Series) -> f64 {
+    let error = series.error.expect("they run out");
+    let (second, finding) = raises(series)
+        .find(|(_, it)| it.anomaly == Anomaly::PortExhaustion)
+        .expect("it is raised");
+    let left = finding.time_left.expect("it is finite").as_secs_f64();
+    left / (error - second) as f64
+}
+
 #[test]
 fn the_time_left_is_right_within_a_quarter() {
     for mut draw in Draw::all_of("time left", 20) {
-        let series = steady(&mut draw, (480.0, 1_000.0), RANGE, 1, 120);
-        let error = series.error.expect("they run out");
-        let (second, finding) = raises(series)
-            .find(|(_, it)| it.anomaly == Anomaly::PortExhaustion)
-            .expect("it is raised");
-        let left = finding.time_left.expect("it is finite").as_secs_f64();
-        let ratio = left / (error - second) as f64;
-        assert!(
-            (0.75..1.25).contains(&ratio),
-            "{left} s of {} s",
-            error - second
-        );
+        let ratio = time_left(steady(&mut draw, (480.0, 1_000.0), RANGE, 1, 120));
+        assert!((0.75..1.25).contains(&ratio), "{ratio}");
+    }
+}
+
+/// Above half of the range, each connect() takes so long that the client has not done all of its work of a second
+/// when the next one begins.
+#[test]
+fn the_time_left_is_that_of_a_client_that_slows_down() {
+    for mut draw in Draw::all_of("slowing down", 20) {
+        let (before, then) = (draw.real(900.0, 1_000.0), draw.real(550.0, 700.0));
+        let available = 12_000;
+        let half = f64::from(available / 2) / before;
+        let series = short_connections(&mut draw, available, 60, 0, 1, 60, |second| {
+            // The last second of the fast ones is a part of one.
+            let fast = (half - second as f64).clamp(0.0, 1.0);
+            before * fast + then * (1.0 - fast)
+        });
+        let ratio = time_left(series);
+        assert!((0.75..1.25).contains(&ratio), "{ratio}");
     }
 }
