@@ -72,8 +72,18 @@ pub struct Engine {
 }
 
 /// The labels of the only holder, or of the name that has the most: which of several processes has the most
-/// changes from one moment to the next.
-fn most(holders: &[Holder]) -> Option<Arc<Labels>> {
+/// changes from one moment to the next. A finding that is raised keeps its labels while they are a holder's, or
+/// nobody is known to be one.
+fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+    if let Some(raised) = raised {
+        let is_raised = |holder: &Holder| match raised.pid() {
+            Some(_) => holder.labels == *raised,
+            None => holder.labels.name_key() == raised.name_key(),
+        };
+        if holders.is_empty() || holders.iter().any(is_raised) {
+            return Some(Arc::clone(raised));
+        }
+    }
     if let [only] = holders {
         return Some(Arc::clone(&only.labels));
     }
@@ -89,7 +99,8 @@ fn most(holders: &[Holder]) -> Option<Arc<Labels>> {
 trait Part {
     fn subject(&self) -> Subject;
 
-    fn labels(&self) -> Option<Arc<Labels>> {
+    /// Whom a finding names; `raised` is whom it has named so far.
+    fn labels(&self, _raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
         None
     }
 }
@@ -99,7 +110,7 @@ impl Part for Process {
         Subject::Process(self.key)
     }
 
-    fn labels(&self) -> Option<Arc<Labels>> {
+    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
         Some(Arc::clone(&self.labels))
     }
 }
@@ -109,7 +120,7 @@ impl Part for Name {
         Subject::Name(Arc::clone(&self.labels))
     }
 
-    fn labels(&self) -> Option<Arc<Labels>> {
+    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
         Some(Arc::clone(&self.labels))
     }
 }
@@ -119,8 +130,8 @@ impl Part for Ports {
         self.subject.clone()
     }
 
-    fn labels(&self) -> Option<Arc<Labels>> {
-        most(&self.holders)
+    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        most(&self.holders, raised)
     }
 }
 
@@ -129,8 +140,8 @@ impl Part for Listener {
         Subject::Listener(self.place)
     }
 
-    fn labels(&self) -> Option<Arc<Labels>> {
-        most(&self.holders)
+    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        most(&self.holders, raised)
     }
 }
 
@@ -206,10 +217,12 @@ impl Pass<'_> {
                 continue;
             };
             let (evidence, causes) = watch.detector.evidence(part);
+            let raised = self.board.raised(D::ANOMALY, &subject);
+            let labels = part.labels(raised.and_then(|it| it.labels.as_ref()));
             let finding = Finding {
                 anomaly: D::ANOMALY,
                 subject,
-                labels: part.labels(),
+                labels,
                 severity,
                 score: assessment.score,
                 time_left: assessment.time_left,

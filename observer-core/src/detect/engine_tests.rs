@@ -376,6 +376,38 @@ fn a_finding_of_several_processes_names_no_pid() {
     assert_eq!(finding.labels.as_deref(), Some(&Labels::name("api", "")));
 }
 
+/// The process that had the most when it was raised gets company, and ends then.
+#[test]
+fn a_finding_keeps_its_holder() {
+    let mut seen = Vec::new();
+    for end in [100, 160] {
+        let (changes, engine) = play(end, |second| {
+            let mut ports = kept_ports(200, second);
+            let mut others = vec![holder(8), holder(9)];
+            for other in &mut others {
+                other.count = 1_000;
+            }
+            ports.holders = match second {
+                0..70 => vec![holder(7)],
+                70 => Vec::new(),
+                71..120 => [vec![holder(7)], others].concat(),
+                _ => others,
+            };
+            Sample {
+                ports: vec![ports],
+                ..Sample::default()
+            }
+        });
+        let raises = changes.iter().filter(|it| it.1 == "raised").count();
+        assert_eq!(raises, 1, "{changes:?}");
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let labels = finding.labels.as_deref().unwrap();
+        seen.push((labels.comm().to_owned(), labels.pid().map(str::to_owned)));
+    }
+    let api = || "api".to_owned();
+    assert_eq!(seen, [(api(), Some("7".to_owned())), (api(), None)]);
+}
+
 #[test]
 fn of_two_local_ends_the_one_that_resets_has_the_finding() {
     let (changes, engine) = play(100, |second| {
