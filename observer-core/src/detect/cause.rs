@@ -92,16 +92,12 @@ macro_rules! causes {
 
 causes! {
     RstStorm {
-        HALF_CLOSE "half_close":
-            "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET, or TCP_ABORT_ON_CLOSE from FIN_WAIT1 or FIN_WAIT2"
+        HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET"
             => "closes its connections before the answer was read (shutdown() or close() too early)"
             ["half-close"];
-        UNREAD_CANCELLED "unread_cancelled": "sent TCP_ABORT_ON_CLOSE from ESTABLISHED"
-            => "closes connections with unread data: requests are cancelled" ["half-close"];
-        UNREAD_LAST_DATA "unread_last_data": "sent TCP_ABORT_ON_CLOSE from CLOSE_WAIT"
-            => "closes connections without reading the last data that the peer sent" ["half-close"];
-        UNREAD "unread": "sent TCP_ABORT_ON_CLOSE; the state before is not known"
-            => "closes connections with unread data" ["half-close"];
+        UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
+            => "closes connections with unread data"
+            ["half-close"];
         LINGER_ZERO "linger_zero": "sent LINGER_ZERO"
             => "sets SO_LINGER with a timeout of 0, which makes close() reset the connection" ["linger"];
         DISCONNECT "disconnect": "sent DISCONNECT"

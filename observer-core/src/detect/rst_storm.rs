@@ -118,13 +118,11 @@ pub struct RstStorm<S> {
     totals: (
         Counters<{ SentReset::COUNT }>,
         Counters<{ ReceivedReset::COUNT }>,
-        Counters<3>,
         Counters<1>,
     ),
     recent: (
         Recent<{ SentReset::COUNT }>,
         Recent<{ ReceivedReset::COUNT }>,
-        Recent<3>,
     ),
     of: PhantomData<S>,
 }
@@ -238,20 +236,10 @@ impl<S: Resetting> RstStorm<S> {
     /// The causes of RSTs sent, with how many they explain.
     fn sent_causes(&self) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
-        let unread = sent[SentReset::UnreadData as usize];
-        let in_state = self.recent.2.sums();
-        let known: u64 = in_state.iter().sum();
-        let part = |index: usize| (unread * in_state[index]).checked_div(known).unwrap_or(0);
-        let unknown = if known == 0 { unread } else { 0 };
         let count = |class: SentReset| sent[class as usize];
         vec![
-            (
-                &cause::HALF_CLOSE,
-                count(SentReset::DataAfterClose) + part(0),
-            ),
-            (&cause::UNREAD_CANCELLED, part(1)),
-            (&cause::UNREAD_LAST_DATA, part(2)),
-            (&cause::UNREAD, unknown),
+            (&cause::HALF_CLOSE, count(SentReset::DataAfterClose)),
+            (&cause::UNREAD, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),
             (&cause::UNACCEPTED, count(SentReset::Unaccepted)),
@@ -310,11 +298,9 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let counts = sample.counts();
         let sent = self.totals.0.since(counts.resets_sent);
         let received = self.totals.1.since(counts.resets_received);
-        let unread_in = self.totals.2.since(counts.unread_in);
-        let [ended] = self.totals.3.since([counts.ended]);
+        let [ended] = self.totals.2.since([counts.ended]);
         self.recent.0.add(at.now, sent);
         self.recent.1.add(at.now, received);
-        self.recent.2.add(at.now, unread_in);
         self.ended.add(at.now, at.pace, ended);
         self.mature = self.seen >= S::mature(thresholds);
         let mature = self.mature;

@@ -191,9 +191,6 @@ impl CounterClasses {
 pub struct Counts {
     /// By [`SentReset`].
     pub resets_sent: [u64; SentReset::COUNT],
-    /// Of [`SentReset::UnreadData`], those of which a record says in which state close() was called:
-    /// FIN_WAIT1 or 2, ESTABLISHED, CLOSE_WAIT. Records are sampled, so only their proportion counts.
-    pub unread_in: [u64; 3],
     /// By [`ReceivedReset`].
     pub resets_received: [u64; ReceivedReset::COUNT],
     /// Connections that ended: transitions to CLOSE, without refused and given-up connects and listeners.
