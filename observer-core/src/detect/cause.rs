@@ -207,7 +207,7 @@ causes! {
             => "accept() finds no free descriptor, so the queue stays full" ["nofile"];
         NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
             => "the server does not accept at all: it is stuck" [];
-        ONE_WORKER_STUCK "one_worker_stuck": "one of several sockets of the address is full"
+        ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 3 ticks running and accepts nothing, and others accept"
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" [];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];

@@ -213,6 +213,7 @@ fn a_server_at_its_descriptor_limit_has_one_finding() {
                 exhausted: emfile * second,
                 syncookies: 0,
                 holders: vec![holder(7)],
+                workers: Vec::new(),
             };
             Sample {
                 processes: vec![server],

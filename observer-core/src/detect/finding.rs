@@ -278,6 +278,8 @@ pub enum Evidence {
         sockets: u64,
         /// Connections accepted in the last 10 to 20 s.
         accepts: u64,
+        /// The worker that accepts nothing although others do.
+        stuck_pid: Option<u32>,
         /// Whose sockets.
         holders: Vec<Holder>,
     },

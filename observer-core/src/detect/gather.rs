@@ -17,6 +17,7 @@ use super::{
     reset_peers::ResetPeers,
     sample::{
         CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
+        Worker,
     },
 };
 use crate::{
@@ -157,6 +158,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
                 exhausted: 0,
                 syncookies: 0,
                 holders: Vec::new(),
+                workers: Vec::new(),
             });
             at.sockets += stats.sockets;
             at.backlog += stats.backlog;
@@ -184,10 +186,18 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
                 labels: Arc::clone(&vitals.labels),
                 count: stats.sockets,
             });
+            at.workers.push(Worker {
+                process: process.key,
+                fullest: stats.fullest,
+                accepts: vitals.counts.slot().accept.accepted,
+            });
         }
     }
     let mut all: Vec<_> = all.into_values().filter(|it| it.sockets > 0).collect();
     for listener in &mut all {
+        if listener.workers.len() < 2 {
+            listener.workers.clear();
+        }
         most_first(&mut listener.holders);
         let netns = listener.place.netns;
         let counters = namespaces.iter().find(|it| it.netns == netns);

@@ -1,5 +1,9 @@
 //! Connection requests are dropped because the accept queue is full, or soon will be.
 
+use std::collections::HashMap;
+
+use observer_common::ProcessKey;
+
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
@@ -16,10 +20,16 @@ const SMALL_BACKLOG: u64 = 128;
 /// bursts, so a longer queue would not help.
 const SLOW_TICKS: f64 = 3.0;
 
+/// Ticks running on which the queue of one worker was nearly full and it accepted nothing: the kernel divides
+/// connections unevenly, so a queue that is full although it moves is no sign of a worker that is stuck.
+const STUCK_TICKS: u32 = 3;
+
 /// State of the detector.
 #[derive(Debug)]
 pub struct ListenOverflow {
     totals: Counters<4>,
+    /// Of each worker, its total of accepted connections and for how many ticks it has been stuck.
+    workers: HashMap<ProcessKey, (u64, u32)>,
     overflows: Window,
     /// Ticks running on which the queue was nearly full.
     full: f64,
@@ -34,6 +44,7 @@ impl Detector for ListenOverflow {
     fn new(_: &Thresholds) -> Self {
         Self {
             totals: Counters::default(),
+            workers: HashMap::new(),
             overflows: Window::new(10),
             full: 0.0,
             recent: Recent::default(),
@@ -54,6 +65,19 @@ impl Detector for ListenOverflow {
         ]);
         self.overflows.add(at.now, at.pace, overflows);
         self.recent.add(at.now, [accepts, exhausted, syncookies]);
+        let workers = listener.workers.iter().map(|it| {
+            let before = self.workers.get(&it.process);
+            let stuck = match before {
+                Some((accepts, stuck))
+                    if *accepts == it.accepts && it.fullest >= thresholds.listen_full =>
+                {
+                    stuck + 1
+                }
+                _ => 0,
+            };
+            (it.process, (it.accepts, stuck))
+        });
+        self.workers = workers.collect();
         let full = listener.fullest >= thresholds.listen_full;
         self.full = if full { self.full + 1.0 } else { 0.0 };
         let dropping = all(&[
@@ -76,12 +100,13 @@ impl Detector for ListenOverflow {
 
     fn evidence(&self, listener: &Listener) -> (Evidence, Vec<Explanation>) {
         let [accepts, exhausted, syncookies] = self.recent.sums();
-        let full = listener.backlog as f64 >= 0.8 * listener.max_backlog.max(1) as f64;
+        let mut workers = self.workers.iter();
+        let stuck = workers.find(|(_, (_, stuck))| *stuck >= STUCK_TICKS);
         let cause = if exhausted > 0 {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
         } else if accepts == 0 {
             &cause::NO_ACCEPTS
-        } else if listener.sockets > 1 && !full {
+        } else if stuck.is_some() {
             &cause::ONE_WORKER_STUCK
         } else if self.full >= SLOW_TICKS {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
@@ -100,6 +125,7 @@ impl Detector for ListenOverflow {
             fullest: listener.fullest,
             sockets: listener.sockets,
             accepts,
+            stuck_pid: stuck.map(|(process, _)| process.tgid),
             holders: listener.holders.clone(),
         };
         (evidence, cause::explain(&[(cause, 1)]))
@@ -112,12 +138,20 @@ mod tests {
 
     use super::*;
     use crate::{
-        detect::{Thresholds, windows::Pace},
+        detect::{Thresholds, Worker, windows::Pace},
         table::ListenAddress,
     };
 
     /// The cause after ten seconds of overflows and accepts, with these numbers of waiting connections.
     fn cause(backlog: impl Fn(u64) -> u64) -> &'static str {
+        cause_with(backlog, |_| Vec::new()).0
+    }
+
+    /// The same with several workers, and which of them is stuck.
+    fn cause_with(
+        backlog: impl Fn(u64) -> u64,
+        workers: impl Fn(u64) -> Vec<Worker>,
+    ) -> (&'static str, Option<u32>) {
         let thresholds = Thresholds::default();
         let mut detector = ListenOverflow::new(&thresholds);
         let listener = |second: u64| Listener {
@@ -134,6 +168,7 @@ mod tests {
             exhausted: 0,
             syncookies: 0,
             holders: Vec::new(),
+            workers: workers(second),
         };
         for second in 0..10 {
             let at = At {
@@ -145,7 +180,35 @@ mod tests {
             };
             detector.assess(&listener(second), &at);
         }
-        detector.evidence(&listener(9)).1[0].cause.id
+        let (evidence, causes) = detector.evidence(&listener(9));
+        let Evidence::AcceptQueue { stuck_pid, .. } = evidence else {
+            panic!("{evidence:?}");
+        };
+        (causes[0].cause.id, stuck_pid)
+    }
+
+    /// One worker's queue is full, and it accepts so many connections a second.
+    fn of_full_worker(accepts: u64) -> (&'static str, Option<u32>) {
+        let worker = |tgid, fullest, accepts| Worker {
+            process: ProcessKey {
+                start_boottime_ns: 1,
+                tgid,
+                reserved: 0,
+            },
+            fullest,
+            accepts,
+        };
+        cause_with(
+            |_| 100,
+            |second| vec![worker(1, 0.1, 0), worker(2, 1.0, accepts * second)],
+        )
+    }
+
+    #[test]
+    fn a_worker_that_accepts_is_not_stuck() {
+        assert_eq!(of_full_worker(0), ("one_worker_stuck", Some(2)));
+        // The kernel gave it more than the others.
+        assert_eq!(of_full_worker(1), ("slow_accept", None));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use gather::{Gatherer, Inputs};
 pub use reset_peers::ResetPeers;
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,
-    ReceivedReset, Sample, SearchesFailedAt, SentReset, Source,
+    ReceivedReset, Sample, SearchesFailedAt, SentReset, Source, Worker,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
 pub use summary::{change_summary, duration, finding_summary, headline, named};

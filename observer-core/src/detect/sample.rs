@@ -351,6 +351,19 @@ pub struct Listener {
     pub syncookies: u64,
     /// Whose sockets.
     pub holders: Vec<Holder>,
+    /// The same processes one by one, if they have sockets of their own (SO_REUSEPORT).
+    pub workers: Vec<Worker>,
+}
+
+/// A process with one of several listening sockets of an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Worker {
+    /// Which.
+    pub process: ProcessKey,
+    /// Backlog divided by its maximum, of its fullest socket.
+    pub fullest: f64,
+    /// Total of its accepted connections.
+    pub accepts: u64,
 }
 
 /// A network namespace.

@@ -277,6 +277,7 @@ fn what(finding: &Finding) -> String {
             fullest,
             sockets,
             accepts,
+            stuck_pid,
             holders: _,
         } => {
             let fullest = match sockets {
@@ -287,13 +288,14 @@ fn what(finding: &Finding) -> String {
                     percent(*fullest)
                 ),
             };
+            let stuck = stuck_pid.map_or_else(String::new, |pid| format!(", none by pid {pid}"));
             let accepts = match accepts {
                 0 => "none was accepted".to_owned(),
                 accepts => format!("{} were accepted", number(*accepts)),
             };
             format!(
                 "dropped {} connection requests in 10 s: {} connections wait for accept() where {} \
-                 may{fullest}; {accepts} in the last seconds",
+                 may{fullest}; {accepts} in the last seconds{stuck}",
                 number(*overflows),
                 number(*backlog),
                 number(*max_backlog),
@@ -689,6 +691,7 @@ mod tests {
                 fullest: 1.01,
                 sockets,
                 accepts,
+                stuck_pid: (sockets == 8).then_some(12),
                 holders: Vec::new(),
             };
             finding_summary(&finding(
@@ -709,7 +712,7 @@ mod tests {
             of(8, 1_500),
             format!(
                 "{start} over 8 sockets, the fullest 100 % full; 1,500 were accepted in the last \
-                 seconds"
+                 seconds, none by pid 12"
             )
         );
     }

@@ -33,6 +33,7 @@ fn series(onset: u64, seconds: Vec<u64>) -> Series {
             exhausted: 0,
             syncookies: 0,
             holders: Vec::new(),
+            workers: Vec::new(),
         }],
         ..Sample::default()
     });

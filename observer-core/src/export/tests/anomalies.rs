@@ -128,6 +128,7 @@ fn processes_and_names_have_their_findings() {
             fullest: 1.0,
             sockets: 1,
             accepts: 0,
+            stuck_pid: None,
             holders: vec![Holder {
                 process: Some(process),
                 labels: Arc::new(Labels::process(process.tgid, "quo\"te", "")),
