@@ -10,6 +10,8 @@ pub enum Anomaly {
     RstStorm,
     /// Most connects fail.
     ConnectFailures,
+    /// Established connections end because nothing answers them.
+    SilentPeers,
     /// Local ports for a destination run out.
     PortExhaustion,
     /// A client's sockets in TIME_WAIT will take most ports for a destination.
@@ -30,9 +32,10 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RstStorm,
         Self::ConnectFailures,
+        Self::SilentPeers,
         Self::PortExhaustion,
         Self::TimeWaitSurge,
         Self::TimeWaitOverflow,
@@ -49,6 +52,7 @@ impl Anomaly {
         match self {
             Self::RstStorm => "rst_storm",
             Self::ConnectFailures => "connect_failures",
+            Self::SilentPeers => "silent_peers",
             Self::PortExhaustion => "port_exhaustion",
             Self::TimeWaitSurge => "time_wait_surge",
             Self::TimeWaitOverflow => "time_wait_overflow",

@@ -151,6 +151,11 @@ causes! {
         OTHER_ERRNO "other_errno": "any other errno"
             => "other errors; see socket_connects_total" [];
     }
+    SilentPeers {
+        NOT_ACKNOWLEDGED "not_acknowledged": "ETIMEDOUT or EHOSTUNREACH of established connections, without keepalive"
+            => "what it sends is not acknowledged: a NAT or firewall forgot the connections, or the peers are gone"
+            ["keepalive"];
+    }
     PortExhaustion {
         SHORT_CONNECTIONS "short_connections": "TIME_WAIT"
             => "opens a connection for each request; each closed one keeps its port for 60 seconds"

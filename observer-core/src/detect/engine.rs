@@ -21,6 +21,7 @@ use super::{
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
+    silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
     time_wait::{TimeWaitOverflow, TimeWaitSurge},
     windows::Pace,
@@ -63,6 +64,8 @@ pub struct Engine {
     close_wait_leak: Watches<CloseWaitLeak>,
     connect_failures: Watches<ConnectFailures<Process>>,
     connect_failures_of_names: Watches<ConnectFailures<Name>>,
+    silent_peers: Watches<SilentPeers<Process>>,
+    silent_peers_of_names: Watches<SilentPeers<Name>>,
     rst_storm: Watches<RstStorm<Process>>,
     rst_storm_of_names: Watches<RstStorm<Name>>,
     time_wait_surge: Watches<TimeWaitSurge>,
@@ -328,6 +331,8 @@ impl Engine {
             close_wait_leak: Watches::new(),
             connect_failures: Watches::new(),
             connect_failures_of_names: Watches::new(),
+            silent_peers: Watches::new(),
+            silent_peers_of_names: Watches::new(),
             rst_storm: Watches::new(),
             rst_storm_of_names: Watches::new(),
             time_wait_surge: Watches::new(),
@@ -420,6 +425,13 @@ impl Engine {
                 is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
                     || detector.is_without_ports() && is_exhausted(board, at)
             },
+        );
+        pass.run_alone(&mut self.silent_peers, &sample.processes);
+        pass.run(
+            &mut self.silent_peers_of_names,
+            &sample.names,
+            |_| Detector::new(thresholds),
+            |_, name, board| is_raised_for_process(board, Anomaly::SilentPeers, &name.labels),
         );
         let names: HashMap<(&str, &str), &Name> = sample
             .names

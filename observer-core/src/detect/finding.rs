@@ -218,6 +218,15 @@ pub enum Evidence {
         /// Attempts that ended in the last 10 to 20 s, by result.
         results: Breakdown,
     },
+    /// Of connections that nothing answered.
+    Unanswered {
+        /// Established connections that ended so, those left out that keepalive ended.
+        unanswered: u64,
+        /// All that ended in the same time.
+        ended: u64,
+        /// Seconds of that time.
+        seconds: u64,
+    },
     /// Of local ports.
     Ports {
         /// Ports that connect() cannot use for the destination, or that bind() took.

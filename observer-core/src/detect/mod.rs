@@ -22,6 +22,7 @@ mod reset_peers;
 mod rst_storm;
 mod sample;
 mod settings;
+mod silent_peers;
 mod summary;
 mod syn_scan;
 mod time_wait;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
     PORT_SEARCH_CONNECT, ProcessKey, RESETS_RECEIVED, RESETS_SENT, SYN_SENT, Slot,
-    reset_received_name,
+    connection_error_index, reset_received_name,
 };
 
 use super::finding::{Holder, Subject};
@@ -195,6 +195,9 @@ pub struct Counts {
     pub resets_received: [u64; ReceivedReset::COUNT],
     /// Connections that ended: transitions to CLOSE, without refused and given-up connects and listeners.
     pub ended: u64,
+    /// Established connections that ended because nothing answered: with ETIMEDOUT, or with EHOSTUNREACH, if an ICMP
+    /// message or the neighbour's silence said why (`tcp_write_err`).
+    pub unanswered: u64,
     /// By [`ConnectResult`].
     pub connects: [u64; ConnectResult::COUNT],
     /// Searches of connect() for a local port that failed.
@@ -213,6 +216,10 @@ impl Counts {
             port_searches_failed: slot.ports.exhausted[PORT_SEARCH_CONNECT],
             bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
+            unanswered: [libc::ETIMEDOUT, libc::EHOSTUNREACH]
+                .map(|errno| slot.state.errors[connection_error_index(errno as u32)])
+                .iter()
+                .sum(),
             ..Self::default()
         };
         for (class, count) in classes.sent.iter().zip(slot.reset.sent) {
@@ -451,6 +458,13 @@ mod tests {
         slot.state.transitions[usize::from(FIN_WAIT2)][usize::from(CLOSE)] = 12;
         slot.state.transitions[usize::from(SYN_SENT)][usize::from(CLOSE)] = 13;
         let reasons = ResetReasons::new([(3, "TCP_ABORT_ON_CLOSE".to_owned())].into());
+        for (errno, count) in [
+            (libc::ETIMEDOUT, 3),
+            (libc::EHOSTUNREACH, 4),
+            (libc::EPIPE, 5),
+        ] {
+            slot.state.errors[connection_error_index(errno as u32)] = count;
+        }
         let classes = CounterClasses::new(|index| reasons.name(index).into_owned());
         let counts = Counts::read(&slot, &classes);
         assert_eq!(counts.resets_sent.iter().sum::<u64>(), 9);
@@ -461,6 +475,6 @@ mod tests {
         assert_eq!(counts.connects[ConnectResult::Ok as usize], 9);
         assert_eq!(counts.connects[ConnectResult::Refused as usize], 10);
         assert_eq!(counts.connects[ConnectResult::GaveUp as usize], 11);
-        assert_eq!(counts.ended, 12);
+        assert_eq!((counts.ended, counts.unanswered), (12, 7));
     }
 }

@@ -109,6 +109,13 @@ thresholds! {
     connect_waiting = 10.0;
     /// Fraction of failed connects at which it clears.
     connect_clear_share = 0.1;
+    /// Established connections that nothing answered any more, of 120 seconds.
+    silent_peers = 10.0;
+    /// Of the last 120 seconds, those with such an end: a host that was suspended, or one peer that is gone, ends all
+    /// at once.
+    silent_peers_seconds = 5.0;
+    /// Fraction of the connections that ended in 120 seconds. Servers of mobile clients have a few per cent.
+    silent_peers_share = 0.2;
     /// Blocked ports as a fraction of the available ones, on two walks: exhausted within seconds at any rate.
     ports_full = 0.85;
     /// The same if it will run out: above half of the range connect() searches the ports of both parities, which takes

@@ -12,4 +12,5 @@ mod descriptors;
 mod ports;
 mod resets;
 mod scans;
+mod silence;
 mod time_wait;

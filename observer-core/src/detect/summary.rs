@@ -182,6 +182,16 @@ fn what(finding: &Finding) -> String {
             let parts: Vec<_> = failed.into_iter().chain(waiting).collect();
             format!("cannot connect: {}", parts.join("; "))
         }
+        Evidence::Unanswered {
+            unanswered,
+            ended,
+            seconds,
+        } => format!(
+            "loses connections that nothing answers any more: {} of the {} that ended in {}",
+            number(*unanswered),
+            number(*ended),
+            duration(Duration::from_secs(*seconds)),
+        ),
         Evidence::Ports {
             blocked,
             available,
@@ -548,6 +558,24 @@ mod tests {
         assert_eq!(
             of(45, 1),
             format!("{who} {failed}; 1 connection has waited for an answer for over 3 s")
+        );
+    }
+
+    #[test]
+    fn peers_that_are_silent() {
+        let evidence = Evidence::Unanswered {
+            unanswered: 30,
+            ended: 40,
+            seconds: 120,
+        };
+        let causes = [(&cause::NOT_ACKNOWLEDGED, 1)];
+        let finding = finding(Anomaly::SilentPeers, process(), None, evidence, &causes);
+        assert_eq!(
+            finding_summary(&finding),
+            "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
+             40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
+             forgot the connections, or the peers are gone; fix: TCP_KEEPIDLE, TCP_KEEPINTVL, \
+             TCP_KEEPCNT; TCP_USER_TIMEOUT"
         );
     }
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Connections whose peer falls silent, as behind a NAT that forgets them: keepalive ends them one after the other.
-The peer is in a network namespace of its own."""
+"""Connections whose peer falls silent, as behind a NAT that forgets them. Argument: `keepalive`, which ends them one after
+the other, or `data`, if they are used again one after the other and retransmits end them. The peer is in a network
+namespace of its own."""
 import os, socket, subprocess, time
 
-from common import child, libc, listen, pace, rename, say
+from common import ARGS, child, libc, listen, pace, rename, say
 
 CLONE_NEWNET = 0x40000000
 # The connections of these seconds end after so many seconds without an answer, and one more for the probe.
 SECONDS, IDLE, RATE = 11, 12, 100
+# Connections that are used again in each second.
+USED = 10
 kept = []
 listens, write = os.pipe()
 
@@ -43,9 +46,12 @@ for second in pace(RATE):
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
-    c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, ARGS == ["keepalive"])
     kept.append(c)
 # No frame has the right address any more: no ICMP, no RST, nothing.
 ip("neigh replace 10.8.0.2 lladdr 02:00:00:00:00:99 dev v0 nud permanent")
 say("start")
+if ARGS == ["data"]:
+    for c, _ in zip(kept, pace(USED)):
+        c.send(b"x")
 time.sleep(1000)

@@ -261,8 +261,17 @@ scenarios! {
         after "ip addr add 10.9.0.2/32 dev lo"
         => Some(SCAN);
     "silence": "peers fall silent, and keepalive ends 100 connections/s";
-        ["silence.py"]
+        ["silence.py", "keepalive"]
         => Some(resets("client", "peers_silent", "keepalive"));
+    "nat": "peers fall silent, and 10 connections/s are used again; the first send() fails after 3 s";
+        ["silence.py", "data"]
+        after "echo 3 > /proc/sys/net/ipv4/tcp_retries2"
+        => Some(Expected {
+            anomaly: "silent_peers",
+            cause: "not_acknowledged",
+            also: &[],
+            ..resets("client", "", "keepalive")
+        });
     "ports1k": "1,000 requests/s without keep-alive, 12,000 ports";
         ["ports.py", "1000", "connect", "100"]
         after "echo 20000 31999 > /proc/sys/net/ipv4/ip_local_port_range"

@@ -1,0 +1,83 @@
+//! Established connections end because nothing answers them any more, and no RST shows it.
+
+use std::marker::PhantomData;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    connect_failures::Connecting,
+    detector::{Assessment, At, Detector, all, share},
+    finding::{Evidence, Severity},
+    sample::SentReset,
+    settings::Thresholds,
+    windows::{Counters, Window},
+};
+
+/// Seconds that are looked at: retransmits end after different times, so the deaths of one incident are spread.
+const SECONDS: u64 = 120;
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct SilentPeers<S> {
+    totals: Counters<3>,
+    unanswered: Window,
+    ended: Window,
+    of: PhantomData<S>,
+}
+
+impl<S> SilentPeers<S> {
+    fn share(&self) -> f64 {
+        share(
+            self.unanswered.sum() as f64,
+            self.ended.sum().max(self.unanswered.sum()) as f64,
+        )
+    }
+}
+
+impl<S: Connecting> Detector for SilentPeers<S> {
+    const ANOMALY: Anomaly = Anomaly::SilentPeers;
+    type Sample = S;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            totals: Counters::default(),
+            unanswered: Window::new(SECONDS),
+            ended: Window::new(SECONDS),
+            of: PhantomData,
+        }
+    }
+
+    fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
+        let (thresholds, counts) = (at.thresholds, sample.counts());
+        let [unanswered, keepalive, ended] = self.totals.since([
+            counts.unanswered,
+            counts.resets_sent[SentReset::Keepalive as usize],
+            counts.ended,
+        ]);
+        // Those that keepalive ended are RSTs.
+        self.unanswered
+            .add(at.now, at.pace, unanswered.saturating_sub(keepalive));
+        self.ended.add(at.now, at.pace, ended);
+        let number = self.unanswered.sum() as f64 / thresholds.silent_peers;
+        let score = all(&[
+            number,
+            self.unanswered.seconds_with(0.0) as f64 / thresholds.silent_peers_seconds,
+            self.share() / thresholds.silent_peers_share,
+        ]);
+        Assessment {
+            raise: (score >= 1.0).then_some(Severity::Warning),
+            calm: number < 0.5,
+            score,
+            time_left: None,
+        }
+    }
+
+    fn evidence(&self, _: &S) -> (Evidence, Vec<Explanation>) {
+        let evidence = Evidence::Unanswered {
+            unanswered: self.unanswered.sum(),
+            ended: self.ended.sum(),
+            seconds: SECONDS,
+        };
+        (evidence, cause::explain(&[(&cause::NOT_ACKNOWLEDGED, 1)]))
+    }
+}
