@@ -1,0 +1,224 @@
+//! What is wrong, in the numbers of a finding.
+
+use std::time::Duration;
+
+use super::numbers::{duration, growth, number, percent, rate};
+use crate::detect::{
+    anomaly::Anomaly,
+    finding::{Breakdown, Direction, Evidence, Finding, Subject},
+};
+
+/// Results of failed connects that are named.
+const RESULTS: usize = 3;
+/// Kinds of descriptors that are named.
+const NEWEST: usize = 3;
+
+/// What it does.
+pub(super) fn what(finding: &Finding) -> String {
+    // None at all is said by the numbers.
+    let left = finding.time_left.filter(|left| !left.is_zero());
+    let left = left.map(duration);
+    match &finding.evidence {
+        Evidence::Resets {
+            direction,
+            per_second,
+            baseline,
+            share,
+            peer_pid,
+            sent: _,
+            received: _,
+        } => {
+            let verb = match direction {
+                Direction::Sent => "sends",
+                Direction::Received => "receives",
+            };
+            let peer = peer_pid.map_or_else(String::new, |pid| {
+                format!("; the other end is mostly pid {pid} of this host")
+            });
+            let normal = baseline.map_or_else(String::new, |baseline| {
+                format!(" (normal here: {}/s)", rate(baseline))
+            });
+            format!(
+                "{verb} {} RSTs/s, {} of its ended connections{normal}{peer}",
+                rate(*per_second),
+                percent(*share),
+            )
+        }
+        Evidence::Connects {
+            failed,
+            attempts,
+            seconds,
+            waiting,
+            results,
+        } => {
+            let waiting = match waiting {
+                0 => None,
+                1 => Some("1 connection has waited for an answer for over 3 s".to_owned()),
+                waiting => Some(format!(
+                    "{} connections have waited for an answer for over 3 s",
+                    number(*waiting)
+                )),
+            };
+            let failed = (*failed > 0).then(|| {
+                format!(
+                    "{} of {} connects failed in {}{}",
+                    number(*failed),
+                    number(*attempts),
+                    duration(Duration::from_secs(*seconds)),
+                    reasons(results),
+                )
+            });
+            let parts: Vec<_> = failed.into_iter().chain(waiting).collect();
+            format!("cannot connect: {}", parts.join("; "))
+        }
+        Evidence::Unanswered {
+            unanswered,
+            ended,
+            seconds,
+        } => format!(
+            "loses connections that nothing answers any more: {} of the {} that ended in {}",
+            number(*unanswered),
+            number(*ended),
+            duration(Duration::from_secs(*seconds)),
+        ),
+        Evidence::Ports {
+            blocked,
+            available,
+            live: _,
+            time_wait,
+            opened_per_second,
+            end,
+            failed_searches,
+            holders: _,
+        } => {
+            let (taken, opened) = match finding.subject {
+                Subject::Namespace(_) => ("are taken by bind()", "bound"),
+                _ => ("are blocked", "opened"),
+            };
+            let state = format!(
+                "{} of {} {taken}, {} of them in TIME_WAIT, and {} connections/s are {opened}",
+                number(*blocked),
+                number(*available),
+                percent(f64::from(*time_wait) / f64::from((*blocked).max(1))),
+                rate(*opened_per_second),
+            );
+            if finding.anomaly == Anomaly::TimeWaitSurge {
+                return format!(
+                    "leaves most local ports in TIME_WAIT: {state}; {} will be blocked at this rate",
+                    percent(*end)
+                );
+            }
+            let when = left.map_or_else(String::new, |left| format!(" in {left}"));
+            match failed_searches {
+                0 => format!("runs out of local ports{when}: {state}"),
+                failed => format!(
+                    "is out of local ports, {} calls found none in 10 s: {state}",
+                    number(*failed)
+                ),
+            }
+        }
+        Evidence::TimeWaitOverflows { overflows } => format!(
+            "closed {} connections without TIME_WAIT in 10 s",
+            number(*overflows)
+        ),
+        Evidence::Descriptors {
+            open,
+            limit,
+            growth_per_second,
+            emfile,
+            enfile,
+            newest,
+        } => {
+            let open = format!(
+                "has {} of {} file descriptors open",
+                number(*open),
+                number(*limit)
+            );
+            let errors: Vec<_> = [(*emfile, "EMFILE"), (*enfile, "ENFILE")]
+                .into_iter()
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, errno)| format!("{} with {errno}", number(count)))
+                .collect();
+            let when = match left.filter(|_| errors.is_empty()) {
+                Some(left) => format!("; none is left in {left}"),
+                None => String::new(),
+            };
+            let errors = match errors.is_empty() {
+                true => String::new(),
+                false => format!("; calls fail, {} in the last seconds", errors.join(", ")),
+            };
+            let kinds: Vec<_> = newest
+                .iter()
+                .take(NEWEST)
+                .map(|it| format!("{} {}", number(it.count), it.kind))
+                .collect();
+            let kinds = match kinds.is_empty() {
+                true => String::new(),
+                false => format!("; the newest are {}", kinds.join(", ")),
+            };
+            format!("{open}{}{when}{errors}{kinds}", growth(*growth_per_second))
+        }
+        Evidence::CloseWait { over_10s, over_60s } => {
+            let long = match over_60s {
+                0 => String::new(),
+                long => format!(", {} of them for over a minute", number(*long)),
+            };
+            let sockets = if *over_10s == 1 { "socket" } else { "sockets" };
+            format!(
+                "does not close {} {sockets} that the other side closed over 10 s ago{long}",
+                number(*over_10s)
+            )
+        }
+        Evidence::AcceptQueue {
+            overflows,
+            backlog,
+            max_backlog,
+            fullest,
+            sockets,
+            accepts,
+            stuck_pid,
+            holders: _,
+        } => {
+            let fullest = match sockets {
+                0 | 1 => String::new(),
+                sockets => format!(
+                    " over {} sockets, the fullest {} full",
+                    number(*sockets),
+                    percent(*fullest)
+                ),
+            };
+            let stuck = stuck_pid.map_or_else(String::new, |pid| format!(", none by pid {pid}"));
+            let accepts = match accepts {
+                0 => "none was accepted".to_owned(),
+                accepts => format!("{} were accepted", number(*accepts)),
+            };
+            format!(
+                "dropped {} connection requests in 10 s: {} connections wait for accept() where {} \
+                 may{fullest}; {accepts} in the last seconds{stuck}",
+                number(*overflows),
+                number(*backlog),
+                number(*max_backlog),
+            )
+        }
+        Evidence::Scan { ports, segments } => format!(
+            "tries closed ports: {} segments to at least {} ports",
+            number(*segments),
+            number(*ports)
+        ),
+    }
+}
+
+/// `: 40 refused, 5 timed out`, most first.
+fn reasons(results: &Breakdown) -> String {
+    let mut failures: Vec<_> = results.iter().filter(|(name, _)| *name != "ok").collect();
+    failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    failures.truncate(RESULTS);
+    let failures: Vec<_> = failures
+        .into_iter()
+        .map(|(name, count)| format!("{} {}", number(count), name.replace('_', " ")))
+        .collect();
+    match failures.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", failures.join(", ")),
+    }
+}

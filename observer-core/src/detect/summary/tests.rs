@@ -1,0 +1,392 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    detect::{Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, cause},
+    table::{ListenAddress, fake::key},
+    walk::Destination,
+};
+
+fn process() -> (Subject, Option<Labels>) {
+    let key = key(5674, 1);
+    let labels = Labels::process(5674, "api", "api.service");
+    (Subject::Process(key), Some(labels))
+}
+
+fn destination() -> (Subject, Option<Labels>) {
+    let to = Destination {
+        netns: 1,
+        source: [10, 0, 0, 1].into(),
+        remote: ([10, 0, 9, 12], 5432).into(),
+    };
+    let labels = Labels::name("php-fpm", "");
+    (Subject::Destination(to), Some(labels))
+}
+
+fn listener() -> (Subject, Option<Labels>) {
+    let place = ListenAddress {
+        netns: 1,
+        address: ([0, 0, 0, 0], 8080).into(),
+    };
+    let labels = Labels::process(7, "api", "");
+    (Subject::Listener(place), Some(labels))
+}
+
+fn namespace() -> (Subject, Option<Labels>) {
+    (Subject::Namespace(4_026_531_840), None)
+}
+
+fn finding(
+    anomaly: Anomaly,
+    (subject, labels): (Subject, Option<Labels>),
+    time_left: Option<u64>,
+    evidence: Evidence,
+    causes: &[(&'static Cause, u64)],
+) -> Finding {
+    Finding {
+        anomaly,
+        subject,
+        labels: labels.map(Arc::new),
+        severity: Severity::Critical,
+        score: 2.0,
+        time_left: time_left.map(Duration::from_secs),
+        since: Duration::from_secs(100),
+        evidence,
+        causes: cause::explain(causes),
+    }
+}
+
+fn resets(direction: Direction, peer_pid: Option<u32>) -> Evidence {
+    Evidence::Resets {
+        direction,
+        per_second: 140.2,
+        baseline: Some(0.52),
+        share: 0.62,
+        sent: Breakdown::default(),
+        received: Breakdown::default(),
+        peer_pid,
+    }
+}
+
+#[test]
+fn a_storm_that_is_sent() {
+    let causes = [(&cause::UNREAD, 1)];
+    let evidence = resets(Direction::Sent, None);
+    let finding = finding(Anomaly::RstStorm, process(), None, evidence, &causes);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections (normal \
+         here: 0.5/s); cause: closes connections with unread data; fix: After \
+         shutdown(SHUT_WR), read to the end, then close"
+    );
+}
+
+#[test]
+fn causes_that_hold_together_have_no_shares() {
+    let both = [&cause::SHORT_CONNECTIONS, &cause::SMALL_RANGE];
+    let both = both.map(|cause| Explanation { cause, share: 1.0 });
+    assert_eq!(
+        causes(&both).unwrap(),
+        "causes: opens a connection for each request; each closed one keeps its port for 60 \
+         seconds; and few local ports are available: a small ip_local_port_range, reserved or \
+         bound ports"
+    );
+}
+
+#[test]
+fn what_is_normal_for_a_new_process_is_not_known() {
+    let mut evidence = resets(Direction::Sent, None);
+    if let Evidence::Resets { baseline, .. } = &mut evidence {
+        *baseline = None;
+    }
+    let finding = finding(Anomaly::RstStorm, process(), None, evidence, &[]);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections"
+    );
+}
+
+#[test]
+fn a_storm_that_is_received_has_several_causes() {
+    let causes = [(&cause::PEER_ABORTS, 5), (&cause::PEER_LEFT, 4)];
+    let labels = Labels::name("api", "");
+    let name = (Subject::Name(Arc::new(labels.clone())), Some(labels));
+    let evidence = resets(Direction::Received, Some(77));
+    let finding = finding(Anomaly::RstStorm, name, None, evidence, &causes);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (all processes) receives 140 RSTs/s, 62 % of its ended connections (normal here: \
+         0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
+         connections: they cancel, restart, or something in between times out (56 %), or goes on \
+         writing after the peer has closed: the peer left early, or misuses half-close (44 %); \
+         fix: Find who sent it"
+    );
+}
+
+#[test]
+fn failed_connects() {
+    let evidence = |failed, waiting| Evidence::Connects {
+        failed,
+        attempts: 50,
+        seconds: 120,
+        waiting,
+        results: Breakdown::new([("ok", 5), ("timed_out", 5), ("refused", 40)]),
+    };
+    let of = |failed, waiting| {
+        let evidence = evidence(failed, waiting);
+        finding_summary(&finding(
+            Anomaly::ConnectFailures,
+            process(),
+            None,
+            evidence,
+            &[],
+        ))
+    };
+    let who = "api (pid 5674, api.service) cannot connect:";
+    let failed = "45 of 50 connects failed in 2 min (40 refused, 5 timed out)";
+    assert_eq!(of(45, 0), format!("{who} {failed}"));
+    assert_eq!(
+        of(0, 1_200),
+        format!("{who} 1,200 connections have waited for an answer for over 3 s")
+    );
+    assert_eq!(
+        of(45, 1),
+        format!("{who} {failed}; 1 connection has waited for an answer for over 3 s")
+    );
+}
+
+#[test]
+fn peers_that_are_silent() {
+    let evidence = Evidence::Unanswered {
+        unanswered: 30,
+        ended: 40,
+        seconds: 120,
+    };
+    let causes = [(&cause::NOT_ACKNOWLEDGED, 1)];
+    let finding = finding(Anomaly::SilentPeers, process(), None, evidence, &causes);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
+         40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
+         forgot the connections, or the peers are gone; fix: TCP_KEEPIDLE, TCP_KEEPINTVL, \
+         TCP_KEEPCNT; TCP_USER_TIMEOUT"
+    );
+}
+
+fn ports(failed_searches: u64) -> Evidence {
+    Evidence::Ports {
+        blocked: 14_900,
+        available: 28_232,
+        live: 298,
+        time_wait: 14_602,
+        opened_per_second: 560.4,
+        end: 1.18,
+        failed_searches,
+        holders: vec![Holder {
+            process: None,
+            labels: Arc::new(Labels::name("php-fpm", "")),
+            count: 14_900,
+        }],
+    }
+}
+
+#[test]
+fn ports_for_a_destination() {
+    let of = |anomaly, left, failed| {
+        finding_summary(&finding(anomaly, destination(), left, ports(failed), &[]))
+    };
+    let who = "php-fpm from 10.0.0.1 to 10.0.9.12:5432";
+    let numbers = "14,900 of 28,232 are blocked, 98 % of them in TIME_WAIT, and 560 \
+                   connections/s are opened";
+    assert_eq!(
+        of(Anomaly::PortExhaustion, Some(24), 0),
+        format!("{who} runs out of local ports in 24 s: {numbers}")
+    );
+    assert_eq!(
+        of(Anomaly::PortExhaustion, None, 3),
+        format!("{who} is out of local ports, 3 calls found none in 10 s: {numbers}")
+    );
+    assert_eq!(
+        of(Anomaly::TimeWaitSurge, None, 0),
+        format!(
+            "{who} leaves most local ports in TIME_WAIT: {numbers}; 100 % will be blocked at \
+             this rate"
+        )
+    );
+}
+
+#[test]
+fn ports_of_a_namespace() {
+    let evidence = Evidence::Ports {
+        blocked: 15_000,
+        available: 28_232,
+        live: 1_500,
+        time_wait: 13_500,
+        opened_per_second: 500.0,
+        end: 1.1,
+        failed_searches: 0,
+        holders: Vec::new(),
+    };
+    let finding = finding(
+        Anomaly::PortExhaustion,
+        namespace(),
+        Some(26),
+        evidence,
+        &[],
+    );
+    assert_eq!(
+        finding_summary(&finding),
+        "network namespace 4026531840 runs out of local ports in 26 s: 15,000 of 28,232 are \
+         taken by bind(), 90 % of them in TIME_WAIT, and 500 connections/s are bound"
+    );
+}
+
+#[test]
+fn overflows_of_time_wait() {
+    let evidence = Evidence::TimeWaitOverflows { overflows: 1_200 };
+    let finding = finding(Anomaly::TimeWaitOverflow, namespace(), None, evidence, &[]);
+    assert_eq!(
+        finding_summary(&finding),
+        "network namespace 4026531840 closed 1,200 connections without TIME_WAIT in 10 s"
+    );
+}
+
+#[test]
+fn descriptors() {
+    let kind = |kind: &str, count| KindCount {
+        kind: kind.to_owned(),
+        count,
+    };
+    let newest = vec![kind("pipes", 200), kind("files in /tmp", 56)];
+    let of = |anomaly, left, open, growth_per_second, emfile| {
+        let evidence = Evidence::Descriptors {
+            open,
+            limit: 1_024,
+            growth_per_second,
+            emfile,
+            enfile: 0,
+            newest: newest.clone(),
+        };
+        finding_summary(&finding(anomaly, process(), left, evidence, &[]))
+    };
+    assert_eq!(
+        of(Anomaly::FdLeak, Some(1_222), 800, 11.0 / 60.0, 0),
+        "api (pid 5674, api.service) has 800 of 1,024 file descriptors open, 11 more a minute; \
+         none is left in 20 min 22 s; the newest are 200 pipes, 56 files in /tmp"
+    );
+    assert_eq!(
+        of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
+        "api (pid 5674, api.service) has 1,024 of 1,024 file descriptors open; calls fail, 212 \
+         with EMFILE in the last seconds; the newest are 200 pipes, 56 files in /tmp"
+    );
+}
+
+#[test]
+fn sockets_in_close_wait() {
+    let of = |over_10s, over_60s| {
+        let evidence = Evidence::CloseWait { over_10s, over_60s };
+        finding_summary(&finding(
+            Anomaly::CloseWaitLeak,
+            process(),
+            None,
+            evidence,
+            &[],
+        ))
+    };
+    assert_eq!(
+        of(45, 30),
+        "api (pid 5674, api.service) does not close 45 sockets that the other side closed over \
+         10 s ago, 30 of them for over a minute"
+    );
+    assert!(of(1, 0).ends_with("does not close 1 socket that the other side closed over 10 s ago"));
+}
+
+#[test]
+fn an_accept_queue() {
+    let of = |sockets, accepts| {
+        let evidence = Evidence::AcceptQueue {
+            overflows: 38,
+            backlog: 129,
+            max_backlog: 128,
+            fullest: 1.01,
+            sockets,
+            accepts,
+            stuck_pid: (sockets == 8).then_some(12),
+            holders: Vec::new(),
+        };
+        finding_summary(&finding(
+            Anomaly::ListenOverflow,
+            listener(),
+            None,
+            evidence,
+            &[],
+        ))
+    };
+    let start = "the listener 0.0.0.0:8080 of api (pid 7) dropped 38 connection requests in 10 \
+                 s: 129 connections wait for accept() where 128 may";
+    assert_eq!(
+        of(1, 0),
+        format!("{start}; none was accepted in the last seconds")
+    );
+    assert_eq!(
+        of(8, 1_500),
+        format!(
+            "{start} over 8 sockets, the fullest 100 % full; 1,500 were accepted in the last \
+             seconds, none by pid 12"
+        )
+    );
+}
+
+#[test]
+fn a_scan() {
+    let source = Subject::Source {
+        netns: 1,
+        address: [198, 51, 100, 7].into(),
+    };
+    let evidence = Evidence::Scan {
+        ports: 200,
+        segments: 5_000,
+    };
+    let causes = [(&cause::SCAN, 1)];
+    let finding = finding(Anomaly::SynScan, (source, None), None, evidence, &causes);
+    assert_eq!(
+        finding_summary(&finding),
+        "198.51.100.7 tries closed ports: 5,000 segments to at least 200 ports; cause: somebody \
+         looks for open ports; the source address may be forged"
+    );
+}
+
+#[test]
+fn changes_say_what_happened() {
+    let evidence = Evidence::TimeWaitOverflows { overflows: 2 };
+    let finding = finding(Anomaly::TimeWaitOverflow, namespace(), None, evidence, &[]);
+    let of = |change, at| change_summary(&change, Duration::from_secs(at));
+    let numbers = "network namespace 4026531840 closed 2 connections without TIME_WAIT in 10 s";
+    assert_eq!(
+        of(Change::Raised(finding.clone()), 100),
+        format!("time_wait_overflow raised: {numbers}")
+    );
+    assert_eq!(
+        of(Change::Updated(finding.clone()), 700),
+        format!("time_wait_overflow is critical after 10 min: {numbers}")
+    );
+    assert_eq!(
+        of(Change::Cleared(finding), 350),
+        "time_wait_overflow cleared after 4 min 10 s: network namespace 4026531840"
+    );
+}
+
+#[test]
+fn a_program_cannot_forge_a_line_by_its_name() {
+    let labels = Labels::process(1, "a\nERROR\u{202e}\u{1b}[2J", "\u{9b}unit\n");
+    let key = key(1, 1);
+    let process = (Subject::Process(key), Some(labels));
+    let evidence = Evidence::CloseWait {
+        over_10s: 3,
+        over_60s: 0,
+    };
+    let finding = finding(Anomaly::CloseWaitLeak, process, None, evidence, &[]);
+    let summary = finding_summary(&finding);
+    assert!(!summary.chars().any(|c| c.is_control() || c == '\u{202e}'));
+    assert!(summary.starts_with(r"a\x0aERROR\u{202e}\x1b[2J (pid 1, \u{9b}unit\x0a) does"));
+}
