@@ -93,7 +93,7 @@ macro_rules! causes {
 causes! {
     RstStorm {
         HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET"
-            => "closes its connections before the answer was read (shutdown() or close() too early)"
+            => "closes its connections before it has read the answer (shutdown() or close() too early)"
             ["half-close"];
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
             => "closes connections with unread data"
@@ -101,11 +101,11 @@ causes! {
         LINGER_ZERO "linger_zero": "sent LINGER_ZERO"
             => "sets SO_LINGER with a timeout of 0, which makes close() reset the connection" ["linger"];
         DISCONNECT "disconnect": "sent DISCONNECT"
-            => "ends connections by connect(AF_UNSPEC), which resets them" [];
+            => "ends connections by connect(AF_UNSPEC), which resets them" ["disconnect"];
         UNACCEPTED "unaccepted": "sent UNACCEPTED_CHILD"
-            => "closed a listening socket on which connections waited to be accepted" [];
+            => "closed a listening socket on which connections waited to be accepted" ["listener-closed"];
         ABORTED "aborted": "sent ABORTED_BY_ADMIN"
-            => "another process aborts its connections (`ss -K`, or a load balancer in the kernel)" [];
+            => "another process aborts its connections (`ss -K`, or a load balancer in the kernel)" ["abort-from-outside"];
         PEERS_SILENT "peers_silent": "sent TCP_KEEPALIVE_TIMEOUT"
             => "its peers vanished without a word: the idle timeout of a NAT or load balancer, or dead hosts"
             ["keepalive"];
@@ -115,7 +115,7 @@ causes! {
             => "its listening sockets refuse connections; with tcp_abort_on_overflow=1, because the accept queue is full"
             ["abort-on-overflow", "backlog"];
         OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
-            => "a peer or a NAT still has an older connection with the same ports" [];
+            => "a peer or a NAT still has an older connection with the same ports" ["old-connection"];
         PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
             => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["peer-left", "half-close"];
         PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
@@ -124,32 +124,32 @@ causes! {
         BOTH_CLOSING "both_closing": "received IN_LAST_ACK, IN_CLOSING or IN_FIN_WAIT*"
             => "peers reset connections that both sides were closing: harmless by itself" ["reset-at-close"];
         OTHER_RESETS "other_resets": "any other reason"
-            => "other reasons; see socket_resets_total" [];
+            => "other reasons; see socket_resets_total" ["reset-reason"];
     }
     ConnectFailures {
         NOTHING_LISTENS "nothing_listens": "ECONNREFUSED"
-            => "nothing listens at the destination, or a firewall rejects" [];
+            => "no program listens at the destination, or a firewall rejects" ["nothing-listens"];
         SYN_DROPPED "syn_dropped": "ETIMEDOUT, or sockets that stay in SYN_SENT"
             => "the destination does not answer: its packets are dropped, or its accept queue is full"
             ["syn-timeout", "conntrack", "backlog"];
         OWN_TIMEOUT "own_timeout": "gave_up"
             => "its own timeout ends the attempts: the destination does not answer in time" ["syn-timeout"];
         CANCELLED "cancelled": "ECANCELED without a retransmitted SYN"
-            => "it cancels its own attempts before they are answered" [];
+            => "it cancels its own attempts before they are answered" ["cancelled"];
         NO_NEIGHBOUR "no_neighbour": "EHOSTUNREACH"
-            => "the destination's host is not there, or a router says so" [];
+            => "the destination's host is not there, or a router says so" ["no-neighbour"];
         NO_ROUTE "no_route": "ENETUNREACH and no success"
-            => "there is no route to the destination" [];
+            => "there is no route to the destination" ["no-route"];
         FIREWALL_ICMP "firewall_icmp": "ENOPROTOOPT, EHOSTDOWN or ENONET"
-            => "a firewall or router refuses by an ICMP message" [];
+            => "a firewall or router refuses by an ICMP message" ["icmp"];
         DENIED "denied": "EACCES or EPERM"
-            => "a local filter, security module or BPF program forbids it" [];
+            => "a security module, a BPF program or a route of this host forbids it" ["denied"];
         NO_LOCAL_PORT "no_local_port": "EADDRNOTAVAIL"
             => "no local port is free, or the source address is not one of this host" ["ports"];
         NO_FAMILY "no_family": "EAFNOSUPPORT and no success"
-            => "the address family is not supported here" [];
+            => "the address is of another family than the socket" ["family"];
         OTHER_ERRNO "other_errno": "any other errno"
-            => "other errors; see socket_connects_total" [];
+            => "other errors; see socket_connects_total" ["connect-errno"];
     }
     SilentPeers {
         NOT_ACKNOWLEDGED "not_acknowledged": "ETIMEDOUT or EHOSTUNREACH of established connections, without keepalive"
@@ -175,7 +175,7 @@ causes! {
     }
     TimeWaitOverflow {
         TOO_FEW_BUCKETS "too_few_buckets": "TcpExtTCPTimeWaitOverflow"
-            => "more sockets would be in TIME_WAIT than net.ipv4.tcp_max_tw_buckets allows" ["tw-buckets", "time-wait"];
+            => "more closed connections would wait in TIME_WAIT than net.ipv4.tcp_max_tw_buckets allows, so late segments can disturb new ones" ["tw-buckets", "time-wait"];
     }
     FdLeak {
         FD_CLOSE_WAIT "fd_close_wait": "newest descriptors: TCP sockets in CLOSE_WAIT"
@@ -211,9 +211,9 @@ causes! {
         ACCEPT_WITHOUT_DESCRIPTORS "accept_without_descriptors": "EMFILE or ENFILE of its processes"
             => "accept() finds no free descriptor, so the queue stays full" ["nofile"];
         NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
-            => "the server does not accept at all: it is stuck" [];
+            => "the server does not accept at all: it is stuck" ["no-accept"];
         ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 3 ticks running and accepts nothing, and others accept"
-            => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" [];
+            => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];
         SLOW_ACCEPT "slow_accept": "accepts go on, and the queue is nearly full for 3 ticks running"
@@ -225,7 +225,7 @@ causes! {
     }
     SynScan {
         SCAN "scan": "at least 15 closed ports of one source"
-            => "somebody looks for open ports; the source address may be forged" [];
+            => "a port scan: one source tries port after port to find open ones; the source address may be forged" ["scan"];
     }
 }
 
@@ -240,6 +240,7 @@ mod tests {
         let ids: BTreeSet<_> = CAUSES.iter().map(|cause| cause.id).collect();
         assert_eq!(ids.len(), CAUSES.len());
         for cause in CAUSES {
+            assert!(!cause.hints.is_empty(), "{} has no fix", cause.id);
             for id in cause.hints {
                 let found = HINTS.iter().any(|hint| hint.id == *id);
                 assert!(found, "{} names {id}", cause.id);

@@ -122,11 +122,10 @@ fn causes(causes: &[Explanation]) -> Option<String> {
     }
 }
 
-/// Of the first cause that has one.
+/// Of the first cause.
 fn fix(causes: &[Explanation]) -> Option<&'static str> {
-    let hints = causes.iter().flat_map(|it| it.cause.hints());
-    let mut fixes = hints.map(|hint| hint.fix);
-    fixes.find(|fix| !fix.is_empty())
+    let mut hints = causes.first()?.cause.hints();
+    Some(hints.next()?.fix)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
     for expected in [
         "FAIL fd-exhaustion api\\x1b[31m (pid 5674, api.service) has 1,024 of 1,024",
         "Cause has as many descriptors open as its limit allows",
-        "Fix Fix the leak; LimitNOFILE= of the unit.",
+        "Fix Close what is no longer needed; until then raise the limit",
         "NOTE setsockopt-fails web (web.service): 3 setsockopt(TCP_FASTOPEN) calls failed with \
          ENOPROTOOPT on mptcp sockets",
         "GODEBUG=multipathtcp=0",

@@ -27,6 +27,31 @@ connections! {
         kernels "all";
         fix "Do not set SO_LINGER.";
         check "reason=\"LINGER_ZERO\" stops growing; TIME_WAIT appears instead, as it should";
+    "disconnect":
+        fact "connect() with the family AF_UNSPEC ends the connection of the socket at once: the peer gets an RST, and data that was not sent yet is lost (tcp_disconnect).";
+        kernels "all";
+        fix "End a connection by shutdown(SHUT_WR), reading to the end, and close(). Make a new socket for the next one.";
+        check "socket_resets_total{reason=\"DISCONNECT\"} stops growing";
+    "listener-closed":
+        fact "When the last descriptor of a listening socket is closed, each connection that waited for accept() is reset (inet_csk_listen_stop). A restart does that to all clients in the queue.";
+        kernels "all";
+        fix "Pass the listening socket on to the next process (socket activation), or stop new connections at the load balancer and empty the queue before closing. With SO_REUSEPORT, net.ipv4.tcp_migrate_req=1 (since 5.14) moves them to another socket of the address.";
+        check "socket_resets_total{reason=\"UNACCEPTED_CHILD\"} stops growing";
+    "abort-from-outside":
+        fact "`ss -K`, or a program that sends the same request (SOCK_DESTROY), ends sockets of other processes. The program that owns the socket gets ECONNABORTED.";
+        kernels "all with CONFIG_INET_DIAG_DESTROY";
+        fix "Find what does it: a script with `ss -K`, or a network agent that ends connections to backends that were removed.";
+        check "socket_resets_total{reason=\"ABORTED_BY_ADMIN\"} stops growing";
+    "old-connection":
+        fact "The answer to a SYN belonged to an older connection with the same addresses and ports, which the peer still has. This side resets that one and sends its SYN again after a second, so the connection comes late.";
+        kernels "all";
+        fix "Have the peer close its old connections (keepalive there). Behind a NAT, use more source ports or addresses, so that ports are not used again so soon.";
+        check "socket_resets_total{reason=\"TCP_INVALID_ACK_SEQUENCE\"} stops growing";
+    "reset-reason":
+        fact "socket_resets_total has the reason of each RST as the kernel names it, and the state in which one was received.";
+        kernels "all";
+        fix "Look the most frequent reason up in docs/metrics.md; `observer tail` shows each RST with both addresses.";
+        check "socket_resets_total of that reason stops growing";
     "peer-left":
         fact "The peer sent a FIN and then an RST, because it had left when more data came: it closed early, or misused half-close. The next write gives EPIPE.";
         kernels "all";
@@ -35,27 +60,27 @@ connections! {
     "reset-at-close":
         fact "An RST that arrives while this side closes was sent by the peer or by something in between. SO_REUSEADDR and TIME_WAIT have no part in it.";
         kernels "all";
-        fix "Find who sent it.";
+        fix "Find out why the other side, or something between, aborts: `observer tail` shows the address of each.";
         check "at the sender: the reason; here: socket_resets_total{direction=\"received\"} by state";
     "time-wait":
         fact "It lasts 60 s, which is compiled in. tcp_fin_timeout is for orphans in FIN_WAIT2. tcp_tw_recycle is gone since 4.12. A SYN that meets TIME_WAIT is accepted or answered by an ACK, never reset.";
         kernels "all";
-        fix "Keep-alive and pools; then tcp_tw_reuse=1, for clients with timestamps. Its limit is all ports per second.";
+        fix "Keep connections open and use them again (keep-alive, a pool). Else net.ipv4.tcp_tw_reuse=1, for clients with timestamps; its limit is all ports per second.";
         check "blocked / available < 0.5; socket_time_wait_entered_total falls (pools), or `nstat TcpExtTWRecycled` grows (reuse)";
     "tw-reuse":
         fact "net.ipv4.tcp_tw_reuse is 2 by default since 4.19: for loopback alone. It acts on connect() only.";
         kernels "4.19 and later";
-        fix "";
+        fix "net.ipv4.tcp_tw_reuse=1 on the client, with net.ipv4.tcp_timestamps=1.";
         check "`nstat TcpExtTWRecycled` grows; socket_connect_seconds is back below 1 ms on a LAN";
     "ports":
         fact "By default there are 28,232 local ports for each source, destination and destination port; 470 connections a second use them up in a minute.";
         kernels "all";
-        fix "Pools, more destination or source addresses, a wider ip_local_port_range with ip_local_reserved_ports.";
+        fix "Use a pool of connections, more destination or source addresses, or a wider net.ipv4.ip_local_port_range (ip_local_reserved_ports keeps those of servers free).";
         check "blocked / available < 0.5; socket_connect_seconds is back below 1 ms on a LAN";
     "bind-first":
         fact "A port that bind() chose is taken for every destination, in TIME_WAIT, too.";
         kernels "all";
-        fix "IP_BIND_ADDRESS_NO_PORT (4.2); IP_LOCAL_PORT_RANGE (6.3).";
+        fix "Do not call bind() before connect(), or set IP_BIND_ADDRESS_NO_PORT (since 4.2) or IP_LOCAL_PORT_RANGE (since 6.3) first.";
         check "socket_ephemeral_ports_available is the size of the range again; socket_ephemeral_ports_exhausted_total{call=\"bind\"} stops growing";
     "close-wait":
         fact "CLOSE_WAIT has no timeout: only close() ends it.";
@@ -65,51 +90,106 @@ connections! {
     "nofile":
         fact "EMFILE: the soft limit RLIMIT_NOFILE. ENFILE: fs.file-max. No limit is above fs.nr_open. Go from 1.19 on and the JVM raise the soft limit to the hard one.";
         kernels "all";
-        fix "Fix the leak; LimitNOFILE= of the unit.";
+        fix "Close what is no longer needed; until then raise the limit (LimitNOFILE= of the unit, ulimit -n).";
         check "socket_fd_exhausted_total stops growing; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
     "slow-accept":
         fact "A program that does other work between two accept() calls takes one connection per round; the others wait, and are dropped once the queue is full. A longer queue fills as well, a little later.";
         kernels "all";
         fix "Accept in a loop or thread that does nothing else, or in more processes.";
         check "socket_listen_backlog stays near 0; overflows stop growing";
+    "no-accept":
+        fact "Finished connections wait in the queue until the program calls accept(). Nothing else takes them out, and a longer queue only fills later.";
+        kernels "all";
+        fix "Find what the program waits for (`cat /proc/PID/task/*/stack`, a debugger) and restart it. If it only inherited the listening socket from the program that started it, close it there (SOCK_CLOEXEC).";
+        check "socket_accepts_total grows, and socket_listen_backlog falls";
+    "stuck-worker":
+        fact "With SO_REUSEPORT each worker has a queue of its own, and the kernel chooses by a hash of the addresses, not by who is free. Connections for a worker that does not accept wait there.";
+        kernels "all";
+        fix "Restart the worker whose queue is full (`ss -ltnp`). One listening socket that all workers share is served by whoever is free.";
+        check "socket_listen_backlog_fullest_ratio falls";
     "backlog":
         fact "The queue's maximum is the minimum of listen()'s argument and net.core.somaxconn at the time of listen(); n lets n + 1 wait. somaxconn is 4096 since 5.4, and was 128.";
         kernels "all";
-        fix "Raise both, and listen again.";
+        fix "Raise the argument of listen() and net.core.somaxconn, then restart the server.";
         check "socket_listen_backlog_max is the new number; overflows stop growing";
     "syn-queue":
         fact "The limit of unfinished handshakes is the backlog of the listener. tcp_max_syn_backlog counts with tcp_syncookies=0 only.";
         kernels "5.10 and later";
-        fix "Raise the backlog.";
+        fix "Raise the argument of listen() and net.core.somaxconn, then restart the server.";
         check "socket_listen_backlog_max is the new number; overflows stop growing";
     "abort-on-overflow":
         fact "tcp_abort_on_overflow=1 makes an RST of what a client would have tried again.";
         kernels "all";
-        fix "Set it to 0.";
+        fix "net.ipv4.tcp_abort_on_overflow=0.";
         check "resets stop; overflows go on until their cause is fixed";
     "tw-buckets":
         fact "tcp_max_tw_buckets is per network namespace. Past it, connections are closed without TIME_WAIT and without an error.";
         kernels "all";
-        fix "Fewer short connections; a higher tcp_max_tw_buckets. Do not lower it.";
+        fix "Raise net.ipv4.tcp_max_tw_buckets, or open fewer short connections.";
         check "`nstat TcpExtTCPTimeWaitOverflow` stops growing";
     "orphans":
-        fact "Past tcp_max_orphans, close() resets.";
+        fact "A closed socket that still has data to send, or waits for the peer's FIN, is an orphan. Past net.ipv4.tcp_max_orphans, or when net.ipv4.tcp_mem is used up, close() resets instead; with TCP_LINGER2 below 0 always.";
         kernels "all";
-        fix "";
-        check "`nstat TcpExtTCPAbortOnMemory` stops growing";
+        fix "Raise tcp_max_orphans if there is memory for it; find the peers that do not take the last data (`ss -tn state fin-wait-1`). Do not set TCP_LINGER2.";
+        check "`nstat TcpExtTCPAbortOnMemory TcpExtTCPAbortOnLinger` stops growing";
     "syn-timeout":
         fact "connect() gives up after 127 s up to 6.4, and after 131 s from 6.5 on (tcp_syn_linear_timeouts=4: four more SYNs, 1 s apart).";
         kernels "all";
-        fix "A timeout of the program's own; tcp_syn_retries.";
+        fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full. Give the program a timeout of its own.";
         check "socket_connects_total{result=\"ETIMEDOUT\"} turns into the program's own, earlier result";
     "keepalive":
         fact "Without SO_KEEPALIVE a silent peer is not noticed; with it after 2 h + 9 x 75 s by default. Unacknowledged data is given up after 924 s, without an RST.";
         kernels "all";
-        fix "TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; TCP_USER_TIMEOUT.";
+        fix "Set SO_KEEPALIVE, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT so that probes come before the idle timeout of what is between; TCP_USER_TIMEOUT for data that is not acknowledged.";
         check "`ss -to` shows timer:(keepalive,...); when the peer vanishes, TCP_KEEPALIVE_TIMEOUT within idle + count x interval";
     "conntrack":
         fact "When the table of connection tracking is full, new connections are dropped: they time out.";
         kernels "all";
-        fix "nf_conntrack_max.";
+        fix "Raise net.netfilter.nf_conntrack_max.";
         check "drop of `conntrack -S` and \"table full\" in the kernel log stop growing";
+    "nothing-listens":
+        fact "ECONNREFUSED: the other host answered by an RST or an ICMP message. No program listens at this address and port there, or a firewall rejects (REJECT).";
+        kernels "all";
+        fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
+        check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
+    "cancelled":
+        fact "ECANCELED: the program closed the socket before an answer came and before the first SYN was sent again, so within a second.";
+        kernels "all";
+        fix "Wait longer for an answer, or begin fewer attempts at once.";
+        check "socket_connects_total{result=\"ECANCELED\"} stops growing";
+    "no-neighbour":
+        fact "EHOSTUNREACH: the destination, or the next router on the way, does not answer ARP or neighbour discovery; or a router said so by ICMP.";
+        kernels "all";
+        fix "Start the host, or correct the address or the route. `ip route get ADDRESS` shows the way, `ip neigh` who does not answer (FAILED).";
+        check "socket_connects_total{result=\"EHOSTUNREACH\"} stops growing";
+    "no-route":
+        fact "ENETUNREACH: no route of this network namespace leads to the address, or a router said so by ICMP.";
+        kernels "all";
+        fix "Add a route (`ip route get ADDRESS` fails without one), or do not use the address: often it is an IPv6 one where there is no IPv6.";
+        check "socket_connects_total{result=\"ENETUNREACH\"} stops growing";
+    "icmp":
+        fact "ENOPROTOOPT, EHOSTDOWN and ENONET come from ICMP messages: protocol unreachable, host unknown, host isolated (icmp_err_convert).";
+        kernels "all";
+        fix "Have the firewall or router on the way let the connection pass. `tcpdump icmp` shows the address that refuses.";
+        check "socket_connects_total of that result stops growing";
+    "denied":
+        fact "EPERM: a BPF program of the cgroup forbids the address. EACCES: a security module does, or a route of the type prohibit.";
+        kernels "all";
+        fix "Allow the address there: `bpftool cgroup tree`, the log of SELinux or AppArmor, `ip route get ADDRESS`.";
+        check "socket_connects_total of that result stops growing";
+    "family":
+        fact "EAFNOSUPPORT: the address is of another family than the socket, as an IPv6 address with an IPv4 socket.";
+        kernels "all";
+        fix "Make the socket with the family of the address; getaddrinfo() gives both.";
+        check "socket_connects_total{result=\"EAFNOSUPPORT\"} stops growing";
+    "connect-errno":
+        fact "socket_connects_total has the errno that connect() returned.";
+        kernels "all";
+        fix "Look the errno up in connect(2) and in docs/metrics.md; `observer tail` shows each failure with its destination.";
+        check "socket_connects_total of that result stops growing";
+    "scan":
+        fact "One source tries many ports at which nothing listens, to find those at which something does. The kernel answers each by an RST. Nothing is wrong with any program here, and the source address may be forged.";
+        kernels "all";
+        fix "Nothing has to be done. If the source is one of your own hosts, find who scans there; else block it in the firewall.";
+        check "socket_stray_resets_total stops growing";
 }

@@ -45,7 +45,7 @@ pub struct Hint {
     pub fact: &'static str,
     /// On which kernels.
     pub kernels: &'static str,
-    /// What to do, and what not; empty if there is nothing to add.
+    /// What to do, and what not.
     pub fix: &'static str,
     /// What shows that it worked.
     pub check: &'static str,

@@ -93,7 +93,7 @@ options! {
     "bind-to-device": ["SO_BINDTODEVICE"] [] ["EPERM"] Sockets::All;
         fact "Only changing an existing binding takes CAP_NET_RAW.";
         kernels "5.10 and later";
-        fix "";
+        fix "Bind the socket once, or give the program CAP_NET_RAW.";
         check CHECK;
     "transparent": ["IP_TRANSPARENT", "IPV6_TRANSPARENT"] [] ["EPERM"] Sockets::All;
         fact "It takes CAP_NET_RAW or CAP_NET_ADMIN.";
@@ -108,7 +108,7 @@ options! {
     "zerocopy": ["SO_ZEROCOPY"] [] ["ENOTSUPP", "EOPNOTSUPP"] Sockets::All;
         fact "Only TCP, UDP and RDS have it. 5.10 returns 524 (ENOTSUPP), later kernels EOPNOTSUPP.";
         kernels "all";
-        fix "";
+        fix "Set it on TCP, UDP and RDS sockets only.";
         check CHECK;
     "ulp": ["TCP_ULP"] [] ["ENOENT", "ENOTCONN", "EEXIST"] Sockets::Protocol("tcp");
         fact "ENOENT: the module is not loaded, and the caller may not load it. ENOTCONN: the connection is not established. EEXIST: set twice.";
@@ -118,7 +118,7 @@ options! {
     "congestion": ["TCP_CONGESTION"] [] ["ENOENT", "EPERM"] Sockets::All;
         fact "ENOENT: no such algorithm, or the caller may not load it. EPERM: not in net.ipv4.tcp_allowed_congestion_control, or fixed by the route.";
         kernels "all";
-        fix "";
+        fix "`modprobe tcp_NAME`; add the algorithm to net.ipv4.tcp_allowed_congestion_control.";
         check CHECK;
     "v6only": ["IPV6_V6ONLY"] [] ["EINVAL"] Sockets::All;
         fact "It cannot be set after bind().";
@@ -128,6 +128,6 @@ options! {
     "fastopen-connect": ["TCP_FASTOPEN_CONNECT"] [] ["EOPNOTSUPP"] Sockets::Protocol("tcp");
         fact "It takes bit 1 of net.ipv4.tcp_fastopen.";
         kernels "all";
-        fix "";
+        fix "net.ipv4.tcp_fastopen=1, or 3 for servers, too.";
         check CHECK;
 }

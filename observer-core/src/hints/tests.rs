@@ -19,6 +19,15 @@ fn each_id_is_there_once() {
 }
 
 #[test]
+fn each_says_what_to_do_and_how_to_check_it() {
+    for hint in &HINTS {
+        for part in [hint.fact, hint.kernels, hint.fix, hint.check] {
+            assert!(!part.is_empty(), "{}", hint.id);
+        }
+    }
+}
+
+#[test]
 fn a_hint_is_for_its_option_errno_and_socket_only() {
     let fastopen = ids("inet", "mptcp", "TCP_FASTOPEN", "ENOPROTOOPT");
     assert_eq!(fastopen, ["fastopen-mptcp"]);

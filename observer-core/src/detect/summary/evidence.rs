@@ -29,8 +29,8 @@ pub(super) fn what(finding: &Finding) -> String {
             received: _,
         } => {
             let verb = match direction {
-                Direction::Sent => "sends",
-                Direction::Received => "receives",
+                Direction::Sent => "aborts connections: sends",
+                Direction::Received => "has connections aborted: receives",
             };
             let peer = peer_pid.map_or_else(String::new, |pid| {
                 format!("; the other end is mostly pid {pid} of this host")
@@ -39,7 +39,7 @@ pub(super) fn what(finding: &Finding) -> String {
                 format!(" (normal here: {}/s)", rate(baseline))
             });
             format!(
-                "{verb} {} RSTs/s, {} of its ended connections{normal}{peer}",
+                "{verb} {} RSTs/s, for {} of those that end{normal}{peer}",
                 rate(*per_second),
                 percent(*share),
             )
@@ -134,7 +134,11 @@ pub(super) fn what(finding: &Finding) -> String {
                 number(*open),
                 number(*limit)
             );
-            let errors: Vec<_> = [(*emfile, "EMFILE"), (*enfile, "ENFILE")]
+            let errors = [
+                (*emfile, "EMFILE (too many open files)"),
+                (*enfile, "ENFILE (too many open files on the host)"),
+            ];
+            let errors: Vec<_> = errors
                 .into_iter()
                 .filter(|(count, _)| *count > 0)
                 .map(|(count, errno)| format!("{} with {errno}", number(count)))

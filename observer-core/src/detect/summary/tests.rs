@@ -75,8 +75,8 @@ fn a_storm_that_is_sent() {
     let finding = finding(Anomaly::RstStorm, process(), None, evidence, &causes);
     assert_eq!(
         finding_summary(&finding),
-        "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections (normal \
-         here: 0.5/s); cause: closes connections with unread data; fix: After \
+        "api (pid 5674, api.service) aborts connections: sends 140 RSTs/s, for 62 % of those that \
+         end (normal here: 0.5/s); cause: closes connections with unread data; fix: After \
          shutdown(SHUT_WR), read to the end, then close"
     );
 }
@@ -102,7 +102,7 @@ fn what_is_normal_for_a_new_process_is_not_known() {
     let finding = finding(Anomaly::RstStorm, process(), None, evidence, &[]);
     assert_eq!(
         finding_summary(&finding),
-        "api (pid 5674, api.service) sends 140 RSTs/s, 62 % of its ended connections"
+        "api (pid 5674, api.service) aborts connections: sends 140 RSTs/s, for 62 % of those that end"
     );
 }
 
@@ -115,11 +115,12 @@ fn a_storm_that_is_received_has_several_causes() {
     let finding = finding(Anomaly::RstStorm, name, None, evidence, &causes);
     assert_eq!(
         finding_summary(&finding),
-        "api (all processes) receives 140 RSTs/s, 62 % of its ended connections (normal here: \
-         0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
+        "api (all processes) has connections aborted: receives 140 RSTs/s, for 62 % of those that \
+         end (normal here: 0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
          connections: they cancel, restart, or something in between times out (56 %), or goes on \
          writing after the peer has closed: the peer left early, or misuses half-close (44 %); \
-         fix: Find who sent it"
+         fix: Find out why the other side, or something between, aborts: `observer tail` shows the \
+         address of each"
     );
 }
 
@@ -277,7 +278,7 @@ fn descriptors() {
     assert_eq!(
         of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
         "api (pid 5674, api.service) has 1,024 of 1,024 file descriptors open; calls fail, 212 \
-         with EMFILE in the last seconds; the newest are 200 pipes, 56 files in /tmp"
+         with EMFILE (too many open files) in the last seconds; the newest are 200 pipes, 56 files in /tmp"
     );
 }
 
@@ -351,8 +352,10 @@ fn a_scan() {
     let finding = finding(Anomaly::SynScan, (source, None), None, evidence, &causes);
     assert_eq!(
         finding_summary(&finding),
-        "198.51.100.7 tries closed ports: 5,000 segments to at least 200 ports; cause: somebody \
-         looks for open ports; the source address may be forged"
+        "198.51.100.7 tries closed ports: 5,000 segments to at least 200 ports; cause: a port \
+         scan: one source tries port after port to find open ones; the source address may be forged; \
+         fix: Nothing has to be done. If the source is one of your own hosts, find who scans there; else \
+         block it in the firewall"
     );
 }
 

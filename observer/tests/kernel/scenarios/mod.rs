@@ -174,8 +174,8 @@ impl Run {
             wrong.push(format!("cause {}, not {}", cause["id"], expected.cause));
         }
         let hint = cause["hints"][0]["id"].as_str();
-        if hint != expected.hint {
-            wrong.push(format!("hint {hint:?}, not {:?}", expected.hint));
+        if hint != Some(expected.hint) {
+            wrong.push(format!("hint {hint:?}, not {}", expected.hint));
         }
         match self.seconds() {
             None => wrong.push("its program does not start".to_owned()),

@@ -33,8 +33,8 @@ pub struct Expected {
     pub of: Of,
     /// The cause that explains most.
     pub cause: &'static str,
-    /// The first of its hints, if it has any.
-    pub hint: Option<&'static str>,
+    /// The first of its hints.
+    pub hint: &'static str,
     pub first_error: FirstError,
     /// Maximum number of seconds from the start of the misbehaviour to the finding.
     pub within: f64,
@@ -63,7 +63,7 @@ const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> 
         anomaly: "rst_storm",
         of: Of::Process(role),
         cause,
-        hint: Some(hint),
+        hint,
         first_error: FirstError::None,
         within: 15.0,
         // Its other end, where it is raised before a record says whose that is.
@@ -75,7 +75,7 @@ const REFUSED: Expected = Expected {
     anomaly: "connect_failures",
     of: Of::Process("client"),
     cause: "nothing_listens",
-    hint: None,
+    hint: "nothing-listens",
     first_error: FirstError::None,
     within: 12.0,
     also: &[],
@@ -86,7 +86,7 @@ const PORTS: Expected = Expected {
     anomaly: "port_exhaustion",
     of: Of::Destination("client"),
     cause: "short_connections",
-    hint: Some("time-wait"),
+    hint: "time-wait",
     first_error: FirstError::Foretold,
     within: 35.0,
     also: &[("time_wait_surge", "client", "short_connections")],
@@ -102,7 +102,7 @@ const fn leak(
         anomaly: "fd_leak",
         of: Of::Process(role),
         cause,
-        hint: Some(hint),
+        hint,
         first_error: FirstError::Later,
         within,
         also: &[
@@ -117,7 +117,7 @@ const fn leak(
     }
 }
 
-const fn queue(role: &'static str, cause: &'static str, hint: Option<&'static str>) -> Expected {
+const fn queue(role: &'static str, cause: &'static str, hint: &'static str) -> Expected {
     Expected {
         anomaly: "listen_overflow",
         of: Of::Listener(role),
@@ -134,7 +134,7 @@ const SCAN: Expected = Expected {
     anomaly: "syn_scan",
     of: Of::Source("10.9.0.2"),
     cause: "scan",
-    hint: None,
+    hint: "scan",
     first_error: FirstError::None,
     within: 30.0,
     also: &[],
@@ -189,7 +189,7 @@ scenarios! {
             echo 4 > /proc/sys/net/ipv4/tcp_syn_retries"
         => Some(Expected {
             cause: "syn_dropped",
-            hint: Some("syn-timeout"),
+            hint: "syn-timeout",
             first_error: FirstError::Later,
             ..REFUSED
         });
@@ -207,7 +207,7 @@ scenarios! {
         => Some(Expected {
             of: Of::Bound("client"),
             cause: "bind_first",
-            hint: Some("bind-first"),
+            hint: "bind-first",
             within: 22.0,
             ..PORTS
         });
@@ -245,13 +245,13 @@ scenarios! {
         => Some(leak("server", "fd_idle_sockets", "nofile", 40.0));
     "slow": "a server accepts 2 of 40 connections/s";
         ["queues.py", "slow"]
-        => Some(queue("server", "slow_accept", Some("slow-accept")));
+        => Some(queue("server", "slow_accept", "slow-accept"));
     "stuck": "one of eight workers with SO_REUSEPORT does not accept";
         ["queues.py", "stuck"]
-        => Some(queue("server", "one_worker_stuck", None));
+        => Some(queue("server", "one_worker_stuck", "stuck-worker"));
     "inherit": "a program that inherited a listener does not accept";
         ["queues.py", "inherited"]
-        => Some(queue("helper", "no_accepts", None));
+        => Some(queue("helper", "no_accepts", "no-accept"));
     "fastscan": "nmap -sS, 5,000 ports/s";
         ["scan.py", "fast"]
         after "ip addr add 10.9.0.2/32 dev lo"
