@@ -150,6 +150,7 @@ fn feature_of(global: &str) -> Option<&'static str> {
             "TIME_WAIT, where its functions are not hooked"
         }
         "OFF_TP_LSNDTIME" | "OFF_ICSK_LRCVTIME" => "idle connections",
+        "OFF_ICSK_USER_TIMEOUT" => "connections without TCP_USER_TIMEOUT",
         "OFF_IO_FILE" | "OFF_IO_RESULT" => "failed bind and listen calls of io_uring",
         "OFF_ICSK_RETRANSMITS" => "attempts given up after a SYN whose retransmission was missed",
         "OFF_SKB_PROTOCOL" => "overflows of accept queues at the end of a handshake over IPv6",

@@ -22,6 +22,8 @@ pub const SEEN_PASSIVE: u16 = 1 << 5;
 /// In CLOSE_WAIT or FIN_WAIT2, and a descriptor refers to it: `sk_socket`, which `sock_graft` sets in
 /// accept() and `sock_orphan` clears in close().
 pub const SEEN_DESCRIPTOR: u16 = 1 << 6;
+/// In ESTABLISHED, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT: a peer that vanishes is not noticed.
+pub const SEEN_UNGUARDED: u16 = 1 << 7;
 
 /// Output of the iterators for each connection and each socket in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +43,7 @@ pub struct SocketSeen {
     pub reserved: u8,
     /// Time in that state, in units of [`crate::coarse_time`].
     pub age: u32,
-    /// Milliseconds, 0 if unknown. In ESTABLISHED, for sockets with a local port, since data was sent or
-    /// received; in TIME_WAIT since the timestamp that `tcp_tw_reuse_delay` is compared with.
+    /// Milliseconds, 0 if unknown. In ESTABLISHED since data was sent or received; in TIME_WAIT since the timestamp that `tcp_tw_reuse_delay` is compared with.
     pub waited_ms: u32,
     /// Local port, host order; 0 if the socket has none of its own.
     pub local_port: u16,

@@ -49,7 +49,7 @@ pub use sample::{
     ReceivedReset, Sample, SearchesFailedAt, SentReset, Source, Worker,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
-pub use summary::{change_summary, duration, finding_summary, headline, named};
+pub use summary::{change_summary, duration, finding_summary, headline, named, number, who};
 
 #[cfg(any(test, feature = "testing"))]
 pub use board::testing;

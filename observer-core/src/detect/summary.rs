@@ -5,7 +5,7 @@ mod numbers;
 
 use std::time::Duration;
 
-pub use self::numbers::duration;
+pub use self::numbers::{duration, number};
 use self::{evidence::what, numbers::percent};
 use super::{
     cause::Explanation,
@@ -56,7 +56,8 @@ pub fn change_summary(change: &Change, at: Duration) -> String {
 }
 
 /// With whom it is wrong.
-fn who(finding: &Finding) -> String {
+#[must_use]
+pub fn who(finding: &Finding) -> String {
     let Finding {
         subject, labels, ..
     } = finding;

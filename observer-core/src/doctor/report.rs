@@ -1,11 +1,16 @@
 //! The report and how it is made.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use observer_common::ProcessKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::settings::{Setting, Verdict, settings};
+use super::{
+    follows::{Origin, id, origin},
+    notes::{ProcessState, notes},
+    settings::{Setting, Verdict, settings},
+};
 use crate::{
     clock::Clock,
     contract,
@@ -46,8 +51,12 @@ pub struct Item {
     pub evidence: Value,
     /// Time until calls fail.
     pub time_left_seconds: Option<f64>,
+    /// The finding that explains this one.
+    pub follows_from: Option<Origin>,
     /// Why, most likely first.
     pub causes: Vec<String>,
+    /// Limits of the process, and how it keeps connections, where that matters.
+    pub notes: Vec<String>,
     /// What helps.
     pub fixes: Vec<String>,
     /// What shows that it did.
@@ -65,7 +74,7 @@ pub struct Fact {
     pub fact: String,
     /// On which kernels.
     pub kernels: String,
-    /// What to do; empty if there is nothing to add.
+    /// What to do.
     pub fix: String,
     /// What shows that it helped.
     pub check: String,
@@ -113,6 +122,8 @@ pub struct FailedOptions {
 pub struct Inputs<'a> {
     /// What the detectors find, worst first.
     pub findings: &'a [Finding],
+    /// Processes by key.
+    pub processes: &'a HashMap<ProcessKey, ProcessState>,
     /// Failed setsockopt() calls since the daemon started.
     pub failed_options: &'a [FailedOptions],
     /// Sysctls.
@@ -128,7 +139,7 @@ impl Report {
     #[must_use]
     pub fn new(inputs: &Inputs<'_>) -> Self {
         let found = inputs.findings.iter();
-        let mut findings: Vec<_> = found.map(|it| of_finding(it, inputs.clock)).collect();
+        let mut findings: Vec<_> = found.map(|it| of_finding(it, inputs)).collect();
         findings.extend(inputs.failed_options.iter().map(of_options));
         findings.sort_by_key(|it| std::cmp::Reverse(it.severity));
         Self {
@@ -151,29 +162,26 @@ impl Report {
     }
 }
 
-/// Ids in documents and files have hyphens.
-fn hyphens(name: &str) -> String {
-    name.replace('_', "-")
-}
-
-fn of_finding(finding: &Finding, clock: Clock) -> Item {
+fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
     let hints: Vec<_> = finding
         .causes
         .iter()
         .flat_map(|it| it.cause.hints())
         .collect();
     Item {
-        id: hyphens(finding.anomaly.name()),
+        id: id(finding.anomaly),
         severity: match finding.severity {
             detect::Severity::Warning => Severity::Warn,
             detect::Severity::Critical => Severity::Fail,
         },
         anomaly: Some(finding.anomaly.name().to_owned()),
         subject: serde_json::to_value(&finding.subject).unwrap_or_default(),
-        since: Some(clock.rfc3339_at(finding.since)),
+        since: Some(inputs.clock.rfc3339_at(finding.since)),
         summary: headline(finding),
         evidence: serde_json::to_value(&finding.evidence).unwrap_or_default(),
         time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
+        follows_from: origin(finding, inputs.findings),
+        notes: notes(finding, inputs.processes, inputs.sysctls),
         causes: finding
             .causes
             .iter()
@@ -199,18 +207,15 @@ fn of_options(failed: &FailedOptions) -> Item {
         errno,
     };
     let hints: Vec<_> = for_option(&call).collect();
-    let socket = if protocol.is_empty() {
-        family
-    } else {
-        protocol
+    let socket = match (family.as_str(), protocol.as_str()) {
+        (family, "") => family.to_owned(),
+        ("inet" | "inet6", protocol) => protocol.to_owned(),
+        (family, protocol) => format!("{family} {protocol}"),
     };
     let calls = if *count == 1 { "call" } else { "calls" };
     Item {
         id: "setsockopt-fails".to_owned(),
-        severity: Severity::Note,
-        anomaly: None,
         subject: serde_json::json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()}),
-        since: None,
         summary: format!(
             "{}: {count} setsockopt({option}) {calls} failed with {errno} on {socket} sockets",
             detect::named(labels)
@@ -218,8 +223,6 @@ fn of_options(failed: &FailedOptions) -> Item {
         evidence: serde_json::json!({
             "family": family, "protocol": protocol, "option": option, "errno": errno, "count": count,
         }),
-        time_left_seconds: None,
-        causes: Vec::new(),
         ..with_hints(&hints)
     }
 }
@@ -228,7 +231,7 @@ fn of_options(failed: &FailedOptions) -> Item {
 fn with_hints(hints: &[&Hint]) -> Item {
     let texts = |part: fn(&Hint) -> &'static str| {
         let mut all: Vec<String> = Vec::new();
-        for text in hints.iter().map(|it| part(it)).filter(|it| !it.is_empty()) {
+        for text in hints.iter().map(|it| part(it)) {
             if !all.iter().any(|other| other == text) {
                 all.push(text.to_owned());
             }
@@ -251,7 +254,9 @@ fn with_hints(hints: &[&Hint]) -> Item {
         summary: String::new(),
         evidence: Value::Null,
         time_left_seconds: None,
+        follows_from: None,
         causes: Vec::new(),
+        notes: Vec::new(),
         fixes: texts(|it| it.fix),
         verify: texts(|it| it.check),
         holds_for: facts.collect(),

@@ -1,4 +1,4 @@
-//! Sysctls and what is to be thought of them. A default is fine unless something here runs into it.
+//! Sysctls and what is to be thought of them: any value is fine unless something here runs into it.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,6 @@ use crate::{
 pub enum Verdict {
     /// Nothing here is hurt by it.
     Ok,
-    /// It differs from what is sensible.
-    Note,
     /// Something here is hurt by it.
     Warn,
 }
@@ -33,13 +31,6 @@ pub struct Setting {
     /// Why; empty if there is nothing to say.
     pub why: String,
 }
-
-/// A range with fewer ports than this is small: by default there are 28,232.
-const FEW_PORTS: u64 = 10_000;
-
-/// The maximum of TIME_WAIT sockets that the kernel sets on hosts with little memory is lower; on others it is
-/// 4,096 and more, by `thash_entries`. Below this, a busy client runs into it.
-const FEW_BUCKETS: u64 = 4_096;
 
 /// What is raised in a network namespace.
 struct Raised<'a> {
@@ -76,7 +67,7 @@ pub(super) fn settings(sysctls: &Sysctls, findings: &[Finding]) -> Vec<Setting> 
             netns: *netns,
         };
         values.iter().map(move |(name, value)| {
-            let (verdict, why) = of_namespace(name, *value, values, &raised);
+            let (verdict, why) = of_namespace(name, *value, &raised);
             (Some(*netns), *name, *value, verdict, why)
         })
     });
@@ -109,26 +100,13 @@ fn of_host(name: &str, value: u64, values: &Values) -> (Verdict, &'static str) {
     }
 }
 
-fn of_namespace(
-    name: &str,
-    value: u64,
-    values: &Values,
-    raised: &Raised<'_>,
-) -> (Verdict, &'static str) {
+fn of_namespace(name: &str, value: u64, raised: &Raised<'_>) -> (Verdict, &'static str) {
     let out_of_ports = || raised.has(Anomaly::PortExhaustion) || raised.has(Anomaly::TimeWaitSurge);
     match name {
-        "net.ipv4.ip_local_port_range_high" => {
-            let low = values.get("net.ipv4.ip_local_port_range_low");
-            let ports = low.map_or(u64::MAX, |low| (value + 1).saturating_sub(*low));
-            match (ports < FEW_PORTS, out_of_ports()) {
-                (_, true) => (
-                    Verdict::Warn,
-                    "local ports run out here: a wider range delays it",
-                ),
-                (true, false) => (Verdict::Note, "the range has fewer than 10,000 ports"),
-                (false, false) => FINE,
-            }
-        }
+        "net.ipv4.ip_local_port_range_high" if out_of_ports() => (
+            Verdict::Warn,
+            "local ports run out here: a wider range delays it",
+        ),
         "net.ipv4.tcp_tw_reuse" if value != 1 && raised.has(Anomaly::TimeWaitSurge) => (
             Verdict::Warn,
             "with 1, connect() may use ports in TIME_WAIT again after a second (clients; takes timestamps)",
@@ -141,21 +119,17 @@ fn of_namespace(
                 "with 1, connect() may use ports in TIME_WAIT again after a second, unless bind() chose them",
             )
         }
-        "net.ipv4.tcp_timestamps" if value == 0 => (
-            Verdict::Note,
+        "net.ipv4.tcp_timestamps" if value == 0 && out_of_ports() => (
+            Verdict::Warn,
             "without timestamps, tcp_tw_reuse has no effect",
         ),
-        "net.ipv4.tcp_abort_on_overflow" if value != 0 => (
+        "net.ipv4.tcp_abort_on_overflow" if value != 0 && raised.has(Anomaly::ListenOverflow) => (
             Verdict::Warn,
             "a full accept queue resets clients that would have tried again; 0 is better",
         ),
         "net.ipv4.tcp_max_tw_buckets" if raised.has(Anomaly::TimeWaitOverflow) => (
             Verdict::Warn,
             "connections are closed without TIME_WAIT because this many are in it",
-        ),
-        "net.ipv4.tcp_max_tw_buckets" if value < FEW_BUCKETS => (
-            Verdict::Note,
-            "past this, connections are closed without TIME_WAIT; do not lower it",
         ),
         "net.core.somaxconn"
             if raised.has_with(Anomaly::ListenOverflow, |it| has_maximum(it, value)) =>
@@ -165,12 +139,9 @@ fn of_namespace(
                 "an accept queue with this maximum overflows here",
             )
         }
-        "net.core.somaxconn" if value <= 128 => {
-            (Verdict::Note, "the default before Linux 5.4; 4,096 since")
-        }
-        "net.ipv4.tcp_syncookies" if value == 0 => (
-            Verdict::Note,
-            "without SYN cookies, a SYN flood keeps clients out",
+        "net.ipv4.tcp_syncookies" if value == 0 && raised.has(Anomaly::ListenOverflow) => (
+            Verdict::Warn,
+            "without SYN cookies, a flood of SYNs keeps clients out",
         ),
         _ => FINE,
     }

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     contract::{self, AttachType, Status},
     detect::{self, Anomaly, Evidence, Explanation, Finding, Subject, cause},
     net::sysctls::Sysctls,
-    table::{Labels, fake::key},
+    table::{Labels, ListenAddress, Resources, fake::key},
 };
 
 const NETNS: u32 = 4_026_531_840;
@@ -61,8 +61,18 @@ fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysc
         detail: "no such function".to_owned(),
         required: false,
     };
+    let resources = Resources {
+        max_fds: Some(1_024),
+        hard_max_fds: Some(524_288),
+        ..Resources::default()
+    };
+    let state = ProcessState {
+        resources,
+        unguarded: 412,
+    };
     Report::new(&Inputs {
         findings,
+        processes: &HashMap::from([(key(5674, 1), state)]),
         failed_options,
         sysctls,
         verdicts: &[
@@ -115,6 +125,64 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
     assert!(!words.contains("not looked at state"), "{text}");
 }
 
+/// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.
+#[test]
+fn what_follows_from_another_says_so() {
+    let explained = |cause| vec![Explanation { cause, share: 1.0 }];
+    let exhausted = exhausted(detect::Severity::Warning);
+    let leak = Finding {
+        anomaly: Anomaly::FdLeak,
+        causes: explained(&cause::FD_CONNECTIONS),
+        ..exhausted.clone()
+    };
+    let queue = Finding {
+        anomaly: Anomaly::ListenOverflow,
+        subject: Subject::Listener(ListenAddress {
+            netns: 1,
+            address: ([0, 0, 0, 0], 80).into(),
+        }),
+        evidence: Evidence::AcceptQueue {
+            overflows: 1,
+            backlog: 1,
+            max_backlog: 1,
+            fullest: 1.0,
+            sockets: 1,
+            accepts: 0,
+            holders: Vec::new(),
+        },
+        causes: explained(&cause::ACCEPT_WITHOUT_DESCRIPTORS),
+        ..exhausted.clone()
+    };
+    let other = Finding {
+        labels: Some(Arc::new(Labels::name("other", ""))),
+        ..queue.clone()
+    };
+    let all = [leak, exhausted, queue, other];
+    let report = report(&all, &[], &Sysctls::default());
+    let origins = report.findings.iter().map(|it| it.follows_from.as_ref());
+    let origins: Vec<_> = origins.map(|it| it.map(|it| it.id.as_str())).collect();
+    let expected = [None, Some("fd-leak"), Some("fd-exhaustion"), None];
+    assert_eq!(origins, expected);
+    let text = render(&report);
+    assert!(
+        text.contains("Follows from fd-leak: api\\x1b[31m (pid 5674, api.service)\n"),
+        "{text}"
+    );
+    let [limit, unguarded] = report.findings[0].notes.as_slice() else {
+        panic!("{:?}", report.findings[0].notes);
+    };
+    assert!(
+        limit.contains("is 1024, and may be raised to 524288"),
+        "{limit}"
+    );
+    assert!(
+        unguarded.starts_with("412 of its connections"),
+        "{unguarded}"
+    );
+    // The cause is the limit, which says nothing about connections.
+    assert_eq!(report.findings[1].notes, [limit.as_str()]);
+}
+
 #[test]
 fn the_exit_status_is_that_of_the_worst() {
     let nothing = Sysctls::default();
@@ -152,18 +220,20 @@ fn a_setting_is_bad_where_something_runs_into_it() {
     let mut elsewhere = overflow();
     elsewhere.subject = Subject::Namespace(1);
     assert_eq!(of(&[elsewhere], &buckets).1, Verdict::Ok);
-    let range = |low, high| {
-        [
-            ("net.ipv4.ip_local_port_range_low", low),
-            ("net.ipv4.ip_local_port_range_high", high),
-        ]
+    let ports = Finding {
+        anomaly: Anomaly::PortExhaustion,
+        ..overflow()
     };
-    assert_eq!(of(&[], &range(32_768, 60_999)).1, Verdict::Ok);
-    assert_eq!(of(&[], &range(32_768, 33_000)).1, Verdict::Note);
-    assert_eq!(
-        of(&[], &[("net.ipv4.tcp_abort_on_overflow", 1)]).1,
-        Verdict::Warn
-    );
+    let range = [("net.ipv4.ip_local_port_range_high", 33_000)];
+    assert_eq!(of(&[], &range).1, Verdict::Ok);
+    assert_eq!(of(&[ports], &range).1, Verdict::Warn);
+    let queue = Finding {
+        anomaly: Anomaly::ListenOverflow,
+        ..overflow()
+    };
+    let abort = [("net.ipv4.tcp_abort_on_overflow", 1)];
+    assert_eq!(of(&[], &abort).1, Verdict::Ok);
+    assert_eq!(of(&[queue], &abort).1, Verdict::Warn);
     let tracked = |count| {
         [
             ("net.netfilter.nf_conntrack_max", 1_000),

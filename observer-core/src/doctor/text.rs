@@ -25,11 +25,6 @@ pub fn render(report: &Report) -> String {
         .iter()
         .filter(|it| it.verdict != Verdict::Ok);
     for setting in odd {
-        let label = if setting.verdict == Verdict::Warn {
-            "WARN"
-        } else {
-            "NOTE"
-        };
         let netns = setting
             .netns
             .map_or_else(String::new, |netns| format!(" (netns {netns})"));
@@ -37,7 +32,7 @@ pub fn render(report: &Report) -> String {
             "{} = {}{netns}: {}",
             setting.name, setting.value, setting.why
         );
-        text += &wrapped(&format!("{label}  "), "      ", &line);
+        text += &wrapped("WARN  ", "      ", &line);
     }
     let fine = report
         .settings
@@ -59,12 +54,14 @@ fn one(item: &Item) -> String {
     };
     let mut text = wrapped(&format!("{label}  {}  ", item.id), "      ", &item.summary);
     let since = item.since.iter().map(|since| ("Since", since));
+    let follows = item.follows_from.as_ref();
+    let follows = follows.map(|it| format!("from {}: {}", it.id, it.who));
+    let follows = follows.iter().map(|it| ("Follows", it));
     let causes = item.causes.iter().map(|it| ("Cause", it));
-    let facts = item.holds_for.iter().flat_map(|it| {
-        let parts = [("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)];
-        parts.into_iter().filter(|(_, text)| !text.is_empty())
-    });
-    for (name, line) in since.chain(causes).chain(facts) {
+    let notes = item.notes.iter().map(|it| ("Note", it));
+    let facts = item.holds_for.iter();
+    let facts = facts.flat_map(|it| [("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)]);
+    for (name, line) in since.chain(follows).chain(causes).chain(notes).chain(facts) {
         text += &wrapped(&format!("      {name:<8}"), "              ", line);
     }
     text

@@ -43,9 +43,9 @@ const SHARED: usize = STATES + (KINDS + 1) + 1;
 
 /// Maximum number of series of one name: in addition counters, histograms with `_sum` and `_count`,
 /// sockets that left TIME_WAIT, five of each listening address, three of the ports to destinations
-/// without series of their own, its unit.
+/// without series of their own, unguarded connections, its unit.
 pub const BY_NAME: usize =
-    SHARED + counters(false) + HISTOGRAMS * (BUCKETS + 2) + 1 + 5 * LISTEN_ADDRESSES + 3 + 1;
+    SHARED + counters(false) + HISTOGRAMS * (BUCKETS + 2) + 1 + 5 * LISTEN_ADDRESSES + 3 + 2;
 
 /// Maximum number of series of one process: in addition counters, descriptors and sockets, three of
 /// each listening address, one of the ports to destinations without series of their own, its unit.

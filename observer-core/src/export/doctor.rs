@@ -1,11 +1,11 @@
 //! The report of `observer doctor`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
-    doctor::{FailedOptions, Inputs, Report},
+    doctor::{FailedOptions, Inputs, ProcessState, Report},
     sync::read,
     table::Kind,
 };
@@ -17,9 +17,11 @@ impl Exporter {
         let inner = &self.inner;
         let findings = self.findings();
         let mut failed_options = Vec::new();
+        let mut processes = HashMap::<_, ProcessState>::new();
         let table = read(&inner.table);
         table.visit(&*inner.source, &*inner.facts, &mut |view| {
-            if !matches!(view.kind, Kind::Name { .. }) {
+            if let Kind::Process { key, resources, .. } = view.kind {
+                processes.entry(key).or_default().resources = resources;
                 return;
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
@@ -34,8 +36,12 @@ impl Exporter {
                 });
             }
         });
+        for (key, count) in table.unguarded_of_processes() {
+            processes.entry(key).or_default().unguarded = count;
+        }
         Report::new(&Inputs {
             findings: &findings,
+            processes: &processes,
             failed_options: &failed_options,
             sysctls: table.sysctls(),
             verdicts: inner.source.verdicts(),

@@ -94,6 +94,10 @@ metrics! {
         "`bpf_map_elem`",
         "Fraction of the available local ports that is blocked for this destination by all processes together. At 1, connect() fails with EADDRNOTAVAIL.",
         "max by (comm, unit, source, destination) (socket_ephemeral_ports_ratio) > 0.8";
+    Unguarded: "socket_unguarded_connections", Gauge, Name, "sockets", [],
+        "`bpf_map_elem`",
+        "Sockets in ESTABLISHED without data for over 60 s, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT: the program does not notice if the peer vanishes. Absent while there are none.",
+        "topk(5, socket_unguarded_connections)";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",
         "Always 1. Describes each value of the label unit: its kind and, for a container, its id and the uid of its Kubernetes pod.",

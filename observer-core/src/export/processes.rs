@@ -39,6 +39,7 @@ struct Process {
     series: Series,
     open_fds: Option<u64>,
     max_fds: Option<u64>,
+    hard_max_fds: Option<u64>,
     fd_high_water: Option<u64>,
     fds_measured_at_ns: Option<u64>,
     syn_sent_over_3s: u32,
@@ -46,6 +47,7 @@ struct Process {
     close_wait_over_60s: u32,
     close_wait_of_servers: u32,
     owned_fin_wait2: u32,
+    unguarded: u32,
     anomalies: Vec<Shown>,
 }
 
@@ -111,10 +113,12 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
+                unguarded,
             } = snapshot.walk.process(process.owner);
             let Resources {
                 open_fds,
                 max_fds,
+                hard_max_fds,
                 fd_high_water,
                 measured_at,
             } = process.resources;
@@ -124,6 +128,7 @@ impl Exporter {
                 series: self.series(&process.vitals),
                 open_fds,
                 max_fds,
+                hard_max_fds,
                 fd_high_water,
                 fds_measured_at_ns: nanoseconds(measured_at),
                 syn_sent_over_3s,
@@ -131,6 +136,7 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
+                unguarded,
                 anomalies: anomalies.of_process(process.key),
             }
         };

@@ -141,6 +141,7 @@ impl Writer<'_> {
         let Resources {
             open_fds,
             max_fds,
+            hard_max_fds: _,
             fd_high_water,
             measured_at: _,
         } = resources;

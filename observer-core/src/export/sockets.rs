@@ -32,6 +32,10 @@ pub(super) fn write(
         for view in table.ports().filter(|view| shows(&view.labels)) {
             ports(sink, view);
         }
+        for (labels, count) in table.unguarded_of_names() {
+            let count = u64::from(count).into();
+            sink.sample(Family::Unguarded, Some(&labels), &[], count);
+        }
         sysctls(sink, table.sysctls());
         for (netns, available) in table.ports_available() {
             let extra = [("netns", netns.to_string())];

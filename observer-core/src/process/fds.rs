@@ -92,28 +92,33 @@ fn other_thread(process: &Path, pid: u32) -> Option<String> {
         .find(|thread| *thread != leader)
 }
 
-/// The soft limit on open descriptors, which is one more than the highest descriptor
+/// The soft and the hard limit on open descriptors, which are one more than the highest descriptor
 /// allowed, from the text of /proc/PID/limits (`proc_pid_limits` in fs/proc/base.c).
 /// `u64::MAX` when unlimited.
 ///
 /// # Errors
 ///
 /// [`ProcError::Missing`] and [`ProcError::NotANumber`].
-pub fn parse_max_open_files(bytes: &[u8]) -> Result<u64, ProcError> {
+pub fn parse_max_open_files(bytes: &[u8]) -> Result<[u64; 2], ProcError> {
     const FILE: &str = "limits";
     const NAME: &str = "Max open files";
-    let soft = bytes
+    let rest = bytes
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(NAME.as_bytes()))
-        .and_then(|rest| {
-            rest.split(u8::is_ascii_whitespace)
-                .find(|field| !field.is_empty())
-        })
         .ok_or_else(|| ProcError::missing(FILE, NAME))?;
-    if soft == b"unlimited" {
-        return Ok(u64::MAX);
-    }
-    parse_u64(soft).ok_or_else(|| ProcError::not_a_number(FILE, NAME, soft))
+    let mut fields = rest
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty());
+    let mut limit = || {
+        let field = fields
+            .next()
+            .ok_or_else(|| ProcError::missing(FILE, NAME))?;
+        match field {
+            b"unlimited" => Ok(u64::MAX),
+            _ => parse_u64(field).ok_or_else(|| ProcError::not_a_number(FILE, NAME, field)),
+        }
+    };
+    Ok([limit()?, limit()?])
 }
 
 #[cfg(test)]
@@ -133,12 +138,15 @@ Max locked memory         8388608              8388608              bytes
 ";
 
     #[test]
-    fn the_soft_limit_is_read() {
-        assert_eq!(parse_max_open_files(LIMITS.as_bytes()).unwrap(), 1024);
+    fn both_limits_are_read() {
+        assert_eq!(
+            parse_max_open_files(LIMITS.as_bytes()).unwrap(),
+            [1024, 524_288]
+        );
         let unlimited = LIMITS.replace("1024  ", "unlimited");
         assert_eq!(
             parse_max_open_files(unlimited.as_bytes()).unwrap(),
-            u64::MAX
+            [u64::MAX, 524_288]
         );
     }
 
@@ -229,9 +237,9 @@ Max locked memory         8388608              8388608              bytes
     #[test]
     fn the_own_limit_is_known() {
         let bytes = std::fs::read("/proc/self/limits").unwrap();
-        let (soft, _) =
+        let (soft, hard) =
             nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
-        assert_eq!(parse_max_open_files(&bytes).unwrap(), soft);
+        assert_eq!(parse_max_open_files(&bytes).unwrap(), [soft, hard]);
     }
 
     proptest! {

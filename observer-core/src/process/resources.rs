@@ -22,6 +22,8 @@ pub struct Resources {
     pub open_fds: Option<u64>,
     /// Soft limit on their number, `RLIMIT_NOFILE`; `u64::MAX` when unlimited, `None` when not readable.
     pub max_fds: Option<u64>,
+    /// Hard limit, up to which the process may raise the soft one, likewise.
+    pub hard_max_fds: Option<u64>,
     /// The most that were open at any measurement.
     pub fd_high_water: Option<u64>,
     /// CLOCK_MONOTONIC at the last measurement.
@@ -166,7 +168,7 @@ impl ResourceScanner {
         let Some(limits) = self.root.read(key.tgid, "limits")? else {
             return Ok(None);
         };
-        let max_fds = parse_max_open_files(&limits)?;
+        let [soft, hard] = parse_max_open_files(&limits)?;
         // A process that ended after the first look may have left its pid to another.
         match Stat::read(&self.root, key.tgid)? {
             Some(stat) if stat.is(key) => {}
@@ -174,7 +176,8 @@ impl ResourceScanner {
         }
         Ok(Some(Resources {
             open_fds,
-            max_fds: Some(max_fds),
+            max_fds: Some(soft),
+            hard_max_fds: Some(hard),
             fd_high_water: None,
             measured_at: now,
         }))

@@ -50,6 +50,7 @@ fn measures_and_keeps_the_peak() {
         open_fds: Some(5),
         fd_high_water: Some(5),
         max_fds: Some(64),
+        hard_max_fds: Some(128),
         measured_at: start,
     };
     assert_eq!(scanner.get(&key(1)), Some(first));

@@ -42,17 +42,23 @@ pub(super) enum Holder {
 pub(super) struct Ports {
     pub views: Vec<(Holder, PortsView)>,
     pub available: BTreeMap<u32, u32>,
+    /// [`crate::walk::ProcessUse::unguarded`], where it is not 0.
+    pub unguarded: BTreeMap<Holder, u32>,
 }
 
 impl Ports {
     /// The name made room for another.
     pub fn forget_name(&mut self, id: NameId) {
-        self.views.retain(|(holder, _)| *holder != Holder::Name(id));
+        self.forget(Holder::Name(id));
     }
 
     /// The process lost its slot.
     pub fn forget_process(&mut self, slot: u32) {
-        self.views
-            .retain(|(holder, _)| *holder != Holder::Process(slot));
+        self.forget(Holder::Process(slot));
+    }
+
+    fn forget(&mut self, holder: Holder) {
+        self.views.retain(|(of, _)| *of != holder);
+        self.unguarded.remove(&holder);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use observer_common::ProcessKey;
+
 use super::{
     entry::Entry,
     labels::Labels,
@@ -32,6 +34,16 @@ impl Table {
         self.ports.available = namespaces
             .map(|(netns, it)| (*netns, it.available()))
             .collect();
+        let mut unguarded = BTreeMap::new();
+        for process in walk.processes.iter().filter(|it| it.unguarded > 0) {
+            let (slot, generation) = process.owner;
+            let name = Holder::Name(self.name_of_slot(slot, generation));
+            let process_holder = self.entry(slot, generation).map(|_| Holder::Process(slot));
+            for holder in [Some(name), process_holder].into_iter().flatten() {
+                *unguarded.entry(holder).or_default() += process.unguarded;
+            }
+        }
+        self.ports.unguarded = unguarded;
     }
 
     /// Removes the ports in use, because they could not be read.
@@ -99,6 +111,22 @@ impl Table {
             Holder::Process(slot) => shown(*slot),
         });
         views.map(|(_, view)| view)
+    }
+
+    /// Quiet connections of each name that nothing ends if the peer vanishes, where there are any.
+    pub fn unguarded_of_names(&self) -> impl Iterator<Item = (Arc<Labels>, u32)> {
+        let all = self.ports.unguarded.iter();
+        let names = all.filter(|(holder, _)| matches!(holder, Holder::Name(_)));
+        names.map(|(holder, count)| (self.labels_of(*holder), *count))
+    }
+
+    /// The same of each process.
+    pub fn unguarded_of_processes(&self) -> impl Iterator<Item = (ProcessKey, u32)> {
+        let all = self.ports.unguarded.iter();
+        all.filter_map(|(holder, count)| match holder {
+            Holder::Name(_) => None,
+            Holder::Process(slot) => Some((self.holder(*slot)?.key, *count)),
+        })
     }
 
     /// Ports that there are for each destination, by network namespace.

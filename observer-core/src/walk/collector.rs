@@ -8,7 +8,7 @@ use std::{
 
 use observer_common::{
     CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS,
-    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SYN_SENT, SocketSeen, coarse_time,
+    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SYN_SENT, SocketSeen, coarse_time,
 };
 
 use super::{
@@ -21,6 +21,8 @@ use super::{
 
 /// Milliseconds without data after which a connection is idle.
 const IDLE_MS: u32 = 300_000;
+/// The same, after which it counts if nothing would notice that its peer has vanished.
+const QUIET_MS: u32 = 60_000;
 
 /// One bit for each port.
 #[derive(Clone)]
@@ -194,9 +196,11 @@ impl Collector {
                 seen.close_wait_of_servers = seen.close_wait_over_10s * has(SEEN_PASSIVE);
             }
             FIN_WAIT2 => seen.owned_fin_wait2 = has(SEEN_DESCRIPTOR),
+            ESTABLISHED if socket.waited_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
             _ => return,
         }
-        if seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2 > 0 {
+        let any = seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2;
+        if any + seen.unguarded > 0 {
             let sum = self.processes.entry(owner).or_default();
             *sum = ProcessUse {
                 owner,
@@ -205,6 +209,7 @@ impl Collector {
                 close_wait_over_60s: sum.close_wait_over_60s + seen.close_wait_over_60s,
                 close_wait_of_servers: sum.close_wait_of_servers + seen.close_wait_of_servers,
                 owned_fin_wait2: sum.owned_fin_wait2 + seen.owned_fin_wait2,
+                unguarded: sum.unguarded + seen.unguarded,
             };
         }
     }

@@ -99,6 +99,8 @@ pub struct ProcessUse {
     pub close_wait_of_servers: u32,
     /// In FIN_WAIT2, with a descriptor: shutdown() was called and not close().
     pub owned_fin_wait2: u32,
+    /// In ESTABLISHED without data for over 60 s, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT.
+    pub unguarded: u32,
 }
 
 /// Local ports of a network namespace.

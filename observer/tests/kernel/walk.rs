@@ -26,6 +26,9 @@ queue = listen(*FAMILIES[0], port=9001)
 nobody = deaf(*FAMILIES[0])
 print(nobody[0].getsockname()[1])
 servers = [listener.accept()[0] for _ in range(5)]
+quiet = listen(*FAMILIES[0], port=9002)
+print('listens')
+quiet = [quiet.accept()[0] for _ in range(3)]
 input()
 # Two that the client will see closed.
 for _ in range(2):
@@ -36,7 +39,8 @@ input()
 
 /// In SYN_SENT: 2. In CLOSE_WAIT: 2 of the client's own; and of the server 3, 2 of whose peers shut down
 /// only, and 2 that wait for accept(). In FIN_WAIT2: 2 with a descriptor and 3 orphans, and 2 orphans of the
-/// server.
+/// server. In ESTABLISHED and quiet: 3 of each, of which the client's have SO_KEEPALIVE, TCP_USER_TIMEOUT, and
+/// neither.
 const CLIENT: &str = r"
 silent = ('127.0.0.1', int(sys.argv[1]))
 attempts = [socket.socket() for _ in range(2)]
@@ -45,6 +49,10 @@ for attempt in attempts:
     assert attempt.connect_ex(silent) == errno.EINPROGRESS
 clients = [connect(socket.AF_INET, ('127.0.0.1', 9000)) for _ in range(5)]
 queued = [connect(socket.AF_INET, ('127.0.0.1', 9001)) for _ in range(2)]
+input()
+quiet = [connect(socket.AF_INET, ('127.0.0.1', 9002)) for _ in range(3)]
+quiet[0].setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+quiet[1].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
 print('connected')
 input()
 for client in clients[3:]:
@@ -57,8 +65,8 @@ print('closed')
 input()
 ";
 
-/// The five numbers of a process, in the order of the API.
-fn long(answer: &Value, program: &Program) -> [u64; 5] {
+/// The six numbers of a process, in the order of the API.
+fn long(answer: &Value, program: &Program) -> [u64; 6] {
     let all = answer["processes"].as_array().unwrap();
     let entry = all.iter().find(|it| it["pid"] == program.pid());
     [
@@ -67,6 +75,7 @@ fn long(answer: &Value, program: &Program) -> [u64; 5] {
         "close_wait_over_60s",
         "close_wait_of_servers",
         "owned_fin_wait2",
+        "unguarded",
     ]
     .map(|name| entry.map_or(0, |it| it[name].as_u64().unwrap()))
 }
@@ -89,6 +98,8 @@ fn sockets_that_wait_for_long_are_counted() {
     let silent = server.line();
     let began_ns = monotonic_ns();
     let mut client = netns.script(CLIENT, &[&silent]);
+    server.expect("listens");
+    client.go();
     client.expect("connected");
     let connected_ns = monotonic_ns();
     server.go();
@@ -110,14 +121,18 @@ fn sockets_that_wait_for_long_are_counted() {
         assert!(client[0] == 0 || after(began_ns, 3), "{}", seen());
         let over_10s = client[1] + server[1];
         assert!(over_10s == 0 || after(connected_ns, 10), "{}", seen());
-        let over_60s = client[2] + server[2];
+        let over_60s = client[2] + client[5] + server[2] + server[5];
         assert!(over_60s == 0 || after(connected_ns, 60), "{}", seen());
-        if (client, server) == ([2, 2, 2, 0, 2], [0, 3, 3, 3, 0]) {
+        if (client, server) == ([2, 2, 2, 0, 2, 1], [0, 3, 3, 3, 0, 3]) {
             break;
         }
         assert!(started.elapsed() < Duration::from_secs(150), "{}", seen());
         thread::sleep(Duration::from_millis(200));
     }
+    let metrics = daemon.scrape();
+    let unguarded = |comm: &str| metrics.by(comm, "socket_unguarded_connections", &[]);
+    assert_eq!(unguarded(&client.comm()), 1.0);
+    assert_eq!(unguarded(&server.comm()), 3.0);
     // The descriptors are closed, and with them the sockets.
     client.go();
     client.end();

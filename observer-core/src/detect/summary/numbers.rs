@@ -22,7 +22,8 @@ pub fn duration(time: Duration) -> String {
 }
 
 /// With a comma between thousands.
-pub(super) fn number(value: impl Into<u64>) -> String {
+#[must_use]
+pub fn number(value: impl Into<u64>) -> String {
     let digits = value.into().to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -1,6 +1,7 @@
 //! However much programs do, a scrape has no more series than the formula says.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
@@ -21,7 +22,7 @@ use crate::{
         Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel},
     },
-    walk::{Destination, Share, Walk},
+    walk::{Destination, ProcessUse, Share, Walk},
 };
 
 const PROCESSES: u32 = 30;
@@ -122,7 +123,14 @@ fn series(max_names: usize, max_processes: usize) -> usize {
     });
     table.tick(Instant::now(), &kernel, &facts);
     table.update_listeners(&listeners, None);
+    let owners: BTreeSet<_> = shares.iter().map(|it: &Share| it.owner).collect();
+    let processes = owners.into_iter().map(|owner| ProcessUse {
+        owner,
+        unguarded: 1,
+        ..ProcessUse::default()
+    });
     let walk = Walk {
+        processes: processes.collect(),
         shares,
         ..Walk::default()
     };

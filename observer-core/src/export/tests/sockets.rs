@@ -9,7 +9,7 @@ use crate::{
     export::ProcessMetrics,
     net::{overflows::Overflows, sysctls::Sysctls},
     table::TableConfig,
-    walk::{Destination, NamespaceUse, Share, Walk},
+    walk::{Destination, NamespaceUse, ProcessUse, Share, Walk},
 };
 
 #[test]
@@ -46,6 +46,11 @@ fn addresses_are_labels() {
     };
     let walk = Walk {
         shares: vec![share(80, 10), share(81, 4), share(82, 3)],
+        processes: vec![ProcessUse {
+            owner: (SLOT_FIRST, 0),
+            unguarded: 6,
+            ..ProcessUse::default()
+        }],
         namespaces: [(
             77,
             NamespaceUse {
@@ -138,6 +143,7 @@ fn addresses_are_labels() {
             2.0,
         ),
         ("socket_listen_drops_total -quo\"te 77", "[::]:443", 5.0),
+        ("socket_unguarded_connections -quo\"te -", "", 6.0),
     ];
     assert_eq!(values.len(), expected.len(), "{values:#?}");
     for (name, place, value) in expected {
@@ -159,7 +165,7 @@ fn addresses_are_labels() {
 /// Name, pid, comm and namespace; place; value.
 fn values(text: &str) -> Vec<(String, String, f64)> {
     let samples = parse(text);
-    let parts = ["listen_", "syn_", "ephemeral_"];
+    let parts = ["listen_", "syn_", "ephemeral_", "unguarded_"];
     let ours = samples.iter().filter(|((name, _), _)| {
         let name = name.strip_prefix("socket_");
         let name = name.map(|name| name.strip_prefix("process_").unwrap_or(name));

@@ -319,6 +319,13 @@ fn in_state(state: u8, slot: u32, flags: u16, seconds: u64) -> SocketSeen {
     }
 }
 
+fn quiet(flags: u16, waited_ms: u32) -> SocketSeen {
+    SocketSeen {
+        waited_ms,
+        ..in_state(ESTABLISHED, 7, flags | SEEN_PASSIVE, 600)
+    }
+}
+
 #[test]
 fn sockets_of_a_process_count_once_they_have_waited() {
     let open = SEEN_DESCRIPTOR;
@@ -335,6 +342,9 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         // An orphan.
         in_state(FIN_WAIT2, 5, 0, 600),
         in_state(ESTABLISHED, 6, open, 600),
+        quiet(SEEN_UNGUARDED, 60_000),
+        quiet(SEEN_UNGUARDED, 60_001),
+        quiet(0, 60_001),
         SocketSeen::default(),
     ];
     let walk = walk(&[], &sockets);
@@ -355,6 +365,11 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         ProcessUse {
             owner: (5, 1),
             owned_fin_wait2: 1,
+            ..none
+        },
+        ProcessUse {
+            owner: (7, 1),
+            unguarded: 1,
             ..none
         },
     ];

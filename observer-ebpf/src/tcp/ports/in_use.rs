@@ -12,7 +12,8 @@ use core::ffi::c_void;
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_PARENT, CONN_PASSIVE, Conn, ESTABLISHED, FIN_WAIT2, LISTEN, PORT_BOUND,
-    PORT_UNCONNECTED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SocketSeen, TIME_WAIT, TimeWait, coarse_time,
+    PORT_UNCONNECTED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SocketSeen, TIME_WAIT,
+    TimeWait, coarse_time,
 };
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
         fields::{at, has},
         read::{Memory, Probe},
         seq,
-        socket::{local_address, remote_address},
+        socket::{SOCK_KEEPOPEN, local_address, remote_address},
     },
     tcp::{
         ownership,
@@ -61,6 +62,12 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         if matches!(state, CLOSE_WAIT | FIN_WAIT2) && has_descriptor(sk) {
             socket.flags |= SEEN_DESCRIPTOR;
         }
+        if state == ESTABLISHED {
+            socket.waited_ms = idle::milliseconds(sk);
+            if is_unguarded(sk) {
+                socket.flags |= SEEN_UNGUARDED;
+            }
+        }
         if flags & CONN_PASSIVE != 0 {
             // It uses the port of its listener.
             socket.flags |= SEEN_PASSIVE;
@@ -90,9 +97,6 @@ fn live_port(socket: &mut SocketSeen, sk: *const u8) {
         return;
     }
     socket.flags |= taken;
-    if socket.state == ESTABLISHED {
-        socket.waited_ms = idle::milliseconds(sk);
-    }
     port(socket, sk);
 }
 
@@ -101,6 +105,22 @@ fn live_port(socket: &mut SocketSeen, sk: *const u8) {
 fn has_descriptor(sk: *const u8) -> bool {
     // SAFETY: a full socket, offset from BTF.
     has::OFF_SK_SOCKET() && unsafe { Probe::read::<u64>(sk, at::OFF_SK_SOCKET()) } != 0
+}
+
+/// See [`SEEN_UNGUARDED`].
+#[inline(always)]
+fn is_unguarded(sk: *const u8) -> bool {
+    if !has::OFF_SKC_FLAGS() || !has::OFF_ICSK_USER_TIMEOUT() {
+        return false;
+    }
+    // SAFETY: an inet_connection_sock, offsets from BTF.
+    let (flags, timeout) = unsafe {
+        (
+            Probe::read::<u64>(sk, at::OFF_SKC_FLAGS()),
+            Probe::read::<u32>(sk, at::OFF_ICSK_USER_TIMEOUT()),
+        )
+    };
+    flags & SOCK_KEEPOPEN == 0 && timeout == 0
 }
 
 /// Whether the socket's port is taken for every destination. The kernel decides by two fields of the

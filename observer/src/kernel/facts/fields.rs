@@ -134,6 +134,7 @@ pub const FIELDS: &[FieldSpec] = &[
     // In jiffies, which are unsigned int here.
     optional("OFF_TP_LSNDTIME", "tcp_sock", "lsndtime", 4),
     optional("OFF_ICSK_LRCVTIME", "inet_connection_sock", "icsk_ack.lrcvtime", 4),
+    optional("OFF_ICSK_USER_TIMEOUT", "inet_connection_sock", "icsk_user_timeout", 4),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.
     optional("OFF_TP_IS_MPTCP", "tcp_sock", "is_mptcp", 1),
     optional("OFF_ICSK_ULP_DATA", "inet_connection_sock", "icsk_ulp_data", 8),

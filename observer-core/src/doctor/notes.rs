@@ -1,0 +1,86 @@
+//! What else there is to say of a process with a finding: its limit of descriptors, and connections that nothing
+//! ends if the peer vanishes.
+
+use std::collections::HashMap;
+
+use observer_common::ProcessKey;
+
+use crate::{
+    detect::{Anomaly, Finding, Subject, cause, number},
+    net::sysctls::Sysctls,
+    table::Resources,
+};
+
+/// What is known of a process beside its findings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessState {
+    /// Descriptors and limits.
+    pub resources: Resources,
+    /// [`crate::walk::ProcessUse::unguarded`].
+    pub unguarded: u32,
+}
+
+/// Of the processes that the finding is about.
+pub(super) fn notes(
+    finding: &Finding,
+    processes: &HashMap<ProcessKey, ProcessState>,
+    sysctls: &Sysctls,
+) -> Vec<String> {
+    let of = match &finding.subject {
+        Subject::Process(key) => Some(key),
+        _ => finding
+            .evidence
+            .holders()
+            .iter()
+            .find_map(|it| it.process.as_ref()),
+    };
+    let Some((key, state)) = of.and_then(|key| Some((key, processes.get(key)?))) else {
+        return Vec::new();
+    };
+    let runs_out = matches!(finding.anomaly, Anomaly::FdLeak | Anomaly::FdExhaustion);
+    let limit = runs_out.then(|| limit(key.tgid, &state.resources, sysctls));
+    [limit.flatten(), unguarded(finding, state.unguarded)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// What it takes to raise the limit.
+fn limit(pid: u32, resources: &Resources, sysctls: &Sysctls) -> Option<String> {
+    let (soft, hard) = (resources.max_fds?, resources.hard_max_fds?);
+    if soft < hard {
+        let hard = match hard {
+            u64::MAX => "unlimited".to_owned(),
+            hard => hard.to_string(),
+        };
+        return Some(format!(
+            "its limit of descriptors (RLIMIT_NOFILE) is {soft}, and may be raised to {hard}, which is its hard \
+             limit: `prlimit --pid {pid} --nofile={hard}:` does so without a restart"
+        ));
+    }
+    let most = sysctls
+        .host
+        .get("fs.nr_open")
+        .map_or_else(String::new, |most| format!(", up to fs.nr_open ({most})"));
+    Some(format!(
+        "its limit of descriptors (RLIMIT_NOFILE) is {soft}, soft and hard: raising it takes root \
+         (`prlimit --pid {pid} --nofile=N:N`), or LimitNOFILE= of its unit and a restart{most}"
+    ))
+}
+
+/// Where connections are kept for long, or peers have vanished.
+fn unguarded(finding: &Finding, count: u32) -> Option<String> {
+    let causes = [
+        &cause::PEERS_SILENT,
+        &cause::FD_CONNECTIONS,
+        &cause::IDLE_CONNECTIONS,
+    ];
+    let matters = finding.causes.iter().any(|it| causes.contains(&it.cause));
+    (matters && count > 0).then(|| {
+        format!(
+            "{} of its connections have carried no data for over a minute and have neither SO_KEEPALIVE nor \
+             TCP_USER_TIMEOUT: if the peer has vanished, they stay for ever",
+            number(count)
+        )
+    })
+}
