@@ -1,4 +1,4 @@
-//! What real programs do wrong, and how soon it is found.
+//! What real programs do wrong, and how soon it is found; and real programs with which nothing is wrong.
 
 use std::process::ExitCode;
 
@@ -13,33 +13,47 @@ use crate::{
 };
 
 /// Runs real programs that do something wrong, and shows how soon it is found: all at once, which takes
-/// five minutes.
+/// seven minutes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Run this scenario alone.
     name: Option<String>,
+    /// Run programs with which nothing is wrong instead, for so many minutes, and show what is found all the
+    /// same.
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "60",
+        conflicts_with = "name", value_parser = clap::value_parser!(u64).range(1..))]
+    soak: Option<u64>,
     /// Write the table to docs/detectors.md.
     #[arg(long, conflicts_with = "name")]
     write_table: bool,
 }
 
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let Args { name, write_table } = args;
+    let Args {
+        name,
+        soak,
+        write_table,
+    } = args;
     setup::ensure(Needs {
         tests: true,
         ..Needs::default()
     })?;
     let binaries = build::build(What::KernelTests, None)?;
     tracefs::ensure();
-    let name = name.as_deref().unwrap_or("all");
-    let mut env = vec![("OBSERVER_SCENARIO", name)];
+    let seconds = soak.map(|minutes| (60 * minutes).to_string());
+    let (tests, variable) = match &seconds {
+        Some(seconds) => ("benign::", ("OBSERVER_BENIGN_SECONDS", seconds.as_str())),
+        None => {
+            let name = name.as_deref().unwrap_or("all");
+            ("scenarios::", ("OBSERVER_SCENARIO", name))
+        }
+    };
+    let mut env = vec![variable];
     if *write_table {
         env.push(("OBSERVER_UPDATE_DOCS", "1"));
     }
     let mut summary = Summary::default();
-    summary.task("scenarios", || {
-        native::run(&binaries, &["scenarios::"], &env)
-    });
+    summary.task("scenarios", || native::run(&binaries, &[tests], &env));
     print!("{summary}");
     Ok(if summary.failed() {
         ExitCode::FAILURE

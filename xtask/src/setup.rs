@@ -36,6 +36,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("ps", "procps"),
     ("openssl", "openssl"),
     ("node", "nodejs"),
+    ("gccgo", "gccgo"),
     ("nmap", "nmap"),
     ("ab", "apache2-utils"),
     ("wrk", "wrk"),

@@ -4,7 +4,8 @@ On a busy machine they do less, so the least is far below what they try."""
 import json, os, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from common import isolate, rename
+import shared
+from shared import isolate, listen, pace
 
 SECONDS = float(sys.argv[sys.argv.index("--seconds") + 1])
 BEGAN = time.monotonic()
@@ -18,11 +19,7 @@ def left():
 
 def paced(rate):
     """Yields `rate` times a second until the time is over; what is late is left out."""
-    due = time.monotonic()
-    while left() > 0:
-        yield
-        due = max(due + 1 / rate, time.monotonic() - 0.1)
-        time.sleep(max(0, min(due - time.monotonic(), left())))
+    return pace(rate, left(), 0.1)
 
 
 def at_once(*functions):
@@ -43,23 +40,8 @@ def start(command, **options):
 
 def fork(comm, function):
     """The same, of a function of this one."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            rename(comm)
-            function()
-        finally:
-            os._exit(1)
-    children.append(pid)
-    return pid
-
-
-def listen(port, backlog=512):
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(backlog)
-    return listener
+    children.append(shared.fork(comm, function))
+    return children[-1]
 
 
 def connect(port):

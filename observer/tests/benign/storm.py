@@ -3,7 +3,7 @@ Its ports are in TIME_WAIT, and on loopback the kernel takes them again (net.ipv
 from load import *
 
 isolate("benign-storm")
-listener = listen(8080, 4096)
+listener = listen(8080)
 
 
 def serve():

@@ -1,26 +1,10 @@
 """What the programs in this folder share. Each has a network namespace of its own, and prints what it
 knows to be true as its last line (JSON); with `--hold N` it keeps its sockets for N seconds then."""
-import ctypes, subprocess, sys
+import sys
+
+from shared import CLONE_NEWNET, ip, isolate, libc, rename
 
 HOLD = float(sys.argv[sys.argv.index("--hold") + 1]) if "--hold" in sys.argv else 0
-CLONE_NEWNET = 0x40000000
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def rename(comm):
-    libc.prctl(15, comm.encode(), 0, 0, 0)  # PR_SET_NAME
-
-
-def ip(line):
-    subprocess.run(["ip", *line.split()], check=True)
-
-
-def isolate(comm):
-    """Names this process before it has a socket, and moves it to a network namespace of its own."""
-    rename(comm)
-    if libc.unshare(CLONE_NEWNET):
-        sys.exit("needs root")
-    ip("link set lo up")
 
 
 def counter(name):

@@ -3,15 +3,27 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
+use observer_core::detect::duration;
 use observer_test_support::{Daemon, PATIENCE, Program};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::{
+    cgroups::Cgroups,
+    real_programs::{news, python, write_table},
+};
+
+/// How often what was found is read, and printed while this runs for long.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What a program prints when it has done its work.
 #[derive(Deserialize)]
@@ -22,35 +34,66 @@ struct Report {
     seen: Vec<(String, String, BTreeMap<String, String>, f64)>,
 }
 
-/// All programs, by name.
-fn programs(seconds: u64) -> Vec<(String, Program)> {
+/// A program that runs, with all that it starts in a cgroup and a network namespace of its own.
+struct Benign {
+    name: String,
+    unit: String,
+    program: Program,
+    /// What was found of it.
+    alarms: Vec<String>,
+}
+
+impl Benign {
+    fn start(file: &Path, seconds: u64, cgroups: &mut Cgroups) -> Self {
+        let name = file.file_stem().expect("a name").to_string_lossy();
+        let unit = format!("observer-benign-{name}.service");
+        let cgroup = cgroups.make(&format!("system.slice/{unit}"));
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec python3 \"$@\""]);
+        command.arg(cgroup.join("cgroup.procs"));
+        python(&mut command, file).args(["--seconds", &seconds.to_string()]);
+        Self {
+            program: Program::spawn(&mut command),
+            name: name.into_owned(),
+            unit,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Whether a finding is about it. Other programs of the host may be found as well.
+    fn has(&self, finding: &Value) -> bool {
+        if let Some(unit) = finding["unit"].as_str() {
+            return unit == self.unit;
+        }
+        let netns = fs::metadata(format!("/proc/{}/ns/net", self.program.pid()));
+        let netns = netns.map(|it| std::os::unix::fs::MetadataExt::ino(&it));
+        netns.is_ok_and(|netns| finding["subject"]["netns"] == netns)
+    }
+}
+
+/// Starts all programs.
+fn programs(seconds: u64, cgroups: &mut Cgroups) -> Vec<Benign> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files = fs::read_dir(tests.join("benign")).expect("the programs");
     let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
     files.retain(|file| file.file_name().is_some_and(|name| name != "load.py"));
     files.sort();
-    let start = |file: &Path| {
-        let mut command = Command::new("python3");
-        command.arg("-B").arg(file);
-        command.args(["--seconds", &seconds.to_string()]);
-        command.env("PYTHONPATH", tests.join("field"));
-        let name = file.file_stem().expect("a name").to_string_lossy();
-        (name.into_owned(), Program::spawn(&mut command))
-    };
-    files.iter().map(|file| start(file)).collect()
+    let start = |file| Benign::start(file, seconds, cgroups);
+    files.iter().map(|it| it.as_path()).map(start).collect()
 }
 
-fn anomalies(daemon: &Daemon) -> Value {
-    let (status, body) = daemon.get("/api/v1/anomalies?limit=1000");
-    assert_eq!(status, 200, "{body}");
-    serde_json::from_str(&body).unwrap()
-}
-
-/// The summaries of all changes.
-fn changes(daemon: &Daemon) -> Vec<String> {
-    let answer = anomalies(daemon);
-    let changes = answer["changes"].as_array().expect("changes").iter();
-    changes.map(|it| it["summary"].to_string()).collect()
+/// Takes in what was found since.
+fn look(daemon: &Daemon, seen: &mut f64, programs: &mut [Benign]) {
+    for change in news(daemon, seen) {
+        let finding = &change["finding"];
+        if change["change"] == "raised"
+            && let Some(of) = programs.iter_mut().find(|it| it.has(finding))
+        {
+            let summary = finding["summary"].to_string();
+            println!("false alarm: {}: {summary}", of.name);
+            of.alarms.push(summary);
+        }
+    }
 }
 
 #[test]
@@ -66,32 +109,54 @@ fn nothing_is_found() {
         "git",
         "curl"
     );
+    let Some(mut cgroups) = Cgroups::new() else {
+        skip!("no cgroup2 file system is mounted");
+    };
     let seconds = env::var("OBSERVER_BENIGN_SECONDS").map_or(60, |it| it.parse().unwrap());
-    let intervals = [
+    let daemon = Daemon::start(&[
         "--tick-interval=1s",
         "--fd-interval=15s",
         "--resync-interval=30s",
         "--reconcile-interval=30s",
-    ];
-    let daemon = Daemon::start(&intervals);
+    ]);
     let started = Instant::now();
-    let mut programs = programs(seconds);
-    let reports: Vec<_> = programs
+    let whole = Duration::from_secs(seconds);
+    let mut programs = programs(seconds, &mut cgroups);
+    let mut seen = 0.0;
+    while let Some(left) = whole.checked_sub(started.elapsed()) {
+        thread::sleep(left.min(LOOK));
+        look(&daemon, &mut seen, &mut programs);
+        let alarms: usize = programs.iter().map(|it| it.alarms.len()).sum();
+        let ran = duration(started.elapsed());
+        println!("{ran} of {}: {alarms} false alarms", duration(whole));
+    }
+    let reports: Vec<Report> = programs
         .iter_mut()
-        .map(|(name, program)| {
-            let end = Duration::from_secs(seconds).saturating_sub(started.elapsed());
-            let line = program.line_within(end + PATIENCE);
-            let report: Report = serde_json::from_str(&line).expect("a report");
-            println!("{name}: {:?}", report.work);
-            (name.clone(), report)
-        })
+        .map(|it| serde_json::from_str(&it.program.line_within(PATIENCE)).expect("a report"))
         .collect();
     let metrics = daemon.scrape();
-    let changes = changes(&daemon);
-    assert!(changes.is_empty(), "{changes:#?}\n{}", anomalies(&daemon));
-    for (program, report) in reports {
+    look(&daemon, &mut seen, &mut programs);
+    let mut table = "| program | what it did | false alarms |\n|---|---|---|\n".to_owned();
+    for (Benign { name, alarms, .. }, report) in programs.iter().zip(&reports) {
+        let work = report.work.iter();
+        let work: Vec<_> = work
+            .map(|(what, (done, _))| format!("{done} {what}"))
+            .collect();
+        let _ = writeln!(table, "| {name} | {} | {} |", work.join(", "), alarms.len());
+    }
+    let ran = duration(whole);
+    println!("\n{table}\nin {ran}");
+    let detect = metrics.sum("observer_job_seconds_total", &[("task", "detect")]);
+    println!(
+        "detect: {:.3} % of a CPU",
+        100.0 * detect / started.elapsed().as_secs_f64()
+    );
+    let alarms = programs.iter().flat_map(|it| &it.alarms);
+    let alarms: Vec<_> = alarms.collect();
+    assert!(alarms.is_empty(), "{alarms:#?}");
+    for (Benign { name, .. }, report) in programs.iter().zip(reports) {
         for (what, (done, least)) in report.work {
-            assert!(done >= least, "{program}: {what} {done}, not {least}");
+            assert!(done >= least, "{name}: {what} {done}, not {least}");
         }
         for (comm, metric, labels, least) in report.seen {
             let labels: Vec<_> = labels
@@ -101,16 +166,15 @@ fn nothing_is_found() {
             let seen = metrics.by(&comm, &metric, &labels);
             assert!(
                 seen >= least,
-                "{program}: {comm} {metric}{labels:?} {seen}, not {least}"
+                "{name}: {comm} {metric}{labels:?} {seen}, not {least}"
             );
         }
     }
-    let detect = metrics.sum("observer_job_seconds_total", &[("task", "detect")]);
-    println!(
-        "detect: {:.3} % of a CPU",
-        100.0 * detect / started.elapsed().as_secs_f64()
-    );
-    for (_, program) in programs {
+    for Benign { program, .. } in programs {
         program.end();
+    }
+    if env::var_os("OBSERVER_UPDATE_DOCS").is_some() {
+        let table = format!("All at once, for {ran}:\n\n{table}");
+        write_table("cargo xtask scenario --soak --write-table", &table);
     }
 }

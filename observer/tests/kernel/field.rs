@@ -7,6 +7,8 @@ use std::{path::Path, process::Command, time::Duration};
 use observer_test_support::{Daemon, Metrics, PATIENCE, Program, Shared};
 use serde_json::Value;
 
+use crate::real_programs::python;
+
 /// A program that has printed its figures and holds its sockets.
 struct Case {
     daemon: Shared,
@@ -21,14 +23,9 @@ type Series<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
 impl Case {
     fn run(file: &str) -> Self {
         let daemon = Daemon::shared();
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field");
+        let file = Path::new("field").join(file);
         let mut command = Command::new("python3");
-        // No byte code beside the sources.
-        command
-            .arg("-B")
-            .arg(scripts.join(file))
-            .args(["--hold", "300"]);
-        let mut program = Program::spawn(&mut command);
+        let mut program = Program::spawn(python(&mut command, &file).args(["--hold", "300"]));
         let mut line = program.line();
         while !line.starts_with('{') {
             line = program.line();

@@ -4,12 +4,11 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
-use observer_core::process::cgroup_id::cgroup2_mount;
 use observer_test_support::{Daemon, Metrics, Netns, Program};
+
+use crate::cgroups::Cgroups;
 
 /// Takes the name that it is given, waits to be moved to its cgroup, connects, stays and ends.
 const PROBE: &str = r#"
@@ -25,50 +24,6 @@ client = socket.create_connection(listener.getsockname())
 print('ready')
 sys.stdin.readline()
 "#;
-
-/// Directories below the cgroup2 mount; those that were made are removed on drop.
-struct Cgroups {
-    mount: PathBuf,
-    made: Vec<PathBuf>,
-}
-
-impl Cgroups {
-    /// `None` where there is no cgroup v2.
-    fn new() -> Option<Self> {
-        let mountinfo = fs::read("/proc/self/mountinfo").unwrap();
-        let mount = cgroup2_mount(&mountinfo)?;
-        Some(Self {
-            mount,
-            made: Vec::new(),
-        })
-    }
-
-    fn make(&mut self, path: &str) -> PathBuf {
-        let mut cgroup = self.mount.clone();
-        for name in Path::new(path) {
-            cgroup.push(name);
-            if !cgroup.exists() {
-                fs::create_dir(&cgroup).unwrap();
-                self.made.push(cgroup.clone());
-            }
-        }
-        cgroup
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for cgroup in self.made.iter().rev() {
-            // A process that is being torn down may still be in it.
-            for _ in 0..100 {
-                if fs::remove_dir(cgroup).is_ok() {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
-}
 
 /// Which cgroups to make, and the label of a process in each.
 fn cases() -> Vec<(String, String)> {

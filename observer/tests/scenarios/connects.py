@@ -3,7 +3,8 @@
 two of three ports. `black-hole`: SYNs are not answered."""
 import socket, threading
 
-from common import ARGS, child, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import listen, pace
 
 
 def serve(ready):

@@ -4,7 +4,8 @@
 connections. `files`, `pipes`, `events`, `sockets`: a server opens these beside its listener."""
 import errno, os, resource, socket, time
 
-from common import ARGS, child, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import listen, pace
 
 KIND, LIMIT, RATE = ARGS[0], int(ARGS[1]), float(ARGS[2])
 ADDRESS = ("127.0.0.1", 80)

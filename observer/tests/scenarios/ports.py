@@ -4,7 +4,8 @@ port in TIME_WAIT. Arguments: connections per second; `connect`, or `bind` if it
 seconds after which it stops, if no error comes."""
 import errno, socket
 
-from common import ARGS, child, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import listen, pace
 
 RATE, CALL, SECONDS = float(ARGS[0]), ARGS[1], float(ARGS[2])
 # Not in 127/8, where connect() may take a port in TIME_WAIT again.
@@ -42,8 +43,6 @@ def request():
 child("server", serve)
 rename("client")
 say("start")
-for second in pace(RATE):
-    if second >= SECONDS:
-        break
+for _ in pace(RATE, SECONDS):
     request()
 say("end")

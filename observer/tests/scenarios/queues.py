@@ -4,7 +4,8 @@ one of eight workers with SO_REUSEPORT does not accept. `inherited`: the server 
 it had started has its listener and does not accept."""
 import os, socket, time
 
-from common import ARGS, child, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import listen, pace
 
 
 def slow(ready):

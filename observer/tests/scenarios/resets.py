@@ -3,7 +3,8 @@
 more and more of its requests. `linger`: a server closes with SO_LINGER {1, 0}."""
 import socket, struct, threading
 
-from common import ARGS, child, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import listen, pace
 
 ADDRESS = ("127.0.0.1", 80)
 

@@ -2,7 +2,8 @@
 """nmap looks for open ports: 5,000 a second or one a second, by the first argument."""
 import os, shutil, subprocess, tempfile
 
-from common import ARGS, NAME, child, listen, rename, say
+from common import ARGS, NAME, child, say
+from shared import listen
 
 
 def serve(ready):

@@ -2,21 +2,17 @@
 """Connections whose peer falls silent, as behind a NAT that forgets them. Argument: `keepalive`, which ends them one after
 the other, or `data`, if they are used again one after the other and retransmits end them. The peer is in a network
 namespace of its own."""
-import os, socket, subprocess, time
+import os, socket, time
 
-from common import ARGS, child, libc, listen, pace, rename, say
+from common import ARGS, child, rename, say
+from shared import CLONE_NEWNET, ip, libc, listen, pace
 
-CLONE_NEWNET = 0x40000000
 # The connections of these seconds end after so many seconds without an answer, and one more for the probe.
 SECONDS, IDLE, RATE = 11, 12, 100
 # Connections that are used again in each second.
 USED = 10
 kept = []
 listens, write = os.pipe()
-
-
-def ip(line):
-    subprocess.run(["ip", *line.split()], check=True)
 
 
 def serve(ready):
@@ -39,9 +35,7 @@ ip(f"link add v0 type veth peer name v1 netns {server}")
 ip("link set v0 up")
 ip("addr add 10.8.0.1/24 dev v0")
 os.read(listens, 1)
-for second in pace(RATE):
-    if second >= SECONDS:
-        break
+for _ in pace(RATE, SECONDS):
     c = socket.create_connection(("10.8.0.2", 80))
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)

@@ -4,14 +4,17 @@
 mod table;
 
 use std::{
-    env, fs,
+    env,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use observer_test_support::{Daemon, Netns, Program};
+use observer_test_support::{Daemon, Netns, Program, run};
 use serde_json::Value;
+
+use crate::real_programs::{news, python, write_table};
 
 use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
@@ -50,22 +53,40 @@ struct Run {
     complete_since: Option<Instant>,
 }
 
+/// Runs a file of tests/scenarios. Programs that are compiled go to `directory`.
+fn command(netns: &Netns, file: &str, scenario: &str, directory: &Path) -> Command {
+    let file = Path::new("scenarios").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(&file);
+    match file.extension().and_then(|it| it.to_str()) {
+        Some("js") => {
+            let mut node = netns.command("node");
+            node.arg(path);
+            node
+        }
+        Some("go") => {
+            // A process is named after its file.
+            let program = directory.join(format!("{scenario}-client"));
+            let [source, output] = [&path, &program].map(|it| it.to_str().expect("UTF-8"));
+            run("gccgo", &["-O", "-o", output, source]);
+            netns.command(program)
+        }
+        _ => {
+            let mut command = netns.command("python3");
+            python(&mut command, &file);
+            command
+        }
+    }
+}
+
 impl Run {
-    fn start(scenario: &'static Scenario) -> Self {
+    fn start(scenario: &'static Scenario, directory: &Path) -> Self {
         let netns = Netns::set_up(scenario.prepare).expect("a network namespace");
         let [file, arguments @ ..] = scenario.program else {
             panic!("{} has no program", scenario.name);
         };
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-        let mut command = if file.ends_with(".js") {
-            netns.command("node")
-        } else {
-            let mut python = netns.command("python3");
-            // No byte code beside the sources.
-            python.arg("-B");
-            python
-        };
-        command.arg(folder.join(file));
+        let mut command = command(&netns, file, scenario.name, directory);
         command.arg(scenario.name).args(arguments);
         Self {
             scenario,
@@ -132,6 +153,7 @@ impl Run {
                     Of::Process(role) => blames("process", role),
                     Of::Destination(role) => blames("destination", role),
                     Of::Bound(role) => blames("namespace", role),
+                    Of::Namespace => subject["kind"] == "namespace" && finding["comm"].is_null(),
                     Of::Listener(role) => blames("listener", role),
                     Of::Source(address) => {
                         subject["address"] == address && finding["comm"].is_null()
@@ -224,23 +246,6 @@ impl Run {
     }
 }
 
-/// The changes that came after those that `seen` counts, oldest first.
-fn news(daemon: &Daemon, seen: &mut f64) -> Vec<Value> {
-    let (status, body) = daemon.get("/api/v1/anomalies?limit=1000");
-    assert_eq!(status, 200, "{body}");
-    let mut answer: Value = serde_json::from_str(&body).expect("JSON");
-    let Value::Array(mut changes) = answer["changes"].take() else {
-        panic!("{body}");
-    };
-    changes.reverse();
-    let at = |it: &Value| it["at_monotonic_seconds"].as_f64().expect("a time");
-    changes.retain(|it| at(it) > *seen);
-    if let Some(last) = changes.last() {
-        *seen = at(last);
-    }
-    changes
-}
-
 /// A row of the table in docs/detectors.md.
 fn row(run: &Run) -> String {
     let Scenario { what, expected, .. } = run.scenario;
@@ -264,18 +269,6 @@ const HEAD: &str = "| scenario | anomaly | cause | detected after s | before the
 |---|---|---|---|---|
 ";
 
-/// Replaces the table in docs/detectors.md.
-fn write_table(rows: &str) {
-    const START: &str = "<!-- written by cargo xtask scenario --write-table: start -->\n";
-    const END: &str = "<!-- written by cargo xtask scenario --write-table: end -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/detectors.md");
-    let text = fs::read_to_string(&path).expect("the document can be read");
-    let (before, rest) = text.split_once(START).expect("the start is marked");
-    let (_, after) = rest.split_once(END).expect("the end is marked");
-    let table = format!("{before}{START}\n{HEAD}{rows}\n{END}{after}");
-    fs::write(path, table).expect("the document can be written");
-}
-
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn what_programs_do_wrong_is_found() {
@@ -295,7 +288,9 @@ fn what_programs_do_wrong_is_found() {
         "--resync-interval=1m",
         "--reconcile-interval=1m",
     ]);
-    let mut runs: Vec<_> = scenarios.into_iter().map(Run::start).collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let start = |scenario| Run::start(scenario, directory.path());
+    let mut runs: Vec<_> = scenarios.into_iter().map(start).collect();
     let began = Instant::now();
     let mut seen = 0.0;
     while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < patience {
@@ -321,6 +316,7 @@ fn what_programs_do_wrong_is_found() {
     println!("\n{HEAD}{rows}\n{} scenarios took {took} s", runs.len());
     assert!(wrong.is_empty(), "\n{wrong}");
     if env::var_os("OBSERVER_UPDATE_DOCS").is_some() {
-        write_table(&rows);
+        let table = format!("{HEAD}{rows}");
+        write_table("cargo xtask scenario --write-table", &table);
     }
 }

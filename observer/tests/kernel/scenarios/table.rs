@@ -9,6 +9,8 @@ pub enum Of {
     Destination(&'static str),
     /// The ports of a network namespace that it took by bind().
     Bound(&'static str),
+    /// The network namespace; nobody is to blame.
+    Namespace,
     /// The address that it listens at.
     Listener(&'static str),
     /// This address; nobody is to blame.
@@ -170,6 +172,9 @@ scenarios! {
     "nodehalf": "the same in Node.js: destroy() as soon as end() is done";
         ["half_close.js"]
         => Some(resets("client", "half_close", "half-close"));
+    "gohalf": "the same in Go: CloseWrite(), then a deferred Close()";
+        ["half_close.go"]
+        => Some(resets("client", "half_close", "half-close"));
     "linger": "a server closes 100 connections/s with SO_LINGER {1, 0}";
         ["resets.py", "linger"]
         => Some(resets("server", "linger_zero", "linger"));
@@ -216,6 +221,19 @@ scenarios! {
         after "echo 20000 20999 > /proc/sys/net/ipv4/ip_local_port_range
             echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse"
         => None;
+    "twfull": "100 requests/s without keep-alive, tcp_max_tw_buckets=200";
+        ["ports.py", "100", "connect", "100"]
+        after "echo 200 > /proc/sys/net/ipv4/tcp_max_tw_buckets"
+        // After two seconds there are as many.
+        => Some(Expected {
+            anomaly: "time_wait_overflow",
+            of: Of::Namespace,
+            cause: "too_few_buckets",
+            hint: "tw-buckets",
+            first_error: FirstError::None,
+            within: 15.0,
+            also: &[],
+        });
     "cwait64": "a server does not close, 2 connections/s, 64 descriptors";
         ["descriptors.py", "close-wait", "64", "2"]
         => Some(leak("server", "fd_close_wait", "close-wait", 28.0));
