@@ -18,6 +18,7 @@ mod daemon;
 mod doctor;
 mod errors;
 mod exact;
+mod failed_options;
 mod field;
 mod findings;
 mod full_maps;

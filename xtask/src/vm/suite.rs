@@ -30,6 +30,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("connection_errors", On::Ends),
     // Each kind of hook on functions.
     ("functions", On::Each),
+    // MPTCP sockets take fewer options on 6.1.
+    ("failed_options", On::Each),
     ("gave_up", On::Ends),
     ("io_uring", On::Ends),
     ("layout", On::Ends),
