@@ -53,6 +53,18 @@ impl Deref for Shared {
     }
 }
 
+/// Whether `condition` holds before this loses patience.
+pub fn holds_in_time(mut condition: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !condition() {
+        if started.elapsed() >= PATIENCE {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if !thread::panicking() {
@@ -208,15 +220,8 @@ impl Daemon {
 
     /// Waits until `condition` holds.
     pub fn wait(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
-        let started = Instant::now();
-        while !condition(self) {
-            assert!(
-                started.elapsed() < PATIENCE,
-                "waited in vain for {what}; log:\n{}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
+        let held = holds_in_time(|| condition(self));
+        assert!(held, "waited in vain for {what}; log:\n{}", self.log());
     }
 
     /// Scrapes after each tick until `condition` holds, and returns that scrape; panics with the last

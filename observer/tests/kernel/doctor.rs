@@ -5,8 +5,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ::observer::client::{self, ClientError};
@@ -14,7 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use observer_test_support::{Daemon, Netns, PATIENCE, observer};
+use observer_test_support::{Daemon, Netns, PATIENCE, holds_in_time, observer};
 use serde_json::Value;
 
 /// Every attempt to connect is refused, and an option fails that Unix sockets do not have.
@@ -181,22 +180,15 @@ fn it_leaves_no_daemon_when_it_is_killed() {
             client::get(&socket, "/api/v1/anomalies").ok()?;
             Some(socket)
         };
-        wait("the daemon", || answers().is_some());
+        assert!(holds_in_time(|| answers().is_some()), "no daemon");
         let socket = answers().unwrap();
         kill(Pid::from_raw(doctor.id().cast_signed()), signal).unwrap();
         doctor.wait().unwrap();
-        wait("its end", || {
+        let is_gone = || {
             let answer = client::get(&socket, "/api/v1/anomalies");
             matches!(answer, Err(ClientError::NoDaemon(_)))
-        });
+        };
+        assert!(holds_in_time(is_gone), "the daemon goes on");
         assert_eq!(made().iter().count(), leaves, "{signal}");
-    }
-}
-
-fn wait(what: &str, condition: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(50));
     }
 }
