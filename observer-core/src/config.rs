@@ -43,6 +43,8 @@ pub type MaxNames = Bounded<1, 65_536>;
 pub type MaxProcesses = Bounded<0, 65_536>;
 /// Each process takes a slot of 2,960 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
+/// Responses under way at the same time. The server has 128 connections.
+pub type MaxRequests = Bounded<1, 100>;
 /// Destinations shown per process.
 pub type TopDestinations = Bounded<0, 100>;
 /// Processes whose descriptors are counted per tick.
@@ -140,17 +142,29 @@ macro_rules! settings {
 
 settings! {
     /// Address to serve /metrics on; port 0 picks a free one [default: 127.0.0.1:9963]
-    #[arg(help_heading = "Metrics", value_name = "ADDR:PORT", env = "OBSERVER_LISTEN")]
+    #[arg(help_heading = "HTTP", value_name = "ADDR:PORT", env = "OBSERVER_LISTEN")]
+    #[arg(visible_alias = "web.listen-address")]
     listen: SocketAddr => SocketAddr = (Ipv4Addr::LOCALHOST, 9963).into(), restart;
 
     /// Unix socket to serve the same on, for clients of this host; `none` for none
     /// [default: /run/observer/observer.sock]
-    #[arg(help_heading = "Metrics", value_name = "PATH", env = "OBSERVER_API_SOCKET")]
+    #[arg(help_heading = "HTTP", value_name = "PATH", env = "OBSERVER_API_SOCKET")]
     api_socket: PathBuf => Option<PathBuf> = None, restart;
 
     /// Group (name or gid) that may use the Unix socket, besides root [default: none]
-    #[arg(help_heading = "Metrics", value_name = "GROUP", env = "OBSERVER_API_GROUP")]
+    #[arg(help_heading = "HTTP", value_name = "GROUP", env = "OBSERVER_API_GROUP")]
     api_group: String => Option<String> = None, restart;
+
+    /// YAML file with TLS and the passwords of basic authentication, as Prometheus' exporters have it
+    /// [default: none]
+    #[arg(help_heading = "HTTP", value_name = "FILE", env = "OBSERVER_WEB_CONFIG_FILE")]
+    #[arg(visible_alias = "web.config.file")]
+    web_config_file: PathBuf => Option<PathBuf> = None, restart;
+
+    /// Maximum number of scrapes that are answered at the same time; further ones get status 503 [default: 8]
+    #[arg(help_heading = "HTTP", value_name = "N", env = "OBSERVER_MAX_REQUESTS")]
+    #[arg(visible_alias = "web.max-requests")]
+    max_requests: MaxRequests => u32 = 8, restart;
 
     /// Show only processes whose name (comm) matches; may be repeated
     #[arg(help_heading = "Metrics", value_name = "GLOB", env = "OBSERVER_INCLUDE_COMM", value_delimiter = ',')]

@@ -26,6 +26,8 @@ const FULL: &str = r#"
 listen = "[::]:0"
 api-socket = "/run/other.sock"
 api-group = "adm"
+web-config-file = "/etc/observer/web.yml"
+max-requests = 40
 include-comm = ["nginx*", "p?p"]
 exclude-comm = ["sshd"]
 include-unit = ["*.service"]
@@ -97,6 +99,8 @@ fn help_names_the_real_defaults() {
         listen,
         api_socket,
         api_group,
+        web_config_file,
+        max_requests,
         include_comm: _,
         exclude_comm: _,
         include_unit: _,
@@ -132,6 +136,11 @@ fn help_names_the_real_defaults() {
             api_socket.map_or(DEFAULT_API_SOCKET.to_owned(), |it| it.display().to_string()),
         ),
         ("api-group", api_group.unwrap_or_else(|| "none".to_owned())),
+        (
+            "web-config-file",
+            web_config_file.map_or("none".to_owned(), |it| it.display().to_string()),
+        ),
+        ("max-requests", max_requests.to_string()),
         ("top-destinations", top_destinations.to_string()),
         (
             "process-metrics",
@@ -189,6 +198,8 @@ fn file_is_read_and_every_key_arrives() {
         listen: "[::]:0".parse().unwrap(),
         api_socket: Some("/run/other.sock".into()),
         api_group: Some("adm".to_owned()),
+        web_config_file: Some("/etc/observer/web.yml".into()),
+        max_requests: 40,
         include_comm: globs(&["nginx*", "p?p"]),
         exclude_comm: globs(&["sshd"]),
         include_unit: globs(&["*.service"]),
@@ -283,7 +294,7 @@ fn file_errors_have_line_column_key_and_hint() {
         file_error("listen = \"[::]:0\"\nlog_levl = \"info\"\n"),
         "TOML parse error at line 2, column 1\n  |\n2 | log_levl = \"info\"\n  | ^^^^^^^^\n\
          unknown field `log_levl`, expected one of `listen`, `api-socket`, `api-group`, \
-         `include-comm`, `exclude-comm`, \
+         `web-config-file`, `max-requests`, `include-comm`, `exclude-comm`, \
          `include-unit`, `exclude-unit`, `top-destinations`, \
          `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
          `max-tracked-processes`, \

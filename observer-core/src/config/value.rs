@@ -242,6 +242,9 @@ pub fn format_size(bytes: u64) -> String {
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    /// The highest value.
+    pub const MAX: u32 = MAX;
+
     /// The plain value.
     #[must_use]
     pub const fn get(self) -> u32 {

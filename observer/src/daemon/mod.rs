@@ -43,7 +43,8 @@ use tracing::{debug, error, info, warn};
 
 use self::{
     jobs::{
-        Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, resync,
+        Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, WebConfig,
+        resync,
     },
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
@@ -57,7 +58,7 @@ use crate::{
     privileges::{self, Account},
     sandbox,
     service::{self, Notifier},
-    web::{ApiSocket, App, Server},
+    web::{ApiSocket, App, Server, WebConfigFile},
 };
 
 /// Combinations of process, option and errno of failed setsockopt calls.
@@ -139,6 +140,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
     let notifier = Notifier::from_env();
+    let web_file = settings.web_config_file.as_deref();
+    let web_file = web_file.map(WebConfigFile::open).transpose()?;
     let listener = Server::listen(settings.listen)?;
     privileges::is_root_or_capable()?;
     require_initial_namespaces(settings.allow_private_namespaces)?;
@@ -232,6 +235,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));
+    let web = match &web_file {
+        Some(file) => file.subscribe(),
+        None => watch::Sender::default().subscribe(),
+    };
+    let scheme = web.borrow().scheme();
+    if let Some(file) = web_file {
+        scheduler.add(WebConfig(file));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -253,6 +264,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         registry,
         health,
         snapshot: shared.snapshot.subscribe(),
+        max_requests: settings.max_requests,
+        web,
         reader: runtime.handle().clone(),
     };
     let server = {
@@ -264,7 +277,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     info!(
-        "serving metrics on http://{}/metrics",
+        "serving metrics on {scheme}://{}/metrics",
         server
             .local_addr()
             .context("cannot get the local address")?

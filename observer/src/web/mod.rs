@@ -1,12 +1,18 @@
 //! The HTTP server: /metrics, /healthz, /readyz, /api/v1, and a page for a first look.
 
 mod api;
+mod auth;
+mod config;
 mod page;
 mod server;
 mod socket;
+mod tls;
 
+#[cfg(test)]
+mod secured_tests;
 #[cfg(test)]
 mod tests;
 
+pub use config::{WebConfig, WebConfigError, WebConfigFile};
 pub use server::{App, BindError, Server};
 pub use socket::{ApiSocket, SocketError};

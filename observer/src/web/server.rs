@@ -1,12 +1,12 @@
-//! The HTTP server: HTTP/1.1 without TLS.
+//! The HTTP server: HTTP/1.1, over TLS if the web configuration file says so.
 //!
 //! Clients can take away neither memory nor health checks:
 //!
-//! * At most [`SCRAPES`] responses are made of the table at the same time, and one exposition serves
-//!   all that asked before it was begun. Further clients get status 503.
+//! * At most [`App::max_requests`] responses are made of the table at the same time, and one exposition
+//!   serves all that asked before it was begun. Further clients get status 503.
 //! * Each connection is a task. When there are [`CONNECTIONS`], a new one replaces the oldest on which
 //!   no scrape is under way.
-//! * The head of a request has to arrive within [`HEAD_TIMEOUT`]. A client that stops reading its
+//! * A handshake of TLS, and the head of a request, have to end within [`HEAD_TIMEOUT`]. A client that stops reading its
 //!   response is disconnected after [`SEND_TIMEOUT`], one that reads slowly after [`LIFETIME`] and
 //!   [`SHUTDOWN_TIMEOUT`].
 
@@ -43,6 +43,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use observer_core::{
+    config::MaxRequests,
     export::{Exporter, Health},
     table::Snapshot,
 };
@@ -57,15 +58,16 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tower_http::{
     CompressionLevel,
     compression::{CompressionLayer, predicate::SizeAbove},
 };
 use tracing::{debug, warn};
 
-use super::{api, page};
+use super::{api, auth::guard, config::WebConfig, page};
 
-/// Timeout for the head of a request, and for idle connections.
+/// Timeout for a handshake, for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may go without reading while data waits for it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,11 +80,9 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of connections.
 const CONNECTIONS: usize = 128;
-/// Maximum number of responses under way that take locks or hold an exposition.
-pub(super) const SCRAPES: usize = 8;
 // A new connection always finds one that it can replace.
-const _: () = assert!(SCRAPES < CONNECTIONS);
-/// For clients above [`SCRAPES`], in seconds: most scrapes take less than one.
+const _: () = assert!((MaxRequests::MAX as usize) < CONNECTIONS);
+/// For clients above [`App::max_requests`], in seconds: most scrapes take less than one.
 const RETRY_AFTER: &str = "1";
 /// Maximum size of the head of a request in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
@@ -127,6 +127,10 @@ pub struct App {
     pub health: Arc<Health>,
     /// The table's processes and names, as of the last tick.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Maximum number of responses under way that take locks or hold an exposition.
+    pub max_requests: u32,
+    /// TLS and passwords, for TCP.
+    pub web: watch::Receiver<Arc<WebConfig>>,
     /// Where the table and maps are read: the threads that serve clients may not (before 5.19, reading
     /// a map takes CAP_BPF).
     pub reader: Handle,
@@ -140,7 +144,7 @@ impl App {
 
 struct Shared {
     app: App,
-    /// [`SCRAPES`] of them.
+    /// [`App::max_requests`] of them.
     permits: Arc<Semaphore>,
     /// Locked while the table is read: a second reader would block a thread, waiting for the table.
     latest: Arc<Mutex<Latest>>,
@@ -174,17 +178,7 @@ impl Server {
     ///
     /// When the address is in use or not local.
     pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
-        let listen = || {
-            let listener = std::net::TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            // Connections inherit both. The timeout ends those with a closed window, too
-            // (`tcp_probe_timer`).
-            let socket = SockRef::from(&listener);
-            socket.set_tcp_user_timeout(Some(SEND_TIMEOUT))?;
-            socket.set_send_buffer_size(SEND_BUFFER)?;
-            Ok(listener)
-        };
-        listen().map_err(|source| BindError { address, source })
+        std::net::TcpListener::bind(address).map_err(|source| BindError { address, source })
     }
 
     /// Serves on `listener`, within a tokio runtime.
@@ -193,6 +187,12 @@ impl Server {
     ///
     /// When tokio cannot register it.
     pub fn new(listener: std::net::TcpListener, app: App) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        // Connections inherit both. The timeout ends those with a closed window, too
+        // (`tcp_probe_timer`).
+        let options = SockRef::from(&listener);
+        options.set_tcp_user_timeout(Some(SEND_TIMEOUT))?;
+        options.set_send_buffer_size(SEND_BUFFER)?;
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
             socket: None,
@@ -206,6 +206,7 @@ impl Server {
     ///
     /// When tokio cannot register it.
     pub fn with_socket(self, socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
         Ok(Self {
             socket: Some(UnixListener::from_std(socket)?),
             ..self
@@ -223,7 +224,10 @@ impl Server {
 
     /// Serves until `shutdown` completes, then gives running requests [`SHUTDOWN_TIMEOUT`] to finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let web = self.app.web.clone();
         let router = router(self.app);
+        // The Unix socket has permissions of its own.
+        let guarded = router.clone().layer(from_fn_with_state(web.clone(), guard));
         let (closing, closed) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut open = Vec::new();
@@ -238,11 +242,17 @@ impl Server {
                 Ok(stream) => {
                     make_room(&mut open);
                     let scraping = Arc::default();
-                    let router = router.clone().layer(Extension(Arc::clone(&scraping)));
+                    let layer = Extension(Arc::clone(&scraping));
                     let closed = closed.clone();
                     let task = match stream {
-                        Stream::Tcp(stream) => connections.spawn(serve(stream, router, closed)),
-                        Stream::Unix(stream) => connections.spawn(serve(stream, router, closed)),
+                        Stream::Tcp(stream) => {
+                            let router = guarded.clone().layer(layer);
+                            let tls = web.borrow().tls.clone();
+                            connections.spawn(serve_tcp(stream, tls, router, closed))
+                        }
+                        Stream::Unix(stream) => {
+                            connections.spawn(serve(stream, router.clone().layer(layer), closed))
+                        }
                     };
                     open.push(Open { task, scraping });
                 }
@@ -292,6 +302,22 @@ fn make_room(open: &mut Vec<Open>) {
     }
 }
 
+async fn serve_tcp(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    router: Router,
+    closed: watch::Receiver<bool>,
+) {
+    let Some(tls) = tls else {
+        return serve(stream, router, closed).await;
+    };
+    match timeout(HEAD_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, router, closed).await,
+        Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+        Err(_) => debug!("TLS handshake timed out"),
+    }
+}
+
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
@@ -325,8 +351,8 @@ async fn serve(
 
 fn router(app: App) -> Router {
     let shared = Arc::new(Shared {
+        permits: Arc::new(Semaphore::new(app.max_requests as usize)),
         app,
-        permits: Arc::new(Semaphore::new(SCRAPES)),
         latest: Arc::default(),
     });
     // Higher levels take much longer and save little.
@@ -349,7 +375,7 @@ fn router(app: App) -> Router {
         .with_state(shared)
 }
 
-/// Lets [`SCRAPES`] requests in, each until its response was sent.
+/// Lets [`App::max_requests`] requests in, each until its response was sent.
 async fn limit(
     State(shared): State<Arc<Shared>>,
     Extension(scraping): Extension<Arc<AtomicBool>>,

@@ -35,17 +35,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ApiSocket, App, Server, server::SCRAPES};
+use super::{ApiSocket, App, Server};
 use crate::client::{self, ClientError};
 
-struct Running {
-    address: SocketAddr,
+const SCRAPES: usize = 8;
+
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
     health: Arc<Health>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
-fn app(stuck_after: Duration) -> App {
+pub(super) fn app(stuck_after: Duration) -> App {
     let kernel = kernel();
     kernel.change(SLOT_FIRST, |slot| slot.comm = *b"<script>\0\0\0\0\0\0\0\0");
     let registry = Registry::new();
@@ -77,6 +79,8 @@ fn app_of(kernel: FakeKernel) -> App {
         health: Arc::new(Health::new([])),
         // What was sent stays after the sender has gone.
         snapshot: watch::channel(Arc::new(snapshot)).1,
+        max_requests: SCRAPES as u32,
+        web: watch::channel(Arc::default()).1,
         reader: Handle::current(),
     }
 }
@@ -92,7 +96,7 @@ async fn start(stuck_after: Duration) -> Running {
     start_with(app(stuck_after)).await
 }
 
-async fn start_with(app: App) -> Running {
+pub(super) async fn start_with(app: App) -> Running {
     let health = Arc::clone(&app.health);
     let server = Server::new(Server::listen(([127, 0, 0, 1], 0).into()).unwrap(), app).unwrap();
     let address = server.local_addr().unwrap();
@@ -143,7 +147,7 @@ fn lasting(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -455,7 +459,7 @@ fn clients_that_send_no_request_take_no_answers_away() {
 }
 
 /// Timeout of a liveness probe. Kubernetes has one second, and this machine may be busy.
-const PROBE: Duration = Duration::from_secs(5);
+pub(super) const PROBE: Duration = Duration::from_secs(5);
 
 /// Counts how often the metrics were rendered.
 struct Renderings(IntCounter);

@@ -45,6 +45,7 @@ mod stream;
 mod time_wait;
 mod units;
 mod walk;
+mod web;
 
 /// Waits until an RST that was received, and may be the observed side's own abort, is certain.
 fn wait_until_resets_are_certain() {

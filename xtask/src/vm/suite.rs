@@ -69,6 +69,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("state", On::Here),
     ("stream", On::Here),
     ("units", On::Here),
+    ("web", On::Here),
 ];
 
 /// Seconds of a processor that a unit takes in an emulated guest, roughly: the longest are started

@@ -9,8 +9,9 @@ mod ports;
 pub mod reconcile;
 pub mod resync;
 mod tick;
+mod web_config;
 
 pub use self::{
     detect::Detect, fd_kinds::KindsOfFds, fds::Fds, listeners::Listeners, namespaces::Namespaces,
-    ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick,
+    ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick, web_config::WebConfig,
 };
