@@ -3,14 +3,15 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, chown},
+        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, lchown},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
 };
 
 use nix::{
-    fcntl::AT_FDCWD,
+    errno::Errno,
+    fcntl::{AT_FDCWD, Flock, FlockArg},
     sys::stat::{Mode, umask},
     unistd::{UnlinkatFlags, unlinkat},
 };
@@ -49,10 +50,40 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct ApiSocket {
     listener: UnixListener,
+    /// What goes with the daemon; nothing if systemd made the socket.
+    own: Option<Own>,
+}
+
+/// A socket of this daemon's own.
+#[derive(Debug)]
+struct Own {
     path: PathBuf,
+    /// Held as long as the socket is there.
+    _lock: Flock<fs::File>,
+}
+
+impl Own {
+    /// Makes sure that nobody else serves on `path`, and that nothing is there.
+    fn claim(path: &Path) -> Result<Self, SocketError> {
+        let lock = lock(path)?;
+        remove_stale(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
 }
 
 impl ApiSocket {
+    /// One that systemd made, and removes.
+    #[must_use]
+    pub fn inherited(listener: UnixListener) -> Self {
+        Self {
+            listener,
+            own: None,
+        }
+    }
+
     /// Listens on the socket of the setting `api-socket`; `None` if it says so, or if it says nothing and the
     /// default cannot be had. `account` is the user that the daemon will be: its directory, if it is made
     /// here, is given to it, so that it can remove the socket. Call it before there are threads.
@@ -96,19 +127,16 @@ impl ApiSocket {
             id.ok_or_else(|| SocketError::NoSuchGroup(group.to_owned()))
         });
         let group = group.transpose()?;
-        remove_stale(path)?;
+        let own = Own::claim(path)?;
         // Before anybody can connect: 0660. connect() takes permission to write.
         let before = umask(Mode::from_bits_truncate(0o117));
         let bound = UnixListener::bind(path);
         umask(before);
         let socket = Self {
             listener: bound.map_err(failed)?,
-            path: path.to_owned(),
+            own: Some(own),
         };
-        let ready = socket.listener.set_nonblocking(true);
-        ready
-            .and_then(|()| chown(path, None, group))
-            .map_err(failed)?;
+        lchown(path, None, group).map_err(failed)?;
         Ok(socket)
     }
 
@@ -125,9 +153,12 @@ impl ApiSocket {
 impl Drop for ApiSocket {
     /// Removes the socket. A confined daemon that is still root may not; the next one replaces it.
     fn drop(&mut self) {
+        let Some(Own { path, _lock }) = &self.own else {
+            return;
+        };
         // Not fs::remove_file(): the seccomp filter forbids unlink().
-        if let Err(error) = unlinkat(AT_FDCWD, &self.path, UnlinkatFlags::NoRemoveDir) {
-            debug!(%error, path = %self.path.display(), "the API socket stays");
+        if let Err(error) = unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir) {
+            debug!(%error, path = %path.display(), "the API socket stays");
         }
     }
 }
@@ -138,7 +169,7 @@ fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketEr
     };
     let make = || match fs::DirBuilder::new().mode(0o755).create(directory) {
         Ok(()) => match account {
-            Some(account) => chown(directory, Some(account.uid()), Some(account.gid())),
+            Some(account) => lchown(directory, Some(account.uid()), Some(account.gid())),
             None => Ok(()),
         },
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -147,6 +178,25 @@ fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketEr
     make().map_err(|source| SocketError::Io {
         path: path.to_owned(),
         source,
+    })
+}
+
+/// Takes the lock of the socket, which the kernel releases however a daemon ends. The file stays: who finds it
+/// without its socket could not tell whether another one is about to listen.
+fn lock(path: &Path) -> Result<Flock<fs::File>, SocketError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).mode(0o600);
+    let file = options.custom_flags(libc::O_NOFOLLOW).open(name);
+    let failed = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let locked = Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock);
+    locked.map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
+        error => failed(error.into()),
     })
 }
 
@@ -206,6 +256,31 @@ mod tests {
         fs::write(&path, "text").unwrap();
         assert!(matches!(open(&path, None), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    }
+
+    /// All find the socket of a daemon that was killed.
+    #[test]
+    fn of_those_that_start_at_once_one_gets_the_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        for _ in 0..50 {
+            drop(UnixListener::bind(&path).unwrap());
+            let start = || {
+                let own = Own::claim(&path)?;
+                let listener = UnixListener::bind(&path).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                UnixStream::connect(&path).expect("nobody took it away");
+                Ok::<_, SocketError>((own, listener))
+            };
+            let started: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|it| it.join().unwrap()).collect()
+            });
+            let running = started.iter().filter(|it| it.is_ok()).count();
+            assert_eq!(running, 1);
+            drop(started);
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]
