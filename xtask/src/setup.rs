@@ -44,6 +44,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("chromium-headless-shell", "chromium-headless-shell"),
     ("git", "git"),
     ("systemd-analyze", "systemd"),
+    ("systemd-socket-activate", "systemd"),
 ];
 
 /// Debian's compiler for building browsers: the newest in a stable release, with the

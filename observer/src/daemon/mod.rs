@@ -58,7 +58,7 @@ use crate::{
     privileges::{self, Account},
     sandbox,
     service::{self, Notifier},
-    web::{ApiSocket, App, Server, WebConfigFile},
+    web::{ApiSocket, App, Inherited, Server, WebConfigFile},
 };
 
 /// Combinations of process, option and errno of failed setsockopt calls.
@@ -142,7 +142,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let notifier = Notifier::from_env();
     let web_file = settings.web_config_file.as_deref();
     let web_file = web_file.map(WebConfigFile::open).transpose()?;
-    let listener = Server::listen(settings.listen)?;
+    let inherited = Inherited::take()?;
+    let listener = match inherited.tcp {
+        Some(listener) => listener,
+        None => Server::listen(settings.listen)?,
+    };
     privileges::is_root_or_capable()?;
     require_initial_namespaces(settings.allow_private_namespaces)?;
     let account = Account::find(settings.user.as_deref())?;
@@ -151,7 +155,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         settings.api_socket.as_deref(),
         settings.api_group.as_deref(),
     );
-    let socket = ApiSocket::open(path, group, account.as_ref())?;
+    let socket = match inherited.unix {
+        Some(socket) => Some(ApiSocket::inherited(socket)),
+        None => ApiSocket::open(path, group, account.as_ref())?,
+    };
     privileges::raise_memlock();
     let stats = settings
         .bpf_stats

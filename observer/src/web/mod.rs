@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod config;
+mod inherited;
 mod page;
 mod server;
 mod socket;
@@ -14,5 +15,6 @@ mod secured_tests;
 mod tests;
 
 pub use config::{WebConfig, WebConfigError, WebConfigFile};
+pub use inherited::{Inherited, InheritedError};
 pub use server::{App, BindError, Server};
 pub use socket::{ApiSocket, SocketError};

@@ -1,7 +1,16 @@
-//! How the daemon serves: with TLS and passwords that change while it runs.
+//! How the daemon serves: with TLS and passwords that change while it runs, and on sockets of systemd.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
+use ::observer::client;
 use observer_test_support::{Daemon, Metrics};
 
 /// Of the password `first`: `htpasswd -nbBC 4 prom first`.
@@ -72,4 +81,36 @@ fn a_confined_daemon_reads_new_certificates_and_passwords() {
         "{}",
         daemon.log()
     );
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn systemd_passes_its_sockets() {
+    needs_programs!("systemd-socket-activate");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let daemon = Daemon::start_with(&["--api-socket=none"], |command| {
+        let mut activate = Command::new("systemd-socket-activate");
+        activate.arg(format!("--listen={address}"));
+        activate.arg(format!("--listen={}", path.display()));
+        activate.arg(command.get_program()).args(command.get_args());
+        activate.stdin(Stdio::null()).stdout(Stdio::null());
+        activate.stderr(Stdio::piped());
+        *command = activate;
+        // It starts the daemon for the first connection.
+        thread::spawn(move || {
+            while TcpStream::connect(address).is_err() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+    });
+    assert_eq!(daemon.address, address);
+    let answer = client::get(&path, "/api/v1/processes").unwrap();
+    assert!(answer["running"].as_u64().unwrap() > 0, "{answer}");
+    assert!(daemon.stop().success());
+    // systemd removes it.
+    assert!(path.exists());
 }
