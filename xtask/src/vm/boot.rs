@@ -17,9 +17,10 @@ use crate::shell;
 
 /// The kernel's command line. An oops and a soft lockup are panics, and a panic ends QEMU.
 /// noirqdebug: real-time kernels switch the serial port's interrupt off under bulk output.
+/// no_timer_check: where that machine is busy, the boot takes the timer for broken, and panics.
 /// watchdog_thresh: the machine that emulates the guest may stand still for a while itself.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic softlockup_panic=1 \
-                            watchdog_thresh=60 noirqdebug";
+                            watchdog_thresh=60 noirqdebug no_timer_check";
 
 /// How a boot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
