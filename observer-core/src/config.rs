@@ -20,12 +20,14 @@ use crate::{
 };
 
 mod args;
+mod example;
 mod file;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use args::RunArgs;
+pub use example::example;
 pub use file::{ConfigError, parse};
 pub use value::{
     Bounded, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError, format_duration,

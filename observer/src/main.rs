@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use observer::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, package_files},
     daemon, doctor, heap, preflight,
 };
 
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Check(args) => preflight::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Tail(args) => daemon::tail::run(&args),
+        Command::PackageFiles(args) => package_files::run(Cli::command(), &args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("observer: {error:#}");

@@ -11,6 +11,7 @@ mod host;
 mod interrupt;
 mod libtest;
 mod native;
+mod package;
 mod report;
 mod run;
 mod scenario;
@@ -47,6 +48,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Deny(deny::Args),
     Vm(vm::Args),
+    Package(package::Args),
     Bench(bench::Args),
 }
 
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Some(Command::Fuzz(args)) => fuzz::main(&args),
         Some(Command::Deny(args)) => deny::main(&args),
         Some(Command::Vm(args)) => vm::main(&args),
+        Some(Command::Package(args)) => package::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
         None => help(),
     };

@@ -149,6 +149,7 @@ fn what_follows_from_another_says_so() {
             sockets: 1,
             accepts: 0,
             holders: Vec::new(),
+            stuck_pid: None,
         },
         causes: explained(&cause::ACCEPT_WITHOUT_DESCRIPTORS),
         ..exhausted.clone()

@@ -12,6 +12,7 @@ use observer_core::{
 };
 
 pub mod check;
+pub mod package_files;
 pub mod tail;
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,9 @@ pub enum Command {
     /// Print connections, resets and failures as they happen
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
+    /// Write manual pages, completions and an example of the configuration file, for packages
+    #[command(hide = true)]
+    PackageFiles(PackageFilesArgs),
 }
 
 /// Flags of `observer check`.
@@ -252,6 +256,13 @@ pub struct TailArgs {
         hide_env_values = true
     )]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `observer package-files`.
+#[derive(Clone, Debug, Args)]
+pub struct PackageFilesArgs {
+    /// Directory to write to, as the root of a file system
+    pub directory: PathBuf,
 }
 
 impl TailArgs {

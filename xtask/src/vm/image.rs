@@ -241,7 +241,8 @@ fn add_module(file: &Path, number: usize, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn pack(root: &Path, archive: &Path) -> Result<()> {
+/// Packs a directory, every file as root's.
+pub fn pack(root: &Path, archive: &Path) -> Result<()> {
     let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0";
     let status = Command::new("sh")
         .args(["-c", script])

@@ -53,16 +53,7 @@ impl Mirror {
         // What is installed in the guest: nothing, so that apt names every dependency.
         fs::write(dir.join("status"), "")?;
         fs::write(dir.join("apt.conf"), settings(dir))?;
-        let main = match env::var(MIRROR) {
-            Ok(mirror) => mirror,
-            Err(_) => own_mirror().with_context(|| {
-                format!(
-                    "this machine's apt has no source of Debian\n  what you can do: name a mirror \
-                     in {MIRROR}, like the URIs in a debian.sources file"
-                )
-            })?,
-        };
-        let list = sources(&main, Path::new(KEYRING).exists());
+        let list = sources(&main()?, Path::new(KEYRING).exists());
         let path = dir.join("sources.list");
         let changed = fs::read_to_string(&path).ok().as_deref() != Some(list.as_str());
         fs::write(&path, list)?;
@@ -220,6 +211,18 @@ fn sources(main: &str, keyring: bool) -> String {
             format!("deb {option} {main}{tail} {suite} main\n")
         })
         .concat()
+}
+
+/// The main mirror: that of the variable [`MIRROR`], or the machine's own.
+pub fn main() -> Result<String> {
+    env::var(MIRROR).or_else(|_| {
+        own_mirror().with_context(|| {
+            format!(
+                "this machine's apt has no source of Debian\n  what you can do: name a mirror \
+                 in {MIRROR}, like the URIs in a debian.sources file"
+            )
+        })
+    })
 }
 
 /// The Debian mirror in this machine's own sources.

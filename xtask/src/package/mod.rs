@@ -1,0 +1,52 @@
+//! Packages: a .deb, an .rpm and a tarball, and the debug symbols beside them.
+
+mod dependencies;
+mod make;
+mod trial;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+
+use self::make::Packages;
+use crate::vm::workdir;
+
+/// Builds packages into target/package: .deb, .rpm and a tarball.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Pack this static binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Install, upgrade and remove the .deb in Debian 12 and 13, boot both with it, and run the checks of lintian
+    /// and rpm.
+    #[arg(long)]
+    test: bool,
+    /// Also boot them with Linux 5.10 and 7.3.
+    #[arg(long, requires = "test")]
+    all_kernels: bool,
+    /// Boot nothing.
+    #[arg(long, requires = "test", conflicts_with = "all_kernels")]
+    no_guests: bool,
+}
+
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let target = workdir::target()?;
+    let dir = target.join("package");
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => make::build(&dir)?,
+    };
+    let packages = Packages::make(&dir, &binary)?;
+    for file in &packages.files {
+        println!("{:>11} {}", fs::metadata(file)?.len(), file.display());
+    }
+    if args.test {
+        let boots = match (args.no_guests, args.all_kernels) {
+            (true, _) => trial::Boots::None,
+            (_, true) => trial::Boots::All,
+            _ => trial::Boots::OfRelease,
+        };
+        trial::run(&packages, &dir, boots)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

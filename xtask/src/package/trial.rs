@@ -1,0 +1,218 @@
+//! Tries packages as an operator would: installs, upgrades and removes the .deb in Debian 12 and 13, and boots
+//! both with it.
+
+mod guest;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::make::Packages;
+use crate::{
+    apt, consent, host, shell, toolchain,
+    vm::{self, mirror},
+};
+
+/// Releases, and the kernels that they are booted with, their own first.
+const SUITES: [(&str, &[&str]); 2] = [("bookworm", &["6.1", "5.10"]), ("trixie", &["6.12", "7.3"])];
+
+/// Programs, and Debian's packages of them.
+const TOOLS: [(&str, &str); 3] = [
+    ("mmdebstrap", "mmdebstrap"),
+    ("lintian", "lintian"),
+    ("rpm", "rpm"),
+];
+
+/// Files that changes of users and packages leave on every Debian.
+const LEFT: [&str; 7] = [
+    "./etc/.pwd.lock",
+    "./etc/group-",
+    "./etc/gshadow-",
+    "./etc/passwd-",
+    "./etc/shadow-",
+    "./etc/subgid-",
+    "./etc/subuid-",
+];
+
+const CONFIGURATION: &str = "etc/observer/observer.toml";
+
+/// With which kernels each release is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boots {
+    None,
+    /// Its own.
+    OfRelease,
+    /// Also the oldest or the newest that observer serves.
+    All,
+}
+
+pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
+    ensure!(host::is_root(), "the trial of packages needs root");
+    let missing = TOOLS
+        .iter()
+        .filter(|it| toolchain::find_program(it.0).is_none());
+    let missing: Vec<_> = missing.map(|it| it.1).collect();
+    if !missing.is_empty() {
+        consent::ask(&[format!("by apt: {}", missing.join(" "))])?;
+        apt::update()?;
+        apt::install(&missing)?;
+    }
+    let old = dir.join("older.deb");
+    packages.pack("0.0.1", &old)?;
+    for (suite, kernels) in SUITES {
+        let tree = Tree::unpack(suite, dir)?;
+        tree.install_upgrade_remove(&old, &packages.deb)?;
+        tree.has_rpm(&packages.rpm)?;
+        println!("{suite}: installed, upgraded, removed and purged");
+        if boots == Boots::None {
+            continue;
+        }
+        tree.install(&packages.deb)?;
+        let kernels = match boots {
+            Boots::All => kernels,
+            _ => &kernels[..1],
+        };
+        if let Some(obstacle) = vm::obstacle() {
+            println!("{suite}: not booted: {obstacle}");
+            continue;
+        }
+        for kernel in kernels {
+            guest::boot(&tree.0, kernel, &dir.join(format!("{suite}-{kernel}")))
+                .with_context(|| format!("{suite} with Linux {kernel}"))?;
+            println!("{suite} with Linux {kernel}: every step passed");
+        }
+        fs::remove_dir_all(&tree.0)?;
+    }
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error,warning,info"]);
+    shell::run(
+        lintian.arg(&packages.deb),
+        "see deploy/package/lintian-overrides",
+    )
+}
+
+/// A Debian with nothing but what it boots with.
+struct Tree(PathBuf);
+
+impl Tree {
+    /// Unpacks a fresh one. What it is unpacked from is made once.
+    fn unpack(suite: &str, dir: &Path) -> Result<Self> {
+        let archive = dir.join(format!("{suite}.tar"));
+        if !archive.exists() {
+            let begun = dir.join(format!("{suite}.part.tar"));
+            let mut make = Command::new("mmdebstrap");
+            make.args(["--mode=root", "--variant=apt"])
+                .arg("--include=systemd-sysv,dbus,passwd,procps,init-system-helpers")
+                .arg(suite)
+                .arg(&begun)
+                .arg(mirror::main()?);
+            shell::persist(&mut make, "check the network")?;
+            fs::rename(&begun, &archive)?;
+        }
+        let root = dir.join("tree");
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        fs::create_dir(&root)?;
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&root).arg("-xf").arg(&archive);
+        shell::run(&mut tar, "remove the archive, so that it is made again")?;
+        Ok(Self(root))
+    }
+
+    /// A command inside, with /proc.
+    fn command(&self, words: &[&str]) -> Command {
+        let script = r#"mount -t proc proc "$0/proc" && exec chroot "$0" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]);
+        command.arg(&self.0).args(words);
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Result<()> {
+        shell::run(&mut self.command(words), "see the message above")
+    }
+
+    fn install(&self, deb: &Path) -> Result<()> {
+        fs::copy(deb, self.0.join("tmp.deb"))?;
+        let installed = self.run(&["dpkg", "-i", "/tmp.deb"]);
+        fs::remove_file(self.0.join("tmp.deb"))?;
+        installed
+    }
+
+    fn install_upgrade_remove(&self, old: &Path, new: &Path) -> Result<()> {
+        let users =
+            || ["passwd", "group"].map(|it| fs::read_to_string(self.0.join("etc").join(it)).ok());
+        let before = (self.files()?, users());
+        self.install(old)?;
+        self.run(&["observer", "--version"])?;
+        self.run(&["systemctl", "is-enabled", "observer"])?;
+        self.run(&["getent", "passwd", "observer"])?;
+        let configuration = self.0.join(CONFIGURATION);
+        fs::write(&configuration, "fd-batch = 7\n")?;
+        self.install(new)?;
+        let kept = fs::read_to_string(&configuration)?;
+        ensure!(
+            kept == "fd-batch = 7\n",
+            "the upgrade changed {CONFIGURATION}"
+        );
+        // An administrator's decision outlives upgrades.
+        self.run(&["systemctl", "disable", "observer"])?;
+        self.install(new)?;
+        ensure!(
+            self.run(&["systemctl", "is-enabled", "observer"]).is_err(),
+            "the upgrade enabled the unit again"
+        );
+        self.run(&["dpkg", "-r", "observer"])?;
+        ensure!(configuration.exists(), "the removal took {CONFIGURATION}");
+        self.run(&["dpkg", "-P", "observer"])?;
+        let after = (self.files()?, users());
+        let left: Vec<_> = after.0.difference(&before.0).collect();
+        ensure!(left.is_empty(), "the purge left {left:?}");
+        let taken: Vec<_> = before.0.difference(&after.0).collect();
+        ensure!(taken.is_empty(), "the purge took {taken:?}");
+        ensure!(before.1 == after.1, "the purge left a user: {:?}", after.1);
+        Ok(())
+    }
+
+    /// Whether rpm takes the other package: its files are there then.
+    fn has_rpm(&self, rpm: &Path) -> Result<()> {
+        let mut install = Command::new("rpm");
+        let root = self.0.with_extension("rpm");
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        fs::create_dir(&root)?;
+        // Neither its dependencies nor what its scripts run are in there.
+        install.args(["--install", "--nodeps", "--noscripts", "--root"]);
+        shell::run(install.arg(&root).arg(rpm), "see the message above")?;
+        for file in [
+            "usr/bin/observer",
+            "usr/lib/systemd/system/observer.service",
+            CONFIGURATION,
+        ] {
+            ensure!(root.join(file).is_file(), "{} has no {file}", rpm.display());
+        }
+        fs::remove_dir_all(&root)?;
+        Ok(())
+    }
+
+    /// Every file but those that record what happened.
+    fn files(&self) -> Result<BTreeSet<String>> {
+        let mut find = Command::new("find");
+        find.current_dir(&self.0)
+            .args([".", "-path", "./proc", "-prune", "-o"])
+            .args(["-path", "./var/lib/dpkg", "-prune", "-o"])
+            .args(["-path", "./var/log", "-prune", "-o", "-print"]);
+        let text = shell::output(&mut find).context("`find` failed")?;
+        let files = text.lines().filter(|file| !LEFT.contains(file));
+        Ok(files.map(str::to_owned).collect())
+    }
+}

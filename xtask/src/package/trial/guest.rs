@@ -1,0 +1,119 @@
+//! A guest with systemd as its first process, and the package installed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::vm;
+
+const SCRIPT: &str = include_str!("trial.sh");
+
+const UNIT: &str = "\
+[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/trial.sh
+StandardError=tty
+TTYPath=/dev/ttyS1
+[Install]
+WantedBy=multi-user.target
+";
+
+/// An emulated machine may be silent for as long, between two steps.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Boots `tree`, and reads what the script in it finds. Logs are left in `dir`.
+pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
+    let file = tree.join("trial.sh");
+    fs::write(&file, SCRIPT)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    let units = tree.join("etc/systemd/system");
+    fs::write(units.join("trial.service"), UNIT)?;
+    for (link, to) in [
+        (tree.join("init"), "/sbin/init"),
+        (
+            units.join("multi-user.target.wants/trial.service"),
+            "../trial.service",
+        ),
+        // The consoles belong to the trial.
+        (units.join("getty.target"), "/dev/null"),
+    ] {
+        if !link.is_symlink() {
+            symlink(to, &link).with_context(|| format!("cannot create {}", link.display()))?;
+        }
+    }
+    fs::create_dir_all(dir)?;
+    let boot = vm::boot_tree(tree, kernel, dir, PATIENCE)?;
+    let mut failed = Vec::new();
+    let mut steps = 0;
+    let mut reports = BTreeMap::new();
+    for (_, line) in &boot.output {
+        if let Some(step) = line.strip_prefix("@@ ok ") {
+            println!("  {step}");
+            steps += 1;
+        } else if let Some(step) = line.strip_prefix("@@ FAILED ") {
+            failed.push(step.to_owned());
+        } else if let Some((who, report)) = line
+            .strip_prefix("@@ report ")
+            .and_then(|it| it.split_once(' '))
+        {
+            let report: Value = serde_json::from_str(report).with_context(|| who.to_owned())?;
+            reports.insert(who.to_owned(), report);
+        }
+    }
+    ensure!(
+        boot.end == vm::End::Finished && steps > 0,
+        "the guest ended with {:?}; see {}\n{}",
+        boot.end,
+        dir.display(),
+        boot.console_tail()
+    );
+    let [Some(root), Some(unit)] = ["root", "unit"].map(|who| reports.get(who)) else {
+        bail!("not both reports of `observer check`: {:?}", reports.keys());
+    };
+    // Without the right to perf_event_open(), these are not to be had, and others serve.
+    let paranoid = boot.output.iter().any(|(_, line)| line == "@@ paranoid 3");
+    let excused = |hook: &String| {
+        let of_perf = ["tracepoint ", "kprobe ", "kretprobe "];
+        paranoid && of_perf.iter().any(|kind| hook.starts_with(kind))
+    };
+    let (excused, lost): (Vec<_>, Vec<_>) = lost(root, unit).into_iter().partition(excused);
+    println!("  hooks of root that the unit has not: {excused:?}");
+    if !lost.is_empty() {
+        failed.push(format!("the unit has not {lost:?}"));
+    }
+    ensure!(
+        failed.is_empty(),
+        "failed: {failed:?}; see {}",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Hooks that are attached for root, and not in the unit.
+fn lost(root: &Value, unit: &Value) -> Vec<String> {
+    let attached = |report: &Value| -> Vec<String> {
+        let verdicts = report["verdicts"].as_array();
+        let attached = verdicts
+            .into_iter()
+            .flatten()
+            .filter(|it| it["status"] == "attached");
+        attached
+            .map(|it| {
+                let [kind, hook, signal] = ["attach_type", "hook", "signal"].map(|key| &it[key]);
+                format!("{kind} {hook} ({signal})").replace('"', "")
+            })
+            .collect()
+    };
+    let unit = attached(unit);
+    let root = attached(root).into_iter();
+    root.filter(|hook| !unit.contains(hook)).collect()
+}
