@@ -21,8 +21,6 @@ After=multi-user.target
 [Service]
 Type=oneshot
 ExecStart=/trial.sh
-StandardError=tty
-TTYPath=/dev/ttyS1
 [Install]
 WantedBy=multi-user.target
 ";
