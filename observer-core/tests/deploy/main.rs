@@ -1,5 +1,6 @@
 //! The files of `deploy`: what they name exists, and each alert has a runbook and tests.
 
+mod dashboards;
 mod promql;
 mod rules;
 
