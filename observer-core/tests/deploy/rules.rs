@@ -218,5 +218,10 @@ fn examples_of_configuration_are_valid() {
     needs_programs!("promtool", "amtool");
     let file = |name: &str| vec![format!("deploy/prometheus/{name}")];
     check("promtool", &["check", "config"], &file("prometheus.yml"));
+    check(
+        "promtool",
+        &["check", "config", "--agent"],
+        &file("agent.yml"),
+    );
     check("amtool", &["check-config"], &file("alertmanager.yml"));
 }
