@@ -10,6 +10,7 @@
 //! Nothing here depends on how fast the machine is: the programs write down when they really
 //! did what they did, and that is what rates are compared with.
 
+mod chain;
 mod prometheus;
 
 use std::{

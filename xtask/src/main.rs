@@ -4,6 +4,7 @@
 mod apt;
 mod attach_types;
 mod bench;
+mod chain;
 mod consent;
 mod deny;
 mod fuzz;
@@ -44,6 +45,7 @@ enum Command {
     Setup(setup::Args),
     Run(run::Args),
     Scenario(scenario::Args),
+    Chain(chain::Args),
     Test(test::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Some(Command::Setup(args)) => setup::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Scenario(args)) => scenario::main(&args),
+        Some(Command::Chain(args)) => chain::main(&args),
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Fuzz(args)) => fuzz::main(&args),
         Some(Command::Deny(args)) => deny::main(&args),

@@ -34,12 +34,6 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         soak,
         write_table,
     } = args;
-    setup::ensure(Needs {
-        tests: true,
-        ..Needs::default()
-    })?;
-    let binaries = build::build(What::KernelTests, None)?;
-    tracefs::ensure();
     let seconds = soak.map(|minutes| (60 * minutes).to_string());
     let (tests, variable) = match &seconds {
         Some(seconds) => ("benign::", ("OBSERVER_BENIGN_SECONDS", seconds.as_str())),
@@ -52,8 +46,19 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if *write_table {
         env.push(("OBSERVER_UPDATE_DOCS", "1"));
     }
+    run("scenarios", tests, &env)
+}
+
+/// Runs the tests on the running kernel whose names contain `filter`.
+pub fn run(title: &'static str, filter: &str, env: &[(&str, &str)]) -> Result<ExitCode> {
+    setup::ensure(Needs {
+        tests: true,
+        ..Needs::default()
+    })?;
+    let binaries = build::build(What::KernelTests, None)?;
+    tracefs::ensure();
     let mut summary = Summary::default();
-    summary.task("scenarios", || native::run(&binaries, &[tests], &env));
+    summary.task(title, || native::run(&binaries, &[filter], env));
     print!("{summary}");
     Ok(if summary.failed() {
         ExitCode::FAILURE

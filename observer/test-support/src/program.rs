@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{
         Mutex,
@@ -197,4 +198,14 @@ pub(crate) fn checked(output: Output, program: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Has a command run a program of `observer/tests`: a file in Python.
+pub fn python<'a>(command: &'a mut Command, file: &Path) -> &'a mut Command {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    // No byte code beside the sources.
+    command
+        .env("PYTHONPATH", &tests)
+        .arg("-B")
+        .arg(tests.join(file))
 }

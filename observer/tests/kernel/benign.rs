@@ -13,13 +13,13 @@ use std::{
 };
 
 use observer_core::detect::duration;
-use observer_test_support::{Daemon, PATIENCE, Program};
+use observer_test_support::{Daemon, PATIENCE, Program, python};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     cgroups::Cgroups,
-    real_programs::{news, python, write_table},
+    real_programs::{news, write_table},
 };
 
 /// How often what was found is read, and printed while this runs for long.

@@ -4,10 +4,8 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use observer_test_support::{Daemon, Metrics, PATIENCE, Program, Shared};
+use observer_test_support::{Daemon, Metrics, PATIENCE, Program, Shared, python};
 use serde_json::Value;
-
-use crate::real_programs::python;
 
 /// A program that has printed its figures and holds its sockets.
 struct Case {

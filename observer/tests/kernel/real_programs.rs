@@ -1,20 +1,10 @@
-//! Running the programs of `tests/benign`, `tests/field` and `tests/scenarios`, what the detectors say meanwhile,
-//! and the tables of that in docs/detectors.md.
+//! What the detectors say while programs of `tests/benign` and `tests/scenarios` run, and the tables of that in
+//! docs/detectors.md.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use observer_test_support::Daemon;
 use serde_json::Value;
-
-/// Has a command run a program of this folder of `tests`: a file in Python.
-pub fn python<'a>(command: &'a mut Command, file: &Path) -> &'a mut Command {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    // No byte code beside the sources.
-    command
-        .env("PYTHONPATH", &tests)
-        .arg("-B")
-        .arg(tests.join(file))
-}
 
 /// The changes that came after those that `seen` counts, oldest first.
 pub fn news(daemon: &Daemon, seen: &mut f64) -> Vec<Value> {

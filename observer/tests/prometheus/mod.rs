@@ -47,14 +47,19 @@ impl Prometheus {
     /// Starts one that scrapes `target` each second, and waits until it answers.
     pub fn start(target: SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
              scrape_configs:\n\
              - job_name: observer\n  \
                static_configs: [{{targets: ['{target}']}}]\n"
         );
-        std::fs::write(path("prometheus.yml"), config).unwrap();
+        std::fs::write(directory.path().join("prometheus.yml"), config).unwrap();
+        Self::start_in(directory)
+    }
+
+    /// Starts one with the `prometheus.yml` and `data` in a directory, and waits until it answers.
+    pub fn start_in(directory: tempfile::TempDir) -> Self {
+        let path = |name: &str| directory.path().join(name);
         let log = path("log");
         let mut command = Command::new("prometheus");
         command

@@ -6,15 +6,14 @@ mod table;
 use std::{
     env,
     path::Path,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use observer_test_support::{Daemon, Netns, Program, run};
+use observer_test_support::{Daemon, Netns, Program};
 use serde_json::Value;
 
-use crate::real_programs::{news, python, write_table};
+use crate::real_programs::{news, write_table};
 
 use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
@@ -53,45 +52,13 @@ struct Run {
     complete_since: Option<Instant>,
 }
 
-/// Runs a file of tests/scenarios. Programs that are compiled go to `directory`.
-fn command(netns: &Netns, file: &str, scenario: &str, directory: &Path) -> Command {
-    let file = Path::new("scenarios").join(file);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests")
-        .join(&file);
-    match file.extension().and_then(|it| it.to_str()) {
-        Some("js") => {
-            let mut node = netns.command("node");
-            node.arg(path);
-            node
-        }
-        Some("go") => {
-            // A process is named after its file.
-            let program = directory.join(format!("{scenario}-client"));
-            let [source, output] = [&path, &program].map(|it| it.to_str().expect("UTF-8"));
-            run("gccgo", &["-O", "-o", output, source]);
-            netns.command(program)
-        }
-        _ => {
-            let mut command = netns.command("python3");
-            python(&mut command, &file);
-            command
-        }
-    }
-}
-
 impl Run {
     fn start(scenario: &'static Scenario, directory: &Path) -> Self {
-        let netns = Netns::set_up(scenario.prepare).expect("a network namespace");
-        let [file, arguments @ ..] = scenario.program else {
-            panic!("{} has no program", scenario.name);
-        };
-        let mut command = command(&netns, file, scenario.name, directory);
-        command.arg(scenario.name).args(arguments);
+        let (netns, program) = scenario.start(directory);
         Self {
             scenario,
             netns,
-            program: Some(Program::spawn(&mut command)),
+            program: Some(program),
             start: None,
             error: None,
             end: None,

@@ -1,5 +1,9 @@
 //! The scenarios. Each has a network namespace and programs of its own.
 
+use std::{path::Path, process::Command};
+
+use observer_test_support::{Netns, Program, python, run};
+
 /// What the finding is about. Who is to blame is the process `NAME-ROLE`.
 #[derive(Clone, Copy, Debug)]
 pub enum Of {
@@ -58,6 +62,47 @@ pub struct Scenario {
     pub expected: Option<Expected>,
     /// Takes minutes: left out where only scenarios of seconds run.
     pub is_slow: bool,
+}
+
+impl Scenario {
+    /// Starts its program in a network namespace of its own. One that is compiled goes to `directory`.
+    pub fn start(&self, directory: &Path) -> (Netns, Program) {
+        let netns = Netns::set_up(self.prepare).expect("a network namespace");
+        let [file, arguments @ ..] = self.program else {
+            panic!("{} has no program", self.name);
+        };
+        let mut command = command(&netns, file, self.name, directory);
+        command.arg(self.name).args(arguments);
+        let program = Program::spawn(&mut command);
+        (netns, program)
+    }
+}
+
+/// Runs a file of tests/scenarios. Programs that are compiled go to `directory`.
+fn command(netns: &Netns, file: &str, scenario: &str, directory: &Path) -> Command {
+    let file = Path::new("scenarios").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(&file);
+    match file.extension().and_then(|it| it.to_str()) {
+        Some("js") => {
+            let mut node = netns.command("node");
+            node.arg(path);
+            node
+        }
+        Some("go") => {
+            // A process is named after its file.
+            let program = directory.join(format!("{scenario}-client"));
+            let [source, output] = [&path, &program].map(|it| it.to_str().expect("UTF-8"));
+            run("gccgo", &["-O", "-o", output, source]);
+            netns.command(program)
+        }
+        _ => {
+            let mut command = netns.command("python3");
+            python(&mut command, &file);
+            command
+        }
+    }
 }
 
 const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> Expected {

@@ -1,0 +1,84 @@
+//! An HTTP server that Alertmanager tells about alerts.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use serde_json::Value;
+
+/// What was told.
+#[derive(Default)]
+pub struct Told {
+    /// All alerts that were firing when they were told, by labels.
+    pub fired: BTreeMap<String, Value>,
+    /// What was last said of each group of alerts, by labels: `firing` or `resolved`.
+    pub groups: BTreeMap<String, String>,
+}
+
+/// It ends with the test.
+pub struct Webhook {
+    pub address: SocketAddr,
+    told: Arc<Mutex<Told>>,
+}
+
+impl Webhook {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let told = Arc::default();
+        let taken = Arc::clone(&told);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                take(&stream, &taken);
+            }
+        });
+        Self { address, told }
+    }
+
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads requests until the connection ends.
+fn take(stream: &TcpStream, told: &Mutex<Told>) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("the whole body");
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = body["status"].as_str().expect("a status");
+        told.groups
+            .insert(body["groupLabels"].to_string(), status.to_owned());
+        for alert in body["alerts"].as_array().expect("alerts") {
+            if alert["status"] == "firing" {
+                told.fired
+                    .insert(alert["labels"].to_string(), alert.clone());
+            }
+        }
+        drop(told);
+        let mut stream = stream;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        if stream.write_all(answer).is_err() {
+            return;
+        }
+    }
+}
