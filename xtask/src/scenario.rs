@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Runs real programs that do something wrong, and shows how soon it is found: all at once, which takes
-/// seven minutes.
+/// five minutes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Run this scenario alone.

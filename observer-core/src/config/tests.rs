@@ -452,6 +452,8 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "listen",
             "api-socket",
             "api-group",
+            "web-config-file",
+            "max-requests",
             "process-metrics",
             "ring-bytes",
             "max-connections",

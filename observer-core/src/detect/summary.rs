@@ -110,8 +110,8 @@ fn causes(causes: &[Explanation]) -> Option<String> {
         [] => None,
         [only] => Some(format!("cause: {}", only.cause.text)),
         several => {
-            // Those of different questions do not share.
-            let all_hold = several.iter().all(|it| it.share >= 1.0);
+            // Those of different questions do not share: each explains nearly all.
+            let all_hold = several.iter().map(|it| it.share).sum::<f64>() > 1.001;
             let text = |it: &Explanation| match all_hold {
                 true => it.cause.text.to_owned(),
                 false => format!("{} ({})", it.cause.text, percent(it.share)),

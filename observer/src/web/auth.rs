@@ -5,17 +5,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::Next,
-    response::{IntoResponse as _, Response},
-};
+use axum::http::{HeaderMap, header};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{hmac, rand::SystemRandom};
-use tokio::sync::{Mutex, watch};
-
-use super::config::WebConfig;
+use tokio::sync::Mutex;
 
 /// Those who may ask. A password is compared by bcrypt, which takes a tenth of a second of CPU time and
 /// more, so only one is at a time, and the last one of each user that was right is remembered.
@@ -86,7 +79,7 @@ impl Users {
     }
 
     /// Whether a request with these headers may be answered.
-    async fn admit(&self, headers: &HeaderMap) -> bool {
+    pub(super) async fn admit(&self, headers: &HeaderMap) -> bool {
         let Some(nobody) = &self.nobody else {
             return true;
         };
@@ -121,25 +114,6 @@ fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
     let colon = both.iter().position(|it| *it == b':')?;
     let name = String::from_utf8(both[..colon].to_vec()).ok()?;
     Some((name, both[colon + 1..].to_vec()))
-}
-
-/// Lets requests in that have the password, if there is one, and adds the headers of the file.
-pub(super) async fn guard(
-    State(config): State<watch::Receiver<Arc<WebConfig>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let config = Arc::clone(&config.borrow());
-    let mut response = if config.users.admit(request.headers()).await {
-        next.run(request).await
-    } else {
-        let challenge = [(header::WWW_AUTHENTICATE, r#"Basic realm="observer""#)];
-        (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
-    };
-    for (name, value) in &config.headers {
-        response.headers_mut().insert(name, value.clone());
-    }
-    response
 }
 
 #[cfg(test)]

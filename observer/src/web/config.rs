@@ -172,8 +172,9 @@ fn load(path: &Path) -> Result<(WebConfig, Digest), WebConfigError> {
         http_server_config,
         basic_auth_users,
     } = parse(&text).map_err(invalid)?;
+    let directory = path.parent().unwrap_or(Path::new(""));
     let tls = match &tls_server_config {
-        Some(section) => section.server_config(path, &mut read)?,
+        Some(section) => section.server_config(directory, &mut read, invalid)?,
         None => None,
     };
     let users = Users::new(basic_auth_users.unwrap_or_default()).map_err(invalid)?;

@@ -65,7 +65,7 @@ use tower_http::{
 };
 use tracing::{debug, warn};
 
-use super::{api, auth::guard, config::WebConfig, page};
+use super::{api, config::WebConfig, page};
 
 /// Timeout for a handshake, for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -373,6 +373,25 @@ fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(compression)
         .with_state(shared)
+}
+
+/// Lets requests in that have the password, if there is one, and adds the headers of the file.
+async fn guard(
+    State(config): State<watch::Receiver<Arc<WebConfig>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let config = Arc::clone(&config.borrow());
+    let mut response = if config.users.admit(request.headers()).await {
+        next.run(request).await
+    } else {
+        let challenge = [(header::WWW_AUTHENTICATE, r#"Basic realm="observer""#)];
+        (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
+    };
+    for (name, value) in &config.headers {
+        response.headers_mut().insert(name, value.clone());
+    }
+    response
 }
 
 /// Lets [`App::max_requests`] requests in, each until its response was sent.

@@ -15,8 +15,6 @@ use tokio_rustls::rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::config::WebConfigError;
-
 /// The `client_auth_type` that lets nobody in without a certificate.
 const REQUIRED: &str = "RequireAndVerifyClientCert";
 
@@ -53,17 +51,14 @@ impl Default for Section {
 }
 
 impl Section {
-    /// The server's side of TLS; `None` if the section names no files, which turns TLS off. `file` is the
-    /// configuration file, and `read` reads those that it names.
-    pub(super) fn server_config(
+    /// The server's side of TLS; `None` if the section names no files, which turns TLS off. Files are
+    /// relative to `directory`; `read` reads one, and `invalid` makes an error of what is wrong.
+    pub(super) fn server_config<E>(
         &self,
-        file: &Path,
-        mut read: impl FnMut(&Path) -> Result<Vec<u8>, WebConfigError>,
-    ) -> Result<Option<ServerConfig>, WebConfigError> {
-        let invalid = |message| WebConfigError::Invalid {
-            path: file.to_owned(),
-            message,
-        };
+        directory: &Path,
+        mut read: impl FnMut(&Path) -> Result<Vec<u8>, E>,
+        invalid: impl Fn(String) -> E,
+    ) -> Result<Option<ServerConfig>, E> {
         let given = |path: &Path| !path.as_os_str().is_empty();
         if ![&self.cert_file, &self.key_file, &self.client_ca_file]
             .map(|it| given(it))
@@ -77,11 +72,10 @@ impl Section {
                 return Err(invalid(format!("tls_server_config: {key} is missing")));
             }
         }
-        let directory = file.parent().unwrap_or(Path::new(""));
         let mut pem = |key: &str, path: &Path| {
             let path = directory.join(path);
             let content = read(&path)?;
-            Ok::<_, WebConfigError>((format!("{key}: {}", path.display()), content))
+            Ok::<_, E>((format!("{key}: {}", path.display()), content))
         };
         let cert = pem("cert_file", &self.cert_file)?;
         let key = pem("key_file", &self.key_file)?;

@@ -154,7 +154,7 @@ pub(super) fn what(finding: &Finding) -> String {
             let kinds: Vec<_> = newest
                 .iter()
                 .take(NEWEST)
-                .map(|it| format!("{} {}", number(it.count), it.kind))
+                .map(|it| format!("{} ({})", it.kind, number(it.count)))
                 .collect();
             let kinds = match kinds.is_empty() {
                 true => String::new(),

@@ -84,7 +84,7 @@ fn a_storm_that_is_sent() {
 #[test]
 fn causes_that_hold_together_have_no_shares() {
     let both = [&cause::SHORT_CONNECTIONS, &cause::SMALL_RANGE];
-    let both = both.map(|cause| Explanation { cause, share: 1.0 });
+    let both = both.map(|cause| Explanation { cause, share: 0.99 });
     assert_eq!(
         causes(&both).unwrap(),
         "causes: opens a connection for each request; each closed one keeps its port for 60 \
@@ -273,12 +273,12 @@ fn descriptors() {
     assert_eq!(
         of(Anomaly::FdLeak, Some(1_222), 800, 11.0 / 60.0, 0),
         "api (pid 5674, api.service) has 800 of 1,024 file descriptors open, 11 more a minute; \
-         none is left in 20 min 22 s; the newest are 200 pipes, 56 files in /tmp"
+         none is left in 20 min 22 s; the newest are pipes (200), files in /tmp (56)"
     );
     assert_eq!(
         of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
         "api (pid 5674, api.service) has 1,024 of 1,024 file descriptors open; calls fail, 212 \
-         with EMFILE (too many open files) in the last seconds; the newest are 200 pipes, 56 files in /tmp"
+         with EMFILE (too many open files) in the last seconds; the newest are pipes (200), files in /tmp (56)"
     );
 }
 
