@@ -192,3 +192,53 @@ fn it_leaves_no_daemon_when_it_is_killed() {
         assert_eq!(made().iter().count(), leaves, "{signal}");
     }
 }
+
+/// Connects five times a second and closes nothing, with a hard limit that is above the soft one.
+const LEAK: &str = r"
+listener = listen(*FAMILIES[0])
+kept = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+print('ready', flush=True)
+while not select.select([sys.stdin], [], [], 0.2)[0]:
+    try:
+        kept.append(connect(socket.AF_INET, listener.getsockname()))
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+    if len(kept) == 64:
+        print('more than before', flush=True)
+";
+
+/// The leak leads to the failures, and the command that the note gives ends them.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_follows_and_what_raises_the_limit() {
+    let netns = Netns::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = socket_of(directory.path());
+    let _daemon = Daemon::start(&[&socket]);
+    let mut program = netns.script(LEAK, &[]);
+    program.expect("ready");
+    let pid = program.pid();
+    let is_out = |it: &Value| {
+        it["id"] == "fd-exhaustion" && it["subject"]["pid"] == pid && it["severity"] == "fail"
+    };
+    let mut last = Value::Null;
+    let found = holds_in_time(|| {
+        last = report(&doctor(&["--json", &socket]));
+        find(&last, is_out).is_some()
+    });
+    assert!(found, "{last:#}");
+    let found = find(&last, is_out).unwrap();
+    assert_eq!(found["follows_from"]["id"], "fd-leak", "{found:#}");
+    assert_eq!(found["follows_from"]["subject"]["pid"], pid);
+    let note = found["notes"][0]
+        .as_str()
+        .unwrap_or_else(|| panic!("{found:#}"));
+    assert!(note.contains("is 64, and may be raised to 4096"), "{note}");
+    let command = note.split('`').nth(1).unwrap();
+    assert!(command.starts_with("prlimit "), "{note}");
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success());
+    program.expect("more than before");
+    program.end();
+}
