@@ -1,0 +1,93 @@
+//! The manifests of deploy/kubernetes: what they give the daemon is what it asks for.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use clap::Parser as _;
+use observer::{
+    cli::{self, Cli},
+    privileges::KEEP,
+};
+use observer_test_support::skip;
+use serde_json::Value;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes")
+}
+
+fn daemonset() -> Value {
+    let text = std::fs::read_to_string(directory().join("base/daemonset.yaml")).unwrap();
+    serde_saphyr::from_str(&text).unwrap()
+}
+
+#[test]
+fn flags_ports_and_capabilities_are_those_of_the_daemon() {
+    let daemonset = daemonset();
+    let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().unwrap();
+    let args = args.iter().map(|it| it.as_str().unwrap());
+    let cli = Cli::try_parse_from(["observer"].into_iter().chain(args)).unwrap();
+    let cli::Command::Run(args) = cli.command else {
+        panic!("{container}");
+    };
+    let listen = args.settings().unwrap().listen;
+    let port = &container["ports"][0];
+    assert_eq!(port["containerPort"], listen.port());
+    assert_eq!(port["hostPort"], listen.port());
+
+    let added = container["securityContext"]["capabilities"]["add"].as_array();
+    let added: BTreeSet<_> = added
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap())
+        .collect();
+    // CAP_PERFMON is for attaching alone.
+    let wanted = KEEP.iter().map(ToString::to_string);
+    let wanted: BTreeSet<_> = wanted.chain(["CAP_PERFMON".to_owned()]).collect();
+    let wanted = wanted
+        .iter()
+        .map(|it| it.trim_start_matches("CAP_"))
+        .collect();
+    assert_eq!(added, wanted);
+}
+
+/// Runs a program of the test, if it is installed.
+fn output(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        output => Some(output.unwrap()),
+    }
+}
+
+/// By `kubectl kustomize`, and `kubernetes-validate` of PyPI, whose strict mode knows misspelt keys.
+#[test]
+fn manifests_are_valid() {
+    for kustomization in ["base", "podmonitor"] {
+        let mut kubectl = Command::new("kubectl");
+        let kubectl = kubectl
+            .arg("kustomize")
+            .arg(directory().join(kustomization));
+        let Some(built) = output(kubectl) else {
+            skip!("kubectl is not installed");
+        };
+        let error = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "{error}");
+        if kustomization == "podmonitor" {
+            // Its kind is the operator's, of which the validator has no schema.
+            continue;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &built.stdout).unwrap();
+        let mut validate = Command::new("kubernetes-validate");
+        let Some(validated) = output(validate.arg("--strict").arg(file.path())) else {
+            skip!("kubernetes-validate is not installed");
+        };
+        let error = String::from_utf8_lossy(&validated.stderr);
+        let text = String::from_utf8_lossy(&validated.stdout);
+        assert!(validated.status.success(), "{text}{error}");
+    }
+}
