@@ -103,6 +103,7 @@ mod tests {
             api_socket,
             api_group,
             user,
+            web_config_file,
             thresholds,
             ..
         } = &options;
@@ -113,6 +114,10 @@ mod tests {
         );
         assert_eq!(api_group.as_deref(), Some("GROUP"));
         assert_eq!(user.as_deref(), Some("USER"));
+        assert_eq!(
+            web_config_file.as_deref(),
+            Some(std::path::Path::new("FILE"))
+        );
         for argument in Options::augment_args(clap::Command::new("example")).get_arguments() {
             let key = argument.get_long().unwrap();
             assert!(settings.contains(&format!("{key} = ")), "{key}");
@@ -121,6 +126,7 @@ mod tests {
             api_socket: api_socket.clone(),
             api_group: api_group.clone(),
             user: user.clone(),
+            web_config_file: web_config_file.clone(),
             ..Settings::default()
         };
         assert_eq!(Settings::new(options), expected);

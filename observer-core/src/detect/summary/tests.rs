@@ -169,8 +169,9 @@ fn peers_that_are_silent() {
         finding_summary(&finding),
         "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
          40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
-         forgot the connections, or the peers are gone; fix: TCP_KEEPIDLE, TCP_KEEPINTVL, \
-         TCP_KEEPCNT; TCP_USER_TIMEOUT"
+         forgot the connections, or the peers are gone; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
+         TCP_KEEPINTVL and TCP_KEEPCNT so that probes come before the idle timeout of what is between; \
+         TCP_USER_TIMEOUT for data that is not acknowledged"
     );
 }
 
