@@ -56,6 +56,10 @@ fn find(sk: *const u8) -> *const u8 {
     // reads are safe.
     unsafe {
         let hash = hash(sk);
+        // Since 6.15 the hash is a sum with the local port (`inet_ehashfn`), so that connections to
+        // different peers can have the same. `skc_num` is 0 by now (`inet_put_port`).
+        let ports = u32::from(Probe::read::<u16>(sk, at::OFF_SKC_DPORT()))
+            | u32::from(u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()))) << 16;
         let net = Probe::read::<u64>(sk, at::OFF_SKC_NET());
         let hashinfo = Probe::read::<u64>(net as *const u8, at::OFF_NET_HASHINFO());
         let hashinfo = hashinfo as *const u8;
@@ -76,8 +80,9 @@ fn find(sk: *const u8) -> *const u8 {
                 node = Probe::read(table, head);
             } else {
                 let found = (node as *const u8).wrapping_sub(at::OFF_SKC_NODE());
-                // One comparison, for the verifier.
+                // One comparison, for the verifier. `skc_dport` and `skc_num` are `skc_portpair`.
                 let other = u64::from(Probe::read::<u32>(found, at::OFF_SKC_HASH()) ^ hash)
+                    | u64::from(Probe::read::<u32>(found, at::OFF_SKC_DPORT()) ^ ports)
                     | u64::from(Probe::read::<u8>(found, at::OFF_SKC_STATE()) ^ TIME_WAIT)
                     | (Probe::read::<u64>(found, at::OFF_SKC_NET()) ^ net);
                 if other == 0 {
