@@ -264,7 +264,12 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
         client + server,
     );
     check("last closes", step("LAST_ACK", "CLOSE"), client + server);
-    let time_wait = of("socket_time_wait_entered_total", &[]);
+    // No RST comes to a socket in FIN_WAIT1 here, so each transition from there to CLOSE is that of a
+    // socket whose way into TIME_WAIT no program was run for. On a machine with far more to do than it can,
+    // that happens once in some 100,000 connections, and the kernel reports no run as missed.
+    let unseen = step("FIN_WAIT1", "CLOSE");
+    assert!(unseen <= (client + server) as f64 / 20_000.0, "{unseen}");
+    let time_wait = of("socket_time_wait_entered_total", &[]) + unseen;
     check("TIME_WAIT", time_wait, client + server);
     let resets = |direction| of("socket_resets_total", &[("direction", direction)]);
     let sent = resets("sent");
