@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_secs(30);
 /// A look is followed by a pause of this many times its CPU time, which is in proportion to the descriptors and to
 /// the sockets of the network namespace: at most 1/1000 of a CPU.
 const PAUSE: u32 = 1_000;
+/// The same for the first look at a process: until then, a finding about it does not know the cause.
+const PAUSE_OF_FIRST: u32 = 50;
 
 /// What is known of a process.
 struct Look {
@@ -90,8 +92,9 @@ impl Job for KindsOfFds {
             let began = cpu_time();
             let kinds = self.shared.facts.fd_kinds(&key).map(Arc::new);
             let took = cpu_time().saturating_sub(began);
-            self.next_look = Instant::now() + PAUSE * took;
-            self.looks.insert(key, Look { at: now, kinds });
+            let is_first = self.looks.insert(key, Look { at: now, kinds }).is_none();
+            let pause = if is_first { PAUSE_OF_FIRST } else { PAUSE };
+            self.next_look = Instant::now() + pause * took;
             changed = true;
         }
         if changed {
