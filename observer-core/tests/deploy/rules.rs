@@ -6,8 +6,9 @@ use std::{
     process::Command,
 };
 
+use observer_core::detect::Anomaly;
 use observer_test_support::needs_programs;
-use serde_norway::Value;
+use serde_json::Value;
 
 use crate::{at, promql::Known, read};
 
@@ -17,11 +18,11 @@ const TESTS: &str = "deploy/prometheus/tests";
 
 fn yaml(path: &str) -> Value {
     let text = read(path);
-    serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn items(value: &Value) -> &[Value] {
-    value.as_sequence().map_or(&[], Vec::as_slice)
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn text(value: &Value) -> &str {
@@ -144,6 +145,17 @@ fn runbooks_name_metrics_that_exist() {
             let unknown = known.unknown(query);
             assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
         }
+    }
+}
+
+#[test]
+fn each_anomaly_has_an_alert() {
+    let rules = rules();
+    let alerts: Vec<_> = rules.iter().filter(|it| it["alert"].is_string()).collect();
+    for anomaly in Anomaly::ALL {
+        let name = anomaly.name();
+        let is_meant = |rule: &&Value| text(&rule["expr"]).contains(name);
+        assert!(alerts.iter().any(is_meant), "{name}");
     }
 }
 

@@ -38,13 +38,15 @@ const PATIENCE_SHORT: Duration = Duration::from_secs(300);
 const PATIENCE_LONG: Duration = Duration::from_secs(900);
 
 /// The alert of each anomaly that a scenario provokes.
-const ALERTS: [(&str, &str); 7] = [
+const ALERTS: [(&str, &str); 9] = [
     ("rst_storm", "ObserverRstStorm"),
     ("connect_failures", "ObserverConnectFailures"),
     ("port_exhaustion", "ObserverPortsRunOut"),
     ("fd_leak", "ObserverFdLeak"),
     ("close_wait_leak", "ObserverCloseWaitLeak"),
     ("listen_overflow", "ObserverListenOverflow"),
+    ("silent_peers", "ObserverSilentPeers"),
+    ("time_wait_overflow", "ObserverTimeWaitOverflow"),
     ("syn_scan", "ObserverScan"),
 ];
 
