@@ -24,6 +24,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Files and folders of the repository that packages have as they are, and where.
 const FILES: &[(&str, &str)] = &[
     ("deploy/systemd/observer.service", "usr/lib/systemd/system"),
+    ("deploy/systemd/observer.socket", "usr/share/doc/observer"),
     ("deploy/prometheus", "usr/share/observer"),
     ("deploy/grafana", "usr/share/observer"),
     ("docs", "usr/share/doc/observer"),
@@ -176,11 +177,8 @@ fn strip(binary: &Path, to: &Path, dir: &Path) -> Result<PathBuf> {
 
 fn copy_files(root: &Path) -> Result<()> {
     for (file, to) in FILES {
-        let file = host::root().join(file);
-        if file.exists() {
-            fs::create_dir_all(root.join(to))?;
-            copy(&file, &root.join(to))?;
-        }
+        fs::create_dir_all(root.join(to))?;
+        copy(&host::root().join(file), &root.join(to))?;
     }
     for (file, to) in RENAMED {
         let to = root.join(to);

@@ -38,7 +38,8 @@ step "started at the boot" active
 echo "@@ status $(show StatusText)"
 pid=$(show MainPID)
 step "is the user observer" '[ "$(ps -o user= -p $pid)" = observer ]'
-step "is confined by seccomp" 'grep -q "^Seccomp:.2" /proc/$pid/status'
+step "confines itself by seccomp" 'journalctl -u observer | grep -q "seccomp filter installed"'
+step "confines itself by Landlock" 'case $(uname -r) in 5.10.*) ;; *) journalctl -u observer | grep -q "Landlock restricts" ;; esac'
 step "has a socket for its group" '[ "$(stat -c "%U %G %a" /run/observer/observer.sock)" = "observer observer 660" ]'
 step "a member of the group may ask it" \
     'setpriv --reuid 65534 --regid observer --clear-groups observer doctor >/run/doctor; [ $? -lt 3 ]'
