@@ -78,6 +78,17 @@ impl Users {
         self.users.is_empty()
     }
 
+    /// Whether both have the same names and hashes.
+    pub(super) fn are_those_of(&self, other: &Self) -> bool {
+        let of = |it: &Self| -> Vec<(String, String)> {
+            let users = it.users.iter();
+            users
+                .map(|(name, user)| (name.clone(), user.hash.clone()))
+                .collect()
+        };
+        of(self) == of(other)
+    }
+
     /// Whether a request with these headers may be answered.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> bool {
         let Some(nobody) = &self.nobody else {

@@ -146,6 +146,11 @@ impl WebConfigFile {
             }
         }
         self.digest = digest;
+        let mut new = new;
+        if new.users.are_those_of(&old.users) {
+            // With the passwords that they remember.
+            new.users = Arc::clone(&old.users);
+        }
         self.current.send_replace(Arc::new(new));
         Ok(true)
     }
