@@ -107,14 +107,18 @@ impl Board {
         let key = (anomaly, subject.clone());
         if anomaly == Anomaly::SynScan && !self.entries.contains_key(&key) {
             let scans = self.entries.keys().filter(|(other, _)| *other == anomaly);
-            if scans.count() >= SCANS {
+            if scans.count() >= SCANS && !self.remove_oldest(|it| it.finding.anomaly == anomaly) {
                 return false;
             }
         }
-        if self.entries.len() < FINDINGS || self.entries.contains_key(&key) {
-            return true;
-        }
-        let over = self.entries.iter();
+        self.entries.len() < FINDINGS
+            || self.entries.contains_key(&key)
+            || self.remove_oldest(|_| true)
+    }
+
+    /// Removes the one of these that has been over the longest, if one is over.
+    fn remove_oldest(&mut self, of: impl Fn(&Entry) -> bool) -> bool {
+        let over = self.entries.iter().filter(|(_, entry)| of(entry));
         let over = over.filter_map(|(key, entry)| Some((entry.cleared_at?, key)));
         let Some((_, oldest)) = over.min_by_key(|(at, _)| *at) else {
             return false;

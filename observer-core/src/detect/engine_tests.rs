@@ -211,7 +211,7 @@ fn a_server_at_its_descriptor_limit_has_one_finding() {
                 overflows: 10 * second,
                 accepts: second,
                 exhausted: emfile * second,
-                syncookies: 0,
+                syncookies: None,
                 holders: vec![holder(7)],
                 workers: Vec::new(),
             };

@@ -156,7 +156,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
                 overflows: 0,
                 accepts: 0,
                 exhausted: 0,
-                syncookies: 0,
+                syncookies: None,
                 holders: Vec::new(),
                 workers: Vec::new(),
             });
@@ -201,7 +201,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
         most_first(&mut listener.holders);
         let netns = listener.place.netns;
         let counters = namespaces.iter().find(|it| it.netns == netns);
-        listener.syncookies = counters.map_or(0, |it| it.syncookies_sent);
+        listener.syncookies = counters.map(|it| it.syncookies_sent);
     }
     all
 }

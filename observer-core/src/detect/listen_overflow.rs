@@ -9,7 +9,7 @@ use super::{
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all},
     finding::{Evidence, Severity},
-    sample::Listener,
+    sample::{Listener, Worker},
     settings::Thresholds,
     windows::{Counters, Recent, Window},
 };
@@ -27,7 +27,9 @@ const STUCK_TICKS: u32 = 3;
 /// State of the detector.
 #[derive(Debug)]
 pub struct ListenOverflow {
-    totals: Counters<4>,
+    totals: Counters<3>,
+    /// Total of SYN cookies, as of the last number.
+    syncookies: Option<u64>,
     /// Of each worker, its total of accepted connections and for how many ticks it has been stuck.
     workers: HashMap<ProcessKey, (u64, u32)>,
     overflows: Window,
@@ -44,6 +46,7 @@ impl Detector for ListenOverflow {
     fn new(_: &Thresholds) -> Self {
         Self {
             totals: Counters::default(),
+            syncookies: None,
             workers: HashMap::new(),
             overflows: Window::new(10),
             full: 0.0,
@@ -57,12 +60,17 @@ impl Detector for ListenOverflow {
 
     fn assess(&mut self, listener: &Listener, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
-        let [overflows, accepts, exhausted, syncookies] = self.totals.since([
-            listener.overflows,
-            listener.accepts,
-            listener.exhausted,
-            listener.syncookies,
-        ]);
+        let [overflows, accepts, exhausted] =
+            self.totals
+                .since([listener.overflows, listener.accepts, listener.exhausted]);
+        let mut syncookies = 0;
+        if let Some(now) = listener.syncookies {
+            // The first number is that since the namespace was made.
+            syncookies = self
+                .syncookies
+                .map_or(0, |before| now.saturating_sub(before));
+            self.syncookies = Some(now);
+        }
         self.overflows.add(at.now, at.pace, overflows);
         self.recent.add(at.now, [accepts, exhausted, syncookies]);
         let workers = listener.workers.iter().map(|it| {
@@ -100,8 +108,11 @@ impl Detector for ListenOverflow {
 
     fn evidence(&self, listener: &Listener) -> (Evidence, Vec<Explanation>) {
         let [accepts, exhausted, syncookies] = self.recent.sums();
-        let mut workers = self.workers.iter();
-        let stuck = workers.find(|(_, (_, stuck))| *stuck >= STUCK_TICKS);
+        let is_stuck = |it: &&Worker| {
+            let worker = self.workers.get(&it.process);
+            worker.is_some_and(|(_, stuck)| *stuck >= STUCK_TICKS)
+        };
+        let stuck = listener.workers.iter().find(is_stuck);
         let cause = if exhausted > 0 {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
         } else if accepts == 0 {
@@ -125,7 +136,7 @@ impl Detector for ListenOverflow {
             fullest: listener.fullest,
             sockets: listener.sockets,
             accepts,
-            stuck_pid: stuck.map(|(process, _)| process.tgid),
+            stuck_pid: stuck.map(|it| it.process.tgid),
             holders: listener.holders.clone(),
         };
         (evidence, cause::explain(&[(cause, 1)]))
@@ -166,7 +177,7 @@ mod tests {
             overflows: 10 * second,
             accepts: 2 * second,
             exhausted: 0,
-            syncookies: 0,
+            syncookies: Some(0),
             holders: Vec::new(),
             workers: workers(second),
         };

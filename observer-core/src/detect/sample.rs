@@ -355,7 +355,7 @@ pub struct Listener {
     /// Total of accept() calls of its processes that failed with EMFILE or ENFILE.
     pub exhausted: u64,
     /// Total of SYN cookies sent in its namespace.
-    pub syncookies: u64,
+    pub syncookies: Option<u64>,
     /// Whose sockets.
     pub holders: Vec<Holder>,
     /// The same processes one by one, if they have sockets of their own (SO_REUSEPORT).

@@ -26,11 +26,13 @@ pub struct SilentPeers<S> {
 }
 
 impl<S> SilentPeers<S> {
+    /// Connections that ended. Those that died are counted a moment before.
+    fn all(&self) -> u64 {
+        self.ended.sum().max(self.unanswered.sum())
+    }
+
     fn share(&self) -> f64 {
-        share(
-            self.unanswered.sum() as f64,
-            self.ended.sum().max(self.unanswered.sum()) as f64,
-        )
+        share(self.unanswered.sum() as f64, self.all() as f64)
     }
 }
 
@@ -75,7 +77,7 @@ impl<S: Connecting> Detector for SilentPeers<S> {
     fn evidence(&self, _: &S) -> (Evidence, Vec<Explanation>) {
         let evidence = Evidence::Unanswered {
             unanswered: self.unanswered.sum(),
-            ended: self.ended.sum(),
+            ended: self.all(),
             seconds: SECONDS,
         };
         (evidence, cause::explain(&[(&cause::NOT_ACKNOWLEDGED, 1)]))

@@ -72,6 +72,7 @@ fn limit(pid: u32, resources: &Resources, sysctls: &Sysctls) -> Option<String> {
 fn unguarded(finding: &Finding, count: u32) -> Option<String> {
     let causes = [
         &cause::PEERS_SILENT,
+        &cause::NOT_ACKNOWLEDGED,
         &cause::FD_CONNECTIONS,
         &cause::IDLE_CONNECTIONS,
     ];

@@ -31,7 +31,7 @@ fn series(onset: u64, seconds: Vec<u64>) -> Series {
             overflows,
             accepts: 0,
             exhausted: 0,
-            syncookies: 0,
+            syncookies: None,
             holders: Vec::new(),
             workers: Vec::new(),
         }],

@@ -196,10 +196,13 @@ pub(super) fn what(finding: &Finding) -> String {
                 0 => "none was accepted".to_owned(),
                 accepts => format!("{} were accepted", number(*accepts)),
             };
+            let dropped = match overflows {
+                0 => "has its accept queue nearly full".to_owned(),
+                dropped => format!("dropped {} connection requests in 10 s", number(*dropped)),
+            };
             format!(
-                "dropped {} connection requests in 10 s: {} connections wait for accept() where {} \
-                 may{fullest}; {accepts} in the last seconds{stuck}",
-                number(*overflows),
+                "{dropped}: {} connections wait for accept() where {} may{fullest}; {accepts} in the last \
+                 seconds{stuck}",
                 number(*backlog),
                 number(*max_backlog),
             )
