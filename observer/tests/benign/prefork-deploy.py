@@ -4,8 +4,10 @@ from load import *
 isolate("benign-deploy")
 open(f"{HOME}/page_of_test.py", "w").write(
     "def page(environ, start):\n start('200 OK', [('Content-Length', '5')])\n return [b'hello']\n")
-server = start(["gunicorn", "-w", "4", "-b", "127.0.0.1:8080", "--chdir", HOME, "page_of_test:page"])
+server = start(["gunicorn", "-w", "4", "-b", "127.0.0.1:8080", "--chdir", HOME, "--log-file", f"{HOME}/log",
+    "page_of_test:page"])
 wait_for(8080)
+get(8080)
 answers, deploys = [0] * 4, [0]
 
 
@@ -27,5 +29,7 @@ def deploy():
 
 
 at_once(deploy, *map(ask, range(len(answers))))
+if server.poll() is not None:
+    sys.exit("gunicorn ended: " + open(f"{HOME}/log").read())
 report({"answers": [sum(answers), 15 * SECONDS], "deploys": [deploys[0], SECONDS // 40]},
     [["gunicorn", "socket_accepts_total", {}, sum(answers)]])

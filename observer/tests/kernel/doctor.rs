@@ -193,13 +193,13 @@ fn it_leaves_no_daemon_when_it_is_killed() {
     }
 }
 
-/// Connects five times a second and closes nothing, with a hard limit that is above the soft one.
+/// Connects twice a second and closes nothing, with a hard limit that is above the soft one.
 const LEAK: &str = r"
 listener = listen(*FAMILIES[0])
 kept = []
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
 print('ready', flush=True)
-while not select.select([sys.stdin], [], [], 0.2)[0]:
+while not select.select([sys.stdin], [], [], 0.5)[0]:
     try:
         kept.append(connect(socket.AF_INET, listener.getsockname()))
     except OSError as error:

@@ -223,13 +223,18 @@ input()
         .concat(),
         &[],
     );
+    let sent = Instant::now();
     assert_eq!(program.line_within(Duration::from_secs(300)), "done");
+    let sent = sent.elapsed();
     let read = Instant::now();
     let found = sources(&attached, &netns);
     println!("{} sources in {:?}", found.len(), read.elapsed());
     assert!((MOST / 4..=MOST).contains(&found.len()), "{}", found.len());
     let scan = of(&found, "127.0.0.2").expect("the scan");
-    assert_eq!(ports(scan).len(), 200);
+    // Ports are those of a minute.
+    if sent < Duration::from_secs(50) {
+        assert_eq!(ports(scan).len(), 200);
+    }
     program.end();
 }
 
