@@ -31,7 +31,9 @@ struct Look {
 pub struct KindsOfFds {
     shared: Shared,
     looks: HashMap<ProcessKey, Look>,
-    next_look: Instant,
+    /// When the next first look at a process may be, and the next other one.
+    next_first: Instant,
+    next_other: Instant,
 }
 
 impl KindsOfFds {
@@ -39,7 +41,8 @@ impl KindsOfFds {
         Self {
             shared,
             looks: HashMap::new(),
-            next_look: Instant::now(),
+            next_first: Instant::now(),
+            next_other: Instant::now(),
         }
     }
 }
@@ -78,7 +81,7 @@ impl Job for KindsOfFds {
     /// One process at a time, so that a pause follows each.
     fn run(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        if now < self.next_look {
+        if now < self.next_first {
             return Ok(());
         }
         let snapshot = self.shared.snapshot.borrow().clone();
@@ -88,13 +91,17 @@ impl Job for KindsOfFds {
         self.looks.retain(|key, _| suspects.contains(key));
         let mut changed = self.looks.len() < known;
         let last = |key: &ProcessKey| self.looks.get(key).map(|look| look.at);
-        if let Some(key) = due(&suspects, last, now).copied() {
+        let may_be = |key: &&ProcessKey| last(key).is_none() || now >= self.next_other;
+        if let Some(key) = due(&suspects, last, now).filter(may_be).copied() {
             let began = cpu_time();
             let kinds = self.shared.facts.fd_kinds(&key).map(Arc::new);
             let took = cpu_time().saturating_sub(began);
             let is_first = self.looks.insert(key, Look { at: now, kinds }).is_none();
-            let pause = if is_first { PAUSE_OF_FIRST } else { PAUSE };
-            self.next_look = Instant::now() + pause * took;
+            let now = Instant::now();
+            self.next_first = now + PAUSE_OF_FIRST * took;
+            if !is_first {
+                self.next_other = now + PAUSE * took;
+            }
             changed = true;
         }
         if changed {
