@@ -58,9 +58,5 @@ fn rate(jiffies: u64) -> u64 {
         }
     }
     // Jiffies fall behind where a hypervisor takes the CPU away for long. The rates differ by a sixth at least.
-    if least < 1000 + uptime / 32 {
-        best
-    } else {
-        0
-    }
+    if least < 1000 + uptime / 32 { best } else { 0 }
 }
