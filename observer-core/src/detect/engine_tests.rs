@@ -19,19 +19,10 @@ fn key(pid: u32) -> ProcessKey {
 }
 
 fn process(pid: u32) -> Process {
-    Process {
-        key: key(pid),
-        labels: Arc::new(Labels::process(pid, "api", "api.service")),
-        counts: Counts::default(),
-        descriptors: None,
-        fd_kinds: None,
-        syn_sent_over_3s: 0,
-        close_wait_over_10s: 0,
-        close_wait_over_60s: 0,
-        close_wait_of_servers: 0,
-        owned_fin_wait2: 0,
-        reset_peer: None,
-    }
+    Process::new(
+        key(pid),
+        Arc::new(Labels::process(pid, "api", "api.service")),
+    )
 }
 
 fn holder(pid: u32) -> Holder {

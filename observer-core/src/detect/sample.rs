@@ -282,6 +282,26 @@ pub struct Process {
     pub reset_peer: Option<ProcessKey>,
 }
 
+#[cfg(test)]
+impl Process {
+    /// One that has done nothing and has nothing open.
+    pub(super) fn new(key: ProcessKey, labels: Arc<Labels>) -> Self {
+        Self {
+            key,
+            labels,
+            counts: Counts::default(),
+            descriptors: None,
+            fd_kinds: None,
+            syn_sent_over_3s: 0,
+            close_wait_over_10s: 0,
+            close_wait_over_60s: 0,
+            close_wait_of_servers: 0,
+            owned_fin_wait2: 0,
+            reset_peer: None,
+        }
+    }
+}
+
 /// All processes of a name, ended ones included.
 #[derive(Clone, Debug)]
 pub struct Name {

@@ -24,19 +24,7 @@ use crate::{
 };
 
 fn process_without_sockets() -> Process {
-    Process {
-        key: key(1, 1),
-        labels: Arc::new(Labels::process(1, "", "")),
-        counts: Counts::default(),
-        descriptors: None,
-        fd_kinds: None,
-        syn_sent_over_3s: 0,
-        close_wait_over_10s: 0,
-        close_wait_over_60s: 0,
-        close_wait_of_servers: 0,
-        owned_fin_wait2: 0,
-        reset_peer: None,
-    }
+    Process::new(key(1, 1), Arc::new(Labels::process(1, "", "")))
 }
 
 fn gather(snapshot: &Snapshot) -> Sample {

@@ -123,22 +123,14 @@ pub fn are_silent(scenarios: &[(&str, u64, Scenario)]) {
 
 /// A sample of one process.
 pub fn process(counts: Counts) -> Process {
+    let key = ProcessKey {
+        start_boottime_ns: 1,
+        tgid: 1,
+        reserved: 0,
+    };
     Process {
-        key: ProcessKey {
-            start_boottime_ns: 1,
-            tgid: 1,
-            reserved: 0,
-        },
-        labels: Arc::new(Labels::process(1, "p", "u")),
         counts,
-        descriptors: None,
-        fd_kinds: None,
-        syn_sent_over_3s: 0,
-        close_wait_over_10s: 0,
-        close_wait_over_60s: 0,
-        close_wait_of_servers: 0,
-        owned_fin_wait2: 0,
-        reset_peer: None,
+        ..Process::new(key, Arc::new(Labels::process(1, "p", "u")))
     }
 }
 
