@@ -1,7 +1,5 @@
 //! Failing connects.
 
-use std::iter;
-
 use super::{
     draw::Draw,
     play::{Bad, Series, are_raised, are_silent, process},
@@ -16,12 +14,7 @@ fn series(onset: u64, seconds: Vec<(u64, u64)>) -> Series {
         counts.connects[ConnectResult::Refused as usize] += refused;
         counts
     });
-    let totals = iter::once(Counts::default()).chain(after);
-    let sample = |counts| Sample {
-        processes: vec![process(counts)],
-        ..Sample::default()
-    };
-    Series::new(onset, totals.map(sample))
+    Series::of_process(onset, after)
 }
 
 fn dead_backend(draw: &mut Draw) -> Series {

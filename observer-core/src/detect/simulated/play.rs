@@ -1,6 +1,6 @@
 //! Plays series, and judges what was raised.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use observer_common::ProcessKey;
 
@@ -35,6 +35,16 @@ impl Series {
             error: None,
             samples: Box::new(samples),
         }
+    }
+
+    /// Of one process, with its totals at each second after the first.
+    pub fn of_process(onset: u64, totals: impl Iterator<Item = Counts> + 'static) -> Self {
+        let totals = iter::once(Counts::default()).chain(totals);
+        let sample = |counts| Sample {
+            processes: vec![process(counts)],
+            ..Sample::default()
+        };
+        Self::new(onset, totals.map(sample))
     }
 
     /// Nothing is wrong in it.

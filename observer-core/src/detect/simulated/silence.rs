@@ -1,12 +1,10 @@
 //! Peers that fall silent.
 
-use std::iter;
-
 use super::{
     draw::Draw,
-    play::{Bad, Series, are_raised, are_silent, process},
+    play::{Bad, Series, are_raised, are_silent},
 };
-use crate::detect::{Anomaly, Counts, Sample, SentReset};
+use crate::detect::{Anomaly, Counts, SentReset};
 
 /// Each second, connections that end: those that nothing answered, those of them that keepalive ended, and others.
 fn series(onset: u64, seconds: impl Iterator<Item = (u64, u64, u64)> + 'static) -> Series {
@@ -17,12 +15,7 @@ fn series(onset: u64, seconds: impl Iterator<Item = (u64, u64, u64)> + 'static) 
         counts.ended += unanswered + others;
         counts
     });
-    let totals = iter::once(Counts::default()).chain(after);
-    let sample = |counts| Sample {
-        processes: vec![process(counts)],
-        ..Sample::default()
-    };
-    Series::new(onset, totals.map(sample))
+    Series::of_process(onset, after)
 }
 
 /// A NAT forgets idle connections, which end one after the other when they are used again.
