@@ -121,10 +121,29 @@ pub struct HistogramMetric {
     pub query: &'static str,
     /// `SIGNAL_` number: it is absent where the signal is not observed.
     pub signal: u32,
-    /// Offset in the signal's struct of counters, in bytes.
+    /// Offset in the signal's struct of counters, in bytes: of the histogram, or of an array of them.
     pub offset: usize,
     /// Upper bounds of the buckets, in nanoseconds.
     pub bounds: &'static [u64; BUCKETS - 1],
+    /// A label, and the value of each histogram in the array.
+    pub label: Option<(&'static str, &'static [&'static str])>,
+}
+
+impl HistogramMetric {
+    /// Number of histograms of each name.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match self.label {
+            Some((_, values)) => values.len(),
+            None => 1,
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// What a signal's struct of counters is shown as.

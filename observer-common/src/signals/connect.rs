@@ -145,4 +145,5 @@ pub const CONNECT_HISTOGRAMS: &[HistogramMetric] = &[HistogramMetric {
     signal: SIGNAL_CONNECT,
     offset: offset_of!(ConnectCounters, seconds),
     bounds: &CONNECT_BOUNDS,
+    label: None,
 }];

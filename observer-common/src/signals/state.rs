@@ -203,6 +203,7 @@ pub const STATE_HISTOGRAMS: &[HistogramMetric] = &[
         signal: SIGNAL_STATE,
         offset: offset_of!(StateCounters, age),
         bounds: &AGE_BOUNDS,
+        label: None,
     },
     HistogramMetric {
         name: "socket_close_wait_seconds",
@@ -212,5 +213,6 @@ pub const STATE_HISTOGRAMS: &[HistogramMetric] = &[
         signal: SIGNAL_STATE,
         offset: offset_of!(StateCounters, close_wait),
         bounds: &CLOSE_WAIT_BOUNDS,
+        label: None,
     },
 ];

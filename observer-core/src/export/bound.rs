@@ -3,7 +3,6 @@
 
 use observer_common::{BUCKETS, METRICS, RESETS_SENT, STATES};
 
-use super::family::OF_SLOTS;
 use crate::{
     detect::{FINDINGS, TOTALS},
     table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS},
@@ -35,7 +34,20 @@ const fn counters(by_process: bool) -> usize {
 }
 
 /// Number of histograms in a slot.
-const HISTOGRAMS: usize = OF_SLOTS[2];
+const HISTOGRAMS: usize = {
+    let mut sum = 0;
+    let mut signal = 0;
+    while signal < METRICS.len() {
+        let histograms = METRICS[signal].histograms;
+        let mut histogram = 0;
+        while histogram < histograms.len() {
+            sum += histograms[histogram].len();
+            histogram += 1;
+        }
+        signal += 1;
+    }
+    sum
+};
 
 /// Series that names and processes have in common, beside the counters in slots: sockets by state,
 /// failed setsockopt calls, sockets in TIME_WAIT.

@@ -7,7 +7,7 @@ use observer_common::{
 use super::{
     family::{Family, OfSlots},
     names::Index,
-    sink::Sink,
+    sink::{Extra, Sink},
 };
 use crate::{contract::KernelSource, names::errno_name, table::Labels};
 
@@ -23,12 +23,17 @@ struct Counter {
     arrays: Vec<Array>,
 }
 
+/// An array of histograms, which has one element if there is no label.
 struct Buckets {
     family: Family,
     signal: usize,
     first: usize,
     bounds: &'static [u64; BUCKETS - 1],
+    label: Option<(&'static str, &'static [&'static str])>,
 }
+
+/// Counters in a histogram: the sum and the buckets.
+const WIDTH: usize = 1 + BUCKETS;
 
 /// An array of counters with a value of each label by index.
 struct Array {
@@ -65,6 +70,7 @@ impl Counters {
                     signal: histogram.signal as usize,
                     first: signal.index_of(histogram.offset),
                     bounds: histogram.bounds,
+                    label: histogram.label,
                 });
             }
         }
@@ -84,10 +90,7 @@ impl Counters {
     ) {
         self.write(|it| Some(it.name), sink, observed, labels, counts);
         for it in self.histograms.iter().filter(|it| observed[it.signal]) {
-            let histogram = histogram(counts, it.first);
-            if histogram.buckets.iter().any(|&count| count != 0) {
-                sink.histogram(it.family, labels, it.bounds, &histogram);
-            }
+            it.write(sink, labels, counts);
         }
     }
 
@@ -118,6 +121,23 @@ impl Counters {
             for array in counter.arrays.iter().filter(|it| observed[it.signal]) {
                 array.write(sink, family, labels, counts);
             }
+        }
+    }
+}
+
+impl Buckets {
+    fn write(&self, sink: &mut dyn Sink, labels: &Labels, counts: &[u64; COUNTERS]) {
+        let mut put = |extra: Extra<'_>, first| {
+            let histogram = histogram(counts, first);
+            if histogram.buckets.iter().any(|&count| count != 0) {
+                sink.histogram(self.family, labels, extra, self.bounds, &histogram);
+            }
+        };
+        let Some((name, values)) = self.label else {
+            return put(&[], self.first);
+        };
+        for (index, value) in values.iter().enumerate() {
+            put(&[(name, value)], self.first + index * WIDTH);
         }
     }
 }

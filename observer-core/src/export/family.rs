@@ -283,7 +283,7 @@ impl Family {
 }
 
 /// Number of metrics of counters in slots: by name, by process, and histograms.
-pub(super) const OF_SLOTS: [usize; 3] = {
+const OF_SLOTS: [usize; 3] = {
     let mut numbers = [0; 3];
     let mut signal = 0;
     while signal < SIGNALS.len() {
@@ -362,13 +362,16 @@ const fn by_process(counter: &CounterMetric, process: &ProcessMetric) -> Metric 
     }
 }
 
-const fn of_histograms(histogram: &HistogramMetric) -> Metric {
+const fn of_histograms(histogram: &'static HistogramMetric) -> Metric {
     Metric {
         name: histogram.name,
         kind: Type::Histogram,
         scope: Scope::Name,
         unit: "seconds",
-        labels: &[],
+        labels: match &histogram.label {
+            Some((name, _)) => std::slice::from_ref(name),
+            None => &[],
+        },
         hooks: histogram.hooks,
         help: histogram.help,
         query: histogram.query,

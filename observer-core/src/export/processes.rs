@@ -230,5 +230,13 @@ impl Sink for Counters {
         });
     }
 
-    fn histogram(&mut self, _: Family, _: &Labels, _: &'static [u64; BUCKETS - 1], _: &Histogram) {}
+    fn histogram(
+        &mut self,
+        _: Family,
+        _: &Labels,
+        _: Extra<'_>,
+        _: &'static [u64; BUCKETS - 1],
+        _: &Histogram,
+    ) {
+    }
 }

@@ -46,11 +46,12 @@ impl Number {
 pub trait Sink {
     /// One sample of a counter or gauge. `process` comes before `extra`.
     fn sample(&mut self, family: Family, process: Option<&Labels>, extra: Extra<'_>, value: Number);
-    /// One histogram; `bounds` are in nanoseconds.
+    /// One histogram; `bounds` are in nanoseconds. `process` comes before `extra`.
     fn histogram(
         &mut self,
         family: Family,
         process: &Labels,
+        extra: Extra<'_>,
         bounds: &'static [u64; BUCKETS - 1],
         histogram: &Histogram,
     );
@@ -132,6 +133,7 @@ impl Sink for ProtoSink {
         &mut self,
         family: Family,
         process: &Labels,
+        extra: Extra<'_>,
         bounds: &'static [u64; BUCKETS - 1],
         histogram: &Histogram,
     ) {
@@ -148,7 +150,7 @@ impl Sink for ProtoSink {
         value.set_sample_count(count + histogram.buckets[BUCKETS - 1]);
         value.set_sample_sum(seconds(histogram.sum_ns));
         value.set_bucket(buckets);
-        let mut metric = proto::Metric::from_label(labels(Some(process), &[]));
+        let mut metric = proto::Metric::from_label(labels(Some(process), extra));
         metric.set_histogram(value);
         self.metrics[family.index()].push(metric);
     }

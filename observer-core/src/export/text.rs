@@ -78,7 +78,7 @@ pub struct TextSink {
     families: Vec<String>,
     /// By family, what follows the process's labels in each line of a histogram.
     bounds: Vec<Option<Box<[String; BUCKETS]>>>,
-    /// What the lines of a histogram have in common.
+    /// The labels that the lines of a histogram have in common.
     common: String,
     spare: Arc<Spare>,
 }
@@ -133,6 +133,14 @@ fn begun(families: &mut [String], family: Family) -> &mut String {
     text
 }
 
+fn push_label(text: &mut String, before: char, name: &str, value: &str) {
+    text.push(before);
+    text.push_str(name);
+    text.push_str("=\"");
+    escape_into(value, text);
+    text.push('"');
+}
+
 fn push_integer(text: &mut String, value: u64) {
     text.push_str(itoa::Buffer::new().format(value));
 }
@@ -176,11 +184,7 @@ impl Sink for TextSink {
             separator = ',';
         }
         for (name, value) in extra {
-            text.push(separator);
-            text.push_str(name);
-            text.push_str("=\"");
-            escape_into(value, text);
-            text.push('"');
+            push_label(text, separator, name, value);
             separator = ',';
         }
         text.push_str(if separator == ',' { "} " } else { " " });
@@ -191,6 +195,7 @@ impl Sink for TextSink {
         &mut self,
         family: Family,
         process: &Labels,
+        extra: Extra<'_>,
         bounds: &'static [u64; BUCKETS - 1],
         histogram: &Histogram,
     ) {
@@ -200,6 +205,11 @@ impl Sink for TextSink {
             common,
             spare: _,
         } = self;
+        common.clear();
+        common.push_str(process.text());
+        for (name, value) in extra {
+            push_label(common, ',', name, value);
+        }
         let bounds = known[family.index()].get_or_insert_with(|| {
             Box::new(std::array::from_fn(|bucket| {
                 let bound = bounds.get(bucket);
@@ -209,23 +219,20 @@ impl Sink for TextSink {
         });
         let text = begun(families, family);
         let name = family.metric().name;
-        common.clear();
-        for part in [name, "_bucket{", process.text()] {
-            common.push_str(part);
-        }
         let mut count = 0;
         for (bound, observations) in bounds.iter().zip(&histogram.buckets) {
             count += observations;
-            text.push_str(common);
-            text.push_str(bound);
+            for part in [name, "_bucket{", common, bound] {
+                text.push_str(part);
+            }
             push_integer(text, count);
             text.push('\n');
         }
-        for part in [name, "_sum{", process.text(), "} "] {
+        for part in [name, "_sum{", common, "} "] {
             text.push_str(part);
         }
         push_seconds(text, histogram.sum_ns);
-        for part in ["\n", name, "_count{", process.text(), "} "] {
+        for part in ["\n", name, "_count{", common, "} "] {
             text.push_str(part);
         }
         push_integer(text, count);
