@@ -80,6 +80,10 @@ pub struct Record {
     pub option: i32,
     /// Retransmitted segments of the connection.
     pub retransmits: u32,
+    /// What the connection waited for when it began to end; an `ENDED_` number.
+    pub waited_for: u32,
+    /// For how long, milliseconds.
+    pub waited_ms: u32,
     /// Local address; the first four bytes for IPv4.
     pub local: [u8; 16],
     /// Remote address.
@@ -89,10 +93,10 @@ pub struct Record {
     pub spent: [u32; STATES],
 }
 
-crate::assert_layout!(Record, 144, [
+crate::assert_layout!(Record, 152, [
     time_ns: u64, age_ns: u64, slot: u32, generation: u32, tgid: u32, netns: u32,
     kind: u8, from: u8, to: u8, mptcp: u8, flags: u16, family: u16,
     local_port: u16, remote_port: u16, errno: u16, protocol: u16,
-    reason: u32, level: i32, option: i32, retransmits: u32,
+    reason: u32, level: i32, option: i32, retransmits: u32, waited_for: u32, waited_ms: u32,
     local: [u8; 16], remote: [u8; 16], spent: [u32; STATES],
 ]);

@@ -7,6 +7,7 @@ use crate::{
     CONNECT_METRICS, ConnectCounters, FD_METRICS, FdCounters, Metrics, PORT_METRICS, PortCounters,
     ProcessKey, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters, RetransmitCounters,
     STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TimeWaitCounters,
+    WAIT_HISTOGRAMS, WAIT_METRICS, WaitCounters,
 };
 
 /// How the counters of each signal are shown.
@@ -56,6 +57,11 @@ pub const METRICS: &[Metrics] = &[
         counters: RESET_METRICS,
         histograms: &[],
     },
+    Metrics {
+        offset: offset_of!(Slot, waiting),
+        counters: WAIT_METRICS,
+        histograms: WAIT_HISTOGRAMS,
+    },
 ];
 
 /// Number of counters in a slot.
@@ -102,9 +108,11 @@ pub struct Slot {
     pub fd: FdCounters,
     /// Likewise.
     pub reset: ResetCounters,
+    /// Likewise.
+    pub waiting: WaitCounters,
 }
 
-crate::assert_layout!(Slot, 2960, [
+crate::assert_layout!(Slot, 3536, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -122,6 +130,7 @@ crate::assert_layout!(Slot, 2960, [
     retransmit: RetransmitCounters,
     fd: FdCounters,
     reset: ResetCounters,
+    waiting: WaitCounters,
 ]);
 
 impl Metrics {

@@ -107,13 +107,23 @@ pub struct Conn {
     /// `sk_err` when `state` was entered. The connection survived that error (an ICMP message with
     /// IP_RECVERR, an invalid TLS record), so it will not be what ends it.
     pub error: u32,
+    /// How far the program had read (`copied_seq`) when the walk over connections last found data that it had
+    /// not read.
+    pub copied_seq: u32,
+    /// Since when it is that, [`crate::coarse_time`]; 0 if everything was read.
+    pub unread_since: u32,
+    /// What the connection waited for when it began to end; an `ENDED_` number.
+    pub waited_for: u32,
+    /// For how long, milliseconds.
+    pub waited_ms: u32,
     /// Packed time spent in each of [`TIMED_STATES`] so far; see [`crate::pack_duration`].
     pub spent: [u32; TIMED_STATES.len()],
 }
 
-crate::assert_layout!(Conn, 80, [
+crate::assert_layout!(Conn, 96, [
     slot: u32, flags: u16, state: u8, previous: u8,
     born_ns: u64, entered_ns: u64, handover: u64, epoch: u32, retransmits: u32,
     accepted: u32, error: u32,
+    copied_seq: u32, unread_since: u32, waited_for: u32, waited_ms: u32,
     spent: [u32; TIMED_STATES.len()],
 ]);

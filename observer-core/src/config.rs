@@ -37,13 +37,13 @@ pub use value::{
 /// The Unix socket, unless another one is given.
 pub const DEFAULT_API_SOCKET: &str = "/run/observer/observer.sock";
 
-/// 16 Mi connections of 80 bytes, with the hash table, take a few GB of kernel memory.
+/// 16 Mi connections of 96 bytes, with the hash table, take a few GB of kernel memory.
 pub type MaxConnections = Bounded<16, 16_777_216>;
 /// A name takes about 5 KB of memory, and up to 20 KB of a scrape.
 pub type MaxNames = Bounded<1, 65_536>;
 /// A process that is shown takes about 1 KB of a scrape.
 pub type MaxProcesses = Bounded<0, 65_536>;
-/// Each process takes a slot of 2,960 bytes of kernel memory.
+/// Each process takes a slot of 3,536 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
 /// Responses under way at the same time. The server has 128 connections.
 pub type MaxRequests = Bounded<1, 100>;
@@ -236,6 +236,10 @@ settings! {
     /// Interval between two comparisons of socket counts with the kernel's own [default: 10s]
     #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_RECONCILE_INTERVAL")]
     reconcile_interval: Interval => Duration = Duration::from_secs(10), live;
+
+    /// How long a connection has to wait to be counted as stalled [default: 10s]
+    #[arg(help_heading = "Metrics", value_name = "DURATION", env = "OBSERVER_STALL_AFTER")]
+    stall_after: Interval => Duration = Duration::from_secs(10), live;
 
     /// Log level: off, error, warn, info, debug, trace, or directives such as
     /// info,observer::kernel=debug [default: info]

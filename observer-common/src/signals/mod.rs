@@ -12,6 +12,7 @@ mod retransmit;
 mod sockopt;
 mod state;
 mod time_wait;
+mod waiting;
 
 pub use accept::*;
 pub use bind::*;
@@ -24,3 +25,4 @@ pub use retransmit::*;
 pub use sockopt::*;
 pub use state::*;
 pub use time_wait::*;
+pub use waiting::*;

@@ -39,13 +39,19 @@ pub struct SocketSeen {
     pub flags: u16,
     /// State; [`crate::TIME_WAIT`] for a timewait socket. 0 if there is nothing to say.
     pub state: u8,
-    /// Explicit padding, zero.
-    pub reserved: u8,
+    /// What it waits for in ESTABLISHED and CLOSE_WAIT, a `WAIT_` number.
+    pub waits_for: u8,
     /// Time in that state, in units of [`crate::coarse_time`].
     pub age: u32,
-    /// Milliseconds, 0 if unknown. In ESTABLISHED since data was sent or received; in TIME_WAIT since the timestamp that `tcp_tw_reuse_delay` is compared with.
+    /// Milliseconds, 0 if unknown. In ESTABLISHED since data was sent or received; in TIME_WAIT since the
+    /// timestamp that `tcp_tw_reuse_delay` is compared with.
+    pub idle_ms: u32,
+    /// For how long it waits at least, milliseconds.
     pub waited_ms: u32,
-    /// Local port, host order; 0 if the socket has none of its own.
+    /// Since the first event of a connection, in units of [`crate::coarse_time`].
+    pub alive: u32,
+    /// Local port, host order; 0 if it is not known. The child of a listener ([`SEEN_PASSIVE`]) has its
+    /// listener's, if it has waited for a second.
     pub local_port: u16,
     /// Remote port, host order.
     pub remote_port: u16,
@@ -55,9 +61,9 @@ pub struct SocketSeen {
     pub remote: [u32; 4],
 }
 
-crate::assert_layout!(SocketSeen, 60, [
-    slot: u32, generation: u32, netns: u32, flags: u16, state: u8, reserved: u8,
-    age: u32, waited_ms: u32,
+crate::assert_layout!(SocketSeen, 68, [
+    slot: u32, generation: u32, netns: u32, flags: u16, state: u8, waits_for: u8,
+    age: u32, idle_ms: u32, waited_ms: u32, alive: u32,
     local_port: u16, remote_port: u16,
     local: [u32; 4], remote: [u32; 4],
 ]);

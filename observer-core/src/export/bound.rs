@@ -1,11 +1,12 @@
 //! The maximum number of series of a scrape. docs/metrics.md has the formula; a test fills everything
 //! and compares.
 
-use observer_common::{BUCKETS, METRICS, RESETS_SENT, STATES};
+use observer_common::{BUCKETS, METRICS, RESETS_SENT, STALLS, STATES, TURNS};
 
 use crate::{
     detect::{FINDINGS, TOTALS},
     table::{ADDRESSES, DESTINATIONS, FIXED_NAMES, KINDS},
+    walk::QUIET_SECONDS,
 };
 
 /// Listening addresses, and one for those beyond the limit.
@@ -53,15 +54,25 @@ const HISTOGRAMS: usize = {
 /// failed setsockopt calls, sockets in TIME_WAIT.
 const SHARED: usize = STATES + (KINDS + 1) + 1;
 
+/// Series of what the connections of a name wait for, the histogram of their ages apart.
+const WAITS: usize = 2 * STALLS + TURNS * QUIET_SECONDS.len();
+
 /// Maximum number of series of one name: in addition counters, histograms with `_sum` and `_count`,
 /// sockets that left TIME_WAIT, five of each listening address, three of the ports to destinations
-/// without series of their own, unguarded connections, its unit.
-pub const BY_NAME: usize =
-    SHARED + counters(false) + HISTOGRAMS * (BUCKETS + 2) + 1 + 5 * LISTEN_ADDRESSES + 3 + 2;
+/// without series of their own, what connections wait for, unguarded connections, its unit.
+pub const BY_NAME: usize = SHARED
+    + counters(false)
+    + (HISTOGRAMS + 1) * (BUCKETS + 2)
+    + 1
+    + 5 * LISTEN_ADDRESSES
+    + 3
+    + WAITS
+    + 2;
 
 /// Maximum number of series of one process: in addition counters, descriptors and sockets, three of
-/// each listening address, one of the ports to destinations without series of their own, its unit.
-pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * LISTEN_ADDRESSES + 1 + 1;
+/// each listening address, one of the ports to destinations without series of their own, stalled connections by
+/// reason, its unit.
+pub const BY_PROCESS: usize = SHARED + counters(true) + 4 + 3 * LISTEN_ADDRESSES + 1 + STALLS + 1;
 
 /// Network namespaces whose sysctls are shown: those with the lowest inode numbers, of which the initial
 /// one is the first.

@@ -98,6 +98,22 @@ metrics! {
         "`bpf_map_elem`",
         "Sockets in ESTABLISHED without data for over 60 s, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT: the program does not notice if the peer vanishes. Absent while there are none.",
         "topk(5, socket_unguarded_connections)";
+    Stalled: "socket_stalled_connections", Gauge, Name, "sockets", ["reason"],
+        "`bpf_map_elem`",
+        "Connections that something was owed to for --stall-after or longer at the last walk over connections. The program: has not accepted it (program_accept), has not read data (program_read) or the peer's FIN (program_eof). The peer: has closed its receive window (peer_window), does not acknowledge (peer_ack), has sent nothing since the connection began (peer_first_byte). Absent while there are none.",
+        "topk(5, sum by (comm, unit, reason) (socket_stalled_connections))";
+    StalledSeconds: "socket_stalled_seconds_max", Gauge, Name, "seconds", ["reason"],
+        "`bpf_map_elem`",
+        "The longest wait of the stalled connections; at least so long.",
+        "max by (comm, unit, reason) (socket_stalled_seconds_max) > 60";
+    Quiet: "socket_quiet_connections", Gauge, Name, "sockets", ["turn", "quiet"],
+        "`bpf_map_elem`",
+        "Connections in ESTABLISHED that owe nothing and have carried no data for so many seconds or longer; 10 includes 60. The turn is the peer's if a client sent last, the program's if a server received last, else nobody's. It is inferred: protocols that push, and HTTP/2, may differ. A pool that leaks is turn=nobody, quiet=600. Absent while there are none.",
+        "topk(5, sum by (comm, unit) (socket_quiet_connections{turn=\"nobody\",quiet=\"600\"}))";
+    LiveAge: "socket_live_conn_age_seconds", GaugeHistogram, Name, "seconds", [],
+        "`bpf_map_elem`",
+        "Age of the connections that are in ESTABLISHED or CLOSE_WAIT now, since they began or the observer found them. Buckets go down as well: use them without rate().",
+        "histogram_quantile(0.99, sum by (comm, le) (socket_live_conn_age_seconds_bucket))";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",
         "Always 1. Describes each value of the label unit: its kind and, for a container, its id and the uid of its Kubernetes pod.",
@@ -114,6 +130,10 @@ metrics! {
         "`inet_sock_set_state`; `task_file` at the start",
         "Current number of TCP sockets of the process by state.",
         "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
+    ProcessStalled: "socket_process_stalled_connections", Gauge, Process, "sockets", ["reason"],
+        "`bpf_map_elem`",
+        "Connections of the process that something was owed to for --stall-after or longer.",
+        "topk(5, socket_process_stalled_connections)";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`; else `inet_sock_set_state`, `bpf_map_elem`",
         "Current number of sockets in TIME_WAIT of the process.",
@@ -230,6 +250,14 @@ metrics! {
         "",
         "Names removed to make room for others. They had no running process; their series ended.",
         "increase(observer_names_evicted_total[1h]) > 0";
+    WalkSeconds: "observer_walk_seconds", Gauge, Observer, "seconds", [],
+        "",
+        "How long the last walk over connections took.",
+        "observer_walk_seconds";
+    WalkInterval: "observer_walk_interval_seconds", Gauge, Observer, "seconds", [],
+        "",
+        "Time between the ends of the last two walks over connections. Metrics that walks find (ports, stalled and quiet connections) are up to so old.",
+        "observer_walk_interval_seconds > 60";
     BuildInfo: "observer_build_info", Gauge, Observer, "1", ["version", "revision"],
         "",
         "Always 1. The labels identify the running build.",

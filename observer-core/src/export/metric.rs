@@ -9,6 +9,8 @@ pub enum Type {
     Gauge,
     /// Buckets, sum and count.
     Histogram,
+    /// The same of what there is now: they can decrease. The text format has no name for it.
+    GaugeHistogram,
 }
 
 impl Type {
@@ -18,7 +20,7 @@ impl Type {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
+            Self::Histogram | Self::GaugeHistogram => "histogram",
         }
     }
 }

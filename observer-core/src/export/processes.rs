@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::Clock,
     table::{Labels, NameVitals, ProcessVitals, Resources, Snapshot, Vitals},
-    walk::{Destination, ProcessUse},
+    walk::{Destination, PeerWait, ProcessUse, Waits, wait_name},
 };
 
 /// The answer to `/api/v1/processes`.
@@ -48,7 +48,41 @@ struct Process {
     close_wait_of_servers: u32,
     owned_fin_wait2: u32,
     unguarded: u32,
+    /// Stalled connections by reason.
+    stalled: Vec<Stalled>,
+    /// Quiet connections.
+    quiet: Vec<Quiet>,
+    /// For whom connections wait.
+    waits_for: Vec<WaitsFor>,
     anomalies: Vec<Shown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Stalled {
+    reason: &'static str,
+    connections: u32,
+    longest_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Quiet {
+    turn: &'static str,
+    seconds: u32,
+    connections: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct WaitsFor {
+    /// A reason of a stall, or `peer` if it is the peer's turn.
+    reason: &'static str,
+    netns: u32,
+    address: String,
+    /// The port connected to.
+    port: u16,
+    /// Whether the peer is a client of the process.
+    is_client: bool,
+    connections: u32,
+    longest_seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +156,10 @@ impl Exporter {
                 fd_high_water,
                 measured_at,
             } = process.resources;
+            let waits = snapshot.walk.waits(process.owner);
+            let stalls = waits.into_iter().flat_map(Waits::stalls);
+            let quiets = waits.into_iter().flat_map(Waits::quiets);
+            let peers = snapshot.walk.peers(process.owner).iter();
             Process {
                 pid: process.key.tgid,
                 start_boottime_ns: process.key.start_boottime_ns,
@@ -137,6 +175,21 @@ impl Exporter {
                 close_wait_of_servers,
                 owned_fin_wait2,
                 unguarded,
+                stalled: stalls
+                    .map(|(reason, connections, longest_ms)| Stalled {
+                        reason,
+                        connections,
+                        longest_seconds: f64::from(longest_ms) / 1e3,
+                    })
+                    .collect(),
+                quiet: quiets
+                    .map(|(turn, seconds, connections)| Quiet {
+                        turn,
+                        seconds,
+                        connections,
+                    })
+                    .collect(),
+                waits_for: peers.map(waits_for).collect(),
                 anomalies: anomalies.of_process(process.key),
             }
         };
@@ -201,6 +254,18 @@ impl Exporter {
             listeners: listeners.collect(),
             ports: ports.collect(),
         }
+    }
+}
+
+fn waits_for(it: &PeerWait) -> WaitsFor {
+    WaitsFor {
+        reason: wait_name(it.waits_for),
+        netns: it.peer.netns,
+        address: it.peer.address.to_string(),
+        port: it.peer.port,
+        is_client: it.peer.is_client,
+        connections: it.connections,
+        longest_seconds: f64::from(it.longest_ms) / 1e3,
     }
 }
 

@@ -85,7 +85,7 @@ impl ProtoSink {
                 family.set_field_type(match metric.kind {
                     Type::Counter => proto::MetricType::COUNTER,
                     Type::Gauge => proto::MetricType::GAUGE,
-                    Type::Histogram => proto::MetricType::HISTOGRAM,
+                    Type::Histogram | Type::GaugeHistogram => proto::MetricType::HISTOGRAM,
                 });
                 family.set_metric(metrics);
                 family

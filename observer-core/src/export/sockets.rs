@@ -10,7 +10,9 @@ use crate::{
     contract::{POLLED_LISTEN, POLLED_PORTS},
     net::sysctls::Sysctls,
     table::{Labels, ListenAddress, ListenerStats, PortsView, Table},
+    walk::Waits,
 };
+use observer_common::AGE_BOUNDS;
 
 /// Writes the metrics of the signals in `polled` (names and methods).
 pub(super) fn write(
@@ -32,6 +34,14 @@ pub(super) fn write(
         for view in table.ports().filter(|view| shows(&view.labels)) {
             ports(sink, view);
         }
+        for (labels, waits) in table.waits().filter(|(labels, _)| shows(labels)) {
+            self::waits(sink, &labels, waits);
+        }
+        if let Some((took, interval)) = table.walked() {
+            sink.sample(Family::WalkSeconds, None, &[], took.as_secs_f64().into());
+            let interval = interval.as_secs_f64().into();
+            sink.sample(Family::WalkInterval, None, &[], interval);
+        }
         for (labels, count) in table.unguarded_of_names() {
             let count = u64::from(count).into();
             sink.sample(Family::Unguarded, Some(&labels), &[], count);
@@ -50,6 +60,34 @@ pub(super) fn write(
             );
         }
     }
+}
+
+fn waits(sink: &mut dyn Sink, labels: &Labels, waits: &Waits) {
+    let is_process = labels.pid().is_some();
+    let stalled = if is_process {
+        Family::ProcessStalled
+    } else {
+        Family::Stalled
+    };
+    for (reason, count, longest_ms) in waits.stalls() {
+        let extra = [("reason", reason)];
+        let count = u64::from(count).into();
+        sink.sample(stalled, Some(labels), &extra, count);
+        if !is_process {
+            let longest = (f64::from(longest_ms) / 1e3).into();
+            sink.sample(Family::StalledSeconds, Some(labels), &extra, longest);
+        }
+    }
+    if is_process {
+        return;
+    }
+    for (turn, seconds, count) in waits.quiets() {
+        let seconds = seconds.to_string();
+        let extra = [("turn", turn), ("quiet", &*seconds)];
+        sink.sample(Family::Quiet, Some(labels), &extra, u64::from(count).into());
+    }
+    let ages = waits.age_histogram();
+    sink.histogram(Family::LiveAge, labels, &[], &AGE_BOUNDS, &ages);
 }
 
 fn sysctls(sink: &mut dyn Sink, sysctls: &Sysctls) {

@@ -10,7 +10,7 @@ use observer_common::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Clock, Identity, address, kind_name, named_state};
+use super::{Clock, Identity, address, ended_name, kind_name, named_state};
 use crate::{
     names::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
@@ -45,6 +45,8 @@ use crate::{
 /// | `reason` | string | reason of an RST sent, or state in which one was received |
 /// | `level`, `option` | string | arguments of setsockopt |
 /// | `retransmits` | number | segments |
+/// | `waited_for` | string | what the connection waited for, for a second or longer, when it began to end: `timeout` (the program gave up on the peer), `peer_closed`, `reset`, `unread`, `window`, `ack` |
+/// | `waited_seconds` | number | for how long |
 #[derive(Serialize)]
 struct Object<'a> {
     time: String,
@@ -73,6 +75,8 @@ struct Object<'a> {
     level: Option<Cow<'static, str>>,
     option: Option<Cow<'static, str>>,
     retransmits: u32,
+    waited_for: Option<&'static str>,
+    waited_seconds: Option<f64>,
 }
 
 struct States<'a>(&'a Record);
@@ -138,6 +142,8 @@ pub fn json(
         retransmits,
         local,
         remote,
+        waited_for,
+        waited_ms,
         spent: _,
     } = record;
     let pid = identity.pid_or(*tgid);
@@ -182,6 +188,8 @@ pub fn json(
         level: is_sockopt.then(|| level_name(*level)),
         option: is_sockopt.then(|| option_name(*level, *option)),
         retransmits: *retransmits,
+        waited_for: ended_name(*waited_for),
+        waited_seconds: (*waited_ms != 0).then(|| f64::from(*waited_ms) / 1e3),
     };
     // Strings and numbers under string keys always serialize.
     harden_json(&serde_json::to_string(&object).unwrap_or_default())

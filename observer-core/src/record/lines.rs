@@ -3,7 +3,8 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use observer_common::{
-    CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, ENDED_ACK, ENDED_PEER_CLOSED, ENDED_RESET,
+    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, RECORD_CLOSE, RECORD_CONNECT_FAILED,
     RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
     Record, TIMED_STATES, unpack_duration,
 };
@@ -126,6 +127,7 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
     match record.kind {
         RECORD_CLOSE => {
             parts.push(spent(record).into());
+            parts.push(waited(record).into());
             if record.errno != 0 {
                 parts.push(format!("died of {}", errno_name(record.errno)).into());
             }
@@ -176,6 +178,20 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
     }
     parts.retain(|part| !part.is_empty());
     sanitize(&parts.join(", "))
+}
+
+/// What the connection waited for when it began to end.
+fn waited(record: &Record) -> String {
+    let time = short(u64::from(record.waited_ms) * 1_000_000);
+    match record.waited_for as u8 {
+        ENDED_TIMEOUT => format!("gave up after {time}, waiting for the peer"),
+        ENDED_PEER_CLOSED => format!("the peer closed after {time}, without an answer"),
+        ENDED_RESET => format!("ended after {time} of waiting for the peer"),
+        ENDED_UNREAD => format!("closed with data unread for {time}"),
+        ENDED_WINDOW => format!("the peer's window was closed for {time}"),
+        ENDED_ACK => format!("the peer had not acknowledged for {time}"),
+        _ => String::new(),
+    }
 }
 
 /// `SYN_SENT 0.1ms ESTABLISHED 2.0s`

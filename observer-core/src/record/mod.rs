@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use observer_common::{AF_INET, AF_INET6, RECORD_NAMES, state_name};
+use observer_common::{AF_INET, AF_INET6, ENDED_NAMES, RECORD_NAMES, state_name};
 
 mod filter;
 mod identities;
@@ -60,6 +60,12 @@ fn named_state(state: u8) -> Option<Cow<'static, str>> {
         (_, Some(name)) => Some(name.into()),
         (number, None) => Some(format!("STATE_{number}").into()),
     }
+}
+
+/// What an `ENDED_` number stands for; `None` if the connection did not wait.
+fn ended_name(waited_for: u32) -> Option<&'static str> {
+    let index = (waited_for as usize).checked_sub(1)?;
+    ENDED_NAMES.get(index).copied()
 }
 
 /// A record's address; `None` for a socket that is neither IPv4 nor IPv6.

@@ -2,9 +2,9 @@ use std::collections::BTreeSet;
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_ESTABLISHED, CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_SEEDED,
-    ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _, RECORD_CLOSE, RECORD_CONNECT_FAILED,
-    RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
-    RECORD_STATE, RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
+    ENDED_TIMEOUT, ENDED_UNREAD, ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _, RECORD_CLOSE,
+    RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
+    RECORD_SETSOCKOPT_FAILED, RECORD_STATE, RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
 };
 use proptest::prelude::*;
 
@@ -150,6 +150,24 @@ fn close_says_what_it_died_of() {
 }
 
 #[test]
+fn close_says_what_it_waited_for() {
+    let waited = |waited_for: u8, waited_ms| {
+        let record = Record {
+            waited_for: waited_for.into(),
+            waited_ms,
+            ..closed()
+        };
+        let line = shown(&record);
+        line.split_once("0.1ms, ").unwrap().1.to_owned()
+    };
+    let gave_up = "gave up after 30.0s, waiting for the peer";
+    assert_eq!(waited(ENDED_TIMEOUT, 30_020), gave_up);
+    let unread = "closed with data unread for 2.5m";
+    assert_eq!(waited(ENDED_UNREAD, 150_000), unread);
+    assert!(shown(&closed()).ends_with("LAST_ACK 0.1ms"));
+}
+
+#[test]
 fn ipv6_stands_in_brackets_and_unknown_ends_are_left_out() {
     let v6 = Record {
         family: AF_INET6,
@@ -205,8 +223,16 @@ fn unknown_owner_is_a_dash() {
 fn json_of_a_close() {
     assert_eq!(
         json(&closed(), &NGINX, &no_reasons(), CLOCK),
-        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"inet","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established"],"errno":null,"reason":null,"level":null,"option":null,"retransmits":0}"#
+        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"inet","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established"],"errno":null,"reason":null,"level":null,"option":null,"retransmits":0,"waited_for":null,"waited_seconds":null}"#
     );
+    let gave_up = Record {
+        waited_for: ENDED_TIMEOUT.into(),
+        waited_ms: 30_020,
+        ..closed()
+    };
+    let text = json(&gave_up, &NGINX, &no_reasons(), CLOCK);
+    let expected = r#""waited_for":"timeout","waited_seconds":30.02}"#;
+    assert!(text.ends_with(expected), "{text}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Ports in use, of each name and of each process.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{labels::Labels, names::NameId};
-use crate::walk::Destination;
+use crate::walk::{Destination, Waits};
 
 /// What a series says of the ports in use.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,10 @@ pub(super) struct Ports {
     pub available: BTreeMap<u32, u32>,
     /// [`crate::walk::ProcessUse::unguarded`], where it is not 0.
     pub unguarded: BTreeMap<Holder, u32>,
+    /// What the connections of each wait for.
+    pub waits: BTreeMap<Holder, Waits>,
+    /// How long the last walk took, and how much later it ended than the one before.
+    pub walked: Option<(Duration, Duration)>,
 }
 
 impl Ports {
@@ -60,5 +64,6 @@ impl Ports {
     fn forget(&mut self, holder: Holder) {
         self.views.retain(|(of, _)| *of != holder);
         self.unguarded.remove(&holder);
+        self.waits.remove(&holder);
     }
 }

@@ -1,6 +1,6 @@
 //! Takes in walks over the ports in use, and chooses which destinations are shown.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use observer_common::ProcessKey;
 
@@ -10,7 +10,7 @@ use super::{
     port_views::{Holder, Ports, PortsView},
     store::Table,
 };
-use crate::walk::{Share, Walk};
+use crate::walk::{Share, Waits, Walk};
 
 /// Maximum number of destinations with series of their own, over all names, and over all processes.
 pub(crate) const DESTINATIONS: usize = 1000;
@@ -44,6 +44,19 @@ impl Table {
             }
         }
         self.ports.unguarded = unguarded;
+        let mut waits: BTreeMap<Holder, Waits> = BTreeMap::new();
+        for ((slot, generation), of_process) in &walk.waits {
+            let name = self.name_of_slot(*slot, *generation);
+            waits
+                .entry(Holder::Name(name))
+                .or_default()
+                .merge(of_process);
+            if self.entry(*slot, *generation).is_some() {
+                waits.insert(Holder::Process(*slot), of_process.clone());
+            }
+        }
+        self.ports.waits = waits;
+        self.ports.walked = Some((walk.took, walk.interval));
     }
 
     /// Removes the ports in use, because they could not be read.
@@ -127,6 +140,23 @@ impl Table {
             Holder::Name(_) => None,
             Holder::Process(slot) => Some((self.holder(*slot)?.key, *count)),
         })
+    }
+
+    /// What the connections of names and of processes that are shown wait for.
+    pub fn waits(&self) -> impl Iterator<Item = (Arc<Labels>, &Waits)> {
+        let shown = |slot| self.holder(slot).is_some_and(Entry::is_shown);
+        let all = self.ports.waits.iter();
+        let all = all.filter(move |(holder, _)| match holder {
+            Holder::Name(_) => true,
+            Holder::Process(slot) => shown(*slot),
+        });
+        all.map(|(holder, waits)| (self.labels_of(*holder), waits))
+    }
+
+    /// How long the last walk over connections took, and how much later it ended than the one before.
+    #[must_use]
+    pub fn walked(&self) -> Option<(Duration, Duration)> {
+        self.ports.walked
     }
 
     /// Ports that there are for each destination, by network namespace.

@@ -17,6 +17,7 @@ use super::{
     history::History,
     result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
     reuse::Reuse,
+    waits::WaitCollector,
 };
 
 /// Milliseconds without data after which a connection is idle.
@@ -141,13 +142,25 @@ pub struct Collector {
     bound: HashMap<u32, Bound>,
     /// By slot and generation.
     processes: BTreeMap<(u32, u32), ProcessUse>,
+    waits: WaitCollector,
+    stall_after_ms: u32,
 }
 
 impl Collector {
+    /// For a walk that counts connections as stalled after `stall_after`.
+    #[must_use]
+    pub fn new(stall_after: Duration) -> Self {
+        Self {
+            stall_after_ms: stall_after.as_millis().min(u32::MAX.into()) as u32,
+            ..Self::default()
+        }
+    }
+
     /// Adds one socket.
     pub fn add(&mut self, socket: &SocketSeen) {
         self.add_to_process(socket);
-        if socket.local_port == 0 {
+        self.waits.add(socket, self.stall_after_ms);
+        if socket.local_port == 0 || socket.flags & SEEN_PASSIVE != 0 {
             return;
         }
         if socket.flags & PORT_BOUND != 0 {
@@ -173,7 +186,7 @@ impl Collector {
             },
             owner: (socket.slot, socket.generation),
             state: socket.state,
-            is_idle: socket.state == ESTABLISHED && socket.waited_ms > IDLE_MS,
+            is_idle: socket.state == ESTABLISHED && socket.idle_ms > IDLE_MS,
             reuse,
         });
     }
@@ -196,7 +209,7 @@ impl Collector {
                 seen.close_wait_of_servers = seen.close_wait_over_10s * has(SEEN_PASSIVE);
             }
             FIN_WAIT2 => seen.owned_fin_wait2 = has(SEEN_DESCRIPTOR),
-            ESTABLISHED if socket.waited_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
+            ESTABLISHED if socket.idle_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
             _ => return,
         }
         let any = seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2;
@@ -224,8 +237,13 @@ impl Collector {
         history: &mut History,
     ) -> Walk {
         let mut usable = HashMap::new();
+        let (waits, peers) = self.waits.finish();
         let mut walk = Walk {
             walked_at: walked.end,
+            waits,
+            peers,
+            took: walked.end.saturating_sub(walked.start),
+            interval: history.interval(walked.end),
             processes: self.processes.into_values().collect(),
             ..Walk::default()
         };

@@ -37,6 +37,13 @@ impl History {
         self.growth
     }
 
+    /// Time since the last walk; 0 without one.
+    #[must_use]
+    pub fn interval(&self, now: Duration) -> Duration {
+        let since = |last| now.saturating_sub(last);
+        self.walked_at.map_or(Duration::ZERO, since)
+    }
+
     /// Begins to take in a walk.
     pub(super) fn begin(&mut self, walked: Range<Duration>) -> Remembered<'_> {
         let since = |moment: Duration| Some(moment.saturating_sub(self.walked_at?));

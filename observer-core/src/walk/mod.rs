@@ -1,5 +1,6 @@
 //! What a walk over all connections and sockets in TIME_WAIT says, from the records of the BPF
-//! iterators: local ports in use by destination, and sockets that have been in a state for long.
+//! iterators: local ports in use by destination, sockets that have been in a state for long, and what
+//! connections wait for (`waits`).
 //!
 //! The kernel gives a connection any port of `ip_local_port_range` that is not reserved, not
 //! taken by a bind(), and not in use towards the same destination from the same source
@@ -14,12 +15,14 @@ mod history;
 mod pace;
 mod result;
 mod reuse;
+mod waits;
 
 pub use collector::Collector;
 pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::pause;
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk};
+pub use waits::{Peer, PeerWait, QUIET_SECONDS, Waits, wait_name};
 
 /// How long a socket is in TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
 pub const TIME_WAIT_LENGTH: std::time::Duration = std::time::Duration::from_secs(60);

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
-use super::destination::Destination;
+use super::{
+    destination::Destination,
+    waits::{PeerWait, ProcessWaits, Waits},
+};
 
 /// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).
 const BUSY: f64 = 0.1;
@@ -18,6 +21,14 @@ pub struct Walk {
     pub shares: Vec<Share>,
     /// Processes of which any number in [`ProcessUse`] is not 0, in the order of slots.
     pub processes: Vec<ProcessUse>,
+    /// What the connections of each process that has any wait for, in the order of slots.
+    pub waits: Vec<ProcessWaits>,
+    /// For whom they wait: those of a process one after the other, most connections first.
+    pub peers: Vec<PeerWait>,
+    /// How long the walk took.
+    pub took: Duration,
+    /// From the end of the walk before to the end of this one; 0 without one.
+    pub interval: Duration,
     /// Network namespaces that a local port is in use in, by inode number.
     pub namespaces: BTreeMap<u32, NamespaceUse>,
 }
@@ -150,6 +161,21 @@ impl Walk {
             },
             |index| self.processes[index],
         )
+    }
+
+    /// What the connections of a process wait for; `None` if it has none.
+    #[must_use]
+    pub fn waits(&self, owner: (u32, u32)) -> Option<&Waits> {
+        let found = self.waits.binary_search_by_key(&owner, |(it, _)| *it);
+        found.ok().map(|index| &self.waits[index].1)
+    }
+
+    /// For whom the connections of a process wait, most connections first.
+    #[must_use]
+    pub fn peers(&self, owner: (u32, u32)) -> &[PeerWait] {
+        let first = self.peers.partition_point(|it| it.owner < owner);
+        let count = self.peers[first..].partition_point(|it| it.owner == owner);
+        &self.peers[first..first + count]
     }
 
     /// Who has the ports for a destination, most ports first.

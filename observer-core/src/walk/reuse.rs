@@ -19,7 +19,7 @@ pub(super) struct Reuse {
     waits: bool,
     /// Bound to the loopback device.
     on_loopback: bool,
-    waited_ms: u32,
+    idle_ms: u32,
 }
 
 impl Reuse {
@@ -30,7 +30,7 @@ impl Reuse {
             timestamps: has(PORT_TIMESTAMPS),
             waits: has(PORT_FIN_WAIT2),
             on_loopback: has(PORT_LOOPBACK_DEVICE),
-            waited_ms: socket.waited_ms,
+            idle_ms: socket.idle_ms,
         }
     }
 
@@ -41,13 +41,13 @@ impl Reuse {
             timestamps: true,
             waits: false,
             on_loopback: false,
-            waited_ms: 0,
+            idle_ms: 0,
         }
     }
 
     /// Whether connect() in the namespace `space` cannot use the port for `destination`.
     pub fn blocks(&self, space: &PortSpace, destination: &Destination) -> bool {
-        let waited = !self.waits && self.waited_ms > space.tw_reuse_delay_ms;
+        let waited = !self.waits && self.idle_ms > space.tw_reuse_delay_ms;
         !(self.in_time_wait && waited && self.applies(space, destination))
     }
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod counters;
 pub mod fd_lookup;
 pub mod fields;
+pub mod jiffies;
 pub mod maps;
 pub mod outcome;
 pub mod process;

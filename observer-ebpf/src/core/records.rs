@@ -114,6 +114,8 @@ fn history(conn: *const Conn, record: &mut Record) {
     unsafe {
         record.flags = (*conn).flags;
         record.retransmits = (*conn).retransmits;
+        record.waited_for = (*conn).waited_for;
+        record.waited_ms = (*conn).waited_ms;
         if (*conn).flags & observer_common::CONN_SEEDED == 0 {
             record.age_ns = record.time_ns.saturating_sub((*conn).born_ns);
         }

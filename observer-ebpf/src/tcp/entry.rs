@@ -73,6 +73,10 @@ pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time:
         retransmits: 0,
         accepted: 0,
         error: 0,
+        copied_seq: 0,
+        unread_since: 0,
+        waited_for: 0,
+        waited_ms: 0,
         spent: [0; TIMED_STATES.len()],
     };
     match CONNECTIONS.insert(socket, conn, BPF_NOEXIST) {

@@ -12,3 +12,4 @@ mod reset;
 mod retransmit;
 mod state;
 mod time_wait;
+mod waiting;

@@ -44,6 +44,7 @@ mod state;
 mod stream;
 mod time_wait;
 mod units;
+mod waiting;
 mod walk;
 mod web;
 

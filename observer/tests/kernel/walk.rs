@@ -173,7 +173,7 @@ input()
 ";
 
 /// Loads and attaches the programs without a daemon, to see the records of a walk.
-fn attach() -> Attached {
+pub fn attach() -> Attached {
     let options = LoadOptions {
         ring_bytes: 1 << 16,
         max_connections: 1024,
@@ -234,7 +234,7 @@ fn time_without_data_is_that_of_ss() {
     let idle: BTreeMap<_, _> = seen
         .iter()
         .filter(here)
-        .map(|it| (it.local_port, it.waited_ms))
+        .map(|it| (it.local_port, it.idle_ms))
         .collect();
     println!("{before:?}\n{idle:?}\n{after:?}");
     // A tick of the slowest clock.

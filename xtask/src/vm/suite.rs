@@ -46,6 +46,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("setsockopt", On::Ends),
     ("sources", On::Ends),
     ("time_wait", On::Ends),
+    ("waiting", On::Ends),
     ("walk", On::Ends),
     ("api", On::Here),
     ("benign", On::Here),

@@ -228,6 +228,7 @@ fn ports_have_their_holders() {
             },
         )]
         .into(),
+        ..Walk::default()
     };
     let mut snapshot = table.snapshot(1, &kernel, &facts);
     snapshot.ended = Arc::new(table.ended_owners(&walk));

@@ -1,15 +1,15 @@
 //! However much programs do, a scrape has no more series than the formula says.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
 };
 
 use observer_common::{
-    Listener, ListenerKey, ListenerSample, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED, Slot,
-    TimeWaitCount,
+    BUCKETS, Listener, ListenerKey, ListenerSample, SLOT_FIRST, SLOT_NO_SOCKET, SLOT_UNATTRIBUTED,
+    STALLS, Slot, TURNS, TimeWaitCount,
 };
 
 use super::{build, parse};
@@ -22,7 +22,7 @@ use crate::{
         Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel},
     },
-    walk::{Destination, ProcessUse, Share, Walk},
+    walk::{Destination, ProcessUse, QUIET_SECONDS, Share, Waits, Walk},
 };
 
 const PROCESSES: u32 = 30;
@@ -129,7 +129,19 @@ fn series(max_names: usize, max_processes: usize) -> usize {
         unguarded: 1,
         ..ProcessUse::default()
     });
+    let waits = shares.iter().map(|it| {
+        let waits = Waits {
+            connections: 1,
+            stalled: [1; STALLS],
+            quiet: [[1; QUIET_SECONDS.len()]; TURNS],
+            ages: [1; BUCKETS],
+            ..Waits::default()
+        };
+        (it.owner, waits)
+    });
+    let waits: BTreeMap<_, _> = waits.collect();
     let walk = Walk {
+        waits: waits.into_iter().collect(),
         processes: processes.collect(),
         shares,
         ..Walk::default()

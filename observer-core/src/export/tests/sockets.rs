@@ -9,7 +9,7 @@ use crate::{
     export::ProcessMetrics,
     net::{overflows::Overflows, sysctls::Sysctls},
     table::TableConfig,
-    walk::{Destination, NamespaceUse, ProcessUse, Share, Walk},
+    walk::{Destination, NamespaceUse, ProcessUse, Share, Waits, Walk},
 };
 
 #[test]
@@ -44,7 +44,16 @@ fn addresses_are_labels() {
         blocked_by_all: 2 * (used - 1),
         available: 40,
     };
+    let mut waits = Waits {
+        connections: 3,
+        stalled: [0, 2, 0, 0, 1, 0],
+        longest_ms: [0, 30_500, 0, 0, 12_000, 0],
+        ..Waits::default()
+    };
+    waits.quiet[2] = [4, 3, 0, 0];
+    waits.ages[5] = 3;
     let walk = Walk {
+        waits: vec![((SLOT_FIRST, 0), waits)],
         shares: vec![share(80, 10), share(81, 4), share(82, 3)],
         processes: vec![ProcessUse {
             owner: (SLOT_FIRST, 0),
@@ -144,6 +153,26 @@ fn addresses_are_labels() {
         ),
         ("socket_listen_drops_total -quo\"te 77", "[::]:443", 5.0),
         ("socket_unguarded_connections -quo\"te -", "", 6.0),
+        ("socket_stalled_connections -quo\"te -", "program_read", 2.0),
+        ("socket_stalled_connections -quo\"te -", "peer_ack", 1.0),
+        (
+            "socket_stalled_seconds_max -quo\"te -",
+            "program_read",
+            30.5,
+        ),
+        ("socket_stalled_seconds_max -quo\"te -", "peer_ack", 12.0),
+        (
+            "socket_process_stalled_connections 100quo\"te -",
+            "program_read",
+            2.0,
+        ),
+        (
+            "socket_process_stalled_connections 100quo\"te -",
+            "peer_ack",
+            1.0,
+        ),
+        ("socket_quiet_connections -quo\"te -", "nobody 10", 4.0),
+        ("socket_quiet_connections -quo\"te -", "nobody 60", 3.0),
     ];
     assert_eq!(values.len(), expected.len(), "{values:#?}");
     for (name, place, value) in expected {
@@ -152,11 +181,20 @@ fn addresses_are_labels() {
     }
     let count = |process_metrics| self::values(&shown(process_metrics)).len();
     assert_eq!(count(ProcessMetrics::Gauges), expected.len() - 1);
-    assert_eq!(count(ProcessMetrics::None), expected.len() - 5);
+    assert_eq!(count(ProcessMetrics::None), expected.len() - 7);
     for (name, netns, value) in [("fs.nr_open", "", 5), ("net.core.somaxconn", "77", 6)] {
         let line = format!("socket_sysctl{{name=\"{name}\",netns=\"{netns}\"}} {value}\n");
         assert!(text.contains(&line), "{line}");
     }
+    let ages = text
+        .lines()
+        .filter(|it| it.starts_with("socket_live_conn_age_seconds_bucket"));
+    let counts = ages.map(|line| line.rsplit(' ').next().unwrap());
+    let counts: Vec<_> = counts.collect();
+    assert_eq!(
+        counts,
+        ["0", "0", "0", "0", "0", "3", "3", "3", "3", "3", "3"]
+    );
     for signal in ["listen", "ports"] {
         assert!(text.contains(&format!("observer_signal_info{{signal=\"{signal}\"")));
     }
@@ -165,7 +203,14 @@ fn addresses_are_labels() {
 /// Name, pid, comm and namespace; place; value.
 fn values(text: &str) -> Vec<(String, String, f64)> {
     let samples = parse(text);
-    let parts = ["listen_", "syn_", "ephemeral_", "unguarded_"];
+    let parts = [
+        "listen_",
+        "syn_",
+        "ephemeral_",
+        "unguarded_",
+        "stalled_",
+        "quiet_",
+    ];
     let ours = samples.iter().filter(|((name, _), _)| {
         let name = name.strip_prefix("socket_");
         let name = name.map(|name| name.strip_prefix("process_").unwrap_or(name));
@@ -173,7 +218,15 @@ fn values(text: &str) -> Vec<(String, String, f64)> {
     });
     let values = ours.map(|((name, labels), value)| {
         let label = |name: &str| labels.get(name).map_or("-", String::as_str);
-        let place = [label("address"), label("source"), label("destination")];
+        let place = [
+            "address",
+            "source",
+            "destination",
+            "reason",
+            "turn",
+            "quiet",
+        ]
+        .map(label);
         let place: Vec<_> = place.into_iter().filter(|it| *it != "-").collect();
         let (pid, comm) = (label("pid"), label("comm"));
         let series = format!("{name} {pid}{comm} {}", label("netns"));

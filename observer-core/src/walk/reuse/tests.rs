@@ -24,11 +24,11 @@ fn towards(source: &str, remote: &str) -> Destination {
     }
 }
 
-fn in_state(state: u8, flags: u16, waited_ms: u32) -> Reuse {
+fn in_state(state: u8, flags: u16, idle_ms: u32) -> Reuse {
     Reuse::of(&SocketSeen {
         flags,
         state,
-        waited_ms,
+        idle_ms,
         ..SocketSeen::default()
     })
 }

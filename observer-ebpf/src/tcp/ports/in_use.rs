@@ -11,9 +11,9 @@
 use core::ffi::c_void;
 
 use observer_common::{
-    CLOSE, CLOSE_WAIT, CONN_PARENT, CONN_PASSIVE, Conn, ESTABLISHED, FIN_WAIT2, LISTEN, PORT_BOUND,
-    PORT_UNCONNECTED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SocketSeen, TIME_WAIT,
-    TimeWait, coarse_time,
+    CLOSE, CLOSE_WAIT, CONN_PARENT, CONN_PASSIVE, Conn, ESTABLISHED, FIN_WAIT2, LEAST_WAIT_MS,
+    LISTEN, PORT_BOUND, PORT_UNCONNECTED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED,
+    SocketSeen, TIME_WAIT, TimeWait, coarse_time,
 };
 
 use crate::{
@@ -28,10 +28,10 @@ use crate::{
     tcp::{
         ownership,
         ports::{
-            idle, namespaces,
+            namespaces,
             reuse::{self, bound_bucket},
         },
-        time_wait,
+        time_wait, waiting,
     },
 };
 
@@ -43,11 +43,12 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         return 0;
     };
     // SAFETY: the verifier checks both against the sizes in the map.
-    let (sk, flags, state, entered_ns) = unsafe {
+    let (sk, flags, state, born_ns, entered_ns) = unsafe {
         (
             *key as *const u8,
             (*conn).flags,
             (*conn).state,
+            (*conn).born_ns,
             (*conn).entered_ns,
         )
     };
@@ -62,15 +63,23 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         if matches!(state, CLOSE_WAIT | FIN_WAIT2) && has_descriptor(sk) {
             socket.flags |= SEEN_DESCRIPTOR;
         }
-        if state == ESTABLISHED {
-            socket.waited_ms = idle::milliseconds(sk);
-            if is_unguarded(sk) {
-                socket.flags |= SEEN_UNGUARDED;
-            }
+        if matches!(state, ESTABLISHED | CLOSE_WAIT) {
+            let waiting = waiting::now_of(sk, conn);
+            socket.waits_for = waiting.what;
+            socket.waited_ms = waiting.ms;
+            socket.idle_ms = waiting.idle_ms;
+            socket.alive = coarse_time(now().saturating_sub(born_ns).min(LONGEST));
+        }
+        if state == ESTABLISHED && is_unguarded(sk) {
+            socket.flags |= SEEN_UNGUARDED;
         }
         if flags & CONN_PASSIVE != 0 {
             // It uses the port of its listener.
             socket.flags |= SEEN_PASSIVE;
+            if socket.waited_ms >= LEAST_WAIT_MS {
+                // For what it waits.
+                port(&mut socket, sk);
+            }
         } else {
             live_port(&mut socket, sk);
         }
@@ -170,7 +179,7 @@ fn time_waits_iter(ctx: *mut c_void) -> i32 {
         socket.flags = facts.flags;
         socket.state = TIME_WAIT;
         socket.age = age;
-        socket.waited_ms = facts.waited_ms;
+        socket.idle_ms = facts.waited_ms;
         port(&mut socket, sk);
     }
     output.write(&raw const socket);

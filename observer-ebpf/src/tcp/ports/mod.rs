@@ -1,6 +1,5 @@
 //! Local ports.
 
-mod idle;
 pub mod in_use;
 mod namespaces;
 mod reuse;

@@ -162,7 +162,7 @@ pub fn count_error(slot: u32, old: u8, error: u32) {
 /// The error that ended the connection. An error that `sk_err` already had when the last state was
 /// entered did not: the program has just not fetched it.
 #[inline(always)]
-unsafe fn died_of(conn: *mut Conn, error: u32) -> u32 {
+pub unsafe fn died_of(conn: *mut Conn, error: u32) -> u32 {
     // SAFETY: points into the map.
     if error == unsafe { (*conn).error } {
         0

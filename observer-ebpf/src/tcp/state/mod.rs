@@ -21,9 +21,10 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
-    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ESTABLISHED, IPPROTO_MPTCP,
-    IPPROTO_TCP, LISTEN, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
-    TIMED_STATES, add_packed, pack_duration, timed_index,
+    CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ENDED_NONE, ENDED_TIMEOUT,
+    ESTABLISHED, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, READ_STALLS, RECORD_STATE,
+    SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIMED_STATES, WAIT_BOUNDS,
+    WRITE_STALLS, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
         listen, ownership, retransmit,
         state::{close::closed, open::Open},
         time_wait::lookup,
+        waiting,
     },
 };
 
@@ -172,6 +174,7 @@ fn transition<M: Memory>(
         }
         if matches!(old, ESTABLISHED | CLOSE_WAIT) {
             accept::ended::<M>(sk, conn, slot);
+            waited::<M>(sk, conn, slot, old, new, time);
         }
         let attempting = (*conn).flags & (CONN_ACTIVE | CONN_ESTABLISHED) == CONN_ACTIVE;
         match new {
@@ -214,6 +217,40 @@ fn transition<M: Memory>(
             record.from = old;
             record.to = new;
         });
+    }
+}
+
+/// Counts what the connection waited for when it leaves ESTABLISHED or CLOSE_WAIT, once.
+#[inline(always)]
+unsafe fn waited<M: Memory>(
+    sk: *const u8,
+    conn: *mut Conn,
+    slot: u32,
+    old: u8,
+    new: u8,
+    time: u64,
+) {
+    // SAFETY: points into maps; a full socket, offset from BTF.
+    unsafe {
+        if (*conn).waited_for != u32::from(ENDED_NONE) {
+            return;
+        }
+        let error = close::died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
+        let (what, ms) = waiting::ended(sk, conn, old, new, error, time);
+        let Some(index) = bounded(
+            usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT)),
+            READ_STALLS + WRITE_STALLS,
+        ) else {
+            return;
+        };
+        (*conn).waited_for = u32::from(what);
+        (*conn).waited_ms = ms;
+        if let Some(slot) = counters::slot(slot) {
+            let histogram = (&raw mut (*slot).waiting.ended)
+                .cast::<Histogram>()
+                .add(index);
+            observe(histogram, &WAIT_BOUNDS, u64::from(ms) * 1_000_000);
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Ports {
     shared: Shared,
     /// Destinations shown of each process.
     top: usize,
+    /// How long a connection waits until it is stalled.
+    stall_after: Duration,
     /// The longest pause, unless walks take longer than a small fraction of it.
     longest: Duration,
     next_walk: Instant,
@@ -39,6 +41,7 @@ impl Ports {
         Self {
             shared,
             top: 0,
+            stall_after: Duration::ZERO,
             longest: Duration::ZERO,
             next_walk: Instant::now(),
             last_took: Duration::ZERO,
@@ -48,7 +51,7 @@ impl Ports {
 
     /// Walks once; `None` where this kernel has no way to.
     fn walk(&mut self) -> anyhow::Result<Option<(Walk, Sysctls)>> {
-        let mut collector = Collector::default();
+        let mut collector = Collector::new(self.stall_after);
         let began = monotonic_ns();
         let spaces = self.shared.live.walk(|socket| collector.add(&socket))?;
         let walked = Duration::from_nanos(began)..Duration::from_nanos(monotonic_ns());
@@ -75,6 +78,7 @@ impl Job for Ports {
 
     fn configure(&mut self, settings: &Settings) {
         self.top = settings.top_destinations as usize;
+        self.stall_after = settings.stall_after;
         self.longest = settings.resync_interval;
     }
 

@@ -131,8 +131,20 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", 4),
     optional("OFF_TP_SEGS_OUT", "tcp_sock", "segs_out", 4),
     optional("OFF_ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits", 1),
-    // In jiffies, which are unsigned int here.
+    // What a connection waits for, from here to OFF_ICSK_LRCVTIME. Jiffies are unsigned int here.
     optional("OFF_TP_LSNDTIME", "tcp_sock", "lsndtime", 4),
+    optional("OFF_TP_WRITE_SEQ", "tcp_sock", "write_seq", 4),
+    optional("OFF_TP_SND_UNA", "tcp_sock", "snd_una", 4),
+    optional("OFF_TP_SND_WND", "tcp_sock", "snd_wnd", 4),
+    optional("OFF_TP_SND_WL1", "tcp_sock", "snd_wl1", 4),
+    optional("OFF_TP_PACKETS_OUT", "tcp_sock", "packets_out", 4),
+    optional("OFF_TP_RCV_TSTAMP", "tcp_sock", "rcv_tstamp", 4),
+    optional("OFF_TP_BYTES_RECEIVED", "tcp_sock", "bytes_received", 8),
+    optional("OFF_TP_BYTES_SENT", "tcp_sock", "bytes_sent", 8),
+    optional("OFF_TP_CHRONO_START", "tcp_sock", "chrono_start", 4),
+    optional("OFF_TP_DELIVERED_MSTAMP", "tcp_sock", "delivered_mstamp", 8),
+    optional("OFF_TP_RETRANS_STAMP", "tcp_sock", "retrans_stamp", 4),
+    optional("OFF_ICSK_PENDING", "inet_connection_sock", "icsk_pending", 1),
     optional("OFF_ICSK_LRCVTIME", "inet_connection_sock", "icsk_ack.lrcvtime", 4),
     optional("OFF_ICSK_USER_TIMEOUT", "inet_connection_sock", "icsk_user_timeout", 4),
     // CONFIG_MPTCP, from here to OFF_MSK_FIRST.

@@ -97,6 +97,10 @@ mod tests {
                 retransmits: 0,
                 accepted: 1,
                 error: 0,
+                copied_seq: 0,
+                unread_since: 0,
+                waited_for: 0,
+                waited_ms: 0,
                 spent: [0; TIMED_STATES.len()],
             };
             change(&mut conn);

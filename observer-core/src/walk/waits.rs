@@ -1,0 +1,245 @@
+//! What connections wait for.
+
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+
+use observer_common::{
+    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, SEEN_PASSIVE, STALL_NAMES, STALLS,
+    SocketSeen, TURN_NAMES, TURNS, WAIT_NOTHING, WAIT_PEER, bucket_of,
+};
+
+use super::destination::address;
+
+/// Seconds of quiet from which on connections are counted.
+pub const QUIET_SECONDS: [u32; 4] = [10, 60, 600, 3600];
+
+/// Peers kept of each process, those with the most waiting connections.
+const PEERS: usize = 5;
+
+/// What the connections of a process or a name wait for, those in ESTABLISHED and CLOSE_WAIT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Connections in ESTABLISHED and CLOSE_WAIT.
+    pub connections: u32,
+    /// Of those, connections that something has been owed to for `--stall-after` or longer, in the order of
+    /// [`STALL_NAMES`].
+    pub stalled: [u32; STALLS],
+    /// The longest of those waits, milliseconds.
+    pub longest_ms: [u32; STALLS],
+    /// Connections in ESTABLISHED that owe nothing and have been quiet for each of [`QUIET_SECONDS`], in the order of
+    /// [`TURN_NAMES`].
+    pub quiet: [[u32; QUIET_SECONDS.len()]; TURNS],
+    /// Time since connections began, or the observer found them; by [`AGE_BOUNDS`].
+    pub ages: [u32; BUCKETS],
+    /// Sum of those times, in units of [`observer_common::coarse_time`].
+    pub age_sum: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            stalled: [0; STALLS],
+            longest_ms: [0; STALLS],
+            quiet: [[0; QUIET_SECONDS.len()]; TURNS],
+            ages: [0; BUCKETS],
+            age_sum: 0,
+        }
+    }
+}
+
+impl Waits {
+    fn add(&mut self, socket: &SocketSeen, stall_after_ms: u32) {
+        self.connections += 1;
+        let alive_ns = u64::from(socket.alive) << 20;
+        self.ages[bucket_of(&AGE_BOUNDS, alive_ns)] += 1;
+        self.age_sum += u64::from(socket.alive);
+        if let Some(stall) = stall(socket.waits_for) {
+            if socket.waited_ms >= stall_after_ms {
+                self.stalled[stall] += 1;
+                self.longest_ms[stall] = self.longest_ms[stall].max(socket.waited_ms);
+            }
+        } else if let Some(turn) = turn(socket.waits_for) {
+            for (count, seconds) in self.quiet[turn].iter_mut().zip(QUIET_SECONDS) {
+                *count += u32::from(socket.waited_ms / 1000 >= seconds);
+            }
+        }
+    }
+
+    /// Adds those of another process.
+    pub fn merge(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.age_sum += other.age_sum;
+        let pairs = |all: &mut [u32], others: &[u32]| {
+            all.iter_mut()
+                .zip(others)
+                .for_each(|(all, other)| *all += other);
+        };
+        pairs(&mut self.stalled, &other.stalled);
+        pairs(&mut self.ages, &other.ages);
+        pairs(self.quiet.as_flattened_mut(), other.quiet.as_flattened());
+        for (longest, other) in self.longest_ms.iter_mut().zip(other.longest_ms) {
+            *longest = (*longest).max(other);
+        }
+    }
+
+    /// Stalled connections by reason, where there are any: reason, number, longest wait in milliseconds.
+    pub fn stalls(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
+        let all = STALL_NAMES.into_iter().zip(self.stalled);
+        let all = all.zip(self.longest_ms);
+        let all = all.map(|((name, count), longest)| (name, count, longest));
+        all.filter(|(_, count, _)| *count > 0)
+    }
+
+    /// Quiet connections, where there are any: whose turn it is, for how many seconds, number.
+    pub fn quiets(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
+        let all = TURN_NAMES.into_iter().zip(self.quiet);
+        let all = all.flat_map(|(turn, counts)| {
+            let by_seconds = QUIET_SECONDS.into_iter().zip(counts);
+            by_seconds.map(move |(seconds, count)| (turn, seconds, count))
+        });
+        all.filter(|(_, _, count)| *count > 0)
+    }
+
+    /// [`Self::ages`] as a histogram.
+    #[must_use]
+    pub fn age_histogram(&self) -> Histogram {
+        Histogram {
+            sum_ns: self.age_sum << 20,
+            buckets: self.ages.map(u64::from),
+        }
+    }
+}
+
+/// Index of a `WAIT_` number in [`STALL_NAMES`].
+fn stall(waits_for: u8) -> Option<usize> {
+    let index = usize::from(waits_for.checked_sub(WAIT_NOTHING + 1)?);
+    (index < STALLS).then_some(index)
+}
+
+/// Index of a `WAIT_` number in [`TURN_NAMES`].
+fn turn(waits_for: u8) -> Option<usize> {
+    let index = usize::from(waits_for.checked_sub(WAIT_PEER)?);
+    (index < TURNS).then_some(index)
+}
+
+/// What a wait is for: a reason of [`STALL_NAMES`], or `peer` if it is the peer's turn.
+#[must_use]
+pub fn wait_name(waits_for: u8) -> &'static str {
+    match (stall(waits_for), turn(waits_for)) {
+        (Some(stall), _) => STALL_NAMES[stall],
+        (_, Some(turn)) => TURN_NAMES[turn],
+        _ => "nothing",
+    }
+}
+
+/// A peer of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// The port connected to: the peer's, or the process's own if the peer is a client.
+    pub port: u16,
+    /// Whether the peer is a client.
+    pub is_client: bool,
+}
+
+/// Connections of a process with one peer that wait for the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerWait {
+    /// The process's slot and the slot's generation.
+    pub owner: (u32, u32),
+    /// The peer.
+    pub peer: Peer,
+    /// A `WAIT_` number: one of [`STALL_NAMES`], or [`WAIT_PEER`].
+    pub waits_for: u8,
+    /// Connections that have waited for `--stall-after` or longer.
+    pub connections: u32,
+    /// The longest wait, milliseconds.
+    pub longest_ms: u32,
+}
+
+/// Adds up what a walk sees.
+#[derive(Default)]
+pub(super) struct WaitCollector {
+    processes: BTreeMap<(u32, u32), Waits>,
+    /// Connections, and the longest wait.
+    peers: BTreeMap<PeerKey, (u32, u32)>,
+}
+
+/// Owner, number of the wait, and peer.
+type PeerKey = ((u32, u32), u8, RawPeer);
+
+/// [`Waits`] of a process: its slot and the slot's generation.
+pub type ProcessWaits = ((u32, u32), Waits);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct RawPeer {
+    netns: u32,
+    address: [u32; 4],
+    port: u16,
+    is_client: bool,
+}
+
+impl WaitCollector {
+    pub fn add(&mut self, socket: &SocketSeen, stall_after_ms: u32) {
+        if !matches!(socket.state, ESTABLISHED | CLOSE_WAIT) {
+            return;
+        }
+        let owner = (socket.slot, socket.generation);
+        let waits = self.processes.entry(owner).or_default();
+        waits.add(socket, stall_after_ms);
+        let waits_for = socket.waits_for;
+        let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
+        if is_for_somebody && socket.waited_ms >= stall_after_ms {
+            let is_client = socket.flags & SEEN_PASSIVE != 0;
+            let peer = RawPeer {
+                netns: socket.netns,
+                address: socket.remote,
+                port: if is_client {
+                    socket.local_port
+                } else {
+                    socket.remote_port
+                },
+                is_client,
+            };
+            let (count, longest) = self.peers.entry((owner, waits_for, peer)).or_default();
+            *count += 1;
+            *longest = socket.waited_ms.max(*longest);
+        }
+    }
+
+    /// What each process waits for, in the order of owners; and for whom, those of a process one after the other,
+    /// most connections first.
+    pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
+        let peers = self.peers.into_iter();
+        let peers = peers.map(
+            |((owner, waits_for, raw), (connections, longest_ms))| PeerWait {
+                owner,
+                peer: Peer {
+                    netns: raw.netns,
+                    address: address(raw.address),
+                    port: raw.port,
+                    is_client: raw.is_client,
+                },
+                waits_for,
+                connections,
+                longest_ms,
+            },
+        );
+        let mut peers: Vec<_> = peers.collect();
+        peers.sort_by_key(|it| (it.owner, Reverse((it.connections, it.longest_ms)), it.peer));
+        let (mut of, mut kept) = (None, 0);
+        peers.retain(|it| {
+            kept = if of == Some(it.owner) { kept + 1 } else { 1 };
+            of = Some(it.owner);
+            kept <= PEERS
+        });
+        (self.processes.into_iter().collect(), peers)
+    }
+}
+
+#[cfg(test)]
+#[path = "waits_tests.rs"]
+mod tests;

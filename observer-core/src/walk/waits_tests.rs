@@ -1,0 +1,148 @@
+use std::net::Ipv4Addr;
+
+use observer_common::{
+    FIN_WAIT2, WAIT_NOBODY, WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, coarse_time,
+};
+
+use super::*;
+
+const STALL_AFTER_MS: u32 = 10_000;
+
+fn socket(slot: u32, waits_for: u8, waited_ms: u32) -> SocketSeen {
+    SocketSeen {
+        slot,
+        state: ESTABLISHED,
+        waits_for,
+        waited_ms,
+        alive: coarse_time(u64::from(waited_ms + 500) * 1_000_000),
+        ..SocketSeen::default()
+    }
+}
+
+/// Opened here, to 10.0.0.`last`:80; or taken in on port 443 from there.
+fn peer(socket: SocketSeen, last: u8, is_client: bool) -> SocketSeen {
+    let words = Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
+    let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| words[at * 4 + byte]));
+    SocketSeen {
+        netns: 7,
+        remote: std::array::from_fn(word),
+        remote_port: if is_client { 55_000 } else { 80 },
+        local_port: if is_client { 443 } else { 44_000 },
+        flags: if is_client { SEEN_PASSIVE } else { 0 },
+        ..socket
+    }
+}
+
+fn collect(sockets: &[SocketSeen]) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
+    let mut collector = WaitCollector::default();
+    for socket in sockets {
+        collector.add(socket, STALL_AFTER_MS);
+    }
+    collector.finish()
+}
+
+#[test]
+fn a_wait_counts_as_stalled_once_it_is_long_enough() {
+    let (all, peers) = collect(&[
+        socket(1, WAIT_PROGRAM_READ, 9_999),
+        peer(socket(1, WAIT_PROGRAM_READ, 10_000), 1, true),
+        peer(socket(1, WAIT_PROGRAM_READ, 25_000), 1, true),
+        peer(socket(1, WAIT_PEER_FIRST_BYTE, 11_000), 2, false),
+        SocketSeen {
+            state: FIN_WAIT2,
+            ..socket(1, WAIT_PROGRAM_READ, 99_000)
+        },
+    ]);
+    let [((1, 0), waits)] = &*all else {
+        panic!("{all:?}")
+    };
+    assert_eq!(waits.connections, 4);
+    let stalls: Vec<_> = waits.stalls().collect();
+    let expected = [("program_read", 2, 25_000), ("peer_first_byte", 1, 11_000)];
+    assert_eq!(stalls, expected);
+    assert_eq!(waits.quiets().count(), 0);
+    let shown: Vec<_> = peers
+        .iter()
+        .map(|it| {
+            let peer = &it.peer;
+            (
+                wait_name(it.waits_for),
+                format!("{}:{}", peer.address, peer.port),
+                peer.is_client,
+                it.connections,
+                it.longest_ms,
+            )
+        })
+        .collect();
+    let expected = [
+        ("program_read", "10.0.0.1:443".to_owned(), true, 2, 25_000),
+        (
+            "peer_first_byte",
+            "10.0.0.2:80".to_owned(),
+            false,
+            1,
+            11_000,
+        ),
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn quiet_connections_count_for_each_length_that_they_reach() {
+    let (all, peers) = collect(&[
+        socket(1, WAIT_NOBODY, 9_999),
+        socket(1, WAIT_NOBODY, 60_000),
+        socket(1, WAIT_NOBODY, 3_600_000),
+        socket(1, WAIT_PROGRAM, 10_000),
+        socket(2, WAIT_NOTHING, 99_000),
+    ]);
+    let quiets: Vec<_> = all[0].1.quiets().collect();
+    let expected = [
+        ("program", 10, 1),
+        ("nobody", 10, 2),
+        ("nobody", 60, 2),
+        ("nobody", 600, 1),
+        ("nobody", 3600, 1),
+    ];
+    assert_eq!(quiets, expected);
+    assert_eq!(all[1].1.quiets().count(), 0);
+    assert_eq!(peers, [], "nobody's turn");
+}
+
+#[test]
+fn ages_of_several_processes_add_up() {
+    let (all, _) = collect(&[
+        socket(1, WAIT_NOBODY, 0),
+        socket(1, WAIT_NOBODY, 20_000),
+        socket(2, WAIT_NOBODY, 20_000),
+    ]);
+    let mut sum = Waits::default();
+    for (_, waits) in &all {
+        sum.merge(waits);
+    }
+    let ages = sum.age_histogram();
+    // Up to a second, and up to a minute.
+    assert_eq!(ages.buckets, [0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0]);
+    assert!((41.4..41.6).contains(&(ages.sum_ns as f64 / 1e9)));
+    assert_eq!(sum.quiet[2], [2, 0, 0, 0]);
+}
+
+#[test]
+fn the_peers_with_the_most_waiting_connections_are_kept() {
+    let mut sockets = Vec::new();
+    for last in 0..20 {
+        for _ in 0..=last {
+            sockets.push(peer(socket(1, WAIT_PEER, 10_000), last, false));
+        }
+    }
+    sockets.push(peer(socket(2, WAIT_PEER, 10_000), 99, false));
+    let (_, peers) = collect(&sockets);
+    let counts: Vec<_> = peers
+        .iter()
+        .map(|it| (it.owner.0, it.connections))
+        .collect();
+    assert_eq!(
+        counts,
+        [(1, 20), (1, 19), (1, 18), (1, 17), (1, 16), (2, 1)]
+    );
+}

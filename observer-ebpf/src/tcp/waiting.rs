@@ -1,0 +1,352 @@
+//! What a connection waits for: fields of its socket, in ESTABLISHED and CLOSE_WAIT.
+//!
+//! Nothing is locked. A busy socket that is read half-way cannot pass for one that waits, because a wait counts
+//! from a second on.
+//!
+//! What moves the times (kernel 5.10 to 7.3): `lsndtime` data sent, also again; `lrcvtime` data received, neither
+//! ACKs nor a FIN alone; `delivered_mstamp` (microseconds of CLOCK_MONOTONIC) data of ours that was acknowledged;
+//! `chrono_start` that data is queued, or that the window or the buffer closed.
+
+use observer_common::{
+    CLOSE_WAIT, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED, ENDED_RESET,
+    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS, WAIT_NOBODY,
+    WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM,
+    WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, coarse_time,
+};
+
+use crate::core::{
+    clock::now,
+    fields::{at, has},
+    jiffies,
+    read::{Memory, Probe},
+    socket,
+};
+
+/// `ICSK_TIME_PROBE0` (include/net/inet_connection_sock.h): the timer that probes a closed window.
+const PROBES_WINDOW: u8 = 3;
+
+/// A segment of ours that is acknowledged within this many milliseconds: less than the least TCP_KEEPIDLE.
+const NO_KEEPALIVE_MS: u32 = 1000;
+
+/// What a connection waits for.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    /// A `WAIT_` number.
+    pub what: u8,
+    /// For how long at least, milliseconds.
+    pub ms: u32,
+    /// Since data was sent or received, or the connection established, milliseconds.
+    pub idle_ms: u32,
+}
+
+/// Nothing is known.
+const UNKNOWN: Waiting = Waiting {
+    what: WAIT_NOTHING,
+    ms: 0,
+    idle_ms: 0,
+};
+
+/// Whether the kernel has the fields.
+#[inline(always)]
+fn is_readable() -> bool {
+    has::OFF_TP_LSNDTIME()
+        && has::OFF_ICSK_LRCVTIME()
+        && has::OFF_TP_RCV_NXT()
+        && has::OFF_TP_COPIED_SEQ()
+        && has::OFF_TP_WRITE_SEQ()
+        && has::OFF_TP_SND_UNA()
+        && has::OFF_TP_SND_WND()
+        && has::OFF_TP_SND_WL1()
+        && has::OFF_TP_PACKETS_OUT()
+        && has::OFF_TP_RCV_TSTAMP()
+        && has::OFF_TP_BYTES_RECEIVED()
+        && has::OFF_TP_BYTES_SENT()
+        && has::OFF_TP_CHRONO_START()
+        && has::OFF_TP_DELIVERED_MSTAMP()
+        && has::OFF_TP_RETRANS_STAMP()
+        && has::OFF_ICSK_PENDING()
+        && has::OFF_ICSK_RETRANSMITS()
+        && has::OFF_SK_SOCKET()
+}
+
+/// A socket and the time.
+struct Reader {
+    sk: *const u8,
+    jiffies: u64,
+    /// CONFIG_HZ.
+    rate: u64,
+}
+
+impl Reader {
+    #[inline(always)]
+    fn u32(&self, offset: usize) -> u32 {
+        // SAFETY: a tcp_sock, offset from BTF.
+        unsafe { Probe::read(self.sk, offset) }
+    }
+
+    #[inline(always)]
+    fn u64(&self, offset: usize) -> u64 {
+        // SAFETY: as above.
+        unsafe { Probe::read(self.sk, offset) }
+    }
+
+    #[inline(always)]
+    fn u8(&self, offset: usize) -> u8 {
+        // SAFETY: as above.
+        unsafe { Probe::read(self.sk, offset) }
+    }
+
+    /// Milliseconds since a time in jiffies.
+    #[inline(always)]
+    fn since(&self, stamp: u32) -> u32 {
+        jiffies::milliseconds(jiffies::since(self.jiffies, stamp), self.rate)
+    }
+
+    /// Bytes written that the peer has not acknowledged.
+    #[inline(always)]
+    fn unacknowledged(&self) -> bool {
+        let written = self.u32(at::OFF_TP_WRITE_SEQ());
+        written.wrapping_sub(self.u32(at::OFF_TP_SND_UNA())) as i32 > 0
+    }
+
+    /// Sequence numbers that arrived and the program has not read, a FIN included. 0 for an MPTCP subflow, whose
+    /// parent has the data.
+    #[inline(always)]
+    fn unread(&self, copied: u32) -> u32 {
+        let unread = self.u32(at::OFF_TP_RCV_NXT()).wrapping_sub(copied);
+        if unread == 0 || unread as i32 <= 0 || socket::mptcp_parent(self.sk) != 0 {
+            0
+        } else {
+            unread
+        }
+    }
+
+    /// Milliseconds since the peer acknowledged data.
+    #[inline(always)]
+    fn undelivered(&self) -> u32 {
+        let delivered = self.u64(at::OFF_TP_DELIVERED_MSTAMP());
+        let ms = (now() / 1000).saturating_sub(delivered) / 1000;
+        ms.min(u32::MAX.into()) as u32
+    }
+
+    /// Whether data waits for the peer's window.
+    #[inline(always)]
+    fn window_is_closed(&self) -> bool {
+        self.u8(at::OFF_ICSK_PENDING()) == PROBES_WINDOW
+            || self.u32(at::OFF_TP_PACKETS_OUT()) == 0 && self.u32(at::OFF_TP_SND_WND()) == 0
+    }
+
+    /// What a connection that owes nothing waits for. `sent` and `received` are when the last data was.
+    #[inline(always)]
+    fn turn(&self, sent: u32, received: u32, is_server: bool) -> u8 {
+        if self.u64(at::OFF_TP_BYTES_RECEIVED()) == 0 {
+            if !is_server && self.u64(at::OFF_TP_BYTES_SENT()) > 0 {
+                return WAIT_PEER_FIRST_BYTE;
+            }
+            return WAIT_NOBODY;
+        }
+        let order = sent.wrapping_sub(received) as i32;
+        let sent_last = if order == 0 {
+            // Both in one jiffy. If a segment without data acknowledged ours, we spoke last; but the answer to a
+            // keepalive probe of ours is one, too.
+            let answered = self.u32(at::OFF_TP_RCV_TSTAMP()).wrapping_sub(sent);
+            let is_ack = self.u32(at::OFF_TP_SND_WL1()) == self.u32(at::OFF_TP_RCV_NXT());
+            if !is_ack || jiffies::milliseconds(answered, self.rate) >= NO_KEEPALIVE_MS {
+                return WAIT_NOBODY;
+            }
+            true
+        } else {
+            order > 0
+        };
+        match (sent_last, is_server) {
+            (true, false) => WAIT_PEER,
+            (false, true) => WAIT_PROGRAM,
+            _ => WAIT_NOBODY,
+        }
+    }
+}
+
+/// What the connection `conn`, whose socket is `sk` and in ESTABLISHED or CLOSE_WAIT, waits for now. Notes in the
+/// entry how far the program has read, so only the walk over connections calls it.
+#[inline(always)]
+pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
+    if !is_readable() {
+        return UNKNOWN;
+    }
+    let jiffies = jiffies::jiffies();
+    let rate = jiffies::rate(jiffies);
+    if rate == 0 {
+        return UNKNOWN;
+    }
+    let read = Reader { sk, jiffies, rate };
+    // SAFETY: points into the map.
+    let (state, flags, entered_ns) = unsafe { ((*conn).state, (*conn).flags, (*conn).entered_ns) };
+    let sent = read.u32(at::OFF_TP_LSNDTIME());
+    let received = read.u32(at::OFF_ICSK_LRCVTIME());
+    let since_received = read.since(received);
+    let idle_ms = read.since(sent).min(since_received);
+    let waiting = |what, ms| Waiting { what, ms, idle_ms };
+
+    let copied = read.u32(at::OFF_TP_COPIED_SEQ());
+    let unread = read.unread(copied);
+    let fin = u32::from(state == CLOSE_WAIT);
+    let unread_ms = if unread > fin {
+        unread_for(conn, copied, since_received)
+    } else {
+        // SAFETY: points into the map.
+        unsafe { (*conn).unread_since = 0 };
+        0
+    };
+    if read.u64(at::OFF_SK_SOCKET()) == 0 {
+        return waiting(WAIT_PROGRAM_ACCEPT, since_received);
+    }
+    if unread > fin {
+        return waiting(WAIT_PROGRAM_READ, unread_ms);
+    }
+    if unread == 1 {
+        // The FIN alone.
+        let ms = now().saturating_sub(entered_ns) / 1_000_000;
+        return waiting(WAIT_PROGRAM_EOF, ms.min(u32::MAX.into()) as u32);
+    }
+    if read.unacknowledged() {
+        let queued = read.since(read.u32(at::OFF_TP_CHRONO_START()));
+        let ms = read.undelivered().min(queued);
+        if read.window_is_closed() {
+            return waiting(WAIT_PEER_WINDOW, ms);
+        }
+        if read.u32(at::OFF_TP_PACKETS_OUT()) > 0 && read.u8(at::OFF_ICSK_RETRANSMITS()) > 0 {
+            return waiting(WAIT_PEER_ACK, ms);
+        }
+        return waiting(WAIT_NOTHING, 0);
+    }
+    if state != ESTABLISHED {
+        return waiting(WAIT_NOTHING, 0);
+    }
+    let turn = read.turn(sent, received, flags & CONN_PASSIVE != 0);
+    waiting(turn, idle_ms)
+}
+
+/// For how long the program has not read, milliseconds. Data that arrives in the meantime changes nothing, and
+/// each read starts anew.
+#[inline(always)]
+fn unread_for(conn: *mut Conn, copied: u32, since_received: u32) -> u32 {
+    let time = coarse_time(now());
+    // SAFETY: points into the map; only this program, of which one instance runs, writes these fields.
+    unsafe {
+        if (*conn).unread_since == 0 {
+            // What arrived last has waited since then.
+            let waited = coarse_time(u64::from(since_received) * 1_000_000);
+            (*conn).unread_since = time.wrapping_sub(waited).max(1);
+            (*conn).copied_seq = copied;
+        } else if (*conn).copied_seq != copied {
+            (*conn).unread_since = time.max(1);
+            (*conn).copied_seq = copied;
+        }
+        coarse_ms(time.wrapping_sub((*conn).unread_since))
+    }
+}
+
+/// Units of [`coarse_time`] as milliseconds.
+#[inline(always)]
+fn coarse_ms(coarse: u32) -> u32 {
+    ((u64::from(coarse) << 20) / 1_000_000) as u32
+}
+
+/// What the connection `conn` waited for when it leaves ESTABLISHED or CLOSE_WAIT (`old`) for `new`, and for how
+/// many milliseconds. An `ENDED_` number; [`ENDED_NONE`] if it did not wait for [`LEAST_WAIT_MS`].
+/// `error` is what ends the connection (`sk_err`).
+///
+/// The kernel has thrown the unsent data of a connection that died away by then (`tcp_write_queue_purge`), but
+/// not the numbers.
+#[inline(always)]
+pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time: u64) -> (u8, u32) {
+    const NONE: (u8, u32) = (ENDED_NONE, 0);
+    // SAFETY: points into the map.
+    let (flags, born_ns) = unsafe { ((*conn).flags, (*conn).born_ns) };
+    // One that is younger has not waited for a second. Most are, and cost nothing here.
+    let is_young = time.saturating_sub(born_ns) < u64::from(LEAST_WAIT_MS) * 1_000_000;
+    if !is_readable() || is_young {
+        return NONE;
+    }
+    let jiffies = jiffies::jiffies();
+    let mut read = Reader {
+        sk,
+        jiffies,
+        rate: 0,
+    };
+    let received = read.u32(at::OFF_ICSK_LRCVTIME());
+    let pending = read.unacknowledged();
+    // Jiffies are shorter elsewhere.
+    if !pending && jiffies::since(jiffies, received) < jiffies::LEAST_RATE {
+        return NONE;
+    }
+    read.rate = jiffies::rate(jiffies);
+    if read.rate == 0 {
+        return NONE;
+    }
+    let (what, ms) = if pending && new != CLOSE_WAIT {
+        let undelivered = read.undelivered();
+        if read.window_is_closed() {
+            (ENDED_WINDOW, queued_for(&read, undelivered, error))
+        } else if read.u8(at::OFF_ICSK_RETRANSMITS()) > 0 {
+            (ENDED_ACK, queued_for(&read, undelivered, error))
+        } else {
+            NONE
+        }
+    } else {
+        let copied = read.u32(at::OFF_TP_COPIED_SEQ());
+        // The FIN has a sequence number, too.
+        let fin = u32::from(old == CLOSE_WAIT || new == CLOSE_WAIT);
+        let unread = read.unread(copied) > fin;
+        if unread && new != CLOSE_WAIT && error == 0 {
+            (
+                ENDED_UNREAD,
+                not_read_for(&read, conn, copied, received, time),
+            )
+        } else if unread || pending || old == CLOSE_WAIT {
+            NONE
+        } else {
+            let sent = read.u32(at::OFF_TP_LSNDTIME());
+            let turn = read.turn(sent, received, flags & CONN_PASSIVE != 0);
+            let what = match turn {
+                WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
+                WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,
+                WAIT_PEER | WAIT_PEER_FIRST_BYTE => ENDED_TIMEOUT,
+                _ => ENDED_NONE,
+            };
+            (what, read.since(sent).min(read.since(received)))
+        }
+    };
+    if what == ENDED_NONE || ms < LEAST_WAIT_MS {
+        NONE
+    } else {
+        (what, ms)
+    }
+}
+
+/// For how long data has waited to be sent or acknowledged, at the end of the connection.
+#[inline(always)]
+fn queued_for(read: &Reader, undelivered: u32, error: u32) -> u32 {
+    if error == 0 {
+        return undelivered.min(read.since(read.u32(at::OFF_TP_CHRONO_START())));
+    }
+    // `chrono_start` was set anew. The first retransmission (`tcp_time_stamp`, milliseconds) came soon after.
+    let retransmitted = read.u32(at::OFF_TP_RETRANS_STAMP());
+    if retransmitted == 0 {
+        return undelivered;
+    }
+    undelivered.min(((now() / 1_000_000) as u32).wrapping_sub(retransmitted))
+}
+
+/// For how long the program has not read, at the end of the connection: since the walk over connections saw
+/// unread data, or since data arrived last.
+#[inline(always)]
+fn not_read_for(read: &Reader, conn: *mut Conn, copied: u32, received: u32, time: u64) -> u32 {
+    let since_received = read.since(received);
+    // SAFETY: points into the map.
+    let (noted, since) = unsafe { ((*conn).copied_seq, (*conn).unread_since) };
+    if since == 0 || noted != copied {
+        return since_received;
+    }
+    coarse_ms(coarse_time(time).wrapping_sub(since)).max(since_received)
+}
