@@ -19,6 +19,7 @@ use observer_core::{
         Labels, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
+    walk::Waits,
 };
 
 /// Each process connects, closes and resets a little.
@@ -50,6 +51,12 @@ fn sample(second: u64, processes: u32) -> Sample {
             close_wait_of_servers: 0,
             owned_fin_wait2: 0,
             reset_peer: None,
+            waits: Waits {
+                connections: 250,
+                quiet: [[1, 0, 0, 0], [0; 4], [200, 100, 10, 0]],
+                ..Waits::default()
+            },
+            peers: Vec::new(),
         }
     };
     let processes: Vec<_> = (0..processes).map(process).collect();

@@ -24,6 +24,13 @@ pub const SEEN_PASSIVE: u16 = 1 << 5;
 pub const SEEN_DESCRIPTOR: u16 = 1 << 6;
 /// In ESTABLISHED, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT: a peer that vanishes is not noticed.
 pub const SEEN_UNGUARDED: u16 = 1 << 7;
+/// Waits for the peer ([`crate::WAIT_PEER`]), and the last data was sent a tenth of a second or more after the last
+/// was received: it is no reaction to that, as frames of HTTP/2 and acknowledgements of programs are.
+pub const SEEN_ASKED: u16 = 1 << 8;
+/// Has so much unread data that it is neither a session ticket nor a farewell of TLS.
+pub const SEEN_MUCH_UNREAD: u16 = 1 << 9;
+/// Unread bytes that are much.
+pub const MUCH_UNREAD: u32 = 4096;
 
 /// Output of the iterators for each connection and each socket in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

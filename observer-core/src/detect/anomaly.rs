@@ -24,6 +24,12 @@ pub enum Anomaly {
     FdExhaustion,
     /// Sockets that the peer has closed are not closed.
     CloseWaitLeak,
+    /// Connections wait for peers that do not answer, read or acknowledge.
+    ReadStall,
+    /// A program does not read what it was sent.
+    ProgramNotReading,
+    /// Connections that carry nothing become more.
+    IdlePoolLeak,
     /// Connection requests are dropped because the accept queue is full.
     ListenOverflow,
     /// One source tries many closed ports.
@@ -32,7 +38,7 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::RstStorm,
         Self::ConnectFailures,
         Self::SilentPeers,
@@ -42,6 +48,9 @@ impl Anomaly {
         Self::FdLeak,
         Self::FdExhaustion,
         Self::CloseWaitLeak,
+        Self::ReadStall,
+        Self::ProgramNotReading,
+        Self::IdlePoolLeak,
         Self::ListenOverflow,
         Self::SynScan,
     ];
@@ -59,6 +68,9 @@ impl Anomaly {
             Self::FdLeak => "fd_leak",
             Self::FdExhaustion => "fd_exhaustion",
             Self::CloseWaitLeak => "close_wait_leak",
+            Self::ReadStall => "read_stall",
+            Self::ProgramNotReading => "program_not_reading",
+            Self::IdlePoolLeak => "idle_pool_leak",
             Self::ListenOverflow => "listen_overflow",
             Self::SynScan => "syn_scan",
         }

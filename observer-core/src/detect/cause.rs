@@ -207,6 +207,31 @@ causes! {
         PROXY_HALF_CLOSED "proxy_half_closed": "as many owned sockets in FIN_WAIT2"
             => "a proxy passes the end of one direction on, and waits for the other for ever" ["half-close", "close-wait"];
     }
+    ReadStall {
+        NO_FIRST_BYTE "no_first_byte": "connections of clients that sent and received nothing at all (peer_first_byte)"
+            => "its peers accept connections and never answer: they hang, or do not take them from their accept queues"
+            ["no-answer", "no-accept"];
+        NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
+            => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
+        PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"
+            => "its peers do not read what it sends" ["peer-window"];
+        NOT_RECEIVED "not_received": "data sent again and not acknowledged (peer_ack)"
+            => "what it sends does not arrive: packets are lost on the way, or the peers are gone" ["keepalive"];
+    }
+    ProgramNotReading {
+        SERVER_DOES_NOT_READ "server_does_not_read": "unread data of connections from its listeners"
+            => "the server does not read what its clients send: it hangs, was stopped, or all its workers are busy"
+            ["not-reading"];
+        CLIENT_DOES_NOT_READ "client_does_not_read": "4 KiB or more unread of connections that it opened"
+            => "does not read the answers it gets: it hangs, was stopped, or is slower than its peers" ["not-reading"];
+    }
+    IdlePoolLeak {
+        UNUSED_CONNECTIONS "unused_connections": "most of them were opened here"
+            => "opens connections and does not use them again: they are never closed, or its pool has no limit"
+            ["idle-pool"];
+        CLIENTS_STAY "clients_stay": "most of them came from its listeners"
+            => "its clients keep connections that carry nothing, and it has no idle timeout" ["idle-timeout"];
+    }
     ListenOverflow {
         ACCEPT_WITHOUT_DESCRIPTORS "accept_without_descriptors": "EMFILE or ENFILE of its processes"
             => "accept() finds no free descriptor, so the queue stays full" ["nofile"];

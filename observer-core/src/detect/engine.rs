@@ -16,8 +16,11 @@ use super::{
     fd_leak::FdLeak,
     finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
     flag::{Flag, Step},
+    idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
     port_exhaustion::PortExhaustion,
+    program_not_reading::ProgramNotReading,
+    read_stall::ReadStall,
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
@@ -62,6 +65,9 @@ pub struct Engine {
     fd_exhaustion: Watches<FdExhaustion>,
     fd_leak: Watches<FdLeak>,
     close_wait_leak: Watches<CloseWaitLeak>,
+    read_stall: Watches<ReadStall>,
+    program_not_reading: Watches<ProgramNotReading>,
+    idle_pool_leak: Watches<IdlePoolLeak>,
     connect_failures: Watches<ConnectFailures<Process>>,
     connect_failures_of_names: Watches<ConnectFailures<Name>>,
     silent_peers: Watches<SilentPeers<Process>>,
@@ -329,6 +335,9 @@ impl Engine {
             fd_exhaustion: Watches::new(),
             fd_leak: Watches::new(),
             close_wait_leak: Watches::new(),
+            read_stall: Watches::new(),
+            program_not_reading: Watches::new(),
+            idle_pool_leak: Watches::new(),
             connect_failures: Watches::new(),
             connect_failures_of_names: Watches::new(),
             silent_peers: Watches::new(),
@@ -400,6 +409,14 @@ impl Engine {
         pass.run_alone(&mut self.fd_exhaustion, &sample.processes);
         pass.run_alone(&mut self.fd_leak, &sample.processes);
         pass.run_alone(&mut self.close_wait_leak, &sample.processes);
+        pass.run_alone(&mut self.read_stall, &sample.processes);
+        pass.run_alone(&mut self.program_not_reading, &sample.processes);
+        pass.run(
+            &mut self.idle_pool_leak,
+            &sample.processes,
+            |_| Detector::new(thresholds),
+            |_, process, board| board.raised(Anomaly::FdLeak, &process.subject()).is_some(),
+        );
         pass.run(
             &mut self.listen_overflow,
             &sample.listeners,
@@ -426,7 +443,16 @@ impl Engine {
                     || detector.is_without_ports() && is_exhausted(board, at)
             },
         );
-        pass.run_alone(&mut self.silent_peers, &sample.processes);
+        pass.run(
+            &mut self.silent_peers,
+            &sample.processes,
+            |_| Detector::new(thresholds),
+            |_, process, board| {
+                board
+                    .raised(Anomaly::ReadStall, &process.subject())
+                    .is_some()
+            },
+        );
         pass.run(
             &mut self.silent_peers_of_names,
             &sample.names,

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::{anomaly::Anomaly, cause::Explanation};
 use crate::{
     table::{Labels, ListenAddress},
-    walk::Destination,
+    walk::{Destination, PeerWait, wait_name},
 };
 
 /// How bad it is, in the order of the numbers of `socket_anomaly`.
@@ -137,6 +137,50 @@ pub struct KindCount {
     pub kind: String,
     /// Number of descriptors.
     pub count: u64,
+}
+
+/// Connections that wait with or for one peer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Waiting {
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The port that was connected to.
+    pub port: u16,
+    /// Whether the peer is a client.
+    pub is_client: bool,
+    /// What they wait for, as the metrics have it.
+    pub reason: &'static str,
+    /// How many.
+    pub connections: u32,
+}
+
+impl Waiting {
+    /// One for each peer, with the reason that most of its connections have. `waits` has most connections first.
+    pub fn by_peer<'a>(waits: impl Iterator<Item = &'a PeerWait>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for PeerWait {
+            peer,
+            waits_for,
+            connections,
+            ..
+        } in waits
+        {
+            let is_same = |it: &&mut Self| {
+                (it.address, it.port, it.is_client) == (peer.address, peer.port, peer.is_client)
+            };
+            match all.iter_mut().find(is_same) {
+                Some(known) => known.connections += connections,
+                None => all.push(Self {
+                    address: peer.address,
+                    port: peer.port,
+                    is_client: peer.is_client,
+                    reason: wait_name(*waits_for),
+                    connections: *connections,
+                }),
+            }
+        }
+        all
+    }
 }
 
 /// Which side sent the RSTs of a storm.
@@ -272,6 +316,30 @@ pub enum Evidence {
         over_10s: u32,
         /// Sockets in CLOSE_WAIT for over 60 s.
         over_60s: u32,
+    },
+    /// Of connections that wait.
+    Waits {
+        /// Connections that wait.
+        waiting: u32,
+        /// All connections of the process, in ESTABLISHED and CLOSE_WAIT.
+        connections: u32,
+        /// Those that have waited for `--stall-after` or longer, by reason; `answer` are requests unanswered for 60 s.
+        reasons: Breakdown,
+        /// The longest wait of them, seconds.
+        longest_seconds: f64,
+        /// For whom, most connections first.
+        peers: Vec<Waiting>,
+    },
+    /// Of connections that carry nothing.
+    Idle {
+        /// Connections that have been nobody's turn for 10 s or longer.
+        idle: u32,
+        /// Of those, for 10 minutes or longer.
+        idle_10min: u32,
+        /// All connections of the process, in ESTABLISHED and CLOSE_WAIT.
+        connections: u32,
+        /// Growth per second.
+        growth_per_second: f64,
     },
     /// Of an accept queue.
     AcceptQueue {

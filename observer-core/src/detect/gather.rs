@@ -110,7 +110,8 @@ impl Gatherer {
 fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
     let resources = &it.resources;
     let descriptors = resources.open_fds.zip(resources.max_fds);
-    let walked = inputs.snapshot.walk.process(it.owner);
+    let walk = &inputs.snapshot.walk;
+    let walked = walk.process(it.owner);
     Process {
         key: it.key,
         labels: Arc::clone(&it.vitals.labels),
@@ -127,6 +128,8 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         close_wait_of_servers: walked.close_wait_of_servers,
         owned_fin_wait2: walked.owned_fin_wait2,
         reset_peer: None,
+        waits: walk.waits(it.owner).cloned().unwrap_or_default(),
+        peers: walk.peers(it.owner).to_vec(),
     }
 }
 

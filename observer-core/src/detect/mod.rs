@@ -16,8 +16,11 @@ mod fd_leak;
 mod finding;
 mod flag;
 mod gather;
+mod idle_pool_leak;
 mod listen_overflow;
 mod port_exhaustion;
+mod program_not_reading;
+mod read_stall;
 mod reset_peers;
 mod rst_storm;
 mod sample;
@@ -40,7 +43,7 @@ pub use board::{Board, CHANGES, Entry, FINDINGS, TOTALS};
 pub use cause::{Cause, Explanation};
 pub use engine::Engine;
 pub use finding::{
-    Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject,
+    Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject, Waiting,
 };
 pub use gather::{Gatherer, Inputs};
 pub use reset_peers::ResetPeers;

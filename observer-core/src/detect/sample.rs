@@ -13,6 +13,7 @@ use super::finding::{Holder, Subject};
 use crate::{
     process::fd_kinds::FdKinds,
     table::{Labels, ListenAddress},
+    walk::{PeerWait, Waits},
 };
 
 /// A class of events: a number in an array of counts, and a name.
@@ -280,6 +281,10 @@ pub struct Process {
     pub owned_fin_wait2: u32,
     /// The local process at the other end of most of its connections that were reset, by records.
     pub reset_peer: Option<ProcessKey>,
+    /// What its connections wait for.
+    pub waits: Waits,
+    /// For whom, most connections first.
+    pub peers: Vec<PeerWait>,
 }
 
 #[cfg(test)]
@@ -298,6 +303,8 @@ impl Process {
             close_wait_of_servers: 0,
             owned_fin_wait2: 0,
             reset_peer: None,
+            waits: Waits::default(),
+            peers: Vec::new(),
         }
     }
 }

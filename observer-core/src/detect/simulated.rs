@@ -14,3 +14,4 @@ mod resets;
 mod scans;
 mod silence;
 mod time_wait;
+mod waits;

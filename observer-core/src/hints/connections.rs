@@ -97,6 +97,31 @@ connections! {
         kernels "all";
         fix "Accept in a loop or thread that does nothing else, or in more processes.";
         check "socket_listen_backlog stays near 0; overflows stop growing";
+    "no-answer":
+        fact "The kernel of the peer finishes handshakes, takes data in and acknowledges it even when the program there hangs or is stopped. So a request without an answer says nothing about the network: only the program can answer.";
+        kernels "all";
+        fix "At the peer, see whether the program runs and what it waits for (`ss -tnp` shows Recv-Q, `cat /proc/PID/task/*/stack`), and restart it. Give the client a timeout for reading, so that it fails instead of hanging.";
+        check "socket_stalled_connections{reason=\"peer_first_byte\"} and socket_quiet_connections{turn=\"peer\"} fall";
+    "peer-window":
+        fact "A closed receive window means that the program at the peer does not read. Its kernel answers probes for as long as it likes, so the connection never ends by itself.";
+        kernels "all";
+        fix "Find what the program at the peer waits for. Here set a deadline for writing, or TCP_USER_TIMEOUT, which counts for closed windows, too (since 4.1).";
+        check "socket_stalled_connections{reason=\"peer_window\"} falls; `ss -tio` shows no timer:(persist,...)";
+    "not-reading":
+        fact "Data that arrived waits in the kernel until the program reads it. Once the receive buffer is full, the window closes, and the peer stalls as well.";
+        kernels "all";
+        fix "See whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger). Often all threads wait for one lock, or for another service: that one is the cause.";
+        check "socket_stalled_connections{reason=\"program_read\"} falls; Recv-Q of `ss -tnp` is 0";
+    "idle-pool":
+        fact "An idle connection has no timeout: without keep-alive it stays for ever, with the memory and the descriptor of both ends. A pool that opens a new connection instead of taking an idle one never notices.";
+        kernels "all";
+        fix "Give connections back to the pool (read answers to their end and close the body), make one client object for the whole program instead of one per request, and set the pool's limit and its idle timeout.";
+        check "socket_process_open_fds and socket_quiet_connections{turn=\"nobody\",quiet=\"600\"} stop growing";
+    "idle-timeout":
+        fact "A server without an idle timeout keeps connections of clients that have forgotten them, or are gone without a FIN.";
+        kernels "all";
+        fix "Set the server's idle timeout (keepalive_timeout, IdleTimeout, tcp_keepalives_idle...), below that of the load balancer before it, and SO_KEEPALIVE for clients that are gone.";
+        check "socket_quiet_connections{turn=\"nobody\",quiet=\"600\"} falls";
     "no-accept":
         fact "Finished connections wait in the queue until the program calls accept(). Nothing else takes them out, and a longer queue only fills later.";
         kernels "all";

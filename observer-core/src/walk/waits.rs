@@ -3,14 +3,19 @@
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use observer_common::{
-    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, SEEN_PASSIVE, STALL_NAMES, STALLS,
-    SocketSeen, TURN_NAMES, TURNS, WAIT_NOTHING, WAIT_PEER, bucket_of,
+    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, SEEN_ASKED, SEEN_MUCH_UNREAD,
+    SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS, WAIT_NOBODY, WAIT_NOTHING,
+    WAIT_PEER, WAIT_PROGRAM_READ, bucket_of,
 };
 
 use super::destination::address;
 
 /// Seconds of quiet from which on connections are counted.
 pub const QUIET_SECONDS: [u32; 4] = [10, 60, 600, 3600];
+
+/// Seconds without an answer after which a request on a connection that worked before is [`Waits::unanswered`]: slow
+/// queries take tens of seconds.
+pub const UNANSWERED_SECONDS: u32 = 60;
 
 /// Peers kept of each process, those with the most waiting connections.
 const PEERS: usize = 5;
@@ -28,6 +33,15 @@ pub struct Waits {
     /// Connections in ESTABLISHED that owe nothing and have been quiet for each of [`QUIET_SECONDS`], in the order of
     /// [`TURN_NAMES`].
     pub quiet: [[u32; QUIET_SECONDS.len()]; TURNS],
+    /// Of the quiet ones, those of nobody's turn for 10 s or longer that came from a listener.
+    pub idle_of_servers: u32,
+    /// Requests on connections that have received data before, without an answer for 60 s or longer.
+    pub unanswered: u32,
+    /// Of the connections whose data the program does not read, those of servers, and those with much of it: session
+    /// tickets and farewells of TLS are left out.
+    pub unread: u32,
+    /// Of those, the ones that came from a listener.
+    pub unread_of_servers: u32,
     /// Time since connections began, or the observer found them; by [`AGE_BOUNDS`].
     pub ages: [u32; BUCKETS],
     /// Sum of those times, in units of [`observer_common::coarse_time`].
@@ -41,6 +55,10 @@ impl Default for Waits {
             stalled: [0; STALLS],
             longest_ms: [0; STALLS],
             quiet: [[0; QUIET_SECONDS.len()]; TURNS],
+            idle_of_servers: 0,
+            unanswered: 0,
+            unread: 0,
+            unread_of_servers: 0,
             ages: [0; BUCKETS],
             age_sum: 0,
         }
@@ -53,8 +71,20 @@ impl Waits {
         let alive_ns = u64::from(socket.alive) << 20;
         self.ages[bucket_of(&AGE_BOUNDS, alive_ns)] += 1;
         self.age_sum += u64::from(socket.alive);
+        let has = |flag| u32::from(socket.flags & flag != 0);
+        let waited = |seconds| u32::from(socket.waited_ms / 1000 >= seconds);
+        if socket.waits_for == WAIT_PEER {
+            self.unanswered += has(SEEN_ASKED) * waited(UNANSWERED_SECONDS);
+        }
+        if socket.waits_for == WAIT_NOBODY {
+            self.idle_of_servers += has(SEEN_PASSIVE) * waited(QUIET_SECONDS[0]);
+        }
         if let Some(stall) = stall(socket.waits_for) {
             if socket.waited_ms >= stall_after_ms {
+                if socket.waits_for == WAIT_PROGRAM_READ && socket.state == ESTABLISHED {
+                    self.unread += has(SEEN_PASSIVE | SEEN_MUCH_UNREAD);
+                    self.unread_of_servers += has(SEEN_PASSIVE);
+                }
                 self.stalled[stall] += 1;
                 self.longest_ms[stall] = self.longest_ms[stall].max(socket.waited_ms);
             }
@@ -68,6 +98,10 @@ impl Waits {
     /// Adds those of another process.
     pub fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
+        self.idle_of_servers += other.idle_of_servers;
+        self.unanswered += other.unanswered;
+        self.unread += other.unread;
+        self.unread_of_servers += other.unread_of_servers;
         self.age_sum += other.age_sum;
         let pairs = |all: &mut [u32], others: &[u32]| {
             all.iter_mut()

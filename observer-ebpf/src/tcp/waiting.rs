@@ -9,9 +9,10 @@
 
 use observer_common::{
     CLOSE_WAIT, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED, ENDED_RESET,
-    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS, WAIT_NOBODY,
-    WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM,
-    WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, coarse_time,
+    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS, MUCH_UNREAD, SEEN_ASKED,
+    SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE,
+    WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ,
+    coarse_time,
 };
 
 use crate::core::{
@@ -28,6 +29,9 @@ const PROBES_WINDOW: u8 = 3;
 /// A segment of ours that is acknowledged within this many milliseconds: less than the least TCP_KEEPIDLE.
 const NO_KEEPALIVE_MS: u32 = 1000;
 
+/// See [`SEEN_ASKED`], milliseconds.
+const ASKED_MS: u32 = 100;
+
 /// What a connection waits for.
 #[derive(Clone, Copy)]
 pub struct Waiting {
@@ -37,6 +41,8 @@ pub struct Waiting {
     pub ms: u32,
     /// Since data was sent or received, or the connection established, milliseconds.
     pub idle_ms: u32,
+    /// [`SEEN_ASKED`] and [`SEEN_MUCH_UNREAD`].
+    pub flags: u16,
 }
 
 /// Nothing is known.
@@ -44,6 +50,7 @@ const UNKNOWN: Waiting = Waiting {
     what: WAIT_NOTHING,
     ms: 0,
     idle_ms: 0,
+    flags: 0,
 };
 
 /// Whether the kernel has the fields.
@@ -185,7 +192,12 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     let received = read.u32(at::OFF_ICSK_LRCVTIME());
     let since_received = read.since(received);
     let idle_ms = read.since(sent).min(since_received);
-    let waiting = |what, ms| Waiting { what, ms, idle_ms };
+    let waiting = |what, ms| Waiting {
+        what,
+        ms,
+        idle_ms,
+        flags: 0,
+    };
 
     let copied = read.u32(at::OFF_TP_COPIED_SEQ());
     let unread = read.unread(copied);
@@ -201,7 +213,15 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
         return waiting(WAIT_PROGRAM_ACCEPT, since_received);
     }
     if unread > fin {
-        return waiting(WAIT_PROGRAM_READ, unread_ms);
+        let flags = if unread >= MUCH_UNREAD {
+            SEEN_MUCH_UNREAD
+        } else {
+            0
+        };
+        return Waiting {
+            flags,
+            ..waiting(WAIT_PROGRAM_READ, unread_ms)
+        };
     }
     if unread == 1 {
         // The FIN alone.
@@ -223,7 +243,12 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
         return waiting(WAIT_NOTHING, 0);
     }
     let turn = read.turn(sent, received, flags & CONN_PASSIVE != 0);
-    waiting(turn, idle_ms)
+    let pause = jiffies::milliseconds(sent.wrapping_sub(received), rate);
+    let asked = turn == WAIT_PEER && pause >= ASKED_MS;
+    Waiting {
+        flags: if asked { SEEN_ASKED } else { 0 },
+        ..waiting(turn, idle_ms)
+    }
 }
 
 /// For how long the program has not read, milliseconds. Data that arrives in the meantime changes nothing, and

@@ -1,17 +1,20 @@
 //! What is wrong, in the numbers of a finding.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::numbers::{duration, growth, number, percent, rate};
 use crate::detect::{
     anomaly::Anomaly,
-    finding::{Breakdown, Direction, Evidence, Finding, Subject},
+    finding::{Breakdown, Direction, Evidence, Finding, Subject, Waiting},
 };
 
 /// Results of failed connects that are named.
 const RESULTS: usize = 3;
 /// Kinds of descriptors that are named.
 const NEWEST: usize = 3;
+
+/// Peers that are named.
+const PEERS: usize = 2;
 
 /// What it does.
 pub(super) fn what(finding: &Finding) -> String {
@@ -173,6 +176,46 @@ pub(super) fn what(finding: &Finding) -> String {
                 number(*over_10s)
             )
         }
+        Evidence::Waits {
+            waiting,
+            connections,
+            reasons: _,
+            longest_seconds,
+            peers,
+        } => {
+            let does = match finding.anomaly {
+                Anomaly::ProgramNotReading => "does not read what it was sent",
+                _ => "waits for peers that do nothing",
+            };
+            let longest = duration(Duration::from_secs_f64(longest_seconds.max(0.0)));
+            let peers: Vec<_> = peers.iter().take(PEERS).map(peer).collect();
+            let peers = match peers.is_empty() {
+                true => String::new(),
+                false => format!(": {}", peers.join(", ")),
+            };
+            format!(
+                "{does}: {} of its {} connections, the longest for {longest}{peers}",
+                number(*waiting),
+                number(*connections),
+            )
+        }
+        Evidence::Idle {
+            idle,
+            idle_10min,
+            connections,
+            growth_per_second,
+        } => {
+            let long = match idle_10min {
+                0 => String::new(),
+                long => format!(", {} of them for over 10 minutes", number(*long)),
+            };
+            format!(
+                "keeps more and more connections that carry nothing: {} of its {}{long}{}",
+                number(*idle),
+                number(*connections),
+                growth(*growth_per_second),
+            )
+        }
         Evidence::AcceptQueue {
             overflows,
             backlog,
@@ -213,6 +256,16 @@ pub(super) fn what(finding: &Finding) -> String {
             number(*ports)
         ),
     }
+}
+
+/// `8 with 10.0.0.9:443`, or `8 with the client 10.0.0.9 of port 80`.
+fn peer(it: &Waiting) -> String {
+    let with = SocketAddr::new(it.address, it.port);
+    let with = match it.is_client {
+        true => format!("the client {} of port {}", it.address, it.port),
+        false => with.to_string(),
+    };
+    format!("{} with {with}", number(it.connections))
 }
 
 /// `: 40 refused, 5 timed out`, most first.

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
+use observer_common::{WAIT_PEER, WAIT_PEER_FIRST_BYTE};
+
 use super::*;
 use crate::{
-    detect::{Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, cause},
+    detect::{Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, Waiting, cause},
     table::{ListenAddress, fake::key},
-    walk::Destination,
+    walk::{Destination, Peer, PeerWait},
 };
 
 fn process() -> (Subject, Option<Labels>) {
@@ -172,6 +174,62 @@ fn peers_that_are_silent() {
          forgot the connections, or the peers are gone; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
          TCP_KEEPINTVL and TCP_KEEPCNT so that probes come before the idle timeout of what is between; \
          TCP_USER_TIMEOUT for data that is not acknowledged"
+    );
+}
+
+#[test]
+fn connections_that_wait() {
+    let peer = |last, waits_for, connections| PeerWait {
+        owner: (7, 1),
+        peer: Peer {
+            netns: 1,
+            address: [10, 0, 0, last].into(),
+            port: 443,
+            is_client: false,
+        },
+        waits_for,
+        connections,
+        longest_ms: 41_200,
+    };
+    // One peer for two reasons, and more peers than are named.
+    let waits = [
+        peer(9, WAIT_PEER_FIRST_BYTE, 5),
+        peer(7, WAIT_PEER_FIRST_BYTE, 2),
+        peer(9, WAIT_PEER, 1),
+        peer(8, WAIT_PEER, 1),
+    ];
+    let evidence = Evidence::Waits {
+        waiting: 9,
+        connections: 10,
+        reasons: Breakdown::default(),
+        longest_seconds: 41.2,
+        peers: Waiting::by_peer(waits.iter()),
+    };
+    let finding = |anomaly| finding(anomaly, process(), None, evidence.clone(), &[]);
+    assert_eq!(
+        finding_summary(&finding(Anomaly::ReadStall)),
+        "api (pid 5674, api.service) waits for peers that do nothing: 9 of its 10 connections, the longest for 41 s: \
+         6 with 10.0.0.9:443, 2 with 10.0.0.7:443"
+    );
+    assert!(
+        finding_summary(&finding(Anomaly::ProgramNotReading))
+            .contains("does not read what it was sent: 9 of")
+    );
+}
+
+#[test]
+fn connections_that_carry_nothing() {
+    let evidence = Evidence::Idle {
+        idle: 340,
+        idle_10min: 200,
+        connections: 350,
+        growth_per_second: 0.5,
+    };
+    let finding = finding(Anomaly::IdlePoolLeak, process(), None, evidence, &[]);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (pid 5674, api.service) keeps more and more connections that carry nothing: 340 of its 350, 200 of them \
+         for over 10 minutes, 30 more a minute"
     );
 }
 

@@ -68,6 +68,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
             socket.waits_for = waiting.what;
             socket.waited_ms = waiting.ms;
             socket.idle_ms = waiting.idle_ms;
+            socket.flags |= waiting.flags;
             socket.alive = coarse_time(now().saturating_sub(born_ns).min(LONGEST));
         }
         if state == ESTABLISHED && is_unguarded(sk) {

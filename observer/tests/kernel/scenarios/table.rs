@@ -187,6 +187,28 @@ const SCAN: Expected = Expected {
     also: &[],
 };
 
+/// Those who wait for a program that hangs, and that program.
+const fn stall(
+    anomaly: &'static str,
+    role: &'static str,
+    cause: &'static str,
+    hint: &'static str,
+) -> Expected {
+    Expected {
+        anomaly,
+        of: Of::Process(role),
+        cause,
+        hint,
+        first_error: FirstError::None,
+        within: 25.0,
+        also: &[
+            ("read_stall", "client", "no_answer"),
+            ("read_stall", "client", "peer_not_reading"),
+            ("program_not_reading", "server", "server_does_not_read"),
+        ],
+    }
+}
+
 macro_rules! is_slow {
     () => {
         false
@@ -335,6 +357,25 @@ scenarios! {
             also: &[],
             ..resets("client", "", "keepalive")
         });
+    "handshak": "5 of 10 connections hang in a TLS handshake";
+        ["stalls.py", "handshakes"]
+        => Some(stall("read_stall", "client", "no_first_byte", "no-answer"));
+    "stopped": "a server is stopped, and its 10 clients wait";
+        ["stalls.py", "stopped"]
+        => Some(stall("program_not_reading", "server", "server_does_not_read", "not-reading"));
+    "hangs": "the same as the pool of 10 connections sees it";
+        ["stalls.py", "hangs"]
+        => Some(Expected { within: 80.0, ..stall("read_stall", "client", "no_answer", "no-answer") });
+    "reader": "a server stops reading what 6 connections stream to it";
+        ["stalls.py", "reader"]
+        => Some(stall("read_stall", "client", "peer_not_reading", "peer-window"));
+    "idlepool": "a client forgets 2 idle connections/s, 1,048,576 descriptors";
+        ["stalls.py", "leak"]
+        => Some(Expected {
+            within: 280.0,
+            also: &[("idle_pool_leak", "server", "clients_stay")],
+            ..stall("idle_pool_leak", "client", "unused_connections", "idle-pool")
+        }), slow;
     "ports1k": "1,000 requests/s without keep-alive, 12,000 ports";
         ["ports.py", "1000", "connect", "100"]
         after "echo 20000 31999 > /proc/sys/net/ipv4/ip_local_port_range"

@@ -1,0 +1,99 @@
+//! Connections that carry nothing become more.
+
+use std::time::Duration;
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, all},
+    finding::{Evidence, Severity},
+    sample::Process,
+    settings::Thresholds,
+    windows::Floor,
+};
+use crate::walk::Waits;
+
+/// Seconds of a bucket of each scale.
+const SCALES: [u64; 2] = [30, 300];
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct IdlePoolLeak {
+    floors: [Floor; SCALES.len()],
+    slope: f64,
+    /// The highest number since it was raised, and when it was reached.
+    highest: u32,
+    grew_at: Duration,
+}
+
+/// Index of nobody's turn in [`Waits::quiet`].
+const NOBODY: usize = 2;
+
+/// Connections that have been nobody's turn for ten seconds or longer.
+fn idle(waits: &Waits) -> u32 {
+    waits.quiet[NOBODY][0]
+}
+
+impl Detector for IdlePoolLeak {
+    const ANOMALY: Anomaly = Anomaly::IdlePoolLeak;
+    type Sample = Process;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            floors: SCALES.map(Floor::new),
+            slope: 0.0,
+            highest: 0,
+            grew_at: Duration::ZERO,
+        }
+    }
+
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        let idle = idle(&sample.waits);
+        let mut score: f64 = 0.0;
+        self.slope = 0.0;
+        for floor in &mut self.floors {
+            floor.add(at.now, idle.into());
+            if let Some(rise) = floor.rise() {
+                let height = thresholds.idle_pool_rise_share * rise.last();
+                score = score.max(all(&[
+                    rise.last() / thresholds.idle_pool_least,
+                    rise.steady_height() / height,
+                    rise.end(idle.into()) / (thresholds.idle_pool_end * f64::from(idle)),
+                ]));
+                self.slope = self.slope.max(rise.slope());
+            }
+        }
+        if !at.raised || idle > self.highest {
+            self.highest = idle;
+            self.grew_at = at.now;
+        }
+        let since = at.now.saturating_sub(self.grew_at).as_secs_f64();
+        let fewer = thresholds.idle_pool_clear_share * f64::from(self.highest);
+        Assessment {
+            raise: (score >= 1.0).then_some(Severity::Warning),
+            calm: f64::from(idle) < fewer || since > thresholds.idle_pool_rest_seconds,
+            score,
+            time_left: None,
+        }
+    }
+
+    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
+        let waits = &sample.waits;
+        let evidence = Evidence::Idle {
+            idle: idle(waits),
+            idle_10min: waits.quiet[NOBODY][2],
+            connections: waits.connections,
+            growth_per_second: self.slope,
+        };
+        let served = waits.idle_of_servers;
+        let causes = [
+            (
+                &cause::UNUSED_CONNECTIONS,
+                idle(waits).saturating_sub(served).into(),
+            ),
+            (&cause::CLIENTS_STAY, served.into()),
+        ];
+        (evidence, cause::explain(&causes))
+    }
+}

@@ -1,0 +1,63 @@
+//! A program does not read what it was sent.
+
+use observer_common::{WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_READ};
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, all, share},
+    finding::{Breakdown, Evidence, Severity, Waiting},
+    sample::Process,
+    settings::Thresholds,
+};
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct ProgramNotReading;
+
+impl Detector for ProgramNotReading {
+    const ANOMALY: Anomaly = Anomaly::ProgramNotReading;
+    type Sample = Process;
+
+    fn new(_: &Thresholds) -> Self {
+        Self
+    }
+
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let (thresholds, waits) = (at.thresholds, &sample.waits);
+        let unread = f64::from(waits.unread);
+        let score = all(&[
+            unread / thresholds.not_reading,
+            share(unread, waits.connections.into()) / thresholds.not_reading_share,
+        ]);
+        Assessment {
+            raise: (score >= 1.0).then_some(Severity::Warning),
+            calm: score < 0.5,
+            score,
+            time_left: None,
+        }
+    }
+
+    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
+        let waits = &sample.waits;
+        let of_reading = usize::from(WAIT_PROGRAM_READ - WAIT_PROGRAM_ACCEPT);
+        let peers = sample.peers.iter();
+        let peers = peers.filter(|it| it.waits_for == WAIT_PROGRAM_READ);
+        let evidence = Evidence::Waits {
+            waiting: waits.unread,
+            connections: waits.connections,
+            reasons: Breakdown::new([("program_read", waits.unread.into())]),
+            longest_seconds: f64::from(waits.longest_ms[of_reading]) / 1e3,
+            peers: Waiting::by_peer(peers),
+        };
+        let served = waits.unread_of_servers;
+        let causes = [
+            (&cause::SERVER_DOES_NOT_READ, served.into()),
+            (
+                &cause::CLIENT_DOES_NOT_READ,
+                waits.unread.saturating_sub(served).into(),
+            ),
+        ];
+        (evidence, cause::explain(&causes))
+    }
+}

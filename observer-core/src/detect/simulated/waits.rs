@@ -1,0 +1,202 @@
+//! Connections that wait, and connections that carry nothing.
+
+use observer_common::{WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM_ACCEPT};
+
+use super::{
+    draw::Draw,
+    play::{Bad, Series, are_raised, are_silent, process},
+};
+use crate::{
+    detect::{Anomaly, Counts, Sample},
+    walk::Waits,
+};
+
+/// What the connections of a process wait for in each second.
+fn series(onset: u64, seconds: impl IntoIterator<Item = Waits>) -> Series {
+    let mut seconds: Vec<_> = seconds.into_iter().collect();
+    seconds.insert(0, Waits::default());
+    let samples = seconds.into_iter().map(|waits| {
+        let mut process = process(Counts::default());
+        process.waits = waits;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    });
+    Series::new(onset, samples)
+}
+
+fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
+    let mut waits = Waits {
+        connections: connections as u32,
+        ..Waits::default()
+    };
+    let index = usize::from(waits_for - WAIT_PROGRAM_ACCEPT);
+    waits.stalled[index] = count as u32;
+    waits.longest_ms[index] = 10_000 * u32::from(count > 0);
+    waits
+}
+
+/// So many of nobody's turn, and so many others.
+fn idle(count: u64, others: u64) -> Waits {
+    let mut waits = Waits {
+        connections: (count + others) as u32,
+        ..Waits::default()
+    };
+    waits.quiet[2] = [count as u32, 0, 0, 0];
+    waits
+}
+
+/// A pool whose backend hangs: one connection after the other is never answered.
+fn backend_hangs(draw: &mut Draw) -> Series {
+    let (size, rate) = (draw.number(8, 200), draw.real(0.5, 20.0));
+    let at = draw.number(30, 120);
+    let hangs = move |second: u64| {
+        let since = second.saturating_sub(at + 10) as f64;
+        ((since * rate) as u64).min(size)
+    };
+    let seconds =
+        (0..at + 90).map(move |second| stalled(size, WAIT_PEER_FIRST_BYTE, hangs(second)));
+    series(at, seconds)
+}
+
+fn reader_stops(draw: &mut Draw) -> Series {
+    let (connections, at) = (draw.number(3, 500), draw.number(30, 120));
+    let seconds = (0..at + 60).map(move |second| {
+        let unread = if second < at + 10 { 0 } else { connections };
+        Waits {
+            unread: unread as u32,
+            unread_of_servers: unread as u32,
+            ..stalled(connections, WAIT_PROGRAM_ACCEPT, 0)
+        }
+    });
+    series(at, seconds)
+}
+
+fn pool_leaks(draw: &mut Draw) -> Series {
+    let rate = draw.real(0.4, 50.0);
+    let mut count = draw.number(0, 30);
+    let seconds: Vec<_> = (0..900)
+        .map(|_| {
+            count += draw.events(rate);
+            idle(count, 5)
+        })
+        .collect();
+    series(0, seconds)
+}
+
+#[test]
+fn stalls_and_leaks_are_raised() {
+    let bad = |name, anomaly, median, most, series| Bad {
+        name,
+        anomaly,
+        draws: 30,
+        median,
+        most,
+        in_time: 0.0,
+        series,
+    };
+    are_raised(&[
+        bad("backend hangs", Anomaly::ReadStall, 16, 60, backend_hangs),
+        bad(
+            "reader stops",
+            Anomaly::ProgramNotReading,
+            11,
+            12,
+            reader_stops,
+        ),
+        bad(
+            "pool leaks, 0.4-50/s",
+            Anomaly::IdlePoolLeak,
+            235,
+            330,
+            pool_leaks,
+        ),
+    ]);
+}
+
+/// A server with thousands of clients, some of which are slow.
+fn slow_clients(draw: &mut Draw) -> Series {
+    let (clients, share) = (draw.number(50, 5_000), draw.real(0.0, 0.1));
+    let seconds: Vec<_> = (0..600)
+        .map(|_| {
+            stalled(
+                clients,
+                WAIT_PEER_WINDOW,
+                draw.events(clients as f64 * share),
+            )
+        })
+        .collect();
+    series(0, seconds)
+}
+
+/// A few queries that take long.
+fn slow_queries(draw: &mut Draw) -> Series {
+    let (connections, slow) = (draw.number(1, 100), draw.number(1, 5));
+    let seconds = (0..600).map(move |_| Waits {
+        unanswered: slow as u32,
+        ..stalled(connections, WAIT_PROGRAM_ACCEPT, 0)
+    });
+    series(0, seconds)
+}
+
+/// Shippers of logs hear nothing for minutes.
+fn log_shipper(draw: &mut Draw) -> Series {
+    let connections = draw.number(1, 5);
+    series(
+        0,
+        (0..600).map(move |_| stalled(connections, WAIT_PEER_FIRST_BYTE, connections)),
+    )
+}
+
+/// A proxy stops reading from some of its clients.
+fn proxy(draw: &mut Draw) -> Series {
+    let connections = draw.number(20, 1_000);
+    let seconds: Vec<_> = (0..600)
+        .map(|_| Waits {
+            unread: draw.events(connections as f64 * 0.2) as u32,
+            ..stalled(connections, WAIT_PROGRAM_ACCEPT, 0)
+        })
+        .collect();
+    series(0, seconds)
+}
+
+/// Takes minutes to its size, and stays.
+fn pool_warms_up(draw: &mut Draw) -> Series {
+    let (size, minutes) = (draw.number(10, 2_000), draw.real(0.1, 2.0));
+    let seconds: Vec<_> = (0..1_800)
+        .map(|second| {
+            let part = (f64::from(second) / (60.0 * minutes)).min(1.0);
+            // Some are in use at each moment.
+            let all = (size as f64 * part) as u64;
+            let used = draw.events(all as f64 * 0.1).min(all);
+            idle(all - used, used)
+        })
+        .collect();
+    series(0, seconds)
+}
+
+/// Clients come and go over the day.
+fn daily(draw: &mut Draw) -> Series {
+    let (size, length) = (draw.real(50.0, 2_000.0), draw.real(36_000.0, 86_400.0));
+    let start = draw.real(0.0, length);
+    let seconds: Vec<_> = (0..7_200)
+        .map(|second| {
+            let turn = (start + f64::from(second)) / length * std::f64::consts::TAU;
+            idle(draw.events(size * (2.0 + turn.sin()) / 3.0), 20)
+        })
+        .collect();
+    series(0, seconds)
+}
+
+#[test]
+fn what_waits_as_usual_is_silent() {
+    are_silent(&[
+        ("slow clients of a busy server", 10, slow_clients),
+        ("slow queries", 10, slow_queries),
+        ("log shipper", 10, log_shipper),
+        ("proxy with back-pressure", 10, proxy),
+        ("pool warms up in up to 2 min", 20, pool_warms_up),
+        ("clients over a day", 10, daily),
+    ]);
+}

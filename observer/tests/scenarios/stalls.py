@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `hangs`: a backend is
+stopped while ten connections of a pool are in use. `stopped`: the same, and clients go on to send. `reader`: a program stops to
+read what six others stream to it. `leak`: a client forgets two idle connections a second."""
+import os, signal, socket, ssl, subprocess, tempfile, threading, time
+
+from common import ARGS, child, rename, say
+from shared import listen, pace
+
+KIND, kept = ARGS[0], []
+
+
+def connect(port=80):
+    c = socket.create_connection(("127.0.0.1", port))
+    kept.append(c)
+    return c
+
+
+def answers(s):
+    """Answers each request on each connection."""
+
+    def one(c):
+        while c.recv(1000):
+            c.sendall(b"answer")
+
+    while True:
+        threading.Thread(target=one, args=[s.accept()[0]], daemon=True).start()
+
+
+def tls(ready):
+    """Answers on port 443; on port 444 takes connections and does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = folder + "/key", folder + "/certificate"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key,
+                        "-out", certificate], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+    good, hanging = listen(443), listen(444)
+
+    def hang():
+        while True:
+            kept.append(hanging.accept()[0])
+
+    threading.Thread(target=hang, daemon=True).start()
+    ready()
+    answers(context.wrap_socket(good, server_side=True))
+
+
+def backend(ready):
+    s = listen(80)
+    ready()
+    answers(s)
+
+
+def sink(ready):
+    s = listen(80)
+    ready()
+    accepted = [s.accept()[0] for _ in range(6)]
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        for c in accepted:
+            c.recv(65536)
+    time.sleep(1000)
+
+
+def use(c, seconds):
+    """Requests, ten a second, until one is not answered."""
+    for _ in pace(10, seconds):
+        c.sendall(b"request")
+        c.recv(1000)
+
+
+def together(work, items):
+    threads = [threading.Thread(target=work, args=[item], daemon=True) for item in items]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+if KIND == "handshakes":
+    child("server", tls)
+    rename("client")
+    context = ssl._create_unverified_context()
+
+    def request(port):
+        c = context.wrap_socket(connect(port))
+        use(c, 1000)
+
+    together(request, [443] * 5)
+    time.sleep(2)
+    say("start")
+    together(request, [444] * 5)
+elif KIND in ("hangs", "stopped"):
+    pid = child("server", backend)
+    rename("client")
+    pool = [connect() for _ in range(10)]
+    together(lambda c: use(c, 1000), pool)
+    time.sleep(2)
+    os.kill(pid, signal.SIGSTOP)
+    say("start")
+elif KIND == "reader":
+    child("server", sink)
+    rename("client")
+    say("start")
+    together(lambda _: connect().sendall(b"x" * 50_000_000), range(6))
+else:
+    child("server", backend)
+    rename("client")
+    say("start")
+    for _ in pace(2):
+        c = connect()
+        c.sendall(b"request")
+        c.recv(1000)
+time.sleep(1000)
