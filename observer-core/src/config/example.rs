@@ -79,8 +79,20 @@ fn comment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
     use crate::config::{DEFAULT_API_SOCKET, Settings, parse};
+
+    /// Every setting with its default.
+    fn uncommented() -> String {
+        let lines = example();
+        let lines = lines.lines().filter_map(|line| {
+            line.strip_prefix('#')
+                .filter(|it| !it.starts_with([' ', '#']))
+        });
+        lines.map(|line| format!("{line}\n")).collect()
+    }
 
     #[test]
     fn as_it_is_the_example_changes_nothing() {
@@ -90,14 +102,7 @@ mod tests {
 
     #[test]
     fn uncommented_the_example_has_every_setting_with_its_default() {
-        let settings: String = example()
-            .lines()
-            .filter_map(|line| {
-                line.strip_prefix('#')
-                    .filter(|it| !it.starts_with([' ', '#']))
-            })
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let settings = uncommented();
         let options = parse(&settings).unwrap_or_else(|error| panic!("{error}\n{settings}"));
         let Options {
             api_socket,
@@ -110,14 +115,11 @@ mod tests {
         assert!(thresholds.is_some());
         assert_eq!(
             api_socket.as_deref().unwrap(),
-            std::path::Path::new(DEFAULT_API_SOCKET)
+            Path::new(DEFAULT_API_SOCKET)
         );
         assert_eq!(api_group.as_deref(), Some("GROUP"));
         assert_eq!(user.as_deref(), Some("USER"));
-        assert_eq!(
-            web_config_file.as_deref(),
-            Some(std::path::Path::new("FILE"))
-        );
+        assert_eq!(web_config_file.as_deref(), Some(Path::new("FILE")));
         for argument in Options::augment_args(clap::Command::new("example")).get_arguments() {
             let key = argument.get_long().unwrap();
             assert!(settings.contains(&format!("{key} = ")), "{key}");
@@ -130,5 +132,27 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(Settings::new(options), expected);
+    }
+
+    /// What a daemon of an older version was started with starts a newer one. A file stays as it was when its version
+    /// was released: a setting that goes away has to be accepted still, or to be named in "Upgrade" of
+    /// docs/operations.md and taken out here.
+    #[test]
+    fn documented_settings_of_every_version_are_accepted() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configurations");
+        let own = directory.join(concat!(env!("CARGO_PKG_VERSION"), ".toml"));
+        if std::env::var_os("OBSERVER_UPDATE_DOCS").is_some() {
+            fs::write(&own, uncommented()).unwrap();
+        }
+        assert!(
+            fs::read_to_string(&own).is_ok_and(|text| text == uncommented()),
+            "{} is out of date; `OBSERVER_UPDATE_DOCS=1 cargo test -p observer-core documented` writes it",
+            own.display()
+        );
+        for file in fs::read_dir(directory).unwrap() {
+            let path = file.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
     }
 }
