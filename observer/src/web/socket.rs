@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, lchown},
+        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, fchown, lchown},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -33,6 +33,12 @@ pub enum SocketError {
     /// It would be removed.
     #[error("cannot serve the API on {0}: there is a file that is no socket")]
     NotASocket(PathBuf),
+    /// The lock of a daemon that ran as another user.
+    #[error(
+        "cannot serve the API on {0}: its lock {0}.lock belongs to another user, under whom a daemon ran; stop that \
+         one and remove the file"
+    )]
+    LockOfAnother(PathBuf),
     /// The setting `api-group` names nobody.
     #[error("there is no group {0}")]
     NoSuchGroup(String),
@@ -64,8 +70,8 @@ struct Own {
 
 impl Own {
     /// Makes sure that nobody else serves on `path`, and that nothing is there.
-    fn claim(path: &Path) -> Result<Self, SocketError> {
-        let lock = lock(path)?;
+    fn claim(path: &Path, account: Option<&Account>) -> Result<Self, SocketError> {
+        let lock = lock(path, account)?;
         remove_stale(path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -85,8 +91,9 @@ impl ApiSocket {
     }
 
     /// Listens on the socket of the setting `api-socket`; `None` if it says so, or if it says nothing and the
-    /// default cannot be had. `account` is the user that the daemon will be: its directory, if it is made
-    /// here, is given to it, so that it can remove the socket. Call it before there are threads.
+    /// default cannot be had. `account` is the user that the daemon will be: it gets the socket, its
+    /// lock, and its directory if that is made here, so that it can remove the socket, and can serve there when it
+    /// is started as that user. Call it before there are threads.
     ///
     /// # Errors
     ///
@@ -101,7 +108,7 @@ impl ApiSocket {
             Some(path) => path,
             None => Path::new(DEFAULT_API_SOCKET),
         };
-        let made = make_directory(path, account).and_then(|()| Self::bind(path, group));
+        let made = make_directory(path, account).and_then(|()| Self::bind(path, group, account));
         match made {
             Ok(socket) => {
                 info!("serving the API on {}", path.display());
@@ -117,7 +124,11 @@ impl ApiSocket {
         }
     }
 
-    fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
+    fn bind(
+        path: &Path,
+        group: Option<&str>,
+        account: Option<&Account>,
+    ) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Io {
             path: path.to_owned(),
             source,
@@ -127,7 +138,7 @@ impl ApiSocket {
             id.ok_or_else(|| SocketError::NoSuchGroup(group.to_owned()))
         });
         let group = group.transpose()?;
-        let own = Own::claim(path)?;
+        let own = Own::claim(path, account)?;
         // Before anybody can connect: 0660. connect() takes permission to write.
         let before = umask(Mode::from_bits_truncate(0o117));
         let bound = UnixListener::bind(path);
@@ -136,7 +147,7 @@ impl ApiSocket {
             listener: bound.map_err(failed)?,
             own: Some(own),
         };
-        lchown(path, None, group).map_err(failed)?;
+        lchown(path, account.map(Account::uid), group).map_err(failed)?;
         Ok(socket)
     }
 
@@ -183,17 +194,27 @@ fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketEr
 
 /// Takes the lock of the socket, which the kernel releases however a daemon ends. The file stays: who finds it
 /// without its socket could not tell whether another one is about to listen.
-fn lock(path: &Path) -> Result<Flock<fs::File>, SocketError> {
+fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, SocketError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let mut options = fs::OpenOptions::new();
     let options = options.write(true).create(true).mode(0o600);
-    let file = options.custom_flags(libc::O_NOFOLLOW).open(name);
-    let failed = |source| SocketError::Io {
+    let file = options.custom_flags(libc::O_NOFOLLOW).open(&name);
+    let failed = |source: io::Error| SocketError::Io {
         path: path.to_owned(),
         source,
     };
-    let locked = Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock);
+    let file = file.map_err(|error| match error.kind() {
+        // In a directory that cannot be searched, it is not known whether there is one.
+        io::ErrorKind::PermissionDenied if fs::symlink_metadata(&name).is_ok() => {
+            SocketError::LockOfAnother(path.to_owned())
+        }
+        _ => failed(error),
+    })?;
+    if let Some(account) = account {
+        fchown(&file, Some(account.uid()), Some(account.gid())).map_err(failed)?;
+    }
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
     locked.map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
         error => failed(error.into()),
@@ -266,7 +287,7 @@ mod tests {
         for _ in 0..50 {
             drop(UnixListener::bind(&path).unwrap());
             let start = || {
-                let own = Own::claim(&path)?;
+                let own = Own::claim(&path, None)?;
                 let listener = UnixListener::bind(&path).unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 UnixStream::connect(&path).expect("nobody took it away");

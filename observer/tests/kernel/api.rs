@@ -1,9 +1,13 @@
 //! `/api/v1/processes`: what it says of a program is what /metrics and `ss` say. The API's Unix socket.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    process::{Command, Stdio},
+};
 
 use ::observer::client::{self, ClientError};
-use observer_test_support::{Daemon, Metrics, Netns, observer};
+use observer_test_support::{Daemon, Metrics, Netns, needs_programs, observer};
 use serde_json::Value;
 
 /// Of a daemon that has become another user, with its seccomp filter.
@@ -42,6 +46,51 @@ fn the_api_is_on_a_unix_socket_that_goes_with_the_daemon() {
     client::get(&path, "/api/v1/anomalies").unwrap();
     assert!(daemon.stop().success());
     assert!(!path.exists());
+}
+
+/// As after a daemon that root started by hand and that was killed, and then one of the service, which is not root.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_daemon_of_root_leaves_a_socket_that_its_user_can_take_over() {
+    needs_programs!("setpriv");
+    let directory = tempfile::tempdir().unwrap();
+    // Its own is root's alone.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = directory.path().join("made/api.sock");
+    let setting = format!("--api-socket={}", path.display());
+    let as_user = |command: &mut Command| {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        let capabilities = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
+        wrapped.arg(format!("--inh-caps={capabilities}"));
+        wrapped.arg(format!("--ambient-caps={capabilities}"));
+        wrapped.arg(command.get_program()).args(command.get_args());
+        *command = wrapped;
+    };
+    let daemon = Daemon::start(&[&setting, "--user=65534"]);
+    daemon.signal("KILL");
+    daemon.wait_for_end();
+    assert!(path.exists());
+    let daemon = Daemon::start_with(&[&setting], |command| {
+        as_user(command);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::piped());
+    });
+    client::get(&path, "/api/v1/anomalies").unwrap();
+    assert!(daemon.stop().success());
+
+    // The lock of a daemon that stayed root.
+    let lock = path.with_extension("sock.lock");
+    chown(&lock, Some(0), Some(0)).unwrap();
+    let mut command = Command::new(observer());
+    command.args(["run", "--listen=127.0.0.1:0", &setting]);
+    as_user(&mut command);
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && error.contains("api.sock.lock belongs to another user"),
+        "{error}"
+    );
 }
 
 /// 5 accepted connections, of which one was reset and one closed; 3 that wait to be accepted; 2
