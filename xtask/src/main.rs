@@ -13,6 +13,7 @@ mod interrupt;
 mod libtest;
 mod native;
 mod package;
+mod pip;
 mod report;
 mod run;
 mod scenario;

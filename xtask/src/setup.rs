@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    apt, consent, shell,
+    apt, consent, pip, shell,
     toolchain::{self, Compiler, Facts, Origin, Toolchain},
 };
 
@@ -45,6 +45,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("git", "git"),
     ("systemd-analyze", "systemd"),
     ("systemd-socket-activate", "systemd"),
+    ("kubectl", "kubernetes-client"),
 ];
 
 /// Debian's compiler for building browsers: the newest in a stable release, with the
@@ -64,6 +65,13 @@ const GUEST_TOOLS: [(&str, &str); 5] = [
     ("setpriv", "util-linux"),
 ];
 
+/// Programs that try packages.
+const PACKAGE_TOOLS: [(&str, &str); 3] = [
+    ("mmdebstrap", "mmdebstrap"),
+    ("lintian", "lintian"),
+    ("rpm", "rpm"),
+];
+
 /// What a command needs besides the toolchain.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs {
@@ -71,6 +79,8 @@ pub struct Needs {
     pub tests: bool,
     /// What boots other kernels.
     pub guests: bool,
+    /// What tries packages.
+    pub packages: bool,
     /// rustfmt and clippy.
     pub components: bool,
 }
@@ -82,6 +92,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     let facts = ensure(Needs {
         tests,
+        packages: tests,
         ..Needs::default()
     })?;
     let toolchain = facts.choose().map_err(|missing| anyhow!("{missing}"))?;
@@ -94,6 +105,7 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     let Needs {
         tests,
         guests,
+        packages,
         components,
     } = needs;
     let mut facts = Facts::gather();
@@ -104,6 +116,9 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     if guests {
         tools.extend(missing_tools(&GUEST_TOOLS));
     }
+    if packages {
+        tools.extend(missing_tools(&PACKAGE_TOOLS));
+    }
     let components = if components {
         missing_components()
     } else {
@@ -111,6 +126,10 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     };
     let (programs, mut packages): (Vec<_>, Vec<_>) = tools.into_iter().unzip();
     packages.dedup();
+    let programs_of_pip = if tests { pip::missing()? } else { None };
+    if programs_of_pip.is_some() && apt::available() {
+        packages.extend(pip::missing_package());
+    }
     if !packages.is_empty() && !apt::available() {
         bail!(
             "the tests use {}, not found here\n  what you can do: install them with your package \
@@ -133,6 +152,8 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     if !components.is_empty() {
         items.push(format!("by rustup: {}", components.join(" ")));
     }
+    let by_pip = programs_of_pip.is_some();
+    items.extend(programs_of_pip);
     if items.is_empty() {
         return Ok(facts);
     }
@@ -150,6 +171,9 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     if !packages.is_empty() {
         apt::update()?;
         apt::install(&packages)?;
+    }
+    if by_pip {
+        pip::install()?;
     }
     if !components.is_empty() {
         let rustup = toolchain::find_program("rustup").with_context(|| {
@@ -174,8 +198,12 @@ fn report(tests: bool) -> ExitCode {
         }
     }
     if tests {
-        let missing = missing_tools(TEST_TOOLS);
-        let names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+        let tools = [TEST_TOOLS, &PACKAGE_TOOLS].concat();
+        let missing = missing_tools(&tools);
+        let mut names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+        if !matches!(pip::missing(), Ok(None)) {
+            names.push("those of PyPI");
+        }
         if names.is_empty() {
             println!("ready: tools of the tests");
         } else {

@@ -9,10 +9,10 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
-    deny, native,
+    deny, host, native, package, pip,
     report::Report,
     setup::{self, Needs},
     shell,
@@ -60,9 +60,18 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         vm::obstacle()
     };
     let guests = no_guests.is_none();
+    let no_packages = if !guests {
+        Some("they are made of the static binary of the guests, which are left out")
+    } else if !host::is_root() {
+        Some("root alone can install them")
+    } else {
+        None
+    };
+    let packages = no_packages.is_none();
     let facts = setup::ensure(Needs {
         tests: !unit_only,
         guests,
+        packages,
         components: true,
     })?;
     let target = vm::workdir::target()?;
@@ -73,6 +82,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     };
     // The network is used while the processors compile.
     let suite = thread::spawn(move || guests.then(vm::Suite::fetch).transpose());
+    let trees = thread::spawn(move || packages.then(package::fetch).transpose());
 
     let mut summary = Summary::default();
     summary.step("format", cargo.command().args(["fmt", "--all", "--check"]));
@@ -88,17 +98,43 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         binaries = Some(vm::build::build(What::Everything, cargo.dir.as_deref())?);
         Ok(Report::default())
     });
-    summary.step(
-        "lints",
-        cargo
-            .command()
-            .args(["clippy", "--workspace", "--exclude", "observer-ebpf"])
-            .args(["--all-targets", "--", "-D", "warnings"]),
-    );
-    summary.step(
-        "unit tests",
-        cargo.command().args(["test", "--"]).args(filter),
-    );
+    let binary = binaries.as_ref().and_then(|it| it.observer.as_deref());
+    let try_packages = || {
+        let start = Instant::now();
+        let trees = trees
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let report = trees.and_then(|_| package::check(binary.context("observer does not build")?));
+        (start.elapsed(), report)
+    };
+    thread::scope(|scope| -> Result<()> {
+        let trial = packages.then(|| scope.spawn(try_packages));
+        summary.step(
+            "lints",
+            cargo
+                .command()
+                .args(["clippy", "--workspace", "--exclude", "observer-ebpf"])
+                .args(["--all-targets", "--", "-D", "warnings"]),
+        );
+        let mut unit_tests = cargo.command();
+        unit_tests.args(["test", "--"]).args(filter);
+        if !unit_only {
+            unit_tests
+                .env("PATH", pip::path()?)
+                .env("OBSERVER_TEST_TOOLS_INSTALLED", "1");
+        }
+        summary.step("unit tests", &mut unit_tests);
+        if let Some(trial) = trial {
+            let (took, report) = trial
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            summary.add("packages", took, report);
+        }
+        Ok(())
+    })?;
+    if let Some(reason) = no_packages {
+        summary.skip("packages", reason);
+    }
     if *unit_only {
         summary.skip("kernel tests", "left out by --unit-only");
         summary.skip("other kernels", "left out by --unit-only");

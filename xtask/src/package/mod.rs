@@ -4,12 +4,21 @@ mod dependencies;
 mod make;
 mod trial;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 
-use self::make::Packages;
-use crate::vm::workdir;
+use self::make::{Effort, Packages};
+pub use self::trial::fetch;
+use crate::{
+    report::Report,
+    setup::{self, Needs},
+    vm::workdir,
+};
 
 /// Builds packages into target/package: .deb, .rpm and a tarball.
 #[derive(clap::Args)]
@@ -32,11 +41,15 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<ExitCode> {
     let target = workdir::target()?;
     let dir = target.join("package");
+    setup::ensure(Needs {
+        packages: args.test,
+        ..Needs::default()
+    })?;
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => make::build(&dir)?,
     };
-    let packages = Packages::make(&dir, &binary)?;
+    let packages = Packages::make(&dir, &binary, Effort::Release)?;
     for file in &packages.files {
         println!("{:>11} {}", fs::metadata(file)?.len(), file.display());
     }
@@ -49,4 +62,14 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         trial::run(&packages, &dir, boots)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Packs a static binary of the tests and tries the packages, without booting anything: a release takes minutes to
+/// compile, and differs in nothing that is looked at here.
+pub fn check(binary: &Path) -> Result<Report> {
+    let dir = workdir::target()?.join("package/check");
+    fs::create_dir_all(&dir)?;
+    let packages = Packages::make(&dir, binary, Effort::Check)?;
+    trial::run(&packages, &dir, trial::Boots::None)?;
+    Ok(Report::default())
 }

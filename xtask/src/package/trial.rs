@@ -7,26 +7,19 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::make::Packages;
+use super::make::{CONFIGURATION, Packages};
 use crate::{
-    apt, consent, host, shell, toolchain,
-    vm::{self, mirror},
+    host, shell,
+    vm::{self, mirror, workdir},
 };
 
 /// Releases, and the kernels that they are booted with, their own first.
 const SUITES: [(&str, &[&str]); 2] = [("bookworm", &["6.1", "5.10"]), ("trixie", &["6.12", "7.3"])];
-
-/// Programs, and Debian's packages of them.
-const TOOLS: [(&str, &str); 3] = [
-    ("mmdebstrap", "mmdebstrap"),
-    ("lintian", "lintian"),
-    ("rpm", "rpm"),
-];
 
 /// Files that changes of users and packages leave on every Debian.
 const LEFT: [&str; 7] = [
@@ -38,8 +31,6 @@ const LEFT: [&str; 7] = [
     "./etc/subgid-",
     "./etc/subuid-",
 ];
-
-const CONFIGURATION: &str = "etc/observer/observer.toml";
 
 /// With which kernels each release is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +44,18 @@ pub enum Boots {
 
 pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     ensure!(host::is_root(), "the trial of packages needs root");
-    let missing = TOOLS
-        .iter()
-        .filter(|it| toolchain::find_program(it.0).is_none());
-    let missing: Vec<_> = missing.map(|it| it.1).collect();
-    if !missing.is_empty() {
-        consent::ask(&[format!("by apt: {}", missing.join(" "))])?;
-        apt::update()?;
-        apt::install(&missing)?;
-    }
     let old = dir.join("older.deb");
-    packages.pack("0.0.1", &old)?;
+    packages.pack_older("0.0.1", &old)?;
     for (suite, kernels) in SUITES {
         let tree = Tree::unpack(suite, dir)?;
         tree.install_upgrade_remove(&old, &packages.deb)?;
         tree.has_rpm(&packages.rpm)?;
         println!("{suite}: installed, upgraded, removed and purged");
         if boots == Boots::None {
+            fs::remove_dir_all(&tree.0)?;
             continue;
         }
-        tree.install(&packages.deb)?;
+        tree.install(&packages.deb, &[])?;
         let kernels = match boots {
             Boots::All => kernels,
             _ => &kernels[..1],
@@ -96,24 +79,40 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     )
 }
 
+/// Makes the archives that the trees are unpacked from, those that are missing.
+pub fn fetch() -> Result<()> {
+    for (suite, _) in SUITES {
+        archive(suite)?;
+    }
+    Ok(())
+}
+
+/// The archive of a release.
+fn archive(suite: &str) -> Result<PathBuf> {
+    let dir = workdir::target()?.join("package");
+    fs::create_dir_all(&dir)?;
+    let archive = dir.join(format!("{suite}.tar"));
+    if !archive.exists() {
+        let begun = dir.join(format!("{suite}.part.tar"));
+        let mut make = Command::new("mmdebstrap");
+        make.args(["--mode=root", "--variant=essential"])
+            .arg("--include=systemd-sysv,dbus,passwd,procps,init-system-helpers")
+            .arg(suite)
+            .arg(&begun)
+            .arg(mirror::main()?);
+        shell::persist(&mut make, "check the network")?;
+        fs::rename(&begun, &archive)?;
+    }
+    Ok(archive)
+}
+
 /// A Debian with nothing but what it boots with.
 struct Tree(PathBuf);
 
 impl Tree {
-    /// Unpacks a fresh one. What it is unpacked from is made once.
+    /// Unpacks a fresh one.
     fn unpack(suite: &str, dir: &Path) -> Result<Self> {
-        let archive = dir.join(format!("{suite}.tar"));
-        if !archive.exists() {
-            let begun = dir.join(format!("{suite}.part.tar"));
-            let mut make = Command::new("mmdebstrap");
-            make.args(["--mode=root", "--variant=apt"])
-                .arg("--include=systemd-sysv,dbus,passwd,procps,init-system-helpers")
-                .arg(suite)
-                .arg(&begun)
-                .arg(mirror::main()?);
-            shell::persist(&mut make, "check the network")?;
-            fs::rename(&begun, &archive)?;
-        }
+        let archive = archive(suite)?;
         let root = dir.join("tree");
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -140,9 +139,13 @@ impl Tree {
         shell::run(&mut self.command(words), "see the message above")
     }
 
-    fn install(&self, deb: &Path) -> Result<()> {
+    fn install(&self, deb: &Path, options: &[&str]) -> Result<()> {
         fs::copy(deb, self.0.join("tmp.deb"))?;
-        let installed = self.run(&["dpkg", "-i", "/tmp.deb"]);
+        let mut words = vec!["dpkg", "--force-unsafe-io"];
+        words.extend(options);
+        words.extend(["-i", "/tmp.deb"]);
+        // Where dpkg asks, there is no answer, and it fails.
+        let installed = shell::run(self.command(&words).stdin(Stdio::null()), "see above");
         fs::remove_file(self.0.join("tmp.deb"))?;
         installed
     }
@@ -151,21 +154,38 @@ impl Tree {
         let users =
             || ["passwd", "group"].map(|it| fs::read_to_string(self.0.join("etc").join(it)).ok());
         let before = (self.files()?, users());
-        self.install(old)?;
+        self.install(old, &[])?;
         self.run(&["observer", "--version"])?;
         self.run(&["systemctl", "is-enabled", "observer"])?;
         self.run(&["getent", "passwd", "observer"])?;
         let configuration = self.0.join(CONFIGURATION);
-        fs::write(&configuration, "fd-batch = 7\n")?;
-        self.install(new)?;
-        let kept = fs::read_to_string(&configuration)?;
+        let older = fs::read_to_string(&configuration)?;
+        self.install(new, &[])?;
+        let shipped = fs::read_to_string(&configuration)?;
         ensure!(
-            kept == "fd-batch = 7\n",
+            shipped != older,
+            "the upgrade left the older {CONFIGURATION}"
+        );
+
+        // Changed by the administrator and in the package.
+        self.install(old, &[])?;
+        let own = "fd-batch = 7\n";
+        fs::write(&configuration, own)?;
+        self.install(new, &["--force-confold"])?;
+        let beside = configuration.with_extension("toml.dpkg-dist");
+        ensure!(
+            fs::read_to_string(&configuration)? == own && fs::read_to_string(beside)? == shipped,
+            "the upgrade changed {CONFIGURATION}, or did not lay the new one beside it"
+        );
+        // By the administrator alone: nothing is asked.
+        self.install(new, &[])?;
+        ensure!(
+            fs::read_to_string(&configuration)? == own,
             "the upgrade changed {CONFIGURATION}"
         );
         // An administrator's decision outlives upgrades.
         self.run(&["systemctl", "disable", "observer"])?;
-        self.install(new)?;
+        self.install(new, &[])?;
         ensure!(
             self.run(&["systemctl", "is-enabled", "observer"]).is_err(),
             "the upgrade enabled the unit again"
