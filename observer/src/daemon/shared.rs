@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock, RwLockWriteGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -60,7 +60,56 @@ pub fn scan_limits(settings: &Settings) -> ScanLimits {
     }
 }
 
-/// CPU time of this thread, which does not include waiting.
-pub fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+/// Work that takes no more than a small part of a CPU: a pause follows it.
+pub struct Paced {
+    next: Instant,
+}
+
+impl Paced {
+    /// It may be done at once.
+    pub fn new() -> Self {
+        Self {
+            next: Instant::now(),
+        }
+    }
+
+    /// Whether the pause is over.
+    pub fn is_due(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    /// The next time is not before `pause` has passed.
+    pub fn pause(&mut self, pause: Duration) {
+        self.next = Instant::now() + pause;
+    }
+}
+
+/// What `work` returns, and the CPU time that it took of this thread, which does not include waiting.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let cpu_time =
+        || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+    let began = cpu_time();
+    let result = work();
+    (result, cpu_time().saturating_sub(began))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paced_work_pauses() {
+        let mut pace = Paced::new();
+        assert!(pace.is_due());
+        pace.pause(Duration::from_secs(3600));
+        assert!(!pace.is_due());
+        pace.pause(Duration::ZERO);
+        assert!(pace.is_due());
+    }
+
+    #[test]
+    fn waiting_costs_nothing() {
+        let (_, took) = timed(|| std::thread::sleep(Duration::from_millis(50)));
+        assert!(took < Duration::from_millis(25), "{took:?}");
+    }
 }

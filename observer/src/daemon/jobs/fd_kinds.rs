@@ -11,7 +11,7 @@ use observer_core::{config::Settings, process::fd_kinds::FdKinds, table::Process
 
 use crate::daemon::{
     scheduler::Job,
-    shared::{Shared, cpu_time},
+    shared::{Paced, Shared, timed},
 };
 
 /// Interval between two looks at a process.
@@ -31,9 +31,9 @@ struct Look {
 pub struct KindsOfFds {
     shared: Shared,
     looks: HashMap<ProcessKey, Look>,
-    /// When the next first look at a process may be, and the next other one.
-    next_first: Instant,
-    next_other: Instant,
+    /// Of first looks at a process, and of others.
+    first: Paced,
+    other: Paced,
 }
 
 impl KindsOfFds {
@@ -41,8 +41,8 @@ impl KindsOfFds {
         Self {
             shared,
             looks: HashMap::new(),
-            next_first: Instant::now(),
-            next_other: Instant::now(),
+            first: Paced::new(),
+            other: Paced::new(),
         }
     }
 }
@@ -80,10 +80,10 @@ impl Job for KindsOfFds {
 
     /// One process at a time, so that a pause follows each.
     fn run(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        if now < self.next_first {
+        if !self.first.is_due() {
             return Ok(());
         }
+        let now = Instant::now();
         let snapshot = self.shared.snapshot.borrow().clone();
         let processes = snapshot.processes.iter().filter(|it| is_filling(it));
         let suspects: HashSet<_> = processes.map(|it| it.key).collect();
@@ -91,16 +91,13 @@ impl Job for KindsOfFds {
         self.looks.retain(|key, _| suspects.contains(key));
         let mut changed = self.looks.len() < known;
         let last = |key: &ProcessKey| self.looks.get(key).map(|look| look.at);
-        let may_be = |key: &&ProcessKey| last(key).is_none() || now >= self.next_other;
+        let may_be = |key: &&ProcessKey| last(key).is_none() || self.other.is_due();
         if let Some(key) = due(&suspects, last, now).filter(may_be).copied() {
-            let began = cpu_time();
-            let kinds = self.shared.facts.fd_kinds(&key).map(Arc::new);
-            let took = cpu_time().saturating_sub(began);
+            let (kinds, took) = timed(|| self.shared.facts.fd_kinds(&key).map(Arc::new));
             let is_first = self.looks.insert(key, Look { at: now, kinds }).is_none();
-            let now = Instant::now();
-            self.next_first = now + PAUSE_OF_FIRST * took;
+            self.first.pause(PAUSE_OF_FIRST * took);
             if !is_first {
-                self.next_other = now + PAUSE * took;
+                self.other.pause(PAUSE * took);
             }
             changed = true;
         }

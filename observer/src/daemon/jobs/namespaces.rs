@@ -13,14 +13,21 @@ use observer_core::{
 };
 use tracing::debug;
 
-use crate::daemon::{scheduler::Job, shared::Shared};
+use crate::daemon::{
+    scheduler::Job,
+    shared::{Paced, Shared, timed},
+};
 
 /// Each reading sums some 130 counters over all CPUs (`netstat_seq_show`).
 const INTERVAL: Duration = Duration::from_secs(2);
+/// A run is followed by a pause of this many times its CPU time: at most 1/200 of a CPU, as for 100 namespaces each
+/// 2 s.
+const PAUSE: u32 = 200;
 
 pub struct Namespaces {
     shared: Shared,
     processes: Representatives,
+    pace: Paced,
 }
 
 impl Namespaces {
@@ -28,7 +35,26 @@ impl Namespaces {
         Self {
             shared,
             processes: Representatives::new(ProcRoot::default()),
+            pace: Paced::new(),
         }
+    }
+
+    /// The counters of all namespaces with sockets, as of the last walk over them.
+    fn read(&mut self) -> Vec<NamespaceCounters> {
+        let now = Instant::now();
+        let namespaces: Vec<u32> = {
+            let table = read(&self.shared.table);
+            table.ports_available().keys().copied().collect()
+        };
+        let mut counters = Vec::new();
+        for netns in namespaces {
+            match NamespaceCounters::read(netns, &mut self.processes, now) {
+                Ok(read) => counters.extend(read),
+                // The other namespaces are not affected.
+                Err(error) => debug!(netns, %error, "cannot read the counters of a namespace"),
+            }
+        }
+        counters
     }
 }
 
@@ -42,20 +68,11 @@ impl Job for Namespaces {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        // Those with sockets, as of the last walk over them.
-        let namespaces: Vec<u32> = {
-            let table = read(&self.shared.table);
-            table.ports_available().keys().copied().collect()
-        };
-        let mut counters = Vec::new();
-        for netns in namespaces {
-            match NamespaceCounters::read(netns, &mut self.processes, now) {
-                Ok(read) => counters.extend(read),
-                // The other namespaces are not affected.
-                Err(error) => debug!(netns, %error, "cannot read the counters of a namespace"),
-            }
+        if !self.pace.is_due() {
+            return Ok(());
         }
+        let (counters, took) = timed(|| self.read());
+        self.pace.pause(PAUSE * took);
         self.shared.namespaces.send_replace(Arc::new(counters));
         Ok(())
     }

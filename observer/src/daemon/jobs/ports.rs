@@ -1,11 +1,7 @@
 //! Walks over connections and sockets in TIME_WAIT: local ports in use by destination, and sockets that
 //! have been in a state for long.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use observer_core::{
     config::Settings,
@@ -18,7 +14,7 @@ use tracing::debug;
 use crate::{
     daemon::{
         scheduler::Job,
-        shared::{Shared, cpu_time},
+        shared::{Paced, Shared, timed},
     },
     kernel::monotonic_ns,
 };
@@ -31,7 +27,7 @@ pub struct Ports {
     stall_after: Duration,
     /// The longest pause, unless walks take longer than a small fraction of it.
     longest: Duration,
-    next_walk: Instant,
+    pace: Paced,
     last_took: Duration,
     history: History,
 }
@@ -43,7 +39,7 @@ impl Ports {
             top: 0,
             stall_after: Duration::ZERO,
             longest: Duration::ZERO,
-            next_walk: Instant::now(),
+            pace: Paced::new(),
             last_took: Duration::ZERO,
             history: History::default(),
         }
@@ -83,11 +79,11 @@ impl Job for Ports {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        if Instant::now() < self.next_walk {
+        if !self.pace.is_due() {
             return Ok(());
         }
-        let started = cpu_time();
-        let walk = self.walk().inspect_err(|_| {
+        let (walk, took) = timed(|| self.walk());
+        let walk = walk.inspect_err(|_| {
             // Otherwise the last reading would stay, although it is outdated.
             let mut table = write(&self.shared.table);
             table.forget_ports();
@@ -97,13 +93,12 @@ impl Job for Ports {
         let Some((walk, sysctls)) = walk else {
             return Ok(());
         };
-        let took = cpu_time().saturating_sub(started);
         debug!(shares = walk.shares.len(), ?took, "walked over connections");
         // The minimum of two, because accounting of CPU time is imprecise on a busy machine.
         let cost = took.min(self.last_took);
         self.last_took = took;
         let pause = pause(cost, walk.fullest(), self.history.growth(), self.longest);
-        self.next_walk = Instant::now() + pause;
+        self.pace.pause(pause);
         {
             let mut table = self.shared.discover();
             table.update_ports(&walk, self.top);
