@@ -368,6 +368,29 @@ fn a_finding_of_several_processes_names_no_pid() {
     assert_eq!(finding.labels.as_deref(), Some(&Labels::name("api", "")));
 }
 
+/// No worker of many has as much as another process, but all together have more.
+#[test]
+fn a_finding_of_many_processes_names_those_with_the_most() {
+    let (_, engine) = play(160, |second| {
+        let mut ports = kept_ports(200, second);
+        let cron = Arc::new(Labels::process(1, "cron", ""));
+        ports.holders = vec![Holder {
+            labels: cron,
+            count: 12,
+            ..holder(1)
+        }];
+        ports.holders.extend((2..22).map(holder));
+        Sample {
+            ports: vec![ports],
+            ..Sample::default()
+        }
+    });
+    let finding = &engine.board().entries().next().unwrap().finding;
+    let comm = finding.labels.as_deref().map(Labels::comm);
+    assert_eq!(comm, Some("api"));
+    assert_eq!(finding.evidence.holders().len(), 10);
+}
+
 /// The process that had the most when it was raised gets company, and ends then.
 #[test]
 fn a_finding_keeps_its_holder() {

@@ -369,6 +369,14 @@ pub enum Evidence {
     },
 }
 
+/// Maximum number of holders that a finding names.
+const HOLDERS: usize = 10;
+
+/// The first of all holders.
+pub(super) fn named(holders: &[Holder]) -> Vec<Holder> {
+    holders.iter().take(HOLDERS).cloned().collect()
+}
+
 impl Evidence {
     /// Whose ports or sockets they are.
     #[must_use]

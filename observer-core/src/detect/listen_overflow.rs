@@ -8,7 +8,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all},
-    finding::{Evidence, Severity},
+    finding::{Evidence, Severity, named},
     sample::{Listener, Worker},
     settings::Thresholds,
     windows::{Counters, Recent, Window},
@@ -137,7 +137,7 @@ impl Detector for ListenOverflow {
             sockets: listener.sockets,
             accepts,
             stuck_pid: stuck.map(|it| it.process.tgid),
-            holders: listener.holders.clone(),
+            holders: named(&listener.holders),
         };
         (evidence, cause::explain(&[(cause, 1)]))
     }

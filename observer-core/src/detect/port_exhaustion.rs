@@ -6,7 +6,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, seconds, share, until_used},
-    finding::{Evidence, Severity, Subject},
+    finding::{Evidence, Severity, Subject, named},
     sample::Ports,
     settings::Thresholds,
     windows::{Counters, Trend, Window},
@@ -176,7 +176,7 @@ impl Detector for PortExhaustion {
             opened_per_second: self.opened.per_second(),
             end: self.end(ports),
             failed_searches: self.failed.sum(),
-            holders: ports.holders.clone(),
+            holders: named(&ports.holders),
         };
         if matches!(ports.subject, Subject::Namespace(_)) {
             return (evidence, cause::explain(&[(&cause::BIND_FIRST, 1)]));

@@ -5,7 +5,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, seconds, share, until_used},
-    finding::{Evidence, Severity, Subject},
+    finding::{Evidence, Severity, Subject, named},
     port_exhaustion::OpenRate,
     sample::{Namespace, Ports},
     settings::Thresholds,
@@ -73,7 +73,7 @@ impl Detector for TimeWaitSurge {
             opened_per_second: self.opened.per_second(),
             end: self.end(ports),
             failed_searches: 0,
-            holders: ports.holders.clone(),
+            holders: named(&ports.holders),
         };
         (evidence, cause::explain(&[(&cause::SHORT_CONNECTIONS, 1)]))
     }
