@@ -1,6 +1,6 @@
 //! Connection requests are dropped because the accept queue is full, or soon will be.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use observer_common::ProcessKey;
 
@@ -16,13 +16,13 @@ use super::{
 
 /// A backlog up to this is a cause of its own: the default of net.core.somaxconn before 5.4.
 const SMALL_BACKLOG: u64 = 128;
-/// Ticks running on which the queue is nearly full although connections are accepted: it does not drain between
+/// For so long, the queue is nearly full at each tick although connections are accepted: it does not drain between
 /// bursts, so a longer queue would not help.
-const SLOW_TICKS: f64 = 3.0;
+const SLOW: Duration = Duration::from_secs(2);
 
-/// Ticks running on which the queue of one worker was nearly full and it accepted nothing: the kernel divides
+/// For so long, the queue of one worker is nearly full at each tick and it accepts nothing: the kernel divides
 /// connections unevenly, so a queue that is full although it moves is no sign of a worker that is stuck.
-const STUCK_TICKS: u32 = 3;
+const STUCK: Duration = Duration::from_secs(2);
 
 /// State of the detector.
 #[derive(Debug)]
@@ -30,13 +30,21 @@ pub struct ListenOverflow {
     totals: Counters<3>,
     /// Total of SYN cookies, as of the last number.
     syncookies: Option<u64>,
-    /// Of each worker, its total of accepted connections and for how many ticks it has been stuck.
-    workers: HashMap<ProcessKey, (u64, u32)>,
+    /// Of each worker, its total of accepted connections and since when it has been stuck.
+    workers: HashMap<ProcessKey, (u64, Option<Duration>)>,
     overflows: Window,
-    /// Ticks running on which the queue was nearly full.
-    full: f64,
+    /// Since when the queue has been nearly full at each tick.
+    full_since: Option<Duration>,
+    now: Duration,
     /// accept() calls that succeeded and that found no descriptor, and SYN cookies.
     recent: Recent<3>,
+}
+
+impl ListenOverflow {
+    /// Time since then, 0 if it is not so now.
+    fn time_since(&self, since: Option<Duration>) -> Duration {
+        since.map_or(Duration::ZERO, |since| self.now.saturating_sub(since))
+    }
 }
 
 impl Detector for ListenOverflow {
@@ -49,7 +57,8 @@ impl Detector for ListenOverflow {
             syncookies: None,
             workers: HashMap::new(),
             overflows: Window::new(10),
-            full: 0.0,
+            full_since: None,
+            now: Duration::ZERO,
             recent: Recent::default(),
         }
     }
@@ -74,25 +83,26 @@ impl Detector for ListenOverflow {
         self.overflows.add(at.now, at.pace, overflows);
         self.recent.add(at.now, [accepts, exhausted, syncookies]);
         let workers = listener.workers.iter().map(|it| {
-            let before = self.workers.get(&it.process);
-            let stuck = match before {
-                Some((accepts, stuck))
+            let since = match self.workers.get(&it.process) {
+                Some((accepts, since))
                     if *accepts == it.accepts && it.fullest >= thresholds.listen_full =>
                 {
-                    stuck + 1
+                    since.or(Some(at.now))
                 }
-                _ => 0,
+                _ => None,
             };
-            (it.process, (it.accepts, stuck))
+            (it.process, (it.accepts, since))
         });
         self.workers = workers.collect();
         let full = listener.fullest >= thresholds.listen_full;
-        self.full = if full { self.full + 1.0 } else { 0.0 };
+        self.full_since = full.then(|| self.full_since.unwrap_or(at.now));
+        self.now = at.now;
         let dropping = all(&[
             self.overflows.seconds_with(0.0) as f64 / thresholds.listen_overflow_seconds,
             self.overflows.sum() as f64 / thresholds.listen_overflows,
         ]);
-        let filling = self.full / thresholds.listen_full_ticks;
+        let filling =
+            self.time_since(self.full_since).as_secs_f64() / thresholds.listen_full_seconds;
         let raise = match (dropping >= 1.0, filling >= 1.0) {
             (true, _) => Some(Severity::Critical),
             (false, true) => Some(Severity::Warning),
@@ -110,7 +120,7 @@ impl Detector for ListenOverflow {
         let [accepts, exhausted, syncookies] = self.recent.sums();
         let is_stuck = |it: &&Worker| {
             let worker = self.workers.get(&it.process);
-            worker.is_some_and(|(_, stuck)| *stuck >= STUCK_TICKS)
+            worker.is_some_and(|(_, since)| self.time_since(*since) >= STUCK)
         };
         let stuck = listener.workers.iter().find(is_stuck);
         let cause = if exhausted > 0 {
@@ -119,7 +129,7 @@ impl Detector for ListenOverflow {
             &cause::NO_ACCEPTS
         } else if stuck.is_some() {
             &cause::ONE_WORKER_STUCK
-        } else if self.full >= SLOW_TICKS {
+        } else if self.time_since(self.full_since) >= SLOW {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
             &cause::SLOW_ACCEPT
         } else if syncookies > 0 {
@@ -153,6 +163,26 @@ mod tests {
         table::ListenAddress,
     };
 
+    /// Ten overflows and two accepts a second.
+    fn listener(second: u64, backlog: u64, workers: Vec<Worker>) -> Listener {
+        Listener {
+            place: ListenAddress {
+                netns: 1,
+                address: "0.0.0.0:80".parse().unwrap(),
+            },
+            sockets: 1,
+            backlog,
+            max_backlog: 100,
+            fullest: backlog as f64 / 100.0,
+            overflows: 10 * second,
+            accepts: 2 * second,
+            exhausted: 0,
+            syncookies: Some(0),
+            holders: Vec::new(),
+            workers,
+        }
+    }
+
     /// The cause after ten seconds of overflows and accepts, with these numbers of waiting connections.
     fn cause(backlog: impl Fn(u64) -> u64) -> &'static str {
         cause_with(backlog, |_| Vec::new()).0
@@ -165,22 +195,7 @@ mod tests {
     ) -> (&'static str, Option<u32>) {
         let thresholds = Thresholds::default();
         let mut detector = ListenOverflow::new(&thresholds);
-        let listener = |second: u64| Listener {
-            place: ListenAddress {
-                netns: 1,
-                address: "0.0.0.0:80".parse().unwrap(),
-            },
-            sockets: 1,
-            backlog: backlog(second),
-            max_backlog: 100,
-            fullest: backlog(second) as f64 / 100.0,
-            overflows: 10 * second,
-            accepts: 2 * second,
-            exhausted: 0,
-            syncookies: Some(0),
-            holders: Vec::new(),
-            workers: workers(second),
-        };
+        let listener = |second| listener(second, backlog(second), workers(second));
         for second in 0..10 {
             let at = At {
                 now: Duration::from_secs(second),
@@ -213,6 +228,66 @@ mod tests {
             |_| 100,
             |second| vec![worker(1, 0.1, 0), worker(2, 1.0, accepts * second)],
         )
+    }
+
+    /// Time from the first sample to the one at which it is raised for a queue that stays full.
+    fn raised_after(tick: Duration) -> Duration {
+        let thresholds = Thresholds::default();
+        let mut detector = ListenOverflow::new(&thresholds);
+        let full = listener(0, 100, Vec::new());
+        for number in 0..100 {
+            let now = number * tick;
+            let at = At {
+                now,
+                elapsed: tick,
+                pace: Pace::new(tick),
+                raised: false,
+                thresholds: &thresholds,
+            };
+            if detector.assess(&full, &at).raise.is_some() {
+                return now;
+            }
+        }
+        panic!("it is not raised");
+    }
+
+    #[test]
+    fn a_full_queue_is_raised_as_soon_at_any_pace() {
+        for (tick, after) in [(100, 5_000), (1_000, 5_000), (60_000, 60_000)] {
+            let [tick, after] = [tick, after].map(Duration::from_millis);
+            assert_eq!(raised_after(tick), after);
+        }
+    }
+
+    /// The number since the namespace was made says nothing of now, nor does one that could not be read for a while.
+    #[test]
+    fn cookies_of_the_past_are_no_flood() {
+        let thresholds = Thresholds::default();
+        let cause = |cookies: [Option<u64>; 6]| {
+            let mut detector = ListenOverflow::new(&thresholds);
+            let mut last = None;
+            for (second, cookies) in (0..).zip(cookies) {
+                let now = Listener {
+                    syncookies: cookies,
+                    fullest: 0.0,
+                    ..listener(second, 0, Vec::new())
+                };
+                let at = At {
+                    now: Duration::from_secs(second),
+                    elapsed: Duration::from_secs(1),
+                    pace: Pace::default(),
+                    raised: false,
+                    thresholds: &thresholds,
+                };
+                detector.assess(&now, &at);
+                last = Some(now);
+            }
+            detector.evidence(&last.unwrap()).1[0].cause.id
+        };
+        let (none, some) = (None, Some(1_000));
+        assert_eq!(cause([none, none, some, some, some, some]), "small_backlog");
+        assert_eq!(cause([some, none, none, some, some, some]), "small_backlog");
+        assert_eq!(cause([some, none, none, none, none, Some(1_005)]), "flood");
     }
 
     #[test]

@@ -203,8 +203,8 @@ thresholds! {
     listen_overflow_seconds = 4.0;
     /// Fraction of its maximum to which the accept queue of a listening socket is filled.
     listen_full = 0.8;
-    /// Ticks running on which it is so full.
-    listen_full_ticks = 5.0;
+    /// Seconds for which it is so full, at each tick.
+    listen_full_seconds = 5.0;
     /// Seconds without overflow before it clears.
     listen_hold_seconds = 60.0;
     /// Distinct closed ports that one source tried within 60 s. A stray client tries one to three.
