@@ -634,3 +634,28 @@ fn the_same_samples_give_the_same_changes() {
     let run = || play(100, |second| resetting(Some(7), second)).0;
     assert_eq!(run(), run());
 }
+
+/// `prlimit --nofile` gives a process more descriptors than it will ever have.
+#[test]
+fn a_leak_clears_when_the_limit_is_raised() {
+    let mut engine = Engine::new(Thresholds::default());
+    let mut changes = Vec::new();
+    for second in 0..200 {
+        let mut process = process(1);
+        process.descriptors = Some(Descriptors {
+            open: 400 + 5 * second,
+            limit: if second < 100 { 1_024 } else { 1_048_576 },
+            measured_at: Duration::from_secs(second),
+        });
+        let found = engine.step(&Sample {
+            now: Duration::from_secs(second),
+            processes: vec![process],
+            ..Sample::default()
+        });
+        changes.extend(found.into_iter().map(|change| (change.name(), second)));
+    }
+    let [("raised", raised), ("cleared", cleared)] = changes[..] else {
+        panic!("{changes:?}");
+    };
+    assert!(raised < 100 && (130..135).contains(&cleared), "{changes:?}");
+}

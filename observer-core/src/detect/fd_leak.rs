@@ -33,14 +33,8 @@ pub struct FdLeak {
 
 impl FdLeak {
     fn rises(&mut self, open: f64, limit: f64, thresholds: &Thresholds) {
-        let shares = [
-            thresholds.fd_share_1s,
-            thresholds.fd_share_10s,
-            thresholds.fd_share_60s,
-            thresholds.fd_share_600s,
-        ];
         let least = thresholds.fd_rise.max(thresholds.fd_rise_share * limit);
-        for (index, share) in shares.into_iter().enumerate() {
+        for (index, share) in shares(thresholds).into_iter().enumerate() {
             let Some(rise) = self.floors[index].rise() else {
                 continue;
             };
@@ -79,6 +73,16 @@ impl FdLeak {
             }
         }
     }
+}
+
+/// Fractions of the limit from which a rise is raised, by scale.
+fn shares(thresholds: &Thresholds) -> [f64; SCALES.len()] {
+    [
+        thresholds.fd_share_1s,
+        thresholds.fd_share_10s,
+        thresholds.fd_share_60s,
+        thresholds.fd_share_600s,
+    ]
 }
 
 impl Detector for FdLeak {
@@ -124,7 +128,10 @@ impl Detector for FdLeak {
         } else {
             open
         };
-        self.assessment.calm = (open as f64) < at.thresholds.fd_clear_share * self.highest as f64;
+        // The limit may have been raised since.
+        let least = all(&shares(at.thresholds)) * descriptors.limit as f64;
+        let level = least.max(self.highest as f64);
+        self.assessment.calm = (open as f64) < at.thresholds.fd_clear_share * level;
         self.assessment
     }
 

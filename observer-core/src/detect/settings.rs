@@ -155,7 +155,8 @@ thresholds! {
     fd_jump_share = 0.8;
     /// Seconds that such growth leaves until the limit.
     fd_jump_seconds = 10.0;
-    /// A leak clears below this fraction of the highest number since it was raised.
+    /// A leak clears below this fraction of the highest number since it was raised, or of the number from which one
+    /// may be raised: the limit may be a higher one by then.
     fd_clear_share = 0.9;
     /// Open descriptors as a fraction of the limit that is exhaustion although no call has failed.
     fd_full_share = 0.95;
