@@ -40,14 +40,35 @@ impl Connecting for Name {
     }
 }
 
+/// What is no failure beside connects that succeed: where IPv6 is absent, half of all attempts end with
+/// ENETUNREACH for ever.
+const IGNORABLE: [ConnectResult; 3] = [
+    ConnectResult::NetUnreachable,
+    ConnectResult::FamilyNotSupported,
+    ConnectResult::Canceled,
+];
+
+/// Of these results, the failures beside connects that succeed. EADDRNOTAVAIL is one for each search for a port that
+/// failed; else the source address is not one of this host.
+fn beside_successes(
+    mut results: [u64; ConnectResult::COUNT],
+    searches: u64,
+) -> [u64; ConnectResult::COUNT] {
+    for ignorable in IGNORABLE {
+        results[ignorable as usize] = 0;
+    }
+    let no_address = &mut results[ConnectResult::AddressNotAvailable as usize];
+    *no_address = searches.min(*no_address);
+    results
+}
+
 /// The connects of some seconds.
 #[derive(Debug)]
 struct Attempts {
     seconds: u64,
     ok: Window,
     failed: Window,
-    /// What counts as failed only if nothing succeeds: where IPv6 is absent, half of all attempts end with
-    /// ENETUNREACH for ever.
+    /// What counts as failed only if nothing succeeds.
     ignorable: Window,
 }
 
@@ -116,14 +137,29 @@ impl<S> ConnectFailures<S> {
     /// Whether most failures are failed searches for a port.
     #[must_use]
     pub fn is_without_ports(&self) -> bool {
-        let results = self.recent.sums();
-        let failed = results.iter().sum::<u64>() - results[ConnectResult::Ok as usize];
+        let failed = self.failures().iter().sum::<u64>();
         let [searches] = self.recent_searches.sums();
         2 * searches > failed
     }
 
+    /// The window that speaks.
+    fn speaking(&self) -> &Attempts {
+        if self.is_slow { &self.slow } else { &self.fast }
+    }
+
+    /// Recent failures by result.
+    fn failures(&self) -> [u64; ConnectResult::COUNT] {
+        let mut results = self.recent.sums();
+        results[ConnectResult::Ok as usize] = 0;
+        if self.speaking().alone() {
+            return results;
+        }
+        let [searches] = self.recent_searches.sums();
+        beside_successes(results, searches)
+    }
+
     fn causes(&self) -> Vec<(&'static Cause, u64)> {
-        let results = self.recent.sums();
+        let results = self.failures();
         let of = |cause, result: ConnectResult| (cause, results[result as usize]);
         vec![
             of(&cause::NOTHING_LISTENS, ConnectResult::Refused),
@@ -164,14 +200,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let [searches] = self.searches.since([sample.counts().port_searches_failed]);
         self.recent.add(at.now, results);
         self.recent_searches.add(at.now, [searches]);
-        let count = |result: ConnectResult| results[result as usize];
-        let no_address = count(ConnectResult::AddressNotAvailable);
-        let ok = count(ConnectResult::Ok);
-        let ignorable = count(ConnectResult::NetUnreachable)
-            + count(ConnectResult::FamilyNotSupported)
-            + count(ConnectResult::Canceled)
-            + no_address.saturating_sub(searches);
-        let failed = results.iter().sum::<u64>() - ok - ignorable;
+        let ok = results[ConnectResult::Ok as usize];
+        let failed = beside_successes(results, searches).iter().sum::<u64>() - ok;
+        let ignorable = results.iter().sum::<u64>() - ok - failed;
         for attempts in [&mut self.fast, &mut self.slow] {
             attempts.ok.add(at.now, at.pace, ok);
             attempts.failed.add(at.now, at.pace, failed);
@@ -192,8 +223,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let slow = if goes_on { slow } else { 0.0 };
         let waiting = f64::from(sample.waiting()) / thresholds.connect_waiting;
         self.is_slow = slow >= 1.0 && fast < 1.0;
-        let speaking = if self.is_slow { &self.slow } else { &self.fast };
-        let severity = match speaking.alone() {
+        let severity = match self.speaking().alone() {
             true => Severity::Critical,
             false => Severity::Warning,
         };
@@ -207,7 +237,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
     }
 
     fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
-        let attempts = if self.is_slow { &self.slow } else { &self.fast };
+        let attempts = self.speaking();
         let names = ConnectResult::NAMES.iter().copied();
         let failed = attempts.failed();
         let evidence = Evidence::Connects {

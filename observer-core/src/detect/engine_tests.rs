@@ -635,6 +635,37 @@ fn the_same_samples_give_the_same_changes() {
     assert_eq!(run(), run());
 }
 
+/// Where IPv6 is absent, half of all attempts end with ENETUNREACH, which is not what is wrong.
+#[test]
+fn what_is_no_failure_is_no_cause() {
+    let cause = |ok: u64| {
+        let (_, engine) = play(60, |second| {
+            let mut client = process(7);
+            let connects = &mut client.counts.connects;
+            connects[ConnectResult::Ok as usize] = ok * second;
+            connects[ConnectResult::Refused as usize] = 10 * second;
+            for ignorable in [
+                ConnectResult::NetUnreachable,
+                ConnectResult::FamilyNotSupported,
+                ConnectResult::Canceled,
+                ConnectResult::AddressNotAvailable,
+            ] {
+                connects[ignorable as usize] = 20 * second;
+            }
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let causes = finding.causes.iter();
+        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+    };
+    assert_eq!(cause(1), ["nothing_listens"]);
+    // Nothing succeeds.
+    assert!(cause(0).contains(&"no_route"), "{:?}", cause(0));
+}
+
 /// `prlimit --nofile` gives a process more descriptors than it will ever have.
 #[test]
 fn a_leak_clears_when_the_limit_is_raised() {
