@@ -210,7 +210,7 @@ thresholds! {
     listen_hold_seconds = 60.0;
     /// Distinct closed ports that one source tried within 60 s. A stray client tries one to three.
     scan_ports = 15.0;
-    /// Seconds without such a segment before it clears.
+    /// Seconds without such a segment, or with less than half as many ports, before it clears.
     scan_hold_seconds = 60.0;
 }
 

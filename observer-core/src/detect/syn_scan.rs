@@ -13,6 +13,9 @@ use super::{
 
 /// A source that sent nothing for so long is calm. A slow scan is not, as long as it goes on.
 const SILENT: Duration = Duration::from_secs(2);
+/// So is one that goes on with less than this fraction of the ports of a scan: it has become a stray client. The
+/// bitmap starts anew each minute, so that a scan is calm for a moment then, too.
+const FEW: f64 = 0.5;
 
 /// The detector, which has no state: the kernel side keeps the window.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Detector for SynScan {
         let over = silent.as_secs_f64() >= at.thresholds.scan_hold_seconds;
         Assessment {
             raise: (score >= 1.0 && !over).then_some(Severity::Warning),
-            calm: silent >= SILENT,
+            calm: silent >= SILENT || score < FEW,
             score,
             time_left: None,
         }

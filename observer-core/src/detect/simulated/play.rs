@@ -69,17 +69,22 @@ pub struct Bad {
     pub series: Scenario,
 }
 
-/// What was raised, and when.
-pub fn raises(series: Series) -> impl Iterator<Item = (u64, Finding)> {
+/// What changed, and when.
+pub fn changes(series: Series) -> impl Iterator<Item = (u64, Change)> {
     let mut engine = Engine::new(Thresholds::default());
     let samples = (-1..).zip(series.samples);
     samples.flat_map(move |(second, mut sample)| {
         sample.now = clock(second);
         let changes = engine.step(&sample).into_iter();
-        changes.filter_map(move |change| match change {
-            Change::Raised(finding) => Some((second.max(0) as u64, finding)),
-            Change::Updated(_) | Change::Cleared(_) => None,
-        })
+        changes.map(move |change| (second.max(0) as u64, change))
+    })
+}
+
+/// What was raised, and when.
+pub fn raises(series: Series) -> impl Iterator<Item = (u64, Finding)> {
+    changes(series).filter_map(|(second, change)| match change {
+        Change::Raised(finding) => Some((second, finding)),
+        Change::Updated(_) | Change::Cleared(_) => None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     draw::Draw,
-    play::{Bad, Series, are_raised, are_silent, clock},
+    play::{Bad, Series, are_raised, are_silent, changes, clock},
 };
 use crate::detect::{Anomaly, Sample, Source};
 
@@ -71,4 +71,23 @@ fn scans_are_raised() {
 #[test]
 fn a_stray_client_is_silent() {
     are_silent(&[("stray client, 3 dead ports", 10, stray_client)]);
+}
+
+/// What was raised and cleared of a scan of a minute that goes on with so many ports of each second's.
+fn then(ports: &[u64]) -> Vec<&'static str> {
+    let scan = (0..60).map(|second| (10 * second..10 * second + 10).collect());
+    let after = (0..600).map(|second| {
+        let port = ports.get(second as usize % ports.len()).copied();
+        Vec::from_iter(port)
+    });
+    let changes = changes(series(0, scan.chain(after).collect()));
+    changes.map(|(_, change)| change.name()).collect()
+}
+
+#[test]
+fn a_scan_that_becomes_a_stray_client_clears() {
+    assert_eq!(then(&[80]), ["raised", "cleared"]);
+    // Twenty ports a minute are a scan still.
+    let slow: Vec<_> = (0..600).map(|second| second / 3).collect();
+    assert_eq!(then(&slow)[..2], ["raised", "updated"]);
 }
