@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(900);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Variables that sudo keeps.
-const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,OBSERVER_SCENARIO,OBSERVER_CHAIN,\
+const KEPT: &str = "OBSERVER_BIN,OBSERVER_TEST_TOOLS_INSTALLED,OBSERVER_TEST_BUSY,OBSERVER_SCENARIO,OBSERVER_CHAIN,\
                     OBSERVER_BENIGN_SECONDS,OBSERVER_UPDATE_DOCS,CARGO_MANIFEST_DIR,RUST_BACKTRACE";
 
 /// One run of a test program.

@@ -140,7 +140,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         summary.skip("other kernels", "left out by --unit-only");
     } else if let Some(binaries) = binaries {
         tracefs::ensure();
-        on_kernels(&mut summary, &binaries, filter, *write_attach_types, || {
+        // How soon something is found depends on what runs beside.
+        let env: &[_] = if guests {
+            &[("OBSERVER_TEST_BUSY", "1")]
+        } else {
+            &[]
+        };
+        summary.task("attach types", || {
+            native::attach_types(&binaries, *write_attach_types)
+        });
+        on_kernels(&mut summary, &binaries, filter, env, || {
             let suite = suite.join();
             suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
@@ -172,12 +181,9 @@ fn on_kernels(
     summary: &mut Summary,
     binaries: &Binaries,
     filter: &[OsString],
-    write_attach_types: bool,
+    env: &[(&str, &str)],
     suite: impl FnOnce() -> Result<Option<vm::Suite>> + Send,
 ) {
-    summary.task("attach types", || {
-        native::attach_types(binaries, write_attach_types)
-    });
     thread::scope(|scope| {
         let guests = scope.spawn(move || {
             let start = Instant::now();
@@ -185,7 +191,7 @@ fn on_kernels(
             let report = suite.and_then(|suite| suite.run(binaries));
             Some((start.elapsed(), report))
         });
-        summary.task("kernel tests", || native::run(binaries, filter, &[]));
+        summary.task("kernel tests", || native::run(binaries, filter, env));
         let guests = guests
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
