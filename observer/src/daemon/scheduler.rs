@@ -12,7 +12,7 @@ use observer_core::{
     sync::lock,
 };
 use tokio::{sync::watch, task::JoinSet};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Recurring work of the daemon. It may block: the scheduler runs the other jobs meanwhile, and no
 /// signal waits for it.
@@ -35,7 +35,7 @@ pub trait Job: Send + 'static {
     ///
     /// # Errors
     ///
-    /// What went wrong; it is counted, logged, and the job runs again after its interval. A job
+    /// What went wrong; it is counted, logged if it is not what the last run said, and the job runs again after its interval. A job
     /// that fails withdraws the values that it published before.
     fn run(&mut self) -> anyhow::Result<()>;
 }
@@ -118,10 +118,11 @@ impl Task {
             due += interval;
         }
         self.health.beat(self.name, stuck_after(interval));
+        let mut failing = None;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {
-                    if self.once().await {
+                    if self.once(&mut failing).await {
                         self.health.beat(self.name, stuck_after(interval));
                     }
                     due = Instant::now() + interval;
@@ -145,8 +146,9 @@ impl Task {
     }
 
     /// One run, on a thread that may block. Returns whether the job came to its end, with success or
-    /// with an error: one that panics each time does no work, and /healthz has to say so.
-    async fn once(&self) -> bool {
+    /// with an error: one that panics each time does no work, and /healthz has to say so. `failing` is the error of
+    /// the last run: the log has each once, and not every second.
+    async fn once(&self, failing: &mut Option<String>) -> bool {
         let job = Arc::clone(&self.job);
         let started = Instant::now();
         let result = tokio::task::spawn_blocking(move || lock(&job).run()).await;
@@ -157,8 +159,12 @@ impl Task {
             Err(panic) => Some(panic.to_string()),
         };
         self.metrics.finished(self.name, took, failure.is_some());
-        if let Some(error) = failure {
-            warn!(job = self.name, error, "a job failed");
+        if *failing != failure {
+            match &failure {
+                Some(error) => warn!(job = self.name, error, "a job failed"),
+                None => info!(job = self.name, "a job works again"),
+            }
+            *failing = failure;
         }
         result.is_ok()
     }
