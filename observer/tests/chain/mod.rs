@@ -361,6 +361,7 @@ fn alerts_are_told_and_end() {
         "prometheus",
         "promtool",
         "prometheus-alertmanager",
+        "gccgo",
         "node",
         "nmap"
     );
@@ -445,11 +446,13 @@ fn alerts_are_told_and_end() {
     chain.wait("the end of all others", patience, |told| {
         told.groups.iter().all(is_over)
     });
-    drop(daemon);
-    chain.wait("the alert that the daemon is gone", patience, |told| {
+    let is_told_gone = |told: &webhook::Told| {
         let mut fired = told.fired.values();
         fired.any(|it| it["labels"]["alertname"] == "ObserverDown")
-    });
+    };
+    assert!(!is_told_gone(&chain.webhook.told()), "the daemon runs");
+    drop(daemon);
+    chain.wait("the alert that the daemon is gone", patience, is_told_gone);
 
     let told = chain.webhook.told();
     for alert in told.fired.values() {
