@@ -211,8 +211,8 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
         refused,
     } = mix(per_thread, THREADS);
     let established = client + server + reset + open;
-    // The end of a connection in some 100,000 is seen by no program, and the kernel reports no run as missed
-    // (docs/limitations.md).
+    // A kernel that runs no program in a softirq that interrupts process 1 reports no run as missed
+    // (docs/limitations.md). That is one connection in some 100,000.
     let unseen = (established / 40_000) as f64;
     let check = |what: &str, ours: f64, kernel: u64| {
         println!("{what}: {ours} of {kernel}");
