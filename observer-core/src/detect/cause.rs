@@ -237,7 +237,7 @@ causes! {
             => "accept() finds no free descriptor, so the queue stays full" ["nofile"];
         NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
             => "the server does not accept at all: it is stuck" ["no-accept"];
-        ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 2 s and accepts nothing, and others accept"
+        ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 2 s and accepts nothing, and others accept; or one of several sockets of a process is nearly full for 2 s and the others are nearly empty"
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];

@@ -24,6 +24,10 @@ const SLOW: Duration = Duration::from_secs(2);
 /// connections unevenly, so a queue that is full although it moves is no sign of a worker that is stuck.
 const STUCK: Duration = Duration::from_secs(2);
 
+/// Mean fill of its other sockets up to which a full one of a process with several (SO_REUSEPORT) is that of a worker
+/// that is stuck: connections are divided by a hash of their addresses, so a server that is slow as a whole fills all.
+const NEARLY_EMPTY: f64 = 0.1;
+
 /// State of the detector.
 #[derive(Debug)]
 pub struct ListenOverflow {
@@ -35,6 +39,8 @@ pub struct ListenOverflow {
     overflows: Window,
     /// Since when the queue has been nearly full at each tick.
     full_since: Option<Duration>,
+    /// Since when one of several sockets of a process has been nearly full at each tick, and the others nearly empty.
+    one_full_since: Option<Duration>,
     now: Duration,
     /// accept() calls that succeeded and that found no descriptor, and SYN cookies.
     recent: Recent<3>,
@@ -44,6 +50,18 @@ impl ListenOverflow {
     /// Time since then, 0 if it is not so now.
     fn time_since(&self, since: Option<Duration>) -> Duration {
         since.map_or(Duration::ZERO, |since| self.now.saturating_sub(since))
+    }
+}
+
+/// Mean fill of all sockets but the fullest, if their maxima are equal; infinite without any.
+fn others(listener: &Listener) -> f64 {
+    let others = listener.sockets.saturating_sub(1) as f64;
+    let max = listener.max_backlog as f64 / (others + 1.0);
+    let waiting = listener.backlog as f64 - listener.fullest * max;
+    if others * max > 0.0 {
+        waiting.max(0.0) / (others * max)
+    } else {
+        f64::INFINITY
     }
 }
 
@@ -58,6 +76,7 @@ impl Detector for ListenOverflow {
             workers: HashMap::new(),
             overflows: Window::new(10),
             full_since: None,
+            one_full_since: None,
             now: Duration::ZERO,
             recent: Recent::default(),
         }
@@ -96,6 +115,8 @@ impl Detector for ListenOverflow {
         self.workers = workers.collect();
         let full = listener.fullest >= thresholds.listen_full;
         self.full_since = full.then(|| self.full_since.unwrap_or(at.now));
+        let one_full = full && listener.workers.is_empty() && others(listener) <= NEARLY_EMPTY;
+        self.one_full_since = one_full.then(|| self.one_full_since.unwrap_or(at.now));
         self.now = at.now;
         let dropping = all(&[
             self.overflows.seconds_with(0.0) as f64 / thresholds.listen_overflow_seconds,
@@ -127,7 +148,7 @@ impl Detector for ListenOverflow {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
         } else if accepts == 0 {
             &cause::NO_ACCEPTS
-        } else if stuck.is_some() {
+        } else if stuck.is_some() || self.time_since(self.one_full_since) >= STUCK {
             &cause::ONE_WORKER_STUCK
         } else if self.time_since(self.full_since) >= SLOW {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
@@ -295,6 +316,39 @@ mod tests {
         assert_eq!(of_full_worker(0), ("one_worker_stuck", Some(2)));
         // The kernel gave it more than the others.
         assert_eq!(of_full_worker(1), ("slow_accept", None));
+    }
+
+    /// A master that made all sockets before it forked its workers: of eight, one has this queue and each other
+    /// `others`.
+    fn of_master(fullest: u64, others: u64) -> &'static str {
+        let thresholds = Thresholds::default();
+        let mut detector = ListenOverflow::new(&thresholds);
+        let listener = |second| Listener {
+            sockets: 8,
+            backlog: fullest + 7 * others,
+            max_backlog: 8 * 16,
+            fullest: fullest as f64 / 16.0,
+            ..listener(second, 0, Vec::new())
+        };
+        for second in 0..10 {
+            let at = At {
+                now: Duration::from_secs(second),
+                elapsed: Duration::from_secs(1),
+                pace: Pace::default(),
+                raised: false,
+                thresholds: &thresholds,
+            };
+            detector.assess(&listener(second), &at);
+        }
+        detector.evidence(&listener(9)).1[0].cause.id
+    }
+
+    #[test]
+    fn one_full_socket_of_several_is_that_of_a_stuck_worker() {
+        assert_eq!(of_master(17, 0), "one_worker_stuck");
+        assert_eq!(of_master(17, 1), "one_worker_stuck");
+        // All are slow, and one was given more than the others.
+        assert_eq!(of_master(17, 8), "slow_accept");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Accept queues that fill, by the first argument. `slow`: a server accepts two connections a second. `stuck`:
-one of eight workers with SO_REUSEPORT does not accept. `inherited`: the server has ended, and a program that
+one of eight workers with SO_REUSEPORT does not accept. `master`: the same where a master made all sockets, as
+nginx does. `inherited`: the server has ended, and a program that
 it had started has its listener and does not accept."""
 import os, socket, time
 
-from common import ARGS, child, rename, say
-from shared import listen, pace
+from common import ARGS, NAME, child, rename, say
+from shared import fork, listen, pace
 
 
 def slow(ready):
@@ -29,6 +30,20 @@ def worker(is_stuck):
     return work
 
 
+def accept(s):
+    while True:
+        s.accept()[0].close()
+
+
+def master(ready):
+    sockets = [listen(80, backlog=16, reuseport=True) for _ in range(8)]
+    for i, s in enumerate(sockets):
+        if i != 5:
+            fork(f"{NAME}-server", lambda: accept(s))
+    ready()
+    time.sleep(1000)
+
+
 def inherited(ready):
     s = listen(80, backlog=16)
     s.set_inheritable(True)
@@ -44,6 +59,8 @@ if ARGS[0] == "slow":
 elif ARGS[0] == "stuck":
     for i in range(8):
         child("server", worker(i == 5))
+elif ARGS[0] == "master":
+    child("server", master)
 else:
     child("server", inherited)
     # The observer looks once a minute whose the sockets of an ended process are.

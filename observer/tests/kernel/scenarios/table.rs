@@ -334,6 +334,9 @@ scenarios! {
     "stuck": "one of eight workers with SO_REUSEPORT does not accept";
         ["queues.py", "stuck"]
         => Some(queue("server", "one_worker_stuck", "stuck-worker"));
+    "master": "the same where a master made all sockets";
+        ["queues.py", "master"]
+        => Some(queue("server", "one_worker_stuck", "stuck-worker"));
     "inherit": "a program that inherited a listener does not accept";
         ["queues.py", "inherited"]
         => Some(queue("helper", "no_accepts", "no-accept"));
