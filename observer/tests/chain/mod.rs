@@ -32,13 +32,13 @@ use webhook::Webhook;
 const ONLY: &str = "OBSERVER_CHAIN";
 const ALL: &str = "all";
 /// One scenario for each kind of alert that comes within seconds, also on a busy machine.
-const SHORT: [&str; 5] = ["linger", "dead", "ports20", "stuck", "fastscan"];
+const SHORT: [&str; 6] = ["linger", "dead", "ports20", "stuck", "handshak", "fastscan"];
 /// Until all alerts are there, and until they are over.
 const PATIENCE_SHORT: Duration = Duration::from_secs(300);
 const PATIENCE_LONG: Duration = Duration::from_secs(900);
 
 /// The alert of each anomaly that a scenario provokes.
-const ALERTS: [(&str, &str); 9] = [
+const ALERTS: [(&str, &str); 12] = [
     ("rst_storm", "ObserverRstStorm"),
     ("connect_failures", "ObserverConnectFailures"),
     ("port_exhaustion", "ObserverPortsRunOut"),
@@ -46,6 +46,9 @@ const ALERTS: [(&str, &str); 9] = [
     ("close_wait_leak", "ObserverCloseWaitLeak"),
     ("listen_overflow", "ObserverListenOverflow"),
     ("silent_peers", "ObserverSilentPeers"),
+    ("read_stall", "ObserverReadStall"),
+    ("program_not_reading", "ObserverProgramNotReading"),
+    ("idle_pool_leak", "ObserverIdlePoolLeak"),
     ("time_wait_overflow", "ObserverTimeWaitOverflow"),
     ("syn_scan", "ObserverScan"),
 ];
