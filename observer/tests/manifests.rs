@@ -1,4 +1,4 @@
-//! The manifests of deploy/kubernetes: what they give the daemon is what it asks for.
+//! The manifests of deploy/kubernetes: what they give the daemon is what it asks for. The workflows of .github.
 
 use std::{
     collections::BTreeSet,
@@ -85,4 +85,18 @@ fn kustomize(name: &str) -> Result<Vec<u8>, String> {
     let built = built.output().unwrap();
     let error = String::from_utf8_lossy(&built.stderr).into_owned();
     built.status.success().then_some(built.stdout).ok_or(error)
+}
+
+/// By the schema that `check-jsonschema` of PyPI brings.
+#[test]
+fn workflows_are_valid() {
+    needs_programs!("check-jsonschema");
+    let workflows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.github/workflows");
+    let files = std::fs::read_dir(workflows).unwrap();
+    let mut check = Command::new("check-jsonschema");
+    check.args(["--builtin-schema", "vendor.github-workflows"]);
+    check.args(files.map(|file| file.unwrap().path()));
+    let checked = check.output().unwrap();
+    let text = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{text}");
 }
