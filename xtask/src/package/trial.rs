@@ -100,16 +100,20 @@ pub fn fetch() -> Result<()> {
     Ok(())
 }
 
+/// Packages that a tree has besides the essential ones.
+const INCLUDED: &str = "systemd-sysv,dbus,passwd,procps,init-system-helpers";
+
 /// The archive of a release.
 fn archive(suite: &str) -> Result<PathBuf> {
     let dir = workdir::target()?.join("package");
     fs::create_dir_all(&dir)?;
-    let archive = dir.join(format!("{suite}.tar"));
+    // Another list of packages makes another archive.
+    let archive = dir.join(format!("{suite}-essential-{}.tar", INCLUDED.len()));
     if !archive.exists() {
         let begun = dir.join(format!("{suite}.part.tar"));
         let mut make = Command::new("mmdebstrap");
         make.args(["--mode=root", "--variant=essential"])
-            .arg("--include=systemd-sysv,dbus,passwd,procps,init-system-helpers")
+            .arg(format!("--include={INCLUDED}"))
             .arg(suite)
             .arg(&begun)
             .arg(mirror::main()?);
