@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, fchown, lchown},
+        fs::{
+            DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, fchown,
+            lchown,
+        },
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -199,7 +202,9 @@ fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, Socke
     name.push(".lock");
     let mut options = fs::OpenOptions::new();
     let options = options.write(true).create(true).mode(0o600);
-    let file = options.custom_flags(libc::O_NOFOLLOW).open(&name);
+    // Whoever owns the directory may put something else there, such as a pipe that would wait for its other end.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = options.custom_flags(flags).open(&name);
     let failed = |source: io::Error| SocketError::Io {
         path: path.to_owned(),
         source,
@@ -211,14 +216,20 @@ fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, Socke
         }
         _ => failed(error),
     })?;
-    if let Some(account) = account {
-        fchown(&file, Some(account.uid()), Some(account.gid())).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        // Another name of a file that is somebody else's would change hands.
+        return Err(SocketError::LockOfAnother(path.to_owned()));
     }
     let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    locked.map_err(|(_, error)| match error {
+    let locked = locked.map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => SocketError::InUse(path.to_owned()),
         error => failed(error.into()),
-    })
+    })?;
+    if let Some(account) = account {
+        fchown(&*locked, Some(account.uid()), Some(account.gid())).map_err(failed)?;
+    }
+    Ok(locked)
 }
 
 /// Removes the socket of a daemon that was killed.
