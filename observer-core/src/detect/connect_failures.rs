@@ -155,7 +155,12 @@ impl<S> ConnectFailures<S> {
             return results;
         }
         let [searches] = self.recent_searches.sums();
-        beside_successes(results, searches)
+        let beside = beside_successes(results, searches);
+        // What failed lately may be nothing else: then that is the cause.
+        match beside.iter().any(|&count| count > 0) {
+            true => beside,
+            false => results,
+        }
     }
 
     fn causes(&self) -> Vec<(&'static Cause, u64)> {

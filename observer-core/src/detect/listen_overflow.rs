@@ -26,7 +26,7 @@ const STUCK: Duration = Duration::from_secs(2);
 
 /// Mean fill of its other sockets up to which a full one of a process with several (SO_REUSEPORT) is that of a worker
 /// that is stuck: connections are divided by a hash of their addresses, so a server that is slow as a whole fills all.
-const NEARLY_EMPTY: f64 = 0.1;
+const NEARLY_EMPTY: f64 = 0.25;
 
 /// State of the detector.
 #[derive(Debug)]

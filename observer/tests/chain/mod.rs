@@ -10,6 +10,7 @@ mod table;
 mod webhook;
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     fs::File,
     net::{SocketAddr, TcpListener},
@@ -449,11 +450,14 @@ fn alerts_are_told_and_end() {
     chain.wait("the end of all others", patience, |told| {
         told.groups.iter().all(is_over)
     });
-    let is_told_gone = |told: &webhook::Told| {
-        let mut fired = told.fired.values();
-        fired.any(|it| it["labels"]["alertname"] == "ObserverDown")
+    let told_gone = |told: &webhook::Told| -> BTreeSet<String> {
+        let fired = told.fired.values();
+        let gone = fired.filter(|it| it["labels"]["alertname"] == "ObserverDown");
+        gone.map(|it| it["startsAt"].to_string()).collect()
     };
-    assert!(!is_told_gone(&chain.webhook.told()), "the daemon runs");
+    // Scrapes may have failed on a busy machine.
+    let before = told_gone(&chain.webhook.told());
+    let is_told_gone = |told: &webhook::Told| !told_gone(told).is_subset(&before);
     drop(daemon);
     chain.wait("the alert that the daemon is gone", patience, is_told_gone);
 

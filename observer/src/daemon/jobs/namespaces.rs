@@ -23,6 +23,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// A run is followed by a pause of this many times its CPU time: at most 1/200 of a CPU, as for 100 namespaces each
 /// 2 s.
 const PAUSE: u32 = 200;
+/// The longest pause, so that the detectors see each ten seconds more than one reading: from 200 namespaces on, it may
+/// take more of a CPU.
+const LONGEST: Duration = Duration::from_secs(4);
 
 pub struct Namespaces {
     shared: Shared,
@@ -72,7 +75,7 @@ impl Job for Namespaces {
             return Ok(());
         }
         let (counters, took) = timed(|| self.read());
-        self.pace.pause(PAUSE * took);
+        self.pace.pause((PAUSE * took).min(LONGEST));
         self.shared.namespaces.send_replace(Arc::new(counters));
         Ok(())
     }
