@@ -78,8 +78,8 @@ fn fields_are_read_from_where_c_puts_them() {
         (32, 33, 34, 35)
     );
     assert_eq!(record.flags.to_ne_bytes(), bytes[36..38]);
-    assert_eq!(record.local[..], bytes[64..80]);
-    assert_eq!(record.spent[STATES - 1].to_ne_bytes(), bytes[140..144]);
+    assert_eq!(record.local[..], bytes[72..88]);
+    assert_eq!(record.spent[STATES - 1].to_ne_bytes(), bytes[148..152]);
 }
 
 proptest! {

@@ -237,7 +237,7 @@ settings! {
     #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_RECONCILE_INTERVAL")]
     reconcile_interval: Interval => Duration = Duration::from_secs(10), live;
 
-    /// How long a connection has to wait to be counted as stalled [default: 10s]
+    /// How long a connection has to wait to be counted as stalled; 1s at least [default: 10s]
     #[arg(help_heading = "Metrics", value_name = "DURATION", env = "OBSERVER_STALL_AFTER")]
     stall_after: Interval => Duration = Duration::from_secs(10), live;
 

@@ -208,7 +208,7 @@ causes! {
             => "a proxy passes the end of one direction on, and waits for the other for ever" ["half-close", "close-wait"];
     }
     ReadStall {
-        NO_FIRST_BYTE "no_first_byte": "connections of clients that sent and received nothing at all (peer_first_byte)"
+        NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
             => "its peers accept connections and never answer: they hang, or do not take them from their accept queues"
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"

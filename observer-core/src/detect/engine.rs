@@ -457,7 +457,11 @@ impl Engine {
             &mut self.silent_peers_of_names,
             &sample.names,
             |_| Detector::new(thresholds),
-            |_, name, board| is_raised_for_process(board, Anomaly::SilentPeers, &name.labels),
+            |_, name, board| {
+                let of_process = [Anomaly::SilentPeers, Anomaly::ReadStall];
+                let is_raised = |it| is_raised_for_process(board, it, &name.labels);
+                of_process.into_iter().any(is_raised)
+            },
         );
         let names: HashMap<(&str, &str), &Name> = sample
             .names

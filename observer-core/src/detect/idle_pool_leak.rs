@@ -52,14 +52,16 @@ impl Detector for IdlePoolLeak {
         let idle = idle(&sample.waits);
         let mut score: f64 = 0.0;
         self.slope = 0.0;
-        for floor in &mut self.floors {
-            floor.add(at.now, idle.into());
+        // Clients that move to another server do so for minutes: only the longer scale judges them.
+        let opened = idle.saturating_sub(sample.waits.idle_of_servers);
+        for (floor, level) in self.floors.iter_mut().zip([opened, idle]) {
+            floor.add(at.now, level.into());
             if let Some(rise) = floor.rise() {
                 let height = thresholds.idle_pool_rise_share * rise.last();
                 score = score.max(all(&[
                     rise.last() / thresholds.idle_pool_least,
                     rise.steady_height() / height,
-                    rise.end(idle.into()) / (thresholds.idle_pool_end * f64::from(idle)),
+                    rise.end(level.into()) / (thresholds.idle_pool_end * f64::from(level)),
                 ]));
                 self.slope = self.slope.max(rise.slope());
             }

@@ -1,6 +1,6 @@
 //! A program does not read what it was sent.
 
-use observer_common::{WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_READ};
+use observer_common::WAIT_PROGRAM_READ;
 
 use super::{
     anomaly::Anomaly,
@@ -28,7 +28,8 @@ impl Detector for ProgramNotReading {
         let unread = f64::from(waits.unread);
         let score = all(&[
             unread / thresholds.not_reading,
-            share(unread, waits.connections.into()) / thresholds.not_reading_share,
+            share(unread, waits.in_use.saturating_sub(waits.close_wait).into())
+                / thresholds.not_reading_share,
         ]);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
@@ -40,14 +41,14 @@ impl Detector for ProgramNotReading {
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let waits = &sample.waits;
-        let of_reading = usize::from(WAIT_PROGRAM_READ - WAIT_PROGRAM_ACCEPT);
         let peers = sample.peers.iter();
-        let peers = peers.filter(|it| it.waits_for == WAIT_PROGRAM_READ);
+        let peers = peers.filter(|it| it.is_judged && it.waits_for == WAIT_PROGRAM_READ);
+        let longest_ms = peers.clone().map(|it| it.longest_ms).max();
         let evidence = Evidence::Waits {
             waiting: waits.unread,
             connections: waits.connections,
             reasons: Breakdown::new([("program_read", waits.unread.into())]),
-            longest_seconds: f64::from(waits.longest_ms[of_reading]) / 1e3,
+            longest_seconds: f64::from(longest_ms.unwrap_or(0)) / 1e3,
             peers: Waiting::by_peer(peers),
         };
         let served = waits.unread_of_servers;

@@ -42,20 +42,22 @@ impl Detector for ReadStall {
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, waits) = (at.thresholds, &sample.waits);
-        let connections = f64::from(waits.connections);
+        let in_use = f64::from(waits.in_use);
         let (owed, unanswered) = (f64::from(owed(waits)), f64::from(waits.unanswered));
         let both = owed + unanswered;
         let score = all(&[
             owed / thresholds.read_stall,
-            share(owed, connections) / thresholds.read_stall_share,
+            share(owed, in_use) / thresholds.read_stall_share,
         ])
+        // A proxy has a connection to a client for each to a server.
         .max(all(&[
             both / thresholds.read_stall,
-            share(both, connections) / thresholds.read_stall_answer_share,
+            share(both, waits.in_use_of_clients.into()).min(1.0)
+                / thresholds.read_stall_answer_share,
         ]));
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: both < thresholds.read_stall_clear_share * thresholds.read_stall,
+            calm: score < thresholds.read_stall_clear_share,
             score,
             time_left: None,
         }
@@ -65,7 +67,8 @@ impl Detector for ReadStall {
         let waits = &sample.waits;
         let [first_byte, window, ack] = OWED.map(|it| stalled(waits, it));
         let is_for_peer = |waits_for: u8| OWED.contains(&waits_for) || waits_for == WAIT_PEER;
-        let peers = sample.peers.iter().filter(|it| is_for_peer(it.waits_for));
+        let peers = sample.peers.iter();
+        let peers = peers.filter(|it| it.is_judged && is_for_peer(it.waits_for));
         let longest_ms = peers.clone().map(|it| it.longest_ms);
         // Those of further peers, too.
         let longest_ms = longest_ms.chain([first_byte.1, window.1, ack.1]).max();

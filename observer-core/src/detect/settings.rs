@@ -177,20 +177,23 @@ thresholds! {
     /// Connections that have waited for `--stall-after` for a peer that has closed its window, does not acknowledge or has
     /// sent nothing yet; or for 60 seconds for the answer to a request. Two or three slow peers are normal.
     read_stall = 5.0;
-    /// Fraction of the process's connections that do: busy servers have slow clients.
+    /// Fraction of the process's connections in use that do: busy servers have slow clients. Those that have been nobody's
+    /// turn for 10 seconds are not in use.
     read_stall_share = 0.25;
-    /// The same for answers: a few slow queries are normal.
+    /// The same with answers, of the connections in use that the process opened: a few slow queries are normal.
     read_stall_answer_share = 0.5;
-    /// Fraction of `read_stall` below which it clears.
+    /// Score below which it clears.
     read_stall_clear_share = 0.5;
     /// Connections whose data the program has not read for `--stall-after`.
     not_reading = 3.0;
-    /// Fraction of the process's connections: a proxy stops reading from a client while its server is slow.
+    /// Fraction of the process's connections in ESTABLISHED and in use: a proxy stops reading from a client while its
+    /// server is slow.
     not_reading_share = 0.5;
     /// Connections that have been quiet for 10 seconds and nobody's turn. Pools of a few dozens are normal, and so is
     /// that they grow once.
     idle_pool_least = 50.0;
-    /// Fraction of them by which they grew over seven buckets of 30 or 300 seconds, by the median of the slopes.
+    /// Fraction of them by which they grew over seven buckets of 30 seconds (connections opened here) or 300 (all), by
+    /// the median of the slopes.
     idle_pool_rise_share = 0.5;
     /// A rise that slows down must end above this multiple of them: a pool that fills up does not.
     idle_pool_end = 1.5;

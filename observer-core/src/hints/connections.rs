@@ -105,7 +105,7 @@ connections! {
     "peer-window":
         fact "A closed receive window means that the program at the peer does not read. Its kernel answers probes for as long as it likes, so the connection never ends by itself.";
         kernels "all";
-        fix "Find what the program at the peer waits for. Here set a deadline for writing, or TCP_USER_TIMEOUT, which counts for closed windows, too (since 4.1).";
+        fix "Find what the program at the peer waits for. Here give the program a deadline for writing.";
         check "socket_stalled_connections{reason=\"peer_window\"} falls; `ss -tio` shows no timer:(persist,...)";
     "not-reading":
         fact "Data that arrived waits in the kernel until the program reads it. Once the receive buffer is full, the window closes, and the peer stalls as well.";
@@ -130,7 +130,7 @@ connections! {
     "stuck-worker":
         fact "With SO_REUSEPORT each worker has a queue of its own, and the kernel chooses by a hash of the addresses, not by who is free. Connections for a worker that does not accept wait there.";
         kernels "all";
-        fix "Restart the worker whose queue is full (`ss -ltnp`). One listening socket that all workers share is served by whoever is free.";
+        fix "Restart the worker whose queue is full (`ss -ltnp`; where a master owns all sockets, the one whose accepts on /api/v1/processes stay the same). One listening socket that all workers share is served by whoever is free.";
         check "socket_listen_backlog_fullest_ratio falls";
     "backlog":
         fact "The queue's maximum is the minimum of listen()'s argument and net.core.somaxconn at the time of listen(); n lets n + 1 wait. somaxconn is 4096 since 5.4, and was 128.";

@@ -3,9 +3,10 @@
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use observer_common::{
-    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, SEEN_ASKED, SEEN_MUCH_UNREAD,
-    SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS, WAIT_NOBODY, WAIT_NOTHING,
-    WAIT_PEER, WAIT_PROGRAM_READ, bucket_of,
+    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
+    SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
+    WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
+    WAIT_PROGRAM_READ, bucket_of,
 };
 
 use super::destination::address;
@@ -33,6 +34,12 @@ pub struct Waits {
     /// Connections in ESTABLISHED that owe nothing and have been quiet for each of [`QUIET_SECONDS`], in the order of
     /// [`TURN_NAMES`].
     pub quiet: [[u32; QUIET_SECONDS.len()]; TURNS],
+    /// Connections without those that have been nobody's turn for 10 s or longer.
+    pub in_use: u32,
+    /// Of those, the ones that were opened here.
+    pub in_use_of_clients: u32,
+    /// Connections in CLOSE_WAIT.
+    pub close_wait: u32,
     /// Of the quiet ones, those of nobody's turn for 10 s or longer that came from a listener.
     pub idle_of_servers: u32,
     /// Requests on connections that have received data before, without an answer for 60 s or longer.
@@ -55,6 +62,9 @@ impl Default for Waits {
             stalled: [0; STALLS],
             longest_ms: [0; STALLS],
             quiet: [[0; QUIET_SECONDS.len()]; TURNS],
+            in_use: 0,
+            in_use_of_clients: 0,
+            close_wait: 0,
             idle_of_servers: 0,
             unanswered: 0,
             unread: 0,
@@ -71,26 +81,33 @@ impl Waits {
         let alive_ns = u64::from(socket.alive) << 20;
         self.ages[bucket_of(&AGE_BOUNDS, alive_ns)] += 1;
         self.age_sum += u64::from(socket.alive);
-        let has = |flag| u32::from(socket.flags & flag != 0);
-        let waited = |seconds| u32::from(socket.waited_ms / 1000 >= seconds);
-        if socket.waits_for == WAIT_PEER {
-            self.unanswered += has(SEEN_ASKED) * waited(UNANSWERED_SECONDS);
+        let is_server = u32::from(is_server(socket));
+        let is_idle = socket.waits_for == WAIT_NOBODY && waited(socket, QUIET_SECONDS[0]);
+        if is_idle {
+            self.idle_of_servers += is_server;
+        } else {
+            self.in_use += 1;
+            self.in_use_of_clients += 1 - is_server;
         }
-        if socket.waits_for == WAIT_NOBODY {
-            self.idle_of_servers += has(SEEN_PASSIVE) * waited(QUIET_SECONDS[0]);
+        self.close_wait += u32::from(socket.state == CLOSE_WAIT);
+        if is_judged(socket, stall_after_ms) {
+            match socket.waits_for {
+                WAIT_PEER => self.unanswered += 1,
+                WAIT_PROGRAM_READ => {
+                    self.unread += 1;
+                    self.unread_of_servers += is_server;
+                }
+                _ => {}
+            }
         }
         if let Some(stall) = stall(socket.waits_for) {
             if socket.waited_ms >= stall_after_ms {
-                if socket.waits_for == WAIT_PROGRAM_READ && socket.state == ESTABLISHED {
-                    self.unread += has(SEEN_PASSIVE | SEEN_MUCH_UNREAD);
-                    self.unread_of_servers += has(SEEN_PASSIVE);
-                }
                 self.stalled[stall] += 1;
                 self.longest_ms[stall] = self.longest_ms[stall].max(socket.waited_ms);
             }
         } else if let Some(turn) = turn(socket.waits_for) {
             for (count, seconds) in self.quiet[turn].iter_mut().zip(QUIET_SECONDS) {
-                *count += u32::from(socket.waited_ms / 1000 >= seconds);
+                *count += u32::from(waited(socket, seconds));
             }
         }
     }
@@ -98,6 +115,9 @@ impl Waits {
     /// Adds those of another process.
     pub fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
+        self.in_use += other.in_use;
+        self.in_use_of_clients += other.in_use_of_clients;
+        self.close_wait += other.close_wait;
         self.idle_of_servers += other.idle_of_servers;
         self.unanswered += other.unanswered;
         self.unread += other.unread;
@@ -141,6 +161,32 @@ impl Waits {
             sum_ns: self.age_sum << 20,
             buckets: self.ages.map(u64::from),
         }
+    }
+}
+
+/// Whether the connection came from a listener. One that is older than the observer is told by its port.
+fn is_server(socket: &SocketSeen) -> bool {
+    socket.flags & (SEEN_PASSIVE | PORT_BOUND) != 0
+}
+
+/// Whether it has waited for so many seconds.
+fn waited(socket: &SocketSeen, seconds: u32) -> bool {
+    socket.waited_ms / 1000 >= seconds
+}
+
+/// Whether detectors count the wait: what a peer owes; a request without an answer, which a client that is idle has
+/// not sent; and unread data, if it is neither a session ticket nor a farewell of TLS.
+fn is_judged(socket: &SocketSeen, stall_after_ms: u32) -> bool {
+    let has = |flag| socket.flags & flag != 0;
+    let is_stalled = socket.waited_ms >= stall_after_ms;
+    match socket.waits_for {
+        WAIT_PEER => has(SEEN_ASKED) && waited(socket, UNANSWERED_SECONDS),
+        WAIT_PROGRAM_READ => {
+            let is_much = is_server(socket) || has(SEEN_MUCH_UNREAD);
+            is_stalled && socket.state == ESTABLISHED && is_much
+        }
+        WAIT_PEER_WINDOW | WAIT_PEER_ACK | WAIT_PEER_FIRST_BYTE => is_stalled,
+        _ => false,
     }
 }
 
@@ -188,11 +234,16 @@ pub struct PeerWait {
     pub peer: Peer,
     /// A `WAIT_` number: one of [`STALL_NAMES`], or [`WAIT_PEER`].
     pub waits_for: u8,
+    /// Whether detectors count them.
+    pub is_judged: bool,
     /// Connections that have waited for `--stall-after` or longer.
     pub connections: u32,
     /// The longest wait, milliseconds.
     pub longest_ms: u32,
 }
+
+/// Peers of a process that are told apart during a walk.
+const MOST_PEERS: u32 = 1000;
 
 /// Adds up what a walk sees.
 #[derive(Default)]
@@ -200,10 +251,12 @@ pub(super) struct WaitCollector {
     processes: BTreeMap<(u32, u32), Waits>,
     /// Connections, and the longest wait.
     peers: BTreeMap<PeerKey, (u32, u32)>,
+    /// Number of those of each owner.
+    known: BTreeMap<(u32, u32), u32>,
 }
 
-/// Owner, number of the wait, and peer.
-type PeerKey = ((u32, u32), u8, RawPeer);
+/// Owner, whether detectors count the wait, its number, and the peer.
+type PeerKey = ((u32, u32), bool, u8, RawPeer);
 
 /// [`Waits`] of a process: its slot and the slot's generation.
 pub type ProcessWaits = ((u32, u32), Waits);
@@ -226,30 +279,40 @@ impl WaitCollector {
         waits.add(socket, stall_after_ms);
         let waits_for = socket.waits_for;
         let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
-        if is_for_somebody && socket.waited_ms >= stall_after_ms {
-            let is_client = socket.flags & SEEN_PASSIVE != 0;
-            let peer = RawPeer {
-                netns: socket.netns,
-                address: socket.remote,
-                port: if is_client {
-                    socket.local_port
-                } else {
-                    socket.remote_port
-                },
-                is_client,
-            };
-            let (count, longest) = self.peers.entry((owner, waits_for, peer)).or_default();
+        if !is_for_somebody || socket.waited_ms < stall_after_ms {
+            return;
+        }
+        let is_client = is_server(socket);
+        let peer = RawPeer {
+            netns: socket.netns,
+            address: socket.remote,
+            port: if is_client {
+                socket.local_port
+            } else {
+                socket.remote_port
+            },
+            is_client,
+        };
+        let key = (owner, is_judged(socket, stall_after_ms), waits_for, peer);
+        if let Some((count, longest)) = self.peers.get_mut(&key) {
             *count += 1;
             *longest = socket.waited_ms.max(*longest);
+            return;
+        }
+        // Addresses of peers are easily had in any number.
+        let known = self.known.entry(owner).or_default();
+        if *known < MOST_PEERS {
+            *known += 1;
+            self.peers.insert(key, (1, socket.waited_ms));
         }
     }
 
     /// What each process waits for, in the order of owners; and for whom, those of a process one after the other,
-    /// most connections first.
+    /// those that detectors count and those of the most connections first.
     pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
         let peers = self.peers.into_iter();
         let peers = peers.map(
-            |((owner, waits_for, raw), (connections, longest_ms))| PeerWait {
+            |((owner, is_judged, waits_for, raw), (connections, longest_ms))| PeerWait {
                 owner,
                 peer: Peer {
                     netns: raw.netns,
@@ -258,18 +321,23 @@ impl WaitCollector {
                     is_client: raw.is_client,
                 },
                 waits_for,
+                is_judged,
                 connections,
                 longest_ms,
             },
         );
         let mut peers: Vec<_> = peers.collect();
-        peers.sort_by_key(|it| (it.owner, Reverse((it.connections, it.longest_ms)), it.peer));
+        peers.sort_by_key(|it| {
+            let most = Reverse((it.is_judged, it.connections, it.longest_ms));
+            (it.owner, most, it.peer)
+        });
         let (mut of, mut kept) = (None, 0);
         peers.retain(|it| {
             kept = if of == Some(it.owner) { kept + 1 } else { 1 };
             of = Some(it.owner);
             kept <= PEERS
         });
+        peers.shrink_to_fit();
         (self.processes.into_iter().collect(), peers)
     }
 }

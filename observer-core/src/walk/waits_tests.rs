@@ -88,6 +88,56 @@ fn a_wait_counts_as_stalled_once_it_is_long_enough() {
 }
 
 #[test]
+fn what_looks_like_a_wait_and_is_none_is_not_judged() {
+    let (asked, much) = (SEEN_ASKED, SEEN_MUCH_UNREAD);
+    let with = |socket: SocketSeen, flags| SocketSeen { flags, ..socket };
+    let half_closed = SocketSeen {
+        state: CLOSE_WAIT,
+        ..socket(1, WAIT_PROGRAM_READ, 20_000)
+    };
+    let (all, peers) = collect(&[
+        // An idle HTTP/2 client, and requests.
+        socket(1, WAIT_PEER, 99_000),
+        with(socket(1, WAIT_PEER, 59_999), asked),
+        with(socket(1, WAIT_PEER, 60_000), asked),
+        // A session ticket, an answer, a request, and a farewell.
+        socket(1, WAIT_PROGRAM_READ, 20_000),
+        with(socket(1, WAIT_PROGRAM_READ, 20_000), much),
+        with(socket(1, WAIT_PROGRAM_READ, 20_000), SEEN_PASSIVE),
+        with(half_closed, SEEN_PASSIVE),
+        // One older than the observer, by its port.
+        with(socket(1, WAIT_NOBODY, 20_000), PORT_BOUND),
+        socket(1, WAIT_NOBODY, 20_000),
+        socket(1, WAIT_NOBODY, 1_000),
+    ]);
+    let waits = &all[0].1;
+    assert_eq!(waits.unanswered, 1);
+    assert_eq!((waits.unread, waits.unread_of_servers), (2, 1));
+    assert_eq!((waits.quiet[2][0], waits.idle_of_servers), (2, 1));
+    assert_eq!((waits.connections, waits.in_use), (10, 8));
+    assert_eq!((waits.in_use_of_clients, waits.close_wait), (6, 1));
+    // Those that are judged come first, however few.
+    let judged: Vec<_> = peers.iter().map(|it| it.is_judged).collect();
+    assert_eq!(judged, [true, true, true, false, false]);
+}
+
+#[test]
+fn a_process_with_many_peers_is_bounded() {
+    let sockets = (0..3_000_u32).map(|address| SocketSeen {
+        remote: [0, 0, u32::MAX.to_be() >> 16, address],
+        ..socket(1, WAIT_PEER_FIRST_BYTE, 20_000)
+    });
+    let mut collector = WaitCollector::default();
+    for socket in sockets {
+        collector.add(&socket, STALL_AFTER_MS);
+    }
+    assert_eq!(collector.peers.len(), MOST_PEERS as usize);
+    let (all, peers) = collector.finish();
+    assert_eq!(all[0].1.stalled[5], 3_000);
+    assert_eq!((peers.len(), peers.capacity()), (PEERS, PEERS));
+}
+
+#[test]
 fn quiet_connections_count_for_each_length_that_they_reach() {
     let (all, peers) = collect(&[
         socket(1, WAIT_NOBODY, 9_999),

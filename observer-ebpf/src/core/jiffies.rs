@@ -46,6 +46,7 @@ pub fn rate(jiffies: u64) -> u64 {
             (best, least) = (hz, difference);
         }
     }
-    // Jiffies fall behind where a hypervisor takes the CPU away for long. The rates differ by a sixth at least.
+    // Jiffies fall behind where a hypervisor takes the CPU away for long. The rates differ by a sixth at least, but for the
+    // second in which jiffies pass 2^32.
     if least < 1000 + uptime / 32 { best } else { 0 }
 }

@@ -54,6 +54,30 @@ pub fn first_subflow(parent: *const u8) -> u64 {
     unsafe { Probe::read::<u64>(parent, at::OFF_MSK_FIRST()) }
 }
 
+/// Whether the socket's port is taken for every destination: of a listener, of its children, or chosen by bind().
+#[inline(always)]
+pub fn is_bound(sk: *const u8) -> bool {
+    // SAFETY: an inet_connection_sock, offset from BTF.
+    has::OFF_ICSK_BIND_HASH()
+        && is_bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
+}
+
+/// The same by the port's `struct inet_bind_bucket`. The kernel decides by two fields (`__inet_hash_connect`), which
+/// are negative if only connect() chose the port.
+#[inline(always)]
+pub fn is_bound_bucket(bucket: u64) -> bool {
+    if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
+        return false;
+    }
+    let bucket = bucket as *const u8;
+    // SAFETY: an inet_bind_bucket, offsets from BTF.
+    unsafe {
+        !bucket.is_null()
+            && (Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSE()) >= 0
+                || Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSEPORT()) >= 0)
+    }
+}
+
 /// Local address of any kind of socket, as the bytes of a `struct in6_addr`.
 #[inline(always)]
 pub fn local_address<M: Memory>(sk: *const u8) -> [u32; 4] {

@@ -8,11 +8,11 @@
 //! `chrono_start` that data is queued, or that the window or the buffer closed.
 
 use observer_common::{
-    CLOSE_WAIT, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED, ENDED_RESET,
-    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS, MUCH_UNREAD, SEEN_ASKED,
-    SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE,
-    WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ,
-    coarse_time,
+    CLOSE, CLOSE_WAIT, CONN_ACTIVE, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED,
+    ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS,
+    MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK,
+    WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF,
+    WAIT_PROGRAM_READ, coarse_time,
 };
 
 use crate::core::{
@@ -143,10 +143,11 @@ impl Reader {
             || self.u32(at::OFF_TP_PACKETS_OUT()) == 0 && self.u32(at::OFF_TP_SND_WND()) == 0
     }
 
-    /// What a connection that owes nothing waits for. `sent` and `received` are when the last data was.
+    /// What a connection that owes nothing waits for. `sent` and `received` are when the last data was, and `fin` is
+    /// 1 if the peer's FIN has come.
     #[inline(always)]
-    fn turn(&self, sent: u32, received: u32, is_server: bool) -> u8 {
-        if self.u64(at::OFF_TP_BYTES_RECEIVED()) == 0 {
+    fn turn(&self, sent: u32, received: u32, fin: u32, is_server: bool) -> u8 {
+        if self.u64(at::OFF_TP_BYTES_RECEIVED()) <= u64::from(fin) {
             if !is_server && self.u64(at::OFF_TP_BYTES_SENT()) > 0 {
                 return WAIT_PEER_FIRST_BYTE;
             }
@@ -155,7 +156,7 @@ impl Reader {
         let order = sent.wrapping_sub(received) as i32;
         let sent_last = if order == 0 {
             // Both in one jiffy. If a segment without data acknowledged ours, we spoke last; but the answer to a
-            // keepalive probe of ours is one, too.
+            // keepalive probe of ours is one, too, and a FIN hides it.
             let answered = self.u32(at::OFF_TP_RCV_TSTAMP()).wrapping_sub(sent);
             let is_ack = self.u32(at::OFF_TP_SND_WL1()) == self.u32(at::OFF_TP_RCV_NXT());
             if !is_ack || jiffies::milliseconds(answered, self.rate) >= NO_KEEPALIVE_MS {
@@ -171,6 +172,13 @@ impl Reader {
             _ => WAIT_NOBODY,
         }
     }
+}
+
+/// Whether the socket came from a listener. Of one that is older than the observer it is told by its port, so one that
+/// called bind() before connect() passes for a server.
+#[inline(always)]
+fn is_server(sk: *const u8, flags: u16) -> bool {
+    flags & CONN_PASSIVE != 0 || flags & CONN_ACTIVE == 0 && socket::is_bound(sk)
 }
 
 /// What the connection `conn`, whose socket is `sk` and in ESTABLISHED or CLOSE_WAIT, waits for now. Notes in the
@@ -242,7 +250,7 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     if state != ESTABLISHED {
         return waiting(WAIT_NOTHING, 0);
     }
-    let turn = read.turn(sent, received, flags & CONN_PASSIVE != 0);
+    let turn = read.turn(sent, received, 0, is_server(sk, flags));
     let pause = jiffies::milliseconds(sent.wrapping_sub(received), rate);
     let asked = turn == WAIT_PEER && pause >= ASKED_MS;
     Waiting {
@@ -301,8 +309,10 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
     };
     let received = read.u32(at::OFF_ICSK_LRCVTIME());
     let pending = read.unacknowledged();
+    // SAFETY: points into the map.
+    let is_unread = unsafe { (*conn).unread_since } != 0;
     // Jiffies are shorter elsewhere.
-    if !pending && jiffies::since(jiffies, received) < jiffies::LEAST_RATE {
+    if !pending && !is_unread && jiffies::since(jiffies, received) < jiffies::LEAST_RATE {
         return NONE;
     }
     read.rate = jiffies::rate(jiffies);
@@ -323,7 +333,7 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
         // The FIN has a sequence number, too.
         let fin = u32::from(old == CLOSE_WAIT || new == CLOSE_WAIT);
         let unread = read.unread(copied) > fin;
-        if unread && new != CLOSE_WAIT && error == 0 {
+        if unread && new == CLOSE && error == 0 {
             (
                 ENDED_UNREAD,
                 not_read_for(&read, conn, copied, received, time),
@@ -332,7 +342,7 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
             NONE
         } else {
             let sent = read.u32(at::OFF_TP_LSNDTIME());
-            let turn = read.turn(sent, received, flags & CONN_PASSIVE != 0);
+            let turn = read.turn(sent, received, fin, is_server(sk, flags));
             let what = match turn {
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `hangs`: a backend is
-stopped while ten connections of a pool are in use. `stopped`: the same, and clients go on to send. `reader`: a program stops to
-read what six others stream to it. `leak`: a client forgets two idle connections a second."""
+stopped while ten connections of a pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
+server streams to six clients that do not read. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, subprocess, tempfile, threading, time
 
 from common import ARGS, child, rename, say
@@ -63,6 +63,23 @@ def sink(ready):
     time.sleep(1000)
 
 
+def pour(c):
+    while True:
+        c.sendall(b"x" * 1_000_000)
+
+
+def source(ready):
+    s = listen(80)
+    ready()
+
+    def stream(c):
+        c.recv(1000)
+        pour(c)
+
+    while True:
+        threading.Thread(target=stream, args=[s.accept()[0]], daemon=True).start()
+
+
 def use(c, seconds):
     """Requests, ten a second, until one is not answered."""
     for _ in pace(10, seconds):
@@ -90,7 +107,7 @@ if KIND == "handshakes":
     time.sleep(2)
     say("start")
     together(request, [444] * 5)
-elif KIND in ("hangs", "stopped"):
+elif KIND == "hangs":
     pid = child("server", backend)
     rename("client")
     pool = [connect() for _ in range(10)]
@@ -98,11 +115,17 @@ elif KIND in ("hangs", "stopped"):
     time.sleep(2)
     os.kill(pid, signal.SIGSTOP)
     say("start")
+elif KIND == "clients":
+    child("server", source)
+    rename("client")
+    say("start")
+    for _ in range(6):
+        connect().sendall(b"request")
 elif KIND == "reader":
     child("server", sink)
     rename("client")
     say("start")
-    together(lambda _: connect().sendall(b"x" * 50_000_000), range(6))
+    together(lambda _: pour(connect()), range(6))
 else:
     child("server", backend)
     rename("client")

@@ -4,10 +4,10 @@ use observer_common::{WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM_ACCEP
 
 use super::{
     draw::Draw,
-    play::{Bad, Series, are_raised, are_silent, process},
+    play::{Bad, Series, are_raised, are_silent, clock, process},
 };
 use crate::{
-    detect::{Anomaly, Counts, Sample},
+    detect::{Anomaly, Counts, Engine, Sample, Thresholds},
     walk::Waits,
 };
 
@@ -29,6 +29,8 @@ fn series(onset: u64, seconds: impl IntoIterator<Item = Waits>) -> Series {
 fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
     let mut waits = Waits {
         connections: connections as u32,
+        in_use: connections as u32,
+        in_use_of_clients: connections as u32,
         ..Waits::default()
     };
     let index = usize::from(waits_for - WAIT_PROGRAM_ACCEPT);
@@ -41,6 +43,7 @@ fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
 fn idle(count: u64, others: u64) -> Waits {
     let mut waits = Waits {
         connections: (count + others) as u32,
+        in_use: others as u32,
         ..Waits::default()
     };
     waits.quiet[2] = [count as u32, 0, 0, 0];
@@ -115,6 +118,30 @@ fn stalls_and_leaks_are_raised() {
     ]);
 }
 
+/// Afterwards, a few of many are slow as ever.
+#[test]
+fn a_stall_clears_when_few_of_many_are_left() {
+    let mut engine = Engine::new(Thresholds::default());
+    let mut history = Vec::new();
+    for second in 0..300 {
+        let slow = if (60..120).contains(&second) {
+            2_000
+        } else {
+            100
+        };
+        let mut process = process(Counts::default());
+        process.waits = stalled(5_000, WAIT_PEER_WINDOW, slow);
+        let sample = Sample {
+            now: clock(second),
+            processes: vec![process],
+            ..Sample::default()
+        };
+        let changes = engine.step(&sample).into_iter();
+        history.extend(changes.map(|it| (second, it.name())));
+    }
+    assert_eq!(history, [(60, "raised"), (150, "cleared")]);
+}
+
 /// A server with thousands of clients, some of which are slow.
 fn slow_clients(draw: &mut Draw) -> Series {
     let (clients, share) = (draw.number(50, 5_000), draw.real(0.0, 0.1));
@@ -132,7 +159,8 @@ fn slow_clients(draw: &mut Draw) -> Series {
 
 /// A few queries that take long.
 fn slow_queries(draw: &mut Draw) -> Series {
-    let (connections, slow) = (draw.number(1, 100), draw.number(1, 5));
+    let connections = draw.number(1, 100);
+    let slow = draw.number(0, connections * 2 / 5 + 1);
     let seconds = (0..600).map(move |_| Waits {
         unanswered: slow as u32,
         ..stalled(connections, WAIT_PROGRAM_ACCEPT, 0)
@@ -154,7 +182,7 @@ fn proxy(draw: &mut Draw) -> Series {
     let connections = draw.number(20, 1_000);
     let seconds: Vec<_> = (0..600)
         .map(|_| Waits {
-            unread: draw.events(connections as f64 * 0.2) as u32,
+            unread: draw.events(connections as f64 * 0.3) as u32,
             ..stalled(connections, WAIT_PROGRAM_ACCEPT, 0)
         })
         .collect();
@@ -173,6 +201,20 @@ fn pool_warms_up(draw: &mut Draw) -> Series {
             idle(all - used, used)
         })
         .collect();
+    series(0, seconds)
+}
+
+/// A load balancer moves clients to this server, one after the other.
+fn clients_move_here(draw: &mut Draw) -> Series {
+    let (size, minutes) = (draw.number(100, 2_000), draw.real(3.0, 20.0));
+    let seconds = (0..3_600).map(move |second| {
+        let part = (f64::from(second) / (60.0 * minutes)).min(1.0);
+        let count = (size as f64 * part) as u64;
+        Waits {
+            idle_of_servers: count as u32,
+            ..idle(count, 20)
+        }
+    });
     series(0, seconds)
 }
 
@@ -197,6 +239,7 @@ fn what_waits_as_usual_is_silent() {
         ("log shipper", 10, log_shipper),
         ("proxy with back-pressure", 10, proxy),
         ("pool warms up in up to 2 min", 20, pool_warms_up),
+        ("clients move here in 3-20 min", 20, clients_move_here),
         ("clients over a day", 10, daily),
     ]);
 }

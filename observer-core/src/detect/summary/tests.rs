@@ -188,6 +188,7 @@ fn connections_that_wait() {
             is_client: false,
         },
         waits_for,
+        is_judged: true,
         connections,
         longest_ms: 41_200,
     };

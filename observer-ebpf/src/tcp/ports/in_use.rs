@@ -23,14 +23,11 @@ use crate::{
         fields::{at, has},
         read::{Memory, Probe},
         seq,
-        socket::{SOCK_KEEPOPEN, local_address, remote_address},
+        socket::{SOCK_KEEPOPEN, is_bound, local_address, remote_address},
     },
     tcp::{
         ownership,
-        ports::{
-            namespaces,
-            reuse::{self, bound_bucket},
-        },
+        ports::{namespaces, reuse},
         time_wait, waiting,
     },
 };
@@ -96,7 +93,7 @@ const LONGEST: u64 = (1 << 52) - 1;
 #[inline(always)]
 fn live_port(socket: &mut SocketSeen, sk: *const u8) {
     let mut taken = 0;
-    if socket.state == LISTEN || bound(sk) {
+    if socket.state == LISTEN || is_bound(sk) {
         taken |= PORT_BOUND;
     }
     if matches!(socket.state, LISTEN | CLOSE) {
@@ -131,15 +128,6 @@ fn is_unguarded(sk: *const u8) -> bool {
         )
     };
     flags & SOCK_KEEPOPEN == 0 && timeout == 0
-}
-
-/// Whether the socket's port is taken for every destination. The kernel decides by two fields of the
-/// port's bucket (`__inet_hash_connect`), which are negative if only connect() chose it.
-#[inline(always)]
-fn bound(sk: *const u8) -> bool {
-    // SAFETY: an inet_connection_sock, offset from BTF.
-    has::OFF_ICSK_BIND_HASH()
-        && bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
 }
 
 /// Adds the port and the addresses of a socket, of any kind that begins with a `struct sock_common`.

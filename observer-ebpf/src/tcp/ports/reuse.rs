@@ -9,6 +9,7 @@ use crate::core::{
     clock::now,
     fields::{at, has},
     read::{Memory, Probe},
+    socket::is_bound_bucket,
 };
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h).
@@ -33,7 +34,9 @@ pub fn facts(tw: *const u8) -> Facts {
     // SAFETY: a `struct tcp_timewait_sock`, offsets from BTF. It may have been freed, like everything
     // that an iterator reads.
     unsafe {
-        if has::OFF_TW_BIND_HASH() && bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH())) {
+        if has::OFF_TW_BIND_HASH()
+            && is_bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH()))
+        {
             facts.flags |= PORT_BOUND;
         }
         if !has::OFF_TW_SUBSTATE() || !has::OFF_TW_TS_STAMP() {
@@ -66,19 +69,4 @@ pub fn facts(tw: *const u8) -> Facts {
         }
     }
     facts
-}
-
-/// Whether a port is taken for every destination, by its `struct inet_bind_bucket`.
-#[inline(always)]
-pub fn bound_bucket(bucket: u64) -> bool {
-    if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
-        return false;
-    }
-    let bucket = bucket as *const u8;
-    // SAFETY: an inet_bind_bucket, offsets from BTF.
-    unsafe {
-        !bucket.is_null()
-            && (Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSE()) >= 0
-                || Probe::read::<i8>(bucket, at::OFF_TB_FASTREUSEPORT()) >= 0)
-    }
 }

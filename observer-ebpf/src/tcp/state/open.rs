@@ -72,6 +72,9 @@ pub fn own(sk: *const u8, new: u8, time: u64) -> Open {
         (*conn).entered_ns = time;
         (*conn).retransmits = entry::retransmitted(sk);
         (*conn).error = 0;
+        (*conn).unread_since = 0;
+        (*conn).waited_for = 0;
+        (*conn).waited_ms = 0;
         (*conn).spent = [0; TIMED_STATES.len()];
     }
     Open::Entry(conn)

@@ -74,7 +74,8 @@ impl Job for Ports {
 
     fn configure(&mut self, settings: &Settings) {
         self.top = settings.top_destinations as usize;
-        self.stall_after = settings.stall_after;
+        // The kernel programs look up peers from then on.
+        self.stall_after = settings.stall_after.max(Duration::from_secs(1));
         self.longest = settings.resync_interval;
     }
 

@@ -364,7 +364,7 @@ scenarios! {
         ["stalls.py", "handshakes"]
         => Some(stall("read_stall", "client", "no_first_byte", "no-answer"));
     "stopped": "a server is stopped, and its 10 clients wait";
-        ["stalls.py", "stopped"]
+        ["stalls.py", "hangs"]
         => Some(stall("program_not_reading", "server", "server_does_not_read", "not-reading"));
     "hangs": "the same as the pool of 10 connections sees it";
         ["stalls.py", "hangs"]
@@ -372,6 +372,12 @@ scenarios! {
     "reader": "a server stops reading what 6 connections stream to it";
         ["stalls.py", "reader"]
         => Some(stall("read_stall", "client", "peer_not_reading", "peer-window"));
+    "slowcli": "6 clients of a server without deadlines do not read";
+        ["stalls.py", "clients"]
+        => Some(Expected {
+            also: &[("program_not_reading", "client", "client_does_not_read")],
+            ..stall("read_stall", "server", "peer_not_reading", "peer-window")
+        });
     "idlepool": "a client forgets 2 idle connections/s, 1,048,576 descriptors";
         ["stalls.py", "leak"]
         => Some(Expected {
