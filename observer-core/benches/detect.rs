@@ -53,7 +53,6 @@ fn sample(second: u64, processes: u32) -> Sample {
             reset_peer: None,
             waits: Waits {
                 connections: 250,
-                in_use: 50,
                 in_use_of_clients: 50,
                 quiet: [[1, 0, 0, 0], [0; 4], [200, 100, 10, 0]],
                 ..Waits::default()

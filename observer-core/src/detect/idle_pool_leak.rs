@@ -11,7 +11,7 @@ use super::{
     settings::Thresholds,
     windows::Floor,
 };
-use crate::walk::Waits;
+use crate::walk::NOBODY;
 
 /// Seconds of a bucket of each scale.
 const SCALES: [u64; 2] = [30, 300];
@@ -24,14 +24,6 @@ pub struct IdlePoolLeak {
     /// The highest number since it was raised, and when it was reached.
     highest: u32,
     grew_at: Duration,
-}
-
-/// Index of nobody's turn in [`Waits::quiet`].
-const NOBODY: usize = 2;
-
-/// Connections that have been nobody's turn for ten seconds or longer.
-fn idle(waits: &Waits) -> u32 {
-    waits.quiet[NOBODY][0]
 }
 
 impl Detector for IdlePoolLeak {
@@ -49,7 +41,7 @@ impl Detector for IdlePoolLeak {
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
-        let idle = idle(&sample.waits);
+        let idle = sample.waits.idle();
         let mut score: f64 = 0.0;
         self.slope = 0.0;
         // Clients that move to another server do so for minutes: only the longer scale judges them.
@@ -83,7 +75,7 @@ impl Detector for IdlePoolLeak {
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let waits = &sample.waits;
         let evidence = Evidence::Idle {
-            idle: idle(waits),
+            idle: waits.idle(),
             idle_10min: waits.quiet[NOBODY][2],
             connections: waits.connections,
             growth_per_second: self.slope,
@@ -92,7 +84,7 @@ impl Detector for IdlePoolLeak {
         let causes = [
             (
                 &cause::UNUSED_CONNECTIONS,
-                idle(waits).saturating_sub(served).into(),
+                waits.idle().saturating_sub(served).into(),
             ),
             (&cause::CLIENTS_STAY, served.into()),
         ];

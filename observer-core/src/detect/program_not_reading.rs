@@ -28,8 +28,10 @@ impl Detector for ProgramNotReading {
         let unread = f64::from(waits.unread);
         let score = all(&[
             unread / thresholds.not_reading,
-            share(unread, waits.in_use.saturating_sub(waits.close_wait).into())
-                / thresholds.not_reading_share,
+            share(
+                unread,
+                waits.in_use().saturating_sub(waits.close_wait).into(),
+            ) / thresholds.not_reading_share,
         ]);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),

@@ -1,8 +1,6 @@
 //! Connections wait for peers that do not answer, read or acknowledge.
 
-use observer_common::{
-    STALLS, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM_ACCEPT,
-};
+use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW};
 
 use super::{
     anomaly::Anomaly,
@@ -18,18 +16,11 @@ use crate::walk::{UNANSWERED_SECONDS, Waits};
 #[derive(Debug)]
 pub struct ReadStall;
 
-/// Stalled connections, and the longest wait in milliseconds, of a `WAIT_` number.
-fn stalled(waits: &Waits, waits_for: u8) -> (u32, u32) {
-    let index = usize::from(waits_for - WAIT_PROGRAM_ACCEPT);
-    debug_assert!(index < STALLS);
-    (waits.stalled[index], waits.longest_ms[index])
-}
-
 /// The kinds of wait for a peer, which it owes something.
 const OWED: [u8; 3] = [WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PEER_ACK];
 
 fn owed(waits: &Waits) -> u32 {
-    OWED.iter().map(|it| stalled(waits, *it).0).sum()
+    OWED.iter().map(|it| waits.stalled_for(*it).0).sum()
 }
 
 impl Detector for ReadStall {
@@ -42,7 +33,7 @@ impl Detector for ReadStall {
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, waits) = (at.thresholds, &sample.waits);
-        let in_use = f64::from(waits.in_use);
+        let in_use = f64::from(waits.in_use());
         let (owed, unanswered) = (f64::from(owed(waits)), f64::from(waits.unanswered));
         let both = owed + unanswered;
         let score = all(&[
@@ -65,7 +56,7 @@ impl Detector for ReadStall {
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let waits = &sample.waits;
-        let [first_byte, window, ack] = OWED.map(|it| stalled(waits, it));
+        let [first_byte, window, ack] = OWED.map(|it| waits.stalled_for(it));
         let is_for_peer = |waits_for: u8| OWED.contains(&waits_for) || waits_for == WAIT_PEER;
         let peers = sample.peers.iter();
         let peers = peers.filter(|it| it.is_judged && is_for_peer(it.waits_for));

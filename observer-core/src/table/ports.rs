@@ -115,14 +115,18 @@ impl Table {
         }
     }
 
+    /// Whether it has series: a name, or a process that is shown.
+    fn is_shown(&self, holder: Holder) -> bool {
+        match holder {
+            Holder::Name(_) => true,
+            Holder::Process(slot) => self.holder(slot).is_some_and(Entry::is_shown),
+        }
+    }
+
     /// Ports in use, by name and by process that is shown, and destination.
     pub fn ports(&self) -> impl Iterator<Item = &PortsView> {
-        let shown = |slot| self.holder(slot).is_some_and(Entry::is_shown);
         let views = self.ports.views.iter();
-        let views = views.filter(move |(holder, _)| match holder {
-            Holder::Name(_) => true,
-            Holder::Process(slot) => shown(*slot),
-        });
+        let views = views.filter(|(holder, _)| self.is_shown(*holder));
         views.map(|(_, view)| view)
     }
 
@@ -144,12 +148,8 @@ impl Table {
 
     /// What the connections of names and of processes that are shown wait for.
     pub fn waits(&self) -> impl Iterator<Item = (Arc<Labels>, &Waits)> {
-        let shown = |slot| self.holder(slot).is_some_and(Entry::is_shown);
         let all = self.ports.waits.iter();
-        let all = all.filter(move |(holder, _)| match holder {
-            Holder::Name(_) => true,
-            Holder::Process(slot) => shown(*slot),
-        });
+        let all = all.filter(|(holder, _)| self.is_shown(**holder));
         all.map(|(holder, waits)| (self.labels_of(*holder), waits))
     }
 

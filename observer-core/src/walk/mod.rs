@@ -22,7 +22,7 @@ pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::pause;
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk};
-pub use waits::{Peer, PeerWait, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
+pub use waits::{NOBODY, Peer, PeerWait, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
 
 /// How long a socket is in TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
 pub const TIME_WAIT_LENGTH: std::time::Duration = std::time::Duration::from_secs(60);

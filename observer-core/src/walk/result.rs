@@ -23,7 +23,8 @@ pub struct Walk {
     pub processes: Vec<ProcessUse>,
     /// What the connections of each process that has any wait for, in the order of slots.
     pub waits: Vec<ProcessWaits>,
-    /// For whom they wait: those of a process one after the other, most connections first.
+    /// For whom they wait: those of a process one after the other, first those that detectors count, most connections
+    /// first.
     pub peers: Vec<PeerWait>,
     /// How long the walk took.
     pub took: Duration,
@@ -170,7 +171,7 @@ impl Walk {
         found.ok().map(|index| &self.waits[index].1)
     }
 
-    /// For whom the connections of a process wait, most connections first.
+    /// For whom the connections of a process wait, in that order.
     #[must_use]
     pub fn peers(&self, owner: (u32, u32)) -> &[PeerWait] {
         let first = self.peers.partition_point(|it| it.owner < owner);

@@ -18,6 +18,9 @@ pub const QUIET_SECONDS: [u32; 4] = [10, 60, 600, 3600];
 /// queries take tens of seconds.
 pub const UNANSWERED_SECONDS: u32 = 60;
 
+/// Index of nobody's turn in [`Waits::quiet`].
+pub const NOBODY: usize = (WAIT_NOBODY - WAIT_PEER) as usize;
+
 /// Peers kept of each process, those with the most waiting connections.
 const PEERS: usize = 5;
 
@@ -34,9 +37,7 @@ pub struct Waits {
     /// Connections in ESTABLISHED that owe nothing and have been quiet for each of [`QUIET_SECONDS`], in the order of
     /// [`TURN_NAMES`].
     pub quiet: [[u32; QUIET_SECONDS.len()]; TURNS],
-    /// Connections without those that have been nobody's turn for 10 s or longer.
-    pub in_use: u32,
-    /// Of those, the ones that were opened here.
+    /// Of the connections [in use](Self::in_use), those that were opened here.
     pub in_use_of_clients: u32,
     /// Connections in CLOSE_WAIT.
     pub close_wait: u32,
@@ -62,7 +63,6 @@ impl Default for Waits {
             stalled: [0; STALLS],
             longest_ms: [0; STALLS],
             quiet: [[0; QUIET_SECONDS.len()]; TURNS],
-            in_use: 0,
             in_use_of_clients: 0,
             close_wait: 0,
             idle_of_servers: 0,
@@ -76,7 +76,7 @@ impl Default for Waits {
 }
 
 impl Waits {
-    fn add(&mut self, socket: &SocketSeen, stall_after_ms: u32) {
+    fn add(&mut self, socket: &SocketSeen, stall_after_ms: u32, is_judged: bool) {
         self.connections += 1;
         let alive_ns = u64::from(socket.alive) << 20;
         self.ages[bucket_of(&AGE_BOUNDS, alive_ns)] += 1;
@@ -86,11 +86,10 @@ impl Waits {
         if is_idle {
             self.idle_of_servers += is_server;
         } else {
-            self.in_use += 1;
             self.in_use_of_clients += 1 - is_server;
         }
         self.close_wait += u32::from(socket.state == CLOSE_WAIT);
-        if is_judged(socket, stall_after_ms) {
+        if is_judged {
             match socket.waits_for {
                 WAIT_PEER => self.unanswered += 1,
                 WAIT_PROGRAM_READ => {
@@ -115,7 +114,6 @@ impl Waits {
     /// Adds those of another process.
     pub fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
-        self.in_use += other.in_use;
         self.in_use_of_clients += other.in_use_of_clients;
         self.close_wait += other.close_wait;
         self.idle_of_servers += other.idle_of_servers;
@@ -134,6 +132,24 @@ impl Waits {
         for (longest, other) in self.longest_ms.iter_mut().zip(other.longest_ms) {
             *longest = (*longest).max(other);
         }
+    }
+
+    /// Stalled connections, and the longest wait in milliseconds, of one of the kinds of wait in [`STALL_NAMES`].
+    #[must_use]
+    pub fn stalled_for(&self, waits_for: u8) -> (u32, u32) {
+        stall(waits_for).map_or((0, 0), |it| (self.stalled[it], self.longest_ms[it]))
+    }
+
+    /// Connections that have been nobody's turn for 10 s or longer.
+    #[must_use]
+    pub fn idle(&self) -> u32 {
+        self.quiet[NOBODY][0]
+    }
+
+    /// The others.
+    #[must_use]
+    pub fn in_use(&self) -> u32 {
+        self.connections.saturating_sub(self.idle())
     }
 
     /// Stalled connections by reason, where there are any: reason, number, longest wait in milliseconds.
@@ -276,7 +292,8 @@ impl WaitCollector {
         }
         let owner = (socket.slot, socket.generation);
         let waits = self.processes.entry(owner).or_default();
-        waits.add(socket, stall_after_ms);
+        let is_judged = is_judged(socket, stall_after_ms);
+        waits.add(socket, stall_after_ms, is_judged);
         let waits_for = socket.waits_for;
         let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
         if !is_for_somebody || socket.waited_ms < stall_after_ms {
@@ -293,7 +310,7 @@ impl WaitCollector {
             },
             is_client,
         };
-        let key = (owner, is_judged(socket, stall_after_ms), waits_for, peer);
+        let key = (owner, is_judged, waits_for, peer);
         if let Some((count, longest)) = self.peers.get_mut(&key) {
             *count += 1;
             *longest = socket.waited_ms.max(*longest);

@@ -114,7 +114,7 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
     assert_eq!(waits.unanswered, 1);
     assert_eq!((waits.unread, waits.unread_of_servers), (2, 1));
     assert_eq!((waits.quiet[2][0], waits.idle_of_servers), (2, 1));
-    assert_eq!((waits.connections, waits.in_use), (10, 8));
+    assert_eq!((waits.connections, waits.in_use()), (10, 8));
     assert_eq!((waits.in_use_of_clients, waits.close_wait), (6, 1));
     // Those that are judged come first, however few.
     let judged: Vec<_> = peers.iter().map(|it| it.is_judged).collect();

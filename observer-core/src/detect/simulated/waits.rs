@@ -29,7 +29,6 @@ fn series(onset: u64, seconds: impl IntoIterator<Item = Waits>) -> Series {
 fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
     let mut waits = Waits {
         connections: connections as u32,
-        in_use: connections as u32,
         in_use_of_clients: connections as u32,
         ..Waits::default()
     };
@@ -43,7 +42,6 @@ fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
 fn idle(count: u64, others: u64) -> Waits {
     let mut waits = Waits {
         connections: (count + others) as u32,
-        in_use: others as u32,
         ..Waits::default()
     };
     waits.quiet[2] = [count as u32, 0, 0, 0];
