@@ -4,6 +4,7 @@
 //! `cargo test -p observer-core` needs the stable toolchain and nothing else: no BPF linker, no
 //! root, no build script. ARCHITECTURE.md has the code map.
 
+pub mod binaries;
 pub mod btf;
 pub mod clock;
 pub mod config;

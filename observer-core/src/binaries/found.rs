@@ -1,0 +1,52 @@
+//! What was found in a file. All positions are file offsets, as uprobes take them.
+
+/// What of a TLS library is probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// OpenSSL, also linked into a program: the functions behind its method tables, which every
+    /// handshake runs through. Both may be entered several times for one handshake.
+    OpenSsl {
+        /// `ossl_statem_connect`.
+        connect: u64,
+        /// `ossl_statem_accept`.
+        accept: u64,
+        /// `SSL_free`.
+        free: u64,
+        /// Offset of `rwstate` in what the first argument of these points to (`SSL`, or since 3.2
+        /// `SSL_CONNECTION`), in bytes. `None` if `SSL_want` does not tell.
+        rwstate: Option<u32>,
+    },
+    /// A library with OpenSSL's functions and without its method tables: BoringSSL.
+    DoHandshake {
+        /// `SSL_do_handshake`.
+        handshake: u64,
+        /// `SSL_free`.
+        free: u64,
+    },
+    /// GnuTLS.
+    GnuTls {
+        /// `gnutls_handshake`.
+        handshake: u64,
+        /// `gnutls_deinit`.
+        deinit: u64,
+    },
+    /// A Go program with crypto/tls. At least one of the two is there; the linker leaves out the
+    /// server's in programs that are only clients.
+    Go {
+        /// `crypto/tls.(*Conn).clientHandshake`.
+        client: Option<Function>,
+        /// `crypto/tls.(*Conn).serverHandshake`.
+        server: Option<Function>,
+    },
+}
+
+/// A function of which each return is probed, because a return probe (uretprobe) exchanges return
+/// addresses, which Go's runtime finds when it moves a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its first instruction.
+    pub entry: u64,
+    /// Its RET instructions, ascending. All of them, or none: the list is empty if the function can end
+    /// in another way, such as by a jump to another function. Never empty in [`Tls`].
+    pub returns: Vec<u64>,
+}

@@ -1,0 +1,259 @@
+//! Functions of Go programs, from the table that the runtime itself uses for stack traces (pclntab),
+//! which stripping leaves in place.
+//!
+//! Its header (`pcHeader` in runtime/symtab.go) is a magic number, the sizes, and offsets of other
+//! tables. The address that functions are relative to is `text` of `runtime.firstmoduledata`
+//! (`moduledata` in the same file): the header's own copy is 0 since Go 1.26, and where C code is linked
+//! before Go's, it is not the address of the section `.text`.
+
+use super::{
+    elf::Elf,
+    found::{Function, Tls},
+    misfit::Misfit,
+};
+
+const CLIENT: &str = "crypto/tls.(*Conn).clientHandshake";
+const SERVER: &str = "crypto/tls.(*Conn).serverHandshake";
+
+/// Where the table is; the second in programs that are loaded anywhere.
+const TABLES: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+/// Where `runtime.firstmoduledata` is, the first since Go 1.26.
+const MODULES: [&str; 3] = [".go.module", ".noptrdata", ".data"];
+
+/// `abi.Go118PCLnTabMagic` and `Go120PCLnTabMagic` (internal/abi/symtab.go).
+const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
+
+/// Bounds. The largest programs have some 300,000 functions and return from one at some 30 places.
+const MAX_FUNCTIONS: u64 = 1 << 22;
+const MAX_CODE: u64 = 1 << 20;
+const MAX_RETURNS: usize = 256;
+/// Places that may be `runtime.firstmoduledata`.
+const MAX_MODULES: usize = 16;
+
+/// The table of functions.
+struct Table<'a> {
+    /// The names, each with a NUL at its end.
+    names: &'a [u8],
+    /// `functab` and what its second halves are offsets in, `_func` records.
+    functions: &'a [u8],
+    /// Pairs of an entry, relative to `text`, and an offset in `functions`; at the end an entry alone.
+    entries: &'a [[u8; 8]],
+    /// The end of the last function, relative to `text`.
+    end: u32,
+    /// `runtime.text`.
+    text: u64,
+}
+
+pub fn tls(elf: &Elf<'_>) -> Result<Option<Tls>, Misfit> {
+    let Some(functions) = functions(elf, &[CLIENT, SERVER])? else {
+        return Ok(None);
+    };
+    let mut functions = functions.into_iter();
+    let (client, server) = (functions.next().flatten(), functions.next().flatten());
+    for (name, function) in [(CLIENT, &client), (SERVER, &server)] {
+        if function.as_ref().is_some_and(|it| it.returns.is_empty()) {
+            return Err(Misfit::Undecodable(name.to_owned()));
+        }
+    }
+    if client.is_none() && server.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Tls::Go { client, server }))
+}
+
+pub fn functions(elf: &Elf<'_>, names: &[&str]) -> Result<Option<Vec<Option<Function>>>, Misfit> {
+    let Some(table) = Table::read(elf)? else {
+        return Ok(None);
+    };
+    let places = table.find(names)?;
+    // Where the symbol table has not been stripped, it has to say the same.
+    let symbols = elf.symbols(names)?;
+    let mut found = Vec::new();
+    for ((name, place), symbol) in names.iter().zip(places).zip(symbols) {
+        let Some((start, end)) = place else {
+            found.push(None);
+            continue;
+        };
+        let address = table.text.wrapping_add(u64::from(start));
+        if symbol.is_some_and(|it| it.address != address) {
+            return Err(Misfit::Ambiguous((*name).to_owned()));
+        }
+        found.push(Some(function(elf, name, address, u64::from(end - start))?));
+    }
+    Ok(Some(found))
+}
+
+/// Decodes the function at an address.
+fn function(elf: &Elf<'_>, name: &str, address: u64, size: u64) -> Result<Function, Misfit> {
+    let entry = elf.entry(name, address)?;
+    let size = usize::try_from(size.min(MAX_CODE + 1)).unwrap_or(usize::MAX);
+    let code = elf.content_at(address, size);
+    let code = code.ok_or_else(|| Misfit::NotCode(name.to_owned()))?;
+    let undecodable = || Misfit::Undecodable(name.to_owned());
+    if code.len() as u64 > MAX_CODE {
+        return Err(undecodable());
+    }
+    let body = elf.machine().body(code).ok_or_else(undecodable)?;
+    if body.returns.len() > MAX_RETURNS {
+        return Err(undecodable());
+    }
+    let known = !body.leaves;
+    let returns = body.returns.into_iter().filter(|_| known);
+    Ok(Function {
+        entry,
+        returns: returns.map(|it| entry + it as u64).collect(),
+    })
+}
+
+impl<'a> Table<'a> {
+    /// Reads the table of a Go program and compares it with the runtime's description of the module.
+    fn read(elf: &Elf<'a>) -> Result<Option<Self>, Misfit> {
+        let mut section = None;
+        for name in TABLES {
+            section = section.or(elf.section(name)?);
+        }
+        let Some((address, size)) = section else {
+            return Ok(None);
+        };
+        let malformed = Misfit::Go("the function table's header");
+        let size = usize::try_from(size).map_err(|_| malformed.clone())?;
+        let table = elf.content_at(address, size).ok_or(malformed.clone())?;
+        let (head, _) = table.split_first_chunk::<8>().ok_or(malformed.clone())?;
+        let magic = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        if !MAGIC.contains(&magic) {
+            return Err(Misfit::GoFormat(magic));
+        }
+        // Padding, the unit of code lengths, the size of a pointer.
+        if head[4..] != [0, 0, elf.machine().go_quantum(), 8] {
+            return Err(malformed);
+        }
+        // nfunc, nfiles, textStart, and offsets of funcnametab, cutab, filetab, pctab and pclntab.
+        let word = |index: usize| {
+            let bytes = table.get(8 + 8 * index..)?.first_chunk()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        let fields = (word(0), word(3), word(7));
+        let (Some(count), Some(names_at), Some(functions_at)) = fields else {
+            return Err(malformed);
+        };
+        let from = |offset| table.get(usize::try_from(offset).ok()?..);
+        let (Some(names), Some(functions)) = (from(names_at), from(functions_at)) else {
+            return Err(malformed);
+        };
+        if count > MAX_FUNCTIONS {
+            return Err(Misfit::TooMany("functions"));
+        }
+        let (pairs, _) = functions.as_chunks();
+        let count = usize::try_from(count).map_err(|_| malformed.clone())?;
+        let (Some(entries), Some(last)) = (pairs.get(..count), functions.get(8 * count..)) else {
+            return Err(malformed);
+        };
+        let end = u32_at(last, 0).ok_or(malformed)?;
+        let mut this = Self {
+            names,
+            functions,
+            entries,
+            end,
+            text: 0,
+        };
+        let module = Module {
+            table: address,
+            names: address.wrapping_add(names_at),
+            functions: address.wrapping_add(functions_at),
+            functions_len: count as u64 + 1,
+            first: this.entry(0),
+            end,
+        };
+        this.text = module.text(elf)?;
+        Ok(Some(this))
+    }
+
+    /// Where function `index` begins, relative to `text`; the one after the last is where that ends.
+    fn entry(&self, index: usize) -> u32 {
+        let pair = self.entries.get(index);
+        pair.and_then(|it| u32_at(it, 0)).unwrap_or(self.end)
+    }
+
+    /// Start and end of functions, relative to `text`, in the order of `names`.
+    fn find(&self, names: &[&str]) -> Result<Vec<Option<(u32, u32)>>, Misfit> {
+        let mut found = vec![None; names.len()];
+        for index in 0..self.entries.len() {
+            let (start, end) = (self.entry(index), self.entry(index + 1));
+            if start > end {
+                return Err(Misfit::Go("the function table is not sorted"));
+            }
+            let name = self.name(index, start);
+            let name = name.ok_or(Misfit::Go("a function's record or name"))?;
+            for (wanted, place) in names.iter().zip(&mut found) {
+                let is = name
+                    .strip_prefix(wanted.as_bytes())
+                    .is_some_and(|it| it.first() == Some(&0));
+                if is && place.replace((start, end)).is_some() {
+                    return Err(Misfit::Ambiguous((*wanted).to_owned()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What begins with the name of function `index`. Its record (`_func` in runtime/runtime2.go) has
+    /// the entry once more and an offset among the names.
+    fn name(&self, index: usize, start: u32) -> Option<&'a [u8]> {
+        let record = u32_at(self.entries.get(index)?, 4)?;
+        let record = self.functions.get(record as usize..)?;
+        if u32_at(record, 0)? != start {
+            return None;
+        }
+        self.names.get(u32_at(record, 4)? as usize..)
+    }
+}
+
+/// What `runtime.firstmoduledata` has to say of the table at `table`.
+struct Module {
+    table: u64,
+    names: u64,
+    functions: u64,
+    functions_len: u64,
+    first: u32,
+    end: u32,
+}
+
+impl Module {
+    /// `text` in the module's description, which is the only place that describes this table.
+    fn text(&self, elf: &Elf<'_>) -> Result<u64, Misfit> {
+        let candidates = elf.pointers_to(self.table, &MODULES, MAX_MODULES)?;
+        let mut texts = Vec::new();
+        for candidate in candidates {
+            texts.extend(self.text_at(elf, candidate)?);
+        }
+        texts.dedup();
+        match texts[..] {
+            [text] => Ok(text),
+            [] => Err(Misfit::Go("no description of the module")),
+            _ => Err(Misfit::Go("several descriptions of the module")),
+        }
+    }
+
+    /// `text`, if a `moduledata` of this table is at an address. Unchanged from Go 1.18 to 1.27 it
+    /// begins with `pcHeader`, six slices (`funcnametab`, `cutab`, `filetab`, `pctab`, `pclntable`,
+    /// `ftab`), `findfunctab`, `minpc`, `maxpc`, `text`.
+    fn text_at(&self, elf: &Elf<'_>, address: u64) -> Result<Option<u64>, Misfit> {
+        let field = |index: u64| address.wrapping_add(8 * index);
+        let pointers = elf.pointers(&[0, 1, 13, 16, 20, 21, 22].map(field))?;
+        let all: Option<Vec<u64>> = pointers.into_iter().collect();
+        let Some([table, names, pclntable, functions, first, end, text]) = all.as_deref() else {
+            return Ok(None);
+        };
+        let at = |offset: u32| text.wrapping_add(u64::from(offset));
+        let fits = (*table, *names) == (self.table, self.names)
+            && [*pclntable, *functions] == [self.functions; 2]
+            && elf.number_at(field(17)) == Some(self.functions_len)
+            && (*first, *end) == (at(self.first), at(self.end));
+        Ok(fits.then_some(*text))
+    }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    let bytes = bytes.get(offset..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
+}

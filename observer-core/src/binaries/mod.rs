@@ -1,0 +1,66 @@
+//! Where in a program or library its TLS handshakes can be observed: file offsets for uprobes.
+//!
+//! The kernel writes a breakpoint to each position, so a wrong one destroys code. Each position is
+//! therefore in an executable segment, with content in the file, and was decoded as an instruction of
+//! the function it is named for. A file that leaves a doubt is a [`Misfit`].
+//!
+//! A local user chooses the bytes. Every walk over them is bounded, in time and memory, and nothing is
+//! taken for consistent that has not been compared.
+
+use self::{elf::Elf, machine::Machine};
+pub use self::{
+    found::{Function, Tls},
+    misfit::Misfit,
+};
+
+mod arm64;
+mod body;
+mod elf;
+mod found;
+mod gnutls;
+mod go;
+mod machine;
+mod misfit;
+mod openssl;
+#[cfg(test)]
+mod tests;
+mod x86;
+
+/// What there is to probe in `file`, an ELF file for the running machine. `None` if it contains none of
+/// the known TLS libraries.
+pub fn tls(file: &[u8]) -> Result<Option<Tls>, Misfit> {
+    tls_on(file, Machine::RUNNING)
+}
+
+fn tls_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Tls>, Misfit> {
+    let elf = Elf::parse(file, machine)?;
+    // A Go program may be linked with a library in C, but its own handshakes are made in Go.
+    if let Some(go) = go::tls(&elf)? {
+        return Ok(Some(go));
+    }
+    if let Some(openssl) = openssl::tls(&elf)? {
+        return Ok(Some(openssl));
+    }
+    gnutls::tls(&elf)
+}
+
+/// Functions of the Go program `file` by their full names, such as
+/// `crypto/tls.(*Conn).clientHandshake`, in the order of `names`. `None` in the list for a function
+/// that is not in the program: the linker leaves out what is never called. `None` instead of a list
+/// if `file` is no Go program.
+pub fn go_functions(file: &[u8], names: &[&str]) -> Result<Option<Vec<Option<Function>>>, Misfit> {
+    go_functions_on(file, names, Machine::RUNNING)
+}
+
+fn go_functions_on(
+    file: &[u8],
+    names: &[&str],
+    machine: Option<Machine>,
+) -> Result<Option<Vec<Option<Function>>>, Misfit> {
+    go::functions(&Elf::parse(file, machine)?, names)
+}
+
+/// The GNU build ID, at most 64 bytes, or nothing. Go's own linker writes none.
+pub fn build_id(file: &[u8]) -> &[u8] {
+    elf::build_id(file).unwrap_or_default()
+}

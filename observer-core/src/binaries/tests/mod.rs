@@ -1,0 +1,6 @@
+mod elf;
+mod file;
+mod go;
+mod go_damage;
+mod hostile;
+mod openssl;
