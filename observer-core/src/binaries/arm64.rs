@@ -9,6 +9,8 @@ const RET: u32 = 0xd65f_03c0;
 const BTI_C: u32 = 0xd503_245f;
 /// Instructions that [`is_code`] looks at, if the function does not end before.
 const PROLOGUE: usize = 8;
+/// Additions that make up an address.
+const MAX_ADDS: usize = 3;
 
 /// The instructions; what is left at the end is no instruction.
 fn instructions(code: &[u8]) -> impl Iterator<Item = u32> {
@@ -60,7 +62,8 @@ pub fn body(code: &[u8]) -> Option<Body> {
     Some(body)
 }
 
-/// `ADRP X0, page; ADD X0, X0, #offset; RET`, or `ADR X0, address; RET`.
+/// `ADRP X0, page`, or `ADR X0, address`, then some `ADD X0, X0, #offset` and `RET`. GCC addresses
+/// several tables from one anchor, which takes a second ADD (-fsection-anchors).
 pub fn returned_address(code: &[u8], address: u64) -> Option<u64> {
     let mut instructions = instructions(code);
     let mut at = address;
@@ -72,37 +75,71 @@ pub fn returned_address(code: &[u8], address: u64) -> Option<u64> {
     // immhi in bits 5 to 23, immlo in 29 and 30, together signed.
     let immediate = (first >> 5 & 0x7_ffff) << 2 | first >> 29 & 3;
     let immediate = i64::from((immediate << 11).cast_signed() >> 11);
-    let value = match first & 0x9f00_001f {
+    let mut value = match first & 0x9f00_001f {
         0x1000_0000 => at.wrapping_add_signed(immediate),
-        0x9000_0000 => {
-            let page = (at & !0xfff).wrapping_add_signed(immediate << 12);
-            let add = instructions.next()?;
-            // 64 bits, unshifted, from X0 to X0.
-            if add & 0xffc0_03ff != 0x9100_0000 {
-                return None;
-            }
-            page.wrapping_add(u64::from(add >> 10 & 0xfff))
-        }
+        0x9000_0000 => (at & !0xfff).wrapping_add_signed(immediate << 12),
         _ => return None,
     };
-    (instructions.next()? == RET).then_some(value)
+    for instruction in instructions.take(MAX_ADDS + 1) {
+        if instruction == RET {
+            return Some(value);
+        }
+        let offset = u64::from(instruction >> 10 & 0xfff);
+        // 64 bits, from X0 to X0, shifted or not.
+        match instruction & 0xffc0_03ff {
+            0x9100_0000 => value = value.wrapping_add(offset),
+            0x9140_0000 => value = value.wrapping_add(offset << 12),
+            _ => return None,
+        }
+    }
+    None
 }
 
-/// `LDR W0, [X0, #offset]` before a `RET`.
+/// `LDR W0, [X0, #offset]` before a `RET`. Instead of X0 it may be a register that X0 was saved in.
 pub fn returned_member(code: &[u8]) -> Option<u32> {
     let mut found = None;
-    let mut last = 0;
+    let (mut saved, mut called) = (0, false);
+    let mut loaded = None;
     for instruction in instructions(code) {
         if !is_allocated(instruction) {
             return None;
         }
-        // The offset is in units of the load's size.
-        let offset = (last >> 10 & 0xfff) * 4;
-        let loads = last & 0xffc0_03ff == 0xb940_0000 && offset != 0;
-        if instruction == RET && loads && found.replace(offset).is_some_and(|it| it != offset) {
-            return None;
+        let (to, from) = (instruction & 0x1f, instruction >> 5 & 0x1f);
+        if instruction == RET {
+            if let Some(offset) = loaded.take()
+                && found.replace(offset).is_some_and(|it| it != offset)
+            {
+                return None;
+            }
+            // What follows is jumped to from before.
+            called = false;
+        } else if instruction & 0xffc0_001f == 0xb940_0000 {
+            // The offset is in units of the load's size.
+            let offset = (instruction >> 10 & 0xfff) * 4;
+            let argument = (from == 0 && !called) || (from == saved && saved != 0);
+            loaded = (offset != 0 && argument).then_some(offset);
+        } else if !is_epilogue(instruction) {
+            loaded = None;
+            // MOV Xd, X0, and BL.
+            match instruction & 0xffff_ffe0 {
+                0xaa00_03e0 if !called => saved = to,
+                _ => called |= instruction >> 26 == 0b10_0101,
+            }
         }
-        last = instruction;
     }
     found
+}
+
+/// Whether this restores or clears registers other than X0.
+fn is_epilogue(instruction: u32) -> bool {
+    let (to, from) = (instruction & 0x1f, instruction >> 5 & 0x1f);
+    let restores = match instruction >> 22 {
+        // LDR Xt, [SP, #offset]; LDP Xt, Xu, [SP], #offset; LDP Xt, Xu, [SP, #offset]
+        0b11_1110_0101 | 0b10_1010_0011 | 0b10_1010_0101 => from == 31,
+        // MOVZ Xd, #0
+        0b11_0100_1010 => instruction & 0xffff_ffe0 == 0xd280_0000,
+        // AUTIASP
+        _ => return instruction == 0xd503_23bf,
+    };
+    restores && to != 0
 }

@@ -15,8 +15,8 @@ use object::{
 
 use super::{machine::Machine, misfit::Misfit};
 
-/// Bounds for what is walked through. The largest programs known (browsers, proxies) have about a
-/// tenth of the symbols and relocations.
+/// Bounds for what is walked through. Node.js 20, 100 MB, has 185,000 symbols, and its library in Debian
+/// (libnode 18) 84,000 relocations.
 const MAX_SEGMENTS: usize = 64;
 const MAX_PROGRAM_HEADERS: usize = 1024;
 const MAX_SECTIONS: usize = 4096;

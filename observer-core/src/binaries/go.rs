@@ -30,6 +30,12 @@ const MAX_RETURNS: usize = 256;
 /// Places that may be `runtime.firstmoduledata`.
 const MAX_MODULES: usize = 16;
 
+/// Fields of `moduledata`, in words: `pcHeader`, the pointers of the slices `funcnametab`, `pclntable` and
+/// `ftab`, `minpc`, `maxpc`, `text`. Unchanged from Go 1.18 to 1.27.
+const POINTERS: [u64; 7] = [0, 1, 13, 16, 20, 21, 22];
+/// The length of `ftab`.
+const FTAB_LEN: u64 = 17;
+
 /// The table of functions.
 struct Table<'a> {
     /// The names, each with a NUL at its end.
@@ -222,10 +228,19 @@ impl Module {
     /// `text` in the module's description, which is the only place that describes this table.
     fn text(&self, elf: &Elf<'_>) -> Result<u64, Misfit> {
         let candidates = elf.pointers_to(self.table, &MODULES, MAX_MODULES)?;
-        let mut texts = Vec::new();
-        for candidate in candidates {
-            texts.extend(self.text_at(elf, candidate)?);
-        }
+        let field = |module: u64, index: u64| module.wrapping_add(8 * index);
+        let fields: Vec<u64> = candidates
+            .iter()
+            .flat_map(|it| POINTERS.map(|index| field(*it, index)))
+            .collect();
+        let pointers = elf.pointers(&fields)?;
+        let (modules, _) = pointers.as_chunks();
+        let texts = candidates.iter().zip(modules).filter_map(|(it, module)| {
+            let text = self.text_of(module)?;
+            let count = elf.number_at(field(*it, FTAB_LEN))?;
+            (count == self.functions_len).then_some(text)
+        });
+        let mut texts: Vec<u64> = texts.collect();
         texts.dedup();
         match texts[..] {
             [text] => Ok(text),
@@ -234,22 +249,15 @@ impl Module {
         }
     }
 
-    /// `text`, if a `moduledata` of this table is at an address. Unchanged from Go 1.18 to 1.27 it
-    /// begins with `pcHeader`, six slices (`funcnametab`, `cutab`, `filetab`, `pctab`, `pclntable`,
-    /// `ftab`), `findfunctab`, `minpc`, `maxpc`, `text`.
-    fn text_at(&self, elf: &Elf<'_>, address: u64) -> Result<Option<u64>, Misfit> {
-        let field = |index: u64| address.wrapping_add(8 * index);
-        let pointers = elf.pointers(&[0, 1, 13, 16, 20, 21, 22].map(field))?;
-        let all: Option<Vec<u64>> = pointers.into_iter().collect();
-        let Some([table, names, pclntable, functions, first, end, text]) = all.as_deref() else {
-            return Ok(None);
-        };
-        let at = |offset: u32| text.wrapping_add(u64::from(offset));
-        let fits = (*table, *names) == (self.table, self.names)
-            && [*pclntable, *functions] == [self.functions; 2]
-            && elf.number_at(field(17)) == Some(self.functions_len)
-            && (*first, *end) == (at(self.first), at(self.end));
-        Ok(fits.then_some(*text))
+    /// `text`, if the fields in [`POINTERS`] are those of this table.
+    fn text_of(&self, fields: &[Option<u64>; POINTERS.len()]) -> Option<u64> {
+        let [table, names, pclntable, functions, first, end, text] = *fields;
+        let text = text?;
+        let at = |offset: u32| Some(text.wrapping_add(u64::from(offset)));
+        let fits = (table, names) == (Some(self.table), Some(self.names))
+            && [pclntable, functions] == [Some(self.functions); 2]
+            && (first, end) == (at(self.first), at(self.end));
+        fits.then_some(text)
     }
 }
 

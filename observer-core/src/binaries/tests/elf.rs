@@ -2,7 +2,7 @@
 
 use super::{
     super::{Misfit, build_id, machine::Machine, tls, tls_on},
-    file::{File, PT_LOAD, Pointers},
+    file::{CODE, DATA, DATA_BIAS, File, PT_LOAD, Pointers},
     openssl::library,
 };
 
@@ -50,7 +50,7 @@ fn segments_that_the_kernel_maps_otherwise_are_a_misfit() {
     assert_eq!(misfit(&file), malformed);
     // One covers another.
     let mut file = whole();
-    file.segments[0].5 = 0x1001;
+    file.segments[0].5 = CODE + 1;
     assert_eq!(misfit(&file), malformed);
     // In another order.
     let mut file = whole();
@@ -78,7 +78,8 @@ fn numbers_of_headers_are_bounded() {
     assert_eq!(misfit(&file), Misfit::TooMany("segments"));
     let mut file = whole();
     for index in 0..4096 {
-        file.sections.push((format!("s{index}"), 0x60_8000, 0));
+        file.sections
+            .push((format!("s{index}"), DATA + DATA_BIAS, 0));
     }
     assert_eq!(misfit(&file), Misfit::TooMany("sections"));
 }

@@ -5,11 +5,11 @@ use super::super::machine::Machine;
 /// Addresses lie this much above offsets in the file, for code and for data, so that a position that
 /// was not converted is noticed.
 const CODE_BIAS: u64 = 0x40_0000;
-const DATA_BIAS: u64 = 0x60_0000;
-/// Offsets in the file.
-const CODE: u64 = 0x1000;
-const DATA: u64 = 0x8000;
-const REST: u64 = 0x1_0000;
+pub const DATA_BIAS: u64 = 0x60_0000;
+/// Offsets in the file, of code, data and what is not in memory.
+pub const CODE: u64 = 0x400;
+pub const DATA: u64 = 0x800;
+const REST: u64 = 0x1000;
 
 pub const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;

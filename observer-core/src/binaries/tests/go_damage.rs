@@ -2,7 +2,7 @@
 
 use super::{
     super::{Misfit, machine::Machine},
-    file::{File, Pointers},
+    file::{CODE, File, Pointers},
     go::{CLIENT, Form, GO_1_26, NAMES, Program, SERVER, add_module, program},
 };
 
@@ -25,8 +25,8 @@ fn unknown_formats_are_not_read() {
     // Padding, the unit of code lengths, the size of a pointer.
     for (at, byte) in [(4, 1), (5, 1), (6, 4), (7, 4)] {
         let mut program = whole();
-        put(&mut program, 0x60_8000 + at, &[byte]);
-        assert_eq!(program.table, 0x60_8000);
+        let at = program.table + at;
+        put(&mut program, at, &[byte]);
         let misfit = Misfit::Go("the function table's header");
         assert_eq!(program.tls(), Err(misfit));
     }
@@ -199,7 +199,7 @@ fn functions_that_are_no_code_are_not_probed() {
     program.file.segments[1].1 = 4;
     assert_eq!(program.tls(), Err(Misfit::NotCode(CLIENT.to_owned())));
     let mut program = whole();
-    program.file.segments[1].4 = File::position(program.functions[2].1) - 0x1000;
+    program.file.segments[1].4 = File::position(program.functions[2].1) - CODE;
     assert_eq!(program.tls(), Err(Misfit::NotCode(CLIENT.to_owned())));
     // Its end is.
     program.file.segments[1].4 += 16;

@@ -1,3 +1,4 @@
+mod arm64;
 mod elf;
 mod file;
 mod go;

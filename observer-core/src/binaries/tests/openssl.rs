@@ -2,7 +2,7 @@
 
 use super::{
     super::{Misfit, Tls, machine::Machine, tls_on},
-    file::{File, Pointers},
+    file::{DATA_BIAS, File, Pointers},
 };
 
 /// A library with tables like OpenSSL's. The places of the two functions are those of 3.0.
@@ -266,7 +266,7 @@ fn functions_that_are_no_code_are_not_probed() {
             assert_eq!(tls(&file), Err(misfit), "{machine:?}");
         }
         // The symbol points to data, behind the file's content, or to nowhere.
-        for address in [whole.tables[0], 0x1_0000 + 0x60_0000, u64::MAX] {
+        for address in [whole.tables[0], DATA_BIAS + 0x1000, u64::MAX] {
             let mut file = whole.file.clone();
             for symbol in file.symbols.iter_mut().filter(|it| it.0 == "SSL_free") {
                 symbol.1 = address;
