@@ -4,6 +4,7 @@
 
 use observer_common::{Pod as _, Record};
 use observer_core::{
+    binaries::{self, Function, Tls},
     config::{self, Settings},
     names::{ResetReasons, errno_name},
     net::{
@@ -21,13 +22,58 @@ use observer_core::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
+    ("binaries", binaries),
     ("cgroup", cgroup),
     ("config", config),
     ("netstat", netstat),
     ("process", process),
     ("records", records),
 ];
+
+/// An executable or a library.
+pub fn binaries(bytes: &[u8]) {
+    let inside = |at: u64| assert!(at < bytes.len() as u64, "{at:#x}");
+    let function = |it: &Function| {
+        inside(it.entry);
+        it.returns.iter().copied().for_each(inside);
+        assert!(it.returns.is_sorted());
+        assert!(it.returns.first().is_none_or(|first| *first >= it.entry));
+    };
+    match binaries::tls(bytes) {
+        Ok(None) => {}
+        Ok(Some(Tls::OpenSsl {
+            connect,
+            accept,
+            free,
+            rwstate: _,
+        })) => {
+            [connect, accept, free].into_iter().for_each(inside);
+            assert_ne!(connect, accept);
+        }
+        Ok(Some(Tls::DoHandshake { handshake, free })) => {
+            [handshake, free].into_iter().for_each(inside);
+        }
+        Ok(Some(Tls::GnuTls { handshake, deinit })) => {
+            [handshake, deinit].into_iter().for_each(inside);
+        }
+        Ok(Some(Tls::Go { client, server })) => {
+            let functions: Vec<_> = client.iter().chain(&server).collect();
+            assert!(!functions.is_empty());
+            for it in functions {
+                function(it);
+                assert!(!it.returns.is_empty());
+            }
+        }
+        Err(misfit) => assert!(!misfit.to_string().is_empty()),
+    }
+    let names = ["main.main", "", "crypto/tls.(*Conn).clientHandshake"];
+    if let Ok(Some(functions)) = binaries::go_functions(bytes, &names) {
+        assert_eq!(functions.len(), names.len());
+        functions.iter().flatten().for_each(function);
+    }
+    assert!(binaries::build_id(bytes).len() <= 64);
+}
 
 /// The text of /proc/PID/cgroup and of /proc/PID/mountinfo.
 pub fn cgroup(bytes: &[u8]) {
