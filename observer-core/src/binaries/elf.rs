@@ -223,20 +223,26 @@ impl<'a> Elf<'a> {
         sections: &[&str],
         limit: usize,
     ) -> Result<Vec<u64>, Misfit> {
+        if !self.relocatable {
+            return self.numbers_equal(target, sections, limit);
+        }
         let mut found = Vec::new();
-        let mut add = |address| {
-            if found.len() < limit {
+        self.relocations(|address, its| {
+            if its == target && found.len() < limit {
                 found.push(address);
             }
-        };
-        if self.relocatable {
-            self.relocations(|address, its| {
-                if its == target {
-                    add(address);
-                }
-            })?;
-            return Ok(found);
-        }
+        })?;
+        Ok(found)
+    }
+
+    /// Addresses of the 64-bit number `number` in one of `sections`, at most `limit`.
+    pub fn numbers_equal(
+        &self,
+        number: u64,
+        sections: &[&str],
+        limit: usize,
+    ) -> Result<Vec<u64>, Misfit> {
+        let mut found = Vec::new();
         for name in sections {
             let Some((start, size)) = self.section(name)? else {
                 continue;
@@ -244,11 +250,9 @@ impl<'a> Elf<'a> {
             let size = usize::try_from(size).unwrap_or_default();
             let bytes = self.content_at(start, size).unwrap_or_default();
             let (words, _) = bytes.as_chunks();
-            for (word, address) in words.iter().zip((start..).step_by(8)) {
-                if u64::from_le_bytes(*word) == target {
-                    add(address);
-                }
-            }
+            let places = words.iter().zip((start..).step_by(8));
+            let equal = places.filter(|(word, _)| u64::from_le_bytes(**word) == number);
+            found.extend(equal.map(|(_, address)| address).take(limit - found.len()));
         }
         Ok(found)
     }

@@ -9,6 +9,7 @@
 use super::{
     elf::Elf,
     found::{Function, Tls},
+    machine::Machine,
     misfit::Misfit,
 };
 
@@ -17,6 +18,11 @@ const SERVER: &str = "crypto/tls.(*Conn).serverHandshake";
 
 /// Where the table is; the second in programs that are loaded anywhere.
 const TABLES: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+/// Where it is if the second has gone through another linker than Go's (cgo): GNU ld makes one section of
+/// all whose names begin alike.
+const MERGED: &str = ".data.rel.ro";
+/// What every Go program has.
+const GO: &str = ".go.buildinfo";
 /// Where `runtime.firstmoduledata` is, the first since Go 1.26.
 const MODULES: [&str; 3] = [".go.module", ".noptrdata", ".data"];
 
@@ -27,7 +33,8 @@ const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
 const MAX_FUNCTIONS: u64 = 1 << 22;
 const MAX_CODE: u64 = 1 << 20;
 const MAX_RETURNS: usize = 256;
-/// Places that may be `runtime.firstmoduledata`.
+/// Places that may be the table or `runtime.firstmoduledata`.
+const MAX_PLACES: usize = 4;
 const MAX_MODULES: usize = 16;
 
 /// Fields of `moduledata`, in words: `pcHeader`, the pointers of the slices `funcnametab`, `pclntable` and
@@ -112,25 +119,54 @@ fn function(elf: &Elf<'_>, name: &str, address: u64, size: u64) -> Result<Functi
 }
 
 impl<'a> Table<'a> {
-    /// Reads the table of a Go program and compares it with the runtime's description of the module.
+    /// Reads the table of a Go program.
     fn read(elf: &Elf<'a>) -> Result<Option<Self>, Misfit> {
-        let mut section = None;
         for name in TABLES {
-            section = section.or(elf.section(name)?);
+            if let Some((address, size)) = elf.section(name)? {
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                let table = elf.content_at(address, size).unwrap_or_default();
+                return Self::at(elf, address, table).map(Some);
+            }
         }
-        let Some((address, size)) = section else {
+        if elf.section(GO)?.is_none() {
             return Ok(None);
-        };
+        }
+        Self::search(elf).map(Some)
+    }
+
+    /// Looks for the table where nothing tells its place but what it begins with.
+    fn search(elf: &Elf<'a>) -> Result<Self, Misfit> {
+        let mut places = Vec::new();
+        for magic in MAGIC {
+            let head = u64::from_le_bytes(head(magic, elf.machine()));
+            places.extend(elf.numbers_equal(head, &[MERGED], MAX_PLACES)?);
+        }
+        let mut found = Vec::new();
+        let mut misfit = Misfit::Go("no function table");
+        for address in places {
+            let table = elf.content_from(address).unwrap_or_default();
+            match Self::at(elf, address, table) {
+                Ok(it) => found.push(it),
+                Err(its) => misfit = its,
+            }
+        }
+        let table = found.pop().ok_or(misfit)?;
+        if !found.is_empty() {
+            return Err(Misfit::Go("several function tables"));
+        }
+        Ok(table)
+    }
+
+    /// Reads the table that `table` begins with, and compares it with the runtime's description of the
+    /// module.
+    fn at(elf: &Elf<'a>, address: u64, table: &'a [u8]) -> Result<Self, Misfit> {
         let malformed = Misfit::Go("the function table's header");
-        let size = usize::try_from(size).map_err(|_| malformed.clone())?;
-        let table = elf.content_at(address, size).ok_or(malformed.clone())?;
-        let (head, _) = table.split_first_chunk::<8>().ok_or(malformed.clone())?;
-        let magic = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let first = table.first_chunk::<8>().ok_or(malformed.clone())?;
+        let magic = u32_at(first, 0).ok_or(malformed.clone())?;
         if !MAGIC.contains(&magic) {
             return Err(Misfit::GoFormat(magic));
         }
-        // Padding, the unit of code lengths, the size of a pointer.
-        if head[4..] != [0, 0, elf.machine().go_quantum(), 8] {
+        if *first != head(magic, elf.machine()) {
             return Err(malformed);
         }
         // nfunc, nfiles, textStart, and offsets of funcnametab, cutab, filetab, pctab and pclntab.
@@ -171,7 +207,7 @@ impl<'a> Table<'a> {
             end,
         };
         this.text = module.text(elf)?;
-        Ok(Some(this))
+        Ok(this)
     }
 
     /// Where function `index` begins, relative to `text`; the one after the last is where that ends.
@@ -259,6 +295,13 @@ impl Module {
             && (first, end) == (at(self.first), at(self.end));
         fits.then_some(text)
     }
+}
+
+/// What a table begins with: the magic number, padding, the unit of code lengths and the size of a
+/// pointer.
+fn head(magic: u32, machine: Machine) -> [u8; 8] {
+    let [a, b, c, d] = magic.to_le_bytes();
+    [a, b, c, d, 0, 0, machine.go_quantum(), 8]
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {

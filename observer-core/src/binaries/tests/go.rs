@@ -23,6 +23,8 @@ pub struct Form {
     pub symbols: bool,
     /// Where the description of the module is.
     pub module: &'static str,
+    /// Whether the table has no section of its own, as with cgo in programs that are loaded anywhere.
+    pub merged: bool,
 }
 
 pub const GO_1_26: Form = Form {
@@ -33,6 +35,7 @@ pub const GO_1_26: Form = Form {
     cgo: true,
     symbols: false,
     module: ".go.module",
+    merged: false,
 };
 
 /// A program and where its parts are.
@@ -131,16 +134,23 @@ pub fn program_of(form: Form, functions: &[(&str, Vec<u8>)]) -> Program {
     table.extend([&names[..], &functab, &records].concat());
     table.resize(table.len().next_multiple_of(8), 0);
     let size = table.len() as u64;
+    let info = file.words(&[0; 4]);
+    file.sections.push((".go.buildinfo".to_owned(), info, 32));
+    // What the table begins with, where none is.
+    let first = u64::from_le_bytes(*table.first_chunk().unwrap());
+    let before = file.words(&[0, first]);
     let at = file.next_data();
     file.data.extend(table);
     if form.text_start {
         file.pointer(at + 24, text);
     }
-    let name = match form.pointers {
-        Pointers::Plain => ".gopclntab",
-        Pointers::Rela | Pointers::Relr => ".data.rel.ro.gopclntab",
+    let (name, start) = match form.pointers {
+        _ if form.merged => (".data.rel.ro", before),
+        Pointers::Plain => (".gopclntab", at),
+        Pointers::Rela | Pointers::Relr => (".data.rel.ro.gopclntab", at),
     };
-    file.sections.push((name.to_owned(), at, size));
+    file.sections
+        .push((name.to_owned(), start, size + at - start));
 
     // Something that points to the table and is not what is looked for.
     let decoy = file.table(&[at, at]);
@@ -189,6 +199,16 @@ impl Program {
         Some(Function { entry, returns })
     }
 
+    /// The section that the table is in.
+    pub fn table_section(&mut self) -> &mut (String, u64, u64) {
+        &mut self.file.sections[1]
+    }
+
+    /// The section that the description of the module is in.
+    pub fn module_section(&mut self) -> &mut (String, u64, u64) {
+        &mut self.file.sections[2]
+    }
+
     pub fn tls(&self) -> Result<Option<Tls>, Misfit> {
         tls_on(&self.file.write(), Some(self.file.machine))
     }
@@ -218,15 +238,15 @@ fn functions_of_every_form_are_found() {
                     cgo: false,
                     ..older
                 };
-                forms.extend([
-                    form,
-                    older,
-                    oldest,
-                    Form {
-                        cgo: true,
-                        ..oldest
-                    },
-                ]);
+                let merged = Form {
+                    merged: true,
+                    ..older
+                };
+                let cgo = Form {
+                    cgo: true,
+                    ..oldest
+                };
+                forms.extend([form, older, oldest, merged, cgo]);
             }
         }
     }

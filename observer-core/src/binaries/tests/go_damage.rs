@@ -68,12 +68,12 @@ fn sizes_and_offsets_out_of_the_table_are_noticed() {
     // The table ends in the middle.
     for size in [0, 7, 71, 150] {
         let mut program = whole();
-        program.file.sections[0].2 = size;
+        program.table_section().2 = size;
         assert!(matches!(program.tls(), Err(Misfit::Go(_))), "{size}");
     }
     // It is not in a segment.
     let mut program = whole();
-    program.file.sections[0].2 = 1 << 40;
+    program.table_section().2 = 1 << 40;
     assert!(matches!(program.tls(), Err(Misfit::Malformed(_))));
 }
 
@@ -171,10 +171,10 @@ fn a_second_module_that_moves_the_functions_is_noticed() {
     let before = program.tls();
     assert!(matches!(before, Ok(Some(_))));
     add_module(&mut program.file, at, count, [text, end]);
-    program.file.sections[1].2 += 24 * 8;
+    program.module_section().2 += 24 * 8;
     assert_eq!(program.tls(), before);
     add_module(&mut program.file, at, count, [text + 16, end + 16]);
-    program.file.sections[1].2 += 24 * 8;
+    program.module_section().2 += 24 * 8;
     let misfit = Misfit::Go("several descriptions of the module");
     assert_eq!(program.tls(), Err(misfit));
 }
@@ -208,4 +208,43 @@ fn functions_that_are_no_code_are_not_probed() {
         matches!(tls, Err(Misfit::NotCode(_) | Misfit::Undecodable(_))),
         "{tls:?}"
     );
+}
+
+#[test]
+fn a_table_without_a_section_is_only_looked_for_in_go_programs() {
+    let merged = Form {
+        merged: true,
+        pointers: Pointers::Rela,
+        ..GO_1_26
+    };
+    let mut none = program(merged, &NAMES);
+    none.file.sections.retain(|it| it.0 != ".go.buildinfo");
+    assert_eq!(none.tls(), Ok(None));
+
+    // Nothing begins like a table, or what does is none.
+    let mut none = program(merged, &NAMES);
+    none.table_section().2 = 8;
+    assert_eq!(none.tls(), Err(Misfit::Go("no function table")));
+    let mut none = program(merged, &NAMES);
+    let at = none.table + 8;
+    put(&mut none, at, &u64::MAX.to_le_bytes());
+    assert!(none.tls().is_err());
+
+    // A second one, with a description of its own.
+    let mut twice = program(merged, &NAMES);
+    let (start, size) = (twice.table, twice.file.next_data() - twice.table);
+    let copy = twice.file.data_at(start).to_vec();
+    let shift = twice.file.next_data() - start;
+    twice.file.data.extend(copy);
+    for (at, target) in twice.file.relocations.clone() {
+        let moved = if target < start {
+            target
+        } else {
+            target + shift
+        };
+        twice.file.pointer(at + shift, moved);
+    }
+    twice.table_section().2 += size + shift;
+    let misfit = Misfit::Go("several function tables");
+    assert_eq!(twice.tls(), Err(misfit));
 }
