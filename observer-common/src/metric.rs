@@ -37,7 +37,7 @@ pub struct ProcessMetric {
     pub query: &'static str,
 }
 
-/// An array of counters, with up to two dimensions.
+/// An array of counters, with a dimension for each label.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// `SIGNAL_` number: the samples are absent where the signal is not observed.

@@ -34,8 +34,10 @@ pub const MAP_TIME_WAIT_COUNTS: u32 = 4;
 pub const MAP_NETNS: u32 = 5;
 /// Listening sockets.
 pub const MAP_LISTENERS: u32 = 6;
+/// TLS handshakes in progress.
+pub const MAP_TLS: u32 = 7;
 /// How many maps can fill up.
-pub const FULL_MAPS: usize = 7;
+pub const FULL_MAPS: usize = 8;
 /// Label values, in the order of the `MAP_` numbers.
 pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "connections",
@@ -45,6 +47,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "time_wait_counts",
     "netns",
     "listeners",
+    "tls_handshakes",
 ];
 
 /// Statistics of the programs, by CPU.

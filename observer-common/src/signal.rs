@@ -30,8 +30,10 @@ pub const SIGNAL_LISTEN_OVERFLOW: u32 = 12;
 pub const SIGNAL_BIND: u32 = 13;
 /// Sockets closed without TIME_WAIT because buckets or memory ran out.
 pub const SIGNAL_TIME_WAIT_OVERFLOW: u32 = 14;
+/// TLS handshakes.
+pub const SIGNAL_TLS: u32 = 15;
 /// How many signals there are.
-pub const SIGNALS: usize = 15;
+pub const SIGNALS: usize = 16;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -50,4 +52,5 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "listen_overflow",
     "bind",
     "time_wait_overflow",
+    "tls",
 ];

@@ -6,8 +6,8 @@ use crate::{
     ACCEPT_METRICS, AcceptCounters, BIND_METRICS, BindCounters, COMM_LEN, CONNECT_HISTOGRAMS,
     CONNECT_METRICS, ConnectCounters, FD_METRICS, FdCounters, Metrics, PORT_METRICS, PortCounters,
     ProcessKey, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters, RetransmitCounters,
-    STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TimeWaitCounters,
-    WAIT_HISTOGRAMS, WAIT_METRICS, WaitCounters,
+    STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TLS_HISTOGRAMS,
+    TLS_METRICS, TimeWaitCounters, TlsCounters, WAIT_HISTOGRAMS, WAIT_METRICS, WaitCounters,
 };
 
 /// How the counters of each signal are shown.
@@ -62,6 +62,11 @@ pub const METRICS: &[Metrics] = &[
         counters: WAIT_METRICS,
         histograms: WAIT_HISTOGRAMS,
     },
+    Metrics {
+        offset: offset_of!(Slot, tls),
+        counters: TLS_METRICS,
+        histograms: TLS_HISTOGRAMS,
+    },
 ];
 
 /// Number of counters in a slot.
@@ -110,9 +115,11 @@ pub struct Slot {
     pub reset: ResetCounters,
     /// Likewise.
     pub waiting: WaitCounters,
+    /// Likewise.
+    pub tls: TlsCounters,
 }
 
-crate::assert_layout!(Slot, 3536, [
+crate::assert_layout!(Slot, 3968, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -131,6 +138,7 @@ crate::assert_layout!(Slot, 3536, [
     fd: FdCounters,
     reset: ResetCounters,
     waiting: WaitCounters,
+    tls: TlsCounters,
 ]);
 
 impl Metrics {

@@ -14,7 +14,7 @@ use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
 use crate::{
-    contract::{Hooks, SyscallTracepoints},
+    contract::{Hooks, ObserveTls, SyscallTracepoints},
     detect::Thresholds,
     export::ProcessMetrics,
 };
@@ -43,7 +43,7 @@ pub type MaxConnections = Bounded<16, 16_777_216>;
 pub type MaxNames = Bounded<1, 65_536>;
 /// A process that is shown takes about 1 KB of a scrape.
 pub type MaxProcesses = Bounded<0, 65_536>;
-/// Each process takes a slot of 3,536 bytes of kernel memory.
+/// Each process takes a slot of 3,976 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
 /// Responses under way at the same time. The server has 128 connections.
 pub type MaxRequests = Bounded<1, 100>;
@@ -264,6 +264,11 @@ settings! {
     /// by about 12 ns [default: auto]
     #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_SYSCALL_TRACEPOINTS")]
     syscall_tracepoints: SyscallTracepoints => SyscallTracepoints = SyscallTracepoints::default(), restart;
+
+    /// Whether TLS handshakes of programs are observed, by probes on functions of OpenSSL, GnuTLS and Go
+    /// [default: auto]
+    #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_TLS")]
+    tls: ObserveTls => ObserveTls = ObserveTls::default(), restart;
 
     /// At start, make connections in a separate network namespace to test that each hook on
     /// a kernel function fires [default: true]

@@ -1,8 +1,9 @@
 //! The kernel side of observer.
 //!
 //! One file or folder per signal in `tcp` and `process`, each listing its hooks and what it
-//! counts. `core` is what they share and knows no signal; `scan` walks over what exists already.
-//! Imports point one way: `scan` to `process` to `tcp` to `core`. Programs that serve the same
+//! counts. `core` is what they share and knows no signal; `scan` walks over what exists already, and
+//! `uprobes` is on functions of user space.
+//! Imports point one way: `scan` to `process` to `tcp` to `core`, and `uprobes` to `core`. Programs that serve the same
 //! signal through different kinds of hook share one inlined body, generic over how kernel memory
 //! may be read there (`core::read::Memory`).
 
@@ -19,3 +20,4 @@ mod license;
 mod process;
 mod scan;
 mod tcp;
+mod uprobes;

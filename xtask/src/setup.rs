@@ -35,6 +35,8 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("ps", "procps"),
     ("openssl", "openssl"),
+    ("gnutls-serv", "gnutls-bin"),
+    ("caddy", "caddy"),
     ("node", "nodejs"),
     ("gccgo", "gccgo"),
     ("nmap", "nmap"),

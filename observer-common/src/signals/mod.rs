@@ -12,6 +12,7 @@ mod retransmit;
 mod sockopt;
 mod state;
 mod time_wait;
+mod tls;
 mod waiting;
 
 pub use accept::*;
@@ -25,4 +26,5 @@ pub use retransmit::*;
 pub use sockopt::*;
 pub use state::*;
 pub use time_wait::*;
+pub use tls::*;
 pub use waiting::*;

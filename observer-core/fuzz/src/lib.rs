@@ -46,9 +46,13 @@ pub fn binaries(bytes: &[u8]) {
             connect,
             accept,
             free,
+            resets,
             rwstate: _,
         })) => {
-            [connect, accept, free].into_iter().for_each(inside);
+            [connect, accept, free]
+                .into_iter()
+                .chain(resets)
+                .for_each(inside);
             assert_ne!(connect, accept);
         }
         Ok(Some(Tls::DoHandshake { handshake, free })) => {

@@ -12,6 +12,9 @@ pub enum Tls {
         accept: u64,
         /// `SSL_free`.
         free: u64,
+        /// What has a connection begin anew: `SSL_clear`, `SSL_set_connect_state`,
+        /// `SSL_set_accept_state`, of those that are there.
+        resets: Vec<u64>,
         /// Offset of `rwstate` in what the first argument of these points to (`SSL`, or since 3.2
         /// `SSL_CONNECTION`), in bytes. `None` if `SSL_want` does not tell.
         rwstate: Option<u32>,

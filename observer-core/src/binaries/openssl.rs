@@ -16,6 +16,8 @@ const METHODS: [&str; 3] = ["TLS_method", "TLS_client_method", "TLS_server_metho
 const FREE: &str = "SSL_free";
 const HANDSHAKE: &str = "SSL_do_handshake";
 const WANT: &str = "SSL_want";
+/// With these a program may use a connection again that has ended.
+const RESETS: [&str; 3] = ["SSL_clear", "SSL_set_connect_state", "SSL_set_accept_state"];
 
 /// Members of `SSL_METHOD` that are compared. The two are the 6th and 7th up to 3.1, the 9th and 10th
 /// since, and the structure has more than twenty.
@@ -48,6 +50,7 @@ pub fn tls(elf: &Elf<'_>) -> Result<Option<Tls>, Misfit> {
             connect: elf.entry("ossl_statem_connect", found.connect)?,
             accept: elf.entry("ossl_statem_accept", found.accept)?,
             free,
+            resets: resets(elf)?,
             rwstate: want.and_then(|it| returned_member(elf, it)),
         }));
     }
@@ -56,6 +59,15 @@ pub fn tls(elf: &Elf<'_>) -> Result<Option<Tls>, Misfit> {
         handshake: elf.entry(HANDSHAKE, handshake.address)?,
         free,
     }))
+}
+
+fn resets(elf: &Elf<'_>) -> Result<Vec<u64>, Misfit> {
+    let symbols = elf.symbols(&RESETS)?;
+    let there = RESETS.iter().zip(symbols);
+    let there = there.filter_map(|(name, symbol)| Some((name, symbol?)));
+    there
+        .map(|(name, symbol)| elf.entry(name, symbol.address))
+        .collect()
 }
 
 /// What the tables have where they differ. `None` if the functions do not just return tables of

@@ -50,6 +50,7 @@ log-format = "json"
 log-events = true
 hooks = "kprobe"
 syscall-tracepoints = "never"
+tls = "never"
 self-test = false
 bpf-stats = true
 allow-private-namespaces = true
@@ -124,6 +125,7 @@ fn help_names_the_real_defaults() {
         log_events,
         hooks,
         syscall_tracepoints,
+        tls,
         self_test,
         bpf_stats,
         allow_private_namespaces,
@@ -167,6 +169,7 @@ fn help_names_the_real_defaults() {
             "syscall-tracepoints",
             format!("{syscall_tracepoints:?}").to_lowercase(),
         ),
+        ("tls", format!("{tls:?}").to_lowercase()),
         ("self-test", self_test.to_string()),
         ("bpf-stats", bpf_stats.to_string()),
         (
@@ -225,6 +228,7 @@ fn file_is_read_and_every_key_arrives() {
         log_events: true,
         hooks: Hooks::Kprobe,
         syscall_tracepoints: SyscallTracepoints::Never,
+        tls: ObserveTls::Never,
         self_test: false,
         bpf_stats: true,
         allow_private_namespaces: true,
@@ -303,7 +307,7 @@ fn file_errors_have_line_column_key_and_hint() {
          `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
-         `stall-after`, `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, \
+         `stall-after`, `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, `tls`, \
          `self-test`, `bpf-stats`, `allow-private-namespaces`, `user`, `keep-capabilities`, \
          `thresholds`\n\
          hint: did you mean `log-level`?"
@@ -468,6 +472,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "log-format",
             "hooks",
             "syscall-tracepoints",
+            "tls",
             "self-test",
             "bpf-stats",
             "allow-private-namespaces",

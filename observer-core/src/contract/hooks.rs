@@ -1,4 +1,4 @@
-//! The settings `hooks` and `syscall-tracepoints`: what may be attached.
+//! The settings `hooks`, `syscall-tracepoints` and `tls`: what may be attached.
 
 use super::verdict::AttachType;
 
@@ -66,5 +66,34 @@ impl SyscallTracepoints {
     #[must_use]
     pub fn forbid(self) -> Option<&'static str> {
         (self == Self::Never).then_some("left out, as the setting `syscall-tracepoints` asks")
+    }
+}
+
+/// Whether TLS handshakes are observed, by probes on functions of programs and libraries.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ObserveTls {
+    /// Where the kernel can (6.6 and later)
+    #[default]
+    Auto,
+    /// Not at all
+    Never,
+}
+
+impl ObserveTls {
+    /// Why they may not be observed; `None` if they may. Without full stop.
+    #[must_use]
+    pub fn forbid(self) -> Option<&'static str> {
+        (self == Self::Never).then_some("left out, as the setting `tls` asks")
     }
 }

@@ -7,7 +7,7 @@ mod source;
 mod summary;
 mod verdict;
 
-pub use hooks::{Hooks, SyscallTracepoints};
+pub use hooks::{Hooks, ObserveTls, SyscallTracepoints};
 pub use source::{KernelControl, KernelSource, MapFill, POLLED_LISTEN, POLLED_PORTS, ProgramRuns};
 pub use summary::{Summary, summaries};
 pub use verdict::{AttachType, Status, Verdict};

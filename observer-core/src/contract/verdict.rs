@@ -20,6 +20,8 @@ pub enum AttachType {
     Kprobe,
     /// Its return, likewise.
     Kretprobe,
+    /// Functions of programs and libraries, through breakpoints: one link for many (6.6 and later).
+    UprobeMulti,
 }
 
 impl AttachType {
@@ -34,6 +36,7 @@ impl AttachType {
             Self::Fexit => "fexit",
             Self::Kprobe => "kprobe",
             Self::Kretprobe => "kretprobe",
+            Self::UprobeMulti => "uprobe_multi",
         }
     }
 }

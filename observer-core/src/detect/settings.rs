@@ -201,6 +201,13 @@ thresholds! {
     idle_pool_clear_share = 0.8;
     /// Seconds without a new highest number after which it clears: a pool has reached its limit.
     idle_pool_rest_seconds = 600.0;
+    /// Seconds from which a TLS handshake takes too long: with a lost segment on each way it takes 3.
+    tls_slow_seconds = 5.0;
+    /// TLS handshakes in progress that take too long. One or two are clients that vanished, or scanners.
+    tls_stall = 3.0;
+    /// The same as a fraction of the process's connections: a pool that waits for a tenth of them is short of them, and
+    /// a server with some slow clients is not.
+    tls_stall_share = 0.1;
     /// Connection requests dropped in 10 seconds because the accept queue was full.
     listen_overflows = 5.0;
     /// Of the last 10 seconds, those with such a drop: a burst comes again after 1 and 3 s, a slow program always.

@@ -1,7 +1,7 @@
 //! The maximum number of series of a scrape. docs/metrics.md has the formula; a test fills everything
 //! and compares.
 
-use observer_common::{BUCKETS, METRICS, RESETS_SENT, STALLS, STATES, TURNS};
+use observer_common::{BUCKETS, METRICS, RESETS_SENT, STALLS, STATES, TLS_ROLES, TURNS};
 
 use crate::{
     detect::{FINDINGS, TOTALS},
@@ -59,7 +59,7 @@ const WAITS: usize = 2 * STALLS + TURNS * QUIET_SECONDS.len();
 
 /// Maximum number of series of one name: in addition counters, histograms with `_sum` and `_count`,
 /// sockets that left TIME_WAIT, five of each listening address, three of the ports to destinations
-/// without series of their own, what connections wait for, unguarded connections, its unit.
+/// without series of their own, what connections wait for, TLS handshakes in progress, unguarded connections, its unit.
 pub const BY_NAME: usize = SHARED
     + counters(false)
     + (HISTOGRAMS + 1) * (BUCKETS + 2)
@@ -67,6 +67,7 @@ pub const BY_NAME: usize = SHARED
     + 5 * LISTEN_ADDRESSES
     + 3
     + WAITS
+    + 2 * TLS_ROLES.len()
     + 2;
 
 /// Maximum number of series of one process: in addition counters, descriptors and sockets, three of

@@ -35,13 +35,16 @@ struct Buckets {
 /// Counters in a histogram: the sum and the buckets.
 const WIDTH: usize = 1 + BUCKETS;
 
+/// The most labels of a counter.
+const MAX_LABELS: usize = 3;
+
 /// An array of counters with a value of each label by index.
 struct Array {
     signal: usize,
     first: usize,
-    /// The outer label, if there are two, and its values.
-    rows: Option<(&'static str, Vec<String>)>,
-    /// The only or inner label; `None` for a single counter.
+    /// The outer labels and their values, of each combination; one without any if there is at most one label.
+    rows: Vec<Vec<(&'static str, String)>>,
+    /// The only or innermost label; `None` for a single counter.
     columns: Option<(&'static str, Index)>,
     /// Counters in a row.
     width: usize,
@@ -149,19 +152,38 @@ impl Array {
         part: &Part,
         source: &dyn KernelSource,
     ) -> Self {
-        let texts = |values: &Values| texts(values, source);
-        let (rows, columns, width) = match (counter.labels, part.values) {
-            ([], []) => (None, None, 1),
-            ([label], [values]) => {
-                let columns = (*label, Index::new(texts(values)));
-                (None, Some(columns), values.len())
+        let mut rows = vec![Vec::new()];
+        let mut columns = None;
+        let mut width = 1;
+        let labels = counter.labels.iter().zip(part.values);
+        for (at, (&label, values)) in labels.enumerate() {
+            let texts = texts(values, source);
+            if at + 1 == part.values.len() {
+                width = values.len();
+                columns = Some((label, Index::new(texts)));
+                break;
             }
-            ([outer, inner], [rows, columns]) => {
-                let index = (*inner, Index::new(texts(columns)));
-                (Some((*outer, texts(rows))), Some(index), columns.len())
-            }
-            _ => panic!("{}: its labels and their values differ", counter.name),
-        };
+            let with = |row: &Vec<_>, text: &String| {
+                let mut row = row.clone();
+                row.push((label, text.clone()));
+                row
+            };
+            let longer = rows
+                .iter()
+                .flat_map(|row| texts.iter().map(move |it| with(row, it)));
+            rows = longer.collect();
+        }
+        assert!(
+            rows[0].len() < MAX_LABELS,
+            "{}: too many labels",
+            counter.name
+        );
+        assert_eq!(
+            counter.labels.len(),
+            part.values.len(),
+            "{}: its labels and their values differ",
+            counter.name
+        );
         Self {
             signal: part.signal as usize,
             first: signal.index_of(part.offset),
@@ -183,19 +205,19 @@ impl Array {
             sink.sample(family, Some(labels), &[], counts[0].into());
             return;
         };
-        let Some((row, rows)) = &self.rows else {
-            columns.nonzero(&counts[..self.width], |value, count| {
-                sink.sample(family, Some(labels), &[(column, value)], count.into());
-            });
-            return;
-        };
-        for (row_value, counts) in rows.iter().zip(counts.chunks_exact(self.width)) {
+        for (row, counts) in self.rows.iter().zip(counts.chunks_exact(self.width)) {
+            // An index that is not in use has no name.
+            if row.iter().any(|(_, value)| value.is_empty()) {
+                continue;
+            }
+            let mut outer = [("", ""); MAX_LABELS];
+            for (place, (label, value)) in outer.iter_mut().zip(row) {
+                *place = (label, value);
+            }
             columns.nonzero(counts, |value, count| {
-                let extra = [(*row, row_value.as_str()), (*column, value)];
-                // An index that is not in use has no name.
-                if !row_value.is_empty() {
-                    sink.sample(family, Some(labels), &extra, count.into());
-                }
+                let mut extra = outer;
+                extra[row.len()] = (column, value);
+                sink.sample(family, Some(labels), &extra[..=row.len()], count.into());
             });
         }
     }

@@ -114,6 +114,14 @@ metrics! {
         "`bpf_map_elem`",
         "Age of the connections that are in ESTABLISHED or CLOSE_WAIT now, since they began or the observer found them. Buckets go down as well: use them without rate().",
         "histogram_quantile(0.99, sum by (comm, le) (socket_live_conn_age_seconds_bucket))";
+    TlsInProgress: "socket_tls_handshakes_in_progress", Gauge, Name, "handshakes", ["role"],
+        "`bpf_map_elem`",
+        "TLS handshakes that have begun and not ended, as of the last tick. Absent while there are none.",
+        "topk(5, sum by (comm, unit, role) (socket_tls_handshakes_in_progress))";
+    TlsOldest: "socket_tls_handshake_oldest_seconds", Gauge, Name, "seconds", ["role"],
+        "`bpf_map_elem`",
+        "Age of the oldest TLS handshake in progress. A handshake that a program gave up without telling the library is in progress until the program frees the connection.",
+        "max by (comm, unit, role) (socket_tls_handshake_oldest_seconds) > 10";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",
         "Always 1. Describes each value of the label unit: its kind and, for a container, its id and the uid of its Kubernetes pod.",
@@ -258,6 +266,10 @@ metrics! {
         "",
         "Time between the ends of the last two walks over connections. Metrics that walks find (ports, stalled and quiet connections) are up to so old.",
         "observer_walk_interval_seconds > 60";
+    TlsFiles: "observer_tls_files", Gauge, Observer, "files", ["library", "how"],
+        "",
+        "Programs and libraries whose TLS handshakes are observed, by how their functions were found: behind OpenSSL's method tables (state_machine), by symbol, or in Go's table of functions (pclntab).",
+        "sum by (instance) (observer_tls_files) == 0";
     BuildInfo: "observer_build_info", Gauge, Observer, "1", ["version", "revision"],
         "",
         "Always 1. The labels identify the running build.",

@@ -22,6 +22,7 @@ pub(super) fn write(
     process_metrics: ProcessMetrics,
 ) {
     let shows = |labels: &Labels| labels.pid().is_none() || process_metrics != ProcessMetrics::None;
+    tls(sink, table);
     let reads = |signal| polled.iter().any(|(name, _)| *name == signal);
     if reads(POLLED_LISTEN) {
         table.visit_listeners(&mut |labels, address, stats| {
@@ -59,6 +60,23 @@ pub(super) fn write(
                 u64::from(*available).into(),
             );
         }
+    }
+}
+
+/// Nothing is there where handshakes are not observed.
+fn tls(sink: &mut dyn Sink, table: &Table) {
+    for (labels, handshakes) in table.handshakes() {
+        for (role, count, oldest) in handshakes.roles() {
+            let extra = [("role", role)];
+            let count = u64::from(count).into();
+            sink.sample(Family::TlsInProgress, Some(&labels), &extra, count);
+            let oldest = oldest.as_secs_f64().into();
+            sink.sample(Family::TlsOldest, Some(&labels), &extra, oldest);
+        }
+    }
+    for (library, how, count) in table.tls_files() {
+        let extra = [("library", *library), ("how", *how)];
+        sink.sample(Family::TlsFiles, None, &extra, (*count).into());
     }
 }
 

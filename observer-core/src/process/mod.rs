@@ -21,6 +21,7 @@ pub mod fds;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod identity;
+pub mod mapped;
 pub mod own;
 pub mod resources;
 mod root;

@@ -16,6 +16,7 @@
 mod entry;
 mod facts;
 mod freed_slots;
+mod handshakes;
 mod housekeeping;
 mod labels;
 mod listener_stats;
@@ -44,6 +45,7 @@ mod sockets_tests;
 mod tests;
 
 pub use facts::{Description, Liveness, ProcessFacts, Resources};
+pub use handshakes::{Handshakes, OfProcesses};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};
 pub(crate) use listener_stats::ADDRESSES;

@@ -30,6 +30,7 @@ impl Table {
         for id in evicted {
             self.listeners.forget_name(id);
             self.ports.forget_name(id);
+            self.handshakes.forget_name(id);
         }
         (true, found.unwrap_or(OTHER_ID))
     }

@@ -105,7 +105,7 @@ impl Table {
         shown
     }
 
-    fn labels_of(&self, holder: Holder) -> Arc<Labels> {
+    pub(super) fn labels_of(&self, holder: Holder) -> Arc<Labels> {
         match holder {
             Holder::Name(id) => Arc::clone(&self.names.get(id).labels),
             Holder::Process(slot) => {

@@ -7,6 +7,7 @@ use observer_common::{CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_W
 
 use super::{
     facts::{ProcessFacts, Resources},
+    handshakes::OfProcesses,
     labels::Labels,
     listener_stats::{ListenAddress, ListenerStats},
     port_views::{Holder, PortsView},
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub names: Vec<NameVitals>,
     /// The last walk over connections; the default from the table itself.
     pub walk: Arc<Walk>,
+    /// TLS handshakes in progress, as of the last reading.
+    pub handshakes: Arc<OfProcesses>,
     /// The names of processes that have ended and have ports of busy destinations or namespaces of `walk`, by
     /// slot and generation; none from the table itself.
     pub ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,

@@ -11,6 +11,7 @@ use observer_common::{ProcessKey, SLOT_UNATTRIBUTED, Slot};
 use super::{
     entry::Entry,
     freed_slots::FreedSlots,
+    handshakes::InProgress,
     listener_stats::Listeners,
     names::{FIXED, NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
@@ -77,6 +78,7 @@ pub struct Table {
     pub(super) freed_slots: FreedSlots,
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
+    pub(super) handshakes: InProgress,
     pub(super) sysctls: Sysctls,
     /// Number of processes shown by pid, including those that ended since the last tick.
     pub(super) shown: usize,
@@ -104,6 +106,7 @@ impl Table {
             freed_slots: FreedSlots::default(),
             listeners: Listeners::default(),
             ports: Ports::default(),
+            handshakes: InProgress::default(),
             sysctls: Sysctls::default(),
             shown: 0,
             chosen: None,

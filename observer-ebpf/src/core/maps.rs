@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use observer_common::{
     CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
-    ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait, TimeWaitCount,
+    ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait, TimeWaitCount, TlsCall,
+    TlsHandshake, TlsKey,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -86,6 +87,20 @@ pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
 /// new ones only evict those that were silent for longest.
 #[btf_map]
 pub static SOURCES: LruHashMap<SourceKey, SourceSegments, 4096> = LruHashMap::new();
+
+/// TLS handshakes in progress.
+#[btf_map]
+pub static TLS_HANDSHAKES: HashMap<TlsKey, TlsHandshake, 16_384> = HashMap::new();
+
+/// Calls of the functions that advance a TLS handshake, and the object of each. An LRU map, because a thread may
+/// end in such a call.
+#[btf_map]
+pub static TLS_CALLS: LruHashMap<TlsCall, u64, 8192> = LruHashMap::new();
+
+/// Objects whose handshake has ended, until they are freed. An LRU map, because a process may end before. Needed
+/// for the session tickets that follow the handshake.
+#[btf_map]
+pub static TLS_FINISHED: LruHashMap<TlsKey, u32, 16_384> = LruHashMap::new();
 
 /// Records of single events.
 #[btf_map]

@@ -43,8 +43,8 @@ use tracing::{debug, error, info, warn};
 
 use self::{
     jobs::{
-        Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, WebConfig,
-        resync,
+        Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, Tls,
+        WebConfig, resync,
     },
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
@@ -239,6 +239,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     scheduler.add(Ports::new(shared.clone()));
     scheduler.add(Namespaces::new(shared.clone()));
     scheduler.add(KindsOfFds::new(shared.clone()));
+    if shared.live.tls().is_some() {
+        scheduler.add(Tls::new(shared.clone()));
+    }
     scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;
     scheduler.add(Reconcile::new(shared.clone(), drift));
@@ -326,6 +329,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
         record_mask: RECORDS,
         hooks: settings.hooks,
         syscall_tracepoints: settings.syscall_tracepoints,
+        tls: settings.tls,
         self_test: settings.self_test,
         btf: VMLINUX.into(),
         log: tracing::enabled!(target: "observer", tracing::Level::DEBUG),

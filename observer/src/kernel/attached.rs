@@ -13,9 +13,9 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
-    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, PortSpace,
-    SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT, SIGNALS, Slot, SocketSeen, SockoptKey,
-    TimeWaitCount,
+    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAX_TLS_HANDSHAKES,
+    PortSpace, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, Slot,
+    SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
 };
 use observer_core::{
     contract::{
@@ -43,6 +43,7 @@ use super::{
         stats::{Stats, decided},
         sweep::Connections,
         time_wait::TimeWaits,
+        tls::Tls,
     },
     options::LoadOptions,
     program_stats::ProgramStats,
@@ -68,6 +69,8 @@ pub struct Attached {
     ports: Option<Ports>,
     /// Absent where no program sees RSTs without a socket.
     sources: Option<Sources>,
+    /// Absent where TLS handshakes are not observed.
+    tls: Option<Tls>,
     sysctls: SysctlFields,
     programs: ProgramStats,
     backups_attached: AtomicBool,
@@ -96,6 +99,7 @@ impl Attached {
             verdicts,
             programs,
             counted,
+            uprobes,
             backups_attached,
             untested: _,
             absent: _,
@@ -106,6 +110,9 @@ impl Attached {
         let ports = available(Ports::new(&ebpf));
         let sources = available(Sources::new(&ebpf));
         let listeners = available(Listeners::new(&mut ebpf)).map(Mutex::new);
+        let tls = uprobes
+            .map(|uprobes| Tls::new(&mut ebpf, uprobes))
+            .transpose()?;
         let log = options
             .log
             .then(|| EbpfLogger::init(&mut ebpf))
@@ -127,6 +134,7 @@ impl Attached {
             listeners,
             ports,
             sources,
+            tls,
             sysctls,
             programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),
             ebpf: Mutex::new(ebpf),
@@ -249,6 +257,22 @@ impl Attached {
             .map_or(Ok(()), Ports::find_ended_time_waits)
     }
 
+    /// TLS handshakes: the files that are probed, and what is in progress. `None` where they are not observed.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Counts handshakes in progress of processes that have ended as failed.
+    pub fn end_handshakes(&self, abandoned: &[TlsSeen]) {
+        if let Some(tls) = &self.tls {
+            for seen in abandoned.iter().filter(|seen| tls.remove(seen)) {
+                self.slots.count_failed_handshake(seen);
+                self.stats.count_outcome(SIGNAL_TLS, seen.handshake.slot);
+            }
+        }
+    }
+
     /// Sources of segments for closed ports within the last minute. None where no program sees RSTs
     /// without a socket, which the verdicts of `reset_sent_no_socket` say.
     ///
@@ -324,6 +348,11 @@ impl KernelSource for Attached {
             fill(MAP_TIME_WAITS, time_waits, self.max_connections),
             fill(MAP_TIME_WAIT_COUNTS, counts, max_counts),
             fill(MAP_NETNS, netns.len() as u64, self.time_waits.max_netns()),
+            fill(
+                MAP_TLS,
+                self.tls.as_ref().map_or(0, Tls::in_progress),
+                u64::from(MAX_TLS_HANDSHAKES),
+            ),
         ]
     }
 

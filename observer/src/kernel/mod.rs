@@ -1,7 +1,8 @@
 //! Everything that touches the kernel: what it is (`facts`), what could be attached (`hooks`),
-//! loading and attaching (`loader`), and the maps of the attached programs (`maps`, `attached`).
+//! loading and attaching (`loader`), programs on functions of user space (`uprobes`), and the maps of the attached programs (`maps`, `attached`).
 
 mod attached;
+mod bpf;
 mod clock;
 mod facts;
 mod hooks;
@@ -9,6 +10,7 @@ mod loader;
 mod maps;
 mod options;
 mod program_stats;
+mod uprobes;
 
 pub use attached::Attached;
 pub use clock::monotonic_ns;
@@ -23,5 +25,6 @@ pub use hooks::{
     table,
 };
 pub use loader::{Kernel, LoadError, Loaded};
-pub use maps::{open_files::Resynced, ring::Stream};
+pub use maps::{open_files::Resynced, ring::Stream, tls::Tls};
 pub use options::LoadOptions;
+pub use uprobes::Contents;

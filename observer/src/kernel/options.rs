@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use observer_core::contract::{Hooks, SyscallTracepoints};
+use observer_core::contract::{Hooks, ObserveTls, SyscallTracepoints};
 
 /// Sizes and switches of the kernel side.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct LoadOptions {
     pub hooks: Hooks,
     /// Whether tracepoints of system calls may be used.
     pub syscall_tracepoints: SyscallTracepoints,
+    /// Whether TLS handshakes are observed.
+    pub tls: ObserveTls,
     /// Whether to run the self-test of the hooks. It needs CAP_SYS_ADMIN; without it,
     /// [`Loaded::untested`](super::Loaded::untested) says so.
     pub self_test: bool,

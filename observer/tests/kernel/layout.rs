@@ -16,7 +16,7 @@ use observer::kernel::{
 use observer_common::RESET_CLASSES_FROM;
 use observer_core::{
     btf::{KernelBtf, VMLINUX},
-    contract::{AttachType, Hooks, Status, SyscallTracepoints},
+    contract::{AttachType, Hooks, ObserveTls, Status, SyscallTracepoints},
 };
 use observer_test_support::{scale, skip};
 
@@ -55,6 +55,7 @@ fn options() -> LoadOptions {
         max_sockopt_failures: 64,
         hooks: Hooks::Any,
         syscall_tracepoints: SyscallTracepoints::Auto,
+        tls: ObserveTls::Never,
         self_test: false,
         record_mask: u32::MAX,
         btf: VMLINUX.into(),

@@ -43,6 +43,8 @@ mod sources;
 mod state;
 mod stream;
 mod time_wait;
+mod tls;
+mod tls_programs;
 mod units;
 mod waiting;
 mod walk;

@@ -9,7 +9,7 @@ use observer::kernel::{Attached, Kernel, LoadOptions, Stream};
 use observer_common::SLOT_NO_SOCKET;
 use observer_core::{
     btf::VMLINUX,
-    contract::{Hooks, KernelSource as _, Status, SyscallTracepoints},
+    contract::{Hooks, KernelSource as _, ObserveTls, Status, SyscallTracepoints},
     detect::Source,
 };
 use observer_test_support::{Netns, kernel_at_least, scaled};
@@ -23,6 +23,7 @@ fn attach(hooks: Hooks) -> (Attached, Stream) {
         max_sockopt_failures: 64,
         hooks,
         syscall_tracepoints: SyscallTracepoints::Auto,
+        tls: ObserveTls::Never,
         self_test: false,
         record_mask: 0,
         btf: VMLINUX.into(),

@@ -12,7 +12,7 @@ use observer::kernel::{Attached, Kernel, LoadOptions, monotonic_ns};
 use observer_common::{CLOSE_WAIT, ESTABLISHED, SEEN_DESCRIPTOR, SEEN_PASSIVE, SocketSeen};
 use observer_core::{
     btf::VMLINUX,
-    contract::{Hooks, SyscallTracepoints},
+    contract::{Hooks, ObserveTls, SyscallTracepoints},
 };
 use observer_test_support::{Daemon, Netns, Program, skip};
 use serde_json::Value;
@@ -183,6 +183,7 @@ pub fn attach() -> Attached {
         btf: VMLINUX.into(),
         hooks: Hooks::Any,
         syscall_tracepoints: SyscallTracepoints::Auto,
+        tls: ObserveTls::Never,
         self_test: false,
         log: false,
     };

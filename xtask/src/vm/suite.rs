@@ -46,6 +46,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("setsockopt", On::Ends),
     ("sources", On::Ends),
     ("time_wait", On::Ends),
+    // Links of type uprobe_multi are there since 6.6.
+    ("tls", On::Ends),
     ("waiting", On::Ends),
     ("walk", On::Ends),
     ("api", On::Here),
@@ -69,6 +71,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("service", On::Here),
     ("state", On::Here),
     ("stream", On::Here),
+    ("tls_programs", On::Here),
     ("units", On::Here),
     ("web", On::Here),
 ];

@@ -37,9 +37,13 @@ fn check(file: &[u8], machine: Machine) {
             connect,
             accept,
             free,
+            resets,
             rwstate,
         })) => {
-            [connect, accept, free].into_iter().for_each(inside);
+            [connect, accept, free]
+                .into_iter()
+                .chain(resets)
+                .for_each(inside);
             assert!(rwstate.is_none_or(|it| it < 16384));
         }
         Ok(Some(

@@ -11,6 +11,7 @@ pub struct Library {
     pub connect: u64,
     pub accept: u64,
     pub free: u64,
+    pub clear: u64,
     /// The tables of all, of clients and of servers.
     pub tables: [u64; 3],
 }
@@ -79,6 +80,7 @@ pub fn library(machine: Machine, pointers: Pointers) -> Library {
     let [statem, free, want] = code(machine, 0x68);
     let (connect, accept) = (file.hidden(&statem), file.hidden(&statem));
     let (undefined, other) = (file.hidden(&free), file.hidden(&free));
+    let clear = file.function("SSL_clear", &free);
     let free = file.function("SSL_free", &free);
     file.function("SSL_want", &want);
     file.function("SSL_do_handshake", &statem);
@@ -102,6 +104,7 @@ pub fn library(machine: Machine, pointers: Pointers) -> Library {
         connect,
         accept,
         free,
+        clear,
         tables,
     }
 }
@@ -116,6 +119,7 @@ fn expected(library: &Library, rwstate: Option<u32>) -> Tls {
         connect: File::position(library.connect),
         accept: File::position(library.accept),
         free: File::position(library.free),
+        resets: vec![File::position(library.clear)],
         rwstate,
     }
 }

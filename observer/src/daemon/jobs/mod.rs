@@ -9,9 +9,11 @@ mod ports;
 pub mod reconcile;
 pub mod resync;
 mod tick;
+mod tls;
 mod web_config;
 
 pub use self::{
     detect::Detect, fd_kinds::KindsOfFds, fds::Fds, listeners::Listeners, namespaces::Namespaces,
-    ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick, web_config::WebConfig,
+    ports::Ports, reconcile::Reconcile, resync::Resync, tick::Tick, tls::Tls,
+    web_config::WebConfig,
 };

@@ -74,6 +74,7 @@ impl Job for Tick {
         // Last, so that whoever waits for it sees everything else of this tick, too.
         let mut now = read(table).snapshot(began_ns, &**live, &**facts);
         now.walk = Arc::clone(&walk.borrow());
+        now.handshakes = read(table).handshakes_of_processes();
         if now.walk.walked_at != self.walked_at {
             self.walked_at = now.walk.walked_at;
             self.ended = Arc::new(read(table).ended_owners(&now.walk));

@@ -19,6 +19,7 @@ use std::{
 };
 
 use aya::{Btf, Ebpf};
+use observer_common::SIGNAL_TLS;
 use tracing::warn;
 
 pub use self::error::LoadError;
@@ -30,8 +31,12 @@ use crate::kernel::{
         table,
     },
     options::LoadOptions,
+    uprobes::{self, Unavailable, Uprobes},
 };
-use observer_core::{btf::KernelBtf, contract::Verdict};
+use observer_core::{
+    btf::KernelBtf,
+    contract::{Status, Verdict},
+};
 
 /// What was found out about the kernel and done with it.
 pub struct Loaded {
@@ -43,6 +48,8 @@ pub struct Loaded {
     pub programs: Vec<&'static str>,
     /// `SIGNAL_` numbers that are counted.
     pub counted: Vec<u32>,
+    /// The programs on functions of user space, if they could be loaded.
+    pub uprobes: Option<Uprobes>,
     /// Whether the backup programs are attached.
     pub backups_attached: bool,
     /// Why there was no self-test, if there was none.
@@ -118,11 +125,18 @@ impl Kernel {
         let skips = self.facts.skips != Skips::Nothing;
         let backups_attached = skips && backup::attach(&mut ebpf);
         let mut counted: Vec<_> = plan.counted().collect();
+        let uprobes = self.uprobes(options, &mut ebpf);
+        if uprobes.is_ok() {
+            counted.push(SIGNAL_TLS);
+        }
         counted.sort_unstable();
         counted.dedup();
+        let mut verdicts = plan.verdicts();
+        verdicts.extend(uprobes::verdicts(uprobes.as_ref().map(|_| ())));
         Ok(Loaded {
             ebpf,
-            verdicts: plan.verdicts(),
+            verdicts,
+            uprobes: uprobes.ok(),
             programs: plan.programs().iter().map(|program| program.name).collect(),
             counted,
             backups_attached,
@@ -131,6 +145,17 @@ impl Kernel {
             reset_reasons: self.facts.reset_reasons.clone(),
             sysctls: self.facts.sysctls.clone(),
         })
+    }
+
+    /// Loads the programs on functions of user space.
+    fn uprobes(&self, options: &LoadOptions, ebpf: &mut Ebpf) -> Result<Uprobes, Unavailable> {
+        match uprobes::obstacle(&self.facts, options) {
+            None => Uprobes::load(object::OBJECT, ebpf, &self.btf),
+            Some(why) => Err(Unavailable {
+                status: Status::Unsupported,
+                why: why.to_owned(),
+            }),
+        }
     }
 
     /// Attaches the programs on functions for a moment to see which of them run, and takes those

@@ -6,7 +6,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Map, Queue},
 };
-use observer_common::SLOT_FIRST;
+use observer_common::{MAX_TLS_CALLS, MAX_TLS_HANDSHAKES, SLOT_FIRST};
 
 use super::{LoadError, plan::Plan};
 use crate::kernel::{
@@ -16,10 +16,11 @@ use crate::kernel::{
         table,
     },
     options::LoadOptions,
+    uprobes,
 };
 
 /// The compiled kernel programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
 
 /// Queues of free numbers, which are full at first.
 const FREE_QUEUES: [&str; 2] = ["FREE_SLOTS", "FREE_TIME_WAIT_COUNTS"];
@@ -112,6 +113,11 @@ fn settings(
             u64::from(share_of_none(options.max_connections)),
         ),
     ];
+    // A map has one entry at least.
+    let tls = |entries| match uprobes::obstacle(facts, options) {
+        None => entries,
+        Some(_) => 1,
+    };
     let mut sizes = vec![
         ("CONNECTIONS", options.max_connections),
         ("PROCESSES", options.slots),
@@ -120,6 +126,9 @@ fn settings(
         ("STATS", cpus),
         ("AYA_LOGS", if options.log { 1 << 17 } else { 4096 }),
         ("RECORDS", options.ring_bytes),
+        ("TLS_HANDSHAKES", tls(MAX_TLS_HANDSHAKES)),
+        ("TLS_FINISHED", tls(MAX_TLS_HANDSHAKES)),
+        ("TLS_CALLS", tls(MAX_TLS_CALLS)),
     ];
     for chain in table::chains() {
         let selection = Selection {

@@ -8,15 +8,15 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
 };
 
 use anyhow::Context as _;
 use aya::{Ebpf, maps::Map};
 use observer_common::Pod;
 
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ITER_CREATE: libc::c_long = 33;
+use crate::kernel::bpf::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf};
+
 /// `enum bpf_attach_type`.
 const BPF_TRACE_ITER: u32 = 28;
 
@@ -127,27 +127,5 @@ impl MapIter {
             buffer.copy_within(filled - rest..filled, 0);
             filled = rest;
         }
-    }
-}
-
-/// bpf(2), for commands that return a descriptor.
-///
-/// # Safety
-///
-/// `attr` is what `command` takes, without padding, and what it points to is valid.
-unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attr),
-            size_of::<T>(),
-        )
-    };
-    match i32::try_from(fd) {
-        // SAFETY: a new descriptor that nobody else has.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }

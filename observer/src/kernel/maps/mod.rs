@@ -13,6 +13,7 @@ pub mod sources;
 pub mod stats;
 pub mod sweep;
 pub mod time_wait;
+pub mod tls;
 
 use anyhow::Context as _;
 use aya::{

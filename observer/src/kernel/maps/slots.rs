@@ -12,7 +12,10 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, Queue},
 };
-use observer_common::{ProcessKey, SLOT_FIRST, Slot, StateCounters};
+use observer_common::{
+    ProcessKey, SLOT_FIRST, Slot, StateCounters, TLS_FAILED, TLS_LIBRARIES, TLS_RESULTS, TLS_ROLES,
+    TlsCounters, TlsSeen,
+};
 
 use super::{array::MmapArray, lossy, take_array, take_hash, take_queue};
 use observer_core::sync::lock;
@@ -98,6 +101,23 @@ impl Slots {
     pub fn adjust_live(&self, index: u32, state: u8, by: i64) {
         let adjust = offset_of!(Slot, state) + offset_of!(StateCounters, adjust);
         self.add(index, adjust + usize::from(state) * size_of::<i64>(), by);
+    }
+
+    /// Counts a TLS handshake that was in progress when its process ended, if the slot is still that process's.
+    pub fn count_failed_handshake(&self, seen: &TlsSeen) {
+        let TlsSeen { key, handshake } = seen;
+        let mut slot = Slot::zeroed();
+        self.read_identity(handshake.slot, &mut slot);
+        let (library, role) = (key.library as usize, handshake.role as usize);
+        if slot.generation != handshake.generation
+            || library >= TLS_LIBRARIES.len()
+            || role >= TLS_ROLES.len()
+        {
+            return;
+        }
+        let index = (library * TLS_ROLES.len() + role) * TLS_RESULTS.len() + TLS_FAILED;
+        let ended = offset_of!(Slot, tls) + offset_of!(TlsCounters, ended);
+        self.add(handshake.slot, ended + index * size_of::<u64>(), 1);
     }
 
     /// Adds to the counter at `offset`.

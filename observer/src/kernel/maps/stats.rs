@@ -47,6 +47,20 @@ impl Stats {
         self.0.word(0, removed).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an event that the daemon found, for a slot.
+    pub fn count_outcome(&self, signal: u32, slot: u32) {
+        let outcomes = offset_of!(CpuStats, outcomes) + signal as usize * size_of::<Outcomes>();
+        let outcome = match slot {
+            SLOT_UNATTRIBUTED => offset_of!(Outcomes, unattributed),
+            SLOT_OVERFLOW => offset_of!(Outcomes, lost),
+            _ => offset_of!(Outcomes, counted),
+        };
+        for field in [offset_of!(Outcomes, seen), outcome] {
+            let word = self.0.word(0, outcomes + field);
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Sums the statistics of all CPUs, with received RSTs that are pending.
     pub fn totals(&self) -> CpuStats {
         let mut sum = self.sum();

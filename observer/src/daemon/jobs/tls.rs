@@ -1,0 +1,169 @@
+//! TLS handshakes: looks at which programs and libraries processes have mapped, has those with TLS probed, and reads the
+//! handshakes that are in progress.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use observer_common::{ProcessKey, SLOT_FIRST, TlsSeen};
+use observer_core::{
+    config::Settings,
+    process::{ProcRoot, mapped::mapped_files},
+};
+use tracing::debug;
+
+use crate::{
+    daemon::{
+        scheduler::Job,
+        shared::{Paced, Shared, timed},
+    },
+    kernel::{self, Attached, Contents, monotonic_ns},
+};
+
+/// Pauses between looks at a process: a program may load a library late, by a plug-in or at its first connection. The last
+/// one repeats.
+const LOOKS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
+/// First looks at processes are followed by a pause of this many times their CPU time: until then, the handshakes of
+/// these are missed.
+const PAUSE_OF_FIRST: u32 = 20;
+/// The same for other looks: at most 1/1000 of a CPU.
+const PAUSE: u32 = 1_000;
+/// The most looks of either kind in a run.
+const BATCH: usize = 64;
+/// Interval between two looks for files that nobody maps any more.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// What is known of a process.
+struct Look {
+    looks: usize,
+    /// When the next one is.
+    next: Instant,
+    /// The files that it has mapped, of those that may contain a library.
+    files: Vec<Contents>,
+}
+
+pub struct Tls {
+    shared: Shared,
+    root: ProcRoot,
+    looks: HashMap<ProcessKey, Look>,
+    first: Paced,
+    other: Paced,
+    forget: Paced,
+    slow_after: Duration,
+}
+
+impl Tls {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            root: ProcRoot::default(),
+            looks: HashMap::new(),
+            first: Paced::new(),
+            other: Paced::new(),
+            forget: Paced::new(),
+            slow_after: Duration::ZERO,
+        }
+    }
+
+    /// Looks at processes that are new, and at those that were looked at long ago.
+    fn look(&mut self, tls: &kernel::Tls) {
+        let now = Instant::now();
+        let snapshot = self.shared.snapshot.borrow().clone();
+        let running: HashSet<_> = snapshot.processes.iter().map(|it| it.key).collect();
+        self.looks.retain(|key, _| running.contains(key));
+        if self.first.is_due() {
+            let new = running.iter().filter(|key| !self.looks.contains_key(key));
+            let took = self.look_at(tls, new.take(BATCH).copied().collect(), now);
+            self.first.pause(PAUSE_OF_FIRST * took);
+        }
+        if self.other.is_due() {
+            let due = self.looks.iter().filter(|(_, look)| look.next <= now);
+            let due = due.take(BATCH).map(|(key, _)| *key).collect();
+            let took = self.look_at(tls, due, now);
+            self.other.pause(PAUSE * took);
+        }
+        if self.forget.is_due() {
+            let files = self.looks.values().flat_map(|look| &look.files);
+            tls.files().forget_unused(files.copied());
+            self.forget.pause(FORGET);
+        }
+    }
+
+    /// Looks at `processes`, and returns the CPU time that it took.
+    fn look_at(&mut self, tls: &kernel::Tls, processes: Vec<ProcessKey>, now: Instant) -> Duration {
+        let files = |key: &ProcessKey| {
+            // Of a pid that was reused meanwhile, they are those of a process that would be looked at soon.
+            let mapped = mapped_files(&self.root, key.tgid)
+                .inspect_err(
+                    |error| debug!(pid = key.tgid, %error, "cannot see what it has mapped"),
+                )
+                .unwrap_or_default();
+            let met = mapped.iter().filter_map(|file| {
+                let path = file.path(&self.root, key.tgid);
+                let met = tls.files().meet(&path, file.library.as_deref(), file.inode);
+                met.inspect_err(|error| {
+                    let error = format!("{error:#}");
+                    debug!(path = %path.display(), error, "not probed");
+                })
+                .ok()
+            });
+            met.collect::<Vec<_>>()
+        };
+        let (found, took) = timed(|| processes.iter().map(files).collect::<Vec<_>>());
+        for (key, files) in processes.into_iter().zip(found) {
+            let looks = self.looks.get(&key).map_or(0, |look| look.looks);
+            let next = now + LOOKS[looks.min(LOOKS.len() - 1)];
+            let looks = looks + 1;
+            self.looks.insert(key, Look { looks, next, files });
+        }
+        took
+    }
+}
+
+/// Whether a handshake that belongs to no slot is of a process that has ended.
+fn is_orphan(seen: &TlsSeen) -> bool {
+    let pid = Pid::from_raw(seen.key.tgid.cast_signed());
+    seen.handshake.slot < SLOT_FIRST && kill(pid, None) == Err(Errno::ESRCH)
+}
+
+/// Reads the handshakes in progress into the table.
+fn read(shared: &Shared, live: &Attached, slow_after: Duration) -> anyhow::Result<()> {
+    let Some(tls) = live.tls() else { return Ok(()) };
+    let seen = tls.read()?;
+    let now = Duration::from_nanos(monotonic_ns());
+    let files = tls.files().counts();
+    let mut abandoned = {
+        let mut table = shared.discover();
+        table.update_tls_files(files);
+        table.update_handshakes(&seen, now, slow_after)
+    };
+    abandoned.extend(seen.iter().filter(|it| is_orphan(it)));
+    live.end_handshakes(&abandoned);
+    Ok(())
+}
+
+impl Job for Tls {
+    fn name(&self) -> &'static str {
+        "tls"
+    }
+
+    fn interval(&self, settings: &Settings) -> Duration {
+        settings.tick_interval
+    }
+
+    fn configure(&mut self, settings: &Settings) {
+        let seconds = settings.thresholds.tls_slow_seconds;
+        self.slow_after = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let live = Arc::clone(&self.shared.live);
+        if let Some(tls) = live.tls() {
+            self.look(tls);
+        }
+        read(&self.shared, &live, self.slow_after)
+    }
+}

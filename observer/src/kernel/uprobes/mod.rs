@@ -1,0 +1,199 @@
+//! Programs on functions of user space, by uprobe_multi links (6.6 and later). The programs are loaded once; to
+//! attach them to a file takes no capability, so that files may be found at any time.
+
+mod files;
+mod link;
+mod program;
+mod selftest;
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use aya::{Btf, Ebpf, programs::Iter};
+use observer_common::{
+    TLS_CLIENT, TLS_GNUTLS, TLS_GO, TLS_OPENSSL, TLS_SERVER, TLS_UNKNOWN, TlsCookie,
+};
+use observer_core::{
+    binaries::{Function, Tls},
+    contract::{AttachType, Status, Verdict},
+};
+
+pub use self::files::{Contents, Files};
+use self::link::{Point, attach};
+use crate::kernel::{facts::Facts, options::LoadOptions};
+
+/// The signal, as in verdicts.
+pub const SIGNAL: &str = "tls";
+/// The iterator over handshakes in progress.
+pub const ITER: &str = "tls_iter";
+
+/// The programs that functions call, by name in the object, and what is shown for each.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("tls_enter", "handshake"),
+    ("tls_leave", "handshake (return)"),
+    ("tls_free", "free"),
+    ("tls_reset", "reset"),
+    ("tls_go_enter", "crypto/tls handshake"),
+    ("tls_go_leave", "crypto/tls handshake (return)"),
+];
+
+/// Why nothing can be attached.
+pub struct Unavailable {
+    /// Not [`Status::Attached`].
+    pub status: Status,
+    /// Without full stop.
+    pub why: String,
+}
+
+/// The loaded programs.
+pub struct Uprobes {
+    enter: OwnedFd,
+    leave: OwnedFd,
+    free: OwnedFd,
+    reset: OwnedFd,
+    go_enter: OwnedFd,
+    go_leave: OwnedFd,
+}
+
+/// What is attached to a file; dropping it detaches it.
+pub struct Links(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
+
+impl Uprobes {
+    /// Loads the programs of `object`, which use the maps of `ebpf`, and tests whether processes survive them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a program or a link, or a process did not survive.
+    pub fn load(object: &[u8], ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, Unavailable> {
+        let refused = |why: String| Unavailable {
+            status: Status::Refused,
+            why,
+        };
+        let [enter, leave, free, reset, go_enter, go_leave] =
+            program::load(object, ebpf, PROGRAMS.map(|(name, _)| name)).map_err(refused)?;
+        load_iterator(ebpf, btf).map_err(|error| refused(format!("{error:#}")))?;
+        let uprobes = Self {
+            enter,
+            leave,
+            free,
+            reset,
+            go_enter,
+            go_leave,
+        };
+        selftest::survives(uprobes.leave.as_fd()).map_err(|error| Unavailable {
+            status: Status::Broken,
+            why: error.to_string(),
+        })?;
+        Ok(uprobes)
+    }
+
+    /// Attaches the programs to the functions in the file at `path`, in all processes that map it now or later.
+    ///
+    /// # Errors
+    ///
+    /// When the file does not exist, or the kernel cannot probe one of the instructions. Nothing is attached then.
+    pub fn attach(&self, path: &Path, tls: &Tls) -> io::Result<Links> {
+        let points = |offsets: &[u64], cookie: TlsCookie| -> Vec<Point> {
+            let points = offsets.iter().map(|&offset| Point {
+                offset,
+                cookie: cookie.to_bits(),
+            });
+            points.collect()
+        };
+        let cookie = |library, role, rwstate| TlsCookie {
+            library,
+            role,
+            rwstate,
+        };
+        let on_object = |calls: Vec<Point>, free: u64, resets: &[u64], library| {
+            let of_library = cookie(library, TLS_UNKNOWN, None);
+            let (free, resets) = (points(&[free], of_library), points(resets, of_library));
+            // The ends before the beginnings.
+            let mut links = vec![attach(self.free.as_fd(), path, &free, false)?];
+            if !resets.is_empty() {
+                links.push(attach(self.reset.as_fd(), path, &resets, false)?);
+            }
+            links.extend([
+                attach(self.leave.as_fd(), path, &calls, true)?,
+                attach(self.enter.as_fd(), path, &calls, false)?,
+            ]);
+            Ok(Links(links))
+        };
+        match tls {
+            Tls::OpenSsl {
+                connect,
+                accept,
+                free,
+                resets,
+                rwstate,
+            } => {
+                let rwstate = rwstate.and_then(|offset| u16::try_from(offset).ok());
+                let of = |role| cookie(TLS_OPENSSL, role, rwstate);
+                let mut calls = points(&[*connect], of(TLS_CLIENT));
+                calls.extend(points(&[*accept], of(TLS_SERVER)));
+                on_object(calls, *free, resets, TLS_OPENSSL)
+            }
+            Tls::DoHandshake { handshake, free } => {
+                let calls = points(&[*handshake], cookie(TLS_OPENSSL, TLS_UNKNOWN, None));
+                on_object(calls, *free, &[], TLS_OPENSSL)
+            }
+            Tls::GnuTls { handshake, deinit } => {
+                let calls = points(&[*handshake], cookie(TLS_GNUTLS, TLS_UNKNOWN, None));
+                on_object(calls, *deinit, &[], TLS_GNUTLS)
+            }
+            Tls::Go { client, server } => {
+                let both = [(client, TLS_CLIENT), (server, TLS_SERVER)];
+                let of = |offsets: fn(&Function) -> &[u64]| -> Vec<Point> {
+                    let all = both.iter();
+                    let all = all.filter_map(|(function, role)| Some((function.as_ref()?, *role)));
+                    let all = all.flat_map(|(function, role)| {
+                        points(offsets(function), cookie(TLS_GO, role, None))
+                    });
+                    all.collect()
+                };
+                let returns = of(|function| &function.returns);
+                let entries = of(|function| std::slice::from_ref(&function.entry));
+                Ok(Links(vec![
+                    attach(self.go_leave.as_fd(), path, &returns, false)?,
+                    attach(self.go_enter.as_fd(), path, &entries, false)?,
+                ]))
+            }
+        }
+    }
+}
+
+fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<()> {
+    let program = ebpf
+        .program_mut(ITER)
+        .ok_or_else(|| anyhow::anyhow!("the object has no program {ITER}"))?;
+    <&mut Iter>::try_from(program)?.load("bpf_map_elem", btf)?;
+    Ok(())
+}
+
+/// What is known to prevent it before anything is loaded, without full stop.
+pub fn obstacle(facts: &Facts, options: &LoadOptions) -> Option<&'static str> {
+    let lacks = "this kernel has no uprobe_multi links (6.6 and later)";
+    let supported = facts.helpers.uprobe_multi;
+    options.tls.forbid().or((!supported).then_some(lacks))
+}
+
+/// One verdict for each program.
+pub fn verdicts(result: Result<(), &Unavailable>) -> Vec<Verdict> {
+    let (status, detail) = match result {
+        Ok(()) => (Status::Attached, ""),
+        Err(unavailable) => (unavailable.status, unavailable.why.as_str()),
+    };
+    let programs = PROGRAMS.iter().map(|(program, hook)| Verdict {
+        signal: SIGNAL,
+        attach_type: AttachType::UprobeMulti,
+        hook,
+        program,
+        status,
+        detail: detail.to_owned(),
+        required: false,
+    });
+    programs.collect()
+}

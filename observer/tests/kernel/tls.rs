@@ -1,0 +1,316 @@
+//! TLS handshakes, with real libraries on the real kernel.
+
+use std::fs;
+
+use observer_test_support::{Daemon, Metrics, Netns, Program, scaled, skip};
+
+const TOTAL: &str = "socket_tls_handshakes_total";
+const IN_PROGRESS: &str = "socket_tls_handshakes_in_progress";
+const OLDEST: &str = "socket_tls_handshake_oldest_seconds";
+
+/// Why nothing is observed.
+pub const NO_LINKS: &str = "this kernel has no uprobe_multi links";
+
+/// The files of a server: a certificate for localhost, which is its own authority, and its key.
+pub struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in [
+            ("certificate.pem", include_str!("../tls/certificate.pem")),
+            ("key.pem", include_str!("../tls/key.pem")),
+        ] {
+            fs::write(folder.path().join(name), text).expect("the folder can be written to");
+        }
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    pub fn certificate(&self) -> String {
+        self.path("certificate.pem")
+    }
+
+    pub fn key(&self) -> String {
+        self.path("key.pem")
+    }
+}
+
+/// A daemon; `None` where handshakes are not observed.
+pub fn observing() -> Option<Daemon> {
+    // Files are found after capabilities were dropped.
+    let daemon = Daemon::start(&["--user", "nobody"]);
+    daemon.scrape().observes("tls").then_some(daemon)
+}
+
+/// The fields of the line of /proc/PID/maps with the code of the file whose name contains `name`.
+fn mapping(pid: u32, name: &str) -> Vec<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process runs");
+    let is_it = |line: &&str| {
+        let file = line.rsplit('/').next();
+        line.contains("r-xp") && file.is_some_and(|it| it.contains(name))
+    };
+    let line = maps.lines().find(is_it);
+    let line = line.unwrap_or_else(|| panic!("{pid} has not mapped {name}:\n{maps}"));
+    line.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// The path of that file.
+fn mapped(pid: u32, name: &str) -> String {
+    mapping(pid, name).swap_remove(5)
+}
+
+/// Waits until that file is probed.
+pub fn probed(daemon: &Daemon, pid: u32, name: &str) {
+    let inode = format!("inode={}", mapping(pid, name)[4]);
+    let is_logged = |daemon: &Daemon| daemon.log().split_ascii_whitespace().any(|it| it == inode);
+    daemon.wait("the file is probed", is_logged);
+}
+
+fn handshakes(metrics: &Metrics, comm: &str, library: &str, role: &str) -> [f64; 2] {
+    ["ok", "failed"].map(|result| {
+        let labels = [("library", library), ("role", role), ("result", result)];
+        metrics.by(comm, TOTAL, &labels)
+    })
+}
+
+/// Waits until this is what was counted.
+pub fn expect(daemon: &Daemon, comm: &str, library: &str, role: &str, expected: [u64; 2]) {
+    let expected = expected.map(|count| count as f64);
+    let what = format!("{comm}: {library} {role} {expected:?}");
+    daemon.until(&what, |metrics| {
+        handshakes(metrics, comm, library, role) == expected
+    });
+}
+
+/// What the Python programs below share. Their arguments are the certificate and the key.
+const SHARED: &str = r"
+import ssl
+certificate, key = sys.argv[1:3]
+serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+serving.load_cert_chain(certificate, key)
+trusting = ssl.create_default_context(cafile=certificate)
+doubting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+listener = listen(*FAMILIES[0])
+target = listener.getsockname()
+silent = listen(*FAMILIES[0])
+def serve():
+    while True:
+        plain, _ = listener.accept()
+        def one():
+            try:
+                with serving.wrap_socket(plain, server_side=True) as secured:
+                    while secured.recv(100):
+                        secured.send(b'answer')
+            except OSError:
+                pass
+        threading.Thread(target=one, daemon=True).start()
+threading.Thread(target=serve, daemon=True).start()
+def fetch(context):
+    plain = connect(socket.AF_INET, target)
+    try:
+        with context.wrap_socket(plain, server_hostname='localhost') as secured:
+            for _ in range(3):
+                secured.send(b'question')
+                assert secured.recv(100) == b'answer'
+        return True
+    except ssl.SSLError:
+        return False
+    finally:
+        plain.close()
+";
+
+const OUTCOMES: &str = r"
+print('ready')
+input()
+for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+    trusting.maximum_version = version
+    for _ in range(5):
+        assert fetch(trusting)
+    for _ in range(2):
+        assert not fetch(doubting)
+# Not blocking: many calls for one handshake.
+plain = connect(socket.AF_INET, target)
+plain.setblocking(False)
+secured = trusting.wrap_socket(plain, server_hostname='localhost', do_handshake_on_connect=False)
+calls = 0
+while True:
+    calls += 1
+    try:
+        secured.do_handshake()
+        break
+    except ssl.SSLWantReadError:
+        select.select([secured], [], [])
+    except ssl.SSLWantWriteError:
+        select.select([], [secured], [])
+assert calls > 1
+secured.close()
+# A client that vanishes.
+plain = connect(socket.AF_INET, target)
+plain.close()
+# A server that does not answer.
+plain = connect(socket.AF_INET, silent.getsockname())
+plain.setblocking(False)
+waiting = trusting.wrap_socket(plain, server_hostname='localhost', do_handshake_on_connect=False)
+try:
+    waiting.do_handshake()
+except ssl.SSLWantReadError:
+    pass
+print('waiting')
+input()
+waiting.close()
+del waiting, plain
+# The same with a process that is killed meanwhile.
+child = os.fork()
+if child == 0:
+    name(COMM + 'k')
+    plain = connect(socket.AF_INET, silent.getsockname())
+    trusting.wrap_socket(plain, server_hostname='localhost')
+print('child')
+input()
+os.kill(child, 9)
+os.waitpid(child, 0)
+print('killed')
+input()
+";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn each_handshake_counts_once_by_its_outcome() {
+    let Some(daemon) = observing() else {
+        skip!("{NO_LINKS}")
+    };
+    let files = Files::new();
+    let netns = Netns::new();
+    let source = [SHARED, OUTCOMES].concat();
+    let mut program = netns.script(&source, &[&files.certificate(), &files.key()]);
+    let comm = program.comm();
+    program.expect("ready");
+    probed(&daemon, program.pid(), "libssl");
+    program.go();
+    program.expect("waiting");
+    // Of the four clients that refuse, all have failed; the server that was told so, too. So has the server whose
+    // client vanished.
+    expect(&daemon, &comm, "openssl", "client", [11, 4]);
+    expect(&daemon, &comm, "openssl", "server", [11, 5]);
+    let labels = [("role", "client")];
+    daemon.until("one handshake waits", |metrics| {
+        metrics.by(&comm, IN_PROGRESS, &labels) == 1.0 && metrics.by(&comm, OLDEST, &labels) >= 2.0
+    });
+    program.go();
+    program.expect("child");
+    expect(&daemon, &comm, "openssl", "client", [11, 5]);
+    let child = program.comm_of_child('k');
+    daemon.until("the child's handshake waits", |metrics| {
+        metrics.by(&child, IN_PROGRESS, &labels) == 1.0
+    });
+    program.go();
+    program.expect("killed");
+    expect(&daemon, &child, "openssl", "client", [0, 1]);
+    let metrics = daemon.until("nothing waits", |metrics| {
+        !metrics.has(IN_PROGRESS, &[("comm", &child)])
+    });
+    let seconds = "socket_tls_handshake_seconds";
+    let count = format!("{seconds}_count");
+    for role in ["client", "server"] {
+        assert_eq!(metrics.by(&comm, &count, &[("role", role)]), 11.0);
+    }
+    metrics.assert_complete();
+    program.end();
+}
+
+/// Handshakes one after the other by several threads.
+const MANY: &str = r"
+threads, each = map(int, sys.argv[3:5])
+print('ready')
+input()
+def loop():
+    for _ in range(each):
+        plain = connect(socket.AF_INET, target)
+        with trusting.wrap_socket(plain, server_hostname='localhost') as secured:
+            secured.send(b'question')
+            assert secured.recv(100) == b'answer'
+threads = [threading.Thread(target=loop) for _ in range(threads)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print('done')
+input()
+";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn many_handshakes_of_threads_are_as_many() {
+    let Some(daemon) = observing() else {
+        skip!("{NO_LINKS}")
+    };
+    let files = Files::new();
+    let netns = Netns::new();
+    let each = scaled(250, 25);
+    let source = [SHARED, MANY].concat();
+    let arguments = [&files.certificate(), &files.key(), "4", &each.to_string()];
+    let mut program = netns.script(&source, &arguments);
+    let comm = program.comm();
+    program.expect("ready");
+    probed(&daemon, program.pid(), "libssl");
+    program.go();
+    program.expect("done");
+    expect(&daemon, &comm, "openssl", "client", [4 * each, 0]);
+    expect(&daemon, &comm, "openssl", "server", [4 * each, 0]);
+    program.end();
+}
+
+const ONE: &str = r"
+print('ready')
+input()
+assert fetch(trusting)
+print('done')
+input()
+";
+
+/// As by an upgrade while a program runs that has the old one mapped.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_library_that_is_replaced_is_met_again() {
+    let Some(daemon) = observing() else {
+        skip!("{NO_LINKS}")
+    };
+    let files = Files::new();
+    let netns = Netns::new();
+    let source = [SHARED, ONE].concat();
+    let arguments = [&*files.certificate(), &files.key()];
+    let mut first = netns.script(&source, &arguments);
+    first.expect("ready");
+    let library = mapped(first.pid(), "libssl");
+    let name = library.rsplit('/').next().expect("a path");
+    let (copy, next) = (files.path(name), files.path("next"));
+    let mut programs = Vec::new();
+    for _ in 0..2 {
+        // Another inode each time.
+        fs::copy(&library, &next).expect("the library can be copied");
+        fs::rename(&next, &copy).expect("it can be replaced");
+        let mut command = netns.command("python3");
+        command.env("LD_PRELOAD", &copy);
+        let source = [observer_test_support::PRELUDE, &source].concat();
+        let mut program = Program::python_by(&mut command, &source, &arguments);
+        program.expect("ready");
+        assert_eq!(mapped(program.pid(), "libssl"), copy);
+        probed(&daemon, program.pid(), "libssl");
+        program.go();
+        program.expect("done");
+        expect(&daemon, &program.comm(), "openssl", "client", [1, 0]);
+        expect(&daemon, &program.comm(), "openssl", "server", [1, 0]);
+        programs.push(program);
+    }
+    for program in programs {
+        program.end();
+    }
+    first.kill();
+}
