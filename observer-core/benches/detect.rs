@@ -16,7 +16,7 @@ use observer_core::{
     },
     names::ResetReasons,
     table::{
-        Labels, Table, TableConfig,
+        Handshakes, Labels, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
     walk::Waits,
@@ -58,6 +58,7 @@ fn sample(second: u64, processes: u32) -> Sample {
                 ..Waits::default()
             },
             peers: Vec::new(),
+            handshakes: Handshakes::default(),
         }
     };
     let processes: Vec<_> = (0..processes).map(process).collect();

@@ -30,6 +30,8 @@ pub enum Anomaly {
     ProgramNotReading,
     /// Connections that carry nothing become more.
     IdlePoolLeak,
+    /// TLS handshakes do not end.
+    TlsStall,
     /// Connection requests are dropped because the accept queue is full.
     ListenOverflow,
     /// One source tries many closed ports.
@@ -38,7 +40,7 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RstStorm,
         Self::ConnectFailures,
         Self::SilentPeers,
@@ -51,6 +53,7 @@ impl Anomaly {
         Self::ReadStall,
         Self::ProgramNotReading,
         Self::IdlePoolLeak,
+        Self::TlsStall,
         Self::ListenOverflow,
         Self::SynScan,
     ];
@@ -71,6 +74,7 @@ impl Anomaly {
             Self::ReadStall => "read_stall",
             Self::ProgramNotReading => "program_not_reading",
             Self::IdlePoolLeak => "idle_pool_leak",
+            Self::TlsStall => "tls_stall",
             Self::ListenOverflow => "listen_overflow",
             Self::SynScan => "syn_scan",
         }

@@ -225,6 +225,15 @@ causes! {
         CLIENT_DOES_NOT_READ "client_does_not_read": "4 KiB or more unread of connections that it opened"
             => "does not read the answers it gets: it hangs, was stopped, or is slower than its peers" ["not-reading"];
     }
+    TlsStall {
+        HANDSHAKES_UNANSWERED "handshakes_unanswered": "slow handshakes as a client"
+            => "its peers accept connections and do not go on with the TLS handshake: they hang, have too few workers, or do not \
+                speak TLS on that port"
+            ["tls-client"];
+        HANDSHAKES_NOT_FINISHED "handshakes_not_finished": "slow handshakes as a server"
+            => "its clients connect and do not go on with the TLS handshake: they hang, are very slow, or want to tie up the server"
+            ["tls-server"];
+    }
     IdlePoolLeak {
         UNUSED_CONNECTIONS "unused_connections": "most of them were opened here"
             => "opens connections and does not use them again: they are never closed, or its pool has no limit"

@@ -27,6 +27,7 @@ use super::{
     silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
     time_wait::{TimeWaitOverflow, TimeWaitSurge},
+    tls_stall::TlsStall,
     windows::Pace,
 };
 use crate::table::Labels;
@@ -68,6 +69,7 @@ pub struct Engine {
     read_stall: Watches<ReadStall>,
     program_not_reading: Watches<ProgramNotReading>,
     idle_pool_leak: Watches<IdlePoolLeak>,
+    tls_stall: Watches<TlsStall>,
     connect_failures: Watches<ConnectFailures<Process>>,
     connect_failures_of_names: Watches<ConnectFailures<Name>>,
     silent_peers: Watches<SilentPeers<Process>>,
@@ -338,6 +340,7 @@ impl Engine {
             read_stall: Watches::new(),
             program_not_reading: Watches::new(),
             idle_pool_leak: Watches::new(),
+            tls_stall: Watches::new(),
             connect_failures: Watches::new(),
             connect_failures_of_names: Watches::new(),
             silent_peers: Watches::new(),
@@ -411,6 +414,7 @@ impl Engine {
         pass.run_alone(&mut self.close_wait_leak, &sample.processes);
         pass.run_alone(&mut self.read_stall, &sample.processes);
         pass.run_alone(&mut self.program_not_reading, &sample.processes);
+        pass.run_alone(&mut self.tls_stall, &sample.processes);
         pass.run(
             &mut self.idle_pool_leak,
             &sample.processes,

@@ -130,6 +130,12 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         reset_peer: None,
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
         peers: walk.peers(it.owner).to_vec(),
+        handshakes: inputs
+            .snapshot
+            .handshakes
+            .get(&it.owner)
+            .copied()
+            .unwrap_or_default(),
     }
 }
 

@@ -29,6 +29,7 @@ mod silent_peers;
 mod summary;
 mod syn_scan;
 mod time_wait;
+mod tls_stall;
 mod windows;
 
 #[cfg(test)]

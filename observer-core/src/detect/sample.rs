@@ -12,7 +12,7 @@ use observer_common::{
 use super::finding::{Holder, Subject};
 use crate::{
     process::fd_kinds::FdKinds,
-    table::{Labels, ListenAddress},
+    table::{Handshakes, Labels, ListenAddress},
     walk::{PeerWait, Waits},
 };
 
@@ -285,6 +285,8 @@ pub struct Process {
     pub waits: Waits,
     /// For whom, most connections first.
     pub peers: Vec<PeerWait>,
+    /// TLS handshakes in progress.
+    pub handshakes: Handshakes,
 }
 
 #[cfg(test)]
@@ -305,6 +307,7 @@ impl Process {
             reset_peer: None,
             waits: Waits::default(),
             peers: Vec::new(),
+            handshakes: Handshakes::default(),
         }
     }
 }

@@ -17,7 +17,13 @@ pub struct Origin {
 }
 
 /// What follows, from which of its causes (any, if there is none), and from what.
-const RULES: [(Anomaly, &[&Cause], Anomaly); 8] = [
+const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
+    // The first answer that does not come is the one to the ClientHello.
+    (
+        Anomaly::ReadStall,
+        &[&cause::NO_FIRST_BYTE],
+        Anomaly::TlsStall,
+    ),
     (
         Anomaly::ListenOverflow,
         &[&cause::ACCEPT_WITHOUT_DESCRIPTORS],

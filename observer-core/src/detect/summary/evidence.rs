@@ -185,6 +185,7 @@ pub(super) fn what(finding: &Finding) -> String {
         } => {
             let does = match finding.anomaly {
                 Anomaly::ProgramNotReading => "does not read what it was sent",
+                Anomaly::TlsStall => "has TLS handshakes that do not end",
                 _ => "waits for peers that do nothing",
             };
             let longest = duration(Duration::from_secs_f64(longest_seconds.max(0.0)));

@@ -1,0 +1,70 @@
+//! TLS handshakes that do not end.
+
+use observer_common::{TLS_CLIENT, TLS_ROLES, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
+
+use super::{
+    anomaly::Anomaly,
+    cause::{self, Explanation},
+    detector::{Assessment, At, Detector, all, share},
+    finding::{Breakdown, Evidence, Severity, Waiting},
+    sample::Process,
+    settings::Thresholds,
+};
+
+/// State of the detector.
+#[derive(Debug)]
+pub struct TlsStall;
+
+impl Detector for TlsStall {
+    const ANOMALY: Anomaly = Anomaly::TlsStall;
+    type Sample = Process;
+
+    fn new(_: &Thresholds) -> Self {
+        Self
+    }
+
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let (thresholds, handshakes) = (at.thresholds, &sample.handshakes);
+        let slow = f64::from(handshakes.slow.iter().sum::<u32>());
+        let score = all(&[
+            slow / thresholds.tls_stall,
+            share(slow, connections(sample).into()) / thresholds.tls_stall_share,
+        ]);
+        Assessment {
+            raise: (score >= 1.0).then_some(Severity::Warning),
+            calm: score < 0.5,
+            score,
+            time_left: None,
+        }
+    }
+
+    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
+        let handshakes = &sample.handshakes;
+        let peers = sample.peers.iter();
+        let peers = peers.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE);
+        let longest = handshakes.oldest.iter().max().copied();
+        let slow = TLS_ROLES
+            .iter()
+            .copied()
+            .zip(handshakes.slow.map(u64::from));
+        let evidence = Evidence::Waits {
+            waiting: handshakes.slow.iter().sum(),
+            connections: connections(sample),
+            reasons: Breakdown::new(slow),
+            longest_seconds: longest.unwrap_or_default().as_secs_f64(),
+            peers: Waiting::by_peer(peers),
+        };
+        let of = |role: u32| u64::from(handshakes.slow[role as usize]);
+        let causes = [
+            (&cause::HANDSHAKES_UNANSWERED, of(TLS_CLIENT)),
+            (&cause::HANDSHAKES_NOT_FINISHED, of(TLS_SERVER)),
+        ];
+        (evidence, cause::explain(&causes))
+    }
+}
+
+/// Connections of the process, as of the last walk, which may be older than the handshakes.
+fn connections(sample: &Process) -> u32 {
+    let in_progress = sample.handshakes.in_progress.iter().sum();
+    sample.waits.connections.max(in_progress)
+}
