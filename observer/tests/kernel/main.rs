@@ -24,6 +24,7 @@ mod findings;
 mod full_maps;
 mod functions;
 mod gave_up;
+mod http2;
 mod io_uring;
 mod layout;
 mod listen;

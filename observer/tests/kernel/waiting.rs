@@ -1,9 +1,11 @@
 //! What connections wait for: while they live, as a walk finds it, and when they end.
 
+mod by_ss;
+
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use observer::kernel::monotonic_ns;
-use observer_common::{SEEN_PASSIVE, SocketSeen};
+use observer_common::{SEEN_PASSIVE, STALL_NAMES, SocketSeen, TURN_NAMES};
 use observer_core::walk::wait_name;
 use observer_test_support::{Daemon, Netns, Program, holds_in_time, left_out, skip};
 
@@ -152,19 +154,27 @@ fn each_living_connection_waits_for_what_it_should() {
         }
         ports.insert(case.to_owned(), number as u16);
     };
+    let ms = |ns: u64| (ns / 1_000_000) as u32;
     // The first walk notes how far programs have read.
     if walk().is_none() {
         skip!("the kernel has no iterators over maps");
     }
     let noted = monotonic_ns();
     thread::sleep(Duration::from_secs(3));
+    let before = by_ss::connections(&netns);
     let walked = monotonic_ns();
     let seen = walk().unwrap();
     let after = monotonic_ns();
+    let both = by_ss::Walk {
+        seen: &seen,
+        before,
+        after: by_ss::connections(&netns),
+        least_ms: ms(walked - ready),
+        busy: &[ports["trickle"], ports["slow_reader"]],
+    };
     if !ports.contains_key("lost") {
         left_out!("no veth on this kernel");
     }
-    let ms = |ns: u64| (ns / 1_000_000) as u32;
     // A tick of the slowest clock, and the first retransmission.
     let (least, most) = (ms(walked - ready) - 20, ms(after - began) + 20);
     // What the client and the server wait for.
@@ -220,6 +230,12 @@ fn each_living_connection_waits_for_what_it_should() {
     assert!(unread >= ms(walked - noted) - 20, "{unread}");
     let slow = reads("slow_reader");
     assert!(slow < 1500, "{slow}");
+    let agreed = by_ss::compare(&both);
+    println!("as by ss: {agreed:?}");
+    let waits = STALL_NAMES.into_iter().chain(TURN_NAMES);
+    for wait in waits.filter(|it| *it != "peer_ack" || ports.contains_key("lost")) {
+        assert!(agreed.contains_key(wait), "{wait}: {agreed:?}");
+    }
     program.go();
     program.end();
 }

@@ -63,6 +63,7 @@ pub const UNITS: &[(&str, On)] = &[
     ("field", On::Here),
     ("findings", On::Here),
     ("full_maps", On::Here),
+    ("http2", On::Here),
     ("ownership", On::Here),
     ("prometheus", On::Here),
     ("retransmit", On::Here),
