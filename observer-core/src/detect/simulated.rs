@@ -14,4 +14,5 @@ mod resets;
 mod scans;
 mod silence;
 mod time_wait;
+mod tls;
 mod waits;

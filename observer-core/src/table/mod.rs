@@ -38,6 +38,8 @@ mod view;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 #[cfg(test)]
+mod handshakes_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod sockets_tests;

@@ -216,6 +216,11 @@ fn connections_that_wait() {
         finding_summary(&finding(Anomaly::ProgramNotReading))
             .contains("does not read what it was sent: 9 of")
     );
+    assert!(
+        finding_summary(&finding(Anomaly::TlsStall)).starts_with(
+            "api (pid 5674, api.service) has TLS handshakes that do not end: 9 of its 10 connections, the longest for 41 s: 6 with"
+        )
+    );
 }
 
 #[test]

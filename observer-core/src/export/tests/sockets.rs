@@ -1,8 +1,11 @@
 //! Listening sockets and ports in use.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Duration};
 
-use observer_common::{Listener, ListenerSample, SLOT_FIRST};
+use observer_common::{
+    Listener, ListenerSample, SLOT_FIRST, TLS_CLIENT, TLS_OPENSSL, TLS_SERVER, TlsHandshake,
+    TlsKey, TlsSeen,
+};
 
 use super::{exporter_of, kernel, parse, text};
 use crate::{
@@ -197,6 +200,97 @@ fn addresses_are_labels() {
     );
     for signal in ["listen", "ports"] {
         assert!(text.contains(&format!("observer_signal_info{{signal=\"{signal}\"")));
+    }
+}
+
+/// Gauges of handshakes in progress, and of the files that are probed for them.
+#[test]
+fn handshakes_are_of_names() {
+    let seen = |role, object, seconds: u64| TlsSeen {
+        key: TlsKey {
+            object,
+            tgid: 100,
+            library: TLS_OPENSSL,
+        },
+        handshake: TlsHandshake {
+            began_ns: 60_000_000_000 - seconds * 1_000_000_000,
+            slot: SLOT_FIRST,
+            generation: 0,
+            role,
+            reserved: 0,
+        },
+    };
+    let seen = [
+        seen(TLS_CLIENT, 1, 2),
+        seen(TLS_CLIENT, 2, 40),
+        seen(TLS_SERVER, 3, 1),
+    ];
+    let shown = |observe: bool| {
+        let exporter = exporter_of(
+            kernel(),
+            TableConfig::default(),
+            ProcessMetrics::All,
+            |table| {
+                if observe {
+                    let seconds = Duration::from_secs;
+                    assert_eq!(table.update_handshakes(&seen, seconds(60), seconds(5)), []);
+                    table.update_tls_files(vec![
+                        ("openssl", "state_machine", 2),
+                        ("go", "pclntab", 1),
+                    ]);
+                }
+            },
+        );
+        let lines = text(&exporter);
+        let lines = lines.lines().filter(|line| {
+            [
+                "socket_tls_handshakes_in_",
+                "socket_tls_handshake_oldest_",
+                "observer_tls_files",
+            ]
+            .iter()
+            .any(|name| line.starts_with(name))
+        });
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(false), Vec::<String>::new());
+    let lines = shown(true);
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    for (name, labels, value) in [
+        ("socket_tls_handshakes_in_progress", "role=\"client\"", "2"),
+        ("socket_tls_handshakes_in_progress", "role=\"server\"", "1"),
+        (
+            "socket_tls_handshake_oldest_seconds",
+            "role=\"client\"",
+            "40",
+        ),
+        (
+            "socket_tls_handshake_oldest_seconds",
+            "role=\"server\"",
+            "1",
+        ),
+        (
+            "observer_tls_files",
+            "library=\"openssl\",how=\"state_machine\"",
+            "2",
+        ),
+        ("observer_tls_files", "library=\"go\",how=\"pclntab\"", "1"),
+    ] {
+        let is_it = |line: &&String| {
+            line.starts_with(name)
+                && line.contains(labels)
+                && line.rsplit(' ').next() == Some(value)
+        };
+        assert_eq!(
+            lines.iter().filter(is_it).count(),
+            1,
+            "{name} {labels} {value} in {lines:#?}"
+        );
+    }
+    let of_names = lines.iter().filter(|line| line.starts_with("socket_"));
+    for line in of_names {
+        assert!(line.contains("comm=\"quo\\\"te\""), "{line}");
+        assert!(!line.contains("pid="), "{line}");
     }
 }
 
