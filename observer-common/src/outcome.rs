@@ -36,8 +36,10 @@ pub const MAP_NETNS: u32 = 5;
 pub const MAP_LISTENERS: u32 = 6;
 /// TLS handshakes in progress.
 pub const MAP_TLS: u32 = 7;
+/// UDP sockets with drops.
+pub const MAP_UDP_SOCKETS: u32 = 8;
 /// How many maps can fill up.
-pub const FULL_MAPS: usize = 8;
+pub const FULL_MAPS: usize = 9;
 /// Label values, in the order of the `MAP_` numbers.
 pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "connections",
@@ -48,6 +50,7 @@ pub const FULL_MAP_NAMES: [&str; FULL_MAPS] = [
     "netns",
     "listeners",
     "tls_handshakes",
+    "udp_sockets",
 ];
 
 /// Statistics of the programs, by CPU.

@@ -15,6 +15,17 @@ pub struct ResyncControl {
     pub moved: u64,
     /// Sockets visited in the second pass of this resynchronisation.
     pub seen: u64,
+    /// 1 until a resynchronisation has come to its end: what UDP sockets dropped before is not counted.
+    pub first: u32,
+    /// The process whose UDP sockets were visited last.
+    pub udp_tgid: u32,
+    /// How many of them have an entry.
+    pub udp_entries: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
-crate::assert_layout!(ResyncControl, 32, [epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64]);
+crate::assert_layout!(ResyncControl, 48, [
+    epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64, first: u32, udp_tgid: u32,
+    udp_entries: u32, reserved: u32,
+]);

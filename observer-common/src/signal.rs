@@ -32,8 +32,10 @@ pub const SIGNAL_BIND: u32 = 13;
 pub const SIGNAL_TIME_WAIT_OVERFLOW: u32 = 14;
 /// TLS handshakes.
 pub const SIGNAL_TLS: u32 = 15;
+/// Datagrams dropped at UDP sockets.
+pub const SIGNAL_UDP_DROPS: u32 = 16;
 /// How many signals there are.
-pub const SIGNALS: usize = 16;
+pub const SIGNALS: usize = 17;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -53,4 +55,5 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "bind",
     "time_wait_overflow",
     "tls",
+    "udp_receive_drops",
 ];

@@ -7,7 +7,8 @@ use crate::{
     CONNECT_METRICS, ConnectCounters, FD_METRICS, FdCounters, Metrics, PORT_METRICS, PortCounters,
     ProcessKey, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters, RetransmitCounters,
     STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TLS_HISTOGRAMS,
-    TLS_METRICS, TimeWaitCounters, TlsCounters, WAIT_HISTOGRAMS, WAIT_METRICS, WaitCounters,
+    TLS_METRICS, TimeWaitCounters, TlsCounters, UDP_METRICS, UdpCounters, WAIT_HISTOGRAMS,
+    WAIT_METRICS, WaitCounters,
 };
 
 /// How the counters of each signal are shown.
@@ -67,6 +68,11 @@ pub const METRICS: &[Metrics] = &[
         counters: TLS_METRICS,
         histograms: TLS_HISTOGRAMS,
     },
+    Metrics {
+        offset: offset_of!(Slot, udp),
+        counters: UDP_METRICS,
+        histograms: &[],
+    },
 ];
 
 /// Number of counters in a slot.
@@ -117,9 +123,11 @@ pub struct Slot {
     pub waiting: WaitCounters,
     /// Likewise.
     pub tls: TlsCounters,
+    /// Likewise.
+    pub udp: UdpCounters,
 }
 
-crate::assert_layout!(Slot, 3968, [
+crate::assert_layout!(Slot, 3976, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -139,6 +147,7 @@ crate::assert_layout!(Slot, 3968, [
     reset: ResetCounters,
     waiting: WaitCounters,
     tls: TlsCounters,
+    udp: UdpCounters,
 ]);
 
 impl Metrics {

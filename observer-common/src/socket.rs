@@ -4,6 +4,8 @@ use crate::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SY
 
 /// `IPPROTO_TCP`.
 pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_UDP`.
+pub const IPPROTO_UDP: u16 = 17;
 /// `IPPROTO_MPTCP`: the parent socket of an MPTCP connection; its subflows are
 /// [`IPPROTO_TCP`].
 pub const IPPROTO_MPTCP: u16 = 262;

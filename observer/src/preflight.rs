@@ -134,6 +134,9 @@ fn feature_of(global: &str) -> Option<&'static str> {
             "addresses of RSTs that no socket had a part in"
         }
         "OFF_SK_DROPS" | "OFF_SK_BACKLOG" | "OFF_SK_MAX_BACKLOG" => "listening sockets",
+        "OFF_INODE_INO" | "OFF_SK_DROP_COUNTERS" | "OFF_DROPS0" | "OFF_DROPS1" => {
+            "drops of UDP sockets"
+        }
         "OFF_ICSK_BIND_HASH"
         | "OFF_TB_FASTREUSE"
         | "OFF_TB_FASTREUSEPORT"

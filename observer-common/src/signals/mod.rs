@@ -13,6 +13,7 @@ mod sockopt;
 mod state;
 mod time_wait;
 mod tls;
+mod udp;
 mod waiting;
 
 pub use accept::*;
@@ -27,4 +28,5 @@ pub use sockopt::*;
 pub use state::*;
 pub use time_wait::*;
 pub use tls::*;
+pub use udp::*;
 pub use waiting::*;

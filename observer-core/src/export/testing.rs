@@ -38,6 +38,7 @@ pub fn busy(slot: &mut Slot) {
     slot.accept.accepted = 2;
     slot.time_wait.entered[0] = 6;
     slot.retransmit.segments = 9;
+    slot.udp.receive_drops = 7;
     slot.fd.exhausted[0] = 1;
     // The kernel's number for it and the class.
     slot.reset.sent[5] = 2;

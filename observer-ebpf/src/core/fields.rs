@@ -111,6 +111,10 @@ offsets![
     OFF_SKB_DEV,
     OFF_DEV_NET,
     OFF_SK_DROPS,
+    OFF_SK_DROP_COUNTERS,
+    OFF_DROPS0,
+    OFF_DROPS1,
+    OFF_INODE_INO,
     OFF_SK_BACKLOG,
     OFF_SK_MAX_BACKLOG,
     OFF_ICSK_BIND_HASH,
@@ -195,6 +199,8 @@ settings! {
     UNATTRIBUTED_SHARE: u64 = i64::MAX as u64;
     /// Maximum number of entries in the map of listeners that belong to one process.
     LISTENERS_SHARE: u64 = i64::MAX as u64;
+    /// Maximum number of entries in the map of UDP sockets that belong to one process.
+    UDP_SOCKETS_SHARE: u32 = u32::MAX;
     /// Where the sysctls of a `struct net` begin.
     NET_SETTINGS_START: u64 = 0;
     /// Bytes up to the end of the last one.

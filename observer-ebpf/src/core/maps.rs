@@ -7,7 +7,7 @@ use aya_ebpf::{
 use observer_common::{
     CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
     ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait, TimeWaitCount, TlsCall,
-    TlsHandshake, TlsKey,
+    TlsHandshake, TlsKey, UdpSocket, UdpSocketKey,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -69,6 +69,10 @@ pub static ATTEMPTS: LruHashMap<u64, u32, 4096> = LruHashMap::new();
 /// Control block of the iterator over open files.
 #[btf_map]
 pub static RESYNC: Array<ResyncControl, 1> = Array::new();
+
+/// UDP sockets that have dropped datagrams; the daemon removes those that are closed.
+#[btf_map]
+pub static UDP_SOCKETS: HashMap<UdpSocketKey, UdpSocket, 8192> = HashMap::new();
 
 /// Listening sockets, and closed ones until the daemon has read them.
 #[btf_map]

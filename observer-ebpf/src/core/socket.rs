@@ -1,6 +1,6 @@
 //! Fields of kernel sockets that several signals read.
 
-use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, V4_MAPPED};
+use observer_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, V4_MAPPED};
 
 use crate::core::{
     fields::{at, has},
@@ -111,10 +111,11 @@ fn address<M: Memory>(sk: *const u8, v4: usize, v6: Option<usize>) -> [u32; 4] {
 
 /// `enum sock_type` (include/linux/net.h).
 const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
 
-/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
+/// The protocol of a socket, if it is TCP, MPTCP or UDP over IPv4 or IPv6.
 #[inline(always)]
-pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
+pub fn protocol(sk: *const u8) -> Option<u16> {
     // SAFETY: a socket from the kernel, offsets from BTF; null reads as zero.
     let (family, kind, protocol) = unsafe {
         (
@@ -124,8 +125,36 @@ pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
         )
     };
     // A raw socket can have the same protocol, and is in ESTABLISHED once it is connected.
-    let ours = matches!(family, AF_INET | AF_INET6)
-        && kind == SOCK_STREAM
-        && matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
-    ours.then_some(protocol)
+    let ours = match kind {
+        SOCK_STREAM => matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP),
+        SOCK_DGRAM => protocol == IPPROTO_UDP,
+        _ => false,
+    };
+    (ours && matches!(family, AF_INET | AF_INET6)).then_some(protocol)
+}
+
+/// The protocol of a socket, if it is TCP or MPTCP over IPv4 or IPv6.
+#[inline(always)]
+pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
+    protocol(sk).filter(|protocol| *protocol != IPPROTO_UDP)
+}
+
+/// How many packets a socket has dropped, modulo 2^32; 0 if the kernel does not say. Since 6.18 UDP counts
+/// them elsewhere, by NUMA node (`sk_drops_inc`, include/net/sock.h).
+#[inline(always)]
+pub fn drops(sk: *const u8) -> u32 {
+    if !has::OFF_SK_DROPS() {
+        return 0;
+    }
+    // SAFETY: a full socket and its counters, offsets from BTF.
+    unsafe {
+        if has::OFF_SK_DROP_COUNTERS() && has::OFF_DROPS0() && has::OFF_DROPS1() {
+            let counters = Probe::read::<u64>(sk, at::OFF_SK_DROP_COUNTERS()) as *const u8;
+            if !counters.is_null() {
+                let first = Probe::read::<u32>(counters, at::OFF_DROPS0());
+                return first.wrapping_add(Probe::read(counters, at::OFF_DROPS1()));
+            }
+        }
+        Probe::read(sk, at::OFF_SK_DROPS())
+    }
 }

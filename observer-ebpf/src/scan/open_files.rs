@@ -8,7 +8,7 @@
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
-    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, ResyncControl,
+    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, LISTEN, ResyncControl,
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         read::{Memory, Probe},
         socket,
     },
+    scan::udp,
     tcp::{accept, entry, listen, ownership},
 };
 
@@ -59,13 +60,17 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let Some(protocol) = socket::tcp_protocol(sk) else {
+        let Some(protocol) = socket::protocol(sk) else {
             return 0;
         };
-        let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
         let Some(control) = RESYNC.get_ptr_mut(0) else {
             return 0;
         };
+        if protocol == IPPROTO_UDP {
+            udp::visit(control, task, file, sk);
+            return 0;
+        }
+        let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
         match protocol {
             IPPROTO_TCP => {
                 visit(control, task, sk, state, false);

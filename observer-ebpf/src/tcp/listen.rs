@@ -67,7 +67,7 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
         slot,
         generation: counters::generation(slot),
         // Drops of an earlier use of the socket.
-        drops_before: drops(sk),
+        drops_before: socket::drops(sk),
         // Address and port are written when it is closed: the port may not be chosen yet.
         ..Listener::default()
     };
@@ -115,16 +115,6 @@ fn key(sk: *const u8, conn: *const Conn) -> ListenerKey {
     }
 }
 
-/// `sk_drops` of a socket.
-#[inline(always)]
-fn drops(sk: *const u8) -> u32 {
-    if !has::OFF_SK_DROPS() {
-        return 0;
-    }
-    // SAFETY: a full socket, offset from BTF.
-    unsafe { Probe::read(sk, at::OFF_SK_DROPS()) }
-}
-
 /// Writes the current owner, address and drops.
 #[inline(always)]
 unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
@@ -133,7 +123,7 @@ unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
     unsafe {
         (*listener).slot = slot;
         (*listener).generation = counters::generation(slot);
-        (*listener).drops = drops(sk);
+        (*listener).drops = socket::drops(sk);
         (*listener).netns = socket::netns::<Probe>(sk);
         // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
         (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -13,9 +13,9 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
-    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAX_TLS_HANDSHAKES,
-    PortSpace, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, Slot,
-    SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
+    MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAP_UDP_SOCKETS,
+    MAX_TLS_HANDSHAKES, PortSpace, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT,
+    SIGNAL_TLS, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
 };
 use observer_core::{
     contract::{
@@ -30,7 +30,10 @@ use tracing::debug;
 
 use super::{
     facts::sysctls::SysctlFields,
-    hooks::{listen::max_listeners, reset::LOST_WHEN_SKIPPED, state::BACKUP_PROGRAMS},
+    hooks::{
+        listen::max_listeners, reset::LOST_WHEN_SKIPPED, state::BACKUP_PROGRAMS,
+        udp::max_udp_sockets,
+    },
     loader::{Loaded, backup},
     maps::{
         listeners::Listeners,
@@ -58,6 +61,8 @@ pub struct Attached {
     /// Locked before `open_files`.
     ebpf: Mutex<Ebpf>,
     open_files: Mutex<OpenFiles>,
+    /// UDP sockets with drops at the last walk over open files, because that keeps `open_files` locked.
+    udp_sockets: AtomicU64,
     slots: Slots,
     stats: Stats,
     sockopt: SockoptFailures,
@@ -81,6 +86,7 @@ pub struct Attached {
     max_connections: u64,
     max_sockopt: u64,
     max_listeners: u64,
+    max_udp_sockets: u64,
 }
 
 impl Attached {
@@ -126,6 +132,7 @@ impl Attached {
         }
         let attached = Self {
             open_files: Mutex::new(OpenFiles::new(&mut ebpf)?),
+            udp_sockets: AtomicU64::new(0),
             slots: Slots::new(&mut ebpf)?,
             stats: Stats::new(&mut ebpf)?,
             sockopt: SockoptFailures::new(&mut ebpf)?,
@@ -146,6 +153,7 @@ impl Attached {
             max_connections: u64::from(options.max_connections),
             max_sockopt: u64::from(options.max_sockopt_failures),
             max_listeners: u64::from(max_listeners(options.max_connections)),
+            max_udp_sockets: u64::from(max_udp_sockets(options.max_connections)),
         };
         attached.set_records(options.record_mask);
         Ok((attached, stream))
@@ -177,6 +185,8 @@ impl Attached {
             let mut ebpf = lock(&self.ebpf);
             lock(&self.open_files).resync(&mut ebpf)?
         };
+        self.udp_sockets
+            .store(resynced.udp_sockets, Ordering::Relaxed);
         if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
             let swept = self
                 .connections
@@ -336,6 +346,7 @@ impl KernelSource for Attached {
         let processes = self.slots.used();
         let listeners = self.listeners.as_ref();
         let listeners = listeners.map_or(0, |listeners| lock(listeners).count());
+        let udp_sockets = self.udp_sockets.load(Ordering::Relaxed);
         let netns = self.time_waits.by_netns();
         let time_waits = netns.iter().map(|(_, count)| count.live()).sum();
         let counts = self.time_waits.lingering() + processes;
@@ -353,6 +364,7 @@ impl KernelSource for Attached {
                 self.tls.as_ref().map_or(0, Tls::in_progress),
                 u64::from(MAX_TLS_HANDSHAKES),
             ),
+            fill(MAP_UDP_SOCKETS, udp_sockets, self.max_udp_sockets),
         ]
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Metrics, Sample, left_out, program::comm_of};
 
 /// Families that are there by name and by process, without the prefix of either.
-const BY_BOTH: [&str; 14] = [
+const BY_BOTH: [&str; 15] = [
     "connections",
     "connects_total",
     "accepts_total",
@@ -17,6 +17,7 @@ const BY_BOTH: [&str; 14] = [
     "setsockopt_failures_total",
     "fd_exhausted_total",
     "retransmits_total",
+    "udp_receive_drops_total",
     "listen_backlog",
     "listen_backlog_max",
     "listen_overflows_total",

@@ -107,6 +107,11 @@ impl Netns {
         columns(&self.run("cat", &["/proc/net/snmp"]), "Tcp").unwrap()
     }
 
+    /// The same, by `Udp` column: IPv4.
+    pub fn udp(&self) -> BTreeMap<String, i64> {
+        columns(&self.run("cat", &["/proc/net/snmp"]), "Udp").unwrap()
+    }
+
     /// `/proc/net/netstat`, by `TcpExt` column.
     pub fn netstat(&self) -> BTreeMap<String, i64> {
         columns(&self.run("cat", &["/proc/net/netstat"]), "TcpExt").unwrap()

@@ -46,6 +46,7 @@ mod stream;
 mod time_wait;
 mod tls;
 mod tls_programs;
+mod udp;
 mod units;
 mod waiting;
 mod walk;

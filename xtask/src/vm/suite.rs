@@ -39,6 +39,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("listen", On::Each),
     // 5.10 has none.
     ("mptcp", On::Each),
+    // 5.10 has no helper to find a socket by its file, and from 6.18 on UDP counts drops elsewhere.
+    ("udp", On::Each),
     ("namespaces", On::Ends),
     ("ports", On::Ends),
     ("reset", On::Ends),

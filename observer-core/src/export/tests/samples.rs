@@ -114,6 +114,7 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
             Some(1.0),
         ),
         ("socket_retransmits_total", &[], Some(9.0)),
+        ("socket_udp_receive_drops_total", &[], Some(7.0)),
         (
             "socket_process_connections",
             &[("state", "ESTABLISHED")],
@@ -142,6 +143,7 @@ fn a_name_and_a_process_show_what_the_slot_holds() {
             Some(1.0),
         ),
         ("socket_process_retransmits_total", &[], Some(9.0)),
+        ("socket_process_udp_receive_drops_total", &[], Some(7.0)),
         ("socket_process_open_fds", &[], Some(12.0)),
         ("socket_process_max_fds", &[], Some(1024.0)),
         ("socket_process_open_fds_high_water", &[], None),
@@ -168,6 +170,7 @@ fn a_quiet_process_shows_its_plain_counters_and_nothing_else() {
         "socket_process_open_fds",
         "socket_process_open_sockets",
         "socket_process_retransmits_total",
+        "socket_process_udp_receive_drops_total",
     ];
     assert_eq!(with("pid", "9"), by_process.into());
     let by_name = [
@@ -176,6 +179,7 @@ fn a_quiet_process_shows_its_plain_counters_and_nothing_else() {
         "socket_time_wait",
         "socket_time_wait_ended_total",
         "socket_time_wait_overflows_total",
+        "socket_udp_receive_drops_total",
     ];
     let all = by_name.into_iter().chain(by_process).collect();
     assert_eq!(with("comm", "idle"), all);

@@ -35,6 +35,23 @@ const TW_REUSE_DELAY: [(&str, &str, &str); 2] = [
     ("OFF_TW_ENTRY_STAMP", "inet_timewait_sock", "tw_entry_stamp"),
 ];
 
+/// The globals that hold where UDP sockets count their drops since 6.18: behind a pointer, for each of
+/// two sets of NUMA nodes.
+const DROP_COUNTERS: [(&str, &str, &str, u32); 3] = [
+    ("OFF_SK_DROP_COUNTERS", "sock", "sk_drop_counters", 8),
+    ("OFF_DROPS0", "numa_drop_counters", "drops0", 4),
+    ("OFF_DROPS1", "numa_drop_counters", "drops1", 4),
+];
+
+/// The globals that drops of UDP sockets are read by.
+pub const DROPS: [&str; 5] = [
+    "OFF_SK_DROPS",
+    "OFF_INODE_INO",
+    DROP_COUNTERS[0].0,
+    DROP_COUNTERS[1].0,
+    DROP_COUNTERS[2].0,
+];
+
 /// The global that holds where a network namespace keeps its table of connections. From 5.18
 /// to 6.0 it is behind one more pointer, and is not looked for there.
 pub const HASHINFO: &str = "OFF_NET_HASHINFO";
@@ -179,6 +196,7 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", 8),
     required("OFF_FILE_INODE", "file", "f_inode", 8),
     required("OFF_INODE_MODE", "inode", "i_mode", 2),
+    optional("OFF_INODE_INO", "inode", "i_ino", 8),
     // CONFIG_IO_URING.
     optional(IO_REQUEST[0], "io_kiocb", "file", 8),
     // 5.19.
@@ -247,6 +265,7 @@ impl Layout {
         let mut layout = Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))?;
         layout.port_range(btf);
         layout.tw_reuse(btf);
+        layout.drop_counters(btf);
         if !btf.has_func("io_bind") {
             // No program reads them then.
             let unread = |it: &Absent| IO_REQUEST.contains(&it.global);
@@ -283,6 +302,23 @@ impl Layout {
                 }
                 // An older kernel, where it is one second and counts from another field.
                 Err(_) => self.globals.push((global, ABSENT)),
+            }
+        }
+    }
+
+    /// Finds where UDP sockets count their drops, if not in `sk_drops`.
+    fn drop_counters(&mut self, btf: &KernelBtf) {
+        let (_, structure, path, _) = DROP_COUNTERS[0];
+        if btf.member(structure, path).is_err() {
+            // An older kernel.
+            let globals = DROP_COUNTERS.map(|(global, ..)| (global, ABSENT));
+            self.globals.extend(globals);
+            return;
+        }
+        for (global, structure, path, size) in DROP_COUNTERS {
+            match offset(btf, &optional(global, structure, path, size)) {
+                Ok(offset) => self.globals.push((global, offset)),
+                Err(error) => self.leave_out(global, error.to_string()),
             }
         }
     }

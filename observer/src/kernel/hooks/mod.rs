@@ -17,3 +17,4 @@ pub mod spec;
 pub mod state;
 pub mod table;
 pub mod time_wait;
+pub mod udp;

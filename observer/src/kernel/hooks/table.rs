@@ -3,7 +3,7 @@
 use super::{
     accept, bind, connect, fd, fd_passing, listen, open_files, ports, reset, retransmit, sockopt,
     spec::{FallbackChain, ProgramSpec},
-    state, time_wait,
+    state, time_wait, udp,
 };
 
 /// The fallback chains of each signal, in the order in which their programs are attached. The
@@ -25,6 +25,7 @@ const SIGNALS: &[&[FallbackChain]] = &[
     listen::CHAINS,
     ports::IN_USE_CHAINS,
     open_files::CHAINS,
+    udp::CHAINS,
 ];
 
 /// Every fallback chain.

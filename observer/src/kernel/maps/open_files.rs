@@ -1,5 +1,6 @@
 //! Resynchronisation: an iterator over the open files of all processes takes in sockets that
-//! are older than the daemon, and finds those that were passed to another process unseen.
+//! are older than the daemon, and finds those that were passed to another process unseen. It also
+//! reads what UDP sockets have dropped.
 
 use std::{
     io::{self, Read as _},
@@ -9,15 +10,16 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{Array, MapData},
+    maps::{Array, HashMap, MapData},
     programs::Iter,
 };
-use observer_common::ResyncControl;
+use observer_common::{ResyncControl, UdpSocket, UdpSocketKey};
 
-use super::take;
+use super::{lossy, take, take_hash};
 use crate::kernel::hooks::open_files::ITER;
 
 const MAP: &str = "RESYNC";
+const UDP_MAP: &str = "UDP_SOCKETS";
 
 /// What one resynchronisation found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,25 +32,32 @@ pub struct Resynced {
     pub seeded: u64,
     /// Sockets given to another process by this one.
     pub moved: u64,
+    /// UDP sockets that have dropped datagrams.
+    pub udp_sockets: u64,
     /// How long it took.
     pub took: Duration,
 }
 
-/// The control block of the iterator over open files.
+/// The control block of the iterator over open files, and the map that only it and the daemon use.
 pub struct OpenFiles {
     control: Array<MapData, ResyncControl>,
+    udp_sockets: HashMap<MapData, UdpSocketKey, UdpSocket>,
+    /// Whether a walk has come to its end.
+    walked: bool,
 }
 
 impl OpenFiles {
-    /// Takes the control block out of `ebpf`.
+    /// Takes the maps out of `ebpf`.
     ///
     /// # Errors
     ///
-    /// When the object has no such map.
+    /// When the object has no such maps.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             control: Array::try_from(take(ebpf, MAP)?)
                 .with_context(|| format!("cannot use the map {MAP}"))?,
+            udp_sockets: take_hash(ebpf, UDP_MAP)?,
+            walked: false,
         })
     }
 
@@ -67,10 +76,13 @@ impl OpenFiles {
             epoch: before.epoch.wrapping_add(1).max(1),
             pass: 0,
             seen: 0,
+            first: u32::from(!self.walked),
             ..before
         };
         for pass in 0..2 {
             control.pass = pass;
+            control.udp_tgid = 0;
+            control.udp_entries = 0;
             self.control
                 .set(0, control, 0)
                 .context("cannot write the control block")?;
@@ -80,13 +92,33 @@ impl OpenFiles {
                 .get(&0, 0)
                 .context("cannot read the control block")?;
         }
+        self.walked = true;
         Ok(Resynced {
             epoch: control.epoch,
             seen: control.seen,
             seeded: control.seeded - before.seeded,
             moved: control.moved - before.moved,
+            udp_sockets: self.forget_closed_udp_sockets(control.epoch),
             took: started.elapsed(),
         })
+    }
+
+    /// Removes the UDP sockets that walk `epoch` has not met, and returns how many are left.
+    fn forget_closed_udp_sockets(&mut self, epoch: u32) -> u64 {
+        let mut kept = 0;
+        let mut closed = Vec::new();
+        for (key, socket) in self.udp_sockets.iter().filter_map(Result::ok) {
+            if socket.epoch == epoch {
+                kept += 1;
+            } else {
+                closed.push(key);
+            }
+        }
+        for key in closed {
+            let result = lossy::removed(self.udp_sockets.remove(&key));
+            lossy::note(result, UDP_MAP, "a UDP socket that is closed stays in it");
+        }
+        kept
     }
 }
 

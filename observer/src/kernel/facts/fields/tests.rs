@@ -254,6 +254,41 @@ fn finds_when_a_port_in_time_wait_may_be_taken_again() {
     }
 }
 
+/// As of 6.12 and 6.18, and in a form that no kernel has.
+#[test]
+fn finds_where_udp_counts_its_drops() {
+    for (pointer_size, counters) in [(None, false), (Some(8), true), (Some(8), false)] {
+        let mut w = Writer::new();
+        let number = w.int("u32", 4);
+        let mut sock = vec![("sk_drops", number, 64)];
+        if let Some(size) = pointer_size {
+            let pointer = w.int("u64", size);
+            sock.push(("sk_drop_counters", pointer, 128));
+        }
+        w.structure("sock", 32, &sock);
+        if counters {
+            let both = [("drops0", number, 0), ("drops1", number, 512)];
+            w.structure("numa_drop_counters", 128, &both);
+        }
+        let mut layout = Layout::resolve_from(&w.parse(), [].iter()).unwrap();
+        layout.absent.clear();
+        layout.drop_counters(&w.parse());
+        let found = DROP_COUNTERS.map(|(global, ..)| layout.offset(global));
+        let lacks = layout.lacks(&DROPS);
+        match (pointer_size, counters) {
+            (None, _) => assert_eq!((found, lacks), ([None; 3], None)),
+            (_, true) => assert_eq!((found, lacks), ([Some(16), Some(0), Some(64)], None)),
+            _ => {
+                assert_eq!(found, [Some(16), None, None]);
+                assert!(lacks.unwrap().contains("numa_drop_counters"));
+            }
+        }
+        for (global, ..) in DROP_COUNTERS {
+            assert!(layout.globals().iter().any(|(name, _)| *name == global));
+        }
+    }
+}
+
 #[test]
 fn a_table_of_connections_behind_a_pointer_is_not_looked_for() {
     let mut w = Writer::new();

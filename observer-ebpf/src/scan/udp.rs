@@ -1,0 +1,89 @@
+//! Datagrams that UDP sockets dropped: the sockets' own counts, read by the walk over open files. No
+//! hook runs when a datagram is dropped.
+//!
+//! Only sockets with drops have an entry. What a socket counts before its first entry is all new, unless
+//! this is the first walk, because it had dropped nothing at the walk before, or was not there.
+
+use observer_common::{MAP_UDP_SOCKETS, ResyncControl, SIGNAL_UDP_DROPS, UdpSocket, UdpSocketKey};
+
+use crate::core::{
+    counters::{self, add},
+    fields::{UDP_SOCKETS_SHARE, at, has},
+    maps::{BPF_NOEXIST, UDP_SOCKETS},
+    outcome::{self, count_outcomes, seen_many},
+    process,
+    read::{Memory, Probe},
+    socket,
+};
+
+/// Handles the UDP socket `sk` behind `file`, which `task` has open. A socket of several processes is
+/// that of the first one that a walk meets. It meets them in the order of their pids
+/// (`task_seq_get_next`, `kernel/bpf/task_iter.c`), which has parents before children. pid 1 comes last, in
+/// the second pass: systemd keeps the sockets that it has opened for services.
+///
+/// # Safety
+///
+/// `control` points into the map; the others are a task, a file and its socket.
+#[inline(always)]
+pub unsafe fn visit(control: *mut ResyncControl, task: *const u8, file: *const u8, sk: *const u8) {
+    if !has::OFF_SK_DROPS() || !has::OFF_INODE_INO() {
+        return;
+    }
+    // SAFETY: by the contract of this function; offsets from BTF.
+    unsafe {
+        let tgid = Probe::read::<u32>(task, at::OFF_TASK_TGID());
+        if (tgid == 1) != ((*control).pass == 1) {
+            return;
+        }
+        let drops = socket::drops(sk);
+        if drops == 0 {
+            return;
+        }
+        if (*control).udp_tgid != tgid {
+            (*control).udp_tgid = tgid;
+            (*control).udp_entries = 0;
+        }
+        let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
+        let key = UdpSocketKey {
+            socket: sk as u64,
+            inode: Probe::read(inode, at::OFF_INODE_INO()),
+        };
+        let epoch = (*control).epoch;
+        let new = match UDP_SOCKETS.get_ptr_mut(key) {
+            Some(entry) => {
+                if (*entry).epoch == epoch {
+                    return;
+                }
+                let new = (*entry).new_drops(drops);
+                *entry = UdpSocket { drops, epoch };
+                new
+            }
+            None => {
+                if (*control).udp_entries >= UDP_SOCKETS_SHARE.load()
+                    || UDP_SOCKETS
+                        .insert(key, UdpSocket { drops, epoch }, BPF_NOEXIST)
+                        .is_err()
+                {
+                    // What it drops is counted when it gets its entry.
+                    outcome::map_full(MAP_UDP_SOCKETS);
+                    return;
+                }
+                if (*control).first != 0 { 0 } else { drops }
+            }
+        };
+        (*control).udp_entries += 1;
+        if new != 0 {
+            count(process::of_task(task), u64::from(new));
+        }
+    }
+}
+
+#[inline(always)]
+fn count(slot: u32, datagrams: u64) {
+    seen_many(SIGNAL_UDP_DROPS, datagrams);
+    count_outcomes(SIGNAL_UDP_DROPS, slot, datagrams);
+    if let Some(counters) = counters::slot(slot) {
+        // SAFETY: points into the map.
+        add(unsafe { &raw mut (*counters).udp.receive_drops }, datagrams);
+    }
+}
