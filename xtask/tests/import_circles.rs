@@ -19,7 +19,10 @@ const ORDER: &[(&str, &[&str])] = &[
         "observer-common/src",
         &["signals", "slot", "record", "outcome"],
     ),
-    ("observer-ebpf/src", &["core", "tcp", "process", "scan"]),
+    (
+        "observer-ebpf/src",
+        &["core", "tcp", "process", "scan", "uprobes"],
+    ),
     (
         "observer-core/src",
         &[
@@ -29,7 +32,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "observer/src/kernel",
-        &["facts", "hooks", "loader", "maps", "attached"],
+        &["facts", "hooks", "uprobes", "loader", "maps", "attached"],
     ),
 ];
 
