@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `hangs`: a backend is
-stopped while ten connections of a pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
+"""Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `no-tls`: the same by
+TCP alone. `silent`: half of the ten clients of a TLS server say nothing. `hangs`: a backend is stopped while ten connections of a
+pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, subprocess, tempfile, threading, time
 
@@ -16,10 +17,11 @@ def connect(port=80):
     return c
 
 
-def answers(s):
-    """Answers each request on each connection."""
+def answers(s, secure=lambda c: c):
+    """Answers each request on each connection, once it is secure."""
 
     def one(c):
+        c = secure(c)
         while c.recv(1000):
             c.sendall(b"answer")
 
@@ -27,23 +29,37 @@ def answers(s):
         threading.Thread(target=one, args=[s.accept()[0]], daemon=True).start()
 
 
+def hang(port):
+    """Takes connections and does nothing."""
+    s = listen(port)
+
+    def accept():
+        while True:
+            kept.append(s.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
 def tls(ready):
-    """Answers on port 443; on port 444 takes connections and does nothing."""
+    """Answers on port 443; hangs on port 444."""
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = folder + "/key", folder + "/certificate"
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key,
                         "-out", certificate], check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-    good, hanging = listen(443), listen(444)
-
-    def hang():
-        while True:
-            kept.append(hanging.accept()[0])
-
-    threading.Thread(target=hang, daemon=True).start()
+    good = listen(443)
+    hang(444)
     ready()
-    answers(context.wrap_socket(good, server_side=True))
+    answers(good, lambda c: context.wrap_socket(c, server_side=True))
+
+
+def plain(ready):
+    """The same without TLS."""
+    good = listen(443)
+    hang(444)
+    ready()
+    answers(good)
 
 
 def backend(ready):
@@ -94,19 +110,30 @@ def together(work, items):
     return threads
 
 
-if KIND == "handshakes":
-    child("server", tls)
+if KIND in ("handshakes", "no-tls", "silent"):
+    child("server", plain if KIND == "no-tls" else tls)
     rename("client")
     context = ssl._create_unverified_context()
 
-    def request(port):
-        c = context.wrap_socket(connect(port))
-        use(c, 1000)
+    def secured(port):
+        c = connect(port)
+        return c if KIND == "no-tls" else context.wrap_socket(c)
 
-    together(request, [443] * 5)
-    time.sleep(2)
+    def renew(port):
+        """Uses one connection after the other."""
+        while True:
+            with secured(port) as c:
+                use(c, 1)
+
+    together(renew, [443] * 5)
+    # Longer than an observer needs for programs and libraries that are new to it.
+    time.sleep(5)
     say("start")
-    together(request, [444] * 5)
+    if KIND == "silent":
+        for _ in range(5):
+            connect(443)
+    else:
+        together(lambda port: use(secured(port), 1), [444] * 5)
 elif KIND == "hangs":
     pid = child("server", backend)
     rename("client")

@@ -248,7 +248,7 @@ fn what_programs_do_wrong_is_found() {
         Some(ALL) => true,
         Some(name) => it.name == name,
     };
-    let scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
+    let mut scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
     let patience = PATIENCE[usize::from(scenarios.iter().any(|it| it.is_slow))];
     let names: Vec<_> = SCENARIOS.iter().map(|it| it.name).collect();
     assert!(!scenarios.is_empty(), "not one of {names:?}");
@@ -258,6 +258,14 @@ fn what_programs_do_wrong_is_found() {
         "--resync-interval=1m",
         "--reconcile-interval=1m",
     ]);
+    let metrics = daemon.scrape();
+    scenarios.retain(|it| {
+        let is_seen = it.is_seen(|signal| metrics.has_signal(signal));
+        if !is_seen {
+            left_out!("{}: nothing observes {}", it.name, it.needs);
+        }
+        is_seen
+    });
     let directory = tempfile::tempdir().expect("a directory");
     let start = |scenario| Run::start(scenario, directory.path());
     let mut runs: Vec<_> = scenarios.into_iter().map(start).collect();

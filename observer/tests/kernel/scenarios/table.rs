@@ -58,6 +58,8 @@ pub struct Scenario {
     pub program: &'static [&'static str],
     /// Shell commands that prepare the network namespace.
     pub prepare: &'static str,
+    /// The signal without which nothing of it is seen; empty if it is seen everywhere.
+    pub needs: &'static str,
     /// `None`: nothing may be found until the program says `end`.
     pub expected: Option<Expected>,
     /// Takes minutes: left out where only scenarios of seconds run.
@@ -65,6 +67,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Whether it can be seen by a daemon that observes these signals.
+    pub fn is_seen(&self, observes: impl Fn(&str) -> bool) -> bool {
+        self.needs.is_empty() || observes(self.needs)
+    }
+
     /// Starts its program in a network namespace of its own. One that is compiled goes to `directory`.
     pub fn start(&self, directory: &Path) -> (Netns, Program) {
         let netns = Netns::set_up(self.prepare).expect("a network namespace");
@@ -219,13 +226,14 @@ macro_rules! is_slow {
 }
 
 macro_rules! scenarios {
-    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? => $expected:expr
-        $(, $slow:ident)?;)+) => {
+    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? $(needs $signal:literal)?
+        => $expected:expr $(, $slow:ident)?;)+) => {
         pub const SCENARIOS: &[Scenario] = &[$(Scenario {
             name: $name,
             what: $what,
             program: &[$($argument),+],
             prepare: concat!("ip addr add 10.9.0.1/32 dev lo\n" $(, $prepare)?),
+            needs: concat!("" $(, $signal)?),
             expected: $expected,
             is_slow: is_slow!($($slow)?),
         },)+];
@@ -360,9 +368,28 @@ scenarios! {
             also: &[],
             ..resets("client", "", "keepalive")
         });
+    "firstbyt": "5 of 10 connections never get an answer";
+        ["stalls.py", "no-tls"]
+        => Some(stall("read_stall", "client", "no_first_byte", "no-answer"));
     "handshak": "5 of 10 connections hang in a TLS handshake";
         ["stalls.py", "handshakes"]
-        => Some(stall("read_stall", "client", "no_first_byte", "no-answer"));
+        needs "tls"
+        => Some(Expected {
+            within: 15.0,
+            also: &[
+                ("read_stall", "client", "no_first_byte"),
+                ("program_not_reading", "server", "server_does_not_read"),
+            ],
+            ..stall("tls_stall", "client", "handshakes_unanswered", "tls-client")
+        });
+    "silentcl": "5 of 10 clients of a TLS server say nothing";
+        ["stalls.py", "silent"]
+        needs "tls"
+        => Some(Expected {
+            within: 15.0,
+            also: &[],
+            ..stall("tls_stall", "server", "handshakes_not_finished", "tls-server")
+        });
     "stopped": "a server is stopped, and its 10 clients wait";
         ["stalls.py", "hangs"]
         => Some(stall("program_not_reading", "server", "server_does_not_read", "not-reading"));
