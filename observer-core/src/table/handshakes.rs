@@ -1,60 +1,15 @@
 //! TLS handshakes in progress, of each name and process.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use observer_common::{SLOT_FIRST, TLS_ROLES, TlsSeen};
 
-use super::{labels::Labels, names::NameId, port_views::Holder, store::Table};
-
-/// TLS handshakes in progress, by the `TLS_` number of the role.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handshakes {
-    /// Number.
-    pub in_progress: [u32; TLS_ROLES.len()],
-    /// Of those, the ones that take too long.
-    pub slow: [u32; TLS_ROLES.len()],
-    /// Age of the oldest.
-    pub oldest: [Duration; TLS_ROLES.len()],
-}
-
-impl Handshakes {
-    fn add(&mut self, role: usize, age: Duration, slow_after: Duration) {
-        self.in_progress[role] += 1;
-        self.slow[role] += u32::from(age >= slow_after);
-        self.oldest[role] = self.oldest[role].max(age);
-    }
-
-    /// Those of each role that has any: role, number, age of the oldest.
-    pub fn roles(&self) -> impl Iterator<Item = (&'static str, u32, Duration)> {
-        let all = TLS_ROLES.iter().zip(self.in_progress).zip(self.oldest);
-        let some = all.filter(|((_, count), _)| *count > 0);
-        some.map(|((role, count), oldest)| (*role, count, oldest))
-    }
-}
-
-/// Those of each process, by slot and generation.
-pub type OfProcesses = HashMap<(u32, u32), Handshakes>;
-
-/// As of the last reading.
-#[derive(Debug, Default)]
-pub(super) struct InProgress {
-    by_name: BTreeMap<Holder, Handshakes>,
-    /// Of each process.
-    pub of_processes: Arc<OfProcesses>,
-    /// Files that are probed, by library and by how the functions were found.
-    pub files: Vec<(&'static str, &'static str, u64)>,
-}
-
-impl InProgress {
-    /// The name made room for another.
-    pub fn forget_name(&mut self, id: NameId) {
-        self.by_name.remove(&Holder::Name(id));
-    }
-}
+use super::{
+    in_progress::{Handshakes, OfProcesses},
+    labels::Labels,
+    port_views::Holder,
+    store::Table,
+};
 
 impl Table {
     /// Takes in the handshakes in progress at `now` (CLOCK_MONOTONIC), of which those of `slow_after` take too long.

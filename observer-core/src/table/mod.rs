@@ -18,6 +18,7 @@ mod facts;
 mod freed_slots;
 mod handshakes;
 mod housekeeping;
+mod in_progress;
 mod labels;
 mod listener_stats;
 mod listeners;
@@ -47,7 +48,7 @@ mod sockets_tests;
 mod tests;
 
 pub use facts::{Description, Liveness, ProcessFacts, Resources};
-pub use handshakes::{Handshakes, OfProcesses};
+pub use in_progress::{Handshakes, OfProcesses};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};
 pub(crate) use listener_stats::ADDRESSES;

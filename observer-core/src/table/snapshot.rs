@@ -7,7 +7,7 @@ use observer_common::{CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_W
 
 use super::{
     facts::{ProcessFacts, Resources},
-    handshakes::OfProcesses,
+    in_progress::OfProcesses,
     labels::Labels,
     listener_stats::{ListenAddress, ListenerStats},
     port_views::{Holder, PortsView},

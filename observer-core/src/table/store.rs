@@ -11,7 +11,7 @@ use observer_common::{ProcessKey, SLOT_UNATTRIBUTED, Slot};
 use super::{
     entry::Entry,
     freed_slots::FreedSlots,
-    handshakes::InProgress,
+    in_progress::InProgress,
     listener_stats::Listeners,
     names::{FIXED, NameId, Names, OTHER_ID, UNATTRIBUTED_ID},
     port_views::Ports,
