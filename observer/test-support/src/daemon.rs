@@ -35,21 +35,29 @@ pub struct Daemon {
     pub before: Metrics,
 }
 
-/// The daemon that is shared and that no test has at the moment.
-static IDLE: Mutex<Option<Daemon>> = Mutex::new(None);
+/// A shared daemon that no test has at the moment.
+struct Idle {
+    args: Vec<String>,
+    daemon: Daemon,
+}
 
-fn idle() -> MutexGuard<'static, Option<Daemon>> {
+/// One is enough: others would take time from the one that is tested.
+static IDLE: Mutex<Option<Idle>> = Mutex::new(None);
+
+fn idle() -> MutexGuard<'static, Option<Idle>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The shared daemon, for one test. The next test gets it, too, unless this one fails.
-pub struct Shared(Option<Daemon>);
+/// A shared daemon, for one test. The next test that wants one with the same arguments gets it, too, unless this one
+/// fails.
+pub struct Shared(Option<Idle>);
 
 impl Deref for Shared {
     type Target = Daemon;
 
     fn deref(&self) -> &Daemon {
-        self.0.as_ref().expect("it is taken out on drop alone")
+        let idle = self.0.as_ref();
+        &idle.expect("it is taken out on drop alone").daemon
     }
 }
 
@@ -77,15 +85,28 @@ impl Daemon {
     /// One that runs already, if it may: it has counted for other tests before, so only what
     /// belongs to a process or a name of this test can be compared with absolute numbers.
     pub fn shared() -> Shared {
+        Self::shared_with(&[])
+    }
+
+    /// The same, of those with these arguments.
+    pub fn shared_with(args: &[&str]) -> Shared {
         let idle = idle().take();
-        let running = idle.and_then(|mut daemon| {
-            let alive = matches!(daemon.child.try_wait(), Ok(None));
+        let running = idle.filter(|it| it.args == args).and_then(|mut it| {
+            let alive = matches!(it.daemon.child.try_wait(), Ok(None));
             alive.then(|| {
-                daemon.before = daemon.scrape();
-                daemon
+                it.daemon.before = it.daemon.scrape();
+                it
             })
         });
-        Shared(Some(running.unwrap_or_else(|| Self::start(&[]))))
+        Shared(Some(running.unwrap_or_else(|| Idle {
+            args: args.iter().map(|&it| it.to_owned()).collect(),
+            daemon: Self::start(args),
+        })))
+    }
+
+    /// Whether a shared one with these arguments waits for a test.
+    pub fn is_idle(args: &[&str]) -> bool {
+        idle().as_ref().is_some_and(|it| it.args == args)
     }
 
     /// Starts one with short intervals, and waits until it is ready. The shared one ends, so that
@@ -304,29 +325,113 @@ fn address_in(log: &str) -> Option<SocketAddr> {
     log[start..start + end].parse().ok()
 }
 
-/// Runs `test` with a daemon for each kind of hook that makes a difference to `signal` here.
-/// Resynchronisation is kept from helping.
+/// Kinds of hook, the best first (`--hooks`).
+const KINDS: [&str; 3] = ["any", "kprobe", "tracepoint"];
+
+/// Kinds that a machine tries that is slow.
+const FEW_KINDS: usize = 2;
+
+/// The arguments of a daemon with one kind of hook. Resynchronisation is kept from helping.
+fn of_kind(kind: &str) -> [&str; 4] {
+    ["--hooks", kind, "--resync-interval", "1h"]
+}
+
+/// What each kind attaches, once a daemon was started with it: that stays the same.
+static KNOWN: Mutex<BTreeMap<&str, Metrics>> = Mutex::new(BTreeMap::new());
+
+/// The types of hooks that a kind attaches for a signal, if that is known.
+fn known_types(kind: &str, signal: &str) -> Option<BTreeSet<String>> {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.get(kind).map(|metrics| metrics.hook_types(signal))
+}
+
+impl Daemon {
+    /// A shared one with a kind of hook: `any` takes the best.
+    pub fn shared_of_kind(kind: &'static str) -> Shared {
+        let daemon = Self::shared_with(&of_kind(kind));
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(kind).or_insert_with(|| daemon.before.clone());
+        daemon
+    }
+
+    /// Whether it attaches for a signal what the best kind of hook does.
+    pub fn has_best_hooks(&self, signal: &str) -> bool {
+        let types = self.before.hook_types(signal);
+        known_types(KINDS[0], signal).is_some_and(|best| best == types)
+    }
+}
+
+/// Runs `test` with a shared daemon for each kind of hook that makes a difference to `signal` here. Which comes first
+/// depends on the daemon that is there. Tests of several signals are better written with
+/// [`for_each_kind_of_hook`](crate::for_each_kind_of_hook).
 pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&Daemon)) {
-    // What each kind attaches, once a daemon was started with it: that stays the same.
-    static KNOWN: Mutex<BTreeMap<&str, Metrics>> = Mutex::new(BTreeMap::new());
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut seen = BTreeSet::new();
-    let mut kinds = vec!["any", "kprobe", "tracepoint"];
+    let mut kinds = KINDS.to_vec();
     if scale() < 1.0 {
         println!("--hooks tracepoint: tried where the machine is fast");
-        kinds.pop();
+        kinds.truncate(FEW_KINDS);
     }
-    for hooks in kinds {
-        let expected = known().get(hooks).map(|metrics| metrics.hook_types(signal));
-        if expected.is_some_and(|types| seen.contains(&types)) {
+    kinds.sort_by_key(|kind| !Daemon::is_idle(&of_kind(kind)));
+    let mut seen = BTreeSet::new();
+    for kind in kinds {
+        if known_types(kind, signal).is_some_and(|types| seen.contains(&types)) {
             continue;
         }
-        let daemon = Daemon::start(&["--hooks", hooks, "--resync-interval", "1h"]);
-        known().insert(hooks, daemon.before.clone());
+        let daemon = Daemon::shared_of_kind(kind);
         let types = daemon.before.hook_types(signal);
         if seen.insert(types.clone()) {
-            println!("--hooks {hooks}: {signal} is served by {types:?}");
+            println!("--hooks {kind}: {signal} is served by {types:?}");
             test(&daemon);
         }
     }
+}
+
+/// Runs `test` with a shared daemon with a kind of hook, unless a better one is known to attach the same for
+/// `signal`: the test of that one does the same.
+pub fn with_kind_of_hook(kind: &'static str, signal: &str, test: impl FnOnce(&Daemon)) {
+    let number = KINDS.iter().position(|it| *it == kind);
+    let number = number.expect("a kind of hook");
+    if number >= FEW_KINDS && scale() < 1.0 {
+        println!("--hooks {kind}: tried where the machine is fast");
+        return;
+    }
+    let better = || {
+        KINDS[..number]
+            .iter()
+            .filter_map(|it| known_types(it, signal))
+    };
+    let is_same = |types: &BTreeSet<String>| better().any(|it| it == *types);
+    if known_types(kind, signal).is_some_and(|types| is_same(&types)) {
+        println!("--hooks {kind}: the same for {signal}");
+        return;
+    }
+    let daemon = Daemon::shared_of_kind(kind);
+    let types = daemon.before.hook_types(signal);
+    if is_same(&types) {
+        println!("--hooks {kind}: the same for {signal}");
+        return;
+    }
+    println!("--hooks {kind}: {signal} is served by {types:?}");
+    test(&daemon);
+}
+
+/// Makes a test of each function and kind of hook. They are in a module for each kind, so that libtest runs those of
+/// a kind one after the other, with one daemon. The functions are given a daemon.
+#[macro_export]
+macro_rules! for_each_kind_of_hook {
+    ($($test:ident: $signal:literal;)+) => {
+        $crate::for_each_kind_of_hook!(any, $($test: $signal;)+);
+        $crate::for_each_kind_of_hook!(kprobe, $($test: $signal;)+);
+        $crate::for_each_kind_of_hook!(tracepoint, $($test: $signal;)+);
+    };
+    ($kind:ident, $($test:ident: $signal:literal;)+) => {
+        mod $kind {
+            $(
+                #[test]
+                #[ignore = "needs root and BPF: run by cargo xtask test"]
+                fn $test() {
+                    $crate::with_kind_of_hook(stringify!($kind), $signal, super::$test);
+                }
+            )+
+        }
+    };
 }

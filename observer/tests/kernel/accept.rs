@@ -297,7 +297,7 @@ os.waitpid(child, 0)
 /// More threads wait in accept() than a kretprobe can follow calls.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn accepts_of_many_waiting_threads_are_counted() {
+fn waiting_threads_have_their_accepts_counted() {
     with_each_kind_of_hook("accept", |daemon| {
         let netns = Netns::new();
         let mut program = netns.script(
@@ -400,7 +400,7 @@ input()
 /// filter that answers with this errno is not taken for it.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn enfile_is_counted() {
+fn without_files_in_the_system_enfile_is_counted() {
     with_each_kind_of_hook("fd", |daemon| {
         let netns = Netns::new();
         let mut program = netns.script(

@@ -172,11 +172,17 @@ fn timeouts_and_unreachable_peers_are_counted() {
         for (option, address) in gone {
             netns.run("ip", &[option, "addr", "add", address, "dev", "lo"]);
         }
-        let start = || Daemon::start(&[]);
-        let first = older.then(start);
+        let first = older.then(Daemon::shared);
         let mut program = netns.script(SILENT, &[]);
         program.expect("connected");
-        let daemon = first.unwrap_or_else(start);
+        let second;
+        let daemon: &Daemon = match &first {
+            Some(first) => first,
+            None => {
+                second = Daemon::start(&[]);
+                &second
+            }
+        };
         let established = [("state", "ESTABLISHED")];
         daemon.until("the connections", |metrics| {
             metrics.of(program.pid(), "socket_connections", &established) == 40.0
@@ -191,7 +197,7 @@ fn timeouts_and_unreachable_peers_are_counted() {
         let reported = program.tally();
         // Keepalive sends one; who waits for an ACK does not.
         assert_eq!(netns.snmp()["OutRsts"] - resets, 4);
-        let reported = compare_with(&daemon, program, reported);
+        let reported = compare_with(daemon, program, reported);
         expect(&reported, &[("EHOSTUNREACH", 8), ("ETIMEDOUT", 12)]);
     }
 }

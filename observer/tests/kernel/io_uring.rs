@@ -84,7 +84,7 @@ fn accepts_are_counted() {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_connect_that_fails_is_counted() {
     let Some(mut ring) = ring() else { return };
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     // Bound and not listening.
     let deaf = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = deaf.local_addr().expect("an address").port();
@@ -94,8 +94,14 @@ fn a_connect_that_fails_is_counted() {
     let connect = opcode::Connect::new(Fd(client.as_raw_fd()), target.as_ptr(), target.len());
     assert_eq!(call(&mut ring, &connect.build()), -libc::ECONNREFUSED);
     let metrics = daemon.scrape();
-    let refused = [("result", "ECONNREFUSED")];
-    assert_eq!(of(&metrics, "socket_connects_total", &refused), 1.0);
+    let refused = |metrics| {
+        of(
+            metrics,
+            "socket_connects_total",
+            &[("result", "ECONNREFUSED")],
+        )
+    };
+    assert_eq!(refused(&metrics) - refused(&daemon.before), 1.0);
     metrics.assert_complete();
 }
 
@@ -104,7 +110,7 @@ fn a_connect_that_fails_is_counted() {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_connect_without_a_route_is_counted_where_the_function_is_hooked() {
     let Some(mut ring) = ring() else { return };
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let client = tcp_socket();
     // Not an address to connect to (`ip_route_connect`).
     let target = SockaddrIn::new(224, 0, 0, 1, 80);
@@ -117,8 +123,14 @@ fn a_connect_without_a_route_is_counted_where_the_function_is_hooked() {
     if expected == 0.0 {
         println!("io_connect is not hooked");
     }
-    let failed = [("result", "ENETUNREACH")];
-    let seen = of(&metrics, "socket_connects_total", &failed);
+    let failed = |metrics| {
+        of(
+            metrics,
+            "socket_connects_total",
+            &[("result", "ENETUNREACH")],
+        )
+    };
+    let seen = failed(&metrics) - failed(&daemon.before);
     assert_eq!(seen, expected, "{}", metrics.shown());
     metrics.assert_complete();
 }

@@ -92,7 +92,7 @@ fn backlog_drops_and_overflows_belong_to_the_listener() {
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let inode = netns.inode();
     let here = [("netns", inode.as_str())];
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let mut server = netns.script(LISTENER, &["3"]);
     let ports = server.line();
     let ports_of: Vec<&str> = ports.split(' ').collect();
@@ -197,7 +197,7 @@ fn backlog_drops_and_overflows_belong_to_the_listener() {
 /// two readings keeps what it dropped.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn drops_of_older_and_of_closed_listeners_are_counted() {
+fn what_older_and_closed_listeners_drop_is_counted() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let mut server = netns.script(LISTENER, &["0"]);
@@ -257,7 +257,9 @@ fn overflows_belong_to_the_listener_with_the_full_queue() {
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     netns.sysctl("net.ipv4.conf.all.rp_filter", "0");
     netns.sysctl("net.ipv4.conf.lo.rp_filter", "0");
-    let daemon = Daemon::start(&[]);
+    let inode = netns.inode();
+    let here = [("netns", inode.as_str())];
+    let daemon = Daemon::shared();
     let mut full = netns.script(LISTENER, &["0"]);
     let ports = full.line();
     let port = ports.split(' ').next().expect("a port");
@@ -290,7 +292,7 @@ fn overflows_belong_to_the_listener_with_the_full_queue() {
     assert_eq!(netstat["ListenDrops"] as f64, overflows + 4.0);
     daemon.signal("CONT");
     let metrics = daemon.until("the overflows", |metrics| {
-        metrics.sum(OVERFLOWS, &[]) == overflows
+        metrics.sum(OVERFLOWS, &here) == overflows
     });
     assert_eq!(metrics.of(full.pid(), DROPS, &[]), overflows);
     assert_eq!(metrics.of(quiet.pid(), DROPS, &[]), 4.0);
