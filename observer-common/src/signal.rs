@@ -34,8 +34,10 @@ pub const SIGNAL_TIME_WAIT_OVERFLOW: u32 = 14;
 pub const SIGNAL_TLS: u32 = 15;
 /// Datagrams dropped at UDP sockets.
 pub const SIGNAL_UDP_DROPS: u32 = 16;
+/// Early data and stream resets of QUIC.
+pub const SIGNAL_QUIC: u32 = 17;
 /// How many signals there are.
-pub const SIGNALS: usize = 17;
+pub const SIGNALS: usize = 18;
 
 /// Label values, in the order of the `SIGNAL_` numbers.
 pub const SIGNAL_NAMES: [&str; SIGNALS] = [
@@ -56,4 +58,5 @@ pub const SIGNAL_NAMES: [&str; SIGNALS] = [
     "time_wait_overflow",
     "tls",
     "udp_receive_drops",
+    "quic",
 ];

@@ -5,10 +5,10 @@ use core::mem::offset_of;
 use crate::{
     ACCEPT_METRICS, AcceptCounters, BIND_METRICS, BindCounters, COMM_LEN, CONNECT_HISTOGRAMS,
     CONNECT_METRICS, ConnectCounters, FD_METRICS, FdCounters, Metrics, PORT_METRICS, PortCounters,
-    ProcessKey, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters, RetransmitCounters,
-    STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS, TLS_HISTOGRAMS,
-    TLS_METRICS, TimeWaitCounters, TlsCounters, UDP_METRICS, UdpCounters, WAIT_HISTOGRAMS,
-    WAIT_METRICS, WaitCounters,
+    ProcessKey, QUIC_METRICS, QuicCounters, RESET_METRICS, RETRANSMIT_METRICS, ResetCounters,
+    RetransmitCounters, STATE_HISTOGRAMS, STATE_METRICS, STATES, StateCounters, TIME_WAIT_METRICS,
+    TLS_HISTOGRAMS, TLS_METRICS, TimeWaitCounters, TlsCounters, UDP_METRICS, UdpCounters,
+    WAIT_HISTOGRAMS, WAIT_METRICS, WaitCounters,
 };
 
 /// How the counters of each signal are shown.
@@ -73,6 +73,11 @@ pub const METRICS: &[Metrics] = &[
         counters: UDP_METRICS,
         histograms: &[],
     },
+    Metrics {
+        offset: offset_of!(Slot, quic),
+        counters: QUIC_METRICS,
+        histograms: &[],
+    },
 ];
 
 /// Number of counters in a slot.
@@ -125,9 +130,11 @@ pub struct Slot {
     pub tls: TlsCounters,
     /// Likewise.
     pub udp: UdpCounters,
+    /// Likewise.
+    pub quic: QuicCounters,
 }
 
-crate::assert_layout!(Slot, 3976, [
+crate::assert_layout!(Slot, 4056, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -148,6 +155,7 @@ crate::assert_layout!(Slot, 3976, [
     waiting: WaitCounters,
     tls: TlsCounters,
     udp: UdpCounters,
+    quic: QuicCounters,
 ]);
 
 impl Metrics {

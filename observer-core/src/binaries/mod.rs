@@ -1,4 +1,4 @@
-//! Where in a program or library its TLS handshakes can be observed: file offsets for uprobes.
+//! Where in a program or library its TLS handshakes and its QUIC connections can be observed: file offsets for uprobes.
 //!
 //! The kernel writes a breakpoint to each position, so a wrong one destroys code. Each position is
 //! therefore in an executable segment, with content in the file, and was decoded as an instruction of
@@ -11,6 +11,7 @@ use self::{elf::Elf, machine::Machine};
 pub use self::{
     found::{Function, Tls},
     misfit::Misfit,
+    quic::Points,
 };
 
 mod arm64;
@@ -22,6 +23,7 @@ mod go;
 mod machine;
 mod misfit;
 mod openssl;
+mod quic;
 #[cfg(test)]
 mod tests;
 mod x86;
@@ -42,6 +44,16 @@ fn tls_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Tls>, Misfit> 
         return Ok(Some(openssl));
     }
     gnutls::tls(&elf)
+}
+
+/// What there is to probe of quic-go in `file`: what each probe is told, a `QUIC_` number, and its position. `None` if it is
+/// no Go program with it.
+pub fn quic(file: &[u8]) -> Result<Option<Points>, Misfit> {
+    quic_on(file, Machine::RUNNING)
+}
+
+fn quic_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Points>, Misfit> {
+    quic::quic(&Elf::parse(file, machine)?)
 }
 
 /// Functions of the Go program `file` by their full names, such as

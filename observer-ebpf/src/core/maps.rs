@@ -5,9 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use observer_common::{
-    CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, Record,
-    ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait, TimeWaitCount, TlsCall,
-    TlsHandshake, TlsKey, UdpSocket, UdpSocketKey,
+    CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, QuicConnection,
+    QuicKey, Record, ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait,
+    TimeWaitCount, TlsCall, TlsHandshake, TlsKey, UdpSocket, UdpSocketKey,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -69,6 +69,15 @@ pub static ATTEMPTS: LruHashMap<u64, u32, 4096> = LruHashMap::new();
 /// Control block of the iterator over open files.
 #[btf_map]
 pub static RESYNC: Array<ResyncControl, 1> = Array::new();
+
+/// Clients' QUIC connections with early data, until its outcome is known. An LRU map, because the end of a process
+/// removes none.
+#[btf_map]
+pub static QUIC_CONNECTIONS: LruHashMap<QuicKey, QuicConnection, 4096> = LruHashMap::new();
+
+/// Calls that cancelled QUIC streams, by process.
+#[btf_map]
+pub static QUIC_CANCELS: LruHashMap<u32, u64, 1024> = LruHashMap::new();
 
 /// UDP sockets that have dropped datagrams; the daemon removes those that are closed.
 #[btf_map]

@@ -17,7 +17,7 @@ struct MapElemContext {
 
 /// The head of `struct bpf_iter_meta` (`include/linux/bpf.h`).
 #[repr(C)]
-struct Meta {
+pub struct Meta {
     seq: *mut u8,
 }
 
@@ -26,6 +26,17 @@ struct Meta {
 pub struct Output(*mut u8);
 
 impl Output {
+    /// Of the context's `meta`.
+    ///
+    /// # Safety
+    ///
+    /// `meta` is the `struct bpf_iter_meta` of the context of the running program.
+    #[inline(always)]
+    pub unsafe fn of(meta: *const Meta) -> Self {
+        // SAFETY: by the contract of this function; never null.
+        Self(unsafe { (*meta).seq })
+    }
+
     /// Writes one record. If the buffer (32 KiB) is full, the kernel discards the output for this
     /// element and runs the program on it again at the next read.
     #[inline(always)]
@@ -55,7 +66,6 @@ pub unsafe fn element<K, V>(ctx: *mut c_void) -> Option<(Output, *const K, *mut 
     if key.is_null() || value.is_null() {
         return None;
     }
-    // SAFETY: never null.
-    let seq = unsafe { (*meta).seq };
-    Some((Output(seq), key.cast(), value.cast()))
+    // SAFETY: from the context.
+    Some((unsafe { Output::of(meta) }, key.cast(), value.cast()))
 }

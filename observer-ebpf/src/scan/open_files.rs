@@ -4,7 +4,7 @@
 //!
 //! The daemon reads the iterator twice. The first pass confirms owners that still have their sockets
 //! open. The second inserts sockets without an entry, and hands sockets whose owner was not confirmed
-//! over to a process that has them open.
+//! over to a process that has them open. What it writes is the processes that have UDP sockets open.
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
@@ -19,6 +19,7 @@ use crate::{
         maps::{PROCESSES, RESYNC},
         process,
         read::{Memory, Probe},
+        seq::{Meta, Output},
         socket,
     },
     scan::udp,
@@ -33,7 +34,7 @@ const UNACCEPTED: u32 = 128;
 /// eight bytes.
 #[repr(C)]
 struct TaskFileContext {
-    meta: *const u8,
+    meta: *const Meta,
     task: *const u8,
     fd: u32,
     reserved: u32,
@@ -46,7 +47,7 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
     let ctx = ctx.cast::<TaskFileContext>();
     // SAFETY: the kernel passes this context to programs of this type; the pointers are null in the
     // final call, which has no file.
-    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).file) };
     if task.is_null() || file.is_null() {
         return 0;
     }
@@ -67,7 +68,7 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
             return 0;
         };
         if protocol == IPPROTO_UDP {
-            udp::visit(control, task, file, sk);
+            udp::visit(control, Output::of(meta), task, file, sk);
             return 0;
         }
         let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());

@@ -13,10 +13,11 @@ use crate::core::{
     outcome::{self, count_outcomes, seen_many},
     process,
     read::{Memory, Probe},
+    seq::Output,
     socket,
 };
 
-/// Handles the UDP socket `sk` behind `file`, which `task` has open. A socket of several processes is
+/// Handles the UDP socket `sk` behind `file`, which `task` has open, and writes each process that has any. A socket of several processes is
 /// that of the first one that a walk meets. It meets them in the order of their pids
 /// (`task_seq_get_next`, `kernel/bpf/task_iter.c`), which has parents before children. pid 1 comes last, in
 /// the second pass: systemd keeps the sockets that it has opened for services.
@@ -25,23 +26,28 @@ use crate::core::{
 ///
 /// `control` points into the map; the others are a task, a file and its socket.
 #[inline(always)]
-pub unsafe fn visit(control: *mut ResyncControl, task: *const u8, file: *const u8, sk: *const u8) {
-    if !has::OFF_SK_DROPS() || !has::OFF_INODE_INO() {
-        return;
-    }
+pub unsafe fn visit(
+    control: *mut ResyncControl,
+    output: Output,
+    task: *const u8,
+    file: *const u8,
+    sk: *const u8,
+) {
     // SAFETY: by the contract of this function; offsets from BTF.
     unsafe {
         let tgid = Probe::read::<u32>(task, at::OFF_TASK_TGID());
         if (tgid == 1) != ((*control).pass == 1) {
             return;
         }
-        let drops = socket::drops(sk);
-        if drops == 0 {
-            return;
-        }
         if (*control).udp_tgid != tgid {
             (*control).udp_tgid = tgid;
             (*control).udp_entries = 0;
+            let process = process::key_of(task);
+            output.write(&raw const process);
+        }
+        let drops = socket::drops(sk);
+        if drops == 0 || !has::OFF_INODE_INO() {
+            return;
         }
         let inode = Probe::read::<u64>(file, at::OFF_FILE_INODE()) as *const u8;
         let key = UdpSocketKey {

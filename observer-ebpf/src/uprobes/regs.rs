@@ -58,3 +58,15 @@ pub fn go_first(ctx: &ProbeContext) -> u64 {
         return (*ctx.regs).regs[0];
     }
 }
+
+/// The second word of a Go function's arguments: BX on amd64 and X1 on arm64.
+#[inline(always)]
+pub fn go_second(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context of the running program.
+    unsafe {
+        #[cfg(bpf_target_arch = "x86_64")]
+        return (*ctx.regs).rbx;
+        #[cfg(not(bpf_target_arch = "x86_64"))]
+        return (*ctx.regs).regs[1];
+    }
+}

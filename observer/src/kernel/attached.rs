@@ -14,8 +14,8 @@ use aya_log::EbpfLogger;
 use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
     MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAP_UDP_SOCKETS,
-    MAX_TLS_HANDSHAKES, PortSpace, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES, SIGNAL_SETSOCKOPT,
-    SIGNAL_TLS, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
+    MAX_TLS_HANDSHAKES, PortSpace, ProcessKey, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES,
+    SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
 };
 use observer_core::{
     contract::{
@@ -63,6 +63,8 @@ pub struct Attached {
     open_files: Mutex<OpenFiles>,
     /// UDP sockets with drops at the last walk over open files, because that keeps `open_files` locked.
     udp_sockets: AtomicU64,
+    /// Processes that had any UDP socket then.
+    udp_processes: Mutex<Vec<ProcessKey>>,
     slots: Slots,
     stats: Stats,
     sockopt: SockoptFailures,
@@ -133,6 +135,7 @@ impl Attached {
         let attached = Self {
             open_files: Mutex::new(OpenFiles::new(&mut ebpf)?),
             udp_sockets: AtomicU64::new(0),
+            udp_processes: Mutex::default(),
             slots: Slots::new(&mut ebpf)?,
             stats: Stats::new(&mut ebpf)?,
             sockopt: SockoptFailures::new(&mut ebpf)?,
@@ -187,6 +190,7 @@ impl Attached {
         };
         self.udp_sockets
             .store(resynced.udp_sockets, Ordering::Relaxed);
+        lock(&self.udp_processes).clone_from(&resynced.udp_processes);
         if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
             let swept = self
                 .connections
@@ -265,6 +269,12 @@ impl Attached {
         self.ports
             .as_ref()
             .map_or(Ok(()), Ports::find_ended_time_waits)
+    }
+
+    /// Processes that had UDP sockets open at the last walk over open files.
+    #[must_use]
+    pub fn udp_processes(&self) -> Vec<ProcessKey> {
+        lock(&self.udp_processes).clone()
     }
 
     /// TLS handshakes: the files that are probed, and what is in progress. `None` where they are not observed.

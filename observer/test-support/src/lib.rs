@@ -10,6 +10,7 @@ pub mod http;
 mod metrics;
 mod netns;
 mod program;
+pub mod quic;
 mod skip;
 mod spawn;
 

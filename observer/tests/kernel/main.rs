@@ -32,6 +32,7 @@ mod mptcp;
 mod namespaces;
 mod ownership;
 mod ports;
+mod quic;
 mod real_programs;
 mod reset;
 mod reset_answer;

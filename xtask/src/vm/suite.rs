@@ -68,6 +68,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("http2", On::Here),
     ("ownership", On::Here),
     ("prometheus", On::Here),
+    // Builds programs, which guests cannot.
+    ("quic", On::Here),
     ("retransmit", On::Here),
     ("scenarios", On::Here),
     ("seed", On::Here),

@@ -5,3 +5,4 @@ mod go;
 mod go_damage;
 mod hostile;
 mod openssl;
+mod quic;

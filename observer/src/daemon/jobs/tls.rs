@@ -72,7 +72,9 @@ impl Tls {
     fn look(&mut self, tls: &kernel::Tls) {
         let now = Instant::now();
         let snapshot = self.shared.snapshot.borrow().clone();
-        let running: HashSet<_> = snapshot.processes.iter().map(|it| it.key).collect();
+        let mut running: HashSet<_> = snapshot.processes.iter().map(|it| it.key).collect();
+        // QUIC has UDP sockets, of which no event gets a process into the table.
+        running.extend(self.shared.live.udp_processes());
         self.looks.retain(|key, _| running.contains(key));
         if self.first.is_due() {
             let new = running.iter().filter(|key| !self.looks.contains_key(key));

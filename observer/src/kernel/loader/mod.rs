@@ -19,7 +19,7 @@ use std::{
 };
 
 use aya::{Btf, Ebpf};
-use observer_common::SIGNAL_TLS;
+use observer_common::{SIGNAL_QUIC, SIGNAL_TLS};
 use tracing::warn;
 
 pub use self::error::LoadError;
@@ -127,7 +127,7 @@ impl Kernel {
         let mut counted: Vec<_> = plan.counted().collect();
         let uprobes = self.uprobes(options, &mut ebpf);
         if uprobes.is_ok() {
-            counted.push(SIGNAL_TLS);
+            counted.extend([SIGNAL_TLS, SIGNAL_QUIC]);
         }
         counted.sort_unstable();
         counted.dedup();

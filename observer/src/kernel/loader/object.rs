@@ -6,7 +6,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Map, Queue},
 };
-use observer_common::{MAX_TLS_CALLS, MAX_TLS_HANDSHAKES, SLOT_FIRST};
+use observer_common::{MAX_QUIC_CONNECTIONS, MAX_TLS_CALLS, MAX_TLS_HANDSHAKES, SLOT_FIRST};
 
 use super::{LoadError, plan::Plan};
 use crate::kernel::{
@@ -129,6 +129,8 @@ fn settings(
         ("TLS_HANDSHAKES", tls(MAX_TLS_HANDSHAKES)),
         ("TLS_FINISHED", tls(MAX_TLS_HANDSHAKES)),
         ("TLS_CALLS", tls(MAX_TLS_CALLS)),
+        ("QUIC_CONNECTIONS", tls(MAX_QUIC_CONNECTIONS)),
+        ("QUIC_CANCELS", tls(MAX_QUIC_CONNECTIONS / 4)),
     ];
     for chain in table::chains() {
         let selection = Selection {

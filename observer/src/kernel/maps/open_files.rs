@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, HashMap, MapData},
     programs::Iter,
 };
-use observer_common::{ResyncControl, UdpSocket, UdpSocketKey};
+use observer_common::{Pod as _, ProcessKey, ResyncControl, UdpSocket, UdpSocketKey};
 
 use super::{lossy, take, take_hash};
 use crate::kernel::hooks::open_files::ITER;
@@ -22,7 +22,7 @@ const MAP: &str = "RESYNC";
 const UDP_MAP: &str = "UDP_SOCKETS";
 
 /// What one resynchronisation found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resynced {
     /// Its number.
     pub epoch: u32,
@@ -34,6 +34,8 @@ pub struct Resynced {
     pub moved: u64,
     /// UDP sockets that have dropped datagrams.
     pub udp_sockets: u64,
+    /// Processes that have UDP sockets open.
+    pub udp_processes: Vec<ProcessKey>,
     /// How long it took.
     pub took: Duration,
 }
@@ -79,6 +81,7 @@ impl OpenFiles {
             first: u32::from(!self.walked),
             ..before
         };
+        let mut udp_processes = Vec::new();
         for pass in 0..2 {
             control.pass = pass;
             control.udp_tgid = 0;
@@ -86,7 +89,9 @@ impl OpenFiles {
             self.control
                 .set(0, control, 0)
                 .context("cannot write the control block")?;
-            walk(ebpf).context("cannot walk the open files")?;
+            let written = walk(ebpf).context("cannot walk the open files")?;
+            let processes = written.chunks_exact(size_of::<ProcessKey>());
+            udp_processes.extend(processes.filter_map(ProcessKey::read_from));
             control = self
                 .control
                 .get(&0, 0)
@@ -99,6 +104,7 @@ impl OpenFiles {
             seeded: control.seeded - before.seeded,
             moved: control.moved - before.moved,
             udp_sockets: self.forget_closed_udp_sockets(control.epoch),
+            udp_processes,
             took: started.elapsed(),
         })
     }
@@ -122,8 +128,8 @@ impl OpenFiles {
     }
 }
 
-/// Reads the iterator to its end. It writes nothing; reading makes the program run.
-fn walk(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// Reads the iterator to its end, which makes the program run, and returns what it writes.
+fn walk(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
     let program = ebpf
         .program_mut(ITER.name)
         .with_context(|| format!("the object has no program {}", ITER.name))?;
@@ -132,10 +138,11 @@ fn walk(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     let link = program.take_link(link)?;
     let mut file = link.into_file()?;
     let mut buffer = [0; 4096];
+    let mut written = Vec::new();
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(0) => return Ok(written),
+            Ok(read) => written.extend_from_slice(&buffer[..read]),
             // The kernel yields after a million objects without output
             // (`bpf_seq_read`), and continues at the next read.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

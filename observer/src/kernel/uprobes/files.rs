@@ -17,7 +17,7 @@ use std::{
 };
 
 use observer_common::TLS_LIBRARIES;
-use observer_core::binaries::{self, Tls};
+use observer_core::binaries::{self, Misfit, Tls};
 use tracing::{debug, info, warn};
 
 use super::{Links, Uprobes};
@@ -72,10 +72,10 @@ struct Known {
 }
 
 struct Probed {
-    tls: &'static str,
-    how: &'static str,
+    /// Library and how its functions were found, if the file has one.
+    tls: Option<(&'static str, &'static str)>,
     layer: Layer,
-    _links: Links,
+    _links: Vec<Links>,
 }
 
 /// The files that processes map.
@@ -177,14 +177,12 @@ impl Files {
         );
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let found = match binaries::tls(&bytes) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
-            Err(misfit) => {
-                debug!(inode = contents.inode, %misfit, "not probed");
-                return Ok(None);
-            }
-        };
+        let misfit = |misfit: &Misfit| debug!(inode = contents.inode, %misfit, "not probed");
+        let tls = binaries::tls(&bytes).inspect_err(misfit).ok().flatten();
+        let quic = binaries::quic(&bytes).inspect_err(misfit).ok().flatten();
+        if tls.is_none() && quic.is_none() {
+            return Ok(None);
+        }
         let layer = Layer {
             inode: contents.inode,
             bytes: contents.bytes,
@@ -196,17 +194,19 @@ impl Files {
         }
         // By the descriptor, so that it is the file that was looked at.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let links = self.uprobes.attach(Path::new(&path), &found)?;
-        let (tls, how) = names(&found);
-        info!(
-            library = tls,
-            how,
-            inode = contents.inode,
-            "observing TLS handshakes"
-        );
+        let mut links = Vec::new();
+        if let Some(found) = &tls {
+            links.push(self.uprobes.attach(Path::new(&path), found)?);
+            let (library, how) = names(found);
+            let inode = contents.inode;
+            info!(library, how, inode, "observing TLS handshakes");
+        }
+        if let Some(found) = &quic {
+            links.push(self.uprobes.attach_quic(Path::new(&path), found)?);
+            info!(inode = contents.inode, "observing quic-go");
+        }
         Ok(Some(Probed {
-            tls,
-            how,
+            tls: tls.as_ref().map(names),
             layer,
             _links: links,
         }))
@@ -232,7 +232,9 @@ impl Files {
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = BTreeMap::new();
         for probed in self.known.values().filter_map(|it| it.probed.as_ref()) {
-            *counts.entry((probed.tls, probed.how)).or_default() += 1;
+            if let Some(found) = probed.tls {
+                *counts.entry(found).or_default() += 1;
+            }
         }
         let counts = counts.into_iter();
         counts

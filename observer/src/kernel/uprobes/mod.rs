@@ -17,7 +17,7 @@ use observer_common::{
     TLS_CLIENT, TLS_GNUTLS, TLS_GO, TLS_OPENSSL, TLS_SERVER, TLS_UNKNOWN, TlsCookie,
 };
 use observer_core::{
-    binaries::{Function, Tls},
+    binaries::{self, Function, Tls},
     contract::{AttachType, Status, Verdict},
 };
 
@@ -27,17 +27,20 @@ use crate::kernel::{facts::Facts, options::LoadOptions};
 
 /// The signal, as in verdicts.
 pub const SIGNAL: &str = "tls";
+/// The other signal, of programs with quic-go.
+pub const QUIC: &str = "quic";
 /// The iterator over handshakes in progress.
 pub const ITER: &str = "tls_iter";
 
-/// The programs that functions call, by name in the object, and what is shown for each.
-const PROGRAMS: [(&str, &str); 6] = [
-    ("tls_enter", "handshake"),
-    ("tls_leave", "handshake (return)"),
-    ("tls_free", "free"),
-    ("tls_reset", "reset"),
-    ("tls_go_enter", "crypto/tls handshake"),
-    ("tls_go_leave", "crypto/tls handshake (return)"),
+/// The programs that functions call, by name in the object, with signal and what is shown for each.
+const PROGRAMS: [(&str, &str, &str); 7] = [
+    ("tls_enter", SIGNAL, "handshake"),
+    ("tls_leave", SIGNAL, "handshake (return)"),
+    ("tls_free", SIGNAL, "free"),
+    ("tls_reset", SIGNAL, "reset"),
+    ("tls_go_enter", SIGNAL, "crypto/tls handshake"),
+    ("tls_go_leave", SIGNAL, "crypto/tls handshake (return)"),
+    ("quic_event", QUIC, "quic-go"),
 ];
 
 /// Why nothing can be attached.
@@ -56,6 +59,7 @@ pub struct Uprobes {
     reset: OwnedFd,
     go_enter: OwnedFd,
     go_leave: OwnedFd,
+    quic: OwnedFd,
 }
 
 /// What is attached to a file; dropping it detaches it.
@@ -72,8 +76,8 @@ impl Uprobes {
             status: Status::Refused,
             why,
         };
-        let [enter, leave, free, reset, go_enter, go_leave] =
-            program::load(object, ebpf, PROGRAMS.map(|(name, _)| name)).map_err(refused)?;
+        let [enter, leave, free, reset, go_enter, go_leave, quic] =
+            program::load(object, ebpf, PROGRAMS.map(|(name, ..)| name)).map_err(refused)?;
         load_iterator(ebpf, btf).map_err(|error| refused(format!("{error:#}")))?;
         let uprobes = Self {
             enter,
@@ -82,6 +86,7 @@ impl Uprobes {
             reset,
             go_enter,
             go_leave,
+            quic,
         };
         selftest::survives(uprobes.leave.as_fd()).map_err(|error| Unavailable {
             status: Status::Broken,
@@ -165,6 +170,27 @@ impl Uprobes {
     }
 }
 
+impl Uprobes {
+    /// Attaches the program for quic-go to functions in the file at `path`, likewise.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach`].
+    pub fn attach_quic(&self, path: &Path, found: &binaries::Points) -> io::Result<Links> {
+        let points = found.iter().map(|&(event, offset)| Point {
+            offset,
+            cookie: event.into(),
+        });
+        let points: Vec<_> = points.collect();
+        Ok(Links(vec![attach(
+            self.quic.as_fd(),
+            path,
+            &points,
+            false,
+        )?]))
+    }
+}
+
 fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<()> {
     let program = ebpf
         .program_mut(ITER)
@@ -186,8 +212,8 @@ pub fn verdicts(result: Result<(), &Unavailable>) -> Vec<Verdict> {
         Ok(()) => (Status::Attached, ""),
         Err(unavailable) => (unavailable.status, unavailable.why.as_str()),
     };
-    let programs = PROGRAMS.iter().map(|(program, hook)| Verdict {
-        signal: SIGNAL,
+    let programs = PROGRAMS.iter().map(|(program, signal, hook)| Verdict {
+        signal,
         attach_type: AttachType::UprobeMulti,
         hook,
         program,

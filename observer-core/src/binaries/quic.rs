@@ -1,0 +1,126 @@
+//! Functions of quic-go in a Go program, by their names in its versions 0.29 to 0.64.
+
+use observer_common::{
+    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME, QUIC_LEVEL_DROPPED,
+    QUIC_NEXT,
+};
+
+use super::{elf::Elf, go, misfit::Misfit};
+
+/// Import paths: the second up to 0.33.
+const PATHS: [&str; 2] = [
+    "github.com/quic-go/quic-go",
+    "github.com/lucas-clemente/quic-go",
+];
+
+/// A function that each of them has, and that is never inlined.
+const MARK: &str = ".(*streamsMap).ResetFor0RTT";
+
+/// Functions by what the probes on them are told. Types were renamed in 0.53. A function that calls another of these
+/// may be inlined into its callers, so both are here.
+const FUNCTIONS: [(u32, &[&str]); 10] = [
+    (
+        QUIC_ATTEMPTED,
+        &[
+            ".(*Conn).restoreTransportParameters",
+            ".(*connection).restoreTransportParameters",
+        ],
+    ),
+    (
+        QUIC_LEVEL_DROPPED,
+        &[
+            ".(*Conn).dropEncryptionLevel",
+            ".(*connection).dropEncryptionLevel",
+        ],
+    ),
+    (
+        QUIC_COMPLETE,
+        &[
+            ".(*Conn).handleHandshakeComplete",
+            ".(*connection).handleHandshakeComplete",
+        ],
+    ),
+    (
+        QUIC_CLOSED,
+        &[
+            ".(*Conn).handleCloseError",
+            ".(*connection).handleCloseError",
+        ],
+    ),
+    (
+        QUIC_NEXT,
+        &[".(*Conn).NextConnection", ".(*connection).NextConnection"],
+    ),
+    (
+        QUIC_CANCEL,
+        &[
+            ".(*ReceiveStream).CancelRead",
+            ".(*receiveStream).CancelRead",
+            ".(*SendStream).CancelWrite",
+            ".(*sendStream).CancelWrite",
+            // 0.50.
+            ".(*sendStream).cancelWrite",
+            // 0.46.
+            ".(*sendStream).cancelWriteImpl",
+        ],
+    ),
+    (
+        QUIC_FRAME,
+        &[
+            "/internal/wire.(*ResetStreamFrame).Append",
+            // 0.29, like the next one.
+            "/internal/wire.(*ResetStreamFrame).Write",
+        ],
+    ),
+    (
+        QUIC_FRAME + 1,
+        &[
+            "/internal/wire.(*StopSendingFrame).Append",
+            "/internal/wire.(*StopSendingFrame).Write",
+        ],
+    ),
+    (QUIC_FRAME + 2, &["/internal/wire.parseResetStreamFrame"]),
+    (QUIC_FRAME + 3, &["/internal/wire.parseStopSendingFrame"]),
+];
+
+/// How many of [`FUNCTIONS`], from the first on, a connection's outcome cannot be told without. `NextConnection` is not
+/// there in programs that do not call it.
+const REQUIRED: usize = 4;
+
+/// What is probed: what the probe is told, and the first instruction's offset in the file.
+pub type Points = Vec<(u32, u64)>;
+
+pub fn quic(elf: &Elf<'_>) -> Result<Option<Points>, Misfit> {
+    let marks = PATHS.map(|path| format!("{path}{MARK}"));
+    let marks = entries(elf, &marks)?;
+    let Some(path) = marks.iter().position(Option::is_some) else {
+        return Ok(None);
+    };
+    let path = PATHS[path];
+    let all = FUNCTIONS.iter();
+    let all = all.flat_map(|(event, names)| names.iter().map(move |name| (*event, name)));
+    let (events, names): (Vec<_>, Vec<_>) = all
+        .map(|(event, name)| (event, format!("{path}{name}")))
+        .unzip();
+    let found = events.into_iter().zip(entries(elf, &names)?);
+    let points: Points = found
+        .filter_map(|(event, entry)| Some((event, entry?)))
+        .collect();
+    let required = FUNCTIONS.iter().take(REQUIRED);
+    for (event, names) in required {
+        if !points.iter().any(|(found, _)| found == event) {
+            return Err(Misfit::Missing(format!("{path}{}", names[0])));
+        }
+    }
+    Ok(Some(points))
+}
+
+/// The first instructions of functions; none in a file that is no Go program.
+fn entries(elf: &Elf<'_>, names: &[String]) -> Result<Vec<Option<u64>>, Misfit> {
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let Some(functions) = go::functions(elf, &names)? else {
+        return Ok(vec![None; names.len()]);
+    };
+    let entries = functions.into_iter();
+    Ok(entries.map(|it| it.map(|it| it.entry)).collect())
+}

@@ -1,0 +1,116 @@
+//! quic-go in Go programs.
+
+use observer_common::{
+    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME, QUIC_LEVEL_DROPPED,
+    QUIC_NEXT,
+};
+
+use super::{
+    super::{Misfit, quic_on},
+    file::File,
+    go::{GO_1_26, program},
+};
+
+const NEW: &str = "github.com/quic-go/quic-go";
+const OLD: &str = "github.com/lucas-clemente/quic-go";
+
+/// Functions of the versions 0.29 and 0.59, with what a probe on each is told.
+fn functions(path: &str, is_old: bool) -> Vec<(Option<u32>, String)> {
+    let (connection, receive, send, write) = if is_old {
+        ("connection", "receiveStream", "sendStream", "Write")
+    } else {
+        ("Conn", "ReceiveStream", "SendStream", "Append")
+    };
+    let of = |event, name: String| (event, format!("{path}{name}"));
+    vec![
+        of(None, ".(*streamsMap).ResetFor0RTT".to_owned()),
+        of(
+            Some(QUIC_ATTEMPTED),
+            format!(".(*{connection}).restoreTransportParameters"),
+        ),
+        of(
+            Some(QUIC_LEVEL_DROPPED),
+            format!(".(*{connection}).dropEncryptionLevel"),
+        ),
+        of(
+            Some(QUIC_COMPLETE),
+            format!(".(*{connection}).handleHandshakeComplete"),
+        ),
+        of(None, format!(".(*{connection}).handleHandshakeConfirmed")),
+        of(
+            Some(QUIC_CLOSED),
+            format!(".(*{connection}).handleCloseError"),
+        ),
+        of(Some(QUIC_CANCEL), format!(".(*{receive}).CancelRead")),
+        of(Some(QUIC_CANCEL), format!(".(*{send}).CancelWrite")),
+        of(Some(QUIC_NEXT), format!(".(*{connection}).NextConnection")),
+        of(
+            Some(QUIC_FRAME),
+            format!("/internal/wire.(*ResetStreamFrame).{write}"),
+        ),
+        of(
+            Some(QUIC_FRAME + 1),
+            format!("/internal/wire.(*StopSendingFrame).{write}"),
+        ),
+        of(
+            Some(QUIC_FRAME + 2),
+            "/internal/wire.parseResetStreamFrame".to_owned(),
+        ),
+        of(
+            Some(QUIC_FRAME + 3),
+            "/internal/wire.parseStopSendingFrame".to_owned(),
+        ),
+    ]
+}
+
+/// What is found in a program with these functions.
+fn found(functions: &[(Option<u32>, String)]) -> Result<Option<Vec<(u32, u64)>>, Misfit> {
+    let names: Vec<_> = functions.iter().map(|(_, name)| name.as_str()).collect();
+    let file = program(GO_1_26, &names).file;
+    quic_on(&file.write(), Some(file.machine)).map(|found| {
+        found.map(|mut points| {
+            points.sort_unstable();
+            points
+        })
+    })
+}
+
+/// What has to be found.
+fn expected(functions: &[(Option<u32>, String)]) -> Vec<(u32, u64)> {
+    let names: Vec<_> = functions.iter().map(|(_, name)| name.as_str()).collect();
+    let placed = program(GO_1_26, &names).functions;
+    let mut points: Vec<_> = functions
+        .iter()
+        .zip(placed)
+        .filter_map(|((event, _), (_, address))| Some(((*event)?, File::position(address))))
+        .collect();
+    points.sort_unstable();
+    points
+}
+
+#[test]
+fn functions_of_old_and_new_versions_are_found() {
+    for (path, is_old) in [(NEW, false), (OLD, true), (NEW, true)] {
+        let functions = functions(path, is_old);
+        assert_eq!(found(&functions), Ok(Some(expected(&functions))));
+    }
+}
+
+#[test]
+fn a_program_that_never_goes_on_is_probed_and_one_without_what_is_needed_is_not() {
+    let mut all = functions(NEW, false);
+    all.retain(|(event, _)| *event != Some(QUIC_NEXT));
+    assert_eq!(found(&all), Ok(Some(expected(&all))));
+    all.retain(|(event, _)| *event != Some(QUIC_CLOSED));
+    let missing = format!("{NEW}.(*Conn).handleCloseError");
+    assert_eq!(found(&all), Err(Misfit::Missing(missing)));
+}
+
+#[test]
+fn other_programs_have_none() {
+    let others = [
+        (None, "main.main".to_owned()),
+        (None, format!("{NEW}.Dial")),
+    ];
+    assert_eq!(found(&others), Ok(None));
+}

@@ -1,0 +1,185 @@
+//! Early data of QUIC, with several versions of quic-go on the real kernel.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::Command};
+
+use observer_test_support::{
+    Daemon, Metrics, Netns, Program, new_comm,
+    quic::{VERSIONS, program},
+};
+
+const ADDRESS: &str = "127.0.0.1:4433";
+const RESULTS: [&str; 3] = ["accepted", "rejected", "failed"];
+const REJECTIONS: [&str; 3] = ["resumed", "cancelled", "abandoned"];
+
+/// One program under two names, so that client and server are told apart.
+struct Programs {
+    folder: tempfile::TempDir,
+    name: String,
+    inode: u64,
+}
+
+impl Programs {
+    fn of(version: &str) -> Result<Self, String> {
+        let built = program(version)?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let name = new_comm();
+        let of = |suffix: char| folder.path().join(format!("{name}{suffix}"));
+        fs::copy(built, of('s')).expect("the folder can be written to");
+        fs::hard_link(of('s'), of('c')).expect("a file can have two names");
+        let inode = of('s').metadata().expect("it is there").ino();
+        Ok(Self {
+            folder,
+            name,
+            inode,
+        })
+    }
+
+    fn comm(&self, suffix: char) -> String {
+        format!("{}{suffix}", self.name)
+    }
+
+    fn path(&self, suffix: char) -> PathBuf {
+        self.folder.path().join(self.comm(suffix))
+    }
+
+    fn start(&self, netns: &Netns, suffix: char, arguments: &[&str]) -> Program {
+        let command: &mut Command = &mut netns.command(self.path(suffix));
+        Program::spawn_as(&self.comm(suffix), command.args(arguments))
+    }
+
+    fn serve(&self, netns: &Netns) -> Program {
+        let mut server = self.start(netns, 's', &["server", ADDRESS]);
+        server.expect(&format!("listening {ADDRESS}"));
+        server
+    }
+
+    /// What was counted for the clients: attempts by result, and rejections by what came of them.
+    fn counts(&self, metrics: &Metrics) -> ([f64; 3], [f64; 3]) {
+        let client = self.comm('c');
+        let of = |name, results: [&str; 3]| {
+            results.map(|result| metrics.by(&client, name, &[("result", result)]))
+        };
+        (
+            of("socket_quic_0rtt_total", RESULTS),
+            of("socket_quic_0rtt_rejections_total", REJECTIONS),
+        )
+    }
+
+    /// Frames of client or server in a direction.
+    fn resets(&self, metrics: &Metrics, suffix: char, direction: &str) -> f64 {
+        let labels = [("direction", direction)];
+        metrics.by(
+            &self.comm(suffix),
+            "socket_quic_stream_resets_total",
+            &labels,
+        )
+    }
+}
+
+/// A client whose early data is accepted, or rejected by a server that was restarted.
+fn client(programs: &Programs, netns: &Netns, server: &mut Option<Program>, way: &str) -> Program {
+    let mut client = programs.start(netns, 'c', &["client", ADDRESS, way]);
+    client.expect("restart");
+    if way == "accepted" {
+        client.go();
+        client.expect("accepted \"early\"");
+    } else {
+        if let Some(old) = server.take() {
+            old.kill();
+        }
+        *server = Some(programs.serve(netns));
+        client.go();
+        client.expect("rejected");
+    }
+    client
+}
+
+/// The four ways that early data goes, with each version.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn early_data_accepted_resumed_cancelled_and_abandoned() {
+    let daemon = Daemon::start(&["--resync-interval", "1s"]);
+    if !daemon.scrape().observes("quic") {
+        skip!("this kernel has no uprobe_multi links");
+    }
+    for version in VERSIONS {
+        match Programs::of(version) {
+            Ok(programs) => four_ways(&daemon, &programs, version),
+            Err(why) => left_out!("quic-go {version}: {why}"),
+        }
+    }
+    daemon.scrape().assert_complete();
+}
+
+fn four_ways(daemon: &Daemon, programs: &Programs, version: &str) {
+    println!("quic-go {version}");
+    let netns = Netns::new();
+    let mut server = Some(programs.serve(&netns));
+    let inode = format!("inode={}", programs.inode);
+    daemon.wait("the program is probed", |daemon| {
+        let log = daemon.log();
+        let mut lines = log
+            .lines()
+            .filter(|line| line.contains("observing quic-go"));
+        lines.any(|line| line.split_ascii_whitespace().any(|it| it == inode))
+    });
+    let expect = |what: &str, expected: ([u32; 3], [u32; 3])| {
+        let expected = (expected.0.map(f64::from), expected.1.map(f64::from));
+        daemon.until(&format!("{version}, {what}: {expected:?}"), |metrics| {
+            programs.counts(metrics) == expected
+        })
+    };
+
+    client(programs, &netns, &mut server, "accepted").end_after("done");
+    expect("accepted", ([1, 0, 0], [0, 0, 0]));
+
+    client(programs, &netns, &mut server, "resume").end_after("resumed: <nil>");
+    let metrics = expect("resumed", ([1, 1, 0], [1, 0, 0]));
+    for suffix in ['c', 's'] {
+        for direction in ["sent", "received"] {
+            assert_eq!(programs.resets(&metrics, suffix, direction), 0.0);
+        }
+    }
+
+    let mut abandoning = client(programs, &netns, &mut server, "forget");
+    abandoning.expect("done");
+    // It waits for nothing, with the connection open.
+    expect("never resumed", ([1, 2, 0], [1, 0, 0]));
+    abandoning.go();
+    abandoning.expect("closed");
+    expect("abandoned", ([1, 2, 0], [1, 0, 1]));
+    abandoning.end();
+
+    let mut cancelling = client(programs, &netns, &mut server, "cancel");
+    let resumed = cancelling.line();
+    cancelling.end_after("done");
+    expect("cancelled", ([1, 3, 0], [1, 1, 1]));
+    // Fixed in 0.48: before, the frames of the old stream reset the new one of the same number.
+    let is_fixed = version >= "0.48";
+    assert_eq!(resumed == "resumed: <nil>", is_fixed, "{resumed}");
+    if is_fixed {
+        let metrics = daemon.scrape();
+        assert_eq!(programs.resets(&metrics, 'c', "sent"), 0.0);
+        assert_eq!(programs.resets(&metrics, 's', "received"), 0.0);
+    } else {
+        daemon.until("the resets of the old stream", |metrics| {
+            programs.resets(metrics, 'c', "sent") >= 2.0
+                && programs.resets(metrics, 's', "received") >= 2.0
+        });
+    }
+}
+
+trait EndAfter {
+    /// Expects a line, and that the program then waits to end.
+    fn end_after(self, line: &str);
+}
+
+impl EndAfter for Program {
+    fn end_after(mut self, line: &str) {
+        self.expect(line);
+        if line != "done" {
+            self.expect("done");
+        }
+        self.end();
+    }
+}
