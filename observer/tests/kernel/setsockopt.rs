@@ -248,7 +248,7 @@ input()
 /// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn setsockopt_by_int_0x80_is_counted() {
+fn the_call_by_int_0x80_is_counted() {
     if !cfg!(target_arch = "x86_64") {
         skip!("int 0x80 is an instruction of x86");
     }

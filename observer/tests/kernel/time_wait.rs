@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_test_support::{Daemon, Metrics, Netns};
+use observer_test_support::{Daemon, Metrics, Netns, scaled};
 
 const ENTERED: &str = "socket_time_wait_entered_total";
 
@@ -51,14 +51,14 @@ print('fetched')
 input()
 ";
 
-/// 1,000 short connections, closed first by `closer`.
+/// 1,000 short connections, fewer where each takes milliseconds of a processor; closed first by `closer`.
 fn short_connections(closer: &str) {
-    const EACH: u64 = 500;
+    let each = scaled(500, 100);
     let netns = Netns::new();
     netns.keep_time_wait();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let started = Instant::now();
-    let count = EACH.to_string();
+    let count = each.to_string();
     let mut server = netns.script(SERVER, &[closer, &count]);
     let ports = server.line();
     let mut client = netns.script(CLIENT, &[closer, &count, &ports]);
@@ -70,8 +70,8 @@ fn short_connections(closer: &str) {
         "server" => (server.pid(), client.pid()),
         _ => (client.pid(), server.pid()),
     };
-    let total = 2 * EACH;
-    let metrics = daemon.until("1000 entries", |metrics| {
+    let total = 2 * each;
+    let metrics = daemon.until("all entries", |metrics| {
         metrics.of(first, ENTERED, &[]) >= total as f64
     });
     assert_eq!(
@@ -127,7 +127,7 @@ fn belongs_to_the_client_that_closes_first() {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn aborted_and_refused_do_not_count() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let mut program = netns.script(
         r"
 unspec = struct.pack('H14x', socket.AF_UNSPEC)
@@ -177,7 +177,7 @@ input()
 fn other_orderly_ends_count_once() {
     let netns = Netns::new();
     netns.keep_time_wait();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let started = Instant::now();
     let mut program = netns.script(
         r"
@@ -304,7 +304,7 @@ input()
 fn ends_with_an_rst_do_not_count() {
     let netns = Netns::new();
     netns.keep_time_wait();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let mut program = netns.script(MIXED, &[]);
     let closed: u64 = program.line().parse().unwrap();
     // Data that is on its way may still end some.
@@ -350,7 +350,7 @@ for client in kept[::2]:
 print('sent')
 input()
 ";
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_fin_timeout", "1");
     let mut program = netns.script(ORPHANS, &[]);
