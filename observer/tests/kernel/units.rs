@@ -102,6 +102,21 @@ fn units(metrics: &Metrics, comm: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Asserts that the probes, `PREFIX-NUMBER`, have their units. All are looked for at once: each scrape waits for a tick.
+fn assert_named(daemon: &Daemon, prefix: &str) {
+    let comms: Vec<_> = (0..cases().len())
+        .map(|number| format!("{prefix}-{number}"))
+        .collect();
+    let metrics = daemon.until("the probes", |metrics| {
+        comms.iter().all(|comm| !units(metrics, comm).is_empty())
+    });
+    for (comm, (path, unit)) in comms.iter().zip(cases()) {
+        let found = units(&metrics, comm);
+        println!("{path}: {found:?}");
+        assert_eq!(found, BTreeSet::from([unit]), "{path}");
+    }
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn units_and_containers_are_named() {
@@ -116,16 +131,7 @@ fn units_and_containers_are_named() {
         let comm = format!("unit-probe-{number}");
         programs.push(probe(&netns, &cgroup, &comm));
     }
-    for (number, (path, unit)) in cases().iter().enumerate() {
-        let comm = format!("unit-probe-{number}");
-        let metrics = daemon.until(&comm, |metrics| !units(metrics, &comm).is_empty());
-        assert_eq!(
-            units(&metrics, &comm),
-            BTreeSet::from([unit.clone()]),
-            "{path}"
-        );
-        println!("{path}: {unit}");
-    }
+    assert_named(&daemon, "unit-probe");
     for program in programs {
         program.finish();
     }
@@ -146,13 +152,5 @@ fn units_of_processes_that_are_gone_are_named() {
         let comm = format!("gone-probe-{number}");
         probe(&netns, cgroup, &comm).finish();
     }
-    for (number, (path, unit)) in cases().iter().enumerate() {
-        let comm = format!("gone-probe-{number}");
-        let metrics = daemon.until(&comm, |metrics| !units(metrics, &comm).is_empty());
-        assert_eq!(
-            units(&metrics, &comm),
-            BTreeSet::from([unit.clone()]),
-            "{path}"
-        );
-    }
+    assert_named(&daemon, "gone-probe");
 }
