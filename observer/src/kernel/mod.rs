@@ -24,7 +24,7 @@ pub use hooks::{
     spec::{Attach, check_args},
     table,
 };
-pub use loader::{Kernel, LoadError, Loaded};
+pub use loader::{Inputs, Kernel, LoadError, Loaded, OBJECT};
 pub use maps::{open_files::Resynced, ring::Stream, tls::Tls};
 pub use options::LoadOptions;
 pub use uprobes::Contents;

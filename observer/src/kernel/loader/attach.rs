@@ -17,7 +17,12 @@ use crate::kernel::hooks::{
 /// Loads the programs of `plan` that `wanted` selects and that are not loaded. What the kernel
 /// refuses is taken out of the plan, and what the plan selects instead is loaded, until nothing is
 /// refused.
-pub fn load_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan, wanted: fn(&ProgramSpec) -> bool) {
+pub fn load_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    plan: &mut Plan,
+    wanted: impl Fn(&ProgramSpec) -> bool,
+) {
     let mut refused = true;
     while refused {
         refused = false;

@@ -22,7 +22,7 @@ use aya::{Btf, Ebpf};
 use observer_common::{SIGNAL_QUIC, SIGNAL_TLS};
 use tracing::warn;
 
-pub use self::error::LoadError;
+pub use self::{error::LoadError, object::OBJECT};
 use self::{object::Settings, plan::Plan};
 use crate::kernel::{
     facts::{Facts, fields::Absent, skips::Skips, sysctls::SysctlFields},
@@ -60,6 +60,15 @@ pub struct Loaded {
     pub reset_reasons: BTreeMap<u32, String>,
     /// Where network namespaces keep their sysctls.
     pub sysctls: SysctlFields,
+}
+
+/// What the outcome of verifying the programs depends on, beside their code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// The bytes of each read-only global that is set.
+    pub globals: BTreeMap<&'static str, Vec<u8>>,
+    /// The programs that are selected.
+    pub programs: HashSet<&'static str>,
 }
 
 /// The running kernel, and how to load into it.
@@ -156,6 +165,57 @@ impl Kernel {
                 why: why.to_owned(),
             }),
         }
+    }
+
+    /// What is selected where the kernel refuses some programs, given by name.
+    fn plan_without(&self, options: &LoadOptions, refused: &HashSet<&str>) -> Plan {
+        let mut plan = Plan::new(&self.facts, options);
+        for program in table::programs().filter(|it| refused.contains(it.name)) {
+            plan.refuse(program, "left out on purpose".to_owned());
+        }
+        plan
+    }
+
+    /// What the kernel, which has refused some programs, verifies the others with.
+    ///
+    /// # Errors
+    ///
+    /// When the number of processors cannot be read.
+    pub fn inputs(
+        &self,
+        options: &LoadOptions,
+        refused: &HashSet<&str>,
+    ) -> Result<Inputs, LoadError> {
+        let plan = self.plan_without(options, refused);
+        let settings = Settings::new(&self.facts, options, &plan)?;
+        let fields = self.facts.fields.globals().iter();
+        let fields = fields.map(|(name, value)| (*name, value.to_ne_bytes().to_vec()));
+        let others = settings.globals().iter();
+        let others = others.map(|global| (global.name, global.value.clone()));
+        Ok(Inputs {
+            globals: fields.chain(others).collect(),
+            programs: plan.programs().iter().map(|program| program.name).collect(),
+        })
+    }
+
+    /// Loads those of the selected programs that are `wanted` by name, and attaches none: for tests of what the
+    /// verifier says. `refused` are known to be.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be created. Programs that are refused are in the verdicts.
+    pub fn load_only(
+        &self,
+        options: &LoadOptions,
+        refused: &HashSet<&str>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Verdict>, LoadError> {
+        let mut plan = self.plan_without(options, refused);
+        let settings = Settings::new(&self.facts, options, &plan)?;
+        let mut ebpf = object::create(&self.facts, &self.btf, options, &settings)?;
+        let wanted = |program: &ProgramSpec| wanted(program.name);
+        attach::load_all(&mut ebpf, &self.btf, &mut plan, wanted);
+        Ok(plan.verdicts())
     }
 
     /// Attaches the programs on functions for a moment to see which of them run, and takes those

@@ -48,6 +48,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The globals.
+    pub fn globals(&self) -> &[Global] {
+        &self.globals
+    }
+}
+
 /// Creates the object's maps and sets its globals. Nothing is loaded or attached yet.
 ///
 /// # Errors
