@@ -100,17 +100,16 @@ doubting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 listener = listen(*FAMILIES[0])
 target = listener.getsockname()
 silent = listen(*FAMILIES[0])
+def serve_one(plain):
+    try:
+        with serving.wrap_socket(plain, server_side=True) as secured:
+            while secured.recv(100):
+                secured.send(b'answer')
+    except OSError:
+        pass
 def serve():
     while True:
-        plain, _ = listener.accept()
-        def one():
-            try:
-                with serving.wrap_socket(plain, server_side=True) as secured:
-                    while secured.recv(100):
-                        secured.send(b'answer')
-            except OSError:
-                pass
-        threading.Thread(target=one, daemon=True).start()
+        threading.Thread(target=serve_one, args=listener.accept()[:1], daemon=True).start()
 threading.Thread(target=serve, daemon=True).start()
 def fetch(context):
     plain = connect(socket.AF_INET, target)
@@ -135,8 +134,9 @@ for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         assert fetch(trusting)
     for _ in range(2):
         assert not fetch(doubting)
-# Not blocking: many calls for one handshake.
-plain = connect(socket.AF_INET, target)
+# Not blocking: several calls for one handshake, of which the first comes before there is a server.
+late = listen(*FAMILIES[0])
+plain = connect(socket.AF_INET, late.getsockname())
 plain.setblocking(False)
 secured = trusting.wrap_socket(plain, server_hostname='localhost', do_handshake_on_connect=False)
 calls = 0
@@ -146,6 +146,8 @@ while True:
         secured.do_handshake()
         break
     except ssl.SSLWantReadError:
+        if calls == 1:
+            threading.Thread(target=serve_one, args=late.accept()[:1], daemon=True).start()
         select.select([secured], [], [])
     except ssl.SSLWantWriteError:
         select.select([], [secured], [])
