@@ -233,6 +233,9 @@ causes! {
         HANDSHAKES_NOT_FINISHED "handshakes_not_finished": "slow handshakes as a server"
             => "its clients connect and do not go on with the TLS handshake: they hang, are very slow, or want to tie up the server"
             ["tls-server"];
+        HANDSHAKES_STUCK "handshakes_stuck": "slow handshakes of a library that does not tell the role (GnuTLS, BoringSSL)"
+            => "the other sides of its connections do not go on with the TLS handshake: they hang, or do not speak TLS"
+            ["tls-client", "tls-server"];
     }
     IdlePoolLeak {
         UNUSED_CONNECTIONS "unused_connections": "most of them were opened here"

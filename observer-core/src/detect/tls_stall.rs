@@ -1,6 +1,6 @@
 //! TLS handshakes that do not end.
 
-use observer_common::{TLS_CLIENT, TLS_ROLES, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
+use observer_common::{TLS_CLIENT, TLS_ROLES, TLS_SERVER, TLS_UNKNOWN, WAIT_PEER_FIRST_BYTE};
 
 use super::{
     anomaly::Anomaly,
@@ -40,8 +40,10 @@ impl Detector for TlsStall {
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let handshakes = &sample.handshakes;
+        // A server waits for clients that owe it no first byte, as far as the kernel knows.
+        let is_client = handshakes.slow[TLS_CLIENT as usize] > 0;
         let peers = sample.peers.iter();
-        let peers = peers.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE);
+        let peers = peers.filter(|it| is_client && it.waits_for == WAIT_PEER_FIRST_BYTE);
         let longest = handshakes.oldest.iter().max().copied();
         let slow = TLS_ROLES
             .iter()
@@ -58,6 +60,7 @@ impl Detector for TlsStall {
         let causes = [
             (&cause::HANDSHAKES_UNANSWERED, of(TLS_CLIENT)),
             (&cause::HANDSHAKES_NOT_FINISHED, of(TLS_SERVER)),
+            (&cause::HANDSHAKES_STUCK, of(TLS_UNKNOWN)),
         ];
         (evidence, cause::explain(&causes))
     }
