@@ -269,7 +269,7 @@ metrics! {
     TlsFiles: "observer_tls_files", Gauge, Observer, "files", ["library", "how"],
         "",
         "Programs and libraries whose TLS handshakes are observed, by how their functions were found: behind OpenSSL's method tables (state_machine), by symbol, or in Go's table of functions (pclntab).",
-        "sum by (instance) (observer_tls_files) == 0";
+        "absent(observer_tls_files)";
     BuildInfo: "observer_build_info", Gauge, Observer, "1", ["version", "revision"],
         "",
         "Always 1. The labels identify the running build.",

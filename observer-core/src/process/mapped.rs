@@ -1,8 +1,9 @@
 //! Files whose code a process has mapped, of those that may contain a TLS library.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -15,6 +16,17 @@ use super::ProcRoot;
 const MAX_MAPS: u64 = 4 << 20;
 /// The most files of one process.
 const MAX_FILES: usize = 8;
+/// File systems whose server may not answer: opening or reading a file there may block for ever. So does looking at
+/// the file.
+const REMOTE: [&str; 13] = [
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "nfs", "nfs4",
+    "ocfs2", "smb3",
+];
+/// What the kernel appends to the path of a file that has no name any more (`d_path`).
+const DELETED: &[u8] = b" (deleted)";
+
+/// Major and minor number.
+type Device = (u32, u32);
 
 /// A file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +35,8 @@ pub struct MappedFile {
     pub library: Option<PathBuf>,
     /// Inode number.
     pub inode: u64,
+    /// Whether it is a library that has been deleted or replaced, and cannot be opened.
+    pub deleted: bool,
 }
 
 impl MappedFile {
@@ -40,56 +54,85 @@ impl MappedFile {
     }
 }
 
-/// The executable of `pid`, and the libraries that are called like OpenSSL's or GnuTLS's. The caller checks that
-/// the pid was not reused.
+/// The executable of `pid`, and the libraries that are called like OpenSSL's or GnuTLS's, without those on remote file
+/// systems. Looks at no file but those in /proc. The caller checks that the pid was not reused.
 ///
 /// # Errors
 ///
 /// When /proc/PID/maps cannot be read: the process is gone, or CAP_SYS_PTRACE is missing.
 pub fn mapped_files(root: &ProcRoot, pid: u32) -> io::Result<Vec<MappedFile>> {
     let process = root.process(pid);
-    let executable = process
-        .join("exe")
-        .metadata()
-        .map(|it| std::os::unix::fs::MetadataExt::ino(&it));
-    let mut files: Vec<_> = executable
-        .map(|inode| MappedFile {
-            library: None,
-            inode,
-        })
-        .into_iter()
-        .collect();
+    let executable = fs::read_link(process.join("exe"))?;
     let maps = File::open(process.join("maps"))?;
     let mut maps = BufReader::with_capacity(1 << 16, maps.take(MAX_MAPS));
+    let mut found: Vec<(Device, MappedFile)> = Vec::new();
     let mut line = Vec::new();
-    while files.len() < MAX_FILES && maps.read_until(b'\n', &mut line)? > 0 {
-        if let Some(file) = library(line.trim_ascii_end())
-            && !files.contains(&file)
+    while found.len() < MAX_FILES && maps.read_until(b'\n', &mut line)? > 0 {
+        if let Some(file) = mapped(line.trim_ascii_end(), &executable)
+            && !found.contains(&file)
         {
-            files.push(file);
+            found.push(file);
         }
         line.clear();
     }
-    Ok(files)
+    // Devices of a number of their own are local disks.
+    let mut remote = HashSet::new();
+    if found.iter().any(|(device, _)| device.0 == 0) {
+        remote = remote_devices(&fs::read(process.join("mountinfo"))?);
+    }
+    found.retain(|(device, _)| !remote.contains(device));
+    Ok(found.into_iter().map(|(_, file)| file).collect())
 }
 
-/// The library of a line of /proc/PID/maps (`show_map_vma` in fs/proc/task_mmu.c), if it is one whose code is
-/// mapped: `START-END PERMISSIONS OFFSET DEVICE INODE PATH`. A path with a newline in it is escaped and is not found.
-fn library(line: &[u8]) -> Option<MappedFile> {
+/// The file of a line of /proc/PID/maps (`show_map_vma` in fs/proc/task_mmu.c) and its device, if it is one of those and
+/// its code is mapped: `START-END PERMISSIONS OFFSET DEVICE INODE PATH`. A path with a newline in it is escaped and is
+/// not found.
+fn mapped(line: &[u8], executable: &Path) -> Option<(Device, MappedFile)> {
     let at = line.iter().position(|byte| *byte == b'/')?;
     let (fields, path) = line.split_at(at);
     let mut fields = fields
         .split(|byte| *byte == b' ')
         .filter(|field| !field.is_empty());
     let permissions = fields.nth(1)?;
-    let inode = std::str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
-    let path = Path::new(OsStr::from_bytes(path));
-    let is_code = permissions.get(2) == Some(&b'x');
-    // What was deleted (` (deleted)`) cannot be opened by its path.
-    (is_code && is_tls_library(path.file_name()?.as_bytes())).then(|| MappedFile {
-        library: Some(path.to_owned()),
+    let device = device(fields.nth(1)?, 16)?;
+    let inode = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    if permissions.get(2) != Some(&b'x') {
+        return None;
+    }
+    let file = |library: Option<&[u8]>, deleted| MappedFile {
+        library: library.map(|path| Path::new(OsStr::from_bytes(path)).to_owned()),
         inode,
-    })
+        deleted,
+    };
+    if path == executable.as_os_str().as_bytes() {
+        return Some((device, file(None, false)));
+    }
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let remaining = name.strip_suffix(DELETED);
+    is_tls_library(remaining.unwrap_or(name))
+        .then(|| (device, file(Some(path), remaining.is_some())))
+}
+
+/// `MAJOR:MINOR`, in hexadecimal digits in maps and in decimal ones in mountinfo.
+fn device(text: &[u8], radix: u32) -> Option<Device> {
+    let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    let number = |digits| u32::from_str_radix(digits, radix).ok();
+    Some((number(major)?, number(minor)?))
+}
+
+/// The devices of remote file systems in a mountinfo: `ID PARENT DEVICE ROOT PLACE OPTIONS [FIELD...] - TYPE ...`. On some
+/// local file systems (btrfs) the devices of files are others.
+fn remote_devices(mountinfo: &[u8]) -> HashSet<Device> {
+    let lines = mountinfo.split(|byte| *byte == b'\n');
+    let devices = lines.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let device = device(fields.nth(2)?, 10)?;
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let kind = std::str::from_utf8(kind).ok()?;
+        let is_remote = REMOTE.contains(&kind) || kind.starts_with("fuse");
+        is_remote.then_some(device)
+    });
+    devices.collect()
 }
 
 /// Whether a library is called like those with TLS: `libssl.so.3`, `libgnutls.so.30`, and in a Python wheel
@@ -123,49 +166,63 @@ mod tests {
         ] {
             assert!(is_tls_library(name.as_bytes()), "{name}");
         }
-        for name in [
-            "libsslcommon.so",
-            "libc.so.6",
-            "libssl.a",
-            "libssl.so.3 (deleted)",
-            "ssl.so",
-        ] {
+        for name in ["libsslcommon.so", "libc.so.6", "libssl.a", "ssl.so"] {
             assert!(!is_tls_library(name.as_bytes()), "{name}");
         }
     }
 
     #[test]
     fn a_line_has_the_path_last() {
+        let executable = Path::new("/opt/my app/server");
         let line =
-            b"7f1c12200000-7f1c12260000 r-xp 00020000 fe:01 1234567  /opt/my app/libssl.so.3";
-        let file = library(line).unwrap();
-        assert_eq!(
-            file.library.as_deref(),
-            Some(Path::new("/opt/my app/libssl.so.3"))
-        );
-        assert_eq!(file.inode, 1_234_567);
+            b"7f1c12200000-7f1c12260000 r-xp 00020000 fe:1a 1234567  /opt/my app/libssl.so.3";
+        let (device, file) = mapped(line, executable).unwrap();
+        assert_eq!(device, (0xfe, 0x1a));
+        let library = Path::new("/opt/my app/libssl.so.3");
+        assert_eq!(file.library.as_deref(), Some(library));
+        assert_eq!((file.inode, file.deleted), (1_234_567, false));
         let path = file.path(&ProcRoot::default(), 42);
         assert_eq!(path, Path::new("/proc/42/root/opt/my app/libssl.so.3"));
+        let line = b"7f1c-7f1d r-xp 0 fe:01 12 /usr/lib/libssl.so.3 (deleted)";
+        assert!(mapped(line, executable).unwrap().1.deleted);
+        let line = b"7f1c-7f1d r-xp 0 fe:01 12 /opt/my app/server";
+        let (_, file) = mapped(line, executable).unwrap();
+        assert_eq!(file.library, None);
+        assert_eq!(
+            file.path(&ProcRoot::default(), 42),
+            Path::new("/proc/42/exe")
+        );
         for line in [
             &b""[..],
             b"/",
             b"7f1c-7f1d r--p 0 fe:01 12 /usr/lib/libssl.so.3",
             b"7f1c-7f1d r-xp 0 fe:01 no /usr/lib/libssl.so.3",
-            b"7f1c-7f1d r-xp 0 fe:01 12 /usr/lib/libssl.so.3 (deleted)",
+            b"7f1c-7f1d r-xp 0 fe 12 /usr/lib/libssl.so.3",
+            b"7f1c-7f1d r-xp 0 fe:01 12 /usr/lib/libc.so.6",
             b"7f1c-7f1d r-xp 00000000 00:00 0 [vdso]",
         ] {
-            assert_eq!(library(line), None);
+            assert_eq!(mapped(line, executable), None);
         }
+    }
+
+    #[test]
+    fn remote_file_systems_are_left_out() {
+        let mounts = b"22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
+            30 22 0:26 / /mnt rw shared:9 master:2 - nfs4 server:/export rw\n\
+            31 22 0:27 / /home/a/remote rw,nosuid - fuse.sshfs a@b: rw\n\
+            32 22 0:28 / /run rw - tmpfs tmpfs rw\n\
+            broken\n33 22 0:29 - nfs";
+        let remote = remote_devices(mounts);
+        assert_eq!(remote, [(0, 26), (0, 27), (0, 29)].into());
     }
 
     #[test]
     fn this_process_has_an_executable() {
         let files = mapped_files(&ProcRoot::default(), std::process::id()).unwrap();
-        assert_eq!(files[0].library, None);
-        assert!(
-            files[0]
-                .path(&ProcRoot::default(), std::process::id())
-                .exists()
-        );
+        let mut executables = files.iter().filter(|it| it.library.is_none());
+        let executable = executables.next().expect("the executable is mapped");
+        assert_eq!(executables.next(), None);
+        let path = executable.path(&ProcRoot::default(), std::process::id());
+        assert!(path.exists());
     }
 }

@@ -44,14 +44,16 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let key = key(object, cookie.library);
-    if TLS_FINISHED.get_ptr(key).is_some() {
-        return 0;
-    }
     let call = TlsCall {
         stack: regs::stack_after_return(ctx.regs),
         tgid: key.tgid,
         reserved: 0,
     };
+    if TLS_FINISHED.get_ptr(key).is_some() {
+        // Of a thread that ended in such a call, at the same place.
+        let _ = TLS_CALLS.remove(call);
+        return 0;
+    }
     let _ = TLS_CALLS.insert(call, object, BPF_ANY);
     begin(&key, cookie.role);
     0
@@ -80,9 +82,9 @@ pub fn tls_leave(ctx: RetProbeContext) -> u32 {
     };
     if let Some(result) = result {
         let key = key(object, cookie.library);
-        if end(&key, result) {
-            let _ = TLS_FINISHED.insert(key, 0, BPF_ANY);
-        }
+        end(&key, result);
+        // Also where the map of handshakes was full.
+        let _ = TLS_FINISHED.insert(key, 0, BPF_ANY);
     }
     0
 }
@@ -210,11 +212,11 @@ fn begin(key: &TlsKey, role: u32) {
     }
 }
 
-/// Counts a handshake that ended. Returns whether it was in progress.
+/// Counts a handshake that ended, if it was in progress.
 #[inline(always)]
-fn end(key: &TlsKey, result: usize) -> bool {
+fn end(key: &TlsKey, result: usize) {
     let Some(handshake) = TLS_HANDSHAKES.get_ptr(key) else {
-        return false;
+        return;
     };
     // SAFETY: points into the map.
     let TlsHandshake {
@@ -225,7 +227,7 @@ fn end(key: &TlsKey, result: usize) -> bool {
     } = unsafe { *handshake };
     if TLS_HANDSHAKES.remove(key).is_err() {
         // A second probe on the same file was faster.
-        return false;
+        return;
     }
     seen(SIGNAL_TLS);
     count_outcome(SIGNAL_TLS, slot);
@@ -250,5 +252,4 @@ fn end(key: &TlsKey, result: usize) -> bool {
             }
         }
     }
-    true
 }

@@ -239,8 +239,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     scheduler.add(Ports::new(shared.clone()));
     scheduler.add(Namespaces::new(shared.clone()));
     scheduler.add(KindsOfFds::new(shared.clone()));
-    if shared.live.tls().is_some() {
-        scheduler.add(Tls::new(shared.clone()));
+    if let Some(tls) = shared.live.tls() {
+        let job = Tls::new(shared.clone(), tls).context("cannot start a thread")?;
+        scheduler.add(job);
     }
     scheduler.add(Detect::new(shared.clone()));
     let drift = DriftMetrics::new(&registry)?;

@@ -15,7 +15,7 @@ use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
     MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAP_UDP_SOCKETS,
     MAX_TLS_HANDSHAKES, PortSpace, ProcessKey, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES,
-    SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
+    SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, SLOT_OVERFLOW, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
 };
 use observer_core::{
     contract::{
@@ -287,8 +287,11 @@ impl Attached {
     pub fn end_handshakes(&self, abandoned: &[TlsSeen]) {
         if let Some(tls) = &self.tls {
             for seen in abandoned.iter().filter(|seen| tls.remove(seen)) {
-                self.slots.count_failed_handshake(seen);
-                self.stats.count_outcome(SIGNAL_TLS, seen.handshake.slot);
+                let slot = match self.slots.count_failed_handshake(seen) {
+                    true => seen.handshake.slot,
+                    false => SLOT_OVERFLOW,
+                };
+                self.stats.count_outcome(SIGNAL_TLS, slot);
             }
         }
     }

@@ -68,8 +68,20 @@ fn mapped(pid: u32, name: &str) -> String {
 
 /// Waits until that file is probed.
 pub fn probed(daemon: &Daemon, pid: u32, name: &str) {
+    probed_again(daemon, pid, name, 1);
+}
+
+/// Waits until it is probed for the so many'th time.
+fn probed_again(daemon: &Daemon, pid: u32, name: &str, times: usize) {
     let inode = format!("inode={}", mapping(pid, name)[4]);
-    let is_logged = |daemon: &Daemon| daemon.log().split_ascii_whitespace().any(|it| it == inode);
+    let is_logged = |daemon: &Daemon| {
+        let log = daemon.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("observing TLS handshakes"));
+        let of_file = |line: &&str| line.split_ascii_whitespace().any(|it| it == inode);
+        lines.filter(of_file).count() >= times
+    };
     daemon.wait("the file is probed", is_logged);
 }
 
@@ -280,7 +292,7 @@ input()
 /// As by an upgrade while a program runs that has the old one mapped.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_library_that_is_replaced_is_met_again() {
+fn a_library_that_is_replaced_or_written_to_is_met_again() {
     let Some(daemon) = observing() else {
         skip!("{NO_LINKS}")
     };
@@ -294,25 +306,34 @@ fn a_library_that_is_replaced_is_met_again() {
     let name = library.rsplit('/').next().expect("a path");
     let (copy, next) = (files.path(name), files.path("next"));
     let mut programs = Vec::new();
-    for _ in 0..2 {
-        // Another inode each time.
-        fs::copy(&library, &next).expect("the library can be copied");
-        fs::rename(&next, &copy).expect("it can be replaced");
+    let start = |times| {
         let mut command = netns.command("python3");
         command.env("LD_PRELOAD", &copy);
         let source = [observer_test_support::PRELUDE, &source].concat();
         let mut program = Program::python_by(&mut command, &source, &arguments);
         program.expect("ready");
         assert_eq!(mapped(program.pid(), "libssl"), copy);
-        probed(&daemon, program.pid(), "libssl");
+        probed_again(&daemon, program.pid(), "libssl", times);
         program.go();
         program.expect("done");
         expect(&daemon, &program.comm(), "openssl", "client", [1, 0]);
         expect(&daemon, &program.comm(), "openssl", "server", [1, 0]);
-        programs.push(program);
+        program
+    };
+    for _ in 0..2 {
+        // Another inode each time.
+        fs::copy(&library, &next).expect("the library can be copied");
+        fs::rename(&next, &copy).expect("it can be replaced");
+        programs.push(start(1));
     }
     for program in programs {
         program.end();
     }
+    // The same inode, whose instructions may be others from now on.
+    fs::copy(&library, &copy).expect("nobody has it mapped");
+    daemon.wait("it is not probed any more", |daemon| {
+        daemon.log().contains("a probed file was written to")
+    });
+    start(2).end();
     first.kill();
 }

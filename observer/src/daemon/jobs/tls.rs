@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,12 @@ const PAUSE_OF_FIRST: u32 = 20;
 const PAUSE: u32 = 1_000;
 /// The most looks of either kind in a run.
 const BATCH: usize = 64;
+/// The longest pause after first looks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a process without sockets is remembered.
+const KEPT: Duration = Duration::from_secs(300);
+/// Looks of a run begin within this time.
+const BUDGET: Duration = Duration::from_secs(1);
 /// Interval between two looks for files that nobody maps any more.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -41,6 +48,8 @@ struct Look {
     looks: usize,
     /// When the next one is.
     next: Instant,
+    /// When it was last known to have a socket.
+    seen: Instant,
     /// The files that it has mapped, of those that may contain a library.
     files: Vec<Contents>,
 }
@@ -56,8 +65,17 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub fn new(shared: Shared) -> Self {
-        Self {
+    /// `tls` is that of `shared`.
+    ///
+    /// # Errors
+    ///
+    /// When the thread that detaches programs from files cannot be started.
+    pub fn new(shared: Shared, tls: &kernel::Tls) -> std::io::Result<Self> {
+        let guard = tls.guard();
+        thread::Builder::new()
+            .name("files".to_owned())
+            .spawn(move || guard.run())?;
+        Ok(Self {
             shared,
             root: ProcRoot::default(),
             looks: HashMap::new(),
@@ -65,7 +83,7 @@ impl Tls {
             other: Paced::new(),
             forget: Paced::new(),
             slow_after: Duration::ZERO,
-        }
+        })
     }
 
     /// Looks at processes that are new, and at those that were looked at long ago.
@@ -75,20 +93,33 @@ impl Tls {
         let mut running: HashSet<_> = snapshot.processes.iter().map(|it| it.key).collect();
         // QUIC has UDP sockets, of which no event gets a process into the table.
         running.extend(self.shared.live.udp_processes());
-        self.looks.retain(|key, _| running.contains(key));
+        for key in &running {
+            if let Some(look) = self.looks.get_mut(key) {
+                look.seen = now;
+            }
+        }
+        // One that only has a UDP socket now and then, for names, is not new each time.
+        self.looks
+            .retain(|_, look| now.duration_since(look.seen) < KEPT);
         if self.first.is_due() {
             let new = running.iter().filter(|key| !self.looks.contains_key(key));
             let took = self.look_at(tls, new.take(BATCH).copied().collect(), now);
-            self.first.pause(PAUSE_OF_FIRST * took);
+            self.first.pause((PAUSE_OF_FIRST * took).min(LONGEST_PAUSE));
         }
         if self.other.is_due() {
-            let due = self.looks.iter().filter(|(_, look)| look.next <= now);
-            let due = due.take(BATCH).map(|(key, _)| *key).collect();
-            let took = self.look_at(tls, due, now);
+            let due = self
+                .looks
+                .iter()
+                .filter(|(_, look)| look.seen == now && look.next <= now);
+            let mut due: Vec<_> = due.map(|(key, look)| (look.next, *key)).collect();
+            due.sort_unstable_by_key(|(next, _)| *next);
+            let due = due.into_iter().take(BATCH).map(|(_, key)| key);
+            let took = self.look_at(tls, due.collect(), now);
             self.other.pause(PAUSE * took);
         }
         if self.forget.is_due() {
-            let files = self.looks.values().flat_map(|look| &look.files);
+            let running = self.looks.values().filter(|look| look.seen == now);
+            let files = running.flat_map(|look| &look.files);
             tls.files().forget_unused(files.copied());
             self.forget.pause(FORGET);
         }
@@ -105,7 +136,7 @@ impl Tls {
                 .unwrap_or_default();
             let met = mapped.iter().filter_map(|file| {
                 let path = file.path(&self.root, key.tgid);
-                let met = tls.files().meet(&path, file.library.as_deref(), file.inode);
+                let met = tls.files().meet(&path, file);
                 met.inspect_err(|error| {
                     let error = format!("{error:#}");
                     debug!(path = %path.display(), error, "not probed");
@@ -114,12 +145,21 @@ impl Tls {
             });
             met.collect::<Vec<_>>()
         };
-        let (found, took) = timed(|| processes.iter().map(files).collect::<Vec<_>>());
+        // The others are looked at in the next run.
+        let in_time = |_: &&ProcessKey| now.elapsed() < BUDGET;
+        let looked_at = processes.iter().take_while(in_time).map(files);
+        let (found, took) = timed(|| looked_at.collect::<Vec<_>>());
         for (key, files) in processes.into_iter().zip(found) {
             let looks = self.looks.get(&key).map_or(0, |look| look.looks);
             let next = now + LOOKS[looks.min(LOOKS.len() - 1)];
             let looks = looks + 1;
-            self.looks.insert(key, Look { looks, next, files });
+            let look = Look {
+                looks,
+                next,
+                seen: now,
+                files,
+            };
+            self.looks.insert(key, look);
         }
         took
     }

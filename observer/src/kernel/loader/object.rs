@@ -120,6 +120,9 @@ fn settings(
             u64::from(share_of_none(options.max_connections)),
         ),
     ];
+    // Each CPU takes 128 free elements of an LRU map at a time (`LOCAL_FREE_TARGET`, until 6.16), and with few left
+    // those in use are evicted.
+    let lru = 256 * cpus;
     // A map has one entry at least.
     let tls = |entries| match uprobes::obstacle(facts, options) {
         None => entries,
@@ -134,8 +137,8 @@ fn settings(
         ("AYA_LOGS", if options.log { 1 << 17 } else { 4096 }),
         ("RECORDS", options.ring_bytes),
         ("TLS_HANDSHAKES", tls(MAX_TLS_HANDSHAKES)),
-        ("TLS_FINISHED", tls(MAX_TLS_HANDSHAKES)),
-        ("TLS_CALLS", tls(MAX_TLS_CALLS)),
+        ("TLS_FINISHED", tls(MAX_TLS_HANDSHAKES.max(lru))),
+        ("TLS_CALLS", tls(MAX_TLS_CALLS.max(lru))),
         ("QUIC_CONNECTIONS", tls(MAX_QUIC_CONNECTIONS)),
         ("QUIC_CANCELS", tls(MAX_QUIC_CONNECTIONS / 4)),
     ];

@@ -104,7 +104,8 @@ impl Slots {
     }
 
     /// Counts a TLS handshake that was in progress when its process ended, if the slot is still that process's.
-    pub fn count_failed_handshake(&self, seen: &TlsSeen) {
+    /// Returns whether it is.
+    pub fn count_failed_handshake(&self, seen: &TlsSeen) -> bool {
         let TlsSeen { key, handshake } = seen;
         let mut slot = Slot::zeroed();
         self.read_identity(handshake.slot, &mut slot);
@@ -113,11 +114,12 @@ impl Slots {
             || library >= TLS_LIBRARIES.len()
             || role >= TLS_ROLES.len()
         {
-            return;
+            return false;
         }
         let index = (library * TLS_ROLES.len() + role) * TLS_RESULTS.len() + TLS_FAILED;
         let ended = offset_of!(Slot, tls) + offset_of!(TlsCounters, ended);
         self.add(handshake.slot, ended + index * size_of::<u64>(), 1);
+        true
     }
 
     /// Adds to the counter at `offset`.

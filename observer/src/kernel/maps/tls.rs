@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -17,13 +17,14 @@ use observer_common::{TlsHandshake, TlsKey, TlsSeen};
 use observer_core::sync::lock;
 
 use super::{iter::MapIter, take_hash};
-use crate::kernel::uprobes::{Files, ITER, Uprobes};
+use crate::kernel::uprobes::{Files, Guard, ITER, Uprobes};
 
 const MAP: &str = "TLS_HANDSHAKES";
 
 /// The probed files and the map of handshakes in progress.
 pub struct Tls {
     files: Mutex<Files>,
+    guard: Arc<Guard>,
     iter: MapIter,
     handshakes: Mutex<HashMap<MapData, TlsKey, TlsHandshake>>,
     /// As of the last reading.
@@ -37,8 +38,10 @@ impl Tls {
     ///
     /// When it is missing, or the iterator cannot be attached.
     pub fn new(ebpf: &mut Ebpf, uprobes: Uprobes) -> anyhow::Result<Self> {
+        let guard = Arc::new(Guard::new().context("cannot watch files")?);
         Ok(Self {
-            files: Mutex::new(Files::new(uprobes)),
+            files: Mutex::new(Files::new(uprobes, Arc::clone(&guard))),
+            guard,
             // Before the map is taken out.
             iter: MapIter::attach(ebpf, ITER, MAP)?,
             handshakes: Mutex::new(take_hash(ebpf, MAP)?),
@@ -49,6 +52,11 @@ impl Tls {
     /// The files that are probed. Locked while one is looked at.
     pub fn files(&self) -> MutexGuard<'_, Files> {
         lock(&self.files)
+    }
+
+    /// What detaches the programs from files that are written to: [`Guard::run`] is to run in a thread.
+    pub fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.guard)
     }
 
     /// Handshakes in progress.

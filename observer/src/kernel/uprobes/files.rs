@@ -1,11 +1,11 @@
 //! The files that are probed, and those in which there is nothing to probe.
 //!
-//! A local user chooses which files a process maps and what is in them. So each file is opened once, looked at and
-//! probed by that descriptor; it is read and not mapped, because a mapping of a file that is truncated raises SIGBUS;
-//! and there are limits on the number of files.
+//! A local user chooses which files a process maps and what is in them. So a file is looked at before it is opened,
+//! and probed by the descriptor by which it was read; it is read and not mapped, because a mapping of a file that is
+//! truncated raises SIGBUS; the number of files has limits; and what is written to is not probed any more (`guard`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File, Metadata, OpenOptions},
     io::Read as _,
     os::{
@@ -13,23 +13,33 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
 use observer_common::TLS_LIBRARIES;
-use observer_core::binaries::{self, Misfit, Tls};
+use observer_core::{
+    binaries::{self, Misfit, Tls},
+    process::mapped::MappedFile,
+};
 use tracing::{debug, info, warn};
 
-use super::{Links, Uprobes};
+use super::{
+    Uprobes,
+    guard::{Guard, Watch},
+};
 
 /// The most files that are known. Those of users other than root have at most half of them.
 const MAX_FILES: usize = 1_024;
-/// The most files that are probed, each by up to four descriptors. Likewise.
-const MAX_PROBED: usize = 192;
+/// The most files that are probed, each by up to five descriptors. Likewise.
+const MAX_PROBED: usize = 160;
 /// The largest file that is read. Node has 100 MB.
 const MAX_BYTES: u64 = 256 << 20;
 /// How long a file stays probed that no process maps any more, if a process may map it again.
 const UNUSED: Duration = Duration::from_secs(300);
+/// Where an ELF file begins.
+const MAGIC: &[u8] = b"\x7fELF";
 
 /// What identifies the contents of a file, as far as its metadata tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,72 +75,92 @@ struct Known {
     probed: Option<Probed>,
     /// Of a user other than root.
     of_user: bool,
-    /// Where this program sees it, if it does: then it may be mapped again at any time.
+    /// Where this program sees it on the disk of the system, if it does: then it may be mapped again at any time.
     of_host: Option<PathBuf>,
     /// When a process was last known to map it.
     used: Instant,
 }
 
 struct Probed {
-    /// Library and how its functions were found, if the file has one.
     tls: Option<(&'static str, &'static str)>,
-    layer: Layer,
-    _links: Vec<Links>,
+    /// `None` if the file system has no layers.
+    layer: Option<Layer>,
+    watch: Watch,
 }
 
 /// The files that processes map.
 pub struct Files {
     uprobes: Uprobes,
+    guard: Arc<Guard>,
     known: HashMap<Contents, Known>,
+    /// Devices of the system's own programs and libraries. What is probed elsewhere keeps a mount busy.
+    system: HashSet<u64>,
     warned: bool,
 }
 
 impl Files {
-    /// None yet.
-    pub fn new(uprobes: Uprobes) -> Self {
+    /// None yet. What is written to is detached by [`Guard::run`], which the caller runs.
+    pub fn new(uprobes: Uprobes, guard: Arc<Guard>) -> Self {
+        let system = ["/", "/usr"].map(|path| fs::metadata(path).map(|it| it.dev()));
         Self {
             uprobes,
+            guard,
             known: HashMap::new(),
+            system: system.into_iter().filter_map(Result::ok).collect(),
             warned: false,
         }
     }
 
-    /// Looks at the file at `path`, which a process maps that has it at `library` and with number `inode`, and probes it if
-    /// there is something to probe and it is not yet probed.
+    /// Looks at a file that a process maps, which can be opened at `path`, and probes it if there is something to
+    /// probe and it is not yet probed.
     ///
     /// # Errors
     ///
-    /// When it cannot be read or probed, or is another file by now.
-    pub fn meet(
-        &mut self,
-        path: &Path,
-        library: Option<&Path>,
-        inode: u64,
-    ) -> anyhow::Result<Contents> {
-        // A FIFO or a device that the path may lead to by now must not block.
-        let mut options = OpenOptions::new();
-        let file = options
+    /// When it is another file by now, or cannot be looked at.
+    pub fn meet(&mut self, path: &Path, mapped: &MappedFile) -> anyhow::Result<Contents> {
+        if mapped.deleted {
+            return self.meet_deleted(mapped.inode);
+        }
+        // Opened without effect: a FIFO or a device that the path may lead to by now must not be opened.
+        let follow = if mapped.library.is_some() {
+            libc::O_NOFOLLOW
+        } else {
+            0
+        };
+        let found = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .custom_flags(libc::O_PATH | follow)
             .open(path)?;
-        let metadata = file.metadata()?;
+        let metadata = found.metadata()?;
         anyhow::ensure!(metadata.is_file(), "not a regular file");
-        anyhow::ensure!(metadata.ino() == inode, "another file is there by now");
+        anyhow::ensure!(
+            metadata.ino() == mapped.inode,
+            "another file is there by now"
+        );
         let contents = Contents::of(&metadata);
         if let Some(known) = self.known.get_mut(&contents) {
             known.used = Instant::now();
             return Ok(contents);
         }
-        // Probes on contents that were overwritten in place would be at wrong instructions.
-        self.known
-            .retain(|it, _| (it.device, it.inode) != (contents.device, contents.inode));
+        // It was written to.
+        let is_same = |it: &Contents| (it.device, it.inode) == (contents.device, contents.inode);
+        self.forget(|it, _| is_same(it));
         let of_user = metadata.uid() != 0;
         if !self.has_room(of_user, false) {
             return Ok(contents);
         }
-        let probed = self.probe(&file, &contents, of_user)?;
-        let at = library.map_or_else(|| fs::read_link(path).ok(), |it| Some(it.to_owned()));
-        let of_host = at.filter(|at| is_at(at, &contents));
+        let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+        // What failed would fail again, at each look at each process that maps it.
+        let probed = self
+            .probe(&file, &contents, of_user)
+            .inspect_err(|error| {
+                let error = format!("{error:#}");
+                debug!(path = %path.display(), error, "not probed");
+            })
+            .unwrap_or_default();
+        let seen_at = mapped.library.clone().or_else(|| fs::read_link(path).ok());
+        let is_system = self.system.contains(&contents.device);
+        let of_host = seen_at.filter(|at| is_system && is_at(at, &contents));
         self.known.insert(
             contents,
             Known {
@@ -141,6 +171,32 @@ impl Files {
             },
         );
         Ok(contents)
+    }
+
+    /// A library that was replaced while a process has it mapped stays probed.
+    fn meet_deleted(&mut self, inode: u64) -> anyhow::Result<Contents> {
+        let mut known = self.known.iter_mut();
+        let same = known.find(|(it, known)| it.inode == inode && known.probed.is_some());
+        let (contents, known) = same.ok_or_else(|| anyhow::anyhow!("deleted"))?;
+        known.used = Instant::now();
+        Ok(*contents)
+    }
+
+    /// Forgets files, and detaches what is attached to them.
+    fn forget(&mut self, condition: impl Fn(&Contents, &Known) -> bool) {
+        let mut layers = HashSet::new();
+        self.known.retain(|contents, known| {
+            let is_kept = !condition(contents, known);
+            if !is_kept && let Some(probed) = &known.probed {
+                self.guard.release(&probed.watch);
+                layers.insert((contents.inode, contents.bytes));
+            }
+            is_kept
+        });
+        // The same layer at another place is to be probed there from now on.
+        self.known.retain(|contents, known| {
+            known.probed.is_some() || !layers.contains(&(contents.inode, contents.bytes))
+        });
     }
 
     /// Whether another file may be known, or with `probed` may be probed.
@@ -175,41 +231,85 @@ impl Files {
             "too large: {} bytes",
             contents.bytes
         );
+        let watch = self.guard.watch(file)?;
+        let probed = self.probe_watched(file, contents, of_user, &watch);
+        match probed {
+            Ok(Some((tls, layer))) => Ok(Some(Probed { tls, layer, watch })),
+            other => {
+                self.guard.release(&watch);
+                other.map(|_| None)
+            }
+        }
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "two fields of what the caller makes"
+    )]
+    fn probe_watched(
+        &mut self,
+        file: &File,
+        contents: &Contents,
+        of_user: bool,
+        watch: &Watch,
+    ) -> anyhow::Result<Option<(Option<(&'static str, &'static str)>, Option<Layer>)>> {
         let mut bytes = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        file.take(64).read_to_end(&mut bytes)?;
+        if !bytes.starts_with(MAGIC) {
+            return Ok(None);
+        }
+        file.take(MAX_BYTES - 64).read_to_end(&mut bytes)?;
         let misfit = |misfit: &Misfit| debug!(inode = contents.inode, %misfit, "not probed");
         let tls = binaries::tls(&bytes).inspect_err(misfit).ok().flatten();
         let quic = binaries::quic(&bytes).inspect_err(misfit).ok().flatten();
         if tls.is_none() && quic.is_none() {
             return Ok(None);
         }
-        let layer = Layer {
+        // Snapshots of btrfs have inode numbers in common, too, and are files of their own to probes.
+        let has_layers = fstatfs(file)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC;
+        let layer = has_layers.then(|| Layer {
             inode: contents.inode,
             bytes: contents.bytes,
             build_id: binaries::build_id(&bytes).to_vec(),
-        };
+        });
         let mut probed = self.known.values().filter_map(|it| it.probed.as_ref());
-        if probed.any(|it| it.layer == layer) || !self.has_room(of_user, true) {
+        let is_probed = layer.is_some() && probed.any(|it| it.layer == layer);
+        if is_probed || !self.has_room(of_user, true) {
             return Ok(None);
         }
         // By the descriptor, so that it is the file that was looked at.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let inode = contents.inode;
+        let failed =
+            |what| move |error: &std::io::Error| warn!(inode, %error, "cannot probe {what}");
         let mut links = Vec::new();
+        let mut names_of_tls = None;
         if let Some(found) = &tls {
-            links.push(self.uprobes.attach(Path::new(&path), found)?);
-            let (library, how) = names(found);
-            let inode = contents.inode;
+            let attached = self.uprobes.attach(&path, found);
+            if let Ok(attached) = attached.inspect_err(failed("a TLS library")) {
+                links.push(attached);
+                names_of_tls = Some(names(found));
+            }
+        }
+        let mut has_quic = false;
+        if let Some(found) = &quic {
+            let attached = self.uprobes.attach_quic(&path, found);
+            if let Ok(attached) = attached.inspect_err(failed("quic-go")) {
+                links.push(attached);
+                has_quic = true;
+            }
+        }
+        if links.is_empty() || Contents::of(&file.metadata()?) != *contents {
+            return Ok(None);
+        }
+        self.guard.keep(watch, links);
+        if let Some((library, how)) = names_of_tls {
             info!(library, how, inode, "observing TLS handshakes");
         }
-        if let Some(found) = &quic {
-            links.push(self.uprobes.attach_quic(Path::new(&path), found)?);
-            info!(inode = contents.inode, "observing quic-go");
+        if has_quic {
+            info!(inode, "observing quic-go");
         }
-        Ok(Some(Probed {
-            tls: tls.as_ref().map(names),
-            layer,
-            _links: links,
-        }))
+        Ok(Some((names_of_tls, layer)))
     }
 
     /// Forgets files that no process maps any more for a while, unless one may map them again: a probed file keeps its
@@ -221,17 +321,17 @@ impl Files {
                 known.used = now;
             }
         }
-        self.known.retain(|contents, known| {
-            let is_used = known.used.elapsed() < UNUSED;
+        self.forget(|contents, known| {
             let is_there = || known.of_host.as_ref().is_some_and(|at| is_at(at, contents));
-            is_used || (known.probed.is_some() && is_there())
+            known.used.elapsed() >= UNUSED && !(known.probed.is_some() && is_there())
         });
     }
 
     /// How many files are probed, by library and by how the functions were found.
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = BTreeMap::new();
-        for probed in self.known.values().filter_map(|it| it.probed.as_ref()) {
+        let probed = self.known.values().filter_map(|it| it.probed.as_ref());
+        for probed in probed.filter(|it| self.guard.holds(&it.watch)) {
             if let Some(found) = probed.tls {
                 *counts.entry(found).or_default() += 1;
             }

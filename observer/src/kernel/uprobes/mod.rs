@@ -2,6 +2,7 @@
 //! attach them to a file takes no capability, so that files may be found at any time.
 
 mod files;
+mod guard;
 mod link;
 mod program;
 mod selftest;
@@ -21,8 +22,11 @@ use observer_core::{
     contract::{AttachType, Status, Verdict},
 };
 
-pub use self::files::{Contents, Files};
 use self::link::{Point, attach};
+pub use self::{
+    files::{Contents, Files},
+    guard::Guard,
+};
 use crate::kernel::{facts::Facts, options::LoadOptions};
 
 /// The signal, as in verdicts.
