@@ -15,17 +15,18 @@ pub struct ResyncControl {
     pub moved: u64,
     /// Sockets visited in the second pass of this resynchronisation.
     pub seen: u64,
-    /// 1 until a resynchronisation has come to its end: what UDP sockets dropped before is not counted.
-    pub first: u32,
+    /// 1: what a UDP socket without an entry has dropped may be older, and is not counted. So it is until a
+    /// resynchronisation has come to its end in which each socket with drops had an entry or got one.
+    pub baseline: u32,
     /// The process whose UDP sockets were visited last.
     pub udp_tgid: u32,
     /// How many of them have an entry.
     pub udp_entries: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// 1 once this resynchronisation met a UDP socket with drops for which there was no room.
+    pub refused: u32,
 }
 
 crate::assert_layout!(ResyncControl, 48, [
-    epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64, first: u32, udp_tgid: u32,
-    udp_entries: u32, reserved: u32,
+    epoch: u32, pass: u32, seeded: u64, moved: u64, seen: u64, baseline: u32, udp_tgid: u32,
+    udp_entries: u32, refused: u32,
 ]);

@@ -14,14 +14,16 @@ pub const QUIC_ATTEMPTED: u32 = 0;
 pub const QUIC_LEVEL_DROPPED: u32 = 1;
 /// `handleHandshakeComplete`.
 pub const QUIC_COMPLETE: u32 = 2;
-/// `NextConnection`: the program goes on after a rejection.
+/// `NextConnection`: the program goes on after a rejection, or wants to when the handshake is complete.
 pub const QUIC_NEXT: u32 = 3;
 /// `handleCloseError`: the connection ends.
 pub const QUIC_CLOSED: u32 = 4;
-/// `CancelRead` or `CancelWrite` of a stream, or what these call.
+/// `CancelRead` or `CancelWrite` of a stream.
 pub const QUIC_CANCEL: u32 = 5;
+/// What `CancelWrite` calls, and STOP_SENDING of the peer, too: that has `remote`, one byte in the third register.
+pub const QUIC_CANCEL_BY: u32 = 6;
 /// From here on: a frame, [`QUIC_FRAMES`] that are sent, then those that are received.
-pub const QUIC_FRAME: u32 = 6;
+pub const QUIC_FRAME: u32 = 7;
 
 /// `protocol.Encryption0RTT` (internal/protocol/encryption_level.go, from 0.29 to 0.64).
 pub const QUIC_LEVEL_0RTT: u8 = 3;
@@ -74,11 +76,11 @@ pub struct QuicConnection {
     pub cancels: u64,
     /// 1 once its early data is rejected.
     pub rejected: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 once `NextConnection` was called.
+    pub next: u32,
 }
 
-crate::assert_layout!(QuicConnection, 16, [cancels: u64, rejected: u32, reserved: u32]);
+crate::assert_layout!(QuicConnection, 16, [cancels: u64, rejected: u32, next: u32]);
 
 /// Counters of QUIC.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +109,7 @@ pub const QUIC_METRICS: &[CounterMetric] = &[
         unit: "connections",
         labels: &["result"],
         hooks: HOOKS,
-        help: "Connections on which a client with quic-go sent early data (0-RTT), by whether the server accepted it. failed: the connection ended before that was known.",
+        help: "Connections on which a client with quic-go offered early data (0-RTT), by whether the server accepted it. failed: the connection ended before that was known.",
         query: "sum by (comm, unit, result) (rate(socket_quic_0rtt_total[5m]))",
         failures_from: Some(QUIC_REJECTED),
         process: None,
@@ -122,7 +124,7 @@ pub const QUIC_METRICS: &[CounterMetric] = &[
         unit: "connections",
         labels: &["result"],
         hooks: HOOKS,
-        help: "Connections on which early data was rejected, by what the program did: it went on with NextConnection (resumed), went on after the process had cancelled a stream since the rejection (cancelled: before quic-go 0.48 this resets new streams), or closed the connection instead (abandoned). A connection that waits, or whose process ended, is in none.",
+        help: "Connections on which early data was rejected, by what the program did: it went on with NextConnection, called before or after it (resumed), went on after the process had cancelled a stream since the rejection (cancelled: before quic-go 0.48 this resets new streams), or closed the connection instead (abandoned). A connection that waits, or whose process ended, is in none.",
         query: "sum by (comm, unit, result) (increase(socket_quic_0rtt_rejections_total{result!=\"resumed\"}[1h])) > 0",
         failures_from: Some(QUIC_CANCELLED),
         process: None,

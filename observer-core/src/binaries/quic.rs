@@ -1,24 +1,22 @@
 //! Functions of quic-go in a Go program, by their names in its versions 0.29 to 0.64.
 
 use observer_common::{
-    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME, QUIC_LEVEL_DROPPED,
-    QUIC_NEXT,
+    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCEL_BY, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME,
+    QUIC_LEVEL_DROPPED, QUIC_NEXT,
 };
 
 use super::{elf::Elf, go, misfit::Misfit};
 
 /// Import paths: the second up to 0.33.
-const PATHS: [&str; 2] = [
-    "github.com/quic-go/quic-go",
-    "github.com/lucas-clemente/quic-go",
-];
+const PATHS: [&str; 2] = ["github.com/quic-go/quic-go", OLD_PATH];
+const OLD_PATH: &str = "github.com/lucas-clemente/quic-go";
 
 /// A function that each of them has, and that is never inlined.
 const MARK: &str = ".(*streamsMap).ResetFor0RTT";
 
 /// Functions by what the probes on them are told. Types were renamed in 0.53. A function that calls another of these
 /// may be inlined into its callers, so both are here.
-const FUNCTIONS: [(u32, &[&str]); 10] = [
+const FUNCTIONS: [(u32, &[&str]); 11] = [
     (
         QUIC_ATTEMPTED,
         &[
@@ -58,6 +56,13 @@ const FUNCTIONS: [(u32, &[&str]); 10] = [
             ".(*receiveStream).CancelRead",
             ".(*SendStream).CancelWrite",
             ".(*sendStream).CancelWrite",
+        ],
+    ),
+    (
+        QUIC_CANCEL_BY,
+        &[
+            // 0.53.
+            ".(*SendStream).cancelWrite",
             // 0.50.
             ".(*sendStream).cancelWrite",
             // 0.46.
@@ -103,9 +108,17 @@ pub fn quic(elf: &Elf<'_>) -> Result<Option<Points>, Misfit> {
         .map(|(event, name)| (event, format!("{path}{name}")))
         .unzip();
     let found = events.into_iter().zip(entries(elf, &names)?);
-    let points: Points = found
+    let mut points: Points = found
         .filter_map(|(event, entry)| Some((event, entry?)))
         .collect();
+    // Up to 0.31 the third argument is another one, and `CancelWrite` is never inlined.
+    if path == OLD_PATH {
+        points.retain(|(event, _)| *event != QUIC_CANCEL_BY);
+    }
+    // Cancelled streams are counted for what is told when the program goes on.
+    if !points.iter().any(|(event, _)| *event == QUIC_NEXT) {
+        points.retain(|(event, _)| ![QUIC_CANCEL, QUIC_CANCEL_BY].contains(event));
+    }
     let required = FUNCTIONS.iter().take(REQUIRED);
     for (event, names) in required {
         if !points.iter().any(|(found, _)| found == event) {

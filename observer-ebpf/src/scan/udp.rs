@@ -1,8 +1,9 @@
 //! Datagrams that UDP sockets dropped: the sockets' own counts, read by the walk over open files. No
 //! hook runs when a datagram is dropped.
 //!
-//! Only sockets with drops have an entry. What a socket counts before its first entry is all new, unless
-//! this is the first walk, because it had dropped nothing at the walk before, or was not there.
+//! Only sockets with drops have an entry. What a socket counts before its first entry is all new, because it
+//! had dropped nothing at the walk before, or was not there; unless this is the first walk, or there was no room
+//! for all sockets at the last one.
 
 use observer_common::{MAP_UDP_SOCKETS, ResyncControl, SIGNAL_UDP_DROPS, UdpSocket, UdpSocketKey};
 
@@ -70,11 +71,15 @@ pub unsafe fn visit(
                         .insert(key, UdpSocket { drops, epoch }, BPF_NOEXIST)
                         .is_err()
                 {
-                    // What it drops is counted when it gets its entry.
+                    (*control).refused = 1;
                     outcome::map_full(MAP_UDP_SOCKETS);
                     return;
                 }
-                if (*control).first != 0 { 0 } else { drops }
+                if (*control).baseline != 0 || (*control).refused != 0 {
+                    0
+                } else {
+                    drops
+                }
             }
         };
         (*control).udp_entries += 1;

@@ -7,16 +7,16 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::uprobe, programs::ProbeContext};
 use observer_common::{
-    QUIC_ABANDONED, QUIC_ACCEPTED, QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCELLED, QUIC_CLOSED,
-    QUIC_COMPLETE, QUIC_DIRECTIONS, QUIC_FAILED, QUIC_FRAME, QUIC_FRAMES, QUIC_LEVEL_0RTT,
-    QUIC_LEVEL_DROPPED, QUIC_NEXT, QUIC_REJECTED, QUIC_RESULTS, QUIC_RESUMED, QuicConnection,
-    QuicKey, SIGNAL_QUIC,
+    QUIC_ABANDONED, QUIC_ACCEPTED, QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCEL_BY, QUIC_CANCELLED,
+    QUIC_CLOSED, QUIC_COMPLETE, QUIC_DIRECTIONS, QUIC_FAILED, QUIC_FRAME, QUIC_FRAMES,
+    QUIC_LEVEL_0RTT, QUIC_LEVEL_DROPPED, QUIC_NEXT, QUIC_REJECTED, QUIC_REJECTIONS, QUIC_RESULTS,
+    QUIC_RESUMED, QuicConnection, QuicKey, SIGNAL_QUIC,
 };
 
 use crate::{
     core::{
         counters,
-        maps::{BPF_ANY, BPF_NOEXIST, QUIC_CANCELS, QUIC_CONNECTIONS},
+        maps::{BPF_ANY, QUIC_CANCELS, QUIC_CONNECTIONS},
         outcome::{count_outcome, seen},
         process,
     },
@@ -25,7 +25,7 @@ use crate::{
 
 /// Places of the counters in `QuicCounters`, which are all of one type.
 const REJECTIONS: usize = QUIC_RESULTS.len();
-const FRAMES: usize = REJECTIONS + 3;
+const FRAMES: usize = REJECTIONS + QUIC_REJECTIONS.len();
 const COUNTERS: usize = FRAMES + QUIC_DIRECTIONS.len() * QUIC_FRAMES.len();
 
 #[uprobe]
@@ -39,7 +39,8 @@ pub fn quic_event(ctx: ProbeContext) -> u32 {
     };
     match event {
         QUIC_ATTEMPTED => {
-            let _ = QUIC_CONNECTIONS.insert(key, QuicConnection::default(), BPF_NOEXIST);
+            // An entry that is there is that of a process that has ended: its pid and addresses were reused.
+            let _ = QUIC_CONNECTIONS.insert(key, QuicConnection::default(), BPF_ANY);
         }
         QUIC_LEVEL_DROPPED => {
             // The type is one byte.
@@ -65,6 +66,12 @@ pub fn quic_event(ctx: ProbeContext) -> u32 {
             }
         }
         QUIC_CANCEL => cancel(tgid),
+        QUIC_CANCEL_BY => {
+            // A bool is one byte.
+            if regs::go_third(&ctx) as u8 == 0 {
+                cancel(tgid);
+            }
+        }
         frame => count(FRAMES + frame.wrapping_sub(QUIC_FRAME) as usize),
     }
     0
@@ -85,29 +92,33 @@ fn reject(key: &QuicKey) {
         return;
     };
     // SAFETY: points into the map.
-    unsafe {
+    let next = unsafe {
         if (*connection).rejected != 0 {
             // A second probe on the same file.
             return;
         }
         (*connection).cancels = cancels(key.tgid);
         (*connection).rejected = 1;
-    }
+        (*connection).next
+    };
     count(QUIC_REJECTED);
+    if next != 0 && QUIC_CONNECTIONS.remove(key).is_ok() {
+        count(REJECTIONS + QUIC_RESUMED);
+    }
 }
 
 #[inline(always)]
 fn go_on(key: &QuicKey) {
-    let Some(connection) = QUIC_CONNECTIONS.get_ptr(key) else {
+    let Some(connection) = QUIC_CONNECTIONS.get_ptr_mut(key) else {
         return;
     };
+    // NextConnection may be called before the handshake is complete, and waits for that: then the rejection
+    // finds it here.
     // SAFETY: points into the map.
-    let QuicConnection {
-        cancels: before,
-        rejected,
-        reserved: _,
-    } = unsafe { *connection };
-    // Else it goes on before the handshake is complete, which the program may do.
+    let (before, rejected) = unsafe {
+        (*connection).next = 1;
+        ((*connection).cancels, (*connection).rejected)
+    };
     if rejected != 0 && QUIC_CONNECTIONS.remove(key).is_ok() {
         count(if cancels(key.tgid) > before {
             REJECTIONS + QUIC_CANCELLED

@@ -70,3 +70,15 @@ pub fn go_second(ctx: &ProbeContext) -> u64 {
         return (*ctx.regs).regs[1];
     }
 }
+
+/// The third word of a Go function's arguments: CX on amd64 and X2 on arm64.
+#[inline(always)]
+pub fn go_third(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context of the running program.
+    unsafe {
+        #[cfg(bpf_target_arch = "x86_64")]
+        return (*ctx.regs).rcx;
+        #[cfg(not(bpf_target_arch = "x86_64"))]
+        return (*ctx.regs).regs[2];
+    }
+}

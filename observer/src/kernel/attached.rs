@@ -15,7 +15,8 @@ use observer_common::{
     CpuStats, FULL_MAP_NAMES, ListenerSample, MAP_CONNECTIONS, MAP_LISTENERS, MAP_NETNS,
     MAP_PROCESSES, MAP_SOCKOPT, MAP_TIME_WAIT_COUNTS, MAP_TIME_WAITS, MAP_TLS, MAP_UDP_SOCKETS,
     MAX_TLS_HANDSHAKES, PortSpace, ProcessKey, SIGNAL_LISTEN_OVERFLOW, SIGNAL_NAMES,
-    SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, SLOT_OVERFLOW, Slot, SocketSeen, SockoptKey, TimeWaitCount, TlsSeen,
+    SIGNAL_SETSOCKOPT, SIGNAL_TLS, SIGNALS, SLOT_OVERFLOW, Slot, SocketSeen, SockoptKey,
+    TimeWaitCount, TlsSeen,
 };
 use observer_core::{
     contract::{
@@ -184,13 +185,13 @@ impl Attached {
     ///
     /// When the iterator is not attached or cannot be read.
     pub fn resync(&self) -> anyhow::Result<Resynced> {
-        let resynced = {
+        let (resynced, udp_processes) = {
             let mut ebpf = lock(&self.ebpf);
             lock(&self.open_files).resync(&mut ebpf)?
         };
         self.udp_sockets
             .store(resynced.udp_sockets, Ordering::Relaxed);
-        lock(&self.udp_processes).clone_from(&resynced.udp_processes);
+        *lock(&self.udp_processes) = udp_processes;
         if resynced.epoch.is_multiple_of(SWEEP_EVERY) {
             let swept = self
                 .connections

@@ -65,6 +65,12 @@ impl Programs {
         )
     }
 
+    /// Streams of clients that a server stopped.
+    fn stops(&self, metrics: &Metrics) -> f64 {
+        let labels = [("direction", "received"), ("frame", "STOP_SENDING")];
+        metrics.by(&self.comm('c'), "socket_quic_stream_resets_total", &labels)
+    }
+
     /// Frames of client or server in a direction.
     fn resets(&self, metrics: &Metrics, suffix: char, direction: &str) -> f64 {
         let labels = [("direction", direction)];
@@ -82,36 +88,36 @@ fn client(programs: &Programs, netns: &Netns, server: &mut Option<Program>, way:
     client.expect("restart");
     if way == "accepted" {
         client.go();
+        client.expect("sent");
         client.expect("accepted \"early\"");
-    } else {
-        if let Some(old) = server.take() {
-            old.kill();
-        }
-        *server = Some(programs.serve(netns));
-        client.go();
-        client.expect("rejected");
+        return client;
     }
+    if let Some(old) = server.take() {
+        old.kill();
+    }
+    client.go();
+    client.expect("sent");
+    *server = Some(programs.serve(netns));
+    client.expect("rejected");
     client
 }
 
-/// The four ways that early data goes, with each version.
+/// The six ways that early data goes, with each version.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn early_data_accepted_resumed_cancelled_and_abandoned() {
     let daemon = Daemon::start(&["--resync-interval", "1s"]);
-    if !daemon.scrape().observes("quic") {
-        skip!("this kernel has no uprobe_multi links");
-    }
+    needs_signal!(daemon.scrape(), "quic");
     for version in VERSIONS {
         match Programs::of(version) {
-            Ok(programs) => four_ways(&daemon, &programs, version),
+            Ok(programs) => six_ways(&daemon, &programs, version),
             Err(why) => left_out!("quic-go {version}: {why}"),
         }
     }
     daemon.scrape().assert_complete();
 }
 
-fn four_ways(daemon: &Daemon, programs: &Programs, version: &str) {
+fn six_ways(daemon: &Daemon, programs: &Programs, version: &str) {
     println!("quic-go {version}");
     let netns = Netns::new();
     let mut server = Some(programs.serve(&netns));
@@ -141,19 +147,22 @@ fn four_ways(daemon: &Daemon, programs: &Programs, version: &str) {
         }
     }
 
+    client(programs, &netns, &mut server, "ahead").end_after("resumed: <nil>");
+    expect("resumed beforehand", ([1, 2, 0], [2, 0, 0]));
+
     let mut abandoning = client(programs, &netns, &mut server, "forget");
     abandoning.expect("done");
     // It waits for nothing, with the connection open.
-    expect("never resumed", ([1, 2, 0], [1, 0, 0]));
+    expect("never resumed", ([1, 3, 0], [2, 0, 0]));
     abandoning.go();
     abandoning.expect("closed");
-    expect("abandoned", ([1, 2, 0], [1, 0, 1]));
+    expect("abandoned", ([1, 3, 0], [2, 0, 1]));
     abandoning.end();
 
     let mut cancelling = client(programs, &netns, &mut server, "cancel");
     let resumed = cancelling.line();
     cancelling.end_after("done");
-    expect("cancelled", ([1, 3, 0], [1, 1, 1]));
+    expect("cancelled", ([1, 4, 0], [2, 1, 1]));
     // Fixed in 0.48: before, the frames of the old stream reset the new one of the same number.
     let is_fixed = version >= "0.48";
     assert_eq!(resumed == "resumed: <nil>", is_fixed, "{resumed}");
@@ -167,6 +176,11 @@ fn four_ways(daemon: &Daemon, programs: &Programs, version: &str) {
                 && programs.resets(metrics, 's', "received") >= 2.0
         });
     }
+
+    let before = programs.stops(&daemon.scrape());
+    client(programs, &netns, &mut server, "stopped").end_after("resumed: <nil>");
+    let metrics = expect("stopped by the peer", ([1, 5, 0], [3, 1, 1]));
+    assert!(programs.stops(&metrics) > before);
 }
 
 trait EndAfter {

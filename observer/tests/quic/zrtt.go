@@ -5,11 +5,14 @@
 //	zrtt server ADDRESS      prints "listening ADDRESS", and ends with its input
 //	zrtt client ADDRESS WAY  WAY is what it does when its early data is rejected:
 //	                         resume   goes on with NextConnection
+//	                         ahead    called that before
 //	                         cancel   cancels the old stream, then goes on
+//	                         stopped  has the server stop a stream of another connection, then goes on
 //	                         forget   does not go on, and closes the connection after a line
 //
 // The client connects twice. Between, it prints "restart" and waits for a line: a server that is restarted
-// has new ticket keys, and rejects what comes with the old ticket.
+// has new ticket keys, and rejects what comes with the old ticket. It prints "sent" when it has early data: a server that
+// is there before may reject it while it is being written.
 package main
 
 import (
@@ -29,7 +32,7 @@ import (
 )
 
 // patience ends a program that a test has left behind.
-const patience = 2 * time.Minute
+const patience = 10 * time.Minute
 
 func check(err error) {
 	if err != nil {
@@ -60,6 +63,9 @@ type stream interface {
 	io.ReadWriteCloser
 }
 
+// stopping is what the client writes to have a stream stopped.
+const stopping = "stop!"
+
 // echo answers each stream with what it has read.
 func echo(accept func(context.Context) (stream, error)) {
 	for {
@@ -68,9 +74,15 @@ func echo(accept func(context.Context) (stream, error)) {
 			return
 		}
 		go func() {
-			data, err := io.ReadAll(s)
+			first := make([]byte, len(stopping))
+			_, err := io.ReadFull(s, first)
+			if string(first) == stopping {
+				cancelRead(s)
+				return
+			}
+			rest, _ := io.ReadAll(s)
 			if err == nil {
-				_, _ = s.Write(data)
+				_, _ = s.Write(append(first, rest...))
 			}
 			_ = s.Close()
 		}()
@@ -112,6 +124,17 @@ func client(address, way string, wait func()) {
 	check(err)
 	_, err = s.Write([]byte("early"))
 	check(err)
+	next := early.next
+	if way == "ahead" {
+		calls, called := make(chan struct{}), make(chan error, 1)
+		go func() {
+			calls <- struct{}{}
+			called <- early.next(ctx)
+		}()
+		<-calls
+		next = func(context.Context) error { return <-called }
+	}
+	fmt.Println("sent")
 	// Without the end of the stream: what is cancelled must not be complete.
 	if early.accepted(ctx) {
 		_ = s.Close()
@@ -135,9 +158,19 @@ func client(address, way string, wait func()) {
 		wait()
 		return
 	case "cancel":
-		cancel(s)
+		cancelRead(s)
+		cancelWrite(s)
+	case "stopped":
+		without := c.Clone()
+		without.ClientSessionCache = nil
+		other := dial(ctx, address, without)
+		s, err := other.open()
+		check(err)
+		_, err = s.Write([]byte(stopping))
+		check(err)
+		<-s.(interface{ Context() context.Context }).Context().Done()
 	}
-	check(early.next(ctx))
+	check(next(ctx))
 	fmt.Println("resumed:", exchange(early.open, "second"))
 	early.close()
 	finish(wait)

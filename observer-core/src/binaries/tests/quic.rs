@@ -1,8 +1,8 @@
 //! quic-go in Go programs.
 
 use observer_common::{
-    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME, QUIC_LEVEL_DROPPED,
-    QUIC_NEXT,
+    QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCEL_BY, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME,
+    QUIC_LEVEL_DROPPED, QUIC_NEXT,
 };
 
 use super::{
@@ -14,13 +14,27 @@ use super::{
 const NEW: &str = "github.com/quic-go/quic-go";
 const OLD: &str = "github.com/lucas-clemente/quic-go";
 
-/// Functions of the versions 0.29 and 0.59, with what a probe on each is told.
+/// Functions of the versions 0.29 or 0.46 and 0.53, with what a probe on each is told.
 fn functions(path: &str, is_old: bool) -> Vec<(Option<u32>, String)> {
-    let (connection, receive, send, write) = if is_old {
-        ("connection", "receiveStream", "sendStream", "Write")
+    let (connection, receive, send, cancel, write) = if is_old {
+        (
+            "connection",
+            "receiveStream",
+            "sendStream",
+            "cancelWriteImpl",
+            "Write",
+        )
     } else {
-        ("Conn", "ReceiveStream", "SendStream", "Append")
+        (
+            "Conn",
+            "ReceiveStream",
+            "SendStream",
+            "cancelWrite",
+            "Append",
+        )
     };
+    // Under the old path its arguments are others.
+    let cancel_by = (path != OLD).then_some(QUIC_CANCEL_BY);
     let of = |event, name: String| (event, format!("{path}{name}"));
     vec![
         of(None, ".(*streamsMap).ResetFor0RTT".to_owned()),
@@ -43,6 +57,7 @@ fn functions(path: &str, is_old: bool) -> Vec<(Option<u32>, String)> {
         ),
         of(Some(QUIC_CANCEL), format!(".(*{receive}).CancelRead")),
         of(Some(QUIC_CANCEL), format!(".(*{send}).CancelWrite")),
+        of(cancel_by, format!(".(*{send}).{cancel}")),
         of(Some(QUIC_NEXT), format!(".(*{connection}).NextConnection")),
         of(
             Some(QUIC_FRAME),
@@ -100,6 +115,10 @@ fn functions_of_old_and_new_versions_are_found() {
 fn a_program_that_never_goes_on_is_probed_and_one_without_what_is_needed_is_not() {
     let mut all = functions(NEW, false);
     all.retain(|(event, _)| *event != Some(QUIC_NEXT));
+    // Nobody would read how many streams it cancels.
+    for (event, _) in &mut all {
+        event.take_if(|it| [QUIC_CANCEL, QUIC_CANCEL_BY].contains(it));
+    }
     assert_eq!(found(&all), Ok(Some(expected(&all))));
     all.retain(|(event, _)| *event != Some(QUIC_CLOSED));
     let missing = format!("{NEW}.(*Conn).handleCloseError");

@@ -20,6 +20,9 @@ use crate::kernel::hooks::open_files::ITER;
 
 const MAP: &str = "RESYNC";
 const UDP_MAP: &str = "UDP_SOCKETS";
+/// A UDP socket is taken for closed when so many walks in a row have not met it. One that is on its way to another
+/// process (SCM_RIGHTS) is open, and no process has it.
+const MISSED_WALKS: u32 = 4;
 
 /// What one resynchronisation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +37,6 @@ pub struct Resynced {
     pub moved: u64,
     /// UDP sockets that have dropped datagrams.
     pub udp_sockets: u64,
-    /// Processes that have UDP sockets open.
-    pub udp_processes: Vec<ProcessKey>,
     /// How long it took.
     pub took: Duration,
 }
@@ -44,8 +45,8 @@ pub struct Resynced {
 pub struct OpenFiles {
     control: Array<MapData, ResyncControl>,
     udp_sockets: HashMap<MapData, UdpSocketKey, UdpSocket>,
-    /// Whether a walk has come to its end.
-    walked: bool,
+    /// Whether the last walk that came to its end had room for each UDP socket with drops.
+    whole: bool,
 }
 
 impl OpenFiles {
@@ -59,16 +60,16 @@ impl OpenFiles {
             control: Array::try_from(take(ebpf, MAP)?)
                 .with_context(|| format!("cannot use the map {MAP}"))?,
             udp_sockets: take_hash(ebpf, UDP_MAP)?,
-            walked: false,
+            whole: false,
         })
     }
 
-    /// Walks once: confirms owners, then takes in and moves.
+    /// Walks once: confirms owners, then takes in and moves. Returns the processes that have UDP sockets open, too.
     ///
     /// # Errors
     ///
     /// When the iterator cannot be read. What it did until then is not undone.
-    pub fn resync(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<Resynced> {
+    pub fn resync(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<(Resynced, Vec<ProcessKey>)> {
         let started = Instant::now();
         let before = self
             .control
@@ -78,7 +79,9 @@ impl OpenFiles {
             epoch: before.epoch.wrapping_add(1).max(1),
             pass: 0,
             seen: 0,
-            first: u32::from(!self.walked),
+            // Or one that failed since then has refused a socket.
+            baseline: u32::from(!self.whole || before.refused != 0),
+            refused: 0,
             ..before
         };
         let mut udp_processes = Vec::new();
@@ -97,27 +100,27 @@ impl OpenFiles {
                 .get(&0, 0)
                 .context("cannot read the control block")?;
         }
-        self.walked = true;
-        Ok(Resynced {
+        self.whole = control.refused == 0;
+        let resynced = Resynced {
             epoch: control.epoch,
             seen: control.seen,
             seeded: control.seeded - before.seeded,
             moved: control.moved - before.moved,
             udp_sockets: self.forget_closed_udp_sockets(control.epoch),
-            udp_processes,
             took: started.elapsed(),
-        })
+        };
+        Ok((resynced, udp_processes))
     }
 
-    /// Removes the UDP sockets that walk `epoch` has not met, and returns how many are left.
+    /// Removes the UDP sockets that are closed after walk `epoch`, and returns how many are left.
     fn forget_closed_udp_sockets(&mut self, epoch: u32) -> u64 {
         let mut kept = 0;
         let mut closed = Vec::new();
         for (key, socket) in self.udp_sockets.iter().filter_map(Result::ok) {
-            if socket.epoch == epoch {
-                kept += 1;
-            } else {
+            if is_closed(socket, epoch, self.whole) {
                 closed.push(key);
+            } else {
+                kept += 1;
             }
         }
         for key in closed {
@@ -126,6 +129,13 @@ impl OpenFiles {
         }
         kept
     }
+}
+
+/// Whether a UDP socket is taken for closed after walk `epoch`. Where there is not room for all, those that are not met
+/// make some at once.
+fn is_closed(socket: UdpSocket, epoch: u32, has_room: bool) -> bool {
+    let missed = epoch.wrapping_sub(socket.epoch);
+    missed >= if has_room { MISSED_WALKS } else { 1 }
 }
 
 /// Reads the iterator to its end, which makes the program run, and returns what it writes.
@@ -148,6 +158,22 @@ fn walk(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_udp_socket_is_closed_after_four_walks_without_it_or_one_if_there_is_no_room() {
+        let met_at = |epoch| UdpSocket { drops: 1, epoch };
+        for epoch in [10, 1] {
+            let at = |missed: u32| met_at(u32::wrapping_sub(epoch, missed));
+            let closed = |has_room| [0, 1, 3, 4].map(|it| is_closed(at(it), epoch, has_room));
+            assert_eq!(closed(true), [false, false, false, true]);
+            assert_eq!(closed(false), [false, true, true, true]);
         }
     }
 }
