@@ -78,7 +78,8 @@ pub fn mapped_files(root: &ProcRoot, pid: u32) -> io::Result<Vec<MappedFile>> {
     // Devices of a number of their own are local disks.
     let mut remote = HashSet::new();
     if found.iter().any(|(device, _)| device.0 == 0) {
-        remote = remote_devices(&fs::read(process.join("mountinfo"))?);
+        let mountinfo = root.read(pid, "mountinfo").map_err(io::Error::other)?;
+        remote = remote_devices(&mountinfo.ok_or(io::ErrorKind::NotFound)?);
     }
     found.retain(|(device, _)| !remote.contains(device));
     Ok(found.into_iter().map(|(_, file)| file).collect())
