@@ -1,7 +1,7 @@
 //! All maps. The sizes are placeholders; the daemon sets them before loading.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
 use observer_common::{
@@ -114,6 +114,10 @@ pub static TLS_CALLS: LruHashMap<TlsCall, u64, 8192> = LruHashMap::new();
 /// for the session tickets that follow the handshake.
 #[btf_map]
 pub static TLS_FINISHED: LruHashMap<TlsKey, u32, 16_384> = LruHashMap::new();
+
+/// Always empty: see `uprobes::stack`.
+#[btf_map]
+pub static TAIL_CALLS: ProgramArray<1> = ProgramArray::new();
 
 /// Records of single events.
 #[btf_map]

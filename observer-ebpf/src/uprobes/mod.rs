@@ -3,4 +3,5 @@
 
 mod quic;
 mod regs;
+mod stack;
 mod tls;

@@ -30,7 +30,7 @@ const COUNTERS: usize = FRAMES + QUIC_DIRECTIONS.len() * QUIC_FRAMES.len();
 
 #[uprobe]
 pub fn quic_event(ctx: ProbeContext) -> u32 {
-    let event = regs::cookie(ctx.regs) as u32;
+    let event = regs::cookie(&ctx) as u32;
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let key = QuicKey {
         connection: regs::go_first(&ctx),

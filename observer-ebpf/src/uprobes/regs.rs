@@ -1,14 +1,19 @@
 //! Registers of the thread that hit a probe.
 
 use aya_ebpf::{
-    bindings::pt_regs, helpers::generated::bpf_get_attach_cookie, programs::ProbeContext,
+    EbpfContext, bindings::pt_regs, helpers::generated::bpf_get_attach_cookie,
+    programs::ProbeContext,
 };
 
-/// What the daemon attached the program with, `bpf_get_attach_cookie` (5.15).
+use crate::uprobes::stack;
+
+/// What the daemon attached the program with, `bpf_get_attach_cookie` (5.15). Each program calls it.
 #[inline(always)]
-pub fn cookie(regs: *mut pt_regs) -> u64 {
+pub fn cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the context of the running program.
-    unsafe { bpf_get_attach_cookie(regs.cast()) }
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    stack::of_thread(ctx, cookie);
+    cookie
 }
 
 /// The stack pointer that the caller of the function at whose entry the probe is will have when it returns:

@@ -13,8 +13,8 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use observer_common::{
-    Histogram, MAP_TLS, SIGNAL_TLS, TLS_BOUNDS, TLS_FAILED, TLS_GO, TLS_LIBRARIES, TLS_OK,
-    TLS_OPENSSL, TLS_ROLES, TlsCall, TlsCookie, TlsHandshake, TlsKey, TlsSeen,
+    Histogram, MAP_TLS, SIGNAL_TLS, TLS_BOUNDS, TLS_FAILED, TLS_LIBRARIES, TLS_OK, TLS_OPENSSL,
+    TLS_ROLES, TlsCall, TlsCookie, TlsHandshake, TlsKey, TlsSeen,
 };
 
 use crate::{
@@ -39,7 +39,7 @@ const GNUTLS_WARNING: i32 = -16;
 /// `ossl_statem_accept`, `SSL_do_handshake`, `gnutls_handshake`.
 #[uprobe]
 pub fn tls_enter(ctx: ProbeContext) -> u32 {
-    let cookie = TlsCookie::from_bits(regs::cookie(ctx.regs));
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
     let Some(object) = ctx.arg::<u64>(0) else {
         return 0;
     };
@@ -74,7 +74,7 @@ pub fn tls_leave(ctx: RetProbeContext) -> u32 {
     // SAFETY: points into the map.
     let object = unsafe { *object };
     let _ = TLS_CALLS.remove(call);
-    let cookie = TlsCookie::from_bits(regs::cookie(ctx.regs));
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
     let returned = ctx.ret::<i32>();
     let result = match cookie.library {
         TLS_OPENSSL => openssl_result(object, returned, cookie.rwstate),
@@ -92,7 +92,7 @@ pub fn tls_leave(ctx: RetProbeContext) -> u32 {
 /// The object is freed: `SSL_free`, `gnutls_deinit`.
 #[uprobe]
 pub fn tls_free(ctx: ProbeContext) -> u32 {
-    let cookie = TlsCookie::from_bits(regs::cookie(ctx.regs));
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
     let Some(object) = ctx.arg::<u64>(0) else {
         return 0;
     };
@@ -107,7 +107,7 @@ pub fn tls_free(ctx: ProbeContext) -> u32 {
 /// always that is its first one.
 #[uprobe]
 pub fn tls_reset(ctx: ProbeContext) -> u32 {
-    let cookie = TlsCookie::from_bits(regs::cookie(ctx.regs));
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
     if let Some(object) = ctx.arg::<u64>(0) {
         let _ = TLS_FINISHED.remove(key(object, cookie.library));
     }
@@ -118,8 +118,8 @@ pub fn tls_reset(ctx: ProbeContext) -> u32 {
 /// because the receiver is not in a register any more when they return.
 #[uprobe]
 pub fn tls_go_enter(ctx: ProbeContext) -> u32 {
-    let cookie = TlsCookie::from_bits(regs::cookie(ctx.regs));
-    begin(&key(regs::goroutine(&ctx), TLS_GO), cookie.role);
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
+    begin(&key(regs::goroutine(&ctx), cookie.library), cookie.role);
     0
 }
 
@@ -127,10 +127,11 @@ pub fn tls_go_enter(ctx: ProbeContext) -> u32 {
 /// reads and moves.
 #[uprobe]
 pub fn tls_go_leave(ctx: ProbeContext) -> u32 {
+    let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
     // The type of an `error`, null if there is none.
     let failed = regs::go_first(&ctx) != 0;
     let result = if failed { TLS_FAILED } else { TLS_OK };
-    end(&key(regs::goroutine(&ctx), TLS_GO), result);
+    end(&key(regs::goroutine(&ctx), cookie.library), result);
     0
 }
 

@@ -8,13 +8,18 @@ use std::{
 };
 
 use aya::{Ebpf, maps::Map};
-use aya_obj::{Object, generated::bpf_attr};
+use aya_obj::{
+    Object,
+    generated::{BPF_CALL, BPF_JMP, bpf_attr, bpf_insn},
+};
 
 use super::link::BPF_TRACE_UPROBE_MULTI;
 use crate::kernel::bpf::{BPF_PROG_LOAD, bpf};
 
 /// `BPF_PROG_TYPE_KPROBE`, which uprobes share.
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
+/// The tail call that keeps a program on the stack of its thread (`uprobes::stack` of observer-ebpf).
+const BPF_FUNC_TAIL_CALL: i32 = 12;
 /// Bytes for the verifier's log.
 const LOG: usize = 1 << 16;
 
@@ -57,6 +62,7 @@ fn descriptor(map: &Map) -> Option<RawFd> {
     let (Map::Array(data)
     | Map::HashMap(data)
     | Map::LruHashMap(data)
+    | Map::ProgramArray(data)
     | Map::Queue(data)
     | Map::RingBuf(data)) = map
     else {
@@ -70,6 +76,14 @@ fn load_one(object: &Object, name: &str) -> Result<OwnedFd, String> {
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object.functions.get(&program.function_key());
     let instructions = &function.ok_or_else(missing)?.instructions;
+    let is_tail_call = |it: &bpf_insn| {
+        it.code == (BPF_JMP | BPF_CALL) as u8 && it.src_reg() == 0 && it.imm == BPF_FUNC_TAIL_CALL
+    };
+    if !instructions.iter().any(is_tail_call) {
+        return Err(format!(
+            "{name} has no tail call, so threads may share its stack"
+        ));
+    }
     let short = CString::new(&name[..name.len().min(15)]).map_err(|error| error.to_string())?;
     let mut log = vec![0_u8; LOG];
     // SAFETY: all zero is a valid value.
