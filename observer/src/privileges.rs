@@ -319,7 +319,7 @@ impl fmt::Display for Dropped {
             write!(f, "kept {}", self.kept.join(", "))?;
         }
         if !self.bounding {
-            f.write_str("; the bounding set is unchanged for want of CAP_SETPCAP")?;
+            f.write_str("; the bounding set is unchanged, because that needs CAP_SETPCAP")?;
         }
         Ok(())
     }

@@ -109,7 +109,7 @@ pub const WAIT_HISTOGRAMS: &[HistogramMetric] = &[
     HistogramMetric {
         name: "socket_read_stall_seconds",
         hooks: "`inet_sock_set_state`",
-        help: "Waits for data of 1 s or more that ended with the connection, one per connection: the program gave up while it waited for the peer (timeout), the peer closed instead of answering (peer_closed), an RST or a timeout of the kernel ended it (reset), or the program closed without reading data that had arrived (unread). An idle HTTP/2 connection that a client closes may count as timeout, because its last frames need no answer. Waits that data ended are not in it, nor those of programs that say farewell before they close, as TLS does.",
+        help: "Waits for data of 1 s or more that ended with the connection, one per connection: the program gave up while it waited for the peer (timeout), the peer closed instead of answering (peer_closed), an RST or a timeout of the kernel ended it (reset), or the program closed without reading data that had arrived (unread). An idle HTTP/2 connection that a client closes may count as timeout, because its last frames need no answer. Does not count waits that data ended, nor those of programs that send a closing message before they close, as TLS does.",
         query: "sum by (comm, unit) (rate(socket_read_stall_seconds_count{reason=\"timeout\"}[5m])) > 0",
         signal: SIGNAL_STATE,
         offset: offset_of!(WaitCounters, ended),

@@ -107,19 +107,19 @@ causes! {
         ABORTED "aborted": "sent ABORTED_BY_ADMIN"
             => "another process aborts its connections (`ss -K`, or a load balancer in the kernel)" ["abort-from-outside"];
         PEERS_SILENT "peers_silent": "sent TCP_KEEPALIVE_TIMEOUT"
-            => "its peers vanished without a word: the idle timeout of a NAT or load balancer, or dead hosts"
+            => "its peers vanished without a FIN or RST: the idle timeout of a NAT or load balancer, or dead hosts"
             ["keepalive"];
         ORPHANS "orphans": "sent TCP_ABORT_ON_MEMORY or TCP_ABORT_ON_LINGER"
             => "closed connections are dropped early: tcp_max_orphans, tcp_mem or TCP_LINGER2" ["orphans"];
         LISTENER_RESETS "listener_resets": "sent INVALID_SYN (since 6.10) or REFUSED_BY_LISTENER"
-            => "its listening sockets refuse connections; with tcp_abort_on_overflow=1, because the accept queue is full"
+            => "its listening sockets refuse connections: with tcp_abort_on_overflow=1, because the accept queue is full"
             ["abort-on-overflow", "backlog"];
         OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
             => "a peer or a NAT still has an older connection with the same ports" ["old-connection"];
         PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
             => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["peer-left", "half-close"];
         PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
-            => "peers abort established connections: they cancel, restart, or something in between times out"
+            => "peers abort established connections: they cancel requests or restart, or a device between the hosts times out"
             ["reset-at-close"];
         BOTH_CLOSING "both_closing": "received IN_LAST_ACK, IN_CLOSING or IN_FIN_WAIT*"
             => "peers reset connections that both sides were closing: harmless by itself" ["reset-at-close"];
@@ -141,7 +141,7 @@ causes! {
         NO_ROUTE "no_route": "ENETUNREACH and no success"
             => "there is no route to the destination" ["no-route"];
         FIREWALL_ICMP "firewall_icmp": "ENOPROTOOPT, EHOSTDOWN or ENONET"
-            => "a firewall or router refuses by an ICMP message" ["icmp"];
+            => "a firewall or router rejects with an ICMP message" ["icmp"];
         DENIED "denied": "EACCES or EPERM"
             => "a security module, a BPF program or a route of this host forbids it" ["denied"];
         NO_LOCAL_PORT "no_local_port": "EADDRNOTAVAIL"
@@ -185,7 +185,7 @@ causes! {
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_PIPES "fd_pipes": "newest descriptors: pipes"
-            => "opens pipes that it does not close, as those to child processes that have ended" ["nofile"];
+            => "opens pipes that it does not close, for example to child processes that have ended" ["nofile"];
         FD_FILES "fd_files": "newest descriptors: files"
             => "opens files that it does not close" ["nofile"];
         FD_EVENTS "fd_events": "newest descriptors: eventpoll, eventfd, timerfd or inotify"
@@ -205,7 +205,7 @@ causes! {
         CLIENT_KEEPS_CLOSED "client_keeps_closed": "the local port is no listener's"
             => "a client or its pool keeps connections that the servers have closed" ["close-wait"];
         PROXY_HALF_CLOSED "proxy_half_closed": "as many owned sockets in FIN_WAIT2"
-            => "a proxy passes the end of one direction on, and waits for the other for ever" ["half-close", "close-wait"];
+            => "a proxy forwards the end of one direction and waits for the end of the other without a timeout" ["half-close", "close-wait"];
     }
     ReadStall {
         NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
@@ -227,14 +227,14 @@ causes! {
     }
     TlsStall {
         HANDSHAKES_UNANSWERED "handshakes_unanswered": "slow handshakes as a client"
-            => "its peers accept connections and do not go on with the TLS handshake: they hang, have too few workers, or do not \
+            => "its peers accept connections and do not continue the TLS handshake: they hang, have too few workers, or do not \
                 speak TLS on that port"
             ["tls-client"];
         HANDSHAKES_NOT_FINISHED "handshakes_not_finished": "slow handshakes as a server"
-            => "its clients connect and do not go on with the TLS handshake: they hang, are very slow, or want to tie up the server"
+            => "its clients connect and do not continue the TLS handshake: they hang, are very slow, or attack the server"
             ["tls-server"];
-        HANDSHAKES_STUCK "handshakes_stuck": "slow handshakes of a library that does not tell the role (GnuTLS, BoringSSL)"
-            => "the other sides of its connections do not go on with the TLS handshake: they hang, or do not speak TLS"
+        HANDSHAKES_STUCK "handshakes_stuck": "slow handshakes of a library whose role (client or server) is unknown (GnuTLS, BoringSSL)"
+            => "its peers do not continue the TLS handshake: they hang, or do not speak TLS"
             ["tls-client", "tls-server"];
     }
     IdlePoolLeak {
@@ -252,17 +252,17 @@ causes! {
         ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 2 s and accepts nothing, and others accept; or one of several sockets of a process is nearly full for 2 s and the others are nearly empty"
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
-            => "more connections are begun than finished: a flood, or clients far away" ["syn-queue"];
+            => "more connections are started than established: a SYN flood, or clients with a long round-trip time" ["syn-queue"];
         SLOW_ACCEPT "slow_accept": "accepts go on, and the queue is nearly full for 2 s"
-            => "the server accepts connections more slowly than they come" ["slow-accept"];
+            => "the server accepts connections more slowly than they arrive" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
-            => "the accept queue is small: the argument of listen(), or net.core.somaxconn" ["backlog"];
+            => "the accept queue is small: a small argument of listen(), or net.core.somaxconn" ["backlog"];
         BURST "burst": "accepts go on"
-            => "more connections come at once than the accept queue holds" ["backlog"];
+            => "more connections arrive at once than the accept queue holds" ["backlog"];
     }
     SynScan {
         SCAN "scan": "at least 15 closed ports of one source"
-            => "a port scan: one source tries port after port to find open ones; the source address may be forged" ["scan"];
+            => "a port scan: one source tries many ports to find open ones; the source address may be forged" ["scan"];
     }
 }
 

@@ -49,178 +49,185 @@ macro_rules! thresholds {
 }
 
 thresholds! {
-    /// Seconds that a finding is raised at least, and for which what it is about must stay below the clear
-    /// threshold before it clears: shorter ones would clear and raise again within one incident.
+    /// Minimum duration of a finding, and how long the statistic must stay below the clear
+    /// threshold before it clears, in seconds: with less, a finding would clear and be raised again
+    /// within one incident.
     min_raised_seconds = 30.0;
-    /// Seconds that a finding is raised at least if it is the third of its kind within an hour: it
-    /// comes and goes, and more lines would say nothing new.
+    /// Minimum duration in seconds of a finding that is the third of its kind within an hour: the
+    /// condition flaps, and further log lines would add nothing.
     flapping_raised_seconds = 600.0;
     /// Seconds after which an unchanged finding is reported again.
     repeat_seconds = 600.0;
-    /// RSTs per second that a storm has at least. Health checkers reset 0.5 to 1 connections per second each.
+    /// Minimum of RSTs per second in a storm. Each health checker resets 0.5 to 1 connections per second.
     rst_rate = 10.0;
-    /// The same for a process or name that was watched too short a time to have a baseline: fifty checkers.
+    /// `rst_rate` for a process or name that is too new to have a baseline: fifty health checkers.
     rst_rate_new = 50.0;
-    /// Multiple of the baseline that a storm has at least, so that what always resets is no storm.
+    /// Minimum multiple of the baseline in a storm, so that a constant rate of RSTs is no storm.
     rst_ratio = 5.0;
-    /// Fraction of the connections that ended in which an RST was sent or received. Busy servers have up to 8 %.
+    /// Minimum fraction of ended connections with an RST sent or received. Busy servers have up to 8 %.
     rst_share = 0.2;
-    /// The same without a baseline.
+    /// `rst_share` without a baseline.
     rst_share_new = 0.5;
-    /// Multiple of the baseline from which `rst_share_big` is enough: a storm amid much traffic.
+    /// Multiple of the baseline from which `rst_share_big` replaces `rst_share`: a storm within much other traffic.
     rst_ratio_big = 20.0;
-    /// Fraction that is enough from `rst_ratio_big` times the baseline on.
+    /// Minimum fraction of ended connections from `rst_ratio_big` times the baseline on.
     rst_share_big = 0.05;
-    /// Of the last 10 seconds, those with half the rate or more. Restarts, closed tabs and ends of benchmarks last
-    /// 1 to 2 seconds.
+    /// Number of the last 10 seconds with at least half the rate. Restarts, closed tabs and ends of
+    /// benchmarks last 1 to 2 seconds.
     rst_hot_seconds = 6.0;
-    /// Of the last 60 seconds, those with half the rate or more, for a name. A rolling restart has pauses, a
-    /// process per request has none.
+    /// Number of the last 60 seconds with at least half the rate, for a name. A rolling restart has
+    /// pauses, a process per request has none.
     rst_name_hot_seconds = 54.0;
     /// Seconds after which a process has a baseline.
     rst_mature_seconds = 120.0;
-    /// Seconds after which a name has a baseline: longer, because its restarts are part of it.
+    /// Seconds after which a name has a baseline: longer, because the baseline of a name includes restarts.
     rst_name_mature_seconds = 600.0;
     /// Half-life of the baseline in seconds.
     rst_half_life_seconds = 300.0;
-    /// The same while a process is new: it has to have learnt by `rst_mature_seconds`.
+    /// Half-life of the baseline while a process is new, so that the baseline is settled after `rst_mature_seconds`.
     rst_half_life_new_seconds = 20.0;
-    /// The same while a name is new.
+    /// Half-life of the baseline while a name is new.
     rst_name_half_life_new_seconds = 60.0;
-    /// Seconds for which the baseline stays as it was while a storm is raised. What still goes on then is
-    /// normal here.
+    /// Seconds for which the baseline is frozen while a storm is raised. A rate that continues after that becomes the
+    /// baseline.
     rst_chronic_seconds = 3600.0;
     /// Multiple of the rate from which a storm is critical.
     rst_critical_ratio = 10.0;
-    /// RSTs per second below which a storm is over, if twice the baseline is not higher.
+    /// RSTs per second below which a storm clears, or twice the baseline if that is higher.
     rst_clear_rate = 2.0;
     /// Failed connects in 10 seconds.
     connect_failures = 10.0;
-    /// Of the last 10 seconds, those with a failure: a restart of the backend takes 1 to 4.
+    /// Number of the last 10 seconds with a failed connect: a restart of the backend takes 1 to 4.
     connect_failure_seconds = 6.0;
-    /// Fraction of the connects of 10 seconds that failed. One dead address of two is half of them.
+    /// Fraction of failed connects in 10 seconds. One dead address of two makes half of them fail.
     connect_failure_share = 0.5;
-    /// Of the last 120 seconds, those with a failure, for programs that try again every few seconds.
+    /// Number of the last 120 seconds with a failed connect, for programs that retry every few seconds.
     connect_slow_failure_seconds = 10.0;
-    /// Fraction of the connects of 120 seconds that failed: higher, as there are so few.
+    /// Fraction of failed connects in 120 seconds: higher, because there are few connects.
     connect_slow_failure_share = 0.8;
-    /// Sockets that have waited in SYN_SENT for over 3 seconds: a destination that drops them shows now, and not
-    /// after 127 seconds.
+    /// Sockets that have been in SYN_SENT for over 3 seconds, so that a destination that drops SYNs
+    /// is found at once and not after 127 seconds.
     connect_waiting = 10.0;
-    /// Fraction of failed connects at which it clears.
+    /// Fraction of failed connects below which the finding clears.
     connect_clear_share = 0.1;
-    /// Established connections that nothing answered any more, of 120 seconds.
+    /// Established connections that ended in 120 seconds because the peer no longer answered.
     silent_peers = 10.0;
-    /// Of the last 120 seconds, those with such an end: a host that was suspended, or one peer that is gone, ends all
-    /// at once.
+    /// Number of the last 120 seconds with such an end: if this host was suspended, or a single
+    /// peer is gone, all connections end at once.
     silent_peers_seconds = 5.0;
-    /// Fraction of the connections that ended in 120 seconds. Servers of mobile clients have a few per cent.
+    /// Such ends as a fraction of all connections that ended in 120 seconds. Servers of mobile clients have a few per cent.
     silent_peers_share = 0.2;
-    /// Blocked ports as a fraction of the available ones, on two walks: exhausted within seconds at any rate.
+    /// Blocked ports as a fraction of the available ports, at two consecutive walks: at most seconds are left.
     ports_full = 0.85;
-    /// The same if it will run out: above half of the range connect() searches the ports of both parities, which takes
-    /// milliseconds.
+    /// Blocked ports as a fraction of the available ports, if the forecast says that they run out.
+    /// Above half of the range connect() searches ports of both parities, which takes milliseconds.
     ports_half = 0.5;
-    /// The same at which it clears.
+    /// Blocked ports as a fraction of the available ports below which the finding clears.
     ports_clear = 0.4;
-    /// Growth of live connections is reported if it takes all ports within so many seconds.
+    /// Growth of live connections is reported if it uses up all ports within this number of seconds.
     ports_soon_seconds = 600.0;
-    /// Critical if ports run out in less than so many seconds.
+    /// The finding is critical if ports run out in less than this number of seconds.
     ports_critical_seconds = 60.0;
     /// Ports blocked by TIME_WAIT as a fraction of the available ones.
     time_wait_now = 0.4;
-    /// The same as it will be at the present rate: below, it comes to rest before the ports run out.
+    /// Forecast of the ports blocked by TIME_WAIT, as that fraction, at the present rate: below
+    /// this value, their number levels off before the ports run out.
     time_wait_end = 0.8;
-    /// Of the last 10 seconds, those in which a connection was closed without TIME_WAIT because
+    /// Number of the last 10 seconds in which a connection was closed without TIME_WAIT because
     /// `net.ipv4.tcp_max_tw_buckets` was reached. This is no forecast.
     time_wait_overflow_seconds = 2.0;
-    /// Open descriptors as a fraction of the limit, for a rise over 7 s: the shorter the rise, the nearer the limit must be.
+    /// Open descriptors as a fraction of the limit, for a rise over 7 s: the shorter the rise, the higher the fraction must
+    /// be.
     fd_share_1s = 0.7;
-    /// The same for a rise over 70 s.
+    /// Open descriptors as a fraction of the limit, for a rise over 70 s.
     fd_share_10s = 0.4;
-    /// The same for a rise over 7 min.
+    /// Open descriptors as a fraction of the limit, for a rise over 7 min.
     fd_share_60s = 0.35;
-    /// The same for a rise over 70 min.
+    /// Open descriptors as a fraction of the limit, for a rise over 70 min.
     fd_share_600s = 0.35;
-    /// Descriptors by which it rises at least.
+    /// Minimum rise in descriptors.
     fd_rise = 6.0;
-    /// Fraction of the limit by which it rises at least.
+    /// Minimum rise as a fraction of the limit.
     fd_rise_share = 0.02;
-    /// The limit must be reached within so many times what was seen of the rise: nothing is extrapolated
-    /// further, so a descriptor a second under a limit of 1,048,576 is silent for 11 days.
+    /// The forecast must reach the limit within this multiple of the observed duration of the rise;
+    /// it is not extrapolated further. A leak of one descriptor per second below a limit of
+    /// 1,048,576 is not reported for 11 days.
     fd_horizon = 6.0;
-    /// A rise that slows down must end above this fraction of the limit: a start-up does not.
+    /// A rise that slows down must level off above this fraction of the limit: that of a starting program does not.
     fd_end_share = 0.95;
-    /// Fraction of the limit from which three seconds of growth are enough.
+    /// Fraction of the limit from which growth in three consecutive measurements is enough.
     fd_jump_share = 0.8;
-    /// Seconds that such growth leaves until the limit.
+    /// Maximum number of seconds until the limit is reached by such growth.
     fd_jump_seconds = 10.0;
-    /// A leak clears below this fraction of the highest number since it was raised, or of the number from which one
-    /// may be raised: the limit may be a higher one by then.
+    /// A leak clears below this fraction of the highest number since it was raised, or of the
+    /// number from which a leak is raised, because the limit may have been raised since.
     fd_clear_share = 0.9;
-    /// Open descriptors as a fraction of the limit that is exhaustion although no call has failed.
+    /// Open descriptors as a fraction of the limit that counts as exhaustion even if no call has failed.
     fd_full_share = 0.95;
-    /// Seconds for which it must be that full: a trend is no longer seen there.
+    /// Seconds for which that fraction must be exceeded: near the limit, no rise can be seen.
     fd_full_seconds = 300.0;
     /// Fraction of the limit below which exhaustion clears.
     fd_full_clear_share = 0.9;
-    /// Sockets in CLOSE_WAIT for over 60 seconds. Client pools keep some for hours; the growth is the leak.
+    /// Sockets in CLOSE_WAIT for over 60 seconds. Client pools keep some for hours; only growth is a leak.
     close_wait_least = 20.0;
-    /// Fraction of them by which they grew, by the median of the slopes: a pool whose peers close it at once is one step.
+    /// Minimum growth as a fraction of their number, by the median of the slopes: if the peers of a
+    /// pool close all connections at once, that is one step and no growth.
     close_wait_rise_share = 0.5;
     /// Sockets in CLOSE_WAIT for over 10 seconds, if they are `close_wait_fd_share` of the descriptor limit.
     close_wait_few = 8.0;
-    /// Fraction of the descriptor limit that they take, for programs with a small limit.
+    /// Fraction of the descriptor limit that these sockets use, for programs with a small limit.
     close_wait_fd_share = 0.25;
-    /// Sockets in CLOSE_WAIT for over 60 seconds below which it clears.
+    /// Sockets in CLOSE_WAIT for over 60 seconds below which the finding clears.
     close_wait_clear = 10.0;
     /// Connections that have waited for `--stall-after` for a peer that has closed its window, does not acknowledge or has
     /// sent nothing yet; or for 60 seconds for the answer to a request. Two or three slow peers are normal.
     read_stall = 5.0;
-    /// Fraction of the process's connections in use that do: busy servers have slow clients. Those that have been nobody's
-    /// turn for 10 seconds are not in use.
+    /// Waiting connections as a fraction of the process's connections in use: busy servers have
+    /// slow clients. Connections that have been nobody's turn for 10 seconds are not in use.
     read_stall_share = 0.25;
-    /// The same with answers, of the connections in use that the process opened: a few slow queries are normal.
+    /// Connections without an answer as a fraction of the connections in use that the process
+    /// opened: a few slow queries are normal.
     read_stall_answer_share = 0.5;
-    /// Score below which it clears.
+    /// Score below which the finding clears.
     read_stall_clear_share = 0.5;
     /// Connections whose data the program has not read for `--stall-after`.
     not_reading = 3.0;
-    /// Fraction of the process's connections in ESTABLISHED and in use: a proxy stops reading from a client while its
-    /// server is slow.
+    /// Those connections as a fraction of the process's connections in ESTABLISHED and in use: a
+    /// proxy stops reading from a client while its server is slow.
     not_reading_share = 0.5;
-    /// Connections that have been quiet for 10 seconds and nobody's turn. Pools of a few dozens are normal, and so is
-    /// that they grow once.
+    /// Connections without data for 10 seconds in which it is nobody's turn. Pools of a few dozen
+    /// connections that grow once are normal.
     idle_pool_least = 50.0;
-    /// Fraction of them by which they grew over seven buckets of 30 seconds (connections opened here) or 300 (all), by
-    /// the median of the slopes.
+    /// Minimum growth as a fraction of their number over seven buckets of 30 seconds (connections
+    /// opened by the process) or 300 seconds (all), by the median of the slopes.
     idle_pool_rise_share = 0.5;
-    /// A rise that slows down must end above this multiple of them: a pool that fills up does not.
+    /// A rise that slows down must level off above this multiple of their number: that of a pool that fills up does not.
     idle_pool_end = 1.5;
-    /// Fraction of the highest number since it was raised below which it clears.
+    /// The finding clears below this fraction of the highest number since it was raised.
     idle_pool_clear_share = 0.8;
-    /// Seconds without a new highest number after which it clears: a pool has reached its limit.
+    /// Seconds without a new highest number after which the finding clears: the pool has reached its limit.
     idle_pool_rest_seconds = 600.0;
-    /// Seconds from which a TLS handshake takes too long: with a lost segment on each way it takes 3.
+    /// Duration in seconds from which a TLS handshake is too slow: with one lost segment in each direction it takes 3.
     tls_slow_seconds = 5.0;
-    /// TLS handshakes in progress that take too long. One or two are clients that vanished, or scanners.
+    /// TLS handshakes in progress that are too slow. One or two are normal: vanished clients, or scanners.
     tls_stall = 3.0;
-    /// The same as a fraction of the process's connections: a pool that waits for a tenth of them is short of them, and
-    /// a server with some slow clients is not.
+    /// Slow handshakes as a fraction of the process's connections: a pool that waits for a tenth of
+    /// its connections is affected, a server with a few slow clients is not.
     tls_stall_share = 0.1;
     /// Connection requests dropped in 10 seconds because the accept queue was full.
     listen_overflows = 5.0;
-    /// Of the last 10 seconds, those with such a drop: a burst comes again after 1 and 3 s, a slow program always.
+    /// Number of the last 10 seconds with such a drop: retries after a burst come after 1 and 3 s,
+    /// those of a slow program in every second.
     listen_overflow_seconds = 4.0;
     /// Fraction of its maximum to which the accept queue of a listening socket is filled.
     listen_full = 0.8;
-    /// Seconds for which it is so full, at each tick.
+    /// Seconds for which the queue must be that full, at each tick.
     listen_full_seconds = 5.0;
-    /// Seconds without overflow before it clears.
+    /// Seconds without overflow before the finding clears.
     listen_hold_seconds = 60.0;
     /// Distinct closed ports that one source tried within 60 s. A stray client tries one to three.
     scan_ports = 15.0;
-    /// Seconds without such a segment, or with less than half as many ports, before it clears.
+    /// Seconds without such a segment, or with less than half as many ports, before the finding clears.
     scan_hold_seconds = 60.0;
 }
 

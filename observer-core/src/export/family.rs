@@ -100,15 +100,15 @@ metrics! {
         "topk(5, socket_unguarded_connections)";
     Stalled: "socket_stalled_connections", Gauge, Name, "sockets", ["reason"],
         "`bpf_map_elem`",
-        "Connections that something was owed to for --stall-after or longer at the last walk over connections. The program: has not accepted it (program_accept), has not read data (program_read) or the peer's FIN (program_eof). The peer: has closed its receive window (peer_window), does not acknowledge (peer_ack), has sent nothing since the connection began (peer_first_byte). Absent while there are none.",
+        "Connections that had waited for the program or the peer for --stall-after or longer at the last walk over connections, by reason. The program has not accepted the connection (program_accept), or not read data (program_read) or the peer's FIN (program_eof). The peer has closed its receive window (peer_window), does not acknowledge (peer_ack), or has sent nothing since the connection began (peer_first_byte). Absent while there are none.",
         "topk(5, sum by (comm, unit, reason) (socket_stalled_connections))";
     StalledSeconds: "socket_stalled_seconds_max", Gauge, Name, "seconds", ["reason"],
         "`bpf_map_elem`",
-        "The longest wait of the stalled connections; at least so long.",
+        "Longest wait of the stalled connections: a lower bound.",
         "max by (comm, unit, reason) (socket_stalled_seconds_max) > 60";
     Quiet: "socket_quiet_connections", Gauge, Name, "sockets", ["turn", "quiet"],
         "`bpf_map_elem`",
-        "Connections in ESTABLISHED that owe nothing and have carried no data for so many seconds or longer; 10 includes 60. The turn is the peer's if a client sent last, the program's if a server received last, else nobody's. It is inferred: protocols that push, and HTTP/2, may differ. A pool that leaks is turn=nobody, quiet=600. Absent while there are none.",
+        "Connections in ESTABLISHED on which nothing is unread, unsent or unacknowledged and which have carried no data for this many seconds or longer (10 includes 60). The turn is the peer's if a client sent last, the program's if a server received last, else nobody's. It is inferred: protocols that push, and HTTP/2, may differ. A pool that leaks is turn=nobody, quiet=600. Absent while there are none.",
         "topk(5, sum by (comm, unit) (socket_quiet_connections{turn=\"nobody\",quiet=\"600\"}))";
     LiveAge: "socket_live_conn_age_seconds", GaugeHistogram, Name, "seconds", [],
         "`bpf_map_elem`",
@@ -120,7 +120,7 @@ metrics! {
         "topk(5, sum by (comm, unit, role) (socket_tls_handshakes_in_progress))";
     TlsOldest: "socket_tls_handshake_oldest_seconds", Gauge, Name, "seconds", ["role"],
         "`bpf_map_elem`",
-        "Age of the oldest TLS handshake in progress. A handshake that a program gave up without telling the library is in progress until the program frees the connection.",
+        "Age of the oldest TLS handshake in progress. A handshake that a program abandoned stays in progress until the program frees the connection.",
         "max by (comm, unit, role) (socket_tls_handshake_oldest_seconds) > 10";
     UnitInfo: "socket_unit_info", Gauge, Host, "1", ["unit", "kind", "container_id", "pod_uid"],
         "/proc, cgroups",
@@ -140,7 +140,7 @@ metrics! {
         "topk(5, socket_process_connections{state=\"CLOSE_WAIT\"})";
     ProcessStalled: "socket_process_stalled_connections", Gauge, Process, "sockets", ["reason"],
         "`bpf_map_elem`",
-        "Connections of the process that something was owed to for --stall-after or longer.",
+        "Connections of the process that had waited for the program or the peer for --stall-after or longer, by reason.",
         "topk(5, socket_process_stalled_connections)";
     ProcessTimeWait: "socket_process_time_wait", Gauge, Process, "sockets", [],
         "`inet_twsk_alloc`, `tcp_twsk_destructor`; else `inet_sock_set_state`, `bpf_map_elem`",
@@ -188,15 +188,15 @@ metrics! {
         "max by (anomaly, comm, unit) (socket_anomaly) == 2";
     AnomalyScore: "socket_anomaly_score", Gauge, Finding, "ratio", ["anomaly", "pid", "comm", "unit"],
         "",
-        "How far it is past the threshold: 1 is just enough to be raised. Absent when it is over.",
+        "Statistic of the finding divided by its threshold: 1 is just enough to raise it. Absent after the finding has cleared.",
         "max by (anomaly, comm, unit) (socket_anomaly_score) > 3";
     AnomalyTimeLeft: "socket_anomaly_time_left_seconds", Gauge, Finding, "seconds", ["anomaly", "pid", "comm", "unit"],
         "",
-        "Time until calls fail, if things go on as they do. Absent when there is no such time.",
+        "Time until calls fail at the present rate. Absent if there is no forecast.",
         "min by (anomaly, comm, unit) (socket_anomaly_time_left_seconds) < 600";
     Anomalies: "socket_anomalies_total", Counter, Finding, "findings", ["anomaly", "comm", "unit"],
         "",
-        "How often it was raised since the observer started.",
+        "How often the finding was raised since the observer started.",
         "sum by (anomaly, comm, unit) (increase(socket_anomalies_total[1d])) > 5";
     Events: "observer_events_total", Counter, Observer, "events", ["signal", "outcome"],
         "",
@@ -260,11 +260,11 @@ metrics! {
         "increase(observer_names_evicted_total[1h]) > 0";
     WalkSeconds: "observer_walk_seconds", Gauge, Observer, "seconds", [],
         "",
-        "How long the last walk over connections took.",
+        "Duration of the last walk over connections.",
         "observer_walk_seconds";
     WalkInterval: "observer_walk_interval_seconds", Gauge, Observer, "seconds", [],
         "",
-        "Time between the ends of the last two walks over connections. Metrics that walks find (ports, stalled and quiet connections) are up to so old.",
+        "Time between the ends of the last two walks over connections. Metrics from walks (ports, stalled and quiet connections) are at most this old.",
         "observer_walk_interval_seconds > 60";
     TlsFiles: "observer_tls_files", Gauge, Observer, "files", ["library", "how"],
         "",

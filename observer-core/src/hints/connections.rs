@@ -23,10 +23,10 @@ connections! {
         fix "After shutdown(SHUT_WR), read to the end, then close.";
         check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_CLOSE|TCP_ABORT_ON_DATA\"} stops growing; so does IN_CLOSE_WAIT at the peer";
     "linger":
-        fact "By default close() sends a FIN and goes on in the background. SO_LINGER {1,0}: an RST, unsent data is lost, no TIME_WAIT. {1,n}: close() waits up to n seconds, also with O_NONBLOCK, then goes on sending, without an RST. Unread data takes precedence over SO_LINGER.";
+        fact "By default close() sends a FIN, and the kernel continues sending in the background. With SO_LINGER {1,0}, close() sends an RST, unsent data is lost, and there is no TIME_WAIT. With {1,n}, close() waits up to n seconds, even with O_NONBLOCK; then the kernel continues sending, without an RST. Unread data takes precedence over SO_LINGER.";
         kernels "all";
         fix "Do not set SO_LINGER.";
-        check "reason=\"LINGER_ZERO\" stops growing; TIME_WAIT appears instead, as it should";
+        check "reason=\"LINGER_ZERO\" stops growing; TIME_WAIT appears instead, which is normal";
     "disconnect":
         fact "connect() with the family AF_UNSPEC ends the connection of the socket at once: the peer gets an RST, and data that was not sent yet is lost (tcp_disconnect).";
         kernels "all";
@@ -58,17 +58,17 @@ connections! {
         fix "Once read() has returned 0, write no more, and close; take EPIPE and ECONNRESET as the end of the connection.";
         check "socket_resets_total{direction=\"received\",reason=\"IN_CLOSE_WAIT\"} stops growing";
     "reset-at-close":
-        fact "An RST that arrives while this side closes was sent by the peer or by something in between. SO_REUSEADDR and TIME_WAIT have no part in it.";
+        fact "An RST that arrives while this side closes was sent by the peer or by something in between. SO_REUSEADDR and TIME_WAIT do not cause it.";
         kernels "all";
-        fix "Find out why the other side, or something between, aborts: `observer tail` shows the address of each.";
+        fix "Find out why the other side, or a device between, aborts: `observer tail` shows the address of each peer.";
         check "at the sender: the reason; here: socket_resets_total{direction=\"received\"} by state";
     "time-wait":
-        fact "It lasts 60 s, which is compiled in. tcp_fin_timeout is for orphans in FIN_WAIT2. tcp_tw_recycle is gone since 4.12. A SYN that meets TIME_WAIT is accepted or answered by an ACK, never reset.";
+        fact "TIME_WAIT lasts 60 s, a constant of the kernel. tcp_fin_timeout applies to orphans in FIN_WAIT2. tcp_tw_recycle was removed in 4.12. The kernel accepts a SYN for a socket in TIME_WAIT or answers it with an ACK, never with an RST.";
         kernels "all";
-        fix "Keep connections open and use them again (keep-alive, a pool). Else net.ipv4.tcp_tw_reuse=1, for clients with timestamps; its limit is all ports per second.";
+        fix "Keep connections open and reuse them (keep-alive, a pool). Otherwise set net.ipv4.tcp_tw_reuse=1, for clients with timestamps; then each port can be reused after a second.";
         check "blocked / available < 0.5; socket_time_wait_entered_total falls (pools), or `nstat TcpExtTWRecycled` grows (reuse)";
     "tw-reuse":
-        fact "net.ipv4.tcp_tw_reuse is 2 by default since 4.19: for loopback alone. It acts on connect() only.";
+        fact "net.ipv4.tcp_tw_reuse is 2 by default since 4.19: for loopback only. It affects connect() only.";
         kernels "4.19 and later";
         fix "net.ipv4.tcp_tw_reuse=1 on the client, with net.ipv4.tcp_timestamps=1.";
         check "`nstat TcpExtTWRecycled` grows; socket_connect_seconds is back below 1 ms on a LAN";
@@ -78,7 +78,7 @@ connections! {
         fix "Use a pool of connections, more destination or source addresses, or a wider net.ipv4.ip_local_port_range (ip_local_reserved_ports keeps those of servers free).";
         check "blocked / available < 0.5; socket_connect_seconds is back below 1 ms on a LAN";
     "bind-first":
-        fact "A port that bind() chose is taken for every destination, in TIME_WAIT, too.";
+        fact "A port that bind() chose is in use for every destination, also while its socket is in TIME_WAIT.";
         kernels "all";
         fix "Do not call bind() before connect(), or set IP_BIND_ADDRESS_NO_PORT (since 4.2) or IP_LOCAL_PORT_RANGE (since 6.3) first.";
         check "socket_ephemeral_ports_available is the size of the range again; socket_ephemeral_ports_exhausted_total{call=\"bind\"} stops growing";
@@ -88,7 +88,7 @@ connections! {
         fix "Close after read() has returned 0; end idle connections of pools.";
         check "socket_connections{state=\"CLOSE_WAIT\"} falls to what a pool keeps; socket_process_open_fds with it";
     "nofile":
-        fact "EMFILE: the soft limit RLIMIT_NOFILE. ENFILE: fs.file-max. No limit is above fs.nr_open. Go from 1.19 on and the JVM raise the soft limit to the hard one.";
+        fact "EMFILE: the soft limit RLIMIT_NOFILE is reached. ENFILE: fs.file-max is reached. RLIMIT_NOFILE cannot be above fs.nr_open. Go from 1.19 on and the JVM raise the soft limit to the hard limit.";
         kernels "all";
         fix "Close what is no longer needed; until then raise the limit (LimitNOFILE= of the unit, ulimit -n).";
         check "socket_fd_exhausted_total stops growing; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
@@ -103,7 +103,7 @@ connections! {
         fix "At the peer, see whether the program runs and what it waits for (`ss -tnp` shows Recv-Q, `cat /proc/PID/task/*/stack`), and restart it. Give the client a timeout for reading, so that it fails instead of hanging.";
         check "socket_stalled_connections{reason=\"peer_first_byte\"} and socket_quiet_connections{turn=\"peer\"} fall";
     "peer-window":
-        fact "A closed receive window means that the program at the peer does not read. Its kernel answers probes for as long as it likes, so the connection never ends by itself.";
+        fact "A closed receive window means that the program at the peer does not read. Its kernel keeps answering window probes, so the connection never ends by itself.";
         kernels "all";
         fix "Find what the program at the peer waits for. Here give the program a deadline for writing.";
         check "socket_stalled_connections{reason=\"peer_window\"} falls; `ss -tio` shows no timer:(persist,...)";
@@ -121,14 +121,14 @@ connections! {
         fact "A client that connects and sends nothing holds a worker or a descriptor until the server gives up. Many servers have a timeout for requests that begins only after the handshake.";
         kernels "6.6 and later";
         fix "Set a timeout for the handshake (nginx client_header_timeout, HAProxy timeout client and tune.ssl options, Go Server.ReadTimeout or ReadHeaderTimeout), and limit connections per address if they come from few.";
-        check "socket_tls_handshakes_in_progress{role=\"server\"} falls; `ss -tn state established sport = :443` shows who";
+        check "socket_tls_handshakes_in_progress{role=\"server\"} falls; `ss -tn state established sport = :443` lists the clients";
     "idle-pool":
-        fact "An idle connection has no timeout: without keep-alive it stays for ever, with the memory and the descriptor of both ends. A pool that opens a new connection instead of taking an idle one never notices.";
+        fact "An idle connection has no timeout: without keepalive it stays open indefinitely and uses memory and a descriptor at both ends. A pool that opens new connections instead of reusing idle ones never closes them.";
         kernels "all";
         fix "Give connections back to the pool (read answers to their end and close the body), make one client object for the whole program instead of one per request, and set the pool's limit and its idle timeout.";
         check "socket_process_open_fds and socket_quiet_connections{turn=\"nobody\",quiet=\"600\"} stop growing";
     "idle-timeout":
-        fact "A server without an idle timeout keeps connections of clients that have forgotten them, or are gone without a FIN.";
+        fact "A server without an idle timeout keeps connections of clients that no longer use them or that vanished without a FIN.";
         kernels "all";
         fix "Set the server's idle timeout (keepalive_timeout, IdleTimeout, tcp_keepalives_idle...), below that of the load balancer before it, and SO_KEEPALIVE for clients that are gone.";
         check "socket_quiet_connections{turn=\"nobody\",quiet=\"600\"} falls";
@@ -138,9 +138,9 @@ connections! {
         fix "Find what the program waits for (`cat /proc/PID/task/*/stack`, a debugger) and restart it. If it only inherited the listening socket from the program that started it, close it there (SOCK_CLOEXEC).";
         check "socket_accepts_total grows, and socket_listen_backlog falls";
     "stuck-worker":
-        fact "With SO_REUSEPORT each worker has a queue of its own, and the kernel chooses by a hash of the addresses, not by who is free. Connections for a worker that does not accept wait there.";
+        fact "With SO_REUSEPORT each worker has a queue of its own, and the kernel chooses by a hash of the addresses, not by which worker is idle. Connections for a worker that does not accept wait there.";
         kernels "all";
-        fix "Restart the worker whose queue is full (`ss -ltnp`; where a master owns all sockets, the one whose accepts on /api/v1/processes stay the same). One listening socket that all workers share is served by whoever is free.";
+        fix "Restart the worker whose queue is full (`ss -ltnp`; where a master owns all sockets, the one whose accepts on /api/v1/processes stay the same). From one listening socket that all workers share, any idle worker accepts.";
         check "socket_listen_backlog_fullest_ratio falls";
     "backlog":
         fact "The queue's maximum is the minimum of listen()'s argument and net.core.somaxconn at the time of listen(); n lets n + 1 wait. somaxconn is 4096 since 5.4, and was 128.";
@@ -148,64 +148,64 @@ connections! {
         fix "Raise the argument of listen() and net.core.somaxconn, then restart the server.";
         check "socket_listen_backlog_max is the new number; overflows stop growing";
     "syn-queue":
-        fact "The limit of unfinished handshakes is the backlog of the listener. tcp_max_syn_backlog counts with tcp_syncookies=0 only.";
+        fact "The limit of unfinished handshakes is the backlog of the listener. tcp_max_syn_backlog applies with tcp_syncookies=0 only.";
         kernels "5.10 and later";
         fix "Raise the argument of listen() and net.core.somaxconn, then restart the server.";
         check "socket_listen_backlog_max is the new number; overflows stop growing";
     "abort-on-overflow":
-        fact "tcp_abort_on_overflow=1 makes an RST of what a client would have tried again.";
+        fact "With tcp_abort_on_overflow=1 the kernel answers with an RST where the client would otherwise retry.";
         kernels "all";
         fix "net.ipv4.tcp_abort_on_overflow=0.";
         check "resets stop; overflows go on until their cause is fixed";
     "tw-buckets":
-        fact "tcp_max_tw_buckets is per network namespace. Past it, connections are closed without TIME_WAIT and without an error.";
+        fact "tcp_max_tw_buckets is per network namespace. Beyond it, connections are closed without TIME_WAIT and without an error.";
         kernels "all";
         fix "Raise net.ipv4.tcp_max_tw_buckets, or open fewer short connections.";
         check "`nstat TcpExtTCPTimeWaitOverflow` stops growing";
     "orphans":
-        fact "A closed socket that still has data to send, or waits for the peer's FIN, is an orphan. Past net.ipv4.tcp_max_orphans, or when net.ipv4.tcp_mem is used up, close() resets instead; with TCP_LINGER2 below 0 always.";
+        fact "A closed socket that still has data to send, or waits for the peer's FIN, is an orphan. Beyond net.ipv4.tcp_max_orphans, or when net.ipv4.tcp_mem is used up, close() sends an RST instead; with TCP_LINGER2 below 0 always.";
         kernels "all";
-        fix "Raise tcp_max_orphans if there is memory for it; find the peers that do not take the last data (`ss -tn state fin-wait-1`). Do not set TCP_LINGER2.";
+        fix "Raise tcp_max_orphans if there is memory for it; find the peers that do not acknowledge the last data (`ss -tn state fin-wait-1`). Do not set TCP_LINGER2.";
         check "`nstat TcpExtTCPAbortOnMemory TcpExtTCPAbortOnLinger` stops growing";
     "syn-timeout":
-        fact "connect() gives up after 127 s up to 6.4, and after 131 s from 6.5 on (tcp_syn_linear_timeouts=4: four more SYNs, 1 s apart).";
+        fact "connect() fails after 127 s up to Linux 6.4, and after 131 s from 6.5 on (tcp_syn_linear_timeouts=4: four more SYNs, 1 s apart).";
         kernels "all";
         fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full. Give the program a timeout of its own.";
-        check "socket_connects_total{result=\"ETIMEDOUT\"} turns into the program's own, earlier result";
+        check "socket_connects_total{result=\"ETIMEDOUT\"} is replaced by the result of the program's own, shorter timeout";
     "keepalive":
-        fact "Without SO_KEEPALIVE a silent peer is not noticed; with it after 2 h + 9 x 75 s by default. Unacknowledged data is given up after 924 s, without an RST.";
+        fact "Without SO_KEEPALIVE a vanished peer is not noticed on an idle connection; with it, after 2 h + 9 x 75 s by default. If data is not acknowledged, the kernel ends the connection after 924 s, without an RST.";
         kernels "all";
-        fix "Set SO_KEEPALIVE, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT so that probes come before the idle timeout of what is between; TCP_USER_TIMEOUT for data that is not acknowledged.";
+        fix "Set SO_KEEPALIVE, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices between; and TCP_USER_TIMEOUT for data that is not acknowledged.";
         check "`ss -to` shows timer:(keepalive,...); when the peer vanishes, TCP_KEEPALIVE_TIMEOUT within idle + count x interval";
     "conntrack":
-        fact "When the table of connection tracking is full, new connections are dropped: they time out.";
+        fact "When the connection tracking table is full, the kernel drops packets of new connections, so they time out.";
         kernels "all";
         fix "Raise net.netfilter.nf_conntrack_max.";
-        check "drop of `conntrack -S` and \"table full\" in the kernel log stop growing";
+        check "`drop` in `conntrack -S` and \"table full\" in the kernel log stop growing";
     "nothing-listens":
-        fact "ECONNREFUSED: the other host answered by an RST or an ICMP message. No program listens at this address and port there, or a firewall rejects (REJECT).";
+        fact "ECONNREFUSED: the other host answered with an RST or an ICMP message. No program listens at this address and port there, or a firewall rejects (REJECT).";
         kernels "all";
         fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "cancelled":
-        fact "ECANCELED: the program closed the socket before an answer came and before the first SYN was sent again, so within a second.";
+        fact "ECANCELED: the program closed the socket before an answer arrived and before the SYN was retransmitted, that is within a second.";
         kernels "all";
-        fix "Wait longer for an answer, or begin fewer attempts at once.";
+        fix "Wait longer for an answer, or start fewer attempts at once.";
         check "socket_connects_total{result=\"ECANCELED\"} stops growing";
     "no-neighbour":
-        fact "EHOSTUNREACH: the destination, or the next router on the way, does not answer ARP or neighbour discovery; or a router said so by ICMP.";
+        fact "EHOSTUNREACH: the destination, or the next router, does not answer ARP or neighbour discovery; or a router sent an ICMP host unreachable message.";
         kernels "all";
-        fix "Start the host, or correct the address or the route. `ip route get ADDRESS` shows the way, `ip neigh` who does not answer (FAILED).";
+        fix "Start the host, or correct the address or the route. `ip route get ADDRESS` shows the route, `ip neigh` the neighbours that do not answer (FAILED).";
         check "socket_connects_total{result=\"EHOSTUNREACH\"} stops growing";
     "no-route":
-        fact "ENETUNREACH: no route of this network namespace leads to the address, or a router said so by ICMP.";
+        fact "ENETUNREACH: no route of this network namespace leads to the address, or a router sent an ICMP network unreachable message.";
         kernels "all";
-        fix "Add a route (`ip route get ADDRESS` fails without one), or do not use the address: often it is an IPv6 one where there is no IPv6.";
+        fix "Add a route (`ip route get ADDRESS` fails without one), or do not use the address: often it is an IPv6 address on a host without IPv6.";
         check "socket_connects_total{result=\"ENETUNREACH\"} stops growing";
     "icmp":
         fact "ENOPROTOOPT, EHOSTDOWN and ENONET come from ICMP messages: protocol unreachable, host unknown, host isolated (icmp_err_convert).";
         kernels "all";
-        fix "Have the firewall or router on the way let the connection pass. `tcpdump icmp` shows the address that refuses.";
+        fix "Let the firewall or router on the path pass the connection. `tcpdump icmp` shows the address that rejects it.";
         check "socket_connects_total of that result stops growing";
     "denied":
         fact "EPERM: a BPF program of the cgroup forbids the address. EACCES: a security module does, or a route of the type prohibit.";
@@ -213,7 +213,7 @@ connections! {
         fix "Allow the address there: `bpftool cgroup tree`, the log of SELinux or AppArmor, `ip route get ADDRESS`.";
         check "socket_connects_total of that result stops growing";
     "family":
-        fact "EAFNOSUPPORT: the address is of another family than the socket, as an IPv6 address with an IPv4 socket.";
+        fact "EAFNOSUPPORT: the address has another family than the socket, for example an IPv6 address with an IPv4 socket.";
         kernels "all";
         fix "Make the socket with the family of the address; getaddrinfo() gives both.";
         check "socket_connects_total{result=\"EAFNOSUPPORT\"} stops growing";
@@ -223,8 +223,8 @@ connections! {
         fix "Look the errno up in connect(2) and in docs/metrics.md; `observer tail` shows each failure with its destination.";
         check "socket_connects_total of that result stops growing";
     "scan":
-        fact "One source tries many ports at which nothing listens, to find those at which something does. The kernel answers each by an RST. Nothing is wrong with any program here, and the source address may be forged.";
+        fact "One source tries many ports to find those on which a program listens. For each closed port the kernel answers with an RST. Nothing is wrong with any program here, and the source address may be forged.";
         kernels "all";
-        fix "Nothing has to be done. If the source is one of your own hosts, find who scans there; else block it in the firewall.";
+        fix "No action is required. If the source is one of your own hosts, find the scanning program there; else block it in the firewall.";
         check "socket_stray_resets_total stops growing";
 }

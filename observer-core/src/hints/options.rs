@@ -31,7 +31,7 @@ const MPTCP: Sockets = Sockets::Protocol("mptcp");
 options! {
     "fastopen-mptcp": ["TCP_FASTOPEN", "TCP_FASTOPEN_NO_COOKIE", "TCP_FASTOPEN_KEY"] [] ["ENOPROTOOPT"] MPTCP;
         fact "MPTCP listeners take the Fast Open options since 6.2 (4ffb0a02346c).";
-        kernels "fails up to 6.1 (5.15 and 6.1 were looked at)";
+        kernels "fails up to 6.1 (checked on 5.15 and 6.1)";
         fix "Use plain TCP, or 6.2. Go makes listeners MPTCP from 1.24 on: GODEBUG=multipathtcp=0 or ListenConfig.SetMultipathTCP(false).";
         check "`ss -M -l` no longer lists the listener; with Fast Open, `nstat -az TcpExtTCPFastOpenPassive` grows";
     "fastopen-connect-mptcp": ["TCP_FASTOPEN_CONNECT"] [] ["ENOPROTOOPT"] MPTCP;

@@ -129,7 +129,7 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
             parts.push(spent(record).into());
             parts.push(waited(record).into());
             if record.errno != 0 {
-                parts.push(format!("died of {}", errno_name(record.errno)).into());
+                parts.push(format!("ended with {}", errno_name(record.errno)).into());
             }
             if record.flags & CONN_RESET_SENT != 0 {
                 parts.push("reset sent".into());
@@ -138,7 +138,7 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
                 parts.push("reset received".into());
             }
             if record.flags & CONN_SEEDED != 0 {
-                parts.push("birth not seen".into());
+                parts.push("start not seen".into());
             }
         }
         RECORD_RESET_SENT => parts.push(reasons.name(record.reason)),

@@ -145,7 +145,7 @@ fn close_says_what_it_died_of() {
         ..closed()
     };
     let line = shown(&died);
-    let why = "LAST_ACK 0.1ms, died of ECONNRESET, reset received, birth not seen";
+    let why = "LAST_ACK 0.1ms, ended with ECONNRESET, reset received, start not seen";
     assert!(line.ends_with(why), "{line}");
 }
 

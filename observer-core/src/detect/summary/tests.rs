@@ -119,10 +119,9 @@ fn a_storm_that_is_received_has_several_causes() {
         finding_summary(&finding),
         "api (all processes) has connections aborted: receives 140 RSTs/s, for 62 % of those that \
          end (normal here: 0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
-         connections: they cancel, restart, or something in between times out (56 %), or goes on \
+         connections: they cancel requests or restart, or a device between the hosts times out (56 %), or goes on \
          writing after the peer has closed: the peer left early, or misuses half-close (44 %); \
-         fix: Find out why the other side, or something between, aborts: `observer tail` shows the \
-         address of each"
+         fix: Find out why the other side, or a device between, aborts: `observer tail` shows the address of each peer"
     );
 }
 
@@ -172,8 +171,7 @@ fn peers_that_are_silent() {
         "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
          40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
          forgot the connections, or the peers are gone; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
-         TCP_KEEPINTVL and TCP_KEEPCNT so that probes come before the idle timeout of what is between; \
-         TCP_USER_TIMEOUT for data that is not acknowledged"
+         TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices between; and TCP_USER_TIMEOUT for data that is not acknowledged"
     );
 }
 
@@ -418,8 +416,8 @@ fn a_scan() {
     assert_eq!(
         finding_summary(&finding),
         "198.51.100.7 tries closed ports: 5,000 segments to at least 200 ports; cause: a port \
-         scan: one source tries port after port to find open ones; the source address may be forged; \
-         fix: Nothing has to be done. If the source is one of your own hosts, find who scans there; else \
+         scan: one source tries many ports to find open ones; the source address may be forged; \
+         fix: No action is required. If the source is one of your own hosts, find the scanning program there; else \
          block it in the firewall"
     );
 }
