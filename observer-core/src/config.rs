@@ -148,8 +148,8 @@ settings! {
     #[arg(visible_alias = "web.listen-address")]
     listen: SocketAddr => SocketAddr = (Ipv4Addr::LOCALHOST, 9963).into(), restart;
 
-    /// Unix socket to serve the same on, for clients of this host; `none` for none
-    /// [default: /run/observer/observer.sock]
+    /// Unix socket that serves the same pages to clients on this host; `none` disables it [default:
+    /// /run/observer/observer.sock]
     #[arg(help_heading = "HTTP", value_name = "PATH", env = "OBSERVER_API_SOCKET")]
     api_socket: PathBuf => Option<PathBuf> = None, restart;
 
@@ -157,7 +157,7 @@ settings! {
     #[arg(help_heading = "HTTP", value_name = "GROUP", env = "OBSERVER_API_GROUP")]
     api_group: String => Option<String> = None, restart;
 
-    /// YAML file with TLS and the passwords of basic authentication, as Prometheus' exporters have it
+    /// YAML file with TLS and basic authentication settings, in the format of Prometheus' exporters
     /// [default: none]
     #[arg(help_heading = "HTTP", value_name = "FILE", env = "OBSERVER_WEB_CONFIG_FILE")]
     #[arg(visible_alias = "web.config.file")]
@@ -217,27 +217,28 @@ settings! {
     max_tracked_processes: MaxTrackedProcesses => u32 = 4_096, restart;
 
     /// Interval of the housekeeping loop [default: 1s]
-    #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_TICK_INTERVAL")]
+    #[arg(help_heading = "Intervals", value_name = "DURATION", env = "OBSERVER_TICK_INTERVAL")]
     tick_interval: Interval => Duration = Duration::from_secs(1), live;
 
-    /// Interval between two counts of a process's file descriptors in /proc. They are counted each second while
-    /// 30 % of the limit are open, they grow by 2 % of it, or the limit is 256 or less [default: 15s]
-    #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_FD_INTERVAL")]
+    /// Interval between two counts of a process's file descriptors in /proc. They are counted every
+    /// second while 30 % of the limit are open, their number grows by 2 % of it, or the limit is
+    /// 256 or less [default: 15s]
+    #[arg(help_heading = "Intervals", value_name = "DURATION", env = "OBSERVER_FD_INTERVAL")]
     fd_interval: Interval => Duration = Duration::from_secs(15), live;
 
     /// Maximum number of processes whose file descriptors are counted per tick [default: 256]
-    #[arg(help_heading = "Pace", value_name = "N", env = "OBSERVER_FD_BATCH")]
+    #[arg(help_heading = "Intervals", value_name = "N", env = "OBSERVER_FD_BATCH")]
     fd_batch: FdBatch => u32 = 256, live;
 
     /// Interval between two walks over all open files to update socket owners [default: 15s]
-    #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_RESYNC_INTERVAL")]
+    #[arg(help_heading = "Intervals", value_name = "DURATION", env = "OBSERVER_RESYNC_INTERVAL")]
     resync_interval: Interval => Duration = Duration::from_secs(15), live;
 
     /// Interval between two comparisons of socket counts with the kernel's own [default: 10s]
-    #[arg(help_heading = "Pace", value_name = "DURATION", env = "OBSERVER_RECONCILE_INTERVAL")]
+    #[arg(help_heading = "Intervals", value_name = "DURATION", env = "OBSERVER_RECONCILE_INTERVAL")]
     reconcile_interval: Interval => Duration = Duration::from_secs(10), live;
 
-    /// How long a connection has to wait to be counted as stalled; 1s at least [default: 10s]
+    /// Minimum wait of a connection that is counted as stalled, at least 1s [default: 10s]
     #[arg(help_heading = "Metrics", value_name = "DURATION", env = "OBSERVER_STALL_AFTER")]
     stall_after: Interval => Duration = Duration::from_secs(10), live;
 
@@ -260,12 +261,12 @@ settings! {
     #[arg(help_heading = "Kernel", value_name = "KIND", env = "OBSERVER_HOOKS")]
     hooks: Hooks => Hooks = Hooks::default(), restart;
 
-    /// Whether tracepoints of system calls may be used, which slow down every system call of the host
-    /// by about 12 ns [default: auto]
+    /// Whether to use tracepoints of system calls, which slow down every system call of the host by
+    /// about 12 ns [default: auto]
     #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_SYSCALL_TRACEPOINTS")]
     syscall_tracepoints: SyscallTracepoints => SyscallTracepoints = SyscallTracepoints::default(), restart;
 
-    /// Whether TLS handshakes of programs are observed, by probes on functions of OpenSSL, GnuTLS and Go
+    /// Whether to observe TLS handshakes of programs, with probes on functions of OpenSSL, GnuTLS and Go
     /// [default: auto]
     #[arg(help_heading = "Kernel", value_name = "WHEN", env = "OBSERVER_TLS")]
     tls: ObserveTls => ObserveTls = ObserveTls::default(), restart;
@@ -284,15 +285,15 @@ settings! {
     #[arg(value_parser = BoolishValueParser::new())]
     bpf_stats: bool => bool = false, restart;
 
-    /// Run in a pid or time namespace other than the host's, where processes cannot be identified
+    /// Allow a pid or time namespace other than the host's, in which processes cannot be identified
     /// [default: false]
     #[arg(help_heading = "Kernel", value_name = "BOOL", env = "OBSERVER_ALLOW_PRIVATE_NAMESPACES")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     allow_private_namespaces: bool => bool = false, restart;
 
-    /// User (name or uid) to become after the hooks are attached; as root it is `observer` if that
-    /// user exists; `root` stays root [default: none]
+    /// User (name or uid) to become after the hooks are attached. Without it, root becomes
+    /// `observer` if that user exists; `root` stays root [default: none]
     #[arg(help_heading = "Privileges", value_name = "USER", env = "OBSERVER_USER")]
     user: String => Option<String> = None, restart;
 

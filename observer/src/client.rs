@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No socket, or nobody listens on it.
-    #[error("no observer serves its API on {0}")]
+    # [error("no observer listens on the API socket {0}")]
     NoDaemon(PathBuf),
     /// It is for root and a group.
     #[error("permission denied: {0}; run as root, or join the group of --api-group")]

@@ -30,7 +30,7 @@ use crate::{
 /// Where the daemon serves the report.
 const PATH: &str = "/api/v1/doctor";
 
-/// The exit status if this host could not be looked at.
+/// The exit status if this host could not be observed.
 const COULD_NOT_LOOK: u8 = 3;
 
 /// How long a daemon may take to start.
@@ -114,9 +114,9 @@ fn look(time: Duration) -> anyhow::Result<Report> {
         }
     })?;
     report.not_looked_at.push(NotLookedAt {
-        what: "what takes minutes to show".to_owned(),
+        what: "problems that take minutes to show".to_owned(),
         why: format!(
-            "leaks, sockets in CLOSE_WAIT, rare failures: this looked for {} only",
+            "leaks, sockets in CLOSE_WAIT, rare failures: the host was observed for {} only",
             duration(time)
         ),
     });

@@ -16,7 +16,7 @@ use super::verdict::AttachType;
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Hooks {
-    /// Whatever the kernel offers
+    /// All hooks that the kernel supports
     #[default]
     Any,
     /// Tracepoints, and kprobes on kernel functions
@@ -32,7 +32,7 @@ impl Hooks {
         match (self, attach_type) {
             (Self::Kprobe | Self::Tracepoint, AttachType::Fentry | AttachType::Fexit)
             | (Self::Tracepoint, AttachType::Kprobe | AttachType::Kretprobe) => {
-                Some("left out, as the setting `hooks` asks")
+                Some("disabled by the setting `hooks`")
             }
             _ => None,
         }
@@ -54,10 +54,10 @@ impl Hooks {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum SyscallTracepoints {
-    /// Where nothing else shows the same
+    /// Only for signals that no other hook observes
     #[default]
     Auto,
-    /// Not at all; what only they show is not observed
+    /// Never; signals that need them are not observed
     Never,
 }
 
@@ -65,7 +65,7 @@ impl SyscallTracepoints {
     /// Why they may not be used; `None` if they may. Without full stop.
     #[must_use]
     pub fn forbid(self) -> Option<&'static str> {
-        (self == Self::Never).then_some("left out, as the setting `syscall-tracepoints` asks")
+        (self == Self::Never).then_some("disabled by the setting `syscall-tracepoints`")
     }
 }
 
@@ -94,6 +94,6 @@ impl ObserveTls {
     /// Why they may not be observed; `None` if they may. Without full stop.
     #[must_use]
     pub fn forbid(self) -> Option<&'static str> {
-        (self == Self::Never).then_some("left out, as the setting `tls` asks")
+        (self == Self::Never).then_some("disabled by the setting `tls`")
     }
 }

@@ -106,7 +106,7 @@ mod tests {
             verdict("ports", "d", Status::Attached, ""),
             verdict("ports", "d", Status::Attached, ""),
             verdict("accept", "e", Status::Broken, "it did not run"),
-            verdict("accept", "f", Status::Incomplete, "of no use without e"),
+            verdict("accept", "f", Status::Incomplete, "needs e"),
             verdict("accept", "g", Status::Unsupported, "no tracefs"),
         ];
         let [time_wait, ports, accept] = &summaries(&verdicts)[..] else {

@@ -117,12 +117,12 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
         "NOTE setsockopt-fails web (web.service): 3 setsockopt(TCP_FASTOPEN) calls failed with \
          ENOPROTOOPT on mptcp sockets",
         "GODEBUG=multipathtcp=0",
-        "2 settings were looked at and are fine",
-        "not looked at fd_passing: a_function: no such function",
+        "2 settings were checked and are fine",
+        "not checked fd_passing: a_function: no such function",
     ] {
         assert!(words.contains(expected), "{expected}\n{text}");
     }
-    assert!(!words.contains("not looked at state"), "{text}");
+    assert!(!words.contains("not checked state"), "{text}");
 }
 
 /// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.

@@ -38,10 +38,10 @@ pub fn render(report: &Report) -> String {
         .settings
         .iter()
         .filter(|it| it.verdict == Verdict::Ok);
-    text += &format!("{} settings were looked at and are fine\n", fine.count());
+    text += &format!("{} settings were checked and are fine\n", fine.count());
     for missing in &report.not_looked_at {
         let line = format!("{}: {}", missing.what, missing.why);
-        text += &wrapped("not looked at  ", "               ", &sanitize(&line));
+        text += &wrapped("not checked ", " ", &sanitize(&line));
     }
     text
 }

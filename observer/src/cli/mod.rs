@@ -20,7 +20,7 @@ mod tests;
 const EXAMPLES: &str = "\
 Examples:
   observer check                      show what can be observed on this host
-  observer doctor                     say what is wrong on this host, who causes it, what helps
+  observer doctor                     show what is wrong on this host, its cause and fix
   observer tail                       print every connection as it ends
   observer tail --kind reset-sent     print each RST sent, with its process and reason
   observer run                        serve metrics on http://127.0.0.1:9963/metrics
@@ -43,11 +43,11 @@ Examples:
 Exit status: 0 after SIGTERM or SIGINT, 1 if it cannot run, 2 if the command line is wrong.";
 
 const CHECK_EXAMPLES: &str = "\
-Loads and attaches every hook, reports what serves each signal, and detaches. Nothing keeps running
-or stays mounted.
+Loads and attaches every hook, reports which hooks observe each signal, and detaches. Nothing keeps
+running or stays mounted.
 
 Exit status: 0 when every signal has a hook, 1 when some signal or feature is missing, 2
-when the observer cannot run here (or the command line is wrong).
+when the observer cannot run on this host (or the command line is wrong).
 
 Examples:
   sudo observer check
@@ -56,11 +56,11 @@ Examples:
 
 const DOCTOR_EXAMPLES: &str = "\
 Asks the running daemon, which needs the permission to use its socket and no other privilege. Where none
-answers, it observes the host itself for a while, as root: what takes minutes to show, such as leaks,
-is not seen then.
+answers, it observes the host itself for a while, as root; problems that take minutes to show, such as
+leaks, are then not found.
 
 Exit status: 0 when nothing is wrong, 1 for warnings, 2 when something fails now, 3 when the host
-could not be looked at (2 also when the command line is wrong).
+could not be observed (2 also when the command line is wrong).
 
 Examples:
   observer doctor
@@ -121,10 +121,10 @@ pub enum Command {
     /// Run the daemon: follow connections and serve Prometheus metrics
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Report what can be observed on this host, and why the rest cannot
+    /// Report which signals can be observed on this host, and why others cannot
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
-    /// Say what is wrong with the connections of this host now, who causes it, and what helps
+    /// Show what is wrong with the connections of this host now, which process causes it, and how to fix it
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Print connections, resets and failures as they happen
@@ -141,7 +141,7 @@ pub struct CheckArgs {
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Show the host and every hook that was tried, too
+    /// Also show the host and every hook that was tried
     #[arg(short, long, conflicts_with = "json")]
     pub verbose: bool,
     /// Check with the settings of this file
@@ -161,7 +161,7 @@ pub struct DoctorArgs {
     /// Write one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// How long to look where no daemon is running
+    /// How long to observe the host if no daemon is running
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = nonzero_duration)]
     pub look_for: Duration,
     /// Unix socket of the daemon to ask [default: /run/observer/observer.sock]
@@ -237,7 +237,7 @@ pub struct TailArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Limits", default_value_t = RingBytes::DEFAULT)]
     pub ring_bytes: RingBytes,
 
-    /// Kinds of kernel hook that may be used, instead of what the file says
+    /// Kinds of kernel hook that may be used; overrides the settings file
     #[arg(
         long,
         value_name = "KIND",

@@ -66,13 +66,13 @@ const MAX_SOCKOPT_FAILURES: u32 = 8192;
 /// All kinds of record except state transitions, of which a connection has about ten.
 const RECORDS: u32 = (1 << RECORD_STATE) - 1;
 
-/// Loads and attaches with `options`, and logs what is missing.
+/// Loads and attaches the programs with `options`, and logs missing fields and signals.
 ///
 /// # Errors
 ///
 /// When a required hook cannot be attached.
 pub fn attach(options: &LoadOptions) -> anyhow::Result<(Attached, Stream, ResetReasons)> {
-    // It stays: unmounting takes a capability that is dropped.
+    // It stays mounted: unmounting needs a capability that is dropped later.
     if let Some(mounted) = mount_tracefs() {
         mounted.keep();
     }
@@ -133,7 +133,7 @@ fn log_signals(verdicts: &[Verdict]) {
 ///
 /// Bad settings, an address in use, missing privileges, hooks that cannot be attached.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    // It may arrive during the start, if the file is changed just after the service is started.
+    // SIGHUP may arrive during the start, if the file is changed just after the service is started.
     let early_hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&early_hangup))
         .context("cannot handle SIGHUP")?;
@@ -150,7 +150,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     privileges::is_root_or_capable()?;
     require_initial_namespaces(settings.allow_private_namespaces)?;
     let account = Account::find(settings.user.as_deref())?;
-    // Here nothing is attached and no thread is started yet, and the socket may be anywhere.
+    // Before seccomp and Landlock, because the socket can be at any path.
     let (path, group) = (
         settings.api_socket.as_deref(),
         settings.api_group.as_deref(),
@@ -337,7 +337,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
     }
 }
 
-/// Signals that no hook serves.
+/// Signals without an attached hook.
 fn not_observed(verdicts: &[Verdict]) -> Vec<&'static str> {
     let summaries = summaries(verdicts);
     let unserved = summaries
@@ -346,7 +346,7 @@ fn not_observed(verdicts: &[Verdict]) -> Vec<&'static str> {
     unserved.map(|it| it.signal).collect()
 }
 
-/// Whether this kernel lets the open files of all processes be walked over.
+/// Whether the iterator over open files (`iter/task_file`) is attached.
 fn walks_open_files(live: &Attached) -> bool {
     let walks = |it: &Verdict| it.signal == "sockets" && it.status == Status::Attached;
     live.verdicts().iter().any(walks)
@@ -381,7 +381,7 @@ pub(crate) fn give_up_privileges(account: Option<&Account>) -> anyhow::Result<()
         "capabilities: {dropped}"
     );
     if nix::unistd::geteuid().is_root() {
-        info!("still root: create a user `observer`, or name another one with --user");
+        info!("still root: create the user `observer`, or choose a user with --user");
     }
     match sandbox::install_seccomp() {
         Ok(()) => info!("seccomp filter installed"),
@@ -401,7 +401,7 @@ fn http_runtime(confined: bool) -> std::io::Result<tokio::runtime::Runtime> {
                 if landlock {
                     info!("Landlock restricts the HTTP threads");
                 } else {
-                    warn!("no Landlock: this kernel does not have it, or it is not enabled");
+                    warn!("no Landlock: this kernel does not support it, or it is not enabled");
                 }
             }),
             Err(error) => {

@@ -14,7 +14,7 @@ pub struct State {
     pub stuck: Option<(&'static str, Duration)>,
     /// What is wrong with connections, the worst first.
     pub findings: Vec<Finding>,
-    /// Signals that no hook serves.
+    /// Signals without an attached hook.
     pub not_observed: Vec<&'static str>,
     /// Why the settings could not be read again, since the last time that they could.
     pub not_reloaded: Option<String>,

@@ -20,8 +20,8 @@ pub enum InheritedError {
     Io(#[from] io::Error),
     /// It does not listen, is of another kind, or is the second of its kind.
     #[error(
-        "descriptor {0} that systemd passes (LISTEN_FDS) is of no use: there can be one TCP and one Unix \
-         socket, both ListenStream="
+        "descriptor {0} that systemd passes (LISTEN_FDS) cannot be used: only one TCP and one \
+         Unix socket are allowed, both ListenStream="
     )]
     Unexpected(i32),
 }

@@ -31,10 +31,10 @@ const NONE: &str = "none";
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// Somebody listens there.
-    #[error("cannot serve the API on {0}: another observer does")]
+    # [error("cannot serve the API on {0}: another observer uses it")]
     InUse(PathBuf),
     /// It would be removed.
-    #[error("cannot serve the API on {0}: there is a file that is no socket")]
+    # [error("cannot serve the API on {0}: the file is not a socket")]
     NotASocket(PathBuf),
     /// The lock of a daemon that ran as another user.
     #[error(
@@ -172,7 +172,7 @@ impl Drop for ApiSocket {
         };
         // Not fs::remove_file(): the seccomp filter forbids unlink().
         if let Err(error) = unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir) {
-            debug!(%error, path = %path.display(), "the API socket stays");
+            debug!(%error, path = %path.display(), "cannot remove the API socket");
         }
     }
 }

@@ -31,7 +31,7 @@ fn the_api_is_on_a_unix_socket_that_goes_with_the_daemon() {
     let second = second.output().unwrap();
     let error = String::from_utf8(second.stderr).unwrap();
     assert!(
-        !second.status.success() && error.contains("another observer does"),
+        !second.status.success() && error.contains("another observer uses it"),
         "{error}"
     );
     client::get(&path, "/api/v1/anomalies").unwrap();

@@ -151,20 +151,20 @@ fn or_dash(cells: Vec<String>) -> String {
     }
 }
 
-/// The kinds of hook that serve each signal.
+/// The attach types of each signal.
 fn signals(rows: &[Row]) -> Table {
     let all = rows.iter().flat_map(hooks);
     let signals = distinct(all.map(|hook| hook.signal.to_owned()));
     let name = |signal: &String| vec![signal.clone()];
     by_kernel(rows, &["signal"], signals, name, |signal, row| {
         let hooks = hooks(row).into_iter();
-        let serving = hooks.filter(|hook| hook.signal == signal && hook.status == ATTACHED);
-        or_dash(distinct(serving.map(|hook| hook.attach_type.to_owned())))
+        let attached = hooks.filter(|hook| hook.signal == signal && hook.status == ATTACHED);
+        or_dash(distinct(attached.map(|hook| hook.attach_type.to_owned())))
     })
 }
 
-/// What became of each hook.
-fn ladder(rows: &[Row], reasons: &mut Reasons) -> Table {
+/// The status of each hook.
+fn statuses(rows: &[Row], reasons: &mut Reasons) -> Table {
     let key = |hook: Hook<'_>| [hook.signal, hook.attach_type, hook.hook].map(str::to_owned);
     // A signal's hooks stand together, also those that only some kernels name.
     let mut keys = distinct(rows.iter().flat_map(hooks).map(key));
@@ -180,7 +180,7 @@ fn ladder(rows: &[Row], reasons: &mut Reasons) -> Table {
             let hooks = hooks(row).into_iter();
             let own = hooks.filter(|hook| [hook.signal, hook.attach_type, hook.hook] == *key);
             let cells = own.map(|hook| match hook.status {
-                ATTACHED => "serves".to_owned(),
+                ATTACHED => "attached".to_owned(),
                 NOT_NEEDED => "not needed".to_owned(),
                 status => {
                     let subject = format!("{} {}", hook.attach_type, hook.hook);
@@ -314,7 +314,7 @@ fn slowest(rows: &[Row]) -> Table {
 pub fn text(rows: &[Row]) -> String {
     let mut reasons = Reasons::default();
     // There are many hooks: only those that are not attached although they should be are listed here.
-    ladder(rows, &mut reasons);
+    statuses(rows, &mut reasons);
     let tables = [
         kernels(rows),
         signals(rows),
@@ -345,20 +345,20 @@ pub fn text(rows: &[Row]) -> String {
 pub fn markdown(rows: &[Row], date: &str, accelerator: &str) -> String {
     let mut text = format!(
         "# Kernels\n\n\
-         Written by `cargo xtask vm --write-table` on {date}; QEMU with {accelerator}. Stock Debian\n\
-         kernels for x86_64, each booted with the same test programs. Numbers in brackets are\n\
+         Stock Debian kernels for x86_64, each booted with the same test programs: a run of\n\
+         `cargo xtask vm --write-table` on {date}; QEMU with {accelerator}. Numbers in brackets are\n\
          reasons, listed at the end.\n"
     );
     let mut reasons = Reasons::default();
     let sections = [
-        ("What was booted", kernels(rows)),
+        ("Kernels", kernels(rows)),
         (
-            "Which kind of hook serves each signal (`observer check`)",
+            "Attach types of each signal (`observer check`)",
             signals(rows),
         ),
-        ("What became of each hook", ladder(rows, &mut reasons)),
+        ("Status of each hook", statuses(rows, &mut reasons)),
         (
-            "What the tests on a real kernel found",
+            "Results of the tests on a real kernel",
             tests(rows, &mut reasons),
         ),
     ];
@@ -386,7 +386,7 @@ pub fn markdown(rows: &[Row], date: &str, accelerator: &str) -> String {
 mod tests {
     use super::{super::outcome, *};
 
-    /// A kernel on which `fexit h` has this status and `tp_btf t` serves.
+    /// A kernel on which `fexit h` has this status and `tp_btf t` is attached.
     fn row(name: &str, status: &str, output: &[&str]) -> Row {
         let json = format!(
             r#"{{"verdicts":[
@@ -417,7 +417,7 @@ mod tests {
     ];
 
     #[test]
-    fn kernels_stand_side_by_side() {
+    fn each_kernel_has_a_column() {
         let rows = [
             row("5.10", "cannot_attach", &[]),
             row("6.1", "attached", &RESET),
@@ -435,8 +435,8 @@ mod tests {
         let markdown = markdown(&rows, "2026-01-01", "tcg");
         for line in [
             "| state | tp_btf | fexit, tp_btf |\n",
-            "| state | fexit | h | cannot attach [1] | serves |\n",
-            "| state | tp_btf | t | serves | serves |\n",
+            "| state | fexit | h | cannot attach [1] | attached |\n",
+            "| state | tp_btf | t | attached | attached |\n",
             "|---|---|---|\n",
             "- [2] no x: kernel_reset::a\n",
         ] {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tested_is_told() {
+    fn skipped_parts_are_listed() {
         let all = [
             "@@ begin k",
             "test a ... skipped: no x",

@@ -107,7 +107,7 @@ impl Listeners {
         let Some(pid) = self.processes.process_in(netns, hint, Instant::now()) else {
             debug!(
                 netns,
-                "no process is in the network namespace of a listener"
+                "the network namespace of a listener has no process"
             );
             return Ok(());
         };

@@ -68,7 +68,7 @@ const CHAIN: FallbackChain = chain(
 .globals(globals);
 
 /// What the tracepoints miss.
-const SOCKETS_ONLY: &str = "64-bit calls of socket and accept only, not open() or io_uring";
+const SOCKETS_ONLY: &str = "64-bit socket() and accept() calls only, not open() or io_uring";
 
 /// Every chain of the signal.
 pub const CHAINS: &[FallbackChain] = &[CHAIN];

@@ -69,7 +69,7 @@ const CHAIN: FallbackChain = chain(
             ],
             &[SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END],
         )
-        .remark("no overflows; a socket that leaves TIME_WAIT is counted when ports are"),
+        .remark("no overflows; ends of TIME_WAIT are counted at each walk over ports"),
     ],
 )
 .globals(globals)

@@ -23,7 +23,7 @@ pub const CHAINS: &[FallbackChain] = &[chain(
         &[shared_if(open_files::ITER, COUNTS_ARE_KNOWN)],
         &[SIGNAL_UDP_DROPS],
     )
-    .remark("those of sockets that are open at a walk over open files")],
+    .remark("only drops of sockets that are open at a walk over open files")],
 )
 .map_sizes(map_sizes)
 .globals(globals)];

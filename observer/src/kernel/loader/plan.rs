@@ -99,9 +99,9 @@ impl Plan {
         serving.count() > 1
     }
 
-    /// Takes `program`, which was attached and did not run, out of the plan if each fallback
-    /// chain that it serves has another variant. Returns whether that is so; otherwise the
-    /// program stays, with a remark.
+    /// Removes `program`, which was attached and did not run, from the plan if each fallback chain
+    /// that it serves has another variant. Returns whether that is so; otherwise the program stays,
+    /// with a remark.
     pub fn fall_back(&mut self, program: &ProgramSpec) -> bool {
         const SILENT: &str = "did not fire in the self-test";
         let mut served = table::chains().filter(|chain| {
@@ -137,7 +137,7 @@ impl Plan {
             .copied()
     }
 
-    /// What became of each program of each variant.
+    /// The status of each program of each variant.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
@@ -152,7 +152,7 @@ impl Plan {
                         (Some(selected), failure) if at > selected => (
                             Status::NotNeeded,
                             failure.map_or_else(
-                                || format!("{} serves", attach_types(&chain.variants[selected])),
+                                || format!("{} is used", attach_types(&chain.variants[selected])),
                                 |failure| failure.detail,
                             ),
                         ),
@@ -191,7 +191,7 @@ impl Plan {
             .filter(|program| self.failure(program).is_some())
             .map(|program| format!("{} {}", program.attach_type().name(), program.hook))
             .collect();
-        format!("of no use without {}", others.join(" and "))
+        format!("needs {}", others.join(" and "))
     }
 }
 

@@ -68,7 +68,7 @@ fn a_variant_needs_all_its_programs() {
         (idle.status, idle.detail.as_str()),
         (
             Status::Incomplete,
-            "of no use without fexit inet_twsk_alloc"
+            "needs fexit inet_twsk_alloc"
         )
     );
     assert_eq!(
