@@ -20,7 +20,7 @@ pub fn available() -> bool {
         .all(|name| toolchain::find_program(name).is_some())
 }
 
-/// Brings the package lists up to date, once per run.
+/// Updates the package lists, once per run.
 pub fn update() -> Result<()> {
     static DONE: AtomicBool = AtomicBool::new(false);
     if DONE.swap(true, Ordering::Relaxed) {
@@ -38,7 +38,7 @@ pub fn candidates(packages: &[impl AsRef<OsStr>]) -> BTreeMap<String, String> {
     parse_policy(&shell::output(&mut policy).unwrap_or_default())
 }
 
-/// Those of `packages` that are not installed.
+/// The `packages` that are not installed.
 pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     // dpkg-query fails when one package is unknown to it, and still lists the
     // others.
@@ -80,7 +80,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
     path.push(without_starters()?);
     path.push(":/usr/sbin:/usr/bin:/sbin:/bin");
     let mut install = apt_get()?;
-    // --no-remove: a conflicting package is the user's to give up.
+    // --no-remove: only the user may remove a conflicting package.
     install
         .arg("-o")
         .arg(path)
@@ -96,13 +96,13 @@ pub fn install(packages: &[&str]) -> Result<()> {
         "read apt's message above; where dpkg was killed, `dpkg --configure -a` comes first";
     interrupt::deferred(|| {
         let installed = shell::persist(&mut install, advice);
-        // Also when it was interrupted: apt has finished what it had begun.
+        // Even after an interruption, because apt has finished its current step.
         disable_services(&packages).and(installed)
     })
 }
 
-/// Keeps services that came with `packages` from starting at the next boot. Only where
-/// systemd runs; a package without a service of its name is passed over.
+/// Disables the services of `packages`, so that they do not start at the next boot. Only with a
+/// running systemd; packages without a service of the same name are ignored.
 fn disable_services(packages: &[&str]) -> Result<()> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Ok(());
@@ -124,7 +124,7 @@ fn apt_get() -> Result<Command> {
     let mut command = shell::as_root("env")?;
     command
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-        // A machine that was booted a moment ago is installing updates.
+        // A machine that has just booted may be installing updates.
         .args(["-o", "DPkg::Lock::Timeout=600"])
         .stdin(Stdio::null());
     Ok(command)
@@ -133,8 +133,8 @@ fn apt_get() -> Result<Command> {
 /// The programs by which packages start their services.
 const STARTERS: [&str; 2] = ["invoke-rc.d", "deb-systemd-invoke"];
 
-/// A directory in which these do nothing, for the front of dpkg's PATH: unlike a policy-rc.d, it
-/// concerns only what runs with that PATH, whatever ends this program.
+/// A directory with no-op versions of these programs, for the front of dpkg's PATH. Unlike a
+/// policy-rc.d, it affects only processes with that PATH, however this program ends.
 fn without_starters() -> Result<PathBuf> {
     let dir = workdir::target()?.join("no-services");
     fs::create_dir_all(&dir)?;

@@ -1,5 +1,5 @@
-//! The attach type that each signal must have on each kernel, from a committed file, so that a hook
-//! that is lost by a mistake fails: observer alone would only fall back to another one.
+//! The expected attach type of each signal on each kernel, from a committed file. It makes the test
+//! fail if a hook is lost by mistake; observer itself would use a fallback.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +13,12 @@ use serde_json::Value;
 
 use crate::{host, shell, vm};
 
-/// Which row of the file is that of a kernel.
+/// The key of a kernel's row in the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {
     /// Such as 6.12.
     pub series: [u32; 2],
-    /// What else decides about hooks: `rt`, `full`, [`NO_FUNCTION_HOOKS`], or nothing.
+    /// The kind of kernel, which also affects hooks: `rt`, `full`, [`NO_FUNCTION_HOOKS`], or empty.
     pub kind: String,
 }
 
@@ -36,8 +36,8 @@ impl Row {
         })
     }
 
-    /// The running kernel's row. Whether functions can be hooked is asked of the kernel and not of
-    /// observer, whose answer is what the row is compared with.
+    /// The running kernel's row. Whether functions can be hooked is determined from the kernel and
+    /// not from observer, whose report is compared with the row.
     pub fn running() -> Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         let mut numbers = release.split(['.', '-']);
@@ -168,7 +168,7 @@ impl AttachTypes {
         text
     }
 
-    /// Takes what a report says for the kernel's row.
+    /// Sets the kernel's row from a report.
     pub fn set(&mut self, row: Row, report: &Value) {
         self.rows.insert(row, signals(report));
     }
@@ -216,7 +216,7 @@ impl AttachTypes {
             .collect()
     }
 
-    /// Said when a kernel has no row of its own.
+    /// The message for a kernel without a row.
     pub fn note(&self, wanted: &Row) -> Option<String> {
         let (row, _) = self.row(wanted)?;
         (row != wanted).then(|| {
@@ -225,8 +225,8 @@ impl AttachTypes {
     }
 }
 
-/// The hooks of each signal's attached programs, with their attach types. By hook, because a signal
-/// with several would still have its type when one of them is lost.
+/// The hooks of each signal's attached programs, with their attach types. Listed by hook, because a
+/// signal with several hooks keeps its attach type if one of them is lost.
 pub fn signals(report: &Value) -> Signals {
     let mut signals: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for verdict in report["verdicts"].as_array().into_iter().flatten() {

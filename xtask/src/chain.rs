@@ -1,4 +1,4 @@
-//! From a program that misbehaves to somebody who is told.
+//! Tests the chain from a faulty program to a notification by Alertmanager.
 
 use std::process::ExitCode;
 
@@ -6,11 +6,11 @@ use anyhow::Result;
 
 use crate::scenario;
 
-/// Runs real programs that do something wrong, and the daemon, Prometheus and Alertmanager with the files of
+/// Runs real programs with faults, and the daemon, Prometheus and Alertmanager with the files of
 /// deploy/prometheus: each alert reaches a webhook and ends. Takes ten minutes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run this scenario alone, of those of `cargo xtask scenario`.
+    /// Run only this scenario of `cargo xtask scenario`.
     name: Option<String>,
 }
 

@@ -7,19 +7,18 @@ use anyhow::{Result, bail};
 use crate::{consent, shell, toolchain};
 
 /// Checks licences, sources and versions of the dependencies with cargo-deny, and known
-/// vulnerabilities where their database can be reached.
+/// vulnerabilities if the advisory database can be reached.
 #[derive(clap::Args)]
 pub struct Args {}
 
 const VERSION: &str = "^0.20";
 
-/// Whether cargo-deny is there. Compiling it takes minutes, so that `cargo xtask test` runs it only
-/// then.
+/// Whether cargo-deny is installed. Compiling it takes minutes, so `cargo xtask test` runs it only if it is.
 pub fn installed() -> bool {
     toolchain::find_program("cargo-deny").is_some()
 }
 
-/// The checks that need nothing but the registry.
+/// The checks that need only the registry.
 pub fn offline() -> Command {
     let mut deny = shell::cargo();
     deny.args([

@@ -1,4 +1,4 @@
-//! Fuzzes the parsers of outside bytes. The targets are in observer-core/fuzz and observer/fuzz;
+//! Fuzzes the parsers of external input. The targets are in observer-core/fuzz and observer/fuzz;
 //! their seeds are also run by the unit tests, on the stable compiler.
 
 use std::{
@@ -21,7 +21,7 @@ pub struct Args {
     seconds: u64,
 }
 
-/// The crates of targets: those of pure code, and those that need the kernel programs built.
+/// The crates with fuzz targets: one without and one with the kernel programs.
 const CRATES: [&str; 2] = ["observer-core/fuzz", "observer/fuzz"];
 
 pub fn main(args: &Args) -> Result<ExitCode> {
@@ -41,8 +41,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         );
     };
     ensure_tools()?;
-    // What is fuzzed is what is shipped: the same versions of everything. Cargo adds
-    // libFuzzer to the copy.
+    // Fuzz with the same dependency versions as in the release. Cargo adds libFuzzer to the copy.
     fs::copy(
         host::root().join("Cargo.lock"),
         crate_dir.join("Cargo.lock"),
@@ -69,7 +68,7 @@ fn command(crate_dir: &Path, target: &str, seconds: u64) -> Command {
         .arg(crate_dir.join("seeds").join(target))
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
-        // A parser that takes seconds or gigabytes is as broken as one that panics.
+        // Excessive time and memory are failures, like panics.
         .args(["-timeout=10", "-rss_limit_mb=2048", "-max_len=16384"])
         // Cargo's own variables would send rustup's proxy back to the stable toolchain.
         .env_remove("CARGO")

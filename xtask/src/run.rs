@@ -1,4 +1,4 @@
-//! Builds the daemon and becomes it, as root.
+//! Builds the daemon and replaces this process by it, as root.
 
 use std::{
     env,
@@ -15,8 +15,7 @@ use crate::{host, setup, shell, tracefs};
 /// Builds observer and runs it as root.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What observer is given, such as `check` or `tail`; options alone are those of
-    /// `observer run`.
+    /// Arguments of observer, such as `check` or `tail`; without a subcommand, those of `observer run`.
     #[arg(last = true)]
     args: Vec<OsString>,
 }
@@ -40,8 +39,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     };
     daemon.args(with_subcommand(args));
     eprintln!("$ {}", shell::show(&daemon));
-    // Replacing this process gives the daemon the terminal's signals and the caller
-    // its exit code, with nothing in between.
+    // Replacing this process gives the daemon the terminal's signals and the caller its exit code directly.
     let error = daemon.exec();
     Err(error).with_context(|| format!("cannot run {}", binary.display()))
 }
@@ -70,8 +68,7 @@ fn build() -> Result<PathBuf> {
     binary.context("cargo names no binary")
 }
 
-/// `run` is what one wants when no subcommand comes first. Its arguments are options
-/// only, so that a first word without a dash is a subcommand.
+/// Inserts `run` if the first argument is an option: `run` has only options, so a first word without a dash is a subcommand.
 fn with_subcommand(args: &[OsString]) -> Vec<OsString> {
     let named = args
         .first()

@@ -1,4 +1,4 @@
-//! What real programs do wrong, and how soon it is found; and real programs with which nothing is wrong.
+//! Runs real programs with faults and measures the time to detection, or real programs without faults.
 
 use std::process::ExitCode;
 
@@ -12,14 +12,12 @@ use crate::{
     vm::build::{self, What},
 };
 
-/// Runs real programs that do something wrong, and shows how soon it is found: all at once, which takes
-/// five minutes.
+/// Runs real programs with faults, all at once, and shows the time to detection; takes five minutes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run this scenario alone.
+    /// Run only this scenario.
     name: Option<String>,
-    /// Run programs with which nothing is wrong instead, for so many minutes, and show what is found all the
-    /// same.
+    /// Run programs without faults instead, for this number of minutes, and show false alarms.
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "60",
         conflicts_with = "name", value_parser = clap::value_parser!(u64).range(1..))]
     soak: Option<u64>,

@@ -12,16 +12,15 @@ use crate::{
 /// Finds or installs what compiles the kernel programs.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only report what is there; fail when something is missing.
+    /// Only report the tools; fail if one is missing.
     #[arg(long)]
     check: bool,
-    /// Also see to the tools that `cargo xtask test` uses.
+    /// Also install the tools that `cargo xtask test` uses.
     #[arg(long)]
     tests: bool,
 }
 
-/// Programs that the tests on a real kernel run, and Debian's packages of them; those of one
-/// package stand together.
+/// Programs that the tests on a real kernel run, and their Debian packages; grouped by package.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("ip", "iproute2"),
@@ -67,21 +66,21 @@ const GUEST_TOOLS: [(&str, &str); 5] = [
     ("setpriv", "util-linux"),
 ];
 
-/// Programs that try packages.
+/// Programs that test packages.
 const PACKAGE_TOOLS: [(&str, &str); 3] = [
     ("mmdebstrap", "mmdebstrap"),
     ("lintian", "lintian"),
     ("rpm", "rpm"),
 ];
 
-/// What a command needs besides the toolchain.
+/// The tools that a command needs in addition to the toolchain.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs {
     /// The tools of the tests on the running kernel.
     pub tests: bool,
-    /// What boots other kernels.
+    /// The tools that boot other kernels.
     pub guests: bool,
-    /// What tries packages.
+    /// The tools that test packages.
     pub packages: bool,
     /// Programs from PyPI.
     pub pip: bool,
@@ -105,7 +104,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs what is missing, after asking, and returns what is there then.
+/// Installs missing tools after asking, and returns the toolchain.
 pub fn ensure(needs: Needs) -> Result<Facts> {
     let Needs {
         tests,
@@ -237,7 +236,7 @@ fn reason(facts: &Facts, toolchain: &Toolchain) -> String {
 /// What to install.
 #[derive(Debug, PartialEq, Eq)]
 enum Route {
-    /// A compiler is there and lacks a linker for its LLVM.
+    /// A compiler is installed, but no linker for its LLVM.
     Linker(Origin),
     DebianCompiler,
     Nightly,
@@ -268,7 +267,7 @@ fn route(facts: &Facts, rustup: bool, candidate: Option<&Candidate<'_>>) -> Resu
     if candidate(DEBIAN_COMPILER[0]).is_some_and(recent) {
         return Ok(Route::DebianCompiler);
     }
-    // This apt knows neither a compiler nor an LLVM that fits.
+    // apt has neither a suitable compiler nor a suitable LLVM.
     route(facts, rustup, None)
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{host, interrupt, toolchain};
 
-/// Cargo sets CARGO for what it runs; xtask run by hand takes the one on PATH.
+/// Cargo sets CARGO for its child processes; without it, the cargo on PATH is used.
 pub fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
@@ -22,7 +22,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// A command that runs as root, through sudo where need be.
+/// A command that runs as root, with sudo if necessary.
 pub fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     if host::is_root() {
         return Ok(Command::new(program));
@@ -51,8 +51,8 @@ pub fn run(command: &mut Command, advice: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command that needs the network, and tries again when it fails: mirrors are out of
-/// step for a while, and locks of apt's lists are not waited for.
+/// Runs a command that needs the network, and retries if it fails: mirrors may be inconsistent for
+/// a while, and apt does not wait for the lock of its lists.
 pub fn persist(command: &mut Command, advice: &str) -> Result<()> {
     persist_after(&[15, 60].map(Duration::from_secs), command, advice)
 }
@@ -84,7 +84,7 @@ pub fn output(command: &mut Command) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The command as it could be typed, with the variables set for it in front.
+/// The command as typed in a shell, preceded by its environment variables.
 pub fn show(command: &Command) -> String {
     let envs = command.get_envs().filter_map(|(name, value)| {
         Some(format!(

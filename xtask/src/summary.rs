@@ -40,7 +40,7 @@ impl Summary {
         self.add(name, start.elapsed(), result);
     }
 
-    /// Does a check that is more than a command.
+    /// Runs a check that is more than one command.
     pub fn task(&mut self, name: &'static str, work: impl FnOnce() -> Result<Report>) {
         eprintln!("\n== {name}");
         let start = Instant::now();
@@ -124,7 +124,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Runs a command and reads the results of tests in its output, passing each line on.
+/// Runs a command, prints its output and parses the test results in it.
 fn run(name: &str, command: &mut Command) -> Result<Report> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("no standard output")?;

@@ -27,18 +27,18 @@ use crate::{
 /// Runs every check, the tests on the running kernel and on others included.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out the tests on the running kernel, which need root, and on others.
+    /// Skip the tests on the running kernel, which need root, and on other kernels.
     #[arg(long)]
     unit_only: bool,
-    /// Leave out the tests on other kernels, which take longest.
+    /// Skip the tests on other kernels, which take longest.
     #[arg(long)]
     this_kernel: bool,
-    /// Write what observes each signal on the running kernel to docs/attach-types.toml, instead of
-    /// comparing it with that file.
+    /// Write the hooks of each signal on the running kernel to docs/attach-types.toml, instead of comparing them with that
+    /// file.
     #[arg(long)]
     write_attach_types: bool,
-    /// Given to each test binary: names of tests to run, or libtest's options. Leaves out the
-    /// tests on other kernels, as `cargo xtask vm` takes names too.
+    /// Arguments of each test binary: names of tests to run, or libtest's options. Skips the tests
+    /// on other kernels; `cargo xtask vm` also takes names.
     #[arg(last = true)]
     filter: Vec<OsString>,
 }
@@ -77,11 +77,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })?;
     let target = vm::workdir::target()?;
     let cargo = Cargo {
-        // Guests need static binaries. Then everything is built as these are, so that nothing is
-        // compiled twice.
+        // Guests need static binaries. Everything is then built with the same flags, so that nothing is compiled twice.
         dir: guests.then(|| vm::build::dir(&target)),
     };
-    // The network is used while the processors compile.
+    // Download while the processors compile.
     let suite = thread::spawn(move || guests.then(vm::Suite::fetch).transpose());
     let trees = thread::spawn(move || packages.then(package::fetch).transpose());
 
@@ -141,7 +140,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         summary.skip("other kernels", "left out by --unit-only");
     } else if let Some(binaries) = binaries {
         tracefs::ensure();
-        // How soon something is found depends on what runs beside.
+        // The time to detection depends on the other load of the machine.
         let env: &[_] = if guests {
             &[("OBSERVER_TEST_BUSY", "1")]
         } else {
@@ -160,7 +159,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     } else {
         summary.skip("kernel tests", "the tests do not build");
         summary.skip("other kernels", "the tests do not build");
-        // What it downloads is whole then.
+        // The download is then complete.
         let _ = suite.join();
     }
     if let Ok(toolchain) = facts.choose() {
@@ -175,9 +174,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Runs the tests on the running kernel, and beside them those on other kernels: these are emulated
-/// machines without a network, whose events do not happen on this one. They take the processor time
-/// that the first do not want.
+/// Runs the tests on the running kernel and, in parallel, those on other kernels: these run in
+/// emulated machines without a network, whose events do not occur on this machine. They use the
+/// processor time that the native tests leave.
 fn on_kernels(
     summary: &mut Summary,
     binaries: &Binaries,
@@ -202,9 +201,9 @@ fn on_kernels(
     });
 }
 
-/// How cargo is called.
+/// Options of cargo.
 struct Cargo {
-    /// Where static binaries are built, if they are.
+    /// Directory of static binaries, if they are built.
     dir: Option<PathBuf>,
 }
 

@@ -1,10 +1,9 @@
-//! Finds what compiles the kernel programs: a rustc with the sources of `core`, its
-//! cargo, and a bpf-linker whose LLVM can read what that rustc writes.
+//! Finds the tools that compile the kernel programs: a rustc with the sources of `core`, its cargo,
+//! and a bpf-linker whose LLVM can read the bitcode of that rustc.
 //!
-//! observer/build.rs includes this file by `#[path]`. A library target of xtask would
-//! be the other way to share it, but then each build of the daemon would first compile
-//! clap and whatever else xtask grows to need. For the same reason it uses `std` only.
-//! It finds and never installs; installing is `cargo xtask setup`.
+//! observer/build.rs includes this file by `#[path]`. A library target of xtask would be an alternative, but then each
+//! build of the daemon would first compile clap and all other dependencies of xtask. For the same reason it uses `std`
+//! only. This file installs nothing; `cargo xtask setup` does.
 
 use std::{
     env, fmt, iter,
@@ -57,12 +56,12 @@ pub struct Linker {
     pub path: PathBuf,
     /// What `bpf-linker --version` prints.
     pub version: String,
-    /// `None` when LLVM is linked statically, as in the released binaries: nothing
-    /// then tells its version, and a mismatch shows up as a link error.
+    /// `None` when LLVM is linked statically, as in the released binaries: its version is then
+    /// unknown, and a mismatch causes a link error.
     pub llvm: Option<u32>,
 }
 
-/// What this machine has; an `Err` is a sentence that names what is missing.
+/// The tools of this machine; an `Err` is a sentence that names the missing ones.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub nightly: Result<Compiler, String>,
@@ -70,7 +69,7 @@ pub struct Facts {
     pub linker: Result<Linker, String>,
 }
 
-/// A compiler and a linker that fit each other.
+/// A compatible compiler and linker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
     pub compiler: Compiler,
@@ -98,7 +97,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Why there is no toolchain: one sentence per thing that was looked for.
+/// Why no toolchain was found: one sentence per tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing(pub Vec<String>);
 
@@ -120,8 +119,7 @@ impl Facts {
         }
     }
 
-    /// Picks nightly before the system's compiler: whoever added `rust-src` to a
-    /// nightly did it for a build like this one.
+    /// Prefers nightly to the system's compiler: a nightly with `rust-src` was installed for such a build.
     pub fn choose(&self) -> Result<Toolchain, Missing> {
         let Self {
             nightly,
@@ -211,7 +209,7 @@ fn find_linker() -> Result<Linker, String> {
     let path = find_program("bpf-linker")
         .ok_or("bpf-linker is neither on PATH nor among cargo's installed programs")?;
     let version = output(command(&path).arg("--version"))?.trim().to_owned();
-    // ldd is absent or fails for a static binary; both mean "cannot tell".
+    // ldd is absent or fails for a static binary: the version is unknown.
     let llvm = output(command(Path::new("ldd")).arg(&path))
         .ok()
         .and_then(|text| parse_ldd(&text));
@@ -238,8 +236,7 @@ fn cargo_home() -> Option<PathBuf> {
     env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
 }
 
-/// A command that does not inherit what an outer cargo or rustup says about the
-/// compiler, the flags and the target of the user-space build.
+/// A command that does not inherit the compiler, flags and target of the user-space build from the outer cargo or rustup.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -251,7 +248,7 @@ pub fn command(program: &Path) -> Command {
 }
 
 fn misleads(name: &str) -> bool {
-    // The jobserver, the network and the registries are as good for the inner cargo.
+    // The settings of the jobserver, the network and the registries also apply to the inner cargo.
     const KEPT: [&str; 7] = [
         "CARGO_HOME",
         "CARGO_MAKEFLAGS",

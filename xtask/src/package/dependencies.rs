@@ -1,4 +1,4 @@
-//! What the binary consists of: the licences of its dependencies, and the list of parts (SBOM).
+//! The licences of the binary's dependencies, and its bill of materials (SBOM).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +53,7 @@ struct Kind {
     kind: Option<String>,
 }
 
-/// Packages that are in the binary. Those that only build or test it are not.
+/// Packages that are linked into the binary, without build and test dependencies.
 pub struct Dependencies(Vec<Package>);
 
 impl Dependencies {

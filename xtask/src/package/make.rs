@@ -1,4 +1,4 @@
-//! Puts packages together.
+//! Builds packages.
 
 use std::{
     env, fs,
@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result};
 use super::dependencies::Dependencies;
 use crate::{host, pip, shell};
 
-/// What packages are of.
+/// The name of the packages.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The only file that an administrator edits.
 pub const CONFIGURATION: &str = "etc/observer/observer.toml";
 
-/// Files and folders of the repository that packages have as they are, and where.
+/// Files and folders of the repository that are packaged unchanged, with their paths in the package.
 const FILES: &[(&str, &str)] = &[
     ("deploy/systemd/observer.service", "usr/lib/systemd/system"),
     ("deploy/systemd/observer.socket", "usr/share/doc/observer"),
@@ -30,7 +30,7 @@ const FILES: &[(&str, &str)] = &[
     ("deploy/package/LGPL-2.1", "usr/share/doc/observer"),
 ];
 
-/// Files with another name there.
+/// Files with another name in the package.
 const RENAMED: [(&str, &str); 2] = [
     (
         "deploy/systemd/observer.sysusers",
@@ -42,7 +42,7 @@ const RENAMED: [(&str, &str); 2] = [
     ),
 ];
 
-/// Builds the daemon as it is shipped: static, so that one binary runs wherever the kernel serves.
+/// Builds the released daemon: static, so that one binary runs on every distribution.
 pub fn build(dir: &Path) -> Result<PathBuf> {
     let build = dir.join("build");
     let mut cargo = shell::cargo();
@@ -56,16 +56,16 @@ pub fn build(dir: &Path) -> Result<PathBuf> {
     Ok(build.join(TARGET).join("release/observer"))
 }
 
-/// How much time packing takes.
+/// How thoroughly packages are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// What is shipped is small.
+    /// Small packages, for a release.
     Release,
-    /// What is only looked at takes a tenth of the time.
+    /// Ten times faster, for tests.
     Check,
 }
 
-/// What was made, and what it was made of.
+/// The built packages, and their contents.
 pub struct Packages {
     nfpm: PathBuf,
     stage: PathBuf,
@@ -87,11 +87,11 @@ impl Packages {
         fs::create_dir_all(root.join("usr/bin"))?;
         let time = commit_time();
         let symbols = strip(binary, &root.join("usr/bin/observer"), dir)?;
-        // What packages have beside the binary is written by it.
+        // The binary writes the generated files of the packages.
         let mut files = Command::new(root.join("usr/bin/observer"));
         let advice = "see the message above";
         shell::run(files.arg("package-files").arg(&root), advice)?;
-        // Apart from the others, because an upgrade keeps what was changed in it.
+        // Separate from the other files, because an upgrade keeps the administrator's changes.
         fs::rename(root.join("etc"), stage.join("etc"))?;
         copy_files(&root)?;
         let dependencies = Dependencies::read(TARGET)?;
@@ -151,7 +151,7 @@ impl Packages {
         shell::run(&mut nfpm, "see deploy/package/nfpm.yaml")
     }
 
-    /// Packs the same files as an older version, but for another configuration file.
+    /// Packs the same files as an older version, with another configuration file.
     pub fn pack_older(&self, version: &str, file: &Path) -> Result<()> {
         let configuration = self.stage.join(CONFIGURATION);
         let text = fs::read_to_string(&configuration)?;
@@ -183,8 +183,7 @@ impl Packages {
     }
 }
 
-/// Seconds since the epoch of the last commit, or what SOURCE_DATE_EPOCH says: the same sources give the same
-/// packages.
+/// Time of the last commit in seconds since the epoch, or SOURCE_DATE_EPOCH, so that builds are reproducible.
 fn commit_time() -> String {
     let set = env::var("SOURCE_DATE_EPOCH").ok();
     let git = || {
@@ -196,8 +195,8 @@ fn commit_time() -> String {
     time.trim().to_owned()
 }
 
-/// Copies the binary without its line tables, which are five sixths of it, and leaves those in a file beside the
-/// packages. gdb and addr2line find them by the build id.
+/// Copies the binary without its line tables, which are five sixths of it, and writes those to a
+/// file next to the packages. gdb and addr2line find them by the build id.
 fn strip(binary: &Path, to: &Path, dir: &Path) -> Result<PathBuf> {
     let symbols = dir.join(format!("observer-{}.debug", env!("CARGO_PKG_VERSION")));
     let advice = "install binutils";
@@ -237,7 +236,7 @@ fn compress(root: &Path) -> Result<()> {
     shell::run(&mut sh, "install gzip")
 }
 
-/// Modes and times do not depend on who builds when.
+/// Modes and times do not depend on the user and the time of the build.
 fn make_modes_plain(root: &Path, time: &str) -> Result<()> {
     let mut chmod = Command::new("chmod");
     let advice = "see the message above";
@@ -266,8 +265,7 @@ fn glibc() -> Result<String> {
     Ok(version.trim().trim_start_matches("glibc ").to_owned())
 }
 
-/// What the licence of the C library wants those to be told who get a binary that contains it (section 6 of the
-/// LGPL 2.1).
+/// The notice that the C library's licence requires for a binary that contains it (section 6 of the LGPL 2.1).
 fn linking(glibc: &str) -> String {
     format!(
         "\

@@ -1,4 +1,4 @@
-//! Packages: a .deb, an .rpm and a tarball, and the debug symbols beside them.
+//! Packages: a .deb, an .rpm and a tarball, and separate debug symbols.
 
 mod dependencies;
 mod make;
@@ -66,8 +66,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packs a static binary of the tests and tries the packages, without booting anything: a release takes minutes to
-/// compile, and differs in nothing that is looked at here.
+/// Packs a static binary of the tests and tests the packages without booting: a release build takes
+/// minutes, and differs in nothing that is tested here.
 pub fn check(binary: &Path) -> Result<Report> {
     let dir = workdir::target()?.join("package/check");
     fs::create_dir_all(&dir)?;

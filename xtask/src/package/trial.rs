@@ -1,5 +1,4 @@
-//! Tries packages as an operator would: installs, upgrades and removes the .deb in Debian 12 and 13, and boots
-//! both with it.
+//! Tests packages: installs, upgrades and removes the .deb in Debian 12 and 13, and boots both with it.
 
 mod guest;
 
@@ -44,7 +43,7 @@ pub enum Boots {
     None,
     /// Its own.
     OfRelease,
-    /// Also the oldest or the newest that observer serves.
+    /// Also the oldest and the newest supported kernel.
     All,
 }
 
@@ -92,7 +91,7 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     )
 }
 
-/// Makes the archives that the trees are unpacked from, those that are missing.
+/// Creates the missing archives from which the root file systems are unpacked.
 pub fn fetch() -> Result<()> {
     for (suite, _) in SUITES {
         archive(suite)?;
@@ -161,7 +160,7 @@ impl Tree {
         let mut words = vec!["dpkg", "--force-unsafe-io"];
         words.extend(options);
         words.extend(["-i", "/tmp.deb"]);
-        // Where dpkg asks, there is no answer, and it fails.
+        // If dpkg asks, it gets no answer and fails.
         let installed = shell::run(self.command(&words).stdin(Stdio::null()), "see above");
         fs::remove_file(self.0.join("tmp.deb"))?;
         installed
@@ -197,7 +196,7 @@ impl Tree {
             fs::read_to_string(&configuration)? == own && fs::read_to_string(beside)? == shipped,
             "the upgrade changed {CONFIGURATION}, or did not lay the new one beside it"
         );
-        // By the administrator alone: nothing is asked.
+        // Changed by the administrator only: dpkg does not ask.
         self.install(new, &[])?;
         ensure!(
             fs::read_to_string(&configuration)? == own,
@@ -222,7 +221,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether rpm takes the other package: its files are there then.
+    /// Whether rpm installs the package: its files exist then.
     fn has_rpm(&self, rpm: &Path) -> Result<()> {
         let mut install = Command::new("rpm");
         let root = self.0.with_extension("rpm");
@@ -230,7 +229,7 @@ impl Tree {
             fs::remove_dir_all(&root)?;
         }
         fs::create_dir(&root)?;
-        // Neither its dependencies nor what its scripts run are in there.
+        // The root has neither its dependencies nor the programs of its scripts.
         install.args(["--install", "--nodeps", "--noscripts", "--root"]);
         shell::run(install.arg(&root).arg(rpm), "see the message above")?;
         let files = [

@@ -25,10 +25,10 @@ ExecStart=/trial.sh
 WantedBy=multi-user.target
 ";
 
-/// An emulated machine may be silent for as long, between two steps.
+/// How long an emulated machine may be silent between two steps.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Boots `tree`, and reads what the script in it finds. Logs are left in `dir`.
+/// Boots `tree`, and reads the output of the script in it. Logs are written to `dir`.
 pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
     let file = tree.join("trial.sh");
     fs::write(&file, SCRIPT)?;
@@ -77,7 +77,7 @@ pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
     let [Some(root), Some(unit)] = ["root", "unit"].map(|who| reports.get(who)) else {
         bail!("not both reports of `observer check`: {:?}", reports.keys());
     };
-    // Without the right to perf_event_open(), these are not to be had, and others serve.
+    // Without permission for perf_event_open(), these cannot be attached, and others are used.
     let paranoid = boot.output.iter().any(|(_, line)| line == "@@ paranoid 3");
     let excused = |hook: &String| {
         let of_perf = ["tracepoint ", "kprobe ", "kretprobe "];
