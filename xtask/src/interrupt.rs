@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM during an installation: a half of one is worse than a moment's wait.
+//! Defers Ctrl-C and SIGTERM during an installation, so that it is not interrupted half-way.
 
 use std::sync::{
     Arc, LazyLock,
@@ -32,9 +32,9 @@ static STATE: LazyLock<State> = LazyLock::new(|| {
     state
 });
 
-/// Does something that a signal to this program does not interrupt. What it starts gets a
-/// terminal's Ctrl-C all the same; apt ends at once while it downloads, and finishes what it
-/// installs. Then this returns an error.
+/// Runs a function that a signal to this program does not interrupt. Its child processes still get
+/// the terminal's Ctrl-C; apt ends at once while it downloads, and finishes an installation. Then
+/// this returns an error.
 pub fn deferred<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     STATE.default.store(false, Ordering::SeqCst);
     let result = work();

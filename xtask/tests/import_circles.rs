@@ -1,5 +1,5 @@
-//! No file of the workspace imports from another that imports from it, directly or through
-//! others, and no folder imports from one above it.
+//! Tests that no file of the workspace imports, directly or indirectly, from a file that imports
+//! from it, and that folders import only in the allowed order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,14 +36,14 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The place of `file` in `order`, if it is below one of its names.
+/// The index of `file` in `order`, if it is below one of its names.
 fn place(file: &Path, base: &str, order: &[&str]) -> Option<usize> {
     let inner = file.strip_prefix(base).ok()?;
     let first = Path::new(inner.iter().next()?).with_extension("");
     order.iter().position(|name| first == Path::new(name))
 }
 
-/// The arrows of every library and program of the workspace, with paths relative to its root.
+/// The edges of every library and program of the workspace, with paths relative to its root.
 fn workspace() -> Graph {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let output = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
@@ -77,7 +77,7 @@ fn workspace() -> Graph {
     graph
 }
 
-/// A circle with the arrows within it, to be read.
+/// A cycle with its edges, for the message.
 fn describe(graph: &Graph, circle: &BTreeSet<PathBuf>) -> String {
     let mut text = String::new();
     for file in circle {
@@ -127,7 +127,7 @@ fn folders_import_only_those_before_them() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// The circles of a crate that is given as text by file.
+/// The cycles of a crate that is given as text by file.
 fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<String>> {
     let files: BTreeMap<_, &str> = files
         .iter()

@@ -1,7 +1,6 @@
-//! Compares the cost of an event with what was committed.
-//!
-//! Nanoseconds do not carry over to another machine, so what is compared is the observer's
-//! time relative to that of an empty program on the same hooks in the same run.
+//! Compares the cost of an event with the committed baseline. Nanoseconds differ between machines,
+//! so the observer's time is compared relative to that of an empty program on the same hooks in the
+//! same run.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{proc::Runs, statistics::Spread};
 
-/// An event may become this much more expensive before it is a failure.
+/// An event may become more expensive by this factor.
 const TOLERANCE: f64 = 0.15;
-/// A hook that ran less often than this in a run says nothing: its time is noise.
+/// A hook with fewer runs is ignored: its time is noise.
 const FEWEST_RUNS: u64 = 1000;
 /// Name of the sum over all hooks.
 const ALL: &str = "all hooks";
@@ -19,14 +18,14 @@ const ALL: &str = "all hooks";
 /// Cost relative to no-op programs, by hook and of all together.
 pub type Costs = BTreeMap<String, Spread>;
 
-/// What is committed.
+/// The committed baseline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     pub machine: BTreeMap<String, String>,
     pub event_cost: Costs,
 }
 
-/// Something that became more expensive.
+/// A cost that increased.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Regression {
     pub hook: String,
@@ -51,7 +50,7 @@ pub fn costs(observer: &[BTreeMap<String, Runs>], noop: &[BTreeMap<String, Runs>
             }
         }
         if ours.runs.min(empty.runs) >= FEWEST_RUNS {
-            // Per run, as both may have seen other processes' events too.
+            // Per run, because both may have counted events of other processes, too.
             let ratio = ours.each() / empty.each();
             ratios.entry(ALL).or_default().push(ratio);
         }
@@ -67,8 +66,7 @@ pub fn overall(costs: &Costs) -> Option<Spread> {
     costs.get(ALL).copied()
 }
 
-/// What became more expensive than `baseline` allows. A hook that is in only one of them cannot be
-/// compared: another kernel has other hooks.
+/// Costs that exceed `baseline`. Hooks that are in only one of them are not compared, because hooks differ between kernels.
 pub fn compare(baseline: &Costs, now: &Costs) -> Vec<Regression> {
     now.iter()
         .filter_map(|(hook, now)| {
@@ -148,7 +146,7 @@ mod tests {
                 now: 2.32
             }
         );
-        // One dear hook is not hidden by the others, and a dear sum is found too.
+        // One expensive hook is not hidden by the others, and an expensive sum is found, too.
         assert_eq!(compare(&baseline, &at(400)).len(), 2);
     }
 

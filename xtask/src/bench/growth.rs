@@ -1,4 +1,4 @@
-//! Whether cost grows with what there is: live connections and processes.
+//! Measures how the cost grows with live connections and processes.
 
 use anyhow::{Context as _, Result};
 
@@ -21,7 +21,7 @@ const POINTS: [(u64, u64, u64); 6] = [
     (2, 10_000, 100),
     (100_000, 1000, 100),
 ];
-/// What a scrape may take at the most, by processes, whatever else there is.
+/// Maximum duration of a scrape, by number of processes.
 const GOALS: [Goal; 2] = [
     Goal {
         processes: 1000,
@@ -36,7 +36,7 @@ const GOALS: [Goal; 2] = [
 ];
 /// Scrapes of which the median counts.
 const SCRAPES: usize = 9;
-/// The observer follows this many processes unless told otherwise.
+/// The observer's default maximum of tracked processes.
 const DEFAULT_TRACKED: u64 = 4096;
 /// Room for the other processes of the host.
 const OTHERS: u64 = 100;
@@ -48,7 +48,7 @@ struct Goal {
 }
 
 impl Goal {
-    /// In which ways a scrape is over it.
+    /// The exceeded limits of a scrape.
     fn missed(&self, scrape: &Scrape) -> Vec<String> {
         let Self {
             processes,
@@ -99,7 +99,7 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
         processes: Some(processes),
         names,
     };
-    // All of them are followed, and as many shown as by default.
+    // All processes are tracked, and the default number is shown.
     let tracked = processes + OTHERS;
     let extra = (tracked > DEFAULT_TRACKED).then(|| format!("--max-tracked-processes={tracked}"));
     let extra = Vec::from_iter(extra);

@@ -10,27 +10,26 @@ use anyhow::{Context as _, Result, bail};
 use observer_test_support::Netns;
 use serde::{Deserialize, Serialize};
 
-/// Name of the load's processes, or what their names begin with: at most 15 characters, so that
-/// it is their comm.
+/// Name of the load's processes, or prefix of their names: at most 15 characters, the maximum of a comm.
 pub const COMM: &str = "bench_load";
 
-/// What to make.
+/// The load.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub connections: u64,
-    /// Connections that stand meanwhile; each is two sockets.
+    /// Connections that are open during the load; each is two sockets.
     pub live: u64,
-    /// Connections per second, or as many as there can be.
+    /// Connections per second, or without a limit.
     pub rate: Option<u64>,
     /// The most seconds that may pass.
     pub seconds: u64,
     /// Processes of one thread each, or one of many threads.
     pub processes: Option<u64>,
-    /// Names that the processes share out.
+    /// Number of names of the processes.
     pub names: u64,
 }
 
-/// What was made, by its maker's word.
+/// The load as reported by the generator.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Made {
     pub short: u64,
@@ -43,7 +42,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// Connections while the clock ran.
+    /// Connections during the measured time.
     pub fn connections(&self) -> u64 {
         self.short + self.reset + self.refused
     }
@@ -60,7 +59,7 @@ impl Made {
     }
 }
 
-/// A generator that stands ready, or is done and holds what it opened.
+/// A generator that is ready, or has finished and keeps its connections open.
 pub struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -68,7 +67,7 @@ pub struct Running {
 }
 
 impl Load {
-    /// Starts the generator and waits until its live connections stand.
+    /// Starts the generator and waits until its live connections are open.
     pub fn prepare(&self, binary: &Path, netns: &Netns) -> Result<Running> {
         let Self {
             connections,
@@ -78,7 +77,7 @@ impl Load {
             processes,
             names,
         } = self;
-        // Whatever happens, it ends: opening 100,000 connections takes seconds.
+        // Limit its run time: opening 100,000 connections takes seconds.
         let mut command = netns.command("timeout");
         command
             .args(["--kill-after=5", &(seconds + 120).to_string()])
@@ -119,7 +118,7 @@ impl Running {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Lets it make its connections. Those that stand go on standing until this is dropped.
+    /// Starts the load. Live connections stay open until this is dropped.
     pub fn go(&mut self) -> Result<Made> {
         let stdin = self.stdin.as_mut().context("no standard input")?;
         stdin.write_all(b"go\n")?;

@@ -13,39 +13,37 @@ use super::{
     subject::{Attached, Binaries, Hook, Subject},
 };
 
-/// What the names of iterators end in: they run by the clock and not by events.
+/// Suffix of the names of iterators, which run at intervals and not at events.
 const ITERATOR: &str = "_iter";
 
 /// Run in the namespace of the load, which has more IPv6 addresses than one, as many as
-/// observer/examples/bench_load/family.rs uses. A minute of full load must fit into TIME_WAIT, or
-/// the kernel leaves it out.
+/// observer/examples/bench_load/family.rs uses. The sockets of a minute of full load must fit into
+/// TIME_WAIT, or the kernel skips it.
 const SET_UP: &str = "
     for address in $(seq 1 64); do
         printf 'addr add fd00::%x/128 dev lo nodad\\n' $address
     done | ip -batch -
     echo 4000000 >/proc/sys/net/ipv4/tcp_max_tw_buckets";
 
-/// What one run found.
+/// The results of one run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Run {
     pub made: Made,
-    /// By the observer's hook where there is one, else by the tool's program. Empty without
-    /// statistics.
+    /// By the observer's hook if there is one, else by the tool's program. Empty without statistics.
     pub programs: BTreeMap<String, Runs>,
     /// CPU time of the tool itself while the load ran, in seconds.
     pub cpu_seconds: f64,
     pub memory: Memory,
-    /// Records that did not fit into the ring.
+    /// Records lost because the ring was full.
     pub records_lost: u64,
-    /// Events that were lost to a full map, insertions that a full map refused, and runs that
-    /// the kernel skipped.
+    /// Events lost because a map was full, failed insertions into full maps, and runs that the kernel skipped.
     pub events_lost: u64,
-    /// Counts that differ from what the load did.
+    /// Counts that differ from the load.
     pub wrong: Vec<String>,
 }
 
 impl Run {
-    /// All programs that events run.
+    /// All programs that run at events.
     pub fn all(&self) -> Runs {
         let mut all = Runs::default();
         for runs in self.programs.values() {
@@ -60,7 +58,7 @@ impl Run {
     }
 }
 
-/// What all runs have in common.
+/// Settings of all runs.
 pub struct Bench {
     pub binaries: Binaries,
     pub hooks: Vec<Hook>,
@@ -119,7 +117,7 @@ impl Bench {
             run.memory = proc::memory(pid, &binaries.maps)?;
         }
         if let Some(address) = attached.address {
-            // What is on its way to a counter, and processes that are new.
+            // Wait for pending events and new processes.
             wait_for_tick(address)?;
             let metrics = scrape::scrape(address)?.metrics;
             let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
@@ -134,7 +132,7 @@ impl Bench {
         Ok(run)
     }
 
-    /// What the programs did in between, by hook where the observer or the no-op programs ran them.
+    /// Statistics of the programs between two readings, by hook for the observer and the no-op programs.
     fn difference(
         &self,
         before: &BTreeMap<String, Runs>,
@@ -150,7 +148,7 @@ impl Bench {
             if runs.runs == 0 {
                 continue;
             }
-            // A twin's time is part of what its event costs.
+            // A backup program's time is part of the cost of its event.
             let twin_of = program
                 .contains("_again_")
                 .then(|| hook(&program.replace("_again_", "_")))
@@ -165,7 +163,7 @@ impl Bench {
         hooks
     }
 
-    /// CPU time per second of the observer beside a load of `rate` connections per second.
+    /// CPU time per second of the observer during a load of `rate` connections per second.
     pub fn paced(&self, rate: u64, seconds: u64) -> Result<Run> {
         let load = Load {
             connections: rate * seconds,
@@ -179,7 +177,7 @@ impl Bench {
     }
 }
 
-/// Runs that the kernel left out and that no twin made up for.
+/// Runs that the kernel skipped and that no backup program handled.
 fn lost_runs(metrics: &Metrics) -> u64 {
     let missed = |program: &str| metrics.skipped_runs(program);
     let all = metrics.sum("observer_bpf_missed_runs_total", &[]);

@@ -1,5 +1,5 @@
-//! Measures what observing costs: the same load beside nothing, beside an empty program on
-//! each hook, beside the observer and beside other tools, in turns. See docs/benchmark.md.
+//! Measures the cost of observing: the same load with nothing attached, with an empty program on
+//! each hook, with the observer and with other tools, in turns. See docs/benchmark.md.
 
 mod check;
 mod growth;
@@ -32,20 +32,20 @@ use self::{
 };
 use crate::{apt, consent, host, setup, shell, tracefs};
 
-/// Where results are kept.
+/// Directory of results.
 const DIRECTORY: &str = "docs/benchmark";
 /// Programs to compare with, and Debian's packages of them.
 const TOOLS: [&str; 2] = ["libbpf-tools", "bpftrace"];
-/// The load whose CPU time is a goal.
+/// The load for which there is a goal of CPU time.
 const PACE: u64 = 1000;
 
-/// Measures what observing costs, beside other tools.
+/// Measures the cost of observing, compared with other tools.
 #[derive(Clone, clap::Args)]
 pub struct Args {
     /// What to measure.
     #[arg(value_enum, default_value_t = Part::All)]
     part: Part,
-    /// A short run, to see whether everything works: its figures mean little.
+    /// A short run to test the benchmark; its figures are not meaningful.
     #[arg(long)]
     quick: bool,
     /// How often each subject is measured.
@@ -63,7 +63,7 @@ pub struct Args {
     /// Write results, plot and baseline to docs/benchmark.
     #[arg(long)]
     write: bool,
-    /// Programs that were built already: set by the command for itself, as root.
+    /// Directory of programs already built: set by the command when it restarts as root.
     #[arg(long, hide = true)]
     built: Option<PathBuf>,
 }
@@ -73,7 +73,7 @@ pub struct Args {
 pub enum Part {
     /// Everything.
     All,
-    /// Throughput and cost of an event, beside other tools.
+    /// Throughput and cost of an event, compared with other tools.
     Events,
     /// CPU time at a steady 1,000 connections per second.
     Paced,
@@ -155,7 +155,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     measure(args, &Bench { binaries, hooks })
 }
 
-/// Builds what runs, as the invoking user, and returns the directory it is in.
+/// Builds the programs as the invoking user, and returns their directory.
 fn build() -> Result<PathBuf> {
     let mut build = shell::cargo();
     build
@@ -175,7 +175,7 @@ fn build() -> Result<PathBuf> {
     Ok(observer.parent().context("it has a directory")?.to_owned())
 }
 
-/// Becomes this very command, as root.
+/// Restarts this command as root.
 fn as_root(directory: &Path) -> Result<ExitCode> {
     let this = std::env::current_exe()?;
     let mut command = Command::new(shell::sudo()?);
@@ -219,7 +219,7 @@ fn measure(args: &Args, bench: &Bench) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each subject in turn, again and again, and each time another one begins.
+/// Each subject in turn, repeatedly; each repetition starts with another one.
 fn events(args: &Args, bench: &Bench, results: &mut Results) -> Result<()> {
     let is_there = |subject: &Subject| {
         let obstacle = match subject {
@@ -227,7 +227,7 @@ fn events(args: &Args, bench: &Bench, results: &mut Results) -> Result<()> {
                 let missing = subject.tool().is_none();
                 missing.then(|| "it is not installed".to_owned())
             }
-            // Not for all kernels that the observer runs on.
+            // Not available on all kernels that the observer supports.
             Subject::MinimalStorage => bench.try_out(*subject).err().map(|e| format!("{e:#}")),
             _ => None,
         };

@@ -1,4 +1,4 @@
-//! The results as a picture: bars in SVG, so that it needs no more than a browser.
+//! The results as a bar chart in SVG.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What /proc says about a process and its BPF objects.
+//! Reads statistics of a process and its BPF objects from /proc.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -38,7 +38,7 @@ impl Runs {
 pub struct Memory {
     /// Resident, without maps that are in its address space.
     pub resident: u64,
-    /// What the kernel says the maps of its BPF programs take.
+    /// Memory of the maps of its BPF programs, as the kernel reports it.
     pub maps: u64,
 }
 
@@ -53,12 +53,12 @@ fn fdinfos(pid: u32) -> Result<BTreeMap<u64, BTreeMap<String, String>>> {
     let dir = format!("/proc/{pid}/fdinfo");
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(&dir).context(dir)? {
-        // It may have been closed meanwhile.
+        // The descriptor may have been closed.
         let Ok(text) = fs::read_to_string(entry?.path()) else {
             continue;
         };
         let fields = fields(&text);
-        // A link names its program too, but has no statistics.
+        // A link's fdinfo also has the program's id, but no statistics.
         if fields.contains_key("link_id") {
             continue;
         }
@@ -124,7 +124,7 @@ pub fn memory(pid: u32, bench_maps: &Path) -> Result<Memory> {
     let smaps = fs::read_to_string(&path).context(path)?;
     Ok(Memory {
         resident: resident(&smaps),
-        maps: maps.context("the size of the maps is not to be had")?,
+        maps: maps.context("cannot read the size of the maps")?,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What a benchmark found, as it is printed and written.
+//! The results of a benchmark, as they are printed and written.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -28,7 +28,7 @@ pub struct Results {
 pub struct Figures {
     pub name: String,
     pub connections_per_second: Option<Spread>,
-    /// Of what is there with nothing attached.
+    /// As a fraction of the throughput with nothing attached.
     pub left_percent: Option<Spread>,
     /// Kernel time per run of its programs.
     pub nanoseconds_per_event: Option<Spread>,
@@ -51,7 +51,7 @@ pub struct Program {
     pub nanoseconds_per_run: Spread,
 }
 
-/// The observer beside a steady load.
+/// The observer during a steady load.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Paced {
     pub connections_per_second: f64,
@@ -59,7 +59,7 @@ pub struct Paced {
     pub cpu_percent: Spread,
 }
 
-/// The observer beside many connections or processes.
+/// The observer with many connections or processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
     pub live_connections: u64,
@@ -68,11 +68,11 @@ pub struct Point {
     #[serde(default)]
     pub names: u64,
     pub nanoseconds_per_event: f64,
-    /// Relative to no-op programs beside the same load.
+    /// Relative to no-op programs during the same load.
     pub event_cost: f64,
     /// From connecting to the last byte.
     pub scrape_seconds: f64,
-    /// As the observer says: without sending it.
+    /// As the observer reports it: without sending.
     pub collect_seconds: f64,
     pub scrape_bytes: u64,
     pub memory: Memory,

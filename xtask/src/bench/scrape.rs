@@ -1,4 +1,4 @@
-//! Reads `/metrics` of a running observer, and holds it against what the load did.
+//! Reads `/metrics` of a running observer, and compares it with the load.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
@@ -41,7 +41,7 @@ pub fn programs(metrics: &Metrics) -> BTreeMap<String, Runs> {
     programs
 }
 
-/// A number that is not what it should be.
+/// A number that differs from the expected one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wrong {
     pub what: String,
@@ -60,8 +60,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Compares the observer's counts of the load's processes, whose names begin with `comm`, with
-/// what the load made.
+/// Compares the observer's counts of the load's processes, whose names begin with `comm`, with the load.
 pub fn wrong_counts(metrics: &Metrics, comm: &str, made: &Made) -> Vec<Wrong> {
     let opened = made.short + made.reset + made.live;
     let expected: [(&str, Labels<'_>, u64); 10] = [
@@ -111,7 +110,7 @@ pub fn wrong_counts(metrics: &Metrics, comm: &str, made: &Made) -> Vec<Wrong> {
     expected.into_iter().filter_map(wrong).collect()
 }
 
-/// Compares what the load says it made with the kernel's TCP counters in its namespace.
+/// Compares the load as reported by the generator with the kernel's TCP counters in its namespace.
 pub fn wrong_load(counters: &BTreeMap<String, i64>, made: &Made) -> Result<Vec<Wrong>> {
     let opened = made.short + made.reset + made.live;
     let expected = [

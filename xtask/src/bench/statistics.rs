@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The middle of some figures and how far they lie apart.
+/// Median and range of some figures.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
@@ -13,7 +13,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of figures that are numbers; `None` when there are none.
+    /// Of finite figures; `None` if there are none.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().filter(|f| f.is_finite()).collect();
         figures.sort_by(f64::total_cmp);
@@ -30,8 +30,7 @@ impl Spread {
         })
     }
 
-    /// Of the ratios of figures that were taken in the same repetition: what slowed down one
-    /// of them slowed down the other, as a rule.
+    /// Of the ratios of figures of the same repetition, because other load usually slows down both.
     pub fn of_ratios(figures: &[f64], references: &[f64]) -> Option<Self> {
         Self::of(figures.iter().zip(references).map(|(f, r)| f / r))
     }

@@ -1,4 +1,4 @@
-//! What is measured: nothing, no-op programs, the observer, and other tools.
+//! The subjects: nothing, no-op programs, the observer, and other tools.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,16 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BPFTRACE: &str = "tracepoint:sock:inet_sock_set_state \
     { printf(\"%s %d %d\\n\", comm, args->oldstate, args->newstate); }";
 
-/// Whatever may run beside the load.
+/// A program that runs during the load, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Subject {
     /// Nothing attached.
     Nothing,
     /// An empty program on each of the observer's hooks.
     Noop,
-    /// The same, but with what attributing sockets to processes takes at least.
+    /// The same, with the minimum of work to attribute sockets to processes.
     Minimal,
-    /// The same, kept in the sockets' own storage.
+    /// The same, with BPF socket storage.
     MinimalStorage,
     /// `observer run`.
     Observer,
@@ -102,8 +102,7 @@ pub struct Hook {
     pub program: String,
 }
 
-/// The hooks that `observer check --json` reports as attached and that events run: an
-/// iterator runs when the daemon asks it to.
+/// The hooks that `observer check --json` reports as attached, without iterators, which the daemon runs.
 pub fn hooks(observer: &PathBuf) -> Result<Vec<Hook>> {
     let output = Command::new(observer)
         .args(["check", "--json"])
@@ -122,7 +121,7 @@ fn parse_hooks(json: &[u8]) -> Result<Vec<Hook>> {
         serde_json::from_slice(json).context("`observer check --json` is no JSON")?;
     let verdicts = report["verdicts"].as_array().context("no verdicts")?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    // A program that serves several signals comes several times.
+    // A program that is used by several signals occurs several times.
     let mut programs = BTreeSet::new();
     Ok(verdicts
         .iter()
@@ -176,7 +175,7 @@ impl Attached {
         }
     }
 
-    /// Keeps the kernel's run-time statistics on for as long as it lives.
+    /// Enables the kernel's run-time statistics while it exists.
     pub fn statistics(binaries: &Binaries) -> Result<Self> {
         Self::noop(binaries, ["--statistics"].into_iter())
     }
@@ -232,7 +231,7 @@ impl Attached {
             );
             this.address = address(&log[start..]);
         }
-        // A full pipe would stop it.
+        // A full pipe would block it.
         thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         let address = this.address.context("no address")?;
         wait("the observer to be ready", || {
@@ -241,7 +240,7 @@ impl Attached {
         Ok(this)
     }
 
-    /// A tool of others: it watches once its programs are there and their number stays.
+    /// A third-party tool is ready once its programs are loaded and their number is stable.
     fn foreign(command: &mut Command) -> Result<Self> {
         let child = command
             .stdin(Stdio::null())
@@ -274,7 +273,7 @@ impl Attached {
     /// for no-op programs, ids for others.
     pub fn programs(&self) -> Result<BTreeMap<String, Runs>> {
         if let Some(address) = self.address {
-            // It reads them at each tick.
+            // The daemon reads them at each tick.
             wait_for_tick(address)?;
             return Ok(scrape::programs(&scrape::scrape(address)?.metrics));
         }
@@ -318,7 +317,7 @@ fn wait(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// What runs here, for the report.
+/// Versions of kernel and tools for the report.
 pub fn machine() -> BTreeMap<&'static str, String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");

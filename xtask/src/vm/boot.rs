@@ -17,21 +17,21 @@ use crate::shell;
 
 /// The kernel's command line. An oops and a soft lockup are panics, and a panic ends QEMU.
 /// noirqdebug: real-time kernels switch the serial port's interrupt off under bulk output.
-/// no_timer_check: where that machine is busy, the boot takes the timer for broken, and panics.
-/// watchdog_thresh: the machine that emulates the guest may stand still for a while itself.
+/// no_timer_check: on a busy host, the boot considers the timer broken and panics. watchdog_thresh:
+/// the host that emulates the guest may itself stall for a while.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic softlockup_panic=1 \
                             watchdog_thresh=60 noirqdebug no_timer_check";
 
 /// How a boot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It ran to the end and switched itself off.
+    /// The guest finished and powered off.
     Finished,
-    /// It was silent for too long. What it was running.
+    /// The guest printed nothing for too long. Contains the unit that it was running.
     Hung(String),
-    /// Its kernel panicked. The kernel's words.
+    /// The kernel panicked. Contains its message.
     Panicked(String),
-    /// Its kernel found a processor stuck in kernel code. The kernel's words.
+    /// The kernel detected a soft lockup. Contains its message.
     LockedUp(String),
     /// QEMU exited before the guest switched itself off. QEMU's error output.
     Broken(String),
@@ -40,10 +40,9 @@ pub enum End {
 pub struct Boot {
     pub end: End,
     pub took: Duration,
-    /// What the guest printed on the port that is not the console, with the time since the
-    /// start of QEMU.
+    /// The guest's output on the second serial port, with the time since the start of QEMU.
     pub output: Vec<(Duration, String)>,
-    /// What its kernel printed.
+    /// The kernel's log.
     pub console: PathBuf,
 }
 
@@ -59,14 +58,14 @@ impl Boot {
 
 /// What to boot and how to watch it.
 pub struct Machine<'a> {
-    /// Stands before the lines about it.
+    /// Prefix of messages about the guest.
     pub name: &'a str,
     pub qemu: &'a Qemu,
     pub kernel: &'a Path,
     pub initrd: &'a Path,
-    /// Where logs are left.
+    /// Directory of its logs.
     pub dir: &'a Path,
-    /// How long it may be silent while it boots, and between two lines for the host.
+    /// Maximum time without output while it boots, and between two lines.
     pub boot_patience: Duration,
     pub patience: Duration,
     /// Whether it runs at the lowest priority.
@@ -80,11 +79,11 @@ const STOP_ME: &str = "@@ stop";
 const STOPPED: Duration = Duration::from_secs(8);
 
 impl Machine<'_> {
-    /// Boots it and waits for its end.
+    /// Boots the guest and waits for its end.
     pub fn boot(&self) -> Result<Boot> {
         let console = self.dir.join("console.log");
         fs::write(&console, "")?;
-        // The kernel kills QEMU when the thread that started it ends, whatever ends it.
+        // PR_SET_PDEATHSIG: the kernel kills QEMU when the thread that started it ends.
         let mut qemu = Command::new("setpriv");
         let (variable, modules) = self.qemu.modules();
         qemu.args(["--pdeathsig", "KILL"]);
@@ -109,7 +108,7 @@ impl Machine<'_> {
         let start = Instant::now();
         let mut child = qemu.spawn().context("cannot start QEMU")?;
         let watched = self.watch(&mut child, start);
-        // On an error it would run on, and the wait below would not end.
+        // After an error QEMU would continue, and the wait below would not end.
         let stopped = !matches!(watched, Ok((_, None)));
         if stopped {
             let _ = child.kill();
@@ -135,8 +134,8 @@ impl Machine<'_> {
         })
     }
 
-    /// Reads what the guest says until it ends, or until it is silent for too long: then
-    /// returns what it was at.
+    /// Reads the guest's output until it ends. If the guest prints nothing for too long, returns the unit that it was
+    /// running.
     fn watch(&self, child: &mut Child, start: Instant) -> Result<(Lines, Option<String>)> {
         let mut log = File::create(self.dir.join("output.log"))?;
         let mut output = Lines::new();
@@ -191,11 +190,10 @@ impl Machine<'_> {
     }
 }
 
-/// The processor time that a process has taken, in seconds: unlike the time that passes, it does not
-/// depend on what else the machine does.
+/// The CPU time of a process in seconds: unlike elapsed time, it does not depend on other load.
 fn processor_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Its name is in brackets, and may have spaces.
+    // The comm is in parentheses, and may contain spaces.
     let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
     let ticks: u64 = fields
         .skip(12)
@@ -220,7 +218,7 @@ fn pause(pid: u32, time: Duration) -> Result<()> {
     kill("CONT")
 }
 
-/// How the guest ended, by its kernel log. A soft lockup comes before the panic that it causes.
+/// How the guest ended, according to its kernel log. A soft lockup precedes the panic that it causes.
 fn crash(console: &str) -> Option<End> {
     let said = |words: &str| {
         let line = console.lines().find(|line| line.contains(words))?;

@@ -1,4 +1,4 @@
-//! The static binaries that run in a guest: it has no libraries of this machine.
+//! Builds the static binaries for a guest, which has no libraries of this machine.
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +12,11 @@ use crate::shell;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Only these tests need a kernel; the others run anywhere.
+/// Only these tests depend on the kernel.
 const TESTS: &str = "kernel*";
 const TESTS_PREFIX: &str = "kernel";
 
-/// The test program whose modules are units of their own.
+/// The test program whose modules are separate units.
 const OF_MODULES: &str = "kernel";
 
 /// Executables.
@@ -27,8 +27,7 @@ pub struct Binaries {
     pub tests: Vec<(String, PathBuf)>,
 }
 
-/// What a guest runs as one: a test program (`kernel_reset` is the unit `reset`), or a module of
-/// the program `kernel`.
+/// The unit of work of a guest: a test program (`kernel_reset` is the unit `reset`), or a module of the program `kernel`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unit {
     pub name: String,
@@ -49,13 +48,12 @@ impl Unit {
     }
 }
 
-/// The directory for what is built with [`flags`].
+/// The target directory of builds with [`flags`].
 pub fn dir(target: &Path) -> PathBuf {
     target.join("vm/build")
 }
 
-/// Makes a cargo command build static executables below `dir`. Whatever is built with these flags
-/// shares its dependencies.
+/// Makes a cargo command build static executables below `dir`. All builds with these flags share their dependencies.
 pub fn flags(cargo: &mut Command, dir: &Path) {
     cargo
         .env("CARGO_BUILD_TARGET", TARGET)
@@ -73,8 +71,8 @@ pub fn flags(cargo: &mut Command, dir: &Path) {
 pub enum What {
     /// The daemon and its kernel tests.
     KernelTests,
-    /// Also all other tests. Whoever runs these too builds everything at once: `cargo build` and
-    /// the tests of one package take other features of some dependencies, and compile them again.
+    /// Also all other tests, built together: `cargo build` and the tests of one package use
+    /// different features of some dependencies, and would compile them twice.
     Everything,
 }
 

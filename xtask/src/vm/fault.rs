@@ -1,4 +1,4 @@
-//! Guests that go wrong on purpose: what watches them is tested with real ones.
+//! Injects faults into guests, to test their supervision with real guests.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ const SLEEPER: (&str, &str) = (
     "#!/bin/sh\necho 'running 1 test'\nprintf 'test sleeps ... '\nexec sleep 10000\n",
 );
 
-/// A test program of two tests. One fails, always.
+/// A test program of two tests, one of which always fails.
 const FAILING: (&str, &str) = (
     "failing",
     "#!/bin/sh\n\
@@ -28,7 +28,7 @@ const FAILING: (&str, &str) = (
      echo FAILED\nexit 101\n",
 );
 
-/// The same, but it fails the first time only.
+/// The same, but the test fails in its first run only.
 const FLAKY: (&str, &str) = (
     "flaky",
     "#!/bin/sh\n\
@@ -39,17 +39,17 @@ const FLAKY: (&str, &str) = (
      echo FAILED\nexit 101\n",
 );
 
-/// A test program that ends as it should.
+/// A test program that passes.
 const RIGHT: (&str, &str) = ("right", "#!/bin/sh\necho 'test right ... ok'\n");
 
-/// What goes wrong, and what the report and the guests must look like.
+/// A fault, and the expected report and guests.
 struct Fault {
     name: &'static str,
     fault: &'static str,
     scripts: &'static [(&'static str, &'static str)],
-    /// How many guests it takes, with those for second tries.
+    /// Number of guests, including those for repeated tests.
     guests: usize,
-    /// What the ends of the first guests are like.
+    /// How the first guests must end.
     end: fn(&End) -> bool,
     failed: &'static [&'static str],
     flaky: &'static [&'static str],
@@ -90,7 +90,7 @@ const FAULTS: [Fault; 6] = [
         flaky: &[],
         message: "the guest hung",
     },
-    // The guest goes on without it.
+    // The guest continues without it.
     Fault {
         name: "endless-test",
         fault: "",
@@ -166,7 +166,7 @@ pub fn check(kernel: &Kernel, shared: &Shared<'_>, at_once: usize) -> Result<()>
 }
 
 impl Fault {
-    /// How the outcome differs from what it should be.
+    /// Differences between the actual and the expected outcome.
     fn problems(&self, attempts: &[Attempt<'_>], report: &Report, kernel: &str) -> String {
         let mut problems = String::new();
         let own: Vec<_> = attempts

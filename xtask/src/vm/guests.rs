@@ -1,4 +1,4 @@
-//! The guests of a run: which tests each boots for, several at once, and what failed once more.
+//! The guests of a run: divides the tests among guests, runs several guests at once, and repeats failed tests.
 
 use std::{
     collections::BTreeMap,
@@ -25,29 +25,29 @@ use crate::{
     report::{Failure, Report},
 };
 
-/// How long a guest may be silent while it boots. Emulated, that takes five seconds.
+/// Maximum time without output while a guest boots. With emulation, booting takes five seconds.
 const BOOT_PATIENCE: Duration = Duration::from_secs(150);
-/// The same where other work comes first.
+/// The same if the guests run at the lowest priority.
 const IDLE_BOOT_PATIENCE: Duration = Duration::from_secs(400);
 
-/// How long it may be silent beyond the time of one unit, which it ends itself.
+/// Maximum time without output beyond the timeout of one unit, which the guest enforces.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Memory that QEMU takes for a guest, with what it translates, in KiB.
+/// Memory of QEMU per guest, including translated code, in KiB.
 const GUEST_MEMORY: u64 = 3 << 20;
 
-/// What all guests of a run share.
+/// Data shared by all guests of a run.
 pub struct Shared<'a> {
     pub qemu: &'a Qemu,
     /// Archives: the guest's programs, and the binaries to be tested.
     pub programs: &'a Path,
     pub job: &'a Path,
-    /// Where logs go.
+    /// Directory of the logs.
     pub work: &'a Path,
     pub test_timeout: Duration,
     /// The attach types that are expected of each signal.
     pub expected: &'a AttachTypes,
-    /// Whether guests take only processor time that nothing else wants.
+    /// Whether guests run at the lowest priority.
     pub idle: bool,
 }
 
@@ -55,9 +55,9 @@ pub struct Shared<'a> {
 #[derive(Clone, Debug)]
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
-    /// Names its logs, and is the prefix of messages about it.
+    /// Name of its logs, and prefix of messages about it.
     pub name: String,
-    /// The guest of the first round that this one does some work of once more.
+    /// The guest of the first round whose work this guest repeats.
     pub origin: String,
     pub part: Part,
 }
@@ -84,8 +84,8 @@ fn available_memory() -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Divides the units of each kernel among as many guests as run at once, evenly by the time that
-/// they take. The guests that take longest come first, so that no processor is idle at the end.
+/// Divides the units of each kernel among as many guests as run at once, evenly by their duration.
+/// The guests with the longest duration start first, so that no processor is idle at the end.
 pub fn plan<'a>(kernels: &'a [(Kernel, Vec<Unit>)], at_once: usize) -> Vec<Guest<'a>> {
     let mut guests = Vec::new();
     for (kernel, units) in kernels {
@@ -119,7 +119,7 @@ pub fn plan<'a>(kernels: &'a [(Kernel, Vec<Unit>)], at_once: usize) -> Vec<Guest
     guests.into_iter().map(|(_, guest)| guest).collect()
 }
 
-/// Runs guests, `at_once` at a time, and returns them with what came of each, in their order.
+/// Runs guests, `at_once` at a time, and returns them with their results, in their order.
 fn run_once<'a>(
     guests: Vec<Guest<'a>>,
     at_once: usize,
@@ -160,8 +160,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs guests, and each unit that failed once more, alone in a fresh guest. Units that a guest
-/// did not come to, because its kernel panicked for instance, run in another one.
+/// Runs guests, and repeats each failed unit, alone in a fresh guest. Units that a guest did not
+/// reach, for example because its kernel panicked, run in another guest.
 pub fn run<'a>(
     guests: Vec<Guest<'a>>,
     at_once: usize,
@@ -203,9 +203,9 @@ enum Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ended {
     Passed,
-    /// With what is to run once more.
+    /// With the tests to repeat.
     Failed(Vec<Failure>, Part),
-    /// The guest ended before.
+    /// The guest ended before this part.
     NotReached(Part),
 }
 
@@ -224,7 +224,7 @@ fn items(
         log: Some(log.to_owned()),
     };
     let mut items = Vec::new();
-    // Whether something was cut short by the guest's end.
+    // Whether the guest's end interrupted a unit.
     let mut blamed = false;
     if guest.part.check {
         let part = Part {
@@ -256,7 +256,7 @@ fn items(
         };
         let ended = match outcome.programs.get(&unit.name) {
             Some(program) if program.ok() => {
-                // What is run once more has to run, and not only to end well.
+                // A repeated test must run, not only exit successfully.
                 let names = if guest.part.attempt == 2 {
                     &unit.tests[..]
                 } else {
@@ -300,8 +300,7 @@ fn items(
     items
 }
 
-/// The failures of a unit, with their messages, and the tests to run once more: those that failed,
-/// or all when it did not come to its end.
+/// The failures of a unit, with their messages, and the tests to repeat: the failed ones, or all if the unit did not finish.
 #[expect(clippy::type_complexity, reason = "used once")]
 fn failures(
     unit: &str,
@@ -325,18 +324,18 @@ fn failures(
     (failures.collect(), Some(tests))
 }
 
-/// Decides what is repeated, and what counts as flaky or failed.
+/// Decides which tests are repeated, and which count as flaky or failed.
 #[derive(Default)]
 struct Retries {
-    /// What failed in the first round, by guest.
+    /// Failures of the first round, by guest.
     before: BTreeMap<(String, Item), Vec<Failure>>,
-    /// Guests so far for what another one did not come to.
+    /// Number of guests so far for units that another guest did not reach.
     rests: usize,
     report: Report,
 }
 
 impl Retries {
-    /// Takes in how the work of `guest` ended, and returns the guests to boot because of it.
+    /// Adds the result of `guest`, and returns the guests to boot because of it.
     fn take<'a>(&mut self, guest: &Guest<'a>, items: Vec<(Item, Ended)>) -> Vec<Guest<'a>> {
         let mut guests = Vec::new();
         let mut rest: Option<Part> = None;
@@ -365,7 +364,7 @@ impl Retries {
                     } else {
                         self.before.insert(key, failures);
                         match &item {
-                            // What was not reached is booted for; if there is nothing, booting is.
+                            // Boot a guest for the units that were not reached; if there are none, repeat the boot.
                             Item::Boot if rest.is_some() => {}
                             Item::Boot => guests.push(next("boot", part)),
                             Item::Check => guests.push(next("check", part)),
@@ -382,7 +381,7 @@ impl Retries {
         guests
     }
 
-    /// What failed once and did not come to its second run, because booting failed twice, failed.
+    /// A test whose repetition was not reached, because booting failed twice, has failed.
     fn finish(self) -> Report {
         let Self {
             before, mut report, ..
@@ -443,7 +442,7 @@ impl Guest<'_> {
         Ok(initrd)
     }
 
-    /// Prints what a person needs in order to see what went wrong.
+    /// Prints the information needed to find the cause.
     fn report(&self, boot: &Boot, outcome: &Outcome) {
         let mut text = String::new();
         for (name, program) in outcome.programs.iter().filter(|(_, program)| !program.ok()) {
@@ -461,13 +460,13 @@ impl Guest<'_> {
             ));
         }
         if !text.is_empty() {
-            // In one piece: other guests write too.
+            // In one write, because other guests write too.
             let _ = io::Write::write_all(&mut io::stdout().lock(), text.as_bytes());
         }
     }
 }
 
-/// What happened to a guest that ended before its tests.
+/// Why a guest ended before its tests.
 pub fn crashed(end: &End) -> Option<String> {
     match end {
         End::Finished => None,
@@ -478,7 +477,7 @@ pub fn crashed(end: &End) -> Option<String> {
     }
 }
 
-/// What is wrong with a report of `observer check --json`.
+/// Problems in a report of `observer check --json`.
 fn judge_check(report: &serde_json::Value, kernel: &Kernel, expected: &AttachTypes) -> Vec<String> {
     let mut problems = Vec::new();
     if report["exit_code"] == 2 {
@@ -486,7 +485,7 @@ fn judge_check(report: &serde_json::Value, kernel: &Kernel, expected: &AttachTyp
     }
     let unserved = outcome::unserved(report);
     if !unserved.is_empty() {
-        problems.push(format!("no hook serves {}", unserved.join(", ")));
+        problems.push(format!("no hook is attached for {}", unserved.join(", ")));
     }
     problems.extend(expected.differences(&kernel.name.into(), report));
     problems

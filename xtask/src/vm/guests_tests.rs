@@ -35,15 +35,14 @@ fn every_kernel_runs_every_unit_once() {
     assert_eq!(plan(&check_only, 2).len(), 2);
 }
 
-/// A run whose guests do what a script says: for each boot, how it ends and what it prints.
+/// A run with scripted guests: for each boot, how it ends and its output.
 struct Script {
     retries: Retries,
     boots: Vec<String>,
 }
 
 impl Script {
-    /// Plays boots until nothing is to be run once more. `play` is given the name of the guest and
-    /// the names of what it is to run.
+    /// Simulates boots until no test has to be repeated. `play` gets the names of the guest and of its units.
     fn run(first: Guest<'_>, play: impl Fn(&str, &str) -> (End, String)) -> Self {
         let mut script = Self {
             retries: Retries::default(),
@@ -213,7 +212,7 @@ fn a_kernel_that_panics_at_boot_gets_a_second_try() {
     let report = script.report();
     assert!(report.ok());
     assert_eq!(names(&report.flaky), ["6.1 6.1"]);
-    // And no third.
+    // There is no third run.
     let script = Script::run(guest(&kernel, &["a", "b"]), |_, _| {
         (panicked(), String::new())
     });
@@ -258,5 +257,5 @@ fn a_check_with_a_lost_hook_is_red() {
     let report = script.report();
     assert_eq!(names(&report.failed), ["6.1 check"]);
     let said = &report.failed[0].message;
-    assert!(said.contains(&"no hook serves fd".to_owned()), "{said:?}");
+    assert!(said.contains(&"no hook is attached for fd".to_owned()), "{said:?}");
 }

@@ -23,8 +23,7 @@ use crate::shell;
 
 const INIT: &str = include_str!("init.sh");
 
-/// What the tests use and stock kernels have as modules: pairs of interfaces, delay and
-/// loss, and the interface that `ss` asks.
+/// Modules of stock kernels that the tests use: veth, netem, and inet_diag for `ss`.
 const MODULES: [&str; 7] = [
     "veth",
     "dummy",
@@ -35,7 +34,7 @@ const MODULES: [&str; 7] = [
     "sch_tbf",
 ];
 
-/// Packs the guest's programs; they change only with their packages.
+/// Packs the guest's programs, which change only with their packages.
 pub fn programs(guest: &Path) -> Result<PathBuf> {
     let archive = with_suffix(guest, ".cpio");
     if !archive.exists() {
@@ -46,7 +45,7 @@ pub fn programs(guest: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// What is in each guest of a run.
+/// The contents of each guest of a run.
 pub struct Job<'a> {
     pub binaries: &'a Binaries,
     /// Options of each test program.
@@ -109,16 +108,16 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// What one guest runs.
+/// The work of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Whether to run `observer check`.
     pub check: bool,
-    /// What else to run, in order.
+    /// The units to run, in order.
     pub units: Vec<Unit>,
     /// The fault to inject, by its name in `init.sh`.
     pub fault: &'static str,
-    /// Test programs that are no part of the job: name and text of a script.
+    /// Additional test programs: name and text of a script.
     pub scripts: Vec<(&'static str, &'static str)>,
     /// 2 in a second run; scripts read it from OBSERVER_ATTEMPT.
     pub attempt: u32,
@@ -134,7 +133,7 @@ impl Part {
         }
     }
 
-    /// Adds what another part runs.
+    /// Adds the units of another part.
     pub fn add(&mut self, other: Self) {
         self.check |= other.check;
         self.units.extend(other.units);
@@ -201,7 +200,7 @@ pub fn modules(kernel: &Kernel, dir: &Path) -> Result<PathBuf> {
             .arg("-d")
             .arg(&kernel.dir)
             .args(["-S", &kernel.release, "--show-depends", module]);
-        // A kernel that has no such module does without.
+        // Ignore modules that the kernel does not have.
         let shown = shell::output(modprobe.stderr(Stdio::null())).unwrap_or_default();
         for file in dependencies(&shown) {
             if known.insert(file.to_owned()) {

@@ -1,5 +1,4 @@
-//! A private apt: packages of several Debian releases, from the mirror that this machine
-//! uses already, without a change to the machine's own apt.
+//! A private apt: packages of several Debian releases from the mirror of this machine, without changing the machine's apt.
 
 use std::{
     env,
@@ -30,7 +29,7 @@ pub const GUEST_SUITE: &str = "bookworm";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Names another mirror than that of the machine: the part before `/dists`.
+/// Environment variable with another mirror: the URI before `/dists`.
 pub const MIRROR: &str = "OBSERVER_VM_MIRROR";
 
 /// Package lists are fetched anew when they are older.
@@ -50,7 +49,7 @@ impl Mirror {
         let this = Self {
             dir: dir.to_owned(),
         };
-        // What is installed in the guest: nothing, so that apt names every dependency.
+        // An empty list of installed packages, so that apt lists every dependency.
         fs::write(dir.join("status"), "")?;
         fs::write(dir.join("apt.conf"), settings(dir))?;
         let list = sources(&main()?, Path::new(KEYRING).exists());
@@ -76,7 +75,7 @@ impl Mirror {
         }
         let advice = "check the network and apt's sources";
         let mut update = self.command("apt-get");
-        // Without it, apt is content with lists that it could not renew, or has none of.
+        // Without it, apt ignores errors in updating lists.
         update.args(["update", "-qq", "-o", "APT::Update::Error-Mode=any"]);
         shell::persist(&mut update, advice)?;
         fs::write(stamp, "")?;
@@ -114,7 +113,7 @@ impl Mirror {
         Ok((version, names.collect()))
     }
 
-    /// Downloads packages (`name=version`) into `dir`. What was begun is resumed.
+    /// Downloads packages (`name=version`) into `dir`. Resumes partial downloads.
     pub fn download(&self, packages: &[String], dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         let mut command = self.command("apt-get");
@@ -134,7 +133,7 @@ impl Mirror {
         status.push(self.dir.join("status"));
         let install = |extra: &[&str]| {
             let mut command = self.command("apt-get");
-            // Two runs do not meet here: the cache is locked as a whole.
+            // There are no concurrent runs: the whole cache is locked.
             command
                 .arg("-o")
                 .arg(&status)
@@ -146,7 +145,7 @@ impl Mirror {
         };
         let advice = "check the network; `cargo xtask vm --update` looks for newer packages";
         let archives = self.dir.join("cache/archives");
-        // What it would fetch: what is there already is not among it.
+        // The files to download, without those in the cache.
         shell::persist(&mut install(&[]), advice)?;
         let empty = self.dir.join("none");
         fs::create_dir_all(empty.join("partial"))?;
@@ -171,8 +170,8 @@ impl Mirror {
     }
 }
 
-/// Settings that keep apt to `dir`; the machine's own, such as proxies, stay in force. Lists need
-/// not be recent: a suite whose time is over is not signed anew.
+/// Settings that keep apt to `dir`; the machine's own, such as proxies, stay in force. Expired
+/// lists are accepted: a suite at its end of life is not signed again.
 fn settings(dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -180,7 +179,7 @@ fn settings(dir: &Path) -> String {
          Dir::Etc::sourceparts \"-\";\n\
          Dir::State::Lists \"{dir}/lists\";\n\
          Dir::Cache \"{dir}/cache\";\n\
-         // The directories belong to whoever runs this, and not to apt's own user.\n\
+         // The directories belong to the invoking user, not to apt's user.\n\
          APT::Sandbox::User \"root\";\n\
          APT::Default-Release \"{GUEST_SUITE}\";\n\
          APT::Install-Recommends \"false\";\n\

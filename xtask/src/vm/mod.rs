@@ -1,5 +1,5 @@
-//! Tests on other kernels: stock Debian kernels, each booted in QEMU with nothing but the
-//! test programs, `observer` and what they run.
+//! Tests on other kernels: stock Debian kernels, each booted in QEMU with only the test programs,
+//! `observer` and the programs that they run.
 
 mod boot;
 pub mod build;
@@ -53,11 +53,11 @@ use crate::{
 /// Runs `observer check` and the kernel tests on other kernels, in QEMU.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kernels such as 6.12, 6.1-rt (real-time) or 6.1-full (not the small cloud build).
-    /// A series that the mirror no longer has gives the next newer one.
+    /// Kernels such as 6.12, 6.1-rt (real-time) or 6.1-full (not the small cloud build). If the
+    /// mirror no longer has a series, the next newer one is used.
     #[arg(value_name = "KERNEL", default_values = suite::ALL_KERNELS)]
     kernels: Vec<Wanted>,
-    /// List the kernels that can be had.
+    /// List the available kernels.
     #[arg(long)]
     list: bool,
     /// Look for newer packages.
@@ -72,12 +72,11 @@ pub struct Args {
     /// Write the tables to docs/kernels.md.
     #[arg(long, conflicts_with_all = ["args", "faults"])]
     write_table: bool,
-    /// Write what observes each signal on these kernels to docs/attach-types.toml, instead of
-    /// comparing it with that file.
+    /// Write the hooks of each signal on these kernels to docs/attach-types.toml, instead of comparing them with that file.
     #[arg(long, conflicts_with = "faults")]
     write_attach_types: bool,
     /// Test the runner: boot guests that panic, lock up, stop printing, run an endless test, one
-    /// that always fails and one that fails once, and see that each is reported as that.
+    /// that always fails and one that fails once, and check that each is reported correctly.
     #[arg(long)]
     faults: bool,
     /// Guests to run at once; by default one for each processor, as far as there is memory.
@@ -89,7 +88,7 @@ pub struct Args {
     /// Scale of the load that tests make; emulated machines are slow.
     #[arg(long, default_value_t = SCALE)]
     scale: f64,
-    /// Where downloads are kept.
+    /// Directory of downloads.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Parts of names of tests to run, and libtest's options.
@@ -99,7 +98,7 @@ pub struct Args {
 
 const SCALE: f64 = 0.05;
 
-/// Why guests cannot be booted on this machine, if so.
+/// Why guests cannot be booted on this machine, if they cannot.
 pub fn obstacle() -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") {
         Some("the guests are x86_64 machines, and so are the test programs that run in them")
@@ -205,17 +204,17 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// How long a test program may take where guests go wrong on purpose.
+/// Timeout of a test program in guests with injected faults.
 const PATIENCE_OF_FAULTS: Duration = Duration::from_secs(10);
 
-/// What `cargo xtask test` runs on other kernels.
+/// The part of `cargo xtask test` on other kernels.
 pub struct Suite {
     downloads: Downloads,
     target: PathBuf,
 }
 
 impl Suite {
-    /// Downloads what the guests need.
+    /// Downloads kernels and programs of the guests.
     pub fn fetch() -> Result<Self> {
         let names = suite::ALL_KERNELS.map(str::parse::<Wanted>);
         let names: Result<Vec<_>, _> = names.into_iter().collect();
@@ -226,8 +225,7 @@ impl Suite {
         })
     }
 
-    /// Runs it with static binaries, in the processor time that nothing else
-    /// wants.
+    /// Runs it with static binaries, at the lowest priority.
     pub fn run(&self, binaries: &Binaries) -> Result<Report> {
         let units = build::units(&binaries.tests, &[])?;
         let unknown = suite::unknown(&units);
@@ -262,7 +260,7 @@ impl Suite {
 
 /// Builds static test programs and the daemon.
 pub fn build_static(target: &Path) -> Result<Binaries> {
-    // Two runs at a time would change each other's.
+    // Concurrent runs would overwrite each other's binaries.
     let _lock = workdir::lock(target)?;
     build::build(build::What::KernelTests, Some(&build::dir(target)))
 }
@@ -273,7 +271,7 @@ struct Settings<'a> {
     scale: f64,
     at_once: usize,
     test_timeout: Duration,
-    /// Whether everything else goes first.
+    /// Whether guests run at the lowest priority.
     idle: bool,
 }
 
@@ -328,7 +326,7 @@ impl Drop for Prepared<'_> {
     }
 }
 
-/// Runs units on kernels, shows what came of them, and what failed once more.
+/// Runs units on kernels, repeats failed ones, and shows the results.
 fn run(
     downloads: &Downloads,
     binaries: &Binaries,
@@ -338,7 +336,7 @@ fn run(
     work: &Path,
 ) -> Result<(Vec<Row>, Report)> {
     let prepared = {
-        // Another run must not change the programs while they are packed.
+        // Lock, because another run must not change the programs while they are packed.
         let _lock = workdir::lock(&workdir::target()?)?;
         Prepared::new(downloads, binaries, settings, work)?
     };
@@ -373,7 +371,7 @@ fn run(
     Ok((rows, report))
 }
 
-/// Puts the guests of each kernel together.
+/// Combines the results of the guests of each kernel.
 fn rows(plan: &[(Kernel, Vec<Unit>)], attempts: Vec<Attempt<'_>>, report: &Report) -> Vec<Row> {
     let mut rows: Vec<_> = plan.iter().map(|(kernel, _)| Row::new(kernel)).collect();
     for attempt in attempts {
@@ -420,7 +418,7 @@ fn write_attach_types(plan: &[(Kernel, Vec<Unit>)], rows: &[Row]) -> Result<()> 
     Ok(())
 }
 
-/// Boots a kernel with a directory as its root file system. Logs are left in `dir`.
+/// Boots a kernel with a directory as its root file system. Logs are written to `dir`.
 pub fn boot_tree(root: &Path, kernel: &str, dir: &Path, patience: Duration) -> Result<Boot> {
     setup::ensure(Needs {
         guests: true,
@@ -453,7 +451,7 @@ struct Downloads {
 }
 
 impl Downloads {
-    /// Downloads what is missing. The cache is locked only meanwhile.
+    /// Downloads missing packages. The cache is locked only during the download.
     fn fetch(dir: &Path, update: bool, names: &[Wanted]) -> Result<Self> {
         let cache = Cache::open(dir, update)?;
         let mut kernels: Vec<Kernel> = Vec::new();

@@ -1,4 +1,4 @@
-//! Names of kernels, as a person gives them, and the packages that they stand for.
+//! Names of kernels on the command line, and their packages.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -26,7 +26,7 @@ impl Flavour {
     }
 }
 
-/// A kernel that a person asks for: `6.1`, `6.1-rt`, `6.1-full`.
+/// A kernel on the command line: `6.1`, `6.1-rt`, `6.1-full`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wanted {
     pub series: [u32; 2],
@@ -68,8 +68,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// From this series on, the modules are a package of their own, which leaves the mirror before
-/// the image does.
+/// From this series on, the modules are a separate package, which the mirror removes before the image.
 const MODULES_APART: [u32; 2] = [6, 19];
 
 /// The newest release of every series and flavour among the names of packages with images;
@@ -99,12 +98,12 @@ pub fn available(images: &[String], modules: &[String]) -> BTreeMap<Wanted, Stri
         .collect()
 }
 
-/// Series, flavour and version of a release such as `5.10.0-46-cloud-amd64`. Rebuilds for
-/// older distributions (`6.1.0-0.deb11.25-amd64`) are left out: there is a better source.
+/// Series, flavour and version of a release such as `5.10.0-46-cloud-amd64`. Rebuilds for older
+/// distributions (`6.1.0-0.deb11.25-amd64`) are ignored, because the original packages exist.
 fn parse_release(release: &str) -> Option<(Wanted, Vec<u32>)> {
     Flavour::ALL.into_iter().find_map(|flavour| {
         let version = release.strip_suffix(flavour.suffix())?;
-        // `6.18.15+deb13`: the distribution is no part of the order.
+        // `6.18.15+deb13`: the suffix of the distribution does not affect the order.
         let (version, _) = version.split_once('+').unwrap_or((version, ""));
         let (point, abi) = version.split_once('-').unwrap_or((version, "0"));
         let mut version = numbers(point)?;
@@ -118,8 +117,8 @@ fn numbers(text: &str) -> Option<Vec<u32>> {
     text.split('.').map(|part| part.parse().ok()).collect()
 }
 
-/// What to take for `wanted`: the series itself, else the nearest newer one, else the newest:
-/// series leave the mirror as time goes by.
+/// Selects a kernel for `wanted`: the series itself, else the nearest newer one, else the newest,
+/// because mirrors remove old series.
 pub fn nearest(available: &BTreeMap<Wanted, String>, wanted: Wanted) -> Option<(Wanted, &str)> {
     let same = || {
         available
@@ -173,7 +172,7 @@ mod tests {
         assert_eq!(of("6.1-rt"), Some("6.1.0-56-rt-amd64"));
         assert_eq!(of("6.1-full"), Some("6.1.0-56-amd64"));
         assert_eq!(of("6.18"), Some("6.18.15+deb13-cloud-amd64"));
-        // Without modules, an image is of no use.
+        // An image without modules cannot be used.
         assert_eq!(of("7.0"), None);
         assert_eq!(of("7.3"), Some("7.3.4+deb13-cloud-amd64"));
         assert_eq!(available.len(), 6);

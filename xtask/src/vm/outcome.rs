@@ -22,13 +22,13 @@ impl Program {
         self.code == Some(0)
     }
 
-    /// Whether it ran to its end: libtest ends with 101 where tests failed. Any other failure, such as
-    /// a signal, ended it before its last test.
+    /// Whether the unit finished: libtest exits with 101 if tests failed. Any other failure, such
+    /// as a signal, ended it before its last test.
     pub fn finished(&self) -> bool {
         matches!(self.code, Some(0 | libtest::FAILED))
     }
 
-    /// Those of `names` that failed, or did not run to their end.
+    /// The tests in `names` that failed, or did not finish.
     pub fn not_run<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
         libtest::not_run(&self.tests, names)
     }
@@ -43,7 +43,7 @@ impl Program {
             .filter(|test| test.verdict == Verdict::Failed)
     }
 
-    /// What is wrong with it, if anything.
+    /// The problem of the unit, if any.
     pub fn trouble(&self) -> Option<String> {
         let failed = self.failed().count();
         match self.code {
@@ -159,8 +159,7 @@ impl Outcome {
         self.programs.insert(name.to_owned(), program);
     }
 
-    /// Adds the output of another guest with the same kernel. Units that are there already ran
-    /// once more in it.
+    /// Adds the output of another guest with the same kernel. Units that exist already were repeated in it.
     pub fn merge(&mut self, other: Self) {
         let Self {
             release,
@@ -188,8 +187,8 @@ impl Outcome {
     }
 }
 
-/// Signals of a report of `observer check` that no hook serves although the kernel has one:
-/// it refused the program, or the hook does not fire.
+/// Signals in a report of `observer check` without an attached hook although the kernel has one: it
+/// refused the program, or the hook does not fire.
 pub fn unserved(report: &serde_json::Value) -> Vec<&str> {
     let verdicts = || report["verdicts"].as_array().into_iter().flatten();
     let with = |statuses: &'static [&str]| {

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::shell;
 
-/// Programs that the kernel tests run; busybox serves the rest. dash, because busybox's shell
-/// takes its own commands before those in PATH.
+/// Programs that the kernel tests run; busybox provides the others. dash, because busybox's shell
+/// prefers its built-in commands to those in PATH.
 const GUEST_PACKAGES: [&str; 9] = [
     "dash",
     "python3-minimal",
@@ -30,7 +30,7 @@ const GUEST_PACKAGES: [&str; 9] = [
     "procps",
 ];
 
-/// Dependencies that serve only to install packages, and the whole of Perl for one of them.
+/// Dependencies that are needed only to install packages, including Perl.
 const NOT_UNPACKED: [&str; 6] = [
     "debconf",
     "dpkg",
@@ -50,10 +50,10 @@ const REMOVED: [&str; 6] = [
     "usr/lib/x86_64-linux-gnu/gconv",
 ];
 
-/// Raised when something else is done to the guest's unpacked programs.
+/// Incremented when the processing of the guest's unpacked programs changes.
 const PREPARED: u32 = 2;
 
-/// The directory of what has been downloaded, and the right to change it.
+/// The locked cache directory.
 pub struct Cache {
     dir: PathBuf,
     mirror: Mirror,
@@ -95,7 +95,7 @@ impl Cache {
         })
     }
 
-    /// Every kernel that can be had, with its release.
+    /// Every available kernel, with its release.
     pub fn kernels(&self) -> Result<Vec<(Wanted, String)>> {
         let images = self.mirror.names("linux-image-")?;
         let modules = self.mirror.names("linux-modules-")?;
@@ -234,9 +234,8 @@ impl Cache {
     }
 }
 
-/// Compiles Python's library, which a package does when it is installed. Each guest would do it
-/// anew, and takes half a minute for it. The guest's own Python does it, with the libraries
-/// that belong to it.
+/// Compiles Python's library to byte code, as the installation of the package does. Otherwise each
+/// guest would need half a minute for it. Uses the guest's Python with the guest's libraries.
 fn compile_python(root: &Path) -> Result<()> {
     let python = fs::read_dir(root.join("usr/bin"))?
         .flatten()
@@ -257,7 +256,7 @@ fn compile_python(root: &Path) -> Result<()> {
         .arg(qemu::library_path(root)?)
         .arg(&python)
         .args(["-S", "-m", "compileall", "-q"])
-        // The times of files need not survive the packing.
+        // Packing may change the times of files.
         .args(["--invalidation-mode", "unchecked-hash", "-p", "/", "-s"])
         .arg(root)
         .arg(&library)
@@ -267,7 +266,7 @@ fn compile_python(root: &Path) -> Result<()> {
     shell::run(&mut compile, "nothing")
 }
 
-/// Unpacks packages below `dir`, which appears only when all went well.
+/// Unpacks packages below `dir`, which is created only if all succeed.
 fn unpack(debs: &[PathBuf], dir: &Path, finish: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let begun = with_suffix(dir, ".part");
     if begun.exists() {
@@ -280,7 +279,7 @@ fn unpack(debs: &[PathBuf], dir: &Path, finish: impl FnOnce(&Path) -> Result<()>
         dpkg.arg("-x").arg(deb).arg(&begun);
         let output = dpkg.output().context("dpkg-deb does not start")?;
         if !output.status.success() {
-            // A damaged download would be taken for a good one for ever.
+            // Otherwise a damaged download would stay in the cache.
             let _ = fs::remove_file(deb);
             bail!(
                 "cannot unpack {}: {}",

@@ -1,6 +1,6 @@
-//! The emulator: Debian's package with all that it depends on, unpacked into the cache. Nothing is
-//! installed, because the machine may have other versions of its parts (qemu-utils from backports),
-//! which apt would have to remove first.
+//! The emulator: Debian's package with all that it depends on, unpacked into the cache. It is not
+//! installed, because apt would have to remove other versions of its packages first (qemu-utils
+//! from backports).
 
 use std::{
     env,
@@ -35,8 +35,8 @@ impl Qemu {
         })
     }
 
-    /// The program and its first arguments, to be run as those of another command. Its own
-    /// loader finds its own libraries, whatever the machine has.
+    /// The program and its first arguments. It runs with its own dynamic loader and libraries,
+    /// independent of those of the machine.
     pub fn words(&self) -> Result<Vec<OsString>> {
         let share = self.root.join("usr/share");
         let mut words = vec![self.loader.clone().into()];
@@ -49,7 +49,7 @@ impl Qemu {
         Ok(words)
     }
 
-    /// Where it finds its modules; it looks beside its program, which is the loader here.
+    /// Directory of its modules; by default QEMU looks next to its program, which is the loader here.
     pub fn modules(&self) -> (&'static str, PathBuf) {
         let modules = self.root.join("usr/lib/x86_64-linux-gnu/qemu");
         ("QEMU_MODULE_DIR", modules)

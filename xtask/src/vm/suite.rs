@@ -1,19 +1,19 @@
-//! Which tests run on which kernels: the one table to change.
+//! The table of which tests run on which kernels.
 
 use super::build::Unit;
 
-/// Where a unit runs in `cargo xtask test`, beside the running kernel. `cargo xtask vm` runs all
+/// Where a unit runs in `cargo xtask test`, in addition to the running kernel. `cargo xtask vm` runs all
 /// units on all kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     /// On each of [`KERNELS`]: tests of signals whose hooks on a kernel in the middle differ from
     /// those on the oldest and the newest.
     Each,
-    /// On the oldest and the newest: what lies between takes the same hooks as one of these.
+    /// On the oldest and the newest: kernels between use the same hooks as one of these.
     Ends,
     /// On the newest only: tests of what the oldest lacks.
     Newest,
-    /// On the running kernel only: tests of the daemon, and of what does not depend on hooks.
+    /// On the running kernel only: tests of the daemon, and tests that do not depend on hooks.
     Here,
 }
 
@@ -25,7 +25,7 @@ pub const ALL_KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.3"];
 /// begin to differ.
 pub const KERNELS: [&str; 3] = ["5.10", "6.1", "7.3"];
 
-/// Unit and where it runs. Tests of the daemon are left to the running kernel.
+/// Units and where they run. Tests of the daemon run only on the running kernel.
 pub const UNITS: &[(&str, On)] = &[
     ("accept", On::Ends),
     ("binds", On::Ends),
@@ -83,8 +83,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("web", On::Here),
 ];
 
-/// Seconds of a processor that a unit takes in an emulated guest, roughly: the longest are started
-/// first, and guests are filled evenly. Each run prints new figures.
+/// Approximate CPU seconds of a unit in an emulated guest, to start the longest first and to
+/// balance the guests. Each run prints new figures.
 const SECONDS: [(&str, u32); 3] = [
     // A daemon for each kind of hook.
     ("functions", 150),
@@ -120,8 +120,7 @@ pub fn units(kernel: &str, built: &[Unit]) -> Vec<Unit> {
     built.iter().filter(wanted).cloned().collect()
 }
 
-/// Names of the table that were not built, which are misspelt or gone, and units that were built
-/// and are not in the table: where they run has to be decided.
+/// Names in the table that were not built (misspelt or removed), and units that were built and are missing in the table.
 pub fn unknown(built: &[Unit]) -> Vec<&str> {
     let listed = UNITS.iter().map(|(name, _)| *name);
     let gone = listed

@@ -1,4 +1,4 @@
-//! The tables: what each kernel offers, and what each test found on it.
+//! Tables of the hooks and test results of each kernel.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct Row {
     /// Version of the package.
     pub version: String,
     pub took: Duration,
-    /// What went wrong with the guest as a whole, or first.
+    /// The problem of the guest as a whole, or the first one.
     pub trouble: Option<String>,
     pub outcome: Outcome,
 }
@@ -42,7 +42,7 @@ impl Row {
 /// Cells by line; the first is the header.
 type Table = Vec<Vec<String>>;
 
-/// Reasons that cells refer to by number, each with what it is the reason of.
+/// Reasons that cells refer to by number, each with its subjects.
 #[derive(Default)]
 struct Reasons(Vec<(String, Vec<String>)>);
 
@@ -166,7 +166,7 @@ fn signals(rows: &[Row]) -> Table {
 /// The status of each hook.
 fn statuses(rows: &[Row], reasons: &mut Reasons) -> Table {
     let key = |hook: Hook<'_>| [hook.signal, hook.attach_type, hook.hook].map(str::to_owned);
-    // A signal's hooks stand together, also those that only some kernels name.
+    // Group by signal, including hooks that only some kernels report.
     let mut keys = distinct(rows.iter().flat_map(hooks).map(key));
     let signals = distinct(keys.iter().map(|key| key[0].clone()));
     keys.sort_by_key(|key| signals.iter().position(|signal| *signal == key[0]));
@@ -241,7 +241,7 @@ fn verdict(file: &str, program: &Program, reasons: &mut Reasons) -> String {
     }
 }
 
-/// What the tables leave out, with the kernels it is true of.
+/// Remarks that are in no table, with their kernels.
 fn remarks(rows: &[Row]) -> Vec<String> {
     let mut remarks: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for row in rows {
@@ -313,7 +313,7 @@ fn slowest(rows: &[Row]) -> Table {
 /// For a terminal.
 pub fn text(rows: &[Row]) -> String {
     let mut reasons = Reasons::default();
-    // There are many hooks: only those that are not attached although they should be are listed here.
+    // There are many hooks: list only the reasons of those that are not attached.
     statuses(rows, &mut reasons);
     let tables = [
         kernels(rows),

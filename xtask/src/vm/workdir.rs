@@ -1,4 +1,4 @@
-//! Directories of runs: each has its own, so that two at the same time do not meet.
+//! Directories of runs: each run has its own, so that concurrent runs do not interfere.
 
 use std::{
     env, fs,
@@ -16,7 +16,7 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Locked as long as the run lasts.
 const LOCK: &str = "lock";
 
-/// The directory that this program was built in; it stands in `DIR/PROFILE/xtask`.
+/// The target directory of this program, which is `DIR/PROFILE/xtask`.
 pub fn target() -> Result<PathBuf> {
     let exe = env::current_exe()?;
     let dir = exe
@@ -26,7 +26,7 @@ pub fn target() -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-/// The right to build and pack the guests' programs, until the file is dropped.
+/// The lock for building and packing the guests' programs, held until the file is dropped.
 pub fn lock(target: &Path) -> Result<File> {
     let dir = target.join("vm");
     fs::create_dir_all(&dir)?;
@@ -59,8 +59,7 @@ impl WorkDir {
     }
 }
 
-/// Removes what earlier runs left: all of old ones, and the guests' files of those that were
-/// interrupted. Errors only mean that something stays.
+/// Removes files of earlier runs: all of old runs, and the guests' files of interrupted ones. Errors are ignored.
 fn sweep(runs: &Path) {
     for run in entries(runs) {
         // A run that has not locked its directory yet has nothing in it.
@@ -108,7 +107,7 @@ mod tests {
         sweep(&target.join("vm/runs"));
         assert_eq!(there(), [true; 3], "it still runs");
         drop(run);
-        // A child that another test is just starting holds the lock until it has become its program.
+        // A child of another test holds the inherited lock until exec().
         let begun = std::time::Instant::now();
         while there() != [false, false, true] {
             assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", there());
