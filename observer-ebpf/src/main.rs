@@ -1,11 +1,10 @@
 //! The kernel side of observer.
 //!
-//! One file or folder per signal in `tcp` and `process`, each listing its hooks and what it
-//! counts. `core` is what they share and knows no signal; `scan` walks over what exists already, and
-//! `uprobes` is on functions of user space.
-//! Imports point one way: `scan` to `process` to `tcp` to `core`, and `uprobes` to `core`. Programs that serve the same
-//! signal through different kinds of hook share one inlined body, generic over how kernel memory
-//! may be read there (`core::read::Memory`).
+//! One file or folder per signal in `tcp` and `process`, each listing its hooks and what it counts. `core` is shared by
+//! them and depends on no signal; `scan` walks over existing kernel objects, and `uprobes` has the programs on
+//! functions of user space. Imports go one way: `scan` to `process` to `tcp` to `core`, and `uprobes` to `core`.
+//! Programs that observe the same signal with different attach types share one inlined body, generic over the way to
+//! read kernel memory (`core::read::Memory`).
 
 #![no_std]
 #![no_main]

@@ -44,7 +44,7 @@ pub fn socket_of(file: *const u8) -> Option<*const u8> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
-/// The socket and the errno of an io_uring request that is done and has failed.
+/// The socket and the errno of a finished io_uring request that failed.
 #[inline(always)]
 pub fn failed_request(request: *const u8) -> Option<(*const u8, i64)> {
     if !has::OFF_IO_FILE() || !has::OFF_IO_RESULT() {

@@ -201,7 +201,7 @@ settings! {
     LISTENERS_SHARE: u64 = i64::MAX as u64;
     /// Maximum number of entries in the map of UDP sockets that belong to one process.
     UDP_SOCKETS_SHARE: u32 = u32::MAX;
-    /// Where the sysctls of a `struct net` begin.
+    /// Offset of the first sysctl in `struct net`.
     NET_SETTINGS_START: u64 = 0;
     /// Bytes up to the end of the last one.
     NET_SETTINGS_LENGTH: u64 = 0;

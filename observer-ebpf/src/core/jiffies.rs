@@ -1,4 +1,4 @@
-//! The kernel's jiffies, which sockets have their times in.
+//! The kernel's jiffies, the unit of times in sockets.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 
@@ -21,7 +21,7 @@ pub fn jiffies() -> u64 {
 #[inline(always)]
 pub fn since(jiffies: u64, stamp: u32) -> u32 {
     let age = (jiffies as u32).wrapping_sub(stamp);
-    // Less than ten seconds below 2^32: from after `jiffies` was read.
+    // Less than ten seconds below 2^32: `stamp` was set after `jiffies` was read.
     if age > u32::MAX - 1000 { 0 } else { age }
 }
 
@@ -32,9 +32,9 @@ pub fn milliseconds(jiffies: u32, rate: u64) -> u32 {
     ms.min(u32::MAX.into()) as u32
 }
 
-/// CONFIG_HZ, which is in no type information. Jiffies began five minutes below 2^32 (`INITIAL_JIFFIES`,
-/// include/linux/jiffies.h) when CLOCK_MONOTONIC began at 0, so only the right rate gives the same time. 0 if
-/// none does.
+/// CONFIG_HZ, which is not in BTF. Jiffies start five minutes below 2^32 (`INITIAL_JIFFIES`,
+/// include/linux/jiffies.h) when CLOCK_MONOTONIC starts at 0, so only the correct rate converts one
+/// to the other. 0 if none does.
 #[inline(always)]
 pub fn rate(jiffies: u64) -> u64 {
     let uptime = now() / 1_000_000;
@@ -46,7 +46,7 @@ pub fn rate(jiffies: u64) -> u64 {
             (best, least) = (hz, difference);
         }
     }
-    // Jiffies fall behind where a hypervisor takes the CPU away for long. The rates differ by a sixth at least, but for the
-    // second in which jiffies pass 2^32.
+    // Jiffies lag behind if a hypervisor does not schedule the CPU for long. The rates differ by at
+    // least a sixth, except in the second in which jiffies pass 2^32.
     if least < 1000 + uptime / 32 { best } else { 0 }
 }

@@ -96,8 +96,8 @@ pub static NAMESPACES: LruHashMap<u32, NetSeen, 1024> = LruHashMap::new();
 #[btf_map]
 pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
 
-/// Where segments for closed ports come from. An LRU map, because addresses of sources can be forged:
-/// new ones only evict those that were silent for longest.
+/// Source addresses of segments for closed ports. An LRU map, because source addresses can be
+/// forged: new ones evict the least recently used.
 #[btf_map]
 pub static SOURCES: LruHashMap<SourceKey, SourceSegments, 4096> = LruHashMap::new();
 

@@ -1,4 +1,4 @@
-//! Code that the programs of all signals share. It knows no signal.
+//! Code shared by the programs of all signals.
 
 pub mod attempts;
 pub mod call_args;

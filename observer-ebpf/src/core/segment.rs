@@ -71,7 +71,7 @@ impl Segment {
         u32::from_be(self.tcp[0]) as u16
     }
 
-    /// 4 or 6; something else if it is no segment.
+    /// IP version, 4 or 6; another value if it is no segment.
     #[inline(always)]
     pub fn version(&self) -> u8 {
         self.ip[0].to_ne_bytes()[0] >> 4

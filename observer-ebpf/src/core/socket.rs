@@ -62,8 +62,8 @@ pub fn is_bound(sk: *const u8) -> bool {
         && is_bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
 }
 
-/// The same by the port's `struct inet_bind_bucket`. The kernel decides by two fields (`__inet_hash_connect`), which
-/// are negative if only connect() chose the port.
+/// The same from the port's `struct inet_bind_bucket`. `__inet_hash_connect` checks two fields,
+/// which are negative if only connect() chose the port.
 #[inline(always)]
 pub fn is_bound_bucket(bucket: u64) -> bool {
     if !has::OFF_TB_FASTREUSE() || !has::OFF_TB_FASTREUSEPORT() {
@@ -139,8 +139,8 @@ pub fn tcp_protocol(sk: *const u8) -> Option<u16> {
     protocol(sk).filter(|protocol| *protocol != IPPROTO_UDP)
 }
 
-/// How many packets a socket has dropped, modulo 2^32; 0 if the kernel does not say. Since 6.18 UDP counts
-/// them elsewhere, by NUMA node (`sk_drops_inc`, include/net/sock.h).
+/// Number of packets that a socket has dropped, modulo 2^32; 0 if the kernel has no such field.
+/// Since 6.18 UDP counts them by NUMA node (`sk_drops_inc`, include/net/sock.h).
 #[inline(always)]
 pub fn drops(sk: *const u8) -> u32 {
     if !has::OFF_SK_DROPS() {

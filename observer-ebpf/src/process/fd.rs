@@ -4,8 +4,8 @@
 //! eventfd, SCM_RIGHTS...), `sock_alloc_file` makes the file of a socket, and `__sock_create` the socket
 //! of socket(). A call ends at the first of them that fails, so none counts it twice.
 //!
-//! Elsewhere `tracepoint/syscalls/sys_exit_{accept,accept4,socket}` serve. Those on accept() also pass
-//! accepted connections to [`accept`], where no function hook counts them.
+//! Without function hooks, `tracepoint/syscalls/sys_exit_{accept,accept4,socket}` are used. Those
+//! on accept() also pass accepted connections to [`accept`], unless a function hook counts them.
 
 use aya_ebpf::{
     macros::{fexit, tracepoint},

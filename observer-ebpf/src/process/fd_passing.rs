@@ -1,10 +1,11 @@
 //! Sockets that a process receives from another one: SCM_RIGHTS, `pidfd_getfd`.
 //! `security_file_receive` runs in the receiver.
 //!
-//! A receiver does not choose what it is sent: a service that takes descriptors from anybody (D-Bus,
-//! journald) closes those it did not want, and must not answer for what becomes of them. So it owns a
-//! socket from then on only if root or its own user opened the socket. Any other stays where it is, until
-//! a resynchronisation finds that the receiver has it and the owner does not.
+//! A receiver cannot control which descriptors it receives: a service that accepts descriptors from
+//! any user (D-Bus, journald) closes the unwanted ones, and their events must not count for it. So
+//! the receiver becomes the owner of a socket only if root or its own user opened the socket. Any
+//! other socket stays with its owner, until a resynchronisation finds that the receiver has it and
+//! the owner does not.
 
 use aya_ebpf::{
     helpers::bpf_get_current_uid_gid,

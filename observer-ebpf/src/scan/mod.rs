@@ -1,4 +1,4 @@
-//! Walks over kernel objects that exist already.
+//! Walks over existing kernel objects.
 
 mod open_files;
 mod udp;

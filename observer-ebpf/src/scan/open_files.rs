@@ -4,7 +4,7 @@
 //!
 //! The daemon reads the iterator twice. The first pass confirms owners that still have their sockets
 //! open. The second inserts sockets without an entry, and hands sockets whose owner was not confirmed
-//! over to a process that has them open. What it writes is the processes that have UDP sockets open.
+//! over to a process that has them open. It writes the processes that have UDP sockets open.
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use observer_common::{
@@ -103,10 +103,11 @@ fn socket_of(file: *const u8) -> *const u8 {
     fd_lookup::socket_by_inode(file)
 }
 
-/// Gives the connections in the accept queue of `listener`, for which no process has a descriptor, to
-/// the listener's owner: those that are older than the observer, and those of a listener that changed
-/// hands. The queue is read without its lock, which is safe. A connection that is accepted meanwhile may
-/// be given back to the listener's owner, until the next resynchronisation.
+/// Sets the owner of connections in the accept queue of `listener`, for which no process has a
+/// descriptor, to the listener's owner: connections older than the observer, and those of a
+/// listener whose owner changed. The queue is read without its lock, which is safe. A connection
+/// that is accepted concurrently may be attributed to the listener's owner again, until the next
+/// resynchronisation.
 #[inline(always)]
 unsafe fn unaccepted(control: *mut ResyncControl, listener: *const u8) {
     if !has::OFF_ACCEPT_HEAD() || !has::OFF_REQ_SK() || !has::OFF_REQ_NEXT() {

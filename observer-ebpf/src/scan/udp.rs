@@ -1,9 +1,9 @@
 //! Datagrams that UDP sockets dropped: the sockets' own counts, read by the walk over open files. No
 //! hook runs when a datagram is dropped.
 //!
-//! Only sockets with drops have an entry. What a socket counts before its first entry is all new, because it
-//! had dropped nothing at the walk before, or was not there; unless this is the first walk, or there was no room
-//! for all sockets at the last one.
+//! Only sockets with drops have an entry. All drops of a socket without an entry are new, because
+//! it had none at the previous walk, or did not exist; except at the first walk, or if the map was
+//! too small for all sockets at the last one.
 
 use observer_common::{MAP_UDP_SOCKETS, ResyncControl, SIGNAL_UDP_DROPS, UdpSocket, UdpSocketKey};
 
@@ -18,10 +18,11 @@ use crate::core::{
     socket,
 };
 
-/// Handles the UDP socket `sk` behind `file`, which `task` has open, and writes each process that has any. A socket of several processes is
-/// that of the first one that a walk meets. It meets them in the order of their pids
-/// (`task_seq_get_next`, `kernel/bpf/task_iter.c`), which has parents before children. pid 1 comes last, in
-/// the second pass: systemd keeps the sockets that it has opened for services.
+/// Handles the UDP socket `sk` behind `file`, which `task` has open, and writes each process that
+/// has UDP sockets. A socket of several processes counts for the first process of the walk. The
+/// walk is in the order of pids (`task_seq_get_next`, `kernel/bpf/task_iter.c`), usually parents
+/// before children. pid 1 is handled last, in the second pass, because systemd keeps the sockets
+/// that it has opened for services.
 ///
 /// # Safety
 ///

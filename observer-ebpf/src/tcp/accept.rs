@@ -53,8 +53,8 @@ fn returned_child(ctx: &FExitContext) -> *const u8 {
     ctx.arg(4)
 }
 
-/// A connection with the entry `conn` left the accept queue, in the process that accepts it. Of an
-/// MPTCP connection, it is the first subflow.
+/// A connection with the entry `conn` left the accept queue, in the process that accepts it. For an
+/// MPTCP connection, `conn` is the first subflow.
 #[inline(always)]
 fn dequeued(sk: *const u8, conn: Option<*mut Conn>) {
     if sk.is_null() {
@@ -87,7 +87,7 @@ pub fn on_descriptor(mut sk: *const u8) {
     accepted(entry::get(sk as u64), slot);
 }
 
-/// The process of `slot` has accepted a connection, which it owns from now on, whoever has counted it.
+/// The process of `slot` has accepted a connection and becomes its owner, even if another program has counted the accept.
 #[inline(always)]
 fn accepted(conn: Option<*mut Conn>, slot: u32) {
     count(conn, slot);
@@ -130,7 +130,7 @@ pub fn ended<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
             && (*conn).accepted == 0
             && has::OFF_SK_SOCKET()
             && M::read::<u64>(sk, at::OFF_SK_SOCKET()) != 0
-            // A subflow that joined has that of its parent.
+            // A joined subflow has the `struct socket` of its parent.
             && socket::mptcp_parent(sk) == 0
         {
             count(Some(conn), slot);
@@ -142,7 +142,7 @@ pub fn ended<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
 #[inline(always)]
 fn count(conn: Option<*mut Conn>, slot: u32) {
     if let Some(conn) = conn {
-        // At once: a FIN that arrives during accept() makes another CPU come here, too.
+        // Atomically, because a FIN that arrives during accept() calls this on another CPU, too.
         // SAFETY: points into the map.
         unsafe {
             if (*conn).accepted != 0 {

@@ -2,8 +2,8 @@
 //! comparison.
 //!
 //! All system calls, 32-bit ones included, call `__sys_bind` and `__sys_listen`; io_uring calls
-//! `io_bind` and `io_listen` instead (6.11 and later). Functions of the protocol would not do,
-//! because security modules refuse calls before it. Only 64-bit system calls pass
+//! `io_bind` and `io_listen` instead (6.11 and later). Hooks on the protocol's functions would miss
+//! calls that security modules refuse before. Only 64-bit system calls pass
 //! `tracepoint/syscalls/sys_exit_bind` and `sys_exit_listen`. There are no kretprobes, because these
 //! calls wait for the socket's lock.
 

@@ -2,7 +2,7 @@
 //! failures without an errno in the state machine, or before it.
 //!
 //! All system calls, 32-bit ones included, call `__sys_connect`; io_uring calls `io_connect` instead.
-//! Functions of the protocol would not do, because security modules refuse calls before it. Only
+//! Hooks on the protocol's functions would miss calls that security modules refuse before. Only
 //! 64-bit system calls pass `tracepoint/syscalls/sys_exit_connect`, which makes every system call of
 //! the host slower. There are no kretprobes, because these calls wait for the peer.
 //!
@@ -254,8 +254,7 @@ pub fn connect_fexit(ctx: FExitContext) -> i32 {
 
 #[fexit(function = "io_connect")]
 pub fn io_connect_fexit(ctx: FExitContext) -> i32 {
-    // Not 0 (`IOU_OK`) if it is going to be called again. The result in the request is an older
-    // one then.
+    // Not 0 (`IOU_OK`) if io_uring will call it again. The result in the request is then outdated.
     if ctx.arg::<i32>(2) == 0
         && let Some((sk, errno)) = fd_lookup::failed_request(ctx.arg(0))
     {

@@ -34,7 +34,7 @@ pub enum Inserted {
     New,
     /// The socket already had an entry.
     Known,
-    /// The map took no entry: it is full, or the process's share of it, which is counted, or it is busy.
+    /// No entry was inserted: the map or the process's share of it is full, which is counted, or the bucket's lock is held.
     Refused,
 }
 
@@ -53,13 +53,13 @@ pub fn create(socket: u64, slot: u32, flags: u16, state: u8, time: u64) -> Optio
 #[inline(always)]
 pub fn insert(socket: u64, slot: u32, flags: u16, previous: u8, state: u8, time: u64) -> Inserted {
     if !gauges::may_hold(slot) && get(socket).is_none() {
-        // Not the map, so a socket of another process without an entry is one whose first transition
-        // the kernel skipped the program on (`state::backup`).
+        // The share is full, not the map: a socket of another process without an entry is one for
+        // whose first transition the kernel skipped the program (`state::backup`).
         outcome::map_full(MAP_CONNECTIONS);
         return Inserted::Refused;
     }
-    // Nobody has a descriptor for the child of a listener before it is accepted, so its owner has nothing
-    // that confirms it, and no resynchronisation has this number.
+    // No process has a descriptor for the child of a listener before it is accepted, so no
+    // resynchronisation confirms its owner; this number is never used for one.
     let is_child = flags & CONN_PASSIVE != 0;
     let conn = Conn {
         slot,
@@ -124,7 +124,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
     }
     match insert(socket, slot, flags, state, state, time) {
         Inserted::New => {}
-        // Whoever inserted it has adjusted the gauges.
+        // The program that inserted it has adjusted the gauges.
         Inserted::Known => return get(socket),
         Inserted::Refused => return None,
     }
@@ -134,7 +134,7 @@ pub fn seed(socket: u64, slot: u32, state: u8, time: u64) -> Option<*mut Conn> {
         add(unsafe { &raw mut (*slot).state.seeded }, 1);
     }
     let conn = get(socket)?;
-    // The map may have been full when it had its outcome.
+    // The map may have been full at the outcome of its attempt.
     let attempt = attempts::take(socket as *const u8).unwrap_or(0);
     // SAFETY: points into the map.
     unsafe {

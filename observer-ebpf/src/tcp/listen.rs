@@ -78,7 +78,7 @@ fn insert(sk: *const u8, conn: *mut Conn) -> bool {
     )
 }
 
-/// A socket stopped listening: stores what the daemon has not read yet, if there is anything.
+/// A socket stopped listening: stores values that the daemon has not read yet.
 #[inline(always)]
 pub fn closed(sk: *const u8, conn: *mut Conn) {
     keep(sk, conn);
@@ -101,7 +101,7 @@ fn keep(sk: *const u8, conn: *mut Conn) {
             return;
         }
     }
-    // Not left for the daemon to remove: a program that listens and closes in a loop would fill the map.
+    // Removed here and not by the daemon, because a program that listens and closes in a loop would fill the map.
     // If this fails, the iterator finds the entry of a socket that does not listen.
     let _ = LISTENERS.remove(key);
 }
@@ -125,7 +125,7 @@ unsafe fn describe(sk: *const u8, conn: *const Conn, listener: *mut Listener) {
         (*listener).generation = counters::generation(slot);
         (*listener).drops = socket::drops(sk);
         (*listener).netns = socket::netns::<Probe>(sk);
-        // skc_num is 0 already when an auto-bound socket closes; inet_sport still holds.
+        // skc_num is already 0 when an auto-bound socket closes; inet_sport is still set.
         (*listener).port = u16::from_be(Probe::read(sk, at::OFF_INET_SPORT()));
         (*listener).address = socket::local_address::<Probe>(sk);
     }

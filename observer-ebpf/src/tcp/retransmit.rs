@@ -1,7 +1,6 @@
-//! Retransmitted segments, from the socket's own count (`total_retrans`): read at
-//! `tp_btf/tcp_retransmit_skb`, and at the end of the connection for what that does not show. The
-//! kernel skips programs, and before 6.15 the tracepoint does not fire for a segment that could not be
-//! sent, which RetransSegs contains (`__tcp_retransmit_skb`).
+//! Retransmitted segments, from the socket's own count (`total_retrans`): read at `tp_btf/tcp_retransmit_skb`, and at the
+//! end of the connection for retransmissions that the tracepoint does not report. The kernel skips programs, and before 6.15
+//! the tracepoint does not fire for a segment that could not be sent, which RetransSegs contains (`__tcp_retransmit_skb`).
 //!
 //! Includes retransmitted SYNs and tail-loss probes, not SYN-ACKs and zero-window probes.
 

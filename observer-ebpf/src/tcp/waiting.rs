@@ -1,11 +1,12 @@
 //! What a connection waits for: fields of its socket, in ESTABLISHED and CLOSE_WAIT.
 //!
-//! Nothing is locked. A busy socket that is read half-way cannot pass for one that waits, because a wait counts
-//! from a second on.
+//! The fields are read without a lock. An inconsistent read of a busy socket cannot look like a
+//! wait, because waits count from one second on.
 //!
-//! What moves the times (kernel 5.10 to 7.3): `lsndtime` data sent, also again; `lrcvtime` data received, neither
-//! ACKs nor a FIN alone; `delivered_mstamp` (microseconds of CLOCK_MONOTONIC) data of ours that was acknowledged;
-//! `chrono_start` that data is queued, or that the window or the buffer closed.
+//! Events that update the times (kernel 5.10 to 7.3): `lsndtime`: data sent or retransmitted;
+//! `lrcvtime`: data received, not ACKs or a FIN without data; `delivered_mstamp` (microseconds of
+//! CLOCK_MONOTONIC): sent data acknowledged; `chrono_start`: data queued, or the window or the
+//! buffer closed.
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_ACTIVE, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED,
@@ -26,7 +27,7 @@ use crate::core::{
 /// `ICSK_TIME_PROBE0` (include/net/inet_connection_sock.h): the timer that probes a closed window.
 const PROBES_WINDOW: u8 = 3;
 
-/// A segment of ours that is acknowledged within this many milliseconds: less than the least TCP_KEEPIDLE.
+/// Maximum time in milliseconds until a sent segment is acknowledged: less than the minimum of TCP_KEEPIDLE.
 const NO_KEEPALIVE_MS: u32 = 1000;
 
 /// See [`SEEN_ASKED`], milliseconds.
@@ -45,7 +46,7 @@ pub struct Waiting {
     pub flags: u16,
 }
 
-/// Nothing is known.
+/// Unknown.
 const UNKNOWN: Waiting = Waiting {
     what: WAIT_NOTHING,
     ms: 0,
@@ -116,8 +117,8 @@ impl Reader {
         written.wrapping_sub(self.u32(at::OFF_TP_SND_UNA())) as i32 > 0
     }
 
-    /// Sequence numbers that arrived and the program has not read, a FIN included. 0 for an MPTCP subflow, whose
-    /// parent has the data.
+    /// Received sequence numbers that the program has not read, including a FIN. 0 for an MPTCP
+    /// subflow, whose parent has the data.
     #[inline(always)]
     fn unread(&self, copied: u32) -> u32 {
         let unread = self.u32(at::OFF_TP_RCV_NXT()).wrapping_sub(copied);
@@ -143,8 +144,8 @@ impl Reader {
             || self.u32(at::OFF_TP_PACKETS_OUT()) == 0 && self.u32(at::OFF_TP_SND_WND()) == 0
     }
 
-    /// What a connection that owes nothing waits for. `sent` and `received` are when the last data was, and `fin` is
-    /// 1 if the peer's FIN has come.
+    /// What a connection waits for on which nothing is unread, unsent or unacknowledged. `sent` and
+    /// `received` are the times since the last data, and `fin` is 1 if the peer's FIN has arrived.
     #[inline(always)]
     fn turn(&self, sent: u32, received: u32, fin: u32, is_server: bool) -> u8 {
         if self.u64(at::OFF_TP_BYTES_RECEIVED()) <= u64::from(fin) {
@@ -155,8 +156,9 @@ impl Reader {
         }
         let order = sent.wrapping_sub(received) as i32;
         let sent_last = if order == 0 {
-            // Both in one jiffy. If a segment without data acknowledged ours, we spoke last; but the answer to a
-            // keepalive probe of ours is one, too, and a FIN hides it.
+            // Both in one jiffy. If a segment without data acknowledged the sent data, this side
+            // sent last; but the answer to a keepalive probe is such a segment, too, and a FIN
+            // hides it.
             let answered = self.u32(at::OFF_TP_RCV_TSTAMP()).wrapping_sub(sent);
             let is_ack = self.u32(at::OFF_TP_SND_WL1()) == self.u32(at::OFF_TP_RCV_NXT());
             if !is_ack || jiffies::milliseconds(answered, self.rate) >= NO_KEEPALIVE_MS {
@@ -174,15 +176,16 @@ impl Reader {
     }
 }
 
-/// Whether the socket came from a listener. Of one that is older than the observer it is told by its port, so one that
-/// called bind() before connect() passes for a server.
+/// Whether the socket came from a listener. For one older than the observer this is derived from
+/// its port, so a socket that called bind() before connect() counts as a server's.
 #[inline(always)]
 fn is_server(sk: *const u8, flags: u16) -> bool {
     flags & CONN_PASSIVE != 0 || flags & CONN_ACTIVE == 0 && socket::is_bound(sk)
 }
 
-/// What the connection `conn`, whose socket is `sk` and in ESTABLISHED or CLOSE_WAIT, waits for now. Notes in the
-/// entry how far the program has read, so only the walk over connections calls it.
+/// What the connection `conn`, whose socket is `sk` and in ESTABLISHED or CLOSE_WAIT, waits for
+/// now. Stores in the entry how far the program has read, so only the walk over connections calls
+/// it.
 #[inline(always)]
 pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     if !is_readable() {
@@ -259,15 +262,14 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     }
 }
 
-/// For how long the program has not read, milliseconds. Data that arrives in the meantime changes nothing, and
-/// each read starts anew.
+/// Time since the program last read, milliseconds. Data that arrives meanwhile does not change it, and each read resets it.
 #[inline(always)]
 fn unread_for(conn: *mut Conn, copied: u32, since_received: u32) -> u32 {
     let time = coarse_time(now());
     // SAFETY: points into the map; only this program, of which one instance runs, writes these fields.
     unsafe {
         if (*conn).unread_since == 0 {
-            // What arrived last has waited since then.
+            // The last data has waited since its arrival.
             let waited = coarse_time(u64::from(since_received) * 1_000_000);
             (*conn).unread_since = time.wrapping_sub(waited).max(1);
             (*conn).copied_seq = copied;
@@ -285,18 +287,18 @@ fn coarse_ms(coarse: u32) -> u32 {
     ((u64::from(coarse) << 20) / 1_000_000) as u32
 }
 
-/// What the connection `conn` waited for when it leaves ESTABLISHED or CLOSE_WAIT (`old`) for `new`, and for how
-/// many milliseconds. An `ENDED_` number; [`ENDED_NONE`] if it did not wait for [`LEAST_WAIT_MS`].
-/// `error` is what ends the connection (`sk_err`).
+/// What the connection `conn` waited for when it leaves ESTABLISHED or CLOSE_WAIT (`old`) for
+/// `new`, and for how many milliseconds. An `ENDED_` number; [`ENDED_NONE`] if it did not wait for
+/// [`LEAST_WAIT_MS`]. `error` is the error that ends the connection (`sk_err`).
 ///
-/// The kernel has thrown the unsent data of a connection that died away by then (`tcp_write_queue_purge`), but
-/// not the numbers.
+/// For a connection that ends with an error, the kernel has already freed the unsent data
+/// (`tcp_write_queue_purge`), but the sequence numbers remain.
 #[inline(always)]
 pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time: u64) -> (u8, u32) {
     const NONE: (u8, u32) = (ENDED_NONE, 0);
     // SAFETY: points into the map.
     let (flags, born_ns) = unsafe { ((*conn).flags, (*conn).born_ns) };
-    // One that is younger has not waited for a second. Most are, and cost nothing here.
+    // A younger connection has not waited for a second. Most are younger, and cost nothing here.
     let is_young = time.saturating_sub(born_ns) < u64::from(LEAST_WAIT_MS) * 1_000_000;
     if !is_readable() || is_young {
         return NONE;
@@ -365,7 +367,8 @@ fn queued_for(read: &Reader, undelivered: u32, error: u32) -> u32 {
     if error == 0 {
         return undelivered.min(read.since(read.u32(at::OFF_TP_CHRONO_START())));
     }
-    // `chrono_start` was set anew. The first retransmission (`tcp_time_stamp`, milliseconds) came soon after.
+    // `chrono_start` was set again. The first retransmission (`tcp_time_stamp`, milliseconds) came soon after the wait
+    // began.
     let retransmitted = read.u32(at::OFF_TP_RETRANS_STAMP());
     if retransmitted == 0 {
         return undelivered;

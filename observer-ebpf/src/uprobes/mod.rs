@@ -1,5 +1,5 @@
-//! Programs on functions of user space. The daemon finds the functions in the files that processes map, and says
-//! by a cookie what each one is. They run in the thread that calls the function.
+//! Programs on functions of user space. The daemon finds the functions in the files that processes
+//! map, and identifies each by a cookie. The programs run in the thread that calls the function.
 
 mod quic;
 mod regs;

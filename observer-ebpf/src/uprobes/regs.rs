@@ -7,7 +7,7 @@ use aya_ebpf::{
 
 use crate::uprobes::stack;
 
-/// What the daemon attached the program with, `bpf_get_attach_cookie` (5.15). Each program calls it.
+/// The cookie of the attachment, `bpf_get_attach_cookie` (5.15). Each program calls it.
 #[inline(always)]
 pub fn cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the context of the running program.

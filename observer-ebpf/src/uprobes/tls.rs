@@ -1,9 +1,9 @@
 //! TLS handshakes.
 //!
-//! A handshake is many calls: a program whose socket does not block calls the library again and again until the
-//! handshake is complete, and after that the same function handles session tickets and key updates. So the first
-//! call for an object begins a handshake, the return value says when it is complete, and the object is remembered
-//! until it is freed.
+//! A handshake consists of several calls: a program with a non-blocking socket calls the library
+//! repeatedly until the handshake is complete, and later the same function handles session tickets
+//! and key updates. So the first call for an object starts a handshake, the return value shows when
+//! it is complete, and the object is stored until it is freed.
 
 use core::ffi::c_void;
 
@@ -32,7 +32,7 @@ use crate::{
 const SSL_NOTHING: i32 = 1;
 /// `GNUTLS_E_AGAIN` and `GNUTLS_E_INTERRUPTED`: to be called again (gnutls.h).
 const GNUTLS_AGAIN: [i32; 2] = [-28, -52];
-/// Warnings that arrive during the handshake, after which it goes on: `GNUTLS_E_WARNING_ALERT_RECEIVED`.
+/// Warnings during the handshake, after which it continues: `GNUTLS_E_WARNING_ALERT_RECEIVED`.
 const GNUTLS_WARNING: i32 = -16;
 
 /// The function that advances a handshake is called with its object: `ossl_statem_connect`,
@@ -50,7 +50,7 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
         reserved: 0,
     };
     if TLS_FINISHED.get_ptr(key).is_some() {
-        // Of a thread that ended in such a call, at the same place.
+        // Left by a thread that ended in such a call, with the same key.
         let _ = TLS_CALLS.remove(call);
         return 0;
     }
@@ -67,7 +67,7 @@ pub fn tls_leave(ctx: RetProbeContext) -> u32 {
         tgid: tgid(),
         reserved: 0,
     };
-    // Absent where a second probe on the same file was faster: containers share layers.
+    // Absent if a second probe on the same file removed it first: containers share layers.
     let Some(object) = TLS_CALLS.get_ptr(call) else {
         return 0;
     };
@@ -103,8 +103,8 @@ pub fn tls_free(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The object is made ready for another handshake: `SSL_clear`, `SSL_set_connect_state`, `SSL_set_accept_state`. Nearly
-/// always that is its first one.
+/// The object is prepared for another handshake, usually its first: `SSL_clear`, `SSL_set_connect_state`,
+/// `SSL_set_accept_state`.
 #[uprobe]
 pub fn tls_reset(ctx: ProbeContext) -> u32 {
     let cookie = TlsCookie::from_bits(regs::cookie(&ctx));
@@ -154,8 +154,8 @@ fn tls_iter(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// How an OpenSSL handshake ended by this call; `None` if it is to be called again. Where `rwstate` is not known,
-/// a failure is noticed when the object is freed.
+/// The result of an OpenSSL handshake after this call; `None` if it is not finished. If the offset
+/// of `rwstate` is unknown, a failure is counted when the object is freed.
 #[inline(always)]
 fn openssl_result(ssl: u64, returned: i32, rwstate: Option<u16>) -> Option<usize> {
     if returned == 1 {
@@ -191,7 +191,7 @@ fn key(object: u64, library: u32) -> TlsKey {
     }
 }
 
-/// Notes when a handshake began, at its first call.
+/// Stores the start time of a handshake, at its first call.
 #[inline(always)]
 fn begin(key: &TlsKey, role: u32) {
     if TLS_HANDSHAKES.get_ptr(key).is_some() {

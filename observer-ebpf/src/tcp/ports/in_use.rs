@@ -5,8 +5,8 @@
 //! and the daemon counts. A port that is used again while its last user is in TIME_WAIT is written
 //! twice and counted once.
 //!
-//! Every element writes a record, also one that says nothing: a read(2) ends when the buffer is full, so
-//! that none walks over any number of elements.
+//! Every element writes a record, even an empty one: a read(2) ends when the buffer is full, which
+//! limits the number of elements per call.
 
 use core::ffi::c_void;
 
@@ -75,7 +75,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
             // It uses the port of its listener.
             socket.flags |= SEEN_PASSIVE;
             if socket.waited_ms >= LEAST_WAIT_MS {
-                // For what it waits.
+                // What it waits for.
                 port(&mut socket, sk);
             }
         } else {

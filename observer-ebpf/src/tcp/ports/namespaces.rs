@@ -14,13 +14,13 @@ use crate::core::{
     seq,
 };
 
-/// Notes that a socket of the `struct net` at `net` was visited. Returns its inode number.
+/// Records that a socket of the `struct net` at `net` was visited. Returns its inode number.
 #[inline(always)]
 pub fn note(net: u64) -> u32 {
     let mut netns = 0;
     if has::OFF_NET_INUM() {
         // SAFETY: a `struct net`, offset from BTF. It may have been freed, if only a socket in
-        // TIME_WAIT refers to it; then this reads what is there now.
+        // TIME_WAIT refers to it; then this reads arbitrary memory.
         netns = unsafe { Probe::read(net as *const u8, at::OFF_NET_INUM()) };
     }
     let seen = NetSeen {

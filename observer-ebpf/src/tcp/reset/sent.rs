@@ -131,7 +131,7 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
             _ => class::of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
         }
     }
-    // A listener refuses a request with several of the kernel's reasons, of which none says so.
+    // A listener refuses requests with several reasons, none of which is specific to listeners.
     let specific = sent.class != RESET_LISTENER
         && reason < RESET_CLASSES_FROM
         && reason != REASON_NOT_SPECIFIED.load()

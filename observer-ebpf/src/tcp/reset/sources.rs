@@ -1,4 +1,4 @@
-//! Where segments for closed ports come from: `iter/bpf_map_elem` over the map of sources.
+//! Sources of segments for closed ports: `iter/bpf_map_elem` over the map of sources.
 
 use core::ffi::c_void;
 
@@ -18,10 +18,10 @@ const TCP_ACK: u8 = 0x10;
 /// Words in the bitmap of ports.
 const WORDS: usize = 4;
 
-/// A segment without a socket is answered with an RST. Notes from where it came and to which port,
-/// unless it has the flag ACK: then it may belong to a connection that this side had, and its port is not
-/// one that the source chose. Every segment after the first SYN of a connection has it (RFC 9293,
-/// section 3.10.7.4), and no segment of a SYN, FIN, null or Xmas scan.
+/// A segment without a socket is answered with an RST. Stores its source address and destination
+/// port, unless it has the flag ACK: then it may belong to a former connection of this host, and
+/// the source did not choose the port. Every segment after the first SYN of a connection has this
+/// flag (RFC 9293, section 3.10.7.4), and no segment of a SYN, FIN, null or Xmas scan.
 #[inline(always)]
 pub fn note<M: Memory>(skb: *const u8) {
     let Some(segment) = segment::of::<M>(skb) else {
@@ -43,7 +43,7 @@ pub fn note<M: Memory>(skb: *const u8) {
                 began_ns: now,
                 ..SourceSegments::default()
             };
-            // It fails if another CPU was first.
+            // Fails if another CPU inserted it first.
             let _ = SOURCES.insert(key, first, BPF_NOEXIST);
             let Some(source) = SOURCES.get_ptr_mut(key) else {
                 return;
@@ -64,7 +64,7 @@ pub fn note<M: Memory>(skb: *const u8) {
         }
         let ports = (&raw mut (*source).ports).cast::<u64>().add(word);
         // Two CPUs may do this for the same word at the same time. Then a port is missing until its
-        // next segment. An atomic OR takes 5.12.
+        // next segment. An atomic OR needs 5.12.
         if *ports & bit == 0 {
             *ports |= bit;
         }

@@ -1,6 +1,6 @@
 //! The end of a connection: its transition to CLOSE, and `tp_btf/tcp_destroy_sock`.
 //!
-//! Counts connections that died of an error, the histogram of ages, and entries into TIME_WAIT
+//! Counts connections that ended with an error, the histogram of ages, and entries into TIME_WAIT
 //! where those are looked up; writes the record of a finished connection.
 
 use aya_ebpf::{
@@ -64,7 +64,7 @@ pub fn on_destroy<M: Memory>(sk: *const u8) {
     // SAFETY: points into the map.
     unsafe {
         let slot = ownership::of_entry(conn);
-        // If the program on the transition to CLOSE was skipped.
+        // In case the program on the transition to CLOSE was skipped.
         let timewait = lookup::before(sk, (*conn).state, CLOSE);
         lookup::closed(sk, Some(conn), slot, timewait);
         if let Some(stats) = counters::stats() {

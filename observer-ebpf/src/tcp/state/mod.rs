@@ -1,9 +1,8 @@
 //! State transitions: `tp_btf/inet_sock_set_state`.
 //!
-//! Counts transitions, outcomes of connects as far as the state machine knows them, and the time in
-//! CLOSE_WAIT. `open` handles the first transition of a socket, `close` the one to CLOSE and the end
-//! of the socket, `untracked` sockets without an entry, `backup` what the kernel skipped the first
-//! programs for.
+//! Counts transitions, outcomes of connects that the state machine shows, and the time in CLOSE_WAIT. `open` handles the
+//! first transition of a socket, `close` the one to CLOSE and the end of the socket, `untracked` sockets without an entry,
+//! `backup` events for which the kernel skipped the first programs.
 //!
 //! Properties of the tracepoint (`net/ipv4/af_inet.c`, `inet_sk_state_store`): it fires before
 //! `sk_state` is written; never with TIME_WAIT, which is the state of a mini-socket; also with

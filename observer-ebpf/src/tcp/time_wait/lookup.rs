@@ -1,7 +1,7 @@
-//! The beginning of TIME_WAIT where the kernel's functions cannot be hooked: looks for the timewait
+//! The start of TIME_WAIT where `inet_twsk_alloc` cannot be hooked: searches for the timewait
 //! socket when the full one goes to CLOSE.
 //!
-//! `tcp_time_wait` puts the timewait socket into the table of connections in the place of the full
+//! `tcp_time_wait` inserts the timewait socket into the table of connections in place of the full
 //! one (`inet_twsk_hashdance`), and then closes the full one (`tcp_done`). A socket that goes to
 //! CLOSE in any other way, for an RST in particular, leaves no timewait socket there, nor does one
 //! for which there was no bucket or no memory.
@@ -15,17 +15,16 @@ use crate::core::{
     read::{Memory, Probe},
 };
 
-/// Limit for the sockets that are looked at. The kernel has about as many buckets as connections,
-/// unless an administrator made the table small.
+/// Maximum number of sockets per lookup. The kernel has about as many buckets as connections,
+/// unless an administrator reduced the size of the table.
 const STEPS: u32 = 32;
 
 /// `sk` goes from `old` to `new`. Returns the timewait socket that has replaced it, or null.
 ///
-/// Called before anything else is done, because the verifier walks through the loop once for each
-/// state of registers and stack that it is reached with.
+/// Called first, because the verifier checks the loop once for each state of registers and stack in which it is reached.
 #[inline(always)]
 pub fn before(sk: *const u8, old: u8, new: u8) -> *const u8 {
-    // FIN_WAIT1 only if the program was skipped for the next transition.
+    // FIN_WAIT1 only if the kernel skipped the program for the following transition.
     if TIME_WAIT_LOOKUP.load() == 0
         || new != CLOSE
         || !matches!(old, FIN_WAIT1 | FIN_WAIT2 | CLOSING)
@@ -47,8 +46,7 @@ pub fn closed(sk: *const u8, conn: Option<*mut Conn>, slot: u32, timewait: *cons
     entered(sk, conn, slot, timewait, substate);
 }
 
-/// Looks for the timewait socket that has replaced `sk`, as `__inet_lookup_established` looks for a
-/// connection.
+/// Searches for the timewait socket that has replaced `sk`, as `__inet_lookup_established` searches for a connection.
 #[inline(always)]
 fn find(sk: *const u8) -> *const u8 {
     // SAFETY: a full socket, its `struct net`, the inet_hashinfo of that, and the chain of a bucket,

@@ -1,7 +1,7 @@
 //! Sockets in TIME_WAIT: their owners by the address of the timewait socket
 //! (`struct inet_timewait_sock`), and how many there are by process and by network namespace.
 //!
-//! [`hooks`] sees them begin and end. Where the kernel's functions cannot be hooked, [`lookup`] finds
+//! [`hooks`] counts their start and end. Where kernel functions cannot be hooked, [`lookup`] finds
 //! the timewait socket when it replaces the full one, and the daemon's walk over all of them finds
 //! those that ended.
 
@@ -162,8 +162,8 @@ pub fn owner(timewait: *const u8) -> (u32, u32) {
     (SLOT_UNATTRIBUTED, 0)
 }
 
-/// Whether the timewait socket at `timewait`, for which there is an entry, still is in the kernel's
-/// table of connections. `inet_twsk_kill` takes it out; its memory can belong to another one by then.
+/// Whether the timewait socket at `timewait`, which has an entry, is still in the kernel's table of
+/// connections. `inet_twsk_kill` removes it; its memory may then be reused.
 #[inline(always)]
 fn is_hashed(timewait: *const u8, entry: &TimeWait) -> bool {
     if !has::OFF_SKC_NODE() {
