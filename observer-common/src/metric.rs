@@ -17,8 +17,8 @@ pub struct CounterMetric {
     pub help: &'static str,
     /// An example in PromQL.
     pub query: &'static str,
-    /// The first index in each part that counts failures, which have a process shown before others;
-    /// `None` if nothing here is a failure.
+    /// The first index in each part that counts failures, which give a process priority among those
+    /// shown; `None` if no counter is a failure.
     pub failures_from: Option<usize>,
     /// The metric of one process, if processes have it, too.
     pub process: Option<ProcessMetric>,
@@ -71,7 +71,7 @@ impl Part {
 /// The values of a label, by index.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {
-    /// These. Counters whose value is empty are not shown.
+    /// These names. Counters whose value is empty are not shown.
     Names(&'static [&'static str]),
     /// Names, errnos by name, and further names.
     Errnos {
@@ -82,7 +82,7 @@ pub enum Values {
         /// After the errnos.
         last: &'static [&'static str],
     },
-    /// So many reasons of RSTs sent, as the running kernel names them.
+    /// The number of reasons of sent RSTs; the running kernel provides the names.
     ResetReasons(usize),
 }
 
@@ -146,7 +146,7 @@ impl HistogramMetric {
     }
 }
 
-/// What a signal's struct of counters is shown as.
+/// The metrics of a signal's struct of counters.
 #[derive(Clone, Copy, Debug)]
 pub struct Metrics {
     /// Offset of the struct in [`Slot`](crate::Slot), in bytes.

@@ -15,14 +15,15 @@ pub struct ResyncControl {
     pub moved: u64,
     /// Sockets visited in the second pass of this resynchronisation.
     pub seen: u64,
-    /// 1: what a UDP socket without an entry has dropped may be older, and is not counted. So it is until a
-    /// resynchronisation has come to its end in which each socket with drops had an entry or got one.
+    /// 1: drops of a UDP socket without an entry may be older than the observer, and are not
+    /// counted. It stays 1 until a resynchronisation has finished in which every socket with drops
+    /// had or got an entry.
     pub baseline: u32,
     /// The process whose UDP sockets were visited last.
     pub udp_tgid: u32,
-    /// How many of them have an entry.
+    /// Number of them with an entry.
     pub udp_entries: u32,
-    /// 1 once this resynchronisation met a UDP socket with drops for which there was no room.
+    /// 1 once this resynchronisation visited a UDP socket with drops for which the map was full.
     pub refused: u32,
 }
 

@@ -106,31 +106,31 @@ pub struct Slot {
     pub passed_on: i64,
     /// Kinds of failed setsockopt calls that have a counter; see [`crate::SOCKOPT_KINDS`].
     pub sockopt_kinds: u64,
-    /// Counters, by signal. From here on there are nothing but counters.
+    /// Counters, by signal. All following fields are counters.
     pub state: StateCounters,
-    /// Likewise.
+    /// Counters of `signals::connect`.
     pub connect: ConnectCounters,
-    /// Likewise.
+    /// Counters of `signals::accept`.
     pub accept: AcceptCounters,
-    /// Likewise.
+    /// Counters of `signals::bind`.
     pub bind: BindCounters,
-    /// Likewise.
+    /// Counters of `signals::time_wait`.
     pub time_wait: TimeWaitCounters,
-    /// Likewise.
+    /// Counters of `signals::ports`.
     pub ports: PortCounters,
-    /// Likewise.
+    /// Counters of `signals::retransmit`.
     pub retransmit: RetransmitCounters,
-    /// Likewise.
+    /// Counters of `signals::fd`.
     pub fd: FdCounters,
-    /// Likewise.
+    /// Counters of `signals::reset`.
     pub reset: ResetCounters,
-    /// Likewise.
+    /// Counters of `signals::waiting`.
     pub waiting: WaitCounters,
-    /// Likewise.
+    /// Counters of `signals::tls`.
     pub tls: TlsCounters,
-    /// Likewise.
+    /// Counters of `signals::udp`.
     pub udp: UdpCounters,
-    /// Likewise.
+    /// Counters of `signals::quic`.
     pub quic: QuicCounters,
 }
 
@@ -159,7 +159,7 @@ crate::assert_layout!(Slot, 4056, [
 ]);
 
 impl Metrics {
-    /// The index in [`Slot::counters`] of what stands at `offset` in the signal's struct.
+    /// The index in [`Slot::counters`] of the counter at `offset` in the signal's struct.
     #[must_use]
     pub const fn index_of(&self, offset: usize) -> usize {
         (self.offset + offset - offset_of!(Slot, state)) / size_of::<u64>()
@@ -174,8 +174,7 @@ impl Slot {
         unsafe { core::mem::zeroed() }
     }
 
-    /// All counters, in the order of the fields from [`Self::state`] on. A signed one is the same
-    /// bits.
+    /// All counters, in the order of the fields from [`Self::state`] on. A signed counter is reinterpreted.
     #[must_use]
     pub fn counters(&self) -> &[u64; COUNTERS] {
         let first = (&raw const *self).cast::<u8>();
@@ -184,15 +183,16 @@ impl Slot {
         unsafe { &*first.add(offset_of!(Self, state)).cast() }
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn counters_mut(&mut self) -> &mut [u64; COUNTERS] {
         let first = (&raw mut *self).cast::<u8>();
         // SAFETY: see above; any value is valid.
         unsafe { &mut *first.add(offset_of!(Self, state)).cast() }
     }
 
-    /// Live sockets in `state`. Derived, so the programs need no gauge. A child starts with a transition
-    /// from LISTEN that its listener does not make, so those are not subtracted from the listeners.
+    /// Live sockets in `state`. Derived, so the programs need no gauge. A child starts with a
+    /// transition from LISTEN although its listener stays in LISTEN, so these transitions are not
+    /// subtracted from LISTEN.
     #[must_use]
     pub fn live(&self, state: u8) -> i64 {
         let state = usize::from(state);

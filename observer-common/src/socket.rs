@@ -41,8 +41,8 @@ pub const CONN_TIME_WAIT: u16 = 1 << 10;
 /// A SYN of the pending attempt ([`CONN_ATTEMPT_PENDING`]) was retransmitted.
 pub const CONN_SYN_RETRANSMITTED: u16 = 1 << 12;
 
-/// States whose duration is measured, in the order of [`Conn::spent`], which is one that a connection
-/// may go through them in.
+/// States whose duration is measured, in the order of [`Conn::spent`], which is a possible order of the states of a
+/// connection.
 pub const TIMED_STATES: [u8; 8] = [
     SYN_SENT,
     SYN_RECV,
@@ -106,13 +106,13 @@ pub struct Conn {
     /// 1 once it has left the accept queue. Not a flag, because the state program writes the flags
     /// under the socket lock.
     pub accepted: u32,
-    /// `sk_err` when `state` was entered. The connection survived that error (an ICMP message with
-    /// IP_RECVERR, an invalid TLS record), so it will not be what ends it.
+    /// `sk_err` when `state` was entered. That error (an ICMP message with IP_RECVERR, an invalid
+    /// TLS record) did not end the connection, so it is not the error that ends it later.
     pub error: u32,
     /// How far the program had read (`copied_seq`) when the walk over connections last found data that it had
     /// not read.
     pub copied_seq: u32,
-    /// Since when it is that, [`crate::coarse_time`]; 0 if everything was read.
+    /// When that was first seen, [`crate::coarse_time`]; 0 if everything was read.
     pub unread_since: u32,
     /// What the connection waited for when it began to end; an `ENDED_` number.
     pub waited_for: u32,

@@ -19,7 +19,7 @@ crate::assert_layout!(AcceptCounters, 8, [
     accepted: u64,
 ]);
 
-/// What [`AcceptCounters`] is shown as.
+/// Metrics of [`AcceptCounters`].
 pub const ACCEPT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_accepts_total",
     unit: "connections",

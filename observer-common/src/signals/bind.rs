@@ -61,7 +61,7 @@ crate::assert_layout!(BindCounters, 192, [
     failed: [[u64; BIND_ERRORS]; BIND_CALLS.len()],
 ]);
 
-/// What [`BindCounters`] is shown as.
+/// Metrics of [`BindCounters`].
 pub const BIND_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_binds_failed_total",
     unit: "calls",

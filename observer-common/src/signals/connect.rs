@@ -110,7 +110,7 @@ crate::assert_layout!(ConnectCounters, 424, [
     seconds: Histogram,
 ]);
 
-/// What [`ConnectCounters`] is shown as.
+/// Metrics of [`ConnectCounters`].
 pub const CONNECT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_connects_total",
     unit: "attempts",

@@ -14,7 +14,7 @@ pub const FD_ERRNOS: [u8; 4] = [24, 23, 105, 12];
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FdCounters {
-    /// Calls that failed for lack of descriptors, or of memory for sockets, in the order of
+    /// Calls that failed because descriptors, or memory for sockets, ran out, in the order of
     /// [`FD_ERRNOS`].
     pub exhausted: [u64; FD_ERRNOS.len()],
 }
@@ -23,7 +23,7 @@ crate::assert_layout!(FdCounters, 32, [
     exhausted: [u64; FD_ERRNOS.len()],
 ]);
 
-/// What [`FdCounters`] is shown as.
+/// Metrics of [`FdCounters`].
 pub const FD_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_fd_exhausted_total",
     unit: "calls",

@@ -24,12 +24,13 @@ pub const SEEN_PASSIVE: u16 = 1 << 5;
 pub const SEEN_DESCRIPTOR: u16 = 1 << 6;
 /// In ESTABLISHED, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT: a peer that vanishes is not noticed.
 pub const SEEN_UNGUARDED: u16 = 1 << 7;
-/// Waits for the peer ([`crate::WAIT_PEER`]), and the last data was sent a tenth of a second or more after the last
-/// was received: it is no reaction to that, as frames of HTTP/2 and acknowledgements of programs are.
+/// Waits for the peer ([`crate::WAIT_PEER`]), and the last data was sent a tenth of a second or
+/// more after the last data was received, so it is no immediate reaction, such as a frame of HTTP/2
+/// or an acknowledgement of the program.
 pub const SEEN_ASKED: u16 = 1 << 8;
-/// Has so much unread data that it is neither a session ticket nor a farewell of TLS.
+/// Has more unread data than a TLS session ticket or close_notify.
 pub const SEEN_MUCH_UNREAD: u16 = 1 << 9;
-/// Unread bytes that are much.
+/// Minimum of unread bytes for [`SEEN_MUCH_UNREAD`].
 pub const MUCH_UNREAD: u32 = 4096;
 
 /// Output of the iterators for each connection and each socket in TIME_WAIT.
@@ -44,7 +45,7 @@ pub struct SocketSeen {
     pub netns: u32,
     /// `PORT_` and `SEEN_` flags.
     pub flags: u16,
-    /// State; [`crate::TIME_WAIT`] for a timewait socket. 0 if there is nothing to say.
+    /// State; [`crate::TIME_WAIT`] for a timewait socket. 0 in an empty record.
     pub state: u8,
     /// What it waits for in ESTABLISHED and CLOSE_WAIT, a `WAIT_` number.
     pub waits_for: u8,
@@ -64,7 +65,7 @@ pub struct SocketSeen {
     pub remote_port: u16,
     /// Local address as the bytes of a `struct in6_addr`, IPv4 as `::ffff:a.b.c.d`.
     pub local: [u32; 4],
-    /// Remote address, likewise.
+    /// Remote address, in the same format.
     pub remote: [u32; 4],
 }
 
@@ -102,7 +103,7 @@ pub struct PortSpace {
     pub settings_length: u32,
     /// 0.
     pub padding: u32,
-    /// The stretch of the `struct net` that has the sysctls which the daemon looks for.
+    /// The bytes of `struct net` that contain the sysctls.
     pub settings: [u8; NET_SETTINGS],
     /// `ip_local_reserved_ports`: bit `n % 64` of word `n / 64` is port `n`.
     pub reserved: [u64; PORT_WORDS],
@@ -173,7 +174,7 @@ crate::assert_layout!(PortCounters, 16, [
     exhausted: [u64; PORT_SEARCHES.len()],
 ]);
 
-/// What [`PortCounters`] is shown as.
+/// Metrics of [`PortCounters`].
 pub const PORT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_ephemeral_ports_exhausted_total",
     unit: "searches",

@@ -114,7 +114,7 @@ crate::assert_layout!(ResetCounters, 8 * (RESETS_SENT + RESETS_RECEIVED), [
     received: [u64; RESETS_RECEIVED],
 ]);
 
-/// What [`ResetCounters`] is shown as.
+/// Metrics of [`ResetCounters`].
 pub const RESET_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_resets_total",
     unit: "segments",
@@ -148,7 +148,7 @@ pub const RESET_METRICS: &[CounterMetric] = &[CounterMetric {
 /// Time over which the segments of a source are counted, in nanoseconds. Then a new count begins.
 pub const SOURCE_WINDOW_NS: u64 = 60_000_000_000;
 
-/// Where segments for closed ports come from: key of the map of sources.
+/// Source of segments for closed ports: key of the map of sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SourceKey {

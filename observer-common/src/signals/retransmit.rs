@@ -19,7 +19,7 @@ crate::assert_layout!(RetransmitCounters, 8, [
     segments: u64,
 ]);
 
-/// What [`RetransmitCounters`] is shown as.
+/// Metrics of [`RetransmitCounters`].
 pub const RETRANSMIT_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_retransmits_total",
     unit: "segments",

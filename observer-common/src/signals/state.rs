@@ -151,7 +151,7 @@ crate::assert_layout!(StateCounters, 1576, [
     close_wait: Histogram,
 ]);
 
-/// What [`StateCounters`] is shown as.
+/// Metrics of [`StateCounters`].
 pub const STATE_METRICS: &[CounterMetric] = &[
     CounterMetric {
         name: "socket_state_transitions_total",

@@ -80,7 +80,7 @@ crate::assert_layout!(TimeWaitCounters, 24, [
     overflows: u64,
 ]);
 
-/// What [`TimeWaitCounters`] is shown as.
+/// Metrics of [`TimeWaitCounters`].
 pub const TIME_WAIT_METRICS: &[CounterMetric] = &[
     CounterMetric {
         name: "socket_time_wait_entered_total",

@@ -22,22 +22,22 @@ pub const TLS_LIBRARIES: [&str; 3] = ["openssl", "gnutls", "go"];
 pub const TLS_CLIENT: u32 = 0;
 /// The process is the server.
 pub const TLS_SERVER: u32 = 1;
-/// The function that is probed does not tell the two apart.
+/// The probed function is the same for both roles.
 pub const TLS_UNKNOWN: u32 = 2;
 /// Label values, in the order of those numbers.
 pub const TLS_ROLES: [&str; 3] = ["client", "server", "unknown"];
 
-/// The library said that the handshake is complete.
+/// The library reported the handshake as complete.
 pub const TLS_OK: usize = 0;
-/// The library said that it failed, or freed the connection before it was complete, or the process ended.
+/// The library returned an error, or the connection was freed or the process ended before the handshake was complete.
 pub const TLS_FAILED: usize = 1;
 /// Label values, in the order of those numbers.
 pub const TLS_RESULTS: [&str; 2] = ["ok", "failed"];
 
-/// Handshakes that may be in progress at a time, of all processes.
+/// Maximum number of handshakes in progress, of all processes.
 pub const MAX_TLS_HANDSHAKES: u32 = 16_384;
 
-/// Calls that may be under way at a time, of all threads.
+/// Maximum number of running calls, of all threads.
 pub const MAX_TLS_CALLS: u32 = 8_192;
 
 /// Upper bounds of the durations, in nanoseconds.
@@ -54,7 +54,7 @@ pub const TLS_BOUNDS: [u64; BUCKETS - 1] = [
     60 * S,
 ];
 
-/// What a probe is told about the function that it is on: the cookie of its link.
+/// The function of a probe: the cookie of its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsCookie {
     /// A `TLS_` library.
@@ -66,7 +66,7 @@ pub struct TlsCookie {
 }
 
 impl TlsCookie {
-    /// As the kernel keeps it.
+    /// As the cookie.
     #[must_use]
     #[inline(always)]
     pub fn to_bits(self) -> u64 {
@@ -93,7 +93,7 @@ impl TlsCookie {
     }
 }
 
-/// A handshake: the object that the library keeps for the connection, or of Go the goroutine.
+/// Key of a handshake: the library's object of the connection, or Go's goroutine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct TlsKey {
@@ -131,8 +131,9 @@ crate::assert_layout!(TlsHandshake, 24, [
     reserved: u32,
 ]);
 
-/// A call of a handshake function that has not returned. The stack pointer, because the functions call each
-/// other (TLS within TLS), and because a fiber may go on in another thread.
+/// Key of a call of a handshake function that has not returned. It contains the stack pointer,
+/// because the functions call each other (TLS within TLS), and because a fiber may continue in
+/// another thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct TlsCall {
@@ -146,13 +147,13 @@ pub struct TlsCall {
 
 crate::assert_layout!(TlsCall, 16, [stack: u64, tgid: u32, reserved: u32]);
 
-/// What the iterator over handshakes in progress writes.
+/// Output of the iterator over handshakes in progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct TlsSeen {
-    /// Which.
+    /// The handshake.
     pub key: TlsKey,
-    /// Since when, and whose.
+    /// Its start and owner.
     pub handshake: TlsHandshake,
 }
 
@@ -175,13 +176,13 @@ crate::assert_layout!(TlsCounters, 144 + 3 * size_of::<Histogram>(), [
 
 const HOOKS: &str = "uprobes on OpenSSL's state machine, `gnutls_handshake`, `crypto/tls.(*Conn).clientHandshake` and `.serverHandshake`";
 
-/// What [`TlsCounters`] is shown as.
+/// Metrics of [`TlsCounters`].
 pub const TLS_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_tls_handshakes_total",
     unit: "handshakes",
     labels: &["library", "role", "result"],
     hooks: HOOKS,
-    help: "TLS handshakes that ended, one for each connection, whatever number of calls they took. failed: the library said so, or freed the connection before, or the process ended. A client whose certificate the server refuses has succeeded by then: the server counts the failure. GnuTLS does not tell the role.",
+    help: "TLS handshakes that ended, one for each connection, whatever number of calls they took. failed: the library returned an error, or the connection was freed or the process ended before. If a server rejects a client's certificate, the client's handshake has already succeeded: the server counts the failure. For GnuTLS the role is unknown.",
     query: "sum by (comm, unit, role) (rate(socket_tls_handshakes_total{result=\"failed\"}[5m])) > 0",
     failures_from: None,
     process: None,
@@ -196,7 +197,7 @@ pub const TLS_METRICS: &[CounterMetric] = &[CounterMetric {
     }],
 }];
 
-/// What [`TlsCounters`] is shown as.
+/// Metrics of [`TlsCounters`].
 pub const TLS_HISTOGRAMS: &[HistogramMetric] = &[HistogramMetric {
     name: "socket_tls_handshake_seconds",
     hooks: HOOKS,

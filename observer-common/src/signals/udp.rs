@@ -36,7 +36,7 @@ crate::assert_layout!(UdpSocketKey, 16, [socket: u64, inode: u64]);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct UdpSocket {
-    /// The socket's own count at the last walk over open files.
+    /// The socket's count (`sk_drops`) at the last walk over open files.
     pub drops: u32,
     /// [`ResyncControl::epoch`](crate::ResyncControl::epoch) of that walk.
     pub epoch: u32,
@@ -46,8 +46,8 @@ crate::assert_layout!(UdpSocket, 8, [drops: u32, epoch: u32]);
 
 impl UdpSocket {
     /// Drops since the last walk, given the socket's count now. The count has 32 bits and may wrap around.
-    /// A step of more than half of that is none of one socket: another one has the key by now, and all
-    /// that it counts is new.
+    /// An increase by more than half of the range is not from the same socket: another socket has the key,
+    /// and its whole count is new.
     #[must_use]
     pub const fn new_drops(&self, now: u32) -> u32 {
         let new = now.wrapping_sub(self.drops);
@@ -55,7 +55,7 @@ impl UdpSocket {
     }
 }
 
-/// What [`UdpCounters`] is shown as.
+/// Metrics of [`UdpCounters`].
 pub const UDP_METRICS: &[CounterMetric] = &[CounterMetric {
     name: "socket_udp_receive_drops_total",
     unit: "datagrams",

@@ -1,4 +1,4 @@
-//! What connections wait for, while they live and when they end.
+//! What connections wait for, while they exist and when they end.
 
 use core::mem::offset_of;
 
@@ -9,7 +9,7 @@ use crate::{
     signal::SIGNAL_STATE,
 };
 
-/// The connection waits for nothing that is known: data is in flight, or the kernel's fields are not known.
+/// No known wait: data is in flight, or the kernel's fields are unknown.
 pub const WAIT_NOTHING: u8 = 0;
 /// It waits for accept().
 pub const WAIT_PROGRAM_ACCEPT: u8 = 1;
@@ -19,7 +19,7 @@ pub const WAIT_PROGRAM_READ: u8 = 2;
 pub const WAIT_PROGRAM_EOF: u8 = 3;
 /// Data waits here because the peer's receive window is closed: the program there does not read.
 pub const WAIT_PEER_WINDOW: u8 = 4;
-/// The peer does not acknowledge data that was sent again.
+/// The peer does not acknowledge retransmitted data.
 pub const WAIT_PEER_ACK: u8 = 5;
 /// A client has sent a request and received nothing at all.
 pub const WAIT_PEER_FIRST_BYTE: u8 = 6;
@@ -30,7 +30,7 @@ pub const WAIT_PROGRAM: u8 = 8;
 /// It is nobody's turn.
 pub const WAIT_NOBODY: u8 = 9;
 
-/// The first kinds of wait: something is owed. From [`WAIT_PROGRAM_ACCEPT`] on.
+/// Stalls: the program or the peer has to act. From [`WAIT_PROGRAM_ACCEPT`] on.
 pub const STALLS: usize = 6;
 /// Label values of those.
 pub const STALL_NAMES: [&str; STALLS] = [
@@ -41,7 +41,7 @@ pub const STALL_NAMES: [&str; STALLS] = [
     "peer_ack",
     "peer_first_byte",
 ];
-/// The other kinds: nothing is owed. From [`WAIT_PEER`] on.
+/// Quiet connections, by turn. From [`WAIT_PEER`] on.
 pub const TURNS: usize = 3;
 /// Label values of those.
 pub const TURN_NAMES: [&str; TURNS] = ["peer", "program", "nobody"];
@@ -104,7 +104,7 @@ crate::assert_layout!(
 /// [`WaitCounters`] has no single counters.
 pub const WAIT_METRICS: &[CounterMetric] = &[];
 
-/// What [`WaitCounters`] is shown as.
+/// Metrics of [`WaitCounters`].
 pub const WAIT_HISTOGRAMS: &[HistogramMetric] = &[
     HistogramMetric {
         name: "socket_read_stall_seconds",
