@@ -10,19 +10,19 @@ use std::{
 use serde_json::Value;
 use thiserror::Error;
 
-/// How long a daemon may take: it answers from memory.
+/// Timeout of a request, which the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// There is no answer.
+/// No response.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// No socket, or nobody listens on it.
+    /// No socket, or no process listens on it.
     # [error("no observer listens on the API socket {0}")]
     NoDaemon(PathBuf),
-    /// It is for root and a group.
+    /// Only root and a group may connect.
     #[error("permission denied: {0}; run as root, or join the group of --api-group")]
     Denied(PathBuf),
-    /// It broke off.
+    /// The connection failed.
     #[error("the observer on {path} does not answer")]
     Broken {
         /// The socket.
@@ -30,7 +30,7 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
-    /// It refused, with what it said.
+    /// An error response.
     #[error("the observer answers with status {status}: {text}")]
     Refused {
         /// Of HTTP.
@@ -38,7 +38,7 @@ pub enum ClientError {
         /// The body.
         text: String,
     },
-    /// It is no JSON, so perhaps no observer.
+    /// The response is not JSON, so the server may not be an observer.
     #[error("unexpected answer: is this an observer?")]
     Strange,
 }
@@ -63,7 +63,7 @@ pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        // By HTTP/1.0 the answer comes in one piece and ends with the connection.
+        // With HTTP/1.0 the response is not chunked and ends with the connection.
         let request = format!("GET {path} HTTP/1.0\r\nHost: observer\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();

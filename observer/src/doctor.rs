@@ -1,4 +1,4 @@
-//! `observer doctor`: asks a running daemon for its report, or starts one for as long as it takes.
+//! `observer doctor`: requests the report of the running daemon, or starts a temporary daemon.
 
 use std::{
     fs::{self, File},
@@ -27,23 +27,23 @@ use crate::{
     client::{self, ClientError},
 };
 
-/// Where the daemon serves the report.
+/// Path of the report in the daemon's API.
 const PATH: &str = "/api/v1/doctor";
 
 /// The exit status if this host could not be observed.
 const COULD_NOT_LOOK: u8 = 3;
 
-/// How long a daemon may take to start.
+/// Timeout for the start of a daemon.
 const START: Duration = Duration::from_secs(60);
 
-/// How long it may take to end.
+/// Timeout for its end.
 const STOP: Duration = Duration::from_secs(10);
 
-/// Prints the report. The exit status says how bad it is.
+/// Prints the report. The exit status is its severity.
 ///
 /// # Errors
 ///
-/// None: what goes wrong is printed, and the exit status is 3.
+/// None: errors are printed, and the exit status is 3.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     match report(args).and_then(|report| print(&report, args.json).map(|()| report)) {
         Ok(report) => Ok(report.exit_status().into()),
@@ -57,7 +57,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 fn report(args: &DoctorArgs) -> anyhow::Result<Report> {
     let socket = args.api_socket.as_deref();
     match ask(socket.unwrap_or(Path::new(DEFAULT_API_SOCKET))) {
-        // Whoever names a socket means that daemon.
+        // With an explicit socket, only that daemon is asked.
         Err(ClientError::NoDaemon(_)) if socket.is_none() => {
             eprintln!(
                 "no daemon is running, so this looks for {:?}",
@@ -80,17 +80,17 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         false => render(report),
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // As `observer doctor | head` does.
+        // Closed pipe, as in `observer doctor | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot print the report"),
     }
 }
 
-/// Runs a daemon, which serves its API where nobody else looks, and asks it.
+/// Runs a temporary daemon with its API on a private socket, and requests its report.
 fn look(time: Duration) -> anyhow::Result<Report> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // So that what this made goes, too.
+        // To remove the temporary directory as well.
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .context("cannot handle signals")?;
     }
@@ -144,7 +144,7 @@ impl Daemon {
             .args(["run", "--listen=127.0.0.1:0", "--self-test=no"])
             .args(["--exit-with-stdin", "--api-socket"])
             .arg(socket)
-            // Its other end closes with this program, whatever ends it.
+            // The pipe closes when this program ends, for whatever reason.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(File::create(log).context("cannot make a log")?);
@@ -152,7 +152,7 @@ impl Daemon {
         Ok(Self(child))
     }
 
-    /// Until it answers, however long the hooks take to attach.
+    /// Waits until it answers, up to the timeout.
     fn wait_for(&mut self, socket: &Path, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {

@@ -84,7 +84,7 @@ pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogHandle, LoggingE
         std::env::var_os("NO_COLOR").as_deref(),
     );
     let (filter, handle) = reload::Layer::new(env_filter(filter));
-    // Without its socket, the journal still has the lines.
+    // Without the journal's socket, the lines still reach the journal.
     let entries = (is_journal && format == LogFormat::Text).then(Journal::connect);
     let layer = match entries {
         Some(Ok(journal)) => journal.boxed(),
@@ -97,11 +97,11 @@ pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogHandle, LoggingE
     Ok(LogHandle(handle))
 }
 
-/// Writes the fields of findings at the top of the line. Events of `tracing` have no values with parts, so
-/// they come as text.
+/// Writes the fields of findings at the top of the line. Events of `tracing` have no structured
+/// values, so they are passed as text.
 struct WithFindings<F>(F);
 
-/// What is read from the event of a finding.
+/// The parts of a finding's event.
 #[derive(Default)]
 struct Finding {
     message: String,
@@ -157,7 +157,7 @@ where
             target: metadata.target(),
         };
         let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
-        // A program chooses its name, and a terminal may show this.
+        // A program controls its name, and a terminal may show it.
         writeln!(writer, "{}", harden_json(&line))
     }
 }

@@ -1,5 +1,4 @@
-//! Whether the daemon sees the pids and times that the kernel programs do: those of the initial
-//! namespaces.
+//! Checks whether the daemon sees the same pids and times as the kernel programs: those of the initial namespaces.
 
 use std::{fs, path::Path};
 
@@ -7,12 +6,12 @@ use std::{fs, path::Path};
 /// `PROC_TIME_INIT_INO` in include/linux/proc_ns.h).
 const INITIAL: [(&str, u32); 2] = [("pid", 0xEFFF_FFFC), ("time", 0xEFFF_FFFA)];
 
-/// Why the namespaces that [`private`] names are in the way, and what to do.
+/// Why the daemon cannot work in the namespaces that [`private`] returns, and the remedy.
 pub const REMEDY: &str = "every process would count as gone: run the observer in the host's \
      namespaces (docker run --pid=host, hostPID: true)";
 
-/// The kinds of namespace, of pid and time, that this process does not share with the host. One
-/// that cannot be read counts as shared: time namespaces came with 5.6.
+/// The namespaces, of pid and time, that this process does not share with the host. A namespace
+/// that cannot be read counts as shared: time namespaces exist since 5.6.
 #[must_use]
 pub fn private(proc: &Path) -> Vec<&'static str> {
     let is_private = |(name, inode): &(&str, u32)| {

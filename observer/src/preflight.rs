@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Invalid settings. If the observer cannot run here, that is not an error but the report's conclusion.
+/// Invalid settings. If the observer cannot run on this host, that is not an error but the report's conclusion.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = RunArgs::for_file(args.config.clone()).settings()?;
     // Unmounted at the end, if it was not mounted before.
@@ -99,8 +99,8 @@ fn examine(report: &mut Report, options: &LoadOptions) {
     }
 }
 
-/// What the attached tracepoints of system calls cost, if there are any. With one, the kernel takes the
-/// slow path out of every system call (`SYSCALL_WORK_SYSCALL_TRACEPOINT`).
+/// The cost of the attached tracepoints of system calls, if there are any. With one, the kernel
+/// uses the slow path at the exit of every system call (`SYSCALL_WORK_SYSCALL_TRACEPOINT`).
 fn cost_of_syscall_tracepoints(verdicts: &[Verdict]) -> Option<String> {
     let attached = verdicts
         .iter()

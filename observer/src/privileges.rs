@@ -1,10 +1,10 @@
-//! What the daemon may do: checked before anything is attached, given up afterwards.
+//! The daemon's privileges: checked before attaching, dropped afterwards.
 //!
-//! Capabilities, the no-new-privileges bit and the bounding set belong to a *thread*;
-//! new threads inherit them. [`drop_capabilities`] therefore has to run on the main
-//! thread, after attaching and **before the tokio runtime starts its workers**: build the
-//! runtime by hand after it, instead of with `#[tokio::main]`. It looks at all threads of
-//! the process afterwards and fails if one still has more.
+//! Capabilities, the no-new-privileges bit and the bounding set belong to a *thread*; new threads
+//! inherit them. [`drop_capabilities`] therefore has to run on the main thread, after attaching and
+//! **before the tokio runtime starts its workers**: build the runtime by hand after it, instead of
+//! with `#[tokio::main]`. Afterwards it checks all threads of the process and fails if one has more
+//! capabilities.
 
 use std::{collections::HashSet, fmt, fs, io};
 
@@ -18,8 +18,8 @@ use nix::{
 };
 use serde::Serialize;
 
-/// Kept after attaching. CAP_PERFMON is not among them: the verifier and
-/// `perf_event_open` ask for it when a program is loaded and attached, never again.
+/// Kept after attaching. CAP_PERFMON is not among them: the verifier and `perf_event_open` check it
+/// only when a program is loaded and attached.
 pub const KEEP: [Capability; 3] = [
     // Without it, kernels before 5.19 refuse the whole of bpf(2), map look-ups and new
     // iterator instances included, where kernel.unprivileged_bpf_disabled is on ("bpf:
@@ -32,29 +32,29 @@ pub const KEEP: [Capability; 3] = [
     Capability::CAP_DAC_READ_SEARCH,
 ];
 
-/// One capability that the daemon has a use for.
+/// A capability that the daemon uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CapabilityStatus {
     /// `CAP_BPF`
     pub name: &'static str,
     /// In the effective set.
     pub held: bool,
-    /// Nothing works without it.
+    /// The daemon cannot run without it.
     pub required: bool,
     /// What it is for.
     pub purpose: &'static str,
 }
 
-/// Why the daemon cannot have, or give up, its privileges.
+/// Missing privileges, or errors in dropping them.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegesError {
-    /// Some are missing.
+    /// Missing capabilities.
     #[error("{}", missing_text(.0))]
     Missing(Vec<&'static str>),
     /// The thread's capabilities cannot be read.
     #[error("cannot read this thread's capabilities")]
     Read(#[source] caps::errors::CapsError),
-    /// The kernel refused to take them away.
+    /// The kernel refused to drop them.
     #[error("cannot drop capabilities from the {set} set")]
     Drop {
         /// Which set.
@@ -65,13 +65,13 @@ pub enum PrivilegesError {
     /// The no-new-privileges bit was refused.
     #[error("cannot set no_new_privs")]
     NoNewPrivs(#[source] nix::Error),
-    /// The other threads cannot be looked at.
+    /// The other threads cannot be listed.
     #[error("cannot read /proc/self/task")]
     Threads(#[source] io::Error),
-    /// Threads that existed before still have more.
+    /// Older threads still have more capabilities.
     #[error("threads {0:?} still have capabilities")]
     LeftOut(Vec<i32>),
-    /// The setting `user` names nobody.
+    /// The user of the setting `user` does not exist.
     #[error("there is no user {0}")]
     NoSuchUser(String),
     /// /etc/passwd cannot be read.
@@ -93,7 +93,7 @@ pub enum PrivilegesError {
 }
 
 fn missing_text(missing: &[&str]) -> String {
-    // setcap and systemd want the whole list, not only what is missing today.
+    // setcap and systemd need the full list, not only the missing capabilities.
     let [bpf, setcap] = if missing.contains(&"CAP_SYS_ADMIN") {
         ["CAP_SYS_ADMIN", "cap_sys_admin"]
     } else {
@@ -111,15 +111,15 @@ fn missing_text(missing: &[&str]) -> String {
     )
 }
 
-/// The capabilities that matter, and which of them this thread has. Being root says
-/// nothing: root in a container commonly has none of these.
+/// The relevant capabilities, and whether this thread has them. Being root is not sufficient: root
+/// in a container usually has none of them.
 ///
 /// # Errors
 ///
-/// When the kernel does not tell.
+/// When the kernel does not return them.
 pub fn capabilities() -> Result<Vec<CapabilityStatus>, PrivilegesError> {
     let held = caps::read(None, CapSet::Effective).map_err(PrivilegesError::Read)?;
-    // By what the kernel knows and not by its version: distributions backport.
+    // By the kernel's features and not by its version, because distributions backport.
     let has_cap_bpf = caps::runtime::thread_all_supported().contains(&Capability::CAP_BPF);
     Ok(assess(&held, has_cap_bpf))
 }
@@ -171,11 +171,11 @@ fn assess(held: &HashSet<Capability>, has_cap_bpf: bool) -> Vec<CapabilityStatus
     rows
 }
 
-/// Whether this thread, root or not, has what the daemon cannot do without.
+/// Checks that this thread, root or not, has the required capabilities.
 ///
 /// # Errors
 ///
-/// When something is missing; the text names it and says how to grant it.
+/// When a capability is missing; the message names it and how to grant it.
 pub fn is_root_or_capable() -> Result<(), PrivilegesError> {
     require(&capabilities()?)
 }
@@ -193,11 +193,11 @@ fn require(capabilities: &[CapabilityStatus]) -> Result<(), PrivilegesError> {
     }
 }
 
-/// The user that the daemon becomes if it is started as root and the setting `user` names none.
+/// The default user of a daemon that is started as root.
 pub const DEFAULT_USER: &str = "observer";
 
-/// The local users. getpwnam() would ask other databases as well, but loads libraries for that, which
-/// crashes a program that glibc is linked into statically.
+/// The local users. getpwnam() would query other databases as well, but loads libraries for that,
+/// which crashes a program that is linked statically with glibc.
 const USERS: &str = "/etc/passwd";
 
 /// The local groups.
@@ -230,7 +230,7 @@ pub struct Account {
 
 impl Account {
     /// The user that the setting `user` names, by name or uid. Without it, [`DEFAULT_USER`] if this
-    /// process is root and there is one. `None` means to stay.
+    /// process is root and there is one. `None`: do not change the user.
     ///
     /// # Errors
     ///
@@ -244,7 +244,7 @@ impl Account {
             Ok(users.lines().find_map(|line| Self::parse(name, line)))
         };
         let Some(name) = setting else {
-            // A user database that cannot be read is no reason not to start.
+            // The daemon starts even if the user database cannot be read.
             let default = || look_up(DEFAULT_USER).ok().flatten();
             return Ok(geteuid().is_root().then(default).flatten());
         };
@@ -284,8 +284,7 @@ impl Account {
         })
     }
 
-    /// Changes the ids of all threads and gives up supplementary groups. Of this thread, the permitted
-    /// capabilities stay.
+    /// Changes the ids of all threads and drops supplementary groups. Keeps the permitted capabilities of this thread.
     fn switch(&self) -> Result<(), PrivilegesError> {
         let Self { name, uid, gid } = self;
         let change = || {
@@ -301,13 +300,13 @@ impl Account {
     }
 }
 
-/// What [`drop_capabilities`] did.
+/// The result of [`drop_capabilities`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
-    /// What is left, in the effective and permitted sets, by name and sorted.
+    /// The remaining effective and permitted capabilities, by name and sorted.
     pub kept: Vec<String>,
-    /// Whether the bounding set could be cut down too; without CAP_SETPCAP it cannot,
-    /// which is harmless next to no_new_privs.
+    /// Whether the bounding set was reduced, too; that needs CAP_SETPCAP. Without it, no_new_privs prevents gaining
+    /// capabilities.
     pub bounding: bool,
 }
 
@@ -325,14 +324,13 @@ impl fmt::Display for Dropped {
     }
 }
 
-/// Becomes `account`, gives up every capability but `keep`, for this thread and those it will
-/// start, and sets no_new_privs, so that nothing executed later can win them back. What is kept is
-/// left in the effective and permitted sets only.
+/// Becomes `account`, drops every capability except `keep`, for this thread and those it will
+/// start, and sets no_new_privs, so that programs executed later cannot regain them. The kept
+/// capabilities are only in the effective and permitted sets.
 ///
 /// # Errors
 ///
-/// When the kernel refuses, or when threads that existed before have more; the thread may then
-/// have given up some of them.
+/// When the kernel refuses, or when older threads have more; the thread may then have dropped some of them.
 pub fn drop_capabilities(
     keep: &[Capability],
     account: Option<&Account>,
@@ -344,7 +342,7 @@ pub fn drop_capabilities(
         .copied()
         .collect();
 
-    // The bounding set goes first: to change it takes CAP_SETPCAP.
+    // The bounding set first, because changing it needs CAP_SETPCAP.
     let has_setpcap = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)
         .map_err(PrivilegesError::Read)?;
     if has_setpcap {
@@ -359,7 +357,7 @@ pub fn drop_capabilities(
     if let Some(account) = account {
         account.switch()?;
     }
-    // Effective before permitted, since the kernel wants it to be a subset at each step.
+    // Effective before permitted, because it must be a subset at each step.
     caps::set(None, CapSet::Effective, &kept).map_err(failed("effective"))?;
     caps::set(None, CapSet::Permitted, &kept).map_err(failed("permitted"))?;
     caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))?;
@@ -391,7 +389,7 @@ fn threads_beyond(mask: u64) -> io::Result<Vec<i32>> {
         else {
             continue;
         };
-        // A thread that is gone by now has nothing left to give up.
+        // Ignore threads that have ended.
         let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
             continue;
         };
@@ -410,8 +408,8 @@ fn status_mask(status: &str, field: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Lifts the limit on locked memory as far as it goes. BPF maps counted against it before
-/// 5.11; later kernels do not care, so a failure is logged and never fatal.
+/// Raises the limit on locked memory as far as possible. BPF maps count against it before 5.11
+/// only, so a failure is logged and not fatal.
 pub fn raise_memlock() {
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let Err(error) = unlimited else { return };
@@ -510,7 +508,7 @@ mod tests {
         assert_eq!(error.to_string(), "there is no user no-such-user");
     }
 
-    /// On a thread of its own, so that the test runner keeps what it has.
+    /// On a separate thread, so that the test runner keeps its capabilities.
     #[test]
     fn dropping_reaches_all_sets_and_new_threads_and_names_older_ones() {
         let before = own("CapPrm");
@@ -539,7 +537,7 @@ mod tests {
             };
             check();
             std::thread::spawn(check).join().unwrap();
-            // What is gone stays gone.
+            // Dropped capabilities cannot be regained.
             let all = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN];
             assert!(drop_capabilities(&all, None).is_err());
             check();

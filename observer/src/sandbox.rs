@@ -1,9 +1,9 @@
-//! What the daemon cannot do once it runs, beside the capabilities that it has dropped
+//! Restrictions of the running daemon in addition to the dropped capabilities
 //! ([`privileges`](crate::privileges)): a seccomp filter for all threads, and Landlock for those that
 //! talk to HTTP clients.
 //!
-//! Landlock cannot hold for the other threads: it forbids ptrace access to processes outside of the
-//! sandbox (`hook_ptrace_access_check`), which reading /proc/PID/fd takes.
+//! Landlock is not used for the other threads: it forbids ptrace access to processes outside of the
+//! sandbox (`hook_ptrace_access_check`), which reading /proc/PID/fd needs.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use seccompiler::{
     SeccompFilter, SeccompRule, sock_filter,
 };
 
-/// System calls that a running daemon has no use for, and that fail with EPERM.
+/// System calls that a running daemon does not need, and that fail with EPERM.
 ///
-/// The list names what would start programs, reach other processes or machines, or change the host. A
-/// list of what is allowed would be shorter, but what the C library calls differs between versions,
-/// and much of it is rare: a host on which an allocation, a signal or the end of a thread takes a call
-/// that no test has shown would lose the daemon. Calls that are newer than this list do not exist for
-/// the daemon ([`unknown_calls`]).
+/// The list has calls that start programs, affect other processes or machines, or change the host.
+/// A list of allowed calls would be shorter, but the calls of the C library differ between
+/// versions, and some are rare: on a host where an allocation, a signal or the end of a thread uses
+/// a call that no test has shown, the daemon would fail. Calls that are newer than this list fail
+/// with ENOSYS ([`unknown_calls`]).
 const DENIED: &[libc::c_long] = &[
     // Programs and other processes. Threads are started by the same calls as processes.
     libc::SYS_execve,
@@ -56,7 +56,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_semctl,
     libc::SYS_mq_open,
     libc::SYS_mq_unlink,
-    // Connections, and further listeners. The one that there is was opened before.
+    // Connections, and further listeners. The existing one was opened before.
     libc::SYS_socket,
     libc::SYS_connect,
     libc::SYS_bind,
@@ -161,14 +161,14 @@ pub fn install_seccomp() -> Result<(), seccompiler::Error> {
     let denied = DENIED.iter().chain(DENIED_OLD);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         denied.map(|&call| (call, Vec::new())).collect();
-    // A user of its own can remove the API's socket and little else; root could remove anything.
+    // A dedicated user can remove little besides the API's socket; root could remove any file.
     if !nix::unistd::geteuid().is_root() {
         rules.remove(&libc::SYS_unlinkat);
     }
     rules.insert(libc::SYS_openat, opens_to_change(2)?);
-    // Signal 0 asks whether a process is still there.
+    // Signal 0 tests whether a process exists.
     rules.insert(libc::SYS_kill, vec![unless(1, 0)?]);
-    // abort() is one to the calling thread.
+    // abort() signals the calling thread.
     let own = std::process::id();
     rules.insert(libc::SYS_tgkill, vec![unless(0, own.into())?]);
     rules.insert(libc::SYS_clone, starts_a_process()?);
@@ -185,11 +185,10 @@ pub fn install_seccomp() -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&unknown_calls())
 }
 
-/// A filter that answers ENOSYS to calls that [`DENIED`] takes no account of: those with numbers above
-/// the last of Linux 5.17, which all architectures share, and with them those of the x32 ABI (bit 30).
-/// Also to clone3(), because a filter cannot read its flags; C libraries then call clone().
-///
-/// By hand, because seccompiler compares arguments and not numbers of calls.
+/// A filter that returns ENOSYS for calls newer than [`DENIED`]: those with numbers above the last
+/// of Linux 5.17, which all architectures share, including those of the x32 ABI (bit 30). Also for
+/// clone3(), because a filter cannot read its flags; C libraries then call clone(). Written by
+/// hand, because seccompiler compares arguments and not numbers of calls.
 fn unknown_calls() -> BpfProgram {
     const LAST: libc::c_long = libc::SYS_set_mempolicy_home_node;
     let instruction = |code: u32, jt, jf, k: u32| sock_filter {
@@ -263,13 +262,13 @@ pub enum ConfineError {
     /// Its capabilities stay.
     #[error("cannot drop the capabilities of a thread")]
     Capabilities(#[from] CapsError),
-    /// The kernel has Landlock and refused the rules.
+    /// The kernel supports Landlock but refused the rules.
     #[error("cannot restrict a thread with Landlock")]
     Landlock(#[from] RulesetError),
 }
 
-/// Takes all capabilities from the calling thread, and with Landlock all files that it has not opened
-/// yet and TCP ports (6.7). Returns whether the kernel has Landlock (5.13).
+/// Drops all capabilities of the calling thread, and forbids it with Landlock to open files and TCP
+/// ports (6.7). Returns whether the kernel has Landlock (5.13).
 ///
 /// # Errors
 ///
@@ -277,7 +276,7 @@ pub enum ConfineError {
 pub fn confine_thread() -> Result<bool, ConfineError> {
     caps::clear(None, CapSet::Effective)?;
     caps::clear(None, CapSet::Permitted)?;
-    // What an older kernel does not know is left out.
+    // Rules that an older kernel does not support are omitted.
     let abi = ABI::V5;
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
@@ -296,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// On a thread of its own, which ends with it.
+    /// On a separate thread.
     fn on_a_thread(test: impl FnOnce() + Send + 'static) {
         thread::spawn(test).join().unwrap();
     }
@@ -371,7 +370,7 @@ mod tests {
                 // fchmodat2 of 6.6, which is fchmodat with flags.
                 absent(452);
             }
-            // What the daemon does all the time.
+            // Calls that the daemon needs.
             assert_eq!(fs::read_to_string(&file).unwrap(), "text");
             listener.accept().unwrap();
             thread::spawn(|| ()).join().unwrap();

@@ -1,4 +1,4 @@
-//! The report of `observer check`: what can be observed on this host, and why the rest cannot.
+//! The report of `observer check`: which signals can be observed on this host, and why others cannot.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ mod tests;
 
 pub use gather::{Host, gather};
 
-/// The result of looking for something: where or what it is, or why it is missing.
+/// The result of a check: what was found, or why it is missing.
 pub type Probe = Result<String, String>;
 
 /// The report. JSON keys are the names of the fields, and `exit_code`, `conclusion`.
@@ -137,7 +137,7 @@ impl Report {
             .filter(|(_, r)| *r)
             .map(|(s, _)| *s)
             .collect();
-        // Without BTF or privileges nothing attaches, so the list would add nothing.
+        // Without BTF or privileges no hook attaches, so the list is omitted.
         if fatal.is_empty() && !required.is_empty() {
             fatal.push(format!(
                 "no hook could be attached for {}",
@@ -212,8 +212,8 @@ impl Report {
         harden_json(&serde_json::to_string(&whole).unwrap_or_default())
     }
 
-    /// One line for each signal, a summary, and what is missing; with `verbose` also the host and every
-    /// hook that was tried. With a newline at its end.
+    /// One line for each signal, a summary, and the missing signals and features; with `verbose`
+    /// also the host and every hook that was tried. Ends with a newline.
     #[must_use]
     pub fn to_text(&self, verbose: bool) -> String {
         let mut text = String::new();
@@ -362,13 +362,13 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Text on one line, safe for a terminal: a verifier's log has many lines.
+/// Text as one line, safe for a terminal: a verifier's log has many lines.
 fn one_line(text: &str) -> String {
     sanitize(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// The start of a long reason; `--json` has all of it. A verifier says what is wrong at
-/// the end of its log, so the end is kept too.
+/// The start of a long reason; `--json` has all of it. The verifier's error is at the end of its log, so the end is kept
+/// too.
 fn shorten(text: &str) -> String {
     const HEAD: usize = 60;
     const TAIL: usize = 90;

@@ -1,4 +1,4 @@
-//! `observer package-files`: what packages have beside the binary, made from the binary's own description.
+//! `observer package-files`: files of the packages that are generated from the binary's command line and settings.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use observer_core::config::example;
 
 use super::PackageFilesArgs;
 
-/// Where each shell looks for completions.
+/// Directory and file name of each shell's completions.
 const COMPLETIONS: [(Shell, &str, &str); 3] = [
     (
         Shell::Bash,

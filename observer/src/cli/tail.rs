@@ -16,8 +16,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Updates the total of lost records. Returns whether some were lost since the last call, so that
-    /// the summary is to be printed.
+    /// Updates the total of lost records. Returns whether records were lost since the last call, so
+    /// that the summary should be printed.
     pub fn update_missed(&mut self, total: u64) -> bool {
         self.missed = self.missed.max(total);
         std::mem::replace(&mut self.reported, self.missed) < self.missed

@@ -1,4 +1,4 @@
-//! Logs what happens to findings.
+//! Logs changes of findings.
 
 use std::time::Duration;
 

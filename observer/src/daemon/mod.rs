@@ -164,7 +164,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .bpf_stats
         .then(|| aya::sys::enable_stats(aya::sys::Stats::RunTime))
         .transpose();
-    // The kernel keeps statistics as long as this is held.
+    // The kernel keeps statistics while this descriptor is open.
     let _stats = stats.unwrap_or_else(|error| {
         warn!(%error, "cannot enable run-time statistics of BPF programs");
         None
@@ -311,7 +311,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         stream,
         reasons,
     ));
-    // A job may be blocked by the kernel or by another process; the end does not wait for it.
+    // A job may be blocked by the kernel or by another process; do not wait for it.
     runtime.shutdown_background();
     http.shutdown_background();
     result?;
@@ -462,7 +462,7 @@ async fn serve(
     result
 }
 
-/// The error for a task that ended before the daemon was told to stop.
+/// The error for a task that ended unexpectedly.
 fn ended_early(what: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
         Ok(()) => anyhow::anyhow!("{what} ended"),
@@ -510,7 +510,7 @@ async fn signals(
     }
 }
 
-/// Waits until standard input ends, if it `matters`.
+/// Waits for the end of standard input, if `matters`.
 async fn end_of_stdin(matters: bool) {
     if matters {
         let read = || std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -521,7 +521,7 @@ async fn end_of_stdin(matters: bool) {
     }
 }
 
-/// Reads the settings again. Invalid ones change nothing, and the error says what is wrong with them.
+/// Reloads the settings. Invalid settings change nothing and are returned as an error.
 fn reload(
     args: &RunArgs,
     settings: &watch::Sender<Settings>,

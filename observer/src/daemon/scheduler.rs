@@ -1,5 +1,4 @@
-//! Runs the daemon's recurring jobs, each at its own interval and on a thread of its own while it
-//! works, and measures them.
+//! Runs the daemon's recurring jobs, each at its own interval and on its own thread, and measures them.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,8 +13,7 @@ use observer_core::{
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
-/// Recurring work of the daemon. It may block: the scheduler runs the other jobs meanwhile, and no
-/// signal waits for it.
+/// A recurring job of the daemon. It may block: the other jobs and signal handling continue meanwhile.
 pub trait Job: Send + 'static {
     /// Value of the label `task`.
     fn name(&self) -> &'static str;
@@ -23,7 +21,7 @@ pub trait Job: Send + 'static {
     /// Time from the end of one run to the start of the next.
     fn interval(&self, settings: &Settings) -> Duration;
 
-    /// Whether the first run is due at once; else it is one interval after the start.
+    /// Whether the first run is at the start; else it is one interval later.
     fn runs_at_start(&self) -> bool {
         true
     }
@@ -35,13 +33,13 @@ pub trait Job: Send + 'static {
     ///
     /// # Errors
     ///
-    /// What went wrong; it is counted, logged if it is not what the last run said, and the job runs again after its interval. A job
-    /// that fails withdraws the values that it published before.
+    /// The error is counted, logged if it differs from that of the last run, and the job runs again
+    /// after its interval. A failed job removes the values that it published before.
     fn run(&mut self) -> anyhow::Result<()>;
 }
 
-/// How long a job may go without finishing a run before the daemon counts as stuck: one that
-/// takes long is no reason to be restarted.
+/// Maximum time between finished runs of a job before the daemon counts as stuck. It is long, so
+/// that slow runs do not restart the daemon.
 fn stuck_after(interval: Duration) -> Duration {
     interval * 10 + Duration::from_secs(20)
 }
@@ -68,7 +66,7 @@ impl Scheduler {
         self.jobs.push(Box::new(job));
     }
 
-    /// Runs all jobs until `stop`. A run that is in progress then is left to itself.
+    /// Runs all jobs until `stop`. Does not wait for a run that is in progress then.
     pub async fn run(self, settings: watch::Receiver<Settings>, stop: watch::Receiver<bool>) {
         let Self {
             jobs,
@@ -94,7 +92,7 @@ impl Scheduler {
     }
 }
 
-/// One job and where its runs are noted.
+/// One job and its metrics.
 struct Task {
     name: &'static str,
     job: Arc<Mutex<Box<dyn Job>>>,
@@ -130,7 +128,7 @@ impl Task {
                 Ok(()) = settings.changed() => {
                     interval = self.configure(&mut settings);
                     self.health.beat(self.name, stuck_after(interval));
-                    // The new interval may be shorter than what is left of the old one.
+                    // The new interval may be shorter than the rest of the old one.
                     due = due.min(Instant::now() + interval);
                 }
             }
@@ -145,9 +143,10 @@ impl Task {
         job.interval(&settings)
     }
 
-    /// One run, on a thread that may block. Returns whether the job came to its end, with success or
-    /// with an error: one that panics each time does no work, and /healthz has to say so. `failing` is the error of
-    /// the last run: the log has each once, and not every second.
+    /// One run, on a thread that may block. Returns whether the run finished, with success or with
+    /// an error: a job that panics in every run does no work, and /healthz must report that.
+    /// `failing` is the error of the last run, so that each error is logged once and not every
+    /// second.
     async fn once(&self, failing: &mut Option<String>) -> bool {
         let job = Arc::clone(&self.job);
         let started = Instant::now();
@@ -156,7 +155,7 @@ impl Task {
         let failure = match &result {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("{error:#}")),
-            // Its Display has a number that is another one each time.
+            // Its Display contains a number that differs in each run.
             Err(_) => Some("it panicked; the log has the place".to_owned()),
         };
         self.metrics.finished(self.name, took, failure.is_some());
@@ -227,7 +226,7 @@ mod tests {
         }
     }
 
-    /// Runs `jobs` while `meanwhile` does, and returns what the registry has then.
+    /// Runs `jobs` until `meanwhile` ends, and returns the metrics of the registry.
     fn schedule<T: Send + 'static>(
         tick: Duration,
         jobs: impl IntoIterator<Item = Probe>,
@@ -255,7 +254,7 @@ mod tests {
             running.await.unwrap();
             result
         });
-        // As the daemon does: a run in progress is left to itself.
+        // Like the daemon, does not wait for a run in progress.
         runtime.shutdown_background();
         (result, registry)
     }
@@ -275,7 +274,7 @@ mod tests {
         let good = job("good", true, move || Ok(sender.send(())?));
         let (sender, failures) = mpsc::channel();
         let bad = job("bad", true, move || {
-            // The receiver hangs up when the test has seen enough.
+            // The receiver is dropped at the end of the test.
             let _ = sender.send(());
             anyhow::bail!("as it should")
         });

@@ -1,4 +1,4 @@
-//! What the jobs share.
+//! State shared by the jobs.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::kernel::Attached;
 
-/// What the jobs work on.
+/// The shared state of the jobs.
 #[derive(Clone)]
 pub struct Shared {
     pub live: Arc<Attached>,
@@ -30,15 +30,16 @@ pub struct Shared {
     pub table: Arc<RwLock<Table>>,
     /// The table's processes and names: each tick publishes them, for readers that take no lock.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// The last walk over connections, likewise; the default before the first one and if the last one failed.
+    /// The last walk over connections, for readers that take no lock; the default before the first
+    /// one and if the last one failed.
     pub walk: watch::Sender<Arc<Walk>>,
-    /// What is wrong. Written for about a millisecond each tick.
+    /// The findings. Locked for writing for about a millisecond each tick.
     pub engine: Arc<RwLock<Engine>>,
-    /// Which processes are at both ends of connections that are reset: the reader of the ring adds to it.
+    /// The processes at both ends of reset connections, added by the reader of the ring.
     pub reset_peers: Arc<RwLock<ResetPeers>>,
-    /// What kinds of descriptors those processes have that may run out of them.
+    /// The kinds of descriptors of processes that may run out of them.
     pub fd_kinds: watch::Sender<Arc<HashMap<ProcessKey, Arc<FdKinds>>>>,
-    /// Counters of the network namespaces with sockets in which a process is.
+    /// Counters of network namespaces with sockets and processes.
     pub namespaces: watch::Sender<Arc<Vec<NamespaceCounters>>>,
 }
 
@@ -52,7 +53,7 @@ impl Shared {
     }
 }
 
-/// How descriptors are counted under `settings`.
+/// Settings of the counting of descriptors.
 pub fn scan_limits(settings: &Settings) -> ScanLimits {
     ScanLimits {
         batch: settings.fd_batch as usize,
@@ -60,13 +61,13 @@ pub fn scan_limits(settings: &Settings) -> ScanLimits {
     }
 }
 
-/// Work that takes no more than a small part of a CPU: a pause follows it.
+/// Limits work to a small part of a CPU by a pause after each run.
 pub struct Paced {
     next: Instant,
 }
 
 impl Paced {
-    /// It may be done at once.
+    /// The first run is due at once.
     pub fn new() -> Self {
         Self {
             next: Instant::now(),
@@ -78,13 +79,13 @@ impl Paced {
         Instant::now() >= self.next
     }
 
-    /// The next time is not before `pause` has passed.
+    /// Sets the next run to after `pause`.
     pub fn pause(&mut self, pause: Duration) {
         self.next = Instant::now() + pause;
     }
 }
 
-/// What `work` returns, and the CPU time that it took of this thread, which does not include waiting.
+/// The result of `work`, and its CPU time on this thread, which does not include waiting.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let cpu_time =
         || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);

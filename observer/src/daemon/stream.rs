@@ -1,5 +1,5 @@
-//! Drains the ring: logs failures if the setting `log-events` is on, and gives RSTs to the detectors while they
-//! want them.
+//! Reads the ring: logs failures if the setting `log-events` is on, and passes RSTs to the detectors while they request
+//! them.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::{daemon::shared::Shared, kernel::Stream};
 /// half full.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Kinds of records that detectors want.
+/// Kinds of records for the detectors.
 const RESETS: u32 = 1 << RECORD_RESET_SENT | 1 << RECORD_RESET_RECEIVED;
 
-/// Drains until `stop`.
+/// Reads until `stop`.
 pub async fn read(
     stream: Stream,
     reasons: ResetReasons,
@@ -81,7 +81,7 @@ pub async fn read(
         } else {
             stream.get_mut().drain(&mut each)
         };
-        // All at once: the detectors read it, and there may be thousands a second.
+        // In one batch, because there may be thousands per second and the detectors read it.
         if !resets.is_empty() {
             write(&shared.reset_peers).add(&resets);
         }

@@ -116,7 +116,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
                 if walks {
                     take_in(&live);
                 }
-                // Or their map fills, and what is new in TIME_WAIT has no owner.
+                // Otherwise their map fills, and new sockets in TIME_WAIT have no owner.
                 if let Err(error) = live.find_ended_time_waits() {
                     warn!("{error:#}");
                 }
@@ -139,7 +139,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Finds the owners of sockets that are older than this program or changed hands.
+/// Finds the owners of sockets that are older than this program or that were passed to another process.
 fn take_in(live: &Attached) {
     if let Err(error) = live.resync() {
         warn!(

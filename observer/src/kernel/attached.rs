@@ -1,4 +1,4 @@
-//! The attached programs and their maps, as the rest of the daemon sees them.
+//! The interface to the attached programs and their maps.
 
 use std::{
     collections::BTreeMap,
@@ -93,7 +93,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Takes the maps out of what was loaded.
+    /// Takes the maps out of the loaded object.
     ///
     /// # Errors
     ///
@@ -164,22 +164,22 @@ impl Attached {
     }
 
     /// Reads the statistics of the programs, and attaches the backup programs once the kernel has
-    /// skipped a run of a program that has one. They cost something, so not before.
+    /// skipped a run of a program that has one. Not before, because they have a cost.
     pub fn make_up_for_missed_runs(&self) {
         self.programs.read();
         if self.backups_attached.load(Ordering::Relaxed) {
             return;
         }
         if backup::is_needed(&self.programs.missed()) {
-            // Once: what cannot be attached now cannot be attached later.
+            // Only once: a program that cannot be attached now cannot be attached later.
             self.backups_attached.store(true, Ordering::Relaxed);
             backup::attach(&mut lock(&self.ebpf));
         }
     }
 
-    /// Takes in sockets older than the daemon and finds those that changed hands. Every
-    /// [`SWEEP_EVERY`]th time, removes entries of sockets that ended more than ten minutes ago without
-    /// the kernel programs noticing, and that no process was found to hold.
+    /// Finds sockets older than the daemon and changes of owners. Every [`SWEEP_EVERY`]th time,
+    /// removes entries of sockets whose end more than ten minutes ago no program saw, and that no
+    /// process has open.
     ///
     /// # Errors
     ///
@@ -203,14 +203,14 @@ impl Attached {
         Ok(resynced)
     }
 
-    /// Has the kernel programs write these kinds of record, of those that
-    /// [`LoadOptions::record_mask`] allows; one bit per `RECORD_` number. A record that nobody
-    /// reads costs as much as all counters.
+    /// Sets the kinds of record that the kernel programs write, among those that
+    /// [`LoadOptions::record_mask`] allows; one bit per `RECORD_` number. Writing a record costs as
+    /// much as all counters.
     pub fn set_records(&self, mask: u32) {
         self.stats.set_records(mask);
     }
 
-    /// Passes on what the kernel programs logged since the last call.
+    /// Forwards log messages of the kernel programs since the last call.
     pub fn flush_log(&self) {
         if let Some(log) = &mut *lock(&self.log) {
             log.flush();
@@ -240,8 +240,8 @@ impl Attached {
     }
 
     /// Shows every connection and every socket in TIME_WAIT to `visit`, and returns the ports of the network
-    /// namespaces that have any in use. Finds the sockets that left TIME_WAIT, where no program sees that.
-    /// `None` where this kernel has no way to read them.
+    /// namespaces that have any in use. Finds the sockets that left TIME_WAIT, if no hook counts that.
+    /// `None` if this kernel does not support the walk.
     ///
     /// # Errors
     ///
@@ -261,7 +261,7 @@ impl Attached {
         values.collect()
     }
 
-    /// Counts the sockets that left TIME_WAIT since the last time, where no program sees that.
+    /// Counts the sockets that left TIME_WAIT since the last call, if no hook counts that.
     ///
     /// # Errors
     ///
@@ -278,7 +278,7 @@ impl Attached {
         lock(&self.udp_processes).clone()
     }
 
-    /// TLS handshakes: the files that are probed, and what is in progress. `None` where they are not observed.
+    /// TLS handshakes: the probed files, and handshakes in progress. `None` if they are not observed.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
@@ -297,8 +297,8 @@ impl Attached {
         }
     }
 
-    /// Sources of segments for closed ports within the last minute. None where no program sees RSTs
-    /// without a socket, which the verdicts of `reset_sent_no_socket` say.
+    /// Sources of segments for closed ports within the last minute. Empty if no program sees RSTs
+    /// without a socket, which the verdicts of `reset_sent_no_socket` show.
     ///
     /// # Errors
     ///
@@ -432,8 +432,8 @@ impl KernelControl for Attached {
     }
 }
 
-/// Counts the runs that the kernel skipped as lost events, where each run is one and nothing makes up
-/// for it. `missed` has the skipped runs of each program.
+/// Counts skipped runs as lost events, for programs of which each run is one event and that have no
+/// backup. `missed` has the skipped runs of each program.
 fn count_skipped(stats: &mut CpuStats, missed: &[(&'static str, u64)]) {
     for (program, runs) in missed {
         let signal = LOST_WHEN_SKIPPED.iter().find(|(name, _)| name == program);

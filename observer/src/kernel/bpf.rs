@@ -1,4 +1,4 @@
-//! bpf(2), for what aya has no call for.
+//! bpf(2), for commands that aya does not support.
 
 use std::{
     io,

@@ -1,5 +1,6 @@
-//! Everything that touches the kernel: what it is (`facts`), what could be attached (`hooks`),
-//! loading and attaching (`loader`), programs on functions of user space (`uprobes`), and the maps of the attached programs (`maps`, `attached`).
+//! All kernel access: properties of the running kernel (`facts`), declarations of all programs (`hooks`),
+//! loading and attaching (`loader`), programs on functions of user space (`uprobes`), and the maps of the
+//! attached programs (`maps`, `attached`).
 
 mod attached;
 mod bpf;

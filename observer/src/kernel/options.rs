@@ -1,4 +1,4 @@
-//! What the daemon's settings say about the kernel side.
+//! The daemon's settings for the kernel side.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,4 @@
-//! What the kernel says of each attached program in /proc/self/fdinfo
-//! (`bpf_prog_show_fdinfo`).
+//! Statistics of each attached program from /proc/self/fdinfo (`bpf_prog_show_fdinfo`).
 
 use std::{
     fs,
@@ -20,7 +19,7 @@ pub struct ProgramStats {
 }
 
 impl ProgramStats {
-    /// For those of the programs `names` that are loaded.
+    /// For the loaded programs among `names`.
     pub fn new(ebpf: &Ebpf, names: impl Iterator<Item = &'static str>) -> Self {
         let fd = |name| {
             let fd = ebpf.program(name)?.fd().ok()?;

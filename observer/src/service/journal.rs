@@ -30,9 +30,9 @@ pub fn is_stderr() -> bool {
     described.is_some_and(|described| is_stream(&described, io::stderr()))
 }
 
-/// Whether `fd` is the stream that systemd describes in JOURNAL_STREAM as
-/// `device:inode`. The variable alone proves nothing, since it is inherited by children
-/// whose standard error goes elsewhere (systemd.exec(5)).
+/// Whether `fd` is the stream that systemd describes in JOURNAL_STREAM as `device:inode`. The
+/// variable alone is not sufficient: children inherit it even if their standard error is another
+/// file (systemd.exec(5)).
 fn is_stream(described: &OsStr, fd: impl AsFd) -> bool {
     let parse = || {
         let (device, inode) = described.to_str()?.split_once(':')?;
@@ -68,7 +68,7 @@ impl Journal {
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // There is no other log to say it in.
+        // There is no other log for this error.
         let _ = self.0.send(&entry(event));
     }
 }
@@ -99,7 +99,7 @@ fn entry(event: &Event<'_>) -> Vec<u8> {
     entry
 }
 
-/// Adds a field. One of several lines has its length in front.
+/// Adds a field. A value with several lines is preceded by its length.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     entry.extend(name.bytes());
     if value.contains('\n') {
@@ -146,9 +146,9 @@ impl Visit for Text {
         let value = format!("{value:?}");
         match field.name() {
             "message" => self.message = value,
-            // The place in the source of a message of the crate log.
+            // Source location of messages of the crate `log`.
             name if name.starts_with("log.") => {}
-            // The numbers of a finding, which its sentence has already.
+            // The evidence of a finding, which is already in its sentence.
             "fields" if self.is_finding => {
                 self.fields = serde_json::from_str(&value).unwrap_or_default();
             }

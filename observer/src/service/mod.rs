@@ -1,4 +1,4 @@
-//! What the daemon tells systemd: its state ([`notify`]) and its log as entries of the journal
+//! Messages to systemd: the daemon's state ([`notify`]) and its log as entries of the journal
 //! ([`journal`]).
 
 pub mod journal;
@@ -10,17 +10,17 @@ pub use status::State;
 
 use std::time::Duration;
 
-/// How often the status is renewed at least.
+/// Maximum interval between updates of the status.
 const RENEWED: Duration = Duration::from_secs(5);
 
-/// Keeps the watchdog and the status of the unit up to date, for as long as it is polled. The watchdog
-/// hears nothing while a job is stuck, so that systemd restarts the daemon.
+/// Notifies the watchdog and updates the status of the unit while it is polled. It does not notify
+/// the watchdog while a job is stuck, so that systemd restarts the daemon.
 pub async fn report(notifier: &Notifier, state: impl Fn() -> State) {
     if !notifier.is_heard() {
         return std::future::pending().await;
     }
     let watchdog = notifier.watchdog();
-    // systemd wants to hear from it twice in the time; one message may be late.
+    // Twice per watchdog interval, because one message may be late.
     let pause = watchdog.map_or(RENEWED, |time| RENEWED.min(time / 4));
     let mut last = String::new();
     loop {

@@ -26,7 +26,7 @@ use crate::kernel::monotonic_ns;
 /// How long a message may wait for systemd to read earlier ones.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tells the service manager what the daemon is doing. Without a service manager, it does nothing.
+/// Notifies the service manager. Does nothing without a service manager.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
@@ -61,7 +61,7 @@ impl Notifier {
         self.socket.is_some()
     }
 
-    /// The time after which systemd restarts the daemon if it does not hear from it, if so configured
+    /// The time without a notification after which systemd restarts the daemon, if configured
     /// (`WatchdogSec=`).
     #[must_use]
     pub fn watchdog(&self) -> Option<Duration> {
@@ -100,8 +100,7 @@ impl Notifier {
         self.send("WATCHDOG=1");
     }
 
-    /// The line that `systemctl status` shows. A message has an assignment on each line, so that control
-    /// characters are left out.
+    /// The line that `systemctl status` shows. A message has an assignment per line, so control characters are removed.
     pub(super) fn status(&self, text: &str) {
         let line = text.replace(char::is_control, " ");
         self.send(&format!("STATUS={line}"));
@@ -173,7 +172,7 @@ mod tests {
             notifier.ready();
             notifier.alive();
             notifier.reloading();
-            // What a program can be called must not become an assignment.
+            // The name of a program must not become an assignment.
             notifier.status("a\nMAINPID=1");
             notifier.stopping();
         })

@@ -4,19 +4,19 @@ use std::{fmt, time::Duration};
 
 use observer_core::detect::{Finding, Severity, headline};
 
-/// Characters of the worst finding, beyond which it is cut: systemd reads 4,096 bytes of a message.
+/// Maximum length of the worst finding in characters: systemd reads 4,096 bytes of a message.
 const CHARACTERS: usize = 300;
 
-/// What an operator should know of the daemon at a glance.
+/// The state of the daemon for an operator.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// A job that has not finished a run for too long, and for how long.
+    /// A job that has not finished a run for too long, and the duration.
     pub stuck: Option<(&'static str, Duration)>,
-    /// What is wrong with connections, the worst first.
+    /// Findings, the worst first.
     pub findings: Vec<Finding>,
     /// Signals without an attached hook.
     pub not_observed: Vec<&'static str>,
-    /// Why the settings could not be read again, since the last time that they could.
+    /// Why the last reload failed; `None` if it succeeded.
     pub not_reloaded: Option<String>,
 }
 

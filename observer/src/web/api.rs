@@ -1,20 +1,20 @@
-//! `/api/v1`: what the last tick and the detectors found, as JSON. Reads neither maps nor files and takes no
+//! `/api/v1`: the state at the last tick and the findings as JSON. Reads neither maps nor files and takes no
 //! lock but the detectors', which is held for about a millisecond, so it answers while a scrape runs or a
 //! job is stuck.
 
 use observer_core::{clock::Clock, detect::CHANGES, export::Exporter, table::Snapshot};
 
-/// How many processes and names, or changes, are in an answer unless asked otherwise.
+/// Default number of processes and names, or changes, in a response.
 const DEFAULT_LIMIT: usize = 100;
-/// The most that may be asked for. A process or name has a kilobyte or two, and never more than its
-/// listening addresses and destinations, of which there is a maximum, make it. A change has three kilobytes.
+/// Maximum of `limit`. A process or name takes one or two kilobytes, and is bounded by the maximum
+/// of listening addresses and destinations. A change takes three kilobytes.
 const MAX_LIMIT: usize = CHANGES;
 
-/// The processes and names with the most sockets, as JSON; `limit=N` says how many of each.
+/// The processes and names with the most sockets, as JSON; `limit=N` is the number of each.
 ///
 /// # Errors
 ///
-/// What is wrong with the query.
+/// An invalid query.
 pub(super) fn processes(
     exporter: &Exporter,
     snapshot: &Snapshot,
@@ -24,11 +24,11 @@ pub(super) fn processes(
     serde_json::to_string(&processes).map_err(|error| error.to_string())
 }
 
-/// What is wrong now and the last changes, as JSON; `limit=N` says how many changes.
+/// Current findings and the last changes, as JSON; `limit=N` is the number of changes.
 ///
 /// # Errors
 ///
-/// What is wrong with the query.
+/// An invalid query.
 pub(super) fn anomalies(exporter: &Exporter, query: Option<&str>) -> Result<String, String> {
     let anomalies = exporter.anomalies(limit(query)?, Clock::now());
     serde_json::to_string(&anomalies).map_err(|error| error.to_string())

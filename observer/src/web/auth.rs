@@ -10,12 +10,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::Mutex;
 
-/// Those who may ask. A password is compared by bcrypt, which takes a tenth of a second of CPU time and
-/// more, so only one is at a time, and the last one of each user that was right is remembered.
+/// The users. A password is checked with bcrypt, which takes a tenth of a second of CPU time or
+/// more, so only one check runs at a time, and the last correct password of each user is cached.
 #[derive(Default)]
 pub(super) struct Users {
     users: BTreeMap<String, Arc<User>>,
-    /// Compared with the password of a user who does not exist, so that this takes as long.
+    /// Checked for a user that does not exist, so that this takes the same time.
     nobody: Option<Arc<User>>,
     turn: Arc<Mutex<()>>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Users {
 struct User {
     hash: String,
     key: hmac::Key,
-    /// Of the last password that was right, by `key`.
+    /// Keyed hash of the last correct password.
     right: OnceLock<hmac::Tag>,
 }
 
@@ -102,8 +102,8 @@ impl Users {
         if user.remembers(&password) {
             return true;
         }
-        // Held until the comparison ends, even if the client disconnects: otherwise clients that ask and
-        // go away could pile up comparisons.
+        // Held until the check ends, even if the client disconnects: otherwise clients that
+        // disconnect could cause any number of concurrent checks.
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let compare = move || {
             let _turn = turn;

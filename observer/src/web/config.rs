@@ -45,7 +45,7 @@ pub enum WebConfigError {
         /// What is wrong, with the key or the place.
         message: String,
     },
-    /// It would give away what was protected: an editor may just have emptied it.
+    /// It would remove protection: an editor may just have emptied the file.
     #[error("{0} has no {1} any more; turning that off takes a restart")]
     Weaker(PathBuf, &'static str),
 }
@@ -68,7 +68,7 @@ struct Http {
     headers: Option<BTreeMap<String, String>>,
 }
 
-/// What the file says. Without a file, there is neither TLS nor a password.
+/// The configuration. Without a file, there is neither TLS nor a password.
 #[derive(Default)]
 pub struct WebConfig {
     pub(super) tls: Option<Arc<ServerConfig>>,
@@ -92,7 +92,7 @@ impl WebConfig {
 /// The file, whose changes take effect without a restart.
 pub struct WebConfigFile {
     path: PathBuf,
-    /// Of the file and those it names, as they are in use.
+    /// Contents of the file and of those it names, as they are in use.
     digest: Digest,
     current: watch::Sender<Arc<WebConfig>>,
 }
@@ -112,7 +112,7 @@ impl WebConfigFile {
         })
     }
 
-    /// What it says, now and after each change.
+    /// The current configuration, which changes with the file.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<WebConfig>> {
         self.current.subscribe()
@@ -122,8 +122,8 @@ impl WebConfigFile {
     ///
     /// # Errors
     ///
-    /// As for [`open`](Self::open), and when there was TLS, a password or a demand for certificates and now is
-    /// none. What was in use stays.
+    /// As for [`open`](Self::open), and when TLS, passwords or required certificates were removed.
+    /// The previous configuration stays in use.
     pub fn refresh(&mut self) -> Result<bool, WebConfigError> {
         let (new, digest) = load(&self.path)?;
         if digest.as_ref() == self.digest.as_ref() {
@@ -148,7 +148,7 @@ impl WebConfigFile {
         self.digest = digest;
         let mut new = new;
         if new.users.are_those_of(&old.users) {
-            // With the passwords that they remember.
+            // With the cached passwords.
             new.users = Arc::clone(&old.users);
         }
         self.current.send_replace(Arc::new(new));

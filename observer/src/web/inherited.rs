@@ -12,13 +12,13 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
-/// The sockets are not those that the daemon serves on.
+/// Errors of sockets passed by systemd.
 #[derive(Debug, Error)]
 pub enum InheritedError {
     /// The environment is wrong, or a descriptor is no socket.
     #[error("cannot use the sockets that systemd passes (LISTEN_FDS)")]
     Io(#[from] io::Error),
-    /// It does not listen, is of another kind, or is the second of its kind.
+    /// The socket does not listen, has an unsupported type, or is the second of its type.
     #[error(
         "descriptor {0} that systemd passes (LISTEN_FDS) cannot be used: only one TCP and one \
          Unix socket are allowed, both ListenStream="
@@ -36,11 +36,11 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes them. They are told apart by what they are, not by FileDescriptorName=. Call it once.
+    /// Takes the sockets. They are distinguished by their address family, not by FileDescriptorName=. Call it once.
     ///
     /// # Errors
     ///
-    /// When there are others than the daemon serves on.
+    /// When a socket cannot be used.
     pub fn take() -> Result<Self, InheritedError> {
         let mut inherited = Self::default();
         for fd in sd_notify::listen_fds()? {

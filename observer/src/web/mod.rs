@@ -1,4 +1,4 @@
-//! The HTTP server: /metrics, /healthz, /readyz, /api/v1, and a page for a first look.
+//! The HTTP server: /metrics, /healthz, /readyz, /api/v1, and an overview page.
 
 mod api;
 mod auth;

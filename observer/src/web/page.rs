@@ -1,4 +1,4 @@
-//! The page at `/`, which shows whether the observer works.
+//! The overview page at `/`.
 
 use std::fmt::Write as _;
 
@@ -101,7 +101,7 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
     page
 }
 
-/// Its line, and what may be said about its causes.
+/// Summary line, and hints about the causes.
 fn write_finding(page: &mut String, finding: &Finding) {
     let (class, severity) = match finding.severity {
         Severity::Warning => ("", "warning"),

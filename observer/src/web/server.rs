@@ -1,12 +1,12 @@
 //! The HTTP server: HTTP/1.1, over TLS if the web configuration file says so.
 //!
-//! Clients can take away neither memory nor health checks:
+//! Clients can neither exhaust memory nor block health checks:
 //!
-//! * At most [`App::max_requests`] responses are made of the table at the same time, and one exposition
-//!   serves all that asked before it was begun. Further clients get status 503.
-//! * Each connection is a task. When there are [`CONNECTIONS`], a new one replaces the oldest on which
-//!   no scrape is under way.
-//! * A handshake of TLS, and the head of a request, have to end within [`HEAD_TIMEOUT`]. A client that stops reading its
+//! * At most [`App::max_requests`] responses from the table are made at the same time, and all
+//!   clients that requested an exposition before it was started share it. Further clients get
+//!   status 503.
+//! * Each connection is a task. When there are [`CONNECTIONS`], a new one replaces the oldest without a running scrape.
+//! * A TLS handshake, and the head of a request, must complete within [`HEAD_TIMEOUT`]. A client that stops reading its
 //!   response is disconnected after [`SEND_TIMEOUT`], one that reads slowly after [`LIFETIME`] and
 //!   [`SHUTDOWN_TIMEOUT`].
 
@@ -71,8 +71,8 @@ use super::{api, config::WebConfig, page};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may go without reading while data waits for it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size of the send buffer of a connection in bytes. By default, on loopback, one that nobody reads
-/// takes 2.5 MB of kernel memory.
+/// Size of the send buffer of a connection in bytes. By default, on loopback, the buffer of a
+/// client that does not read takes 2.5 MB of kernel memory.
 const SEND_BUFFER: usize = 128 * 1024;
 /// After this time, a connection is shut down gracefully.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -80,14 +80,14 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of connections.
 const CONNECTIONS: usize = 128;
-// A new connection always finds one that it can replace.
+// So a new connection can always replace one.
 const _: () = assert!((MaxRequests::MAX as usize) < CONNECTIONS);
-/// For clients above [`App::max_requests`], in seconds: most scrapes take less than one.
+/// Retry-After for clients above [`App::max_requests`], in seconds: most scrapes take less than one.
 const RETRY_AFTER: &str = "1";
 /// Maximum size of the head of a request in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
 
-/// Minimum size of a response that is compressed, in bytes. A smaller one fits into a packet.
+/// Minimum size of a response that is compressed, in bytes. A smaller one fits into one packet.
 const COMPRESSED_FROM: u64 = 1024;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -117,7 +117,7 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What the server serves.
+/// The data that the server exports.
 pub struct App {
     /// The daemon's own metrics.
     pub exporter: Exporter,
@@ -131,8 +131,7 @@ pub struct App {
     pub max_requests: u32,
     /// TLS and passwords, for TCP.
     pub web: watch::Receiver<Arc<WebConfig>>,
-    /// Where the table and maps are read: the threads that serve clients may not (before 5.19, reading
-    /// a map takes CAP_BPF).
+    /// Runtime that reads the table and maps: the server's threads may not (before 5.19, reading a map needs CAP_BPF).
     pub reader: Handle,
 }
 
@@ -146,11 +145,11 @@ struct Shared {
     app: App,
     /// [`App::max_requests`] of them.
     permits: Arc<Semaphore>,
-    /// Locked while the table is read: a second reader would block a thread, waiting for the table.
+    /// Locked while the table is read, because a second reader would block a thread.
     latest: Arc<Mutex<Latest>>,
 }
 
-/// The exposition rendered last, as long as it is being sent to somebody.
+/// The last rendered exposition, while it is being sent.
 #[derive(Default)]
 struct Latest {
     begun: Option<Instant>,
@@ -163,7 +162,7 @@ struct Open {
     scraping: Arc<AtomicBool>,
 }
 
-/// The server, which is listening already.
+/// The listening server.
 pub struct Server {
     listener: TcpListener,
     socket: Option<UnixListener>,
@@ -375,7 +374,7 @@ fn router(app: App) -> Router {
         .with_state(shared)
 }
 
-/// Lets requests in that have the password, if there is one, and adds the headers of the file.
+/// Checks the password, if there is one, and adds the headers of the file.
 async fn guard(
     State(config): State<watch::Receiver<Arc<WebConfig>>>,
     request: Request,
@@ -394,7 +393,7 @@ async fn guard(
     response
 }
 
-/// Lets [`App::max_requests`] requests in, each until its response was sent.
+/// Admits [`App::max_requests`] requests, each until its response was sent.
 async fn limit(
     State(shared): State<Arc<Shared>>,
     Extension(scraping): Extension<Arc<AtomicBool>>,
@@ -435,7 +434,7 @@ impl Drop for Turn {
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let asked = Instant::now();
     let exposition = blocking(&shared, move |app, latest| {
-        // Those who asked before it was begun share it.
+        // Requests received before it was started share it.
         if latest.begun.is_some_and(|begun| begun >= asked)
             && let Some(exposition) = latest.exposition.upgrade()
         {
@@ -542,7 +541,7 @@ fn json(answer: Result<String, String>) -> Response {
 
 /// Runs `work`, which takes locks and reads files, on a thread for blocking work, one at a time. `work`
 /// holds the lock until it ends, even if this future is dropped because the client disconnected:
-/// clients that time out and retry must not pile up work.
+/// clients that time out and retry must not cause concurrent work.
 async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&App, &mut Latest) -> Result<T, String> + Send + 'static,
@@ -550,7 +549,7 @@ async fn blocking<T: Send + 'static>(
     let mut latest = Arc::clone(&shared.latest).lock_owned().await;
     let worker = Arc::clone(shared);
     let work = move || work(&worker.app, &mut latest);
-    // The thread is started by one of the reader's, whose privileges it inherits.
+    // The thread is started by a thread of the reader's runtime, whose privileges it inherits.
     let reader = &shared.app.reader;
     let result = reader.spawn(async { tokio::task::spawn_blocking(work).await });
     match result.await {

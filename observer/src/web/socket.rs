@@ -30,10 +30,10 @@ const NONE: &str = "none";
 /// The socket could not be made.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// Somebody listens there.
+    /// Another process listens there.
     # [error("cannot serve the API on {0}: another observer uses it")]
     InUse(PathBuf),
-    /// It would be removed.
+    /// The path is a file that would be removed.
     # [error("cannot serve the API on {0}: the file is not a socket")]
     NotASocket(PathBuf),
     /// The lock of a daemon that ran as another user.
@@ -42,7 +42,7 @@ pub enum SocketError {
          one and remove the file"
     )]
     LockOfAnother(PathBuf),
-    /// The setting `api-group` names nobody.
+    /// The group of the setting `api-group` does not exist.
     #[error("there is no group {0}")]
     NoSuchGroup(String),
     /// Any other error.
@@ -59,7 +59,7 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct ApiSocket {
     listener: UnixListener,
-    /// What goes with the daemon; nothing if systemd made the socket.
+    /// The files of the daemon's own socket; `None` if systemd created the socket.
     own: Option<Own>,
 }
 
@@ -72,7 +72,7 @@ struct Own {
 }
 
 impl Own {
-    /// Makes sure that nobody else serves on `path`, and that nothing is there.
+    /// Ensures that no other daemon uses `path`, and removes a leftover socket.
     fn claim(path: &Path, account: Option<&Account>) -> Result<Self, SocketError> {
         let lock = lock(path, account)?;
         remove_stale(path)?;
@@ -93,14 +93,15 @@ impl ApiSocket {
         }
     }
 
-    /// Listens on the socket of the setting `api-socket`; `None` if it says so, or if it says nothing and the
-    /// default cannot be had. `account` is the user that the daemon will be: it gets the socket, its
-    /// lock, and its directory if that is made here, so that it can remove the socket, and can serve there when it
-    /// is started as that user. Call it before there are threads.
+    /// Listens on the socket of the setting `api-socket`; `None` if the setting is `none`, or if it
+    /// is not given and the default path cannot be used. `account` is the future user of the
+    /// daemon: it gets the socket, its lock, and its directory if that is created here, so that it
+    /// can remove the socket, and a daemon started as that user can use the path. Call it before
+    /// there are threads.
     ///
     /// # Errors
     ///
-    /// When the socket that the setting names cannot be had, or there is no such group.
+    /// When the socket of the setting cannot be created, or the group does not exist.
     pub fn open(
         setting: Option<&Path>,
         group: Option<&str>,
@@ -142,7 +143,7 @@ impl ApiSocket {
         });
         let group = group.transpose()?;
         let own = Own::claim(path, account)?;
-        // Before anybody can connect: 0660. connect() takes permission to write.
+        // Mode 0660 before any client can connect: connect() needs write permission.
         let before = umask(Mode::from_bits_truncate(0o117));
         let bound = UnixListener::bind(path);
         umask(before);
@@ -165,7 +166,7 @@ impl ApiSocket {
 }
 
 impl Drop for ApiSocket {
-    /// Removes the socket. A confined daemon that is still root may not; the next one replaces it.
+    /// Removes the socket. A sandboxed daemon that is still root may not remove it; the next daemon replaces it.
     fn drop(&mut self) {
         let Some(Own { path, _lock }) = &self.own else {
             return;
@@ -195,14 +196,14 @@ fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketEr
     })
 }
 
-/// Takes the lock of the socket, which the kernel releases however a daemon ends. The file stays: who finds it
-/// without its socket could not tell whether another one is about to listen.
+/// Takes the lock of the socket, which the kernel releases however a daemon ends. The lock file
+/// stays: if it were removed, two daemons could lock different files at the same path.
 fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, SocketError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let mut options = fs::OpenOptions::new();
     let options = options.write(true).create(true).mode(0o600);
-    // Whoever owns the directory may put something else there, such as a pipe that would wait for its other end.
+    // The owner of the directory may have put another file there, such as a FIFO, on which open() would block.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = options.custom_flags(flags).open(&name);
     let failed = |source: io::Error| SocketError::Io {
@@ -210,7 +211,7 @@ fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, Socke
         source,
     };
     let file = file.map_err(|error| match error.kind() {
-        // In a directory that cannot be searched, it is not known whether there is one.
+        // In a directory without search permission, the existence of the file is unknown.
         io::ErrorKind::PermissionDenied if fs::symlink_metadata(&name).is_ok() => {
             SocketError::LockOfAnother(path.to_owned())
         }
@@ -218,7 +219,7 @@ fn lock(path: &Path, account: Option<&Account>) -> Result<Flock<fs::File>, Socke
     })?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.nlink() != 1 {
-        // Another name of a file that is somebody else's would change hands.
+        // A hard link to another user's file must not change its owner.
         return Err(SocketError::LockOfAnother(path.to_owned()));
     }
     let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
     version::{TLS12, TLS13},
 };
 
-/// The `client_auth_type` that lets nobody in without a certificate.
+/// The `client_auth_type` that requires client certificates.
 const REQUIRED: &str = "RequireAndVerifyClientCert";
 
 /// The section as it is written. Paths are relative to the directory of the file.
@@ -34,7 +34,7 @@ pub(super) struct Section {
 }
 
 impl Default for Section {
-    /// What exporter-toolkit has, where it says something.
+    /// Keys of exporter-toolkit.
     fn default() -> Self {
         Self {
             cert_file: PathBuf::new(),
@@ -52,7 +52,7 @@ impl Default for Section {
 
 impl Section {
     /// The server's side of TLS; `None` if the section names no files, which turns TLS off. Files are
-    /// relative to `directory`; `read` reads one, and `invalid` makes an error of what is wrong.
+    /// relative to `directory`; `read` reads a file, and `invalid` creates an error from a message.
     pub(super) fn server_config<E>(
         &self,
         directory: &Path,
@@ -149,7 +149,7 @@ impl Section {
         Ok(wanted.map(|it| it.1).collect())
     }
 
-    /// What checks the certificates of clients, if they are to have any.
+    /// The verifier of client certificates, if they are used.
     fn verifier(
         &self,
         authorities: Option<&(String, Vec<u8>)>,
@@ -162,7 +162,7 @@ impl Section {
             "" | "NoClientCert" => return Ok(None),
             "VerifyClientCertIfGiven" => true,
             REQUIRED => false,
-            // The others ask for certificates and believe any.
+            // The other types accept any certificate.
             other => {
                 return Err(format!(
                     "client_auth_type: {other} is not supported, only NoClientCert, \
@@ -195,7 +195,7 @@ fn certificates((name, pem): &(String, Vec<u8>)) -> Result<Vec<CertificateDer<'s
     }
 }
 
-/// Suites of TLS 1.2 that are named, and all of TLS 1.3, of which Go lets none be left out either.
+/// The given suites of TLS 1.2, and all of TLS 1.3, which Go does not allow to restrict either.
 fn cipher_suites(
     names: &[String],
     provider: &CryptoProvider,
@@ -217,7 +217,7 @@ fn cipher_suites(
     Ok(wanted.copied().collect())
 }
 
-/// The name that Go and IANA have for it.
+/// Its name in Go and IANA's registry.
 fn go_name(suite: CipherSuite) -> String {
     suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_")
 }

@@ -1,4 +1,4 @@
-//! Runs the detectors over what the last tick and the other jobs found.
+//! Runs the detectors on the data of the last tick and the other jobs.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Detect {
     shared: Shared,
     classes: CounterClasses,
     gatherer: Gatherer,
-    /// Of the last snapshot: when its tick began.
+    /// Start of the tick of the last snapshot.
     last_ns: u64,
     log_format: LogFormat,
 }
@@ -37,7 +37,7 @@ impl Job for Detect {
         "detect"
     }
 
-    /// A run without a new snapshot does nothing; with one, it should not be late.
+    /// A run without a new snapshot does nothing; a new snapshot should be handled soon.
     fn interval(&self, settings: &Settings) -> Duration {
         settings.tick_interval / 4
     }
@@ -55,7 +55,7 @@ impl Job for Detect {
             return Ok(());
         }
         self.last_ns = snapshot.monotonic_ns;
-        // Without sources, no scan is found; the other detectors go on.
+        // Without sources, no scan is found; the other detectors work.
         let (sources, failed) = match self.shared.live.scan_sources() {
             Ok(sources) => (sources, None),
             Err(error) => (Vec::new(), Some(error)),

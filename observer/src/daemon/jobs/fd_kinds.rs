@@ -1,4 +1,4 @@
-//! Looks at what kinds of descriptors processes have that may run out of them.
+//! Determines the kinds of descriptors of processes that may run out of them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,15 +14,15 @@ use crate::daemon::{
     shared::{Paced, Shared, timed},
 };
 
-/// Interval between two looks at a process.
+/// Interval between two reads of a process.
 const LOOK: Duration = Duration::from_secs(30);
-/// A look is followed by a pause of this many times its CPU time, which is in proportion to the descriptors and to
-/// the sockets of the network namespace: at most 1/1000 of a CPU.
+/// A read is followed by a pause of this many times its CPU time, which is proportional to the
+/// descriptors and to the sockets of the network namespace: at most 1/1000 of a CPU.
 const PAUSE: u32 = 1_000;
-/// The same for the first look at a process: until then, a finding about it does not know the cause.
+/// The same for the first read of a process: until then, the cause of a finding about it is unknown.
 const PAUSE_OF_FIRST: u32 = 50;
 
-/// What is known of a process.
+/// State of a process.
 struct Look {
     at: Instant,
     kinds: Option<Arc<FdKinds>>,
@@ -31,7 +31,7 @@ struct Look {
 pub struct KindsOfFds {
     shared: Shared,
     looks: HashMap<ProcessKey, Look>,
-    /// Of first looks at a process, and of others.
+    /// Pauses of first reads of a process, and of others.
     first: Paced,
     other: Paced,
 }
@@ -47,15 +47,15 @@ impl KindsOfFds {
     }
 }
 
-/// Whether a process has used a third of its limit, below which `fd_leak` is not raised by default: a finding of these
-/// names the kinds.
+/// Whether a process has used a third of its limit, below which `fd_leak` is not raised by default:
+/// a finding about such a process names the kinds.
 fn is_filling(process: &ProcessVitals) -> bool {
     let resources = &process.resources;
     let both = resources.open_fds.zip(resources.max_fds);
     both.is_some_and(|(open, limit)| open >= limit / 3)
 }
 
-/// The process that was looked at the longest ago, or never, if that is long enough.
+/// The process that was read the longest ago, or never, if the interval has passed.
 fn due(
     suspects: &HashSet<ProcessKey>,
     last: impl Fn(&ProcessKey) -> Option<Instant>,

@@ -1,4 +1,4 @@
-//! Reads listening sockets: backlogs, drops, and requests that met a full accept queue.
+//! Reads listening sockets: backlogs, drops, and requests dropped because the accept queue was full.
 
 use std::{
     collections::HashMap,

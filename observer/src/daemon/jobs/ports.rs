@@ -23,7 +23,7 @@ pub struct Ports {
     shared: Shared,
     /// Destinations shown of each process.
     top: usize,
-    /// How long a connection waits until it is stalled.
+    /// Minimum wait of a stalled connection.
     stall_after: Duration,
     /// The longest pause, unless walks take longer than a small fraction of it.
     longest: Duration,
@@ -45,7 +45,7 @@ impl Ports {
         }
     }
 
-    /// Walks once; `None` where this kernel has no way to.
+    /// Walks once; `None` if this kernel does not support it.
     fn walk(&mut self) -> anyhow::Result<Option<(Walk, Sysctls)>> {
         let mut collector = Collector::new(self.stall_after);
         let began = monotonic_ns();

@@ -1,4 +1,4 @@
-//! Compares our numbers with the kernel's own, in every network namespace.
+//! Compares the observer's socket counts with the kernel's, in every network namespace.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -64,7 +64,7 @@ impl Job for Reconcile {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        // Also if the comparison fails, because the map of timewait sockets fills otherwise.
+        // Even if the comparison fails, because otherwise the map of timewait sockets fills.
         self.shared.live.find_ended_time_waits()?;
         let counts = match KernelCounts::read() {
             Ok(counts) => counts,
@@ -89,7 +89,7 @@ impl Reconcile {
         self.shared
             .discover()
             .visit(&*self.shared.live, &*self.shared.facts, &mut |view| {
-                // Processes are in the names' sums.
+                // The sums of names contain the processes.
                 if let Kind::Name { .. } = view.kind {
                     ours += (1..STATES as u8)
                         .filter(|state| !matches!(*state, CLOSE | TIME_WAIT))

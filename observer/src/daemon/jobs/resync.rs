@@ -1,5 +1,5 @@
-//! Walks over the open files of all processes: takes in sockets that are older than the observer
-//! and finds those that changed hands unseen.
+//! Walks over the open files of all processes: finds sockets older than the observer, and changes of owners that no hook
+//! saw.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ impl Resync {
         }
     }
 
-    /// Walks once, and counts what it found.
+    /// Walks once, and counts the sockets found.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Job for Resync {
         settings.resync_interval
     }
 
-    /// The first walk is before there are jobs. It is repeated at once if it failed.
+    /// The first walk is before the jobs start. If it failed, it is repeated at once.
     fn runs_at_start(&self) -> bool {
         !self.walked
     }

@@ -21,7 +21,7 @@ use crate::{
 pub struct Tick {
     shared: Shared,
     has_run: bool,
-    /// Of the last walk over connections: when it was, and [`Snapshot::ended`](observer_core::table::Snapshot).
+    /// Time of the last walk over connections, and [`Snapshot::ended`](observer_core::table::Snapshot).
     walked_at: Duration,
     ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
@@ -71,7 +71,7 @@ impl Job for Tick {
         facts.measure_own();
         live.make_up_for_missed_runs();
         live.flush_log();
-        // Last, so that whoever waits for it sees everything else of this tick, too.
+        // Published last, so that tests that wait for it see all other results of this tick.
         let mut now = read(table).snapshot(began_ns, &**live, &**facts);
         now.walk = Arc::clone(&walk.borrow());
         now.handshakes = read(table).handshakes_of_processes();

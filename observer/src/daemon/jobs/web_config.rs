@@ -10,8 +10,8 @@ use crate::{daemon::scheduler::Job, web::WebConfigFile};
 /// A few small files.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Here and not on the threads of the server, which may open no files: with CAP_DAC_READ_SEARCH, which the
-/// daemon keeps, keys of any owner can be read.
+/// In a job, because the server's threads may open no files, and because with CAP_DAC_READ_SEARCH,
+/// which the daemon keeps, it can read keys of any owner.
 pub struct WebConfig(pub WebConfigFile);
 
 impl Job for WebConfig {

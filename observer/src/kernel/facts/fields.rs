@@ -1,8 +1,8 @@
 //! The fields of kernel structures that the programs read, and their offsets in the running
 //! kernel.
 //!
-//! Each offset is a read-only global of the programs. The verifier sees a constant, so that code
-//! which depends on an absent field is dead code to it.
+//! Each offset is a read-only global of the programs. The verifier sees a constant, so code that
+//! depends on an absent field is dead code.
 
 use observer_core::btf::{KernelBtf, LayoutError};
 
@@ -52,8 +52,8 @@ pub const DROPS: [&str; 5] = [
     DROP_COUNTERS[2].0,
 ];
 
-/// The global that holds where a network namespace keeps its table of connections. From 5.18
-/// to 6.0 it is behind one more pointer, and is not looked for there.
+/// The global that holds where a network namespace keeps its table of connections. From 5.18 to 6.0
+/// it is behind one more pointer, and and is not supported.
 pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 
 /// The globals that hold where a request of io_uring keeps its file and its result, for
@@ -63,9 +63,9 @@ pub const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing can be observed without it.
+    /// The observer does not start without it.
     Required,
-    /// What depends on it is switched off.
+    /// The feature that depends on it is off.
     Optional,
 }
 
@@ -80,7 +80,7 @@ pub struct FieldSpec {
     pub path: &'static str,
     /// Size in bytes that the programs read.
     pub size: u32,
-    /// Whether the daemon can do without.
+    /// Whether it is required.
     pub need: Need,
 }
 
@@ -259,8 +259,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Looks all fields up. The error is that of the first required field that is not
-    /// there or has another size.
+    /// Looks up all fields. The error is that of the first required field that is missing or has another size.
     pub fn resolve(btf: &KernelBtf) -> Result<Self, LayoutError> {
         let mut layout = Self::resolve_from(btf, FIELDS.iter().chain(REGISTERS))?;
         layout.port_range(btf);
@@ -399,7 +398,7 @@ impl Layout {
         self.absent.iter().find(absent).map(|it| it.reason.clone())
     }
 
-    /// What this kernel lacks.
+    /// Fields that this kernel lacks.
     #[must_use]
     pub fn absent(&self) -> &[Absent] {
         &self.absent

@@ -34,7 +34,7 @@ impl Helpers {
                 .is_none_or(|list| list.iter().any(|(name, _)| name == helper))
         };
         Self {
-            // Where the probe fails (too few rights), loading will say why.
+            // If the probe fails (missing privileges), loading will report the reason.
             task_pt_regs: is_helper_supported(
                 ProgramType::TracePoint,
                 BpfHelper::BPF_FUNC_task_pt_regs,

@@ -1,5 +1,5 @@
-//! What the running kernel is: the fields of its structures, the signatures of its functions
-//! and tracepoints, its helpers and where it shows its tracepoints. Nothing is loaded here.
+//! Properties of the running kernel: the fields of its structures, the signatures of its functions
+//! and tracepoints, its helpers and the mount point of tracefs. Nothing is loaded here.
 
 pub mod fields;
 pub mod helpers;
@@ -24,7 +24,7 @@ use self::{
 /// [`KernelBtf::tracepoint_args`] and [`KernelBtf::func_args`] render them.
 pub type Signatures = HashMap<&'static str, Vec<String>>;
 
-/// What is known about the running kernel before anything is loaded.
+/// The properties of the running kernel before anything is loaded.
 #[derive(Debug)]
 pub struct Facts {
     /// Where structures have their fields.
@@ -44,7 +44,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Takes what is needed from the kernel's BTF, and looks for tracefs.
+    /// Reads the properties from the kernel's BTF, and looks for tracefs.
     ///
     /// # Errors
     ///

@@ -1,16 +1,17 @@
-//! Whether the kernel skips programs that are running on the CPU already.
+//! Whether the kernel skips programs that are already running on the CPU.
 
 /// Which runs of `tp_btf` programs the kernel skips (`__bpf_trace_run`; BTF does not show it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skips {
     /// None, before 6.1.
     Nothing,
-    /// Since 6.1, those that interrupt the program on the same CPU. A timer that interrupts it hides
-    /// all transitions of the sockets whose timers are due: twenty delayed ACKs at once, say.
+    /// Since 6.1, those that interrupt the program on the same CPU. A timer interrupt hides all
+    /// transitions of sockets with expired timers, for example twenty delayed ACKs at once.
     Interrupts,
     /// Since 7.0, where programs can be preempted, those of other tasks, too: on 7.3, one transition
-    /// in 25 was skipped in an emulated guest, and a second program helps little, because it can be
-    /// preempted as well. Programs on classic tracepoints still run without preemption.
+    /// in 25 was skipped in an emulated guest, and a backup program on the same hook helps little,
+    /// because it can be preempted as well. Programs on classic tracepoints still run without
+    /// preemption.
     Tasks,
 }
 

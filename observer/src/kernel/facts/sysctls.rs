@@ -1,5 +1,4 @@
-//! Where `struct net` has the sysctls of a network namespace. The programs copy one stretch of it, and
-//! its values are taken out here.
+//! Offsets of the sysctls in `struct net`. The programs copy one range of bytes, from which the values are extracted here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +6,7 @@ use nix::time::{ClockId, clock_getres};
 use observer_common::{NET_SETTINGS, PortSpace};
 use observer_core::btf::KernelBtf;
 
-/// The global that holds where the stretch begins, and the one that holds its length.
+/// The globals with the start of the range and its length.
 pub const START: &str = "NET_SETTINGS_START";
 /// See [`START`].
 pub const LENGTH: &str = "NET_SETTINGS_LENGTH";
@@ -115,7 +114,7 @@ const SYSCTLS: &[(&str, &str, Unit)] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Field {
     name: &'static str,
-    /// From the start of the stretch.
+    /// Offset from the start of the range.
     offset: usize,
     size: usize,
     unit: Unit,
@@ -132,8 +131,7 @@ pub struct SysctlFields {
 }
 
 impl SysctlFields {
-    /// Finds them. One of another size than a byte or an int is left out, as are those that are too far
-    /// from the first one.
+    /// Finds them. Members of another size than a byte or an int are ignored, and so are those too far from the first one.
     #[must_use]
     pub fn find(btf: &KernelBtf) -> Self {
         let found = SYSCTLS.iter().filter_map(|&(name, path, unit)| {
@@ -164,7 +162,7 @@ impl SysctlFields {
         }
     }
 
-    /// Where the stretch begins in `struct net`.
+    /// Start of the range in `struct net`.
     #[must_use]
     pub fn start(&self) -> u64 {
         self.start.into()
@@ -176,7 +174,7 @@ impl SysctlFields {
         self.length.into()
     }
 
-    /// The values of a namespace, by name; empty if the stretch could not be read.
+    /// The values of a namespace, by name; empty if the range could not be read.
     #[must_use]
     pub fn values(&self, space: &PortSpace) -> BTreeMap<&'static str, u64> {
         if space.settings_length != self.length || self.length == 0 {

@@ -23,7 +23,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Detached, because another program may use it by now.
+        // MNT_DETACH, because another program may use it.
         if let Err(error) = umount2(MOUNT_POINT, MntFlags::MNT_DETACH) {
             warn!(%error, "cannot unmount {MOUNT_POINT}");
         }

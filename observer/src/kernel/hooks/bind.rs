@@ -43,7 +43,7 @@ const BIND: FallbackChain = chain(
         variant(
             &[
                 BIND_FEXIT,
-                // Called through a table, so it cannot be inlined; io_uring may be forbidden.
+                // No self-test: it is called through a table, so it cannot be inlined, and io_uring may be forbidden.
                 function("io_bind_fexit", AttachType::Fexit, "io_bind", IO_URING_ARGS)
                     .without_self_test(),
             ],

@@ -22,8 +22,8 @@ pub const FEXIT: ProgramSpec = function(
     &["int", "struct sockaddr *", "int"],
 );
 
-/// The same of io_uring. Called through a table, so it cannot be inlined; io_uring may be forbidden.
-/// Before 6.0 it has another form or is inlined.
+/// The same for io_uring. No self-test: it is called through a table, so it cannot be inlined, and io_uring may be
+/// forbidden. Before 6.0 it has another form or is inlined.
 const IO_URING_FEXIT: ProgramSpec = function(
     "io_connect_fexit",
     AttachType::Fexit,

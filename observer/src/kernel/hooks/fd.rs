@@ -67,7 +67,7 @@ const CHAIN: FallbackChain = chain(
 )
 .globals(globals);
 
-/// What the tracepoints miss.
+/// Calls that the tracepoints miss.
 const SOCKETS_ONLY: &str = "64-bit socket() and accept() calls only, not open() or io_uring";
 
 /// Every chain of the signal.

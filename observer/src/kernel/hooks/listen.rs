@@ -1,5 +1,4 @@
-//! Listening sockets: requests that met a full accept queue, and what is read from the
-//! sockets.
+//! Listening sockets: requests dropped because the accept queue was full, and values read from the sockets.
 
 use observer_common::SIGNAL_LISTEN_OVERFLOW;
 use observer_core::contract::POLLED_LISTEN;
@@ -23,7 +22,7 @@ pub const ITER: ProgramSpec = iter_map_elem(
     &["OFF_SK_DROPS", "OFF_SK_BACKLOG", "OFF_SK_MAX_BACKLOG"],
 );
 
-/// Requests that met a full accept queue.
+/// Requests dropped because the accept queue was full.
 const OVERFLOW: FallbackChain = chain(
     signal_name(SIGNAL_LISTEN_OVERFLOW),
     &[
@@ -78,7 +77,7 @@ const OVERFLOW: FallbackChain = chain(
     ],
 );
 
-/// What is read from listening sockets.
+/// Values read from listening sockets.
 const SOCKETS: FallbackChain = chain(POLLED_LISTEN, &[variant(&[ITER], &[])])
     .map_sizes(map_sizes)
     .globals(globals);
@@ -86,8 +85,8 @@ const SOCKETS: FallbackChain = chain(POLLED_LISTEN, &[variant(&[ITER], &[])])
 /// Every chain of the signals.
 pub const CHAINS: &[FallbackChain] = &[OVERFLOW, SOCKETS];
 
-/// How many listening sockets are followed where `max_connections` sockets are. This includes
-/// those that ended since they were last read.
+/// Maximum number of tracked listening sockets for `max_connections` sockets, including those that
+/// ended since they were last read.
 pub fn max_listeners(max_connections: u32) -> u32 {
     max_connections.min(4096)
 }

@@ -1,4 +1,4 @@
-//! What could be attached: one file per signal, with its fallback chains, the read-only globals
+//! Declarations of the programs: one file per signal, with its fallback chains, the read-only globals
 //! that depend on them and the sizes of its maps. A new signal is a file here and a line in
 //! [`table`].
 

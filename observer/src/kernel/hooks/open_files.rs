@@ -1,4 +1,4 @@
-//! Sockets that are older than the daemon, found among the open files of all processes.
+//! The walk over the open files of all processes, which finds sockets older than the daemon.
 
 use super::spec::{FallbackChain, ProgramSpec, chain, iter_task_file, variant};
 

@@ -22,7 +22,7 @@ const SENT_CLASSIC: ProgramSpec = tracepoint(
     &[("skbaddr", 8), ("skaddr", 16), ("reason", 28)],
 );
 
-/// The tracepoint got its third argument, the reason, when it began to fire without a socket.
+/// In the version that added the third argument, the reason, the tracepoint began to fire without a socket.
 pub const FIRES_WITHOUT_SOCKET: Requirement = Requirement {
     is_met: has_reason,
     otherwise: "before 6.10 it does not fire without a socket",
@@ -38,7 +38,7 @@ const SENT: FallbackChain = chain(
 )
 .globals(globals);
 
-/// The iterator over where those segments come from.
+/// The iterator over the sources of those segments.
 pub const SOURCES_ITER: ProgramSpec = iter_map_elem(
     "sources_iter",
     &["OFF_SKB_HEAD", "OFF_SKB_NETWORK", "OFF_SKB_TRANSPORT"],
@@ -106,8 +106,7 @@ const RECEIVED_CLASSIC: ProgramSpec = tracepoint(
     &[("skaddr", 8)],
 );
 
-/// The signals of programs of which each run is an event and that have no backup program: what the
-/// kernel skips is lost.
+/// The signals of programs of which each run is one event and that have no backup program: skipped runs are lost events.
 pub const LOST_WHEN_SKIPPED: [(&str, u32); 4] = [
     (SENT_PROGRAM.name, SIGNAL_RESET_SENT),
     (SENT_CLASSIC.name, SIGNAL_RESET_SENT),
@@ -127,7 +126,7 @@ const RECEIVED: FallbackChain = chain(
 /// Every chain of the signals.
 pub const CHAINS: &[FallbackChain] = &[SENT, NO_SOCKET, RECEIVED];
 
-/// Whether `tcp_send_reset` says why (since 6.10).
+/// Whether `tcp_send_reset` has a reason (since 6.10).
 fn has_reason(facts: &Facts) -> bool {
     facts.arg_count(SENT_TRACEPOINT) >= 3 && !facts.reset_reasons.is_empty()
 }

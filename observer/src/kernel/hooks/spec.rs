@@ -1,4 +1,4 @@
-//! The types that hooks are described with, and functions that build them in constants.
+//! The types that describe hooks, and const functions that build them.
 
 use observer_common::SIGNAL_NAMES;
 
@@ -13,7 +13,7 @@ pub const SOCK: &str = "struct sock *";
 pub const SKB: &str = "struct sk_buff *";
 pub const DEATH_ROW: &str = "struct inet_timewait_death_row *";
 
-/// What tracepoints on the return of system calls miss.
+/// Remark on calls that tracepoints on the return of system calls miss.
 pub const SYSTEM_CALLS_ONLY: &str = "64-bit system calls only, not io_uring";
 
 /// How a program is attached.
@@ -27,7 +27,7 @@ pub enum Attach {
         /// Leading arguments, as `KernelBtf::tracepoint_args` renders them.
         args: &'static [&'static str],
     },
-    /// To a classic tracepoint, where the kernel meets the requirement.
+    /// To a classic tracepoint, if the requirement is met.
     Tracepoint {
         /// `sock`, `tcp`.
         category: &'static str,
@@ -35,7 +35,7 @@ pub enum Attach {
         event: &'static str,
         /// Fields that the program reads, and their offsets in the event.
         fields: &'static [(&'static str, u64)],
-        /// What makes it the better hook.
+        /// When it is preferable to the typed tracepoint.
         requirement: Requirement,
     },
     /// To a system call's return, `syscalls:sys_exit_CALL`.
@@ -60,22 +60,21 @@ pub enum Attach {
         /// Fields, by their globals, without which it would write zeros.
         needs: &'static [&'static str],
     },
-    /// Not at all: the program of this name is attached for another signal and serves this one,
-    /// too.
+    /// Shared: the program of this name is attached for another signal and also counts this one.
     Shared {
         /// How it is attached.
         attach_type: AttachType,
-        /// What it needs in order to serve the second signal.
+        /// Requirement for the second signal.
         requirement: Option<Requirement>,
     },
 }
 
-/// Something that not every kernel offers.
+/// A requirement that not every kernel meets.
 #[derive(Clone, Copy, Debug)]
 pub struct Requirement {
-    /// Whether the kernel offers it.
+    /// Whether the kernel meets it.
     pub is_met: fn(&Facts) -> bool,
-    /// What `observer check` shows where it is not met. Without full stop.
+    /// Text in `observer check` if it is not met. Without full stop.
     pub otherwise: &'static str,
 }
 
@@ -125,14 +124,14 @@ impl ProgramSpec {
     }
 }
 
-/// One way to observe a signal: programs that are only useful together.
+/// A variant to observe a signal: programs that are only useful together.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
     /// Attached in this order.
     pub programs: &'static [ProgramSpec],
-    /// `SIGNAL_` numbers that are counted this way.
+    /// `SIGNAL_` numbers that the variant counts.
     pub counts: &'static [u32],
-    /// A remark on this way, shown with its verdicts. Empty for none.
+    /// A remark on the variant, shown with its verdicts. Empty for none.
     pub remark: &'static str,
 }
 
@@ -150,17 +149,16 @@ impl Variant {
     }
 }
 
-/// A signal and the ways to observe it, one of which is selected.
+/// A signal and its variants, one of which is selected.
 #[derive(Clone, Copy, Debug)]
 pub struct FallbackChain {
     /// Label value.
     pub signal: &'static str,
-    /// Whether the daemon can do its main job without it.
+    /// Whether the daemon requires the signal.
     pub required: bool,
     /// Best first.
     pub variants: &'static [Variant],
-    /// The read-only globals that the signal's programs, and programs of other signals, need
-    /// to know of this one.
+    /// The read-only globals of the signal's programs, and of other programs, that depend on the selection.
     pub globals: fn(&Selection<'_>) -> Vec<Global>,
     /// Sizes of the signal's maps, where they are not fixed.
     pub map_sizes: fn(&Selection<'_>) -> Vec<MapSize>,
@@ -192,7 +190,7 @@ pub struct Selection<'a> {
     pub facts: &'a Facts,
     /// The daemon's settings.
     pub options: &'a LoadOptions,
-    /// The variant that is selected, `None` where none can be attached.
+    /// The selected variant, `None` if none can be attached.
     pub variant: Option<&'a Variant>,
 }
 
@@ -238,13 +236,12 @@ impl Global {
 /// The name of a map and its number of entries.
 pub type MapSize = (&'static str, u32);
 
-/// How many entries of a map with `entries` one process may have. The rest is for the others.
+/// Maximum number of entries of one process in a map with `entries`. The rest is reserved for others.
 pub const fn share_of_one(entries: u32) -> u32 {
     entries - entries / 8
 }
 
-/// How many entries of a map with `entries` may belong to no process. With [`share_of_one`], it leaves a
-/// sixteenth.
+/// Maximum number of entries without a process in a map with `entries`. With [`share_of_one`], it leaves a sixteenth.
 pub const fn share_of_none(entries: u32) -> u32 {
     entries / 16
 }
@@ -272,7 +269,7 @@ pub const fn tp_btf(
     program(name, tracepoint, Attach::TpBtf { tracepoint, args })
 }
 
-/// Programs on typed tracepoints are skipped when tasks preempt each other in them.
+/// The kernel skips programs on typed tracepoints when tasks preempt each other in them.
 pub const TYPED_IS_SKIPPED: Requirement = Requirement {
     is_met: |facts| facts.skips == Skips::Tasks,
     otherwise: "before 7.0 the kernel does not preempt tp_btf, which costs less",
@@ -321,7 +318,7 @@ pub const fn function(
     program(name, function, attach)
 }
 
-/// A program of another signal that serves this one, too.
+/// A program of another signal that also counts this one.
 pub const fn shared(of: ProgramSpec) -> ProgramSpec {
     let attach = Attach::Shared {
         attach_type: of.attach_type(),
@@ -330,7 +327,7 @@ pub const fn shared(of: ProgramSpec) -> ProgramSpec {
     program(of.name, of.hook, attach)
 }
 
-/// A program of another signal that serves this one, too, if the kernel meets `requirement`.
+/// A program of another signal that also counts this one, if the kernel meets `requirement`.
 pub const fn shared_if(of: ProgramSpec, requirement: Requirement) -> ProgramSpec {
     let attach = Attach::Shared {
         attach_type: of.attach_type(),

@@ -58,12 +58,11 @@ pub struct BackupProgram {
     pub name: &'static str,
     /// The tracepoint.
     pub tracepoint: &'static str,
-    /// Names of the programs whose skipped runs it makes up for.
+    /// Names of the programs for whose skipped runs it is the backup.
     pub of: [&'static str; 2],
 }
 
-/// Every backup program. All are loaded at the start, because loading takes capabilities that
-/// are dropped afterwards.
+/// Every backup program. All are loaded at the start, because loading needs capabilities that are dropped later.
 pub const BACKUP_PROGRAMS: [BackupProgram; 2] = [
     BackupProgram {
         name: "destroy_again_tp_btf",

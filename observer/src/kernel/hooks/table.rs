@@ -1,4 +1,4 @@
-//! The table of signals: what is attached, in this order.
+//! The table of signals, in the order of attachment.
 
 use super::{
     accept, bind, connect, fd, fd_passing, listen, open_files, ports, reset, retransmit, sockopt,
@@ -6,9 +6,8 @@ use super::{
     state, time_wait, udp,
 };
 
-/// The fallback chains of each signal, in the order in which their programs are attached. The
-/// end of a socket is attached before its beginning, so that no entry is made whose end could be
-/// missed.
+/// The fallback chains of each signal, in the order in which their programs are attached. The hook
+/// on the end of a socket is attached before the one on its start, so that no end is missed.
 const SIGNALS: &[&[FallbackChain]] = &[
     state::DESTROY_CHAINS,
     time_wait::CHAINS,
@@ -33,7 +32,7 @@ pub fn chains() -> impl Iterator<Item = &'static FallbackChain> {
     SIGNALS.iter().copied().flatten()
 }
 
-/// Every program of every variant; one that serves several signals comes several times.
+/// Every program of every variant; one that is used by several signals occurs several times.
 pub fn programs() -> impl Iterator<Item = &'static ProgramSpec> {
     chains()
         .flat_map(|chain| chain.variants)

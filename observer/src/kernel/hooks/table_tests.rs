@@ -41,7 +41,7 @@ fn every_signal_that_is_counted_has_a_chain() {
         .flat_map(|chain| chain.variants)
         .flat_map(|variant| variant.counts)
         .collect();
-    // Functions of user space are hooked otherwise (`kernel/uprobes`).
+    // Functions of user space are not in this table (`kernel/uprobes`).
     let uprobes = [SIGNAL_TLS, SIGNAL_QUIC];
     for signal in 0..observer_common::SIGNALS as u32 {
         assert!(
@@ -53,9 +53,9 @@ fn every_signal_that_is_counted_has_a_chain() {
 }
 
 /// A kretprobe can follow a limited number of calls at a time (`rp->maxactive`, `register_kretprobe`:
-/// twice the number of CPUs, at least 10) and misses the others without a trace in any count of
-/// ours. So it may only be attached to functions that do not wait: for an event, for the socket's
-/// lock, or for memory of the caller, with which any user could hold all of them.
+/// twice the number of CPUs, at least 10) and misses the others without counting them. So it may only
+/// be attached to functions that do not block: on an event, on the socket's lock, or on the caller's
+/// memory, with which any user could occupy all instances.
 #[test]
 fn kretprobes_are_on_functions_that_do_not_wait() {
     const DO_NOT_WAIT: [&str; 3] = [

@@ -1,4 +1,4 @@
-//! The beginning and the end of TIME_WAIT.
+//! Start and end of TIME_WAIT.
 
 use observer_common::{SIGNAL_TIME_WAIT, SIGNAL_TIME_WAIT_END, SIGNAL_TIME_WAIT_OVERFLOW};
 

@@ -28,7 +28,7 @@ pub const CHAINS: &[FallbackChain] = &[chain(
 .map_sizes(map_sizes)
 .globals(globals)];
 
-/// How many UDP sockets with drops are followed where `max_connections` TCP sockets are.
+/// Maximum number of UDP sockets with drops for `max_connections` TCP sockets.
 pub fn max_udp_sockets(max_connections: u32) -> u32 {
     max_connections.min(8192)
 }

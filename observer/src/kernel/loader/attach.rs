@@ -14,9 +14,9 @@ use crate::kernel::hooks::{
     table,
 };
 
-/// Loads the programs of `plan` that `wanted` selects and that are not loaded. What the kernel
-/// refuses is taken out of the plan, and what the plan selects instead is loaded, until nothing is
-/// refused.
+/// Loads the programs of `plan` that `wanted` selects and that are not loaded. Removes refused
+/// programs from the plan and loads those that the plan selects instead, until the kernel refuses
+/// none.
 pub fn load_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
@@ -39,8 +39,8 @@ pub fn load_all(
 }
 
 /// Attaches the programs of `plan` that `wanted` selects and that are not `attached`, in order; they
-/// are loaded. What the kernel refuses is taken out of the plan, and what the plan does not use is
-/// unloaded. Returns whether anything was refused.
+/// are loaded. Removes refused programs from the plan, and unloads those that the plan does not use.
+/// Returns whether a program was refused.
 pub fn attach_all(
     ebpf: &mut Ebpf,
     plan: &mut Plan,
@@ -128,7 +128,7 @@ fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
     }
 }
 
-/// Unloads a program, and detaches it before.
+/// Detaches and unloads a program.
 fn unload(ebpf: &mut Ebpf, program: &ProgramSpec) {
     let Some(handle) = ebpf.program_mut(program.name) else {
         return;

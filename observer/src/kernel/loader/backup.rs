@@ -1,4 +1,4 @@
-//! Backup programs: they handle events on which the kernel skipped another program.
+//! Backup programs, which handle events for which the kernel skipped another program.
 
 use aya::{
     Btf, Ebpf,
@@ -24,8 +24,7 @@ pub fn load(ebpf: &mut Ebpf, btf: &Btf) {
     }
 }
 
-/// Attaches the backup programs, which [`load`] has loaded. Whether that worked is logged and
-/// returned.
+/// Attaches the backup programs, which [`load`] has loaded. Logs and returns whether that succeeded.
 pub fn attach(ebpf: &mut Ebpf) -> bool {
     let attached = BACKUP_PROGRAMS
         .iter()
@@ -40,8 +39,8 @@ pub fn attach(ebpf: &mut Ebpf) -> bool {
     attached.is_ok()
 }
 
-/// Whether the kernel skipped a program that has a backup program, when it skipped each of the
-/// programs named in `missed` so many times.
+/// Whether the kernel skipped a program that has a backup program, given the number of skipped runs of each program in
+/// `missed`.
 pub fn is_needed(missed: &[(&'static str, u64)]) -> bool {
     missed.iter().any(|(name, runs)| {
         *runs > 0

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use observer_core::btf::{BtfError, LayoutError};
 
-/// Why nothing could be loaded at all.
+/// Why loading failed.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// No BTF.

@@ -38,7 +38,7 @@ use observer_core::{
     contract::{Status, Verdict},
 };
 
-/// What was found out about the kernel and done with it.
+/// The loaded object, and the result for each program.
 pub struct Loaded {
     /// The object; dropping it detaches everything.
     pub ebpf: Ebpf,
@@ -52,7 +52,7 @@ pub struct Loaded {
     pub uprobes: Option<Uprobes>,
     /// Whether the backup programs are attached.
     pub backups_attached: bool,
-    /// Why there was no self-test, if there was none.
+    /// Why the self-test was skipped, if it was.
     pub untested: Option<String>,
     /// Fields that this kernel lacks.
     pub absent: Vec<Absent>,
@@ -62,7 +62,7 @@ pub struct Loaded {
     pub sysctls: SysctlFields,
 }
 
-/// What the outcome of verifying the programs depends on, beside their code.
+/// Inputs of the verifier besides the programs' code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
     /// The bytes of each read-only global that is set.
@@ -71,7 +71,7 @@ pub struct Inputs {
     pub programs: HashSet<&'static str>,
 }
 
-/// The running kernel, and how to load into it.
+/// The running kernel, into which programs are loaded.
 pub struct Kernel {
     facts: Facts,
     btf: Btf,
@@ -117,12 +117,11 @@ impl Kernel {
         self
     }
 
-    /// Loads and attaches the best that this kernel can take.
+    /// Loads and attaches the best variants that this kernel supports.
     ///
     /// # Errors
     ///
-    /// When the maps cannot be created or a required program cannot be attached. Anything
-    /// else that fails is in the verdicts.
+    /// When the maps cannot be created or a required program cannot be attached. Other failures are in the verdicts.
     pub fn load(&self, options: &LoadOptions) -> Result<Loaded, LoadError> {
         let mut plan = Plan::new(&self.facts, options);
         let mut untested = None;
@@ -167,7 +166,7 @@ impl Kernel {
         }
     }
 
-    /// What is selected where the kernel refuses some programs, given by name.
+    /// The selection if the kernel refuses some programs, given by name.
     fn plan_without(&self, options: &LoadOptions, refused: &HashSet<&str>) -> Plan {
         let mut plan = Plan::new(&self.facts, options);
         for program in table::programs().filter(|it| refused.contains(it.name)) {
@@ -176,7 +175,7 @@ impl Kernel {
         plan
     }
 
-    /// What the kernel, which has refused some programs, verifies the others with.
+    /// The inputs of the verifier for the other programs, if the kernel has refused some.
     ///
     /// # Errors
     ///
@@ -198,8 +197,8 @@ impl Kernel {
         })
     }
 
-    /// Loads those of the selected programs that are `wanted` by name, and attaches none: for tests of what the
-    /// verifier says. `refused` are known to be.
+    /// Loads those of the selected programs that are `wanted` by name, and attaches none: for tests
+    /// of the verifier. `refused` are treated as refused.
     ///
     /// # Errors
     ///
@@ -218,11 +217,11 @@ impl Kernel {
         Ok(plan.verdicts())
     }
 
-    /// Attaches the programs on functions for a moment to see which of them run, and takes those
-    /// that do not out of the plan. Returns why that could not be done, if it could not.
+    /// Attaches the programs on functions temporarily to test whether they run, and removes those
+    /// that do not from the plan. Returns the reason if the test was skipped.
     ///
-    /// What they are told of each other by globals, and the order in which they are attached, do
-    /// not matter here, so one object serves until all run.
+    /// Globals that depend on other programs, and the order of attachment, do not matter here, so
+    /// one object is used until all run.
     fn self_test(
         &self,
         options: &LoadOptions,
@@ -266,12 +265,12 @@ impl Kernel {
         }
     }
 
-    /// Loads and attaches what the plan says. What the kernel refuses is taken out of the plan, and
-    /// what the plan selects instead is tried. If globals or the sizes of maps depend on that, all
-    /// programs are loaded anew: they cannot be changed later.
+    /// Loads and attaches the programs of the plan. Removes refused programs from the plan and
+    /// tries those that the plan selects instead. If globals or the sizes of maps depend on that,
+    /// all programs are loaded again, because these cannot be changed later.
     fn attach_all(&self, options: &LoadOptions, plan: &mut Plan) -> Result<Ebpf, LoadError> {
         // Kernels that refuse one hook on a function often refuse all of them. They are loaded
-        // first, so that little is loaded in vain.
+        // first, so that few programs are loaded in vain.
         let groups = [ProgramSpec::hooks_function, |program: &ProgramSpec| {
             !program.hooks_function()
         }];

@@ -22,10 +22,10 @@ use crate::kernel::{
 /// The compiled kernel programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer.o"));
 
-/// Queues of free numbers, which are full at first.
+/// Queues of free numbers, which are initially full.
 const FREE_QUEUES: [&str; 2] = ["FREE_SLOTS", "FREE_TIME_WAIT_COUNTS"];
 
-/// What depends on the plan and cannot be changed once the object is created.
+/// Values that depend on the plan and cannot be changed once the object is created.
 #[derive(PartialEq, Eq)]
 pub struct Settings {
     globals: Vec<Global>,
