@@ -218,7 +218,7 @@ impl Attached {
     }
 
     /// Every listening socket as it is now, and those that ended since the last call. `None`
-    /// where this kernel has no way to read them.
+    /// if this kernel does not support reading them.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What is known to prevent a program from being attached, before it is tried.
+//! Known reasons why a program cannot be attached, determined before loading.
 
 use std::{fs, io, path::Path};
 
@@ -7,7 +7,7 @@ use crate::kernel::{
     hooks::spec::{Attach, AttachType, ProgramSpec, check_args},
 };
 
-/// Where the kernel offers kprobes to `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
+/// Directory of the PMU of kprobes for `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// Why `program` cannot be attached, if that is known. Without full stop.
@@ -55,7 +55,7 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
     }
 }
 
-/// Why the result of a request of io_uring cannot be read, if that is what the function is given.
+/// Why the result of an io_uring request cannot be read, if the function has one as argument.
 /// Before 6.0 the kernel does not keep it in the request.
 fn unreadable_request(facts: &Facts, args: &[&str]) -> Option<String> {
     let takes_request = args.first() == Some(&"struct io_kiocb *");

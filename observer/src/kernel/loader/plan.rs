@@ -1,4 +1,4 @@
-//! Which variant of each fallback chain is selected, as far as is known.
+//! Selects a variant of each fallback chain, with the known failures of programs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use crate::kernel::{
     options::LoadOptions,
 };
 
-/// Why a program cannot serve.
+/// Why a program cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Not [`Status::Attached`].
@@ -24,19 +24,18 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// Which programs cannot serve, and so which variant of each fallback chain is selected.
+/// The unusable programs, which determine the variant of each fallback chain.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     failures: HashMap<&'static str, Failure>,
-    /// Remarks on programs that serve.
+    /// Remarks on usable programs.
     remarks: HashMap<&'static str, String>,
-    /// Requirements that the kernel does not meet, by what is shown then.
+    /// Requirements that the kernel does not meet, by their message.
     unmet: HashSet<&'static str>,
 }
 
 impl Plan {
-    /// What is known before anything is loaded: what this kernel lacks, and what the settings leave
-    /// out.
+    /// The failures known before loading: missing features of this kernel, and programs disabled by settings.
     #[must_use]
     pub fn new(facts: &Facts, options: &LoadOptions) -> Self {
         let mut plan = Self::default();
@@ -55,14 +54,14 @@ impl Plan {
         plan
     }
 
-    /// Notes that `program` cannot serve. The first reason is kept.
+    /// Records that `program` cannot be used. The first reason is kept.
     pub fn fail(&mut self, program: &'static str, status: Status, detail: String) {
         self.failures
             .entry(program)
             .or_insert(Failure { status, detail });
     }
 
-    /// Notes that the kernel refused `program`.
+    /// Records that the kernel refused `program`.
     pub fn refuse(&mut self, program: &ProgramSpec, detail: String) {
         debug!(program = program.name, detail, "refused");
         self.fail(program.name, Status::Refused, detail);
@@ -87,7 +86,7 @@ impl Plan {
             .all(|program| self.failure(program).is_none())
     }
 
-    /// The variant of `chain` that is selected, if any can serve.
+    /// The selected variant of `chain`, if any can be used.
     #[must_use]
     pub fn variant<'a>(&self, chain: &'a FallbackChain) -> Option<&'a Variant> {
         chain.variants.iter().find(|variant| self.serves(variant))
@@ -99,9 +98,8 @@ impl Plan {
         serving.count() > 1
     }
 
-    /// Removes `program`, which was attached and did not run, from the plan if each fallback chain
-    /// that it serves has another variant. Returns whether that is so; otherwise the program stays,
-    /// with a remark.
+    /// Removes `program`, which was attached and did not run, from the plan if each fallback chain with this program has
+    /// another variant. Returns whether it was removed; otherwise the program stays, with a remark.
     pub fn fall_back(&mut self, program: &ProgramSpec) -> bool {
         const SILENT: &str = "did not fire in the self-test";
         let mut served = table::chains().filter(|chain| {
@@ -195,7 +193,7 @@ impl Plan {
     }
 }
 
-/// Why the settings leave out `program`, if they do.
+/// Why the settings disable `program`, if they do.
 fn forbidden(options: &LoadOptions, program: &ProgramSpec) -> Option<&'static str> {
     match program.attach {
         Attach::SyscallExit { .. } => options.syscall_tracepoints.forbid(),

@@ -1,10 +1,9 @@
 //! The self-test: does every program on a function run? A program can be attached to a function
 //! that the compiler has inlined into its callers, and then never runs.
 //!
-//! A thread enters a network namespace of its own and makes a few connections over loopback
-//! there, so that nothing on the host is touched; the kernel's run-time statistics show which
-//! programs ran. The programs are attached for the self-test only, so that its connections are
-//! not counted.
+//! A thread enters a new network namespace and makes a few connections over loopback in it, so that
+//! the host is not affected; the kernel's run-time statistics show which programs ran. The programs
+//! are attached for the self-test only, so that its connections are not counted.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
@@ -25,7 +24,7 @@ use tracing::info;
 
 use crate::kernel::hooks::spec::ProgramSpec;
 
-/// Timeout of each call. Nothing here takes long, unless a packet is lost.
+/// Timeout of each call. All calls are fast, unless a packet is lost.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes the functions fire that `programs` are attached to, and returns the programs that did not
@@ -33,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 ///
-/// When the self-test could not be made: no CAP_SYS_ADMIN, no network namespaces.
+/// When the self-test could not run: no CAP_SYS_ADMIN, no network namespaces.
 pub fn silent(
     ebpf: &Ebpf,
     programs: &[&'static ProgramSpec],
@@ -41,7 +40,7 @@ pub fn silent(
     if programs.is_empty() {
         return Ok(Vec::new());
     }
-    // The kernel keeps statistics for as long as this is held. Needs CAP_SYS_ADMIN.
+    // The kernel keeps statistics while this descriptor is open. Needs CAP_SYS_ADMIN.
     let _statistics = aya::sys::enable_stats(Stats::RunTime).map_err(io::Error::other)?;
     let ipv6 = thread::Builder::new()
         .name("self-test".to_owned())
@@ -205,7 +204,7 @@ fn pass(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection to a port where nobody listens: an RST in each direction.
+/// A connection to a closed port: an RST in each direction.
 fn refused(address: IpAddr) -> io::Result<()> {
     let closed = stream(address)?;
     closed.bind(&SocketAddr::new(address, 0).into())?;

@@ -53,8 +53,7 @@ impl<T: Pod> MmapArray<T> {
         self.len
     }
 
-    /// The words of element `index`. The kernel changes them at any time, so they are only
-    /// ever touched as atomics.
+    /// The words of element `index`. The kernel changes them at any time, so they are accessed only as atomics.
     fn words(&self, index: u32) -> &[AtomicU64] {
         assert!(index < self.len, "element {index} of {}", self.len);
         let start = self.memory.as_mut_ptr().cast::<AtomicU64>();
@@ -63,8 +62,7 @@ impl<T: Pod> MmapArray<T> {
         unsafe { std::slice::from_raw_parts(start.add(index as usize * Self::WORDS), Self::WORDS) }
     }
 
-    /// Copies the first `bytes` of element `index`, a multiple of eight, into `into`; the
-    /// rest of `into` is left as it is.
+    /// Copies the first `bytes` of element `index`, a multiple of eight, into `into`; the rest of `into` is unchanged.
     pub fn read_prefix(&self, index: u32, bytes: usize, into: &mut T) {
         assert!(bytes <= size_of::<T>());
         let target = std::ptr::from_mut(into).cast::<u64>();

@@ -1,9 +1,9 @@
-//! Iterators over the elements of a map: a program that the kernel runs for each element
-//! when the iterator is read, and whose output is what is read.
+//! Iterators over the elements of a map: when the iterator is read, the kernel runs the program for
+//! each element and returns its output.
 //!
-//! aya attaches iterators that need no argument; this kind needs the map's descriptor, so
-//! the two system calls are made here (`bpf_iter_link_attach`, `bpf_iter_new_fd` in
-//! kernel/bpf/bpf_iter.c; iterators over maps are there since 5.9).
+//! aya attaches iterators that need no argument; this kind needs the map's descriptor, so the two
+//! system calls are made here (`bpf_iter_link_attach`, `bpf_iter_new_fd` in kernel/bpf/bpf_iter.c;
+//! iterators over maps exist since 5.9).
 
 use std::{
     fs::File,
@@ -20,8 +20,7 @@ use crate::kernel::bpf::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf};
 /// `enum bpf_attach_type`.
 const BPF_TRACE_ITER: u32 = 28;
 
-/// Bytes read at once: what the kernel's buffer holds (`bpf_seq_read`), so that each read is
-/// one stretch within the kernel.
+/// Bytes per read: the size of the kernel's buffer (`bpf_seq_read`), so that the kernel fills it once per read.
 const BUFFER: usize = 32 << 10;
 
 /// The part of `union bpf_attr` that belongs to BPF_LINK_CREATE; the rest may be omitted.
@@ -92,8 +91,8 @@ impl MapIter {
         Ok(Self { link })
     }
 
-    /// Walks over the map and shows every record that the program wrote to `visit`. Elements
-    /// that come or go meanwhile may be left out or come twice.
+    /// Walks over the map and passes every record that the program wrote to `visit`. Elements that
+    /// are inserted or removed concurrently may be missing or occur twice.
     ///
     /// # Errors
     ///
@@ -112,8 +111,7 @@ impl MapIter {
                 Ok(0) if filled == 0 => return Ok(()),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
-                // The kernel yields after a million elements without output; it goes on
-                // where it was.
+                // The kernel yields after a million elements without output; it continues there at the next read.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),

@@ -13,7 +13,7 @@ use crate::kernel::hooks::listen::ITER;
 
 const MAP: &str = "LISTENERS";
 
-/// Listening sockets as the kernel programs know them.
+/// The listening sockets in the map.
 pub struct Listeners {
     iter: MapIter,
     map: HashMap<MapData, ListenerKey, Listener>,
@@ -35,7 +35,7 @@ impl Listeners {
     }
 
     /// Every listener as it is now, and those that ended since they were last read, which are
-    /// removed. What a function hook counts between the reading and the removal is lost.
+    /// removed. Events that a function hook counts between the reading and the removal are lost.
     ///
     /// # Errors
     ///
@@ -51,14 +51,14 @@ impl Listeners {
                 "a listener that has closed stays in the map",
             );
         }
-        // One that moved within the map while it was read comes twice.
+        // A listener that moved within the map during the reading occurs twice.
         samples.sort_by_key(|sample| sample.key);
         samples.dedup_by_key(|sample| sample.key);
         self.count = samples.len() as u64;
         Ok(samples)
     }
 
-    /// How many there were when they were last read.
+    /// Number at the last reading.
     pub fn count(&self) -> u64 {
         self.count
     }

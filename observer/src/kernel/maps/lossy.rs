@@ -1,14 +1,14 @@
-//! Map operations that lose something when they fail.
+//! Map operations that lose data when they fail.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::MapError;
 use tracing::warn;
 
-/// How many have failed since the start.
+/// Number of failures since the start.
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
-/// Counts and logs a failed operation on `map`. `lost` says what is lost by it.
+/// Counts and logs a failed operation on `map`. `lost` describes the lost data.
 pub fn note(result: Result<(), MapError>, map: &'static str, lost: &'static str) {
     if let Err(error) = result {
         let failed = FAILED.fetch_add(1, Ordering::Relaxed) + 1;
@@ -16,7 +16,7 @@ pub fn note(result: Result<(), MapError>, map: &'static str, lost: &'static str)
     }
 }
 
-/// The result of removing an entry, where one that is not there is as good as removed.
+/// The result of removing an entry; a missing entry counts as removed.
 pub fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::SyscallError(error))

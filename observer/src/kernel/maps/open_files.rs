@@ -1,6 +1,5 @@
-//! Resynchronisation: an iterator over the open files of all processes takes in sockets that
-//! are older than the daemon, and finds those that were passed to another process unseen. It also
-//! reads what UDP sockets have dropped.
+//! Resynchronisation: an iterator over the open files of all processes finds sockets older than the
+//! daemon, and changes of owners that no hook saw. It also reads the drops of UDP sockets.
 
 use std::{
     io::{self, Read as _},
@@ -20,24 +19,24 @@ use crate::kernel::hooks::open_files::ITER;
 
 const MAP: &str = "RESYNC";
 const UDP_MAP: &str = "UDP_SOCKETS";
-/// A UDP socket is taken for closed when so many walks in a row have not met it. One that is on its way to another
-/// process (SCM_RIGHTS) is open, and no process has it.
+/// A UDP socket counts as closed after this number of consecutive walks without it. A socket in
+/// flight to another process (SCM_RIGHTS) is open although no process has it.
 const MISSED_WALKS: u32 = 4;
 
-/// What one resynchronisation found.
+/// The results of one resynchronisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resynced {
     /// Its number.
     pub epoch: u32,
     /// Sockets that processes hold.
     pub seen: u64,
-    /// Sockets taken in by this one.
+    /// Sockets inserted by this one.
     pub seeded: u64,
-    /// Sockets given to another process by this one.
+    /// Sockets handed over to another process by this one.
     pub moved: u64,
     /// UDP sockets that have dropped datagrams.
     pub udp_sockets: u64,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
@@ -45,7 +44,7 @@ pub struct Resynced {
 pub struct OpenFiles {
     control: Array<MapData, ResyncControl>,
     udp_sockets: HashMap<MapData, UdpSocketKey, UdpSocket>,
-    /// Whether the last walk that came to its end had room for each UDP socket with drops.
+    /// Whether all UDP sockets with drops fitted into the map at the last complete walk.
     whole: bool,
 }
 
@@ -64,11 +63,12 @@ impl OpenFiles {
         })
     }
 
-    /// Walks once: confirms owners, then takes in and moves. Returns the processes that have UDP sockets open, too.
+    /// Walks once: confirms owners, then inserts and hands over sockets. Also returns the processes that have UDP sockets
+    /// open.
     ///
     /// # Errors
     ///
-    /// When the iterator cannot be read. What it did until then is not undone.
+    /// When the iterator cannot be read. Changes made until then remain.
     pub fn resync(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<(Resynced, Vec<ProcessKey>)> {
         let started = Instant::now();
         let before = self
@@ -79,7 +79,7 @@ impl OpenFiles {
             epoch: before.epoch.wrapping_add(1).max(1),
             pass: 0,
             seen: 0,
-            // Or one that failed since then has refused a socket.
+            // Or a later incomplete walk could not insert a socket.
             baseline: u32::from(!self.whole || before.refused != 0),
             refused: 0,
             ..before
@@ -112,7 +112,7 @@ impl OpenFiles {
         Ok((resynced, udp_processes))
     }
 
-    /// Removes the UDP sockets that are closed after walk `epoch`, and returns how many are left.
+    /// Removes the UDP sockets that are closed after walk `epoch`, and returns the number of the others.
     fn forget_closed_udp_sockets(&mut self, epoch: u32) -> u64 {
         let mut kept = 0;
         let mut closed = Vec::new();
@@ -131,14 +131,14 @@ impl OpenFiles {
     }
 }
 
-/// Whether a UDP socket is taken for closed after walk `epoch`. Where there is not room for all, those that are not met
-/// make some at once.
+/// Whether a UDP socket counts as closed after walk `epoch`. If the map was too small, sockets that
+/// the walk did not visit are removed at once.
 fn is_closed(socket: UdpSocket, epoch: u32, has_room: bool) -> bool {
     let missed = epoch.wrapping_sub(socket.epoch);
     missed >= if has_room { MISSED_WALKS } else { 1 }
 }
 
-/// Reads the iterator to its end, which makes the program run, and returns what it writes.
+/// Reads the iterator to its end, which runs the program, and returns its output.
 fn walk(ebpf: &mut Ebpf) -> anyhow::Result<Vec<u8>> {
     let program = ebpf
         .program_mut(ITER.name)

@@ -10,7 +10,7 @@ use crate::kernel::{
     hooks::ports::{CONNECTIONS_ITER, NAMESPACES_ITER, TIME_WAITS_ITER},
 };
 
-/// Iterators over everything that holds a local port.
+/// Iterators over all sockets with a local port.
 pub struct Ports {
     connections: MapIter,
     time_waits: MapIter,
@@ -31,9 +31,9 @@ impl Ports {
         })
     }
 
-    /// Shows every connection and socket in TIME_WAIT to `visit`, and returns the port spaces of the
-    /// network namespaces that were met. Where no program sees the end of TIME_WAIT, this counts those that
-    /// ended since the last call.
+    /// Passes every connection and socket in TIME_WAIT to `visit`, and returns the port spaces of
+    /// their network namespaces. If no hook counts ends of TIME_WAIT, this counts those since the
+    /// last call.
     ///
     /// # Errors
     ///
@@ -47,8 +47,7 @@ impl Ports {
         let mut spaces = Vec::new();
         self.namespaces
             .read(|space: PortSpace| {
-                // A namespace that no socket was seen in now may be gone, and its memory
-                // reused.
+                // A namespace without a socket in this walk may have been freed, and its memory reused.
                 if space.seen_ns >= started {
                     spaces.push(Box::new(space));
                 }
@@ -57,7 +56,7 @@ impl Ports {
         Ok(spaces)
     }
 
-    /// Counts the sockets that left TIME_WAIT since the last walk, where no program sees that.
+    /// Counts the sockets that left TIME_WAIT since the last walk, if no hook counts that.
     ///
     /// # Errors
     ///

@@ -16,8 +16,7 @@ const MAP: &str = "RECORDS";
 /// The reading end of the stream.
 pub struct Stream(RingBuf<MapData>);
 
-/// Records that are read in one go. Without a limit, a reader that is slower than the kernel side
-/// would never return.
+/// Maximum number of records per call. Without a limit, a reader that is slower than the kernel programs would never return.
 const BATCH: usize = 4096;
 
 impl Stream {
@@ -28,8 +27,8 @@ impl Stream {
             .with_context(|| format!("cannot use the map {MAP}"))
     }
 
-    /// Calls `each` with the records that are there, up to a limit. Returns whether the limit was
-    /// reached, so that more may be there.
+    /// Calls `each` with the available records, up to a limit. Returns whether the limit was reached, so that there may be
+    /// more.
     pub fn drain(&mut self, mut each: impl FnMut(&Record)) -> bool {
         for _ in 0..BATCH {
             let Some(item) = self.0.next() else {

@@ -23,7 +23,7 @@ use observer_core::sync::lock;
 const PROCESSES: &str = "PROCESSES";
 const FREE_SLOTS: &str = "FREE_SLOTS";
 
-/// The slots, which process has which, and the queue of free ones.
+/// The slots, the map of processes to slots, and the queue of free slots.
 pub struct Slots {
     slots: MmapArray<Slot>,
     processes: Mutex<HashMap<MapData, ProcessKey, u32>>,
@@ -48,8 +48,8 @@ impl Slots {
 
     /// Slots from 0 up to this number may be in use.
     pub fn limit(&self) -> u32 {
-        // Slots are handed out in order until the first comes back, but a slot that a
-        // second thread of a new process took and gave back leaves a hole.
+        // Slots are assigned in order until the first is freed, but a slot that a second thread of
+        // a new process took and returned leaves a gap.
         let known = self.limit.load(Ordering::Relaxed);
         let last = (known..self.slots.len())
             .rev()
@@ -59,13 +59,13 @@ impl Slots {
         limit
     }
 
-    /// Slots that processes have.
+    /// Number of slots in use by processes.
     pub fn used(&self) -> u64 {
         let slots = SLOT_FIRST..self.limit();
         slots.filter(|&index| self.in_use(index)).count() as u64
     }
 
-    /// The most slots that processes can have.
+    /// Maximum number of slots for processes.
     pub fn capacity(&self) -> u64 {
         u64::from(self.slots.len() - SLOT_FIRST)
     }
@@ -87,12 +87,12 @@ impl Slots {
         self.slots.read_prefix(index, prefix, slot);
     }
 
-    /// Notes that an entry of slot `index` was removed from the map of connections.
+    /// Records that an entry of slot `index` was removed from the map of connections.
     pub fn remove_socket(&self, index: u32) {
         self.add(index, offset_of!(Slot, sockets), -1);
     }
 
-    /// Notes that an entry no longer points to slot `index`, whose socket was handed over.
+    /// Records that an entry whose socket was handed over no longer points to slot `index`.
     pub fn complete_pass_on(&self, index: u32) {
         self.add(index, offset_of!(Slot, passed_on), -1);
     }
@@ -133,8 +133,7 @@ impl Slots {
     pub fn free(&self, index: u32) -> u32 {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
-        // First the key, so that no program finds the slot any more; then its contents; then it
-        // is handed out again.
+        // First remove the key, so that no program finds the slot; then clear it; then return it to the queue.
         lossy::note(
             lossy::removed(lock(&self.processes).remove(&slot.key)),
             PROCESSES,

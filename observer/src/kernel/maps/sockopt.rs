@@ -14,13 +14,13 @@ use observer_common::SockoptKey;
 use super::take_hash;
 use observer_core::sync::lock;
 
-/// Every counter, and how many calls had failed when they were read.
+/// Every counter, and the number of failed calls when they were read.
 type LastRead = (u64, Vec<(SockoptKey, u64)>);
 
 /// The map of failed calls.
 pub struct SockoptFailures {
     map: Mutex<HashMap<MapData, SockoptKey, u64>>,
-    /// Kept, because a read takes two system calls for each counter, and at most ticks none has changed.
+    /// Cached, because a read takes two system calls per counter, and usually none has changed.
     last: Mutex<Option<LastRead>>,
     len: AtomicU64,
 }
@@ -66,7 +66,7 @@ impl SockoptFailures {
         keys.iter().filter_map(&mut take).collect()
     }
 
-    /// How many counters there were when they were last read.
+    /// Number of counters at the last reading.
     pub fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Where segments for closed ports come from, read through an iterator.
+//! Sources of segments for closed ports, read through an iterator.
 
 use std::{io, time::Duration};
 
@@ -43,7 +43,7 @@ impl Sources {
                 last_at: Duration::from_nanos(segments.last_ns),
             });
         })?;
-        // One that moved within the map while it was read comes twice.
+        // A source that moved within the map during the reading occurs twice.
         sources.sort_by_key(|source| (source.netns, source.address));
         sources.dedup_by_key(|source| (source.netns, source.address));
         Ok(sources)

@@ -1,4 +1,4 @@
-//! The statistics that the kernel programs keep on each CPU, summed over all CPUs.
+//! The per-CPU statistics of the kernel programs, summed over all CPUs.
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
@@ -33,7 +33,7 @@ impl Stats {
         take_array(ebpf, "STATS").map(Self)
     }
 
-    /// Has the programs write these kinds of record, one bit per `RECORD_` number.
+    /// Sets the kinds of record that the programs write, one bit per `RECORD_` number.
     pub fn set_records(&self, mask: u32) {
         for cpu in 0..self.0.len() {
             let word = self.0.word(cpu, offset_of!(CpuStats, record_mask));
@@ -47,7 +47,7 @@ impl Stats {
         self.0.word(0, removed).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an event that the daemon found, for a slot.
+    /// Counts an event that the daemon detected, for a slot.
     pub fn count_outcome(&self, signal: u32, slot: u32) {
         let outcomes = offset_of!(CpuStats, outcomes) + signal as usize * size_of::<Outcomes>();
         let outcome = match slot {
@@ -113,7 +113,7 @@ impl Stats {
     /// Adds the received RSTs of slot `index` that are pending to `slot`, which was read from it.
     pub fn add_pending_resets(&self, index: u32, slot: &mut Slot) {
         for (pending, generation, state) in self.pending_resets() {
-            // Of another generation, it was folded with the process it was for.
+            // With another generation, it was folded with its process.
             if (pending, generation) == (index, slot.generation)
                 && let Some(counter) = slot.reset.received.get_mut(state as usize)
             {
@@ -122,10 +122,9 @@ impl Stats {
         }
     }
 
-    /// Received RSTs that are certain by now but not yet counted: slot, generation, state. They
-    /// are older than twice the limit up to which a program takes one back: a program that was
-    /// interrupted may take one back later than that limit, and a count that was shown must not
-    /// decrease.
+    /// Pending received RSTs that are certain but not yet counted: slot, generation, state. They
+    /// are older than twice the limit up to which a program cancels one: a program that was
+    /// interrupted may cancel one later than that limit, and an exported count must not decrease.
     fn pending_resets(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
         let word = |cpu, offset| self.0.word(cpu, offset).load(Ordering::Relaxed);
         // Most CPUs have none, and this runs for every slot of a scrape.

@@ -1,4 +1,4 @@
-//! Entries of sockets whose end the kernel programs missed.
+//! Removes entries of sockets whose end the kernel programs missed.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -13,7 +13,7 @@ use observer_core::sync::lock;
 
 use crate::kernel::clock::monotonic_ns;
 
-/// How long an entry is kept whose end was missed.
+/// Time after which an entry with a missed end is removed.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Whether the socket of an entry closed more than ten minutes before `now` (`bpf_ktime_get_ns`), and

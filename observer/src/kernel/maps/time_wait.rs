@@ -1,4 +1,4 @@
-//! How many sockets are in TIME_WAIT.
+//! Numbers of sockets in TIME_WAIT.
 
 use std::sync::{
     Mutex,
@@ -20,7 +20,7 @@ const FREE: &str = "FREE_TIME_WAIT_COUNTS";
 pub struct TimeWaits {
     counts: MmapArray<TimeWaitCount>,
     free: Mutex<Queue<MapData, u32>>,
-    /// Counts of processes that have given their slots back.
+    /// Counts of processes whose slots were freed.
     lingering: AtomicU64,
     netns: Mutex<HashMap<MapData, u32, TimeWaitCount>>,
     max_netns: u64,
@@ -54,14 +54,14 @@ impl TimeWaits {
         read
     }
 
-    /// Notes that a process has given its slot back and keeps its counts.
+    /// Records that the slot of a process was freed and its counts are kept.
     pub fn outlives(&self, number: u32) {
         if number >= SLOT_FIRST {
             self.lingering.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Has the counts with this number used for another process.
+    /// Frees the counts with this number for another process.
     pub fn free(&self, number: u32) {
         self.counts.clear(number);
         self.lingering.fetch_sub(1, Ordering::Relaxed);
@@ -72,17 +72,17 @@ impl TimeWaits {
         );
     }
 
-    /// Counts of processes that have given their slots back.
+    /// Counts of processes whose slots were freed.
     pub fn lingering(&self) -> u64 {
         self.lingering.load(Ordering::Relaxed)
     }
 
-    /// The most counts that processes can have.
+    /// Maximum number of counts for processes.
     pub fn max_counts(&self) -> u64 {
         u64::from(self.counts.len() - SLOT_FIRST)
     }
 
-    /// The most network namespaces that are counted separately.
+    /// Maximum number of network namespaces that are counted separately.
     pub fn max_netns(&self) -> u64 {
         self.max_netns
     }

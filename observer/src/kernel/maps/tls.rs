@@ -49,12 +49,12 @@ impl Tls {
         })
     }
 
-    /// The files that are probed. Locked while one is looked at.
+    /// The probed files. Locked while a file is examined.
     pub fn files(&self) -> MutexGuard<'_, Files> {
         lock(&self.files)
     }
 
-    /// What detaches the programs from files that are written to: [`Guard::run`] is to run in a thread.
+    /// Detaches the programs from files that are written to: [`Guard::run`] must run in a thread.
     pub fn guard(&self) -> Arc<Guard> {
         Arc::clone(&self.guard)
     }
