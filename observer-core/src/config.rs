@@ -80,8 +80,8 @@ macro_rules! settings {
         }
 
         impl Options {
-            /// Fills in from `fallback` what `self` does not have. A list replaces a list, so that a
-            /// flag can narrow what the file says.
+            /// Takes settings that `self` does not have from `fallback`. A list replaces a list, so
+            /// that a flag can narrow the file's list.
             #[must_use]
             pub fn or(self, fallback: Self) -> Self {
                 Self {
@@ -333,7 +333,7 @@ impl Selection {
 }
 
 impl Default for Settings {
-    /// What applies when nothing is given.
+    /// The defaults.
     fn default() -> Self {
         Self::new(Options::default())
     }

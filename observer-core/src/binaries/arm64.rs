@@ -7,12 +7,12 @@ use super::body::Body;
 const RET: u32 = 0xd65f_03c0;
 /// `BTI c`: where an indirect call may land.
 const BTI_C: u32 = 0xd503_245f;
-/// Instructions that [`is_code`] looks at, if the function does not end before.
+/// Maximum number of instructions that [`is_code`] checks.
 const PROLOGUE: usize = 8;
 /// Additions that make up an address.
 const MAX_ADDS: usize = 3;
 
-/// The instructions; what is left at the end is no instruction.
+/// The instructions, without an incomplete one at the end.
 fn instructions(code: &[u8]) -> impl Iterator<Item = u32> {
     let (words, _) = code.as_chunks();
     words.iter().map(|word| u32::from_le_bytes(*word))

@@ -1,6 +1,6 @@
 //! A decoded function.
 
-/// What matters of a function's instructions.
+/// The relevant properties of a function's instructions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
     /// Its RET instructions, as offsets from its first one, ascending.

@@ -15,7 +15,7 @@ use object::{
 
 use super::{machine::Machine, misfit::Misfit};
 
-/// Bounds for what is walked through. Node.js 20, 100 MB, has 185,000 symbols, and its library in Debian
+/// Bounds for loops over tables. Node.js 20, 100 MB, has 185,000 symbols, and its library in Debian
 /// (libnode 18) 84,000 relocations.
 const MAX_SEGMENTS: usize = 64;
 const MAX_PROGRAM_HEADERS: usize = 1024;
@@ -101,12 +101,12 @@ impl<'a> Elf<'a> {
         self.machine
     }
 
-    /// What the file has from an address to the end of its segment.
+    /// The bytes from an address to the end of its segment.
     pub fn content_from(&self, address: u64) -> Option<&'a [u8]> {
         Some(self.segment_at(address)?.from(address))
     }
 
-    /// What the file has at an address.
+    /// The bytes at an address.
     pub fn content_at(&self, address: u64, length: usize) -> Option<&'a [u8]> {
         self.content_from(address)?.get(..length)
     }

@@ -1,6 +1,6 @@
-//! What was found in a file. All positions are file offsets, as uprobes take them.
+//! Functions found in a file. All positions are file offsets, as uprobes need them.
 
-/// What of a TLS library is probed.
+/// The functions of a TLS library to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
     /// OpenSSL, also linked into a program: the functions behind its method tables, which every
@@ -12,11 +12,11 @@ pub enum Tls {
         accept: u64,
         /// `SSL_free`.
         free: u64,
-        /// What has a connection begin anew: `SSL_clear`, `SSL_set_connect_state`,
-        /// `SSL_set_accept_state`, of those that are there.
+        /// Functions that reset a connection: `SSL_clear`, `SSL_set_connect_state`, `SSL_set_accept_state`, as far as they
+        /// exist.
         resets: Vec<u64>,
         /// Offset of `rwstate` in what the first argument of these points to (`SSL`, or since 3.2
-        /// `SSL_CONNECTION`), in bytes. `None` if `SSL_want` does not tell.
+        /// `SSL_CONNECTION`), in bytes. `None` if `SSL_want` could not be decoded.
         rwstate: Option<u32>,
     },
     /// A library with OpenSSL's functions and without its method tables: BoringSSL.
@@ -33,8 +33,8 @@ pub enum Tls {
         /// `gnutls_deinit`.
         deinit: u64,
     },
-    /// A Go program with crypto/tls. At least one of the two is there; the linker leaves out the
-    /// server's in programs that are only clients.
+    /// A Go program with crypto/tls. At least one of the two exists; the linker omits the server's
+    /// in programs that are only clients.
     Go {
         /// `crypto/tls.(*Conn).clientHandshake`.
         client: Option<Function>,

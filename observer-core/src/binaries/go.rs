@@ -16,12 +16,12 @@ use super::{
 const CLIENT: &str = "crypto/tls.(*Conn).clientHandshake";
 const SERVER: &str = "crypto/tls.(*Conn).serverHandshake";
 
-/// Where the table is; the second in programs that are loaded anywhere.
+/// Section of the table; the second in position-independent programs.
 const TABLES: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
-/// Where it is if the second has gone through another linker than Go's (cgo): GNU ld makes one section of
-/// all whose names begin alike.
+/// Section of the table in position-independent programs linked by another linker than Go's (cgo):
+/// GNU ld merges sections with a common prefix.
 const MERGED: &str = ".data.rel.ro";
-/// What every Go program has.
+/// A section of every Go program.
 const GO: &str = ".go.buildinfo";
 /// Where `runtime.firstmoduledata` is, the first since Go 1.26.
 const MODULES: [&str; 3] = [".go.module", ".noptrdata", ".data"];
@@ -79,7 +79,7 @@ pub fn functions(elf: &Elf<'_>, names: &[&str]) -> Result<Option<Vec<Option<Func
         return Ok(None);
     };
     let places = table.find(names)?;
-    // Where the symbol table has not been stripped, it has to say the same.
+    // If the symbol table was not stripped, it must agree.
     let symbols = elf.symbols(names)?;
     let mut found = Vec::new();
     for ((name, place), symbol) in names.iter().zip(places).zip(symbols) {
@@ -134,7 +134,7 @@ impl<'a> Table<'a> {
         Self::search(elf).map(Some)
     }
 
-    /// Looks for the table where nothing tells its place but what it begins with.
+    /// Searches for the table by its header.
     fn search(elf: &Elf<'a>) -> Result<Self, Misfit> {
         let mut places = Vec::new();
         for magic in MAGIC {
@@ -210,7 +210,7 @@ impl<'a> Table<'a> {
         Ok(this)
     }
 
-    /// Where function `index` begins, relative to `text`; the one after the last is where that ends.
+    /// Start of function `index`, relative to `text`; the index after the last function is its end.
     fn entry(&self, index: usize) -> u32 {
         let pair = self.entries.get(index);
         pair.and_then(|it| u32_at(it, 0)).unwrap_or(self.end)
@@ -238,8 +238,8 @@ impl<'a> Table<'a> {
         Ok(found)
     }
 
-    /// What begins with the name of function `index`. Its record (`_func` in runtime/runtime2.go) has
-    /// the entry once more and an offset among the names.
+    /// The bytes from the name of function `index` on. Its record (`_func` in runtime/runtime2.go)
+    /// repeats the entry and has an offset into the names.
     fn name(&self, index: usize, start: u32) -> Option<&'a [u8]> {
         let record = u32_at(self.entries.get(index)?, 4)?;
         let record = self.functions.get(record as usize..)?;
@@ -250,7 +250,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// What `runtime.firstmoduledata` has to say of the table at `table`.
+/// Checks that `runtime.firstmoduledata` describes the table at `table`.
 struct Module {
     table: u64,
     names: u64,
@@ -297,8 +297,7 @@ impl Module {
     }
 }
 
-/// What a table begins with: the magic number, padding, the unit of code lengths and the size of a
-/// pointer.
+/// The header of a table: the magic number, padding, the unit of code lengths and the size of a pointer.
 fn head(magic: u32, machine: Machine) -> [u8; 8] {
     let [a, b, c, d] = magic.to_le_bytes();
     [a, b, c, d, 0, 0, machine.go_quantum(), 8]

@@ -1,4 +1,4 @@
-//! What depends on the instruction set.
+//! Code that depends on the instruction set.
 
 use object::elf;
 

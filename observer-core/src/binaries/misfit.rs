@@ -27,12 +27,12 @@ pub enum Misfit {
     /// Bytes that are no instructions, or not the expected ones.
     #[error("cannot decode {0}")]
     Undecodable(String),
-    /// The tables behind `TLS_method` and its siblings do not tell which function connects.
+    /// The tables behind `TLS_method` and similar functions do not identify the function that connects.
     #[error(
         "OpenSSL's method tables do not single out one function that connects and one that accepts"
     )]
     MethodTables,
-    /// The function table of another Go release than is known.
+    /// The function table of an unsupported Go release.
     #[error("unknown format of Go's function table (magic {0:#x})")]
     GoFormat(u32),
     /// Go's tables contradict each other.

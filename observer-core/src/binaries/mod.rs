@@ -1,11 +1,12 @@
-//! Where in a program or library its TLS handshakes and its QUIC connections can be observed: file offsets for uprobes.
+//! Finds the functions of a program or library with which TLS handshakes and QUIC connections are
+//! observed: file offsets for uprobes.
 //!
 //! The kernel writes a breakpoint to each position, so a wrong one destroys code. Each position is
 //! therefore in an executable segment, with content in the file, and was decoded as an instruction of
 //! the function it is named for. A file that leaves a doubt is a [`Misfit`].
 //!
-//! A local user chooses the bytes. Every walk over them is bounded, in time and memory, and nothing is
-//! taken for consistent that has not been compared.
+//! The file is untrusted input of a local user. Every loop over it is bounded in time and memory,
+//! and all its data is verified before use.
 
 use self::{elf::Elf, machine::Machine};
 pub use self::{
@@ -28,7 +29,7 @@ mod quic;
 mod tests;
 mod x86;
 
-/// What there is to probe in `file`, an ELF file for the running machine. `None` if it contains none of
+/// The functions to probe in `file`, an ELF file for the running machine. `None` if it contains none of
 /// the known TLS libraries.
 pub fn tls(file: &[u8]) -> Result<Option<Tls>, Misfit> {
     tls_on(file, Machine::RUNNING)
@@ -56,10 +57,9 @@ fn quic_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Points>, Misf
     quic::quic(&Elf::parse(file, machine)?)
 }
 
-/// Functions of the Go program `file` by their full names, such as
-/// `crypto/tls.(*Conn).clientHandshake`, in the order of `names`. `None` in the list for a function
-/// that is not in the program: the linker leaves out what is never called. `None` instead of a list
-/// if `file` is no Go program.
+/// Functions of the Go program `file` by their full names, such as `crypto/tls.(*Conn).clientHandshake`,
+/// in the order of `names`. `None` in the list for a function that is not in the program: the linker
+/// omits functions that are never called. `None` instead of a list if `file` is no Go program.
 pub fn go_functions(file: &[u8], names: &[&str]) -> Result<Option<Vec<Option<Function>>>, Misfit> {
     go_functions_on(file, names, Machine::RUNNING)
 }

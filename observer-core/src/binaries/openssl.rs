@@ -70,7 +70,7 @@ fn resets(elf: &Elf<'_>) -> Result<Vec<u64>, Misfit> {
         .collect()
 }
 
-/// What the tables have where they differ. `None` if the functions do not just return tables of
+/// The entries in which the tables differ. `None` if the functions do not just return tables of
 /// functions, as in BoringSSL, whose own are called from `SSL_do_handshake` only.
 fn state_machine(elf: &Elf<'_>, methods: [Symbol; 3]) -> Result<Option<StateMachine>, Misfit> {
     let mut members = Vec::new();

@@ -24,7 +24,7 @@ mod tests;
 mod types;
 mod walk;
 
-/// Where the kernel shows its BTF, when built with `CONFIG_DEBUG_INFO_BTF`.
+/// The kernel's BTF, if built with `CONFIG_DEBUG_INFO_BTF`.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why the kernel's BTF cannot be used at all.
@@ -35,7 +35,7 @@ pub enum BtfError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The bytes are no BTF, or a version of it that is not known here.
@@ -47,7 +47,7 @@ pub enum BtfError {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in it.
         source: Box<Self>,
     },
 }
@@ -86,9 +86,9 @@ pub enum LayoutError {
         structure: String,
         /// The dotted path.
         path: String,
-        /// What the programs read.
+        /// The size that the programs read.
         expected: u32,
-        /// What the kernel has.
+        /// The size in the kernel.
         found: u32,
     },
     /// Several structures of that name have the member in different places.
@@ -109,7 +109,7 @@ pub enum LayoutError {
     },
 }
 
-/// Where a field lies, in bytes.
+/// Offset and size of a field, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// From the start of the outermost structure.
@@ -241,7 +241,7 @@ impl KernelBtf {
         })
     }
 
-    /// The types of what a tracepoint passes to a `tp_btf` program, as C source. See
+    /// The types of the arguments of a `tp_btf` program on a tracepoint, as C source. See
     /// [`Self::func_args`] for their form. `None` when the kernel has no such tracepoint.
     #[must_use]
     pub fn tracepoint_args(&self, tracepoint: &str) -> Option<Vec<String>> {

@@ -257,7 +257,7 @@ fn longer_headers_are_accepted_and_unknown_kinds_are_named() {
     );
 }
 
-/// Asks for everything. Returns instead of panicking, whatever the BTF holds.
+/// Calls all functions, which must not panic for any BTF.
 fn exercise(bytes: &[u8]) {
     let Ok(btf) = KernelBtf::from_bytes(bytes) else {
         return;

@@ -29,7 +29,7 @@ pub enum Malformed {
     Type(u32),
 }
 
-/// What a type is: `BTF_KIND_` in include/uapi/linux/btf.h.
+/// The kind of a type: `BTF_KIND_` in include/uapi/linux/btf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Void,
@@ -158,7 +158,7 @@ impl<'a> Type<'a> {
 pub(super) struct Types {
     bytes: Vec<u8>,
     strings: Range<usize>,
-    /// Where each type begins, by its id less one: 0 is `void`, which is not stored.
+    /// Start of each type, by its id minus one: 0 is `void`, which is not stored.
     starts: Vec<u32>,
     /// The hash of its name and the id of each type that has a name, sorted.
     names: Vec<(u32, u32)>,
@@ -262,7 +262,7 @@ fn hash(name: &str) -> Option<u32> {
     (!name.is_empty()).then(|| hasher.finish() as u32)
 }
 
-/// Where the type that begins at `start` ends, if all of it is there.
+/// End of the type that begins at `start`, if it is complete.
 fn end_of_type(bytes: &[u8], start: usize) -> Option<usize> {
     bytes.get(start..start.checked_add(TYPE)?)?;
     let end = start.checked_add(kind_and_length(bytes, start)?.1)?;
@@ -278,7 +278,7 @@ fn kind_and_length(bytes: &[u8], start: usize) -> Option<(Kind, usize)> {
     (kind != Kind::Void).then_some((kind, length))
 }
 
-/// The four bytes from `at`, which the caller knows to be there.
+/// The four bytes at `at`, which the caller has checked to exist.
 fn word(bytes: &[u8], at: usize) -> u32 {
     let bytes = &bytes[at..at + 4];
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])

@@ -25,8 +25,7 @@ pub(super) struct Place {
     bits: u32,
 }
 
-/// Where a field lies, in bits. Bits are counted from the least significant one, as
-/// little-endian kernels lay them out.
+/// Offset and size of a field, in bits. Bits are counted from the least significant one, as in little-endian kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bits {
     /// The byte the first bit is in.

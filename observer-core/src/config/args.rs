@@ -17,7 +17,7 @@ pub struct RunArgs {
     )]
     pub config: Option<PathBuf>,
 
-    /// Stop at the end of standard input: a program that started this one has ended, however it did.
+    /// Stop at the end of standard input, that is when the program that started this one has ended.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
 
@@ -41,7 +41,7 @@ impl RunArgs {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, or does not hold what it should.
+    /// When the file cannot be read or is invalid.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let file = match &self.config {
             Some(path) => file::read(path)?,

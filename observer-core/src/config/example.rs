@@ -43,7 +43,7 @@ pub fn example() -> String {
     text
 }
 
-/// The default as TOML; where there is none, what a value is called.
+/// The default as TOML; without a default, the name of the value.
 fn value(argument: &Arg, help: &str) -> String {
     if matches!(argument.get_action(), ArgAction::Append) {
         return "[]".to_owned();
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!(Settings::new(options), expected);
     }
 
-    /// What a daemon of an older version was started with starts a newer one. A file stays as it was when its version
-    /// was released: a setting that goes away has to be accepted still, or to be named in "Upgrade" of
-    /// docs/operations.md and taken out here.
+    /// Newer versions accept the configuration of older versions. These files do not change after
+    /// the release of their version: a removed setting must still be accepted, or be listed in
+    /// "Upgrade" of docs/operations.md and removed here.
     #[test]
     fn documented_settings_of_every_version_are_accepted() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configurations");

@@ -70,7 +70,7 @@ pub(super) fn known_keys() -> Vec<String> {
 /// The section of the file that has the thresholds of the detectors.
 const THRESHOLDS: &str = "thresholds";
 
-/// What the author of the first unknown key may have meant.
+/// A suggestion for the first unknown key.
 fn unknown_key_hint(text: &str) -> Option<String> {
     let table = DeTable::parse(text).ok()?;
     let section = table.get_ref().get(THRESHOLDS);

@@ -312,7 +312,7 @@ impl fmt::Display for Glob {
 
 by_text!([] Glob, false, "a pattern such as \"nginx*\"");
 
-/// How much to log: a level, or tracing's filter directives.
+/// The log filter: a level, or tracing's filter directives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -342,7 +342,7 @@ impl FromStr for LogFilter {
         if !text.is_ascii() {
             return invalid("a log filter is plain ASCII");
         }
-        // `EnvFilter` takes a bare word that is no level for a target, to be logged at trace, so a
+        // `EnvFilter` interprets a word that is no level as a target with the level trace, so a
         // misspelt "inof" would be accepted.
         let is_level = |word: &str| Self::LEVELS.iter().any(|l| l.eq_ignore_ascii_case(word));
         let bare = |word: &&str| !word.contains('=');

@@ -1,6 +1,6 @@
-//! What the kernel side offers to everything downstream: [`KernelSource`] to read the counters,
-//! [`KernelControl`] to free what ended processes held, a [`Verdict`] on each hook, and the settings
-//! that restrict the hooks. With these, everything downstream is tested without a kernel.
+//! The interface of the kernel side: [`KernelSource`] reads the counters, [`KernelControl`] frees
+//! resources of ended processes, a [`Verdict`] is the state of a hook, and settings restrict the
+//! hooks. With it, all downstream code is tested without a kernel.
 
 mod hooks;
 mod source;

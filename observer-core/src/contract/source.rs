@@ -74,13 +74,13 @@ pub trait KernelSource: Send + Sync {
     fn verdicts(&self) -> &[Verdict];
 }
 
-/// What the table's housekeeping takes out of the kernel side. Everything else only reads.
+/// Operations with which the table's housekeeping changes the kernel side. All other code only reads.
 pub trait KernelControl: KernelSource {
     /// Gives a process's counts back for another one, once the process has been folded and all its
     /// sockets that entered have left.
     fn free_time_wait_count(&self, number: u32);
-    /// Removes failed setsockopt calls and returns what was removed. Called when their slot is
-    /// folded; entries of a generation that is gone would otherwise fill the map.
+    /// Removes and returns counters of failed setsockopt calls. Called when their slot is folded;
+    /// otherwise entries of old generations would fill the map.
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
     /// Frees slot `index` for another process: to be called once its counts have been
     /// folded, its process has exited and `sockets` has been zero for a while.

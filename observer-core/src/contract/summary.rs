@@ -1,8 +1,8 @@
-//! What serves each signal, from the verdicts on all hooks.
+//! The attached hooks of each signal, from the verdicts on all hooks.
 
 use super::verdict::{AttachType, Status, Verdict};
 
-/// What serves a signal.
+/// The attached hooks of a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary<'a> {
     /// The signal.
@@ -11,7 +11,7 @@ pub struct Summary<'a> {
     pub hooks: Vec<(AttachType, &'static str)>,
     /// Remarks on those, without repetitions.
     pub remarks: Vec<&'a str>,
-    /// Whether the counts are inferred, as far as their hooks say so.
+    /// Whether the counts are inferred, according to the remarks of their hooks.
     pub inferred: bool,
     /// The most preferred program that is not attached; of a signal that is not observed, the least
     /// preferred one, which would be enough.

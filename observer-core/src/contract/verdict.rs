@@ -70,8 +70,8 @@ impl Status {
 /// The verdict on one program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// The signal it serves, one of [`observer_common::SIGNAL_NAMES`], or `sockets` for
-    /// the iterator that takes in older sockets and `destroy` for their end.
+    /// The signal, one of [`observer_common::SIGNAL_NAMES`], or `sockets` for the iterator that
+    /// finds older sockets and `destroy` for their end.
     pub signal: &'static str,
     /// How the program is attached.
     pub attach_type: AttachType,

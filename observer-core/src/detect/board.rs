@@ -13,13 +13,13 @@ use crate::table::{Labels, OTHER};
 
 /// Maximum number of findings, those included that have been over for less than [`KEPT`].
 pub const FINDINGS: usize = 200;
-/// Of those, scans: who forges source addresses must not take the room of all other findings.
+/// Maximum number of scans among them: forged source addresses must not displace all other findings.
 const SCANS: usize = 20;
 /// Number of changes that are kept.
 pub const CHANGES: usize = 1_000;
 /// Maximum number of totals. Those of further names count for [`OTHER`], of which each anomaly has one.
 pub const TOTALS: usize = 500;
-/// How long a finding is shown after it is over.
+/// How long a finding is kept after it has cleared.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
 /// A finding, and whether it is over.
@@ -49,12 +49,12 @@ pub struct Board {
     changes: VecDeque<(Duration, Change)>,
     /// Changes since [`Board::begin`].
     new: usize,
-    /// Number of raises by name; `None` is what has no process.
+    /// Number of raised findings by name; `None` for findings without a process.
     totals: BTreeMap<(Anomaly, Option<Labels>), u64>,
 }
 
 impl Board {
-    /// Starts a sample: removes what has been over for long.
+    /// Starts a sample: removes findings that cleared long ago.
     pub(super) fn begin(&mut self, now: Duration) {
         self.new = 0;
         self.entries.retain(|_, entry| {
@@ -102,7 +102,7 @@ impl Board {
             .collect()
     }
 
-    /// Whether there is room for the finding. Makes room by removing the one that has been over the longest.
+    /// Whether the finding can be added. Removes the one that cleared first if necessary.
     pub(super) fn admits(&mut self, anomaly: Anomaly, subject: &Subject) -> bool {
         let key = (anomaly, subject.clone());
         if anomaly == Anomaly::SynScan && !self.entries.contains_key(&key) {

@@ -1,4 +1,4 @@
-//! Why something is wrong, as far as the evidence tells. docs/detectors.md lists the causes.
+//! The causes of findings, derived from the evidence. docs/detectors.md lists them.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -12,16 +12,16 @@ pub struct Cause {
     pub id: &'static str,
     /// Of what.
     pub anomaly: Anomaly,
-    /// What shows it.
+    /// The evidence for it.
     pub evidence: &'static str,
-    /// What is wrong, in words for those who do not know TCP.
+    /// The problem, for readers who do not know TCP.
     pub text: &'static str,
     /// Ids of [`crate::hints::HINTS`].
     pub hints: &'static [&'static str],
 }
 
 impl Cause {
-    /// What may be said about it.
+    /// Ids of its hints.
     pub fn hints(&self) -> impl Iterator<Item = &'static Hint> {
         let hint = |id: &&str| HINTS.iter().find(|hint| hint.id == *id);
         self.hints.iter().filter_map(hint)
@@ -48,7 +48,7 @@ impl Serialize for Explanation {
     }
 }
 
-/// The fraction of the events from which a cause stands alone.
+/// The fraction of the events from which a cause is shown alone.
 const MOST: f64 = 0.6;
 /// The number of causes if none does.
 const TOP: usize = 3;

@@ -40,16 +40,15 @@ impl Connecting for Name {
     }
 }
 
-/// What is no failure beside connects that succeed: where IPv6 is absent, half of all attempts end with
-/// ENETUNREACH for ever.
+/// Results that do not count if some connects succeed: without IPv6, half of all attempts always end with ENETUNREACH.
 const IGNORABLE: [ConnectResult; 3] = [
     ConnectResult::NetUnreachable,
     ConnectResult::FamilyNotSupported,
     ConnectResult::Canceled,
 ];
 
-/// Of these results, the failures beside connects that succeed. EADDRNOTAVAIL is one for each search for a port that
-/// failed; else the source address is not one of this host.
+/// The failures among these results if some connects succeed. EADDRNOTAVAIL counts once for each
+/// failed port search; otherwise the source address is not local.
 fn beside_successes(
     mut results: [u64; ConnectResult::COUNT],
     searches: u64,
@@ -68,7 +67,7 @@ struct Attempts {
     seconds: u64,
     ok: Window,
     failed: Window,
-    /// What counts as failed only if nothing succeeds.
+    /// Failures that count only if no connect succeeds.
     ignorable: Window,
 }
 
@@ -156,7 +155,7 @@ impl<S> ConnectFailures<S> {
         }
         let [searches] = self.recent_searches.sums();
         let beside = beside_successes(results, searches);
-        // What failed lately may be nothing else: then that is the cause.
+        // If these are the only recent failures, they are the cause.
         match beside.iter().any(|&count| count > 0) {
             true => beside,
             false => results,
@@ -223,7 +222,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             thresholds.connect_failures,
             thresholds.connect_slow_failure_share,
         );
-        // What is over in the short window stays in the long one for two minutes.
+        // Failures remain in the long window for two minutes after they left the short one.
         let goes_on = self.fast.share() > thresholds.connect_clear_share;
         let slow = if goes_on { slow } else { 0.0 };
         let waiting = f64::from(sample.waiting()) / thresholds.connect_waiting;

@@ -10,7 +10,7 @@ use super::{
     windows::Pace,
 };
 
-/// When a sample is looked at, and under which rules.
+/// Time and settings of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
     /// CLOCK_MONOTONIC of the sample.
@@ -25,7 +25,7 @@ pub struct At<'a> {
     pub thresholds: &'a Thresholds,
 }
 
-/// What a detector makes of a sample, before the rules that all findings follow.
+/// A detector's assessment of a sample, before the common rules of findings are applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Assessment {
     /// Whether to raise, and how severe it is.
@@ -34,26 +34,26 @@ pub struct Assessment {
     pub calm: bool,
     /// The statistic divided by the threshold, 1 or more when `raise` is set.
     pub score: f64,
-    /// Time until it fails, if it can be told.
+    /// Time until calls fail, if there is a forecast.
     pub time_left: Option<Duration>,
 }
 
-/// One detector and what it remembers of one subject. Deterministic: no clock, no randomness.
+/// One detector with its state for one subject. Deterministic: no clock, no randomness.
 pub trait Detector {
-    /// What it detects.
+    /// The anomaly that it detects.
     const ANOMALY: Anomaly;
-    /// The part of a [`super::Sample`] that it looks at.
+    /// The part of a [`super::Sample`] that it evaluates.
     type Sample;
 
     /// It has seen nothing yet.
     fn new(thresholds: &Thresholds) -> Self;
 
-    /// How long it must be calm before it clears, in seconds.
+    /// Time below the clear threshold before it clears, in seconds.
     fn hold(thresholds: &Thresholds) -> f64 {
         thresholds.min_raised_seconds
     }
 
-    /// Whether a finding of another subject of the same kind may explain it: those are looked at last.
+    /// Whether a finding about another subject may explain it: such detectors are evaluated last.
     fn comes_last(&self, _: &Self::Sample) -> bool {
         false
     }
@@ -61,7 +61,7 @@ pub trait Detector {
     /// Takes in a sample.
     fn assess(&mut self, sample: &Self::Sample, at: &At<'_>) -> Assessment;
 
-    /// The numbers and the causes of what was assessed last.
+    /// Evidence and causes of the last assessment.
     fn evidence(&self, sample: &Self::Sample) -> (Evidence, Vec<Explanation>);
 }
 

@@ -1,4 +1,4 @@
-//! docs/detectors.md says what the program has.
+//! Tests that docs/detectors.md matches the program.
 
 use std::{fmt::Write as _, fs, path::Path};
 

@@ -36,7 +36,8 @@ use crate::table::Labels;
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Maximum number of sources of segments for closed ports that are watched.
 const SOURCES: usize = 1_000;
-/// How long a finding stays hidden when the one that explains it is over: its windows still hold the incident.
+/// How long a finding stays hidden after the one that explains it has cleared, because its windows still contain the
+/// incident.
 const HIDDEN: Duration = Duration::from_secs(60);
 
 /// One detector of one subject.
@@ -82,9 +83,9 @@ pub struct Engine {
     syn_scan: Watches<SynScan>,
 }
 
-/// The labels of the only holder, or of the name that has the most: which of several processes has the most
-/// changes from one moment to the next. A finding that is raised keeps its labels while they are a holder's, or
-/// nobody is known to be one.
+/// The labels of the only holder, or of the name with the largest share, because the process with
+/// the largest share changes often. A raised finding keeps its labels while they are those of a
+/// holder, or while no holder is known.
 fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
     if let Some(raised) = raised {
         let is_raised = |holder: &Holder| match raised.pid() {
@@ -262,7 +263,7 @@ impl Pass<'_> {
         self.run(watches, parts, |_| D::new(thresholds), |_, _, _| false);
     }
 
-    /// Subjects that are gone are calm.
+    /// Subjects that no longer exist count as below the threshold.
     fn forget<D: Detector>(&mut self, watches: &mut Watches<D>, hold: f64) {
         watches.retain(|subject, watch| {
             if watch.seen == self.at.now {
@@ -383,7 +384,7 @@ impl Engine {
         watches.any(|watch| watch.flag.raised().is_some() || watch.detector.is_suspected())
     }
 
-    /// Takes in a sample, later than the one before. Findings that explain others come first.
+    /// Evaluates a sample, later than the previous one. Findings that explain others are evaluated first.
     pub fn step(&mut self, sample: &Sample) -> Vec<Change> {
         let thresholds = &self.thresholds;
         let last = self.last.replace(sample.now).unwrap_or(sample.now);

@@ -158,7 +158,7 @@ impl Detector for FdLeak {
     }
 }
 
-/// How many kinds of descriptors a finding names.
+/// Maximum number of kinds of descriptors in a finding.
 const KINDS: usize = 5;
 
 /// The newest descriptors of a process by kind.

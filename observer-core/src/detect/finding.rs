@@ -1,4 +1,4 @@
-//! What detectors say.
+//! Findings of the detectors.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -58,7 +58,7 @@ impl Subject {
 }
 
 impl Serialize for Subject {
-    /// As an object whose keys depend on the kind. Processes and names are told by the finding's labels.
+    /// As an object whose keys depend on the kind. Names of processes are in the finding's labels.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         match self {
@@ -238,7 +238,7 @@ pub enum Evidence {
         direction: Direction,
         /// RSTs per second, over 10 s of a process or 60 s of a name.
         per_second: f64,
-        /// What is normal here, per second; `None` if it was watched too short a time to know.
+        /// Baseline per second; `None` if the subject is too new.
         baseline: Option<f64>,
         /// Fraction of the connections that ended.
         share: f64,
@@ -439,7 +439,7 @@ fn some_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, 
     time.as_secs_f64().serialize(serializer)
 }
 
-/// What happened to a finding.
+/// A change of a finding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// It is new.

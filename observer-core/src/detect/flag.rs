@@ -7,11 +7,11 @@ use super::{
     finding::Severity,
 };
 
-/// Raises so many times within [`FLAPPING_WITHIN`] are flapping.
+/// This number of raises within [`FLAPPING_WITHIN`] is flapping.
 const FLAPPING: usize = 3;
 const FLAPPING_WITHIN: Duration = Duration::from_secs(3600);
 
-/// What to do with a finding.
+/// The action for a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing: it is not raised.

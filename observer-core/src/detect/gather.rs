@@ -1,4 +1,4 @@
-//! A sample from what the daemon publishes: the snapshot of the last tick and what its jobs read since.
+//! Builds a sample from the snapshot of the last tick and the data of the jobs since.
 
 mod holders;
 mod ports;
@@ -26,13 +26,13 @@ use crate::{
     table::{ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals},
 };
 
-/// What a sample is made of.
+/// The sources of a sample.
 pub struct Inputs<'a> {
     /// The last tick's.
     pub snapshot: &'a Snapshot,
     /// Of the counters of its slots.
     pub classes: &'a CounterClasses,
-    /// Of the processes whose descriptors were looked at.
+    /// Of the processes whose kinds of descriptors were read.
     pub fd_kinds: &'a HashMap<ProcessKey, Arc<FdKinds>>,
     /// Of network namespaces with sockets.
     pub namespaces: &'a [NamespaceCounters],
@@ -175,7 +175,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
             at.fullest = at.fullest.max(stats.fullest);
             at.overflows += stats.overflows;
             if stats.sockets > 0 {
-                // Of all its processes: workers accept what their parent listens for.
+                // Of all its processes, because workers accept connections of their parent's listener.
                 at.accepts += slot.accept.accepted;
                 at.exhausted += slot.fd.exhausted[..2].iter().sum::<u64>();
             }

@@ -14,14 +14,15 @@ use super::{
     windows::{Counters, Recent, Window},
 };
 
-/// A backlog up to this is a cause of its own: the default of net.core.somaxconn before 5.4.
+/// A backlog up to this size has the cause `small_backlog`: the default of net.core.somaxconn before 5.4.
 const SMALL_BACKLOG: u64 = 128;
-/// For so long, the queue is nearly full at each tick although connections are accepted: it does not drain between
-/// bursts, so a longer queue would not help.
+/// Seconds for which the queue is nearly full at each tick although connections are accepted: it
+/// does not drain between bursts, so a longer queue would not help.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// For so long, the queue of one worker is nearly full at each tick and it accepts nothing: the kernel divides
-/// connections unevenly, so a queue that is full although it moves is no sign of a worker that is stuck.
+/// Seconds for which the queue of one worker is nearly full at each tick and it accepts nothing:
+/// the kernel divides connections unevenly, so a full queue of a worker that accepts does not mean
+/// that it is stuck.
 const STUCK: Duration = Duration::from_secs(2);
 
 /// Mean fill of its other sockets up to which a full one of a process with several (SO_REUSEPORT) is that of a worker
@@ -234,7 +235,7 @@ mod tests {
         (causes[0].cause.id, stuck_pid)
     }
 
-    /// One worker's queue is full, and it accepts so many connections a second.
+    /// One worker's queue is full, and it accepts this number of connections per second.
     fn of_full_worker(accepts: u64) -> (&'static str, Option<u32>) {
         let worker = |tgid, fullest, accepts| Worker {
             process: ProcessKey {
@@ -280,7 +281,8 @@ mod tests {
         }
     }
 
-    /// The number since the namespace was made says nothing of now, nor does one that could not be read for a while.
+    /// The total since the creation of the namespace does not show the current rate, nor does a
+    /// counter that could not be read for a while.
     #[test]
     fn cookies_of_the_past_are_no_flood() {
         let thresholds = Thresholds::default();

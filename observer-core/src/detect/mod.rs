@@ -1,4 +1,4 @@
-//! What is wrong, with whom, and why: detectors over samples of the whole host.
+//! Detectors, which evaluate samples of the whole host: what is wrong, which process causes it, and why.
 //!
 //! A detector assesses one part of each [`Sample`] (`detector`, and a file for each anomaly); the engine keeps
 //! one for each subject, raises and clears their findings by common rules (`flag`), and leaves out what another

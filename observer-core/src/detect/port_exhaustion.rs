@@ -16,17 +16,18 @@ use super::{
 const FULL_WALKS: f64 = 2.0;
 /// Seconds of new connections.
 const OPENED: u64 = 10;
-/// Walks running that must find half of the ports blocked: the client may slow down from then on, and the first one
-/// cannot tell.
+/// Consecutive walks that must find half of the ports blocked: the client may slow down from then
+/// on, which the first walk cannot show.
 const HALF_WALKS: u32 = 2;
-/// Unless no more than so many walks will come before the ports run out.
+/// Unless at most this number of walks will follow before the ports run out.
 const LAST_WALKS: u32 = 3;
-/// Connections of which the present rate is taken, if there are so many within [`OPENED`]: it changes once half of
-/// the ports are blocked, because connect() takes milliseconds then. A number drawn at random is right within 10 %.
+/// Number of connections from which the present rate is computed, if there are that many within
+/// [`OPENED`]: the rate changes once half of the ports are blocked, because connect() then takes
+/// milliseconds. With random arrivals this number is accurate to 10 %.
 const RECENT: f64 = 400.0;
 /// Seconds of growth.
 const GROWTH: u64 = 60;
-/// A range below this is a cause of its own: the default has 28,232 ports.
+/// A range below this size has the cause `small_range`: the default has 28,232 ports.
 const SMALL_RANGE: u32 = 10_000;
 
 /// The rate of new connections to a destination.

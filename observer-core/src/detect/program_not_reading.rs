@@ -1,4 +1,4 @@
-//! A program does not read what it was sent.
+//! A program does not read received data.
 
 use observer_common::WAIT_PROGRAM_READ;
 

@@ -1,4 +1,4 @@
-//! Which local process is at the other end of a process's connections that are reset, as records of RSTs say.
+//! Finds the local process at the other end of a process's reset connections, from records of RSTs.
 //! They are read only while a storm is suspected.
 
 use std::{
@@ -12,7 +12,7 @@ use observer_common::{AF_INET, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record,
 /// A slot and its generation.
 type Owner = (u32, u32);
 
-/// After this, counts are halved, so that what was before fades.
+/// Interval after which counts are halved, so that old ones fade.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Maximum number of records in a period. They are a sample, of all storms together: those of one must not
 /// leave the next one without.
@@ -40,7 +40,7 @@ struct Resets {
     by_peer: HashMap<Owner, u32>,
 }
 
-/// What records of RSTs have said.
+/// Counts from records of RSTs.
 #[derive(Debug, Default)]
 pub struct ResetPeers {
     wanted: bool,
@@ -52,7 +52,7 @@ pub struct ResetPeers {
 }
 
 impl ResetPeers {
-    /// Says whether records are wanted from now on. `now` is CLOCK_MONOTONIC.
+    /// Sets whether records are requested. `now` is CLOCK_MONOTONIC.
     pub fn want(&mut self, wanted: bool, now: Duration) {
         if !wanted {
             *self = Self::default();
@@ -144,7 +144,7 @@ impl ResetPeers {
         }
     }
 
-    /// Who is at the other end of most connections of `owner` that were reset.
+    /// The process at the other end of most reset connections of `owner`.
     #[must_use]
     pub fn of(&self, owner: Owner) -> Option<Owner> {
         let resets = self.resets.get(&owner)?;

@@ -18,7 +18,7 @@ use super::{
 /// Fraction of all thresholds from which a storm is suspected.
 const SUSPECTED: f64 = 0.5;
 
-/// What processes and names differ in.
+/// The thresholds that differ between processes and names.
 pub trait Resetting {
     /// Seconds that are looked at.
     const SECONDS: u64;
@@ -127,7 +127,7 @@ pub struct RstStorm<S> {
     of: PhantomData<S>,
 }
 
-/// What holds for both directions.
+/// Values common to both directions.
 struct Rules<'a> {
     at: &'a At<'a>,
     mature: bool,

@@ -1,5 +1,5 @@
-//! What detectors look at: plain numbers of one moment. Counters are totals since the process, listener or
-//! namespace began; detectors take the differences.
+//! The input of the detectors: numbers at one time. Counters are totals since the start of the
+//! process, listener or namespace; detectors compute the differences.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -196,8 +196,9 @@ pub struct Counts {
     pub resets_received: [u64; ReceivedReset::COUNT],
     /// Connections that ended: transitions to CLOSE, without refused and given-up connects and listeners.
     pub ended: u64,
-    /// Established connections that ended because nothing answered: with ETIMEDOUT, or with EHOSTUNREACH, if an ICMP
-    /// message or the neighbour's silence said why (`tcp_write_err`).
+    /// Established connections that ended because nothing answered: with ETIMEDOUT, or with
+    /// EHOSTUNREACH, if an ICMP message or a failed neighbour entry was the reason
+    /// (`tcp_write_err`).
     pub unanswered: u64,
     /// By [`ConnectResult`].
     pub connects: [u64; ConnectResult::COUNT],
@@ -267,7 +268,7 @@ pub struct Process {
     pub counts: Counts,
     /// Descriptors, if they may be counted and have a limit.
     pub descriptors: Option<Descriptors>,
-    /// What kinds of descriptors the newest ones are, if they were looked at.
+    /// The kinds of the newest descriptors, if they were read.
     pub fd_kinds: Option<Arc<FdKinds>>,
     /// Sockets in SYN_SENT for over 3 s.
     pub syn_sent_over_3s: u32,
@@ -427,7 +428,7 @@ pub struct Source {
     pub last_at: Duration,
 }
 
-/// Which ports the last searches that failed were for, of those processes and names for which that can be told.
+/// The destinations of the last failed searches, for processes and names for which they are known.
 #[derive(Clone, Debug, Default)]
 pub struct SearchesFailedAt {
     /// By process.

@@ -9,7 +9,7 @@ pub struct Described {
     pub name: &'static str,
     /// Default.
     pub default: f64,
-    /// What it is, its unit, and why it has this default.
+    /// Meaning, unit, and reason for the default.
     pub why: &'static [&'static str],
 }
 

@@ -13,7 +13,7 @@ use super::{
     windows::{Counters, Window},
 };
 
-/// Seconds that are looked at: retransmits end after different times, so the deaths of one incident are spread.
+/// Length of the window in seconds: retransmissions end after different times, so the errors of one incident are spread.
 const SECONDS: u64 = 120;
 
 /// State of the detector.
@@ -26,7 +26,7 @@ pub struct SilentPeers<S> {
 }
 
 impl<S> SilentPeers<S> {
-    /// Connections that ended. Those that died are counted a moment before.
+    /// Connections that ended. Their errors are counted shortly before.
     fn all(&self) -> u64 {
         self.ended.sum().max(self.unanswered.sum())
     }

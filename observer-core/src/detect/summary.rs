@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{table::Labels, text::sanitize};
 
-/// Who does what: a line without control characters.
+/// Subject and problem: a line without control characters.
 #[must_use]
 pub fn headline(finding: &Finding) -> String {
     format!("{} {}", who(finding), what(finding))
 }
 
-/// The same with why, and what helps.
+/// The same with causes and fix.
 #[must_use]
 pub fn finding_summary(finding: &Finding) -> String {
     let mut summary = headline(finding);
@@ -32,7 +32,7 @@ pub fn finding_summary(finding: &Finding) -> String {
     summary
 }
 
-/// The same after what happened to it. `at` is when it happened, by CLOCK_MONOTONIC.
+/// The same after the change. `at` is the time of the change, by CLOCK_MONOTONIC.
 #[must_use]
 pub fn change_summary(change: &Change, at: Duration) -> String {
     let finding = change.finding();
@@ -48,7 +48,7 @@ pub fn change_summary(change: &Change, at: Duration) -> String {
             let summary = finding_summary(finding);
             format!("{anomaly} is {severity} after {}: {summary}", lasted())
         }
-        // The numbers are those of what is over.
+        // The numbers are outdated.
         Change::Cleared(_) => {
             format!("{anomaly} cleared after {}: {}", lasted(), who(finding))
         }

@@ -11,10 +11,11 @@ use super::{
     settings::Thresholds,
 };
 
-/// A source that sent nothing for so long is calm. A slow scan is not, as long as it goes on.
+/// Seconds without a segment after which a scan counts as ended. A slow scan continues as long as segments arrive.
 const SILENT: Duration = Duration::from_secs(2);
-/// So is one that goes on with less than this fraction of the ports of a scan: it has become a stray client. The
-/// bitmap starts anew each minute, so that a scan is calm for a moment then, too.
+/// A scan also counts as ended below this fraction of the ports of a scan: the source is then a
+/// stray client. The bitmap is reset each minute, so a scan is below this value for a moment then,
+/// too.
 const FEW: f64 = 0.5;
 
 /// The detector, which has no state: the kernel side keeps the window.

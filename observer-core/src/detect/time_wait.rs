@@ -1,5 +1,5 @@
-//! TIME_WAIT of a client that takes the ports for a destination, and TIME_WAIT that a network namespace has no
-//! room for. TIME_WAIT of a server is harmless.
+//! TIME_WAIT of a client that uses up the ports for a destination, and connections closed without
+//! TIME_WAIT because of tcp_max_tw_buckets. TIME_WAIT of a server is harmless.
 
 use super::{
     anomaly::Anomaly,
@@ -37,7 +37,7 @@ impl Detector for TimeWaitSurge {
     fn assess(&mut self, ports: &Ports, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         if matches!(ports.subject, Subject::Namespace(_)) {
-            // What helps against TIME_WAIT does not help where bind() comes first.
+            // Fixes for TIME_WAIT do not help if the program calls bind() first.
             return Assessment {
                 calm: true,
                 ..Assessment::default()

@@ -40,7 +40,7 @@ impl Detector for TlsStall {
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let handshakes = &sample.handshakes;
-        // A server waits for clients that owe it no first byte, as far as the kernel knows.
+        // For the kernel, a server does not wait for a first byte of its clients.
         let is_client = handshakes.slow[TLS_CLIENT as usize] > 0;
         let peers = sample.peers.iter();
         let peers = peers.filter(|it| is_client && it.waits_for == WAIT_PEER_FIRST_BYTE);

@@ -1,11 +1,11 @@
-//! What detectors remember of the past: sums by second, minima by bucket, trends, baselines.
+//! The detectors' windows: sums by second, minima by bucket, trends, baselines.
 //!
 //! Time is CLOCK_MONOTONIC, as an argument. Nothing here allocates before the first value that is not 0.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// After a longer time without a sample, what happened when is not known, and short windows start anew. Where
-/// samples are further apart, after two that are missing.
+/// After a longer gap between samples, the times of events are unknown, and short windows are
+/// reset. If samples are further apart, after two missing ones.
 const GAP: Duration = Duration::from_secs(5);
 
 /// How far samples are apart.
@@ -31,14 +31,14 @@ impl Pace {
         GAP.max(3 * self.0)
     }
 
-    /// `time` in what a window takes for seconds.
+    /// `time` in a window's seconds.
     #[must_use]
     pub fn scaled(self, time: Duration) -> Duration {
         time.div_f64(self.second() as f64)
     }
 
-    /// Length in seconds of what a window takes for a second: longer where samples are further apart, because what
-    /// happened in one second of several is not known.
+    /// Length of a window's second: longer if samples are further apart, because the distribution
+    /// of events between samples is unknown.
     fn second(self) -> u64 {
         (self.0.as_millis().div_ceil(1000) as u64).max(1)
     }
@@ -55,16 +55,16 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Counters<N> {
-    /// What was added since the last reading; 0 at the first one, and of a counter that has decreased.
+    /// Increase since the last reading; 0 at the first one, and for a counter that has decreased.
     pub fn since(&mut self, reading: [u64; N]) -> [u64; N] {
         let last = self.0.replace(reading).unwrap_or(reading);
         std::array::from_fn(|index| reading[index].saturating_sub(last[index]))
     }
 }
 
-/// The counts of each of the last seconds. If samples come less often than that, a second stands for the time between
-/// two of them ([`Pace`]), and all numbers are those of a second in it: a window looks back further then, and a burst
-/// of a second is not taken for several.
+/// The counts of each of the last seconds. If samples are less frequent, a window's second is the
+/// time between two of them ([`Pace`]), and all numbers are rates per second in it: the window is
+/// then longer, and a burst of one second is not counted as several.
 #[derive(Debug)]
 pub struct Window {
     /// By second modulo the length. Empty while all are 0.
@@ -88,8 +88,9 @@ impl Window {
         }
     }
 
-    /// Adds what was counted since the last call, divided evenly among the seconds since then. If those are
-    /// more than the [gap](Pace::gap) of `pace`, or that has changed, the window starts anew without it.
+    /// Adds the count since the last call, divided evenly among the seconds since then. If these
+    /// are more than the [gap](Pace::gap) of `pace`, or `pace` has changed, the window is reset
+    /// without it.
     pub fn add(&mut self, now: Duration, pace: Pace, count: u64) {
         let length = pace.second();
         let second = now.as_secs() / length;
@@ -148,7 +149,7 @@ impl Window {
     }
 }
 
-/// What happened of each kind within the last 10 to 20 seconds, as evidence.
+/// Counts by kind of the last 10 to 20 seconds, as evidence.
 #[derive(Debug)]
 pub struct Recent<const N: usize> {
     /// Those of the current 10 seconds and of the 10 before.
@@ -166,7 +167,7 @@ impl<const N: usize> Default for Recent<N> {
 }
 
 impl<const N: usize> Recent<N> {
-    /// Adds what was counted since the last call.
+    /// Adds the count since the last call.
     pub fn add(&mut self, now: Duration, counts: [u64; N]) {
         let period = now.as_secs() / 10;
         if period != self.period {
@@ -190,8 +191,8 @@ impl<const N: usize> Recent<N> {
 /// The number of minima that a [`Floor`] keeps.
 pub const MINIMA: usize = 7;
 
-/// The minimum of a level in each of the last buckets of time. What comes and goes within a bucket does not
-/// raise it; what leaks does.
+/// The minimum of a level in each of the last buckets of time. Temporary increases within a bucket do not raise it; leaks
+/// do.
 #[derive(Debug)]
 pub struct Floor {
     width: u64,
@@ -282,8 +283,8 @@ impl Rise {
         theil_sen(&self.0)
     }
 
-    /// Where the level comes to rest if it is `level` now and the second half of the rise was smaller than
-    /// the first: where a geometric series of the halves ends. Infinite if it was not.
+    /// The limit of the level if it is `level` now and the second half of the rise was smaller than
+    /// the first: the limit of the geometric series of the halves. Infinite if it was not smaller.
     #[must_use]
     pub fn end(&self, level: f64) -> f64 {
         let middle = self.0[MINIMA / 2].1;
@@ -481,7 +482,7 @@ mod tests {
     fn a_rise_that_slows_down_has_an_end() {
         let mut floor = Floor::new(1);
         for second in 0..8_u32 {
-            // 512, 768, 896, ... comes to rest at 1024.
+            // 512, 768, 896, ... converges to 1024.
             floor.add(at(second.into()), 1024 - (1024 >> (second + 1)));
         }
         let end = floor.rise().expect("it rises").end(1016.0);

@@ -1,5 +1,4 @@
-//! What is wrong with a host, what its settings have to do with it, and what could not be looked at: the
-//! report of `observer doctor`.
+//! The report of `observer doctor`: findings, related sysctls, and signals that are not observed.
 
 mod follows;
 mod notes;

@@ -1,5 +1,4 @@
-//! What else there is to say of a process with a finding: its limit of descriptors, and connections that nothing
-//! ends if the peer vanishes.
+//! Notes about a process with a finding: its limit of descriptors, and connections that stay open if the peer vanishes.
 
 use std::collections::HashMap;
 
@@ -11,7 +10,7 @@ use crate::{
     table::Resources,
 };
 
-/// What is known of a process beside its findings.
+/// Properties of a process for the notes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessState {
     /// Descriptors and limits.
@@ -45,7 +44,7 @@ pub(super) fn notes(
         .collect()
 }
 
-/// What it takes to raise the limit.
+/// How to raise the limit.
 fn limit(pid: u32, resources: &Resources, sysctls: &Sysctls) -> Option<String> {
     let (soft, hard) = (resources.max_fds?, resources.hard_max_fds?);
     if soft < hard {
@@ -68,7 +67,7 @@ fn limit(pid: u32, resources: &Resources, sysctls: &Sysctls) -> Option<String> {
     ))
 }
 
-/// Where connections are kept for long, or peers have vanished.
+/// For findings about long-lived connections or vanished peers.
 fn unguarded(finding: &Finding, count: u32) -> Option<String> {
     let causes = [
         &cause::PEERS_SILENT,

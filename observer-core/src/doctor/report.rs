@@ -57,9 +57,9 @@ pub struct Item {
     pub causes: Vec<String>,
     /// Limits of the process, and how it keeps connections, where that matters.
     pub notes: Vec<String>,
-    /// What helps.
+    /// The fixes.
     pub fixes: Vec<String>,
-    /// What shows that it did.
+    /// How to verify the fix.
     pub verify: Vec<String>,
     /// The facts behind that, each with the kernels for which it holds, its fix and its check.
     pub holds_for: Vec<Fact>,
@@ -70,17 +70,17 @@ pub struct Item {
 pub struct Fact {
     /// Id in docs/hints.md.
     pub hint: String,
-    /// What is true.
+    /// The fact.
     pub fact: String,
     /// On which kernels.
     pub kernels: String,
-    /// What to do.
+    /// The fix.
     pub fix: String,
-    /// What shows that it helped.
+    /// How to verify the fix.
     pub check: String,
 }
 
-/// What is not observed on this host.
+/// A signal that is not observed on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotLookedAt {
     /// The signal.
@@ -117,10 +117,10 @@ pub struct FailedOptions {
     pub count: u64,
 }
 
-/// What a report is made of.
+/// The sources of a report.
 #[derive(Debug)]
 pub struct Inputs<'a> {
-    /// What the detectors find, worst first.
+    /// Findings of the detectors, worst first.
     pub findings: &'a [Finding],
     /// Processes by key.
     pub processes: &'a HashMap<ProcessKey, ProcessState>,
@@ -128,7 +128,7 @@ pub struct Inputs<'a> {
     pub failed_options: &'a [FailedOptions],
     /// Sysctls.
     pub sysctls: &'a Sysctls,
-    /// What became of each hook.
+    /// The verdict on each hook.
     pub verdicts: &'a [contract::Verdict],
     /// For wall-clock times.
     pub clock: Clock,
@@ -227,7 +227,7 @@ fn of_options(failed: &FailedOptions) -> Item {
     }
 }
 
-/// What follows from hints. The rest is empty.
+/// The fields from hints. The others are empty.
 fn with_hints(hints: &[&Hint]) -> Item {
     let texts = |part: fn(&Hint) -> &'static str| {
         let mut all: Vec<String> = Vec::new();

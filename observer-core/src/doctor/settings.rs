@@ -1,4 +1,4 @@
-//! Sysctls and what is to be thought of them: any value is fine unless something here runs into it.
+//! Sysctls and verdicts on them: any value is fine unless a finding is related to it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::{
     net::sysctls::{Sysctls, Values},
 };
 
-/// What is to be thought of a setting.
+/// The verdict on a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -26,13 +26,13 @@ pub struct Setting {
     pub netns: Option<u32>,
     /// Value, as sysctl(8) shows it.
     pub value: u64,
-    /// What is to be thought of it.
+    /// The verdict on it.
     pub verdict: Verdict,
-    /// Why; empty if there is nothing to say.
+    /// The reason; may be empty.
     pub why: String,
 }
 
-/// What is raised in a network namespace.
+/// Findings raised in a network namespace.
 struct Raised<'a> {
     findings: &'a [Finding],
     netns: u32,

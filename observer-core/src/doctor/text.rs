@@ -67,7 +67,7 @@ fn one(item: &Item) -> String {
     text
 }
 
-/// Words of `text` on lines of at most [`WIDTH`] characters, where words allow.
+/// Wraps `text` at [`WIDTH`] characters.
 fn wrapped(first: &str, next: &str, text: &str) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();

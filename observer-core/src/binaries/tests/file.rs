@@ -32,7 +32,7 @@ pub enum Pointers {
     Relr,
 }
 
-/// What a file is made of. Tests damage it before it is written.
+/// The contents of a file. Tests damage it before it is written.
 #[derive(Clone)]
 pub struct File {
     pub machine: Machine,

@@ -1,4 +1,4 @@
-//! Go programs whose tables are not what they have to be: nothing is found, and never something else.
+//! Go programs with damaged tables: nothing is found, never a wrong function.
 
 use super::{
     super::{Misfit, machine::Machine},

@@ -11,8 +11,7 @@ use super::{
     openssl::library,
 };
 
-/// Asserts what must hold whatever the bytes are: positions are in the file, and at the returns there
-/// are RETs.
+/// Asserts the invariants for any input: positions are in the file, and the returns are RET instructions.
 fn check(file: &[u8], machine: Machine) {
     let ret = match machine {
         Machine::X86_64 => &[0xc3][..],
@@ -95,7 +94,7 @@ static WHOLES: LazyLock<Vec<(Machine, Vec<u8>)>> = LazyLock::new(|| {
     all
 });
 
-/// Values that are at the edges of what is added and multiplied.
+/// Values at the limits of additions and multiplications.
 fn edge() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),

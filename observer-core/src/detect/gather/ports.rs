@@ -23,7 +23,7 @@ const HALF: f64 = 0.5;
 /// The same for any ports.
 const FULL: f64 = 0.85;
 
-/// Who has a slot and its generation.
+/// The process of a slot and its generation.
 type Owner = (u32, u32);
 
 /// Whose ports they are.
@@ -146,7 +146,7 @@ fn minus(a: Searches, b: Searches) -> Searches {
 struct Candidates<'a> {
     ports: &'a [Ports],
     labels: &'a Labels,
-    /// Where it searches, if that is known.
+    /// The network namespace of its searches, if known.
     netns: Option<u32>,
 }
 
@@ -178,8 +178,9 @@ impl<'a> Candidates<'a> {
 }
 
 impl FailedSearches {
-    /// Attributes what failed since the last sample: what running processes counted, and what remains of their
-    /// names, for which nothing says in which namespace it was. `netns` is asked for processes whose searches fail.
+    /// Attributes the failed searches since the last sample: those of running processes, and the
+    /// rest of their names, whose namespace is unknown. `netns` is called for processes with failed
+    /// searches.
     pub fn attribute(
         &mut self,
         processes: &[Process],

@@ -1,4 +1,4 @@
-//! What is wrong, in the numbers of a finding.
+//! The problem, with the numbers of a finding.
 
 use std::{net::SocketAddr, time::Duration};
 

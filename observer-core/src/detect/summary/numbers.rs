@@ -1,4 +1,4 @@
-//! Numbers in words.
+//! Formats numbers, times and rates.
 
 use std::time::Duration;
 
