@@ -1,4 +1,4 @@
-//! What the API says of findings.
+//! Findings for the API.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct Anomalies {
     changes: Vec<ShownChange>,
 }
 
-/// A finding, with what a client would have to make of it.
+/// A finding, with its summary and text for clients.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Shown {
     summary: String,
@@ -79,7 +79,7 @@ pub fn log_fields(change: &Change, clock: Clock) -> Map<String, Value> {
 }
 
 impl Exporter {
-    /// What is wrong now, the worst first, and at most `limit` of the last changes, the newest first.
+    /// Current findings, the worst first, and at most `limit` of the last changes, the newest first.
     #[must_use]
     pub fn anomalies(&self, limit: usize, clock: Clock) -> Anomalies {
         // Text is made when the lock is free again.
@@ -98,7 +98,7 @@ impl Exporter {
         }
     }
 
-    /// What is wrong now, the worst first.
+    /// Current findings, the worst first.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let raised = raised(read(&self.inner.engine).board());

@@ -50,11 +50,11 @@ const HISTOGRAMS: usize = {
     sum
 };
 
-/// Series that names and processes have in common, beside the counters in slots: sockets by state,
+/// Series common to names and processes, in addition to the counters in slots: sockets by state,
 /// failed setsockopt calls, sockets in TIME_WAIT.
 const SHARED: usize = STATES + (KINDS + 1) + 1;
 
-/// Series of what the connections of a name wait for, the histogram of their ages apart.
+/// Series of the waits of a name's connections, without the histogram of their ages.
 const WAITS: usize = 2 * STALLS + TURNS * QUIET_SECONDS.len();
 
 /// Maximum number of series of one name: in addition counters, histograms with `_sum` and `_count`,

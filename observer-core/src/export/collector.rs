@@ -98,7 +98,7 @@ impl Exporter {
         sink.finish()
     }
 
-    /// Which build is running.
+    /// Version and revision of the running build.
     #[must_use]
     pub fn build(&self) -> &BuildInfo {
         &self.inner.build
@@ -118,7 +118,7 @@ impl Exporter {
             .name(sink, &self.observed(), labels, counts);
     }
 
-    /// Which signals are observed.
+    /// The observed signals.
     fn observed(&self) -> [bool; SIGNALS] {
         std::array::from_fn(|signal| self.inner.source.observes(signal as u32))
     }

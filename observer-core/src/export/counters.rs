@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{contract::KernelSource, names::errno_name, table::Labels};
 
-/// What is shown of the counters of a slot, with label values looked up.
+/// The metrics of the counters of a slot, with their label values.
 pub(super) struct Counters {
     counters: Vec<Counter>,
     histograms: Vec<Buckets>,

@@ -1,4 +1,4 @@
-//! What the API says of destinations, from the last walk over connections.
+//! Destinations for the API, from the last walk over connections.
 
 use std::{cmp::Reverse, collections::HashMap};
 

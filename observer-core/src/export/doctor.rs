@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Exporter {
-    /// What is wrong with this host, as far as it was observed since the start. Reads the table and slots.
+    /// The report on this host, from the data since the start. Reads the table and slots.
     #[must_use]
     pub fn doctor(&self, clock: Clock) -> Report {
         let inner = &self.inner;

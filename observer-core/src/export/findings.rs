@@ -8,7 +8,7 @@ use crate::{
     table::Labels,
 };
 
-/// What is shown of all findings with the same labels.
+/// The sample of all findings with the same labels.
 #[derive(Default)]
 struct Worst {
     level: u8,
@@ -16,7 +16,7 @@ struct Worst {
     time_left: Option<f64>,
 }
 
-/// Writes what is wrong, and how often it was.
+/// Writes the findings, and how often they were raised.
 pub(super) fn write(sink: &mut dyn Sink, board: &Board) {
     let mut shown: BTreeMap<(Anomaly, Option<&Labels>), Worst> = BTreeMap::new();
     for entry in board.entries() {

@@ -8,8 +8,7 @@ use std::{
 
 use crate::sync::lock;
 
-/// When each job last finished a run, and what the daemon has yet to do before its numbers mean
-/// something.
+/// When each job last finished a run, and the unfinished steps of the start.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,

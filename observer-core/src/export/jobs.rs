@@ -130,7 +130,7 @@ impl JobMetrics {
     }
 }
 
-/// What walks over the open files of all processes found.
+/// Results of walks over the open files of all processes.
 pub struct WalkMetrics {
     seeded: IntCounter,
     moved: IntCounter,
@@ -199,7 +199,7 @@ impl DriftMetrics {
     pub fn show_time_wait(&mut self, drifts: &[(u32, i64)]) {
         let shown: HashSet<_> = drifts.iter().map(|(netns, _)| *netns).collect();
         for netns in self.netns_shown.difference(&shown) {
-            // It is there: the last call showed it.
+            // The series exists from the last call.
             let _ = self
                 .netns_time_wait
                 .remove_label_values(&[&netns.to_string()]);
@@ -212,7 +212,7 @@ impl DriftMetrics {
         }
     }
 
-    /// Removes what was shown: it would look like the result of a comparison now.
+    /// Removes the values, which would look like the result of a current comparison.
     pub fn withdraw(&mut self) {
         self.sockets.reset();
         self.show_time_wait(&[]);

@@ -9,7 +9,7 @@ pub enum Type {
     Gauge,
     /// Buckets, sum and count.
     Histogram,
-    /// The same of what there is now: they can decrease. The text format has no name for it.
+    /// A histogram of current values, whose buckets can decrease. The text format has no type for it.
     GaugeHistogram,
 }
 
@@ -25,7 +25,7 @@ impl Type {
     }
 }
 
-/// What a series of a metric is about.
+/// The subject of a metric's series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// All processes of a name, running and ended.
@@ -59,7 +59,7 @@ pub struct Metric {
     pub name: &'static str,
     /// Its type.
     pub kind: Type,
-    /// What its series are about.
+    /// The subject of its series.
     pub scope: Scope,
     /// The unit of its values.
     pub unit: &'static str,

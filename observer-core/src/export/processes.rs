@@ -1,4 +1,4 @@
-//! What the API says of processes and names, from a snapshot alone.
+//! Processes and names for the API, from a snapshot only.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -131,8 +131,8 @@ struct Ports {
 }
 
 impl Exporter {
-    /// At most `limit` processes and `limit` names of a snapshot, those with the most sockets first, and what is
-    /// wrong with them. Reads neither the table nor the kernel.
+    /// At most `limit` processes and `limit` names of a snapshot, those with the most sockets
+    /// first, with their findings. Reads neither the table nor the kernel.
     #[must_use]
     pub fn processes(&self, snapshot: &Snapshot, limit: usize, clock: Clock) -> Processes {
         let anomalies = Owners::new(self.findings(), clock);

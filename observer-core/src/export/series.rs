@@ -1,6 +1,6 @@
 //! The metrics of a name and of a process, from the counters of slots.
 //!
-//! Series without events: counters without labels of their own are present from the start, so that
+//! Series without events: counters without additional labels are present from the start, so that
 //! `rate()` sees their first increase; those with labels (a transition, an errno, an RST reason)
 //! appear with their first event. A gauge of a name is shown as 0 while a process of the name runs,
 //! and ends with the last one. A histogram appears with its first observation, because an empty one
@@ -25,7 +25,7 @@ use crate::{
     table::{Failure, Failures, Kind, Labels, Resources, SeriesView},
 };
 
-/// Which metrics have a series per process.
+/// The metrics with a series per process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessMetrics {
@@ -212,8 +212,8 @@ fn clamp(value: i64) -> u64 {
     value.max(0) as u64
 }
 
-/// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which goes on counting
-/// a socket that was handed to another process until its next transition.
+/// Sockets in any state but CLOSE and TIME_WAIT. Not `Slot::sockets`, which still counts a socket
+/// that was handed over to another process until its next transition.
 fn open_sockets(live: &[i64; STATES]) -> u64 {
     (1..STATES)
         .filter(|state| ![usize::from(CLOSE), usize::from(TIME_WAIT)].contains(state))

@@ -1,4 +1,4 @@
-//! Where samples are written: [`Sink`] separates what is exported from its representation.
+//! [`Sink`] receives samples and separates them from their representation.
 
 use observer_common::{BUCKETS, Histogram};
 use prometheus::proto;

@@ -63,7 +63,7 @@ pub(super) fn write(
     }
 }
 
-/// Nothing is there where handshakes are not observed.
+/// Empty if handshakes are not observed.
 fn tls(sink: &mut dyn Sink, table: &Table) {
     for (labels, handshakes) in table.handshakes() {
         for (role, count, oldest) in handshakes.roles() {

@@ -1,4 +1,4 @@
-//! docs/hints.md says what the program has.
+//! Tests that docs/hints.md matches the program.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What a hint is, and when it is shown.
+//! The type of hints, and the condition under which a hint is shown.
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ pub enum Shown {
         prefixes: &'static [&'static str],
         /// Errnos by name.
         errnos: &'static [&'static str],
-        /// Of which sockets.
+        /// The sockets it applies to.
         sockets: Sockets,
     },
 }
@@ -38,16 +38,16 @@ pub enum Sockets {
 pub struct Hint {
     /// Stable id.
     pub id: &'static str,
-    /// When it is shown.
+    /// The condition under which it is shown.
     #[serde(skip)]
     pub shown: Shown,
-    /// What is true.
+    /// The fact.
     pub fact: &'static str,
     /// On which kernels.
     pub kernels: &'static str,
-    /// What to do, and what not.
+    /// The fix.
     pub fix: &'static str,
-    /// What shows that it worked.
+    /// How to verify the fix.
     pub check: &'static str,
 }
 

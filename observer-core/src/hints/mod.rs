@@ -1,4 +1,4 @@
-//! What may be said about a failure: facts about the kernel, what helps, and how to see that it did.
+//! Hints about failures: facts about the kernel, fixes, and how to verify them.
 //!
 //! Each fact was read in kernel source (5.10, 6.1, 6.12, 7.3) or tried on 6.18. docs/hints.md is generated from
 //! here.

@@ -2,7 +2,7 @@
 
 use super::hint::{Hint, Shown, Sockets};
 
-/// What shows that any of these was mended.
+/// How to verify any of these fixes.
 const CHECK: &str =
     "socket_setsockopt_failures_total of the option stops growing after the restart";
 

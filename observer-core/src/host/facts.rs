@@ -1,4 +1,4 @@
-//! Answers what the table and the records ask about processes, from /proc and cgroups.
+//! Information about processes for the table and the records, from /proc and cgroups.
 
 use std::{
     collections::HashMap,
@@ -69,7 +69,7 @@ impl HostFacts {
         debug!(?scan, "descriptors");
     }
 
-    /// What kinds of descriptors a process has; `None` if it is gone or may not be looked at.
+    /// The kinds of descriptors of a process; `None` if it has ended or access is denied.
     #[must_use]
     pub fn fd_kinds(&self, process: &ProcessKey) -> Option<FdKinds> {
         let kinds = FdKinds::read(&self.root, process.tgid)
@@ -78,7 +78,7 @@ impl HostFacts {
         self.is_alive(process).then_some(kinds)
     }
 
-    /// The network namespace of a process; `None` if it is gone or may not be looked at.
+    /// The network namespace of a process; `None` if it has ended or access is denied.
     #[must_use]
     pub fn netns(&self, process: &ProcessKey) -> Option<u32> {
         let netns = netns::of_process(&self.root, process.tgid)?;
@@ -90,7 +90,7 @@ impl HostFacts {
         identity::liveness(&self.root, process) != Liveness::Gone
     }
 
-    /// Reads what the observer itself uses.
+    /// Reads the observer's own resources.
     pub fn measure_own(&self) {
         *lock(&self.own) = OwnProcess::read();
     }

@@ -2,9 +2,9 @@
 //! arm64 share (`include/uapi/asm-generic/socket.h`); alpha, mips, parisc and sparc number
 //! `SOL_SOCKET` differently.
 //!
-//! Where a 64-bit kernel has an option in two widths of `time_t`, the name without suffix
-//! is that of the number that the C library uses. Options that can only be read are here
-//! too: trying to set one is a failure worth a name.
+//! If a 64-bit kernel has an option in two widths of `time_t`, the name without suffix is for the
+//! number that the C library uses. Read-only options are included, because an attempt to set one is
+//! a failure that needs a name.
 
 /// Numbers and names.
 pub(super) type Table = &'static [(i32, &'static str)];

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use observer_common::IPPROTO_MPTCP;
 
-/// The address family in lower case: `inet`, `unix`, or the decimal number. Zero is what
-/// stands in a key for a descriptor that was no socket: `none`.
+/// The address family in lower case: `inet`, `unix`, or the decimal number. Zero in a key means
+/// that the descriptor was not a socket: `none`.
 #[must_use]
 pub fn family_name(family: u16) -> Cow<'static, str> {
     let name = match i32::from(family) {
@@ -43,10 +43,9 @@ pub fn family_name(family: u16) -> Cow<'static, str> {
     Cow::Borrowed(name)
 }
 
-/// What a socket speaks. Within the internet families that is its protocol: `tcp`, `udp`,
-/// `mptcp`. Elsewhere protocol numbers mean something else in each family, and the type
-/// says more: `stream`, `dgram`, `seqpacket`. Unknown numbers stay decimal; `none` is a
-/// descriptor that was no socket.
+/// The protocol of a socket. In the internet families: `tcp`, `udp`, `mptcp`. In other families
+/// protocol numbers have other meanings, and the type is used: `stream`, `dgram`, `seqpacket`.
+/// Unknown numbers are decimal; `none` is a descriptor that was not a socket.
 #[must_use]
 pub fn protocol_name(family: u16, protocol: u16, socket_type: u16) -> Cow<'static, str> {
     match i32::from(family) {

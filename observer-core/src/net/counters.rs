@@ -1,4 +1,4 @@
-//! The kernel's counters of each network namespace that tell what is wrong in it.
+//! The kernel's counters of each network namespace that detectors use.
 
 use std::time::Instant;
 
@@ -13,8 +13,8 @@ pub struct NamespaceCounters {
     /// `TCPTimeWaitOverflow`: connections that were closed without TIME_WAIT, because
     /// `tcp_max_tw_buckets` was reached or memory ran out (`tcp_time_wait`).
     pub time_wait_overflows: u64,
-    /// `SyncookiesSent`: SYNs that were answered with a SYN cookie, because more connections were being
-    /// opened than the listener has room for (`tcp_conn_request`).
+    /// `SyncookiesSent`: SYNs that were answered with a SYN cookie, because the listener's queue of
+    /// requests was full (`tcp_conn_request`).
     pub syncookies_sent: u64,
 }
 

@@ -1,9 +1,8 @@
-//! What the kernel itself says about TCP: its counters, and the network namespaces that they are
-//! kept for.
+//! The kernel's own TCP counters, by network namespace.
 //!
-//! They are compared with the numbers of the kernel programs, and used for what those cannot see,
-//! such as sockets older than the daemon. The text files are untrusted input: their parsers never
-//! panic, and their errors name file and field.
+//! They are compared with the counts of the kernel programs, and used where those are incomplete,
+//! such as for sockets older than the daemon. The text files are untrusted input: their parsers
+//! never panic, and their errors name file and field.
 
 pub mod counters;
 pub mod netns;

@@ -12,7 +12,7 @@ use crate::process::{ProcError, ProcRoot, is_gone};
 /// A network namespace that a process is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    /// Inode number of /proc/PID/ns/net; what the kernel programs record, in 32 bits.
+    /// Inode number of /proc/PID/ns/net; the kernel programs record it in 32 bits.
     pub inode: u64,
     /// A process in it: this one if it is, otherwise the lowest pid.
     pub pid: u32,
@@ -30,8 +30,8 @@ pub struct Namespaces {
     pub denied: usize,
 }
 
-/// Looks at every process once: one stat(2) each, and thus something for a slow timer.
-/// Threads that left the namespace of their process are not looked at.
+/// Reads every process once, with one stat(2) each, so call it rarely. Threads that left the
+/// namespace of their process are ignored.
 ///
 /// # Errors
 ///
@@ -92,14 +92,14 @@ impl Representatives {
         }
     }
 
-    /// Where processes are looked up.
+    /// The /proc to read.
     #[must_use]
     pub fn root(&self) -> &ProcRoot {
         &self.root
     }
 
-    /// A process in the network namespace `netns`. `hint` is tried first, then the one that was found
-    /// before; then all processes are looked at, if that was not done within the last 10 s.
+    /// A process in the network namespace `netns`. Tries `hint` first, then the process found
+    /// before; then reads all processes, unless that was done within the last 10 s.
     pub fn process_in(&mut self, netns: u32, hint: Option<u32>, now: Instant) -> Option<u32> {
         let root = &self.root;
         let is_in = |pid: &u32| of_process(root, *pid) == Some(netns);
@@ -122,7 +122,7 @@ impl Representatives {
     }
 }
 
-/// The network namespace of a process, as the kernel programs record it; `None` if it is gone or CAP_SYS_PTRACE is
+/// The network namespace of a process, as the kernel programs record it; `None` if it has ended or CAP_SYS_PTRACE is
 /// missing.
 #[must_use]
 pub fn of_process(root: &ProcRoot, pid: u32) -> Option<u32> {

@@ -2,9 +2,9 @@
 //!
 //! A request that is dropped because the accept queue is full increments ListenOverflows and
 //! ListenDrops of the namespace and `sk_drops` of the listener (`tcp_conn_request`,
-//! `tcp_v4_syn_recv_sock` and `tcp_listendrop`). Other drops increment the latter two only. So of a
-//! namespace's overflows, a listener has at least as many as exceed the drops of all others. What is
-//! then left belongs to the one whose queue is full, if only one is.
+//! `tcp_v4_syn_recv_sock` and `tcp_listendrop`). Other drops increment the latter two only. So a
+//! listener has at least the number of a namespace's overflows that exceeds the drops of all
+//! others. The rest is attributed to the listener whose queue is full, if there is exactly one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// What is attributed, by socket, and what is not, after drops and overflows from zero.
+    /// The attributed overflows, by socket, and the unattributed ones, with drops and overflows that start at zero.
     fn inferred(total: u64, drops: &[u32]) -> (Vec<(u64, u64)>, u64) {
         let mut inference = Inference::default();
         let mut overflows = Overflows::default();

@@ -59,8 +59,7 @@ impl TcpCounters {
         })
     }
 
-    /// Reads it for the network namespace that process `pid` is in; `None` when the
-    /// process is gone.
+    /// Reads it for the network namespace of process `pid`; `None` if the process has ended.
     ///
     /// # Errors
     ///
@@ -72,9 +71,8 @@ impl TcpCounters {
     }
 }
 
-/// The `TcpExt` counters, from /proc/PID/net/netstat (`netstat_seq_show` in
-/// net/ipv4/proc.c). Totals since the namespace was made. Which there are depends on the
-/// kernel, so they are kept by name.
+/// The `TcpExt` counters, from /proc/PID/net/netstat (`netstat_seq_show` in net/ipv4/proc.c). Totals since the creation of
+/// the namespace. They are stored by name, because they depend on the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpExtCounters(BTreeMap<String, u64>);
 
@@ -88,8 +86,7 @@ impl TcpExtCounters {
         parse_table("net/netstat", "TcpExt:", bytes).map(Self)
     }
 
-    /// Reads it for the network namespace that process `pid` is in; `None` when the
-    /// process is gone.
+    /// Reads it for the network namespace of process `pid`; `None` if the process has ended.
     ///
     /// # Errors
     ///

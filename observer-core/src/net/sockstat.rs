@@ -42,8 +42,7 @@ impl SockStat {
         })
     }
 
-    /// Reads the files of the network namespace that process `pid` is in; `None` when the
-    /// process is gone. Neither needs privileges.
+    /// Reads the files of the network namespace of process `pid`; `None` if the process has ended. Needs no privileges.
     ///
     /// # Errors
     ///

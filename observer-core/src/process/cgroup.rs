@@ -1,11 +1,11 @@
 //! From a cgroup path to labels for people: the systemd unit, or the container.
 //!
-//! A path is read from the root inwards, and the first component that names a unit or a
-//! container decides. The directories up to there were made by root. Those below belong to
-//! whoever the cgroup was delegated to, who can make directories of any name: a user below
-//! `user@1000.service`, a service with `Delegate=yes` below its own cgroup, the root of a
-//! container below the container's. They cannot get a line into the text that is read,
-//! because the kernel refuses a newline in a name (`cgroup_mkdir`).
+//! A path is parsed from the root inwards, and the first component that names a unit or a container
+//! determines the result. The directories up to there were created by root. Those below belong to
+//! the user to whom the cgroup was delegated, who can create directories of any name: a user below
+//! `user@1000.service`, a service with `Delegate=yes` below its own cgroup, the root of a container
+//! below the container's. They cannot inject a line into the file, because the kernel refuses a
+//! newline in a name (`cgroup_mkdir`).
 
 use super::unit::{MAX_UNIT_LEN, Unit, UnitKind};
 
@@ -23,9 +23,9 @@ const ENGINES: [(&[u8], UnitKind); 6] = [
     (b"libpod-payload-", UnitKind::Podman),
 ];
 
-/// Services below whose own cgroup containers are found: the runtime was told a relative
-/// path, as runc's cgroupfs driver is by an engine that uses systemd's names. Root runs
-/// them and they delegate nothing to others.
+/// Services with containers below their own cgroup: the runtime got a relative path, like runc's
+/// cgroupfs driver from an engine that uses systemd's names. Root runs them, and they delegate
+/// nothing to others.
 const ENGINE_SERVICES: [&[u8]; 12] = [
     b"containerd.service",
     b"crio.service",
@@ -57,7 +57,7 @@ enum Claim<'a> {
     Container(Container<'a>),
 }
 
-/// What a path says, in the order of preference.
+/// The results of a path, in the order of preference.
 #[derive(Debug)]
 enum Found<'a> {
     Root,
@@ -206,8 +206,9 @@ fn find(path: &[u8]) -> Found<'_> {
         .collect();
 
     let (mut unit, mut slice, mut pod_uid) = (None, None, None);
-    // Whether a directory was met that is no slice. systemd puts its units below slices only,
-    // so a unit below such a directory is that of a systemd in a container or a delegated cgroup.
+    // Whether the path has a directory that is no slice. systemd creates its units below slices
+    // only, so a unit below such a directory belongs to a systemd in a container or a delegated
+    // cgroup.
     let mut plain = false;
     for (depth, &name) in names.iter().enumerate() {
         // pam_cgfs(8) gives `/user/NAME` to that user, in all v1 hierarchies.
@@ -248,10 +249,9 @@ fn find(path: &[u8]) -> Found<'_> {
     }
 }
 
-/// What is named below a delegated cgroup: containers within containers, and with `units`
-/// first a unit of a user's systemd. A container is preferred to the scope or the engine's
-/// service that it runs in, but not to another service, which keeps its name when the
-/// container is replaced.
+/// The names below a delegated cgroup: containers within containers, and with `units` first a unit
+/// of a user's systemd. A container is preferred to the scope or the engine's service that it runs
+/// in, but not to another service, which keeps its name when the container is replaced.
 fn claims<'a>(names: &[&'a [u8]], mut units: bool) -> Vec<Claim<'a>> {
     let mut claims = Vec::new();
     let mut unit = None;
@@ -287,8 +287,7 @@ fn has_suffix(name: &[u8], suffix: &[u8]) -> bool {
     name.len() > suffix.len() && name.ends_with(suffix)
 }
 
-/// `user@UID.service`: the systemd of a user, who owns what is below (user@.service has
-/// `Delegate=`).
+/// `user@UID.service`: the systemd of a user, who owns the cgroups below (user@.service has `Delegate=`).
 fn is_user_manager(name: &[u8]) -> bool {
     name.starts_with(b"user@") && has_suffix(name, b".service")
 }
@@ -424,7 +423,7 @@ fn pod_uid_of(name: &[u8], parents: &[&[u8]]) -> Option<String> {
 
 /// Appends what fits, without control characters.
 fn push(label: &mut String, bytes: &[u8]) {
-    // What does not fit is not decoded either; a path can be 4096 bytes long.
+    // Longer names are not decoded; a path can be 4096 bytes long.
     for mut character in String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_UNIT_LEN)]).chars() {
         if character.is_control() {
             character = char::REPLACEMENT_CHARACTER;

@@ -1,5 +1,5 @@
-//! From a cgroup v2 id, as the kernel programs record it, to the unit: for
-//! processes that have exited before anybody could read their /proc/PID/cgroup.
+//! Maps a cgroup v2 id, as the kernel programs record it, to the unit: for processes that exited
+//! before the daemon read their /proc/PID/cgroup.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -19,10 +19,10 @@ use super::{ProcError, ProcRoot, Unit, cgroup};
 /// one walk each at worst.
 const MAX_MISSING: usize = 4096;
 
-/// What a walk over the cgroup tree may cost.
+/// Limits of a walk over the cgroup tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkLimits {
-    /// The most directories per walk; those nearest to the root come first.
+    /// Maximum number of directories per walk, those nearest to the root first.
     pub directories: usize,
     /// The least time between two walks.
     pub interval: Duration,
@@ -44,10 +44,10 @@ struct Known {
 
 /// Resolves cgroup v2 ids.
 ///
-/// The id that `bpf_get_current_cgroup_id` returns is the inode number of the cgroup's
-/// directory (`kernfs_ino` on 64-bit kernels) and is not used again within a boot. So what
-/// was once found stays right after the directory is gone, and an id that a walk did not
-/// find will never be found. A cgroup that came and went between two walks stays unknown.
+/// The id that `bpf_get_current_cgroup_id` returns is the inode number of the cgroup's directory
+/// (`kernfs_ino` on 64-bit kernels) and is not reused within a boot. So a mapping stays valid after
+/// the directory was removed, and an id that a walk did not find will never be found. A cgroup that
+/// existed only between two walks stays unknown.
 pub struct CgroupResolver {
     mount: PathBuf,
     limits: WalkLimits,
@@ -84,8 +84,8 @@ impl CgroupResolver {
         Ok(cgroup2_mount(&mountinfo).map(|mount| Self::new(mount, limits)))
     }
 
-    /// The unit of cgroup `id`, from the cache or from a walk over the tree if one is
-    /// due at `now`. `None` when the cgroup is gone, or no walk was allowed yet.
+    /// The unit of cgroup `id`, from the cache or from a walk over the tree if one is due at `now`.
+    /// `None` if the cgroup was removed, or no walk was due yet.
     pub fn resolve(&mut self, id: u64, now: Instant) -> Option<&Unit> {
         if !self.known.contains_key(&id) {
             if id == 0 || self.missing.contains(&id) || !self.walk_is_due(now) {
@@ -133,7 +133,7 @@ impl CgroupResolver {
         self.forget();
     }
 
-    /// Ids in the cache, those of cgroups that are gone included.
+    /// Ids in the cache, including those of removed cgroups.
     #[must_use]
     pub fn len(&self) -> usize {
         self.known.len()
@@ -145,7 +145,7 @@ impl CgroupResolver {
         self.known.is_empty()
     }
 
-    /// Whether the last walk met more directories than it was allowed to read.
+    /// Whether the last walk found more directories than its limit.
     #[must_use]
     pub const fn truncated(&self) -> bool {
         self.truncated
@@ -167,7 +167,7 @@ impl CgroupResolver {
             });
     }
 
-    /// Drops cgroups that are gone once they are more than those that a walk may find.
+    /// Drops removed cgroups once they are more than the limit of a walk.
     fn forget(&mut self) {
         if self.known.len() > 2 * self.limits.directories.max(1) {
             let walk = self.walks;

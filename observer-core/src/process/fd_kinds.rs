@@ -1,4 +1,4 @@
-//! What kinds of descriptors a process has open.
+//! Counts the open descriptors of a process by kind.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,14 +14,14 @@ use observer_common::state_name;
 use super::{ProcRoot, is_gone};
 use crate::text::sanitize;
 
-/// How many descriptors are looked at: those with the highest numbers. The kernel gives the lowest free
-/// number, so what leaks has high ones.
+/// Maximum number of descriptors that are read: those with the highest numbers. The kernel assigns
+/// the lowest free number, so leaked descriptors have high ones.
 pub const LOOKED_AT: usize = 256;
 
 /// Maximum number of characters of a directory.
 const DIRECTORY: usize = 64;
 
-/// What a descriptor is for.
+/// The kind of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FdKind {
     /// A TCP socket, by the name of its state.
@@ -29,7 +29,7 @@ pub enum FdKind {
     /// A socket that is in none of the tables of its network namespace: a TCP socket that was never
     /// connected or that the peer has reset, or one of a protocol without such a table.
     IdleSocket,
-    /// A socket of another family or protocol: the table that has it.
+    /// A socket of another family or protocol: the table that lists it.
     Socket(&'static str),
     /// An end of a pipe.
     Pipe,
@@ -77,7 +77,7 @@ impl FdKinds {
     ///
     /// # Errors
     ///
-    /// When /proc/PID/fd cannot be read: the process is gone, or CAP_SYS_PTRACE is missing.
+    /// When /proc/PID/fd cannot be read: the process has ended, or CAP_SYS_PTRACE is missing.
     pub fn read(root: &ProcRoot, pid: u32) -> io::Result<Self> {
         let process = root.process(pid);
         let mut kinds = Self::default();
@@ -113,7 +113,7 @@ impl FdKinds {
     }
 }
 
-/// What the descriptors with the highest numbers point to.
+/// Link targets of the descriptors with the highest numbers.
 fn newest(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let number = |name: OsString| name.to_str()?.parse::<u32>().ok();
     let mut numbers = Vec::new();

@@ -1,4 +1,4 @@
-//! How many file descriptors a process has open, and how many it may open.
+//! Number of open file descriptors of a process, and its limits.
 
 use std::{fs, io, path::Path};
 
@@ -20,8 +20,7 @@ pub enum FdMethod {
 }
 
 impl FdMethod {
-    /// Finds out what the running kernel offers, by looking at a process that surely has
-    /// an open descriptor: this one.
+    /// Determines the method of the running kernel, with this process, which certainly has an open descriptor.
     #[must_use]
     pub fn detect(root: &ProcRoot) -> Self {
         // A directory of any other file system has a size too, one that means nothing.
@@ -44,14 +43,14 @@ impl FdMethod {
     }
 }
 
-/// What came of counting descriptors.
+/// The result of counting descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenFds {
     /// This many are open.
     Open(u64),
     /// The caller may not look.
     Denied,
-    /// The process is gone.
+    /// The process has ended.
     Gone,
 }
 

@@ -7,7 +7,7 @@ use observer_common::ProcessKey;
 
 use super::{ProcError, ProcRoot, Unit, cgroup};
 
-/// Who a process is.
+/// Identity of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Thread-group id in the initial pid namespace.
@@ -69,7 +69,7 @@ impl Stat {
         })
     }
 
-    /// Reads it; `None` when the process is gone.
+    /// Reads it; `None` if the process has ended.
     ///
     /// # Errors
     ///
@@ -86,8 +86,8 @@ impl Stat {
         self.start_ticks == start_ticks(key)
     }
 
-    /// Whether all threads have exited and only the exit status is left. A leader may
-    /// exit before its threads (pthread_exit(3) in main); the process then goes on.
+    /// Whether all threads have exited and only the exit status is left. If the leader exits before
+    /// its threads (pthread_exit(3) in main), the process continues.
     #[must_use]
     pub fn has_exited(&self) -> bool {
         match self.state {
@@ -126,8 +126,8 @@ pub fn start_ticks(key: &ProcessKey) -> u64 {
     u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
-/// Reads who `key` is: `None` when that process is gone, be its pid in use again or not. A
-/// zombie still has an identity.
+/// Reads the identity of `key`: `None` if that process has ended, even if its pid was reused. A zombie still has an
+/// identity.
 ///
 /// # Errors
 ///
@@ -139,8 +139,7 @@ pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, P
     let Some(cgroup) = root.read(key.tgid, "cgroup")? else {
         return Ok(None);
     };
-    // The start time is compared last: a pid belongs to its process without interruption,
-    // so whoever has it now also had it when the files above were read.
+    // The start time is compared last: if the process still has the pid now, it also had it when the files above were read.
     match Stat::read(root, key.tgid)? {
         Some(stat) if stat.is(key) => {}
         _ => return Ok(None),
@@ -158,17 +157,16 @@ pub fn identify(root: &ProcRoot, key: &ProcessKey) -> Result<Option<Identity>, P
 pub enum Liveness {
     /// It has exited.
     Gone,
-    /// It runs; its comm now, where that was looked at.
+    /// It runs; its current comm, if that was read.
     Alive(Option<Vec<u8>>),
 }
 
-/// Whether the process still runs, and what it is called now: one read of /proc/PID/stat, as a
-/// rule. A zombie does not run; it has closed all its sockets.
+/// Whether the process still runs, and its current comm: usually one read of /proc/PID/stat. A
+/// zombie does not run; it has closed all its sockets.
 ///
-/// When stat cannot be read or understood, for another reason than that the process is
-/// gone, the answer is yes: the caller would otherwise write a live process off because
-/// it ran out of descriptors itself. Under `hidepid=2` without CAP_SYS_PTRACE foreign processes
-/// look gone.
+/// If stat cannot be read or parsed for another reason than the end of the process, the process
+/// counts as running: otherwise the caller would consider it ended if the caller itself runs out of
+/// descriptors. With `hidepid=2` and without CAP_SYS_PTRACE, other users' processes appear ended.
 #[must_use]
 pub fn liveness(root: &ProcRoot, key: &ProcessKey) -> Liveness {
     let bytes = match root.read(key.tgid, "stat") {

@@ -11,18 +11,17 @@ use std::{
 
 use super::ProcRoot;
 
-/// The most bytes of /proc/PID/maps that are read: a line has some hundred, and the libraries of a process come
-/// before most of what it maps later.
+/// Maximum number of bytes read from /proc/PID/maps: a line has about a hundred, and the libraries
+/// of a process come before most later mappings.
 const MAX_MAPS: u64 = 4 << 20;
 /// The most files of one process.
 const MAX_FILES: usize = 8;
-/// File systems whose server may not answer: opening or reading a file there may block for ever. So does looking at
-/// the file.
+/// File systems whose server may not answer: opening, reading or stat(2) of a file there may block indefinitely.
 const REMOTE: [&str; 13] = [
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "nfs", "nfs4",
     "ocfs2", "smb3",
 ];
-/// What the kernel appends to the path of a file that has no name any more (`d_path`).
+/// The suffix that the kernel appends to the path of an unlinked file (`d_path`).
 const DELETED: &[u8] = b" (deleted)";
 
 /// Major and minor number.
@@ -31,7 +30,7 @@ type Device = (u32, u32);
 /// A file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedFile {
-    /// Where the process sees it; `None` for its executable.
+    /// Its path in the process's mount namespace; `None` for the executable.
     pub library: Option<PathBuf>,
     /// Inode number.
     pub inode: u64,
@@ -40,7 +39,7 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Where it can be opened: through the process, whose root may be another.
+    /// The path to open it: through /proc/PID/root, because the process may have another root.
     #[must_use]
     pub fn path(&self, root: &ProcRoot, pid: u32) -> PathBuf {
         let process = root.process(pid);
@@ -59,7 +58,7 @@ impl MappedFile {
 ///
 /// # Errors
 ///
-/// When /proc/PID/maps cannot be read: the process is gone, or CAP_SYS_PTRACE is missing.
+/// When /proc/PID/maps cannot be read: the process has ended, or CAP_SYS_PTRACE is missing.
 pub fn mapped_files(root: &ProcRoot, pid: u32) -> io::Result<Vec<MappedFile>> {
     let process = root.process(pid);
     let executable = fs::read_link(process.join("exe"))?;

@@ -7,8 +7,8 @@ use procfs::{
     process::{LimitValue, Process},
 };
 
-/// What the observer uses. What cannot be read is `None`: a daemon that dropped its privileges may be
-/// denied parts of its own /proc directory.
+/// The observer's own resources. A value that cannot be read is `None`: a daemon that dropped its
+/// privileges may not be able to read all of its own /proc directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OwnProcess {
     /// User and system CPU time in seconds.
@@ -19,7 +19,7 @@ pub struct OwnProcess {
     pub resident_memory: Option<u64>,
     /// Number of threads.
     pub threads: Option<u64>,
-    /// When it was started, in seconds since the epoch.
+    /// Start time in seconds since the epoch.
     pub start_seconds: Option<f64>,
     /// Open descriptors.
     pub open_fds: Option<u64>,

@@ -22,7 +22,7 @@ pub struct Resources {
     pub open_fds: Option<u64>,
     /// Soft limit on their number, `RLIMIT_NOFILE`; `u64::MAX` when unlimited, `None` when not readable.
     pub max_fds: Option<u64>,
-    /// Hard limit, up to which the process may raise the soft one, likewise.
+    /// Hard limit, up to which the process may raise the soft one.
     pub hard_max_fds: Option<u64>,
     /// The most that were open at any measurement.
     pub fd_high_water: Option<u64>,
@@ -30,7 +30,7 @@ pub struct Resources {
     pub measured_at: Duration,
 }
 
-/// What a scan may cost.
+/// Limits of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanLimits {
     /// The most processes measured per call.
@@ -48,17 +48,17 @@ impl Default for ScanLimits {
     }
 }
 
-/// What one call did.
+/// The result of one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
     /// Processes measured, at least in part.
     pub measured: usize,
-    /// Of those, processes whose descriptors may not be counted.
+    /// Processes among them whose descriptors cannot be counted.
     pub denied: usize,
     /// Processes that could not be measured for another reason; they keep their values.
     pub failed: usize,
-    /// Processes that are gone. They keep their last values until they are no longer among
-    /// the live ones, and are not measured again.
+    /// Processes that have ended. They keep their last values until they are removed from the live
+    /// processes, and are not measured again.
     pub gone: Vec<ProcessKey>,
 }
 
@@ -93,7 +93,7 @@ struct State {
 #[derive(Default)]
 struct Watched {
     resources: Option<Resources>,
-    /// When it was measured, or could not be.
+    /// Time of the last measurement or attempt.
     looked_at: Option<Duration>,
     /// Its descriptors may run out soon.
     closely: bool,
@@ -136,7 +136,7 @@ impl ResourceScanner {
         }
     }
 
-    /// What is known of a process: `None` before its first measurement.
+    /// The values of a process: `None` before its first measurement.
     #[must_use]
     pub fn get(&self, key: &ProcessKey) -> Option<Resources> {
         lock(&self.state).processes.get(key)?.resources
@@ -200,7 +200,7 @@ impl State {
         due.into_iter().map(|(_, key)| *key).collect()
     }
 
-    /// Takes in what a measurement came to.
+    /// Adds the result of a measurement.
     fn note(
         &mut self,
         key: ProcessKey,
@@ -226,7 +226,7 @@ impl State {
             Err(error) => {
                 tracing::debug!(pid = key.tgid, %error, "cannot measure process");
                 scan.failed += 1;
-                // What was measured last may not be so any more.
+                // The last values may be outdated.
                 if let Some(resources) = &mut watched.resources {
                     (resources.open_fds, resources.max_fds) = (None, None);
                 }
@@ -236,7 +236,7 @@ impl State {
 }
 
 impl Watched {
-    /// Time since the last look, in intervals; `None` if that is less than one, or the process is gone.
+    /// Time since the last measurement, in intervals; `None` if that is less than one, or the process has ended.
     fn waited(&self, now: Duration, interval: Duration) -> Option<f64> {
         if self.gone {
             return None;

@@ -12,10 +12,10 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 /// hundred bytes per mount.
 const MAX_FILE: u64 = 4 << 20;
 
-/// What went wrong while something below /proc was read.
+/// Errors of reading files below /proc.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcError {
-    /// The file could not be read, for another reason than that its process is gone.
+    /// The file could not be read, for another reason than the end of its process.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -32,14 +32,14 @@ pub enum ProcError {
         /// The field.
         field: String,
     },
-    /// A field is there and is not a number, or not one that fits.
+    /// A field is not a number, or out of range.
     #[error("{file}: field {field} is not a number: {value:?}")]
     NotANumber {
         /// The file, without the part of the path that names the process.
         file: &'static str,
         /// The field.
         field: String,
-        /// What is there instead, shortened.
+        /// Its text, shortened.
         value: String,
     },
 }
@@ -62,15 +62,15 @@ impl ProcError {
     }
 }
 
-/// Whether an error means that the process is gone: opening a file of a reaped process
-/// gives ENOENT, reading one that was opened before gives ESRCH, and opening one in `net` while
-/// its network namespace goes gives ENXIO (`seq_open_net`, fs/proc/proc_net.c).
+/// Whether an error means that the process has ended: opening a file of a reaped process returns
+/// ENOENT, reading one that was opened before returns ESRCH, and opening one in `net` while its
+/// network namespace is destroyed returns ENXIO (`seq_open_net`, fs/proc/proc_net.c).
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENXIO))
 }
 
-/// Where procfs is mounted.
+/// Mount point of procfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcRoot(PathBuf);
 
@@ -105,7 +105,7 @@ impl ProcRoot {
         statfs(&self.0).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC)
     }
 
-    /// Reads `file` of process `pid`; `None` when the process is gone.
+    /// Reads `file` of process `pid`; `None` if the process has ended.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! What a process belongs to, as labels: a systemd unit or a container.
+//! The systemd unit or container of a process, as labels.
 
 /// The longest [`Unit::name`] and [`Unit::container_id`], in bytes.
 pub const MAX_UNIT_LEN: usize = 128;
 
-/// Who manages the cgroup of a process.
+/// The manager of a process's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnitKind {
     /// Nobody that is known: the root cgroup, or a cgroup of a host without systemd.
@@ -23,8 +23,7 @@ pub enum UnitKind {
     Lxc,
     /// systemd-nspawn.
     Nspawn,
-    /// A container whose engine the path does not tell, as with the cgroupfs driver of the
-    /// kubelet.
+    /// A container whose engine is not in the path, as with the cgroupfs driver of the kubelet.
     Container,
 }
 
@@ -48,12 +47,12 @@ impl UnitKind {
 
 /// The unit or container of a process.
 ///
-/// What root's systemd or engine named comes first in `name`. What somebody below it named
-/// follows after a slash: the units of a user's systemd (`user@1000.service/web.service`),
-/// containers in a container (`docker:0123456789ab/containerd:ba9876543210`). So nobody can
-/// take the name of another's unit or container. The name of a unit or container has no slash;
-/// a name that begins with a slash is the path of a cgroup that is neither. `kind`,
-/// `container_id` and `pod_uid` describe what is before the first slash.
+/// `name` starts with the name given by root's systemd or engine. Names chosen below it follow
+/// after a slash: the units of a user's systemd (`user@1000.service/web.service`), containers in a
+/// container (`docker:0123456789ab/containerd:ba9876543210`). So no user can imitate another unit
+/// or container. The name of a unit or container has no slash; a name that begins with a slash is
+/// the path of a cgroup that is neither. `kind`, `container_id` and `pod_uid` describe what is
+/// before the first slash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unit {
     /// The label `unit`: at most [`MAX_UNIT_LEN`] bytes without control characters, empty in

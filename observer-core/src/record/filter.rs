@@ -85,7 +85,7 @@ impl Filter {
             .fold(0, |mask, kind| mask | 1 << kind)
     }
 
-    /// Whether a record is to be shown. A record of an unknown kind passes only if no kinds were given.
+    /// Whether a record passes the filter. A record of an unknown kind passes only if no kinds were given.
     #[must_use]
     pub fn matches(&self, record: &Record, identity: &Identity<'_>) -> bool {
         let Self {

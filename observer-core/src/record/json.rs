@@ -19,8 +19,8 @@ use crate::{
     text::harden_json,
 };
 
-/// The object written for a record. All keys are always present; what a kind of record does not have,
-/// or what is not known, is null.
+/// The object written for a record. All keys are always present; values that a kind of record does
+/// not have, or that are unknown, are null.
 ///
 /// | key | type | meaning |
 /// |---|---|---|

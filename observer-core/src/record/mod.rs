@@ -1,8 +1,8 @@
 //! Records of the ring as lines of text or JSON.
 //!
-//! What a line needs beyond the [`Record`](observer_common::Record) itself is passed in: the owner
-//! of the socket ([`Identity`]), the kernel's [reset reasons](crate::names::ResetReasons) and the
-//! offset of the wall clock ([`Clock`]).
+//! Besides the [`Record`](observer_common::Record), the caller passes the owner of the socket
+//! ([`Identity`]), the kernel's [reset reasons](crate::names::ResetReasons) and the offset of the
+//! wall clock ([`Clock`]).
 
 use std::{
     borrow::Cow,
@@ -62,7 +62,7 @@ fn named_state(state: u8) -> Option<Cow<'static, str>> {
     }
 }
 
-/// What an `ENDED_` number stands for; `None` if the connection did not wait.
+/// The name of an `ENDED_` number; `None` if the connection did not wait.
 fn ended_name(waited_for: u32) -> Option<&'static str> {
     let index = (waited_for as usize).checked_sub(1)?;
     ENDED_NAMES.get(index).copied()

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{contract::KernelSource, process::Unit};
 
-/// Since when a process has been gone and without sockets.
+/// Since when a process has been ended and without sockets.
 #[derive(Debug)]
 pub(super) struct WithoutSockets {
     pub since: Instant,
@@ -37,13 +37,13 @@ pub(super) struct Entry {
     pub without_sockets: Option<WithoutSockets>,
     /// See [`observer_common::Slot::time_wait_count`].
     pub time_wait_count: u32,
-    /// What it counted for its earlier names.
+    /// Its counts for earlier names.
     pub before: Option<Box<Tally>>,
     /// Failed setsockopt calls, as of the last tick.
     pub failures: Failures,
-    /// Which of them its own series show.
+    /// The counts that its own series include.
     pub kinds: Kinds,
-    /// How often it changed its comm.
+    /// Number of changes of its comm.
     pub renames: u8,
 }
 

@@ -1,4 +1,4 @@
-//! What the table needs to know about processes, as a trait, so that the table reads no files.
+//! Information about processes, as a trait, so that the table reads no files.
 
 use observer_common::{ProcessKey, Slot};
 
@@ -18,8 +18,8 @@ pub struct Description {
 
 /// Answers about processes.
 pub trait ProcessFacts: Send + Sync {
-    /// Whether this process still runs, as opposed to another one with the same pid. Called at every
-    /// tick for every process, so it should take a look-up or one system call.
+    /// Whether this process still runs, as opposed to another one with the same pid. Called at
+    /// every tick for every process, so it should cost a lookup or one system call.
     fn liveness(&self, process: &ProcessKey) -> Liveness;
     /// The labels of a process. Called once, when its slot is first seen; may read files. Only the
     /// identity fields of `slot` are set.

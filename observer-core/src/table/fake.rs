@@ -216,7 +216,7 @@ impl KernelControl for FakeKernel {
 pub struct FakeFacts {
     pub dead: Mutex<HashSet<ProcessKey>>,
     pub units: Mutex<BTreeMap<u32, Unit>>,
-    /// What processes are called since they called execve().
+    /// Names of processes since their execve().
     pub comms: Mutex<HashMap<ProcessKey, Vec<u8>>>,
     /// Of each process.
     pub resources: Resources,

@@ -1,4 +1,4 @@
-//! TLS handshakes in progress: whose they are, and which nobody will end.
+//! TLS handshakes in progress: their owners, and those left over from exited processes.
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,7 @@ fn handshakes_of_an_earlier_generation_are_abandoned() {
     assert_eq!(bench.by_name(), [line("next", "client", 1, 1)]);
 }
 
-/// Their processes are not in the table: whether they run is not for it to say.
+/// Their processes are not in the table, so it does not know whether they run.
 #[test]
 fn handshakes_without_a_slot_of_their_own_count_for_names_alone() {
     let (mut bench, _) = Bench::new();
@@ -188,7 +188,7 @@ fn a_handshake_that_began_after_the_reading_has_no_age() {
     let (mut bench, [first, _, _]) = Bench::new();
     let mut seen = seen(first, TLS_CLIENT, 0);
     seen.handshake.began_ns += 1_000_000_000;
-    // A role that this daemon does not know is not counted.
+    // An unknown role is not counted.
     let mut unknown = seen;
     unknown.handshake.role = 3;
     assert_eq!(bench.update(&[seen, unknown]), []);

@@ -30,7 +30,7 @@ impl Table {
     /// sockets for the grace period, and selects the processes to show.
     pub fn tick(&mut self, now: Instant, source: &dyn KernelControl, facts: &dyn ProcessFacts) {
         self.now = now;
-        // Before names may make room for new ones.
+        // Before names are evicted.
         self.freed_slots.expire(now);
         self.discover(source, facts);
         self.read_failures(source);
@@ -198,7 +198,7 @@ impl Table {
         let Some(entry) = self.entries[index as usize].as_mut() else {
             return;
         };
-        // Read once more before the slot is freed, so that events since are counted.
+        // Read again before the slot is freed, to count the last events.
         source.read_slot(index, &mut self.scratch);
         if self.scratch.generation != entry.generation || self.scratch.sockets > 0 {
             entry.without_sockets = None;

@@ -1,4 +1,4 @@
-//! What the table has of TLS handshakes in progress.
+//! TLS handshakes in progress in the table.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use super::{names::NameId, port_views::Holder};
 pub struct Handshakes {
     /// Number.
     pub in_progress: [u32; TLS_ROLES.len()],
-    /// Of those, the ones that take too long.
+    /// Number of those that are too slow.
     pub slow: [u32; TLS_ROLES.len()],
     /// Age of the oldest.
     pub oldest: [Duration; TLS_ROLES.len()],
@@ -52,7 +52,7 @@ pub(super) struct InProgress {
 }
 
 impl InProgress {
-    /// The name made room for another.
+    /// The name was evicted.
     pub fn forget_name(&mut self, id: NameId) {
         self.by_name.remove(&Holder::Name(id));
     }

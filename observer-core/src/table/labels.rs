@@ -7,7 +7,7 @@ pub const OTHER: &str = "<other>";
 /// Events whose owner is not known.
 pub const UNATTRIBUTED: &str = "<unattributed>";
 
-/// What identifies a series: a name (`comm`, `unit`) or one process (`pid`, `comm`, `unit`).
+/// The labels of a series: of a name (`comm`, `unit`) or of one process (`pid`, `comm`, `unit`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
     comm: String,

@@ -1,4 +1,4 @@
-//! What is known of listening sockets by address, of each name and of each process.
+//! Values of listening sockets by address, for each name and each process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +17,7 @@ pub(crate) const ADDRESSES: usize = 64;
 /// At the limit, an address without a listener for this time is removed, and its series end.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// Where a socket listens.
+/// The address of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenAddress {
     /// Inode number of the network namespace.
@@ -64,7 +64,7 @@ impl ListenerStats {
         self.sockets += 1;
         self.backlog += u64::from(sample.backlog);
         self.max_backlog += u64::from(sample.max_backlog);
-        // With a backlog of 0, the kernel lets one connection wait.
+        // With a backlog of 0, one connection can wait.
         let full = f64::from(sample.backlog) / f64::from(sample.max_backlog.max(1));
         self.fullest = self.fullest.max(full);
     }
@@ -78,7 +78,7 @@ impl ListenerStats {
     }
 }
 
-/// What was dropped between two readings.
+/// Drops between two readings.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub drops: u64,
@@ -132,7 +132,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// The name made room for another.
+    /// The name was evicted.
     pub fn forget_name(&mut self, id: NameId) {
         self.by_name.remove(&id);
     }

@@ -22,7 +22,7 @@ impl Table {
             let listener = &sample.listener;
             let known = self.listeners.counted.get(&sample.key).copied();
             let (drops, exact) = known.unwrap_or_default();
-            // One whose end was not seen says less at last than before.
+            // The last sample of a listener whose end was missed has lower values than before.
             let new_drops = match listener.closed {
                 0 => listener.dropped().wrapping_sub(drops),
                 _ => listener.dropped().saturating_sub(drops),

@@ -1,15 +1,15 @@
-//! The table of processes and names: which process has which slot, which name (comm and unit) it
-//! counts for, and which processes have series of their own.
+//! The table of processes and names: the slot of each process, the name (comm and unit) it counts
+//! for, and the processes with series by pid.
 //!
-//! Counters stay in the kernel's slots and are read at scrape time; the table adds only what the kernel
-//! cannot know. Invariants, each with a test:
+//! Counters stay in the kernel's slots and are read at scrape time; the table adds only information
+//! that the kernel does not have. Invariants, each with a test:
 //!
 //! * a counter of a name increases by exactly the events of its processes: it never decreases, and
 //!   nothing is moved into it (`properties.rs`);
 //! * a series of a process has what its slot has, and ends with the process;
 //! * the number of series is bounded by [`TableConfig::max_names`] and
 //!   [`TableConfig::max_processes`];
-//! * no two series have the same labels, whatever bytes a comm is made of.
+//! * no two series have the same labels, for any bytes in a comm.
 //!
 //! The table takes its time, kernel and process facts as arguments: it is deterministic.
 

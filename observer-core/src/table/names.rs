@@ -35,7 +35,7 @@ pub(crate) const FIXED: usize = 2;
 /// dashboard, and than any socket in TIME_WAIT counts for it.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 
-/// At the limit, one in this many names is evicted at once, of those that are idle.
+/// At the limit, idle names are evicted in one step, up to this fraction of all names.
 const PART: usize = 8;
 
 /// Maximum number of kinds of failed setsockopt calls per name or process. The kernel programs keep to
@@ -56,7 +56,7 @@ impl Kinds {
         self.shown(kind)
     }
 
-    /// How failures of `kind` are shown, once it was admitted or found no room.
+    /// The labels of failures of `kind`: its own, or `other` beyond the limit.
     pub fn shown(&self, kind: Failure) -> Failure {
         if self.0.contains(&kind) {
             kind

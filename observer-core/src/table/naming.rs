@@ -1,4 +1,4 @@
-//! Which name a process counts for: by its comm and unit, the filter, and the limit on names.
+//! Determines the name of a process: by its comm and unit, the filter, and the limit on names.
 
 use std::sync::Arc;
 
@@ -46,13 +46,13 @@ impl Table {
         }
         entry.renames += 1;
         entry.labels = Arc::new(Labels::process(entry.key.tgid, &comm, &entry.unit.name));
-        // They come back with the next walk, under the new name.
+        // The next walk adds them again under the new name.
         self.ports.forget_process(index);
         self.rename(index, source);
     }
 
-    /// Updates the name of processes whose selection changed, or that count for `<other>` although
-    /// there is room for their name now.
+    /// Updates the name of processes whose selection changed, or that count for `<other>` although their name can now be
+    /// added.
     pub(super) fn settle_names(&mut self, source: &dyn KernelSource) {
         let reselect = std::mem::take(&mut self.reselect);
         let crowded = |entry: &Entry| entry.name == OTHER_ID && entry.selected;
@@ -67,7 +67,7 @@ impl Table {
                 continue;
             }
             self.rename(index, source);
-            // Asked once, and not for each of those that find no room.
+            // Checked once, not for each process.
             let left_out = self.entries[index as usize].as_ref().is_some_and(crowded);
             if left_out && !reselect {
                 return;
@@ -75,8 +75,7 @@ impl Table {
         }
     }
 
-    /// Makes a process count for the name given by its labels and the filter. What it has counted
-    /// so far stays with its old name.
+    /// Makes a process count for the name given by its labels and the filter. Its counts so far stay with its old name.
     fn rename(&mut self, index: u32, source: &dyn KernelSource) {
         let Some(entry) = &self.entries[index as usize] else {
             return;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{labels::Labels, names::NameId};
 use crate::walk::{Destination, Waits};
 
-/// What a series says of the ports in use.
+/// The values of the ports in use of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PortsView {
     /// The name or process.
@@ -14,7 +14,7 @@ pub struct PortsView {
     pub destination: Option<Destination>,
     /// Ports in use.
     pub used: u32,
-    /// Of those, ports that connect() cannot use.
+    /// Ports among them that connect() cannot use.
     pub blocked: u32,
     /// Ports to the destination that are blocked by all processes.
     pub blocked_by_all: u32,
@@ -44,14 +44,14 @@ pub(super) struct Ports {
     pub available: BTreeMap<u32, u32>,
     /// [`crate::walk::ProcessUse::unguarded`], where it is not 0.
     pub unguarded: BTreeMap<Holder, u32>,
-    /// What the connections of each wait for.
+    /// Waits of the connections of each.
     pub waits: BTreeMap<Holder, Waits>,
-    /// How long the last walk took, and how much later it ended than the one before.
+    /// Duration of the last walk, and the time between the ends of the last two.
     pub walked: Option<(Duration, Duration)>,
 }
 
 impl Ports {
-    /// The name made room for another.
+    /// The name was evicted.
     pub fn forget_name(&mut self, id: NameId) {
         self.forget(Holder::Name(id));
     }

@@ -146,14 +146,14 @@ impl Table {
         })
     }
 
-    /// What the connections of names and of processes that are shown wait for.
+    /// Waits of the connections of names and of shown processes.
     pub fn waits(&self) -> impl Iterator<Item = (Arc<Labels>, &Waits)> {
         let all = self.ports.waits.iter();
         let all = all.filter(|(holder, _)| self.is_shown(**holder));
         all.map(|(holder, waits)| (self.labels_of(*holder), waits))
     }
 
-    /// How long the last walk over connections took, and how much later it ended than the one before.
+    /// Duration of the last walk over connections, and the time between the ends of the last two.
     #[must_use]
     pub fn walked(&self) -> Option<(Duration, Duration)> {
         self.ports.walked

@@ -1,5 +1,4 @@
-//! Which processes are shown before others: those with recent failures, then those with the most sockets
-//! and descriptors.
+//! The order in which processes are shown: those with recent failures, then those with the most sockets and descriptors.
 
 use std::{
     cmp::Ordering,

@@ -50,10 +50,10 @@ enum Step {
     Select {
         hidden: usize,
     },
-    /// What the jobs do that read sockets: adds new processes.
+    /// Adds new processes, as the jobs that read sockets do.
     Discover,
     Tick,
-    /// So long that a name without processes may make room.
+    /// Long enough that a name without processes can be evicted.
     Pause,
     Scrape,
 }
@@ -80,13 +80,13 @@ fn step() -> impl Strategy<Value = Step> {
 /// kept.
 type Counts = [u64; 4];
 
-/// What happened since the last scrape, and how many sockets are live.
+/// Events since the last scrape, and the number of live sockets.
 #[derive(Default)]
 struct Events {
     /// By the name of the slot when it happened, or when the table learned of it.
     by_name: HashMap<String, Counts>,
     live: i64,
-    /// What no scrape shows yet, by slot: of processes that are not in the table.
+    /// Events that no scrape shows yet, by slot, of processes that are not in the table.
     unseen: HashMap<u32, (Counts, i64)>,
     /// Failures, which each tick reads.
     unread: HashMap<u32, u64>,
@@ -133,7 +133,7 @@ fn add(total: &mut Counts, counts: Counts) {
     }
 }
 
-/// Which name a slot counts for; `None` if its process is not in the table yet.
+/// The name of a slot; `None` if its process is not in the table yet.
 fn name_of_slot(table: &Table, kernel: &FakeKernel, slot: u32) -> Option<String> {
     match slot {
         SLOT_OVERFLOW => Some(OTHER.to_owned()),
@@ -145,7 +145,7 @@ fn name_of_slot(table: &Table, kernel: &FakeKernel, slot: u32) -> Option<String>
     }
 }
 
-/// What a scrape shows.
+/// The values of a scrape.
 #[derive(Default)]
 struct Scrape {
     names: BTreeMap<Labels, (Counts, i64)>,
@@ -177,8 +177,7 @@ impl Scrape {
     }
 }
 
-/// What happened to a name whose series has ended is shown nowhere; if it comes back, it begins
-/// anew. `kept` are the names there were before.
+/// Events of an evicted name are not shown; if it returns, its counters start at 0. `kept` are the previous names.
 fn forget_evicted(
     table: &Table,
     kept: &mut Vec<Arc<Labels>>,

@@ -1,4 +1,4 @@
-//! Which processes have series of their own.
+//! Selects the processes with series by pid.
 //!
 //! Up to [`TableConfig::max_processes`](super::TableConfig), all of them. Beyond that, those with
 //! failures and those with the most sockets and descriptors, selected every few seconds. Sums are by
@@ -12,7 +12,7 @@ use crate::contract::KernelSource;
 /// Interval of the selection when there are too many.
 const EVERY: Duration = Duration::from_secs(5);
 impl Table {
-    /// Shows a new process at once while there is room.
+    /// Shows a new process at once if the limit is not reached.
     pub(super) fn show_if_there_is_room(&mut self, entry: &mut Entry) {
         if self.shown < self.config.max_processes && entry.may_be_shown() {
             // Until the next choice: it was not chosen, and need not stay.

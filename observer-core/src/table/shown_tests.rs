@@ -1,4 +1,4 @@
-//! Which processes are shown when there are too many.
+//! Tests which processes are shown when there are too many.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What each process and each name has at one moment, for readers that take neither the table's lock nor
-//! read the kernel: the API, the page, detectors.
+//! The values of each process and each name at one tick, for readers that neither take the table's
+//! lock nor read the kernel: the API, the page, detectors.
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
 
-/// What a running process has.
+/// Values of a running process.
 #[derive(Debug)]
 pub struct ProcessVitals {
     /// The process.
@@ -44,20 +44,20 @@ pub struct ProcessVitals {
     pub owner: (u32, u32),
     /// Its descriptors.
     pub resources: Resources,
-    /// What it has in common with names.
+    /// Values common to processes and names.
     pub vitals: Vitals,
 }
 
-/// What the processes of a name have, ended ones included.
+/// Values of the processes of a name, including ended ones.
 #[derive(Debug)]
 pub struct NameVitals {
     /// Whether any of them is running.
     pub alive: bool,
-    /// What it has in common with processes.
+    /// Values common to names and processes.
     pub vitals: Vitals,
 }
 
-/// What a process or a name has.
+/// Values of a process or a name.
 #[derive(Debug)]
 pub struct Vitals {
     /// Its labels.

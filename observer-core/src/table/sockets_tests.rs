@@ -172,7 +172,7 @@ fn counts_outlive_socket_and_process_and_never_go_down() {
     bench.table.update_listeners(&[sample(slot, 80, 1)], None);
     let total = u64::from(u32::MAX) + 2;
     assert_eq!(bench.drops(), total);
-    // Its end was not seen, so its last word is zero.
+    // Its end was missed, so its last sample is zero.
     bench
         .table
         .update_listeners(&[closed(sample(slot, 80, 0))], None);
@@ -225,7 +225,7 @@ fn addresses_are_bounded() {
     }
     assert!(bench.listeners().len() <= 2 * 65);
     assert_eq!(bench.drops(), 300);
-    // An address where nothing listens any more makes room for others: its series ends.
+    // The series of an address on which nothing listens any more ends.
     bench.ticks(600);
     bench.table.update_listeners(&[sample(slot, 1000, 1)], None);
     assert!(

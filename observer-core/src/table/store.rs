@@ -29,10 +29,9 @@ pub struct TableConfig {
     pub max_names: usize,
     /// Maximum number of processes shown by pid.
     pub max_processes: usize,
-    /// How long an exited process must have been without sockets before it is folded.
+    /// Minimum time without sockets before an exited process is folded.
     pub grace: Duration,
-    /// How many processes can be tracked. When three quarters of these are, the grace period is left
-    /// out.
+    /// Maximum number of tracked processes. Above three quarters of it, there is no grace period.
     pub slots: usize,
     /// Processes that it rejects count for `<other>`.
     pub filter: Option<Filter>,
@@ -50,7 +49,7 @@ impl Default for TableConfig {
     }
 }
 
-/// How many processes hold a slot, by how they are shown, and how many names there are.
+/// Number of processes with a slot, by how they are shown, and number of names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounts {
     /// Running, shown by their pid.

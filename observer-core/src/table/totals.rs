@@ -172,7 +172,7 @@ impl TimeWaits {
     pub fn plus(self, count: TimeWaitCount) -> Self {
         Self {
             live: self.live + count.live(),
-            // What counts for another name is taken off before it is added.
+            // Counts of another name are subtracted first.
             ended: self.ended.wrapping_add(count.ended),
         }
     }

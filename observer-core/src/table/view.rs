@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{contract::KernelSource, sync::lock};
 
-/// What a series is about.
+/// The subject of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// All processes of a name, running and ended.
@@ -27,9 +27,9 @@ pub enum Kind {
     },
     /// One running process.
     Process {
-        /// Which one.
+        /// Its labels.
         key: ProcessKey,
-        /// Whether it has series of its own.
+        /// Whether it has series by pid.
         shown: bool,
         /// Its descriptors.
         resources: Resources,
@@ -73,7 +73,7 @@ impl Table {
         ] {
             source.read_slot(index, &mut scratch);
             add(&mut sums[id].counts, &scratch);
-            // Processes without a number of their own share the one of this slot.
+            // Processes without their own number share the number of this slot.
             sums[id].time_waits = sums[id].time_waits.plus(source.time_wait_count(index));
             sums[id].fail(&self.names.get(id).kinds, None, &self.fixed_failures[id]);
         }

@@ -1,4 +1,4 @@
-//! Adding up what a walk sees.
+//! Aggregates the sockets of a walk.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +22,7 @@ use super::{
 
 /// Milliseconds without data after which a connection is idle.
 const IDLE_MS: u32 = 300_000;
-/// The same, after which it counts if nothing would notice that its peer has vanished.
+/// The same, from which it counts as unguarded.
 const QUIET_MS: u32 = 60_000;
 
 /// One bit for each port.
@@ -120,7 +120,7 @@ impl Bound {
     }
 }
 
-/// Who has the ports, most first.
+/// The holders of the ports, most ports first.
 fn binders(uses: &[&BoundUse]) -> Vec<((u32, u32), u32)> {
     let mut owners: BTreeMap<(u32, u32), u32> = BTreeMap::new();
     for each in uses {
@@ -131,7 +131,7 @@ fn binders(uses: &[&BoundUse]) -> Vec<((u32, u32), u32)> {
     binders
 }
 
-/// Collects what a walk sees.
+/// Collects the sockets of a walk.
 #[derive(Default)]
 pub struct Collector {
     /// Destinations by number, so that a use takes few bytes.

@@ -1,4 +1,4 @@
-//! Towards what a local port is in use.
+//! The destination for which a local port is in use.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

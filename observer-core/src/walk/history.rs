@@ -1,4 +1,4 @@
-//! What walks remember of the one before: how many connections took a port since.
+//! The state kept between walks, to count the connections that took a port since.
 
 use std::{collections::HashMap, ops::Range, time::Duration};
 
@@ -19,7 +19,7 @@ pub struct History {
 struct Past {
     opened: u64,
     ratio: f64,
-    /// Where in [`History::ports`] its ports are.
+    /// The range of its ports in [`History::ports`].
     ports: Range<usize>,
 }
 
@@ -44,7 +44,7 @@ impl History {
         self.walked_at.map_or(Duration::ZERO, since)
     }
 
-    /// Begins to take in a walk.
+    /// Starts a walk.
     pub(super) fn begin(&mut self, walked: Range<Duration>) -> Remembered<'_> {
         let since = |moment: Duration| Some(moment.saturating_sub(self.walked_at?));
         Remembered {
@@ -59,7 +59,7 @@ impl History {
     }
 }
 
-/// One walk while it is taken in.
+/// A walk in progress.
 pub(super) struct Remembered<'a> {
     history: &'a mut History,
     next: History,
@@ -85,8 +85,8 @@ impl Remembered<'_> {
             None => (0, 0.0, 0..0),
         };
         let mut before = self.history.ports[range].iter().peekable();
-        // What entered TIME_WAIT less long before it was visited did so after the last walk, however long either
-        // walk took.
+        // A socket that entered TIME_WAIT within this time before its visit did so after the last
+        // walk, independent of the durations of the walks.
         let young = self
             .between
             .map_or(0, |between| coarse_time(between.as_nanos() as u64));

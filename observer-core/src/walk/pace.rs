@@ -1,4 +1,4 @@
-//! How often to walk.
+//! Computes the interval between walks.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const PAUSE: u32 = 800;
 /// The same if that pause is longer than the longest: at most 1/500 of a CPU.
 const LEAST_PAUSE: u32 = 500;
 
-/// The same while a destination runs out of ports: at most 1/50 of a CPU.
+/// The same while the ports of a destination run out: at most 1/50 of a CPU.
 const URGENT_PAUSE: u32 = 50;
 
 /// Fraction of a destination's ports from which on the next walk is urgent.
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(of_ms(20, 0.0, 0.006), 16_000);
         assert_eq!(of_ms(20, 0.0, 0.007), 1_000);
         assert_eq!(of_ms(100, 0.0, 0.001), 60_000);
-        // As rare as they must be however many sockets there are.
+        // The maximum interval, for any number of sockets.
         assert_eq!(of_ms(150, 0.0, 0.001), 75_000);
         assert_eq!(of_ms(150, 0.3, 0.0), 7_500);
     }

@@ -10,23 +10,23 @@ use super::{
 /// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).
 const BUSY: f64 = 0.1;
 
-/// What one walk found. The default is that of no walk.
+/// The result of a walk. The default is an empty result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     /// CLOCK_MONOTONIC at its end; 0 without a walk.
     pub walked_at: Duration,
     /// Destinations of connections that were opened here.
     pub destinations: Vec<DestinationUse>,
-    /// Who has the ports: those of one destination one after the other, most ports first.
+    /// The holders of ports, grouped by destination, most ports first.
     pub shares: Vec<Share>,
     /// Processes of which any number in [`ProcessUse`] is not 0, in the order of slots.
     pub processes: Vec<ProcessUse>,
-    /// What the connections of each process that has any wait for, in the order of slots.
+    /// Waits of the connections of each process with connections, in the order of slots.
     pub waits: Vec<ProcessWaits>,
     /// For whom they wait: those of a process one after the other, first those that detectors count, most connections
     /// first.
     pub peers: Vec<PeerWait>,
-    /// How long the walk took.
+    /// Duration of the walk.
     pub took: Duration,
     /// From the end of the walk before to the end of this one; 0 without one.
     pub interval: Duration,
@@ -37,7 +37,7 @@ pub struct Walk {
 /// Local ports for a destination, of all processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DestinationUse {
-    /// Which destination.
+    /// The destination.
     pub destination: Destination,
     /// Ports available for it.
     pub available: u32,
@@ -63,7 +63,7 @@ pub struct DestinationUse {
     /// Connections that took a port, since the first of the walks running that found the destination. Those
     /// that began and ended without TIME_WAIT between two walks are missing.
     pub opened: u64,
-    /// Who has the ports, as indices of [`Walk::shares`].
+    /// The holders of the ports, as indices of [`Walk::shares`].
     pub holders: Range<usize>,
 }
 
@@ -78,7 +78,7 @@ impl DestinationUse {
 /// The ports of one process for one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Which destination.
+    /// The destination.
     pub destination: Destination,
     /// The process's slot and the slot's generation.
     pub owner: (u32, u32),
@@ -151,7 +151,7 @@ impl NamespaceUse {
 }
 
 impl Walk {
-    /// What was found of a process.
+    /// The values of a process.
     #[must_use]
     pub fn process(&self, owner: (u32, u32)) -> ProcessUse {
         let found = self.processes.binary_search_by_key(&owner, |it| it.owner);
@@ -164,7 +164,7 @@ impl Walk {
         )
     }
 
-    /// What the connections of a process wait for; `None` if it has none.
+    /// Waits of the connections of a process; `None` if it has none.
     #[must_use]
     pub fn waits(&self, owner: (u32, u32)) -> Option<&Waits> {
         let found = self.waits.binary_search_by_key(&owner, |(it, _)| *it);
@@ -179,7 +179,7 @@ impl Walk {
         &self.peers[first..first + count]
     }
 
-    /// Who has the ports for a destination, most ports first.
+    /// The holders of the ports for a destination, most ports first.
     #[must_use]
     pub fn holders(&self, destination: &DestinationUse) -> &[Share] {
         self.shares

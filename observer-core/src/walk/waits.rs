@@ -1,4 +1,4 @@
-//! What connections wait for.
+//! Aggregates what connections wait for.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
@@ -24,17 +24,16 @@ pub const NOBODY: usize = (WAIT_NOBODY - WAIT_PEER) as usize;
 /// Peers kept of each process, those with the most waiting connections.
 const PEERS: usize = 5;
 
-/// What the connections of a process or a name wait for, those in ESTABLISHED and CLOSE_WAIT.
+/// Waits of the connections of a process or a name, in ESTABLISHED and CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waits {
     /// Connections in ESTABLISHED and CLOSE_WAIT.
     pub connections: u32,
-    /// Of those, connections that something has been owed to for `--stall-after` or longer, in the order of
-    /// [`STALL_NAMES`].
+    /// Connections that have been stalled for `--stall-after` or longer, in the order of [`STALL_NAMES`].
     pub stalled: [u32; STALLS],
     /// The longest of those waits, milliseconds.
     pub longest_ms: [u32; STALLS],
-    /// Connections in ESTABLISHED that owe nothing and have been quiet for each of [`QUIET_SECONDS`], in the order of
+    /// Connections in ESTABLISHED that are not stalled and have been quiet for each of [`QUIET_SECONDS`], in the order of
     /// [`TURN_NAMES`].
     pub quiet: [[u32; QUIET_SECONDS.len()]; TURNS],
     /// Of the connections [in use](Self::in_use), those that were opened here.
@@ -45,8 +44,7 @@ pub struct Waits {
     pub idle_of_servers: u32,
     /// Requests on connections that have received data before, without an answer for 60 s or longer.
     pub unanswered: u32,
-    /// Of the connections whose data the program does not read, those of servers, and those with much of it: session
-    /// tickets and farewells of TLS are left out.
+    /// Connections with unread data, those of servers, and those with more than a TLS session ticket or close_notify.
     pub unread: u32,
     /// Of those, the ones that came from a listener.
     pub unread_of_servers: u32,
@@ -111,7 +109,7 @@ impl Waits {
         }
     }
 
-    /// Adds those of another process.
+    /// Adds the waits of another process.
     pub fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
         self.in_use_of_clients += other.in_use_of_clients;
@@ -180,18 +178,19 @@ impl Waits {
     }
 }
 
-/// Whether the connection came from a listener. One that is older than the observer is told by its port.
+/// Whether the connection came from a listener. For a connection older than the observer, this is derived from its port.
 fn is_server(socket: &SocketSeen) -> bool {
     socket.flags & (SEEN_PASSIVE | PORT_BOUND) != 0
 }
 
-/// Whether it has waited for so many seconds.
+/// Whether it has waited for this number of seconds.
 fn waited(socket: &SocketSeen, seconds: u32) -> bool {
     socket.waited_ms / 1000 >= seconds
 }
 
-/// Whether detectors count the wait: what a peer owes; a request without an answer, which a client that is idle has
-/// not sent; and unread data, if it is neither a session ticket nor a farewell of TLS.
+/// Whether detectors count the wait: a stall by the peer; a request without an answer, unless it
+/// looks like traffic of an idle client; and unread data, if it is more than a TLS session ticket
+/// or close_notify.
 fn is_judged(socket: &SocketSeen, stall_after_ms: u32) -> bool {
     let has = |flag| socket.flags & flag != 0;
     let is_stalled = socket.waited_ms >= stall_after_ms;
@@ -218,7 +217,7 @@ fn turn(waits_for: u8) -> Option<usize> {
     (index < TURNS).then_some(index)
 }
 
-/// What a wait is for: a reason of [`STALL_NAMES`], or `peer` if it is the peer's turn.
+/// The reason of a wait: one of [`STALL_NAMES`], or `peer` if it is the peer's turn.
 #[must_use]
 pub fn wait_name(waits_for: u8) -> &'static str {
     match (stall(waits_for), turn(waits_for)) {
@@ -258,10 +257,10 @@ pub struct PeerWait {
     pub longest_ms: u32,
 }
 
-/// Peers of a process that are told apart during a walk.
+/// Maximum number of peers per process during a walk.
 const MOST_PEERS: u32 = 1000;
 
-/// Adds up what a walk sees.
+/// Aggregates the connections of a walk.
 #[derive(Default)]
 pub(super) struct WaitCollector {
     processes: BTreeMap<(u32, u32), Waits>,
@@ -324,8 +323,8 @@ impl WaitCollector {
         }
     }
 
-    /// What each process waits for, in the order of owners; and for whom, those of a process one after the other,
-    /// those that detectors count and those of the most connections first.
+    /// The waits of each process, in the order of owners; and the peers, grouped by process: first
+    /// those that detectors count, then by number of connections.
     pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
         let peers = self.peers.into_iter();
         let peers = peers.map(

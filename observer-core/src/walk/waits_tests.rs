@@ -19,7 +19,7 @@ fn socket(slot: u32, waits_for: u8, waited_ms: u32) -> SocketSeen {
     }
 }
 
-/// Opened here, to 10.0.0.`last`:80; or taken in on port 443 from there.
+/// Opened here, to 10.0.0.`last`:80; or accepted on port 443 from there.
 fn peer(socket: SocketSeen, last: u8, is_client: bool) -> SocketSeen {
     let words = Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
     let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| words[at * 4 + byte]));
@@ -100,7 +100,7 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
         socket(1, WAIT_PEER, 99_000),
         with(socket(1, WAIT_PEER, 59_999), asked),
         with(socket(1, WAIT_PEER, 60_000), asked),
-        // A session ticket, an answer, a request, and a farewell.
+        // A session ticket, an answer, a request, and a close_notify.
         socket(1, WAIT_PROGRAM_READ, 20_000),
         with(socket(1, WAIT_PROGRAM_READ, 20_000), much),
         with(socket(1, WAIT_PROGRAM_READ, 20_000), SEEN_PASSIVE),
@@ -116,7 +116,7 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
     assert_eq!((waits.quiet[2][0], waits.idle_of_servers), (2, 1));
     assert_eq!((waits.connections, waits.in_use()), (10, 8));
     assert_eq!((waits.in_use_of_clients, waits.close_wait), (6, 1));
-    // Those that are judged come first, however few.
+    // Those that detectors count come first, even if they are few.
     let judged: Vec<_> = peers.iter().map(|it| it.is_judged).collect();
     assert_eq!(judged, [true, true, true, false, false]);
 }

@@ -163,7 +163,7 @@ fn the_whole_range_and_no_range_are_fine() {
         walk(&[space(7, 0, u16::MAX, &[])], &[]).namespaces[&7].available(),
         65_536
     );
-    // What is read of a namespace that is gone may be anything.
+    // Values read from a freed namespace are arbitrary.
     assert_eq!(
         walk(&[space(7, 9, 1, &[])], &[]).namespaces[&7].available(),
         0
@@ -194,10 +194,10 @@ fn a_port_that_may_be_taken_again_is_used_and_not_blocked() {
         in_time_wait(port(101, 80, 3, 0), 1, 1),
         in_time_wait(port(102, 80, 3, 0), 2000, 1001),
         in_time_wait(port(103, 80, 4, 0), 2000, 1001),
-        // Taken again, and by somebody else.
+        // Reused by another process.
         in_time_wait(port(104, 80, 3, 0), 2000, 1001),
         port(104, 80, 4, 0),
-        // In TIME_WAIT twice: the later one is what is there.
+        // In TIME_WAIT twice: the later socket counts.
         in_time_wait(port(105, 80, 3, 0), 3000, 3000),
         in_time_wait(port(105, 80, 4, 0), 10, 10),
     ];
@@ -286,7 +286,7 @@ proptest! {
                 sockets.iter().filter(here)
             };
             let used = usable.iter().filter(|port| of(**port).next().is_some()).count();
-            // The youngest says whether it is blocked; of equals, any.
+            // The youngest determines whether it is blocked; of equal ones, any.
             let free = |port: u16, all: bool| {
                 let youngest = of(port).map(|it| it.age).min();
                 let mut free = of(port).filter(|it| Some(it.age) == youngest).map(|it| {
@@ -403,7 +403,7 @@ fn ports_are_counted_by_state() {
         state(104, FIN_WAIT1, 4),
         state(105, FIN_WAIT2, 4),
         state(106, LAST_ACK, 4),
-        // The time that a timewait socket has waited says nothing about idleness.
+        // The waiting time of a timewait socket does not mean that it is idle.
         in_time_wait(port(107, 80, 4, 0), ticks(2), 300_001),
         in_time_wait(port(108, 80, 4, 0), 0, 0),
     ];
