@@ -1,10 +1,9 @@
-//! Compiles the kernel programs of observer-ebpf and leaves the object at
-//! `$OUT_DIR/observer.o`, where the daemon includes it. `noop.o` and `minimal.o` beside it are
-//! for the benchmark.
+//! Compiles the kernel programs of observer-ebpf to `$OUT_DIR/observer.o`, which the daemon
+//! includes. `noop.o` and `minimal.o` are for the benchmark.
 //!
-//! The BPF target needs another compiler than user space does, so an inner cargo runs
-//! with that compiler and a target directory of its own. aya-build does the same but
-//! only through `rustup run`, which a distribution's compiler cannot serve.
+//! The BPF target needs another compiler than user space, so an inner cargo runs with that compiler
+//! and a separate target directory. aya-build does the same, but only through `rustup run`, which
+//! does not work with a distribution's compiler.
 
 use std::{
     env, fs,
@@ -80,8 +79,8 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// Leaves out what BTF was made from, four fifths of the object. The loader reads all of what is
-/// there, at each start.
+/// Removes the debug information from which BTF was made, four fifths of the object, because the
+/// loader reads the whole object at each start.
 fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
     let mut builder = Builder::read(object)?;
     for section in &mut builder.sections {
@@ -170,7 +169,7 @@ fn compile(
             output.status,
         ));
     }
-    // Cargo shows a successful build script's stderr to nobody.
+    // Cargo does not show a successful build script's stderr.
     for paragraph in stderr
         .split("\n\n")
         .filter(|text| text.starts_with("warning: "))

@@ -23,7 +23,7 @@ use observer_core::{
 /// So many names share the processes.
 const NAMES: u32 = 100;
 
-/// What a service that is client and server leaves in its slot.
+/// The slot of a service that is client and server.
 fn service(slot: &mut Slot) {
     let transitions = [
         (CLOSE, SYN_SENT),
@@ -57,7 +57,7 @@ fn service(slot: &mut Slot) {
     }
 }
 
-/// What one that has only ever connected leaves.
+/// The slot of a service that has only connected.
 fn client(slot: &mut Slot) {
     slot.state.transitions[usize::from(CLOSE)][usize::from(SYN_SENT)] = 1;
     slot.state.transitions[usize::from(SYN_SENT)][usize::from(ESTABLISHED)] = 1;
@@ -117,7 +117,7 @@ fn scrape(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What copying as much text costs, which no way of writing it can be below.
+/// The cost of copying the same amount of text, a lower bound of writing it.
 fn copy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("copy");
     group.sample_size(20);

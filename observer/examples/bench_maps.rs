@@ -1,5 +1,4 @@
-//! Writes how many bytes the maps of some BPF programs take, by the kernel's word. The
-//! programs are given by id.
+//! Prints the memory of the maps of some BPF programs, as the kernel reports it. The programs are given by id.
 //!
 //! `cargo xtask bench` cannot ask the process that loaded them: the observer maps some of
 //! its arrays into its memory and then closes them.

@@ -1,5 +1,5 @@
-//! Attaches a program that does nothing to each hook it is given, says `ready`, and stays
-//! until standard input ends: what `cargo xtask bench` compares the observer with.
+//! Attaches a no-op program to each given hook, prints `ready`, and waits until standard input
+//! ends: the baseline of `cargo xtask bench`.
 //!
 //! Hooks are given as `TYPE:HOOK`, as `observer check --json` names them:
 //! `tp_btf:inet_sock_set_state`, `tracepoint:syscalls:sys_exit_connect`,
@@ -34,8 +34,7 @@ const MINIMAL_PROGRAMS: [(&str, &str, &str); 3] = [
 
 fn main() -> anyhow::Result<()> {
     let btf = Btf::from_sys_fs().context("the kernel offers no BTF")?;
-    // A program knows its target from its loading on, so each hook has an object of its
-    // own. It has no maps, so this costs nothing.
+    // The target of a program is fixed when it is loaded, so each hook has its own object, which has no maps and so no cost.
     let mut attached = Vec::new();
     let mut statistics = Vec::new();
     let minimal = env::args().find(|argument| {

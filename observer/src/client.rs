@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No socket, or no process listens on it.
-    # [error("no observer listens on the API socket {0}")]
+    #[error("no observer listens on the API socket {0}")]
     NoDaemon(PathBuf),
     /// Only root and a group may connect.
     #[error("permission denied: {0}; run as root, or join the group of --api-group")]

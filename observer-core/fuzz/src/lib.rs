@@ -1,6 +1,6 @@
-//! The bodies of the fuzz targets: each gives outside bytes to one parser and checks what
-//! must hold whatever they are. `fuzz_targets` runs them under libFuzzer, and
-//! observer-core/tests/fuzz_seeds.rs includes this file to run them on the seeds.
+//! The bodies of the fuzz targets: each passes external input to one parser and checks its
+//! invariants. `fuzz_targets` runs them under libFuzzer, and observer-core/tests/fuzz_seeds.rs
+//! includes this file to run them on the seeds.
 
 use observer_common::{Pod as _, Record};
 use observer_core::{
@@ -99,7 +99,7 @@ pub fn config(bytes: &[u8]) {
             let settings = Settings::new(options);
             let diff = Settings::default().reload_diff(&settings);
             let _ = settings.selection().selects("comm", "some.service");
-            // What applies at once and what waits are all that differs.
+            // The live settings and those that need a restart are all differences.
             let same = settings == Settings::default();
             assert_eq!(same, diff.live.is_empty() && diff.needs_restart.is_empty());
         }

@@ -35,7 +35,7 @@ pub(crate) const FIXED: usize = 2;
 /// dashboard, and than any socket in TIME_WAIT counts for it.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 
-/// At the limit, idle names are evicted in one step, up to this fraction of all names.
+/// At the limit, at most one in this many names is evicted per step, among the idle ones.
 const PART: usize = 8;
 
 /// Maximum number of kinds of failed setsockopt calls per name or process. The kernel programs keep to

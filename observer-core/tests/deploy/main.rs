@@ -1,4 +1,4 @@
-//! The files of `deploy`: what they name exists, and each alert has a runbook and tests.
+//! Tests the files of `deploy`: the metrics, labels and files that they name exist, and each alert has a runbook and tests.
 
 mod dashboards;
 mod promql;

@@ -1,4 +1,4 @@
-//! The metrics and labels that a query names. Whether it is valid says promtool.
+//! Extracts the metrics and labels of a query. promtool checks its syntax.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ const GROUPING: [&str; 6] = [
     "group_right",
 ];
 
-/// What a query names.
+/// The metrics and labels of a query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// Metrics, each with the labels in the braces after it.
@@ -148,7 +148,7 @@ impl Known {
         Self(known)
     }
 
-    /// Adds what a recording rule makes of a query.
+    /// Adds the series of a recording rule.
     pub fn record(&mut self, name: &str, query: &str) {
         let Names { metrics, grouping } = names(query);
         let of = |word: &str| -> BTreeSet<_> {
@@ -165,7 +165,7 @@ impl Known {
         self.0.insert(name.to_owned(), labels);
     }
 
-    /// What is wrong with a query's names.
+    /// Errors in a query's names.
     pub fn unknown(&self, query: &str) -> Vec<String> {
         let Names { metrics, grouping } = names(query);
         let mut wrong = Vec::new();

@@ -39,7 +39,7 @@ fn rules() -> Vec<Value> {
     rules
 }
 
-/// What the rules record is known, too.
+/// Series of recording rules are known, too.
 pub fn known() -> Known {
     let mut known = Known::new();
     for rule in rules() {

@@ -1,5 +1,5 @@
-//! Where connections go: so many destinations that local ports never run out, though each
-//! connection leaves one behind in TIME_WAIT for a minute.
+//! Destinations of connections: enough that local ports do not run out, although each connection
+//! leaves one in TIME_WAIT for a minute.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -51,7 +51,7 @@ fn address(number: usize, which: u64) -> IpAddr {
 
 /// Where the `which`th connection to listening socket `number` goes.
 pub fn destination(number: usize, which: u64) -> SocketAddr {
-    // The port was good when the socket was bound.
+    // The port was valid when the socket was bound.
     SocketAddr::new(address(number, which), FIRST_PORT + number as u16)
 }
 

@@ -1,14 +1,13 @@
-//! The load of `cargo xtask bench`: opens and closes connections to itself as fast as the
-//! kernel lets it, and says what it did, so that what others count can be compared.
+//! The load of `cargo xtask bench`: opens and closes connections to itself as fast as possible, and
+//! reports its counts, to compare them with those of other programs.
 //!
-//! Each worker is client and server in one thread: over loopback the handshake is done
-//! when `connect` returns, so nothing waits and nothing is scheduled. What is measured is
-//! the kernel's path, which is where an observer costs.
+//! Each worker is client and server in one thread: over loopback the handshake is complete when
+//! `connect` returns, so nothing waits and nothing is scheduled. This measures the kernel's code
+//! path, which contains the cost of an observer.
 //!
-//! It writes `ready` once it listens and the live connections stand, begins at a line on
-//! standard input, writes its result as a line of JSON, and stays, connections and all,
-//! until standard input ends. It wants a network namespace to itself: see
-//! `xtask/src/bench/netns.rs`.
+//! It writes `ready` once it listens and the live connections are open, starts at a line on
+//! standard input, writes its result as a line of JSON, and keeps its connections until standard
+//! input ends. It needs its own network namespace: see `xtask/src/bench/netns.rs`.
 
 mod family;
 mod processes;
@@ -33,10 +32,10 @@ use work::{Counts, Mix, Plan, Worker};
 /// Opens and closes TCP connections to itself.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// How many connections to make, all kinds together.
+    /// Number of connections, of all kinds together.
     #[arg(long, default_value_t = 10_000)]
     connections: u64,
-    /// Stop after this many seconds, whatever has been done.
+    /// Stop after this many seconds at the latest.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Connections per second to keep to; 0 for as many as there can be.
@@ -45,7 +44,7 @@ struct Args {
     /// Parts of connections that are closed in order, closed with an RST, and refused.
     #[arg(long, default_value = "7:2:1")]
     mix: Mix,
-    /// Connections that stand for the whole run.
+    /// Connections that are open during the whole run.
     #[arg(long, default_value_t = 0)]
     live: u64,
     /// Threads; 0 for as many as there are CPUs.
@@ -95,7 +94,7 @@ fn main() -> anyhow::Result<()> {
     in_threads(&args.plan(threads))
 }
 
-/// Makes room for the descriptors of `live` connections, both ends of each.
+/// Raises the limit for the descriptors of `live` connections, both ends of each.
 fn raise_descriptors(live: u64) -> anyhow::Result<()> {
     // Listening sockets, pipes and what comes and goes.
     let wanted = 2 * live + 2048;
@@ -115,7 +114,7 @@ fn in_threads(plan: &Plan) -> anyhow::Result<()> {
                 scope.spawn(move || {
                     let worker = Worker::new(plan, index);
                     barrier.wait();
-                    // Everybody is ready; now the word to begin.
+                    // All workers are ready: wait for the start.
                     barrier.wait();
                     let mut worker = worker?;
                     worker.run()?;
@@ -138,8 +137,7 @@ fn in_threads(plan: &Plan) -> anyhow::Result<()> {
     })
 }
 
-/// Says that everything stands, and waits for a line. Whoever started it may be gone; then
-/// it ends at once, because its workers wait for each other.
+/// Prints `ready` and waits for a line. If the parent has ended, it exits at once, because its workers wait for each other.
 fn wait_for_start() {
     let mut line = String::new();
     let said = writeln!(io::stdout(), "ready");
@@ -150,7 +148,7 @@ fn wait_for_start() {
     }
 }
 
-/// Writes the result and waits until nobody needs the connections any more.
+/// Writes the result and waits until standard input ends.
 fn finish(counts: &Counts, elapsed: Duration) -> anyhow::Result<()> {
     println!("{}", counts.to_json(elapsed, cpu_time()?));
     io::stdout().flush()?;

@@ -1,5 +1,4 @@
-//! The same load in processes: each makes its share and stays, so that there are many
-//! owners.
+//! The same load in several processes: each makes its share and stays, so that there are many owners.
 
 use std::{
     fs::{self, File},
@@ -53,7 +52,7 @@ pub fn run(plan: &Plan, names: usize) -> anyhow::Result<()> {
     wait_for_start();
     let start = Instant::now();
     let mut go = File::from(go_in);
-    // A byte for each that may begin; all at once would bring down the host.
+    // A byte for each process that may start, because starting all at once would overload the host.
     let first = thread::available_parallelism().map_or(1, usize::from);
     go.write_all(&vec![1; first.min(plan.workers)])?;
     let mut done = File::from(done_out);
@@ -90,7 +89,7 @@ fn child(
 ) -> anyhow::Result<()> {
     let mut worker = Worker::new(plan, index)?;
     File::from(ready).write_all(&[1])?;
-    // An error when the parent has died.
+    // An error means that the parent has ended.
     File::from(go).read_exact(&mut [0])?;
     worker.run()?;
     File::from(done).write_all(&worker.counts().to_bytes())?;

@@ -1,4 +1,4 @@
-//! What one worker does, and what it knows of it.
+//! The work of one worker, and its counts.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::family;
 
-/// What is sent each way over a connection, so that it has carried data.
+/// The data that is sent in each direction of a connection.
 const WORD: [u8; 8] = *b"benched\n";
 
 /// Parts of the load by kind.
@@ -68,7 +68,7 @@ impl Mix {
     }
 }
 
-/// What all workers do together.
+/// The work of all workers.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub workers: usize,
@@ -87,7 +87,7 @@ fn share(total: u64, index: usize, workers: usize) -> u64 {
     total / workers + u64::from(index < total % workers)
 }
 
-/// What was done.
+/// Counts of the work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counts {
@@ -119,7 +119,7 @@ impl Counts {
         self.listeners += listeners;
     }
 
-    /// The result: what was done in `elapsed`, with `cpu` time.
+    /// The result: counts of the work in `elapsed`, with `cpu` time.
     pub fn to_json(self, elapsed: Duration, cpu: Duration) -> String {
         let Self {
             short,
@@ -267,7 +267,7 @@ impl<'a> Worker<'a> {
         (*number, listener)
     }
 
-    /// Both ends of a connection that has carried a word each way.
+    /// Both ends of a connection that has carried data in both directions.
     fn open(&self, nth: u64) -> anyhow::Result<(TcpStream, TcpStream)> {
         let (number, listener) = self.pick(nth);
         let to: SocketAddr = family::destination(number, nth / self.listeners.len() as u64);

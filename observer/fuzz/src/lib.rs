@@ -1,6 +1,6 @@
-//! The bodies of the fuzz targets: each gives outside bytes to one parser and checks what
-//! must hold whatever they are. `fuzz_targets` runs them under libFuzzer, and
-//! observer/tests/fuzz_seeds.rs includes this file to run them on the seeds.
+//! The bodies of the fuzz targets: each passes external input to one parser and checks its
+//! invariants. `fuzz_targets` runs them under libFuzzer, and observer/tests/fuzz_seeds.rs includes
+//! this file to run them on the seeds.
 
 use observer::kernel::{
     Attach, check_args, field_offset,

@@ -31,10 +31,10 @@ const NONE: &str = "none";
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// Another process listens there.
-    # [error("cannot serve the API on {0}: another observer uses it")]
+    #[error("cannot serve the API on {0}: another observer uses it")]
     InUse(PathBuf),
     /// The path is a file that would be removed.
-    # [error("cannot serve the API on {0}: the file is not a socket")]
+    #[error("cannot serve the API on {0}: the file is not a socket")]
     NotASocket(PathBuf),
     /// The lock of a daemon that ran as another user.
     #[error(

@@ -21,7 +21,7 @@ pub fn columns(text: &str, prefix: &str) -> Result<BTreeMap<String, i64>> {
         .collect()
 }
 
-/// Whether the running kernel is at least this version. For what no metric says: prefer
+/// Whether the running kernel is at least this version. Only for properties that no metric shows: prefer
 /// [`Metrics::observes`](crate::Metrics::observes).
 pub fn kernel_at_least(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();

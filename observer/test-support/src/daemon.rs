@@ -1,4 +1,4 @@
-//! A running observer, of a test's own or shared by those that take it as it comes.
+//! A running observer, for one test or shared by tests with the same arguments.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,25 +31,24 @@ pub struct Daemon {
     child: Child,
     pub address: SocketAddr,
     log: Arc<Mutex<String>>,
-    /// A scrape when the test got it.
+    /// A scrape at the start of the test.
     pub before: Metrics,
 }
 
-/// A shared daemon that no test has at the moment.
+/// The idle shared daemon.
 struct Idle {
     args: Vec<String>,
     daemon: Daemon,
 }
 
-/// One is enough: others would take time from the one that is tested.
+/// One is enough: others would use CPU time of the tested one.
 static IDLE: Mutex<Option<Idle>> = Mutex::new(None);
 
 fn idle() -> MutexGuard<'static, Option<Idle>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shared daemon, for one test. The next test that wants one with the same arguments gets it, too, unless this one
-/// fails.
+/// A shared daemon, for one test. The next test with the same arguments reuses it, unless this one fails.
 pub struct Shared(Option<Idle>);
 
 impl Deref for Shared {
@@ -61,7 +60,7 @@ impl Deref for Shared {
     }
 }
 
-/// Whether `condition` holds before this loses patience.
+/// Whether `condition` holds before the timeout.
 pub fn holds_in_time(mut condition: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !condition() {
@@ -82,13 +81,13 @@ impl Drop for Shared {
 }
 
 impl Daemon {
-    /// One that runs already, if it may: it has counted for other tests before, so only what
-    /// belongs to a process or a name of this test can be compared with absolute numbers.
+    /// A running daemon if possible: it has counted for other tests before, so only counts of a
+    /// process or a name of this test can be compared with absolute numbers.
     pub fn shared() -> Shared {
         Self::shared_with(&[])
     }
 
-    /// The same, of those with these arguments.
+    /// The same, with these arguments.
     pub fn shared_with(args: &[&str]) -> Shared {
         let idle = idle().take();
         let running = idle.filter(|it| it.args == args).and_then(|mut it| {
@@ -104,13 +103,12 @@ impl Daemon {
         })))
     }
 
-    /// Whether a shared one with these arguments waits for a test.
+    /// Whether there is an idle shared daemon with these arguments.
     pub fn is_idle(args: &[&str]) -> bool {
         idle().as_ref().is_some_and(|it| it.args == args)
     }
 
-    /// Starts one with short intervals, and waits until it is ready. The shared one ends, so that
-    /// it takes no time from this one.
+    /// Starts one with short intervals, and waits until it is ready. Stops the shared daemon, so that it uses no CPU time.
     pub fn start(args: &[&str]) -> Self {
         Self::start_with(args, |_| {})
     }
@@ -120,7 +118,7 @@ impl Daemon {
         Self::launch(args, prepare, |_, _| {})
     }
 
-    /// The same, and gives `meanwhile` the process id and the log, again and again.
+    /// The same, and calls `meanwhile` repeatedly with the process id and the log.
     pub fn start_while(args: &[&str], meanwhile: impl FnMut(u32, &str)) -> Self {
         Self::launch(args, |_| {}, meanwhile)
     }
@@ -134,8 +132,7 @@ impl Daemon {
         let mut command = Command::new(observer());
         // An emulated machine would spend most of its time on these.
         let [tick, fd, resync, reconcile, tracked] = if scale() < 1.0 {
-            // At start, a system call for each process that can be tracked, and sixteen for what
-            // it may leave in TIME_WAIT.
+            // At the start, one system call per tracked process, and sixteen for its counters of TIME_WAIT.
             ["250ms", "1s", "1s", "1s", "512"]
         } else {
             ["100ms", "200ms", "500ms", "500ms", "4096"]
@@ -155,7 +152,7 @@ impl Daemon {
                 settings
                     .iter()
                     .filter(|(flag, _)| {
-                        // What a test says itself.
+                        // Arguments of the test.
                         !args.iter().any(|arg| arg.split('=').next() == Some(*flag))
                     })
                     .map(|(flag, value)| format!("{flag}={value}")),
@@ -187,7 +184,7 @@ impl Daemon {
                 thread::sleep(Duration::from_millis(100));
                 panic!("observer ended with {status}:\n{}", log.lock().unwrap());
             }
-            // Each program is verified, which an emulated machine takes long for.
+            // The kernel verifies each program, which takes long in an emulated machine.
             assert!(
                 started.elapsed() < 3 * PATIENCE,
                 "observer does not start:\n{text}"
@@ -209,7 +206,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// What it logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -220,8 +217,7 @@ impl Daemon {
         (reply.status, reply.body)
     }
 
-    /// A scrape that shows all that happened before: the next tick adds processes that are new, and
-    /// reads failed setsockopt calls.
+    /// A scrape that shows all earlier events: the next tick adds new processes, and reads failed setsockopt calls.
     pub fn scrape(&self) -> Metrics {
         wait_for_tick(self.address).expect("the daemon ticks");
         let (status, body) = self.get("/metrics");
@@ -229,8 +225,8 @@ impl Daemon {
         Metrics::parse_strictly(&body).unwrap()
     }
 
-    /// Whether the kernel skipped a second program too since the test began, so that what it should
-    /// have seen is missing (docs/limitations.md, Counting); says so when it did.
+    /// Whether the kernel also skipped a backup program since the test began, so that events are
+    /// missing (docs/limitations.md, Counting); prints that.
     pub fn skipped_twice(&self, program: &str) -> bool {
         let runs = self.scrape().skipped_runs(program) - self.before.skipped_runs(program);
         if runs > 0.0 {
@@ -296,7 +292,7 @@ impl Daemon {
 ///
 /// # Errors
 ///
-/// When it does not answer, or does not tick.
+/// When it does not respond, or does not tick.
 pub fn wait_for_tick(address: SocketAddr) -> Result<()> {
     let began = || -> Result<u64> {
         let answer = http::get(address, "/api/v1/processes?limit=0")?.body;
@@ -328,15 +324,15 @@ fn address_in(log: &str) -> Option<SocketAddr> {
 /// Kinds of hook, the best first (`--hooks`).
 const KINDS: [&str; 3] = ["any", "kprobe", "tracepoint"];
 
-/// Kinds that a machine tries that is slow.
+/// The kinds that are tested on a slow machine.
 const FEW_KINDS: usize = 2;
 
-/// The arguments of a daemon with one kind of hook. Resynchronisation is kept from helping.
+/// The arguments of a daemon with one kind of hook. Resynchronisation is disabled, because it would hide missing events.
 fn of_kind(kind: &str) -> [&str; 4] {
     ["--hooks", kind, "--resync-interval", "1h"]
 }
 
-/// What each kind attaches, once a daemon was started with it: that stays the same.
+/// The hooks that each kind attaches, cached after the first start with it.
 static KNOWN: Mutex<BTreeMap<&str, Metrics>> = Mutex::new(BTreeMap::new());
 
 /// The types of hooks that a kind attaches for a signal, if that is known.
@@ -346,7 +342,7 @@ fn known_types(kind: &str, signal: &str) -> Option<BTreeSet<String>> {
 }
 
 impl Daemon {
-    /// A shared one with a kind of hook: `any` takes the best.
+    /// A shared daemon with a kind of hook: `any` uses the best.
     pub fn shared_of_kind(kind: &'static str) -> Shared {
         let daemon = Self::shared_with(&of_kind(kind));
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -354,15 +350,15 @@ impl Daemon {
         daemon
     }
 
-    /// Whether it attaches for a signal what the best kind of hook does.
+    /// Whether it attaches the same hooks for a signal as the best kind.
     pub fn has_best_hooks(&self, signal: &str) -> bool {
         let types = self.before.hook_types(signal);
         known_types(KINDS[0], signal).is_some_and(|best| best == types)
     }
 }
 
-/// Runs `test` with a shared daemon for each kind of hook that makes a difference to `signal` here. Which comes first
-/// depends on the daemon that is there. Tests of several signals are better written with
+/// Runs `test` with a shared daemon for each kind of hook with different hooks for `signal`. The
+/// kind of the running daemon comes first. Tests of several signals are better written with
 /// [`for_each_kind_of_hook`](crate::for_each_kind_of_hook).
 pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&Daemon)) {
     let mut kinds = KINDS.to_vec();
@@ -385,8 +381,8 @@ pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&Daemon)) {
     }
 }
 
-/// Runs `test` with a shared daemon with a kind of hook, unless a better one is known to attach the same for
-/// `signal`: the test of that one does the same.
+/// Runs `test` with a shared daemon with a kind of hook, unless a better kind is known to attach the same hooks for
+/// `signal`.
 pub fn with_kind_of_hook(kind: &'static str, signal: &str, test: impl FnOnce(&Daemon)) {
     let number = KINDS.iter().position(|it| *it == kind);
     let number = number.expect("a kind of hook");
@@ -414,8 +410,8 @@ pub fn with_kind_of_hook(kind: &'static str, signal: &str, test: impl FnOnce(&Da
     test(&daemon);
 }
 
-/// Makes a test of each function and kind of hook. They are in a module for each kind, so that libtest runs those of
-/// a kind one after the other, with one daemon. The functions are given a daemon.
+/// Generates a test for each function and kind of hook, in a module for each kind, so that libtest
+/// runs those of a kind one after the other with one daemon. The functions get a daemon.
 #[macro_export]
 macro_rules! for_each_kind_of_hook {
     ($($test:ident: $signal:literal;)+) => {

@@ -32,8 +32,7 @@ impl Metrics {
         })
     }
 
-    /// The same, and an error also for a family that comes twice, a sample that comes twice or
-    /// outside its family, and a comment of another kind.
+    /// The same, with an error for a duplicate family, a duplicate sample or one outside its family, and an unknown comment.
     pub fn parse_strictly(text: &str) -> Result<Self> {
         let mut families = BTreeSet::new();
         let mut family = "";
@@ -68,8 +67,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The samples that are not zero, for messages: little enough to be read in a log that is
-    /// cut. Buckets of histograms are left out.
+    /// The samples that are not zero, without buckets of histograms: short enough for messages.
     pub fn shown(&self) -> String {
         let shown = self.text.lines().filter(|line| {
             let zero = line.ends_with(" 0");

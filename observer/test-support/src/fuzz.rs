@@ -16,7 +16,7 @@ pub fn run_seeds(seeds: &Path, targets: &[Target]) {
         for entry in fs::read_dir(seeds.join(name)).unwrap() {
             let path = entry.unwrap().path();
             let bytes = fs::read(&path).unwrap();
-            // A failure does not say which seed; captured output is shown with it.
+            // A failure does not name the seed; the captured output does.
             println!("{}", path.display());
             body(&bytes);
             for length in 0..bytes.len().min(2048) {

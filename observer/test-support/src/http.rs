@@ -1,4 +1,4 @@
-//! A client of HTTP that asks once: GET over a connection of its own.
+//! A simple HTTP client: one GET per connection.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::PATIENCE;
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
@@ -31,7 +31,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str) -> Result<Reply> {
     let start = Instant::now();
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // By HTTP/1.0 the answer comes in one piece and ends with the connection.
+    // With HTTP/1.0 the response is not chunked and ends with the connection.
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: observer\r\n\r\n")?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply)?;

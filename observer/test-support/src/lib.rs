@@ -1,6 +1,5 @@
-//! What the tests on a real kernel and the benchmark share: a running observer to ask, real
-//! programs to misbehave, network namespaces to do it in, and the kernel's own counters to
-//! compare with.
+//! Code shared by the tests on a real kernel and the benchmark: a running observer, real test
+//! programs, network namespaces, and the kernel's own counters for comparison.
 
 pub mod counters;
 mod daemon;
@@ -27,17 +26,17 @@ pub use program::{PRELUDE, Program, new_comm, python, run};
 pub use skip::has_program;
 pub use spawn::spawn;
 
-/// How long to wait for something that should happen at once. Generous, because emulated
-/// machines are slow; tests wait for conditions, never for this long.
+/// Timeout of conditions that normally hold immediately. It is long because emulated machines are
+/// slow; tests wait for the condition, never for this time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How much of the load tests make. Below 1 in emulated machines, where everything takes
-/// twenty times as long: `OBSERVER_TEST_SCALE`.
+/// Scale of the load of tests, `OBSERVER_TEST_SCALE`. Below 1 in emulated machines, where everything takes twenty times as
+/// long.
 pub fn scale() -> f64 {
     env::var("OBSERVER_TEST_SCALE").map_or(1.0, |scale| scale.parse().unwrap())
 }
 
-/// A count of what a test does often, `least` or more.
+/// A scaled count of repetitions in a test, at least `least`.
 pub fn scaled(count: u64, least: u64) -> u64 {
     ((count as f64 * scale()) as u64).max(least)
 }

@@ -1,11 +1,10 @@
-//! What is known of observer's own families: which there are by process and which by name alone,
-//! and what must hold for all of them.
+//! Properties of observer's families: which exist by process and which only by name, and invariants of all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Metrics, Sample, left_out, program::comm_of};
 
-/// Families that are there by name and by process, without the prefix of either.
+/// Families that exist by name and by process, without the prefix of either.
 const BY_BOTH: [&str; 15] = [
     "connections",
     "connects_total",
@@ -24,7 +23,7 @@ const BY_BOTH: [&str; 15] = [
     "ephemeral_ports_used",
 ];
 
-/// Families that are there by name alone, with the suffixes of histograms.
+/// Families that exist only by name, with the suffixes of histograms.
 const BY_NAME: [&str; 16] = [
     "state_transitions_total",
     "binds_failed_total",
@@ -56,9 +55,9 @@ fn by_process(name: &str) -> Option<String> {
 }
 
 impl Metrics {
-    /// The same for one process, by the family's name by name: its own series where there are
-    /// some. What is there by name alone is that of the process's name, which no other process
-    /// may have then.
+    /// The same for one process, by the family's name: its own series if they exist. For a family
+    /// that exists only by name, the series of the process's name, which no other process may have
+    /// then.
     pub fn of(&self, pid: u32, name: &str, labels: &[(&str, &str)]) -> f64 {
         if let Some(name) = by_process(name) {
             let pid = pid.to_string();
@@ -83,14 +82,14 @@ impl Metrics {
         assert_eq!(counted, expected, "{name}{labels:?}\n{}", self.shown());
     }
 
-    /// What is counted for all processes of a name, living and gone.
+    /// The count of all processes of a name, running and ended.
     pub fn by(&self, comm: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
         assert!(!name.starts_with(PROCESS), "{name} is not by name");
         self.sum(name, &[&[("comm", comm)], labels].concat())
     }
 
-    /// What is counted for a process, by whatever `key` makes of the labels. Asserts that its
-    /// name has the same, if no other process was given that; a family that is there by name alone
+    /// The counts of a process, by the result of `key` for the labels. Asserts that its name has
+    /// the same counts, unless another process has the same name; a family that exists only by name
     /// is read by its name.
     pub fn counted(
         &self,
@@ -142,7 +141,7 @@ impl Metrics {
         self.samples.iter().any(of)
     }
 
-    /// Asserts that a process has the name that the test gave it, and nobody else has.
+    /// Asserts that only this process has the name that the test gave it.
     fn assert_alone(&self, pid: u32, comm: &str) {
         let pid = pid.to_string();
         for Sample { name, labels, .. } in &self.samples {
@@ -166,7 +165,7 @@ impl Metrics {
         self.has("observer_signal_info", &[("signal", signal)])
     }
 
-    /// The same, around what is left out of a test where it is not.
+    /// The same, for parts of tests that are skipped if it is not.
     pub fn observes(&self, signal: &str) -> bool {
         let observed = self.has_signal(signal);
         if !observed {
@@ -189,15 +188,15 @@ impl Metrics {
             .collect()
     }
 
-    /// Whether hooks on functions serve a signal.
+    /// Whether hooks on functions are attached for a signal.
     pub fn by_function(&self, signal: &str) -> bool {
         let functions = ["fentry", "fexit", "kprobe", "kretprobe"];
         let types = self.hook_types(signal);
         functions.into_iter().any(|it| types.contains(it))
     }
 
-    /// Asserts `seen == counted + unattributed + lost` for every signal, and the promises of
-    /// the families by name and by process.
+    /// Asserts `seen == counted + unattributed + lost` for every signal, and the invariants of the
+    /// families by name and by process.
     pub fn assert_complete(&self) {
         for seen in self.select("observer_events_seen_total", &[]) {
             let signal = seen.labels["signal"].as_str();

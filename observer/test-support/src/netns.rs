@@ -16,14 +16,14 @@ use crate::{
     program::{PRELUDE, Program, checked},
 };
 
-/// An unnamed network namespace, with loopback up. It is held by a file descriptor, so nothing is
-/// left behind by a test that was killed, and no process is in it but those that the test starts.
+/// An unnamed network namespace, with loopback up. It is held by a file descriptor, so a killed
+/// test leaves nothing behind, and only processes of the test are in it.
 pub struct Netns {
     file: File,
 }
 
 impl Netns {
-    /// One as it comes.
+    /// A new one.
     #[expect(
         clippy::new_without_default,
         reason = "it runs a program, which may fail"
@@ -86,8 +86,8 @@ impl Netns {
         self.run("sh", &["-c", &format!("echo '{value}' > {path}")]);
     }
 
-    /// Has sockets stay in TIME_WAIT however slow the machine is: not taken again after a
-    /// second, nor ended by the RST that answers an ACK which comes after its socket is gone.
+    /// Keeps sockets in TIME_WAIT even on a slow machine: they are neither reused after a second,
+    /// nor ended by the RST that answers an ACK for a socket that no longer exists.
     pub fn keep_time_wait(&self) {
         self.sysctl("net.ipv4.tcp_tw_reuse", "0");
         self.sysctl("net.ipv4.tcp_rfc1337", "1");

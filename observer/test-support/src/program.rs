@@ -1,4 +1,4 @@
-//! Programs that misbehave on command.
+//! Test programs that are controlled by lines.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,7 @@ pub const PRELUDE: &str = include_str!("prelude.py");
 /// Names that programs were given, by process.
 static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
 
-/// A name that no other process has: at most 14 bytes, so that children of a program can be
-/// told apart by one more.
+/// A unique name of at most 14 bytes, so that a suffix distinguishes children of a program.
 pub fn new_comm() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -46,8 +45,8 @@ fn named(comm: &str, source: &str) -> String {
     )
 }
 
-/// A real program that talks to the test in lines: it prints what it has done and waits
-/// for a line before it goes on, so that nothing depends on timing.
+/// A real program that communicates with the test in lines: it prints each step and waits for a
+/// line before it continues, so that nothing depends on timing.
 pub struct Program {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
@@ -72,15 +71,15 @@ impl Program {
         Self { child, lines }
     }
 
-    /// The same, of a program that calls itself `comm` before it has a socket.
+    /// The same, for a program that sets its name to `comm` before it opens a socket.
     pub fn spawn_as(comm: &str, command: &mut Command) -> Self {
         let this = Self::spawn(command);
         NAMES.lock().unwrap().insert(this.pid(), comm.to_owned());
         this
     }
 
-    /// Runs Python source; `print()` and `input()` are the conversation. The process has a
-    /// name of its own: `COMM`, which `name()` changes.
+    /// Runs Python source that communicates with `print()` and `input()`. The process has a unique
+    /// name, `COMM`, which `name()` changes.
     pub fn python(source: &str, args: &[&str]) -> Self {
         Self::python_by(&mut Command::new("python3"), source, args)
     }
@@ -122,7 +121,7 @@ impl Program {
         })
     }
 
-    /// The lines that it has printed and nobody has read.
+    /// The printed lines that were not read yet.
     pub fn printed(&mut self) -> impl Iterator<Item = String> {
         self.lines.try_iter()
     }
@@ -132,7 +131,7 @@ impl Program {
         assert_eq!(self.line(), expected);
     }
 
-    /// Lets it go on.
+    /// Sends a line, so that it continues.
     pub fn go(&mut self) {
         let stdin = self.child.stdin.as_mut().expect("stdin is piped");
         stdin.write_all(b"\n").unwrap();
@@ -155,13 +154,13 @@ impl Program {
             .collect()
     }
 
-    /// Lets it go on, and waits for it to end well.
+    /// Sends a line, and waits for it to exit successfully.
     pub fn end(mut self) {
         self.go();
         self.finish();
     }
 
-    /// Waits for it to end well.
+    /// Waits for it to exit successfully.
     pub fn finish(mut self) {
         let stdin = self.child.stdin.take();
         drop(stdin);
@@ -176,8 +175,8 @@ impl Program {
 }
 
 impl Drop for Program {
-    /// Its children end as well: one that waits for the program would wait for ever, with this
-    /// process's stderr open, and whoever reads that waits too.
+    /// Also ends its children: a child that waits for the program would wait forever with this
+    /// process's stderr open, and block the reader of stderr.
     fn drop(&mut self) {
         let group = nix::unistd::Pid::from_raw(self.child.id() as i32);
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
@@ -203,7 +202,7 @@ pub(crate) fn checked(output: Output, program: &str) -> String {
 /// Has a command run a program of `observer/tests`: a file in Python.
 pub fn python<'a>(command: &'a mut Command, file: &Path) -> &'a mut Command {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
-    // No byte code beside the sources.
+    // No byte code files in the source tree.
     command
         .env("PYTHONPATH", &tests)
         .arg("-B")

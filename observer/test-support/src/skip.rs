@@ -1,12 +1,11 @@
-//! What a test cannot do here, and says so: xtask reads these lines, because libtest counts such a
-//! test as passed.
+//! Reports skipped tests and parts of tests: xtask parses these lines, because libtest counts such tests as passed.
 
 use std::env;
 
-/// Set where the programs that tests run were installed, so that one that is missing is a failure.
+/// Set if the programs that tests run were installed, so that a missing one is a failure.
 const INSTALLED: &str = "OBSERVER_TEST_TOOLS_INSTALLED";
 
-/// Returns from a test, which cannot be run here for the reason given.
+/// Returns from a test that cannot run on this machine, with the reason.
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)+) => {{
@@ -15,7 +14,7 @@ macro_rules! skip {
     }};
 }
 
-/// Says what part of a test is left out here, and why.
+/// Prints which part of a test is skipped, and why.
 #[macro_export]
 macro_rules! left_out {
     ($($reason:tt)+) => {
@@ -77,7 +76,7 @@ mod tests {
         tests
     }
 
-    /// One that is not would fail, or pass without testing anything, wherever there is no root.
+    /// A test that is not ignored would fail, or pass without testing anything, without root.
     #[test]
     fn every_test_on_a_real_kernel_is_ignored() {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");

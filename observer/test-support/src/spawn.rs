@@ -10,11 +10,10 @@ use std::{
 
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
-/// Starts a program that the kernel kills when this process ends, however it ends. What `command`
-/// said is used up.
+/// Starts a program that the kernel kills when this process ends, for whatever reason. Consumes `command`.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     type Order = (Command, mpsc::Sender<io::Result<Child>>);
-    // The signal comes at the end of the thread that started it, so this is one that never ends.
+    // The kernel sends the signal at the end of the thread that started it, so this thread never ends.
     static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
         let (sender, orders) = mpsc::channel::<Order>();
         thread::spawn(move || {

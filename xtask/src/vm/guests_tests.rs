@@ -257,5 +257,8 @@ fn a_check_with_a_lost_hook_is_red() {
     let report = script.report();
     assert_eq!(names(&report.failed), ["6.1 check"]);
     let said = &report.failed[0].message;
-    assert!(said.contains(&"no hook is attached for fd".to_owned()), "{said:?}");
+    assert!(
+        said.contains(&"no hook is attached for fd".to_owned()),
+        "{said:?}"
+    );
 }

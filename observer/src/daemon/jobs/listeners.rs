@@ -105,10 +105,7 @@ impl Listeners {
         overflows: &mut Overflows,
     ) -> anyhow::Result<()> {
         let Some(pid) = self.processes.process_in(netns, hint, Instant::now()) else {
-            debug!(
-                netns,
-                "the network namespace of a listener has no process"
-            );
+            debug!(netns, "the network namespace of a listener has no process");
             return Ok(());
         };
         let root = self.processes.root().clone();

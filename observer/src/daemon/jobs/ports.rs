@@ -94,7 +94,11 @@ impl Job for Ports {
         let Some((walk, sysctls)) = walk else {
             return Ok(());
         };
-        debug!(shares = walk.shares.len(), ?took, "walk over connections finished");
+        debug!(
+            shares = walk.shares.len(),
+            ?took,
+            "walk over connections finished"
+        );
         // The minimum of two, because accounting of CPU time is imprecise on a busy machine.
         let cost = took.min(self.last_took);
         self.last_took = took;

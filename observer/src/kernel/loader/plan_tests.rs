@@ -66,10 +66,7 @@ fn a_variant_needs_all_its_programs() {
     let idle = verdict(&plan, "time_wait_end_fentry");
     assert_eq!(
         (idle.status, idle.detail.as_str()),
-        (
-            Status::Incomplete,
-            "needs fexit inet_twsk_alloc"
-        )
+        (Status::Incomplete, "needs fexit inet_twsk_alloc")
     );
     assert_eq!(
         verdict(&plan, "time_wait_begin_fexit").status,
