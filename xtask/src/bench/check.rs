@@ -1,6 +1,7 @@
-//! Compares the cost of an event with the committed baseline. Nanoseconds differ between machines,
-//! so the observer's time is compared relative to that of an empty program on the same hooks in the
-//! same run.
+//! Compares the cost of an event with the committed baseline.
+//!
+//! Nanoseconds differ between machines, so the observer's time is compared relative to that of an
+//! empty program on the same hooks in the same run.
 
 use std::collections::BTreeMap;
 
