@@ -19,7 +19,7 @@ pub enum Hooks {
     /// All hooks that the kernel supports
     #[default]
     Any,
-    /// Tracepoints, and kprobes on kernel functions
+    /// Tracepoints, kprobes on kernel functions, and uprobes of perf events
     Kprobe,
     /// No kernel functions, only tracepoints
     Tracepoint,
@@ -30,7 +30,10 @@ impl Hooks {
     #[must_use]
     pub fn forbid(self, attach_type: AttachType) -> Option<&'static str> {
         match (self, attach_type) {
-            (Self::Kprobe | Self::Tracepoint, AttachType::Fentry | AttachType::Fexit)
+            (
+                Self::Kprobe | Self::Tracepoint,
+                AttachType::Fentry | AttachType::Fexit | AttachType::UprobeMulti,
+            )
             | (Self::Tracepoint, AttachType::Kprobe | AttachType::Kretprobe) => {
                 Some("disabled by the setting `hooks`")
             }
@@ -83,7 +86,7 @@ impl SyscallTracepoints {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ObserveTls {
-    /// Where the kernel can (6.6 and later)
+    /// Where the kernel can (5.15 and later; before 6.6 only in files that are mapped at the start)
     #[default]
     Auto,
     /// Not at all

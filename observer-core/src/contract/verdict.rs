@@ -20,7 +20,9 @@ pub enum AttachType {
     Kprobe,
     /// Its return, likewise.
     Kretprobe,
-    /// Functions of programs and libraries, through breakpoints: one link for many (6.6 and later).
+    /// Functions of programs and libraries, through breakpoints: a perf event for each.
+    Uprobe,
+    /// The same with one link for many (6.6 and later).
     UprobeMulti,
 }
 
@@ -36,6 +38,7 @@ impl AttachType {
             Self::Fexit => "fexit",
             Self::Kprobe => "kprobe",
             Self::Kretprobe => "kretprobe",
+            Self::Uprobe => "uprobe",
             Self::UprobeMulti => "uprobe_multi",
         }
     }

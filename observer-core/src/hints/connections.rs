@@ -114,12 +114,12 @@ connections! {
         check "socket_stalled_connections{reason=\"program_read\"} falls; Recv-Q of `ss -tnp` is 0";
     "tls-client":
         fact "The peer's kernel takes the connection and the ClientHello, and only the program there can answer. A handshake has no timeout of its own: libraries wait for as long as the program lets them, and a pool counts the connection as taken.";
-        kernels "6.6 and later";
+        kernels "5.15 and later";
         fix "At the peer, see what the program waits for (`cat /proc/PID/task/*/stack`): workers that are all busy, an OCSP or key service that does not answer, a proxy that waits for its own server. Here give the handshake a timeout of its own (5 s, as for connect()).";
         check "socket_tls_handshakes_in_progress{role=\"client\"} and socket_tls_handshake_oldest_seconds fall; `openssl s_client -connect HOST:PORT` answers at once";
     "tls-server":
         fact "A client that connects and sends nothing holds a worker or a descriptor until the server gives up. Many servers have a timeout for requests that begins only after the handshake.";
-        kernels "6.6 and later";
+        kernels "5.15 and later";
         fix "Set a timeout for the handshake (nginx client_header_timeout, HAProxy timeout client and tune.ssl options, Go Server.ReadTimeout or ReadHeaderTimeout), and limit connections per address if they come from few.";
         check "socket_tls_handshakes_in_progress{role=\"server\"} falls; `ss -tn state established sport = :443` lists the clients";
     "idle-pool":

@@ -1,11 +1,11 @@
 //! Files whose code a process has mapped, of those that may contain a TLS library.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     ffi::OsStr,
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -82,6 +82,34 @@ pub fn mapped_files(root: &ProcRoot, pid: u32) -> io::Result<Vec<MappedFile>> {
     }
     found.retain(|(device, _)| !remote.contains(device));
     Ok(found.into_iter().map(|(_, file)| file).collect())
+}
+
+/// OpenSSL's and GnuTLS's libraries where distributions install them, as this process would map them.
+#[must_use]
+pub fn system_libraries() -> Vec<MappedFile> {
+    let folder = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = ["/usr/lib64", "/usr/local/lib"].map(PathBuf::from).into();
+    let usr_lib = Path::new("/usr/lib");
+    folders.push(usr_lib.to_owned());
+    // Debian's, one for each architecture.
+    let of_architectures = folder(usr_lib).map(|entry| entry.path());
+    folders.extend(
+        of_architectures.filter(|path| path.as_os_str().as_bytes().ends_with(b"-linux-gnu")),
+    );
+    let entries = folders.iter().flat_map(|path| folder(path));
+    let named = entries.filter(|entry| is_tls_library(entry.file_name().as_bytes()));
+    // `libssl.so` is a link to `libssl.so.3`.
+    let files: BTreeSet<_> = named
+        .filter_map(|entry| entry.path().canonicalize().ok())
+        .collect();
+    let files = files.into_iter().filter_map(|path| {
+        Some(MappedFile {
+            inode: path.metadata().ok()?.ino(),
+            library: Some(path),
+            deleted: false,
+        })
+    });
+    files.collect()
 }
 
 /// The file of a line of /proc/PID/maps (`show_map_vma` in fs/proc/task_mmu.c) and its device, if it is one of those and

@@ -44,7 +44,7 @@ use tracing::{debug, error, info, warn};
 use self::{
     jobs::{
         Detect, Fds, KindsOfFds, Listeners, Namespaces, Ports, Reconcile, Resync, Tick, Tls,
-        WebConfig, resync,
+        WebConfig, resync, tls,
     },
     scheduler::Scheduler,
     shared::{Shared, scan_limits},
@@ -196,6 +196,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         // Existing sockets stay unattributed; everything else works.
         health.done(resync::STEP);
         heap::give_back();
+    }
+    if let Some(tls) = live.tls() {
+        tls::look_at_start(tls);
     }
     let confined = !settings.keep_capabilities;
     if confined {

@@ -46,6 +46,7 @@ mod state;
 mod stream;
 mod time_wait;
 mod tls;
+mod tls_at_start;
 mod tls_programs;
 mod udp;
 mod units;

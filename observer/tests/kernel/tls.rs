@@ -62,7 +62,7 @@ fn mapping(pid: u32, name: &str) -> Vec<String> {
 }
 
 /// The path of that file.
-fn mapped(pid: u32, name: &str) -> String {
+pub fn mapped(pid: u32, name: &str) -> String {
     mapping(pid, name).swap_remove(5)
 }
 
@@ -102,7 +102,7 @@ pub fn expect(daemon: &Daemon, comm: &str, library: &str, role: &str, expected: 
 }
 
 /// What the Python programs below share. Their arguments are the certificate and the key.
-const SHARED: &str = r"
+pub const SHARED: &str = r"
 import ssl
 certificate, key = sys.argv[1:3]
 serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -200,33 +200,43 @@ fn each_handshake_counts_once_by_its_outcome() {
     let Some(daemon) = observing() else {
         skip!("{NO_LINKS}")
     };
-    let files = Files::new();
-    let netns = Netns::new();
+    let (files, netns) = (Files::new(), Netns::new());
+    let program = outcomes(&netns, &files);
+    probed(&daemon, program.pid(), "libssl");
+    outcomes_are_counted(&daemon, program);
+}
+
+/// A program that is about to make handshakes with each outcome.
+pub fn outcomes(netns: &Netns, files: &Files) -> Program {
     let source = [SHARED, OUTCOMES].concat();
     let mut program = netns.script(&source, &[&files.certificate(), &files.key()]);
-    let comm = program.comm();
     program.expect("ready");
-    probed(&daemon, program.pid(), "libssl");
+    program
+}
+
+/// Has it make them.
+pub fn outcomes_are_counted(daemon: &Daemon, mut program: Program) {
+    let comm = program.comm();
     program.go();
     program.expect("waiting");
     // Of the four clients that refuse, all have failed; the server that was told so, too. So has the server whose
     // client vanished.
-    expect(&daemon, &comm, "openssl", "client", [11, 4]);
-    expect(&daemon, &comm, "openssl", "server", [11, 5]);
+    expect(daemon, &comm, "openssl", "client", [11, 4]);
+    expect(daemon, &comm, "openssl", "server", [11, 5]);
     let labels = [("role", "client")];
     daemon.until("one handshake waits", |metrics| {
         metrics.by(&comm, IN_PROGRESS, &labels) == 1.0 && metrics.by(&comm, OLDEST, &labels) >= 2.0
     });
     program.go();
     program.expect("child");
-    expect(&daemon, &comm, "openssl", "client", [11, 5]);
+    expect(daemon, &comm, "openssl", "client", [11, 5]);
     let child = program.comm_of_child('k');
     daemon.until("the child's handshake waits", |metrics| {
         metrics.by(&child, IN_PROGRESS, &labels) == 1.0
     });
     program.go();
     program.expect("killed");
-    expect(&daemon, &child, "openssl", "client", [0, 1]);
+    expect(daemon, &child, "openssl", "client", [0, 1]);
     let metrics = daemon.until("nothing waits", |metrics| {
         !metrics.has(IN_PROGRESS, &[("comm", &child)])
     });
@@ -281,7 +291,7 @@ fn many_handshakes_of_threads_are_as_many() {
     program.end();
 }
 
-const ONE: &str = r"
+pub const ONE: &str = r"
 print('ready')
 input()
 assert fetch(trusting)

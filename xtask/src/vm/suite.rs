@@ -78,6 +78,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("stream", On::Here),
     // Needs 6.6. On 7.3, threads are preempted within programs.
     ("tls", On::Newest),
+    // Perf events in place of uprobe_multi links, on 5.15 to 6.5.
+    ("tls_at_start", On::Each),
     ("tls_programs", On::Here),
     ("units", On::Here),
     ("web", On::Here),

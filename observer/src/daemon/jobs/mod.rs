@@ -9,7 +9,7 @@ mod ports;
 pub mod reconcile;
 pub mod resync;
 mod tick;
-mod tls;
+pub mod tls;
 mod web_config;
 
 pub use self::{

@@ -12,9 +12,12 @@ use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use observer_common::{ProcessKey, SLOT_FIRST, TlsSeen};
 use observer_core::{
     config::Settings,
-    process::{ProcRoot, mapped::mapped_files},
+    process::{
+        ProcRoot,
+        mapped::{MappedFile, mapped_files, system_libraries},
+    },
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     daemon::{
@@ -42,6 +45,41 @@ const KEPT: Duration = Duration::from_secs(300);
 const BUDGET: Duration = Duration::from_secs(1);
 /// Interval between two looks for files that nobody maps any more.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// How long files are looked for at the start.
+const AT_START: Duration = Duration::from_secs(10);
+
+/// Where files can only be probed before privileges are dropped, probes those that are mapped now and the system's own
+/// libraries, and no further ones.
+pub fn look_at_start(tls: &kernel::Tls) {
+    let mut files = tls.files();
+    if !files.only_at_start() {
+        return;
+    }
+    let root = ProcRoot::default();
+    let start = Instant::now();
+    let libraries = system_libraries().into_iter();
+    let libraries = libraries.map(|file| (file.path(&root, std::process::id()), file));
+    let pids = root
+        .pids()
+        .inspect_err(|error| debug!(%error, "cannot see the processes"));
+    let mapped = pids.into_iter().flatten().flat_map(|pid| {
+        let files = mapped_files(&root, pid).unwrap_or_default().into_iter();
+        let path = |file: MappedFile| (file.path(&root, pid), file);
+        files.map(path).collect::<Vec<_>>()
+    });
+    for (path, file) in libraries.chain(mapped) {
+        if start.elapsed() >= AT_START {
+            warn!("too many programs: TLS handshakes of some are not observed");
+            break;
+        }
+        if let Err(error) = files.meet(&path, &file) {
+            let error = format!("{error:#}");
+            debug!(path = %path.display(), error, "not probed");
+        }
+    }
+    files.close();
+}
 
 /// What is known of a process.
 struct Look {

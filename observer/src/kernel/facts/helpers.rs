@@ -17,6 +17,8 @@ pub struct Helpers {
     pub task_btf: bool,
     /// `bpf_get_func_ret`, since 5.17.
     pub func_ret: bool,
+    /// `bpf_get_attach_cookie`, since 5.15.
+    pub attach_cookie: bool,
     /// `BPF_TRACE_UPROBE_MULTI` of `bpf_attach_type`, since 6.6.
     pub uprobe_multi: bool,
 }
@@ -43,6 +45,7 @@ impl Helpers {
             sock_from_file: has("BPF_FUNC_sock_from_file"),
             task_btf: has("BPF_FUNC_get_current_task_btf"),
             func_ret: has("BPF_FUNC_get_func_ret"),
+            attach_cookie: has("BPF_FUNC_get_attach_cookie"),
             uprobe_multi: kernel.enumerators("bpf_attach_type").is_some_and(|list| {
                 list.iter()
                     .any(|(name, _)| name == "BPF_TRACE_UPROBE_MULTI")

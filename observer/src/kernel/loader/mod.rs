@@ -140,7 +140,7 @@ impl Kernel {
         counted.sort_unstable();
         counted.dedup();
         let mut verdicts = plan.verdicts();
-        verdicts.extend(uprobes::verdicts(uprobes.as_ref().map(|_| ())));
+        verdicts.extend(uprobes::verdicts(uprobes.as_ref()));
         Ok(Loaded {
             ebpf,
             verdicts,
@@ -158,7 +158,7 @@ impl Kernel {
     /// Loads the programs on functions of user space.
     fn uprobes(&self, options: &LoadOptions, ebpf: &mut Ebpf) -> Result<Uprobes, Unavailable> {
         match uprobes::obstacle(&self.facts, options) {
-            None => Uprobes::load(object::OBJECT, ebpf, &self.btf),
+            None => Uprobes::load(object::OBJECT, ebpf, &self.btf, &self.facts, options),
             Some(why) => Err(Unavailable {
                 status: Status::Unsupported,
                 why: why.to_owned(),

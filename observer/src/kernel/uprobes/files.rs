@@ -95,6 +95,8 @@ pub struct Files {
     known: HashMap<Contents, Known>,
     /// Devices of the system's own programs and libraries. What is probed elsewhere keeps a mount busy.
     system: HashSet<u64>,
+    /// Whether no further file is probed.
+    closed: bool,
     warned: bool,
 }
 
@@ -107,8 +109,19 @@ impl Files {
             guard,
             known: HashMap::new(),
             system: system.into_iter().filter_map(Result::ok).collect(),
+            closed: false,
             warned: false,
         }
+    }
+
+    /// Whether files can only be probed before privileges are dropped.
+    pub fn only_at_start(&self) -> bool {
+        self.uprobes.only_at_start()
+    }
+
+    /// Has no further file probed.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 
     /// Looks at a file that a process maps, which can be opened at `path`, and probes it if there is something to
@@ -146,7 +159,7 @@ impl Files {
         let is_same = |it: &Contents| (it.device, it.inode) == (contents.device, contents.inode);
         self.forget(|it, _| is_same(it));
         let of_user = metadata.uid() != 0;
-        if !self.has_room(of_user, false) {
+        if self.closed || !self.has_room(of_user, false) {
             return Ok(contents);
         }
         let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;

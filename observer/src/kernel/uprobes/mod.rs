@@ -1,5 +1,6 @@
-//! Programs on functions of user space, by uprobe_multi links (6.6 and later). The programs are loaded once; to
-//! attach them to a file takes no capability, so that files may be found at any time.
+//! Programs on functions of user space. They are loaded once. From 6.6 on, attaching them to a file takes no
+//! capability, so that files may be found at any time; before, it takes CAP_SYS_ADMIN, so that they are attached at
+//! the start only ([`Uprobes::only_at_start`]).
 
 mod files;
 mod guard;
@@ -22,7 +23,7 @@ use observer_core::{
     contract::{AttachType, Status, Verdict},
 };
 
-use self::link::{Point, attach};
+use self::link::{Point, Way};
 pub use self::{
     files::{Contents, Files},
     guard::Guard,
@@ -47,6 +48,10 @@ const PROGRAMS: [(&str, &str, &str); 7] = [
     ("quic_event", QUIC, "quic-go"),
 ];
 
+/// What is said of programs that are attached at the start only, without full stop.
+const AT_START: &str =
+    "before 6.6, only in files that are mapped at the start and in the system's libraries";
+
 /// Why nothing can be attached.
 pub struct Unavailable {
     /// Not [`Status::Attached`].
@@ -57,6 +62,7 @@ pub struct Unavailable {
 
 /// The loaded programs.
 pub struct Uprobes {
+    way: Way,
     enter: OwnedFd,
     leave: OwnedFd,
     free: OwnedFd,
@@ -75,15 +81,25 @@ impl Uprobes {
     /// # Errors
     ///
     /// When the kernel refuses a program or a link, or a process did not survive.
-    pub fn load(object: &[u8], ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, Unavailable> {
+    pub fn load(
+        object: &[u8],
+        ebpf: &mut Ebpf,
+        btf: &Btf,
+        facts: &Facts,
+        options: &LoadOptions,
+    ) -> Result<Self, Unavailable> {
         let refused = |why: String| Unavailable {
             status: Status::Refused,
             why,
         };
+        let way = Way::find(has_multi(facts, options));
+        let way = way.map_err(|error| refused(format!("no uprobes: {error}")))?;
+        let names = PROGRAMS.map(|(name, ..)| name);
         let [enter, leave, free, reset, go_enter, go_leave, quic] =
-            program::load(object, ebpf, PROGRAMS.map(|(name, ..)| name)).map_err(refused)?;
+            program::load(object, ebpf, names, way).map_err(refused)?;
         load_iterator(ebpf, btf).map_err(|error| refused(format!("{error:#}")))?;
         let uprobes = Self {
+            way,
             enter,
             leave,
             free,
@@ -92,11 +108,34 @@ impl Uprobes {
             go_leave,
             quic,
         };
-        selftest::survives(uprobes.leave.as_fd()).map_err(|error| Unavailable {
-            status: Status::Broken,
-            why: error.to_string(),
+        selftest::survives(uprobes.leave.as_fd(), way).map_err(|error| {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            Unavailable {
+                status: if denied {
+                    Status::Refused
+                } else {
+                    Status::Broken
+                },
+                why: match way {
+                    Way::Perf(_) if denied => "needs CAP_SYS_ADMIN before 6.6".to_owned(),
+                    _ => error.to_string(),
+                },
+            }
         })?;
         Ok(uprobes)
+    }
+
+    /// Whether files can only be probed before privileges are dropped.
+    pub fn only_at_start(&self) -> bool {
+        matches!(self.way, Way::Perf(_))
+    }
+
+    /// How the programs are attached.
+    pub fn attach_type(&self) -> AttachType {
+        match self.way {
+            Way::Multi => AttachType::UprobeMulti,
+            Way::Perf(_) => AttachType::Uprobe,
+        }
     }
 
     /// Attaches the programs to the functions in the file at `path`, in all processes that map it now or later.
@@ -117,18 +156,19 @@ impl Uprobes {
             role,
             rwstate,
         };
+        let attach = |program: &OwnedFd, points: &[Point], returns| {
+            self.way.attach(program.as_fd(), path, points, returns)
+        };
         let on_object = |calls: Vec<Point>, free: u64, resets: &[u64], library| {
             let of_library = cookie(library, TLS_UNKNOWN, None);
             let (free, resets) = (points(&[free], of_library), points(resets, of_library));
             // The ends before the beginnings.
-            let mut links = vec![attach(self.free.as_fd(), path, &free, false)?];
+            let mut links = attach(&self.free, &free, false)?;
             if !resets.is_empty() {
-                links.push(attach(self.reset.as_fd(), path, &resets, false)?);
+                links.extend(attach(&self.reset, &resets, false)?);
             }
-            links.extend([
-                attach(self.leave.as_fd(), path, &calls, true)?,
-                attach(self.enter.as_fd(), path, &calls, false)?,
-            ]);
+            links.extend(attach(&self.leave, &calls, true)?);
+            links.extend(attach(&self.enter, &calls, false)?);
             Ok(Links(links))
         };
         match tls {
@@ -165,16 +205,13 @@ impl Uprobes {
                 };
                 let returns = of(|function| &function.returns);
                 let entries = of(|function| std::slice::from_ref(&function.entry));
-                Ok(Links(vec![
-                    attach(self.go_leave.as_fd(), path, &returns, false)?,
-                    attach(self.go_enter.as_fd(), path, &entries, false)?,
-                ]))
+                let mut links = attach(&self.go_leave, &returns, false)?;
+                links.extend(attach(&self.go_enter, &entries, false)?);
+                Ok(Links(links))
             }
         }
     }
-}
 
-impl Uprobes {
     /// Attaches the program for quic-go to functions in the file at `path`, likewise.
     ///
     /// # Errors
@@ -186,12 +223,8 @@ impl Uprobes {
             cookie: event.into(),
         });
         let points: Vec<_> = points.collect();
-        Ok(Links(vec![attach(
-            self.quic.as_fd(),
-            path,
-            &points,
-            false,
-        )?]))
+        let links = self.way.attach(self.quic.as_fd(), path, &points, false);
+        links.map(Links)
     }
 }
 
@@ -205,20 +238,27 @@ fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<()> {
 
 /// What is known to prevent it before anything is loaded, without full stop.
 pub fn obstacle(facts: &Facts, options: &LoadOptions) -> Option<&'static str> {
-    let lacks = "this kernel has no uprobe_multi links (6.6 and later)";
-    let supported = facts.helpers.uprobe_multi;
-    options.tls.forbid().or((!supported).then_some(lacks))
+    let lacks = "this kernel has no attach cookies (5.15 and later)";
+    let lacks = (!facts.helpers.attach_cookie).then_some(lacks);
+    options.tls.forbid().or(lacks)
+}
+
+fn has_multi(facts: &Facts, options: &LoadOptions) -> bool {
+    facts.helpers.uprobe_multi && options.hooks.forbid(AttachType::UprobeMulti).is_none()
 }
 
 /// One verdict for each program.
-pub fn verdicts(result: Result<(), &Unavailable>) -> Vec<Verdict> {
-    let (status, detail) = match result {
-        Ok(()) => (Status::Attached, ""),
-        Err(unavailable) => (unavailable.status, unavailable.why.as_str()),
+pub fn verdicts(result: Result<&Uprobes, &Unavailable>) -> Vec<Verdict> {
+    let (attach_type, status, detail) = match result {
+        Ok(uprobes) if uprobes.only_at_start() => {
+            (uprobes.attach_type(), Status::Attached, AT_START)
+        }
+        Ok(uprobes) => (uprobes.attach_type(), Status::Attached, ""),
+        Err(it) => (AttachType::UprobeMulti, it.status, it.why.as_str()),
     };
     let programs = PROGRAMS.iter().map(|(program, signal, hook)| Verdict {
         signal,
-        attach_type: AttachType::UprobeMulti,
+        attach_type,
         hook,
         program,
         status,

@@ -1,5 +1,5 @@
-//! Loading programs for uprobe_multi links, which have an expected attach type that aya 0.14 does not set. They
-//! are in the object that aya has loaded, and use its maps.
+//! Loading programs with the expected attach type of uprobe_multi links, which aya 0.14 does not set. They are in
+//! the object that aya has loaded, and use its maps.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use aya_obj::{
     generated::{BPF_CALL, BPF_JMP, bpf_attr, bpf_insn},
 };
 
-use super::link::BPF_TRACE_UPROBE_MULTI;
+use super::link::Way;
 use crate::kernel::bpf::{BPF_PROG_LOAD, bpf};
 
 /// `BPF_PROG_TYPE_KPROBE`, which uprobes share.
@@ -23,7 +23,7 @@ const BPF_FUNC_TAIL_CALL: i32 = 12;
 /// Bytes for the verifier's log.
 const LOG: usize = 1 << 16;
 
-/// Loads the programs `names` of `object`.
+/// Loads the programs `names` of `object`, to be attached in this way.
 ///
 /// # Errors
 ///
@@ -32,6 +32,7 @@ pub fn load<const N: usize>(
     object: &[u8],
     ebpf: &Ebpf,
     names: [&str; N],
+    way: Way,
 ) -> Result<[OwnedFd; N], String> {
     let mut object = Object::parse(object).map_err(|error| error.to_string())?;
     let text: HashSet<_> = object
@@ -50,7 +51,7 @@ pub fn load<const N: usize>(
     object
         .relocate_calls(&text)
         .map_err(|error| error.to_string())?;
-    let programs = names.map(|name| load_one(&object, name));
+    let programs = names.map(|name| load_one(&object, name, way));
     let programs: Result<Vec<_>, _> = programs.into_iter().collect();
     programs?
         .try_into()
@@ -71,7 +72,7 @@ fn descriptor(map: &Map) -> Option<RawFd> {
     Some(data.fd().as_fd().as_raw_fd())
 }
 
-fn load_one(object: &Object, name: &str) -> Result<OwnedFd, String> {
+fn load_one(object: &Object, name: &str, way: Way) -> Result<OwnedFd, String> {
     let missing = || format!("the object has no program {name}");
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object.functions.get(&program.function_key());
@@ -92,7 +93,7 @@ fn load_one(object: &Object, name: &str) -> Result<OwnedFd, String> {
     let loaded = unsafe {
         let load = &mut attr.__bindgen_anon_3;
         load.prog_type = BPF_PROG_TYPE_KPROBE;
-        load.expected_attach_type = BPF_TRACE_UPROBE_MULTI;
+        load.expected_attach_type = way.expected_attach_type();
         load.insns = instructions.as_ptr() as u64;
         load.insn_cnt = instructions.len() as u32;
         load.license = program.license.as_ptr() as u64;

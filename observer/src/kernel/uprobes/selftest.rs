@@ -14,7 +14,7 @@ use nix::{
     unistd::{ForkResult, fork},
 };
 
-use super::link::{Point, attach};
+use super::link::{Point, Way};
 
 /// The first system call that the child's filter kills for: `__NR_uretprobe` (arch/x86/entry/syscalls/syscall_64.tbl).
 const FORBIDDEN: u32 = 335;
@@ -26,10 +26,10 @@ const NO_SECCOMP: i32 = 1;
 /// # Errors
 ///
 /// When the link or the child cannot be made, or the child was killed.
-pub fn survives(leave: BorrowedFd<'_>) -> io::Result<()> {
+pub fn survives(leave: BorrowedFd<'_>, way: Way) -> io::Result<()> {
     let offset = file_offset(probed as *const () as u64)?;
     let point = Point { offset, cookie: 0 };
-    let _link = attach(leave, Path::new("/proc/self/exe"), &[point], true)?;
+    let _links = way.attach(leave, Path::new("/proc/self/exe"), &[point], true)?;
     if cfg!(not(target_arch = "x86_64")) {
         return Ok(());
     }
