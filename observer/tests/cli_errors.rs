@@ -1,4 +1,4 @@
-//! What the binary says to those who misuse it: no privileges needed, nothing is attached.
+//! Error messages of the command line: needs no privileges, attaches nothing.
 
 use std::{
     fs,
@@ -231,7 +231,7 @@ fn another_user_is_told_which_capabilities_are_missing() {
 
 /// Runs the command without `dropped`, which even root cannot have then.
 fn without(dropped: &'static [Capability], mut command: Command) -> (Option<i32>, String) {
-    // The bounding set belongs to the thread, and passes to what it starts.
+    // The bounding set belongs to the thread, and child processes inherit it.
     thread::spawn(move || {
         for capability in dropped {
             caps::drop(None, CapSet::Bounding, *capability).unwrap();

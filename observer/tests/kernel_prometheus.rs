@@ -1,14 +1,14 @@
-//! With a real Prometheus: processes that end, are replaced, or live for a moment never show as
-//! more than what was really done, at any evaluation of any minute; and every query that the
-//! documentation recommends is accepted.
+//! With a real Prometheus: processes that end, are replaced, or exist briefly never cause a rate
+//! above the true one, at any evaluation of any minute; and every query in the documentation is
+//! accepted.
 //!
-//! One run of six minutes, because that is how long a wrong rate would show: a process sends
-//! 10,000 RSTs over a minute and ends, and the five minutes after that are looked at. Meanwhile
-//! a server with worker processes is reloaded under load, and 10,000 processes live for no
-//! longer than a connection takes.
+//! One run of six minutes, because a wrong rate would be visible for that time: a process sends
+//! 10,000 RSTs in a minute and ends, and the following five minutes are evaluated. Meanwhile a
+//! server with worker processes is reloaded under load, and 10,000 processes exist only for one
+//! connection each.
 //!
-//! Nothing here depends on how fast the machine is: the programs write down when they really
-//! did what they did, and that is what rates are compared with.
+//! Nothing here depends on the speed of the machine: the programs record the times of their
+//! actions, with which rates are compared.
 
 mod chain;
 mod prometheus;
@@ -29,7 +29,7 @@ const MINUTES_AFTER: Duration = Duration::from_secs(5 * 60);
 /// By how many seconds the counts of a process that is new may be late: it is added by the next tick,
 /// a tenth of a second later and maybe busy then.
 const LATE: f64 = 0.5;
-/// For programs that make 10,000 of something at a pace of their own.
+/// For programs that make 10,000 connections at their own pace.
 const LONG: Duration = Duration::from_secs(15 * 60);
 
 /// Accepts connections, and waits until each is reset.
@@ -45,7 +45,7 @@ threading.Thread(target=serve, daemon=True).start()
 input()
 ";
 
-/// What those below share: keeping to a pace, and writing down times.
+/// Shared by the programs below: pacing, and recording times.
 const PACE: &str = r"
 from array import array
 def paced(count, per_second):
@@ -219,7 +219,7 @@ fn pairs(file: &Path, late: f64) -> Truth {
     )
 }
 
-/// Lets a program go, and waits until it says that it is done.
+/// Starts a program, and waits until it prints that it is done.
 fn done(program: &mut Program) {
     assert_eq!(program.line_within(LONG), "done");
 }
@@ -284,7 +284,7 @@ fn rates_by_name_are_what_was_really_done() {
     let check = Check {
         prometheus: &prometheus,
         start,
-        // What is scraped while it is asked makes no difference.
+        // Scrapes during the queries make no difference.
         end: later().expect("a scrape").0 + 0.5,
     };
     let resets = pairs(&resets_file, 0.0);
@@ -325,7 +325,7 @@ fn rates_by_name_are_what_was_really_done() {
     }
 }
 
-/// What the documentation tells people to ask, asked.
+/// Runs the queries in the documentation.
 fn recommended_queries_are_accepted(prometheus: &Prometheus) {
     let queries = documented_queries();
     assert!(queries.len() >= 10, "{queries:?}");

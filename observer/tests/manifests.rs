@@ -1,4 +1,4 @@
-//! The manifests of deploy/kubernetes: what they give the daemon is what it asks for. The workflows of .github.
+//! Tests that the manifests of deploy/kubernetes match the daemon's flags and capabilities, and the workflows of .github.
 
 use std::{
     collections::BTreeSet,
@@ -78,7 +78,7 @@ fn manifests_are_valid() {
     }
 }
 
-/// The manifests of a directory, or what kubectl says is wrong with it.
+/// The manifests of a directory, or kubectl's error.
 fn kustomize(name: &str) -> Result<Vec<u8>, String> {
     let mut kubectl = Command::new("kubectl");
     let built = kubectl.arg("kustomize").arg(directory().join(name));

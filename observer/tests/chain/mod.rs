@@ -1,5 +1,5 @@
-//! The whole chain: programs that misbehave, the daemon, Prometheus and Alertmanager with the files of
-//! deploy/prometheus, and a webhook that is told of each alert, and of its end.
+//! The whole chain: faulty programs, the daemon, Prometheus and Alertmanager with the files of
+//! deploy/prometheus, and a webhook that receives each alert, and its end.
 //!
 //! Within a minute or two with a few scenarios, for which `for` and `keep_firing_for` are shortened; with all
 //! and with the files as they are by `cargo xtask chain`, which sets `OBSERVER_CHAIN`.
@@ -36,7 +36,7 @@ const ALL: &str = "all";
 const SHORT: [&str; 7] = [
     "linger", "dead", "ports20", "stuck", "firstbyt", "handshak", "fastscan",
 ];
-/// Until all alerts are there, and until they are over.
+/// Timeouts until all alerts have fired, and until they have ended.
 const PATIENCE_SHORT: Duration = Duration::from_secs(300);
 const PATIENCE_LONG: Duration = Duration::from_secs(900);
 
@@ -121,7 +121,7 @@ impl Chain {
             config = replaced(&config, from, to);
         }
         fs::write(at("alertmanager.yml"), config).unwrap();
-        // It does not say which port it was given.
+        // It does not print its port.
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -173,7 +173,7 @@ impl Chain {
         assert!(without.is_empty(), "no series: {without:#?}");
     }
 
-    /// Waits until `condition` holds for what the webhook was told.
+    /// Waits until `condition` holds for the notifications of the webhook.
     fn wait(&self, what: &str, patience: Duration, condition: impl Fn(&webhook::Told) -> bool) {
         let started = Instant::now();
         loop {
@@ -277,7 +277,7 @@ fn dashboard_queries() -> Vec<String> {
     queries
 }
 
-/// A scenario that runs until its alert was told.
+/// A scenario that runs until the webhook received its alert.
 struct Run {
     scenario: &'static Scenario,
     _netns: Netns,
@@ -314,7 +314,7 @@ impl Run {
             && labels["comm"] == format!("{name}-{role}")
     }
 
-    /// Whether an alert may come, too: what the scenario may find besides, and what it leads to.
+    /// Whether a further alert is allowed: other findings of the scenario, and their consequences.
     fn is_allowed(&self, alert: &Value) -> bool {
         let Scenario { name, expected, .. } = self.scenario;
         let labels = &alert["labels"];
@@ -343,7 +343,7 @@ fn alert_of(anomaly: &str) -> &'static str {
     found.expect("each anomaly has an alert").1
 }
 
-/// What must hold for every alert that somebody is told of.
+/// Assertions on every notification.
 fn assert_complete(alert: &Value, target: SocketAddr) {
     let labels = &alert["labels"];
     assert_eq!(labels["instance"], target.to_string(), "{alert}");

@@ -1,4 +1,4 @@
-//! An HTTP server that Alertmanager tells about alerts.
+//! An HTTP server that receives Alertmanager's notifications.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +10,12 @@ use std::{
 
 use serde_json::Value;
 
-/// What was told.
+/// The notifications.
 #[derive(Default)]
 pub struct Told {
-    /// All alerts that were firing when they were told, by labels.
+    /// All alerts that were notified as firing, by labels.
     pub fired: BTreeMap<String, Value>,
-    /// What was last said of each group of alerts, by labels: `firing` or `resolved`.
+    /// Last status of each group of alerts, by labels: `firing` or `resolved`.
     pub groups: BTreeMap<String, String>,
 }
 

@@ -108,7 +108,7 @@ input()
     daemon.until("no connection left", |metrics| {
         live(metrics, client.pid(), "ESTABLISHED") == 0.0
     });
-    // The workers' series ended with them; what they accepted stays with their name.
+    // The workers' series ended with them; their accepts remain in the series of their name.
     let metrics = daemon.until("the end of the workers' series", |metrics| {
         !workers.iter().any(|&worker| metrics.shows(worker))
     });

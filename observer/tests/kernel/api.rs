@@ -1,4 +1,4 @@
-//! `/api/v1/processes`: what it says of a program is what /metrics and `ss` say. The API's Unix socket.
+//! `/api/v1/processes` agrees with /metrics and `ss`. The API's Unix socket.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Real programs with which nothing is wrong, all at once against one daemon with its default settings: nothing
-//! may be found. They run for `OBSERVER_BENIGN_SECONDS`.
+//! Real programs without faults, all at once against one daemon with default settings: no finding
+//! may be raised. They run for `OBSERVER_BENIGN_SECONDS`.
 
 use std::{
     collections::BTreeMap,
@@ -22,24 +22,24 @@ use crate::{
     real_programs::{news, write_table},
 };
 
-/// How often what was found is read, and printed while this runs for long.
+/// Interval of reading the findings, and of printing them in long runs.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What a program prints when it has done its work.
+/// The last line of a program.
 #[derive(Deserialize)]
 struct Report {
-    /// What was done, and the least of it.
+    /// Counts of the work, and their minimum.
     work: BTreeMap<String, (f64, f64)>,
     /// Name, metric, labels, and the least that it has.
     seen: Vec<(String, String, BTreeMap<String, String>, f64)>,
 }
 
-/// A program that runs, with all that it starts in a cgroup and a network namespace of its own.
+/// A running program, with its children in its own cgroup and network namespace.
 struct Benign {
     name: String,
     unit: String,
     program: Program,
-    /// What was found of it.
+    /// Findings about it.
     alarms: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ fn programs(seconds: u64, cgroups: &mut Cgroups) -> Vec<Benign> {
     files.iter().map(|it| it.as_path()).map(start).collect()
 }
 
-/// Takes in what was found since.
+/// Adds new findings.
 fn look(daemon: &Daemon, seen: &mut f64, programs: &mut [Benign]) {
     for change in news(daemon, seen) {
         let finding = &change["finding"];

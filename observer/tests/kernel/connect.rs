@@ -7,7 +7,7 @@ use observer_test_support::{Daemon, Metrics, Netns, scaled};
 
 const CONNECTS: &str = "socket_connects_total";
 
-/// Failures that come before a SYN, so that the state machine does not know of them.
+/// Failures before a SYN, which the state machine does not show.
 const BEFORE_SYN: [&str; 4] = ["EHOSTUNREACH", "ENETUNREACH", "EACCES", "EINVAL"];
 
 /// What observer counted for a process, by result.

@@ -30,8 +30,7 @@ fn compare(netns: &Netns, source: &str) {
     program.end();
 }
 
-/// A signal interrupts connect(), which goes on in the background; Python then waits and
-/// asks SO_ERROR.
+/// A signal interrupts connect(), which continues in the background; Python then waits and reads SO_ERROR.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connect_interrupted_by_a_signal() {
@@ -133,8 +132,7 @@ input()
     program.end();
 }
 
-/// A connection that is given up with connect(AF_UNSPEC), and an attempt of the same socket that
-/// fails before a SYN is sent.
+/// A connection that is ended with connect(AF_UNSPEC), and an attempt of the same socket that fails before a SYN is sent.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connect_again_after_af_unspec() {

@@ -1,5 +1,5 @@
 //! Errors that end established connections: each counts once, for the side whose calls fail with it.
-//! A connection that a program closed counts for nobody.
+//! A connection that the program closed counts for no process.
 
 use std::collections::BTreeMap;
 
@@ -161,8 +161,8 @@ print(tally)
 input()
 ";
 
-/// Data that is never acknowledged, probes that are never answered, and a route that is gone.
-/// One daemon is older than the connections, the other finds them.
+/// Data that is never acknowledged, probes that are never answered, and a removed route. One daemon
+/// is older than the connections, the other finds them.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn timeouts_and_unreachable_peers_are_counted() {
@@ -235,7 +235,7 @@ input()
     expect(&reported, &[("ECONNABORTED", 2), ("ECONNRESET", 2)]);
 }
 
-/// An error that a connection survives, which is still there when it ends in good order.
+/// An error that does not end the connection, and that is still set when the connection is closed normally.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn icmp_error_that_a_connection_survives_is_not_counted() {

@@ -2,7 +2,7 @@
 
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
-/// A connection attempt that is given up with connect(AF_UNSPEC) has a result.
+/// A connection attempt that is ended with connect(AF_UNSPEC) has a result.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connect_given_up_with_af_unspec_counts_as_ecanceled() {

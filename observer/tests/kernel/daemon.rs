@@ -9,7 +9,7 @@ use std::{
 
 use observer_test_support::{Daemon, Metrics, Netns, Program, http};
 
-/// Connects as often as asked for, whenever it is told to.
+/// Connects as many times as each line says.
 const CONNECTS: &str = r#"
 import socket, sys
 listener = socket.socket()
@@ -242,8 +242,8 @@ fn sighup_reads_the_file_again() {
     assert!(metrics.by("<other>", "socket_connects_total", &[("result", "ok")]) >= 5.0);
     assert!(!daemon.log()[settled..].contains("DEBUG"));
 
-    // A filter holds for processes that live, too: what they did stays with their name, and
-    // what they do counts for it or not, as the filter says by then.
+    // A filter also applies to running processes: earlier counts remain with their name, and later
+    // ones count for it or not, according to the filter.
     let ok = [("result", "ok")];
     let counts = |metrics: &Metrics| {
         ["obs-seen", "<other>"].map(|name| metrics.by(name, "socket_connects_total", &ok))
@@ -407,7 +407,7 @@ input()
     }
 }
 
-/// Without CAP_SETUID it cannot become another user, and does not go on as root.
+/// Without CAP_SETUID it cannot become another user, and does not continue as root.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_daemon_that_cannot_drop_privileges_ends() {
@@ -419,7 +419,7 @@ fn a_daemon_that_cannot_drop_privileges_ends() {
         "--user=65534",
     ]);
     let output = std::thread::spawn(move || {
-        // The bounding set belongs to the thread, and passes to what it starts.
+        // The bounding set belongs to the thread, and child processes inherit it.
         caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SETUID).unwrap();
         command.output().unwrap()
     });

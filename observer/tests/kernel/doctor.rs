@@ -130,7 +130,7 @@ fn a_running_daemon_is_asked() {
     assert_eq!(gone.status.code(), Some(3));
 }
 
-/// With a /run of its own, so that no daemon of the host is there.
+/// With a private /run, so that it finds no daemon of the host.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn without_a_daemon_it_looks_for_itself_and_leaves_nothing() {

@@ -1,10 +1,10 @@
-//! Hosts without BTF or tracefs: the observer reports what is missing, and runs where it can.
+//! Hosts without BTF or tracefs: the observer reports missing features, and runs if possible.
 
 use std::process::{Command, Output, Stdio};
 
 use observer_test_support::{Daemon, Netns};
 
-/// The same program in a mount namespace of its own, after `preparation` in the shell.
+/// The same program in a new mount namespace, after `preparation` in the shell.
 fn confined(preparation: &str, args: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command
@@ -76,7 +76,7 @@ fn no_btf_at_all() {
     assert!(stdout.contains("CONFIG_DEBUG_INFO_BTF"), "{stdout}");
 }
 
-/// Hides tracefs, and gives up the capability to mount it again.
+/// Hides tracefs, and drops the capability to mount it again.
 const NO_TRACEFS: &str = "mount -t tmpfs none /sys/kernel/tracing 2>/dev/null || true
     mount -t tmpfs none /sys/kernel/debug 2>/dev/null || true
     set -- setpriv --bounding-set -sys_admin \"$@\"";
@@ -127,12 +127,12 @@ input()
         let last = [("from", "LAST_ACK"), ("to", "CLOSE")];
         metrics.of(pid, "socket_state_transitions_total", &last) == 10.0
     });
-    // What the state machine knows is exact.
+    // Results from the state machine are exact.
     let result = |result| metrics.of(pid, "socket_connects_total", &[("result", result)]);
     assert_eq!((result("ok"), result("ECONNREFUSED")), (10.0, 3.0));
     assert_eq!(netns.snmp()["ActiveOpens"], 13);
     assert_eq!(metrics.of(pid, "socket_time_wait_entered_total", &[]), 10.0);
-    // What is not seen is not shown, least of all as 0.
+    // Signals that are not observed are absent, not 0.
     for family in [
         "socket_accepts_total",
         "socket_process_accepts_total",

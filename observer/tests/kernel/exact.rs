@@ -1,4 +1,4 @@
-//! Exact counts under load, held against the kernel's own counters.
+//! Exact counts under load, compared with the kernel's counters.
 //!
 //! `OBSERVER_TEST_SCALE` scales the load, for slow emulated machines.
 
@@ -15,7 +15,7 @@ use observer_test_support::{Daemon, Metrics, Netns, Program, kernel_at_least, ne
 
 const CONNECTIONS: f64 = 200_000.0;
 const THREADS: u64 = 4;
-/// Destinations per thread, so that ports do not run out however many are in TIME_WAIT.
+/// Destinations per thread: enough that ports do not run out because of TIME_WAIT.
 const ADDRESSES: u64 = 8;
 /// Pairs left open at the end, to compare live states.
 const OPEN: u64 = 10;
@@ -43,7 +43,7 @@ fn mix(per_thread: u64, threads: u64) -> Mix {
     }
 }
 
-/// Not a test: the load, for the test below to start in a namespace of its own.
+/// Not a test: the load that the test below starts in a new namespace.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn load_generator() {
@@ -145,7 +145,7 @@ fn start_load(netns: &Netns, per_thread: u64, threads: u64) -> (Program, String)
     (program, comm)
 }
 
-/// Reads lines until `expected`: libtest says things of its own.
+/// Reads lines until `expected`, because libtest prints lines, too.
 fn await_line(program: &mut Program, expected: &str) {
     let started = Instant::now();
     while program.line_within(Duration::from_secs(600)) != expected {
@@ -236,7 +236,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
     assert_eq!(kernel("PassiveOpens"), established);
     assert_eq!(kernel("AttemptFails"), refused);
     assert_eq!(kernel("EstabResets"), 2 * reset);
-    // On a busy machine, an RST now and then answers a segment that came after its socket was gone.
+    // On a busy machine, an RST occasionally answers a segment that arrived after its socket was destroyed.
     let late = kernel("OutRsts").checked_sub(reset + refused);
     let late = late.expect("an RST for each abort and each refused connection");
     assert!(late <= established / 1000, "{late}");
@@ -328,7 +328,7 @@ fn every_counter_is_exact_with_a_ring_of_one_page() {
                 && sample.value != 0.0
                 && !sample.labels.contains_key("pid")
                 && counter.iter().any(|end| sample.name.ends_with(end))
-                // Sockets leave TIME_WAIT whatever becomes of the process.
+                // Sockets leave TIME_WAIT independent of the process.
                 && sample.name != "socket_time_wait_ended_total"
         });
         all.map(|it| (format!("{} {:?}", it.name, it.labels), it.value))

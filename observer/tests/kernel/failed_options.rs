@@ -1,5 +1,4 @@
-//! setsockopt() calls that fail, and what `observer doctor` says of them: which program, which option, why, and what
-//! helps.
+//! Failing setsockopt() calls, and the report of `observer doctor` about them: program, option, reason, and fix.
 
 use std::{process::Command, time::Instant};
 

@@ -1,6 +1,6 @@
-//! Faults as people who run such hosts have reported them in public trackers. Each program prints what
-//! it knows to be true (from snmp, sockstat, ss and its own calls), and the metrics must say the same.
-//! Each calls itself `fieldNN`, so its metrics by name are its own.
+//! Faults reported by operators in public trackers. Each program prints the true values (from snmp,
+//! sockstat, ss and its own calls), and the metrics must agree. Each has the name `fieldNN`, so its
+//! metrics by name are separate.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -436,7 +436,7 @@ fn inherited_listener() {
         of(metrics, "helper_pid", "LISTEN") == case.figure("helper_states/LISTEN")
             && of(metrics, "helper_pid", "ESTABLISHED") == case.figure("helper_states/ESTABLISHED")
     });
-    // A process without a descriptor of its own has nothing left.
+    // A process without a descriptor of its own has no sockets left.
     for state in ["LISTEN", "ESTABLISHED"] {
         assert_eq!(
             of(&metrics, "server_pid", state),

@@ -1,9 +1,9 @@
-//! What is wrong, as metrics, in the log and over HTTP, of a program that has used up its descriptors.
+//! Findings as metrics, in the log and over HTTP, about a program that has used up its descriptors.
 
 use observer_test_support::{Daemon, Metrics, Netns};
 use serde_json::Value;
 
-/// Opens sockets until none is left, again and again, until it is told to stop; then closes them.
+/// Repeatedly opens sockets until descriptors run out, until it gets a line; then closes them.
 const PROGRAM: &str = r"
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 sockets = []
@@ -58,7 +58,7 @@ fn exhausted_descriptors_are_found_and_said_everywhere() {
         of.map(|sample| sample.value)
     };
     let metrics = daemon.until("the finding", |metrics| level(metrics) == Some(2.0));
-    // The last calls that failed may be over, so the score may be below 1 by now.
+    // The last failed calls may have left the window, so the score may be below 1.
     let labels = [ANOMALY, ("pid", text.as_str())];
     assert_eq!(metrics.select("socket_anomaly_score", &labels).count(), 1);
     let total = |metrics: &Metrics| metrics.by(&comm, "socket_anomalies_total", &[ANOMALY]);

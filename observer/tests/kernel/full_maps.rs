@@ -1,4 +1,4 @@
-//! Maps that are too small: what is lost is counted as lost, and nothing else goes wrong.
+//! Maps that are too small: lost events are counted as lost, and all other counts are right.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use observer_test_support::{Daemon, Metrics, Netns, Program, scaled};
 
-/// Opens as many pairs as the argument says, and closes them after a line on stdin.
+/// Opens the given number of pairs, and closes them after a line on stdin.
 const PAIRS: &str = r#"
 import socket, sys
 count = int(sys.argv[1])
@@ -86,7 +86,7 @@ const LIVE: &str = "socket_connections";
 fn a_full_connection_map_is_counted_and_leaves_the_gauges_alone() {
     let netns = Netns::new();
     let connections = [("map", "connections")];
-    // What other programs on this host hold takes room too.
+    // Sockets of other programs on this host also have entries.
     let others = Daemon::shared().scrape();
     let room = 16.0 + others.sum("observer_map_entries", &connections);
     let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
@@ -269,7 +269,7 @@ input()
 fn one_process_cannot_fill_the_connection_map() {
     let netns = Netns::new();
     let connections = [("map", "connections")];
-    // What other programs on this host hold takes room, too.
+    // Sockets of other programs on this host have entries, too.
     let others = Daemon::shared().scrape();
     let room = 16.0 * others.sum("observer_map_entries", &connections) + 512.0;
     let share = room - (room / 8.0).floor();
@@ -306,7 +306,7 @@ input()
     hog.end();
 }
 
-/// What a process left in TIME_WAIT takes no more than seven eighths of their map.
+/// A process's sockets in TIME_WAIT use at most seven eighths of their map.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn one_process_cannot_fill_the_map_of_time_waits() {
@@ -483,7 +483,7 @@ input()
     hog.end();
 }
 
-/// Every counter by name: none may ever fall, whatever becomes of processes.
+/// Every counter by name: none may ever decrease, even if processes end.
 fn counters(metrics: &Metrics) -> BTreeMap<String, f64> {
     let counters = [
         "socket_connects_total",
@@ -606,7 +606,7 @@ fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
     let end = never_down_until(&daemon, &full, |metrics| {
         !metrics.shows_name(&many) && metrics.sum("observer_map_entries", &processes) < 200.0
     });
-    // They are gone, and what they did is neither lost nor counted again.
+    // They have ended, and their events are neither lost nor counted again.
     assert_eq!(end.by(&many, "socket_connects_total", &ok), named);
     assert_eq!(end.by(&comm, "socket_accepts_total", &[]), 300.0);
     end.assert_complete();

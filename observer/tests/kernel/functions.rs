@@ -1,5 +1,5 @@
-//! Hooks on functions and their fallbacks: what is counted with each. The tests in the list run once for each kind of
-//! hook that this kernel offers.
+//! Hooks on functions and their fallbacks: counts with each. The tests in the list run once for
+//! each kind of hook that this kernel supports.
 
 use std::time::Duration;
 
@@ -310,7 +310,7 @@ os.waitpid(child, 0)
     program.end();
 }
 
-/// A service that takes descriptors from anybody, as D-Bus does, answers for none of them.
+/// Descriptors that a service receives from any user, as D-Bus does, do not count for the service.
 fn sockets_passed_by_another_user_stay_with_the_giver(daemon: &Daemon) {
     let netns = Netns::new();
     let mut program = netns.script(
@@ -390,7 +390,7 @@ fn self_test_passes_and_counts_nothing() {
     assert_eq!((connects, refused), (0.0, 0.0), "{}", metrics.shown());
 }
 
-/// Without hooks on functions, the fallbacks serve, and the log says so.
+/// Without hooks on functions, the fallbacks are used, and the log says so.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn without_function_hooks_fallbacks_are_attached_and_logged() {

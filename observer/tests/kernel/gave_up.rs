@@ -1,5 +1,4 @@
-//! Attempts that the program ends itself, on the real kernel: those that waited for so long that
-//! a SYN was sent again, apart from those that did not wait.
+//! Attempts that the program ends itself, on the real kernel: those with a retransmitted SYN, separate from those without.
 
 use std::collections::BTreeMap;
 

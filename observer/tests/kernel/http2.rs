@@ -1,4 +1,4 @@
-//! What an idle client of HTTP/2 looks like: the limit that docs/limitations.md states under "Waiting".
+//! An idle client of HTTP/2: the limit that docs/limitations.md describes under "Waiting".
 
 use std::{thread, time::Duration};
 
@@ -89,7 +89,7 @@ fn an_idle_client_seems_to_wait_after_a_large_response() {
     );
     // The frames that give the window back are the last data, and nothing answers them.
     assert_eq!(wait_name(after_large.waits_for), "peer", "{after_large:?}");
-    // They came at once, so detectors do not take them for a request.
+    // They were sent immediately after received data, so detectors do not count them as a request.
     assert_eq!(after_large.flags & SEEN_ASKED, 0, "{after_large:?}");
     program.go();
     program.expect("closed");

@@ -105,7 +105,7 @@ fn a_connect_that_fails_is_counted() {
     metrics.assert_complete();
 }
 
-/// Refused before a SYN, which only the call's result says.
+/// Refused before a SYN, which only the call's result shows.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_connect_without_a_route_is_counted_where_the_function_is_hooked() {

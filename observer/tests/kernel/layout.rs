@@ -1,4 +1,4 @@
-//! What the daemon takes from the BTF of the running kernel.
+//! The fields that the daemon reads from the BTF of the running kernel.
 //!
 //! Kernels that lack a field, simulated on the running one: every program must still load,
 //! because the verifier removes what depends on the field.
@@ -124,7 +124,7 @@ fn each_optional_field_can_be_missing() {
         .chain([PORT_RANGE, TW_REUSE, HASHINFO])
         .collect();
     assert!(optional.len() > 20);
-    // Where functions may not be hooked, the kernel says so whatever the fields.
+    // Where functions cannot be hooked, the kernel refuses them independent of the fields.
     let refused: HashSet<_> = Kernel::examine(&options.btf)
         .unwrap()
         .load(&options)
@@ -142,7 +142,7 @@ fn each_optional_field_can_be_missing() {
     let mut count = 0;
     let groups = if scale() < 1.0 { 4 } else { optional.len() };
     for group in 0..groups {
-        // Fields of one structure stand together, so that a group has some of each.
+        // Fields of one structure are adjacent, so a group has fields of several structures.
         let missing: Vec<_> = optional.iter().skip(group).step_by(groups).collect();
         let kernel = missing
             .iter()

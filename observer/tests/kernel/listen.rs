@@ -1,5 +1,5 @@
-//! Listening sockets, on the real kernel: what waits in their accept queues, and what they
-//! drop, compared with `ss` and with the namespace's own counters.
+//! Listening sockets, on the real kernel: the lengths of their accept queues, and their drops,
+//! compared with `ss` and with the namespace's counters.
 
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
@@ -42,8 +42,8 @@ fn reads(metrics: &Metrics, program: &Program, labels: &[(&str, &str)]) -> bool 
     )
 }
 
-/// Starts connections to ports, without waiting for any. Then waits until each is established
-/// or given up, and prints how many are which.
+/// Starts connections to ports, without waiting for any. Then waits until each is established or
+/// has failed, and prints the numbers of both.
 const CLIENTS: &str = r"
 socks = []
 for (family, address), port in zip(FAMILIES, sys.argv[2].split()):
@@ -167,7 +167,7 @@ fn backlog_drops_and_overflows_belong_to_the_listener() {
     daemon.until("empty queues", |metrics| {
         metrics.of(server.pid(), BACKLOG, &[]) == 0.0
     });
-    // Closed, it has no queue any more, and what it counted stays.
+    // A closed listener has no queue, but its counts remain.
     server.say("close");
     server.expect("closed");
     let metrics = daemon.until("no queues", |metrics| {
@@ -193,8 +193,8 @@ fn backlog_drops_and_overflows_belong_to_the_listener() {
     busy.finish();
 }
 
-/// A listener older than the daemon counts from when it is found, and one that ends between
-/// two readings keeps what it dropped.
+/// A listener older than the daemon counts from the time when it is found, and the drops of one
+/// that ends between two readings are counted.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn what_older_and_closed_listeners_drop_is_counted() {

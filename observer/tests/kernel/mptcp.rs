@@ -1,5 +1,4 @@
-//! MPTCP, on the real kernel: the subflows are the connections that are counted, the
-//! parents only know the owners.
+//! MPTCP, on the real kernel: the subflows are counted as connections, the parents only store the owners.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +71,7 @@ fn start_server(netns: &Netns, setup: &str) -> Option<(Program, String)> {
     Some((server, ports))
 }
 
-/// `protocol` is what the client speaks. The server's listeners speak MPTCP.
+/// `protocol` is the client's protocol. The server's listeners use MPTCP.
 fn counted_once(protocol: &str) {
     const EACH: u32 = 5;
     const ALL: f64 = 10.0;

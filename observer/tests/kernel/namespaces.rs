@@ -1,4 +1,4 @@
-//! What is read of each network namespace, on the real kernel.
+//! Values read from each network namespace, on the real kernel.
 
 use std::{collections::BTreeMap, time::Instant};
 

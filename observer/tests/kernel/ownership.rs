@@ -12,7 +12,7 @@ fn number(program: &mut Program) -> u32 {
     program.line().parse().unwrap()
 }
 
-/// The processes that `ss` says hold established sockets, with how many.
+/// The processes with established sockets according to `ss`, with their numbers.
 fn holders(netns: &Netns, pid: u32) -> usize {
     let holder = format!("pid={pid},");
     netns
@@ -84,7 +84,7 @@ os.waitpid(child, 0)
             && metrics.of(sender, LIVE, &ESTABLISHED) == 1.0
             && (is_seen || metrics.sum("observer_moved_sockets_total", &[]) > moved)
     });
-    // What happened before stays with the sender.
+    // Earlier events remain counted for the sender.
     assert_eq!(passed.of(sender, "socket_connects_total", &[]), 1.0);
     assert_eq!(passed.of(receiver, "socket_connects_total", &[]), 0.0);
 
@@ -525,7 +525,7 @@ input()
     );
     program.go();
     program.expect("renamed");
-    // A process is looked at closely every few seconds.
+    // The identity of a process is read every few seconds.
     let renamed = daemon.until("the new name", |metrics| metrics.shows_name(&new));
     assert_eq!(
         (connects(&renamed), live(&renamed)),

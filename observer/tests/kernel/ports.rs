@@ -1,5 +1,4 @@
-//! Local ports in use, on the real kernel: counted until none is left, and compared with what
-//! connect() has to say then.
+//! Local ports in use, on the real kernel: counted until none is left, and compared with the results of connect().
 
 mod blocked;
 
@@ -95,8 +94,8 @@ fn ports(netns: &Netns, destination: &str) -> BTreeSet<u16> {
         .collect()
 }
 
-/// Has the client open connections until the kernel has so many ports in use. That may take
-/// some more than there are ports to go, should the kernel end a TIME_WAIT early.
+/// Makes the client open connections until the kernel has this number of ports in use. This can
+/// take more connections than ports, if the kernel ends a TIME_WAIT early.
 fn fill(client: &mut Program, netns: &Netns, what: &str, count: u64, address: &str) {
     let destination = match address.contains(':') {
         true => format!("[{address}]:9000"),
@@ -181,7 +180,7 @@ fn ports_ratio_is_one_before_the_first_connect_fails() {
     assert!(!metrics.has_of(server.pid(), USED, &[]));
     assert!(!metrics.has(USED, &[("comm", &server.comm())]));
 
-    // What the client leaves behind is in use until it has left TIME_WAIT.
+    // The client's ports are in use until their sockets have left TIME_WAIT.
     let (pid, comm) = (client.pid(), client.comm());
     client.kill();
     let left = [("comm", comm.as_str()), ("destination", "[::1]:9000")];

@@ -1,5 +1,4 @@
-//! What the detectors say while programs of `tests/benign` and `tests/scenarios` run, and the tables of that in
-//! docs/detectors.md.
+//! Findings while programs of `tests/benign` and `tests/scenarios` run, and the tables in docs/detectors.md.
 
 use std::{fs, path::Path};
 

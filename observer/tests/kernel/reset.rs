@@ -64,8 +64,8 @@ pub fn all(metrics: &Metrics, pid: u32, direction: &str) -> f64 {
     metrics.of(pid, RESETS, &[("direction", direction)])
 }
 
-/// Runs a script that says `done`, and checks what it sent and received, by reason; that
-/// there was nothing else; and that the kernel counted as many.
+/// Runs a script that prints `done`, and checks the RSTs it sent and received, by reason; that
+/// there were no others; and that the kernel counted the same number.
 fn check(source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
     let netns = Netns::new();
     let daemon = Daemon::shared();
@@ -286,7 +286,7 @@ fn connections_killed_by_ss() {
     killed("0", false);
 }
 
-/// The same where keepalive could have done it.
+/// The same if keepalive is also a possible reason.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connections_with_keepalive_killed_by_ss() {

@@ -1,4 +1,4 @@
-//! RSTs that answer a segment nobody wants, on the real kernel.
+//! RSTs that answer an unexpected segment, on the real kernel.
 
 use observer_test_support::{Daemon, Metrics, Netns, kernel_at_least};
 
@@ -51,10 +51,9 @@ input()
     program.end();
 }
 
-/// The server closes, the client goes on sending: the server's kernel answers with an RST.
-/// Normally a timewait socket in substate FIN_WAIT2 does; with `tcp_fin_timeout` above 60
-/// seconds it is the orphaned socket itself, which goes through `tcp_reset` as if the peer
-/// had sent one.
+/// The server closes, the client continues sending: the server's kernel answers with an RST.
+/// Normally a timewait socket in substate FIN_WAIT2 does; with `tcp_fin_timeout` above 60 seconds
+/// it is the orphaned socket itself, which goes through `tcp_reset` as if the peer had sent one.
 fn data_after_close(fin_timeout: &str) {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_fin_timeout", fin_timeout);

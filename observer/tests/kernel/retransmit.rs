@@ -4,7 +4,7 @@ use observer_test_support::{Daemon, Netns};
 
 const RETRANSMITS: &str = "socket_retransmits_total";
 
-/// SYNs that nobody answers.
+/// SYNs without an answer.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn unanswered_syns() {
@@ -89,7 +89,7 @@ input()
     }
     program.go();
     program.expect("sent");
-    // What is left unacknowledged may be retransmitted still.
+    // Unacknowledged data may still be retransmitted.
     netns.run("tc", &["qdisc", "del", "dev", "lo", "root"]);
     let pid = program.pid();
     daemon.until("the kernel's number", |metrics| {
@@ -100,8 +100,8 @@ input()
     program.end();
 }
 
-/// Without netem: two namespaces and a neighbour whose address is wrong for a while. What
-/// was sent meanwhile is sent again.
+/// Without netem: two namespaces and a neighbour entry with a wrong address for a while. Segments
+/// sent meanwhile are retransmitted.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn data_to_a_wrong_link_layer_address() {

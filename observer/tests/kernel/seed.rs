@@ -1,4 +1,4 @@
-//! Sockets older than the observer, held against `ss`.
+//! Sockets older than the observer, compared with `ss`.
 
 use std::{collections::BTreeMap, time::Instant};
 

@@ -1,4 +1,4 @@
-//! What the daemon tells the service manager, here a socket of the test.
+//! The daemon's messages to the service manager, here a socket of the test.
 
 use std::{
     fs,
@@ -79,7 +79,7 @@ fn a_service_manager_hears_of_start_reload_watchdog_and_end() {
     let status = reload("fd-batch = 11\n", "STATUS=");
     assert!(!status.contains("reload"), "{status}");
 
-    // It is stopped, so that it says nothing; systemd would end it now.
+    // The daemon is stopped, so it sends nothing; systemd would end it now.
     daemon.signal("STOP");
     while manager.socket.recv(&mut [0; 4096]).is_ok() {}
     std::thread::sleep(Duration::from_millis(1500));

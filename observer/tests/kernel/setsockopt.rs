@@ -1,7 +1,6 @@
 //! Failed setsockopt calls, on the real kernel: by option, errno and kind of socket.
 //!
-//! Which calls fail differs between kernels; the program says what it was told, and that
-//! is what must have been counted.
+//! Kernels differ in the calls that fail; the program prints its results, and the counts must match.
 
 use std::collections::BTreeMap;
 
@@ -134,7 +133,7 @@ input()
             skip!("this kernel has no MPTCP");
         } else {
             let fastopen = reported.get("inet/mptcp/SOL_TCP/TCP_FASTOPEN/ENOPROTOOPT");
-            // What Go 1.24 met on Debian 12.
+            // Reproduces Go 1.24 on Debian 12.
             let expected = (!observer_test_support::kernel_at_least(6, 2)).then_some(&1);
             assert_eq!(fastopen, expected, "{reported:?}");
             // Holds up to 7.3.
@@ -176,8 +175,8 @@ input()
     }
 }
 
-/// A seccomp filter answers setsockopt with EPERM whatever the descriptor is, before the kernel looks
-/// at it. An eventfd's counter lies where a socket has its address family and protocol.
+/// A seccomp filter returns EPERM for setsockopt for any descriptor, before the kernel checks it.
+/// The counter of an eventfd is at the offset of a socket's address family and protocol.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn setsockopt_refused_by_seccomp_reads_only_sockets() {
@@ -218,7 +217,7 @@ input()
     program.end();
 }
 
-/// From four threads at once: none is lost, and all are one process's.
+/// From four threads at once: none is lost, and all count for one process.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn failures_of_four_threads_are_all_counted() {

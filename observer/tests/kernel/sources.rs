@@ -1,4 +1,4 @@
-//! Where segments for closed ports come from, on the real kernel.
+//! Sources of segments for closed ports, on the real kernel.
 
 use std::{
     net::IpAddr,
@@ -57,7 +57,7 @@ fn ports(source: &Source) -> Vec<u8> {
     (0..=u8::MAX).filter(bit).collect()
 }
 
-/// Sends segments by raw sockets, whose answers nobody waits for.
+/// Sends segments by raw sockets, without waiting for answers.
 const RAW: &str = r"
 V4 = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 V6 = {}
@@ -91,9 +91,9 @@ fn scans_are_told_from_stray_clients() {
     let netns = Netns::new();
     let (attached, _stream) = attach(Hooks::Any);
     let started = monotonic();
-    // A slow scan of 20 ports, fast ones of 256 by SYN and of 20 by FIN, a client that tries three ports
-    // again and again, segments that a connection might have sent, and connects. What a source did counts for a
-    // minute, so it is read after each.
+    // A slow scan of 20 ports, fast ones of 256 by SYN and of 20 by FIN, a client that tries three
+    // ports repeatedly, segments that a connection might have sent, and connects. The segments of a
+    // source count for a minute, so they are read after each.
     let mut program = netns.script(
         &[
             RAW,
@@ -202,7 +202,7 @@ fn stray(attached: &Attached) -> u64 {
     slot.reset.sent.iter().sum()
 }
 
-/// Forged sources evict silent ones, and not one that goes on.
+/// Forged sources evict silent ones, but not one that continues.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn forged_sources_only_evict() {
@@ -239,8 +239,7 @@ input()
     program.end();
 }
 
-/// Without hooks on functions, kernels before 6.10 do not show RSTs without a socket, and the verdict
-/// says so.
+/// Without hooks on functions, RSTs without a socket are not seen before 6.10, and the verdict says so.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn tracepoints_show_sources_since_6_10() {

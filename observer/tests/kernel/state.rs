@@ -129,7 +129,7 @@ fn live_states_equal_ss_and_transitions_equal_snmp() {
     // Both sides of every connection close: one of them second.
     let closed = [("from", "CLOSE_WAIT"), ("to", "LAST_ACK")];
     assert_eq!(of(&closed), 2 * (KEPT + ENDED) as i64);
-    // What one side enters, it leaves.
+    // Every state that is entered is left.
     for state in [
         "ESTABLISHED",
         "SYN_SENT",
@@ -181,7 +181,7 @@ input()
         metrics.shown()
     );
     assert_eq!(netns.ss("syn-sent"), 6);
-    // The fillers' clients, and their children that nobody accepts.
+    // The fillers' clients, and their children that are never accepted.
     assert_eq!(live_of(&metrics, &program, "ESTABLISHED"), 8.0);
     assert_eq!(netns.ss("established"), 8);
     program.go();

@@ -11,7 +11,7 @@ use std::{
 use observer_test_support::{Daemon, Netns, Program, spawn};
 use serde_json::Value;
 
-/// Makes as many connections as the line it reads says, then says so.
+/// Makes the number of connections in each line, then prints a line.
 const ON_DEMAND: &str = r#"
 import ctypes, socket, sys
 ctypes.CDLL(None).prctl(15, b'obs-stream', 0, 0, 0)
@@ -124,8 +124,7 @@ impl Tail {
         Self { child, lines }
     }
 
-    /// Has `program` make connections until this has printed something: when its hooks are
-    /// attached is for it to say.
+    /// Makes `program` open connections until this has printed a record, that is until its hooks are attached.
     fn first_line(&mut self, program: &mut Program) -> String {
         for _ in 0..600 {
             program.go();

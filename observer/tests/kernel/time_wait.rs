@@ -7,8 +7,7 @@ use observer_test_support::{Daemon, Metrics, Netns, scaled};
 
 const ENTERED: &str = "socket_time_wait_entered_total";
 
-/// Serves HTTP/1.0 on both families: one request per connection. Who closes first is told
-/// by the first argument.
+/// Serves HTTP/1.0 on both families: one request per connection. The first argument says which side closes first.
 const SERVER: &str = r"
 listeners = [listen(family, address) for family, address in FAMILIES]
 print(*[listener.getsockname()[1] for listener in listeners])
@@ -87,7 +86,7 @@ fn short_connections(closer: &str) {
 
     let (tw, ss) = (netns.sockstat("tw"), netns.ss("time-wait") as u64);
     let metrics = daemon.scrape();
-    // None has left yet, however slow the machine: they stay for 60 seconds.
+    // None has left yet, even on a slow machine: they stay for 60 seconds.
     if started.elapsed() < Duration::from_secs(50) {
         let mut why = netns.netstat();
         why.retain(|name, _| name.starts_with("TW") || name.starts_with("TCPTimeWait"));

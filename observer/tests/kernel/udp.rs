@@ -4,10 +4,10 @@
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 const DROPS: &str = "socket_udp_receive_drops_total";
-/// Walks often, so that what they find is there soon.
+/// Short walk intervals, so that results appear soon.
 const OFTEN: [&str; 2] = ["--resync-interval", "1s"];
 
-/// Sockets that nobody reads, and a flood for each.
+/// Sockets that are not read, and a flood for each.
 const FLOOD: &str = r"
 def deaf(family, address):
     receiver = socket.socket(family, socket.SOCK_DGRAM)
@@ -51,7 +51,7 @@ fn drops(netns: &Netns, tables: &[&str]) -> u64 {
     .sum()
 }
 
-/// Waits for so many whole walks.
+/// Waits for this number of complete walks.
 fn walks(daemon: &Daemon, count: u32) -> Metrics {
     let finished = |it: &Metrics| it.sum("observer_job_runs_total", &[("task", "resync")]);
     // One may be under way.
@@ -101,7 +101,7 @@ input()
     }
     assert!(all >= 900.0, "{all}");
     program.expect("closed");
-    // After four that do not meet them, they are forgotten.
+    // After four walks without them, they are removed.
     let metrics = walks(&daemon, 4);
     metrics.assert_of(pid, DROPS, &[], all);
     program.go();
@@ -113,7 +113,7 @@ input()
     program.end();
 }
 
-/// What was dropped before the daemon started is old, of whichever socket.
+/// Drops before the start of the daemon are old, for any socket.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn earlier_drops_are_not_counted() {
@@ -226,7 +226,7 @@ input()
     program.end();
 }
 
-/// Sockets for which there was no room: what they dropped until then does not count when there is.
+/// Sockets that did not fit into the map: their earlier drops do not count once they do.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn drops_of_refused_sockets_are_not_counted_later() {
@@ -261,7 +261,7 @@ input()
     assert!(0.0 < counted && counted < first, "{counted} of {first}");
     program.go();
     program.expect("closed");
-    // One that forgets these, and one that has room for the others.
+    // One walk that removes these, and one in which the others fit.
     let metrics = walks(&daemon, 2);
     metrics.assert_of(pid, DROPS, &[], counted);
     program.go();

@@ -25,7 +25,7 @@ print('ready')
 sys.stdin.readline()
 "#;
 
-/// Which cgroups to make, and the label of a process in each.
+/// The cgroups to create, and the label of a process in each.
 fn cases() -> Vec<(String, String)> {
     // Digits that no container of the host has.
     let id = format!("{:016x}", std::process::id()).repeat(4);
@@ -102,7 +102,8 @@ fn units(metrics: &Metrics, comm: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Asserts that the probes, `PREFIX-NUMBER`, have their units. All are looked for at once: each scrape waits for a tick.
+/// Asserts that the probes, `PREFIX-NUMBER`, have their units. Checks all of them in one scrape,
+/// because each scrape waits for a tick.
 fn assert_named(daemon: &Daemon, prefix: &str) {
     let comms: Vec<_> = (0..cases().len())
         .map(|number| format!("{prefix}-{number}"))

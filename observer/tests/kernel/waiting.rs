@@ -1,4 +1,4 @@
-//! What connections wait for: while they live, as a walk finds it, and when they end.
+//! What connections wait for: at walks while they exist, and when they end.
 
 mod by_ss;
 
@@ -11,7 +11,7 @@ use observer_test_support::{Daemon, Netns, Program, holds_in_time, left_out, ski
 
 use crate::walk::attach;
 
-/// A link to another namespace whose far end stops answering when the program says so.
+/// A link to another namespace whose far end stops answering when the program requests it.
 const LINK: &str = r"
 import subprocess
 def ip(*arguments):
@@ -177,7 +177,7 @@ fn each_living_connection_waits_for_what_it_should() {
     }
     // A tick of the slowest clock, and the first retransmission.
     let (least, most) = (ms(walked - ready) - 20, ms(after - began) + 20);
-    // What the client and the server wait for.
+    // The waits of the client and the server.
     let cases = [
         ("idle_fast", "nobody", "nobody"),
         ("idle_slow", "nobody", "nobody"),
@@ -240,7 +240,7 @@ fn each_living_connection_waits_for_what_it_should() {
     program.end();
 }
 
-/// Connections that are there before the observer.
+/// Connections older than the observer.
 const OLDER: &str = r"
 listener = listen(*FAMILIES[0], port=9000)
 kept = []
@@ -290,8 +290,8 @@ fn a_connection_that_is_older_has_a_role() {
     program.end();
 }
 
-/// Connections that end after a wait of a second or more, or without one. Says when all are there, and when all have
-/// ended.
+/// Connections that end after a wait of a second or more, or without one. Prints a line when all
+/// are open, and when all have ended.
 const ENDING: &str = r"
 WAIT = 1.4
 listener = listen(*FAMILIES[0], port=9000)
@@ -421,7 +421,7 @@ fn waits_that_end_with_the_connection_are_counted_by_reason() {
         left_out!("no veth on this kernel");
     }
     program.expect("waiting");
-    // A walk has noted what is not read: `unread`, `half_closed`, `trickled`, and the server of `window`.
+    // A walk has recorded unread data: `unread`, `half_closed`, `trickled`, and the server of `window`.
     let comm = program.comm();
     let walked = daemon.scrape().has_signal("ports");
     if walked {
@@ -442,7 +442,7 @@ fn waits_that_end_with_the_connection_are_counted_by_reason() {
         // Of `again`, the first.
         ("peer_closed", 2.0),
         ("reset", 1.0),
-        // Of `trickled`, a walk tells.
+        // For `trickled`, a walk shows it.
         ("unread", if walked { 3.0 } else { 2.0 }),
         ("window", 1.0),
         ("ack", f64::from(u8::from(far))),

@@ -1,5 +1,5 @@
-//! What a walk over connections says: for how long sockets have been in a state, which have a descriptor,
-//! which are idle, and how many took a port.
+//! Results of a walk over connections: how long sockets have been in a state, which have a
+//! descriptor, which are idle, and how many took a port.
 
 use std::{
     collections::BTreeMap,
@@ -118,7 +118,7 @@ fn sockets_that_wait_for_long_are_counted() {
         let after = |since_ns: u64, seconds: u64| walked_ns > since_ns + seconds * 1_000_000_000;
         let (client, server) = (long(&answer, &client), long(&answer, &server));
         let seen = || format!("{client:?} {server:?}");
-        // No walk counts a socket too early, however far apart they are.
+        // No walk counts a socket too early, for any interval.
         assert!(client[0] == 0 || after(began_ns, 3), "{}", seen());
         let over_10s = client[1] + server[1];
         assert!(over_10s == 0 || after(connected_ns, 10), "{}", seen());
@@ -192,7 +192,7 @@ pub fn attach() -> Attached {
     Attached::new(loaded, &options).unwrap().0
 }
 
-/// Milliseconds since data was sent or received, by local port, as `ss` says.
+/// Milliseconds since data was sent or received, by local port, according to `ss`.
 fn idle_by_ss(netns: &Netns) -> BTreeMap<u16, u32> {
     let text = netns.run(
         "ss",

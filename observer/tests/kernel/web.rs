@@ -1,4 +1,4 @@
-//! How the daemon serves: with TLS and passwords that change while it runs, and on sockets of systemd.
+//! The HTTP server: TLS and passwords that change at run time, and sockets passed by systemd.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn certificate(directory: &Path) {
     fs::rename(file("new.crt"), file("tls.crt")).unwrap();
 }
 
-/// The answer to curl, which trusts the certificate that is there now.
+/// The response to curl, which trusts the current certificate.
 fn curl(daemon: &Daemon, directory: &Path, user: &str, path: &str) -> Option<String> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--fail", "--noproxy", "*", "--max-time", "30"]);

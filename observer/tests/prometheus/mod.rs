@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes a daemon, what it is asked, and what it must answer.
+//! A real Prometheus that scrapes a daemon, queries, and expected results.
 
 mod queries;
 mod truth;
@@ -35,7 +35,7 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A running Prometheus, with everything it stores in a directory of its own.
+/// A running Prometheus with its own data directory.
 pub struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -96,7 +96,7 @@ impl Prometheus {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Whether it answers; finds out where, which it says in its log.
+    /// Whether it responds; finds its address in its log.
     fn ready(&mut self) -> bool {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("Listening on"));

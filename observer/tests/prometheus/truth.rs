@@ -1,8 +1,8 @@
-//! What a program really did, by its own clock, and what rate() may make of it.
+//! The true events of a program, by its own clock, and the allowed results of rate().
 
 use std::path::Path;
 
-/// What `rate(x[1m])` looks back, in seconds.
+/// The range of `rate(x[1m])`, in seconds.
 const RANGE: f64 = 60.0;
 /// A sample is stamped when its scrape begins, or up to 2 ms from that, because Prometheus
 /// aligns stamps (scrape/scrape.go, `ScrapeTimestampTolerance`); rounded to a millisecond.
@@ -74,10 +74,10 @@ struct Sample {
     took: f64,
 }
 
-/// What was scraped of a series.
+/// The samples of a series.
 pub struct Samples(Vec<Sample>);
 
-/// What rate() gave at each second.
+/// The result of rate() at each second.
 pub struct Rates<'a> {
     pub query: &'a str,
     pub points: &'a [(f64, f64)],
@@ -118,12 +118,12 @@ impl Samples {
 
     /// What `rate(x[1m])` may be at `time`, from the samples' times and the truth alone.
     ///
-    /// rate() takes the increase between the first and the last sample in the range, and goes
-    /// on at the same pace to both ends of the range, though by no more than 1.1 of the average
-    /// interval between samples at either (promql/functions.go, `extrapolatedRate`). With a
-    /// sample each second, that makes an increase of 59 seconds one of 60, so the tolerance is
-    /// 1.7 percent; if scrapes fail, it is what their gaps make it, and never the rate of more
-    /// than was really done between two samples.
+    /// rate() takes the increase between the first and the last sample in the range, and
+    /// extrapolates at the same rate to both ends of the range, though by no more than 1.1 of the
+    /// average interval between samples at either (promql/functions.go, `extrapolatedRate`). With a
+    /// sample each second, that makes an increase of 59 seconds one of 60, so the tolerance is 1.7
+    /// percent; if scrapes fail, it is what their gaps make it, and never the rate of more than was
+    /// really done between two samples.
     fn bounds(&self, truth: &Truth, time: f64) -> (f64, f64) {
         let start = time - RANGE;
         let inside = |sample: &&Sample| (start..=time).contains(&sample.time);
@@ -147,7 +147,7 @@ impl Samples {
         (least / RANGE, most * (span + beyond) / span / RANGE)
     }
 
-    /// Asserts that rate() is what was really done, at every second, and never more.
+    /// Asserts that rate() equals the true rate at every second, and is never higher.
     pub fn assert_rates(&self, truth: &Truth, rates: &Rates<'_>) {
         const ROUNDING: f64 = 1e-6;
         let Rates {
@@ -198,7 +198,7 @@ mod tests {
         let values: Vec<(f64, f64)> = (90..450)
             .map(|second| {
                 let time = f64::from(second) + 0.25;
-                // The process ends, and what it did is counted `step` times more.
+                // The process ends, and its counts are added `step` times more.
                 let again = if time > 170.0 { step * 600.0 } else { 0.0 };
                 (time, truth.least(time) + again)
             })

@@ -1,4 +1,4 @@
-//! Which globals the code of each kernel program uses.
+//! Finds the globals that the code of each kernel program uses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +72,7 @@ pub fn globals_by_function(object: &[u8]) -> BTreeMap<String, BTreeSet<String>> 
                             let address = symbol.address().wrapping_add_signed(immediate);
                             function.calls.push((section.expect("code"), address));
                         } else {
-                            // A constant without a name is told by its section.
+                            // A constant without a name is identified by its section.
                             let name = symbol.name().expect("a name").to_owned();
                             function.globals.insert(name);
                         }

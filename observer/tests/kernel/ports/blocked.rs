@@ -1,4 +1,4 @@
-//! Which ports in TIME_WAIT are blocked, held against what connect() then does.
+//! Which ports in TIME_WAIT are blocked, compared with the results of connect().
 
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,7 @@ impl Bench {
         let netns = Netns::new();
         netns.sysctl("net.ipv4.ip_local_port_range", "40000 40019");
         netns.keep_time_wait();
-        // Of the host, and not taken for loopback.
+        // An address of the host that does not count as loopback.
         netns.run("ip", &["address", "add", "10.9.8.7/32", "dev", "lo"]);
         netns.run(
             "ip",
@@ -176,8 +176,8 @@ impl Bench {
         panic!("{left} ports are free still: {call:?}");
     }
 
-    /// Waits until `count` ports towards each destination are in a state, as `ss` names it, and
-    /// then until even a clock of seconds has gone on.
+    /// Waits until `count` ports for each destination are in a state, as `ss` names it, and then
+    /// until a clock in seconds has advanced.
     fn rest(&self, calls: &[Call], state: &str, count: u64) {
         for call in calls {
             let filter = ["-Htan", "state", state, "dst", &call.destination()];
@@ -192,8 +192,8 @@ impl Bench {
         of(metrics, &self.caller, name, &call.destination())
     }
 
-    /// All ports are in use, `blocked` of them for connect(): so many fewer connects succeed
-    /// as the observer says, and none once it says 1.
+    /// All ports are in use, `blocked` of them are blocked for connect(): the number of successful
+    /// connects must match the observer's ratio, and none succeeds at a ratio of 1.
     fn assert_blocked(&mut self, call: &Call, blocked: u64) {
         let metrics = self
             .daemon
@@ -212,7 +212,7 @@ impl Bench {
     }
 }
 
-/// Whatever net.ipv4.tcp_tw_reuse is, there are as many ports as the ratio says.
+/// The ratio matches the number of usable ports for every value of net.ipv4.tcp_tw_reuse.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows() {
@@ -260,8 +260,7 @@ fn all_kinds(bench: &mut Bench) {
     }
 }
 
-/// A socket that waits for the peer's FIN is as good as in TIME_WAIT to the kernel, but not
-/// taken again.
+/// The kernel treats a timewait socket that waits for the peer's FIN like one in TIME_WAIT, but does not reuse its port.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn ports_in_fin_wait2_are_blocked() {

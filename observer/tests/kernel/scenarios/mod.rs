@@ -1,5 +1,5 @@
-//! What real programs do wrong is found: in time, with whom and why. All scenarios run at once, against
-//! one daemon with its default intervals.
+//! Faults of real programs are found: in time, with the responsible process and the cause. All
+//! scenarios run at once, against one daemon with default intervals.
 
 mod table;
 
@@ -19,12 +19,12 @@ use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
 /// For all of them, and with those that take minutes.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(150), Duration::from_secs(400)];
-/// For what is found too much.
+/// For unexpected findings.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 /// Relative error of the time left.
 const TOLERANCE: f64 = 0.25;
-/// Set where other programs want the processors, as guests that run beside the tests: a finding may take by so much
-/// more then.
+/// Set if other programs need the processors, such as guests that run in parallel: a finding may then take longer by this
+/// factor.
 const IS_BUSY: &str = "OBSERVER_TEST_BUSY";
 const BUSY: f64 = 4.0;
 /// Error in seconds that it may have all the same: walks and ticks come late.
@@ -46,7 +46,7 @@ struct Run {
     netns: Netns,
     /// Ended when there is no more to see.
     program: Option<Program>,
-    /// CLOCK_MONOTONIC of what the program said, in seconds.
+    /// CLOCK_MONOTONIC of the program's lines, in seconds.
     start: Option<f64>,
     error: Option<f64>,
     end: Option<f64>,
@@ -69,7 +69,7 @@ impl Run {
         }
     }
 
-    /// Takes in what the program printed and what was found since.
+    /// Adds the program's output and new findings.
     fn look(&mut self, changes: &[Value]) {
         let Some(program) = &mut self.program else {
             return;
@@ -157,7 +157,7 @@ impl Run {
         Some(self.error? - self.found()?.at)
     }
 
-    /// What the finding should say.
+    /// The expected finding.
     fn differences(&self, expected: &Expected, finding: &Value) -> Vec<String> {
         let mut wrong = Vec::new();
         let busy = env::var_os(IS_BUSY).map_or(1.0, |_| BUSY);
@@ -197,7 +197,7 @@ impl Run {
         wrong
     }
 
-    /// What is not as it should be.
+    /// Differences from the expectation.
     fn wrong(&self) -> Vec<String> {
         let mut wrong = match (&self.scenario.expected, self.found()) {
             (None, _) if self.end.is_none() => vec!["its program did not end".to_owned()],

@@ -1,4 +1,4 @@
-//! What connections wait for and for how long, by what `ss` shows: an independent reading of the same sockets.
+//! What connections wait for and for how long, derived from `ss`: an independent reading of the same sockets.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ impl BySs {
             let port = address.rsplit(':').next();
             port.and_then(|it| it.parse().ok()).expect("a port")
         };
-        // What is 0 is left out.
+        // Values of 0 are omitted.
         let value = |name: &str| rest.iter().find_map(|word| word.strip_prefix(name));
         let number = |name: &str| -> u64 {
             let text = value(name).map(|it| it.split("ms").next().unwrap_or(it));
@@ -73,7 +73,7 @@ impl BySs {
         Some(((port(local), port(remote)), this))
     }
 
-    /// What it waits for, and the longest that this may have been, milliseconds. `None` where `ss` does not tell.
+    /// What it waits for, and the maximum of the wait, milliseconds. `None` if `ss` does not show it.
     fn wait(&self, is_server: bool) -> Option<(&'static str, u32)> {
         let fin = u64::from(self.is_close_wait);
         let idle_ms = self.sent_ms.min(self.received_ms);
@@ -102,7 +102,7 @@ impl BySs {
             (0, ..) => "nobody",
             (_, sent, received) if sent < received && !is_server => "peer",
             (_, sent, received) if received < sent && is_server => "program",
-            // Both in one jiffy: snd_wl1, which tells, is not shown.
+            // Both in one jiffy: `ss` does not show snd_wl1, which distinguishes them.
             (_, sent, received) if sent == received => return None,
             _ => "nobody",
         };
@@ -122,14 +122,13 @@ pub struct Walk<'a> {
     /// The connections before and after.
     pub before: BTreeMap<Ports, BySs>,
     pub after: BTreeMap<Ports, BySs>,
-    /// How long each has waited at least, milliseconds.
+    /// Minimum wait of each, milliseconds.
     pub least_ms: u32,
     /// Clients' ports of connections on which data moves all the time.
     pub busy: &'a [u16],
 }
 
-/// Compares what a walk has seen with what `ss` says, and returns the kinds of wait that both agree on, each with the
-/// number of connections.
+/// Compares a walk with `ss`, and returns the kinds of wait on which both agree, each with the number of connections.
 pub fn compare(walk: &Walk<'_>) -> BTreeMap<&'static str, u32> {
     let Walk {
         seen,
