@@ -79,7 +79,7 @@ fn unguarded(finding: &Finding, count: u32) -> Option<String> {
     (matters && count > 0).then(|| {
         format!(
             "{} of its connections have carried no data for over a minute and have neither SO_KEEPALIVE nor \
-             TCP_USER_TIMEOUT: if the peer has vanished, they stay for ever",
+             TCP_USER_TIMEOUT: if the peer has vanished, they stay open indefinitely",
             number(count)
         )
     })

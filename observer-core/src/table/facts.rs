@@ -26,6 +26,6 @@ pub trait ProcessFacts: Send + Sync {
     fn describe(&self, slot: &Slot) -> Description;
     /// The process's descriptors. Called at every scrape, so it must not read files.
     fn resources(&self, process: &ProcessKey) -> Resources;
-    /// The observer's own process. Likewise.
+    /// The observer's own process, as of the last tick.
     fn own(&self) -> OwnProcess;
 }
