@@ -117,7 +117,7 @@ causes! {
         OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
             => "a peer or a NAT still has an older connection with the same ports" ["old-connection"];
         PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
-            => "goes on writing after the peer has closed: the peer left early, or misuses half-close" ["peer-left", "half-close"];
+            => "continues writing after the peer has closed: the peer closed early, or misuses half-close" ["peer-left", "half-close"];
         PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
             => "peers abort established connections: they cancel requests or restart, or a device between the hosts times out"
             ["reset-at-close"];
@@ -153,7 +153,7 @@ causes! {
     }
     SilentPeers {
         NOT_ACKNOWLEDGED "not_acknowledged": "ETIMEDOUT or EHOSTUNREACH of established connections, without keepalive"
-            => "what it sends is not acknowledged: a NAT or firewall forgot the connections, or the peers are gone"
+            => "what it sends is not acknowledged: a NAT or firewall dropped the connections, or the peers have vanished"
             ["keepalive"];
     }
     PortExhaustion {
@@ -209,14 +209,14 @@ causes! {
     }
     ReadStall {
         NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
-            => "its peers accept connections and never answer: they hang, or do not take them from their accept queues"
+            => "its peers complete the TCP handshake and never answer: they hang, or do not accept connections from their accept queues"
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
         PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"
             => "its peers do not read what it sends" ["peer-window"];
-        NOT_RECEIVED "not_received": "data sent again and not acknowledged (peer_ack)"
-            => "what it sends does not arrive: packets are lost on the way, or the peers are gone" ["keepalive"];
+        NOT_RECEIVED "not_received": "retransmitted data that is not acknowledged (peer_ack)"
+            => "what it sends does not arrive: packets are lost, or the peers have vanished" ["keepalive"];
     }
     ProgramNotReading {
         SERVER_DOES_NOT_READ "server_does_not_read": "unread data of connections from its listeners"
@@ -253,11 +253,11 @@ causes! {
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are started than established: a SYN flood, or clients with a long round-trip time" ["syn-queue"];
-        SLOW_ACCEPT "slow_accept": "accepts go on, and the queue is nearly full for 2 s"
+        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s"
             => "the server accepts connections more slowly than they arrive" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
             => "the accept queue is small: a small argument of listen(), or net.core.somaxconn" ["backlog"];
-        BURST "burst": "accepts go on"
+        BURST "burst": "connections are accepted"
             => "more connections arrive at once than the accept queue holds" ["backlog"];
     }
     SynScan {

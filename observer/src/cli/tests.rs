@@ -97,7 +97,7 @@ fn help_is_grouped_and_has_examples() {
     for word in [
         "Metrics:",
         "Limits:",
-        "Pace:",
+        "Intervals:",
         "Logging:",
         "Kernel:",
         "Examples:",

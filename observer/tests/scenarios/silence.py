@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Connections whose peer falls silent, as behind a NAT that forgets them. Argument: `keepalive`, which ends them one after
+"""Connections whose peer stops answering, as behind a NAT that drops idle ones. Argument: `keepalive`, which ends them one after
 the other, or `data`, if they are used again one after the other and retransmits end them. The peer is in a network
 namespace of its own."""
 import os, socket, time

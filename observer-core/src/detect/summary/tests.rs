@@ -119,9 +119,10 @@ fn a_storm_that_is_received_has_several_causes() {
         finding_summary(&finding),
         "api (all processes) has connections aborted: receives 140 RSTs/s, for 62 % of those that \
          end (normal here: 0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
-         connections: they cancel requests or restart, or a device between the hosts times out (56 %), or goes on \
-         writing after the peer has closed: the peer left early, or misuses half-close (44 %); \
-         fix: Find out why the other side, or a device between, aborts: `observer tail` shows the address of each peer"
+         connections: they cancel requests or restart, or a device between the hosts times out (56 %), or \
+         continues writing after the peer has closed: the peer closed early, or misuses half-close (44 %); \
+         fix: Find out why the other side, or a device between, aborts: `observer tail` shows the address of \
+         each peer"
     );
 }
 
@@ -170,8 +171,9 @@ fn peers_that_are_silent() {
         finding_summary(&finding),
         "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
          40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
-         forgot the connections, or the peers are gone; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
-         TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices between; and TCP_USER_TIMEOUT for data that is not acknowledged"
+         dropped the connections, or the peers have vanished; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
+         TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices \
+         between; and TCP_USER_TIMEOUT for data that is not acknowledged"
     );
 }
 
