@@ -48,6 +48,8 @@ pub const QUIC_REJECTIONS: [&str; 3] = ["resumed", "cancelled", "abandoned"];
 
 /// Frames that end a direction of a stream, in the order of [`QUIC_FRAME`].
 pub const QUIC_FRAMES: [&str; 2] = ["RESET_STREAM", "STOP_SENDING"];
+/// Index of the frames that were sent.
+pub const QUIC_SENT: usize = 0;
 /// Label values.
 pub const QUIC_DIRECTIONS: [&str; 2] = ["sent", "received"];
 
@@ -83,7 +85,7 @@ pub struct QuicConnection {
 crate::assert_layout!(QuicConnection, 16, [cancels: u64, rejected: u32, next: u32]);
 
 /// Counters of QUIC.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct QuicCounters {
     /// By what became of early data.

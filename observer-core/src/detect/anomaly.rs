@@ -32,6 +32,8 @@ pub enum Anomaly {
     IdlePoolLeak,
     /// TLS handshakes do not end.
     TlsStall,
+    /// What was sent as early data of QUIC is lost.
+    Quic0RttLost,
     /// Connection requests are dropped because the accept queue is full.
     ListenOverflow,
     /// One source tries many closed ports.
@@ -40,7 +42,7 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RstStorm,
         Self::ConnectFailures,
         Self::SilentPeers,
@@ -54,6 +56,7 @@ impl Anomaly {
         Self::ProgramNotReading,
         Self::IdlePoolLeak,
         Self::TlsStall,
+        Self::Quic0RttLost,
         Self::ListenOverflow,
         Self::SynScan,
     ];
@@ -75,6 +78,7 @@ impl Anomaly {
             Self::ProgramNotReading => "program_not_reading",
             Self::IdlePoolLeak => "idle_pool_leak",
             Self::TlsStall => "tls_stall",
+            Self::Quic0RttLost => "quic_0rtt_lost",
             Self::ListenOverflow => "listen_overflow",
             Self::SynScan => "syn_scan",
         }

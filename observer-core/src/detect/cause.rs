@@ -237,6 +237,20 @@ causes! {
             => "its peers do not continue the TLS handshake: they hang, or do not speak TLS"
             ["tls-client", "tls-server"];
     }
+    Quic0RttLost {
+        CANCELLED_EARLY_STREAMS "cancelled_early_streams": "rejections that are `cancelled`, with RESET_STREAM or STOP_SENDING sent within 10 s"
+            => "cancels streams after the server has rejected its early data and before it calls NextConnection: quic-go \
+                before 0.48.0 then resets the new streams, too, and their requests fail"
+            ["quic-cancel"];
+        NEVER_RESUMED "never_resumed": "rejections that are `abandoned`"
+            => "closes connections on which the server has rejected its early data instead of going on with NextConnection: \
+                the requests are lost, unless the program sends them again on another connection"
+            ["quic-next"];
+        EARLY_DATA_UNANSWERED "early_data_unanswered": "early data that has `failed`"
+            => "its connections end before the handshake is complete: the server is down, UDP to it is dropped, or it does not \
+                accept the handshake"
+            ["quic-unanswered"];
+    }
     IdlePoolLeak {
         UNUSED_CONNECTIONS "unused_connections": "most of them were opened here"
             => "opens connections and does not use them again: they are never closed, or its pool has no limit"

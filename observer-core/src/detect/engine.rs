@@ -20,6 +20,7 @@ use super::{
     listen_overflow::ListenOverflow,
     port_exhaustion::PortExhaustion,
     program_not_reading::ProgramNotReading,
+    quic_0rtt_lost::Quic0RttLost,
     read_stall::ReadStall,
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
@@ -71,6 +72,7 @@ pub struct Engine {
     program_not_reading: Watches<ProgramNotReading>,
     idle_pool_leak: Watches<IdlePoolLeak>,
     tls_stall: Watches<TlsStall>,
+    quic_0rtt_lost: Watches<Quic0RttLost>,
     connect_failures: Watches<ConnectFailures<Process>>,
     connect_failures_of_names: Watches<ConnectFailures<Name>>,
     silent_peers: Watches<SilentPeers<Process>>,
@@ -342,6 +344,7 @@ impl Engine {
             program_not_reading: Watches::new(),
             idle_pool_leak: Watches::new(),
             tls_stall: Watches::new(),
+            quic_0rtt_lost: Watches::new(),
             connect_failures: Watches::new(),
             connect_failures_of_names: Watches::new(),
             silent_peers: Watches::new(),
@@ -416,6 +419,7 @@ impl Engine {
         pass.run_alone(&mut self.read_stall, &sample.processes);
         pass.run_alone(&mut self.program_not_reading, &sample.processes);
         pass.run_alone(&mut self.tls_stall, &sample.processes);
+        pass.run_alone(&mut self.quic_0rtt_lost, &sample.processes);
         pass.run(
             &mut self.idle_pool_leak,
             &sample.processes,

@@ -341,6 +341,17 @@ pub enum Evidence {
         /// Growth per second.
         growth_per_second: f64,
     },
+    /// Of early data of QUIC.
+    EarlyData {
+        /// Seconds that were looked back.
+        seconds: u64,
+        /// Connections with early data, by what became of it.
+        attempts: Breakdown,
+        /// Connections on which it was rejected, by what the program did.
+        rejections: Breakdown,
+        /// Of those that are `cancelled`, the ones that frames to reset streams came with.
+        reset: u64,
+    },
     /// Of an accept queue.
     AcceptQueue {
         /// Requests dropped in 10 s because it was full.

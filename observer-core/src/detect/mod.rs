@@ -20,6 +20,7 @@ mod idle_pool_leak;
 mod listen_overflow;
 mod port_exhaustion;
 mod program_not_reading;
+mod quic_0rtt_lost;
 mod read_stall;
 mod reset_peers;
 mod rst_storm;

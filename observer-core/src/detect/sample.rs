@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
-    PORT_SEARCH_CONNECT, ProcessKey, RESETS_RECEIVED, RESETS_SENT, SYN_SENT, Slot,
+    PORT_SEARCH_CONNECT, ProcessKey, QuicCounters, RESETS_RECEIVED, RESETS_SENT, SYN_SENT, Slot,
     connection_error_index, reset_received_name,
 };
 
@@ -208,6 +208,8 @@ pub struct Counts {
     pub bind_searches_failed: u64,
     /// socket() and accept() calls that failed with EMFILE and ENFILE.
     pub exhausted: [u64; 2],
+    /// Early data and stream resets of QUIC.
+    pub quic: QuicCounters,
 }
 
 impl Counts {
@@ -218,6 +220,7 @@ impl Counts {
             port_searches_failed: slot.ports.exhausted[PORT_SEARCH_CONNECT],
             bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
+            quic: slot.quic,
             unanswered: [libc::ETIMEDOUT, libc::EHOSTUNREACH]
                 .map(|errno| slot.state.errors[connection_error_index(errno as u32)])
                 .iter()
@@ -486,6 +489,7 @@ mod tests {
         slot.connect.results[0] = 9;
         slot.connect.results[connect_index(libc::ECONNREFUSED as u32)] = 10;
         slot.connect.results[CONNECT_GAVE_UP] = 11;
+        slot.quic.rejections = [1, 2, 3];
         slot.state.transitions[usize::from(FIN_WAIT2)][usize::from(CLOSE)] = 12;
         slot.state.transitions[usize::from(SYN_SENT)][usize::from(CLOSE)] = 13;
         let reasons = ResetReasons::new([(3, "TCP_ABORT_ON_CLOSE".to_owned())].into());
@@ -507,5 +511,6 @@ mod tests {
         assert_eq!(counts.connects[ConnectResult::Refused as usize], 10);
         assert_eq!(counts.connects[ConnectResult::GaveUp as usize], 11);
         assert_eq!((counts.ended, counts.unanswered), (12, 7));
+        assert_eq!(counts.quic.rejections, [1, 2, 3]);
     }
 }

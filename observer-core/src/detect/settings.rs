@@ -214,6 +214,18 @@ thresholds! {
     /// Slow handshakes as a fraction of the process's connections: a pool that waits for a tenth of
     /// its connections is affected, a server with a few slow clients is not.
     tls_stall_share = 0.1;
+    /// Connections of QUIC that lost their early data in 10 minutes: after a rejection streams were cancelled and reset,
+    /// or the connection was closed. One or two are users who gave up, or a program that ends.
+    quic_0rtt_lost = 3.0;
+    /// Fraction of the rejected ones that were closed, without which those do not count: a program that goes on with
+    /// most knows how to.
+    quic_0rtt_abandoned_share = 0.5;
+    /// Connections of QUIC with early data that ended in 10 minutes before the server had answered. A server that
+    /// restarts is back before a client gives up (5 s).
+    quic_0rtt_failed = 10.0;
+    /// The same as a fraction of those with early data. A client that has to begin again with another QUIC version, or
+    /// tries IPv4 and IPv6 at once, has half.
+    quic_0rtt_failed_share = 0.8;
     /// Connection requests dropped in 10 seconds because the accept queue was full.
     listen_overflows = 5.0;
     /// Number of the last 10 seconds with such a drop: retries after a burst come after 1 and 3 s,

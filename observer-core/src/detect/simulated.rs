@@ -10,6 +10,7 @@ mod close_wait;
 mod connects;
 mod descriptors;
 mod ports;
+mod quic;
 mod resets;
 mod scans;
 mod silence;

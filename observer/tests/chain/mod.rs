@@ -41,7 +41,7 @@ const PATIENCE_SHORT: Duration = Duration::from_secs(300);
 const PATIENCE_LONG: Duration = Duration::from_secs(900);
 
 /// The alert of each anomaly that a scenario provokes.
-const ALERTS: [(&str, &str); 13] = [
+const ALERTS: [(&str, &str); 14] = [
     ("rst_storm", "ObserverRstStorm"),
     ("connect_failures", "ObserverConnectFailures"),
     ("port_exhaustion", "ObserverPortsRunOut"),
@@ -52,6 +52,7 @@ const ALERTS: [(&str, &str); 13] = [
     ("read_stall", "ObserverReadStall"),
     ("program_not_reading", "ObserverProgramNotReading"),
     ("tls_stall", "ObserverTlsStall"),
+    ("quic_0rtt_lost", "ObserverQuic0RttLost"),
     ("idle_pool_leak", "ObserverIdlePoolLeak"),
     ("time_wait_overflow", "ObserverTimeWaitOverflow"),
     ("syn_scan", "ObserverScan"),
@@ -395,11 +396,11 @@ fn alerts_are_told_and_end() {
     ]);
     let metrics = daemon.scrape();
     scenarios.retain(|it| {
-        let is_seen = it.is_seen(|signal| metrics.has_signal(signal));
-        if !is_seen {
-            left_out!("{}: nothing observes {}", it.name, it.needs);
+        let obstacle = it.obstacle(|signal| metrics.has_signal(signal));
+        if let Some(why) = &obstacle {
+            left_out!("{}: {why}", it.name);
         }
-        is_seen
+        obstacle.is_none()
     });
     let target = daemon.address;
     let chain = Chain::start(target, is_short);

@@ -2,17 +2,21 @@
 // counted of that. Built against several versions of quic-go; what their interfaces differ in is in
 // dial_*.go.
 //
-//	zrtt server ADDRESS      prints "listening ADDRESS", and ends with its input
-//	zrtt client ADDRESS WAY  WAY is what it does when its early data is rejected:
-//	                         resume   goes on with NextConnection
-//	                         ahead    called that before
-//	                         cancel   cancels the old stream, then goes on
-//	                         stopped  has the server stop a stream of another connection, then goes on
-//	                         forget   does not go on, and closes the connection after a line
+//	zrtt server ADDRESS          prints "listening ADDRESS", and ends with its input
+//	zrtt client ADDRESS WAY [N]  WAY is what it does when its early data is rejected:
+//	                             resume   goes on with NextConnection
+//	                             ahead    called that before
+//	                             cancel   cancels the old stream, then goes on
+//	                             stopped  has the server stop a stream of another connection, then goes on
+//	                             forget   does not go on, and closes the connection after a line
+//	                             give-up  waits for no answer, and closes the connection after a line
 //
 // The client connects twice. Between, it prints "restart" and waits for a line: a server that is restarted
 // has new ticket keys, and rejects what comes with the old ticket. It prints "sent" when it has early data: a server that
-// is there before may reject it while it is being written.
+// is there before may reject it while it is being written. With N it does all this N times at once, and so prints and
+// takes each line N times.
+//
+// As servers of HTTP/3 do, the server listens with TCP, too: an observer finds that at once.
 package main
 
 import (
@@ -27,7 +31,10 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"os"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -96,12 +103,34 @@ func main() {
 	}
 	input := bufio.NewScanner(os.Stdin)
 	if os.Args[1] == "server" {
+		_, err := net.Listen("tcp", os.Args[2])
+		check(err)
 		go serve(os.Args[2])
 		for input.Scan() {
 		}
 		return
 	}
-	client(os.Args[2], os.Args[3], func() { input.Scan() })
+	clients := 1
+	if len(os.Args) > 4 {
+		var err error
+		clients, err = strconv.Atoi(os.Args[4])
+		check(err)
+	}
+	var lines sync.Mutex
+	wait := func() {
+		lines.Lock()
+		defer lines.Unlock()
+		input.Scan()
+	}
+	var running sync.WaitGroup
+	for i := 0; i < clients; i++ {
+		running.Add(1)
+		go func() {
+			defer running.Done()
+			client(os.Args[2], os.Args[3], wait)
+		}()
+	}
+	running.Wait()
 }
 
 func client(address, way string, wait func()) {
@@ -135,6 +164,13 @@ func client(address, way string, wait func()) {
 		next = func(context.Context) error { return <-called }
 	}
 	fmt.Println("sent")
+	if way == "give-up" {
+		wait()
+		early.close()
+		fmt.Println("closed")
+		finish(wait)
+		return
+	}
 	// Without the end of the stream: what is cancelled must not be complete.
 	if early.accepted(ctx) {
 		_ = s.Close()

@@ -217,6 +217,49 @@ pub(super) fn what(finding: &Finding) -> String {
                 growth(*growth_per_second),
             )
         }
+        Evidence::EarlyData {
+            seconds,
+            attempts,
+            rejections,
+            reset,
+        } => {
+            let [abandoned, failed] = [rejections.get("abandoned"), attempts.get("failed")];
+            let rejected = attempts.get("rejected").max(rejections.sum());
+            let connections = |part, whole, which| {
+                format!(
+                    "{} of {} QUIC connections {which}",
+                    number(part),
+                    number(whole)
+                )
+            };
+            let parts = [
+                (
+                    *reset,
+                    rejected,
+                    "whose early data the server rejected had streams reset",
+                ),
+                (
+                    abandoned,
+                    rejected,
+                    "whose early data the server rejected were closed",
+                ),
+                (
+                    failed,
+                    attempts.sum(),
+                    "with early data ended before the server had answered",
+                ),
+            ];
+            let parts: Vec<_> = parts
+                .into_iter()
+                .filter(|(part, ..)| *part > 0)
+                .map(|(part, whole, which)| connections(part, whole, which))
+                .collect();
+            format!(
+                "loses requests that it sends as early data (QUIC 0-RTT): in {}, {}",
+                duration(Duration::from_secs(*seconds)),
+                parts.join(", and "),
+            )
+        }
         Evidence::AcceptQueue {
             overflows,
             backlog,

@@ -368,6 +368,47 @@ fn sockets_in_close_wait() {
 }
 
 #[test]
+fn early_data() {
+    let of = |rejections: [(&'static str, u64); 3], failed, reset, cause| {
+        let rejected = rejections.iter().map(|(_, count)| count).sum();
+        let evidence = Evidence::EarlyData {
+            seconds: 600,
+            attempts: Breakdown::new([("accepted", 2), ("rejected", rejected), ("failed", failed)]),
+            rejections: Breakdown::new(rejections),
+            reset,
+        };
+        let causes = [(cause, 1)];
+        finding_summary(&finding(
+            Anomaly::Quic0RttLost,
+            process(),
+            None,
+            evidence,
+            &causes,
+        ))
+    };
+    let start = "api (pid 5674, api.service) loses requests that it sends as early data (QUIC 0-RTT): in 10 min,";
+    let cancelled = [("resumed", 1), ("cancelled", 5), ("abandoned", 0)];
+    let cancelled = of(cancelled, 0, 5, &cause::CANCELLED_EARLY_STREAMS);
+    assert!(
+        cancelled.starts_with(&format!(
+            "{start} 5 of 6 QUIC connections whose early data the server rejected had streams reset; cause: cancels streams \
+             after the server has rejected its early data and before it calls NextConnection: quic-go before 0.48.0 then \
+             resets the new streams, too, and their requests fail; fix: Build the program with quic-go 0.48.0 or later"
+        )),
+        "{cancelled}"
+    );
+    let abandoned = [("resumed", 0), ("cancelled", 0), ("abandoned", 4)];
+    let abandoned = of(abandoned, 20, 0, &cause::NEVER_RESUMED);
+    assert!(
+        abandoned.starts_with(&format!(
+            "{start} 4 of 4 QUIC connections whose early data the server rejected were closed, and 20 of 26 QUIC connections \
+             with early data ended before the server had answered; cause: closes connections"
+        )),
+        "{abandoned}"
+    );
+}
+
+#[test]
 fn an_accept_queue() {
     let of = |sockets, accepts| {
         let evidence = Evidence::AcceptQueue {

@@ -260,11 +260,11 @@ fn what_programs_do_wrong_is_found() {
     ]);
     let metrics = daemon.scrape();
     scenarios.retain(|it| {
-        let is_seen = it.is_seen(|signal| metrics.has_signal(signal));
-        if !is_seen {
-            left_out!("{}: nothing observes {}", it.name, it.needs);
+        let obstacle = it.obstacle(|signal| metrics.has_signal(signal));
+        if let Some(why) = &obstacle {
+            left_out!("{}: {why}", it.name);
         }
-        is_seen
+        obstacle.is_none()
     });
     let directory = tempfile::tempdir().expect("a directory");
     let start = |scenario| Run::start(scenario, directory.path());

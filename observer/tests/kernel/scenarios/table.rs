@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use observer_test_support::{Netns, Program, python, run};
+use observer_test_support::{Netns, Program, python, quic, run};
 
 /// What the finding is about. Who is to blame is the process `NAME-ROLE`.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,9 @@ pub struct Expected {
     pub also: &'static [(&'static str, &'static str, &'static str)],
 }
 
+/// The file of scenarios with QUIC, whose first argument is a version of quic-go.
+const EARLY: &str = "early.py";
+
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// At most eight characters, so that a role has room in a comm.
@@ -67,9 +70,22 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether it can be seen by a daemon that observes these signals.
-    pub fn is_seen(&self, observes: impl Fn(&str) -> bool) -> bool {
-        self.needs.is_empty() || observes(self.needs)
+    /// Why it cannot be run with a daemon that observes these signals.
+    pub fn obstacle(&self, observes: impl Fn(&str) -> bool) -> Option<String> {
+        if !self.needs.is_empty() && !observes(self.needs) {
+            return Some(format!("nothing observes {}", self.needs));
+        }
+        let version = self.quic_go()?;
+        let missing = quic::program(version).err()?;
+        Some(format!("quic-go {version}: {missing}"))
+    }
+
+    /// The version of quic-go that its program is built against.
+    fn quic_go(&self) -> Option<&'static str> {
+        match self.program {
+            [EARLY, version, ..] => Some(version),
+            _ => None,
+        }
     }
 
     /// Starts its program in a network namespace of its own. One that is compiled goes to `directory`.
@@ -80,6 +96,10 @@ impl Scenario {
         };
         let mut command = command(&netns, file, self.name, directory);
         command.arg(self.name).args(arguments);
+        if let Some(version) = self.quic_go() {
+            let program = quic::program(version).expect("it has no obstacle");
+            command.env("OBSERVER_TEST_QUIC", program);
+        }
         let program = Program::spawn(&mut command);
         (netns, program)
     }
@@ -216,6 +236,19 @@ const fn stall(
     }
 }
 
+/// A client of QUIC that loses what it sent early.
+const fn early(cause: &'static str, hint: &'static str) -> Expected {
+    Expected {
+        anomaly: "quic_0rtt_lost",
+        of: Of::Process("client"),
+        cause,
+        hint,
+        first_error: FirstError::None,
+        within: 10.0,
+        also: &[],
+    }
+}
+
 macro_rules! is_slow {
     () => {
         false
@@ -226,7 +259,7 @@ macro_rules! is_slow {
 }
 
 macro_rules! scenarios {
-    ($($name:literal: $what:literal; [$($argument:literal),+] $(after $prepare:literal)? $(needs $signal:literal)?
+    ($($name:literal: $what:literal; [$($argument:expr),+] $(after $prepare:literal)? $(needs $signal:literal)?
         => $expected:expr $(, $slow:ident)?;)+) => {
         pub const SCENARIOS: &[Scenario] = &[$(Scenario {
             name: $name,
@@ -390,6 +423,26 @@ scenarios! {
             also: &[],
             ..stall("tls_stall", "server", "handshakes_not_finished", "tls-server")
         });
+    "early46": "QUIC early data of 5 connections is rejected, and their streams cancelled before NextConnection (quic-go 0.46)";
+        [EARLY, "0.46", "cancel", "5"]
+        needs "quic"
+        => Some(early("cancelled_early_streams", "quic-cancel"));
+    "early50": "the same with quic-go 0.50: nothing is wrong";
+        [EARLY, "0.50", "cancel", "5"]
+        needs "quic"
+        => None;
+    "resumed": "QUIC early data of 5 connections is rejected, and they go on (quic-go 0.50): nothing is wrong";
+        [EARLY, "0.50", "resume", "5"]
+        needs "quic"
+        => None;
+    "forget": "QUIC early data of 5 connections is rejected, and they are closed (quic-go 0.50)";
+        [EARLY, "0.50", "forget", "5"]
+        needs "quic"
+        => Some(early("never_resumed", "quic-next"));
+    "quicdown": "a QUIC server is gone, and 12 connections with early data are given up (quic-go 0.50)";
+        [EARLY, "0.50", "give-up", "12"]
+        needs "quic"
+        => Some(early("early_data_unanswered", "quic-unanswered"));
     "stopped": "a server is stopped, and its 10 clients wait";
         ["stalls.py", "hangs"]
         => Some(stall("program_not_reading", "server", "server_does_not_read", "not-reading"));

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""A pool of connections of QUIC with early data, by the argument after the version of quic-go: what the client does when a
+restarted server rejects it (see `../quic/zrtt.go`). The program is that of OBSERVER_TEST_QUIC."""
+import collections, os, shutil, subprocess, tempfile, time
+
+from common import ARGS, NAME, say
+
+# The version is for the test, which builds the program.
+_, WAY, CONNECTIONS = ARGS
+ADDRESS = "127.0.0.1:4433"
+
+
+class Program:
+    def __init__(self, role, *arguments):
+        # A process is named after its file.
+        command = [f"{folder}/{NAME}-{role}", role, ADDRESS, *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seen = collections.Counter()
+
+    def expect(self, word, times=1):
+        """Reads until so many lines have begun with the word."""
+        while self.seen[word] < times:
+            line = self.process.stdout.readline()
+            assert line, f"{NAME}: it ended before {word}"
+            self.seen[line.split()[0].rstrip(":")] += 1
+
+    def go(self, times=1):
+        self.process.stdin.write("\n" * times)
+        self.process.stdin.flush()
+
+
+def serve():
+    server = Program("server")
+    server.expect("listening")
+    return server
+
+
+with tempfile.TemporaryDirectory() as folder:
+    shutil.copy(os.environ["OBSERVER_TEST_QUIC"], f"{folder}/{NAME}-server")
+    os.link(f"{folder}/{NAME}-server", f"{folder}/{NAME}-client")
+    server = serve()
+    # Longer than an observer needs for programs that are new to it.
+    time.sleep(5)
+    count = int(CONNECTIONS)
+    client = Program("client", WAY, CONNECTIONS)
+    client.expect("restart", count)
+    server.process.kill()
+    server.process.wait()
+    client.go(count)
+    client.expect("sent", count)
+    if WAY == "give-up":
+        say("start")
+        client.go(count)
+    else:
+        server = serve()
+        say("start")
+        client.expect("rejected", count)
+        if WAY == "forget":
+            client.expect("done", count)
+            client.go(count)
+    # The last of each.
+    client.expect("closed" if WAY in ("give-up", "forget") else "done", count)
+    say("end")
+    time.sleep(1000)
