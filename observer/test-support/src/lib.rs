@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod http;
 mod metrics;
 mod netns;
+pub mod packaged;
 mod program;
 pub mod quic;
 mod skip;

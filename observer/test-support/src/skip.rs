@@ -42,12 +42,17 @@ macro_rules! needs_programs {
     };
 }
 
+/// Whether the programs that tests run are said to be installed.
+pub fn tools_are_installed() -> bool {
+    env::var_os(INSTALLED).is_some()
+}
+
 /// Whether a program is installed. Panics if it is not although it should be.
 pub fn has_program(program: &str) -> bool {
     let found = env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()));
     assert!(
-        found || env::var_os(INSTALLED).is_none(),
+        found || !tools_are_installed(),
         "{program} is not on PATH, although `cargo xtask setup --tests` has run"
     );
     found

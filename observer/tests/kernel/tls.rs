@@ -5,7 +5,7 @@ use std::fs;
 use observer_test_support::{Daemon, Metrics, Netns, Program, scaled, skip};
 
 const TOTAL: &str = "socket_tls_handshakes_total";
-const IN_PROGRESS: &str = "socket_tls_handshakes_in_progress";
+pub const IN_PROGRESS: &str = "socket_tls_handshakes_in_progress";
 const OLDEST: &str = "socket_tls_handshake_oldest_seconds";
 
 /// Why nothing is observed.

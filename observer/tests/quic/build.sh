@@ -13,11 +13,7 @@ out=$(realpath "$1")
 version=$2
 package=golang-github-lucas-clemente-quic-go-dev
 
-left_out() {
-    echo "$1" >&2
-    echo "$1"
-    exit 77
-}
+. "$sources/../debian.sh"
 
 # Suite, the version of Go that its quic-go is packaged for, and the tag of what that version's interface is.
 case $version in
@@ -31,47 +27,18 @@ case $version in
     ;;
 esac
 
-hash=$(cat "$sources"/*.go "$sources/build.sh" | sha256sum | cut -c -16)
+hash=$(cat "$sources"/*.go "$sources/build.sh" "$sources/../debian.sh" | sha256sum | cut -c -16)
 program=$out/$version-$hash
 if [ -x "$program" ]; then
     echo "$program"
     exit
 fi
 
-# The part before /dists of the mirror that this machine's apt uses.
-mirror=${OBSERVER_VM_MIRROR:-$(
-    cat /etc/apt/sources.list.d/* /etc/apt/sources.list 2>/dev/null |
-        sed -n '/^deb /p; /^URIs:/p' | tr ' ' '\n' | sed 's,/*$,,' | grep '://.*/debian$' | head -n 1
-)}
-[ -n "$mirror" ] || left_out "this machine's apt has no source of Debian: name a mirror in OBSERVER_VM_MIRROR"
-
 echo "building a QUIC program with quic-go $version" >&2
 state=$(mktemp -d "$out/XXXXXX")
 trap 'rm -rf "$state"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/root"
-# Nothing is installed there, so apt names every dependency.
-: >"$state/status"
-: >"$state/sources.list"
-# Backports take their dependencies from the release.
-for name in $(printf '%s\n' "${suite%-backports}" "$suite" | uniq); do
-    echo "deb [arch=$(dpkg --print-architecture)] $mirror $name main" >>"$state/sources.list"
-done
-cat >"$state/apt.conf" <<EOF
-Dir::Etc::sourcelist "$state/sources.list";
-Dir::Etc::sourceparts "-";
-Dir::State::Lists "$state/lists";
-Dir::State::status "$state/status";
-Dir::Cache "$state/cache";
-APT::Sandbox::User "root";
-APT::Default-Release "$suite";
-APT::Install-Recommends "false";
-Acquire::Check-Valid-Until "false";
-Acquire::Languages "none";
-Debug::NoLocking "true";
-EOF
-export APT_CONFIG="$state/apt.conf" LC_ALL=C
-apt-get update -qq -o APT::Update::Error-Mode=any >&2 || left_out "the mirror cannot be read, or has no $suite"
+apt_of "$suite" "$state"
 simulated=$(apt-get install -s "$package" "golang-$go-go" "golang-$go-src") || left_out "$suite has no quic-go or no Go $go"
 case $simulated in
 *"Inst $package ($version."*) ;;
