@@ -106,6 +106,8 @@ pub struct Slot {
     pub passed_on: i64,
     /// Kinds of failed setsockopt calls that have a counter; see [`crate::SOCKOPT_KINDS`].
     pub sockopt_kinds: u64,
+    /// TLS handshakes in progress; see [`crate::TLS_HANDSHAKES_SHARE`].
+    pub tls_handshakes: i64,
     /// Counters, by signal. All following fields are counters.
     pub state: StateCounters,
     /// Counters of `signals::connect`.
@@ -134,7 +136,7 @@ pub struct Slot {
     pub quic: QuicCounters,
 }
 
-crate::assert_layout!(Slot, 4056, [
+crate::assert_layout!(Slot, 4064, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],
@@ -143,6 +145,7 @@ crate::assert_layout!(Slot, 4056, [
     sockets: i64,
     passed_on: i64,
     sockopt_kinds: u64,
+    tls_handshakes: i64,
     state: StateCounters,
     connect: ConnectCounters,
     accept: AcceptCounters,

@@ -43,7 +43,7 @@ pub type MaxConnections = Bounded<16, 16_777_216>;
 pub type MaxNames = Bounded<1, 65_536>;
 /// A process that is shown takes about 1 KB of a scrape.
 pub type MaxProcesses = Bounded<0, 65_536>;
-/// Each process takes a slot of 4,056 bytes of kernel memory.
+/// Each process takes a slot of 4,064 bytes of kernel memory.
 pub type MaxTrackedProcesses = Bounded<16, 65_536>;
 /// Responses under way at the same time. The server has 128 connections.
 pub type MaxRequests = Bounded<1, 100>;

@@ -37,6 +37,9 @@ pub const TLS_RESULTS: [&str; 2] = ["ok", "failed"];
 /// Maximum number of handshakes in progress, of all processes.
 pub const MAX_TLS_HANDSHAKES: u32 = 16_384;
 
+/// Maximum number of handshakes in progress of one process, so that none can fill the map.
+pub const TLS_HANDSHAKES_SHARE: i64 = MAX_TLS_HANDSHAKES as i64 / 4;
+
 /// Maximum number of running calls, of all threads.
 pub const MAX_TLS_CALLS: u32 = 8_192;
 

@@ -13,8 +13,8 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use observer_common::{
-    Histogram, MAP_TLS, SIGNAL_TLS, TLS_BOUNDS, TLS_FAILED, TLS_LIBRARIES, TLS_OK, TLS_OPENSSL,
-    TLS_ROLES, TlsCall, TlsCookie, TlsHandshake, TlsKey, TlsSeen,
+    Histogram, MAP_TLS, SIGNAL_TLS, TLS_BOUNDS, TLS_FAILED, TLS_HANDSHAKES_SHARE, TLS_LIBRARIES,
+    TLS_OK, TLS_OPENSSL, TLS_ROLES, TlsCall, TlsCookie, TlsHandshake, TlsKey, TlsSeen,
 };
 
 use crate::{
@@ -205,11 +205,30 @@ fn begin(key: &TlsKey, role: u32) {
         role,
         reserved: 0,
     };
-    // The file may be mapped twice, but an object belongs to one thread at a time: it is not there.
-    if TLS_HANDSHAKES.insert(key, handshake, BPF_NOEXIST).is_err() {
-        outcome::map_full(MAP_TLS);
-        seen(SIGNAL_TLS);
-        count_lost(SIGNAL_TLS);
+    if in_progress(slot) < TLS_HANDSHAKES_SHARE {
+        // The file may be mapped twice, but an object belongs to one thread at a time: it is not there.
+        if TLS_HANDSHAKES.insert(key, handshake, BPF_NOEXIST).is_ok() {
+            adjust_in_progress(slot, 1);
+            return;
+        }
+    }
+    outcome::map_full(MAP_TLS);
+    seen(SIGNAL_TLS);
+    count_lost(SIGNAL_TLS);
+}
+
+/// Handshakes in progress of a process.
+#[inline(always)]
+fn in_progress(slot: u32) -> i64 {
+    // SAFETY: points into the map.
+    counters::slot(slot).map_or(0, |slot| unsafe { (*slot).tls_handshakes })
+}
+
+#[inline(always)]
+fn adjust_in_progress(slot: u32, by: i64) {
+    if let Some(slot) = counters::slot(slot) {
+        // SAFETY: points into the map.
+        counters::adjust(unsafe { &raw mut (*slot).tls_handshakes }, by);
     }
 }
 
@@ -223,6 +242,7 @@ fn end(key: &TlsKey, result: usize) {
     let TlsHandshake {
         began_ns,
         slot,
+        generation,
         role,
         ..
     } = unsafe { *handshake };
@@ -232,6 +252,10 @@ fn end(key: &TlsKey, result: usize) {
     }
     seen(SIGNAL_TLS);
     count_outcome(SIGNAL_TLS, slot);
+    // Not in a slot that belongs to another process by now.
+    if counters::generation(slot) == generation {
+        adjust_in_progress(slot, -1);
+    }
     let library = counters::bounded(key.library as usize, TLS_LIBRARIES.len());
     let role = counters::bounded(role as usize, TLS_ROLES.len());
     if let (Some(of_process), Some(library), Some(role)) = (counters::slot(slot), library, role) {

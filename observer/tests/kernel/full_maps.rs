@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_test_support::{Daemon, Metrics, Netns, Program, scaled};
+use observer_common::TLS_HANDSHAKES_SHARE;
+use observer_test_support::{Daemon, Metrics, Netns, Program, scaled, skip};
+
+use crate::tls::{Files, IN_PROGRESS, NO_LINKS, ONE, SHARED, expect, observing, probed};
 
 /// Opens the given number of pairs, and closes them after a line on stdin.
 const PAIRS: &str = r#"
@@ -646,4 +649,66 @@ fn short_lived_processes_are_counted_by_name() {
     program.go();
     patient(&mut program, "gone");
     program.end();
+}
+
+/// Handshakes without a peer, and one with a peer while these are in progress and another after them.
+const HOARD: &str = r"
+many = int(sys.argv[3])
+print('ready')
+input()
+def begin():
+    waiting = trusting.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname='localhost')
+    try:
+        waiting.do_handshake()
+    except ssl.SSLWantReadError:
+        return waiting
+hoard = [begin() for _ in range(many)]
+print('waiting')
+input()
+hoard.clear()
+print('freed')
+input()
+assert fetch(trusting)
+print('done')
+input()
+";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn one_process_cannot_fill_the_map_of_handshakes() {
+    let Some(daemon) = observing() else {
+        skip!("{NO_LINKS}")
+    };
+    let (files, netns) = (Files::new(), Netns::new());
+    let (certificate, key) = (files.certificate(), files.key());
+    let share = TLS_HANDSHAKES_SHARE as u64;
+    let source = [SHARED, HOARD].concat();
+    let more = (share + 100).to_string();
+    let mut program = netns.script(&source, &[&certificate, &key, &more]);
+    let comm = program.comm();
+    program.expect("ready");
+    probed(&daemon, program.pid(), "libssl");
+    program.go();
+    program.expect("waiting");
+    let full = daemon.until("its share is in progress", |metrics| {
+        metrics.by(&comm, IN_PROGRESS, &[("role", "client")]) == share as f64
+    });
+    let lost = [("signal", "tls"), ("outcome", "lost")];
+    assert_eq!(full.sum("observer_events_total", &lost), 100.0);
+    let mut other = netns.script(&[SHARED, ONE].concat(), &[&certificate, &key]);
+    other.expect("ready");
+    other.go();
+    other.expect("done");
+    for role in ["client", "server"] {
+        expect(&daemon, &other.comm(), "openssl", role, [1, 0]);
+    }
+    // Its room is free again afterwards.
+    program.go();
+    program.expect("freed");
+    program.go();
+    program.expect("done");
+    expect(&daemon, &comm, "openssl", "client", [1, share]);
+    expect(&daemon, &comm, "openssl", "server", [1, 0]);
+    program.end();
+    other.end();
 }

@@ -119,6 +119,7 @@ impl Slots {
         let index = (library * TLS_ROLES.len() + role) * TLS_RESULTS.len() + TLS_FAILED;
         let ended = offset_of!(Slot, tls) + offset_of!(TlsCounters, ended);
         self.add(handshake.slot, ended + index * size_of::<u64>(), 1);
+        self.add(handshake.slot, offset_of!(Slot, tls_handshakes), -1);
         true
     }
 
