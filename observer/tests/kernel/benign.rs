@@ -112,7 +112,7 @@ fn nothing_is_found() {
     let Some(mut cgroups) = Cgroups::new() else {
         skip!("no cgroup2 file system is mounted");
     };
-    let seconds = env::var("OBSERVER_BENIGN_SECONDS").map_or(60, |it| it.parse().unwrap());
+    let seconds = env::var("OBSERVER_BENIGN_SECONDS").map_or(180, |it| it.parse().unwrap());
     let daemon = Daemon::start(&[
         "--tick-interval=1s",
         "--fd-interval=15s",
