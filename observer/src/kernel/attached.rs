@@ -51,6 +51,7 @@ use super::{
     },
     options::LoadOptions,
     program_stats::ProgramStats,
+    uprobes::Uprobes,
 };
 
 /// Number of resynchronisations after which entries of sockets whose end was missed are removed, which
@@ -119,6 +120,7 @@ impl Attached {
         let ports = available(Ports::new(&ebpf));
         let sources = available(Sources::new(&ebpf));
         let listeners = available(Listeners::new(&mut ebpf)).map(Mutex::new);
+        let of_uprobes: Vec<_> = uprobes.iter().flat_map(Uprobes::programs).collect();
         let tls = uprobes
             .map(|uprobes| Tls::new(&mut ebpf, uprobes))
             .transpose()?;
@@ -147,7 +149,11 @@ impl Attached {
             sources,
             tls,
             sysctls,
-            programs: ProgramStats::new(&ebpf, programs.into_iter().chain(backups)),
+            programs: ProgramStats::new(
+                &ebpf,
+                programs.into_iter().chain(backups),
+                of_uprobes.into_iter(),
+            ),
             ebpf: Mutex::new(ebpf),
             backups_attached: AtomicBool::new(backups_attached),
             log: Mutex::new(log),

@@ -19,14 +19,18 @@ pub struct ProgramStats {
 }
 
 impl ProgramStats {
-    /// For the loaded programs among `names`.
-    pub fn new(ebpf: &Ebpf, names: impl Iterator<Item = &'static str>) -> Self {
+    /// For the loaded programs among `names`, and for `others`.
+    pub fn new(
+        ebpf: &Ebpf,
+        names: impl Iterator<Item = &'static str>,
+        others: impl Iterator<Item = (&'static str, RawFd)>,
+    ) -> Self {
         let fd = |name| {
             let fd = ebpf.program(name)?.fd().ok()?;
             Some((name, fd.as_fd().as_raw_fd()))
         };
         let this = Self {
-            programs: names.filter_map(fd).collect(),
+            programs: names.filter_map(fd).chain(others).collect(),
             runs: Mutex::default(),
             missed: Mutex::default(),
         };

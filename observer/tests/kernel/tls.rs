@@ -44,8 +44,12 @@ impl Files {
 
 /// A daemon; `None` where handshakes are not observed.
 pub fn observing() -> Option<Daemon> {
+    observing_with(&[])
+}
+
+fn observing_with(args: &[&str]) -> Option<Daemon> {
     // Files are found after capabilities were dropped.
-    let daemon = Daemon::start(&["--user", "nobody"]);
+    let daemon = Daemon::start(&[&["--user", "nobody"], args].concat());
     daemon.scrape().observes("tls").then_some(daemon)
 }
 
@@ -272,7 +276,7 @@ input()
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn many_handshakes_of_threads_are_as_many() {
-    let Some(daemon) = observing() else {
+    let Some(daemon) = observing_with(&["--bpf-stats"]) else {
         skip!("{NO_LINKS}")
     };
     let files = Files::new();
@@ -288,6 +292,14 @@ fn many_handshakes_of_threads_are_as_many() {
     program.expect("done");
     expect(&daemon, &comm, "openssl", "client", [4 * each, 0]);
     expect(&daemon, &comm, "openssl", "server", [4 * each, 0]);
+    // Each has one call at least.
+    for name in ["tls_enter", "tls_leave"] {
+        let labels = [("program", name)];
+        daemon.until("the runs of the programs are counted", |metrics| {
+            metrics.sum("observer_bpf_runs_total", &labels) >= (8 * each) as f64
+                && metrics.sum("observer_bpf_run_seconds_total", &labels) > 0.0
+        });
+    }
     program.end();
 }
 

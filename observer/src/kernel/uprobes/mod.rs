@@ -10,7 +10,7 @@ mod selftest;
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -225,6 +225,25 @@ impl Uprobes {
         let points: Vec<_> = points.collect();
         let links = self.way.attach(self.quic.as_fd(), path, &points, false);
         links.map(Links)
+    }
+}
+
+impl Uprobes {
+    /// Name and descriptor of each program, for its statistics.
+    pub fn programs(&self) -> impl Iterator<Item = (&'static str, RawFd)> {
+        let Self {
+            enter,
+            leave,
+            free,
+            reset,
+            go_enter,
+            go_leave,
+            quic,
+            way: _,
+        } = self;
+        let programs = [enter, leave, free, reset, go_enter, go_leave, quic];
+        let named = PROGRAMS.iter().zip(programs);
+        named.map(|((name, ..), program)| (*name, program.as_raw_fd()))
     }
 }
 
