@@ -133,7 +133,7 @@ impl Bench {
     }
 
     /// Statistics of the programs between two readings, by hook for the observer and the no-op programs.
-    fn difference(
+    pub fn difference(
         &self,
         before: &BTreeMap<String, Runs>,
         after: &BTreeMap<String, Runs>,

@@ -11,6 +11,7 @@ mod results;
 mod scrape;
 mod statistics;
 mod subject;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +31,7 @@ use self::{
     statistics::Spread,
     subject::{Binaries, Subject},
 };
-use crate::{apt, consent, host, setup, shell, tracefs};
+use crate::{apt, consent, host, setup, shell, toolchain, tracefs};
 
 /// Directory of results.
 const DIRECTORY: &str = "docs/benchmark";
@@ -79,6 +80,8 @@ pub enum Part {
     Paced,
     /// Cost with many connections and processes, and of scrapes.
     Growth,
+    /// Cost of a TLS handshake, with probes and without.
+    Tls,
 }
 
 impl Part {
@@ -119,11 +122,18 @@ impl Args {
 }
 
 fn install_tools() -> Result<()> {
-    let missing = apt::missing(&TOOLS);
+    let mut missing = apt::missing(&TOOLS);
+    // Several packages have these programs.
+    let others = tls::TOOLS.iter();
+    let others = others.filter(|(program, _)| toolchain::find_program(program).is_none());
+    missing.extend(others.map(|(_, package)| package));
     if missing.is_empty() {
         return Ok(());
     }
-    consent::ask(&[format!("by apt, to compare with: {}", missing.join(" "))])?;
+    consent::ask(&[format!(
+        "by apt, to measure or to compare with: {}",
+        missing.join(" ")
+    )])?;
     apt::install(&missing)
 }
 
@@ -133,7 +143,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         None => {
             setup::ensure(setup::Needs::default())?;
             if !args.check && apt::available() {
-                // They are for comparison only.
+                // What needs one that is not there is left out.
                 if let Err(error) = install_tools() {
                     eprintln!("note: {error:#}");
                 }
@@ -208,6 +218,9 @@ fn measure(args: &Args, bench: &Bench) -> Result<ExitCode> {
     }
     if !args.check && args.part.includes(Part::Growth) {
         results.growth = growth::measure(bench, args.connections().min(20_000))?;
+    }
+    if !args.check && args.part.includes(Part::Tls) {
+        results.tls = tls::measure(bench, args.repetitions(), args.connections().min(5_000))?;
     }
     print!("{}", results.to_text());
     if args.write {

@@ -150,21 +150,31 @@ fn resident(smaps: &str) -> u64 {
 /// User and system time of a process, its finished threads included, in seconds. In ticks
 /// of 10 ms, as a rule.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    seconds(&pid.to_string(), 14)
+}
+
+/// The same of those children of this process that have ended and been waited for.
+pub fn children_seconds() -> Result<f64> {
+    seconds("self", 16)
+}
+
+fn seconds(process: &str, field: usize) -> Result<f64> {
     // USER_HZ, which is 100 on every architecture that Rust's Linux targets cover here.
     const HERTZ: f64 = 100.0;
-    let path = format!("/proc/{pid}/stat");
+    let path = format!("/proc/{process}/stat");
     let stat = fs::read_to_string(&path).context(path)?;
-    let ticks = cpu_ticks(&stat).context("an unknown format of /proc/PID/stat")?;
+    let ticks = cpu_ticks(&stat, field).context("an unknown format of /proc/PID/stat")?;
     Ok(ticks as f64 / HERTZ)
 }
 
-fn cpu_ticks(stat: &str) -> Option<u64> {
+/// User time is this field of proc_pid_stat(5), and system time the next.
+fn cpu_ticks(stat: &str, user: usize) -> Option<u64> {
     // A comm may hold spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // Fields 14 and 15 of proc_pid_stat(5); the state after the comm is the third.
+    // The state after the comm is the third.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(field(14)? + field(15)?)
+    Some(field(user)? + field(user + 1)?)
 }
 
 #[cfg(test)]
@@ -173,9 +183,10 @@ mod tests {
 
     #[test]
     fn cpu_time_survives_a_strange_comm() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 31 0 0 20 0 1 0 5 6 7";
-        assert_eq!(cpu_ticks(stat), Some(281));
-        assert_eq!(cpu_ticks("7 (a"), None);
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 31 7 2 20 0 1 0 5 6 7";
+        assert_eq!(cpu_ticks(stat, 14), Some(281));
+        assert_eq!(cpu_ticks(stat, 16), Some(9));
+        assert_eq!(cpu_ticks("7 (a", 14), None);
     }
 
     #[test]

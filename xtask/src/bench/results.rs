@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{check::Costs, measure::Run, proc::Memory, statistics::Spread, subject::Subject};
+use super::{
+    check::Costs, measure::Run, proc::Memory, statistics::Spread, subject::Subject, tls::Handshakes,
+};
 
 /// Everything.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct Results {
     pub paced: Option<Paced>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub growth: Vec<Point>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tls: Option<Handshakes>,
 }
 
 /// Of one subject.
@@ -205,6 +209,7 @@ impl Results {
             );
         }
         self.write_growth(&mut text);
+        self.write_handshakes(&mut text);
         let wrong = |wrong: &[String], text: &mut String| {
             for wrong in wrong {
                 let _ = writeln!(text, "WRONG: {wrong}");
@@ -218,6 +223,9 @@ impl Results {
             for over in &point.over {
                 let _ = writeln!(text, "OVER: {over}");
             }
+        }
+        if let Some(tls) = &self.tls {
+            wrong(&tls.wrong, &mut text);
         }
         text
     }
@@ -286,6 +294,38 @@ impl Results {
         text.push_str("\n| hook | cost relative to no-op |\n|---|---|\n");
         for (hook, cost) in &self.event_cost {
             let _ = writeln!(text, "| {hook} | {cost} |");
+        }
+    }
+
+    fn write_handshakes(&self, text: &mut String) {
+        let Some(Handshakes {
+            connections,
+            beside,
+            programs_nanoseconds,
+            wrong,
+        }) = &self.tls
+        else {
+            return;
+        };
+        let _ = write!(
+            text,
+            "\nTLS handshakes: {connections} connections a run, {} counts wrong, programs of the probes {} ns per \
+             connection\n\n\
+             | beside | connections/s | left, % | CPU time of server and client, µs per connection | more than without \
+             probes, µs |\n|---|---|---|---|---|\n",
+            wrong.len(),
+            cell(*programs_nanoseconds)
+        );
+        for beside in beside {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                beside.name,
+                beside.per_second,
+                cell(beside.left_percent),
+                beside.microseconds,
+                cell(beside.more_microseconds),
+            );
         }
     }
 

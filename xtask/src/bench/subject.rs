@@ -102,7 +102,8 @@ pub struct Hook {
     pub program: String,
 }
 
-/// The hooks that `observer check --json` reports as attached, without iterators, which the daemon runs.
+/// The hooks that `observer check --json` reports as attached, without iterators, which the daemon runs, and without
+/// probes on functions of user space, which run only in programs that call these.
 pub fn hooks(observer: &PathBuf) -> Result<Vec<Hook>> {
     let output = Command::new(observer)
         .args(["check", "--json"])
@@ -125,7 +126,10 @@ fn parse_hooks(json: &[u8]) -> Result<Vec<Hook>> {
     let mut programs = BTreeSet::new();
     Ok(verdicts
         .iter()
-        .filter(|verdict| verdict["status"] == "attached" && verdict["attach_type"] != "iter")
+        .filter(|verdict| verdict["status"] == "attached")
+        .filter(|verdict| {
+            !["iter", "uprobe", "uprobe_multi"].contains(&&*text(&verdict["attach_type"]))
+        })
         .filter(|verdict| programs.insert(text(&verdict["program"])))
         .map(|verdict| Hook {
             name: format!(
@@ -308,7 +312,8 @@ fn address(line: &str) -> Option<SocketAddr> {
     address.parse().ok()
 }
 
-fn wait(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+/// Waits until a condition holds, for a minute at most.
+pub fn wait(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !condition()? {
         ensure!(start.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -341,12 +346,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attached_hooks_are_taken_and_iterators_left() {
+    fn attached_hooks_are_taken_and_others_left() {
         let json = br#"{"verdicts":[
             {"attach_type":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
             {"attach_type":"tp_btf","hook":"inet_sock_set_state","program":"state_tp_btf","status":"attached"},
             {"attach_type":"tracepoint","hook":"syscalls:sys_exit_connect","program":"c","status":"refused"},
-            {"attach_type":"iter","hook":"task_file","program":"resync_iter","status":"attached"}]}"#;
+            {"attach_type":"iter","hook":"task_file","program":"resync_iter","status":"attached"},
+            {"attach_type":"uprobe_multi","hook":"free","program":"tls_free","status":"attached"}]}"#;
         assert_eq!(
             parse_hooks(json).unwrap(),
             [Hook {
