@@ -19,7 +19,7 @@ pub enum Hooks {
     /// All hooks that the kernel supports
     #[default]
     Any,
-    /// Tracepoints, kprobes on kernel functions, and uprobes of perf events
+    /// Tracepoints, kprobes on kernel functions, and uprobes without uprobe_multi, as on older kernels
     Kprobe,
     /// No kernel functions, only tracepoints
     Tracepoint,
@@ -30,10 +30,8 @@ impl Hooks {
     #[must_use]
     pub fn forbid(self, attach_type: AttachType) -> Option<&'static str> {
         match (self, attach_type) {
-            (
-                Self::Kprobe | Self::Tracepoint,
-                AttachType::Fentry | AttachType::Fexit | AttachType::UprobeMulti,
-            )
+            (Self::Kprobe | Self::Tracepoint, AttachType::Fentry | AttachType::Fexit)
+            | (Self::Kprobe, AttachType::UprobeMulti)
             | (Self::Tracepoint, AttachType::Kprobe | AttachType::Kretprobe) => {
                 Some("disabled by the setting `hooks`")
             }
