@@ -84,13 +84,13 @@ pub fn mapped_files(root: &ProcRoot, pid: u32) -> io::Result<Vec<MappedFile>> {
     Ok(found.into_iter().map(|(_, file)| file).collect())
 }
 
-/// OpenSSL's and GnuTLS's libraries where distributions install them, as this process would map them.
+/// OpenSSL's and GnuTLS's libraries where distributions install them, as this process would map them. Not those in
+/// /usr/local, which may be on a file system of another host.
 #[must_use]
 pub fn system_libraries() -> Vec<MappedFile> {
     let folder = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    let mut folders: Vec<_> = ["/usr/lib64", "/usr/local/lib"].map(PathBuf::from).into();
     let usr_lib = Path::new("/usr/lib");
-    folders.push(usr_lib.to_owned());
+    let mut folders = vec![usr_lib.to_owned(), PathBuf::from("/usr/lib64")];
     // Debian's, one for each architecture.
     let of_architectures = folder(usr_lib).map(|entry| entry.path());
     folders.extend(
