@@ -17,7 +17,7 @@ use observer_core::{
         mapped::{MappedFile, mapped_files, system_libraries},
     },
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     daemon::{
@@ -70,7 +70,9 @@ pub fn look_at_start(tls: &kernel::Tls) {
     });
     for (path, file) in libraries.chain(mapped) {
         if start.elapsed() >= AT_START {
-            warn!("too many programs: TLS handshakes of some are not observed");
+            warn!(
+                "looking at all programs takes too long: TLS handshakes of some are not observed"
+            );
             break;
         }
         if let Err(error) = files.meet(&path, &file) {
@@ -79,6 +81,10 @@ pub fn look_at_start(tls: &kernel::Tls) {
         }
     }
     files.close();
+    info!(
+        took = ?start.elapsed(),
+        "probed the programs that run and the system's libraries; to observe TLS handshakes in others, restart observer"
+    );
 }
 
 /// What is known of a process.

@@ -140,7 +140,8 @@ impl Kernel {
         counted.sort_unstable();
         counted.dedup();
         let mut verdicts = plan.verdicts();
-        verdicts.extend(uprobes::verdicts(uprobes.as_ref()));
+        let attach_type = uprobes::attach_type(&self.facts, options);
+        verdicts.extend(uprobes::verdicts(attach_type, uprobes.as_ref().map(|_| ())));
         Ok(Loaded {
             ebpf,
             verdicts,
@@ -158,7 +159,10 @@ impl Kernel {
     /// Loads the programs on functions of user space.
     fn uprobes(&self, options: &LoadOptions, ebpf: &mut Ebpf) -> Result<Uprobes, Unavailable> {
         match uprobes::obstacle(&self.facts, options) {
-            None => Uprobes::load(object::OBJECT, ebpf, &self.btf, &self.facts, options),
+            None => {
+                let attach_type = uprobes::attach_type(&self.facts, options);
+                Uprobes::load(object::OBJECT, ebpf, &self.btf, attach_type)
+            }
             Some(why) => Err(Unavailable {
                 status: Status::Unsupported,
                 why: why.to_owned(),

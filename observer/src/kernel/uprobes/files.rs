@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs},
+};
 use observer_common::TLS_LIBRARIES;
 use observer_core::{
     binaries::{self, Misfit, Tls},
@@ -26,7 +29,7 @@ use observer_core::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Uprobes,
+    Links, Uprobes,
     guard::{Guard, Watch},
 };
 
@@ -97,6 +100,11 @@ pub struct Files {
     system: HashSet<u64>,
     /// Whether no further file is probed.
     closed: bool,
+    /// Descriptors of probes that are perf events, one for each instruction: a program of Go has as many as its
+    /// functions have RETs, and its author decides on that. None is probed after the start, so this does not fall.
+    descriptors: usize,
+    /// The most. Half of it where a file belongs to a user other than root.
+    max_descriptors: usize,
     warned: bool,
 }
 
@@ -110,6 +118,11 @@ impl Files {
             known: HashMap::new(),
             system: system.into_iter().filter_map(Result::ok).collect(),
             closed: false,
+            descriptors: 0,
+            // Half is left for all else.
+            max_descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| {
+                usize::try_from(soft / 2).unwrap_or(usize::MAX)
+            }),
             warned: false,
         }
     }
@@ -314,6 +327,18 @@ impl Files {
         }
         if links.is_empty() || Contents::of(&file.metadata()?) != *contents {
             return Ok(None);
+        }
+        if self.only_at_start() {
+            let all = self.descriptors + links.iter().map(Links::descriptors).sum::<usize>();
+            let limit = self.max_descriptors / if of_user { 2 } else { 1 };
+            if all > limit {
+                warn!(
+                    inode,
+                    limit, "probing it takes too many descriptors (RLIMIT_NOFILE)"
+                );
+                return Ok(None);
+            }
+            self.descriptors = all;
         }
         self.guard.keep(watch, links);
         if let Some((library, how)) = names_of_tls {

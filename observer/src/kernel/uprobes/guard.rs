@@ -97,9 +97,7 @@ impl Guard {
                 // Dropped without the lock: to detach takes some milliseconds.
                 let links = lock(&self.links).remove(&event.wd.as_raw());
                 if links.is_some_and(|links| !links.is_empty()) {
-                    info!(
-                        "a probed file was written to: its TLS handshakes are not observed until it is met again"
-                    );
+                    info!("a probed file was written to: its probes are removed");
                 }
             }
         }

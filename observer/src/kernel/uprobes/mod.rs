@@ -49,8 +49,7 @@ const PROGRAMS: [(&str, &str, &str); 7] = [
 ];
 
 /// What is said of programs that are attached at the start only, without full stop.
-const AT_START: &str =
-    "before 6.6, only in files that are mapped at the start and in the system's libraries";
+const AT_START: &str = "only in files that are mapped at the start, and in the system's libraries";
 
 /// Why nothing can be attached.
 pub struct Unavailable {
@@ -73,7 +72,21 @@ pub struct Uprobes {
 }
 
 /// What is attached to a file; dropping it detaches it.
-pub struct Links(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
+pub struct Links(Vec<OwnedFd>);
+
+impl Links {
+    /// `links` are those of ends before those of beginnings. They are detached in the other order, so that what has
+    /// begun is seen to end.
+    fn new(mut links: Vec<OwnedFd>) -> Self {
+        links.reverse();
+        Self(links)
+    }
+
+    /// Number of descriptors.
+    pub fn descriptors(&self) -> usize {
+        self.0.len()
+    }
+}
 
 impl Uprobes {
     /// Loads the programs of `object`, which use the maps of `ebpf`, and tests whether processes survive them.
@@ -85,15 +98,17 @@ impl Uprobes {
         object: &[u8],
         ebpf: &mut Ebpf,
         btf: &Btf,
-        facts: &Facts,
-        options: &LoadOptions,
+        attach_type: AttachType,
     ) -> Result<Self, Unavailable> {
         let refused = |why: String| Unavailable {
             status: Status::Refused,
             why,
         };
-        let way = Way::find(has_multi(facts, options));
-        let way = way.map_err(|error| refused(format!("no uprobes: {error}")))?;
+        let way =
+            Way::find(attach_type == AttachType::UprobeMulti).map_err(|error| Unavailable {
+                status: Status::Unsupported,
+                why: format!("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): {error}"),
+            })?;
         let names = PROGRAMS.map(|(name, ..)| name);
         let [enter, leave, free, reset, go_enter, go_leave, quic] =
             program::load(object, ebpf, names, way).map_err(refused)?;
@@ -117,7 +132,10 @@ impl Uprobes {
                     Status::Broken
                 },
                 why: match way {
-                    Way::Perf(_) if denied => "needs CAP_SYS_ADMIN before 6.6".to_owned(),
+                    Way::Perf(_) if denied => {
+                        "without uprobe_multi links (6.6 and later) it takes CAP_SYS_ADMIN"
+                            .to_owned()
+                    }
                     _ => error.to_string(),
                 },
             }
@@ -128,14 +146,6 @@ impl Uprobes {
     /// Whether files can only be probed before privileges are dropped.
     pub fn only_at_start(&self) -> bool {
         matches!(self.way, Way::Perf(_))
-    }
-
-    /// How the programs are attached.
-    pub fn attach_type(&self) -> AttachType {
-        match self.way {
-            Way::Multi => AttachType::UprobeMulti,
-            Way::Perf(_) => AttachType::Uprobe,
-        }
     }
 
     /// Attaches the programs to the functions in the file at `path`, in all processes that map it now or later.
@@ -169,7 +179,7 @@ impl Uprobes {
             }
             links.extend(attach(&self.leave, &calls, true)?);
             links.extend(attach(&self.enter, &calls, false)?);
-            Ok(Links(links))
+            Ok(Links::new(links))
         };
         match tls {
             Tls::OpenSsl {
@@ -207,7 +217,7 @@ impl Uprobes {
                 let entries = of(|function| std::slice::from_ref(&function.entry));
                 let mut links = attach(&self.go_leave, &returns, false)?;
                 links.extend(attach(&self.go_enter, &entries, false)?);
-                Ok(Links(links))
+                Ok(Links::new(links))
             }
         }
     }
@@ -224,7 +234,7 @@ impl Uprobes {
         });
         let points: Vec<_> = points.collect();
         let links = self.way.attach(self.quic.as_fd(), path, &points, false);
-        links.map(Links)
+        links.map(Links::new)
     }
 }
 
@@ -262,18 +272,22 @@ pub fn obstacle(facts: &Facts, options: &LoadOptions) -> Option<&'static str> {
     options.tls.forbid().or(lacks)
 }
 
-fn has_multi(facts: &Facts, options: &LoadOptions) -> bool {
-    facts.helpers.uprobe_multi && options.hooks.forbid(AttachType::UprobeMulti).is_none()
+/// How the programs are attached on this kernel.
+pub fn attach_type(facts: &Facts, options: &LoadOptions) -> AttachType {
+    let is_allowed = options.hooks.forbid(AttachType::UprobeMulti).is_none();
+    if facts.helpers.uprobe_multi && is_allowed {
+        AttachType::UprobeMulti
+    } else {
+        AttachType::Uprobe
+    }
 }
 
 /// One verdict for each program.
-pub fn verdicts(result: Result<&Uprobes, &Unavailable>) -> Vec<Verdict> {
-    let (attach_type, status, detail) = match result {
-        Ok(uprobes) if uprobes.only_at_start() => {
-            (uprobes.attach_type(), Status::Attached, AT_START)
-        }
-        Ok(uprobes) => (uprobes.attach_type(), Status::Attached, ""),
-        Err(it) => (AttachType::UprobeMulti, it.status, it.why.as_str()),
+pub fn verdicts(attach_type: AttachType, result: Result<(), &Unavailable>) -> Vec<Verdict> {
+    let (status, detail) = match result {
+        Ok(()) if attach_type == AttachType::Uprobe => (Status::Attached, AT_START),
+        Ok(()) => (Status::Attached, ""),
+        Err(unavailable) => (unavailable.status, unavailable.why.as_str()),
     };
     let programs = PROGRAMS.iter().map(|(program, signal, hook)| Verdict {
         signal,
