@@ -1,6 +1,6 @@
 //! TLS handshakes as before 6.6: only files that are there at the start are probed.
 
-use std::fs;
+use std::{fs, io::Write as _};
 
 use observer_test_support::{Daemon, Netns, PRELUDE, Program, skip};
 
@@ -61,6 +61,20 @@ fn handshakes_in_files_that_are_mapped_at_the_start_are_counted() {
             .has("socket_tls_handshakes_total", &[("comm", &later.comm())])
     );
     assert!(!daemon.log().contains("cannot probe"), "{}", daemon.log());
+    // What is written to is detached, though privileges are dropped by now.
+    let probed = |daemon: &Daemon| {
+        let metrics = daemon.scrape();
+        metrics.sum("observer_tls_files", &[("library", "openssl")])
+    };
+    let before = probed(&daemon);
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&copy)
+        .and_then(|mut file| file.write_all(b"x"))
+        .expect("a library can be written to");
+    daemon.wait("the file is not probed any more", |daemon| {
+        probed(daemon) == before - 1.0
+    });
     for program in [mapping, new, later] {
         program.end();
     }
