@@ -213,8 +213,7 @@ impl Files {
         let mut layers = HashSet::new();
         self.known.retain(|contents, known| {
             let is_kept = !condition(contents, known);
-            if !is_kept && let Some(probed) = &known.probed {
-                self.guard.release(&probed.watch);
+            if !is_kept && known.probed.is_some() {
                 layers.insert((contents.inode, contents.bytes));
             }
             is_kept
@@ -257,28 +256,8 @@ impl Files {
             "too large: {} bytes",
             contents.bytes
         );
+        // Before it is read. Ends where nothing is probed.
         let watch = self.guard.watch(file)?;
-        let probed = self.probe_watched(file, contents, of_user, &watch);
-        match probed {
-            Ok(Some((tls, layer))) => Ok(Some(Probed { tls, layer, watch })),
-            other => {
-                self.guard.release(&watch);
-                other.map(|_| None)
-            }
-        }
-    }
-
-    #[expect(
-        clippy::type_complexity,
-        reason = "two fields of what the caller makes"
-    )]
-    fn probe_watched(
-        &mut self,
-        file: &File,
-        contents: &Contents,
-        of_user: bool,
-        watch: &Watch,
-    ) -> anyhow::Result<Option<(Option<(&'static str, &'static str)>, Option<Layer>)>> {
         let mut bytes = Vec::new();
         file.take(64).read_to_end(&mut bytes)?;
         if !bytes.starts_with(MAGIC) {
@@ -340,14 +319,18 @@ impl Files {
             }
             self.descriptors = all;
         }
-        self.guard.keep(watch, links);
+        watch.keep(links);
         if let Some((library, how)) = names_of_tls {
             info!(library, how, inode, "observing TLS handshakes");
         }
         if has_quic {
             info!(inode, "observing quic-go");
         }
-        Ok(Some((names_of_tls, layer)))
+        Ok(Some(Probed {
+            tls: names_of_tls,
+            layer,
+            watch,
+        }))
     }
 
     /// Forgets files that no process maps any more for a while, unless one may map them again: a probed file keeps its
@@ -369,7 +352,7 @@ impl Files {
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = BTreeMap::new();
         let probed = self.known.values().filter_map(|it| it.probed.as_ref());
-        for probed in probed.filter(|it| self.guard.holds(&it.watch)) {
+        for probed in probed.filter(|it| it.watch.holds()) {
             if let Some(found) = probed.tls {
                 *counts.entry(found).or_default() += 1;
             }

@@ -18,9 +18,38 @@ use tracing::{error, info};
 
 use super::Links;
 
-/// Which file is watched.
-#[derive(Debug)]
-pub struct Watch(WatchDescriptor);
+/// A file that is watched. Dropping it detaches what was attached to the file, and ends the watch.
+pub struct Watch {
+    guard: Arc<Guard>,
+    descriptor: WatchDescriptor,
+}
+
+impl Watch {
+    /// Keeps what was attached to the file. If it has been written to since it was watched, that is detached.
+    pub fn keep(&self, links: Vec<Links>) {
+        if let Some(kept) = lock(&self.guard.links).get_mut(&self.descriptor.as_raw()) {
+            *kept = links;
+        }
+    }
+
+    /// Whether something is attached to the file.
+    pub fn holds(&self) -> bool {
+        let links = lock(&self.guard.links);
+        links
+            .get(&self.descriptor.as_raw())
+            .is_some_and(|it| !it.is_empty())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let links = lock(&self.guard.links).remove(&self.descriptor.as_raw());
+        // Without the lock: to detach takes some milliseconds.
+        drop(links);
+        // An error means that the file is gone, and its watch with it.
+        let _ = self.guard.inotify.rm_watch(self.descriptor);
+    }
+}
 
 /// Watched files and what is attached to them.
 pub struct Guard {
@@ -46,35 +75,16 @@ impl Guard {
     /// # Errors
     ///
     /// When the user watches as many files as it may.
-    pub fn watch(&self, file: &File) -> io::Result<Watch> {
+    pub fn watch(self: &Arc<Self>, file: &File) -> io::Result<Watch> {
         // The lock comes first: an event must not be handled before the file has its place.
         let mut links = lock(&self.links);
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let watch = self.inotify.add_watch(&path, AddWatchFlags::IN_MODIFY)?;
-        links.insert(watch.as_raw(), Vec::new());
-        Ok(Watch(watch))
-    }
-
-    /// Keeps what was attached to a file. If it has been written to since it was watched, that is detached.
-    pub fn keep(&self, watch: &Watch, links: Vec<Links>) {
-        if let Some(kept) = lock(&self.links).get_mut(&watch.0.as_raw()) {
-            *kept = links;
-        }
-    }
-
-    /// Whether something is attached to a file.
-    pub fn holds(&self, watch: &Watch) -> bool {
-        let links = lock(&self.links);
-        links
-            .get(&watch.0.as_raw())
-            .is_some_and(|it| !it.is_empty())
-    }
-
-    /// Detaches what was attached to a file, and watches it no longer.
-    pub fn release(&self, watch: &Watch) {
-        lock(&self.links).remove(&watch.0.as_raw());
-        // An error means that the file is gone, and its watch with it.
-        let _ = self.inotify.rm_watch(watch.0);
+        let descriptor = self.inotify.add_watch(&path, AddWatchFlags::IN_MODIFY)?;
+        links.insert(descriptor.as_raw(), Vec::new());
+        Ok(Watch {
+            guard: Arc::clone(self),
+            descriptor,
+        })
     }
 
     /// Detaches whatever is written to, until the kernel refuses to say what is.
@@ -121,18 +131,18 @@ mod tests {
         let other = tempfile::tempfile().unwrap();
         let [watch, same] = [&written, &other].map(|file| guard.watch(file).unwrap());
         for it in [&watch, &same] {
-            guard.keep(it, vec![Links(Vec::new())]);
-            assert!(guard.holds(it));
+            it.keep(vec![Links::new(Vec::new())]);
+            assert!(it.holds());
         }
         written.write_all(b"x").unwrap();
-        while guard.holds(&watch) {
+        while watch.holds() {
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(guard.holds(&same));
+        assert!(same.holds());
         // What was read before that is not attached any more.
-        guard.keep(&watch, vec![Links(Vec::new())]);
-        assert!(!guard.holds(&watch));
-        guard.release(&same);
-        assert!(!guard.holds(&same));
+        watch.keep(vec![Links::new(Vec::new())]);
+        assert!(!watch.holds());
+        drop(same);
+        assert_eq!(lock(&guard.links).len(), 0);
     }
 }
