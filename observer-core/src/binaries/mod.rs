@@ -54,7 +54,7 @@ pub fn quic(file: &[u8]) -> Result<Option<Points>, Misfit> {
 }
 
 fn quic_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Points>, Misfit> {
-    quic::quic(&Elf::parse(file, machine)?)
+    quic::quic(&Elf::parse(file, machine)?, file)
 }
 
 /// Functions of the Go program `file` by their full names, such as `crypto/tls.(*Conn).clientHandshake`,

@@ -1,5 +1,6 @@
 //! Functions of quic-go in a Go program, by their names in its versions 0.29 to 0.64.
 
+use memchr::memmem;
 use observer_common::{
     QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCEL_BY, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME,
     QUIC_LEVEL_DROPPED, QUIC_NEXT,
@@ -10,6 +11,9 @@ use super::{elf::Elf, go, misfit::Misfit};
 /// Import paths: the second up to 0.33.
 const PATHS: [&str; 2] = ["github.com/quic-go/quic-go", OLD_PATH];
 const OLD_PATH: &str = "github.com/lucas-clemente/quic-go";
+
+/// From this version on, streams that are cancelled after a rejection do not reset new ones (quic-go issue 4706).
+const MENDED: (u32, u32) = (0, 48);
 
 /// A function that each of them has, and that is never inlined.
 const MARK: &str = ".(*streamsMap).ResetFor0RTT";
@@ -95,7 +99,7 @@ const REQUIRED: usize = 4;
 /// What is probed: what the probe is told, and the first instruction's offset in the file.
 pub type Points = Vec<(u32, u64)>;
 
-pub fn quic(elf: &Elf<'_>) -> Result<Option<Points>, Misfit> {
+pub fn quic(elf: &Elf<'_>, file: &[u8]) -> Result<Option<Points>, Misfit> {
     let marks = PATHS.map(|path| format!("{path}{MARK}"));
     let marks = entries(elf, &marks)?;
     let Some(path) = marks.iter().position(Option::is_some) else {
@@ -115,8 +119,9 @@ pub fn quic(elf: &Elf<'_>) -> Result<Option<Points>, Misfit> {
     if path == OLD_PATH {
         points.retain(|(event, _)| *event != QUIC_CANCEL_BY);
     }
-    // Cancelled streams are counted for what is told when the program goes on.
-    if !points.iter().any(|(event, _)| *event == QUIC_NEXT) {
+    // Cancelled streams are counted for what is told when the program goes on, and do no harm since 0.48.
+    let goes_on = points.iter().any(|(event, _)| *event == QUIC_NEXT);
+    if !goes_on || version(file).is_some_and(|it| it >= MENDED) {
         points.retain(|(event, _)| ![QUIC_CANCEL, QUIC_CANCEL_BY].contains(event));
     }
     let required = FUNCTIONS.iter().take(REQUIRED);
@@ -126,6 +131,18 @@ pub fn quic(elf: &Elf<'_>) -> Result<Option<Points>, Misfit> {
         }
     }
     Ok(Some(points))
+}
+
+/// Major and minor number of quic-go, which the linker writes to the build information if the program was built with
+/// modules: `dep`, path, version and hash, with tabs between.
+fn version(file: &[u8]) -> Option<(u32, u32)> {
+    let module = format!("dep\t{}\tv", PATHS[0]);
+    let at = memmem::find(file, module.as_bytes())? + module.len();
+    let version = file[at..].iter().take(32).copied();
+    let version: Vec<_> = version.take_while(u8::is_ascii_graphic).collect();
+    let mut numbers = std::str::from_utf8(&version).ok()?.splitn(3, '.');
+    let mut number = || numbers.next()?.parse().ok();
+    Some((number()?, number()?))
 }
 
 /// The first instructions of functions; none in a file that is no Go program.

@@ -33,6 +33,7 @@ pub enum Anomaly {
     /// TLS handshakes do not end.
     TlsStall,
     /// What was sent as early data of QUIC is lost.
+    #[serde(rename = "quic_0rtt_lost")]
     Quic0RttLost,
     /// Connection requests are dropped because the accept queue is full.
     ListenOverflow,
@@ -81,6 +82,19 @@ impl Anomaly {
             Self::Quic0RttLost => "quic_0rtt_lost",
             Self::ListenOverflow => "listen_overflow",
             Self::SynScan => "syn_scan",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_same_names_as_metrics() {
+        for anomaly in Anomaly::ALL {
+            let json = serde_json::to_value(anomaly).unwrap();
+            assert_eq!(json, anomaly.name());
         }
     }
 }

@@ -247,8 +247,8 @@ causes! {
                 the requests are lost, unless the program sends them again on another connection"
             ["quic-next"];
         EARLY_DATA_UNANSWERED "early_data_unanswered": "early data that has `failed`"
-            => "its connections end before the handshake is complete: the server is down, UDP to it is dropped, or it does not \
-                accept the handshake"
+            => "its connections end before the handshake is complete: the server is down, UDP to it is dropped, it does not \
+                accept the handshake, or the program gives up before it answers"
             ["quic-unanswered"];
     }
     IdlePoolLeak {

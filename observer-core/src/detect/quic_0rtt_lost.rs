@@ -24,22 +24,37 @@ const SECONDS: u64 = 600;
 /// were cancelled are sent at once, before NextConnection or just after it.
 const TOGETHER: Duration = Duration::from_secs(10);
 
-/// Events of one kind that none of the other has been put down to.
+/// Seconds in which connections failed: a pool loses all its connections at once when a server is away for some seconds.
+const FAILED_SECONDS: f64 = 3.0;
+
+/// Events of one kind that none of the other has been put down to: those of this period of at least [`TOGETHER`] and
+/// of the one before.
 #[derive(Debug, Default)]
 struct Unmatched {
-    count: u64,
-    last: Duration,
+    counts: [u64; 2],
+    period: u64,
 }
 
 impl Unmatched {
-    fn add(&mut self, now: Duration, count: u64) {
-        if now.saturating_sub(self.last) > TOGETHER {
-            self.count = 0;
+    fn add(&mut self, period: u64, count: u64) {
+        if period != self.period {
+            let follows = period == self.period + 1;
+            let last = if follows { self.counts[1] } else { 0 };
+            self.counts = [last, 0];
+            self.period = period;
         }
-        if count > 0 {
-            self.last = now;
-            self.count += count;
-        }
+        self.counts[1] += count;
+    }
+
+    fn sum(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The oldest first.
+    fn take(&mut self, count: u64) {
+        let old = count.min(self.counts[0]);
+        self.counts[0] -= old;
+        self.counts[1] -= count - old;
     }
 }
 
@@ -57,8 +72,8 @@ pub struct Quic0RttLost {
     frames: Unmatched,
     /// Connections that went on after streams were cancelled, and frames that reset streams came with it.
     reset: Window,
-    /// Whether what was abandoned, and what failed, is enough.
-    speaks: [bool; 2],
+    /// What was found when the score was last 1 or more: the finding is raised for longer than that.
+    found: Option<(Evidence, Vec<Explanation>)>,
 }
 
 impl Detector for Quic0RttLost {
@@ -68,13 +83,18 @@ impl Detector for Quic0RttLost {
     fn new(_: &Thresholds) -> Self {
         let window = |_| Window::new(SECONDS);
         Self {
-            totals: Default::default(),
+            // A process with UDP sockets alone gets its counters with its first event, which is often the loss.
+            totals: (
+                Counters::from_zero(),
+                Counters::from_zero(),
+                Counters::from_zero(),
+            ),
             attempts: std::array::from_fn(window),
             rejections: std::array::from_fn(window),
             cancelled: Unmatched::default(),
             frames: Unmatched::default(),
             reset: window(0),
-            speaks: [false; 2],
+            found: None,
         }
     }
 
@@ -90,12 +110,13 @@ impl Detector for Quic0RttLost {
         for (window, count) in self.rejections.iter_mut().zip(rejections) {
             window.add(at.now, at.pace, count);
         }
-        // From quic-go 0.48.0 on, streams that were cancelled send no frames after a rejection.
-        self.cancelled.add(at.now, rejections[QUIC_CANCELLED]);
-        self.frames.add(at.now, frames);
-        let reset = self.cancelled.count.min(self.frames.count);
-        self.cancelled.count -= reset;
-        self.frames.count -= reset;
+        // From quic-go 0.48.0 on, streams that are cancelled after a rejection send no frames.
+        let period = at.now.as_secs() / TOGETHER.max(at.pace.gap()).as_secs();
+        self.cancelled.add(period, rejections[QUIC_CANCELLED]);
+        self.frames.add(period, frames);
+        let reset = self.cancelled.sum().min(self.frames.sum());
+        self.cancelled.take(reset);
+        self.frames.take(reset);
         self.reset.add(at.now, at.pace, reset);
 
         let sum = |windows: &[Window]| windows.iter().map(Window::sum).sum::<u64>() as f64;
@@ -106,12 +127,16 @@ impl Detector for Quic0RttLost {
             share(abandoned, sum(&self.rejections)) / thresholds.quic_0rtt_abandoned_share,
         ]);
         let failed = self.attempts[QUIC_FAILED].sum() as f64;
+        let failed_seconds = self.attempts[QUIC_FAILED].seconds_with(0.0);
         let failed = all(&[
             failed / thresholds.quic_0rtt_failed,
+            failed_seconds as f64 / FAILED_SECONDS,
             share(failed, sum(&self.attempts)) / thresholds.quic_0rtt_failed_share,
         ]);
-        self.speaks = [abandoned >= 1.0, failed >= 1.0];
         let score = reset.max(abandoned).max(failed);
+        if score >= 1.0 {
+            self.found = Some(self.find(abandoned >= 1.0, failed >= 1.0));
+        }
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
             calm: score < 0.5,
@@ -121,30 +146,31 @@ impl Detector for Quic0RttLost {
     }
 
     fn evidence(&self, _: &Process) -> (Evidence, Vec<Explanation>) {
+        self.found.clone().unwrap_or_else(|| self.find(true, true))
+    }
+}
+
+impl Quic0RttLost {
+    /// What the windows show. The causes are those of rejections, of which what was abandoned may not be enough, and
+    /// that of connections that failed, if these are enough.
+    fn find(&self, abandoned: bool, failed: bool) -> (Evidence, Vec<Explanation>) {
         let named = |names: &[&'static str], windows: &[Window]| {
             Breakdown::new(names.iter().copied().zip(windows.iter().map(Window::sum)))
         };
-        let reset = self.reset.sum();
-        let [abandoned, failed] = [
-            &self.rejections[QUIC_ABANDONED],
-            &self.attempts[QUIC_FAILED],
-        ]
-        .map(Window::sum);
+        let sum = |is_enough: bool, window: &Window| if is_enough { window.sum() } else { 0 };
         let evidence = Evidence::EarlyData {
             seconds: SECONDS,
             attempts: named(&QUIC_RESULTS, &self.attempts),
             rejections: named(&QUIC_REJECTIONS, &self.rejections),
-            reset,
+            reset: self.reset.sum(),
         };
-        let if_enough = |enough: bool, count| if enough { count } else { 0 };
-        let causes = [
-            (&cause::CANCELLED_EARLY_STREAMS, reset),
-            (&cause::NEVER_RESUMED, if_enough(self.speaks[0], abandoned)),
-            (
-                &cause::EARLY_DATA_UNANSWERED,
-                if_enough(self.speaks[1], failed),
-            ),
-        ];
-        (evidence, cause::explain(&causes))
+        let abandoned = sum(abandoned, &self.rejections[QUIC_ABANDONED]);
+        let mut causes = cause::explain(&[
+            (&cause::CANCELLED_EARLY_STREAMS, self.reset.sum()),
+            (&cause::NEVER_RESUMED, abandoned),
+        ]);
+        let failed = sum(failed, &self.attempts[QUIC_FAILED]);
+        causes.extend(cause::explain(&[(&cause::EARLY_DATA_UNANSWERED, failed)]));
+        (evidence, causes)
     }
 }

@@ -55,6 +55,12 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Counters<N> {
+    /// Of counters that are 0 before the first reading, so that what it has counts, too.
+    #[must_use]
+    pub fn from_zero() -> Self {
+        Self(Some([0; N]))
+    }
+
     /// Increase since the last reading; 0 at the first one, and for a counter that has decreased.
     pub fn since(&mut self, reading: [u64; N]) -> [u64; N] {
         let last = self.0.replace(reading).unwrap_or(reading);

@@ -126,11 +126,11 @@ connections! {
         fact "A server that was restarted or has new ticket keys rejects early data, which is normal: the client goes on with NextConnection, on which streams begin anew. quic-go before 0.48.0 still sends RESET_STREAM and STOP_SENDING for old streams that are cancelled before that, and they hit the new streams with the same numbers (quic-go issue 4706).";
         kernels "5.15 and later";
         fix "Build the program with quic-go 0.48.0 or later (`grep -aom1 'quic-go.v[0-9][0-9.]*' /proc/PID/exe` shows its version). Until then do not call CancelRead or CancelWrite, which is often deferred, on a stream that has returned quic.Err0RTTRejected before NextConnection has returned.";
-        check "at the next restart of the server, socket_quic_0rtt_total{result=\"rejected\"} grows and socket_quic_stream_resets_total{direction=\"sent\"} does not";
+        check "at the next restart of the server, socket_quic_0rtt_total{result=\"rejected\"} grows, socket_quic_stream_resets_total{direction=\"sent\"} does not jump with it, and the requests succeed";
     "quic-next":
         fact "After a rejection nothing that was sent as early data has reached the server's program, and all calls on the old streams return quic.Err0RTTRejected. The connection itself is good: NextConnection returns when its handshake is complete.";
         kernels "5.15 and later";
-        fix "On quic.Err0RTTRejected call NextConnection and send the requests again on new streams of what it returns. A program that sends them again on another connection loses only time; one that cannot repeat them should dial without early data (DialAddr instead of DialAddrEarly).";
+        fix "On quic.Err0RTTRejected call NextConnection and send the requests again on new streams of what it returns. A program that sends them again on another connection loses only time; one that cannot repeat them should dial without early data (DialAddr instead of DialAddrEarly; with http3, without MethodGet0RTT).";
         check "at the next restart of the server, socket_quic_0rtt_rejections_total{result=\"resumed\"} grows and {result=\"abandoned\"} does not";
     "quic-unanswered":
         fact "A client sends early data before it knows whether anybody is there. quic-go's sockets are not connected, so the kernel tells it nothing of ICMP messages: a server that is down is a timeout (HandshakeIdleTimeout, 5 s by default).";

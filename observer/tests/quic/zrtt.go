@@ -14,7 +14,7 @@
 // The client connects twice. Between, it prints "restart" and waits for a line: a server that is restarted
 // has new ticket keys, and rejects what comes with the old ticket. It prints "sent" when it has early data: a server that
 // is there before may reject it while it is being written. With N it does all this N times at once, and so prints and
-// takes each line N times.
+// takes N lines where there would be one.
 //
 // As servers of HTTP/3 do, the server listens with TCP, too: an observer finds that at once.
 package main
@@ -116,19 +116,26 @@ func main() {
 		clients, err = strconv.Atoi(os.Args[4])
 		check(err)
 	}
-	var lines sync.Mutex
-	wait := func() {
-		lines.Lock()
-		defer lines.Unlock()
-		input.Scan()
+	// Each has lines of its own: the first, the second and so on of each N.
+	lines := make([]chan struct{}, clients)
+	for i := range lines {
+		lines[i] = make(chan struct{}, 10)
 	}
+	go func() {
+		for line := 0; input.Scan(); line++ {
+			lines[line%clients] <- struct{}{}
+		}
+		for _, its := range lines {
+			close(its)
+		}
+	}()
 	var running sync.WaitGroup
-	for i := 0; i < clients; i++ {
+	for _, its := range lines {
 		running.Add(1)
-		go func() {
+		go func(its chan struct{}) {
 			defer running.Done()
-			client(os.Args[2], os.Args[3], wait)
-		}()
+			client(os.Args[2], os.Args[3], func() { <-its })
+		}(its)
 	}
 	running.Wait()
 }

@@ -80,9 +80,18 @@ fn functions(path: &str, is_old: bool) -> Vec<(Option<u32>, String)> {
 
 /// What is found in a program with these functions.
 fn found(functions: &[(Option<u32>, String)]) -> Result<Option<Vec<(u32, u64)>>, Misfit> {
+    found_with(functions, "")
+}
+
+/// The same with this in its build information.
+fn found_with(
+    functions: &[(Option<u32>, String)],
+    modules: &str,
+) -> Result<Option<Vec<(u32, u64)>>, Misfit> {
     let names: Vec<_> = functions.iter().map(|(_, name)| name.as_str()).collect();
     let file = program(GO_1_26, &names).file;
-    quic_on(&file.write(), Some(file.machine)).map(|found| {
+    let bytes = [&*file.write(), modules.as_bytes()].concat();
+    quic_on(&bytes, Some(file.machine)).map(|found| {
         found.map(|mut points| {
             points.sort_unstable();
             points
@@ -123,6 +132,32 @@ fn a_program_that_never_goes_on_is_probed_and_one_without_what_is_needed_is_not(
     all.retain(|(event, _)| *event != Some(QUIC_CLOSED));
     let missing = format!("{NEW}.(*Conn).handleCloseError");
     assert_eq!(found(&all), Err(Misfit::Missing(missing)));
+}
+
+#[test]
+fn cancelled_streams_do_not_matter_with_a_version_without_the_fault() {
+    let all = functions(NEW, false);
+    let modules =
+        |version| format!("path\tx\ndep\tgithub.com/a/b\tv1.2.3\th1:c=\ndep\t{NEW}\t{version}");
+    for version in [
+        "v0.47.9\th1:d=\n",
+        "v0.4",
+        "v0.",
+        "",
+        "v0.48x\t",
+        "v99999999999.1.1",
+    ] {
+        let found = found_with(&all, &modules(version));
+        assert_eq!(found, Ok(Some(expected(&all))), "{version}");
+    }
+    let mut without = all.clone();
+    for (event, _) in &mut without {
+        event.take_if(|it| [QUIC_CANCEL, QUIC_CANCEL_BY].contains(it));
+    }
+    for version in ["v0.48.0\th1:d=\n", "v0.59.1-0.2026\t", "v1.0.0"] {
+        let found = found_with(&all, &modules(version));
+        assert_eq!(found, Ok(Some(expected(&without))), "{version}");
+    }
 }
 
 #[test]

@@ -7,9 +7,9 @@ use observer_common::{
 
 use super::{
     draw::Draw,
-    play::{Bad, Series, are_raised, are_silent, changes, raises},
+    play::{Bad, Series, are_raised, are_silent, changes, process, raises},
 };
-use crate::detect::{Anomaly, Change, Counts, finding_summary};
+use crate::detect::{Anomaly, Change, Counts, Sample, finding_summary};
 
 /// What is counted in a second.
 #[derive(Clone, Copy, Default)]
@@ -104,8 +104,24 @@ fn early_data_that_is_lost_is_raised() {
         bad("a pool cancels its streams", 2, 2, pool_cancels),
         bad("one after the other", 0, 0, one_after_the_other),
         bad("a pool gives up", 0, 0, pool_gives_up),
-        bad("the server is gone", 10, 25, server_is_gone),
+        bad("the server is gone", 15, 25, server_is_gone),
     ]);
+}
+
+/// Nothing is known of a process with UDP sockets alone until it loses something.
+#[test]
+fn a_loss_in_the_first_sample_counts() {
+    let mut counts = Counts::default();
+    counts.quic.attempts[QUIC_REJECTED] = 5;
+    counts.quic.rejections[QUIC_CANCELLED] = 5;
+    counts.quic.resets[QUIC_SENT] = [5, 5];
+    let lost = Sample {
+        processes: vec![process(counts)],
+        ..Sample::default()
+    };
+    let series = Series::new(0, [Sample::default(), lost].into_iter());
+    let raised: Vec<_> = raises(series).map(|(second, _)| second).collect();
+    assert_eq!(raised, [0]);
 }
 
 /// What is said of each.
@@ -128,6 +144,27 @@ fn each_cause_is_told_apart() {
     }
 }
 
+/// A server that is down for a while, and a client with the fault: each has its cause.
+#[test]
+fn a_fault_is_not_hidden_by_an_outage() {
+    for mut draw in Draw::all_of("both", 10) {
+        let mut seconds = vec![Second::default(); 200];
+        for turn in 0..6 {
+            seconds[50 + 5 * turn].failed = 30;
+        }
+        // Some of its connections were rejected before.
+        let connections = draw.number(1, 2);
+        seconds[60].cancelled = 3 * connections;
+        seconds[60].frames = 6 * connections;
+        let found: Vec<_> = raises(series(0, seconds)).collect();
+        let [(60, finding)] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        let causes: Vec<_> = finding.causes.iter().map(|it| it.cause.id).collect();
+        assert_eq!(causes, ["cancelled_early_streams", "early_data_unanswered"]);
+    }
+}
+
 /// A server whose tickets are void again and again: one finding, and one end, ten minutes after the last.
 #[test]
 fn losses_that_come_again_are_one_finding() {
@@ -136,9 +173,22 @@ fn losses_that_come_again_are_one_finding() {
         let second = &mut seconds[100 + 200 * turn];
         (second.cancelled, second.frames) = (5, 10);
     }
-    let history: Vec<_> = changes(series(0, seconds))
+    let history: Vec<_> = changes(series(0, seconds)).collect();
+    // Also those after the last loss has left the window.
+    for (second, it) in &history {
+        if let Change::Raised(finding) | Change::Updated(finding) = it {
+            let summary = finding_summary(finding);
+            assert_eq!(finding.causes.len(), 1, "{second}: {summary}");
+            assert!(
+                summary.contains(" QUIC connections "),
+                "{second}: {summary}"
+            );
+        }
+    }
+    let history: Vec<_> = history
+        .iter()
         .filter(|(_, it)| !matches!(it, Change::Updated(_)))
-        .map(|(second, it)| (second, it.name()))
+        .map(|(second, it)| (*second, it.name()))
         .collect();
     let [(100, "raised"), (end, "cleared")] = history.as_slice() else {
         panic!("{history:?}");
@@ -210,6 +260,16 @@ fn version_is_negotiated(draw: &mut Draw) -> Series {
     series(0, seconds)
 }
 
+/// A server or its address is away for some seconds: a pool fails at once, and is there again.
+fn pool_fails_once(draw: &mut Draw) -> Series {
+    let at = draw.number(10, 200);
+    let mut seconds = quiet(draw, at + 300);
+    let connections = draw.number(10, 200);
+    seconds[at as usize].failed = connections;
+    seconds[at as usize + 1].accepted = connections / 10;
+    series(0, seconds)
+}
+
 #[test]
 fn rejections_that_cost_nothing_are_silent() {
     are_silent(&[
@@ -219,5 +279,6 @@ fn rejections_that_cost_nothing_are_silent() {
         ("many resets", 20, many_resets),
         ("few are given up", 10, few_are_given_up),
         ("another version", 10, version_is_negotiated),
+        ("a pool fails once", 20, pool_fails_once),
     ]);
 }

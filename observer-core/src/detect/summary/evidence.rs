@@ -254,8 +254,14 @@ pub(super) fn what(finding: &Finding) -> String {
                 .filter(|(part, ..)| *part > 0)
                 .map(|(part, whole, which)| connections(part, whole, which))
                 .collect();
+            // What was abandoned may have been sent again on another connection.
+            let loses = if *reset == 0 && failed == 0 {
+                "may lose"
+            } else {
+                "loses"
+            };
             format!(
-                "loses requests that it sends as early data (QUIC 0-RTT): in {}, {}",
+                "{loses} requests that it sends as early data (QUIC 0-RTT): in {}, {}",
                 duration(Duration::from_secs(*seconds)),
                 parts.join(", and "),
             )
