@@ -43,6 +43,21 @@ pub enum Tls {
     },
 }
 
+impl Tls {
+    /// Number of instructions that are probed; of a function's return, one more than of its entry.
+    #[must_use]
+    pub fn probes(&self) -> usize {
+        match self {
+            Self::OpenSsl { resets, .. } => 5 + resets.len(),
+            Self::DoHandshake { .. } | Self::GnuTls { .. } => 3,
+            Self::Go { client, server } => {
+                let functions = [client, server].into_iter().flatten();
+                functions.map(|it| 1 + it.returns.len()).sum()
+            }
+        }
+    }
+}
+
 /// A function of which each return is probed, because a return probe (uretprobe) exchanges return
 /// addresses, which Go's runtime finds when it moves a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]

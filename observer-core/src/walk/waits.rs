@@ -251,11 +251,16 @@ pub struct PeerWait {
     pub waits_for: u8,
     /// Whether detectors count them.
     pub is_judged: bool,
-    /// Connections that have waited for `--stall-after` or longer.
+    /// Connections that have waited for `--stall-after` or longer; for the first byte, also those that have waited for
+    /// two seconds, without being counted by detectors.
     pub connections: u32,
     /// The longest wait, milliseconds.
     pub longest_ms: u32,
 }
+
+/// Milliseconds after which the peer that a connection awaits the first byte of is kept, although no stall is counted yet:
+/// `tls_stall` names it after five seconds.
+const FIRST_BYTE_MS: u32 = 2_000;
 
 /// Maximum number of peers per process during a walk.
 const MOST_PEERS: u32 = 1000;
@@ -295,7 +300,11 @@ impl WaitCollector {
         waits.add(socket, stall_after_ms, is_judged);
         let waits_for = socket.waits_for;
         let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
-        if !is_for_somebody || socket.waited_ms < stall_after_ms {
+        let least = match waits_for {
+            WAIT_PEER_FIRST_BYTE => stall_after_ms.min(FIRST_BYTE_MS),
+            _ => stall_after_ms,
+        };
+        if !is_for_somebody || socket.waited_ms < least {
             return;
         }
         let is_client = is_server(socket);

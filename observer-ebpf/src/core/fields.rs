@@ -165,6 +165,8 @@ settings! {
     HAS_SOCK_FROM_FILE: u32 = 1;
     /// 1 when `bpf_get_current_task_btf` exists (5.11 and later).
     HAS_TASK_BTF: u32 = 1;
+    /// Programs may get a stack for each CPU (6.13 and later); see `uprobes::stack`.
+    HAS_PRIVATE_STACKS: u32 = 1;
     /// The kernel's number for `SK_RST_REASON_NOT_SPECIFIED`.
     REASON_NOT_SPECIFIED: u32 = 0;
     /// The kernel's number for `SK_RST_REASON_TCP_STATE`. Many causes share it, so the cause is

@@ -50,7 +50,9 @@ pub fn observing() -> Option<Daemon> {
 fn observing_with(args: &[&str]) -> Option<Daemon> {
     // Files are found after capabilities were dropped.
     let daemon = Daemon::start(&[&["--user", "nobody"], args].concat());
-    daemon.scrape().observes("tls").then_some(daemon)
+    let later = [("signal", "tls"), ("attach_type", "uprobe_multi")];
+    let observes = daemon.scrape().has("observer_hook_attached", &later);
+    observes.then_some(daemon)
 }
 
 /// The fields of the line of /proc/PID/maps with the code of the file whose name contains `name`.

@@ -45,7 +45,10 @@ def round_of():
     client.go(count)
     client.expect("sent", count)
     if WAY == "give-up":
-        client.go(count)
+        # One after the other, as where each waits for an answer.
+        for _ in range(count):
+            client.go()
+            time.sleep(0.4)
     else:
         server = serve()
     if WAY == "forget":

@@ -127,7 +127,8 @@ fn a_loss_in_the_first_sample_counts() {
 /// What is said of each.
 #[test]
 fn each_cause_is_told_apart() {
-    let cases: [(_, fn(&mut Draw) -> Series); 3] = [
+    type Play = fn(&mut Draw) -> Series;
+    let cases: [(_, Play); 3] = [
         ("cancelled_early_streams", pool_cancels),
         ("never_resumed", pool_gives_up),
         ("early_data_unanswered", server_is_gone),

@@ -19,6 +19,8 @@ pub struct Helpers {
     pub func_ret: bool,
     /// `bpf_get_attach_cookie`, since 5.15.
     pub attach_cookie: bool,
+    /// Programs may have a stack for each CPU (`enum priv_stack_mode`), since 6.13.
+    pub private_stacks: bool,
     /// `BPF_TRACE_UPROBE_MULTI` of `bpf_attach_type`, since 6.6.
     pub uprobe_multi: bool,
 }
@@ -46,6 +48,7 @@ impl Helpers {
             task_btf: has("BPF_FUNC_get_current_task_btf"),
             func_ret: has("BPF_FUNC_get_func_ret"),
             attach_cookie: has("BPF_FUNC_get_attach_cookie"),
+            private_stacks: kernel.enumerators("priv_stack_mode").is_some(),
             uprobe_multi: kernel.enumerators("bpf_attach_type").is_some_and(|list| {
                 list.iter()
                     .any(|(name, _)| name == "BPF_TRACE_UPROBE_MULTI")

@@ -106,6 +106,7 @@ fn settings(
         Global::flag("HAS_SOCK_FROM_FILE", helpers.sock_from_file),
         Global::flag("HAS_TASK_BTF", helpers.task_btf),
         Global::flag("HAS_FUNC_RET", helpers.func_ret),
+        Global::flag("HAS_PRIVATE_STACKS", helpers.private_stacks),
         Global::u32("RECORD_MASK", options.record_mask),
         Global::u64("WAKEUP_BYTES", u64::from(options.ring_bytes) / 2),
         Global::u64("SYSCALL_RET", syscall_ret),

@@ -29,7 +29,7 @@ use observer_core::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Links, Uprobes,
+    Uprobes,
     guard::{Guard, Watch},
 };
 
@@ -100,9 +100,10 @@ pub struct Files {
     system: HashSet<u64>,
     /// Whether no further file is probed.
     closed: bool,
-    /// Descriptors of probes that are perf events, one for each instruction: a program of Go has as many as its
-    /// functions have RETs, and its author decides on that. None is probed after the start, so this does not fall.
-    descriptors: usize,
+    /// Descriptors of probes that are perf events, one for each instruction, in files of root and of other users: a
+    /// program of Go has as many as its functions have RETs, and its author decides on that. None is probed after the
+    /// start, so these do not fall.
+    descriptors: [usize; 2],
     /// The most. Half of it where a file belongs to a user other than root.
     max_descriptors: usize,
     warned: bool,
@@ -118,7 +119,7 @@ impl Files {
             known: HashMap::new(),
             system: system.into_iter().filter_map(Result::ok).collect(),
             closed: false,
-            descriptors: 0,
+            descriptors: [0; 2],
             // Half is left for all else.
             max_descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| {
                 usize::try_from(soft / 2).unwrap_or(usize::MAX)
@@ -245,6 +246,18 @@ impl Files {
         fits
     }
 
+    /// Reserves descriptors for probes that are perf events, if there is room.
+    fn take_descriptors(&mut self, count: usize, of_user: bool) -> bool {
+        let all = self.descriptors.iter().sum::<usize>() + count;
+        let of_users = self.descriptors[1] + count;
+        let fits =
+            all <= self.max_descriptors && (!of_user || of_users <= self.max_descriptors / 2);
+        if fits {
+            self.descriptors[usize::from(of_user)] += count;
+        }
+        fits
+    }
+
     fn probe(
         &mut self,
         file: &File,
@@ -282,6 +295,17 @@ impl Files {
         if is_probed || !self.has_room(of_user, true) {
             return Ok(None);
         }
+        if self.only_at_start() {
+            let descriptors =
+                tls.as_ref().map_or(0, Tls::probes) + quic.as_ref().map_or(0, Vec::len);
+            if !self.take_descriptors(descriptors, of_user) {
+                warn!(
+                    inode = contents.inode,
+                    descriptors, "not probed: that takes too many descriptors (RLIMIT_NOFILE)"
+                );
+                return Ok(None);
+            }
+        }
         // By the descriptor, so that it is the file that was looked at.
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let inode = contents.inode;
@@ -307,18 +331,6 @@ impl Files {
         if links.is_empty() || Contents::of(&file.metadata()?) != *contents {
             return Ok(None);
         }
-        if self.only_at_start() {
-            let all = self.descriptors + links.iter().map(Links::descriptors).sum::<usize>();
-            let limit = self.max_descriptors / if of_user { 2 } else { 1 };
-            if all > limit {
-                warn!(
-                    inode,
-                    limit, "probing it takes too many descriptors (RLIMIT_NOFILE)"
-                );
-                return Ok(None);
-            }
-            self.descriptors = all;
-        }
         watch.keep(links);
         if let Some((library, how)) = names_of_tls {
             info!(library, how, inode, "observing TLS handshakes");
@@ -336,6 +348,10 @@ impl Files {
     /// Forgets files that no process maps any more for a while, unless one may map them again: a probed file keeps its
     /// mount busy, and a deleted one its disk space. `mapped` are those of all running processes.
     pub fn forget_unused(&mut self, mapped: impl Iterator<Item = Contents>) {
+        // It could not be probed again, and processes without sockets are not among those that are known.
+        if self.closed {
+            return;
+        }
         let now = Instant::now();
         for file in mapped {
             if let Some(known) = self.known.get_mut(&file) {

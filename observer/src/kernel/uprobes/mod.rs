@@ -72,7 +72,7 @@ pub struct Uprobes {
 }
 
 /// What is attached to a file; dropping it detaches it.
-pub struct Links(Vec<OwnedFd>);
+pub struct Links(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
 
 impl Links {
     /// `links` are those of ends before those of beginnings. They are detached in the other order, so that what has
@@ -80,11 +80,6 @@ impl Links {
     fn new(mut links: Vec<OwnedFd>) -> Self {
         links.reverse();
         Self(links)
-    }
-
-    /// Number of descriptors.
-    pub fn descriptors(&self) -> usize {
-        self.0.len()
     }
 }
 

@@ -170,6 +170,11 @@ impl Run {
         if hint != Some(expected.hint) {
             wrong.push(format!("hint {hint:?}, not {}", expected.hint));
         }
+        // A client's finding names the peers from the start.
+        let peer = &finding["evidence"]["peers"][0]["address"];
+        if expected.cause == "handshakes_unanswered" && !peer.is_string() {
+            wrong.push("no peer".to_owned());
+        }
         match self.seconds() {
             None => wrong.push("its program does not start".to_owned()),
             Some(seconds) if seconds > within => {
@@ -279,6 +284,7 @@ fn what_programs_do_wrong_is_found() {
         }
     }
     let took = began.elapsed().as_secs();
+    let metrics = daemon.scrape();
     let mut rows = String::new();
     let mut wrong = String::new();
     for run in &runs {
@@ -286,6 +292,14 @@ fn what_programs_do_wrong_is_found() {
         rows.push('\n');
         for what in run.wrong() {
             wrong += &format!("{}: {what}\n", run.scenario.name);
+        }
+        // Nothing is found, either, where nothing was observed.
+        if run.scenario.is_coped_with() {
+            let client = format!("{}-client", run.scenario.name);
+            let rejected = metrics.by(&client, "socket_quic_0rtt_rejections_total", &[]);
+            if rejected < 5.0 {
+                wrong += &format!("{client}: {rejected} rejections were counted\n");
+            }
         }
         for raised in &run.raised {
             println!("{}: {}", run.scenario.name, raised.finding["summary"]);
