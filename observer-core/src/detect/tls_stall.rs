@@ -1,5 +1,7 @@
 //! TLS handshakes that do not end.
 
+use std::time::Duration;
+
 use observer_common::{TLS_CLIENT, TLS_ROLES, TLS_SERVER, TLS_UNKNOWN, WAIT_PEER_FIRST_BYTE};
 
 use super::{
@@ -10,17 +12,24 @@ use super::{
     sample::Process,
     settings::Thresholds,
 };
+use crate::walk::PeerWait;
+
+/// Longest time in which a client's finding waits for the walk that names its peers.
+const FOR_PEERS: Duration = Duration::from_secs(5);
 
 /// State of the detector.
 #[derive(Debug)]
-pub struct TlsStall;
+pub struct TlsStall {
+    /// Since when the score has been 1 or more.
+    since: Option<Duration>,
+}
 
 impl Detector for TlsStall {
     const ANOMALY: Anomaly = Anomaly::TlsStall;
     type Sample = Process;
 
     fn new(_: &Thresholds) -> Self {
-        Self
+        Self { since: None }
     }
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
@@ -30,8 +39,14 @@ impl Detector for TlsStall {
             slow / thresholds.tls_stall,
             share(slow, connections(sample).into()) / thresholds.tls_stall_share,
         ]);
+        self.since = (score >= 1.0).then(|| self.since.unwrap_or(at.now));
+        let is_complete = |since: Duration| {
+            handshakes.slow[TLS_CLIENT as usize] == 0
+                || first_byte(sample).next().is_some()
+                || at.now.saturating_sub(since) >= FOR_PEERS
+        };
         Assessment {
-            raise: (score >= 1.0).then_some(Severity::Warning),
+            raise: (self.since.is_some_and(is_complete)).then_some(Severity::Warning),
             calm: score < 0.5,
             score,
             time_left: None,
@@ -42,9 +57,7 @@ impl Detector for TlsStall {
         let handshakes = &sample.handshakes;
         // For the kernel, a server does not wait for a first byte of its clients.
         let is_client = handshakes.slow[TLS_CLIENT as usize] > 0;
-        let peers = sample.peers.iter();
-        let peers = peers.filter(|it| is_client && it.waits_for == WAIT_PEER_FIRST_BYTE);
-        let longest = handshakes.oldest.iter().max().copied();
+        let peers = first_byte(sample).filter(|_| is_client);
         let slow = TLS_ROLES
             .iter()
             .copied()
@@ -53,7 +66,7 @@ impl Detector for TlsStall {
             waiting: handshakes.slow.iter().sum(),
             connections: connections(sample),
             reasons: Breakdown::new(slow),
-            longest_seconds: longest.unwrap_or_default().as_secs_f64(),
+            longest_seconds: longest(sample).as_secs_f64(),
             peers: Waiting::by_peer(peers),
         };
         let of = |role: u32| u64::from(handshakes.slow[role as usize]);
@@ -64,6 +77,23 @@ impl Detector for TlsStall {
         ];
         (evidence, cause::explain(&causes))
     }
+}
+
+/// Peers that the process awaits the first byte of, as of the last walk.
+fn first_byte(sample: &Process) -> impl Iterator<Item = &PeerWait> {
+    let peers = sample.peers.iter();
+    peers.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE)
+}
+
+/// The longest handshake in progress.
+fn longest(sample: &Process) -> Duration {
+    sample
+        .handshakes
+        .oldest
+        .iter()
+        .max()
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Connections of the process, as of the last walk, which may be older than the handshakes.

@@ -1,8 +1,8 @@
 //! TLS handshakes that hang, and handshakes that are only slow, many or somebody else's fault.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
-use observer_common::{TLS_CLIENT, TLS_SERVER};
+use observer_common::{TLS_CLIENT, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
 
 use super::{
     draw::Draw,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     detect::{Anomaly, Change, Counts, Sample, Thresholds},
     table::Handshakes,
-    walk::Waits,
+    walk::{Peer, PeerWait, Waits},
 };
 
 /// The first second of a handshake, and how many seconds it takes. `HANGS`: for ever.
@@ -45,6 +45,10 @@ fn series(
             connections: others as u32 + seen.in_progress[role],
             ..Waits::default()
         };
+        // The walk sees clients of which the server has sent nothing for two seconds.
+        if role == TLS_CLIENT as usize && seen.oldest[role] >= Duration::from_secs(2) {
+            process.peers = vec![peer()];
+        }
         process.handshakes = seen;
         Sample {
             processes: vec![process],
@@ -53,6 +57,36 @@ fn series(
     };
     // The sample before the first second has none, as no handshake begins at 0.
     Series::new(onset, (0..=seconds).map(at))
+}
+
+fn peer() -> PeerWait {
+    PeerWait {
+        owner: (0, 0),
+        peer: Peer {
+            netns: 1,
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 443,
+            is_client: false,
+        },
+        waits_for: WAIT_PEER_FIRST_BYTE,
+        is_judged: false,
+        connections: 1,
+        longest_ms: 2_000,
+    }
+}
+
+/// Without a walk, a finding has no peers, and waits for them a while.
+#[test]
+fn peers_are_awaited_for_seconds() {
+    let hanging = vec![(21, HANGS); 5];
+    let series = series(20, 60, TLS_CLIENT, 5, hanging);
+    let without = series.samples.map(|mut sample| {
+        sample.processes[0].peers.clear();
+        sample
+    });
+    let history = changes(Series::new(20, without));
+    let history: Vec<_> = history.map(|(second, it)| (second, it.name())).collect();
+    assert_eq!(history.first(), Some(&(30, "raised")));
 }
 
 /// Handshakes that begin at a rate from one second to another.

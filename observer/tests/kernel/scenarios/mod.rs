@@ -13,7 +13,10 @@ use std::{
 use observer_test_support::{Daemon, Netns, Program};
 use serde_json::Value;
 
-use crate::real_programs::{news, write_table};
+use crate::{
+    real_programs::{news, write_table},
+    tls,
+};
 
 use table::{Expected, FirstError, Of, SCENARIOS, Scenario};
 
@@ -173,7 +176,7 @@ impl Run {
         // A client's finding names the peers from the start.
         let peer = &finding["evidence"]["peers"][0]["address"];
         if expected.cause == "handshakes_unanswered" && !peer.is_string() {
-            wrong.push("no peer".to_owned());
+            wrong.push(format!("no peer: {}", finding["evidence"]));
         }
         match self.seconds() {
             None => wrong.push("its program does not start".to_owned()),
@@ -263,6 +266,7 @@ fn what_programs_do_wrong_is_found() {
         "--resync-interval=1m",
         "--reconcile-interval=1m",
     ]);
+    let netns = Netns::new();
     let metrics = daemon.scrape();
     scenarios.retain(|it| {
         let obstacle = it.obstacle(|signal| metrics.has_signal(signal));
@@ -271,6 +275,16 @@ fn what_programs_do_wrong_is_found() {
         }
         obstacle.is_none()
     });
+    // From then on, programs with the system's library are observed from their first call on.
+    let mut has_tls = netns.script(
+        "import ssl\nkept = listen(*FAMILIES[0])\nprint('ready')\ninput()",
+        &[],
+    );
+    has_tls.expect("ready");
+    if scenarios.iter().any(|it| it.needs == "tls") {
+        tls::probed(&daemon, has_tls.pid(), "libssl");
+    }
+    has_tls.end();
     let directory = tempfile::tempdir().expect("a directory");
     let start = |scenario| Run::start(scenario, directory.path());
     let mut runs: Vec<_> = scenarios.into_iter().map(start).collect();
