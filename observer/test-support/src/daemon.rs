@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{Metrics, PATIENCE, http, left_out, scale, spawn};
+use crate::{Metrics, PATIENCE, http, left_out, patience, scale, spawn};
 
 /// The observer binary: `OBSERVER_BIN`, or the one that cargo has built for the tests.
 pub fn observer() -> PathBuf {
@@ -64,7 +64,7 @@ impl Deref for Shared {
 pub fn holds_in_time(mut condition: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !condition() {
-        if started.elapsed() >= PATIENCE {
+        if started.elapsed() >= patience() {
             return false;
         }
         thread::sleep(Duration::from_millis(50));
@@ -244,7 +244,7 @@ impl Daemon {
     /// Scrapes after each tick until `condition` holds, and returns that scrape; panics with the last
     /// one.
     pub fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
-        self.until_within(PATIENCE, what, condition)
+        self.until_within(patience(), what, condition)
     }
 
     pub fn until_within(

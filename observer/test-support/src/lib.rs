@@ -31,6 +31,16 @@ pub use spawn::spawn;
 /// slow; tests wait for the condition, never for this time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The same for what a walk over connections has to show. Its pause is up to 500 times its CPU time
+/// (`observer_core::walk::pause`), which is more than a minute in an emulated machine.
+pub fn patience() -> Duration {
+    if scale() < 1.0 {
+        4 * PATIENCE
+    } else {
+        PATIENCE
+    }
+}
+
 /// Scale of the load of tests, `OBSERVER_TEST_SCALE`. Below 1 in emulated machines, where everything takes twenty times as
 /// long.
 pub fn scale() -> f64 {
