@@ -126,8 +126,8 @@ if KIND in ("handshakes", "no-tls", "silent"):
                 use(c, 1)
 
     together(renew, [443] * 5)
-    # Some use of the pool before.
-    time.sleep(1)
+    # Longer than an observer needs for programs and libraries that are new to it.
+    time.sleep(5)
     say("start")
     if KIND == "silent":
         for _ in range(5):
