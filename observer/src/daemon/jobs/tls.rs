@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -76,8 +77,7 @@ pub fn look_at_start(tls: &kernel::Tls) {
             break;
         }
         if let Err(error) = files.meet(&path, &file) {
-            let error = format!("{error:#}");
-            debug!(path = %path.display(), error, "not probed");
+            not_probed(&path, &error);
         }
     }
     files.close();
@@ -85,6 +85,11 @@ pub fn look_at_start(tls: &kernel::Tls) {
         took = ?start.elapsed(),
         "probed the programs that run and the system's libraries; to observe TLS handshakes in others, restart observer"
     );
+}
+
+fn not_probed(path: &Path, error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    debug!(path = %path.display(), error, "not probed");
 }
 
 /// What is known of a process.
@@ -181,11 +186,7 @@ impl Tls {
             let met = mapped.iter().filter_map(|file| {
                 let path = file.path(&self.root, key.tgid);
                 let met = tls.files().meet(&path, file);
-                met.inspect_err(|error| {
-                    let error = format!("{error:#}");
-                    debug!(path = %path.display(), error, "not probed");
-                })
-                .ok()
+                met.inspect_err(|error| not_probed(&path, error)).ok()
             });
             met.collect::<Vec<_>>()
         };

@@ -231,9 +231,7 @@ impl Uprobes {
         let links = self.way.attach(self.quic.as_fd(), path, &points, false);
         links.map(Links::new)
     }
-}
 
-impl Uprobes {
     /// Name and descriptor of each program, for its statistics.
     pub fn programs(&self) -> impl Iterator<Item = (&'static str, RawFd)> {
         let Self {
