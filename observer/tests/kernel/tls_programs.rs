@@ -123,13 +123,12 @@ fn silent_server(netns: &Netns, answer: &str) -> (Program, String) {
     (program, port)
 }
 
-/// A client that says nothing but `question`, whose answer is one byte.
+/// A client that says nothing but `question`, and waits for `answer` if there is one.
 const SILENT_CLIENT: &str = "
-port, question = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
+port, question, answer = int(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3].encode()
 plain = connect(socket.AF_INET, ('127.0.0.1', port))
-if question:
-    plain.sendall(question)
-    assert plain.recv(1) == b'S'
+plain.sendall(question)
+assert plain.recv(len(answer)) == answer
 input()
 ";
 
@@ -144,6 +143,34 @@ fn vanish_meanwhile(daemon: &Daemon, comm: &str, role: &str, program: Program) {
     is_in_progress(1.0);
     program.kill();
     is_in_progress(0.0);
+}
+
+/// A client that `program` makes of a port, whose server is silent until it is killed.
+fn silence_of_server(
+    daemon: &Daemon,
+    netns: &Netns,
+    [comm, role]: [&str; 2],
+    arguments: impl FnOnce(&str) -> Vec<String>,
+) {
+    let (silent, port) = silent_server(netns, "");
+    let mut command = netns.command(comm);
+    command.args(arguments(&port));
+    // Some end with their standard input.
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut client = spawn(&mut command).expect("the client can be run");
+    vanish_meanwhile(daemon, comm, role, silent);
+    client.wait().expect("it is a child");
+}
+
+/// A server whose client falls silent, until that client is killed.
+fn silence_of_client(daemon: &Daemon, server: &Server<'_>, comm: &str, role: &str) {
+    let port = server.port.to_string();
+    // The head of a ClientHello: before the first bytes, these servers do not begin a handshake.
+    let client = server
+        .netns
+        .script(SILENT_CLIENT, &[&port, "1603010200", ""]);
+    vanish_meanwhile(daemon, comm, role, client);
 }
 
 /// Another authority than the one of [`Files::certificate`].
@@ -180,6 +207,18 @@ fn openssl_and_curl() {
     server.four_curls(&files);
     expect(&daemon, "openssl", "openssl", "server", [3, 1]);
     expect(&daemon, "curl", "openssl", "client", [3, 1]);
+    silence_of_client(&daemon, &server, "openssl", "server");
+    expect(&daemon, "openssl", "openssl", "server", [3, 2]);
+    silence_of_server(&daemon, &netns, ["curl", "client"], |port| {
+        vec!["--silent".to_owned(), format!("https://localhost:{port}")]
+    });
+    expect(&daemon, "curl", "openssl", "client", [3, 2]);
+    silence_of_server(&daemon, &netns, ["openssl", "client"], |port| {
+        ["s_client", "-connect", &format!("localhost:{port}")]
+            .map(str::to_owned)
+            .into()
+    });
+    expect(&daemon, "openssl", "openssl", "client", [0, 1]);
 }
 
 #[test]
@@ -234,6 +273,8 @@ fn nginx_with_workers() {
     }
     expect(&daemon, "openssl", "openssl", "client", [made, 0]);
     expect(&daemon, "nginx", "openssl", "server", [made + 3, 1]);
+    silence_of_client(&daemon, &server, "nginx", "server");
+    expect(&daemon, "nginx", "openssl", "server", [made + 3, 2]);
 }
 
 const NODE_SERVER: &str = "
@@ -272,6 +313,14 @@ fn node_server_and_client() {
     server.four_curls(&files);
     expect(&daemon, "node", "openssl", "client", [3, 0]);
     expect(&daemon, "node", "openssl", "server", [6, 1]);
+    silence_of_client(&daemon, &server, "node", "server");
+    expect(&daemon, "node", "openssl", "server", [6, 2]);
+    silence_of_server(&daemon, &netns, ["node", "client"], |port| {
+        let connect =
+            format!("require('tls').connect({port}, 'localhost').on('error', () => {{}})");
+        vec!["-e".to_owned(), connect]
+    });
+    expect(&daemon, "node", "openssl", "client", [3, 1]);
 }
 
 fn maps(pid: u32) -> String {
@@ -315,6 +364,12 @@ fn gnutls_server_and_client() {
     assert!(!client(&[]));
     expect(&daemon, "gnutls-cli", "gnutls", "unknown", [3, 1]);
     expect(&daemon, "gnutls-serv", "gnutls", "unknown", [3, 1]);
+    silence_of_client(&daemon, &server, "gnutls-serv", "unknown");
+    expect(&daemon, "gnutls-serv", "gnutls", "unknown", [3, 2]);
+    silence_of_server(&daemon, &netns, ["gnutls-cli", "unknown"], |port| {
+        ["--port", port, "localhost"].map(str::to_owned).into()
+    });
+    expect(&daemon, "gnutls-cli", "gnutls", "unknown", [3, 2]);
 }
 
 /// A server that has TLS towards its clients, and towards what it gets its pages from: by the path, `trusting` and
@@ -363,7 +418,7 @@ impl<'a> Proxy<'a> {
         assert!(!got.success());
         expect(daemon, comm, library, "client", [3, 2]);
         let port = server.port.to_string();
-        let client = self.netns.script(SILENT_CLIENT, &[&port, ""]);
+        let client = self.netns.script(SILENT_CLIENT, &[&port, "", ""]);
         vanish_meanwhile(daemon, comm, "server", client);
         expect(daemon, comm, library, "server", [5, 2]);
         expect(daemon, "openssl", "openssl", "server", [3, 1]);
@@ -621,7 +676,7 @@ fn postgres_and_a_wheel() {
     expect(&daemon, "postgres", "openssl", "server", [3, 1]);
     client.end();
     // SSLRequest.
-    let client = netns.script(SILENT_CLIENT, &["5432", "0000000804d2162f"]);
+    let client = netns.script(SILENT_CLIENT, &["5432", "0000000804d2162f", "S"]);
     vanish_meanwhile(&daemon, "postgres", "server", client);
     expect(&daemon, "postgres", "openssl", "server", [3, 2]);
     server.end(Signal::SIGQUIT);
