@@ -30,8 +30,8 @@ pub use args::RunArgs;
 pub use example::example;
 pub use file::{ConfigError, parse};
 pub use value::{
-    Bounded, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError, format_duration,
-    format_size, parse_duration, parse_size,
+    Bounded, CpuShare, Glob, Interval, LogFilter, LogFormat, RingBytes, ValueError,
+    format_duration, format_size, parse_duration, parse_size,
 };
 
 /// The Unix socket, unless another one is given.
@@ -237,6 +237,12 @@ settings! {
     /// Interval between two comparisons of socket counts with the kernel's own [default: 10s]
     #[arg(help_heading = "Intervals", value_name = "DURATION", env = "OBSERVER_RECONCILE_INTERVAL")]
     reconcile_interval: Interval => Duration = Duration::from_secs(10), live;
+
+    /// Share of one CPU that walks over connections may take; the more it is, the more often they
+    /// update ports in use, stalled and quiet connections. Ten times as much while ports run out
+    /// [default: 0.2%]
+    #[arg(help_heading = "Intervals", value_name = "PERCENT", env = "OBSERVER_WALK_CPU")]
+    walk_cpu: CpuShare => f64 = 0.002, live;
 
     /// Minimum wait of a connection that is counted as stalled, at least 1s [default: 10s]
     #[arg(help_heading = "Metrics", value_name = "DURATION", env = "OBSERVER_STALL_AFTER")]

@@ -44,6 +44,7 @@ fd-interval = "1m"
 fd-batch = 10
 resync-interval = "1m 30s"
 reconcile-interval = "20s"
+walk-cpu = "0.5%"
 stall-after = "1m"
 log-level = "debug"
 log-format = "json"
@@ -119,6 +120,7 @@ fn help_names_the_real_defaults() {
         fd_batch,
         resync_interval,
         reconcile_interval,
+        walk_cpu,
         stall_after,
         log_level,
         log_format,
@@ -160,6 +162,7 @@ fn help_names_the_real_defaults() {
         ("fd-batch", fd_batch.to_string()),
         ("resync-interval", format_duration(resync_interval)),
         ("reconcile-interval", format_duration(reconcile_interval)),
+        ("walk-cpu", format!("{}%", walk_cpu * 100.0)),
         ("stall-after", format_duration(stall_after)),
         ("log-level", log_level.to_string()),
         ("log-format", log_format.to_string()),
@@ -222,6 +225,7 @@ fn file_is_read_and_every_key_arrives() {
         fd_batch: 10,
         resync_interval: Duration::from_secs(90),
         reconcile_interval: Duration::from_secs(20),
+        walk_cpu: 0.005,
         stall_after: Duration::from_mins(1),
         log_level: "debug".parse().unwrap(),
         log_format: LogFormat::Json,
@@ -307,7 +311,7 @@ fn file_errors_have_line_column_key_and_hint() {
          `process-metrics`, `ring-bytes`, `max-connections`, `max-names`, `max-processes`, \
          `max-tracked-processes`, \
          `tick-interval`, `fd-interval`, `fd-batch`, `resync-interval`, `reconcile-interval`, \
-         `stall-after`, `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, `tls`, \
+         `walk-cpu`, `stall-after`, `log-level`, `log-format`, `log-events`, `hooks`, `syscall-tracepoints`, `tls`, \
          `self-test`, `bpf-stats`, `allow-private-namespaces`, `user`, `keep-capabilities`, \
          `thresholds`\n\
          hint: did you mean `log-level`?"
@@ -449,6 +453,7 @@ fn reload_adopts_what_may_change_and_names_the_rest() {
             "fd-batch",
             "resync-interval",
             "reconcile-interval",
+            "walk-cpu",
             "stall-after",
             "log-level",
             "log-events",

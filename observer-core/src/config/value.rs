@@ -280,6 +280,57 @@ impl<const MIN: u32, const MAX: u32> fmt::Display for Bounded<MIN, MAX> {
 
 by_text!([const MIN: u32, const MAX: u32] Bounded<MIN, MAX>, true, "a whole number");
 
+/// A share of one CPU: `0.2%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuShare {
+    percent: f64,
+}
+
+impl CpuShare {
+    /// Below this, a walk over a few thousand sockets would be followed by minutes of pause.
+    const MIN: f64 = 0.01;
+    const MAX: f64 = 50.0;
+
+    /// As a fraction of one.
+    #[must_use]
+    pub fn fraction(self) -> f64 {
+        self.percent / 100.0
+    }
+}
+
+impl From<CpuShare> for f64 {
+    fn from(share: CpuShare) -> Self {
+        share.fraction()
+    }
+}
+
+impl FromStr for CpuShare {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let number = text.trim().strip_suffix('%').map(str::trim_end);
+        let Some(Ok(percent)) = number.map(str::parse::<f64>) else {
+            return invalid("not a share of a CPU; write 0.2% or 1%");
+        };
+        if !(Self::MIN..=Self::MAX).contains(&percent) {
+            return invalid(format!(
+                "{percent}% is outside the range of {}% to {}%",
+                Self::MIN,
+                Self::MAX
+            ));
+        }
+        Ok(Self { percent })
+    }
+}
+
+impl fmt::Display for CpuShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.percent)
+    }
+}
+
+by_text!([] CpuShare, false, "a share of a CPU such as \"0.2%\"");
+
 /// A pattern in which `*` matches any text and `?` any one character. It has to match the whole name,
 /// and is case sensitive.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-/// A walk is followed by a pause of this many times its CPU time, so that walks take at most 1/800 of a
-/// CPU.
-const PAUSE: u32 = 800;
+/// Pauses are longer than needed by this factor, so that walks take 5/8 of their share of a CPU, unless that
+/// pause is longer than the longest.
+const SPARE: f64 = 1.6;
 
-/// The same if that pause is longer than the longest: at most 1/500 of a CPU.
-const LEAST_PAUSE: u32 = 500;
-
-/// The same while the ports of a destination run out: at most 1/50 of a CPU.
-const URGENT_PAUSE: u32 = 50;
+/// While the ports of a destination run out, walks may take this many times their share.
+const URGENT: f64 = 10.0;
 
 /// Fraction of a destination's ports from which on the next walk is urgent.
 const FULL: f64 = 0.25;
@@ -20,13 +17,14 @@ const GROWTH: f64 = 0.10;
 
 /// Pause after a walk that took `cost` of CPU time, found the `fullest` destination with this fraction of its
 /// ports blocked, and one with `growth` of that fraction per second. No longer than `longest`, unless there are
-/// so many sockets that walks would cost too much.
+/// so many sockets that walks would take more than `share` of a CPU.
 #[must_use]
-pub fn pause(cost: Duration, fullest: f64, growth: f64, longest: Duration) -> Duration {
-    let pause = (cost * PAUSE).min(longest.max(cost * LEAST_PAUSE));
+pub fn pause(cost: Duration, fullest: f64, growth: f64, longest: Duration, share: f64) -> Duration {
+    let least = cost.div_f64(share);
+    let pause = least.mul_f64(SPARE).min(longest.max(least));
     let urgent = fullest >= FULL || growth * pause.as_secs_f64() >= GROWTH;
     if urgent {
-        pause.min(cost * URGENT_PAUSE)
+        pause.min(least.div_f64(URGENT))
     } else {
         pause
     }
@@ -37,9 +35,10 @@ mod tests {
     use super::*;
 
     const LONGEST: Duration = Duration::from_secs(60);
+    const SHARE: f64 = 0.002;
 
     fn of_ms(cost: u64, fullest: f64, growth: f64) -> u128 {
-        pause(Duration::from_millis(cost), fullest, growth, LONGEST).as_millis()
+        pause(Duration::from_millis(cost), fullest, growth, LONGEST, SHARE).as_millis()
     }
 
     #[test]
@@ -55,5 +54,14 @@ mod tests {
         // The maximum interval, for any number of sockets.
         assert_eq!(of_ms(150, 0.0, 0.001), 75_000);
         assert_eq!(of_ms(150, 0.3, 0.0), 7_500);
+    }
+
+    #[test]
+    fn the_share_of_a_cpu_is_a_setting() {
+        let pause = |share| pause(Duration::from_millis(20), 0.0, 0.0, LONGEST, share);
+        assert_eq!(pause(0.01).as_millis(), 3_200);
+        assert_eq!(pause(0.1).as_millis(), 320);
+        // Longer than the longest, as each walk takes 20 ms of 200 seconds.
+        assert_eq!(pause(0.0001).as_secs(), 200);
     }
 }

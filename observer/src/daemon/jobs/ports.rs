@@ -27,6 +27,8 @@ pub struct Ports {
     stall_after: Duration,
     /// The longest pause, unless walks take longer than a small fraction of it.
     longest: Duration,
+    /// Share of one CPU that walks may take.
+    share: f64,
     pace: Paced,
     last_took: Duration,
     history: History,
@@ -39,6 +41,7 @@ impl Ports {
             top: 0,
             stall_after: Duration::ZERO,
             longest: Duration::ZERO,
+            share: 1.0,
             pace: Paced::new(),
             last_took: Duration::ZERO,
             history: History::default(),
@@ -77,6 +80,7 @@ impl Job for Ports {
         // The kernel programs look up peers from then on.
         self.stall_after = settings.stall_after.max(Duration::from_secs(1));
         self.longest = settings.resync_interval;
+        self.share = settings.walk_cpu;
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
@@ -102,7 +106,8 @@ impl Job for Ports {
         // The minimum of two, because accounting of CPU time is imprecise on a busy machine.
         let cost = took.min(self.last_took);
         self.last_took = took;
-        let pause = pause(cost, walk.fullest(), self.history.growth(), self.longest);
+        let (fullest, growth) = (walk.fullest(), self.history.growth());
+        let pause = pause(cost, fullest, growth, self.longest, self.share);
         self.pace.pause(pause);
         {
             let mut table = self.shared.discover();
