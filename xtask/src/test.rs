@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     process::{Command, ExitCode},
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
@@ -18,10 +18,7 @@ use crate::{
     shell,
     summary::Summary,
     tracefs,
-    vm::{
-        self,
-        build::{Binaries, What},
-    },
+    vm::{self, build::What},
 };
 
 /// Runs every check, the tests on the running kernel and on others included.
@@ -108,6 +105,19 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         (start.elapsed(), report)
     };
     thread::scope(|scope| -> Result<()> {
+        // In emulated machines without a network, whose events do not occur on this machine. They use the processor time
+        // that all else leaves.
+        let built = binaries.as_ref();
+        let others = guests.then(|| {
+            scope.spawn(move || {
+                // Even if nothing was built, so that the download is complete.
+                let suite = suite.join();
+                let suite = suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let (start, built) = (Instant::now(), built?);
+                let report = suite.transpose()?.and_then(|suite| suite.run(built));
+                Some((start.elapsed(), report))
+            })
+        });
         let trial = packages.then(|| scope.spawn(try_packages));
         summary.step(
             "lints",
@@ -125,43 +135,38 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         }
         summary.step("unit tests", &mut unit_tests);
         if let Some(trial) = trial {
-            let (took, report) = trial
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let (took, report) = joined(trial);
             summary.add("packages", took, report);
+        }
+        if let Some(reason) = no_packages {
+            summary.skip("packages", reason);
+        }
+        match built {
+            _ if *unit_only => summary.skip("kernel tests", "left out by --unit-only"),
+            None => summary.skip("kernel tests", "the tests do not build"),
+            Some(binaries) => {
+                tracefs::ensure();
+                // The time to detection depends on the other load of the machine.
+                let env: &[_] = if guests {
+                    &[("OBSERVER_TEST_BUSY", "1")]
+                } else {
+                    &[]
+                };
+                summary.task("attach types", || {
+                    native::attach_types(binaries, *write_attach_types)
+                });
+                summary.task("kernel tests", || native::run(binaries, filter, env));
+            }
+        }
+        match others.and_then(joined) {
+            Some((took, report)) => summary.add("other kernels", took, report),
+            None => summary.skip(
+                "other kernels",
+                no_guests.unwrap_or("the tests do not build"),
+            ),
         }
         Ok(())
     })?;
-    if let Some(reason) = no_packages {
-        summary.skip("packages", reason);
-    }
-    if *unit_only {
-        summary.skip("kernel tests", "left out by --unit-only");
-        summary.skip("other kernels", "left out by --unit-only");
-    } else if let Some(binaries) = binaries {
-        tracefs::ensure();
-        // The time to detection depends on the other load of the machine.
-        let env: &[_] = if guests {
-            &[("OBSERVER_TEST_BUSY", "1")]
-        } else {
-            &[]
-        };
-        summary.task("attach types", || {
-            native::attach_types(&binaries, *write_attach_types)
-        });
-        on_kernels(&mut summary, &binaries, filter, env, || {
-            let suite = suite.join();
-            suite.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        if let Some(reason) = no_guests {
-            summary.skip("other kernels", reason);
-        }
-    } else {
-        summary.skip("kernel tests", "the tests do not build");
-        summary.skip("other kernels", "the tests do not build");
-        // The download is then complete.
-        let _ = suite.join();
-    }
     if let Ok(toolchain) = facts.choose() {
         println!("\nkernel programs built by {toolchain}");
     }
@@ -174,31 +179,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Runs the tests on the running kernel and, in parallel, those on other kernels: these run in
-/// emulated machines without a network, whose events do not occur on this machine. They use the
-/// processor time that the native tests leave.
-fn on_kernels(
-    summary: &mut Summary,
-    binaries: &Binaries,
-    filter: &[OsString],
-    env: &[(&str, &str)],
-    suite: impl FnOnce() -> Result<Option<vm::Suite>> + Send,
-) {
-    thread::scope(|scope| {
-        let guests = scope.spawn(move || {
-            let start = Instant::now();
-            let suite = suite().transpose()?;
-            let report = suite.and_then(|suite| suite.run(binaries));
-            Some((start.elapsed(), report))
-        });
-        summary.task("kernel tests", || native::run(binaries, filter, env));
-        let guests = guests
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if let Some((took, report)) = guests {
-            summary.add("other kernels", took, report);
-        }
-    });
+/// What a thread returns.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    let result = thread.join();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Options of cargo.

@@ -3,6 +3,10 @@
 
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
+for_each_kind_of_hook! {
+    full_accept_queue_with_defer_accept_overflows: "listen_overflow";
+}
+
 const BACKLOG: &str = "socket_listen_backlog";
 const BACKLOG_MAX: &str = "socket_listen_backlog_max";
 const OVERFLOWS: &str = "socket_listen_overflows_total";
@@ -303,4 +307,72 @@ fn overflows_belong_to_the_listener_with_the_full_queue() {
     for program in [clients, strays, full, quiet] {
         program.finish();
     }
+}
+
+/// Connections of a listener with TCP_DEFER_ACCEPT are requests until data arrives, which ends
+/// the handshake. By then, others have taken the places in the accept queue.
+const DEFERRED: &str = r"
+BACKLOG = 5
+listeners = []
+def clients(family, target):
+    made = [connect(family, target) for _ in range(BACKLOG)]
+    for client in made:
+        client.send(b'x')
+    return made
+for family, address, target in [
+    (socket.AF_INET, '127.0.0.1', '127.0.0.1'),
+    (socket.AF_INET6, '::1', '::1'),
+    (socket.AF_INET6, '::', '::ffff:127.0.0.1'),
+]:
+    listener = socket.socket(family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    listener.bind((address, 0))
+    listener.listen(BACKLOG)
+    listeners.append((listener, family, (target, listener.getsockname()[1])))
+print('listening')
+input()
+for _, family, target in listeners:
+    # The first fill the queue but for one place, of the others all but one overflow it.
+    made = clients(family, target) + clients(family, target)
+    time.sleep(0.5)
+    # They try no more.
+    for client in made:
+        reset(client)
+print('done')
+input()
+";
+
+fn full_accept_queue_with_defer_accept_overflows(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(DEFERRED, &[]);
+    program.expect("listening");
+    // Overflows are inferred from changes since a first reading.
+    let comm = program.comm();
+    let unattributed = |metrics: &Metrics| metrics.by("<unattributed>", OVERFLOWS, &[]);
+    let earlier = unattributed(&daemon.until("the listeners", |metrics| {
+        let name = [("comm", comm.as_str())];
+        metrics.select("socket_listen_backlog", &name).count() == 3
+    }));
+    program.go();
+    program.expect("done");
+    let kernel = netns.netstat();
+    let overflows = kernel["ListenOverflows"] as f64;
+    // Four for each address, and the data is sent again meanwhile.
+    assert!(overflows >= 12.0, "{kernel:?}");
+    // They are of no network namespace.
+    let open = |metrics: &Metrics| unattributed(metrics) - earlier;
+    let metrics = daemon.until("the overflows", |metrics| {
+        metrics.of(program.pid(), OVERFLOWS, &[]) + open(metrics) == overflows
+    });
+    assert_eq!(
+        metrics.by(&comm, OVERFLOWS, &[]) + open(&metrics),
+        overflows
+    );
+    if metrics.by_function("listen_overflow") {
+        assert_eq!(open(&metrics), 0.0, "{}", metrics.shown());
+    } else {
+        println!("{} overflows may be of any of the three", open(&metrics));
+    }
+    metrics.assert_complete();
+    program.end();
 }

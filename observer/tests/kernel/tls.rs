@@ -49,7 +49,7 @@ pub fn observing() -> Option<Daemon> {
 
 fn observing_with(args: &[&str]) -> Option<Daemon> {
     // Files are found after capabilities were dropped.
-    let daemon = Daemon::start(&[&["--user", "nobody"], args].concat());
+    let daemon = Daemon::start(&[&["--user=nobody", "--tls=auto"], args].concat());
     let later = [("signal", "tls"), ("attach_type", "uprobe_multi")];
     let observes = daemon.scrape().has("observer_hook_attached", &later);
     observes.then_some(daemon)

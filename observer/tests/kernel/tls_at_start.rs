@@ -25,7 +25,7 @@ fn handshakes_in_files_that_are_mapped_at_the_start_are_counted() {
         program
     };
     let mut mapping = start(Some(&copy));
-    let daemon = Daemon::start(&["--hooks", "kprobe", "--user", "nobody"]);
+    let daemon = Daemon::start(&["--hooks=kprobe", "--user=nobody", "--tls=auto"]);
     let metrics = daemon.scrape();
     if !metrics.observes("tls") {
         skip!("this kernel has no attach cookies")

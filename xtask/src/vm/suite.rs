@@ -30,8 +30,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("accept", On::Ends),
     ("binds", On::Ends),
     ("connection_errors", On::Ends),
-    // Each kind of hook on functions.
-    ("functions", On::Each),
+    // Each kind of hook on functions: those of 6.1 are the same.
+    ("functions", On::Ends),
     // MPTCP sockets take fewer options on 6.1.
     ("failed_options", On::Each),
     ("gave_up", On::Ends),
