@@ -97,9 +97,17 @@ pub struct CpuStats {
     pub reserved: u32,
     /// Address of its socket.
     pub last_sk: u64,
+    /// Zero: CPUs would otherwise share cache lines.
+    pub padding: [u64; CPU_STATS_PADDING],
 }
 
-crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88, [
+/// Of 64 bytes, the cache lines of x86-64 and of most of arm64.
+const CPU_STATS_PADDING: usize = {
+    let used = size_of::<Outcomes>() * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88;
+    (used.next_multiple_of(64) - used) / 8
+};
+
+crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECORD_KINDS + 88 + 8 * CPU_STATS_PADDING, [
     outcomes: [Outcomes; SIGNALS],
     map_full: [u64; FULL_MAPS],
     connections_added: u64,
@@ -119,4 +127,5 @@ crate::assert_layout!(CpuStats, 32 * SIGNALS + 8 * FULL_MAPS + 16 * crate::RECOR
     connections_full: u32,
     reserved: u32,
     last_sk: u64,
+    padding: [u64; CPU_STATS_PADDING],
 ]);

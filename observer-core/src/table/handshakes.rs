@@ -53,6 +53,12 @@ impl Table {
         abandoned
     }
 
+    /// Forgets the handshakes in progress, because they could not be read.
+    pub fn forget_handshakes(&mut self) {
+        self.handshakes.by_name.clear();
+        self.handshakes.of_processes = Arc::default();
+    }
+
     /// Takes in how many files are probed, by library and by how the functions were found.
     pub fn update_tls_files(&mut self, files: Vec<(&'static str, &'static str, u64)>) {
         self.handshakes.files = files;

@@ -35,6 +35,7 @@ use observer_core::{
     names::ResetReasons,
     table::{Table, TableConfig},
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -135,7 +136,7 @@ fn log_signals(verdicts: &[Verdict]) {
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // SIGHUP may arrive during the start, if the file is changed just after the service is started.
     let early_hangup = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&early_hangup))
+    signal_hook::flag::register(SIGHUP, Arc::clone(&early_hangup))
         .context("cannot handle SIGHUP")?;
     let settings = args.settings()?;
     let log = logging::init(settings.log_format, &settings.log_level)?;
@@ -454,6 +455,7 @@ async fn serve(
         };
         notifier.stopping();
         stop.send_replace(true);
+        end_at_next_signal();
         result
     };
     let mut closing = stopped;
@@ -470,6 +472,19 @@ fn ended_early(what: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow:
     match ended {
         Ok(()) => anyhow::anyhow!("{what} ended"),
         Err(error) => anyhow::Error::from(error).context(format!("{what} failed")),
+    }
+}
+
+/// Has the next SIGTERM or SIGINT end the process at once, with the status of a process that the signal has ended: what
+/// is attached goes with its descriptors.
+fn end_at_next_signal() {
+    for signal in [SIGTERM, SIGINT] {
+        let always = Arc::new(AtomicBool::new(true));
+        let registered =
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, always);
+        if let Err(error) = registered {
+            warn!(%error, "a second signal will not end the process at once");
+        }
     }
 }
 

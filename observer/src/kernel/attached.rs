@@ -32,8 +32,7 @@ use tracing::debug;
 use super::{
     facts::sysctls::SysctlFields,
     hooks::{
-        listen::max_listeners, reset::LOST_WHEN_SKIPPED, state::BACKUP_PROGRAMS,
-        udp::max_udp_sockets,
+        listen::max_listeners, reset, state::BACKUP_PROGRAMS, time_wait, udp::max_udp_sockets,
     },
     loader::{Loaded, backup},
     maps::{
@@ -442,7 +441,9 @@ impl KernelControl for Attached {
 /// backup. `missed` has the skipped runs of each program.
 fn count_skipped(stats: &mut CpuStats, missed: &[(&'static str, u64)]) {
     for (program, runs) in missed {
-        let signal = LOST_WHEN_SKIPPED.iter().find(|(name, _)| name == program);
+        let lost = [&reset::LOST_WHEN_SKIPPED[..], &time_wait::LOST_WHEN_SKIPPED];
+        let mut lost = lost.into_iter().flatten();
+        let signal = lost.find(|(name, _)| name == program);
         if let Some((_, signal)) = signal {
             let outcomes = &mut stats.outcomes[*signal as usize];
             outcomes.seen += runs;
@@ -453,7 +454,7 @@ fn count_skipped(stats: &mut CpuStats, missed: &[(&'static str, u64)]) {
 
 #[cfg(test)]
 mod tests {
-    use observer_common::{Pod as _, SIGNAL_RESET_SENT, SIGNAL_STATE};
+    use observer_common::{Pod as _, SIGNAL_RESET_SENT, SIGNAL_STATE, SIGNAL_TIME_WAIT};
 
     use super::*;
 
@@ -464,6 +465,7 @@ mod tests {
             ("reset_sent_tp_btf", 3),
             ("state_tp_btf", 5),
             ("bind_fexit", 7),
+            ("time_wait_begin_fexit", 2),
         ];
         count_skipped(&mut stats, &missed);
         let of = |signal: u32| {
@@ -472,5 +474,6 @@ mod tests {
         };
         assert_eq!(of(SIGNAL_RESET_SENT), (3, 3, 0));
         assert_eq!(of(SIGNAL_STATE), (0, 0, 0));
+        assert_eq!(of(SIGNAL_TIME_WAIT), (2, 2, 0));
     }
 }

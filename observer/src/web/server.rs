@@ -77,7 +77,7 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// After this time, a connection is shut down gracefully.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Time for a graceful shutdown of a connection, and of all when the daemon stops.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of connections.
 const CONNECTIONS: usize = 128;
 // So a new connection can always replace one.

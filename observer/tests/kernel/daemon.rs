@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write as _,
+    net::TcpStream,
     os::unix::process::ExitStatusExt as _,
     time::{Duration, Instant},
 };
@@ -162,6 +164,31 @@ fn killed_or_stopped_daemon_leaves_no_program_loaded() {
     let daemon = Daemon::start(&[]);
     daemon.signal("INT");
     assert_eq!(daemon.wait_for_end().code(), Some(0));
+}
+
+/// A client that does not read holds up the end, but only once.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_second_signal_ends_it_at_once() {
+    let daemon = Daemon::start(&[]);
+    let programs = programs_of(daemon.pid());
+    let mut client = TcpStream::connect(daemon.address).expect("it listens");
+    let question = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
+    client.write_all(question.as_bytes()).expect("it reads");
+    let of_daemon = format!("sport = :{}", daemon.address.port());
+    daemon.wait("more than fits is to be sent", |_| {
+        let sockets = observer_test_support::run("ss", &["-Htn", &of_daemon]);
+        let unsent = |line: &str| line.split_whitespace().nth(2)?.parse::<u32>().ok();
+        sockets.lines().filter_map(unsent).any(|it| it > 100_000)
+    });
+    daemon.signal("TERM");
+    daemon.wait("it is stopping", |daemon| {
+        daemon.log().contains("SIGTERM: stopping")
+    });
+    daemon.signal("INT");
+    assert_eq!(daemon.wait_for_end().code(), Some(128 + libc::SIGINT));
+    wait_until_unloaded(&programs);
+    drop(client);
 }
 
 /// SIGHUP while the hooks are being attached, as from a service manager that assumes the daemon to

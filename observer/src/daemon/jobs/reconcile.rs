@@ -64,15 +64,11 @@ impl Job for Reconcile {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        // Even if the comparison fails, because otherwise the map of timewait sockets fills.
-        self.shared.live.find_ended_time_waits()?;
-        let counts = match KernelCounts::read() {
-            Ok(counts) => counts,
-            Err(error) => {
-                self.drift.withdraw();
-                return Err(error.context("cannot compare with the kernel's counts"));
-            }
-        };
+        // First, because otherwise the map of timewait sockets fills if the comparison fails.
+        let ended = self.shared.live.find_ended_time_waits();
+        let counts = ended
+            .and_then(|_| KernelCounts::read().context("cannot compare with the kernel's counts"));
+        let counts = counts.inspect_err(|_| self.drift.withdraw())?;
         self.compare_sockets(&counts);
         self.compare_time_wait(&counts);
         Ok(())

@@ -17,6 +17,7 @@ use observer_core::{
         ProcRoot,
         mapped::{MappedFile, mapped_files, system_libraries},
     },
+    sync::write,
 };
 use tracing::{debug, info, warn};
 
@@ -251,6 +252,8 @@ impl Job for Tls {
         if let Some(tls) = live.tls() {
             self.look(tls);
         }
-        read(&self.shared, &live, self.slow_after)
+        // Otherwise the last reading would stay, although it is outdated.
+        let forget = |_: &anyhow::Error| write(&self.shared.table).forget_handshakes();
+        read(&self.shared, &live, self.slow_after).inspect_err(forget)
     }
 }

@@ -58,9 +58,7 @@ fn every_signal_that_is_counted_has_a_chain() {
 /// memory, with which any user could occupy all instances.
 #[test]
 fn kretprobes_are_on_functions_that_do_not_wait() {
-    const DO_NOT_WAIT: [&str; 3] = [
-        // Allocates with GFP_ATOMIC, in softirq or with softirqs disabled.
-        "inet_twsk_alloc",
+    const DO_NOT_WAIT: [&str; 2] = [
         // Searches under spinlocks. Between these it may be preempted (`cond_resched`).
         "__inet_hash_connect",
         "inet_csk_get_port",

@@ -20,6 +20,13 @@ const COUNTS_PER_SLOT: u32 = 16;
 /// Network namespaces whose sockets in TIME_WAIT are counted.
 const NETNS: u32 = 4096;
 
+const END: &str = "time_wait_end_fentry";
+const BEGIN: &str = "time_wait_begin_fexit";
+
+/// Programs of which each run is one event, and their signals.
+pub const LOST_WHEN_SKIPPED: [(&str, u32); 2] =
+    [(END, SIGNAL_TIME_WAIT_END), (BEGIN, SIGNAL_TIME_WAIT)];
+
 /// Without function hooks, timewait sockets are looked up in the kernel's table of connections.
 const TABLE_OF_CONNECTIONS: Requirement = Requirement {
     is_met: |facts| {
@@ -43,18 +50,8 @@ const CHAIN: FallbackChain = chain(
     &[
         variant(
             &[
-                function(
-                    "time_wait_end_fentry",
-                    AttachType::Fentry,
-                    "tcp_twsk_destructor",
-                    &[SOCK],
-                ),
-                function(
-                    "time_wait_begin_fexit",
-                    AttachType::Fexit,
-                    "inet_twsk_alloc",
-                    ALLOC_ARGS,
-                ),
+                function(END, AttachType::Fentry, "tcp_twsk_destructor", &[SOCK]),
+                function(BEGIN, AttachType::Fexit, "inet_twsk_alloc", ALLOC_ARGS),
             ],
             &[
                 SIGNAL_TIME_WAIT,
