@@ -82,6 +82,8 @@ pub trait KernelControl: KernelSource {
     /// Removes and returns counters of failed setsockopt calls. Called when their slot is folded;
     /// otherwise entries of old generations would fill the map.
     fn take_sockopt_failures(&self, keys: &[SockoptKey]) -> Vec<(SockoptKey, u64)>;
+    /// Has the process of slot `index` get another slot at its next event.
+    fn retire_slot(&self, index: u32);
     /// Frees slot `index` for another process: to be called once its counts have been
     /// folded, its process has exited and `sockets` has been zero for a while.
     fn free_slot(&self, index: u32);

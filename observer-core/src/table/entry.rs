@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{contract::KernelSource, process::Unit};
 
-/// Since when a process has been ended and without sockets.
+/// Since when a process has been without sockets; an ended one for how many ticks.
 #[derive(Debug)]
 pub(super) struct WithoutSockets {
     pub since: Instant,

@@ -23,6 +23,7 @@ pub struct FakeKernel {
     pub time_waits: Mutex<BTreeMap<u32, TimeWaitCount>>,
     /// Those that were given back.
     pub freed_time_waits: Mutex<Vec<u32>>,
+    pub retired: Mutex<Vec<u32>>,
     /// Signals that no hook observes.
     pub blind: HashSet<u32>,
     verdicts: Vec<Verdict>,
@@ -35,6 +36,7 @@ impl FakeKernel {
             failures: Mutex::default(),
             time_waits: Mutex::default(),
             freed_time_waits: Mutex::default(),
+            retired: Mutex::default(),
             blind: HashSet::new(),
             verdicts: vec![
                 Verdict {
@@ -201,6 +203,10 @@ impl KernelControl for FakeKernel {
         let mut failures = self.failures.lock().unwrap();
         let taken = keys.iter().filter_map(|key| failures.remove_entry(key));
         taken.collect()
+    }
+
+    fn retire_slot(&self, index: u32) {
+        self.retired.lock().unwrap().push(index);
     }
 
     fn free_slot(&self, index: u32) {

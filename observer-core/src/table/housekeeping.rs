@@ -1,18 +1,20 @@
 //! Finds new processes and processes that have ended, and adds the counts of ended ones to their name.
 
 use std::{
+    cmp::Reverse,
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use observer_common::{ProcessKey, SLOT_FIRST, SLOT_OVERFLOW, SLOT_UNATTRIBUTED};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     entry::{Entry, WithoutSockets},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
-    names::{Kinds, OTHER_ID, UNATTRIBUTED_ID},
+    names::{Kinds, NameId, OTHER_ID, UNATTRIBUTED_ID},
     priority::Priority,
     store::Table,
     tally::Tally,
@@ -23,6 +25,8 @@ use crate::contract::{KernelControl, KernelSource};
 /// An ended process without sockets is folded at the second tick that finds it so at the earliest: a
 /// kernel program that looked up its slot just before has finished by then.
 const TICKS_WITHOUT_SOCKETS: u32 = 2;
+/// A running process has been without sockets for this long before it is retired.
+const IDLE: Duration = Duration::from_secs(10);
 
 impl Table {
     /// Housekeeping, to be called once a second: adds new processes, reads failed setsockopt calls, finds
@@ -39,11 +43,15 @@ impl Table {
         }
         // Short processes that make connections would use up all slots within the grace period.
         let used = self.entries.iter().flatten().count();
-        let grace = if 4 * used >= 3 * self.config.slots {
+        let run_low = 4 * used >= 3 * self.config.slots;
+        let grace = if run_low {
             Duration::ZERO
         } else {
             self.config.grace
         };
+        if run_low {
+            self.retire_idle(now, source);
+        }
         for index in SLOT_FIRST..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
@@ -77,6 +85,55 @@ impl Table {
         }
         self.settle_names(source);
         self.choose_shown(now, source, facts);
+    }
+
+    /// Retires running processes that have been without sockets for longest, until three quarters of the slots are left
+    /// to others: their counts go to their name as if they had ended, and they get another slot at their next event.
+    /// Those of the name with the most processes come first, so that one program cannot keep others from being tracked.
+    fn retire_idle(&mut self, now: Instant, source: &dyn KernelControl) {
+        let running = self.entries.iter().flatten().filter(|it| it.alive);
+        let mut of_names: HashMap<NameId, usize> = HashMap::new();
+        for entry in running {
+            *of_names.entry(entry.name).or_default() += 1;
+        }
+        let running: usize = of_names.values().sum();
+        let excess = running.saturating_sub(3 * self.config.slots / 4);
+        let mut idle = Vec::new();
+        for index in SLOT_FIRST..self.entries.len() as u32 {
+            let Some(entry) = self.entries[index as usize].as_mut().filter(|it| it.alive) else {
+                continue;
+            };
+            source.read_slot_identity(index, &mut self.scratch);
+            if self.scratch.sockets > 0 {
+                entry.without_sockets = None;
+                continue;
+            }
+            let without_sockets = entry.without_sockets.get_or_insert(WithoutSockets {
+                since: now,
+                ticks: 0,
+            });
+            let since = without_sockets.since;
+            if now.saturating_duration_since(since) >= IDLE {
+                idle.push((Reverse(of_names[&entry.name]), since, index));
+            }
+        }
+        idle.sort_unstable();
+        for (_, _, index) in idle.into_iter().take(excess) {
+            source.read_slot(index, &mut self.scratch);
+            let Some(entry) = &mut self.entries[index as usize] else {
+                continue;
+            };
+            if self.scratch.sockets > 0 || self.scratch.tls_handshakes > 0 {
+                continue;
+            }
+            debug!(
+                pid = entry.key.tgid,
+                "slots run low: retired without sockets"
+            );
+            source.retire_slot(index);
+            entry.alive = false;
+            entry.without_sockets = None;
+        }
     }
 
     /// Adds the processes that got a slot since the last call. To be called before samples that were

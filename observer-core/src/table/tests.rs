@@ -179,6 +179,44 @@ fn there_is_no_grace_period_when_slots_run_low() {
 }
 
 #[test]
+fn idle_processes_of_the_largest_name_are_retired_when_slots_run_low() {
+    let mut bench = Bench::new(20);
+    bench.table.config.slots = 8;
+    let spawn = |bench: &Bench, pid, comm: &[u8]| {
+        let slot = bench.kernel.spawn(pid, 1, comm).unwrap();
+        bench.kernel.change(slot, accept);
+        slot
+    };
+    let web = spawn(&bench, 1, b"web");
+    bench.ticks(1);
+    let many: Vec<_> = (2..9).map(|pid| spawn(&bench, pid, b"many")).collect();
+    // One has a socket.
+    bench.kernel.change(many[0], |slot| slot.sockets = 1);
+    bench.ticks(10);
+    assert!(bench.kernel.retired.lock().unwrap().is_empty());
+    bench.ticks(1);
+    // Six of eight may stay.
+    assert_eq!(*bench.kernel.retired.lock().unwrap(), many[1..3]);
+    bench.ticks(2);
+    assert_eq!(bench.kernel.retired.lock().unwrap().len(), 2);
+    let generations = |slots: &[u32]| -> Vec<u32> {
+        let of = |slot: &u32| bench.kernel.slot(*slot).generation;
+        slots.iter().map(of).collect()
+    };
+    assert_eq!(generations(&many[..4]), [0, 1, 1, 0]);
+    assert_eq!(generations(&[web]), [0]);
+    let series = bench.series();
+    assert_eq!(series["many/"].accepts, 7);
+    assert!(!series.contains_key("3:many/"));
+    // It is back.
+    bench.kernel.spawn(3, 1, b"many").unwrap();
+    bench.ticks(1);
+    let series = bench.series();
+    assert_eq!(series["3:many/"].accepts, 0);
+    assert_eq!(series["many/"].accepts, 7);
+}
+
+#[test]
 fn names_past_the_bound_count_for_other_until_one_makes_room() {
     let mut bench = Bench::new(10);
     bench.table = Table::new(TableConfig {

@@ -432,6 +432,10 @@ impl KernelControl for Attached {
         self.sockopt.take(keys)
     }
 
+    fn retire_slot(&self, index: u32) {
+        self.slots.retire(index);
+    }
+
     fn free_slot(&self, index: u32) {
         self.time_waits.outlives(self.slots.free(index));
     }

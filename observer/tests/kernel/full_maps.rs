@@ -616,6 +616,83 @@ fn processes_beyond_the_limits_are_counted_by_name_or_as_other() {
     program.end();
 }
 
+/// More processes than slots, each of which makes a connection, closes it and stays.
+const IDLE: &str = r"
+import signal
+count = int(sys.argv[1])
+listener = listen(*FAMILIES[0])
+target = listener.getsockname()
+children = []
+for _ in range(count):
+    child = os.fork()
+    if child == 0:
+        listener.close()
+        name(COMM + 'i')
+        client = connect(socket.AF_INET, target)
+        assert client.recv(1) == b''
+        client.close()
+        signal.pause()
+    listener.accept()[0].close()
+    children.append(child)
+print('made')
+input()
+for child in children:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+print('gone')
+";
+
+/// Makes a connection at each line.
+const NEWCOMER: &str = r"
+listener = listen(*FAMILIES[0])
+print('ready')
+for _ in sys.stdin:
+    client = connect(socket.AF_INET, listener.getsockname())
+    client.close()
+    listener.accept()[0].close()
+    print('made')
+";
+
+/// A user who keeps many processes takes the slots of others for some seconds only.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn idle_processes_give_their_slots_to_others() {
+    let netns = Netns::new();
+    let daemon = Daemon::start(&["--max-tracked-processes", "64"]);
+    let before = daemon.scrape();
+    let mut hoard = netns.script(IDLE, &["100"]);
+    patient(&mut hoard, "made");
+    let idle = hoard.comm_of_child('i');
+    let mut newcomer = netns.script(NEWCOMER, &[]);
+    newcomer.expect("ready");
+    let comm = newcomer.comm();
+    let ok = [("result", "ok")];
+    let connects = |metrics: &Metrics, comm: &str| metrics.by(comm, "socket_connects_total", &ok);
+    let mut made = 0.0;
+    daemon.wait("the newcomer counts for itself", |daemon| {
+        newcomer.go();
+        newcomer.expect("made");
+        made += 1.0;
+        std::thread::sleep(Duration::from_millis(200));
+        connects(&daemon.scrape(), &comm) > 0.0
+    });
+    let metrics = daemon.scrape();
+    let other = connects(&metrics, "<other>") - connects(&before, "<other>");
+    let of_idle = connects(&metrics, &idle);
+    assert!(of_idle >= 16.0, "{of_idle}");
+    let all = of_idle + connects(&metrics, &comm) + other;
+    assert!(all >= 100.0 + made, "{of_idle}, {other} of {made}");
+    metrics.assert_complete();
+    // Those that were retired are not counted again when they end.
+    hoard.go();
+    patient(&mut hoard, "gone");
+    let end = never_down_until(&daemon, &metrics, |metrics| {
+        metrics.sum("observer_map_entries", &[("map", "processes")]) < 48.0
+    });
+    assert_eq!(connects(&end, &idle), of_idle);
+    newcomer.finish();
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn short_lived_processes_are_counted_by_name() {

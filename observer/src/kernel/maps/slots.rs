@@ -129,17 +129,28 @@ impl Slots {
         word.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
     }
 
+    /// Removes the process of slot `index` from the map of processes, so that it gets another slot at its next event.
+    pub fn retire(&self, index: u32) {
+        let mut slot = Slot::zeroed();
+        self.read_identity(index, &mut slot);
+        let mut processes = lock(&self.processes);
+        // A retired process may have another slot by now.
+        if processes.get(&slot.key, 0).ok() == Some(index) {
+            lossy::note(
+                lossy::removed(processes.remove(&slot.key)),
+                PROCESSES,
+                "an entry for a process that exited stays in the map",
+            );
+        }
+    }
+
     /// Frees slot `index` for another process. Returns [`Slot::time_wait_count`] of the process that
     /// had it.
     pub fn free(&self, index: u32) -> u32 {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
         // First remove the key, so that no program finds the slot; then clear it; then return it to the queue.
-        lossy::note(
-            lossy::removed(lock(&self.processes).remove(&slot.key)),
-            PROCESSES,
-            "an entry for a process that exited stays in the map",
-        );
+        self.retire(index);
         self.slots.clear(index);
         let generation = offset_of!(Slot, generation);
         self.slots.word(index, generation).store(
