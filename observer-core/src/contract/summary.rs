@@ -14,7 +14,7 @@ pub struct Summary<'a> {
     /// Whether the counts are inferred, according to the remarks of their hooks.
     pub inferred: bool,
     /// The most preferred program that is not attached; of a signal that is not observed, the least
-    /// preferred one, which would be enough.
+    /// preferred one, which would be enough, of those that this kernel supports, if any.
     pub unavailable: Option<&'a Verdict>,
 }
 
@@ -75,8 +75,14 @@ pub fn summaries(verdicts: &[Verdict]) -> Vec<Summary<'_>> {
         }
     }
     for summary in summaries.iter_mut().filter(|it| it.hooks.is_empty()) {
-        let is_obstacle = |it: &&Verdict| it.signal == summary.signal && it.status.is_obstacle();
-        summary.unavailable = verdicts.iter().rfind(is_obstacle);
+        let of_signal = verdicts
+            .iter()
+            .rev()
+            .filter(|it| it.signal == summary.signal);
+        let mut obstacles = of_signal.filter(|it| it.status.is_obstacle()).peekable();
+        let least = obstacles.peek().copied();
+        let supported = obstacles.find(|it| it.status != Status::Unsupported);
+        summary.unavailable = supported.or(least);
     }
     summaries
 }
@@ -107,10 +113,12 @@ mod tests {
             verdict("ports", "d", Status::Attached, ""),
             verdict("accept", "e", Status::Broken, "it did not run"),
             verdict("accept", "f", Status::Incomplete, "needs e"),
-            verdict("accept", "g", Status::Unsupported, "no tracefs"),
+            verdict("accept", "g", Status::Unsupported, "no such event"),
+            verdict("tls", "h", Status::Unsupported, "no such link"),
+            verdict("tls", "i", Status::Unsupported, "no cookies"),
         ];
-        let [time_wait, ports, accept] = &summaries(&verdicts)[..] else {
-            panic!("three signals");
+        let [time_wait, ports, accept, tls] = &summaries(&verdicts)[..] else {
+            panic!("four signals");
         };
         assert_eq!(time_wait.hooks, [(AttachType::TpBtf, "c")]);
         assert_eq!(time_wait.remarks, ["inferred from c"]);
@@ -119,6 +127,7 @@ mod tests {
         assert_eq!(ports.hooks_text(), "tp_btf d");
         assert_eq!(ports.unavailable, None);
         assert!(accept.hooks.is_empty());
-        assert_eq!(accept.unavailable, Some(&verdicts[7]));
+        assert_eq!(accept.unavailable, Some(&verdicts[5]));
+        assert_eq!(tls.unavailable, Some(&verdicts[9]));
     }
 }

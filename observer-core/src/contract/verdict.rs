@@ -52,7 +52,9 @@ pub enum Status {
     Attached,
     /// The running kernel does not have the hook, or lacks something it needs.
     Unsupported,
-    /// The kernel has the hook and refused the program.
+    /// A setting forbids it.
+    Disabled,
+    /// The kernel has the hook and refused the program, or tracefs, which describes the hook, cannot be read.
     Refused,
     /// It was attached, but the self-test's connections did not run it.
     Broken,
@@ -63,10 +65,27 @@ pub enum Status {
 }
 
 impl Status {
+    /// The label value, and the word in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Unsupported => "unsupported",
+            Self::Disabled => "disabled",
+            Self::Refused => "refused",
+            Self::Broken => "broken",
+            Self::Incomplete => "incomplete",
+            Self::NotNeeded => "not needed",
+        }
+    }
+
     /// Whether something is in the way of the program itself.
     #[must_use]
     pub const fn is_obstacle(self) -> bool {
-        matches!(self, Self::Unsupported | Self::Refused | Self::Broken)
+        matches!(
+            self,
+            Self::Unsupported | Self::Disabled | Self::Refused | Self::Broken
+        )
     }
 }
 

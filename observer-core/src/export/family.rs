@@ -208,12 +208,16 @@ metrics! {
         "abs(observer_events_seen_total - on (signal) sum by (signal) (observer_events_total)) > 100";
     HookAttached: "observer_hook_attached", Gauge, Observer, "0 or 1", ["signal", "attach_type", "hook"],
         "",
-        "1 if the hook is attached, 0 if not: unsupported, refused, or not needed because another hook of the signal is attached. `observer check` shows the reason.",
+        "1 if the hook is attached, 0 if not: unsupported, disabled, refused, or not needed because another hook of the signal is attached. `observer check` shows the reason.",
         "observer_hook_attached == 1";
     SignalInfo: "observer_signal_info", Gauge, Observer, "1", ["signal", "method"],
         "",
         "Always 1 for a signal that is observed; the method is exact or inferred. A signal without this series has no metrics.",
         "absent(observer_signal_info{signal=\"state\"})";
+    SignalMissing: "observer_signal_missing", Gauge, Observer, "1", ["signal", "reason"],
+        "",
+        "Always 1 for a signal without an attached hook; the reason is disabled (by a setting), unsupported (by the running kernel), refused (permissions, tracefs or the verifier) or broken (the self-test failed).",
+        "observer_signal_missing{reason=~\"refused|broken\"}";
     MapEntries: "observer_map_entries", Gauge, Observer, "entries", ["map"],
         "",
         "Current number of entries of a BPF map.",

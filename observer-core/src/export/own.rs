@@ -9,7 +9,7 @@ use super::{
     sink::{Extra, Number, Sink, seconds},
 };
 use crate::{
-    contract::{KernelSource, Status},
+    contract::{KernelSource, Status, summaries},
     process::own::OwnProcess,
     table::ProcessCounts,
 };
@@ -89,6 +89,15 @@ impl Own<'_> {
                 ("hook", hook),
             ];
             self.put(Family::HookAttached, &extra, u64::from(attached));
+        }
+        for summary in summaries(source.verdicts()) {
+            if let (true, Some(obstacle)) = (summary.hooks.is_empty(), summary.unavailable) {
+                let extra = [
+                    ("signal", summary.signal),
+                    ("reason", obstacle.status.name()),
+                ];
+                self.put(Family::SignalMissing, &extra, 1);
+            }
         }
     }
 

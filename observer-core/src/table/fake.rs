@@ -26,7 +26,7 @@ pub struct FakeKernel {
     pub retired: Mutex<Vec<u32>>,
     /// Signals that no hook observes.
     pub blind: HashSet<u32>,
-    verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Verdict>,
 }
 
 impl FakeKernel {

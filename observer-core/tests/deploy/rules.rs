@@ -116,7 +116,7 @@ fn each_alert_says_how_bad_it_is_and_what_to_do() {
         assert!(index.contains(&format!("]({file})")), "{name}");
         let runbook = read(&format!("docs/runbooks/{file}"));
         assert!(runbook.starts_with(&format!("# {name}\n")), "{name}");
-        for part in ["What it means", "Is it real?", "Fix", "Verify"] {
+        for part in ["What it means", "Is it real?", "Who", "Fix", "Verify"] {
             assert!(runbook.contains(part), "{name}: {part}");
         }
         runbooks.insert(file);

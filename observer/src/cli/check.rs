@@ -324,21 +324,13 @@ impl Report {
                 program: _,
                 status,
                 detail,
-                required,
+                required: _,
             } = verdict;
-            let name = match (status, required) {
-                (Status::Attached, _) => "attached",
-                (Status::Unsupported, _) => "unsupported",
-                (Status::Refused, _) => "refused",
-                (Status::Broken, _) => "broken",
-                (Status::Incomplete, _) => "incomplete",
-                (Status::NotNeeded, _) => "not needed",
-            };
             rows.push([
                 (*signal).to_owned(),
                 attach_type.name().to_owned(),
                 (*hook).to_owned(),
-                name.to_owned(),
+                status.name().to_owned(),
                 shorten(&one_line(detail)),
             ]);
         }

@@ -80,20 +80,16 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
          <th>remark</tr>\n",
     );
     for verdict in exporter.source().verdicts() {
-        let (class, status) = match verdict.status {
-            Status::Attached => ("", "attached"),
-            Status::NotNeeded => ("", "not needed"),
-            Status::Unsupported => (" class=\"bad\"", "unsupported"),
-            Status::Refused => (" class=\"bad\"", "refused"),
-            Status::Broken => (" class=\"bad\"", "broken"),
-            Status::Incomplete => ("", "incomplete"),
-        };
+        let status = verdict.status;
+        let is_bad = status.is_obstacle() && status != Status::Disabled;
+        let class = if is_bad { " class=\"bad\"" } else { "" };
         let _ = writeln!(
             page,
-            "<tr><td>{}<td>{}<td>{}<td{class}>{status}<td>{}</tr>",
+            "<tr><td>{}<td>{}<td>{}<td{class}>{}<td>{}</tr>",
             escape(verdict.signal),
             verdict.attach_type.name(),
             escape(verdict.hook),
+            status.name(),
             escape(&verdict.detail),
         );
     }

@@ -150,6 +150,12 @@ input()
             metrics.has("observer_hook_attached", &[("signal", signal)]),
             "{signal}"
         );
+        let missing = [("signal", signal), ("reason", "refused")];
+        assert!(
+            metrics.has("observer_signal_missing", &missing),
+            "{}",
+            metrics.shown()
+        );
         assert!(
             !metrics.has("observer_signal_info", &[("signal", signal)]),
             "{signal}"

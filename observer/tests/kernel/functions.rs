@@ -411,7 +411,7 @@ fn without_function_hooks_fallbacks_are_attached_and_logged() {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn system_call_tracepoints_can_be_left_out() {
-    let daemon = Daemon::start(&["--syscall-tracepoints=never"]);
+    let daemon = Daemon::start(&["--syscall-tracepoints=never", "--tls=never"]);
     let metrics = daemon.scrape();
     let tracepoints = metrics.select("observer_hook_attached", &[("attach_type", "tracepoint")]);
     let attached = tracepoints
@@ -429,6 +429,12 @@ fn system_call_tracepoints_can_be_left_out() {
             usual.by_function(signal),
             "{signal}"
         );
+    }
+    // What is disabled is not missing, which an alert tells from the reason.
+    let missing: Vec<_> = metrics.select("observer_signal_missing", &[]).collect();
+    assert!(missing.iter().any(|it| it.labels["signal"] == "tls"));
+    for sample in missing {
+        assert_eq!(sample.labels["reason"], "disabled", "{}", metrics.shown());
     }
     metrics.assert_complete();
 }

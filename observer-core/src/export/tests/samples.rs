@@ -12,6 +12,7 @@ use observer_common::{
 
 use super::{Series, exporter, exporter_of, kernel, parse, text};
 use crate::{
+    contract::{Status, Verdict},
     export::{ProcessMetrics, family::METRICS, metric::Scope},
     process::{Unit, UnitKind},
     table::{OTHER, Table, TableConfig, UNATTRIBUTED, fake::FakeFacts},
@@ -387,6 +388,47 @@ fn what_is_not_observed_is_not_shown() {
         assert!(!text.contains(name), "{name}");
     }
     assert!(text.contains("direction=\"received\""));
+}
+
+/// Fallbacks count for nothing, and an obstacle that can be removed for more than one that cannot.
+#[test]
+fn a_signal_without_a_hook_is_missing_for_a_reason() {
+    let mut kernel = kernel();
+    let [attached, not_needed] = &kernel.verdicts[..] else {
+        panic!("two verdicts");
+    };
+    let of = |signal, status| Verdict {
+        signal,
+        status,
+        ..not_needed.clone()
+    };
+    kernel.verdicts = vec![
+        of("state", Status::Refused),
+        attached.clone(),
+        of("accept", Status::Refused),
+        of("accept", Status::Incomplete),
+        of("accept", Status::Unsupported),
+        of("fd", Status::Refused),
+        of("fd", Status::Disabled),
+        of("tls", Status::Unsupported),
+        of("quic", Status::Broken),
+    ];
+    let samples = parse(&text(&exporter(kernel, TableConfig::default())));
+    let missing = samples
+        .keys()
+        .filter(|it| it.0 == "observer_signal_missing");
+    let expected = [
+        ("accept", "refused"),
+        ("fd", "disabled"),
+        ("tls", "unsupported"),
+        ("quic", "broken"),
+    ];
+    assert_eq!(missing.count(), expected.len());
+    for (signal, reason) in expected {
+        let labels = [("signal", signal), ("reason", reason)];
+        let sample = samples.get(&series("observer_signal_missing", &labels));
+        assert_eq!(sample, Some(&1.0), "{signal}");
+    }
 }
 
 #[test]

@@ -33,10 +33,7 @@ use crate::kernel::{
     options::LoadOptions,
     uprobes::{self, Unavailable, Uprobes},
 };
-use observer_core::{
-    btf::KernelBtf,
-    contract::{Status, Verdict},
-};
+use observer_core::{btf::KernelBtf, contract::Verdict};
 
 /// The loaded object, and the result for each program.
 pub struct Loaded {
@@ -163,8 +160,8 @@ impl Kernel {
                 let attach_type = uprobes::attach_type(&self.facts, options);
                 Uprobes::load(object::OBJECT, ebpf, &self.btf, attach_type)
             }
-            Some(why) => Err(Unavailable {
-                status: Status::Unsupported,
+            Some((status, why)) => Err(Unavailable {
+                status,
                 why: why.to_owned(),
             }),
         }

@@ -2,6 +2,8 @@
 
 use std::{fs, io, path::Path};
 
+use observer_core::contract::Status;
+
 use crate::kernel::{
     facts::{Facts, fields::IO_REQUEST, tracefs::field_offset},
     hooks::spec::{Attach, AttachType, ProgramSpec, check_args},
@@ -10,9 +12,9 @@ use crate::kernel::{
 /// Directory of the PMU of kprobes for `perf_event_open` (`CONFIG_KPROBE_EVENTS`).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
-/// Why `program` cannot be attached, if that is known. Without full stop.
-pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
-    match program.attach {
+/// Why `program` cannot be attached, if that is known. The reason is without full stop.
+pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<(Status, String)> {
+    let detail = match program.attach {
         Attach::TpBtf { tracepoint, args } => match facts.signatures.get(tracepoint) {
             None => Some(format!("this kernel has no tracepoint {tracepoint}")),
             Some(found) => check_args(found, args).err(),
@@ -24,7 +26,8 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
         } => {
             let by_name = matches!(attach_type, AttachType::Kprobe | AttachType::Kretprobe);
             if by_name && !Path::new(KPROBES).exists() {
-                return Some("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
+                let detail = "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)";
+                return Some((Status::Unsupported, detail.to_owned()));
             }
             match facts.signatures.get(function) {
                 // Static functions are not in the BTF of every kernel.
@@ -47,12 +50,13 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<String> {
                 let (name, offset) = fields.iter().find(moved)?;
                 Some(format!("its field {name} is not at {offset}"))
             }
-            Err(detail) => Some(detail),
+            Err(obstacle) => return Some(obstacle),
         },
-        Attach::SyscallExit { event } => format(facts, "syscalls", event).err(),
+        Attach::SyscallExit { event } => return format(facts, "syscalls", event).err(),
         Attach::IterMapElem { needs } => facts.fields.lacks(needs),
         Attach::IterTaskFile | Attach::Shared { .. } => None,
-    }
+    };
+    Some((Status::Unsupported, detail?))
 }
 
 /// Why the result of an io_uring request cannot be read, if the function has one as argument.
@@ -65,11 +69,10 @@ fn unreadable_request(facts: &Facts, args: &[&str]) -> Option<String> {
 }
 
 /// The format of an event, or why it cannot be read.
-fn format(facts: &Facts, category: &str, event: &str) -> Result<String, String> {
+fn format(facts: &Facts, category: &str, event: &str) -> Result<String, (Status, String)> {
     let Some(tracefs) = &facts.tracefs else {
-        return Err(
-            "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing".to_owned(),
-        );
+        let detail = "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing";
+        return Err((Status::Refused, detail.to_owned()));
     };
     let path = tracefs
         .join("events")
@@ -77,11 +80,18 @@ fn format(facts: &Facts, category: &str, event: &str) -> Result<String, String> 
         .join(event)
         .join("format");
     fs::read_to_string(&path).map_err(|error| match (error.kind(), category) {
-        (io::ErrorKind::NotFound, "syscalls") => {
-            format!("this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)")
-        }
-        (io::ErrorKind::NotFound, _) => format!("this kernel has no event {category}:{event}"),
-        _ => format!("cannot read {}: {error}", path.display()),
+        (io::ErrorKind::NotFound, "syscalls") => (
+            Status::Unsupported,
+            format!("this kernel has no event syscalls:{event} (CONFIG_FTRACE_SYSCALLS)"),
+        ),
+        (io::ErrorKind::NotFound, _) => (
+            Status::Unsupported,
+            format!("this kernel has no event {category}:{event}"),
+        ),
+        _ => (
+            Status::Refused,
+            format!("cannot read {}: {error}", path.display()),
+        ),
     })
 }
 

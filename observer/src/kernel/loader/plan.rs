@@ -41,9 +41,9 @@ impl Plan {
         let mut plan = Self::default();
         for program in table::programs() {
             if let Some(detail) = forbidden(options, program) {
-                plan.fail(program.name, Status::Unsupported, detail.to_owned());
-            } else if let Some(detail) = obstacle(facts, program) {
-                plan.fail(program.name, Status::Unsupported, detail);
+                plan.fail(program.name, Status::Disabled, detail.to_owned());
+            } else if let Some((status, detail)) = obstacle(facts, program) {
+                plan.fail(program.name, status, detail);
             }
             if let Some(requirement) = requirement(program)
                 && !(requirement.is_met)(facts)

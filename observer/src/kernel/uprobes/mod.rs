@@ -120,20 +120,16 @@ impl Uprobes {
         };
         selftest::survives(uprobes.leave.as_fd(), way).map_err(|error| {
             let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            Unavailable {
-                status: if denied {
-                    Status::Refused
-                } else {
-                    Status::Broken
-                },
-                why: match way {
-                    Way::Perf(_) if denied => {
-                        "without uprobe_multi links (6.6 and later) it takes CAP_SYS_ADMIN"
-                            .to_owned()
-                    }
-                    _ => error.to_string(),
-                },
-            }
+            let (status, why) = match way {
+                // The unit never has that capability, so this is the kernel's lack.
+                Way::Perf(_) if denied => (
+                    Status::Unsupported,
+                    "without uprobe_multi links (6.6 and later) it takes CAP_SYS_ADMIN".to_owned(),
+                ),
+                _ if denied => (Status::Refused, error.to_string()),
+                _ => (Status::Broken, error.to_string()),
+            };
+            Unavailable { status, why }
         })?;
         Ok(uprobes)
     }
@@ -258,11 +254,12 @@ fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is known to prevent it before anything is loaded, without full stop.
-pub fn obstacle(facts: &Facts, options: &LoadOptions) -> Option<&'static str> {
+/// What is known to prevent it before anything is loaded. The reason is without full stop.
+pub fn obstacle(facts: &Facts, options: &LoadOptions) -> Option<(Status, &'static str)> {
     let lacks = "this kernel has no attach cookies (5.15 and later)";
-    let lacks = (!facts.helpers.attach_cookie).then_some(lacks);
-    options.tls.forbid().or(lacks)
+    let lacks = (!facts.helpers.attach_cookie).then_some((Status::Unsupported, lacks));
+    let forbidden = options.tls.forbid().map(|why| (Status::Disabled, why));
+    forbidden.or(lacks)
 }
 
 /// How the programs are attached on this kernel.
