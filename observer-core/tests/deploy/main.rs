@@ -2,6 +2,7 @@
 
 mod dashboards;
 mod promql;
+mod relabel;
 mod rules;
 
 use std::{

@@ -129,7 +129,7 @@ impl Known {
             };
             let labels = metric.labels.iter().chain(scope).chain(&OF_TARGETS);
             let labels: BTreeSet<_> = labels.map(|it| (*it).to_owned()).collect();
-            if metric.kind == Type::Histogram {
+            if matches!(metric.kind, Type::Histogram | Type::GaugeHistogram) {
                 let with_bound = labels.iter().cloned().chain(["le".to_owned()]).collect();
                 known.insert(format!("{}_bucket", metric.name), with_bound);
                 for suffix in ["sum", "count"] {
@@ -146,6 +146,11 @@ impl Known {
         let labels = known.get_mut("ALERTS").expect("it was inserted");
         labels.extend(["alertname", "alertstate", "severity"].map(str::to_owned));
         Self(known)
+    }
+
+    /// The names of all series, in order.
+    pub fn series(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// Adds the series of a recording rule.

@@ -10,22 +10,26 @@ use observer_core::detect::Anomaly;
 use observer_test_support::needs_programs;
 use serde_json::Value;
 
-use crate::{at, promql::Known, read};
+use crate::{
+    at,
+    promql::{Known, names},
+    read,
+};
 
 const ALERTS: &str = "deploy/prometheus/rules/observer-alerts.yml";
 const RECORDING: &str = "deploy/prometheus/rules/observer-recording.yml";
 const TESTS: &str = "deploy/prometheus/tests";
 
-fn yaml(path: &str) -> Value {
+pub fn yaml(path: &str) -> Value {
     let text = read(path);
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn items(value: &Value) -> &[Value] {
+pub fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().expect("a string")
 }
 
@@ -198,6 +202,23 @@ fn each_rule_has_a_test() {
             assert!(is_used || evaluated.contains(name), "{name} is not tested");
         }
     }
+}
+
+/// The series that rules query, in expressions and annotations.
+pub fn queried() -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for rule in rules() {
+        let description = rule["annotations"]["description"].as_str();
+        let queries = queries(description.unwrap_or_default());
+        for query in queries
+            .iter()
+            .map(String::as_str)
+            .chain([text(&rule["expr"])])
+        {
+            all.extend(names(query).metrics.into_keys());
+        }
+    }
+    all
 }
 
 /// Runs a tool on files, which must succeed.
