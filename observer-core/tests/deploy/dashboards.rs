@@ -1,8 +1,14 @@
 //! Dashboards of Grafana.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use serde_json::Value;
+use observer_test_support::{packaged, skip, tools_are_installed};
+use serde_json::{Value, json};
 
 use crate::{at, read, rules::known};
 
@@ -100,5 +106,95 @@ fn links_lead_somewhere() {
             }
         });
         assert!(links > 5, "{name}");
+    }
+}
+
+/// The Python that has Grafana's classes, from PyPI.
+fn python_with_grafana() -> Option<PathBuf> {
+    let python = packaged::python()?;
+    let import = ["-c", "import grafana_foundation_sdk"];
+    let output = Command::new(&python).args(import).output();
+    let works = output.expect("it starts").status.success();
+    assert!(works || !tools_are_installed(), "{python:?} {import:?}");
+    works.then_some(python)
+}
+
+/// What Grafana's classes do not have in a dashboard, a line for each.
+fn unknown_to_grafana(python: &Path, dashboards: &[PathBuf]) -> String {
+    let output = Command::new(python)
+        .arg(at("observer-core/tests/deploy/dashboard.py"))
+        .args(dashboards)
+        .output();
+    let output = output.expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.is_empty(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn grafana_knows_each_field_and_value() {
+    let Some(python) = python_with_grafana() else {
+        skip!("grafana-foundation-sdk is not installed");
+    };
+    let dashboards = dashboards();
+    let files: Vec<_> = dashboards
+        .iter()
+        .map(|(name, _)| at(FOLDER).join(name))
+        .collect();
+    assert_eq!(unknown_to_grafana(&python, &files), "");
+
+    // What it does not know is found in each part.
+    let (_, dashboard) = &dashboards[0];
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let stat = panels.iter().position(|it| it["type"] == "stat");
+    let stat = format!("/panels/{}", stat.expect("a stat"));
+    let folder = tempfile::tempdir().expect("a folder");
+    for (part, field, value, found) in [
+        ("", "schemaVersion", json!("41"), ".schema_version: '41'"),
+        (&*stat, "gridpos", json!({}), ".gridpos: no such field"),
+        (&stat, "type", json!("statt"), "no such panel: 'statt'"),
+        (
+            &format!("{stat}/gridPos"),
+            "w",
+            json!("8"),
+            ".grid_pos.w: '8'",
+        ),
+        (
+            &format!("{stat}/options"),
+            "colorMode",
+            json!("pink"),
+            ".color_mode: 'pink'",
+        ),
+        (
+            &format!("{stat}/options"),
+            "colour",
+            json!("x"),
+            ".colour: no such field",
+        ),
+        (
+            &format!("{stat}/targets/0"),
+            "query",
+            json!("up"),
+            ".query: no such field",
+        ),
+        (
+            &format!("{stat}/fieldConfig/defaults"),
+            "min",
+            json!("0"),
+            ".min_val: '0'",
+        ),
+        (
+            "/templating/list/0",
+            "type",
+            json!("queries"),
+            ".type_val: 'queries'",
+        ),
+    ] {
+        let mut wrong = dashboard.clone();
+        wrong.pointer_mut(part).expect(part)[field] = value;
+        let file = folder.path().join("wrong.json");
+        fs::write(&file, wrong.to_string()).expect("it is written");
+        let lines = unknown_to_grafana(&python, &[file]);
+        assert!(lines.contains(found), "{part} {field}: {lines}");
     }
 }

@@ -24,7 +24,7 @@ pub use daemon::{
 pub use exposition::{Metrics, Sample};
 pub use netns::Netns;
 pub use program::{PRELUDE, Program, new_comm, python, run};
-pub use skip::has_program;
+pub use skip::{has_program, tools_are_installed};
 pub use spawn::spawn;
 
 /// Timeout of conditions that normally hold immediately. It is long because emulated machines are
