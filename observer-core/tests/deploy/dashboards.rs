@@ -10,7 +10,10 @@ use std::{
 use observer_test_support::{packaged, skip, tools_are_installed};
 use serde_json::{Value, json};
 
-use crate::{at, read, rules::known};
+use crate::{
+    at, read,
+    rules::{RUNBOOKS, known},
+};
 
 const FOLDER: &str = "deploy/grafana/dashboards";
 
@@ -94,11 +97,15 @@ fn links_lead_somewhere() {
         })
         .collect();
     for (name, dashboard) in &dashboards {
+        let variables = dashboard["templating"]["list"].as_array();
+        let mut variables = variables.expect("variables").iter();
+        let runbooks = variables.find(|it| it["name"] == "runbooks");
+        assert_eq!(runbooks.expect(name)["current"]["value"], RUNBOOKS);
         let mut links = 0;
         each(dashboard, "url", &mut |url| {
             let url = url.as_str().expect("a URL");
             links += 1;
-            if let Some(file) = url.strip_prefix("https://runbooks.example.com/observer/") {
+            if let Some(file) = url.strip_prefix("${runbooks:raw}/") {
                 read(&format!("docs/runbooks/{file}"));
             } else {
                 let uid = url.strip_prefix("/d/").and_then(|it| it.split('?').next());
