@@ -29,7 +29,46 @@ struct Package {
     repository: Option<String>,
     source: Option<String>,
     manifest_path: PathBuf,
+    authors: Vec<String>,
 }
+
+impl Package {
+    /// The texts of its licences and notices: those in its directory, or the standard text.
+    fn texts(&self) -> Result<Vec<String>> {
+        let directory = self.manifest_path.parent().unwrap_or(Path::new("."));
+        let texts = texts_in(directory)?;
+        if !texts.is_empty() {
+            return Ok(texts);
+        }
+        let license = self.license.as_deref().unwrap_or_default();
+        let text = self.standard_text(directory).with_context(|| {
+            format!(
+                "{} {} ({license}) has no text of its licence",
+                self.name, self.version
+            )
+        })?;
+        Ok(vec![text])
+    }
+
+    /// The text of MIT, the only licence offered by packages without a text, with their copyright notice.
+    fn standard_text(&self, directory: &Path) -> Option<String> {
+        let license = self.license.as_deref()?;
+        // With `AND`, one text would not be enough.
+        let offers_mit = !license.contains("AND") && license.split(" OR ").any(|it| it == "MIT");
+        let terms = MIT.find("Permission is hereby granted")?;
+        let notice = if self.authors.is_empty() {
+            let source = fs::read_to_string(directory.join("src/lib.rs")).ok()?;
+            let notice = source.lines().find(|line| line.contains("Copyright ("))?;
+            notice.trim_start_matches(['/', '*', '!', ' ']).to_owned()
+        } else {
+            format!("Copyright (c) {}", self.authors.join(", "))
+        };
+        offers_mit.then(|| format!("{notice}\n\n{}", &MIT[terms..]))
+    }
+}
+
+/// MIT with this project's copyright notice.
+const MIT: &str = include_str!("../../../LICENSE-MIT");
 
 #[derive(Deserialize)]
 struct Resolve {
@@ -99,8 +138,7 @@ impl Dependencies {
             let Package { name, version, .. } = package;
             let license = package.license.as_deref().unwrap_or("see below");
             writeln!(list, "{name} {version}: {license}")?;
-            let directory = package.manifest_path.parent().unwrap_or(Path::new("."));
-            for text in texts_in(directory)? {
+            for text in package.texts()? {
                 texts
                     .entry(text)
                     .or_default()
@@ -202,10 +240,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_package_without_a_text_gets_that_of_mit_or_is_an_error() {
+        let directory = std::env::temp_dir().join(format!("observer-texts-{}", std::process::id()));
+        fs::create_dir_all(directory.join("src")).unwrap();
+        let package = |license: &str, authors: &[&str]| Package {
+            id: String::new(),
+            name: "x".to_owned(),
+            version: "1".to_owned(),
+            license: Some(license.to_owned()),
+            repository: None,
+            source: None,
+            manifest_path: directory.join("Cargo.toml"),
+            authors: authors.iter().map(ToString::to_string).collect(),
+        };
+        let texts = package("MIT OR Apache-2.0", &["A", "B"]).texts().unwrap();
+        assert!(texts[0].starts_with("Copyright (c) A, B\n\nPermission is hereby granted"));
+        assert!(!texts[0].contains("observer"), "{texts:?}");
+        for license in ["ISC", "MIT AND ISC", "Apache-2.0"] {
+            let error = package(license, &["A"]).texts().unwrap_err().to_string();
+            assert!(error.contains(license) && error.contains("x 1"), "{error}");
+        }
+        assert!(package("MIT", &[]).texts().is_err());
+        let source = "// x\n// Copyright (C) 2018 C\n";
+        fs::write(directory.join("src/lib.rs"), source).unwrap();
+        let texts = package("MIT", &[]).texts().unwrap();
+        assert!(texts[0].starts_with("Copyright (C) 2018 C\n"), "{texts:?}");
+        fs::write(directory.join("LICENCE"), "own").unwrap();
+        assert_eq!(package("ISC", &[]).texts().unwrap(), ["own"]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
     fn what_builds_or_tests_the_binary_is_not_in_it() {
         let package = |name: &str, source: Option<&str>| {
             json!({ "id": name, "name": name, "version": "1.0.0", "license": "MIT/Apache-2.0",
-                "source": source, "repository": null, "manifest_path": "/x/Cargo.toml" })
+                "source": source, "repository": null, "manifest_path": "/x/Cargo.toml", "authors": [] })
         };
         let edge = |name: &str, kind: Option<&str>| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] });
         let registry = Some("registry");
@@ -242,6 +311,14 @@ mod tests {
         assert!(list.contains("\naya-ebpf 0."), "{list}");
         assert!(!list.contains("\nproptest "), "{list}");
         assert!(list.contains("Apache License") && list.contains("Permission is hereby granted"));
+        let texts: Vec<_> = list.split(&"-".repeat(80)).skip(1).collect();
+        let users = texts
+            .iter()
+            .filter_map(|it| it.trim_start().split(":\n").next());
+        let users: BTreeSet<_> = users.flat_map(|it| it.split(", ")).collect();
+        for Package { name, version, .. } in &dependencies.0 {
+            assert!(users.contains(&*format!("{name} {version}")), "{name}");
+        }
         let locked = checksums();
         let name = |it: &Package| (it.name.clone(), it.version.clone());
         assert!(
