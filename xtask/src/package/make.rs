@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,11 +21,15 @@ pub const CONFIGURATION: &str = "etc/observer/observer.toml";
 /// Files and folders of the repository that are packaged unchanged, with their paths in the package.
 const FILES: &[(&str, &str)] = &[
     ("deploy/systemd/observer.service", "usr/lib/systemd/system"),
-    ("deploy/systemd/observer.socket", "usr/share/doc/observer"),
+    ("deploy/systemd", "usr/share/observer"),
     ("deploy/prometheus", "usr/share/observer"),
     ("deploy/grafana", "usr/share/observer"),
+    ("deploy/kubernetes", "usr/share/observer"),
     ("docs", "usr/share/doc/observer"),
     ("README.md", "usr/share/doc/observer"),
+    ("CHANGELOG.md", "usr/share/doc/observer"),
+    ("ARCHITECTURE.md", "usr/share/doc/observer"),
+    ("SECURITY.md", "usr/share/doc/observer"),
     ("LICENSE-APACHE", "usr/share/doc/observer"),
     ("LICENSE-MIT", "usr/share/doc/observer"),
     ("deploy/package/LGPL-2.1", "usr/share/doc/observer"),
@@ -94,6 +99,7 @@ impl Packages {
         // Separate from the other files, because an upgrade keeps the administrator's changes.
         fs::rename(root.join("etc"), stage.join("etc"))?;
         copy_files(&root)?;
+        mend_links(&root.join("usr/share/doc/observer"))?;
         let dependencies = Dependencies::read(TARGET)?;
         let documents = root.join("usr/share/doc/observer");
         fs::write(documents.join("dependencies.txt"), dependencies.licences()?)?;
@@ -220,7 +226,50 @@ fn copy_files(root: &Path) -> Result<()> {
         fs::create_dir_all(to.parent().unwrap_or(root))?;
         fs::copy(host::root().join(file), to)?;
     }
+    // Documents link to files of deploy.
+    symlink("../../observer", root.join("usr/share/doc/observer/deploy"))?;
     Ok(())
+}
+
+/// Leaves only the text of each link of the documents below `dir` to a file that is not packaged, such as a source.
+fn mend_links(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            mend_links(&path)?;
+        } else if path.extension().is_some_and(|it| it == "md") {
+            let text = without_dead_links(&fs::read_to_string(&path)?, |to| dir.join(to).exists());
+            fs::write(&path, text)?;
+        }
+    }
+    Ok(())
+}
+
+/// `[text](file)` becomes `text` where the file does not exist.
+fn without_dead_links(text: &str, exists: impl Fn(&str) -> bool) -> String {
+    let mut mended = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("](") {
+        let Some((target, after)) = after.split_once(')') else {
+            break;
+        };
+        let file = target.split('#').next().unwrap_or_default();
+        let is_file = !file.is_empty() && !file.contains(':');
+        match before.rfind('[') {
+            Some(start) if is_file && !exists(file) => {
+                mended += &before[..start];
+                mended += &before[start + 1..];
+            }
+            _ => {
+                mended += before;
+                mended += "](";
+                mended += target;
+                mended.push(')');
+            }
+        }
+        rest = after;
+    }
+    mended + rest
 }
 
 fn copy(file: &Path, to: &Path) -> Result<()> {
@@ -253,7 +302,7 @@ fn changelog(version: &str, time: &str) -> Result<String> {
     let date = date.context("`date` does not run")?;
     let date = date.trim();
     Ok(format!(
-        "observer ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n \
+        "observer ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n \
          -- The observer authors <observer@localhost>  {date}\n"
     ))
 }
@@ -301,3 +350,16 @@ License: MIT or Apache-2.0
  library, LGPL-2.1-or-later (/usr/share/common-licenses/LGPL-2.1). linking.txt says how to link the
  binary to another version of that library.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_what_is_not_packaged_become_text() {
+        let text = "See [`a`](a.md#b), [x](src/x.rs), [c](#d)\n[w](https://w/) and (d).\n";
+        let mended = without_dead_links(text, |file| file == "a.md");
+        let expected = "See [`a`](a.md#b), x, [c](#d)\n[w](https://w/) and (d).\n";
+        assert_eq!(mended, expected);
+    }
+}
