@@ -20,6 +20,9 @@ use crate::{
 /// Releases, and the kernels that they are booted with, their own first.
 const SUITES: [(&str, &[&str]); 2] = [("bookworm", &["6.1", "5.10"]), ("trixie", &["6.12", "7.3"])];
 
+/// The version to which guests upgrade.
+const NEWER: &str = "99.0.0";
+
 /// Files that changes of users and packages leave on every Debian.
 const LEFT: [&str; 7] = [
     "./etc/.pwd.lock",
@@ -31,8 +34,9 @@ const LEFT: [&str; 7] = [
     "./etc/subuid-",
 ];
 
-/// What the licence of the C library asks for, in every package.
-const OF_LGPL: [&str; 2] = [
+/// What every package has: what the licence of the C library asks for, and what alerts link to.
+const IN_EACH: [&str; 3] = [
+    "usr/share/doc/observer/docs/runbooks/README.md",
     "usr/share/doc/observer/LGPL-2.1",
     "usr/share/doc/observer/linking.txt",
 ];
@@ -52,12 +56,14 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     let mut list = Command::new("tar");
     let list = shell::output(list.arg("-tf").arg(&packages.tarball));
     let list = list.context("tar does not list the tarball")?;
-    for file in OF_LGPL {
+    for file in IN_EACH {
         let there = list.lines().any(|line| line.ends_with(file));
         ensure!(there, "the tarball has no {file}");
     }
     let old = dir.join("older.deb");
     packages.pack_older("0.0.1", &old)?;
+    let newer = dir.join("newer.deb");
+    packages.pack(NEWER, &newer)?;
     for (suite, kernels) in SUITES {
         let tree = Tree::unpack(suite, dir)?;
         tree.install_upgrade_remove(&old, &packages.deb)?;
@@ -77,8 +83,13 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
             continue;
         }
         for kernel in kernels {
-            guest::boot(&tree.0, kernel, &dir.join(format!("{suite}-{kernel}")))
-                .with_context(|| format!("{suite} with Linux {kernel}"))?;
+            guest::boot(
+                &tree.0,
+                (NEWER, &newer),
+                kernel,
+                &dir.join(format!("{suite}-{kernel}")),
+            )
+            .with_context(|| format!("{suite} with Linux {kernel}"))?;
             println!("{suite} with Linux {kernel}: every step passed");
         }
         fs::remove_dir_all(&tree.0)?;
@@ -171,7 +182,7 @@ impl Tree {
             || ["passwd", "group"].map(|it| fs::read_to_string(self.0.join("etc").join(it)).ok());
         let before = (self.files()?, users());
         self.install(old, &[])?;
-        for file in OF_LGPL {
+        for file in IN_EACH {
             ensure!(self.0.join(file).is_file(), "there is no {file}");
         }
         self.run(&["observer", "--version"])?;
@@ -237,7 +248,7 @@ impl Tree {
             "usr/lib/systemd/system/observer.service",
             CONFIGURATION,
         ];
-        for file in files.into_iter().chain(OF_LGPL) {
+        for file in files.into_iter().chain(IN_EACH) {
             ensure!(root.join(file).is_file(), "{} has no {file}", rpm.display());
         }
         fs::remove_dir_all(&root)?;

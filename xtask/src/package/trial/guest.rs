@@ -1,7 +1,7 @@
 //! A guest with systemd as its first process, and the package installed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
@@ -28,8 +28,15 @@ WantedBy=multi-user.target
 /// How long an emulated machine may be silent between two steps.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Boots `tree`, and reads the output of the script in it. Logs are written to `dir`.
-pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
+/// Capabilities without which hooks are lost on every kernel. The others are for /proc and tracefs.
+const NEEDED: [&str; 2] = ["CAP_BPF", "CAP_PERFMON"];
+
+/// Boots `tree`, and reads the output of the script in it, which installs the package `newer` of another version.
+/// Logs are written to `dir`.
+pub fn boot(tree: &Path, newer: (&str, &Path), kernel: &str, dir: &Path) -> Result<()> {
+    let (version, package) = newer;
+    fs::copy(package, tree.join("newer.deb"))?;
+    fs::write(tree.join("newer.version"), version)?;
     let file = tree.join("trial.sh");
     fs::write(&file, SCRIPT)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
@@ -80,7 +87,7 @@ pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
     // Without permission for perf_event_open(), these cannot be attached, and others are used.
     let paranoid = boot.output.iter().any(|(_, line)| line == "@@ paranoid 3");
     let excused = |hook: &String| {
-        let of_perf = ["tracepoint ", "kprobe ", "kretprobe "];
+        let of_perf = ["tracepoint ", "kprobe ", "kretprobe ", "uprobe "];
         paranoid && of_perf.iter().any(|kind| hook.starts_with(kind))
     };
     let (excused, lost): (Vec<_>, Vec<_>) = lost(root, unit).into_iter().partition(excused);
@@ -88,12 +95,41 @@ pub fn boot(tree: &Path, kernel: &str, dir: &Path) -> Result<()> {
     if !lost.is_empty() {
         failed.push(format!("the unit has not {lost:?}"));
     }
+    let alerted = alerted(unit);
+    if !alerted.is_empty() {
+        failed.push(format!("ObserverHookMissing would fire for {alerted:?}"));
+    }
+    for (who, report) in reports.iter().filter(|(who, _)| who.starts_with("CAP_")) {
+        let lost = self::lost(unit, report);
+        // Without those that are needed, it ends before it tries a hook.
+        match report["verdicts"].as_array().map_or(0, Vec::len) {
+            0 => println!("  without {who} it does not start"),
+            _ => println!("  without {who} the unit lacks {lost:?}"),
+        }
+        if NEEDED.contains(&who.as_str()) && lost.is_empty() {
+            failed.push(format!("{who} is needed for nothing"));
+        }
+    }
     ensure!(
         failed.is_empty(),
         "failed: {failed:?}; see {}",
         dir.display()
     );
     Ok(())
+}
+
+/// Signals without a hook for which an alert fires where nothing was changed.
+fn alerted(report: &Value) -> BTreeSet<&str> {
+    let of = |statuses: &[&str]| -> BTreeSet<&str> {
+        let verdicts = report["verdicts"].as_array().into_iter().flatten();
+        let of = verdicts.filter(|it| {
+            it["status"]
+                .as_str()
+                .is_some_and(|it| statuses.contains(&it))
+        });
+        of.filter_map(|it| it["signal"].as_str()).collect()
+    };
+    &of(&["refused", "broken"]) - &of(&["attached"])
 }
 
 /// Hooks that are attached for root, and not in the unit.
@@ -114,4 +150,29 @@ fn lost(root: &Value, unit: &Value) -> Vec<String> {
     let unit = attached(unit);
     let root = attached(root).into_iter();
     root.filter(|hook| !unit.contains(hook)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_told_from_what_cannot_be() {
+        let verdict = |signal, hook, status| json!({ "signal": signal, "hook": hook, "attach_type": "fexit", "status": status });
+        let of = |accept, tls| {
+            let verdicts = [
+                verdict("state", "a", "attached"),
+                verdict("state", "b", "refused"),
+                verdict("accept", "c", accept),
+                verdict("tls", "d", tls),
+            ];
+            json!({ "verdicts": verdicts })
+        };
+        let (root, unit) = (of("attached", "attached"), of("refused", "unsupported"));
+        assert_eq!(alerted(&unit), ["accept"].into());
+        assert!(alerted(&root).is_empty());
+        assert_eq!(lost(&root, &unit), ["fexit c (accept)", "fexit d (tls)"]);
+    }
 }

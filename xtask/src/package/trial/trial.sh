@@ -46,17 +46,31 @@ step "a member of the group may ask it" \
 step "its log has priorities and fields" \
     'journalctl -u observer -o json | grep OBSERVER_TARGET | grep -c "\"PRIORITY\":\"6\""'
 
-# The same report as root and in the sandbox of the unit.
+# The same report as root, in the sandbox of the unit, and without each of its capabilities.
 echo "@@ begin hooks"
 systemctl stop observer
+# echo would interpret escapes in strings.
+report() { printf '@@ report %s %s\n' "$1" "$(tr -d '\n' <"$2")"; }
 observer check --json >/run/root.json
-sed -e 's/^Type=.*/Type=oneshot/' -e '/^WatchdogSec/d' -e '/^Restart/d' -e '/^ExecReload/d' \
-    -e 's,^ExecStart=.*,ExecStart=/usr/bin/observer check --json,' \
-    -e 's,^\[Service\],&\nStandardOutput=truncate:/run/unit.json,' \
-    /lib/systemd/system/observer.service >/run/systemd/system/check.service
-systemctl daemon-reload
-systemctl start check || true
-for who in root unit; do echo "@@ report $who $(tr -d '\n' </run/$who.json)"; done
+report root /run/root.json
+# Runs `check` as the unit, without a capability.
+check_as_unit() {
+    sed -e 's/^Type=.*/Type=oneshot/' -e '/^WatchdogSec/d' -e '/^Restart/d' -e '/^ExecReload/d' \
+        -e "/^[A-Za-z]*Capabilit/s/ *$1 */ /" \
+        -e 's,^ExecStart=.*,ExecStart=/usr/bin/observer check --json,' \
+        -e 's,^\[Service\],&\nStandardOutput=truncate:/run/unit.json,' \
+        /lib/systemd/system/observer.service >/run/systemd/system/check.service
+    systemctl daemon-reload
+    systemctl start check || true
+}
+# The pattern fits nothing.
+check_as_unit CAP_NONE
+report unit /run/unit.json
+for capability in CAP_BPF CAP_PERFMON CAP_SYS_PTRACE CAP_DAC_READ_SEARCH; do
+    echo "@@ begin hooks without $capability"
+    check_as_unit $capability
+    report "$capability" /run/unit.json
+done
 step "starts again" 'systemctl start observer'
 
 with 'RestartSec=1'
@@ -102,6 +116,25 @@ step "and runs again with enough" active
 echo "@@ begin stop"
 systemctl stop observer
 step "ends cleanly" '[ "$(show Result)" = success ] && [ ! -e /run/observer ]'
+# Packages come and go while systemd runs.
+rm -r /run/systemd/system/observer.service.d
+systemctl daemon-reload
+systemctl start observer
+step "runs before the upgrade" active
+pid=$(show MainPID)
+echo "@@ begin upgrade"
+# If dpkg asks, it gets no answer and fails.
+dpkg -i /newer.deb || failed "the upgrade by dpkg"
+step "the upgrade starts the newer package" \
+    'another && ! kill -0 "$pid" && [ "$(dpkg-query -W -f "\${Version}" observer)" = "$(cat /newer.version)" ]'
+step "and keeps the configuration" 'grep -qx "fd-batch = 9" /etc/observer/observer.toml'
+echo "@@ begin purge"
+dpkg -P observer || failed "the purge by dpkg"
+step "the purge ends the daemon" '! pgrep -x observer'
+step "and removes its user" '! getent passwd observer && ! getent group observer'
+step "and its unit" '[ "$(show LoadState)" = not-found ]'
+step "and every file" '[ ! -e /run/observer ] && [ -z "$(find / -xdev -name "*observer*")" ]'
+
 echo "@@ done"
 sleep 1
 systemctl poweroff --force --force
