@@ -252,12 +252,28 @@ fn prometheus(target: SocketAddr, alertmanager: SocketAddr, is_short: bool) -> P
     Prometheus::start_in(directory)
 }
 
-/// The queries of all panels and annotations, for all hosts, names and processes.
+/// A query for the values of a variable: `label_values(metric{...}, label)`.
+fn values_query(definition: &str) -> Option<String> {
+    let inner = definition
+        .strip_prefix("label_values(")?
+        .strip_suffix(')')?;
+    let (selector, label) = inner.rsplit_once(", ")?;
+    // Series without the label would give no value to choose. Only units may be empty: where systemd does not run.
+    let with_value = match label {
+        "unit" => selector.to_owned(),
+        _ => selector.replacen('{', &format!("{{{label}!=\"\","), 1),
+    };
+    Some(format!("group by ({label}) ({with_value})"))
+}
+
+/// The queries of all panels, annotations and variables, for all hosts, names and processes.
 fn dashboard_queries() -> Vec<String> {
     fn collect(value: &Value, queries: &mut Vec<String>) {
         match value {
             Value::Object(fields) => {
-                if let Some(query) = fields.get("expr").and_then(Value::as_str) {
+                let text = |name| fields.get(name).and_then(Value::as_str);
+                let values = text("definition").map(|it| values_query(it).expect(it));
+                if let Some(query) = text("expr").map(str::to_owned).or(values) {
                     let mut query = query.replace("$__rate_interval", "10s");
                     for variable in ["host", "unit", "comm", "pid"] {
                         query = query.replace(&format!("${variable}"), ".*");
