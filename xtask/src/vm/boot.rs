@@ -20,7 +20,8 @@ use crate::shell;
 /// no_timer_check: on a busy host, the boot considers the timer broken and panics. watchdog_thresh:
 /// the host that emulates the guest may itself stall for a while.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic softlockup_panic=1 \
-                            watchdog_thresh=60 noirqdebug no_timer_check";
+                            watchdog_thresh=60 noirqdebug no_timer_check mitigations=off \
+                            init_on_alloc=0 rcupdate.rcu_expedited=1";
 
 /// How a boot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl Machine<'_> {
         qemu.args(self.qemu.words()?)
             .env(variable, modules)
             .args(["-M", "q35", "-accel", &self.qemu.accelerator()])
-            .args(["-cpu", "max", "-smp", "2", "-m", "2G", "-nodefaults"])
+            .args(["-cpu", "max,-erms,-fsrm", "-smp", "2", "-m", "2G", "-nodefaults"])
             .args(["-no-user-config", "-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-serial"])
             .arg(format!("file:{}", console.display()))
