@@ -11,8 +11,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use observer_common::ProcessKey;
 use observer_core::{
     detect::{
-        ConnectResult, CounterClasses, Counts, Descriptors, Engine, Gatherer, Inputs, Name,
-        Process, ResetPeers, Sample, SentReset, Thresholds,
+        ConnectResult, CounterClasses, Counts, Culprits, Descriptors, Engine, Gatherer, Inputs,
+        Name, Process, RecordedPeers, Sample, SentReset, Thresholds,
     },
     names::ResetReasons,
     table::{
@@ -58,6 +58,7 @@ fn sample(second: u64, processes: u32) -> Sample {
                 ..Waits::default()
             },
             peers: Vec::new(),
+            culprits: Culprits::default(),
             handshakes: Handshakes::default(),
         }
     };
@@ -67,6 +68,7 @@ fn sample(second: u64, processes: u32) -> Sample {
         running: 10,
         counts: process.counts,
         syn_sent_over_3s: 0,
+        culprits: Culprits::default(),
     });
     Sample {
         now,
@@ -130,7 +132,7 @@ fn gather(criterion: &mut Criterion) {
                     snapshot: &snapshot,
                     classes: &classes,
                     fd_kinds: &HashMap::new(),
-                    reset_peers: &ResetPeers::default(),
+                    recorded_peers: &RecordedPeers::default(),
                     namespaces: &[],
                     sources: Vec::new(),
                     netns: &|_| None,

@@ -12,6 +12,7 @@ pub mod contract;
 pub mod detect;
 pub mod doctor;
 pub mod export;
+pub mod heaviest;
 pub mod hints;
 pub mod host;
 pub mod names;

@@ -6,8 +6,8 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
-    finding::{Breakdown, Evidence, Severity},
-    sample::{ConnectResult, Counts, Name, Process},
+    finding::{Breakdown, Evidence, PeerShare, Severity},
+    sample::{ConnectResult, Counts, Culprits, Name, Process},
     settings::Thresholds,
     windows::{Counters, Recent, Window},
 };
@@ -18,6 +18,8 @@ pub trait Connecting {
     fn counts(&self) -> &Counts;
     /// Sockets in SYN_SENT for over 3 s.
     fn waiting(&self) -> u32;
+    /// With whom connections fail.
+    fn culprits(&self) -> &Culprits;
 }
 
 impl Connecting for Process {
@@ -28,6 +30,10 @@ impl Connecting for Process {
     fn waiting(&self) -> u32 {
         self.syn_sent_over_3s
     }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
+    }
 }
 
 impl Connecting for Name {
@@ -37,6 +43,10 @@ impl Connecting for Name {
 
     fn waiting(&self) -> u32 {
         self.syn_sent_over_3s
+    }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
     }
 }
 
@@ -162,6 +172,23 @@ impl<S> ConnectFailures<S> {
         }
     }
 
+    /// These destinations of recorded failures, without those of results that are no failures here.
+    fn destinations(&self, recorded: &[PeerShare]) -> Vec<PeerShare> {
+        let (recent, failures) = (self.recent.sums(), self.failures());
+        let is_ignored = |it: &PeerShare| {
+            let mut names = ConnectResult::NAMES.iter();
+            let result = names.position(|name| it.reason == Some(*name));
+            result.is_some_and(|result| recent[result] > 0 && failures[result] == 0)
+        };
+        let (ignored, failed): (Vec<_>, Vec<_>) = recorded.iter().cloned().partition(is_ignored);
+        let rest = 1.0 - ignored.iter().map(|it| it.share).sum::<f64>();
+        let of_rest = failed.into_iter().map(|it| PeerShare {
+            share: it.share / rest,
+            ..it
+        });
+        of_rest.collect()
+    }
+
     fn causes(&self) -> Vec<(&'static Cause, u64)> {
         let results = self.failures();
         let of = |cause, result: ConnectResult| (cause, results[result as usize]);
@@ -250,6 +277,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             seconds: attempts.seconds,
             waiting: sample.waiting(),
             results: Breakdown::new(names.zip(self.recent.sums())),
+            peers: self.destinations(&sample.culprits().connects),
+            waiting_peers: sample.culprits().connecting.clone(),
         };
         let mut causes = self.causes();
         if failed == 0 {

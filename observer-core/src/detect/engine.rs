@@ -22,6 +22,7 @@ use super::{
     program_not_reading::ProgramNotReading,
     quic_0rtt_lost::Quic0RttLost,
     read_stall::ReadStall,
+    recorded_peers::Suspected,
     rst_storm::RstStorm,
     sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
     settings::Thresholds,
@@ -48,11 +49,21 @@ struct Watch<D> {
     /// When it was in a sample.
     seen: Duration,
     hidden_until: Option<Duration>,
+    /// Of the last assessment.
+    score: f64,
 }
+
+/// Score from which a finding is suspected.
+const SUSPECTED: f64 = 0.5;
 
 impl<D> Watch<D> {
     fn is_hidden(&self, now: Duration) -> bool {
         self.hidden_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is raised, or half way to it, so that it is worth knowing more.
+    fn is_suspected(&self) -> bool {
+        self.flag.raised().is_some() || self.score >= SUSPECTED
     }
 }
 
@@ -198,10 +209,12 @@ impl Pass<'_> {
                 flag: Flag::default(),
                 seen: self.at.now,
                 hidden_until: None,
+                score: 0.0,
             });
             watch.seen = self.at.now;
             self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
             let assessment = watch.detector.assess(part, &self.at);
+            watch.score = assessment.score;
             if self.at.raised || assessment.raise.is_some() {
                 loud.push((watch.detector.comes_last(part), subject, part, assessment));
             }
@@ -380,11 +393,16 @@ impl Engine {
         &mut self.board
     }
 
-    /// Whether a storm of RSTs of a process is raised or may come, so that records of them are worth reading.
+    /// What is raised or may come, so that records of it are worth reading.
     #[must_use]
-    pub fn suspects_resets(&self) -> bool {
-        let mut watches = self.rst_storm.values();
-        watches.any(|watch| watch.flag.raised().is_some() || watch.detector.is_suspected())
+    pub fn suspected(&self) -> Suspected {
+        fn any<D>(watches: &Watches<D>) -> bool {
+            watches.values().any(Watch::is_suspected)
+        }
+        Suspected {
+            connects: any(&self.connect_failures) || any(&self.connect_failures_of_names),
+            resets: any(&self.rst_storm) || any(&self.rst_storm_of_names),
+        }
     }
 
     /// Evaluates a sample, later than the previous one. Findings that explain others are evaluated first.

@@ -233,6 +233,7 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
         running: u32::from(pid.is_some()),
         counts,
         syn_sent_over_3s: 0,
+        culprits: Culprits::default(),
     };
     let running = pid.map(|pid| Process {
         counts,
@@ -440,6 +441,7 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
             running: 1,
             counts: it.counts,
             syn_sent_over_3s: 0,
+            culprits: Culprits::default(),
         });
         Sample {
             processes: vec![server, client],
@@ -689,4 +691,76 @@ fn a_leak_clears_when_the_limit_is_raised() {
         panic!("{changes:?}");
     };
     assert!(raised < 100 && (130..135).contains(&cleared), "{changes:?}");
+}
+
+/// Also of names, whose processes may live too short to be suspected themselves.
+#[test]
+fn what_may_be_raised_is_suspected() {
+    let none = Suspected::default();
+    let at = |seconds, sample: fn(u64) -> Sample| play(seconds, sample).1.suspected();
+    let refused = |second| {
+        let mut process = process(7);
+        process.counts.connects[ConnectResult::Refused as usize] = 20 * second;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(2, refused), none);
+    let connects = Suspected {
+        connects: true,
+        ..none
+    };
+    assert_eq!(at(5, refused), connects);
+    let resets = Suspected {
+        resets: true,
+        ..none
+    };
+    assert_eq!(at(20, |second| resetting(None, second)), none);
+    assert_eq!(at(40, |second| resetting(None, second)), resets);
+}
+
+/// Beside successes, attempts that fail for want of IPv6 are no failures, and their destinations none.
+#[test]
+fn destinations_are_those_of_failures() {
+    let share = |address: &str, reason, share| PeerShare {
+        address: address.parse().unwrap(),
+        port: 80,
+        is_client: false,
+        reason: Some(reason),
+        share,
+    };
+    let (_, engine) = play(20, |second| {
+        let mut client = process(7);
+        for (result, each) in [
+            (ConnectResult::Ok, 5),
+            (ConnectResult::Refused, 10),
+            (ConnectResult::NetUnreachable, 15),
+        ] {
+            client.counts.connects[result as usize] = each * second;
+        }
+        client.culprits.connects = vec![
+            share("2001:db8::1", "net_unreachable", 0.6),
+            share("10.0.0.7", "refused", 0.3),
+            share("10.0.0.8", "timed_out", 0.1),
+        ];
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let subject = Subject::Process(key(7));
+    let finding = engine.board().raised(Anomaly::ConnectFailures, &subject);
+    let Some(Evidence::Connects { peers, .. }) = finding.map(|it| &it.evidence) else {
+        panic!("{finding:?}");
+    };
+    let peers: Vec<_> = peers
+        .iter()
+        .map(|it| (it.address.to_string(), (it.share * 100.0).round()))
+        .collect();
+    // A result that no counter has is not ignored: it may be an old one.
+    assert_eq!(
+        peers,
+        [("10.0.0.7".to_owned(), 75.0), ("10.0.0.8".to_owned(), 25.0)]
+    );
 }

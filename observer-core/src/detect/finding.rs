@@ -7,8 +7,9 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{anomaly::Anomaly, cause::Explanation};
 use crate::{
+    heaviest::Heaviest,
     table::{Labels, ListenAddress},
-    walk::{Destination, PeerWait, wait_name},
+    walk::{Destination, Peer, PeerWait, wait_name},
 };
 
 /// How bad it is, in the order of the numbers of `socket_anomaly`.
@@ -183,6 +184,44 @@ impl Waiting {
     }
 }
 
+/// A peer, and how connects to it failed, if it is about that.
+pub type PeerReason = (Peer, Option<&'static str>);
+
+/// A peer and its share of the connections that an incident is about.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PeerShare {
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The port that was connected to.
+    pub port: u16,
+    /// Whether the peer is a client.
+    pub is_client: bool,
+    /// How connects to it failed: a name of the results. `None` if it is about something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// As a fraction of all peers.
+    pub share: f64,
+}
+
+/// Maximum number of peers that a finding has.
+const PEERS: usize = 5;
+
+impl PeerShare {
+    /// Those with the largest shares, largest first.
+    #[must_use]
+    pub fn first(of: &Heaviest<PeerReason>) -> Vec<Self> {
+        let first = of.first(PEERS).into_iter();
+        let shares = first.map(|((peer, reason), weight)| Self {
+            address: peer.address,
+            port: peer.port,
+            is_client: peer.is_client,
+            reason,
+            share: weight / of.total(),
+        });
+        shares.collect()
+    }
+}
+
 /// Which side sent the RSTs of a storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,6 +300,10 @@ pub enum Evidence {
         waiting: u32,
         /// Attempts that ended in the last 10 to 20 s, by result.
         results: Breakdown,
+        /// To whom most failures were, of those recorded since it was suspected; later ones count more.
+        peers: Vec<PeerShare>,
+        /// To whom most of those that wait are.
+        waiting_peers: Vec<PeerShare>,
     },
     /// Of connections that nothing answered.
     Unanswered {

@@ -1,5 +1,6 @@
 //! Builds a sample from the snapshot of the last tick and the data of the jobs since.
 
+mod culprits;
 mod holders;
 mod ports;
 
@@ -11,13 +12,16 @@ use std::{
 
 use observer_common::ProcessKey;
 
-use self::holders::{NameKey, most_first};
+use self::{
+    culprits::AllPeers,
+    holders::{NameKey, most_first},
+};
 use super::{
     finding::Holder,
-    reset_peers::ResetPeers,
+    recorded_peers::RecordedPeers,
     sample::{
-        CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
-        Worker,
+        CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Process, Sample,
+        Source, Worker,
     },
 };
 use crate::{
@@ -36,8 +40,8 @@ pub struct Inputs<'a> {
     pub fd_kinds: &'a HashMap<ProcessKey, Arc<FdKinds>>,
     /// Of network namespaces with sockets.
     pub namespaces: &'a [NamespaceCounters],
-    /// Of RSTs.
-    pub reset_peers: &'a ResetPeers,
+    /// Of failed connects and RSTs.
+    pub recorded_peers: &'a RecordedPeers,
     /// Of segments for closed ports.
     pub sources: Vec<Source>,
     /// The network namespace of a running process.
@@ -60,15 +64,13 @@ impl Gatherer {
             namespaces,
             ..
         } = inputs;
-        let process_of = |owner| {
-            let mut processes = snapshot.processes.iter();
-            processes.find(|it| it.owner == owner).map(|it| it.key)
-        };
+        let peers = AllPeers::new(inputs.recorded_peers, snapshot);
         let processes: Vec<_> = snapshot
             .processes
             .iter()
             .map(|it| Process {
-                reset_peer: inputs.reset_peers.of(it.owner).and_then(process_of),
+                reset_peer: peers.reset_peer(it.owner),
+                culprits: peers.of_process(it.owner),
                 ..process(it, &inputs)
             })
             .collect();
@@ -87,6 +89,7 @@ impl Gatherer {
                 running,
                 counts: Counts::read(&it.vitals.counts.slot(), classes),
                 syn_sent_over_3s,
+                culprits: peers.of_name(labels.name_key()),
             }
         });
         let names: Vec<_> = names.collect();
@@ -130,6 +133,7 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         reset_peer: None,
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
         peers: walk.peers(it.owner).to_vec(),
+        culprits: Culprits::default(),
         handshakes: inputs
             .snapshot
             .handshakes

@@ -22,6 +22,7 @@ mod port_exhaustion;
 mod program_not_reading;
 mod quic_0rtt_lost;
 mod read_stall;
+mod recorded_peers;
 mod reset_peers;
 mod rst_storm;
 mod sample;
@@ -45,13 +46,14 @@ pub use board::{Board, CHANGES, Entry, FINDINGS, TOTALS};
 pub use cause::{Cause, Explanation};
 pub use engine::Engine;
 pub use finding::{
-    Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, Severity, Subject, Waiting,
+    Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, PeerShare, Severity,
+    Subject, Waiting,
 };
 pub use gather::{Gatherer, Inputs};
-pub use reset_peers::ResetPeers;
+pub use recorded_peers::{RecordedPeers, Suspected};
 pub use sample::{
-    ConnectResult, CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Ports, Process,
-    ReceivedReset, Sample, SearchesFailedAt, SentReset, Source, Worker,
+    ConnectResult, CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Ports,
+    Process, ReceivedReset, Sample, SearchesFailedAt, SentReset, Source, Worker,
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
 pub use summary::{change_summary, duration, finding_summary, headline, named, number, who};

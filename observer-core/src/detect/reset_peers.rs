@@ -1,22 +1,14 @@
 //! Finds the local process at the other end of a process's reset connections, from records of RSTs.
-//! They are read only while a storm is suspected.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
 };
 
-use observer_common::{AF_INET, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST};
+use observer_common::{AF_INET, RECORD_RESET_SENT, Record};
 
 /// A slot and its generation.
-type Owner = (u32, u32);
-
-/// Interval after which counts are halved, so that old ones fade.
-const PERIOD: Duration = Duration::from_secs(10);
-/// Maximum number of records in a period. They are a sample, of all storms together: those of one must not
-/// leave the next one without.
-const MOST: u32 = 20_000;
+pub type Owner = (u32, u32);
 
 /// Ends of a connection, as the one that sends the RST has them. Loopback addresses are those of a network
 /// namespace; others connect namespaces.
@@ -43,27 +35,13 @@ struct Resets {
 /// Counts from records of RSTs.
 #[derive(Debug, Default)]
 pub struct ResetPeers {
-    wanted: bool,
-    period_began: Duration,
-    /// Records in this period.
-    taken: u32,
     connections: HashMap<Ends, Owners>,
     resets: HashMap<Owner, Resets>,
 }
 
 impl ResetPeers {
-    /// Sets whether records are requested. `now` is CLOCK_MONOTONIC.
-    pub fn want(&mut self, wanted: bool, now: Duration) {
-        if !wanted {
-            *self = Self::default();
-            return;
-        }
-        self.wanted = true;
-        if now.saturating_sub(self.period_began) < PERIOD {
-            return;
-        }
-        self.period_began = now;
-        self.taken = 0;
+    /// Halves all counts, and forgets connections of which one record came.
+    pub fn fade(&mut self) {
         self.connections.clear();
         for resets in self.resets.values_mut() {
             resets.records /= 2;
@@ -75,42 +53,10 @@ impl ResetPeers {
         self.resets.retain(|_, resets| resets.records > 0);
     }
 
-    /// Whether records of RSTs are to be read.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        self.wanted && self.taken < MOST
-    }
-
-    /// Takes in records. The two of a connection come in either order.
-    pub fn add(&mut self, records: &[Record]) {
-        for record in records {
-            self.add_one(record);
-        }
-    }
-
-    fn add_one(&mut self, record: &Record) {
-        let is_sent = match record.kind {
-            RECORD_RESET_SENT => true,
-            RECORD_RESET_RECEIVED => false,
-            _ => return,
-        };
-        if !self.is_wanted() {
-            return;
-        }
-        self.taken += 1;
-        if record.slot < SLOT_FIRST {
-            return;
-        }
-        let address = |bytes: [u8; 16]| {
-            let [a, b, c, d, ..] = bytes;
-            match record.family {
-                AF_INET => Ipv4Addr::new(a, b, c, d).into(),
-                // A socket of this family may have an IPv4 connection.
-                _ => Ipv6Addr::from(bytes).to_canonical(),
-            }
-        };
-        let local = (address(record.local), record.local_port);
-        let remote = (address(record.remote), record.remote_port);
+    /// Takes in a record of an RST. The two of a connection come in either order.
+    pub fn add(&mut self, record: &Record) {
+        let is_sent = record.kind == RECORD_RESET_SENT;
+        let [local, remote] = ends(record);
         let owner = (record.slot, record.generation);
         self.resets.entry(owner).or_default().records += 1;
         let (sender, receiver) = match is_sent {
@@ -154,9 +100,25 @@ impl ResetPeers {
     }
 }
 
+/// Both ends of a record's connection: the local one first.
+pub fn ends(record: &Record) -> [(IpAddr, u16); 2] {
+    let address = |bytes: [u8; 16]| {
+        let [a, b, c, d, ..] = bytes;
+        match record.family {
+            AF_INET => Ipv4Addr::new(a, b, c, d).into(),
+            // A socket of this family may have an IPv4 connection.
+            _ => Ipv6Addr::from(bytes).to_canonical(),
+        }
+    };
+    [
+        (address(record.local), record.local_port),
+        (address(record.remote), record.remote_port),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
-    use observer_common::{AF_INET6, Pod as _};
+    use observer_common::{AF_INET6, Pod as _, RECORD_RESET_RECEIVED, SLOT_FIRST};
 
     use super::*;
 
@@ -179,15 +141,9 @@ mod tests {
         record
     }
 
-    fn wanted() -> ResetPeers {
-        let mut peers = ResetPeers::default();
-        peers.want(true, Duration::from_secs(100));
-        peers
-    }
-
     #[test]
     fn both_ends_are_told_whichever_record_comes_first() {
-        let mut peers = wanted();
+        let mut peers = ResetPeers::default();
         for port in 1000..1010 {
             let mut sent = record(RECORD_RESET_SENT, CLIENT, port, 80);
             let mut received = record(RECORD_RESET_RECEIVED, SERVER, 80, port);
@@ -198,8 +154,8 @@ mod tests {
                 (received.local, received.remote) = (address.octets(), address.octets());
                 std::mem::swap(&mut sent, &mut received);
             }
-            peers.add(&[sent]);
-            peers.add(&[received]);
+            peers.add(&sent);
+            peers.add(&received);
         }
         assert_eq!(peers.of(CLIENT), Some(SERVER));
         assert_eq!(peers.of(SERVER), Some(CLIENT));
@@ -207,12 +163,12 @@ mod tests {
 
     #[test]
     fn a_peer_of_few_is_none() {
-        let mut peers = wanted();
+        let mut peers = ResetPeers::default();
         for port in 1000..1010 {
-            peers.add(&[record(RECORD_RESET_RECEIVED, SERVER, 80, port)]);
+            peers.add(&record(RECORD_RESET_RECEIVED, SERVER, 80, port));
         }
         for port in 1000..1005 {
-            peers.add(&[record(RECORD_RESET_SENT, CLIENT, port, 80)]);
+            peers.add(&record(RECORD_RESET_SENT, CLIENT, port, 80));
         }
         assert_eq!(peers.of(SERVER), None);
         assert_eq!(peers.of(CLIENT), Some(SERVER));
@@ -220,30 +176,23 @@ mod tests {
 
     #[test]
     fn loopback_of_another_namespace_is_another_connection() {
-        let mut peers = wanted();
-        peers.add(&[record(RECORD_RESET_SENT, CLIENT, 1000, 80)]);
+        let mut peers = ResetPeers::default();
+        peers.add(&record(RECORD_RESET_SENT, CLIENT, 1000, 80));
         let mut received = record(RECORD_RESET_RECEIVED, SERVER, 80, 1000);
         received.netns = 2;
-        peers.add(&[received]);
+        peers.add(&received);
         assert_eq!(peers.of(CLIENT), None);
     }
 
     #[test]
-    fn records_are_a_sample_and_fade() {
-        let mut peers = wanted();
-        for port in 0..u16::try_from(MOST).unwrap() {
-            assert!(peers.is_wanted());
-            peers.add(&[record(RECORD_RESET_RECEIVED, SERVER, 80, port)]);
+    fn counts_fade() {
+        let mut peers = ResetPeers::default();
+        for port in 0..100 {
+            peers.add(&record(RECORD_RESET_RECEIVED, SERVER, 80, port));
         }
-        assert!(!peers.is_wanted());
-        peers.want(true, Duration::from_secs(105));
-        assert!(!peers.is_wanted());
-        for period in 0..20 {
-            peers.want(true, Duration::from_secs(110 + 10 * period));
+        for _ in 0..7 {
+            peers.fade();
         }
-        assert!(peers.is_wanted());
-        assert!(peers.resets.is_empty());
-        peers.want(false, Duration::from_secs(400));
-        assert!(!peers.is_wanted());
+        assert!(peers.resets.is_empty() && peers.connections.is_empty());
     }
 }

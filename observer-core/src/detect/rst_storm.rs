@@ -15,9 +15,6 @@ use super::{
     windows::{Counters, Recent, Window, approach},
 };
 
-/// Fraction of all thresholds from which a storm is suspected.
-const SUSPECTED: f64 = 0.5;
-
 /// The thresholds that differ between processes and names.
 pub trait Resetting {
     /// Seconds that are looked at.
@@ -217,12 +214,6 @@ impl<S: Resetting> RstStorm<S> {
     #[must_use]
     pub fn is_received(&self) -> bool {
         self.direction() == Direction::Received
-    }
-
-    /// Whether it is half way to a storm, so that it is worth knowing more.
-    #[must_use]
-    pub fn is_suspected(&self) -> bool {
-        self.sent.score.max(self.received.score) >= SUSPECTED
     }
 
     /// Whether most of it is close() with unread data.

@@ -5,11 +5,11 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
-    PORT_SEARCH_CONNECT, ProcessKey, QuicCounters, RESETS_RECEIVED, RESETS_SENT, SYN_SENT, Slot,
-    connection_error_index, reset_received_name,
+    PORT_SEARCH_CONNECT, ProcessKey, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SYN_SENT,
+    Slot, connection_error_index, reset_received_name,
 };
 
-use super::finding::{Holder, Subject};
+use super::finding::{Holder, PeerShare, Subject};
 use crate::{
     process::fd_kinds::FdKinds,
     table::{Handshakes, Labels, ListenAddress},
@@ -150,16 +150,36 @@ impl ConnectResult {
         if index == CONNECT_GAVE_UP {
             return Self::GaveUp;
         }
-        match CONNECT_ERRNOS.get(index - 1).map(|errno| i32::from(*errno)) {
-            Some(libc::ECONNREFUSED) => Self::Refused,
-            Some(libc::ETIMEDOUT) => Self::TimedOut,
-            Some(libc::ECANCELED) => Self::Canceled,
-            Some(libc::EHOSTUNREACH) => Self::HostUnreachable,
-            Some(libc::ENETUNREACH) => Self::NetUnreachable,
-            Some(libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET) => Self::Icmp,
-            Some(libc::EACCES | libc::EPERM) => Self::Denied,
-            Some(libc::EADDRNOTAVAIL) => Self::AddressNotAvailable,
-            Some(libc::EAFNOSUPPORT) => Self::FamilyNotSupported,
+        let errno = CONNECT_ERRNOS.get(index - 1);
+        errno.map_or(Self::Other, |errno| Self::of_errno(i32::from(*errno)))
+    }
+
+    /// The class of a record of a failed connect.
+    #[must_use]
+    pub fn of_record(record: &Record) -> Self {
+        match Self::of_errno(i32::from(record.errno)) {
+            Self::Canceled if record.retransmits > 0 => Self::GaveUp,
+            result => result,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    fn of_errno(errno: i32) -> Self {
+        match errno {
+            libc::ECONNREFUSED => Self::Refused,
+            libc::ETIMEDOUT => Self::TimedOut,
+            libc::ECANCELED => Self::Canceled,
+            libc::EHOSTUNREACH => Self::HostUnreachable,
+            libc::ENETUNREACH => Self::NetUnreachable,
+            libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET => Self::Icmp,
+            libc::EACCES | libc::EPERM => Self::Denied,
+            libc::EADDRNOTAVAIL => Self::AddressNotAvailable,
+            libc::EAFNOSUPPORT => Self::FamilyNotSupported,
             _ => Self::Other,
         }
     }
@@ -260,6 +280,16 @@ pub struct Descriptors {
     pub measured_at: Duration,
 }
 
+/// The peers with whom the connections of a process or name fail, the largest share first. Those from records are
+/// empty unless something is suspected.
+#[derive(Clone, Debug, Default)]
+pub struct Culprits {
+    /// Of failed connects, from records.
+    pub connects: Vec<PeerShare>,
+    /// Of sockets in SYN_SENT for over 3 s.
+    pub connecting: Vec<PeerShare>,
+}
+
 /// A running process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -289,6 +319,8 @@ pub struct Process {
     pub waits: Waits,
     /// For whom, most connections first.
     pub peers: Vec<PeerWait>,
+    /// With whom its connections fail.
+    pub culprits: Culprits,
     /// TLS handshakes in progress.
     pub handshakes: Handshakes,
 }
@@ -311,6 +343,7 @@ impl Process {
             reset_peer: None,
             waits: Waits::default(),
             peers: Vec::new(),
+            culprits: Culprits::default(),
             handshakes: Handshakes::default(),
         }
     }
@@ -327,6 +360,8 @@ pub struct Name {
     pub counts: Counts,
     /// Sockets in SYN_SENT for over 3 s.
     pub syn_sent_over_3s: u32,
+    /// With whom its connections fail.
+    pub culprits: Culprits,
 }
 
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took

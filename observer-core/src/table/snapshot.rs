@@ -30,8 +30,8 @@ pub struct Snapshot {
     pub walk: Arc<Walk>,
     /// TLS handshakes in progress, as of the last reading.
     pub handshakes: Arc<OfProcesses>,
-    /// The names of processes that have ended and have ports of busy destinations or namespaces of `walk`, by
-    /// slot and generation; none from the table itself.
+    /// The names of processes that have ended and have ports of busy destinations or namespaces of `walk`, or
+    /// recorded peers, by slot and generation; none from the table itself.
     pub ended: Arc<HashMap<(u32, u32), Arc<Labels>>>,
 }
 
@@ -195,9 +195,13 @@ impl Vitals {
 }
 
 impl Table {
-    /// What [`Snapshot::ended`] has to be for `walk`.
+    /// What [`Snapshot::ended`] has to be for `walk` and these `others`.
     #[must_use]
-    pub fn ended_owners(&self, walk: &Walk) -> HashMap<(u32, u32), Arc<Labels>> {
+    pub fn ended_owners(
+        &self,
+        walk: &Walk,
+        others: impl IntoIterator<Item = (u32, u32)>,
+    ) -> HashMap<(u32, u32), Arc<Labels>> {
         let shares = walk.busy_destinations().flat_map(|it| walk.holders(it));
         let owners = shares.map(|share| share.owner);
         let namespaces = walk.namespaces.values().filter(|it| it.is_busy());
@@ -206,7 +210,8 @@ impl Table {
             let entry = self.entry(slot, generation);
             entry.is_some_and(|entry| entry.alive)
         };
-        let ended = owners.chain(binders).filter(|owner| !runs(owner));
+        let ended = owners.chain(binders).chain(others);
+        let ended = ended.filter(|owner| !runs(owner));
         let name = |owner: (u32, u32)| {
             let name = self.names.get(self.name_of_slot(owner.0, owner.1));
             (owner, Arc::clone(&name.labels))

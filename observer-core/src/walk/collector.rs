@@ -15,10 +15,11 @@ use super::{
     TIME_WAIT_LENGTH,
     destination::{Destination, RawDestination},
     history::History,
-    result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
+    result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk},
     reuse::Reuse,
-    waits::WaitCollector,
+    waits::{PEERS, RawPeer, WaitCollector},
 };
+use crate::heaviest::Heaviest;
 
 /// Milliseconds without data after which a connection is idle.
 const IDLE_MS: u32 = 300_000;
@@ -143,6 +144,8 @@ pub struct Collector {
     /// By slot and generation.
     processes: BTreeMap<(u32, u32), ProcessUse>,
     waits: WaitCollector,
+    /// By owner and state: peers of sockets that have been in it for long.
+    state_peers: BTreeMap<((u32, u32), u8), Heaviest<RawPeer>>,
     stall_after_ms: u32,
 }
 
@@ -212,6 +215,10 @@ impl Collector {
             ESTABLISHED if socket.idle_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
             _ => return,
         }
+        if seen.syn_sent_over_3s > 0 {
+            let peers = self.state_peers.entry((owner, socket.state)).or_default();
+            peers.add(RawPeer::of(socket, false), 1.0);
+        }
         let any = seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2;
         if any + seen.unguarded > 0 {
             let sum = self.processes.entry(owner).or_default();
@@ -245,6 +252,7 @@ impl Collector {
             took: walked.end.saturating_sub(walked.start),
             interval: history.interval(walked.end),
             processes: self.processes.into_values().collect(),
+            state_peers: state_peers(self.state_peers),
             ..Walk::default()
         };
         let mut remembered = history.begin(walked);
@@ -302,6 +310,20 @@ impl Collector {
         remembered.end();
         walk
     }
+}
+
+/// The peers with the most sockets of each owner and state.
+fn state_peers(all: BTreeMap<((u32, u32), u8), Heaviest<RawPeer>>) -> Vec<StatePeer> {
+    let peers = all.into_iter().flat_map(|((owner, state), peers)| {
+        let first = peers.first(PEERS).into_iter();
+        first.map(move |(peer, sockets)| StatePeer {
+            owner,
+            state,
+            peer: peer.decode(),
+            sockets: sockets as u32,
+        })
+    });
+    peers.collect()
 }
 
 /// Adds up the uses of one destination, and adds its holders to `shares`. Leaves out what depends on all

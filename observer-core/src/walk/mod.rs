@@ -20,7 +20,7 @@ pub use collector::Collector;
 pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::pause;
-pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, Walk};
+pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk};
 pub use waits::{NOBODY, Peer, PeerWait, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
 
 /// Duration of TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use super::{
     destination::Destination,
-    waits::{PeerWait, ProcessWaits, Waits},
+    waits::{Peer, PeerWait, ProcessWaits, Waits},
 };
 
 /// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).
@@ -26,6 +26,9 @@ pub struct Walk {
     /// For whom they wait: those of a process one after the other, first those that detectors count, most connections
     /// first.
     pub peers: Vec<PeerWait>,
+    /// The peers of sockets that have been in a state for long, in the order of owners and states, most sockets
+    /// first.
+    pub state_peers: Vec<StatePeer>,
     /// Duration of the walk.
     pub took: Duration,
     /// From the end of the walk before to the end of this one; 0 without one.
@@ -115,6 +118,20 @@ pub struct ProcessUse {
     pub unguarded: u32,
 }
 
+/// Sockets of a process and one peer that have been in a state for as long as those in [`ProcessUse`]: SYN_SENT.
+/// Of each process, the peers with the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatePeer {
+    /// The process's slot and the slot's generation.
+    pub owner: (u32, u32),
+    /// The state.
+    pub state: u8,
+    /// The peer.
+    pub peer: Peer,
+    /// Number of sockets.
+    pub sockets: u32,
+}
+
 /// Local ports of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceUse {
@@ -177,6 +194,15 @@ impl Walk {
         let first = self.peers.partition_point(|it| it.owner < owner);
         let count = self.peers[first..].partition_point(|it| it.owner == owner);
         &self.peers[first..first + count]
+    }
+
+    /// The peers of the sockets of a process that have been in this state for long, most sockets first.
+    #[must_use]
+    pub fn state_peers(&self, owner: (u32, u32), state: u8) -> &[StatePeer] {
+        let all = &self.state_peers;
+        let first = all.partition_point(|it| (it.owner, it.state) < (owner, state));
+        let count = all[first..].partition_point(|it| (it.owner, it.state) == (owner, state));
+        &all[first..first + count]
     }
 
     /// The holders of the ports for a destination, most ports first.

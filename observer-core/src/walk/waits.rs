@@ -22,7 +22,7 @@ pub const UNANSWERED_SECONDS: u32 = 60;
 pub const NOBODY: usize = (WAIT_NOBODY - WAIT_PEER) as usize;
 
 /// Peers kept of each process, those with the most waiting connections.
-const PEERS: usize = 5;
+pub(super) const PEERS: usize = 5;
 
 /// Waits of the connections of a process or a name, in ESTABLISHED and CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ pub fn wait_name(waits_for: u8) -> &'static str {
 }
 
 /// A peer of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer {
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -281,12 +281,37 @@ type PeerKey = ((u32, u32), bool, u8, RawPeer);
 /// [`Waits`] of a process: its slot and the slot's generation.
 pub type ProcessWaits = ((u32, u32), Waits);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct RawPeer {
+/// A peer as the kernel programs write it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RawPeer {
     netns: u32,
     address: [u32; 4],
     port: u16,
     is_client: bool,
+}
+
+impl RawPeer {
+    pub fn of(socket: &SocketSeen, is_client: bool) -> Self {
+        Self {
+            netns: socket.netns,
+            address: socket.remote,
+            port: if is_client {
+                socket.local_port
+            } else {
+                socket.remote_port
+            },
+            is_client,
+        }
+    }
+
+    pub fn decode(self) -> Peer {
+        Peer {
+            netns: self.netns,
+            address: address(self.address),
+            port: self.port,
+            is_client: self.is_client,
+        }
+    }
 }
 
 impl WaitCollector {
@@ -307,17 +332,7 @@ impl WaitCollector {
         if !is_for_somebody || socket.waited_ms < least {
             return;
         }
-        let is_client = is_server(socket);
-        let peer = RawPeer {
-            netns: socket.netns,
-            address: socket.remote,
-            port: if is_client {
-                socket.local_port
-            } else {
-                socket.remote_port
-            },
-            is_client,
-        };
+        let peer = RawPeer::of(socket, is_server(socket));
         let key = (owner, is_judged, waits_for, peer);
         if let Some((count, longest)) = self.peers.get_mut(&key) {
             *count += 1;
@@ -339,12 +354,7 @@ impl WaitCollector {
         let peers = peers.map(
             |((owner, is_judged, waits_for, raw), (connections, longest_ms))| PeerWait {
                 owner,
-                peer: Peer {
-                    netns: raw.netns,
-                    address: address(raw.address),
-                    port: raw.port,
-                    is_client: raw.is_client,
-                },
+                peer: raw.decode(),
                 waits_for,
                 is_judged,
                 connections,

@@ -234,7 +234,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         walk: watch::Sender::default(),
         namespaces: watch::Sender::default(),
         fd_kinds: watch::Sender::default(),
-        reset_peers: Arc::default(),
+        recorded_peers: Arc::default(),
         engine,
     };
     scheduler.add(Tick::new(shared.clone()));

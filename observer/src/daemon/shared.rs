@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use observer_common::ProcessKey;
 use observer_core::{
     config::Settings,
-    detect::{Engine, ResetPeers},
+    detect::{Engine, RecordedPeers},
     host::HostFacts,
     net::counters::NamespaceCounters,
     process::{fd_kinds::FdKinds, resources::ScanLimits},
@@ -35,8 +35,8 @@ pub struct Shared {
     pub walk: watch::Sender<Arc<Walk>>,
     /// The findings. Locked for writing for about a millisecond each tick.
     pub engine: Arc<RwLock<Engine>>,
-    /// The processes at both ends of reset connections, added by the reader of the ring.
-    pub reset_peers: Arc<RwLock<ResetPeers>>,
+    /// With whom connections fail, added by the reader of the ring.
+    pub recorded_peers: Arc<RwLock<RecordedPeers>>,
     /// The kinds of descriptors of processes that may run out of them.
     pub fd_kinds: watch::Sender<Arc<HashMap<ProcessKey, Arc<FdKinds>>>>,
     /// Counters of network namespaces with sockets and processes.

@@ -1,9 +1,9 @@
-//! Reads the ring: logs failures if the setting `log-events` is on, and passes RSTs to the detectors while they request
-//! them.
+//! Reads the ring: logs failures if the setting `log-events` is on, and passes records to the detectors while they
+//! request them.
 
 use std::time::Duration;
 
-use observer_common::{RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record};
+use observer_common::Record;
 use observer_core::{
     config::{LogFormat, Settings},
     names::ResetReasons,
@@ -18,9 +18,6 @@ use crate::{daemon::shared::Shared, kernel::Stream};
 /// Maximum time that a record waits in the ring. The kernel programs wake the reader only when it is
 /// half full.
 const PACE: Duration = Duration::from_millis(100);
-
-/// Kinds of records for the detectors.
-const RESETS: u32 = 1 << RECORD_RESET_SENT | 1 << RECORD_RESET_RECEIVED;
 
 /// Reads until `stop`.
 pub async fn read(
@@ -46,18 +43,16 @@ pub async fn read(
             let settings = settings.borrow();
             (settings.log_events, settings.log_format)
         };
-        let mut wanted = if log { failure_kinds() } else { 0 };
-        if lock(&shared.reset_peers).is_wanted() {
-            wanted |= RESETS;
-        }
+        let detected = lock(&shared.recorded_peers).kinds();
+        let wanted = detected | if log { failure_kinds() } else { 0 };
         if records.replace(wanted) != Some(wanted) {
             shared.live.set_records(wanted);
         }
         let clock = Clock::now();
-        let mut resets = Vec::new();
+        let mut for_detectors = Vec::new();
         let mut each = |record: &Record| {
-            if RESETS & 1 << record.kind != 0 {
-                resets.push(*record);
+            if detected & 1 << record.kind != 0 {
+                for_detectors.push(*record);
             }
             if !log || !is_failure(record) {
                 return;
@@ -82,8 +77,8 @@ pub async fn read(
             stream.get_mut().drain(&mut each)
         };
         // In one batch, because there may be thousands per second and the detectors read it.
-        if !resets.is_empty() {
-            write(&shared.reset_peers).add(&resets);
+        if !for_detectors.is_empty() {
+            write(&shared.recorded_peers).add(&for_detectors);
         }
         if more && !*stop.borrow() {
             tokio::task::yield_now().await;

@@ -5,14 +5,15 @@ use std::{
 };
 
 use observer_common::{
-    CLOSE, ESTABLISHED, Listener as KernelListener, ListenerKey, ListenerSample, RESET_LINGER_ZERO,
-    V4_MAPPED,
+    CLOSE, ESTABLISHED, Listener as KernelListener, ListenerKey, ListenerSample, Pod as _,
+    RECORD_CONNECT_FAILED, RESET_LINGER_ZERO, Record, SYN_SENT, V4_MAPPED,
 };
 
 use super::{ports::FailedSearches, *};
 use crate::{
     detect::{
-        finding::Subject,
+        Suspected,
+        finding::{PeerShare, Subject},
         sample::{Ports, SentReset},
     },
     names::ResetReasons,
@@ -20,7 +21,7 @@ use crate::{
         Labels, Resources, Table, TableConfig,
         fake::{FakeFacts, FakeKernel, key},
     },
-    walk::{Destination, DestinationUse, NamespaceUse, ProcessUse, Share, Walk},
+    walk::{Destination, DestinationUse, NamespaceUse, Peer, ProcessUse, Share, StatePeer, Walk},
 };
 
 fn process_without_sockets() -> Process {
@@ -33,7 +34,7 @@ fn gather(snapshot: &Snapshot) -> Sample {
         snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
-        reset_peers: &ResetPeers::default(),
+        recorded_peers: &RecordedPeers::default(),
         namespaces: &[],
         sources: Vec::new(),
         netns: &|_| None,
@@ -231,7 +232,7 @@ fn ports_have_their_holders() {
         ..Walk::default()
     };
     let mut snapshot = table.snapshot(1, &kernel, &facts);
-    snapshot.ended = Arc::new(table.ended_owners(&walk));
+    snapshot.ended = Arc::new(table.ended_owners(&walk, []));
     snapshot.walk = Arc::new(walk);
     let counters = [NamespaceCounters {
         netns: 1,
@@ -243,7 +244,7 @@ fn ports_have_their_holders() {
         snapshot: &snapshot,
         classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
         fd_kinds: &HashMap::new(),
-        reset_peers: &ResetPeers::default(),
+        recorded_peers: &RecordedPeers::default(),
         namespaces: &counters,
         sources: Vec::new(),
         netns: &|_| None,
@@ -269,6 +270,81 @@ fn ports_have_their_holders() {
     assert_eq!(sample.namespaces[0].time_wait_overflows, 3);
 }
 
+/// Of a running process, of one that has ended, and of their name.
+#[test]
+fn peers_of_names_include_those_of_ended_processes() {
+    let (kernel, facts) = (FakeKernel::new(16), FakeFacts::default());
+    let slots = [7, 8].map(|pid| kernel.spawn(pid, 1, b"a").unwrap());
+    let mut table = Table::new(TableConfig::default());
+    let now = Instant::now();
+    table.tick(now, &kernel, &facts);
+    facts.kill(key(8, 1));
+    for second in 1..20 {
+        table.tick(now + Duration::from_secs(second), &kernel, &facts);
+    }
+    let mut recorded = RecordedPeers::default();
+    let suspected = Suspected {
+        connects: true,
+        ..Suspected::default()
+    };
+    recorded.want(suspected, Duration::from_secs(1));
+    for (slot, port) in [
+        (slots[0], 80),
+        (slots[1], 81),
+        (slots[1], 81),
+        (slots[1], 81),
+    ] {
+        let mut record = Record::read_from(&[0; size_of::<Record>()]).unwrap();
+        record.kind = RECORD_CONNECT_FAILED;
+        record.slot = slot;
+        record.errno = libc::ECONNREFUSED as u16;
+        record.remote_port = port;
+        recorded.add(&[record]);
+    }
+    let to = |port| Peer {
+        netns: 1,
+        address: Ipv4Addr::LOCALHOST.into(),
+        port,
+        is_client: false,
+    };
+    let mut snapshot = table.snapshot(1, &kernel, &facts);
+    assert_eq!(snapshot.processes.len(), 1);
+    snapshot.ended = Arc::new(table.ended_owners(&Walk::default(), recorded.owners()));
+    snapshot.walk = Arc::new(Walk {
+        processes: vec![ProcessUse {
+            owner: (slots[0], 0),
+            syn_sent_over_3s: 10,
+            ..ProcessUse::default()
+        }],
+        state_peers: vec![StatePeer {
+            owner: (slots[0], 0),
+            state: SYN_SENT,
+            peer: to(82),
+            sockets: 4,
+        }],
+        ..Walk::default()
+    });
+    let reasons = ResetReasons::default();
+    let sample = Gatherer::default().gather(Inputs {
+        snapshot: &snapshot,
+        classes: &CounterClasses::new(|index| reasons.name(index).into_owned()),
+        fd_kinds: &HashMap::new(),
+        recorded_peers: &recorded,
+        namespaces: &[],
+        sources: Vec::new(),
+        netns: &|_| None,
+    });
+    let ports =
+        |peers: &[PeerShare]| -> Vec<_> { peers.iter().map(|it| (it.port, it.share)).collect() };
+    let process = &sample.processes[0].culprits;
+    assert_eq!(ports(&process.connects), [(80, 1.0)]);
+    assert_eq!(ports(&process.connecting), [(82, 0.4)]);
+    let mut names = sample.names.iter();
+    let name = &names.find(|it| it.labels.comm() == "a").unwrap().culprits;
+    assert_eq!(ports(&name.connects), [(81, 0.75), (80, 0.25)]);
+    assert_eq!(ports(&name.connecting), [(82, 0.4)]);
+}
+
 fn holder(comm: &str) -> Holder {
     Holder {
         process: None,
@@ -291,6 +367,7 @@ fn name(comm: &str, connect: u64, bind: u64) -> Name {
         running: 0,
         counts: searches(connect, bind),
         syn_sent_over_3s: 0,
+        culprits: Culprits::default(),
     }
 }
 

@@ -6,7 +6,9 @@ use observer_common::ProcessKey;
 
 use super::draw::Draw;
 use crate::{
-    detect::{Anomaly, Change, Counts, Engine, Finding, Name, Process, Sample, Thresholds},
+    detect::{
+        Anomaly, Change, Counts, Culprits, Engine, Finding, Name, Process, Sample, Thresholds,
+    },
     table::Labels,
 };
 
@@ -156,5 +158,6 @@ pub fn name(counts: Counts) -> Name {
         running: 0,
         counts,
         syn_sent_over_3s: 0,
+        culprits: Culprits::default(),
     }
 }

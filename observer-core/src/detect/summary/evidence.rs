@@ -1,11 +1,14 @@
 //! The problem, with the numbers of a finding.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::numbers::{duration, growth, number, percent, rate};
 use crate::detect::{
     anomaly::Anomaly,
-    finding::{Breakdown, Direction, Evidence, Finding, Subject, Waiting},
+    finding::{Breakdown, Direction, Evidence, Finding, PeerShare, Subject, Waiting},
 };
 
 /// Results of failed connects that are named.
@@ -14,7 +17,7 @@ const RESULTS: usize = 3;
 const NEWEST: usize = 3;
 
 /// Peers that are named.
-const PEERS: usize = 2;
+const PEERS: usize = 3;
 
 /// What it does.
 pub(super) fn what(finding: &Finding) -> String {
@@ -53,22 +56,28 @@ pub(super) fn what(finding: &Finding) -> String {
             seconds,
             waiting,
             results,
+            peers,
+            waiting_peers,
         } => {
+            let to = shares(waiting_peers, ":", "to");
             let waiting = match waiting {
                 0 => None,
-                1 => Some("1 connection has waited for an answer for over 3 s".to_owned()),
+                1 => Some(format!(
+                    "1 connection has waited for an answer for over 3 s{to}"
+                )),
                 waiting => Some(format!(
-                    "{} connections have waited for an answer for over 3 s",
+                    "{} connections have waited for an answer for over 3 s{to}",
                     number(*waiting)
                 )),
             };
             let failed = (*failed > 0).then(|| {
                 format!(
-                    "{} of {} connects failed in {}{}",
+                    "{} of {} connects failed in {}{}{}",
                     number(*failed),
                     number(*attempts),
                     duration(Duration::from_secs(*seconds)),
                     reasons(results),
+                    shares(peers, ":", "to"),
                 )
             });
             let parts: Vec<_> = failed.into_iter().chain(waiting).collect();
@@ -310,12 +319,36 @@ pub(super) fn what(finding: &Finding) -> String {
 
 /// `8 with 10.0.0.9:443`, or `8 with the client 10.0.0.9 of port 80`.
 fn peer(it: &Waiting) -> String {
-    let with = SocketAddr::new(it.address, it.port);
-    let with = match it.is_client {
-        true => format!("the client {} of port {}", it.address, it.port),
-        false => with.to_string(),
-    };
+    let with = end(it.address, it.port, it.is_client);
     format!("{} with {with}", number(it.connections))
+}
+
+fn end(address: IpAddr, port: u16, is_client: bool) -> String {
+    match is_client {
+        true => format!("the client {address} of port {port}"),
+        false => SocketAddr::new(address, port).to_string(),
+    }
+}
+
+/// `: 52 % to 10.0.0.9:443 (refused), 48 % to 10.0.0.7:443 (timed out)`, or `: all to 10.0.0.9:443`. Nothing if
+/// no peer is known. `before` is what separates it from the text before.
+fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
+    let is_same = peers.windows(2).all(|two| two[0].reason == two[1].reason);
+    let peer = |it: &PeerShare| {
+        let part = match it.share > 0.995 {
+            true => "all".to_owned(),
+            false => percent(it.share),
+        };
+        let reason = it.reason.filter(|_| !is_same);
+        let reason = reason.map_or_else(String::new, |it| format!(" ({})", it.replace('_', " ")));
+        let end = end(it.address, it.port, it.is_client);
+        format!("{part} {preposition} {end}{reason}")
+    };
+    let parts: Vec<_> = peers.iter().take(PEERS).map(peer).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("{before} {}", parts.join(", ")),
+    }
 }
 
 /// `: 40 refused, 5 timed out`, most first.

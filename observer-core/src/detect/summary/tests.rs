@@ -4,7 +4,10 @@ use observer_common::{WAIT_PEER, WAIT_PEER_FIRST_BYTE};
 
 use super::*;
 use crate::{
-    detect::{Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, Waiting, cause},
+    detect::{
+        Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, PeerShare, Waiting,
+        cause,
+    },
     table::{ListenAddress, fake::key},
     walk::{Destination, Peer, PeerWait},
 };
@@ -126,35 +129,72 @@ fn a_storm_that_is_received_has_several_causes() {
     );
 }
 
-#[test]
-fn failed_connects() {
-    let evidence = |failed, waiting| Evidence::Connects {
+fn share(last: u8, is_client: bool, reason: Option<&'static str>, share: f64) -> PeerShare {
+    PeerShare {
+        address: [10, 0, 0, last].into(),
+        port: 443,
+        is_client,
+        reason,
+        share,
+    }
+}
+
+fn connects(failed: u64, waiting: u32, peers: &[PeerShare], waiting_peers: &[PeerShare]) -> String {
+    let evidence = Evidence::Connects {
         failed,
         attempts: 50,
         seconds: 120,
         waiting,
         results: Breakdown::new([("ok", 5), ("timed_out", 5), ("refused", 40)]),
+        peers: peers.to_vec(),
+        waiting_peers: waiting_peers.to_vec(),
     };
-    let of = |failed, waiting| {
-        let evidence = evidence(failed, waiting);
-        finding_summary(&finding(
-            Anomaly::ConnectFailures,
-            process(),
-            None,
-            evidence,
-            &[],
-        ))
-    };
-    let who = "api (pid 5674, api.service) cannot connect:";
-    let failed = "45 of 50 connects failed in 2 min (40 refused, 5 timed out)";
-    assert_eq!(of(45, 0), format!("{who} {failed}"));
+    finding_summary(&finding(
+        Anomaly::ConnectFailures,
+        process(),
+        None,
+        evidence,
+        &[],
+    ))
+}
+
+const CONNECTING: &str = "api (pid 5674, api.service) cannot connect:";
+const FAILED: &str = "45 of 50 connects failed in 2 min (40 refused, 5 timed out)";
+
+#[test]
+fn failed_connects() {
+    assert_eq!(connects(45, 0, &[], &[]), format!("{CONNECTING} {FAILED}"));
     assert_eq!(
-        of(0, 1_200),
-        format!("{who} 1,200 connections have waited for an answer for over 3 s")
+        connects(0, 1_200, &[], &[]),
+        format!("{CONNECTING} 1,200 connections have waited for an answer for over 3 s")
     );
     assert_eq!(
-        of(45, 1),
-        format!("{who} {failed}; 1 connection has waited for an answer for over 3 s")
+        connects(45, 1, &[], &[]),
+        format!("{CONNECTING} {FAILED}; 1 connection has waited for an answer for over 3 s")
+    );
+}
+
+#[test]
+fn failed_connects_name_their_destinations() {
+    let refused = Some("refused");
+    let alike = [(7, 0.52), (8, 0.38), (9, 0.06), (6, 0.04)]
+        .map(|(last, part)| share(last, false, refused, part));
+    assert_eq!(
+        connects(45, 12, &alike, &[share(5, false, None, 1.0)]),
+        format!(
+            "{CONNECTING} {FAILED}: 52 % to 10.0.0.7:443, 38 % to 10.0.0.8:443, 6 % to 10.0.0.9:443; \
+             12 connections have waited for an answer for over 3 s: all to 10.0.0.5:443"
+        )
+    );
+    let different = [
+        share(7, false, refused, 0.9),
+        share(7, false, Some("timed_out"), 0.1),
+    ];
+    assert_eq!(
+        connects(45, 0, &different, &[]),
+        format!(
+            "{CONNECTING} {FAILED}: 90 % to 10.0.0.7:443 (refused), 10 % to 10.0.0.7:443 (timed out)"
+        )
     );
 }
 
@@ -198,6 +238,7 @@ fn connections_that_wait() {
         peer(7, WAIT_PEER_FIRST_BYTE, 2),
         peer(9, WAIT_PEER, 1),
         peer(8, WAIT_PEER, 1),
+        peer(6, WAIT_PEER, 1),
     ];
     let evidence = Evidence::Waits {
         waiting: 9,
@@ -210,7 +251,7 @@ fn connections_that_wait() {
     assert_eq!(
         finding_summary(&finding(Anomaly::ReadStall)),
         "api (pid 5674, api.service) waits for peers that do nothing: 9 of its 10 connections, the longest for 41 s: \
-         6 with 10.0.0.9:443, 2 with 10.0.0.7:443"
+         6 with 10.0.0.9:443, 2 with 10.0.0.7:443, 1 with 10.0.0.8:443"
     );
     assert!(
         finding_summary(&finding(Anomaly::ProgramNotReading))

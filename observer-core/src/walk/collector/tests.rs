@@ -329,6 +329,32 @@ fn quiet(flags: u16, idle_ms: u32) -> SocketSeen {
 }
 
 #[test]
+fn sockets_that_connect_for_long_name_their_peers() {
+    let connecting = |port, seconds| SocketSeen {
+        // bind() before connect().
+        flags: PORT_BOUND,
+        remote_port: port,
+        ..in_state(SYN_SENT, 3, 0, seconds)
+    };
+    let mut sockets = vec![connecting(80, 4); 3];
+    sockets.extend([connecting(81, 4), connecting(82, 3)]);
+    // Any number of other peers.
+    sockets.extend((1000..9000).map(|port| connecting(port, 9)));
+    sockets.extend(vec![connecting(443, 9); 1000]);
+    sockets.push(in_state(SYN_SENT, 4, 0, 4));
+    let walk = walk(&[], &sockets);
+    assert_eq!(walk.process((3, 1)).syn_sent_over_3s, 9004);
+    let [first, ..] = walk.state_peers((3, 1), SYN_SENT) else {
+        panic!("{:?}", walk.state_peers);
+    };
+    assert_eq!((first.peer.port, first.peer.is_client), (443, false));
+    assert!((800..=1000).contains(&first.sockets), "{first:?}");
+    assert_eq!(walk.state_peers((4, 1), SYN_SENT).len(), 1);
+    assert!(walk.state_peers((3, 1), CLOSE_WAIT).is_empty());
+    assert!(walk.state_peers.len() <= 6);
+}
+
+#[test]
 fn sockets_of_a_process_count_once_they_have_waited() {
     let open = SEEN_DESCRIPTOR;
     let sockets = [

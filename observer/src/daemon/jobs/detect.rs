@@ -67,15 +67,15 @@ impl Job for Detect {
             classes: &self.classes,
             fd_kinds: &fd_kinds,
             namespaces: &namespaces,
-            reset_peers: &read(&self.shared.reset_peers),
+            recorded_peers: &read(&self.shared.recorded_peers),
             sources,
             netns: &|process| self.shared.facts.netns(process),
         });
-        let (changes, suspects_resets) = {
+        let (changes, suspected) = {
             let mut engine = write(&self.shared.engine);
-            (engine.step(&sample), engine.suspects_resets())
+            (engine.step(&sample), engine.suspected())
         };
-        write(&self.shared.reset_peers).want(suspects_resets, sample.now);
+        write(&self.shared.recorded_peers).want(suspected, sample.now);
         findings::log(&changes, sample.now, self.log_format);
         failed.map_or(Ok(()), Err)
     }

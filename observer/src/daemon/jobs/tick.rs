@@ -62,6 +62,7 @@ impl Job for Tick {
             table,
             snapshot,
             walk,
+            recorded_peers,
             ..
         } = &self.shared;
         let began_ns = monotonic_ns();
@@ -75,9 +76,10 @@ impl Job for Tick {
         let mut now = read(table).snapshot(began_ns, &**live, &**facts);
         now.walk = Arc::clone(&walk.borrow());
         now.handshakes = read(table).handshakes_of_processes();
-        if now.walk.walked_at != self.walked_at {
+        let recorded: Vec<_> = read(recorded_peers).owners().collect();
+        if now.walk.walked_at != self.walked_at || !recorded.is_empty() {
             self.walked_at = now.walk.walked_at;
-            self.ended = Arc::new(read(table).ended_owners(&now.walk));
+            self.ended = Arc::new(read(table).ended_owners(&now.walk, recorded));
         }
         now.ended = Arc::clone(&self.ended);
         snapshot.send_replace(Arc::new(now));

@@ -4,6 +4,7 @@
 mod table;
 
 use std::{
+    collections::BTreeSet,
     env,
     path::Path,
     thread,
@@ -178,6 +179,10 @@ impl Run {
         if expected.cause == "handshakes_unanswered" && !peer.is_string() {
             wrong.push(format!("no peer: {}", finding["evidence"]));
         }
+        let named = peers(&finding["evidence"]);
+        if !expected.peers.is_empty() && named != expected.peers {
+            wrong.push(format!("peers {named:?}, not {:?}", expected.peers));
+        }
         match self.seconds() {
             None => wrong.push("its program does not start".to_owned()),
             Some(seconds) if seconds > within => {
@@ -222,6 +227,20 @@ impl Run {
         }
         wrong
     }
+}
+
+/// The peers that evidence names, as in [`Expected::peers`] and in that order.
+fn peers(evidence: &Value) -> Vec<String> {
+    let lists = ["peers", "waiting_peers"].map(|key| evidence[key].as_array());
+    let all = lists.into_iter().flatten().flatten().map(|peer| {
+        let (address, port) = (peer["address"].as_str().unwrap_or_default(), &peer["port"]);
+        match peer["is_client"] == true {
+            true => format!("client {address} of {port}"),
+            false => format!("{address}:{port}"),
+        }
+    });
+    let all: BTreeSet<_> = all.collect();
+    all.into_iter().collect()
 }
 
 /// A row of the table in docs/detectors.md.

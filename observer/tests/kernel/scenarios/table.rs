@@ -44,6 +44,8 @@ pub struct Expected {
     pub first_error: FirstError,
     /// Maximum number of seconds from the start of the misbehaviour to the finding.
     pub within: f64,
+    /// All peers that it names, as `ADDRESS:PORT`, or `client ADDRESS of PORT`.
+    pub peers: &'static [&'static str],
     /// Findings that may be there as well: anomaly, role and cause.
     pub also: &'static [(&'static str, &'static str, &'static str)],
 }
@@ -145,6 +147,7 @@ const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> 
         hint,
         first_error: FirstError::None,
         within: 15.0,
+        peers: &[],
         // Its other end, where it is raised before a record says whose that is.
         also: &[("rst_storm", "server", "peer_left")],
     }
@@ -157,6 +160,7 @@ const REFUSED: Expected = Expected {
     hint: "nothing-listens",
     first_error: FirstError::None,
     within: 12.0,
+    peers: &["127.0.0.1:81"],
     also: &[],
 };
 
@@ -168,6 +172,7 @@ const PORTS: Expected = Expected {
     hint: "time-wait",
     first_error: FirstError::Foretold,
     within: 35.0,
+    peers: &[],
     also: &[("time_wait_surge", "client", "short_connections")],
 };
 
@@ -184,6 +189,7 @@ const fn leak(
         hint,
         first_error: FirstError::Later,
         within,
+        peers: &[],
         also: &[
             // Afterwards.
             ("fd_exhaustion", "server", "fd_limit"),
@@ -204,6 +210,7 @@ const fn queue(role: &'static str, cause: &'static str, hint: &'static str) -> E
         hint,
         first_error: FirstError::None,
         within: 20.0,
+        peers: &[],
         // The same connections, as their other end sees them.
         also: &[("connect_failures", "client", "syn_dropped")],
     }
@@ -216,6 +223,7 @@ const SCAN: Expected = Expected {
     hint: "scan",
     first_error: FirstError::None,
     within: 30.0,
+    peers: &[],
     also: &[],
 };
 
@@ -233,6 +241,7 @@ const fn stall(
         hint,
         first_error: FirstError::None,
         within: 25.0,
+        peers: &[],
         also: &[
             ("read_stall", "client", "no_answer"),
             ("read_stall", "client", "peer_not_reading"),
@@ -251,6 +260,7 @@ const fn early(cause: &'static str, hint: &'static str) -> Expected {
         first_error: FirstError::None,
         // Its programs may do it several times before they are observed.
         within: 40.0,
+        peers: &[],
         also: &[],
     }
 }
@@ -297,7 +307,10 @@ scenarios! {
         => Some(REFUSED);
     "dead2of3": "nothing listens at 2 of 3 backends";
         ["connects.py", "two-of-three"]
-        => Some(REFUSED);
+        => Some(Expected {
+            peers: &["127.0.0.1:81", "127.0.0.1:82"],
+            ..REFUSED
+        });
     "blackhol": "SYNs are dropped; the first connect() fails after 31 s";
         ["connects.py", "black-hole"]
         after "ip link add v0 type veth peer name v1
@@ -310,6 +323,7 @@ scenarios! {
             cause: "syn_dropped",
             hint: "syn-timeout",
             first_error: FirstError::Later,
+            peers: &["10.9.0.2:80"],
             ..REFUSED
         });
     "ports20": "20 requests/s without keep-alive, 1,000 ports";
@@ -346,6 +360,7 @@ scenarios! {
             hint: "tw-buckets",
             first_error: FirstError::None,
             within: 15.0,
+            peers: &[],
             also: &[],
         });
     "cwait64": "a server does not close, 2 connections/s, 64 descriptors";
@@ -404,6 +419,7 @@ scenarios! {
         => Some(Expected {
             anomaly: "silent_peers",
             cause: "not_acknowledged",
+            peers: &[],
             also: &[],
             ..resets("client", "", "keepalive")
         });

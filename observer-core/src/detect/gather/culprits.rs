@@ -1,0 +1,128 @@
+//! With whom the connections of each process and name fail, from records and the last walk.
+
+use std::collections::{BTreeSet, HashMap};
+
+use observer_common::{ProcessKey, SYN_SENT};
+
+use super::holders::NameKey;
+use crate::{
+    detect::{
+        finding::{PeerReason, PeerShare},
+        recorded_peers::{Event, RecordedPeers},
+        sample::Culprits,
+    },
+    heaviest::Heaviest,
+    table::{ProcessVitals, Snapshot},
+    walk::Walk,
+};
+
+/// Peers of one process or name.
+#[derive(Default)]
+struct Peers {
+    connects: Heaviest<PeerReason>,
+    connecting: Heaviest<PeerReason>,
+}
+
+impl Peers {
+    fn of(owner: (u32, u32), recorded: &RecordedPeers, walk: &Walk) -> Self {
+        let of = |event| recorded.of(owner, event).cloned().unwrap_or_default();
+        let mut peers = Self {
+            connects: of(Event::ConnectFailed),
+            ..Self::default()
+        };
+        peers.connecting = in_state(owner, SYN_SENT, walk.process(owner).syn_sent_over_3s, walk);
+        peers
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            connects,
+            connecting,
+        } = other;
+        self.connects.merge(connects);
+        self.connecting.merge(connecting);
+    }
+
+    fn culprits(&self) -> Culprits {
+        let Self {
+            connects,
+            connecting,
+        } = self;
+        Culprits {
+            connects: PeerShare::first(connects),
+            connecting: PeerShare::first(connecting),
+        }
+    }
+}
+
+/// The peers of all `sockets` of `owner` that have been in `state` for long.
+fn in_state(owner: (u32, u32), state: u8, sockets: u32, walk: &Walk) -> Heaviest<PeerReason> {
+    let mut all = Heaviest::default();
+    let mut known = 0;
+    for it in walk.state_peers(owner, state) {
+        known += it.sockets;
+        all.add((it.peer, None), it.sockets.into());
+    }
+    all.add_others(sockets.saturating_sub(known).into());
+    all
+}
+
+/// The peers of all processes and names that have any.
+pub(super) struct AllPeers<'a> {
+    recorded: &'a RecordedPeers,
+    snapshot: &'a Snapshot,
+    owners: HashMap<(u32, u32), Peers>,
+    names: HashMap<NameKey<'a>, Peers>,
+}
+
+impl<'a> AllPeers<'a> {
+    pub fn new(recorded: &'a RecordedPeers, snapshot: &'a Snapshot) -> Self {
+        let walk = &snapshot.walk;
+        let walked = walk.state_peers.iter().map(|it| it.owner);
+        let owners: BTreeSet<_> = recorded.owners().chain(walked).collect();
+        let mut all = Self {
+            recorded,
+            snapshot,
+            owners: HashMap::new(),
+            names: HashMap::new(),
+        };
+        for owner in owners {
+            let peers = Peers::of(owner, recorded, walk);
+            let running = running(snapshot, owner).map(|it| &it.vitals.labels);
+            if let Some(labels) = running.or_else(|| snapshot.ended.get(&owner)) {
+                all.names
+                    .entry(labels.name_key())
+                    .or_default()
+                    .merge(&peers);
+            }
+            all.owners.insert(owner, peers);
+        }
+        all
+    }
+
+    pub fn of_process(&self, owner: (u32, u32)) -> Culprits {
+        self.owners
+            .get(&owner)
+            .map(Peers::culprits)
+            .unwrap_or_default()
+    }
+
+    pub fn of_name(&self, name: NameKey<'_>) -> Culprits {
+        self.names
+            .get(&name)
+            .map(Peers::culprits)
+            .unwrap_or_default()
+    }
+
+    /// The local process at the other end of most of its connections that were reset.
+    pub fn reset_peer(&self, owner: (u32, u32)) -> Option<ProcessKey> {
+        let peer = self.recorded.reset_peer(owner)?;
+        running(self.snapshot, peer).map(|it| it.key)
+    }
+}
+
+fn running(snapshot: &Snapshot, owner: (u32, u32)) -> Option<&ProcessVitals> {
+    let processes = &snapshot.processes;
+    let found = processes.binary_search_by_key(&owner, |it| it.owner);
+    found.ok().map(|index| &processes[index])
+}

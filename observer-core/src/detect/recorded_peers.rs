@@ -1,0 +1,415 @@
+//! Counts from records with whom connections fail. Records are read only while a finding is suspected.
+
+use std::{collections::HashMap, time::Duration};
+
+use observer_common::{
+    CONN_ACTIVE, CONN_PASSIVE, RECORD_CONNECT_FAILED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
+    Record, SLOT_FIRST,
+};
+
+use super::{
+    finding::PeerReason,
+    reset_peers::{Owner, ResetPeers, ends},
+    sample::ConnectResult,
+};
+use crate::{heaviest::Heaviest, walk::Peer};
+
+/// How long records are read after the last suspicion: the number of failures wavers around that of a suspicion.
+const KEPT: Duration = Duration::from_secs(60);
+/// Interval at which counts are halved, so that old ones fade.
+const PERIOD: Duration = Duration::from_secs(10);
+/// A count that is forgotten: of one record after a minute, so that slow retry loops have some.
+const FADED: f64 = 1.0 / 100.0;
+/// Maximum number of records of each kind in a second. They are a sample, for all findings together: those of
+/// one must not leave the next one without.
+const MOST: u32 = 2_000;
+const SECOND: Duration = Duration::from_secs(1);
+/// Number of processes with counts, running and ended, of which those with the fewest records are forgotten if
+/// there are twice as many.
+const OWNERS: usize = 2_048;
+
+/// What is suspected, so that records of it are worth reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suspected {
+    /// That connects fail.
+    pub connects: bool,
+    /// A storm of RSTs.
+    pub resets: bool,
+}
+
+/// An event of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A connect failed.
+    ConnectFailed,
+    /// It sent an RST.
+    ResetSent,
+    /// It received one.
+    ResetReceived,
+}
+
+/// By [`Event`].
+type Events = [Heaviest<PeerReason>; 3];
+
+/// Whether kinds of records are to be read.
+#[derive(Debug)]
+struct Reading {
+    kinds: u32,
+    until: Duration,
+    /// Records in this second.
+    taken: u32,
+}
+
+impl Reading {
+    fn of(kinds: &[u8]) -> Self {
+        Self {
+            kinds: kinds.iter().fold(0, |all, kind| all | 1 << kind),
+            until: Duration::ZERO,
+            taken: 0,
+        }
+    }
+
+    fn is_wanted(&self, now: Duration) -> bool {
+        now < self.until && self.taken < MOST
+    }
+}
+
+/// Counts from records.
+#[derive(Debug)]
+pub struct RecordedPeers {
+    now: Duration,
+    second_began: Duration,
+    period_began: Duration,
+    readings: [Reading; 2],
+    owners: HashMap<Owner, Events>,
+    resets: ResetPeers,
+}
+
+impl Default for RecordedPeers {
+    fn default() -> Self {
+        Self {
+            now: Duration::ZERO,
+            second_began: Duration::ZERO,
+            period_began: Duration::ZERO,
+            readings: [
+                Reading::of(&[RECORD_CONNECT_FAILED]),
+                Reading::of(&[RECORD_RESET_SENT, RECORD_RESET_RECEIVED]),
+            ],
+            owners: HashMap::new(),
+            resets: ResetPeers::default(),
+        }
+    }
+}
+
+impl RecordedPeers {
+    /// Sets what records are requested for, and lets counts fade; to be called each tick. `now` is
+    /// CLOCK_MONOTONIC.
+    pub fn want(&mut self, suspected: Suspected, now: Duration) {
+        let Suspected { connects, resets } = suspected;
+        self.now = now;
+        for (reading, suspected) in self.readings.iter_mut().zip([connects, resets]) {
+            if suspected {
+                reading.until = now + KEPT;
+            }
+        }
+        if now.saturating_sub(self.second_began) >= SECOND {
+            self.second_began = now;
+            for reading in &mut self.readings {
+                reading.taken = 0;
+            }
+        }
+        if now.saturating_sub(self.period_began) >= PERIOD {
+            self.period_began = now;
+            self.fade();
+        }
+    }
+
+    fn fade(&mut self) {
+        self.resets.fade();
+        for events in self.owners.values_mut() {
+            events.iter_mut().for_each(|it| it.fade(FADED));
+        }
+        self.owners.retain(|_, events| weight(events) > 0.0);
+        if self.owners.is_empty() {
+            // The memory of the largest incident so far.
+            self.owners.shrink_to_fit();
+        }
+    }
+
+    /// Kinds of records to read, one bit per `RECORD_` number.
+    #[must_use]
+    pub fn kinds(&self) -> u32 {
+        let wanted = self.readings.iter().filter(|it| it.is_wanted(self.now));
+        wanted.fold(0, |all, it| all | it.kinds)
+    }
+
+    /// Takes in records of all kinds. The two of a reset connection come in either order.
+    pub fn add(&mut self, records: &[Record]) {
+        for record in records {
+            self.add_one(record);
+        }
+    }
+
+    fn add_one(&mut self, record: &Record) {
+        let of_kind = |it: &&mut Reading| it.kinds & 1 << record.kind != 0;
+        let Some(reading) = self.readings.iter_mut().find(of_kind) else {
+            return;
+        };
+        if !reading.is_wanted(self.now) {
+            return;
+        }
+        reading.taken += 1;
+        if record.slot < SLOT_FIRST {
+            return;
+        }
+        let (event, reason) = match record.kind {
+            RECORD_CONNECT_FAILED => (
+                Event::ConnectFailed,
+                Some(ConnectResult::of_record(record).name()),
+            ),
+            RECORD_RESET_SENT => (Event::ResetSent, None),
+            _ => (Event::ResetReceived, None),
+        };
+        if event != Event::ConnectFailed {
+            self.resets.add(record);
+        }
+        let owner = (record.slot, record.generation);
+        let of_event = &mut self.owners.entry(owner).or_default()[event as usize];
+        match peer(record, event) {
+            Some(peer) => of_event.add((peer, reason), 1.0),
+            None => of_event.add_others(1.0),
+        }
+        if self.owners.len() > 2 * OWNERS {
+            self.forget_light();
+        }
+    }
+
+    fn forget_light(&mut self) {
+        let mut weights: Vec<_> = self.owners.values().map(weight).collect();
+        let (_, light, _) = weights.select_nth_unstable_by(OWNERS, |a, b| b.total_cmp(a));
+        let light = *light;
+        let heavier = weights.iter().filter(|it| **it > light).count();
+        let mut room = OWNERS.saturating_sub(heavier);
+        self.owners.retain(|_, events| {
+            let weight = weight(events);
+            let is_tie = weight == light && room > 0;
+            room -= usize::from(is_tie);
+            weight > light || is_tie
+        });
+    }
+
+    /// Slots and generations of the processes with counts.
+    pub fn owners(&self) -> impl Iterator<Item = Owner> {
+        self.owners.keys().copied()
+    }
+
+    /// With whom such events of `owner` were.
+    #[must_use]
+    pub fn of(&self, owner: Owner, event: Event) -> Option<&Heaviest<PeerReason>> {
+        Some(&self.owners.get(&owner)?[event as usize])
+    }
+
+    /// The process at the other end of most reset connections of `owner`.
+    #[must_use]
+    pub fn reset_peer(&self, owner: Owner) -> Option<Owner> {
+        self.resets.of(owner)
+    }
+}
+
+fn weight(events: &Events) -> f64 {
+    events.iter().map(Heaviest::total).sum()
+}
+
+/// The other end, with the port of the listening side. `None` if its address is not known.
+fn peer(record: &Record, event: Event) -> Option<Peer> {
+    let [(_, local_port), (address, remote_port)] = ends(record);
+    if remote_port == 0 {
+        return None;
+    }
+    let is_client = match (event, record.flags & (CONN_ACTIVE | CONN_PASSIVE)) {
+        (Event::ConnectFailed, _) | (_, CONN_ACTIVE) => false,
+        (_, CONN_PASSIVE) => true,
+        // Older than the observer, or in TIME_WAIT: ports of listeners are mostly below those of connect().
+        _ => local_port < remote_port,
+    };
+    Some(Peer {
+        netns: record.netns,
+        address,
+        port: if is_client { local_port } else { remote_port },
+        is_client,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{AF_INET, Pod as _, RECORD_CLOSE};
+
+    use super::*;
+    use crate::detect::finding::PeerShare;
+
+    const OWNER: Owner = (SLOT_FIRST, 1);
+    const ALL: Suspected = Suspected {
+        connects: true,
+        resets: true,
+    };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn wanted() -> RecordedPeers {
+        let mut peers = RecordedPeers::default();
+        peers.want(ALL, seconds(100));
+        peers
+    }
+
+    /// With 10.0.0.`last`:`remote_port`.
+    fn record(kind: u8, last: u8, local_port: u16, remote_port: u16) -> Record {
+        let mut record = Record::read_from(&[0; size_of::<Record>()]).unwrap();
+        record.kind = kind;
+        (record.slot, record.generation) = OWNER;
+        record.family = AF_INET;
+        (record.local_port, record.remote_port) = (local_port, remote_port);
+        record.remote[..4].copy_from_slice(&[10, 0, 0, last]);
+        record
+    }
+
+    fn failed(last: u8, errno: i32) -> Record {
+        let mut record = record(RECORD_CONNECT_FAILED, last, 0, 80);
+        record.errno = errno as u16;
+        record
+    }
+
+    fn shares(peers: &RecordedPeers, event: Event) -> Vec<PeerShare> {
+        peers
+            .of(OWNER, event)
+            .map(PeerShare::first)
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn failed_connects_count_by_destination_and_result() {
+        let mut peers = wanted();
+        let mut given_up = failed(8, libc::ECANCELED);
+        given_up.retransmits = 1;
+        let mut without_owner = failed(7, libc::ECONNREFUSED);
+        without_owner.slot = 0;
+        peers.add(&[
+            failed(7, libc::ECONNREFUSED),
+            failed(7, libc::ECONNREFUSED),
+            given_up,
+            // A destination that is not known.
+            record(RECORD_CONNECT_FAILED, 0, 0, 0),
+            without_owner,
+            record(RECORD_CLOSE, 7, 0, 80),
+        ]);
+        let of = |last, reason, share| PeerShare {
+            address: [10, 0, 0, last].into(),
+            port: 80,
+            is_client: false,
+            reason: Some(reason),
+            share,
+        };
+        assert_eq!(
+            shares(&peers, Event::ConnectFailed),
+            [of(7, "refused", 0.5), of(8, "gave_up", 0.25)]
+        );
+    }
+
+    #[test]
+    fn resets_name_the_port_of_the_listening_side() {
+        let port_of = |flags, local_port, remote_port| {
+            let mut peers = wanted();
+            let mut record = record(RECORD_RESET_RECEIVED, 7, local_port, remote_port);
+            record.flags = flags;
+            peers.add(&[record]);
+            assert!(shares(&peers, Event::ResetSent).is_empty());
+            let [peer] = &shares(&peers, Event::ResetReceived)[..] else {
+                panic!("{peers:?}");
+            };
+            (peer.is_client, peer.port)
+        };
+        assert_eq!(port_of(CONN_ACTIVE, 50, 8000), (false, 8000));
+        assert_eq!(port_of(CONN_PASSIVE, 8000, 50), (true, 8000));
+        assert_eq!(port_of(0, 40_000, 80), (false, 80));
+        assert_eq!(port_of(0, 80, 40_000), (true, 80));
+    }
+
+    #[test]
+    fn records_are_read_until_a_minute_after_the_last_suspicion() {
+        let mut peers = RecordedPeers::default();
+        let connects = 1 << RECORD_CONNECT_FAILED;
+        let resets = 1 << RECORD_RESET_SENT | 1 << RECORD_RESET_RECEIVED;
+        let only = Suspected {
+            connects: true,
+            ..Suspected::default()
+        };
+        for (second, suspected, kinds) in [
+            (100, Suspected::default(), 0),
+            (101, ALL, connects | resets),
+            (150, only, connects | resets),
+            (160, Suspected::default(), connects | resets),
+            (161, Suspected::default(), connects),
+            (209, Suspected::default(), connects),
+            (210, Suspected::default(), 0),
+        ] {
+            peers.want(suspected, seconds(second));
+            assert_eq!(peers.kinds(), kinds, "after {second} s");
+        }
+        peers.add(&[failed(7, libc::ECONNREFUSED)]);
+        assert_eq!(peers.owners().count(), 0, "nobody wants it any more");
+    }
+
+    #[test]
+    fn records_are_a_sample_and_fade() {
+        let mut peers = wanted();
+        let many = vec![failed(7, libc::ECONNREFUSED); 2 * MOST as usize];
+        peers.add(&many);
+        let resets = 1 << RECORD_RESET_SENT | 1 << RECORD_RESET_RECEIVED;
+        assert_eq!(peers.kinds(), resets, "others have their own");
+        let all = peers.of(OWNER, Event::ConnectFailed).unwrap();
+        assert_eq!(all.total(), f64::from(MOST));
+        peers.want(ALL, seconds(101));
+        assert_ne!(peers.kinds(), resets);
+        // The destination changes.
+        for second in 102..140 {
+            peers.want(ALL, seconds(second));
+            peers.add(&[failed(8, libc::ECONNREFUSED)]);
+        }
+        for second in 140..170 {
+            peers.want(ALL, seconds(second));
+            peers.add(&vec![failed(8, libc::ECONNREFUSED); 100]);
+        }
+        let first = &shares(&peers, Event::ConnectFailed)[0];
+        assert_eq!(first.address.to_string(), "10.0.0.8");
+        assert!(first.share > 0.9, "{first:?}");
+        // Those of a slow retry loop are kept for a while.
+        let mut slow = wanted();
+        slow.add(&[failed(7, libc::ECONNREFUSED)]);
+        slow.want(ALL, seconds(150));
+        assert_eq!(slow.owners().count(), 1);
+        for period in 0..20 {
+            slow.want(ALL, seconds(160 + 10 * period));
+        }
+        assert_eq!(slow.owners().count(), 0);
+    }
+
+    /// A process whose connects fail, among any number of others that do not live long.
+    #[test]
+    fn many_processes_do_not_displace_one() {
+        let mut peers = wanted();
+        for slot in 0..20_000 {
+            if slot % 1_000 == 0 {
+                peers.want(ALL, seconds(100 + u64::from(slot) / 1_000));
+            }
+            let mut record = failed(7, libc::ECONNREFUSED);
+            record.slot = SLOT_FIRST + 1 + slot;
+            peers.add(&[record]);
+            if slot % 100 == 0 {
+                peers.add(&[failed(8, libc::ECONNREFUSED)]);
+            }
+            assert!(peers.owners().count() <= 2 * OWNERS);
+        }
+        assert_eq!(shares(&peers, Event::ConnectFailed)[0].share, 1.0);
+    }
+}
