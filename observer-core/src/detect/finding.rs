@@ -287,6 +287,9 @@ pub enum Evidence {
         received: Breakdown,
         /// The local process at the other end of most.
         peer_pid: Option<u32>,
+        /// With whom most connections of this direction were, of the RSTs recorded since it was suspected; later
+        /// ones count more.
+        peers: Vec<PeerShare>,
     },
     /// Of failed connects.
     Connects {

@@ -10,7 +10,7 @@ use super::{
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
     finding::{Breakdown, Direction, Evidence, Severity},
-    sample::{Counts, Name, Process, ReceivedReset, SentReset},
+    sample::{Counts, Culprits, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
     windows::{Counters, Recent, Window, approach},
 };
@@ -21,6 +21,8 @@ pub trait Resetting {
     const SECONDS: u64;
     /// Totals.
     fn counts(&self) -> &Counts;
+    /// With whom connections fail.
+    fn culprits(&self) -> &Culprits;
     /// The local process at the other end.
     fn peer(&self) -> Option<ProcessKey> {
         None
@@ -40,6 +42,10 @@ impl Resetting for Process {
 
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
     }
 
     fn peer(&self) -> Option<ProcessKey> {
@@ -71,6 +77,10 @@ impl Resetting for Name {
 
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
     }
 
     fn hot(thresholds: &Thresholds) -> f64 {
@@ -325,9 +335,14 @@ impl<S: Resetting> Detector for RstStorm<S> {
 
     fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
         let direction = self.direction();
-        let (side, causes) = match direction {
-            Direction::Sent => (&self.sent, self.sent_causes()),
-            Direction::Received => (&self.received, self.received_causes()),
+        let culprits = sample.culprits();
+        let (side, causes, peers) = match direction {
+            Direction::Sent => (&self.sent, self.sent_causes(), &culprits.resets_sent),
+            Direction::Received => (
+                &self.received,
+                self.received_causes(),
+                &culprits.resets_received,
+            ),
         };
         let names = SentReset::NAMES.iter().copied();
         let sent = Breakdown::new(names.zip(self.recent.0.sums()));
@@ -341,6 +356,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
             sent,
             received,
             peer_pid: sample.peer().map(|peer| peer.tgid),
+            peers: peers.clone(),
         };
         (evidence, cause::explain(&causes))
     }

@@ -288,6 +288,10 @@ pub struct Culprits {
     pub connects: Vec<PeerShare>,
     /// Of sockets in SYN_SENT for over 3 s.
     pub connecting: Vec<PeerShare>,
+    /// Of RSTs sent, from records.
+    pub resets_sent: Vec<PeerShare>,
+    /// Of RSTs received, from records.
+    pub resets_received: Vec<PeerShare>,
 }
 
 /// A running process.

@@ -60,7 +60,7 @@ connections! {
     "reset-at-close":
         fact "An RST that arrives while this side closes was sent by the peer or by something in between. SO_REUSEADDR and TIME_WAIT do not cause it.";
         kernels "all";
-        fix "Find out why the other side, or a device between, aborts: `observer tail` shows the address of each peer.";
+        fix "Find out why the other side, or a device between, aborts: the finding names the peers, and `observer tail` shows each RST.";
         check "at the sender: the reason; here: socket_resets_total{direction=\"received\"} by state";
     "time-wait":
         fact "TIME_WAIT lasts 60 s, a constant of the kernel. tcp_fin_timeout applies to orphans in FIN_WAIT2. tcp_tw_recycle was removed in 4.12. The kernel accepts a SYN for a socket in TIME_WAIT or answers it with an ACK, never with an RST.";

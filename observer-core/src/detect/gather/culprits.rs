@@ -21,36 +21,46 @@ use crate::{
 struct Peers {
     connects: Heaviest<PeerReason>,
     connecting: Heaviest<PeerReason>,
+    resets_sent: Heaviest<PeerReason>,
+    resets_received: Heaviest<PeerReason>,
 }
 
 impl Peers {
     fn of(owner: (u32, u32), recorded: &RecordedPeers, walk: &Walk) -> Self {
         let of = |event| recorded.of(owner, event).cloned().unwrap_or_default();
-        let mut peers = Self {
+        Self {
             connects: of(Event::ConnectFailed),
-            ..Self::default()
-        };
-        peers.connecting = in_state(owner, SYN_SENT, walk.process(owner).syn_sent_over_3s, walk);
-        peers
+            connecting: in_state(owner, SYN_SENT, walk.process(owner).syn_sent_over_3s, walk),
+            resets_sent: of(Event::ResetSent),
+            resets_received: of(Event::ResetReceived),
+        }
     }
 
     fn merge(&mut self, other: &Self) {
         let Self {
             connects,
             connecting,
+            resets_sent,
+            resets_received,
         } = other;
         self.connects.merge(connects);
         self.connecting.merge(connecting);
+        self.resets_sent.merge(resets_sent);
+        self.resets_received.merge(resets_received);
     }
 
     fn culprits(&self) -> Culprits {
         let Self {
             connects,
             connecting,
+            resets_sent,
+            resets_received,
         } = self;
         Culprits {
             connects: PeerShare::first(connects),
             connecting: PeerShare::first(connecting),
+            resets_sent: PeerShare::first(resets_sent),
+            resets_received: PeerShare::first(resets_received),
         }
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn what(finding: &Finding) -> String {
             baseline,
             share,
             peer_pid,
+            peers,
             sent: _,
             received: _,
         } => {
@@ -45,9 +46,10 @@ pub(super) fn what(finding: &Finding) -> String {
                 format!(" (normal here: {}/s)", rate(baseline))
             });
             format!(
-                "{verb} {} RSTs/s, for {} of those that end{normal}{peer}",
+                "{verb} {} RSTs/s, for {} of those that end{normal}{}{peer}",
                 rate(*per_second),
                 percent(*share),
+                shares(peers, ";", "with"),
             )
         }
         Evidence::Connects {

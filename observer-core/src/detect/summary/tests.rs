@@ -70,6 +70,7 @@ fn resets(direction: Direction, peer_pid: Option<u32>) -> Evidence {
         sent: Breakdown::default(),
         received: Breakdown::default(),
         peer_pid,
+        peers: Vec::new(),
     }
 }
 
@@ -116,16 +117,20 @@ fn a_storm_that_is_received_has_several_causes() {
     let causes = [(&cause::PEER_ABORTS, 5), (&cause::PEER_LEFT, 4)];
     let labels = Labels::name("api", "");
     let name = (Subject::Name(Arc::new(labels.clone())), Some(labels));
-    let evidence = resets(Direction::Received, Some(77));
+    let mut evidence = resets(Direction::Received, Some(77));
+    if let Evidence::Resets { peers, .. } = &mut evidence {
+        *peers = vec![share(7, true, None, 0.8), share(8, false, None, 0.2)];
+    }
     let finding = finding(Anomaly::RstStorm, name, None, evidence, &causes);
     assert_eq!(
         finding_summary(&finding),
         "api (all processes) has connections aborted: receives 140 RSTs/s, for 62 % of those that \
-         end (normal here: 0.5/s); the other end is mostly pid 77 of this host; causes: peers abort established \
+         end (normal here: 0.5/s); 80 % with the client 10.0.0.7 of port 443, 20 % with 10.0.0.8:443; the other end is \
+         mostly pid 77 of this host; causes: peers abort established \
          connections: they cancel requests or restart, or a device between the hosts times out (56 %), or \
          continues writing after the peer has closed: the peer closed early, or misuses half-close (44 %); \
-         fix: Find out why the other side, or a device between, aborts: `observer tail` shows the address of \
-         each peer"
+         fix: Find out why the other side, or a device between, aborts: the finding names the peers, and \
+         `observer tail` shows each RST"
     );
 }
 

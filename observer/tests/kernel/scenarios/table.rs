@@ -147,7 +147,7 @@ const fn resets(role: &'static str, cause: &'static str, hint: &'static str) -> 
         hint,
         first_error: FirstError::None,
         within: 15.0,
-        peers: &[],
+        peers: &["127.0.0.1:80"],
         // Its other end, where it is raised before a record says whose that is.
         also: &[("rst_storm", "server", "peer_left")],
     }
@@ -301,7 +301,10 @@ scenarios! {
         => Some(resets("client", "half_close", "half-close"));
     "linger": "a server closes 100 connections/s with SO_LINGER {1, 0}";
         ["resets.py", "linger"]
-        => Some(resets("server", "linger_zero", "linger"));
+        => Some(Expected {
+            peers: &["client 127.0.0.1 of 80"],
+            ..resets("server", "linger_zero", "linger")
+        });
     "dead": "nothing listens at the only backend";
         ["connects.py", "dead"]
         => Some(REFUSED);
@@ -412,7 +415,10 @@ scenarios! {
         => Some(SCAN);
     "silence": "peers fall silent, and keepalive ends 100 connections/s";
         ["silence.py", "keepalive"]
-        => Some(resets("client", "peers_silent", "keepalive"));
+        => Some(Expected {
+            peers: &["10.8.0.2:80"],
+            ..resets("client", "peers_silent", "keepalive")
+        });
     "nat": "peers fall silent, and 10 connections/s are used again; the first send() fails after 3 s";
         ["silence.py", "data"]
         after "echo 3 > /proc/sys/net/ipv4/tcp_retries2"
