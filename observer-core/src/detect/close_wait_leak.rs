@@ -62,6 +62,7 @@ impl Detector for CloseWaitLeak {
         let evidence = Evidence::CloseWait {
             over_10s: sample.close_wait_over_10s,
             over_60s: sample.close_wait_over_60s,
+            peers: sample.culprits.close_wait.clone(),
         };
         let (all, served) = (sample.close_wait_over_10s, sample.close_wait_of_servers);
         let proxied = sample.owned_fin_wait2.min(all);

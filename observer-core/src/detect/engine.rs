@@ -402,6 +402,7 @@ impl Engine {
         Suspected {
             connects: any(&self.connect_failures) || any(&self.connect_failures_of_names),
             resets: any(&self.rst_storm) || any(&self.rst_storm_of_names),
+            silence: any(&self.silent_peers) || any(&self.silent_peers_of_names),
         }
     }
 

@@ -716,6 +716,20 @@ fn what_may_be_raised_is_suspected() {
         resets: true,
         ..none
     };
+    let silence = Suspected {
+        silence: true,
+        ..none
+    };
+    let unanswered = |second| {
+        let mut process = process(7);
+        process.counts.unanswered = 2 * second;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(2, unanswered), none);
+    assert_eq!(at(4, unanswered), silence);
     assert_eq!(at(20, |second| resetting(None, second)), none);
     assert_eq!(at(40, |second| resetting(None, second)), resets);
 }

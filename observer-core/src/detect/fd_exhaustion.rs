@@ -6,7 +6,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, share},
-    fd_leak::newest,
+    fd_leak::{newest, peers},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -61,14 +61,6 @@ impl Detector for FdExhaustion {
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let [emfile, enfile] = self.recent.sums();
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
-        let evidence = Evidence::Descriptors {
-            open,
-            limit,
-            growth_per_second: 0.0,
-            emfile,
-            enfile,
-            newest: newest(sample),
-        };
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
         let causes = match emfile.max(1) >= enfile {
             true => [
@@ -77,6 +69,16 @@ impl Detector for FdExhaustion {
             ],
             false => [(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)],
         };
-        (evidence, cause::explain(&causes))
+        let causes = cause::explain(&causes);
+        let evidence = Evidence::Descriptors {
+            open,
+            limit,
+            growth_per_second: 0.0,
+            emfile,
+            enfile,
+            newest: newest(sample),
+            peers: peers(sample, &causes),
+        };
+        (evidence, causes)
     }
 }

@@ -4,7 +4,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, seconds},
-    finding::{Evidence, KindCount, Severity},
+    finding::{Evidence, KindCount, PeerShare, Severity},
     sample::Process,
     settings::Thresholds,
     windows::{Floor, MINIMA, Trend},
@@ -136,25 +136,25 @@ impl Detector for FdLeak {
     }
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
-        let descriptors = sample.descriptors;
+        let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
+        let close_wait = u64::from(sample.close_wait_over_10s).min(open);
+        let causes = match &sample.fd_kinds {
+            Some(kinds) => cause::explain(&causes(kinds)),
+            None => cause::explain(&[
+                (&cause::FD_CLOSE_WAIT, close_wait),
+                (&cause::FD_UNKNOWN, open - close_wait),
+            ]),
+        };
         let evidence = Evidence::Descriptors {
-            open: descriptors.map_or(0, |it| it.open),
-            limit: descriptors.map_or(0, |it| it.limit),
+            open,
+            limit,
             growth_per_second: self.slope,
             emfile: 0,
             enfile: 0,
             newest: newest(sample),
+            peers: peers(sample, &causes),
         };
-        if let Some(kinds) = &sample.fd_kinds {
-            return (evidence, cause::explain(&causes(kinds)));
-        }
-        let open = descriptors.map_or(0, |it| it.open);
-        let close_wait = u64::from(sample.close_wait_over_10s).min(open);
-        let causes = [
-            (&cause::FD_CLOSE_WAIT, close_wait),
-            (&cause::FD_UNKNOWN, open - close_wait),
-        ];
-        (evidence, cause::explain(&causes))
+        (evidence, causes)
     }
 }
 
@@ -169,6 +169,15 @@ pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
         count,
     });
     counts.take(KINDS).collect()
+}
+
+/// Of the sockets in CLOSE_WAIT, if one of the causes is that they are not closed.
+pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> {
+    let is_close_wait = |it: &Explanation| *it.cause == cause::FD_CLOSE_WAIT;
+    match causes.iter().any(is_close_wait) {
+        true => sample.culprits.close_wait.clone(),
+        false => Vec::new(),
+    }
 }
 
 fn causes(kinds: &FdKinds) -> [(&'static Cause, u64); 7] {

@@ -316,6 +316,8 @@ pub enum Evidence {
         ended: u64,
         /// Seconds of that time.
         seconds: u64,
+        /// With whom most were, of those recorded since it was suspected; later ones count more.
+        peers: Vec<PeerShare>,
     },
     /// Of local ports.
     Ports {
@@ -355,6 +357,8 @@ pub enum Evidence {
         enfile: u64,
         /// The newest ones by kind, most first.
         newest: Vec<KindCount>,
+        /// With whom sockets in CLOSE_WAIT for over 10 s are, if these are the cause.
+        peers: Vec<PeerShare>,
     },
     /// Of CLOSE_WAIT.
     CloseWait {
@@ -362,6 +366,8 @@ pub enum Evidence {
         over_10s: u32,
         /// Sockets in CLOSE_WAIT for over 60 s.
         over_60s: u32,
+        /// With whom those over 10 s are.
+        peers: Vec<PeerShare>,
     },
     /// Of connections that wait.
     Waits {

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use observer_common::{
-    CONN_ACTIVE, CONN_PASSIVE, RECORD_CONNECT_FAILED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
-    Record, SLOT_FIRST,
+    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST,
 };
 
 use super::{
@@ -35,6 +35,8 @@ pub struct Suspected {
     pub connects: bool,
     /// A storm of RSTs.
     pub resets: bool,
+    /// That peers no longer answer.
+    pub silence: bool,
 }
 
 /// An event of a connection.
@@ -46,10 +48,12 @@ pub enum Event {
     ResetSent,
     /// It received one.
     ResetReceived,
+    /// It ended because nothing answered, and sent no RST.
+    Unanswered,
 }
 
 /// By [`Event`].
-type Events = [Heaviest<PeerReason>; 3];
+type Events = [Heaviest<PeerReason>; 4];
 
 /// Whether kinds of records are to be read.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ pub struct RecordedPeers {
     now: Duration,
     second_began: Duration,
     period_began: Duration,
-    readings: [Reading; 2],
+    readings: [Reading; 3],
     owners: HashMap<Owner, Events>,
     resets: ResetPeers,
 }
@@ -94,6 +98,7 @@ impl Default for RecordedPeers {
             readings: [
                 Reading::of(&[RECORD_CONNECT_FAILED]),
                 Reading::of(&[RECORD_RESET_SENT, RECORD_RESET_RECEIVED]),
+                Reading::of(&[RECORD_CLOSE]),
             ],
             owners: HashMap::new(),
             resets: ResetPeers::default(),
@@ -105,9 +110,14 @@ impl RecordedPeers {
     /// Sets what records are requested for, and lets counts fade; to be called each tick. `now` is
     /// CLOCK_MONOTONIC.
     pub fn want(&mut self, suspected: Suspected, now: Duration) {
-        let Suspected { connects, resets } = suspected;
+        let Suspected {
+            connects,
+            resets,
+            silence,
+        } = suspected;
+        let suspected = [connects, resets, silence];
         self.now = now;
-        for (reading, suspected) in self.readings.iter_mut().zip([connects, resets]) {
+        for (reading, suspected) in self.readings.iter_mut().zip(suspected) {
             if suspected {
                 reading.until = now + KEPT;
             }
@@ -168,9 +178,11 @@ impl RecordedPeers {
                 Some(ConnectResult::of_record(record).name()),
             ),
             RECORD_RESET_SENT => (Event::ResetSent, None),
-            _ => (Event::ResetReceived, None),
+            RECORD_RESET_RECEIVED => (Event::ResetReceived, None),
+            _ if is_unanswered(record) => (Event::Unanswered, None),
+            _ => return,
         };
-        if event != Event::ConnectFailed {
+        if matches!(event, Event::ResetSent | Event::ResetReceived) {
             self.resets.add(record);
         }
         let owner = (record.slot, record.generation);
@@ -220,6 +232,13 @@ fn weight(events: &Events) -> f64 {
     events.iter().map(Heaviest::total).sum()
 }
 
+/// Whether the connection ended as [`Counts::unanswered`](super::Counts) counts it, and not by keepalive, which sends
+/// an RST.
+fn is_unanswered(record: &Record) -> bool {
+    let errno = i32::from(record.errno);
+    matches!(errno, libc::ETIMEDOUT | libc::EHOSTUNREACH) && record.flags & CONN_RESET_SENT == 0
+}
+
 /// The other end, with the port of the listening side. `None` if its address is not known.
 fn peer(record: &Record, event: Event) -> Option<Peer> {
     let [(_, local_port), (address, remote_port)] = ends(record);
@@ -242,7 +261,7 @@ fn peer(record: &Record, event: Event) -> Option<Peer> {
 
 #[cfg(test)]
 mod tests {
-    use observer_common::{AF_INET, Pod as _, RECORD_CLOSE};
+    use observer_common::{AF_INET, Pod as _};
 
     use super::*;
     use crate::detect::finding::PeerShare;
@@ -251,6 +270,7 @@ mod tests {
     const ALL: Suspected = Suspected {
         connects: true,
         resets: true,
+        silence: false,
     };
 
     fn seconds(seconds: u64) -> Duration {
@@ -333,6 +353,39 @@ mod tests {
         assert_eq!(port_of(CONN_PASSIVE, 8000, 50), (true, 8000));
         assert_eq!(port_of(0, 40_000, 80), (false, 80));
         assert_eq!(port_of(0, 80, 40_000), (true, 80));
+    }
+
+    #[test]
+    fn unanswered_connections_name_their_peers() {
+        let mut peers = RecordedPeers::default();
+        let suspected = Suspected {
+            silence: true,
+            ..Suspected::default()
+        };
+        peers.want(suspected, seconds(100));
+        assert_eq!(peers.kinds(), 1 << RECORD_CLOSE);
+        let ended = |last, errno: i32, flags| {
+            let mut record = record(RECORD_CLOSE, last, 40_000, 80);
+            (record.errno, record.flags) = (errno as u16, flags | CONN_ACTIVE);
+            record
+        };
+        peers.add(&[
+            ended(7, libc::ETIMEDOUT, 0),
+            ended(7, libc::EHOSTUNREACH, 0),
+            ended(8, 0, 0),
+            ended(8, libc::EPIPE, 0),
+            // By keepalive.
+            ended(8, libc::ETIMEDOUT, CONN_RESET_SENT),
+            record(RECORD_RESET_SENT, 8, 40_000, 80),
+        ]);
+        let [peer] = &shares(&peers, Event::Unanswered)[..] else {
+            panic!("{peers:?}");
+        };
+        assert_eq!(
+            (peer.address.to_string(), peer.port),
+            ("10.0.0.7".to_owned(), 80)
+        );
+        assert_eq!(peers.owners().count(), 1);
     }
 
     #[test]

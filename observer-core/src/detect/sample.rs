@@ -292,6 +292,10 @@ pub struct Culprits {
     pub resets_sent: Vec<PeerShare>,
     /// Of RSTs received, from records.
     pub resets_received: Vec<PeerShare>,
+    /// Of connections that nothing answered, from records.
+    pub unanswered: Vec<PeerShare>,
+    /// Of sockets in CLOSE_WAIT for over 10 s; not of names.
+    pub close_wait: Vec<PeerShare>,
 }
 
 /// A running process.

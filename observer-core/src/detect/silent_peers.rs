@@ -74,11 +74,12 @@ impl<S: Connecting> Detector for SilentPeers<S> {
         }
     }
 
-    fn evidence(&self, _: &S) -> (Evidence, Vec<Explanation>) {
+    fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
         let evidence = Evidence::Unanswered {
             unanswered: self.unanswered.sum(),
             ended: self.all(),
             seconds: SECONDS,
+            peers: sample.culprits().unanswered.clone(),
         };
         (evidence, cause::explain(&[(&cause::NOT_ACKNOWLEDGED, 1)]))
     }

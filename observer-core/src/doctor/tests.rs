@@ -31,6 +31,7 @@ fn exhausted(severity: detect::Severity) -> Finding {
             emfile: 212,
             enfile: 0,
             newest: Vec::new(),
+            peers: Vec::new(),
         },
         causes: vec![Explanation {
             cause: &cause::FD_LIMIT,

@@ -17,7 +17,7 @@ use super::{
     history::History,
     result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk},
     reuse::Reuse,
-    waits::{PEERS, RawPeer, WaitCollector},
+    waits::{PEERS, RawPeer, WaitCollector, is_server},
 };
 use crate::heaviest::Heaviest;
 
@@ -215,9 +215,11 @@ impl Collector {
             ESTABLISHED if socket.idle_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
             _ => return,
         }
-        if seen.syn_sent_over_3s > 0 {
+        if seen.syn_sent_over_3s + seen.close_wait_over_10s > 0 {
+            // A client that bound its port before connect() still connects.
+            let is_client = socket.state != SYN_SENT && is_server(socket);
             let peers = self.state_peers.entry((owner, socket.state)).or_default();
-            peers.add(RawPeer::of(socket, false), 1.0);
+            peers.add(RawPeer::of(socket, is_client), 1.0);
         }
         let any = seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2;
         if any + seen.unguarded > 0 {

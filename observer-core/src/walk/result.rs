@@ -118,7 +118,8 @@ pub struct ProcessUse {
     pub unguarded: u32,
 }
 
-/// Sockets of a process and one peer that have been in a state for as long as those in [`ProcessUse`]: SYN_SENT.
+/// Sockets of a process and one peer that have been in a state for as long as those in [`ProcessUse`]: SYN_SENT over
+/// 3 s, CLOSE_WAIT over 10 s.
 /// Of each process, the peers with the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatePeer {

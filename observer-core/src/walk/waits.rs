@@ -179,7 +179,7 @@ impl Waits {
 }
 
 /// Whether the connection came from a listener. For a connection older than the observer, this is derived from its port.
-fn is_server(socket: &SocketSeen) -> bool {
+pub(super) fn is_server(socket: &SocketSeen) -> bool {
     socket.flags & (SEEN_PASSIVE | PORT_BOUND) != 0
 }
 

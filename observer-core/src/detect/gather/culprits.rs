@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use observer_common::{ProcessKey, SYN_SENT};
+use observer_common::{CLOSE_WAIT, ProcessKey, SYN_SENT};
 
 use super::holders::NameKey;
 use crate::{
@@ -23,16 +23,22 @@ struct Peers {
     connecting: Heaviest<PeerReason>,
     resets_sent: Heaviest<PeerReason>,
     resets_received: Heaviest<PeerReason>,
+    unanswered: Heaviest<PeerReason>,
+    close_wait: Heaviest<PeerReason>,
 }
 
 impl Peers {
     fn of(owner: (u32, u32), recorded: &RecordedPeers, walk: &Walk) -> Self {
         let of = |event| recorded.of(owner, event).cloned().unwrap_or_default();
+        let sockets = walk.process(owner);
+        let in_state = |state, count| in_state(owner, state, count, walk);
         Self {
             connects: of(Event::ConnectFailed),
-            connecting: in_state(owner, SYN_SENT, walk.process(owner).syn_sent_over_3s, walk),
+            connecting: in_state(SYN_SENT, sockets.syn_sent_over_3s),
             resets_sent: of(Event::ResetSent),
             resets_received: of(Event::ResetReceived),
+            unanswered: of(Event::Unanswered),
+            close_wait: in_state(CLOSE_WAIT, sockets.close_wait_over_10s),
         }
     }
 
@@ -42,11 +48,15 @@ impl Peers {
             connecting,
             resets_sent,
             resets_received,
+            unanswered,
+            // No finding about a name is about these.
+            close_wait: _,
         } = other;
         self.connects.merge(connects);
         self.connecting.merge(connecting);
         self.resets_sent.merge(resets_sent);
         self.resets_received.merge(resets_received);
+        self.unanswered.merge(unanswered);
     }
 
     fn culprits(&self) -> Culprits {
@@ -55,12 +65,16 @@ impl Peers {
             connecting,
             resets_sent,
             resets_received,
+            unanswered,
+            close_wait,
         } = self;
         Culprits {
             connects: PeerShare::first(connects),
             connecting: PeerShare::first(connecting),
             resets_sent: PeerShare::first(resets_sent),
             resets_received: PeerShare::first(resets_received),
+            unanswered: PeerShare::first(unanswered),
+            close_wait: PeerShare::first(close_wait),
         }
     }
 }

@@ -89,11 +89,13 @@ pub(super) fn what(finding: &Finding) -> String {
             unanswered,
             ended,
             seconds,
+            peers,
         } => format!(
-            "loses connections that nothing answers any more: {} of the {} that ended in {}",
+            "loses connections that nothing answers any more: {} of the {} that ended in {}{}",
             number(*unanswered),
             number(*ended),
             duration(Duration::from_secs(*seconds)),
+            shares(peers, ":", "with"),
         ),
         Evidence::Ports {
             blocked,
@@ -142,6 +144,7 @@ pub(super) fn what(finding: &Finding) -> String {
             emfile,
             enfile,
             newest,
+            peers,
         } => {
             let open = format!(
                 "has {} of {} file descriptors open",
@@ -174,17 +177,24 @@ pub(super) fn what(finding: &Finding) -> String {
                 true => String::new(),
                 false => format!("; the newest are {}", kinds.join(", ")),
             };
-            format!("{open}{}{when}{errors}{kinds}", growth(*growth_per_second))
+            let growth = growth(*growth_per_second);
+            let peers = shares(peers, "; sockets in CLOSE_WAIT:", "with");
+            format!("{open}{growth}{when}{errors}{kinds}{peers}")
         }
-        Evidence::CloseWait { over_10s, over_60s } => {
+        Evidence::CloseWait {
+            over_10s,
+            over_60s,
+            peers,
+        } => {
             let long = match over_60s {
                 0 => String::new(),
                 long => format!(", {} of them for over a minute", number(*long)),
             };
             let sockets = if *over_10s == 1 { "socket" } else { "sockets" };
             format!(
-                "does not close {} {sockets} that the other side closed over 10 s ago{long}",
-                number(*over_10s)
+                "does not close {} {sockets} that the other side closed over 10 s ago{long}{}",
+                number(*over_10s),
+                shares(peers, ":", "with"),
             )
         }
         Evidence::Waits {

@@ -209,13 +209,14 @@ fn peers_that_are_silent() {
         unanswered: 30,
         ended: 40,
         seconds: 120,
+        peers: vec![share(9, false, None, 1.0)],
     };
     let causes = [(&cause::NOT_ACKNOWLEDGED, 1)];
     let finding = finding(Anomaly::SilentPeers, process(), None, evidence, &causes);
     assert_eq!(
         finding_summary(&finding),
         "api (pid 5674, api.service) loses connections that nothing answers any more: 30 of the \
-         40 that ended in 2 min; cause: what it sends is not acknowledged: a NAT or firewall \
+         40 that ended in 2 min: all with 10.0.0.9:443; cause: what it sends is not acknowledged: a NAT or firewall \
          dropped the connections, or the peers have vanished; fix: Set SO_KEEPALIVE, and TCP_KEEPIDLE, \
          TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices \
          between; and TCP_USER_TIMEOUT for data that is not acknowledged"
@@ -371,6 +372,10 @@ fn descriptors() {
     };
     let newest = vec![kind("pipes", 200), kind("files in /tmp", 56)];
     let of = |anomaly, left, open, growth_per_second, emfile| {
+        let peers = match anomaly {
+            Anomaly::FdLeak => vec![share(9, true, None, 1.0)],
+            _ => Vec::new(),
+        };
         let evidence = Evidence::Descriptors {
             open,
             limit: 1_024,
@@ -378,13 +383,15 @@ fn descriptors() {
             emfile,
             enfile: 0,
             newest: newest.clone(),
+            peers,
         };
         finding_summary(&finding(anomaly, process(), left, evidence, &[]))
     };
     assert_eq!(
         of(Anomaly::FdLeak, Some(1_222), 800, 11.0 / 60.0, 0),
         "api (pid 5674, api.service) has 800 of 1,024 file descriptors open, 11 more a minute; \
-         none is left in 20 min 22 s; the newest are pipes (200), files in /tmp (56)"
+         none is left in 20 min 22 s; the newest are pipes (200), files in /tmp (56); sockets in \
+         CLOSE_WAIT: all with the client 10.0.0.9 of port 443"
     );
     assert_eq!(
         of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
@@ -395,8 +402,12 @@ fn descriptors() {
 
 #[test]
 fn sockets_in_close_wait() {
-    let of = |over_10s, over_60s| {
-        let evidence = Evidence::CloseWait { over_10s, over_60s };
+    let of = |over_10s, over_60s, peers: &[PeerShare]| {
+        let evidence = Evidence::CloseWait {
+            over_10s,
+            over_60s,
+            peers: peers.to_vec(),
+        };
         finding_summary(&finding(
             Anomaly::CloseWaitLeak,
             process(),
@@ -406,11 +417,13 @@ fn sockets_in_close_wait() {
         ))
     };
     assert_eq!(
-        of(45, 30),
+        of(45, 30, &[share(9, true, None, 1.0)]),
         "api (pid 5674, api.service) does not close 45 sockets that the other side closed over \
-         10 s ago, 30 of them for over a minute"
+         10 s ago, 30 of them for over a minute: all with the client 10.0.0.9 of port 443"
     );
-    assert!(of(1, 0).ends_with("does not close 1 socket that the other side closed over 10 s ago"));
+    assert!(
+        of(1, 0, &[]).ends_with("does not close 1 socket that the other side closed over 10 s ago")
+    );
 }
 
 #[test]
@@ -539,6 +552,7 @@ fn a_program_cannot_forge_a_line_by_its_name() {
     let evidence = Evidence::CloseWait {
         over_10s: 3,
         over_60s: 0,
+        peers: Vec::new(),
     };
     let finding = finding(Anomaly::CloseWaitLeak, process, None, evidence, &[]);
     let summary = finding_summary(&finding);

@@ -329,7 +329,7 @@ fn quiet(flags: u16, idle_ms: u32) -> SocketSeen {
 }
 
 #[test]
-fn sockets_that_connect_for_long_name_their_peers() {
+fn sockets_in_a_state_for_long_name_their_peers() {
     let connecting = |port, seconds| SocketSeen {
         // bind() before connect().
         flags: PORT_BOUND,
@@ -342,6 +342,11 @@ fn sockets_that_connect_for_long_name_their_peers() {
     sockets.extend((1000..9000).map(|port| connecting(port, 9)));
     sockets.extend(vec![connecting(443, 9); 1000]);
     sockets.push(in_state(SYN_SENT, 4, 0, 4));
+    let closed = |seconds| SocketSeen {
+        local_port: 443,
+        ..in_state(CLOSE_WAIT, 5, SEEN_DESCRIPTOR | SEEN_PASSIVE, seconds)
+    };
+    sockets.extend([closed(11), closed(70), closed(10)]);
     let walk = walk(&[], &sockets);
     assert_eq!(walk.process((3, 1)).syn_sent_over_3s, 9004);
     let [first, ..] = walk.state_peers((3, 1), SYN_SENT) else {
@@ -350,8 +355,14 @@ fn sockets_that_connect_for_long_name_their_peers() {
     assert_eq!((first.peer.port, first.peer.is_client), (443, false));
     assert!((800..=1000).contains(&first.sockets), "{first:?}");
     assert_eq!(walk.state_peers((4, 1), SYN_SENT).len(), 1);
-    assert!(walk.state_peers((3, 1), CLOSE_WAIT).is_empty());
-    assert!(walk.state_peers.len() <= 6);
+    let [kept] = walk.state_peers((5, 1), CLOSE_WAIT) else {
+        panic!("{:?}", walk.state_peers);
+    };
+    assert_eq!(
+        (kept.peer.port, kept.peer.is_client, kept.sockets),
+        (443, true, 2)
+    );
+    assert!(walk.state_peers.len() <= 7);
 }
 
 #[test]

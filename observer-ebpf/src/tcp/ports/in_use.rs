@@ -74,8 +74,9 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         if flags & CONN_PASSIVE != 0 {
             // It uses the port of its listener.
             socket.flags |= SEEN_PASSIVE;
-            if socket.waited_ms >= LEAST_WAIT_MS {
-                // What it waits for.
+            let is_kept = state == CLOSE_WAIT && age >= LEAST_CLOSE_WAIT;
+            if socket.waited_ms >= LEAST_WAIT_MS || is_kept {
+                // Whom it waits for, or who has closed it.
                 port(&mut socket, sk);
             }
         } else {
@@ -85,6 +86,9 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
     output.write(&raw const socket);
     0
 }
+
+/// Age in nanoseconds from which a connection in CLOSE_WAIT may be one that is never closed.
+const LEAST_CLOSE_WAIT: u64 = 10_000_000_000;
 
 /// Longest age that [`coarse_time`] can express, nanoseconds.
 const LONGEST: u64 = (1 << 52) - 1;

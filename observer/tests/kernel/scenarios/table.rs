@@ -202,6 +202,9 @@ const fn leak(
     }
 }
 
+/// The clients that closed connections which their server keeps.
+const KEPT: &[&str] = &["client 127.0.0.1 of 80"];
+
 const fn queue(role: &'static str, cause: &'static str, hint: &'static str) -> Expected {
     Expected {
         anomaly: "listen_overflow",
@@ -368,10 +371,16 @@ scenarios! {
         });
     "cwait64": "a server does not close, 2 connections/s, 64 descriptors";
         ["descriptors.py", "close-wait", "64", "2"]
-        => Some(leak("server", "fd_close_wait", "close-wait", 28.0));
+        => Some(Expected {
+            peers: KEPT,
+            ..leak("server", "fd_close_wait", "close-wait", 28.0)
+        });
     "cwait1k": "a server does not close, 12 connections/s, 1,024 descriptors";
         ["descriptors.py", "close-wait", "1024", "12"]
-        => Some(leak("server", "fd_close_wait", "close-wait", 80.0));
+        => Some(Expected {
+            peers: KEPT,
+            ..leak("server", "fd_close_wait", "close-wait", 80.0)
+        });
     "conn64": "a client does not close, 2 connections/s, 64 descriptors";
         ["descriptors.py", "connections", "64", "2"]
         => Some(leak("client", "fd_connections", "nofile", 28.0));
@@ -425,7 +434,7 @@ scenarios! {
         => Some(Expected {
             anomaly: "silent_peers",
             cause: "not_acknowledged",
-            peers: &[],
+            peers: &["10.8.0.2:80"],
             also: &[],
             ..resets("client", "", "keepalive")
         });
@@ -508,6 +517,7 @@ scenarios! {
         => Some(Expected {
             anomaly: "close_wait_leak",
             cause: "server_keeps_closed",
+            peers: KEPT,
             first_error: FirstError::None,
             ..leak("server", "", "close-wait", 300.0)
         }), slow;
