@@ -321,9 +321,11 @@ impl Run {
         };
         let labels = &alert["labels"];
         let role = match expected.of {
-            Of::Process(role) | Of::Destination(role) | Of::Bound(role) | Of::Listener(role) => {
-                role
-            }
+            Of::Process(role)
+            | Of::Name(role)
+            | Of::Destination(role)
+            | Of::Bound(role)
+            | Of::Listener(role) => role,
             Of::Source(_) | Of::Namespace => {
                 return labels["alertname"] == alert_of(expected.anomaly)
                     && labels["comm"].is_null();

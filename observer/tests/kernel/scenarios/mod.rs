@@ -124,6 +124,7 @@ impl Run {
             finding["anomaly"] == expected.anomaly
                 && match expected.of {
                     Of::Process(role) => blames("process", role),
+                    Of::Name(role) => blames("name", role),
                     Of::Destination(role) => blames("destination", role),
                     Of::Bound(role) => blames("namespace", role),
                     Of::Namespace => subject["kind"] == "namespace" && finding["comm"].is_null(),

@@ -9,6 +9,8 @@ use observer_test_support::{Netns, Program, python, quic, run};
 pub enum Of {
     /// The process with this role.
     Process(&'static str),
+    /// All processes with this role together.
+    Name(&'static str),
     /// The ports that it has for a destination.
     Destination(&'static str),
     /// The ports of a network namespace that it took by bind().
@@ -315,6 +317,12 @@ scenarios! {
         ["connects.py", "two-of-three"]
         => Some(Expected {
             peers: &["127.0.0.1:81", "127.0.0.1:82"],
+            ..REFUSED
+        });
+    "forks": "nothing listens at the only backend of a program that has a process for each connection";
+        ["connects.py", "forks"]
+        => Some(Expected {
+            of: Of::Name("client"),
             ..REFUSED
         });
     "blackhol": "SYNs are dropped; the first connect() fails after 31 s";
