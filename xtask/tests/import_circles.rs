@@ -26,8 +26,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "observer-core/src",
         &[
-            "sync", "text", "heaviest", "names", "hints", "btf", "binaries", "contract", "process",
-            "net", "walk", "table", "detect", "doctor", "export", "config", "record", "host",
+            "sync", "text", "heaviest", "names", "btf", "binaries", "contract", "process", "net",
+            "hints", "walk", "table", "detect", "doctor", "export", "config", "record", "host",
         ],
     ),
     (

@@ -182,6 +182,7 @@ pub mod testing {
     pub fn finding(anomaly: Anomaly, subject: Subject, labels: Option<Labels>) -> Finding {
         Finding {
             anomaly,
+            netns: subject.netns(),
             subject,
             labels: labels.map(Arc::new),
             severity: Severity::Warning,

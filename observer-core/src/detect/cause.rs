@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::anomaly::Anomaly;
-use crate::hints::{HINTS, Hint};
+use crate::hints::{Advice, HINTS, Hint, Known};
 
 /// A cause.
 #[derive(Debug, PartialEq)]
@@ -21,8 +21,8 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// Ids of its hints.
-    pub fn hints(&self) -> impl Iterator<Item = &'static Hint> {
+    /// Its hints, whether or not they apply to this host.
+    fn hints(&self) -> impl Iterator<Item = &'static Hint> {
         let hint = |id: &&str| HINTS.iter().find(|hint| hint.id == *id);
         self.hints.iter().filter_map(hint)
     }
@@ -35,6 +35,33 @@ pub struct Explanation {
     pub cause: &'static Cause,
     /// Fraction of the events.
     pub share: f64,
+    /// The hints of the cause that apply to this host, from [`Self::advise`] on.
+    pub hints: Vec<Advice>,
+}
+
+impl Explanation {
+    /// One without hints.
+    #[must_use]
+    pub const fn new(cause: &'static Cause, share: f64) -> Self {
+        Self {
+            cause,
+            share,
+            hints: Vec::new(),
+        }
+    }
+
+    /// Adds the hints. What is known of the host may make the cause more exact.
+    pub(super) fn advise(&mut self, known: &Known<'_>) {
+        let resets = known
+            .sysctl("net.ipv4.tcp_abort_on_overflow")
+            .unwrap_or_default()
+            != 0;
+        if self.cause == &LISTENER_RESETS && known.queues_overflow && resets {
+            self.cause = &QUEUE_RESETS;
+        }
+        let hints = self.cause.hints();
+        self.hints = hints.filter_map(|it| Advice::new(it, known)).collect();
+    }
 }
 
 impl Serialize for Explanation {
@@ -43,7 +70,7 @@ impl Serialize for Explanation {
         map.serialize_entry("id", self.cause.id)?;
         map.serialize_entry("text", self.cause.text)?;
         map.serialize_entry("share", &self.share)?;
-        map.serialize_entry("hints", &self.cause.hints().collect::<Vec<_>>())?;
+        map.serialize_entry("hints", &self.hints)?;
         map.end()
     }
 }
@@ -59,10 +86,7 @@ pub fn explain(causes: &[(&'static Cause, u64)]) -> Vec<Explanation> {
     let sum: u64 = causes.iter().map(|(_, count)| count).sum();
     let present = causes.iter().filter(|(_, count)| *count > 0);
     let mut explanations: Vec<_> = present
-        .map(|(cause, count)| Explanation {
-            cause,
-            share: *count as f64 / sum as f64,
-        })
+        .map(|(cause, count)| Explanation::new(cause, *count as f64 / sum as f64))
         .collect();
     if let Some(index) = explanations.iter().position(|it| it.share >= MOST) {
         return vec![explanations.swap_remove(index)];
@@ -112,12 +136,16 @@ causes! {
         ORPHANS "orphans": "sent TCP_ABORT_ON_MEMORY or TCP_ABORT_ON_LINGER"
             => "closed connections are dropped early: tcp_max_orphans, tcp_mem or TCP_LINGER2" ["orphans"];
         LISTENER_RESETS "listener_resets": "sent INVALID_SYN (since 6.10) or REFUSED_BY_LISTENER"
-            => "its listening sockets refuse connections: with tcp_abort_on_overflow=1, because the accept queue is full"
+            => "its listening sockets answer segments that begin no connection: late ones of connections from before a \
+                restart, or a scan"
+            ["listener-stray", "abort-on-overflow"];
+        QUEUE_RESETS "queue_resets": "the same, while its accept queues overflow and net.ipv4.tcp_abort_on_overflow is not 0"
+            => "its accept queue is full, and with tcp_abort_on_overflow=1 the kernel resets the clients that wait for a place"
             ["abort-on-overflow", "backlog"];
         OLD_CONNECTION "old_connection": "sent TCP_INVALID_ACK_SEQUENCE"
             => "a peer or a NAT still has an older connection with the same ports" ["old-connection"];
         PEER_LEFT "peer_left": "received IN_CLOSE_WAIT"
-            => "continues writing after the peer has closed: the peer closed early, or misuses half-close" ["peer-left", "half-close"];
+            => "continues writing after the peer has closed: the peer closed early, or misuses half-close" ["peer-left"];
         PEER_ABORTS "peer_aborts": "received IN_ESTABLISHED"
             => "peers abort established connections: they cancel requests or restart, or a device between the hosts times out"
             ["reset-at-close"];
@@ -131,7 +159,7 @@ causes! {
             => "no program listens at the destination, or a firewall rejects" ["nothing-listens"];
         SYN_DROPPED "syn_dropped": "ETIMEDOUT, or sockets that stay in SYN_SENT"
             => "the destination does not answer: its packets are dropped, or its accept queue is full"
-            ["syn-timeout", "conntrack", "backlog"];
+            ["syn-timeout", "conntrack"];
         OWN_TIMEOUT "own_timeout": "gave_up"
             => "its own timeout ends the attempts: the destination does not answer in time" ["syn-timeout"];
         CANCELLED "cancelled": "ECANCELED without a retransmitted SYN"
@@ -159,7 +187,7 @@ causes! {
     PortExhaustion {
         SHORT_CONNECTIONS "short_connections": "TIME_WAIT"
             => "opens a connection for each request; each closed one keeps its port for 60 seconds"
-            ["time-wait", "ports", "tw-reuse"];
+            ["time-wait", "ports", "tw-reuse", "tw-timestamps"];
         IDLE_CONNECTIONS "idle_connections": "ESTABLISHED, idle for over 5 minutes"
             => "keeps connections that it does not use: leaked, or a pool that is too large" ["ports"];
         BUSY_CONNECTIONS "busy_connections": "ESTABLISHED, in use"
@@ -197,7 +225,7 @@ causes! {
         FD_LIMIT "fd_limit": "EMFILE"
             => "has as many descriptors open as its limit allows" ["nofile"];
         FILE_TABLE "file_table": "ENFILE"
-            => "the host has as many files open as fs.file-max allows" ["nofile"];
+            => "the host has as many files open as fs.file-max allows" ["file-max"];
     }
     CloseWaitLeak {
         SERVER_KEEPS_CLOSED "server_keeps_closed": "the local port is a listener's"
@@ -205,7 +233,7 @@ causes! {
         CLIENT_KEEPS_CLOSED "client_keeps_closed": "the local port is no listener's"
             => "a client or its pool keeps connections that the servers have closed" ["close-wait"];
         PROXY_HALF_CLOSED "proxy_half_closed": "as many owned sockets in FIN_WAIT2"
-            => "a proxy forwards the end of one direction and waits for the end of the other without a timeout" ["half-close", "close-wait"];
+            => "a proxy forwards the end of one direction and waits for the end of the other without a timeout" ["close-wait"];
     }
     ReadStall {
         NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
@@ -297,6 +325,37 @@ mod tests {
                 assert!(found, "{} names {id}", cause.id);
             }
         }
+    }
+
+    /// A listener answers stray segments with RSTs as well.
+    #[test]
+    fn a_full_queue_is_the_cause_of_resets_where_the_sysctl_says_so() {
+        use crate::net::sysctls::Sysctls;
+
+        let of = |abort: Option<u64>, queues_overflow| {
+            let values = abort.map(|it| ("net.ipv4.tcp_abort_on_overflow", it));
+            let sysctls = Sysctls {
+                host: [].into(),
+                namespaces: [(1, values.into_iter().collect())].into(),
+            };
+            let mut explanation = Explanation::new(&LISTENER_RESETS, 1.0);
+            explanation.advise(&Known {
+                kernel: None,
+                sysctls: &sysctls,
+                netns: Some(1),
+                queues_overflow,
+            });
+            let hints = explanation.hints.iter();
+            let hints = hints.map(|it| (it.hint.id, it.unknown.len())).collect();
+            (explanation.cause.id, hints)
+        };
+        let stray: Vec<_> = vec![("listener-stray", 0)];
+        let full = vec![("abort-on-overflow", 0), ("backlog", 0)];
+        assert_eq!(of(Some(1), true), ("queue_resets", full));
+        assert_eq!(of(Some(1), false), ("listener_resets", stray.clone()));
+        assert_eq!(of(Some(0), true), ("listener_resets", stray));
+        let perhaps = vec![("listener-stray", 0), ("abort-on-overflow", 1)];
+        assert_eq!(of(None, true), ("listener_resets", perhaps));
     }
 
     #[test]

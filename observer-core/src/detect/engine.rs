@@ -1,7 +1,7 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -16,6 +16,7 @@ use super::{
     fd_leak::FdLeak,
     finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
     flag::{Flag, Step},
+    host::Host,
     idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
     port_exhaustion::PortExhaustion,
@@ -74,6 +75,7 @@ pub struct Engine {
     thresholds: Thresholds,
     pace: Pace,
     last: Option<Duration>,
+    host: Host,
     board: Board,
     ports: Watches<PortExhaustion>,
     fd_exhaustion: Watches<FdExhaustion>,
@@ -189,6 +191,10 @@ impl Part for Source {
 struct Pass<'a> {
     at: At<'a>,
     board: &'a mut Board,
+    host: &'a Host,
+    sample: &'a Sample,
+    /// Names with listeners whose accept queues overflow.
+    overflowing: &'a HashSet<(&'a str, &'a str)>,
 }
 
 impl Pass<'_> {
@@ -243,13 +249,19 @@ impl Pass<'_> {
             let Some((since, severity)) = watch.flag.raised() else {
                 continue;
             };
-            let (evidence, causes) = watch.detector.evidence(part);
+            let (evidence, mut causes) = watch.detector.evidence(part);
             let raised = self.board.raised(D::ANOMALY, &subject);
             let labels = part.labels(raised.and_then(|it| it.labels.as_ref()));
+            let netns = raised.and_then(|it| it.netns);
+            let netns = netns.or_else(|| self.host.netns(&subject, self.sample));
+            let name = labels.as_deref().map(Labels::name_key);
+            let overflows = name.is_some_and(|it| self.overflowing.contains(&it));
+            self.host.advise(&mut causes, netns, overflows);
             let finding = Finding {
                 anomaly: D::ANOMALY,
                 subject,
                 labels,
+                netns,
                 severity,
                 score: assessment.score,
                 time_left: assessment.time_left,
@@ -348,6 +360,7 @@ impl Engine {
             thresholds,
             pace: Pace::default(),
             last: None,
+            host: Host::default(),
             board: Board::default(),
             ports: Watches::new(),
             fd_exhaustion: Watches::new(),
@@ -381,6 +394,17 @@ impl Engine {
         self.pace = Pace::new(tick);
     }
 
+    /// What is known of the host from now on; nothing before this is called.
+    pub fn set_host(&mut self, host: Host) {
+        self.host = host;
+    }
+
+    /// What is known of the host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Findings and their history.
     #[must_use]
     pub fn board(&self) -> &Board {
@@ -411,6 +435,13 @@ impl Engine {
         let thresholds = &self.thresholds;
         let last = self.last.replace(sample.now).unwrap_or(sample.now);
         self.board.begin(sample.now);
+        // As of the last sample: those are assessed below, and a finding of them may be hidden.
+        let overflowing = sample.listeners.iter().filter(|it| {
+            let watch = self.listen_overflow.get(&it.subject());
+            watch.is_some_and(|watch| watch.detector.overflows())
+        });
+        let overflowing = overflowing.flat_map(|it| &it.holders);
+        let overflowing = overflowing.map(|it| it.labels.name_key()).collect();
         let mut pass = Pass {
             at: At {
                 now: sample.now,
@@ -420,6 +451,9 @@ impl Engine {
                 thresholds,
             },
             board: &mut self.board,
+            host: &self.host,
+            sample,
+            overflowing: &overflowing,
         };
         pass.run_alone(&mut self.ports, &sample.ports);
         pass.run(

@@ -461,6 +461,9 @@ pub struct Finding {
     /// `pid`, `comm` and `unit` of the process or name. Of several holders, those of the name that has the most.
     #[serde(flatten, serialize_with = "labels")]
     pub labels: Option<Arc<Labels>>,
+    /// The network namespace that it is in; `None` if that is unknown, as for a name whose processes have all ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u32>,
     /// How bad.
     pub severity: Severity,
     /// The statistic divided by the threshold of raising, 1 or more when it is raised.

@@ -48,6 +48,12 @@ pub struct ListenOverflow {
 }
 
 impl ListenOverflow {
+    /// Whether requests were dropped in the last ten seconds.
+    #[must_use]
+    pub fn overflows(&self) -> bool {
+        self.overflows.sum() > 0
+    }
+
     /// Time since then, 0 if it is not so now.
     fn time_since(&self, since: Option<Duration>) -> Duration {
         since.map_or(Duration::ZERO, |since| self.now.saturating_sub(since))

@@ -16,6 +16,7 @@ mod fd_leak;
 mod finding;
 mod flag;
 mod gather;
+mod host;
 mod idle_pool_leak;
 mod listen_overflow;
 mod port_exhaustion;
@@ -50,6 +51,7 @@ pub use finding::{
     Subject, Waiting,
 };
 pub use gather::{Gatherer, Inputs};
+pub use host::Host;
 pub use recorded_peers::{RecordedPeers, Suspected};
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Ports,

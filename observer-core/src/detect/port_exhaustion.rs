@@ -191,10 +191,7 @@ impl Detector for PortExhaustion {
             (&cause::NOT_CLOSED, ports.closing.into()),
         ]);
         if ports.available < SMALL_RANGE {
-            causes.push(Explanation {
-                cause: &cause::SMALL_RANGE,
-                share: 1.0,
-            });
+            causes.push(Explanation::new(&cause::SMALL_RANGE, 1.0));
         }
         (evidence, causes)
     }

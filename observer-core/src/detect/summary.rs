@@ -123,10 +123,10 @@ fn causes(causes: &[Explanation]) -> Option<String> {
     }
 }
 
-/// Of the first cause.
+/// Of the first cause. A hint with an unknown condition is no advice to follow without a look.
 fn fix(causes: &[Explanation]) -> Option<&'static str> {
-    let mut hints = causes.first()?.cause.hints();
-    Some(hints.next()?.fix)
+    let mut hints = causes.first()?.hints.iter();
+    Some(hints.find(|it| it.unknown.is_empty())?.hint.fix)
 }
 
 #[cfg(test)]

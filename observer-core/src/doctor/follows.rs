@@ -42,7 +42,7 @@ const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
     ),
     (
         Anomaly::RstStorm,
-        &[&cause::LISTENER_RESETS],
+        &[&cause::QUEUE_RESETS],
         Anomaly::ListenOverflow,
     ),
     (

@@ -14,9 +14,8 @@ use super::{
 use crate::{
     clock::Clock,
     contract,
-    detect::{self, Finding, headline},
-    hints::{FailedOption, Hint, for_option},
-    net::sysctls::Sysctls,
+    detect::{self, Finding, Host, headline},
+    hints::{Advice, FailedOption, for_option},
     table::Labels,
 };
 
@@ -78,6 +77,9 @@ pub struct Fact {
     pub fix: String,
     /// How to verify the fix.
     pub check: String,
+    /// Conditions of which this host does not tell whether they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// A signal that is not observed on this host.
@@ -105,6 +107,8 @@ pub struct Report {
 pub struct FailedOptions {
     /// Whose.
     pub labels: Arc<Labels>,
+    /// The network namespace of its processes, if it is one and known.
+    pub netns: Option<u32>,
     /// Address family.
     pub family: String,
     /// Protocol.
@@ -126,8 +130,8 @@ pub struct Inputs<'a> {
     pub processes: &'a HashMap<ProcessKey, ProcessState>,
     /// Failed setsockopt() calls since the daemon started.
     pub failed_options: &'a [FailedOptions],
-    /// Sysctls.
-    pub sysctls: &'a Sysctls,
+    /// What is known of the host.
+    pub host: &'a Host,
     /// The verdict on each hook.
     pub verdicts: &'a [contract::Verdict],
     /// For wall-clock times.
@@ -140,11 +144,12 @@ impl Report {
     pub fn new(inputs: &Inputs<'_>) -> Self {
         let found = inputs.findings.iter();
         let mut findings: Vec<_> = found.map(|it| of_finding(it, inputs)).collect();
-        findings.extend(inputs.failed_options.iter().map(of_options));
+        let options = inputs.failed_options.iter();
+        findings.extend(options.map(|it| of_options(it, inputs.host)));
         findings.sort_by_key(|it| std::cmp::Reverse(it.severity));
         Self {
             findings,
-            settings: settings(inputs.sysctls, inputs.findings),
+            settings: settings(&inputs.host.sysctls, inputs.findings),
             not_looked_at: not_looked_at(inputs.verdicts),
         }
     }
@@ -163,11 +168,7 @@ impl Report {
 }
 
 fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
-    let hints: Vec<_> = finding
-        .causes
-        .iter()
-        .flat_map(|it| it.cause.hints())
-        .collect();
+    let hints: Vec<_> = finding.causes.iter().flat_map(|it| &it.hints).collect();
     Item {
         id: id(finding.anomaly),
         severity: match finding.severity {
@@ -181,7 +182,7 @@ fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
         evidence: serde_json::to_value(&finding.evidence).unwrap_or_default(),
         time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
         follows_from: origin(finding, inputs.findings),
-        notes: notes(finding, inputs.processes, inputs.sysctls),
+        notes: notes(finding, inputs.processes, &inputs.host.sysctls),
         causes: finding
             .causes
             .iter()
@@ -191,9 +192,10 @@ fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
     }
 }
 
-fn of_options(failed: &FailedOptions) -> Item {
+fn of_options(failed: &FailedOptions, host: &Host) -> Item {
     let FailedOptions {
         labels,
+        netns,
         family,
         protocol,
         option,
@@ -206,7 +208,7 @@ fn of_options(failed: &FailedOptions) -> Item {
         option,
         errno,
     };
-    let hints: Vec<_> = for_option(&call).collect();
+    let hints = for_option(&call, &host.known(*netns, false));
     let socket = match (family.as_str(), protocol.as_str()) {
         (family, "") => family.to_owned(),
         ("inet" | "inet6", protocol) => protocol.to_owned(),
@@ -223,27 +225,32 @@ fn of_options(failed: &FailedOptions) -> Item {
         evidence: serde_json::json!({
             "family": family, "protocol": protocol, "option": option, "errno": errno, "count": count,
         }),
-        ..with_hints(&hints)
+        ..with_hints(&hints.iter().collect::<Vec<_>>())
     }
 }
 
 /// The fields from hints. The others are empty.
-fn with_hints(hints: &[&Hint]) -> Item {
-    let texts = |part: fn(&Hint) -> &'static str| {
+fn with_hints(hints: &[&Advice]) -> Item {
+    let texts = |part: fn(&Advice) -> &'static str| {
         let mut all: Vec<String> = Vec::new();
-        for text in hints.iter().map(|it| part(it)) {
-            if !all.iter().any(|other| other == text) {
-                all.push(text.to_owned());
+        for it in hints {
+            let text = match it.unknown.is_empty() {
+                true => part(it).to_owned(),
+                false => format!("If {}: {}", it.unknown.join(" and "), part(it)),
+            };
+            if !all.contains(&text) {
+                all.push(text);
             }
         }
         all
     };
     let facts = hints.iter().map(|it| Fact {
-        hint: it.id.to_owned(),
-        fact: it.fact.to_owned(),
-        kernels: it.kernels.to_owned(),
-        fix: it.fix.to_owned(),
-        check: it.check.to_owned(),
+        hint: it.hint.id.to_owned(),
+        fact: it.hint.fact.to_owned(),
+        kernels: it.hint.kernels.to_owned(),
+        fix: it.hint.fix.to_owned(),
+        check: it.hint.check.to_owned(),
+        unknown: it.unknown.clone(),
     });
     Item {
         id: String::new(),
@@ -257,8 +264,8 @@ fn with_hints(hints: &[&Hint]) -> Item {
         follows_from: None,
         causes: Vec::new(),
         notes: Vec::new(),
-        fixes: texts(|it| it.fix),
-        verify: texts(|it| it.check),
+        fixes: texts(|it| it.hint.fix),
+        verify: texts(|it| it.hint.check),
         holds_for: facts.collect(),
     }
 }

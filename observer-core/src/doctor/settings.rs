@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    detect::{Anomaly, Evidence, Finding, Subject},
-    net::sysctls::{Sysctls, Values},
+    detect::{Anomaly, Evidence, Finding},
+    net::sysctls::Sysctls,
 };
 
 /// The verdict on a setting.
@@ -44,21 +44,15 @@ impl Raised<'_> {
     }
 
     fn has_with(&self, anomaly: Anomaly, is_like: impl Fn(&Evidence) -> bool) -> bool {
-        let here = |subject: &Subject| match subject {
-            Subject::Destination(to) => to.netns == self.netns,
-            Subject::Listener(place) => place.netns == self.netns,
-            Subject::Namespace(netns) | Subject::Source { netns, .. } => *netns == self.netns,
-            Subject::Process(_) | Subject::Name(_) => false,
-        };
         let mut all = self.findings.iter();
-        all.any(|it| it.anomaly == anomaly && here(&it.subject) && is_like(&it.evidence))
+        all.any(|it| it.anomaly == anomaly && it.netns == Some(self.netns) && is_like(&it.evidence))
     }
 }
 
 /// All sysctls with their verdicts: those of the host first.
 pub(super) fn settings(sysctls: &Sysctls, findings: &[Finding]) -> Vec<Setting> {
     let host = sysctls.host.iter().map(|(name, value)| {
-        let (verdict, why) = of_host(name, *value, &sysctls.host);
+        let (verdict, why) = of_host(name, sysctls);
         (None, *name, *value, verdict, why)
     });
     let namespaces = sysctls.namespaces.iter().flat_map(|(netns, values)| {
@@ -84,18 +78,12 @@ pub(super) fn settings(sysctls: &Sysctls, findings: &[Finding]) -> Vec<Setting> 
 
 const FINE: (Verdict, &str) = (Verdict::Ok, "");
 
-fn of_host(name: &str, value: u64, values: &Values) -> (Verdict, &'static str) {
-    let tracked = values.get("net.netfilter.nf_conntrack_count");
+fn of_host(name: &str, sysctls: &Sysctls) -> (Verdict, &'static str) {
     match name {
-        // 0: no limit.
-        "net.netfilter.nf_conntrack_max"
-            if value > 0 && tracked.is_some_and(|it| *it >= value / 10 * 9) =>
-        {
-            (
-                Verdict::Warn,
-                "connection tracking is over 90 % full; when it is full, new connections are dropped",
-            )
-        }
+        "net.netfilter.nf_conntrack_max" if sysctls.conntrack_is_full() => (
+            Verdict::Warn,
+            "connection tracking is over 90 % full; when it is full, new connections are dropped",
+        ),
         _ => FINE,
     }
 }

@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     clock::Clock,
     contract::{self, AttachType, Status},
-    detect::{self, Anomaly, Evidence, Explanation, Finding, Subject, cause},
+    detect::{self, Anomaly, Evidence, Explanation, Finding, Host, Subject, cause},
+    hints::Kernel,
     net::sysctls::Sysctls,
     table::{Labels, ListenAddress, Resources, fake::key},
 };
@@ -20,6 +21,7 @@ fn exhausted(severity: detect::Severity) -> Finding {
             "api\x1b[31m",
             "api.service",
         ))),
+        netns: None,
         severity,
         score: 1.0,
         time_left: Some(Duration::ZERO),
@@ -33,10 +35,7 @@ fn exhausted(severity: detect::Severity) -> Finding {
             newest: Vec::new(),
             peers: Vec::new(),
         },
-        causes: vec![Explanation {
-            cause: &cause::FD_LIMIT,
-            share: 1.0,
-        }],
+        causes: explained(&cause::FD_LIMIT, &Host::default()),
     }
 }
 
@@ -45,11 +44,27 @@ fn overflow() -> Finding {
         anomaly: Anomaly::TimeWaitOverflow,
         subject: Subject::Namespace(NETNS),
         labels: None,
+        netns: Some(NETNS),
         evidence: Evidence::TimeWaitOverflows { overflows: 7 },
         causes: Vec::new(),
         time_left: None,
         ..exhausted(detect::Severity::Warning)
     }
+}
+
+fn host(sysctls: &Sysctls) -> Host {
+    Host {
+        kernel: Some(Kernel(5, 15)),
+        sysctls: Arc::new(sysctls.clone()),
+        ..Host::default()
+    }
+}
+
+/// As the engine does it.
+fn explained(cause: &'static cause::Cause, host: &Host) -> Vec<Explanation> {
+    let mut causes = cause::explain(&[(cause, 1)]);
+    host.advise(&mut causes, Some(NETNS), false);
+    causes
 }
 
 fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysctls) -> Report {
@@ -75,7 +90,7 @@ fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysc
         findings,
         processes: &HashMap::from([(key(5674, 1), state)]),
         failed_options,
-        sysctls,
+        host: &host(sysctls),
         verdicts: &[
             verdict("fd_passing", Status::Unsupported),
             verdict("state", Status::Attached),
@@ -87,6 +102,7 @@ fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysc
 fn fast_open() -> FailedOptions {
     FailedOptions {
         labels: Arc::new(Labels::name("web", "web.service")),
+        netns: Some(NETNS),
         family: "inet6".to_owned(),
         protocol: "mptcp".to_owned(),
         option: "TCP_FASTOPEN".to_owned(),
@@ -129,7 +145,7 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
 /// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.
 #[test]
 fn what_follows_from_another_says_so() {
-    let explained = |cause| vec![Explanation { cause, share: 1.0 }];
+    let explained = |cause| explained(cause, &Host::default());
     let exhausted = exhausted(detect::Severity::Warning);
     let leak = Finding {
         anomaly: Anomaly::FdLeak,
@@ -220,7 +236,7 @@ fn a_setting_is_bad_where_something_runs_into_it() {
     assert_eq!(of(&[overflow()], &buckets), (Some(NETNS), Verdict::Warn));
     // In another namespace.
     let mut elsewhere = overflow();
-    elsewhere.subject = Subject::Namespace(1);
+    elsewhere.netns = Some(1);
     assert_eq!(of(&[elsewhere], &buckets).1, Verdict::Ok);
     let ports = Finding {
         anomaly: Anomaly::PortExhaustion,

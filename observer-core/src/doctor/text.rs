@@ -60,7 +60,11 @@ fn one(item: &Item) -> String {
     let causes = item.causes.iter().map(|it| ("Cause", it));
     let notes = item.notes.iter().map(|it| ("Note", it));
     let facts = item.holds_for.iter();
-    let facts = facts.flat_map(|it| [("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)]);
+    let facts = facts.flat_map(|it| {
+        // Its condition could not be checked.
+        let unknown = it.unknown.iter().map(|unknown| ("If", unknown));
+        unknown.chain([("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)])
+    });
     for (name, line) in since.chain(follows).chain(causes).chain(notes).chain(facts) {
         text += &wrapped(&format!("      {name:<8}"), "              ", line);
     }

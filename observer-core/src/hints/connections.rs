@@ -1,13 +1,17 @@
 //! Connections and limits.
 
-use super::hint::{Hint, Shown};
+use super::{
+    hint::{Hint, Shown},
+    need::Need::{ConntrackFull, Is, IsNot, QueuesOverflow},
+};
 
 macro_rules! connections {
-    ($($id:literal: fact $fact:literal; kernels $kernels:literal; fix $fix:literal; check $check:literal;)+) => {
+    ($($id:literal: $(needs [$($need:expr),+];)? fact $fact:literal; kernels $kernels:literal; fix $fix:literal; check $check:literal;)+) => {
         /// In the order of the document.
         pub const CONNECTIONS: &[Hint] = &[$(Hint {
             id: $id,
             shown: Shown::ByCause,
+            needs: &[$($($need),+)?],
             fact: $fact,
             kernels: $kernels,
             fix: $fix,
@@ -15,6 +19,9 @@ macro_rules! connections {
         },)+];
     };
 }
+
+const REUSE: &str = "net.ipv4.tcp_tw_reuse";
+const TIMESTAMPS: &str = "net.ipv4.tcp_timestamps";
 
 connections! {
     "half-close":
@@ -65,13 +72,20 @@ connections! {
     "time-wait":
         fact "TIME_WAIT lasts 60 s, a constant of the kernel. tcp_fin_timeout applies to orphans in FIN_WAIT2. tcp_tw_recycle was removed in 4.12. The kernel accepts a SYN for a socket in TIME_WAIT or answers it with an ACK, never with an RST.";
         kernels "all";
-        fix "Keep connections open and reuse them (keep-alive, a pool). Otherwise set net.ipv4.tcp_tw_reuse=1, for clients with timestamps; then each port can be reused after a second.";
-        check "blocked / available < 0.5; socket_time_wait_entered_total falls (pools), or `nstat TcpExtTWRecycled` grows (reuse)";
+        fix "Keep connections open and reuse them (keep-alive, a pool).";
+        check "blocked / available < 0.5; socket_time_wait_entered_total falls";
     "tw-reuse":
-        fact "net.ipv4.tcp_tw_reuse is 2 by default since 4.19: for loopback only. It affects connect() only.";
+        needs [IsNot(REUSE, 1), IsNot(TIMESTAMPS, 0)];
+        fact "With net.ipv4.tcp_tw_reuse=1, connect() may use a port in TIME_WAIT again after a second. By default it is 2, which allows that for loopback only. It affects connect() only, not ports that bind() chose.";
         kernels "4.19 and later";
-        fix "net.ipv4.tcp_tw_reuse=1 on the client, with net.ipv4.tcp_timestamps=1.";
+        fix "net.ipv4.tcp_tw_reuse=1 on the client.";
         check "`nstat TcpExtTWRecycled` grows; socket_connect_seconds is back below 1 ms on a LAN";
+    "tw-timestamps":
+        needs [Is(TIMESTAMPS, 0)];
+        fact "Without timestamps, net.ipv4.tcp_tw_reuse has no effect: connect() cannot use a port in TIME_WAIT again.";
+        kernels "all";
+        fix "net.ipv4.tcp_timestamps=1 and net.ipv4.tcp_tw_reuse=1 on the client.";
+        check "`nstat TcpExtTWRecycled` grows";
     "ports":
         fact "By default there are 28,232 local ports for each source, destination and destination port; 470 connections a second use them up in a minute.";
         kernels "all";
@@ -92,6 +106,16 @@ connections! {
         kernels "all";
         fix "Close what is no longer needed; until then raise the limit (LimitNOFILE= of the unit, ulimit -n).";
         check "socket_fd_exhausted_total stops growing; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
+    "file-max":
+        fact "ENFILE: all programs of the host together have as many files open as fs.file-max allows. Programs with CAP_SYS_ADMIN may still open some.";
+        kernels "all";
+        fix "Find the program with the most descriptors (socket_process_open_fds, `observer top`) and end its leak; until then raise fs.file-max.";
+        check "socket_fd_exhausted_total stops growing; the first number of /proc/sys/fs/file-nr stays below the third";
+    "listener-stray":
+        fact "A listening socket answers an ACK that belongs to no connection with an RST: a late segment of a connection from before a restart of the server, or a scan with ACKs.";
+        kernels "all";
+        fix "After a restart no action is required: such RSTs end by themselves. Otherwise `observer tail` shows the addresses of the peers.";
+        check "socket_resets_total of that reason stops growing";
     "slow-accept":
         fact "A program that does other work between two accept() calls takes one connection per round; the others wait, and are dropped once the queue is full. A longer queue fills as well, a little later.";
         kernels "all";
@@ -168,6 +192,7 @@ connections! {
         fix "Raise the argument of listen() and net.core.somaxconn, then restart the server.";
         check "socket_listen_backlog_max is the new number; overflows stop growing";
     "abort-on-overflow":
+        needs [IsNot("net.ipv4.tcp_abort_on_overflow", 0), QueuesOverflow];
         fact "With tcp_abort_on_overflow=1 the kernel answers with an RST where the client would otherwise retry.";
         kernels "all";
         fix "net.ipv4.tcp_abort_on_overflow=0.";
@@ -185,7 +210,7 @@ connections! {
     "syn-timeout":
         fact "connect() fails after 127 s up to Linux 6.4, and after 131 s from 6.5 on (tcp_syn_linear_timeouts=4: four more SYNs, 1 s apart).";
         kernels "all";
-        fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full. Give the program a timeout of its own.";
+        fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full (`ss -ltn` there: Recv-Q above Send-Q). Give the program a timeout of its own.";
         check "socket_connects_total{result=\"ETIMEDOUT\"} is replaced by the result of the program's own, shorter timeout";
     "keepalive":
         fact "Without SO_KEEPALIVE a vanished peer is not noticed on an idle connection; with it, after 2 h + 9 x 75 s by default. If data is not acknowledged, the kernel ends the connection after 924 s, without an RST.";
@@ -193,6 +218,7 @@ connections! {
         fix "Set SO_KEEPALIVE, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices between; and TCP_USER_TIMEOUT for data that is not acknowledged.";
         check "`ss -to` shows timer:(keepalive,...); when the peer vanishes, TCP_KEEPALIVE_TIMEOUT within idle + count x interval";
     "conntrack":
+        needs [ConntrackFull];
         fact "When the connection tracking table is full, the kernel drops packets of new connections, so they time out.";
         kernels "all";
         fix "Raise net.netfilter.nf_conntrack_max.";

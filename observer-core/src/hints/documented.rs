@@ -38,13 +38,15 @@ pub(crate) fn cell(text: &str) -> String {
 #[test]
 fn hints_are_in_the_documents() {
     let mut text = String::from(
-        "\n## setsockopt()\n\n| id | option, errno, sockets | fact | kernels | fix | check |\n|---|---|---|---|---|---|\n",
+        "\n## setsockopt()\n\n| id | option, errno, sockets | shown if | fact | kernels | fix | check |\n|---|---|---|---|---|---|---|\n",
     );
     let mut connections = String::from(
-        "\n## Connections and limits\n\n| id | fact | kernels | fix | check |\n|---|---|---|---|---|\n",
+        "\n## Connections and limits\n\n| id | shown if | fact | kernels | fix | check |\n|---|---|---|---|---|---|\n",
     );
     for hint in &HINTS {
-        let rest = [hint.fact, hint.kernels, hint.fix, hint.check]
+        let needs: Vec<_> = hint.needs.iter().map(ToString::to_string).collect();
+        let needs = needs.join(" and ");
+        let rest = [&needs, hint.fact, hint.kernels, hint.fix, hint.check]
             .map(cell)
             .join(" | ");
         let Shown::BySetsockopt {

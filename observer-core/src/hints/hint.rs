@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::need::{Known, Need};
+
 /// When a hint may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
@@ -34,13 +36,16 @@ pub enum Sockets {
 }
 
 /// A fact and what follows.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Hint {
     /// Stable id.
     pub id: &'static str,
     /// The condition under which it is shown.
     #[serde(skip)]
     pub shown: Shown,
+    /// What must hold on the host as well.
+    #[serde(skip)]
+    pub needs: &'static [Need],
     /// The fact.
     pub fact: &'static str,
     /// On which kernels.
@@ -49,6 +54,33 @@ pub struct Hint {
     pub fix: &'static str,
     /// How to verify the fix.
     pub check: &'static str,
+}
+
+/// A hint that is shown on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Advice {
+    /// The hint.
+    #[serde(flatten)]
+    pub hint: &'static Hint,
+    /// Those of its conditions of which this host does not tell whether they hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+}
+
+impl Advice {
+    /// `None` if the hint does not apply to this host.
+    #[must_use]
+    pub fn new(hint: &'static Hint, known: &Known<'_>) -> Option<Self> {
+        let mut unknown = Vec::new();
+        for need in hint.needs {
+            match need.holds(known) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => unknown.push(need.to_string()),
+            }
+        }
+        Some(Self { hint, unknown })
+    }
 }
 
 /// A failed setsockopt() call, by the labels of `socket_setsockopt_failures_total`.

@@ -5,6 +5,7 @@
 
 mod connections;
 mod hint;
+mod need;
 mod options;
 
 #[cfg(test)]
@@ -12,7 +13,8 @@ pub(crate) mod documented;
 #[cfg(test)]
 mod tests;
 
-pub use hint::{FailedOption, Hint, Shown, Sockets};
+pub use hint::{Advice, FailedOption, Hint, Shown, Sockets};
+pub use need::{Kernel, Known, Need};
 
 /// All hints: those for setsockopt() first.
 pub static HINTS: [Hint; options::OPTIONS.len() + connections::CONNECTIONS.len()] = {
@@ -28,8 +30,8 @@ pub static HINTS: [Hint; options::OPTIONS.len() + connections::CONNECTIONS.len()
     hints
 };
 
-/// The hints for a failed setsockopt() call. Whether they hold for the running kernel is in their text.
-pub fn for_option(failed: &FailedOption<'_>) -> impl Iterator<Item = &'static Hint> {
-    let failed = *failed;
-    HINTS.iter().filter(move |hint| hint.shown.is_for(&failed))
+/// The hints for a failed setsockopt() call that apply to the host.
+pub fn for_option(failed: &FailedOption<'_>, known: &Known<'_>) -> Vec<Advice> {
+    let hints = HINTS.iter().filter(|hint| hint.shown.is_for(failed));
+    hints.filter_map(|hint| Advice::new(hint, known)).collect()
 }

@@ -1,6 +1,12 @@
 //! Failed setsockopt() calls.
 
-use super::hint::{Hint, Shown, Sockets};
+use super::{
+    hint::{Hint, Shown, Sockets},
+    need::{
+        Kernel,
+        Need::{Before, From, Lacks},
+    },
+};
 
 /// How to verify any of these fixes.
 const CHECK: &str =
@@ -8,7 +14,7 @@ const CHECK: &str =
 
 macro_rules! options {
     ($($id:literal: [$($option:literal),*] [$($prefix:literal),*] [$($errno:literal),*] $sockets:expr;
-        fact $fact:literal; kernels $kernels:literal; fix $fix:literal; check $check:expr;)+) => {
+        $(needs [$($need:expr),+];)? fact $fact:literal; kernels $kernels:literal; fix $fix:literal; check $check:expr;)+) => {
         /// In the order of the document.
         pub const OPTIONS: &[Hint] = &[$(Hint {
             id: $id,
@@ -18,6 +24,7 @@ macro_rules! options {
                 errnos: &[$($errno),*],
                 sockets: $sockets,
             },
+            needs: &[$($($need),+)?],
             fact: $fact,
             kernels: $kernels,
             fix: $fix,
@@ -30,16 +37,19 @@ const MPTCP: Sockets = Sockets::Protocol("mptcp");
 
 options! {
     "fastopen-mptcp": ["TCP_FASTOPEN", "TCP_FASTOPEN_NO_COOKIE", "TCP_FASTOPEN_KEY"] [] ["ENOPROTOOPT"] MPTCP;
+        needs [Before(Kernel(6, 2))];
         fact "MPTCP listeners take the Fast Open options since 6.2 (4ffb0a02346c).";
         kernels "fails up to 6.1 (checked on 5.15 and 6.1)";
         fix "Use plain TCP, or 6.2. Go makes listeners MPTCP from 1.24 on: GODEBUG=multipathtcp=0 or ListenConfig.SetMultipathTCP(false).";
         check "`ss -M -l` no longer lists the listener; with Fast Open, `nstat -az TcpExtTCPFastOpenPassive` grows";
     "fastopen-connect-mptcp": ["TCP_FASTOPEN_CONNECT"] [] ["ENOPROTOOPT"] MPTCP;
+        needs [Before(Kernel(6, 1))];
         fact "MPTCP sockets take TCP_FASTOPEN_CONNECT since 6.1 (54635bd04701).";
         kernels "fails up to 6.0";
         fix "Use plain TCP, or 6.1.";
         check CHECK;
     "tcp-options-mptcp-5.10": [] ["TCP_"] ["EOPNOTSUPP"] MPTCP;
+        needs [Before(Kernel(5, 11))];
         fact "MPTCP sockets take no option of the level SOL_TCP.";
         kernels "5.10";
         fix "Use plain TCP, or a newer kernel.";
@@ -61,6 +71,7 @@ options! {
         fix "Use a kernel with it.";
         check CHECK;
     "bind-address-no-port-mptcp": ["IP_BIND_ADDRESS_NO_PORT"] [] ["EOPNOTSUPP"] MPTCP;
+        needs [Before(Kernel(6, 12))];
         fact "MPTCP sockets do not take it in 6.1; in 6.12 they do.";
         kernels "fails in 6.1, not in 6.12";
         fix "Use plain TCP, or a newer kernel.";
@@ -71,6 +82,7 @@ options! {
         fix "Use plain TCP.";
         check CHECK;
     "reuseport-not-internet": ["SO_REUSEPORT"] [] ["EOPNOTSUPP"] Sockets::NotInternet;
+        needs [From(Kernel(5, 15))];
         fact "The value 1 is refused for sockets that are not inet or inet6 (5b0af621c3f6).";
         kernels "6.13, 6.12.9, 6.1.124, later 6.6.y (seen on 6.6.74) and 5.15.y; not 5.10";
         fix "Do not set it on Unix sockets. janet: `no-reuse`; CPython: fixed (python/cpython#128933).";
@@ -101,6 +113,7 @@ options! {
         fix "Give the program the capability.";
         check CHECK;
     "busy-poll": ["SO_BUSY_POLL"] [] ["EPERM"] Sockets::All;
+        needs [Before(Kernel(6, 4))];
         fact "Raising it took CAP_NET_ADMIN before 6.4 (48b7ea1d22dd).";
         kernels "fails up to 6.3";
         fix "Use 6.4, or give the program the capability.";
@@ -126,6 +139,7 @@ options! {
         fix "Set it before.";
         check CHECK;
     "fastopen-connect": ["TCP_FASTOPEN_CONNECT"] [] ["EOPNOTSUPP"] Sockets::Protocol("tcp");
+        needs [Lacks("net.ipv4.tcp_fastopen", 1)];
         fact "It takes bit 1 of net.ipv4.tcp_fastopen.";
         kernels "all";
         fix "net.ipv4.tcp_fastopen=1, or 3 for servers, too.";

@@ -1,15 +1,122 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::net::sysctls::Sysctls;
 
-fn ids(family: &str, protocol: &str, option: &str, errno: &str) -> Vec<&'static str> {
+const FAST_OPEN: &str = "net.ipv4.tcp_fastopen";
+const REUSE: &str = "net.ipv4.tcp_tw_reuse";
+const TIMESTAMPS: &str = "net.ipv4.tcp_timestamps";
+const ABORT: &str = "net.ipv4.tcp_abort_on_overflow";
+
+fn sysctls(values: &[(&'static str, u64)]) -> Sysctls {
+    Sysctls {
+        host: [].into(),
+        namespaces: [(1, values.iter().copied().collect())].into(),
+    }
+}
+
+fn known(kernel: Kernel, sysctls: &Sysctls) -> Known<'_> {
+    Known {
+        kernel: Some(kernel),
+        sysctls,
+        netns: Some(1),
+        queues_overflow: false,
+    }
+}
+
+fn ids_on(known: &Known<'_>, [family, protocol, option, errno]: [&str; 4]) -> Vec<&'static str> {
     let failed = FailedOption {
         family,
         protocol,
         option,
         errno,
     };
-    for_option(&failed).map(|hint| hint.id).collect()
+    let advice = for_option(&failed, known).into_iter();
+    advice.map(|it| it.hint.id).collect()
+}
+
+fn ids(family: &str, protocol: &str, option: &str, errno: &str) -> Vec<&'static str> {
+    let sysctls = sysctls(&[(FAST_OPEN, 2)]);
+    let known = known(Kernel(6, 1), &sysctls);
+    ids_on(&known, [family, protocol, option, errno])
+}
+
+#[test]
+fn a_hint_is_for_the_kernels_that_it_names() {
+    let nothing = Sysctls::default();
+    let on = |major, minor, option, errno| {
+        let call = ["inet", "mptcp", option, errno];
+        ids_on(&known(Kernel(major, minor), &nothing), call)
+    };
+    let fast_open = |major, minor| on(major, minor, "TCP_FASTOPEN", "ENOPROTOOPT");
+    assert_eq!(fast_open(6, 1), ["fastopen-mptcp"]);
+    assert_eq!(fast_open(6, 2), [""; 0]);
+    let nodelay = |major, minor| on(major, minor, "TCP_NODELAY", "EOPNOTSUPP");
+    assert_eq!(nodelay(5, 10), ["tcp-options-mptcp-5.10"]);
+    assert_eq!(nodelay(6, 18), [""; 0]);
+    let reuse = ["unix", "stream", "SO_REUSEPORT", "EOPNOTSUPP"];
+    assert_eq!(ids_on(&known(Kernel(5, 10), &nothing), reuse), [""; 0]);
+}
+
+/// The hints of these that apply, an unknown condition in brackets.
+fn shown(hints: &[&str], known: &Known<'_>) -> Vec<String> {
+    let hints = HINTS.iter().filter(|it| hints.contains(&it.id));
+    let advice = hints.filter_map(|it| Advice::new(it, known));
+    let text = |it: Advice| match it.unknown.as_slice() {
+        [] => it.hint.id.to_owned(),
+        unknown => format!("{} ({})", it.hint.id, unknown.join(" and ")),
+    };
+    advice.map(text).collect()
+}
+
+#[test]
+fn a_hint_about_a_sysctl_is_shown_where_its_value_is_the_reason() {
+    let kernel = Kernel(6, 18);
+    let reuse = |values: &[(&'static str, u64)]| {
+        let hints = ["tw-reuse", "tw-timestamps"];
+        shown(&hints, &known(kernel, &sysctls(values))).join(", ")
+    };
+    assert_eq!(reuse(&[(REUSE, 2), (TIMESTAMPS, 1)]), "tw-reuse");
+    assert_eq!(reuse(&[(REUSE, 1), (TIMESTAMPS, 1)]), "");
+    assert_eq!(reuse(&[(REUSE, 1), (TIMESTAMPS, 0)]), "tw-timestamps");
+    assert_eq!(
+        reuse(&[(TIMESTAMPS, 1)]),
+        "tw-reuse (net.ipv4.tcp_tw_reuse is not 1)"
+    );
+    let abort = |values: &[(&'static str, u64)], queues_overflow| {
+        let sysctls = sysctls(values);
+        let known = Known {
+            queues_overflow,
+            ..known(kernel, &sysctls)
+        };
+        shown(&["abort-on-overflow"], &known).join(", ")
+    };
+    assert_eq!(abort(&[(ABORT, 1)], true), "abort-on-overflow");
+    assert_eq!(abort(&[(ABORT, 0)], true), "");
+    assert_eq!(abort(&[(ABORT, 1)], false), "");
+    assert!(abort(&[], true).contains("tcp_abort_on_overflow is not 0"));
+    let bits = |value| {
+        let sysctls = sysctls(&[(FAST_OPEN, value)]);
+        let call = ["inet", "tcp", "TCP_FASTOPEN_CONNECT", "EOPNOTSUPP"];
+        ids_on(&known(kernel, &sysctls), call)
+    };
+    assert_eq!(bits(2), ["fastopen-connect"]);
+    assert_eq!(bits(3), [""; 0]);
+}
+
+#[test]
+fn conntrack_is_named_where_it_is_full() {
+    let of = |host: &[(&'static str, u64)]| {
+        let sysctls = Sysctls {
+            host: host.iter().copied().collect(),
+            ..Sysctls::default()
+        };
+        shown(&["conntrack"], &known(Kernel(6, 18), &sysctls)).len()
+    };
+    let most = ("net.netfilter.nf_conntrack_max", 1_000);
+    assert_eq!(of(&[]), 0);
+    assert_eq!(of(&[most, ("net.netfilter.nf_conntrack_count", 10)]), 0);
+    assert_eq!(of(&[most, ("net.netfilter.nf_conntrack_count", 950)]), 1);
 }
 
 #[test]

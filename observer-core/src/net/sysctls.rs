@@ -23,6 +23,29 @@ pub struct Sysctls {
     pub namespaces: BTreeMap<u32, Values>,
 }
 
+impl Sysctls {
+    /// The value in a network namespace; if that one is not known, the value that all have in common.
+    #[must_use]
+    pub fn of_namespace(&self, netns: Option<u32>, name: &str) -> Option<u64> {
+        if let Some(netns) = netns {
+            return self.namespaces.get(&netns)?.get(name).copied();
+        }
+        let mut values = self.namespaces.values().map(|values| values.get(name));
+        let first = values.next()??;
+        values.all(|it| it == Some(first)).then_some(*first)
+    }
+
+    /// Whether over 90 % of the entries for connection tracking are taken. A kernel that does not track has none.
+    #[must_use]
+    pub fn conntrack_is_full(&self) -> bool {
+        let value = |name| self.host.get(name).copied();
+        let most = value("net.netfilter.nf_conntrack_max").unwrap_or_default();
+        let count = value("net.netfilter.nf_conntrack_count").unwrap_or_default();
+        // 0: no limit.
+        most > 0 && count >= most / 10 * 9
+    }
+}
+
 /// Reads those of the whole host below `root`, which is /proc/sys.
 #[must_use]
 pub fn read_host(root: &Path) -> Values {

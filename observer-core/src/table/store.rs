@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -78,7 +78,7 @@ pub struct Table {
     pub(super) listeners: Listeners,
     pub(super) ports: Ports,
     pub(super) handshakes: InProgress,
-    pub(super) sysctls: Sysctls,
+    pub(super) sysctls: Arc<Sysctls>,
     /// Number of processes shown by pid, including those that ended since the last tick.
     pub(super) shown: usize,
     /// When the processes to show were last selected; `None` while all are shown.
@@ -106,7 +106,7 @@ impl Table {
             listeners: Listeners::default(),
             ports: Ports::default(),
             handshakes: InProgress::default(),
-            sysctls: Sysctls::default(),
+            sysctls: Arc::default(),
             shown: 0,
             chosen: None,
             reselect: false,

@@ -6,6 +6,7 @@ use observer_core::{
     contract::Status,
     detect::{Finding, Severity, finding_summary},
     export::{Exporter, Health},
+    hints::Advice,
     table::Snapshot,
 };
 
@@ -110,8 +111,12 @@ fn write_finding(page: &mut String, finding: &Finding) {
         escape(&finding_summary(finding)),
     );
     for explanation in &finding.causes {
-        for hint in explanation.cause.hints() {
-            let _ = write!(page, "<li>{}", escape(hint.fact));
+        for Advice { hint, unknown } in &explanation.hints {
+            let _ = write!(page, "<li>");
+            for unknown in unknown {
+                let _ = write!(page, "If {}: ", escape(unknown));
+            }
+            let _ = write!(page, "{}", escape(hint.fact));
             if !hint.fix.is_empty() {
                 let _ = write!(page, " <b>{}</b>", escape(hint.fix));
             }

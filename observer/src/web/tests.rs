@@ -12,7 +12,7 @@ use std::{
 use flate2::read::GzDecoder;
 use observer_common::SLOT_FIRST;
 use observer_core::{
-    detect::{Anomaly, Subject, cause, testing::finding},
+    detect::{Anomaly, Host, Subject, cause, testing::finding},
     export::{
         Exporter, Health,
         testing::{busy, engine, exporter, kernel, snapshot, table},
@@ -67,6 +67,7 @@ fn raise(exporter: &Exporter) {
     let engine = engine(exporter);
     let mut finding = finding(Anomaly::FdLeak, subject, Some(labels));
     finding.causes = cause::explain(&[(&cause::FD_UNKNOWN, 1)]);
+    Host::default().advise(&mut finding.causes, None, false);
     engine.write().unwrap().board_mut().raise(finding);
 }
 

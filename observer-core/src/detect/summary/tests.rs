@@ -48,7 +48,10 @@ fn finding(
     evidence: Evidence,
     causes: &[(&'static Cause, u64)],
 ) -> Finding {
+    let mut causes = cause::explain(causes);
+    crate::detect::Host::default().advise(&mut causes, None, false);
     Finding {
+        netns: subject.netns(),
         anomaly,
         subject,
         labels: labels.map(Arc::new),
@@ -57,7 +60,7 @@ fn finding(
         time_left: time_left.map(Duration::from_secs),
         since: Duration::from_secs(100),
         evidence,
-        causes: cause::explain(causes),
+        causes,
     }
 }
 
@@ -90,7 +93,7 @@ fn a_storm_that_is_sent() {
 #[test]
 fn causes_that_hold_together_have_no_shares() {
     let both = [&cause::SHORT_CONNECTIONS, &cause::SMALL_RANGE];
-    let both = both.map(|cause| Explanation { cause, share: 0.99 });
+    let both = both.map(|cause| Explanation::new(cause, 0.99));
     assert_eq!(
         causes(&both).unwrap(),
         "causes: opens a connection for each request; each closed one keeps its port for 60 \

@@ -40,6 +40,7 @@ fn storm() -> Finding {
     let subject = Subject::Process(process);
     let mut finding = finding(Anomaly::RstStorm, subject, Some(labels));
     finding.causes = cause::explain(&[(&cause::UNREAD, 1)]);
+    crate::detect::Host::default().advise(&mut finding.causes, None, false);
     finding.time_left = Some(Duration::from_millis(1_500));
     finding
 }

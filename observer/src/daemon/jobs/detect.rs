@@ -1,11 +1,13 @@
 //! Runs the detectors on the data of the last tick and the other jobs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use nix::sys::utsname::uname;
 use observer_core::{
     config::{LogFormat, Settings},
     contract::KernelSource as _,
-    detect::{CounterClasses, Gatherer, Inputs},
+    detect::{CounterClasses, Gatherer, Host, Inputs},
+    hints::Kernel,
     sync::{read, write},
 };
 
@@ -15,6 +17,7 @@ pub struct Detect {
     shared: Shared,
     classes: CounterClasses,
     gatherer: Gatherer,
+    host: Host,
     /// Start of the tick of the last snapshot.
     last_ns: u64,
     log_format: LogFormat,
@@ -22,7 +25,16 @@ pub struct Detect {
 
 impl Detect {
     pub fn new(shared: Shared) -> Self {
+        let facts = Arc::clone(&shared.facts);
+        let kernel = uname()
+            .ok()
+            .map(|it| it.release().to_string_lossy().into_owned());
         Self {
+            host: Host {
+                kernel: kernel.as_deref().and_then(Kernel::of_release),
+                netns: Arc::new(move |process| facts.netns(process)),
+                ..Host::default()
+            },
             classes: CounterClasses::new(|index| shared.live.reset_reason(index)),
             shared,
             gatherer: Gatherer::default(),
@@ -71,8 +83,10 @@ impl Job for Detect {
             sources,
             netns: &|process| self.shared.facts.netns(process),
         });
+        self.host.sysctls = Arc::clone(read(&self.shared.table).sysctls());
         let (changes, suspected) = {
             let mut engine = write(&self.shared.engine);
+            engine.set_host(self.host.clone());
             (engine.step(&sample), engine.suspected())
         };
         write(&self.shared.recorded_peers).want(suspected, sample.now);

@@ -1,5 +1,7 @@
 //! Whether the kernel skips programs that are already running on the CPU.
 
+use observer_core::hints::Kernel;
+
 /// Which runs of `tp_btf` programs the kernel skips (`__bpf_trace_run`; BTF does not show it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skips {
@@ -19,10 +21,9 @@ impl Skips {
     /// What the kernel of this release is known to skip.
     #[must_use]
     pub fn of(release: &str) -> Self {
-        let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (7, 0) => Self::Tasks,
-            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 1) => Self::Interrupts,
+        match Kernel::of_release(release) {
+            Some(kernel) if kernel >= Kernel(7, 0) => Self::Tasks,
+            Some(kernel) if kernel >= Kernel(6, 1) => Self::Interrupts,
             _ => Self::Nothing,
         }
     }
