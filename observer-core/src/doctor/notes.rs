@@ -73,7 +73,13 @@ fn unguarded(finding: &Finding, count: u32) -> Option<String> {
         &cause::PEERS_SILENT,
         &cause::NOT_ACKNOWLEDGED,
         &cause::FD_CONNECTIONS,
+        &cause::FULL_OF_CONNECTIONS,
         &cause::IDLE_CONNECTIONS,
+        &cause::NO_FIRST_BYTE,
+        &cause::NO_ANSWER,
+        &cause::NOT_RECEIVED,
+        &cause::UNUSED_CONNECTIONS,
+        &cause::CLIENTS_STAY,
     ];
     let matters = finding.causes.iter().any(|it| causes.contains(&it.cause));
     (matters && count > 0).then(|| {

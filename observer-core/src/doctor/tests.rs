@@ -252,6 +252,51 @@ fn a_setting_is_bad_where_something_runs_into_it() {
     let abort = [("net.ipv4.tcp_abort_on_overflow", 1)];
     assert_eq!(of(&[], &abort).1, Verdict::Ok);
     assert_eq!(of(&[queue], &abort).1, Verdict::Warn);
+    let process = |anomaly, cause, values: &[(&'static str, u64)]| {
+        let sysctls = Sysctls {
+            host: values.iter().copied().collect(),
+            namespaces: [(NETNS, values.iter().copied().collect())].into(),
+        };
+        let finding = Finding {
+            anomaly,
+            netns: Some(NETNS),
+            causes: cause::explain(&[(cause, 1)]),
+            ..exhausted(detect::Severity::Warning)
+        };
+        let report = report(&[finding], &[], &sysctls);
+        let settings = report.settings.into_iter();
+        let warned = settings.filter(|it| it.verdict == Verdict::Warn);
+        warned.map(|it| (it.netns, it.why)).collect::<Vec<_>>()
+    };
+    let retries = [
+        ("net.ipv4.tcp_syn_retries", 6),
+        ("net.ipv4.tcp_syn_linear_timeouts", 4),
+    ];
+    let [(Some(NETNS), why)] =
+        &process(Anomaly::ConnectFailures, &cause::SYN_DROPPED, &retries)[..]
+    else {
+        panic!("the retries of SYNs");
+    };
+    assert!(why.ends_with("hangs for 131 s"), "{why}");
+    let of_refused = process(Anomaly::ConnectFailures, &cause::NOTHING_LISTENS, &retries);
+    assert_eq!(of_refused, []);
+    let few = [("net.ipv4.tcp_syn_retries", 4)];
+    let of_few = process(Anomaly::ConnectFailures, &cause::SYN_DROPPED, &few);
+    assert_eq!(of_few, []);
+    let silent = [
+        ("net.ipv4.tcp_keepalive_time", 7_200),
+        ("net.ipv4.tcp_retries2", 15),
+    ];
+    let of_silent = process(Anomaly::SilentPeers, &cause::NOT_ACKNOWLEDGED, &silent);
+    assert_eq!(of_silent.len(), 2, "{of_silent:?}");
+    assert!(of_silent[1].1.contains("ends after 925 s"), "{of_silent:?}");
+    let files = [("fs.file-max", 1_000)];
+    let of_files = process(Anomaly::FdExhaustion, &cause::FILE_TABLE, &files);
+    assert!(matches!(&of_files[..], [(None, why)] if why.contains("ENFILE")));
+    assert_eq!(process(Anomaly::FdExhaustion, &cause::FD_LIMIT, &files), []);
+    let orphans = [("net.ipv4.tcp_max_orphans", 1_000)];
+    let of_orphans = process(Anomaly::RstStorm, &cause::ORPHANS, &orphans);
+    assert_eq!(of_orphans.len(), 1);
     let tracked = |count| {
         [
             ("net.netfilter.nf_conntrack_max", 1_000),
