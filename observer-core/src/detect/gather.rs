@@ -23,6 +23,7 @@ use super::{
         CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Process, Sample,
         Source, Worker,
     },
+    settings::Thresholds,
 };
 use crate::{
     net::counters::NamespaceCounters,
@@ -55,6 +56,11 @@ pub struct Gatherer {
 }
 
 impl Gatherer {
+    /// Failed searches are attributed by these thresholds of ports from the next sample on.
+    pub fn set_thresholds(&mut self, thresholds: &Thresholds) {
+        self.searches.set_thresholds(thresholds);
+    }
+
     /// The next sample.
     #[must_use]
     pub fn gather(&mut self, inputs: Inputs<'_>) -> Sample {

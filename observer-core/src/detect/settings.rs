@@ -243,6 +243,22 @@ thresholds! {
     scan_hold_seconds = 60.0;
 }
 
+impl Thresholds {
+    /// Open descriptors as a fraction of the limit below which their number raises no finding.
+    #[must_use]
+    pub fn fd_least_share(&self) -> f64 {
+        let shares = [
+            self.fd_share_1s,
+            self.fd_share_10s,
+            self.fd_share_60s,
+            self.fd_share_600s,
+            self.fd_jump_share,
+            self.fd_full_share,
+        ];
+        shares.into_iter().fold(1.0, f64::min)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,6 +37,8 @@ pub struct ScanLimits {
     pub batch: usize,
     /// The least time between two measurements of one process, unless its descriptors may run out soon.
     pub interval: Duration,
+    /// Open descriptors in hundredths of the limit from which they may run out soon.
+    pub close_percent: u64,
 }
 
 impl Default for ScanLimits {
@@ -44,6 +46,7 @@ impl Default for ScanLimits {
         Self {
             batch: 256,
             interval: Duration::from_secs(1),
+            close_percent: 30,
         }
     }
 }
@@ -65,10 +68,8 @@ pub struct Scan {
 /// The longest interval between two measurements of a process whose descriptors may run out soon.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Such a process has so many of its descriptors open, in hundredths of the limit;
-const FULL_PERCENT: u64 = 30;
-
-/// or so many more than at the last measurement, in hundredths of the limit;
+/// Such a process has [`ScanLimits::close_percent`] of its descriptors open, or so many more than at the last measurement,
+/// in hundredths of the limit;
 const GROWTH_PERCENT: u64 = 2;
 
 /// or a limit that is used up within seconds.
@@ -187,7 +188,9 @@ impl ResourceScanner {
 impl State {
     /// Those to be measured at `now`, at most one batch.
     fn due(&self, now: Duration) -> Vec<ProcessKey> {
-        let ScanLimits { batch, interval } = self.limits;
+        let ScanLimits {
+            batch, interval, ..
+        } = self.limits;
         let mut due: Vec<_> = self
             .processes
             .iter()
@@ -213,11 +216,12 @@ impl State {
             return;
         };
         watched.looked_at = Some(now);
+        let close_percent = self.limits.close_percent;
         match outcome {
             Ok(Some(measured)) => {
                 scan.measured += 1;
                 scan.denied += usize::from(measured.open_fds.is_none());
-                watched.take(measured);
+                watched.take(measured, close_percent);
             }
             Ok(None) => {
                 watched.gone = true;
@@ -253,9 +257,9 @@ impl Watched {
         (waited >= interval).then(|| waited.as_secs_f64() / interval.as_secs_f64().max(0.001))
     }
 
-    fn take(&mut self, measured: Resources) {
+    fn take(&mut self, measured: Resources, close_percent: u64) {
         let before = self.resources.unwrap_or_default();
-        self.closely = measured.may_run_out(before.open_fds);
+        self.closely = measured.may_run_out(before.open_fds, close_percent);
         self.resources = Some(Resources {
             fd_high_water: measured.open_fds.max(before.fd_high_water),
             ..measured
@@ -266,13 +270,14 @@ impl Watched {
 impl Resources {
     /// Whether the descriptors may run out within a common interval. `before` is their number at the last
     /// measurement.
-    fn may_run_out(&self, before: Option<u64>) -> bool {
+    fn may_run_out(&self, before: Option<u64>, close_percent: u64) -> bool {
         let (Some(open), Some(limit)) = (self.open_fds, self.max_fds) else {
             return false;
         };
         let growth = before.map_or(0, |before| open.saturating_sub(before));
-        let reaches = |number: u64, percent| number.saturating_mul(100) / percent >= limit;
-        limit <= SMALL_LIMIT || reaches(open, FULL_PERCENT) || reaches(growth, GROWTH_PERCENT)
+        let reaches =
+            |number: u64, percent: u64| number.saturating_mul(100) / u64::max(percent, 1) >= limit;
+        limit <= SMALL_LIMIT || reaches(open, close_percent) || reaches(growth, GROWTH_PERCENT)
     }
 }
 

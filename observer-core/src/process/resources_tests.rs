@@ -29,6 +29,7 @@ const START: Duration = Duration::from_secs(1000);
 const LIMITS: ScanLimits = ScanLimits {
     batch: 2,
     interval: Duration::from_secs(1),
+    close_percent: 30,
 };
 
 #[test]
@@ -108,6 +109,7 @@ fn one_batch_does_not_measure_a_process_twice() {
     let limits = ScanLimits {
         batch: 100,
         interval: Duration::ZERO,
+        ..LIMITS
     };
     let scanner = ResourceScanner::new(proc.root().clone(), limits);
     scanner.set_live([key(1)]);
@@ -216,6 +218,7 @@ fn what_may_run_out_is_measured_each_second() {
     let limits = ScanLimits {
         batch: 100,
         interval: Duration::from_secs(15),
+        ..LIMITS
     };
     let scanner = ResourceScanner::new(proc.root().clone(), limits);
     scanner.set_live((1..=5).map(key));
@@ -241,6 +244,13 @@ fn what_may_run_out_is_measured_each_second() {
     assert_eq!(measured(31), [2, 4, 5]);
     // It does not grow any more.
     assert_eq!(measured(32), [2, 4]);
+    // Findings may be raised earlier.
+    scanner.set_limits(ScanLimits {
+        close_percent: 29,
+        ..limits
+    });
+    assert_eq!(measured(47), [1, 2, 3, 4, 5]);
+    assert_eq!(measured(48), [2, 3, 4]);
 }
 
 #[test]
@@ -255,6 +265,7 @@ fn a_small_batch_serves_all() {
     let limits = ScanLimits {
         batch: 1,
         interval: Duration::from_secs(4),
+        ..LIMITS
     };
     let scanner = ResourceScanner::new(proc.root().clone(), limits);
     scanner.set_live((1..=8).map(key));

@@ -58,6 +58,8 @@ pub fn scan_limits(settings: &Settings) -> ScanLimits {
     ScanLimits {
         batch: settings.fd_batch as usize,
         interval: settings.fd_interval,
+        // Some time before a finding may be raised.
+        close_percent: (85.0 * settings.thresholds.fd_least_share()) as u64,
     }
 }
 

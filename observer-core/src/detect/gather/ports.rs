@@ -12,16 +12,11 @@ use crate::{
     detect::{
         finding::{Holder, Subject},
         sample::{Counts, Name, Ports, Process, SearchesFailedAt},
+        settings::Thresholds,
     },
     table::{Labels, ProcessVitals, Snapshot},
     walk::{DestinationUse, NamespaceUse, TIME_WAIT_LENGTH},
 };
-
-/// Ratio of blocked ports to available ones from which a failed search is put down to ports of which the
-/// process has some.
-const HALF: f64 = 0.5;
-/// The same for any ports.
-const FULL: f64 = 0.85;
 
 /// The process of a slot and its generation.
 type Owner = (u32, u32);
@@ -122,6 +117,31 @@ pub(super) struct FailedSearches {
     /// What was attributed.
     attributed: HashMap<Subject, u64>,
     at: SearchesFailedAt,
+    shares: Shares,
+}
+
+/// Blocked ports as a fraction of the available ones, from which a failed search is put down to them.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    /// Of ports of which the process has some.
+    own: f64,
+    /// Of any ports.
+    any: f64,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self::new(&Thresholds::default())
+    }
+}
+
+impl Shares {
+    fn new(thresholds: &Thresholds) -> Self {
+        Self {
+            own: thresholds.ports_half,
+            any: thresholds.ports_full,
+        }
+    }
 }
 
 /// Searches by connect() and by bind().
@@ -148,6 +168,7 @@ struct Candidates<'a> {
     labels: &'a Labels,
     /// The network namespace of its searches, if known.
     netns: Option<u32>,
+    shares: Shares,
 }
 
 impl<'a> Candidates<'a> {
@@ -156,16 +177,16 @@ impl<'a> Candidates<'a> {
         holders.any(|holder| holder.labels.name_key() == self.labels.name_key())
     }
 
-    /// The fullest ports of which the name has some, else the fullest of all in its network namespace, if hardly any
-    /// is left there. Those of bind() are a namespace's.
+    /// The fullest ports of which the name has some, from `ports-half` on; else the fullest of all in its network
+    /// namespace, from `ports-full` on. Those of bind() are a namespace's.
     fn fullest(&self, by_bind: bool) -> Option<&'a Subject> {
         let ratio = |it: &Ports| f64::from(it.blocked) / f64::from(it.available.max(1));
         let candidates = self.ports.iter().filter(|it| {
             let of_namespace = matches!(it.subject, Subject::Namespace(_));
             let is_near = it.subject.netns() == self.netns;
             let full = match self.is_own(it) {
-                true => (is_near || self.netns.is_none()) && ratio(it) >= HALF,
-                false => is_near && ratio(it) >= FULL,
+                true => (is_near || self.netns.is_none()) && ratio(it) >= self.shares.own,
+                false => is_near && ratio(it) >= self.shares.any,
             };
             full && (of_namespace || !by_bind)
         });
@@ -178,6 +199,10 @@ impl<'a> Candidates<'a> {
 }
 
 impl FailedSearches {
+    pub fn set_thresholds(&mut self, thresholds: &Thresholds) {
+        self.shares = Shares::new(thresholds);
+    }
+
     /// Attributes the failed searches since the last sample: those of running processes, and the
     /// rest of their names, whose namespace is unknown. `netns` is called for processes with failed
     /// searches.
@@ -214,6 +239,7 @@ impl FailedSearches {
                 ports,
                 labels: &process.labels,
                 netns: netns(&process.key),
+                shares: self.shares,
             };
             let at = self.count(new, &candidates);
             let name = of_running.entry(process.labels.name_key()).or_default();
@@ -239,6 +265,7 @@ impl FailedSearches {
                 ports,
                 labels: &name.labels,
                 netns: None,
+                shares: self.shares,
             };
             let of_ended = minus(minus(counts, before), running);
             if let Some(at) = self.count(of_ended, &candidates).or(at) {

@@ -406,6 +406,27 @@ fn failed_searches_belong_to_the_fullest_destination_of_the_name() {
     assert_eq!(attribute(&names), [5, 0, 0, 7]);
 }
 
+#[test]
+fn failed_searches_are_attributed_by_the_thresholds_of_ports() {
+    let attributed = |thresholds: &Thresholds| {
+        let mut failed = FailedSearches::default();
+        failed.set_thresholds(thresholds);
+        let mut attribute = |count| {
+            let mut ports = [ports_of(80, 40, vec![holder("a")])];
+            failed.attribute(&[], &[name("a", count, 0)], &mut ports, &|_| None);
+            ports[0].searches_failed
+        };
+        attribute(0);
+        attribute(3)
+    };
+    assert_eq!(attributed(&Thresholds::default()), 0);
+    let lower = Thresholds {
+        ports_half: 0.3,
+        ..Thresholds::default()
+    };
+    assert_eq!(attributed(&lower), 3);
+}
+
 /// Two containers run the same program towards the same destination, of which one is out of ports.
 #[test]
 fn failed_searches_belong_to_the_namespace_of_the_process() {

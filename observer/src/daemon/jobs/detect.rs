@@ -55,6 +55,7 @@ impl Job for Detect {
     }
 
     fn configure(&mut self, settings: &Settings) {
+        self.gatherer.set_thresholds(&settings.thresholds);
         let mut engine = write(&self.shared.engine);
         engine.set_thresholds(settings.thresholds.clone());
         engine.set_pace(settings.tick_interval);

@@ -30,6 +30,8 @@ struct Look {
 
 pub struct KindsOfFds {
     shared: Shared,
+    /// [`is_filling`].
+    share: f64,
     looks: HashMap<ProcessKey, Look>,
     /// Pauses of first reads of a process, and of others.
     first: Paced,
@@ -40,6 +42,7 @@ impl KindsOfFds {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
+            share: 1.0,
             looks: HashMap::new(),
             first: Paced::new(),
             other: Paced::new(),
@@ -47,12 +50,15 @@ impl KindsOfFds {
     }
 }
 
-/// Whether a process has used a third of its limit, below which `fd_leak` is not raised by default:
-/// a finding about such a process names the kinds.
-fn is_filling(process: &ProcessVitals) -> bool {
+/// How near a process must be to the fraction of its limit from which a finding may be raised: its kinds are known by
+/// then, and the finding names them.
+const NEAR: f64 = 0.95;
+
+/// Whether a process has used this fraction of its limit.
+fn is_filling(process: &ProcessVitals, share: f64) -> bool {
     let resources = &process.resources;
     let both = resources.open_fds.zip(resources.max_fds);
-    both.is_some_and(|(open, limit)| open >= limit / 3)
+    both.is_some_and(|(open, limit)| open as f64 >= share * limit as f64)
 }
 
 /// The process that was read the longest ago, or never, if the interval has passed.
@@ -78,6 +84,10 @@ impl Job for KindsOfFds {
         settings.tick_interval / 4
     }
 
+    fn configure(&mut self, settings: &Settings) {
+        self.share = NEAR * settings.thresholds.fd_least_share();
+    }
+
     /// One process at a time, so that a pause follows each.
     fn run(&mut self) -> anyhow::Result<()> {
         if !self.first.is_due() {
@@ -85,7 +95,10 @@ impl Job for KindsOfFds {
         }
         let now = Instant::now();
         let snapshot = self.shared.snapshot.borrow().clone();
-        let processes = snapshot.processes.iter().filter(|it| is_filling(it));
+        let processes = snapshot
+            .processes
+            .iter()
+            .filter(|it| is_filling(it, self.share));
         let suspects: HashSet<_> = processes.map(|it| it.key).collect();
         let known = self.looks.len();
         self.looks.retain(|key, _| suspects.contains(key));
