@@ -157,6 +157,8 @@ causes! {
     ConnectFailures {
         NOTHING_LISTENS "nothing_listens": "ECONNREFUSED"
             => "no program listens at the destination, or a firewall rejects" ["nothing-listens"];
+        REFUSED_BY_ICMP "refused_by_icmp": "ECONNREFUSED without an RST"
+            => "a firewall rejects with an ICMP message (port unreachable)" ["icmp-refused"];
         SYN_DROPPED "syn_dropped": "ETIMEDOUT, or sockets that stay in SYN_SENT"
             => "the destination does not answer: its packets are dropped, or its accept queue is full"
             ["syn-timeout", "conntrack"];
@@ -172,8 +174,12 @@ causes! {
             => "a firewall or router rejects with an ICMP message" ["icmp"];
         DENIED "denied": "EACCES or EPERM"
             => "a security module, a BPF program or a route of this host forbids it" ["denied"];
-        NO_LOCAL_PORT "no_local_port": "EADDRNOTAVAIL"
-            => "no local port is free, or the source address is not one of this host" ["ports"];
+        NO_LOCAL_PORT "no_local_port": "EADDRNOTAVAIL, and searches for a port that failed"
+            => "no local port is free" ["ports"];
+        LOCAL_ADDRESS "local_address": "EADDRNOTAVAIL without such a search"
+            => "the local address that it has chosen cannot be used: the port has a connection to the destination, or the \
+                address is not one of this host"
+            ["local-address"];
         NO_FAMILY "no_family": "EAFNOSUPPORT and no success"
             => "the address is of another family than the socket" ["family"];
         OTHER_ERRNO "other_errno": "any other errno"
@@ -222,8 +228,20 @@ causes! {
             => "opens descriptors that it does not close" ["nofile"];
     }
     FdExhaustion {
-        FD_LIMIT "fd_limit": "EMFILE"
+        FD_LIMIT "fd_limit": "EMFILE, descriptors of other or unknown kinds"
             => "has as many descriptors open as its limit allows" ["nofile"];
+        FULL_OF_CONNECTIONS "full_of_connections": "EMFILE, newest descriptors: TCP sockets not in CLOSE_WAIT"
+            => "its connections take up its limit of descriptors: it keeps those that it does not need, or has more than \
+                the limit allows"
+            ["nofile"];
+        FULL_OF_SOCKETS "full_of_sockets": "EMFILE, newest descriptors: sockets without a connection"
+            => "sockets without a connection take up its limit of descriptors" ["nofile"];
+        FULL_OF_PIPES "full_of_pipes": "EMFILE, newest descriptors: pipes"
+            => "pipes take up its limit of descriptors" ["nofile"];
+        FULL_OF_FILES "full_of_files": "EMFILE, newest descriptors: files"
+            => "open files take up its limit of descriptors" ["nofile"];
+        FULL_OF_EVENTS "full_of_events": "EMFILE, newest descriptors: eventpoll, eventfd, timerfd or inotify"
+            => "event loops, timers or watches take up its limit of descriptors" ["nofile"];
         FILE_TABLE "file_table": "ENFILE"
             => "the host has as many files open as fs.file-max allows" ["file-max"];
     }

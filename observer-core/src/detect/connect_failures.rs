@@ -139,6 +139,8 @@ pub struct ConnectFailures<S> {
     searches: Counters<1>,
     recent: Recent<{ ConnectResult::COUNT }>,
     recent_searches: Recent<1>,
+    refused_by_icmp: Counters<1>,
+    recent_by_icmp: Recent<1>,
     of: PhantomData<S>,
 }
 
@@ -192,8 +194,16 @@ impl<S> ConnectFailures<S> {
     fn causes(&self) -> Vec<(&'static Cause, u64)> {
         let results = self.failures();
         let of = |cause, result: ConnectResult| (cause, results[result as usize]);
+        let part = |result: ConnectResult, recent: &Recent<1>| {
+            let all = results[result as usize];
+            let part = recent.sums()[0].min(all);
+            (part, all - part)
+        };
+        let (by_icmp, by_reset) = part(ConnectResult::Refused, &self.recent_by_icmp);
+        let (no_port, not_local) = part(ConnectResult::AddressNotAvailable, &self.recent_searches);
         vec![
-            of(&cause::NOTHING_LISTENS, ConnectResult::Refused),
+            (&cause::NOTHING_LISTENS, by_reset),
+            (&cause::REFUSED_BY_ICMP, by_icmp),
             of(&cause::SYN_DROPPED, ConnectResult::TimedOut),
             of(&cause::OWN_TIMEOUT, ConnectResult::GaveUp),
             of(&cause::CANCELLED, ConnectResult::Canceled),
@@ -201,7 +211,8 @@ impl<S> ConnectFailures<S> {
             of(&cause::NO_ROUTE, ConnectResult::NetUnreachable),
             of(&cause::FIREWALL_ICMP, ConnectResult::Icmp),
             of(&cause::DENIED, ConnectResult::Denied),
-            of(&cause::NO_LOCAL_PORT, ConnectResult::AddressNotAvailable),
+            (&cause::NO_LOCAL_PORT, no_port),
+            (&cause::LOCAL_ADDRESS, not_local),
             of(&cause::NO_FAMILY, ConnectResult::FamilyNotSupported),
             of(&cause::OTHER_ERRNO, ConnectResult::Other),
         ]
@@ -221,6 +232,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             searches: Counters::default(),
             recent: Recent::default(),
             recent_searches: Recent::default(),
+            refused_by_icmp: Counters::default(),
+            recent_by_icmp: Recent::default(),
             of: PhantomData,
         }
     }
@@ -231,6 +244,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let [searches] = self.searches.since([sample.counts().port_searches_failed]);
         self.recent.add(at.now, results);
         self.recent_searches.add(at.now, [searches]);
+        let by_icmp = sample.counts().refused_by_icmp.unwrap_or_default();
+        let by_icmp = self.refused_by_icmp.since([by_icmp]);
+        self.recent_by_icmp.add(at.now, by_icmp);
         let ok = results[ConnectResult::Ok as usize];
         let failed = beside_successes(results, searches).iter().sum::<u64>() - ok;
         let ignorable = results.iter().sum::<u64>() - ok - failed;

@@ -693,6 +693,142 @@ fn a_leak_clears_when_the_limit_is_raised() {
     assert!(raised < 100 && (130..135).contains(&cleared), "{changes:?}");
 }
 
+/// Causes of failing connects, from the counts of each second.
+fn causes_of_connects(counts: impl Fn(u64) -> Counts) -> Vec<&'static str> {
+    let (_, engine) = play(30, |second| {
+        let mut client = process(7);
+        client.counts = counts(second);
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let finding = &engine.board().entries().next().unwrap().finding;
+    finding.causes.iter().map(|it| it.cause.id).collect()
+}
+
+#[test]
+fn a_refusal_without_an_rst_is_that_of_a_firewall() {
+    let cause = |by_icmp: Option<u64>| {
+        causes_of_connects(|second| {
+            let mut counts = Counts::default();
+            counts.connects[ConnectResult::Refused as usize] = 10 * second;
+            counts.refused_by_icmp = by_icmp.map(|it| it * second);
+            counts
+        })
+    };
+    assert_eq!(cause(Some(10)), ["refused_by_icmp"]);
+    assert_eq!(cause(Some(0)), ["nothing_listens"]);
+    // RSTs are not counted on this kernel.
+    assert_eq!(cause(None), ["nothing_listens"]);
+    assert_eq!(cause(Some(5)), ["nothing_listens", "refused_by_icmp"]);
+}
+
+#[test]
+fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
+    let cause = |searches: u64| {
+        causes_of_connects(|second| {
+            let mut counts = Counts::default();
+            counts.connects[ConnectResult::AddressNotAvailable as usize] = 10 * second;
+            counts.port_searches_failed = searches * second;
+            counts
+        })
+    };
+    assert_eq!(cause(10), ["no_local_port"]);
+    assert_eq!(cause(0), ["local_address"]);
+}
+
+#[test]
+fn a_full_limit_names_the_kind_of_descriptors() {
+    use crate::process::fd_kinds::{FdKind, FdKinds};
+
+    let cause = |kinds: Option<FdKinds>, enfile: u64| {
+        let (_, engine) = play(30, |second| {
+            let mut process = process(7);
+            process.counts.exhausted = [second * (1 - enfile), second * enfile];
+            process.descriptors = Some(Descriptors {
+                open: 64,
+                limit: 64,
+                measured_at: Duration::from_secs(1_000 + second),
+            });
+            process.fd_kinds = kinds.clone().map(Arc::new);
+            Sample {
+                processes: vec![process],
+                ..Sample::default()
+            }
+        });
+        let mut entries = engine.board().entries();
+        let of = |it: &&Entry| it.finding.anomaly == Anomaly::FdExhaustion;
+        entries.find(of).unwrap().finding.causes[0].cause.id
+    };
+    let kinds = |kind| Some(FdKinds::new([(kind, 60), (FdKind::Pipe, 2)]));
+    assert_eq!(cause(None, 0), "fd_limit");
+    assert_eq!(
+        cause(kinds(FdKind::Tcp("ESTABLISHED")), 0),
+        "full_of_connections"
+    );
+    assert_eq!(cause(kinds(FdKind::Tcp("CLOSE_WAIT")), 0), "fd_close_wait");
+    assert_eq!(cause(kinds(FdKind::IdleSocket), 0), "full_of_sockets");
+    assert_eq!(cause(kinds(FdKind::Tcp("ESTABLISHED")), 1), "file_table");
+}
+
+/// The hints of a finding are those for the network namespace of its process.
+#[test]
+fn hints_depend_on_the_host() {
+    use crate::net::sysctls::Sysctls;
+
+    const ABORT: &str = "net.ipv4.tcp_abort_on_overflow";
+    let found = |netns, overflows: bool| {
+        let mut engine = Engine::new(Thresholds::default());
+        engine.set_host(Host {
+            kernel: None,
+            sysctls: Arc::new(Sysctls {
+                host: [].into(),
+                namespaces: [(1, [(ABORT, 0)].into()), (2, [(ABORT, 1)].into())].into(),
+            }),
+            netns: Arc::new(move |_| Some(netns)),
+        });
+        for second in 0..30 {
+            let mut server = process(7);
+            server.counts.resets_sent[SentReset::Listener as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            let listener = Listener {
+                place: ListenAddress {
+                    netns,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                },
+                sockets: 1,
+                backlog: 0,
+                max_backlog: 128,
+                fullest: 0.0,
+                overflows: if overflows { 100 * second } else { 0 },
+                accepts: second,
+                exhausted: 0,
+                syncookies: None,
+                holders: vec![holder(7)],
+                workers: Vec::new(),
+            };
+            engine.step(&Sample {
+                now: Duration::from_secs(1_000 + second),
+                processes: vec![server],
+                listeners: vec![listener],
+                ..Sample::default()
+            });
+        }
+        let subject = Subject::Process(key(7));
+        let finding = engine.board().raised(Anomaly::RstStorm, &subject).unwrap();
+        assert_eq!(finding.netns, Some(netns));
+        let cause = &finding.causes[0];
+        let hints = cause.hints.iter().map(|it| it.hint.id);
+        (cause.cause.id, hints.collect::<Vec<_>>())
+    };
+    let full = ("queue_resets", vec!["abort-on-overflow", "backlog"]);
+    let stray = ("listener_resets", vec!["listener-stray"]);
+    assert_eq!(found(2, true), full);
+    assert_eq!(found(2, false), stray);
+    assert_eq!(found(1, true), stray);
+}
+
 /// Also of names, whose processes may live too short to be suspected themselves.
 #[test]
 fn what_may_be_raised_is_suspected() {

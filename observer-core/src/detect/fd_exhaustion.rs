@@ -4,14 +4,25 @@ use std::time::Duration;
 
 use super::{
     anomaly::Anomaly,
-    cause::{self, Explanation},
+    cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, share},
-    fd_leak::{newest, peers},
+    fd_leak::{causes, newest, peers},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
     windows::{Counters, Recent},
 };
+
+/// The causes by the kinds of descriptors, in the order of [`causes`].
+const FULL: [&Cause; 7] = [
+    &cause::FD_CLOSE_WAIT,
+    &cause::FULL_OF_CONNECTIONS,
+    &cause::FULL_OF_SOCKETS,
+    &cause::FULL_OF_PIPES,
+    &cause::FULL_OF_FILES,
+    &cause::FULL_OF_EVENTS,
+    &cause::FD_LIMIT,
+];
 
 /// State of the detector.
 #[derive(Debug)]
@@ -62,14 +73,16 @@ impl Detector for FdExhaustion {
         let [emfile, enfile] = self.recent.sums();
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
-        let causes = match emfile.max(1) >= enfile {
-            true => [
+        let causes = match (&sample.fd_kinds, emfile.max(1) >= enfile) {
+            (_, false) => {
+                cause::explain(&[(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)])
+            }
+            (Some(kinds), true) => cause::explain(&causes(kinds, FULL)),
+            (None, true) => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_LIMIT, open - close_wait),
-            ],
-            false => [(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)],
+            ]),
         };
-        let causes = cause::explain(&causes);
         let evidence = Evidence::Descriptors {
             open,
             limit,

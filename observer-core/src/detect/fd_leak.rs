@@ -139,7 +139,7 @@ impl Detector for FdLeak {
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
         let causes = match &sample.fd_kinds {
-            Some(kinds) => cause::explain(&causes(kinds)),
+            Some(kinds) => cause::explain(&causes(kinds, LEAKS)),
             None => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_UNKNOWN, open - close_wait),
@@ -180,33 +180,33 @@ pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> 
     }
 }
 
-fn causes(kinds: &FdKinds) -> [(&'static Cause, u64); 7] {
+/// The causes of a leak, in the order of [`causes`].
+const LEAKS: [&Cause; 7] = [
+    &cause::FD_CLOSE_WAIT,
+    &cause::FD_CONNECTIONS,
+    &cause::FD_IDLE_SOCKETS,
+    &cause::FD_PIPES,
+    &cause::FD_FILES,
+    &cause::FD_EVENTS,
+    &cause::FD_UNKNOWN,
+];
+
+/// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets, sockets
+/// without a connection, pipes, files, events, and anything else.
+pub(super) fn causes(kinds: &FdKinds, causes: [&'static Cause; 7]) -> [(&'static Cause, u64); 7] {
     const EVENTS: [&str; 4] = ["eventpoll", "eventfd", "timerfd", "inotify"];
-    let events =
-        |kind: &FdKind| matches!(kind, FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()));
-    let close_wait = |kind: &FdKind| *kind == FdKind::Tcp("CLOSE_WAIT");
-    let connected = |kind: &FdKind| matches!(kind, FdKind::Tcp(_)) && !close_wait(kind);
-    let file = |kind: &FdKind| matches!(kind, FdKind::File { .. });
-    let all = [
-        (&cause::FD_CLOSE_WAIT, kinds.count(close_wait)),
-        (&cause::FD_CONNECTIONS, kinds.count(connected)),
-        (
-            &cause::FD_IDLE_SOCKETS,
-            kinds.count(|it| *it == FdKind::IdleSocket),
-        ),
-        (&cause::FD_PIPES, kinds.count(|it| *it == FdKind::Pipe)),
-        (&cause::FD_FILES, kinds.count(file)),
-        (&cause::FD_EVENTS, kinds.count(events)),
-    ];
-    let known: u64 = all.iter().map(|(_, count)| count).sum();
-    let [a, b, c, d, e, f] = all;
-    [
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        (&cause::FD_UNKNOWN, kinds.count(|_| true) - known),
-    ]
+    let mut counts = [0; 7];
+    for (kind, count) in kinds.most_first() {
+        let index = match kind {
+            FdKind::Tcp("CLOSE_WAIT") => 0,
+            FdKind::Tcp(_) => 1,
+            FdKind::IdleSocket => 2,
+            FdKind::Pipe => 3,
+            FdKind::File { .. } => 4,
+            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 5,
+            _ => 6,
+        };
+        counts[index] += count;
+    }
+    std::array::from_fn(|index| (causes[index], counts[index]))
 }

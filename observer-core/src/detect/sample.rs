@@ -5,12 +5,13 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
-    PORT_SEARCH_CONNECT, ProcessKey, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SYN_SENT,
-    Slot, connection_error_index, reset_received_name,
+    PORT_SEARCH_CONNECT, ProcessKey, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record,
+    SIGNAL_RESET_RECEIVED, SYN_SENT, Slot, connection_error_index, reset_received_name,
 };
 
 use super::finding::{Holder, PeerShare, Subject};
 use crate::{
+    contract::KernelSource,
     process::fd_kinds::FdKinds,
     table::{Handshakes, Labels, ListenAddress},
     walk::{PeerWait, Waits},
@@ -191,9 +192,20 @@ pub struct CounterClasses {
     sent: [Option<SentReset>; RESETS_SENT],
     received: [Option<ReceivedReset>; RESETS_RECEIVED],
     connects: [ConnectResult; CONNECT_RESULTS],
+    /// Whether received RSTs are counted at all.
+    sees_received: bool,
 }
 
 impl CounterClasses {
+    /// Those of a kernel whose programs are attached.
+    #[must_use]
+    pub fn of_kernel(source: &dyn KernelSource) -> Self {
+        Self {
+            sees_received: source.observes(SIGNAL_RESET_RECEIVED),
+            ..Self::new(|index| source.reset_reason(index))
+        }
+    }
+
     /// `reason` names an index of [`observer_common::ResetCounters::sent`].
     #[must_use]
     pub fn new(reason: impl Fn(u32) -> String) -> Self {
@@ -203,6 +215,7 @@ impl CounterClasses {
                 reset_received_name(state as u8).and_then(ReceivedReset::in_state)
             }),
             connects: std::array::from_fn(ConnectResult::of_index),
+            sees_received: true,
         }
     }
 }
@@ -222,6 +235,8 @@ pub struct Counts {
     pub unanswered: u64,
     /// By [`ConnectResult`].
     pub connects: [u64; ConnectResult::COUNT],
+    /// Refused connects without an RST; `None` if RSTs are not counted.
+    pub refused_by_icmp: Option<u64>,
     /// Searches of connect() for a local port that failed.
     pub port_searches_failed: u64,
     /// The same of bind() and listen().
@@ -260,6 +275,11 @@ impl Counts {
         for (class, count) in classes.connects.iter().zip(slot.connect.results) {
             counts.connects[*class as usize] += count;
         }
+        let refused = counts.connects[ConnectResult::Refused as usize];
+        let resets = slot.reset.received[usize::from(SYN_SENT)];
+        counts.refused_by_icmp = classes
+            .sees_received
+            .then(|| refused.saturating_sub(resets));
         for (from, to) in (0..).zip(&slot.state.transitions) {
             if ![CLOSE, SYN_SENT, LISTEN].contains(&from) {
                 counts.ended += to[usize::from(CLOSE)];
@@ -552,6 +572,12 @@ mod tests {
         assert_eq!(counts.connects.iter().sum::<u64>(), 30);
         assert_eq!(counts.connects[ConnectResult::Ok as usize], 9);
         assert_eq!(counts.connects[ConnectResult::Refused as usize], 10);
+        assert_eq!(counts.refused_by_icmp, Some(2));
+        let without = CounterClasses {
+            sees_received: false,
+            ..classes.clone()
+        };
+        assert_eq!(Counts::read(&slot, &without).refused_by_icmp, None);
         assert_eq!(counts.connects[ConnectResult::GaveUp as usize], 11);
         assert_eq!((counts.ended, counts.unanswered), (12, 7));
         assert_eq!(counts.quic.rejections, [1, 2, 3]);

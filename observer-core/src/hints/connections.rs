@@ -228,6 +228,16 @@ connections! {
         kernels "all";
         fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
+    "icmp-refused":
+        fact "A host on which no program listens refuses with an RST. ECONNREFUSED without one comes from an ICMP message (port unreachable), which firewalls send: it is the default of REJECT.";
+        kernels "all";
+        fix "Allow the connection in the firewall, at the destination or on the path (`nft list ruleset`, `iptables -S`). `tcpdump icmp` shows the address that rejects it.";
+        check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
+    "local-address":
+        fact "EADDRNOTAVAIL from connect() while ports are free: bind() has chosen a port that has a connection to the same destination, also one in TIME_WAIT; or the source address is not one of this host.";
+        kernels "all";
+        fix "Let connect() choose the port, without bind(). `ip address` shows the addresses of the host.";
+        check "socket_connects_total{result=\"EADDRNOTAVAIL\"} stops growing";
     "cancelled":
         fact "ECANCELED: the program closed the socket before an answer arrived and before the SYN was retransmitted, that is within a second.";
         kernels "all";

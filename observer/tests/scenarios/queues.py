@@ -2,7 +2,8 @@
 """Accept queues that fill, by the first argument. `slow`: a server accepts two connections a second. `stuck`:
 one of eight workers with SO_REUSEPORT does not accept. `master`: the same where a master made all sockets, as
 nginx does. `inherited`: the server has ended, and a program that
-it had started has its listener and does not accept."""
+it had started has its listener and does not accept. `abort`: connections come in bursts of twice the queue, which
+tcp_abort_on_overflow resets."""
 import os, socket, time
 
 from common import ARGS, NAME, child, rename, say
@@ -54,6 +55,42 @@ def inherited(ready):
     time.sleep(1000)
 
 
+def bursts(ready):
+    # A connection enters the queue with its first data, so that SYNs are not dropped before.
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    s.bind(("127.0.0.1", 80))
+    s.listen(16)
+    ready()
+    while True:
+        # Soon after a burst: a full queue drops the SYNs of the next one.
+        time.sleep(0.02)
+        s.setblocking(False)
+        try:
+            while True:
+                c = s.accept()[0]
+                c.recv(100)
+                c.close()
+        except BlockingIOError:
+            pass
+
+
+def burst():
+    clients = [socket.create_connection(("127.0.0.1", 80)) for _ in range(34)]
+    for c in clients:
+        try:
+            c.sendall(b"request")
+        except OSError:
+            pass
+    return clients
+
+
+if ARGS[0] == "abort":
+    child("server", bursts)
+    rename("client")
+    say("start")
+    for _ in pace(10):
+        clients = burst()
 if ARGS[0] == "slow":
     child("server", slow)
 elif ARGS[0] == "stuck":

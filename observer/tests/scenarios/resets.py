@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Storms of RSTs, by the first argument: `half-close`: a client shuts down and closes before it has read the answer, in
-more and more of its requests. `linger`: a server closes with SO_LINGER {1, 0}."""
-import socket, struct, threading
+more and more of its requests. `linger`: a server closes with SO_LINGER {1, 0}. `acks`: a listener gets ACKs of
+connections that it does not know."""
+import os, socket, struct, threading
 
 from common import ARGS, child, rename, say
 from shared import listen, pace
@@ -52,8 +53,25 @@ def misuse():
         request(True)
 
 
+def acks():
+    """The kernel fills in the source address."""
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    raw.bind(("127.0.0.2", 0))
+    for _ in pace(100):
+        source = 1024 + int.from_bytes(os.urandom(2)) % 60000
+        head = struct.pack("!HHIIBBHHH", source, 80, 1, 1, 5 << 4, 0x10, 1000, 0, 0)
+        pseudo = socket.inet_aton("127.0.0.2") + socket.inet_aton("127.0.0.1") + struct.pack("!HH", 6, len(head))
+        total = sum(struct.unpack("!16H", pseudo + head))
+        total = (total & 0xFFFF) + (total >> 16)
+        check = ~(total + (total >> 16)) & 0xFFFF
+        raw.sendto(head[:16] + struct.pack("!H", check) + head[18:], ADDRESS)
+
+
 child("server", serve)
 rename("client")
+if ARGS[0] == "acks":
+    say("start")
+    acks()
 if ARGS[0] == "half-close":
     threading.Timer(3, misuse).start()
     for _ in pace(20):

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use nix::sys::utsname::uname;
 use observer_core::{
     config::{LogFormat, Settings},
-    contract::KernelSource as _,
     detect::{CounterClasses, Gatherer, Host, Inputs},
     hints::Kernel,
     sync::{read, write},
@@ -35,7 +34,7 @@ impl Detect {
                 netns: Arc::new(move |process| facts.netns(process)),
                 ..Host::default()
             },
-            classes: CounterClasses::new(|index| shared.live.reset_reason(index)),
+            classes: CounterClasses::of_kernel(&*shared.live),
             shared,
             gatherer: Gatherer::default(),
             last_ns: 0,

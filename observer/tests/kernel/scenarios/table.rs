@@ -197,6 +197,12 @@ const fn leak(
             ("fd_exhaustion", "server", "fd_limit"),
             ("fd_exhaustion", "server", "fd_close_wait"),
             ("fd_exhaustion", "client", "fd_limit"),
+            ("fd_exhaustion", "server", "full_of_connections"),
+            ("fd_exhaustion", "client", "full_of_connections"),
+            ("fd_exhaustion", "server", "full_of_files"),
+            ("fd_exhaustion", "server", "full_of_pipes"),
+            ("fd_exhaustion", "server", "full_of_events"),
+            ("fd_exhaustion", "server", "full_of_sockets"),
             ("close_wait_leak", "server", "server_keeps_closed"),
             // It keeps what its client does not close.
             ("fd_leak", "server", "fd_connections"),
@@ -310,6 +316,21 @@ scenarios! {
             peers: &["client 127.0.0.1 of 80"],
             ..resets("server", "linger_zero", "linger")
         });
+    "acks": "a listener gets 100 ACKs/s of connections that it does not know, tcp_abort_on_overflow=1";
+        ["resets.py", "acks"]
+        after "echo 1 > /proc/sys/net/ipv4/tcp_abort_on_overflow"
+        => Some(resets("server", "listener_resets", "listener-stray"));
+    "abort": "bursts of connections that the accept queue does not hold, tcp_abort_on_overflow=1";
+        ["queues.py", "abort"]
+        after "echo 1 > /proc/sys/net/ipv4/tcp_abort_on_overflow"
+        => Some(Expected {
+            also: &[
+                ("rst_storm", "client", "peer_aborts"),
+                ("listen_overflow", "server", "small_backlog"),
+                ("listen_overflow", "server", "slow_accept"),
+            ],
+            ..resets("server", "queue_resets", "abort-on-overflow")
+        });
     "dead": "nothing listens at the only backend";
         ["connects.py", "dead"]
         => Some(REFUSED);
@@ -325,6 +346,14 @@ scenarios! {
             of: Of::Name("client"),
             ..REFUSED
         });
+    "reject": "a firewall rejects the connections of a client with ICMP";
+        ["connects.py", "reject"]
+        after "ip link add v0 type veth peer name v1
+            ip link set v0 up
+            ip link set v1 up
+            ip route add 10.9.0.0/24 dev v0
+            ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:99 dev v0"
+        => Some(Expected { cause: "refused_by_icmp", hint: "icmp-refused", ..REFUSED });
     "blackhol": "SYNs are dropped; the first connect() fails after 31 s";
         ["connects.py", "black-hole"]
         after "ip link add v0 type veth peer name v1
