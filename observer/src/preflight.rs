@@ -133,7 +133,8 @@ fn feature_of(global: &str) -> Option<&'static str> {
         "OFF_SKB_HEAD" | "OFF_SKB_NETWORK" | "OFF_SKB_TRANSPORT" => {
             "addresses of RSTs that no socket had a part in"
         }
-        "OFF_SK_DROPS" | "OFF_SK_BACKLOG" | "OFF_SK_MAX_BACKLOG" => "listening sockets",
+        "OFF_SK_DROPS" | "OFF_SK_BACKLOG" | "OFF_SK_MAX_BACKLOG" | "OFF_RSKQ_HEAD"
+        | "OFF_RSKQ_FASTOPEN" => "listening sockets",
         "OFF_INODE_INO" | "OFF_SK_DROP_COUNTERS" | "OFF_DROPS0" | "OFF_DROPS1" => {
             "drops of UDP sockets"
         }

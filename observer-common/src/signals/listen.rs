@@ -58,10 +58,15 @@ pub struct ListenerSample {
     pub backlog: u32,
     /// Limit of the accept queue, `sk_max_ack_backlog`; the kernel accepts one more.
     pub max_backlog: u32,
+    /// The value of TCP_FASTOPEN, `fastopenq.max_qlen`; 0 without.
+    pub fast_open: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
-crate::assert_layout!(ListenerSample, 80, [
+crate::assert_layout!(ListenerSample, 88, [
     key: ListenerKey, listener: Listener, backlog: u32, max_backlog: u32,
+    fast_open: u32, reserved: u32,
 ]);
 
 impl Listener {

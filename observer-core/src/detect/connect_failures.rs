@@ -192,31 +192,63 @@ impl<S> ConnectFailures<S> {
     }
 
     fn causes(&self) -> Vec<(&'static Cause, u64)> {
-        let results = self.failures();
-        let of = |cause, result: ConnectResult| (cause, results[result as usize]);
-        let part = |result: ConnectResult, recent: &Recent<1>| {
-            let all = results[result as usize];
-            let part = recent.sums()[0].min(all);
-            (part, all - part)
-        };
-        let (by_icmp, by_reset) = part(ConnectResult::Refused, &self.recent_by_icmp);
-        let (no_port, not_local) = part(ConnectResult::AddressNotAvailable, &self.recent_searches);
-        vec![
-            (&cause::NOTHING_LISTENS, by_reset),
-            (&cause::REFUSED_BY_ICMP, by_icmp),
-            of(&cause::SYN_DROPPED, ConnectResult::TimedOut),
-            of(&cause::OWN_TIMEOUT, ConnectResult::GaveUp),
-            of(&cause::CANCELLED, ConnectResult::Canceled),
-            of(&cause::NO_NEIGHBOUR, ConnectResult::HostUnreachable),
-            of(&cause::NO_ROUTE, ConnectResult::NetUnreachable),
-            of(&cause::FIREWALL_ICMP, ConnectResult::Icmp),
-            of(&cause::DENIED, ConnectResult::Denied),
-            (&cause::NO_LOCAL_PORT, no_port),
-            (&cause::LOCAL_ADDRESS, not_local),
-            of(&cause::NO_FAMILY, ConnectResult::FamilyNotSupported),
-            of(&cause::OTHER_ERRNO, ConnectResult::Other),
-        ]
+        let [by_icmp] = self.recent_by_icmp.sums();
+        let [searches] = self.recent_searches.sums();
+        causes(self.failures(), by_icmp, searches)
     }
+}
+
+/// The causes of failures, with how many they explain: by result, of which refusals without an RST and failed searches for
+/// a port are known.
+fn causes(
+    results: [u64; ConnectResult::COUNT],
+    by_icmp: u64,
+    searches: u64,
+) -> Vec<(&'static Cause, u64)> {
+    let by_icmp = by_icmp.min(results[ConnectResult::Refused as usize]);
+    let no_port = searches.min(results[ConnectResult::AddressNotAvailable as usize]);
+    let of = |cause, result: ConnectResult| (cause, results[result as usize]);
+    vec![
+        (
+            &cause::NOTHING_LISTENS,
+            results[ConnectResult::Refused as usize] - by_icmp,
+        ),
+        (&cause::REFUSED_BY_ICMP, by_icmp),
+        of(&cause::SYN_DROPPED, ConnectResult::TimedOut),
+        of(&cause::OWN_TIMEOUT, ConnectResult::GaveUp),
+        of(&cause::CANCELLED, ConnectResult::Canceled),
+        of(&cause::NO_NEIGHBOUR, ConnectResult::HostUnreachable),
+        of(&cause::NO_ROUTE, ConnectResult::NetUnreachable),
+        of(&cause::FIREWALL_ICMP, ConnectResult::Icmp),
+        of(&cause::DENIED, ConnectResult::Denied),
+        (&cause::NO_LOCAL_PORT, no_port),
+        (
+            &cause::LOCAL_ADDRESS,
+            results[ConnectResult::AddressNotAvailable as usize] - no_port,
+        ),
+        of(&cause::NO_FAMILY, ConnectResult::FamilyNotSupported),
+        of(&cause::OTHER_ERRNO, ConnectResult::Other),
+    ]
+}
+
+/// Failures of a client of which no connect succeeds, by result. Attempts that it cancels itself, and those that end at
+/// this host for want of a route or family, are none.
+#[must_use]
+pub fn failed_connects(counts: &Counts) -> Breakdown {
+    if counts.connects[ConnectResult::Ok as usize] > 0 {
+        return Breakdown::default();
+    }
+    let failed = beside_successes(counts.connects, counts.port_searches_failed);
+    Breakdown::new(ConnectResult::NAMES.iter().copied().zip(failed))
+}
+
+/// The causes of such failures.
+#[must_use]
+pub fn connect_causes(counts: &Counts) -> Vec<Explanation> {
+    let searches = counts.port_searches_failed;
+    let failed = beside_successes(counts.connects, searches);
+    let by_icmp = counts.refused_by_icmp.unwrap_or_default();
+    cause::explain(&causes(failed, by_icmp, searches))
 }
 
 impl<S: Connecting> Detector for ConnectFailures<S> {

@@ -34,11 +34,14 @@ use super::{
     windows::Pace,
 };
 use crate::table::Labels;
+use observer_common::ProcessKey;
 
 /// A subject that is not in the samples for this time is forgotten. A finding of it is over.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Maximum number of sources of segments for closed ports that are watched.
 const SOURCES: usize = 1_000;
+/// A source whose last segment for a closed port is longer ago has stopped.
+const RECENT: Duration = Duration::from_secs(60);
 /// How long a finding stays hidden after the one that explains it has cleared, because its windows still contain the
 /// incident.
 const HIDDEN: Duration = Duration::from_secs(60);
@@ -76,6 +79,8 @@ pub struct Engine {
     pace: Pace,
     last: Option<Duration>,
     host: Host,
+    /// Sources of segments for closed ports that are no scan, as of the last sample.
+    strays: Vec<Source>,
     board: Board,
     ports: Watches<PortExhaustion>,
     fd_exhaustion: Watches<FdExhaustion>,
@@ -361,6 +366,7 @@ impl Engine {
             pace: Pace::default(),
             last: None,
             host: Host::default(),
+            strays: Vec::new(),
             board: Board::default(),
             ports: Watches::new(),
             fd_exhaustion: Watches::new(),
@@ -403,6 +409,25 @@ impl Engine {
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Sources of segments for closed ports within the last minute that are no scan.
+    #[must_use]
+    pub fn strays(&self) -> &[Source] {
+        &self.strays
+    }
+
+    /// Processes whose descriptors have grown steadily for over an hour without being a finding, with their growth per
+    /// second.
+    pub fn growing(&self) -> impl Iterator<Item = (ProcessKey, f64)> {
+        self.fd_leak.iter().filter_map(|(subject, watch)| {
+            let Subject::Process(key) = subject else {
+                return None;
+            };
+            let is_raised = watch.flag.raised().is_some();
+            let growth = watch.detector.long_growth(&self.thresholds);
+            Some((*key, growth.filter(|_| !is_raised)?))
+        })
     }
 
     /// Findings and their history.
@@ -577,7 +602,11 @@ impl Engine {
             room -= usize::from(scans);
             scans
         };
-        let sources: Vec<_> = sample.sources.iter().filter(is_watched).copied().collect();
+        let (sources, strays) = sample.sources.iter().partition(is_watched);
+        let sources: Vec<Source> = sources;
+        self.strays = strays;
+        let is_recent = |it: &Source| sample.now.saturating_sub(it.last_at) < RECENT;
+        self.strays.retain(is_recent);
         pass.run_alone(&mut self.syn_scan, &sources);
         self.board.new_changes()
     }

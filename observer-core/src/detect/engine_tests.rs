@@ -914,3 +914,55 @@ fn destinations_are_those_of_failures() {
         [("10.0.0.7".to_owned(), 75.0), ("10.0.0.8".to_owned(), 25.0)]
     );
 }
+
+/// A descriptor a minute under a limit that is days away is no finding.
+#[test]
+fn slow_growth_of_descriptors_is_known() {
+    let growth = |open: &dyn Fn(u64) -> u64| {
+        let (changes, engine) = play(5_400, |second| {
+            let mut process = process(7);
+            process.descriptors = Some(Descriptors {
+                open: open(second),
+                limit: 1_048_576,
+                measured_at: Duration::from_secs(1_000 + second),
+            });
+            Sample {
+                processes: vec![process],
+                ..Sample::default()
+            }
+        });
+        assert_eq!(changes, []);
+        engine.growing().collect::<Vec<_>>()
+    };
+    let [(process, per_second)] = growth(&|second| 100 + second / 60)[..] else {
+        panic!("it grows");
+    };
+    assert_eq!(process, key(7));
+    assert!((per_second * 60.0 - 1.0).abs() < 0.1, "{per_second}");
+    assert_eq!(growth(&|second| 100 + (second / 60).min(20)), []);
+    assert_eq!(growth(&|second| 100 + second / 60 % 30), []);
+}
+
+/// A scan is a finding, and what has stopped is the past.
+#[test]
+fn stray_segments_are_kept_for_a_minute() {
+    let mut engine = Engine::new(Thresholds::default());
+    let source = |address: &str, ports: u64, last: u64| Source {
+        netns: 1,
+        address: address.parse().unwrap(),
+        ports: [ports, 0, 0, 0],
+        segments: 30,
+        last_at: Duration::from_secs(last),
+    };
+    engine.step(&Sample {
+        now: Duration::from_secs(200),
+        sources: vec![
+            source("10.0.0.1", 1, 199),
+            source("10.0.0.2", 1, 100),
+            source("10.0.0.3", u64::MAX, 199),
+        ],
+        ..Sample::default()
+    });
+    let strays = engine.strays().iter().map(|it| it.address.to_string());
+    assert_eq!(strays.collect::<Vec<_>>(), ["10.0.0.1"]);
+}

@@ -61,6 +61,13 @@ impl FdLeak {
         }
     }
 
+    /// Growth per second over the longest scale, if it is a steady one, however far away the limit is.
+    #[must_use]
+    pub fn long_growth(&self, thresholds: &Thresholds) -> Option<f64> {
+        let rise = self.floors.last()?.rise()?;
+        (rise.height() >= thresholds.fd_rise).then(|| rise.slope())
+    }
+
     fn found(&mut self, score: f64, left: f64, slope: f64) {
         let assessment = &mut self.assessment;
         assessment.score = assessment.score.max(score);

@@ -45,6 +45,7 @@ mod simulated;
 pub use anomaly::Anomaly;
 pub use board::{Board, CHANGES, Entry, FINDINGS, TOTALS};
 pub use cause::{Cause, Explanation};
+pub use connect_failures::{connect_causes, failed_connects};
 pub use engine::Engine;
 pub use finding::{
     Breakdown, Change, Direction, Evidence, Finding, Holder, KindCount, PeerShare, Severity,
@@ -59,6 +60,7 @@ pub use sample::{
 };
 pub use settings::{DESCRIBED, Described, Thresholds};
 pub use summary::{change_summary, duration, finding_summary, headline, named, number, who};
+pub use syn_scan::ports as scanned_ports;
 
 #[cfg(any(test, feature = "testing"))]
 pub use board::testing;

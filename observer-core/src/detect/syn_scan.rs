@@ -23,7 +23,7 @@ const FEW: f64 = 0.5;
 pub struct SynScan;
 
 /// Distinct closed ports that it tried.
-pub(super) fn ports(source: &Source) -> u32 {
+pub fn ports(source: &Source) -> u32 {
     source.ports.iter().map(|word| word.count_ones()).sum()
 }
 

@@ -1,14 +1,18 @@
 //! The report of `observer doctor`: findings, related sysctls, and signals that are not observed.
 
 mod follows;
+mod item;
 mod notes;
+mod odd;
 mod report;
 mod settings;
 mod text;
 
 pub use follows::Origin;
+pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
-pub use report::{Fact, FailedOptions, Inputs, Item, NotLookedAt, Report, Severity};
+pub use odd::{Connects, FastOpen, Growth, Odd};
+pub use report::{FailedOptions, Inputs, NotLookedAt, Report};
 pub use settings::{Setting, Verdict};
 pub use text::render;
 

@@ -1,7 +1,8 @@
 //! The report for people.
 
 use super::{
-    report::{Item, Report, Severity},
+    item::{Item, Severity},
+    report::Report,
     settings::Verdict,
 };
 use crate::text::sanitize;

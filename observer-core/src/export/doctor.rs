@@ -1,14 +1,23 @@
 //! The report of `observer doctor`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
-    doctor::{FailedOptions, Inputs, ProcessState, Report},
+    detect::{Anomaly, CounterClasses, Counts, failed_connects},
+    doctor::{Connects, FailedOptions, FastOpen, Growth, Inputs, Odd, ProcessState, Report},
     sync::read,
     table::{Kind, Labels},
 };
+
+/// Without the pid.
+fn name(labels: &Labels) -> Labels {
+    Labels::name(labels.comm(), labels.unit())
+}
 
 impl Exporter {
     /// The report on this host, from the data since the start. Reads the table and slots.
@@ -16,17 +25,46 @@ impl Exporter {
     pub fn doctor(&self, clock: Clock) -> Report {
         let inner = &self.inner;
         let findings = self.findings();
-        let host = read(&inner.engine).host().clone();
+        let (host, mut odd, growing) = {
+            let engine = read(&inner.engine);
+            let odd = Odd {
+                strays: engine.strays().to_vec(),
+                ..Odd::default()
+            };
+            let growing: HashMap<_, _> = engine.growing().collect();
+            (engine.host().clone(), odd, growing)
+        };
+        let classes = CounterClasses::of_kernel(&*inner.source);
+        let fails: HashSet<_> = findings
+            .iter()
+            .filter(|it| it.anomaly == Anomaly::ConnectFailures)
+            .filter_map(|it| it.labels.as_deref().map(name))
+            .collect();
         let mut failed_options = Vec::new();
         let mut processes = HashMap::<_, ProcessState>::new();
         let mut of_names = HashMap::new();
-        let named = |labels: &Labels| Labels::name(labels.comm(), labels.unit());
         let table = read(&inner.table);
         table.visit(&*inner.source, &*inner.facts, &mut |view| {
             if let Kind::Process { key, resources, .. } = view.kind {
                 processes.entry(key).or_default().resources = resources;
-                of_names.insert(named(view.labels), key);
+                of_names.insert(name(view.labels), key);
+                if let Some(per_second) = growing.get(&key).copied() {
+                    odd.growing.push(Growth {
+                        process: key,
+                        labels: Arc::clone(view.labels),
+                        open: resources.open_fds.unwrap_or_default(),
+                        limit: resources.max_fds.unwrap_or_default(),
+                        per_second,
+                    });
+                }
                 return;
+            }
+            if !fails.contains(&name(view.labels)) {
+                odd.connects.push(Connects {
+                    labels: Arc::clone(view.labels),
+                    netns: None,
+                    counts: Counts::read(view.counts, &classes),
+                });
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
                 let [family, protocol, _, option, errno] = failure_names(kind);
@@ -41,18 +79,32 @@ impl Exporter {
                 });
             }
         });
+        table.visit_listeners(&mut |labels, place, stats| {
+            if let Some(place) = place.filter(|_| stats.fast_open > 0 && labels.pid().is_none()) {
+                odd.fast_open.push(FastOpen {
+                    place: *place,
+                    labels: Arc::new(labels.clone()),
+                });
+            }
+        });
         for (key, count) in table.unguarded_of_processes() {
             processes.entry(key).or_default().unguarded = count;
         }
         drop(table);
+        let netns = |labels| (host.netns)(of_names.get(&name(labels))?);
         for failed in &mut failed_options {
-            let process = of_names.get(&named(&failed.labels));
-            failed.netns = process.and_then(|key| (host.netns)(key));
+            failed.netns = netns(&failed.labels);
+        }
+        odd.connects
+            .retain(|it| failed_connects(&it.counts).sum() > 0);
+        for connects in &mut odd.connects {
+            connects.netns = netns(&connects.labels);
         }
         Report::new(&Inputs {
             findings: &findings,
             processes: &processes,
             failed_options: &failed_options,
+            odd: &odd,
             host: &host,
             verdicts: inner.source.verdicts(),
             clock,

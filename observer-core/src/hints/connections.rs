@@ -2,7 +2,7 @@
 
 use super::{
     hint::{Hint, Shown},
-    need::Need::{ConntrackFull, Is, IsNot, QueuesOverflow},
+    need::Need::{ConntrackFull, Is, IsNot, Lacks, QueuesOverflow},
 };
 
 macro_rules! connections {
@@ -273,6 +273,17 @@ connections! {
         kernels "all";
         fix "Look the errno up in connect(2) and in docs/metrics.md; `observer tail` shows each failure with its destination.";
         check "socket_connects_total of that result stops growing";
+    "closed-ports":
+        fact "For each segment to a port without a socket the kernel answers with an RST. A client that goes on trying a few such ports looks for a server that has ended or moved.";
+        kernels "all";
+        fix "Start the server, or correct the address and port of the client. `tcpdump -ni any 'tcp[tcpflags] & tcp-rst != 0'` shows the port.";
+        check "socket_stray_resets_total stops growing";
+    "fastopen-listener":
+        needs [Lacks("net.ipv4.tcp_fastopen", 2)];
+        fact "TCP_FASTOPEN of a listening socket has no effect without bit 2 of net.ipv4.tcp_fastopen, which is off by default: setsockopt() succeeds, and clients get no cookie.";
+        kernels "all";
+        fix "net.ipv4.tcp_fastopen=3 for clients and servers, or no TCP_FASTOPEN.";
+        check "`nstat -az TcpExtTCPFastOpenPassive` grows";
     "scan":
         fact "One source tries many ports to find those on which a program listens. For each closed port the kernel answers with an RST. Nothing is wrong with any program here, and the source address may be forged.";
         kernels "all";

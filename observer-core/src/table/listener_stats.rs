@@ -47,6 +47,8 @@ pub struct ListenerStats {
     pub max_backlog: u64,
     /// Backlog divided by its maximum, of the socket with the highest value.
     pub fullest: f64,
+    /// Sockets with TCP_FASTOPEN.
+    pub fast_open: u64,
     /// Connection requests dropped for any reason.
     pub drops: u64,
     /// Connection requests dropped because the accept queue was full.
@@ -64,6 +66,7 @@ impl ListenerStats {
         self.sockets += 1;
         self.backlog += u64::from(sample.backlog);
         self.max_backlog += u64::from(sample.max_backlog);
+        self.fast_open += u64::from(sample.fast_open > 0);
         // With a backlog of 0, one connection can wait.
         let full = f64::from(sample.backlog) / f64::from(sample.max_backlog.max(1));
         self.fullest = self.fullest.max(full);

@@ -120,6 +120,7 @@ fn listeners_and_ports_are_with_their_process_and_name() {
         },
         backlog: 3,
         max_backlog: 5,
+        ..ListenerSample::default()
     };
     table.update_listeners(&[sample], None);
     let destination = Destination {

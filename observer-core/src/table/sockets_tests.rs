@@ -94,6 +94,7 @@ fn sample(slot: u32, port: u16, drops: u32) -> ListenerSample {
         },
         backlog: 2,
         max_backlog: 8,
+        ..ListenerSample::default()
     }
 }
 
@@ -123,6 +124,7 @@ fn sockets_at_one_address_are_one_series() {
         backlog: 4,
         max_backlog: 16,
         fullest: 0.25,
+        fast_open: 0,
         drops: 9,
         overflows: 0,
     };

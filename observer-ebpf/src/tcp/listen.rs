@@ -145,6 +145,8 @@ fn listeners_iter(ctx: *mut c_void) -> i32 {
         listener,
         backlog: 0,
         max_backlog: 0,
+        fast_open: 0,
+        reserved: 0,
     };
     if listener.closed == 0 {
         let sk = key.socket as *const u8;
@@ -156,6 +158,10 @@ fn listeners_iter(ctx: *mut c_void) -> i32 {
                 if has::OFF_SK_BACKLOG() && has::OFF_SK_MAX_BACKLOG() {
                     sample.backlog = Probe::read(sk, at::OFF_SK_BACKLOG());
                     sample.max_backlog = Probe::read(sk, at::OFF_SK_MAX_BACKLOG());
+                }
+                if has::OFF_ACCEPT_HEAD() && has::OFF_RSKQ_HEAD() && has::OFF_RSKQ_FASTOPEN() {
+                    let queue = at::OFF_ACCEPT_HEAD().wrapping_sub(at::OFF_RSKQ_HEAD());
+                    sample.fast_open = Probe::read(sk, queue + at::OFF_RSKQ_FASTOPEN());
                 }
             },
             // The kernel skipped the program at its end.

@@ -5,7 +5,8 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use ::observer::client::{self, ClientError};
@@ -241,4 +242,68 @@ fn what_follows_and_what_raises_the_limit() {
     assert!(status.success());
     program.expect("more than before");
     program.end();
+}
+
+/// The report of a daemon, once a finding of it is `what`.
+fn until(socket: &str, what: impl Fn(&Value) -> bool) -> Value {
+    let started = Instant::now();
+    loop {
+        let report = report(&doctor(&["--json", socket]));
+        if let Some(found) = find(&report, &what) {
+            return found.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "{report:#}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// No detector raises a client with a closed port among its destinations, or an option without effect.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn what_is_odd_is_a_note() {
+    let netns = Netns::new();
+    netns.sysctl("net.ipv4.tcp_fastopen", "1");
+    let directory = tempfile::tempdir().unwrap();
+    let socket = socket_of(directory.path());
+    let daemon = Daemon::start(&[&socket]);
+    let mut program = netns.script(
+        r"
+import select, sys
+server = socket.create_server(('127.0.0.1', 0))
+server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+holder = closed_port(*FAMILIES[0])
+print(server.getsockname()[1], flush=True)
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    for _ in range(3):
+        assert outcome(lambda: connect(socket.AF_INET, server.getsockname())) == 'ok'
+        server.accept()[0].close()
+    assert outcome(lambda: connect(socket.AF_INET, holder.getsockname())) == 'ECONNREFUSED'
+",
+        &[],
+    );
+    let port = program.line();
+    let inode: u64 = netns.inode().parse().unwrap();
+    let stray = until(&socket, |it| {
+        it["id"] == "closed-ports" && it["subject"]["netns"] == inode
+    });
+    assert_eq!(stray["severity"], "note");
+    assert_eq!(stray["subject"]["address"], "127.0.0.1");
+    assert_eq!(stray["evidence"]["ports"], 1);
+    assert_eq!(stray["holds_for"][0]["hint"], "closed-ports");
+    let address = format!("127.0.0.1:{port}");
+    let is_fast_open =
+        |it: &Value| it["id"] == "fastopen-without-effect" && it["subject"]["address"] == address;
+    let fast_open = until(&socket, is_fast_open);
+    let fact = fast_open["holds_for"][0]["hint"].as_str();
+    assert_eq!(fact, Some("fastopen-listener"), "{fast_open:#}");
+    println!("{}\n{}", stray["summary"], fast_open["summary"]);
+    // With the sysctl it has an effect.
+    netns.sysctl("net.ipv4.tcp_fastopen", "3");
+    let started = Instant::now();
+    while find(&report(&doctor(&["--json", &socket])), is_fast_open).is_some() {
+        assert!(started.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(200));
+    }
+    program.finish();
+    assert!(daemon.stop().success());
 }

@@ -106,6 +106,7 @@ fn listeners_are_summed_by_address() {
         },
         backlog,
         max_backlog: 10,
+        ..ListenerSample::default()
     };
     let mut gone = listener(3, slots[0], 81, 0, 3);
     gone.listener.closed = 1;

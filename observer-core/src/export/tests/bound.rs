@@ -100,6 +100,7 @@ fn series(max_names: usize, max_processes: usize) -> usize {
                 },
                 backlog: 1,
                 max_backlog: 1,
+                ..ListenerSample::default()
             });
             shares.push(Share {
                 destination: Destination {

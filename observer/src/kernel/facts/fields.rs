@@ -183,6 +183,8 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_TASK_STACK", "task_struct", "stack", 8),
     optional("OFF_TW_SUBSTATE", "inet_timewait_sock", "tw_substate", 1),
     optional("OFF_ACCEPT_HEAD", "inet_connection_sock", "icsk_accept_queue.rskq_accept_head", 8),
+    optional("OFF_RSKQ_HEAD", "request_sock_queue", "rskq_accept_head", 8),
+    optional("OFF_RSKQ_FASTOPEN", "request_sock_queue", "fastopenq.max_qlen", 4),
     optional("OFF_REQ_SK", "request_sock", "sk", 8),
     optional("OFF_REQ_NEXT", "request_sock", "dl_next", 8),
     optional("OFF_SKB_HEAD", "sk_buff", "head", 8),

@@ -1,0 +1,207 @@
+//! What is odd although no detector raises it: too rare or too slow, or without effect.
+
+use std::{net::IpAddr, sync::Arc};
+
+use observer_common::ProcessKey;
+use serde_json::json;
+
+use super::item::{Item, with_hints};
+use crate::{
+    detect::{
+        Anomaly, Counts, Finding, Host, Source, connect_causes, failed_connects, named, number,
+        scanned_ports,
+    },
+    hints::{Advice, HINTS},
+    table::{Labels, ListenAddress},
+};
+
+/// Connects that must have failed.
+const CONNECTS: u64 = 3;
+/// Segments for closed ports within a minute that a source must have sent.
+const SEGMENTS: u64 = 10;
+/// Maximum number of sources that are named.
+const SOURCES: usize = 10;
+
+/// Connects of a name since the daemon started.
+#[derive(Clone, Debug)]
+pub struct Connects {
+    /// Whose.
+    pub labels: Arc<Labels>,
+    /// The network namespace of one of its processes.
+    pub netns: Option<u32>,
+    /// Totals.
+    pub counts: Counts,
+}
+
+/// A process whose descriptors have grown for more than an hour.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// Which.
+    pub process: ProcessKey,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Open descriptors.
+    pub open: u64,
+    /// Its limit.
+    pub limit: u64,
+    /// Growth per second.
+    pub per_second: f64,
+}
+
+/// A listening address on whose sockets TCP_FASTOPEN is set.
+#[derive(Clone, Debug)]
+pub struct FastOpen {
+    /// Where.
+    pub place: ListenAddress,
+    /// Whose.
+    pub labels: Arc<Labels>,
+}
+
+/// What may be odd.
+#[derive(Clone, Debug, Default)]
+pub struct Odd {
+    /// Of names without a finding about it.
+    pub connects: Vec<Connects>,
+    /// Of processes without a finding about it.
+    pub growing: Vec<Growth>,
+    /// Listening addresses with Fast Open.
+    pub fast_open: Vec<FastOpen>,
+    /// Sources of segments for closed ports that are no scan.
+    pub strays: Vec<Source>,
+}
+
+impl Odd {
+    pub(super) fn items(&self, host: &Host, findings: &[Finding]) -> Vec<Item> {
+        let Self {
+            connects,
+            growing,
+            fast_open,
+            strays,
+        } = self;
+        let connects = connects.iter().filter_map(|it| of_connects(it, host));
+        let growing = growing.iter().map(|it| of_growth(it, host));
+        let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
+        // A client of this host has a finding of its own then.
+        let is_known = |it: &Source| {
+            let mut findings = findings.iter();
+            it.address.is_loopback()
+                && findings
+                    .any(|of| of.anomaly == Anomaly::ConnectFailures && of.netns == Some(it.netns))
+        };
+        let strays = strays.iter();
+        let strays = strays.filter(|it| it.segments >= SEGMENTS && !is_known(it));
+        let mut strays: Vec<_> = strays.collect();
+        strays.sort_by_key(|it| std::cmp::Reverse(it.segments));
+        let strays = strays.into_iter().take(SOURCES);
+        let strays = strays.map(|it| of_stray(it, host));
+        connects
+            .chain(growing)
+            .chain(fast_open)
+            .chain(strays)
+            .collect()
+    }
+}
+
+/// The hint with this id, if it applies.
+fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice> {
+    let hint = HINTS.iter().find(|it| it.id == id)?;
+    Advice::new(hint, &host.known(netns, false))
+}
+
+fn of_connects(of: &Connects, host: &Host) -> Option<Item> {
+    let results = failed_connects(&of.counts);
+    if results.sum() < CONNECTS {
+        return None;
+    }
+    let mut causes = connect_causes(&of.counts);
+    host.advise(&mut causes, of.netns, false);
+    let hints: Vec<_> = causes.iter().flat_map(|it| &it.hints).collect();
+    let texts = causes.iter().map(|it| it.cause.text.to_owned());
+    Some(Item {
+        id: "connects-fail".to_owned(),
+        subject: of_name(&of.labels),
+        summary: format!(
+            "{}: none of its connects has succeeded since the observer started, and {} have failed",
+            named(&of.labels),
+            number(results.sum()),
+        ),
+        evidence: json!({ "results": results }),
+        causes: texts.collect(),
+        ..with_hints(&hints)
+    })
+}
+
+fn of_growth(of: &Growth, host: &Host) -> Item {
+    let hint = advice("nofile", host, None);
+    Item {
+        id: "descriptors-grow".to_owned(),
+        subject: json!({
+            "kind": "process", "pid": of.process.tgid, "start_boottime_ns": of.process.start_boottime_ns,
+        }),
+        summary: format!(
+            "{} opens more descriptors than it closes: {:.1} more an hour for over an hour, {} of {} are open",
+            named(&of.labels),
+            of.per_second * 3_600.0,
+            number(of.open),
+            number(of.limit),
+        ),
+        evidence: json!({
+            "open": of.open, "limit": of.limit, "growth_per_second": of.per_second,
+        }),
+        ..with_hints(&hint.iter().collect::<Vec<_>>())
+    }
+}
+
+fn of_fast_open(of: &FastOpen, host: &Host) -> Option<Item> {
+    let netns = of.place.netns;
+    let hint = advice("fastopen-listener", host, Some(netns));
+    let hint = hint.filter(|it| it.unknown.is_empty())?;
+    Some(Item {
+        id: "fastopen-without-effect".to_owned(),
+        subject: json!({"kind": "listener", "netns": netns, "address": of.place.address}),
+        summary: format!(
+            "the listener {} of {} sets TCP_FASTOPEN, which has no effect",
+            of.place.address,
+            named(&of.labels)
+        ),
+        evidence: json!({}),
+        ..with_hints(&[&hint])
+    })
+}
+
+fn of_stray(of: &Source, host: &Host) -> Item {
+    let Source { netns, address, .. } = *of;
+    let ports = scanned_ports(of);
+    let hint = advice("closed-ports", host, Some(netns));
+    let which = match ports {
+        1 => "a closed port".to_owned(),
+        _ => format!("{ports} closed ports"),
+    };
+    Item {
+        id: "closed-ports".to_owned(),
+        subject: json!({"kind": "source", "netns": netns, "address": address}),
+        summary: format!(
+            "{} tries {which} of {}: {} segments within a minute",
+            from(address),
+            match address.is_loopback() {
+                true => format!("network namespace {netns}"),
+                false => format!("this host (network namespace {netns})"),
+            },
+            number(of.segments),
+        ),
+        evidence: json!({ "ports": ports, "segments": of.segments }),
+        ..with_hints(&hint.iter().collect::<Vec<_>>())
+    }
+}
+
+/// A loopback address is a program of this host.
+fn from(address: IpAddr) -> String {
+    match address.is_loopback() {
+        true => format!("a program of this host ({address})"),
+        false => address.to_string(),
+    }
+}
+
+fn of_name(labels: &Labels) -> serde_json::Value {
+    json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()})
+}
