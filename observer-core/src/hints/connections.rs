@@ -234,7 +234,7 @@ connections! {
         fix "Allow the connection in the firewall, at the destination or on the path (`nft list ruleset`, `iptables -S`). `tcpdump icmp` shows the address that rejects it.";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "local-address":
-        fact "EADDRNOTAVAIL from connect() while ports are free: bind() has chosen a port that has a connection to the same destination, also one in TIME_WAIT; or the source address is not one of this host.";
+        fact "EADDRNOTAVAIL from connect() while ports are free: bind() has chosen a port that has a connection to the same destination, also one in TIME_WAIT; or the source address is not one of this host. Where connect() is observed by tracepoints, searches for a port by io_uring and by 32-bit programs are not counted, so ports may be lacking there.";
         kernels "all";
         fix "Let connect() choose the port, without bind(). `ip address` shows the addresses of the host.";
         check "socket_connects_total{result=\"EADDRNOTAVAIL\"} stops growing";
