@@ -94,7 +94,15 @@ impl Machine<'_> {
         qemu.args(self.qemu.words()?)
             .env(variable, modules)
             .args(["-M", "q35", "-accel", &self.qemu.accelerator()])
-            .args(["-cpu", "max,-erms,-fsrm", "-smp", "2", "-m", "2G", "-nodefaults"])
+            .args([
+                "-cpu",
+                "max,-erms,-fsrm",
+                "-smp",
+                "2",
+                "-m",
+                "2G",
+                "-nodefaults",
+            ])
             .args(["-no-user-config", "-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-serial"])
             .arg(format!("file:{}", console.display()))
