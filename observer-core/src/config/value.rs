@@ -289,7 +289,8 @@ pub struct CpuShare {
 impl CpuShare {
     /// Below this, a walk over a few thousand sockets would be followed by minutes of pause.
     const MIN: f64 = 0.01;
-    const MAX: f64 = 50.0;
+    /// Ten times as much while ports run out.
+    const MAX: f64 = 5.0;
 
     /// As a fraction of one.
     #[must_use]

@@ -188,7 +188,7 @@ impl<S> ConnectFailures<S> {
             share: it.share / rest,
             ..it
         });
-        of_rest.collect()
+        PeerShare::largest(of_rest.collect())
     }
 
     fn causes(&self) -> Vec<(&'static Cause, u64)> {

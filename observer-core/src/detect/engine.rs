@@ -424,9 +424,17 @@ impl Engine {
             let Subject::Process(key) = subject else {
                 return None;
             };
-            let is_raised = watch.flag.raised().is_some();
-            let growth = watch.detector.long_growth(&self.thresholds);
-            Some((*key, growth.filter(|_| !is_raised)?))
+            let is_raised = |it: Anomaly| self.board.raised(it, subject).is_some();
+            let growth = watch.detector.long_growth(&self.thresholds)?;
+            let is_found = [
+                Anomaly::FdLeak,
+                Anomaly::FdExhaustion,
+                Anomaly::CloseWaitLeak,
+                Anomaly::IdlePoolLeak,
+            ]
+            .into_iter()
+            .any(is_raised);
+            (!is_found).then_some((*key, growth))
         })
     }
 
@@ -463,7 +471,7 @@ impl Engine {
         // As of the last sample: those are assessed below, and a finding of them may be hidden.
         let overflowing = sample.listeners.iter().filter(|it| {
             let watch = self.listen_overflow.get(&it.subject());
-            watch.is_some_and(|watch| watch.detector.overflows())
+            watch.is_some_and(|watch| watch.detector.overflows() || watch.flag.raised().is_some())
         });
         let overflowing = overflowing.flat_map(|it| &it.holders);
         let overflowing = overflowing.map(|it| it.labels.name_key()).collect();

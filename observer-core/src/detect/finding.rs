@@ -210,15 +210,41 @@ impl PeerShare {
     /// Those with the largest shares, largest first.
     #[must_use]
     pub fn first(of: &Heaviest<PeerReason>) -> Vec<Self> {
-        let first = of.first(PEERS).into_iter();
-        let shares = first.map(|((peer, reason), weight)| Self {
-            address: peer.address,
-            port: peer.port,
-            is_client: peer.is_client,
-            reason,
-            share: weight / of.total(),
-        });
-        shares.collect()
+        Self::largest(Self::all(of))
+    }
+
+    /// All that are known, the largest first.
+    #[must_use]
+    pub fn all(of: &Heaviest<PeerReason>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for ((peer, reason), weight) in of.first(usize::MAX) {
+            let share = weight / of.total();
+            let it = Self {
+                address: peer.address,
+                port: peer.port,
+                is_client: peer.is_client,
+                reason,
+                share,
+            };
+            // A name may have the same peer in two network namespaces.
+            let is_same = |other: &&mut Self| {
+                (other.address, other.port, other.is_client, other.reason)
+                    == (it.address, it.port, it.is_client, it.reason)
+            };
+            match all.iter_mut().find(is_same) {
+                Some(other) => other.share += share,
+                None => all.push(it),
+            }
+        }
+        all.sort_by(|a, b| b.share.total_cmp(&a.share));
+        all
+    }
+
+    /// The largest of these, of which the first is the largest.
+    #[must_use]
+    pub fn largest(mut of: Vec<Self>) -> Vec<Self> {
+        of.truncate(PEERS);
+        of
     }
 }
 

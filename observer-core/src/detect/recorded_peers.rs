@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use observer_common::{
     CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
-    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST,
+    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST, SYN_RECV, SYN_SENT,
 };
 
 use super::{
@@ -236,7 +236,9 @@ fn weight(events: &Events) -> f64 {
 /// an RST.
 fn is_unanswered(record: &Record) -> bool {
     let errno = i32::from(record.errno);
-    matches!(errno, libc::ETIMEDOUT | libc::EHOSTUNREACH) && record.flags & CONN_RESET_SENT == 0
+    matches!(errno, libc::ETIMEDOUT | libc::EHOSTUNREACH)
+        && record.flags & CONN_RESET_SENT == 0
+        && !matches!(record.from, SYN_SENT | SYN_RECV)
 }
 
 /// The other end, with the port of the listening side. `None` if its address is not known.

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::item::{Item, with_hints};
 use crate::{
     detect::{
-        Anomaly, Counts, Finding, Host, Source, connect_causes, failed_connects, named, number,
-        scanned_ports,
+        Anomaly, Breakdown, Counts, Finding, Host, Source, connect_causes, failed_connects, named,
+        number, scanned_ports,
     },
     hints::{Advice, HINTS},
     table::{Labels, ListenAddress},
@@ -19,6 +19,8 @@ use crate::{
 const CONNECTS: u64 = 3;
 /// Segments for closed ports within a minute that a source must have sent.
 const SEGMENTS: u64 = 10;
+/// Maximum number of names whose connects fail.
+const NAMES: usize = 10;
 /// Maximum number of sources that are named.
 const SOURCES: usize = 10;
 
@@ -78,7 +80,11 @@ impl Odd {
             fast_open,
             strays,
         } = self;
-        let connects = connects.iter().filter_map(|it| of_connects(it, host));
+        let failed = connects.iter().map(|it| (it, failed_connects(&it.counts)));
+        let mut failed: Vec<_> = failed.filter(|(_, it)| it.sum() >= CONNECTS).collect();
+        failed.sort_by_key(|(_, results)| std::cmp::Reverse(results.sum()));
+        let failed = failed.into_iter().take(NAMES);
+        let connects = failed.map(|(of, results)| of_connects(of, &results, host));
         let growing = growing.iter().map(|it| of_growth(it, host));
         let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
         // A client of this host has a finding of its own then.
@@ -108,16 +114,12 @@ fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice> {
     Advice::new(hint, &host.known(netns, false))
 }
 
-fn of_connects(of: &Connects, host: &Host) -> Option<Item> {
-    let results = failed_connects(&of.counts);
-    if results.sum() < CONNECTS {
-        return None;
-    }
+fn of_connects(of: &Connects, results: &Breakdown, host: &Host) -> Item {
     let mut causes = connect_causes(&of.counts);
     host.advise(&mut causes, of.netns, false);
     let hints: Vec<_> = causes.iter().flat_map(|it| &it.hints).collect();
     let texts = causes.iter().map(|it| it.cause.text.to_owned());
-    Some(Item {
+    Item {
         id: "connects-fail".to_owned(),
         subject: of_name(&of.labels),
         summary: format!(
@@ -128,7 +130,7 @@ fn of_connects(of: &Connects, host: &Host) -> Option<Item> {
         evidence: json!({ "results": results }),
         causes: texts.collect(),
         ..with_hints(&hints)
-    })
+    }
 }
 
 fn of_growth(of: &Growth, host: &Host) -> Item {

@@ -11,7 +11,7 @@ use crate::{
     detect::{Anomaly, CounterClasses, Counts, failed_connects},
     doctor::{Connects, FailedOptions, FastOpen, Growth, Inputs, Odd, ProcessState, Report},
     sync::read,
-    table::{Kind, Labels},
+    table::{Kind, Labels, OTHER, UNATTRIBUTED},
 };
 
 /// Without the pid.
@@ -59,7 +59,9 @@ impl Exporter {
                 }
                 return;
             }
-            if !fails.contains(&name(view.labels)) {
+            let is_running = matches!(view.kind, Kind::Name { alive: true });
+            let is_of_several = [OTHER, UNATTRIBUTED].contains(&view.labels.comm());
+            if is_running && !is_of_several && !fails.contains(&name(view.labels)) {
                 odd.connects.push(Connects {
                     labels: Arc::clone(view.labels),
                     netns: None,

@@ -42,7 +42,7 @@ impl Sysctls {
         let most = value("net.netfilter.nf_conntrack_max").unwrap_or_default();
         let count = value("net.netfilter.nf_conntrack_count").unwrap_or_default();
         // 0: no limit.
-        most > 0 && count >= most / 10 * 9
+        most > 0 && count.saturating_mul(10) >= most.saturating_mul(9)
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{contract::KernelSource, process::Unit};
 pub(super) struct WithoutSockets {
     pub since: Instant,
     pub ticks: u32,
+    /// Of a running process, the number of transitions of its sockets by then.
+    pub transitions: u64,
 }
 
 /// A process that holds a slot.

@@ -14,18 +14,21 @@ use super::{
     entry::{Entry, WithoutSockets},
     facts::{Liveness, ProcessFacts},
     labels::{Labels, name_of},
-    names::{Kinds, NameId, OTHER_ID, UNATTRIBUTED_ID},
+    names::{Kinds, OTHER_ID, UNATTRIBUTED_ID},
     priority::Priority,
     store::Table,
     tally::Tally,
     totals::{Failure, Failures},
 };
-use crate::contract::{KernelControl, KernelSource};
+use crate::{
+    contract::{KernelControl, KernelSource},
+    process::Unit,
+};
 
 /// An ended process without sockets is folded at the second tick that finds it so at the earliest: a
 /// kernel program that looked up its slot just before has finished by then.
 const TICKS_WITHOUT_SOCKETS: u32 = 2;
-/// A running process has been without sockets for this long before it is retired.
+/// A running process has been without sockets and transitions for this long before it is retired.
 const IDLE: Duration = Duration::from_secs(10);
 
 impl Table {
@@ -58,7 +61,11 @@ impl Table {
             };
             // An ended process cannot return: its key is pid and start time.
             if entry.alive {
-                match facts.liveness(&entry.key) {
+                let liveness = facts.liveness(&entry.key);
+                if !run_low || liveness == Liveness::Gone {
+                    entry.without_sockets = None;
+                }
+                match liveness {
                     Liveness::Alive(None) => continue,
                     Liveness::Alive(Some(comm)) => {
                         self.notice_comm(index, &comm, source);
@@ -75,6 +82,7 @@ impl Table {
             let without_sockets = entry.without_sockets.get_or_insert(WithoutSockets {
                 since: now,
                 ticks: 0,
+                transitions: 0,
             });
             without_sockets.ticks += 1;
             if without_sockets.ticks >= TICKS_WITHOUT_SOCKETS
@@ -87,52 +95,57 @@ impl Table {
         self.choose_shown(now, source, facts);
     }
 
-    /// Retires running processes that have been without sockets for longest, until three quarters of the slots are left
-    /// to others: their counts go to their name as if they had ended, and they get another slot at their next event.
-    /// Those of the name with the most processes come first, so that one program cannot keep others from being tracked.
+    /// Retires running processes that have been idle for longest, until a quarter of the slots is free: their counts go
+    /// to their name as if they had ended, and they get another slot at their next event. Those of the unit with the most
+    /// processes come first, whatever their names, so that one user cannot keep others from being tracked.
     fn retire_idle(&mut self, now: Instant, source: &dyn KernelControl) {
-        let running = self.entries.iter().flatten().filter(|it| it.alive);
-        let mut of_names: HashMap<NameId, usize> = HashMap::new();
-        for entry in running {
-            *of_names.entry(entry.name).or_default() += 1;
-        }
-        let running: usize = of_names.values().sum();
-        let excess = running.saturating_sub(3 * self.config.slots / 4);
+        let mut of_units: HashMap<Arc<Unit>, usize> = HashMap::new();
         let mut idle = Vec::new();
+        let mut kept = 0_usize;
         for index in SLOT_FIRST..self.entries.len() as u32 {
-            let Some(entry) = self.entries[index as usize].as_mut().filter(|it| it.alive) else {
-                continue;
-            };
-            source.read_slot_identity(index, &mut self.scratch);
-            if self.scratch.sockets > 0 {
-                entry.without_sockets = None;
-                continue;
-            }
-            let without_sockets = entry.without_sockets.get_or_insert(WithoutSockets {
-                since: now,
-                ticks: 0,
-            });
-            let since = without_sockets.since;
-            if now.saturating_duration_since(since) >= IDLE {
-                idle.push((Reverse(of_names[&entry.name]), since, index));
-            }
-        }
-        idle.sort_unstable();
-        for (_, _, index) in idle.into_iter().take(excess) {
-            source.read_slot(index, &mut self.scratch);
             let Some(entry) = &mut self.entries[index as usize] else {
                 continue;
             };
-            if self.scratch.sockets > 0 || self.scratch.tls_handshakes > 0 {
+            source.read_slot(index, &mut self.scratch);
+            let has_sockets = self.scratch.sockets > 0;
+            // The others are folded soon.
+            kept += usize::from(has_sockets || entry.alive);
+            if !entry.alive {
                 continue;
             }
-            debug!(
-                pid = entry.key.tgid,
-                "slots run low: retired without sockets"
-            );
-            source.retire_slot(index);
-            entry.alive = false;
-            entry.without_sockets = None;
+            *of_units.entry(Arc::clone(&entry.unit)).or_default() += 1;
+            if has_sockets || self.scratch.tls_handshakes > 0 {
+                entry.without_sockets = None;
+                continue;
+            }
+            let transitions = self.scratch.state.transitions.as_flattened().iter().sum();
+            let known = entry.without_sockets.take();
+            let without_sockets = known.filter(|it| it.transitions == transitions);
+            let without_sockets =
+                entry
+                    .without_sockets
+                    .insert(without_sockets.unwrap_or(WithoutSockets {
+                        since: now,
+                        ticks: 0,
+                        transitions,
+                    }));
+            if now.saturating_duration_since(without_sockets.since) >= IDLE {
+                idle.push((without_sockets.since, index));
+            }
+        }
+        let excess = kept.saturating_sub(3 * self.config.slots / 4);
+        let entries = &mut self.entries;
+        idle.sort_by_cached_key(|&(since, index)| {
+            let unit = entries[index as usize].as_ref().map(|it| &it.unit);
+            (Reverse(unit.and_then(|it| of_units.get(it))), since, index)
+        });
+        for (_, index) in idle.into_iter().take(excess) {
+            if let Some(entry) = &mut entries[index as usize] {
+                debug!(pid = entry.key.tgid, "slots run low: retired while idle");
+                source.retire_slot(index);
+                entry.alive = false;
+                entry.without_sockets = None;
+            }
         }
     }
 

@@ -179,7 +179,7 @@ fn there_is_no_grace_period_when_slots_run_low() {
 }
 
 #[test]
-fn idle_processes_of_the_largest_name_are_retired_when_slots_run_low() {
+fn idle_processes_of_the_largest_unit_are_retired_when_slots_run_low() {
     let mut bench = Bench::new(20);
     bench.table.config.slots = 8;
     let spawn = |bench: &Bench, pid, comm: &[u8]| {
@@ -187,12 +187,19 @@ fn idle_processes_of_the_largest_name_are_retired_when_slots_run_low() {
         bench.kernel.change(slot, accept);
         slot
     };
+    let unit = Unit {
+        name: "web.service".to_owned(),
+        ..Unit::default()
+    };
+    bench.facts.units.lock().unwrap().insert(1, unit);
     let web = spawn(&bench, 1, b"web");
     bench.ticks(1);
     let many: Vec<_> = (2..9).map(|pid| spawn(&bench, pid, b"many")).collect();
-    // One has a socket.
+    // One has a socket, and one had some meanwhile.
     bench.kernel.change(many[0], |slot| slot.sockets = 1);
-    bench.ticks(10);
+    bench.ticks(5);
+    bench.kernel.change(many[3], |slot| slot.state.transitions[1][2] += 1);
+    bench.ticks(5);
     assert!(bench.kernel.retired.lock().unwrap().is_empty());
     bench.ticks(1);
     // Six of eight may stay.

@@ -455,7 +455,6 @@ async fn serve(
         };
         notifier.stopping();
         stop.send_replace(true);
-        end_at_next_signal();
         result
     };
     let mut closing = stopped;
@@ -512,14 +511,17 @@ async fn signals(
     loop {
         tokio::select! {
             () = &mut stdin => {
+                end_at_next_signal();
                 info!("end of standard input: stopping");
                 return Ok(());
             }
             _ = terminate.recv() => {
+                end_at_next_signal();
                 info!("SIGTERM: stopping");
                 return Ok(());
             }
             _ = interrupt.recv() => {
+                end_at_next_signal();
                 info!("SIGINT: stopping");
                 return Ok(());
             }

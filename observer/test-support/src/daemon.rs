@@ -134,7 +134,7 @@ impl Daemon {
         let [tick, fd, resync, reconcile, tracked, walk, tls] = if scale() < 1.0 {
             // At the start, one system call per tracked process, and sixteen for its counters of TIME_WAIT.
             // Probes for TLS double the time of a start. A walk takes a second of CPU time, and would pause for minutes.
-            ["250ms", "1s", "1s", "1s", "512", "10%", "never"]
+            ["250ms", "1s", "1s", "1s", "512", "5%", "never"]
         } else {
             ["100ms", "200ms", "500ms", "500ms", "4096", "0.2%", "auto"]
         };

@@ -658,9 +658,9 @@ for _ in sys.stdin:
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn idle_processes_give_their_slots_to_others() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&["--max-tracked-processes", "64"]);
+    let daemon = Daemon::start(&["--max-tracked-processes", "256"]);
     let before = daemon.scrape();
-    let mut hoard = netns.script(IDLE, &["100"]);
+    let mut hoard = netns.script(IDLE, &["400"]);
     patient(&mut hoard, "made");
     let idle = hoard.comm_of_child('i');
     let mut newcomer = netns.script(NEWCOMER, &[]);
@@ -681,13 +681,13 @@ fn idle_processes_give_their_slots_to_others() {
     let of_idle = connects(&metrics, &idle);
     assert!(of_idle >= 16.0, "{of_idle}");
     let all = of_idle + connects(&metrics, &comm) + other;
-    assert!(all >= 100.0 + made, "{of_idle}, {other} of {made}");
+    assert!(all >= 400.0 + made, "{of_idle}, {other} of {made}");
     metrics.assert_complete();
     // Those that were retired are not counted again when they end.
     hoard.go();
     patient(&mut hoard, "gone");
     let end = never_down_until(&daemon, &metrics, |metrics| {
-        metrics.sum("observer_map_entries", &[("map", "processes")]) < 48.0
+        metrics.sum("observer_map_entries", &[("map", "processes")]) < 192.0
     });
     assert_eq!(connects(&end, &idle), of_idle);
     newcomer.finish();

@@ -69,7 +69,8 @@ impl Peers {
             close_wait,
         } = self;
         Culprits {
-            connects: PeerShare::first(connects),
+            // Some of them may be no failures.
+            connects: PeerShare::all(connects),
             connecting: PeerShare::first(connecting),
             resets_sent: PeerShare::first(resets_sent),
             resets_received: PeerShare::first(resets_received),

@@ -345,9 +345,10 @@ fn end(address: IpAddr, port: u16, is_client: bool) -> String {
 /// `: 52 % to 10.0.0.9:443 (refused), 48 % to 10.0.0.7:443 (timed out)`, or `: all to 10.0.0.9:443`. Nothing if
 /// no peer is known. `before` is what separates it from the text before.
 fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
+    let is_all = |it: &PeerShare| it.share > 0.995;
     let is_same = peers.windows(2).all(|two| two[0].reason == two[1].reason);
     let peer = |it: &PeerShare| {
-        let part = match it.share > 0.995 {
+        let part = match is_all(it) {
             true => "all".to_owned(),
             false => percent(it.share),
         };
@@ -356,7 +357,12 @@ fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
         let end = end(it.address, it.port, it.is_client);
         format!("{part} {preposition} {end}{reason}")
     };
-    let parts: Vec<_> = peers.iter().take(PEERS).map(peer).collect();
+    // Beside all, others are too few to be said.
+    let most = match peers.first().is_some_and(is_all) {
+        true => 1,
+        false => PEERS,
+    };
+    let parts: Vec<_> = peers.iter().take(most).map(peer).collect();
     match parts.is_empty() {
         true => String::new(),
         false => format!("{before} {}", parts.join(", ")),

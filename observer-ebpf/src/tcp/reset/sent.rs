@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, TracePointContext},
 };
 use observer_common::{
-    NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_LISTENER, RESET_NO_SOCKET,
+    LISTEN, NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_LISTENER, RESET_NO_SOCKET,
     RESETS_SENT, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
 };
 
@@ -161,11 +161,10 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
         |record| {
             record.from = sent.state;
             record.reason = index;
-            if sk.is_null() {
-                if answers_segment {
-                    records::segment_address::<M>(skb, record);
-                }
-            } else if sent.full.is_null() {
+            // A listener has no address of the peer.
+            if answers_segment && (sk.is_null() || sent.state == LISTEN) {
+                records::segment_address::<M>(skb, record);
+            } else if !sk.is_null() && sent.full.is_null() {
                 records::common_address(sk, record);
             }
         },

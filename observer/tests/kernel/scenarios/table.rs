@@ -319,7 +319,10 @@ scenarios! {
     "acks": "a listener gets 100 ACKs/s of connections that it does not know, tcp_abort_on_overflow=1";
         ["resets.py", "acks"]
         after "echo 1 > /proc/sys/net/ipv4/tcp_abort_on_overflow"
-        => Some(resets("server", "listener_resets", "listener-stray"));
+        => Some(Expected {
+            peers: &["client 127.0.0.2 of 80"],
+            ..resets("server", "listener_resets", "listener-stray")
+        });
     "abort": "bursts of connections that the accept queue does not hold, tcp_abort_on_overflow=1";
         ["queues.py", "abort"]
         after "echo 1 > /proc/sys/net/ipv4/tcp_abort_on_overflow"
@@ -329,6 +332,7 @@ scenarios! {
                 ("listen_overflow", "server", "small_backlog"),
                 ("listen_overflow", "server", "slow_accept"),
             ],
+            peers: &["client 127.0.0.1 of 80"],
             ..resets("server", "queue_resets", "abort-on-overflow")
         });
     "dead": "nothing listens at the only backend";
