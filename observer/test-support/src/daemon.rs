@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{Metrics, PATIENCE, http, left_out, patience, scale, spawn};
+use crate::{Metrics, PATIENCE, http, installed::Installed, left_out, patience, scale, spawn};
 
 /// The observer binary: `OBSERVER_BIN`, or the one that cargo has built for the tests.
 pub fn observer() -> PathBuf {
@@ -123,12 +123,18 @@ impl Daemon {
         Self::launch(args, |_| {}, meanwhile)
     }
 
+    /// Starts that of a package as its unit does, with its configuration and any free port.
+    pub fn start_installed(installed: &Installed) -> Self {
+        let mut command = installed.daemon();
+        command.arg("--listen=127.0.0.1:0");
+        Self::run(command, |_, _| {})
+    }
+
     fn launch(
         args: &[&str],
         prepare: impl FnOnce(&mut Command),
-        mut meanwhile: impl FnMut(u32, &str),
+        meanwhile: impl FnMut(u32, &str),
     ) -> Self {
-        drop(idle().take());
         let mut command = Command::new(observer());
         // An emulated machine would spend most of its time on these.
         let [tick, fd, resync, reconcile, tracked, walk, tls] = if scale() < 1.0 {
@@ -160,11 +166,18 @@ impl Daemon {
                     })
                     .map(|(flag, value)| format!("{flag}={value}")),
             )
-            .args(args)
+            .args(args);
+        prepare(&mut command);
+        Self::run(command, meanwhile)
+    }
+
+    /// Runs a command that becomes the daemon, and waits until that is ready.
+    fn run(mut command: Command, mut meanwhile: impl FnMut(u32, &str)) -> Self {
+        drop(idle().take());
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        prepare(&mut command);
         let mut child = spawn(&mut command).expect("observer can be started");
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));

@@ -6,6 +6,7 @@ mod daemon;
 mod exposition;
 pub mod fuzz;
 pub mod http;
+mod installed;
 mod metrics;
 mod netns;
 pub mod packaged;
@@ -22,6 +23,7 @@ pub use daemon::{
     with_kind_of_hook,
 };
 pub use exposition::{Metrics, Sample};
+pub use installed::{Installed, shipped};
 pub use netns::Netns;
 pub use program::{PRELUDE, Program, new_comm, python, run};
 pub use skip::{has_program, tools_are_installed};

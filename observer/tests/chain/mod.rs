@@ -2,7 +2,8 @@
 //! deploy/prometheus, and a webhook that receives each alert, and its end.
 //!
 //! Within a minute or two with a few scenarios, for which `for` and `keep_firing_for` are shortened; with all
-//! and with the files as they are by `cargo xtask chain`, which sets `OBSERVER_CHAIN`.
+//! and with the files as they are by `cargo xtask chain`, which sets `OBSERVER_CHAIN`. With `OBSERVER_INSTALLED`,
+//! everything is of an installed package, and what docs/operations.md says about an alert is done there.
 
 #[expect(dead_code, reason = "what findings must say is tested elsewhere")]
 #[path = "../kernel/scenarios/table.rs"]
@@ -14,14 +15,15 @@ use std::{
     env, fs,
     fs::File,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use observer_test_support::{
-    Daemon, Netns, PATIENCE, Program, http::get, left_out, needs_programs, python, run, spawn,
+    Daemon, Installed, Netns, PATIENCE, Program, http::get, left_out, needs_programs, observer,
+    python, run, shipped, spawn,
 };
 use serde_json::Value;
 
@@ -80,15 +82,15 @@ while not select.select([sys.stdin], [], [], 0.2)[0]:
     assert outcome(socket.socket) == 'EMFILE'
 ";
 
-fn deploy(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../deploy")
-        .join(path)
+/// A file of the package.
+fn read(path: &str) -> String {
+    let path = shipped(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn read(path: &str) -> String {
-    let path = deploy(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+/// A file of deploy.
+fn deploy(path: &str) -> String {
+    read(&format!("/usr/share/observer/{path}"))
 }
 
 /// Replaces what must be there.
@@ -101,6 +103,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 struct Chain {
     prometheus: Prometheus,
     alertmanager: Child,
+    alertmanager_address: SocketAddr,
     webhook: Webhook,
     _directory: tempfile::TempDir,
 }
@@ -112,7 +115,7 @@ impl Chain {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
 
-        let mut config = read("prometheus/alertmanager.yml");
+        let mut config = deploy("prometheus/alertmanager.yml");
         let url = format!("http://{}/", webhook.address);
         for (from, to) in [
             ("http://127.0.0.1:9095/", url.as_str()),
@@ -151,6 +154,7 @@ impl Chain {
         Self {
             prometheus: prometheus(target, address, is_short),
             alertmanager,
+            alertmanager_address: address,
             webhook,
             _directory: directory,
         }
@@ -208,7 +212,7 @@ impl Drop for Chain {
 fn prometheus(target: SocketAddr, alertmanager: SocketAddr, is_short: bool) -> Prometheus {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let mut config = read("prometheus/prometheus.yml");
+    let mut config = deploy("prometheus/prometheus.yml");
     for (from, to) in [
         ("interval: 15s", "interval: 1s"),
         ("127.0.0.1:9963", &target.to_string()),
@@ -218,9 +222,9 @@ fn prometheus(target: SocketAddr, alertmanager: SocketAddr, is_short: bool) -> P
     }
     fs::write(at("prometheus.yml"), config).unwrap();
     fs::create_dir(at("rules")).unwrap();
-    let recording = read("prometheus/rules/observer-recording.yml");
+    let recording = deploy("prometheus/rules/observer-recording.yml");
     fs::write(at("rules/observer-recording.yml"), recording).unwrap();
-    let mut alerts = read("prometheus/rules/observer-alerts.yml");
+    let mut alerts = deploy("prometheus/rules/observer-alerts.yml");
     if is_short {
         for (from, to) in [
             (" for: 1m", " for: 2s"),
@@ -288,7 +292,9 @@ fn dashboard_queries() -> Vec<String> {
         }
     }
     let mut queries = Vec::new();
-    for file in fs::read_dir(deploy("grafana/dashboards")).expect("the dashboards") {
+    for file in
+        fs::read_dir(shipped("/usr/share/observer/grafana/dashboards")).expect("the dashboards")
+    {
         let text = fs::read_to_string(file.expect("a file").path()).expect("it can be read");
         let dashboard = serde_json::from_str(&text).expect("JSON");
         collect(&dashboard, &mut queries);
@@ -364,6 +370,52 @@ fn alert_of(anomaly: &str) -> &'static str {
     found.expect("each anomaly has an alert").1
 }
 
+/// The text of the runbook that an alert links to.
+fn runbook(alert: &Value) -> String {
+    let url = alert["annotations"]["runbook_url"].as_str();
+    let file = url.and_then(|it| it.strip_prefix("file://"));
+    read(file.expect("the address of a file"))
+}
+
+/// Indented lines of a document that begin with these words, without the comments after them.
+fn commands<'a>(document: &'a str, words: &str) -> Vec<Vec<&'a str>> {
+    let lines = document.lines().filter_map(|it| it.strip_prefix("    "));
+    let wanted = lines.filter(|it| it.starts_with(words));
+    let words = wanted.map(|it| it.split('#').next().unwrap_or_default());
+    words.map(|it| it.split_whitespace().collect()).collect()
+}
+
+/// Asserts that the page and what the runbook of an alert says to run name the process to blame.
+fn assert_explained(alert: &Value, daemon: &Daemon, socket: &Path) {
+    let comm = alert["labels"]["comm"].as_str().expect("a process");
+    let (_, page) = daemon.get("/");
+    let (_, wrong) = page.split_once("What is wrong").expect("a section");
+    let (wrong, _) = wrong.split_once("<h2>").expect("another one");
+    assert!(wrong.contains(comm), "no {comm}: {wrong}");
+
+    let document = runbook(alert);
+    let asked = commands(&document, "observer doctor");
+    assert!(!asked.is_empty(), "it asks nobody: {document}");
+    for words in asked {
+        let mut doctor = match Installed::from_env() {
+            Some(_) => Installed::beside(daemon.pid(), &words),
+            None => {
+                let mut doctor = Command::new(observer());
+                doctor.args(&words[1..]).env("OBSERVER_API_SOCKET", socket);
+                doctor
+            }
+        };
+        let output = doctor.output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        // Warnings, or failures.
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
+        assert!(said.contains(comm), "no {comm}: {said}");
+        if comm == LEAKING {
+            println!("{wrong}\n{said}");
+        }
+    }
+}
+
 /// Assertions on every notification.
 fn assert_complete(alert: &Value, target: SocketAddr) {
     let labels = &alert["labels"];
@@ -371,10 +423,7 @@ fn assert_complete(alert: &Value, target: SocketAddr) {
     assert_eq!(labels["job"], "observer", "{alert}");
     assert!(labels["pid"].is_null(), "{alert}");
     let annotations = &alert["annotations"];
-    let url = annotations["runbook_url"].as_str().expect("a runbook");
-    let file = url.rsplit('/').next().expect("a file");
-    let file = Path::new("../docs/runbooks").join(file);
-    assert!(deploy("").join(&file).exists(), "{}", file.display());
+    runbook(alert);
     for name in ["summary", "description"] {
         let text = annotations[name].as_str().expect("a text");
         assert!(
@@ -391,6 +440,7 @@ fn alerts_are_told_and_end() {
         "prometheus",
         "promtool",
         "prometheus-alertmanager",
+        "amtool",
         "gccgo",
         "node",
         "nmap"
@@ -408,12 +458,20 @@ fn alerts_are_told_and_end() {
     } else {
         (false, PATIENCE_LONG)
     };
-    let daemon = Daemon::start(&[
-        "--tick-interval=1s",
-        "--fd-interval=15s",
-        "--resync-interval=1m",
-        "--reconcile-interval=1m",
-    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("observer.sock");
+    let daemon = match Installed::from_env() {
+        Some(installed) => Daemon::start_installed(&installed),
+        None => Daemon::start(&[
+            "--tick-interval=1s",
+            "--fd-interval=15s",
+            "--resync-interval=1m",
+            "--reconcile-interval=1m",
+            &format!("--api-socket={}", socket.display()),
+        ]),
+    };
+    // It takes longest.
+    let leaking = leak();
     let metrics = daemon.scrape();
     scenarios.retain(|it| {
         let obstacle = it.obstacle(|signal| metrics.has_signal(signal));
@@ -424,7 +482,6 @@ fn alerts_are_told_and_end() {
     });
     let target = daemon.address;
     let chain = Chain::start(target, is_short);
-    let directory = tempfile::tempdir().unwrap();
     let start = |scenario| Run::start(scenario, directory.path());
     let mut runs: Vec<_> = scenarios.into_iter().map(start).collect();
     let netns = Netns::new();
@@ -436,19 +493,24 @@ fn alerts_are_told_and_end() {
     let began = Instant::now();
     while runs.iter().any(|run| run.program.is_some()) {
         thread::sleep(Duration::from_millis(250));
-        let told = chain.webhook.told();
+        let told = chain.webhook.told().fired.clone();
         for run in &mut runs {
+            let alert = told.values().find(|it| run.is_expected(it));
             let is_told = match run.scenario.expected {
-                Some(_) => told.fired.values().any(|it| run.is_expected(it)),
+                Some(_) => alert.is_some(),
                 // Nothing may come.
                 None => began.elapsed() > PATIENCE,
             };
-            if is_told && run.program.take().is_some() {
+            if is_told && run.program.is_some() {
+                // Scans have no process.
+                if let Some(alert) = alert.filter(|it| it["labels"]["comm"].is_string()) {
+                    assert_explained(alert, &daemon, &socket);
+                }
+                run.program = None;
                 let seconds = began.elapsed().as_secs();
                 println!("{}: told after {seconds} s", run.scenario.name);
             }
         }
-        drop(told);
         if began.elapsed() > patience {
             let still = runs.iter().filter(|run| run.program.is_some());
             let names: Vec<_> = still.map(|run| run.scenario.name).collect();
@@ -473,12 +535,32 @@ fn alerts_are_told_and_end() {
     chain.wait("the alerts of setsockopt() and EMFILE", patience, |told| {
         told.fired.values().any(is_of_setsockopt) && told.fired.values().any(is_of_descriptors)
     });
+    let is_of_leak = |it: &Value, names: &[&str]| {
+        let name = it["labels"]["alertname"].as_str();
+        it["labels"]["comm"] == LEAKING && name.is_some_and(|it| names.contains(&it))
+    };
+    for name in LEAK {
+        let is_it = |it: &&Value| is_of_leak(it, &[name]);
+        chain.wait(name, patience, |told| {
+            told.fired.values().any(|it| is_it(&it))
+        });
+        let told = chain.webhook.told().fired.clone();
+        let alert = told.values().find(is_it).expect("it was there");
+        assert_explained(alert, &daemon, &socket);
+    }
+    let address = chain.alertmanager_address.to_string();
+    let amtool = documented("amtool").join(" ");
+    let amtool = replaced(&amtool, "127.0.0.1:9093", &address);
+    let words: Vec<_> = amtool.split(' ').collect();
+    let queried = run(words[0], &words[1..]);
+    assert!(queried.contains(LEAK[0]), "{queried}");
     if only.as_deref().is_none_or(|it| it == ALL) {
         // Left out where its programs cannot be built.
         let quic = runs.iter().any(|it| it.scenario.name == "early46");
         chain.assert_dashboards(start, metrics.has_signal("tls"), quic);
     }
     failing.end();
+    drop(leaking);
     // It goes on for an hour.
     let is_over = |(labels, status): (&String, &String)| {
         status == "resolved" || labels.contains("ObserverSetsockoptFails")
@@ -512,6 +594,7 @@ fn alerts_are_told_and_end() {
             // quic-go sets the options of both families on each socket.
             || alert["labels"]["level"] == "SOL_IPV6" && alert["labels"]["family"] == "inet"
             || is_of_descriptors(alert)
+            || is_of_leak(alert, &LEAK)
             || alert["labels"]["comm"] == comm && name == "ObserverPortsExhausted"
             || alert["labels"]["comm"] == comm && name == "ObserverPortsRunOut"
             || name == "ObserverDown";
@@ -522,6 +605,30 @@ fn alerts_are_told_and_end() {
         drop(chain);
         nothing_is_told_where_nothing_is_wrong();
     }
+}
+
+/// The name of the server that docs/operations.md breaks on purpose.
+const LEAKING: &str = "leaky-server";
+/// Its alerts.
+const LEAK: [&str; 2] = ["ObserverFdLeak", "ObserverCloseWaitLeak"];
+
+/// The only command of docs/operations.md that begins with these words.
+fn documented(words: &str) -> Vec<String> {
+    let document = read("/usr/share/doc/observer/docs/operations.md");
+    let found = commands(&document, words);
+    let [words] = found.as_slice() else {
+        panic!("not one command: {found:?}")
+    };
+    words.iter().map(|&it| it.to_owned()).collect()
+}
+
+/// Runs the program that docs/operations.md says to run, on its own loopback interface.
+fn leak() -> (Netns, Program) {
+    let words = documented("python3 /usr/share/doc");
+    let netns = Netns::new();
+    let mut command = netns.command(&words[0]);
+    let program = Program::spawn(command.arg(shipped(&words[1])).args(&words[2..]));
+    (netns, program)
 }
 
 /// For real programs with which nothing is wrong, a minute long.
