@@ -134,8 +134,13 @@ pub fn main(args: &Args) -> Result<ExitCode> {
                 .env("OBSERVER_TEST_TOOLS_INSTALLED", "1");
         }
         summary.step("unit tests", &mut unit_tests);
+        let mut installed = None;
         if let Some(trial) = trial {
-            let (took, report) = joined(trial);
+            let (took, result) = joined(trial);
+            let report = result.map(|it| {
+                installed = Some(it);
+                Report::default()
+            });
             summary.add("packages", took, report);
         }
         if let Some(reason) = no_packages {
@@ -146,17 +151,26 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             None => summary.skip("kernel tests", "the tests do not build"),
             Some(binaries) => {
                 tracefs::ensure();
+                let mut env = Vec::new();
                 // The time to detection depends on the other load of the machine.
-                let env: &[_] = if guests {
-                    &[("OBSERVER_TEST_BUSY", "1")]
-                } else {
-                    &[]
-                };
+                if guests {
+                    env.push(("OBSERVER_TEST_BUSY", "1"));
+                }
+                // The whole chain is that of the package, if there is one.
+                if let Some(installed) = &installed {
+                    env.push(installed.env()?);
+                }
                 summary.task("attach types", || {
                     native::attach_types(binaries, *write_attach_types)
                 });
-                summary.task("kernel tests", || native::run(binaries, filter, env));
+                summary.task("kernel tests", || native::run(binaries, filter, &env));
             }
+        }
+        if let Some(installed) = &installed {
+            summary.task("package after use", || {
+                installed.upgrade_and_purge()?;
+                Ok(Report::default())
+            });
         }
         match others.and_then(joined) {
             Some((took, report)) => summary.add("other kernels", took, report),

@@ -13,9 +13,9 @@ use std::{
 use anyhow::Result;
 
 use self::make::{Effort, Packages};
-pub use self::trial::fetch;
+pub use self::trial::{Installed, fetch};
 use crate::{
-    report::Report,
+    scenario,
     setup::{self, Needs},
     vm::workdir,
 };
@@ -27,7 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Install, upgrade and remove the .deb in Debian 12 and 13, boot both with it, build and run the container
-    /// image if there is podman, and run the checks of lintian and rpm.
+    /// image if there is podman, run the checks of lintian and rpm, and do with the installed package what
+    /// docs/operations.md says about an alert.
     #[arg(long)]
     test: bool,
     /// Also boot them with Linux 5.10 and 7.3.
@@ -61,17 +62,19 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             (_, true) => trial::Boots::All,
             _ => trial::Boots::OfRelease,
         };
-        trial::run(&packages, &dir, boots)?;
+        let installed = trial::run(&packages, &dir, boots)?;
+        let code = scenario::run("chain", "chain::", &[installed.env()?])?;
+        installed.upgrade_and_purge()?;
+        return Ok(code);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Packs a static binary of the tests and tests the packages without booting: a release build takes
 /// minutes, and differs in nothing that is tested here.
-pub fn check(binary: &Path) -> Result<Report> {
+pub fn check(binary: &Path) -> Result<Installed> {
     let dir = workdir::target()?.join("package/check");
     fs::create_dir_all(&dir)?;
     let packages = Packages::make(&dir, binary, Effort::Check)?;
-    trial::run(&packages, &dir, trial::Boots::None)?;
-    Ok(Report::default())
+    trial::run(&packages, &dir, trial::Boots::None)
 }

@@ -35,6 +35,8 @@ const LEFT: [&str; 7] = [
     "./etc/subuid-",
 ];
 
+const OPERATIONS: &str = "usr/share/doc/observer/docs/operations.md";
+
 /// What every package has: what the licence of the C library asks for, and what alerts link to.
 const IN_EACH: [&str; 3] = [
     "usr/share/doc/observer/docs/runbooks/README.md",
@@ -52,7 +54,8 @@ pub enum Boots {
     All,
 }
 
-pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
+/// Leaves the package installed, for the tests that run it.
+pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<Installed> {
     ensure!(host::is_root(), "the trial of packages needs root");
     let mut list = Command::new("tar");
     let list = shell::output(list.arg("-tf").arg(&packages.tarball));
@@ -104,7 +107,39 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<()> {
     shell::run(
         lintian.arg(&packages.deb),
         "see deploy/package/lintian-overrides",
-    )
+    )?;
+    let [.., (suite, _)] = SUITES;
+    let tree = Tree::unpack(suite, dir)?;
+    let before = tree.state()?;
+    tree.install(&packages.deb, &[])?;
+    Ok(Installed {
+        tree,
+        before,
+        newer,
+    })
+}
+
+/// The package in a Debian, in which tests run the daemon.
+pub struct Installed {
+    tree: Tree,
+    before: State,
+    newer: PathBuf,
+}
+
+impl Installed {
+    /// The variable that tests read, and its value.
+    pub fn env(&self) -> Result<(&str, &str)> {
+        let root = self.tree.0.to_str();
+        Ok(("OBSERVER_INSTALLED", root.context("a path is not UTF-8")?))
+    }
+
+    /// Upgrades the package after it was used, and purges it.
+    pub fn upgrade_and_purge(&self) -> Result<()> {
+        self.tree.install(&self.newer, &[])?;
+        self.tree.purge(&self.before)?;
+        fs::remove_dir_all(&self.tree.0)?;
+        Ok(())
+    }
 }
 
 /// The bill of materials, in each package.
@@ -156,6 +191,9 @@ fn archive(suite: &str) -> Result<PathBuf> {
 /// A Debian with nothing but what it boots with.
 struct Tree(PathBuf);
 
+/// Files, and the users and groups of a tree.
+type State = (BTreeSet<String>, [Option<String>; 2]);
+
 impl Tree {
     /// Unpacks a fresh one.
     fn unpack(suite: &str, dir: &Path) -> Result<Self> {
@@ -198,13 +236,12 @@ impl Tree {
     }
 
     fn install_upgrade_remove(&self, old: &Path, new: &Path) -> Result<()> {
-        let users =
-            || ["passwd", "group"].map(|it| fs::read_to_string(self.0.join("etc").join(it)).ok());
-        let before = (self.files()?, users());
+        let before = self.state()?;
         self.install(old, &[])?;
         for file in IN_EACH {
             ensure!(self.0.join(file).is_file(), "there is no {file}");
         }
+        self.has_documented_files()?;
         self.run(&["observer", "--version"])?;
         self.run(&["systemctl", "is-enabled", "observer"])?;
         self.run(&["getent", "passwd", "observer"])?;
@@ -242,14 +279,42 @@ impl Tree {
         );
         self.run(&["dpkg", "-r", "observer"])?;
         ensure!(configuration.exists(), "the removal took {CONFIGURATION}");
+        self.purge(&before)
+    }
+
+    /// Purges the package, after which the tree must be as it was.
+    fn purge(&self, before: &State) -> Result<()> {
         self.run(&["dpkg", "-P", "observer"])?;
-        let after = (self.files()?, users());
+        let after = self.state()?;
         let left: Vec<_> = after.0.difference(&before.0).collect();
         ensure!(left.is_empty(), "the purge left {left:?}");
         let taken: Vec<_> = before.0.difference(&after.0).collect();
         ensure!(taken.is_empty(), "the purge took {taken:?}");
         ensure!(before.1 == after.1, "the purge left a user: {:?}", after.1);
         Ok(())
+    }
+
+    /// Whether each file that docs/operations.md tells an operator to use is where it says.
+    fn has_documented_files(&self) -> Result<()> {
+        let text = fs::read_to_string(self.0.join(OPERATIONS))?;
+        let paths = text.split(|it: char| !it.is_ascii_alphanumeric() && !"/._-".contains(it));
+        let ours = |it: &&str| it.starts_with("/usr/share/") || it.starts_with("/etc/observer");
+        let mut found = 0;
+        for path in paths.filter(ours).filter(|it| !it.ends_with(".dpkg-dist")) {
+            let file = self.0.join(path.trim_start_matches('/'));
+            ensure!(
+                file.exists(),
+                "{OPERATIONS} names {path}, which is not there"
+            );
+            found += 1;
+        }
+        ensure!(found > 5, "{OPERATIONS} names only {found} files");
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State> {
+        let users = |it| fs::read_to_string(self.0.join("etc").join(it)).ok();
+        Ok((self.files()?, ["passwd", "group"].map(users)))
     }
 
     /// Whether rpm installs the package: its files exist then.
