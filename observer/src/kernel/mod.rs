@@ -7,6 +7,7 @@ mod bpf;
 mod clock;
 mod facts;
 mod hooks;
+mod iter;
 mod loader;
 mod maps;
 mod options;

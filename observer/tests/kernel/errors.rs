@@ -193,4 +193,57 @@ fn tracefs_is_mounted_where_it_is_not() {
     let (stdout, stderr) = said(&output);
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["tracefs"]["ok"], true, "{stdout}{stderr}");
+    // It is unmounted at the end.
+    let compare = format!(
+        "{hide}\nbefore=$(sort /proc/self/mounts)\n\"$@\" >&2 || true
+        test \"$before\" = \"$(sort /proc/self/mounts)\"\nset -- echo unchanged"
+    );
+    let output = confined(&compare, &["check"]).output().unwrap();
+    let (stdout, stderr) = said(&output);
+    assert_eq!(stdout, "unchanged\n", "{stderr}");
+}
+
+/// Makes the kernel refuse to attach iterators, but load them: with a seccomp filter.
+const NO_LINKS: &str = r"
+import ctypes, os, platform, struct, sys
+number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
+instructions = [
+    (0x20, 0, 0, 0),  # A = the number of the system call
+    (0x15, 0, 3, number),
+    (0x20, 0, 0, 16),  # A = its first argument
+    (0x15, 0, 1, 28),  # BPF_LINK_CREATE
+    (0x06, 0, 0, 0x00050000 | 1),  # SECCOMP_RET_ERRNO: EPERM
+    (0x06, 0, 0, 0x7fff0000),  # SECCOMP_RET_ALLOW
+]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *it) for it in instructions))
+program = ctypes.create_string_buffer(
+    struct.pack('HxxxxxxP', len(instructions), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, program, 0, 0) == 0, os.strerror(ctypes.get_errno())
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+/// An iterator that can be loaded and not attached is not shown as attached.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn iterators_that_cannot_be_attached() {
+    let check = || {
+        let mut command = Command::new("python3");
+        command.args(["-c", NO_LINKS]);
+        command.arg(observer_test_support::observer());
+        let output = command.args(["check", "--json"]).output().unwrap();
+        let (stdout, stderr) = said(&output);
+        let report: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
+        report["verdicts"].as_array().expect("a list").clone()
+    };
+    let iterators: Vec<_> = check()
+        .into_iter()
+        .filter(|verdict| verdict["attach_type"] == "iter")
+        .collect();
+    assert!(iterators.len() > 1, "{iterators:?}");
+    for verdict in &iterators {
+        assert_ne!(verdict["status"], "attached", "{verdict}");
+    }
+    let refused = iterators.iter().filter(|it| it["status"] == "refused");
+    assert!(refused.count() > 0, "{iterators:?}");
 }

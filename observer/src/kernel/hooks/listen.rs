@@ -19,6 +19,7 @@ const SYN_RECV_SOCK_ARGS: &[&str] = &[SOCK, SKB];
 /// The iterator over listening sockets.
 pub const ITER: ProgramSpec = iter_map_elem(
     "listeners_iter",
+    "LISTENERS",
     &["OFF_SK_DROPS", "OFF_SK_BACKLOG", "OFF_SK_MAX_BACKLOG"],
 );
 

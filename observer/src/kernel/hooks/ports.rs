@@ -92,6 +92,7 @@ pub const SEARCH_CHAINS: &[FallbackChain] = &[CONNECT_SEARCH, BIND_SEARCH];
 /// The iterator over connections.
 pub const CONNECTIONS_ITER: ProgramSpec = iter_map_elem(
     "connections_iter",
+    "CONNECTIONS",
     &[
         "OFF_ICSK_BIND_HASH",
         "OFF_TB_FASTREUSE",
@@ -99,10 +100,11 @@ pub const CONNECTIONS_ITER: ProgramSpec = iter_map_elem(
     ],
 );
 /// The iterator over sockets in TIME_WAIT.
-pub const TIME_WAITS_ITER: ProgramSpec = iter_map_elem("time_waits_iter", &[]);
+pub const TIME_WAITS_ITER: ProgramSpec = iter_map_elem("time_waits_iter", "TIME_WAITS", &[]);
 /// The iterator over network namespaces.
 pub const NAMESPACES_ITER: ProgramSpec = iter_map_elem(
     "namespaces_iter",
+    "NAMESPACES",
     &[
         "OFF_SKC_NET",
         "OFF_NET_INUM",

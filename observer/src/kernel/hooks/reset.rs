@@ -41,6 +41,7 @@ const SENT: FallbackChain = chain(
 /// The iterator over the sources of those segments.
 pub const SOURCES_ITER: ProgramSpec = iter_map_elem(
     "sources_iter",
+    "SOURCES",
     &["OFF_SKB_HEAD", "OFF_SKB_NETWORK", "OFF_SKB_TRANSPORT"],
 );
 

@@ -55,8 +55,10 @@ pub enum Attach {
     },
     /// A BPF iterator over open files.
     IterTaskFile,
-    /// A BPF iterator over the elements of a map. Attached to the map when it is read.
+    /// A BPF iterator over the elements of a map.
     IterMapElem {
+        /// Name of the map.
+        map: &'static str,
         /// Fields, by their globals, without which it would write zeros.
         needs: &'static [&'static str],
     },
@@ -342,8 +344,12 @@ pub const fn iter_task_file(name: &'static str) -> ProgramSpec {
 }
 
 /// An iterator over the elements of a map.
-pub const fn iter_map_elem(name: &'static str, needs: &'static [&'static str]) -> ProgramSpec {
-    program(name, "bpf_map_elem", Attach::IterMapElem { needs })
+pub const fn iter_map_elem(
+    name: &'static str,
+    map: &'static str,
+    needs: &'static [&'static str],
+) -> ProgramSpec {
+    program(name, "bpf_map_elem", Attach::IterMapElem { map, needs })
 }
 
 /// A variant that counts the signals `counts`.

@@ -9,9 +9,12 @@ use aya::{
 use tracing::{debug, warn};
 
 use super::plan::Plan;
-use crate::kernel::hooks::{
-    spec::{Attach, AttachType, ProgramSpec},
-    table,
+use crate::kernel::{
+    hooks::{
+        spec::{Attach, AttachType, ProgramSpec},
+        table,
+    },
+    iter::MapIter,
 };
 
 /// Loads the programs of `plan` that `wanted` selects and that are not loaded. Removes refused
@@ -123,8 +126,15 @@ fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
                 .attach(function, 0)
                 .map(drop),
         },
-        // Attached each time it is read; loading it was the test.
-        Attach::IterTaskFile | Attach::IterMapElem { .. } | Attach::Shared { .. } => Ok(()),
+        // Whoever reads an iterator attaches it, too late for another variant. So this finds out
+        // whether the kernel refuses it.
+        Attach::IterTaskFile => {
+            let iter = <&mut Iter>::try_from(handle)?;
+            let link = iter.attach()?;
+            iter.detach(link)
+        }
+        Attach::IterMapElem { .. } => MapIter::of(ebpf, program).map(drop),
+        Attach::Shared { .. } => Ok(()),
     }
 }
 

@@ -53,7 +53,7 @@ pub fn obstacle(facts: &Facts, program: &ProgramSpec) -> Option<(Status, String)
             Err(obstacle) => return Some(obstacle),
         },
         Attach::SyscallExit { event } => return format(facts, "syscalls", event).err(),
-        Attach::IterMapElem { needs } => facts.fields.lacks(needs),
+        Attach::IterMapElem { needs, .. } => facts.fields.lacks(needs),
         Attach::IterTaskFile | Attach::Shared { .. } => None,
     };
     Some((Status::Unsupported, detail?))

@@ -8,8 +8,8 @@ use aya::{
 };
 use observer_common::{Listener, ListenerKey, ListenerSample};
 
-use super::{iter::MapIter, lossy, take_hash};
-use crate::kernel::hooks::listen::ITER;
+use super::{lossy, take_hash};
+use crate::kernel::{hooks::listen::ITER, iter::MapIter};
 
 const MAP: &str = "LISTENERS";
 
@@ -28,7 +28,7 @@ impl Listeners {
     /// When the object has no such map or program, or the iterator cannot be attached.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            iter: MapIter::attach(ebpf, ITER.name, MAP)?,
+            iter: MapIter::of(ebpf, &ITER)?,
             map: take_hash(ebpf, MAP)?,
             count: 0,
         })

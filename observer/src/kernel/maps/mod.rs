@@ -1,7 +1,6 @@
 //! The maps of the attached programs, as the daemon reads and writes them.
 
 pub mod array;
-pub mod iter;
 pub mod listeners;
 mod lossy;
 pub mod open_files;

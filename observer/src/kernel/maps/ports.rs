@@ -4,10 +4,10 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use observer_common::{PortSpace, SocketSeen};
 
-use super::iter::MapIter;
 use crate::kernel::{
     clock::monotonic_ns,
     hooks::ports::{CONNECTIONS_ITER, NAMESPACES_ITER, TIME_WAITS_ITER},
+    iter::MapIter,
 };
 
 /// Iterators over all sockets with a local port.
@@ -25,9 +25,9 @@ impl Ports {
     /// When the object lacks one of its maps or programs, or one cannot be attached.
     pub fn new(ebpf: &Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            connections: MapIter::attach(ebpf, CONNECTIONS_ITER.name, "CONNECTIONS")?,
-            time_waits: MapIter::attach(ebpf, TIME_WAITS_ITER.name, "TIME_WAITS")?,
-            namespaces: MapIter::attach(ebpf, NAMESPACES_ITER.name, "NAMESPACES")?,
+            connections: MapIter::of(ebpf, &CONNECTIONS_ITER)?,
+            time_waits: MapIter::of(ebpf, &TIME_WAITS_ITER)?,
+            namespaces: MapIter::of(ebpf, &NAMESPACES_ITER)?,
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::{io, time::Duration};
 
+use anyhow::Context as _;
 use aya::Ebpf;
 use observer_common::SourceSample;
 use observer_core::{detect::Source, walk::address};
 
-use super::iter::MapIter;
-use crate::kernel::hooks::reset::SOURCES_ITER;
+use crate::kernel::{hooks::reset::SOURCES_ITER, iter::MapIter};
 
 /// The map of sources.
 pub struct Sources(MapIter);
@@ -19,7 +19,9 @@ impl Sources {
     ///
     /// When the object lacks the map or the program, or it cannot be attached.
     pub fn new(ebpf: &Ebpf) -> anyhow::Result<Self> {
-        MapIter::attach(ebpf, SOURCES_ITER.name, "SOURCES").map(Self)
+        MapIter::of(ebpf, &SOURCES_ITER)
+            .map(Self)
+            .context("cannot attach the iterator over sources")
     }
 
     /// Those that sent a segment within the last minute.

@@ -16,8 +16,11 @@ use aya::{
 use observer_common::{TlsHandshake, TlsKey, TlsSeen};
 use observer_core::sync::lock;
 
-use super::{iter::MapIter, take_hash};
-use crate::kernel::uprobes::{Files, Guard, ITER, Uprobes};
+use super::take_hash;
+use crate::kernel::{
+    iter::MapIter,
+    uprobes::{Files, Guard, ITER, Uprobes},
+};
 
 const MAP: &str = "TLS_HANDSHAKES";
 

@@ -11,11 +11,18 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
 };
 
-use anyhow::Context as _;
-use aya::{Ebpf, maps::Map};
+use aya::{
+    Ebpf,
+    maps::{Map, MapError},
+    programs::ProgramError,
+    sys::SyscallError,
+};
 use observer_common::Pod;
 
-use crate::kernel::bpf::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf};
+use crate::kernel::{
+    bpf::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf},
+    hooks::spec::{Attach, ProgramSpec},
+};
 
 /// `enum bpf_attach_type`.
 const BPF_TRACE_ITER: u32 = 28;
@@ -48,24 +55,38 @@ pub struct MapIter {
 }
 
 impl MapIter {
+    /// Attaches the loaded iterator `program` to its map.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::attach`], or `program` is another kind of program.
+    pub fn of(ebpf: &Ebpf, program: &ProgramSpec) -> Result<Self, ProgramError> {
+        match program.attach {
+            Attach::IterMapElem { map, .. } => Self::attach(ebpf, program.name, map),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
     /// Attaches the loaded iterator `program` to the hash map or array `map`.
     ///
     /// # Errors
     ///
     /// When the object has no such map or program, the program is not loaded, or the kernel
     /// refuses it.
-    pub fn attach(ebpf: &Ebpf, program: &'static str, map: &'static str) -> anyhow::Result<Self> {
+    pub fn attach(ebpf: &Ebpf, program: &str, map: &str) -> Result<Self, ProgramError> {
         let data = match ebpf.map(map) {
             Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data)) => data,
-            _ => anyhow::bail!("the object has no map {map} to walk over"),
+            _ => {
+                let name = map.to_owned();
+                return Err(MapError::InvalidName { name }.into());
+            }
         };
-        let loaded = ebpf
-            .program(program)
-            .with_context(|| format!("the object has no program {program}"))?;
-        let fd = loaded
-            .fd()
-            .with_context(|| format!("{program} is not loaded"))?;
-        Self::new(fd, data.fd()).with_context(|| format!("cannot attach {program}"))
+        let loaded = ebpf.program(program).ok_or(ProgramError::NotLoaded)?;
+        let link = Self::new(loaded.fd()?, data.fd()).map_err(|io_error| SyscallError {
+            call: "bpf_link_create",
+            io_error,
+        })?;
+        Ok(link)
     }
 
     /// Attaches `program`, a loaded `iter/bpf_map_elem` program, to `map`.
