@@ -83,6 +83,29 @@ def reset(sock):
     sock.close()
 
 
+def deafen(sock):
+    """Drops what comes for it, with SO_ATTACH_FILTER."""
+    drop = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+    program = struct.pack('HxxxxxxP', 1, ctypes.addressof(drop))
+    sock.setsockopt(socket.SOL_SOCKET, 26, program)
+
+
+def hear(sock):
+    """Ends `deafen`."""
+    sock.setsockopt(socket.SOL_SOCKET, 27, 0)
+
+
+def closing(family, address, data=b''):
+    """Both sides close at the same time; the second is in CLOSING, with data that was not read."""
+    client, server = pair(family, address)
+    deafen(client)
+    server.shutdown(socket.SHUT_WR)
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+    wait(lambda: state(server) == 11)
+    return client, server
+
+
 def deaf(family, address):
     """A listener whose accept queue is full, so that it drops every SYN, and the two
     connections that fill it. Nothing answers there, on any kernel and without any device."""

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Metrics, Netns};
+use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
 
 /// What observer counted for a process, by result.
 fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
@@ -161,6 +161,52 @@ input()
     assert_eq!(outcomes(&metrics, program.pid()), expected.into());
     metrics.assert_complete();
     program.end();
+}
+
+/// connect(AF_UNSPEC) by another thread while connect() waits: one outcome, that of the call.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn af_unspec_while_connect_waits() {
+    with_each_kind_of_hook("connect", |daemon| {
+        let netns = Netns::new();
+        let before = netns.snmp();
+        let mut program = netns.script(
+            r"
+unspec = struct.pack('H14x', socket.AF_UNSPEC)
+kept, results = [], []
+def connect_to(client, target):
+    results.append(outcome(lambda: client.connect(target)))
+for family, address in FAMILIES:
+    listener, fillers = deaf(family, address)
+    kept += [listener, *fillers]
+    for _ in range(5):
+        client = socket.socket(family)
+        thread = threading.Thread(target=connect_to, args=(client, listener.getsockname()))
+        thread.start()
+        wait(lambda: state(client) == 2)
+        # Some kernels refuse it while another thread waits.
+        if LIBC.connect(client.fileno(), unspec, len(unspec)):
+            client.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        kept.append(client)
+print(*results)
+input()
+",
+            &[],
+        );
+        let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+        for result in program.line().split(' ') {
+            *expected.entry(result.to_owned()).or_default() += 1;
+        }
+        assert_eq!(expected.values().sum::<u64>(), 10, "{expected:?}");
+        let attempts = (netns.snmp()["ActiveOpens"] - before["ActiveOpens"]) as u64;
+        // Those that fill the queues.
+        *expected.entry("ok".to_owned()).or_default() += attempts - 10;
+        let metrics = daemon.scrape();
+        assert_eq!(outcomes(&metrics, program.pid()), expected);
+        metrics.assert_complete();
+        program.end();
+    });
 }
 
 /// Connections of another host or time that a program restores: no SYN is sent.

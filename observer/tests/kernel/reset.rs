@@ -158,6 +158,46 @@ input()
     );
 }
 
+/// The same in LAST_ACK and CLOSING: after shutdown(), before the peer has acknowledged the FIN. The
+/// clients are deaf, so they receive no RST.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn close_with_unread_data_while_the_fin_is_unanswered() {
+    check(
+        r"
+for family, address in FAMILIES:
+    for _ in range(10):
+        client, server = pair(family, address)
+        client.sendall(b'unread')
+        half_close(client)
+        deafen(client)
+        server.shutdown(socket.SHUT_WR)
+        assert state(server) == 9
+        server.close()
+        client.close()
+
+        client, server = closing(family, address, b'unread')
+        server.close()
+        # Otherwise it would send its data again.
+        reset(client)
+
+        # The end-of-file alone is no data.
+        client, server = pair(family, address)
+        half_close(client)
+        deafen(client)
+        server.shutdown(socket.SHUT_WR)
+        assert state(server) == 9
+        server.close()
+        hear(client)
+        client.close()
+print('done')
+input()
+",
+        &[("TCP_ABORT_ON_CLOSE", 40), ("LINGER_ZERO", 20)],
+        &[],
+    );
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn connect_af_unspec_sends_rst() {

@@ -227,22 +227,6 @@ input()
 /// Ends of which only some go through TIME_WAIT, although all leave by FIN_WAIT2 or CLOSING without
 /// an error. Prints how many entries there are if nothing is aborted for late data or TCP_LINGER2.
 const MIXED: &str = r"
-def deafen(sock):
-    '''Drops what comes for it, with SO_ATTACH_FILTER.'''
-    drop = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
-    program = struct.pack('HxxxxxxP', 1, ctypes.addressof(drop))
-    sock.setsockopt(socket.SOL_SOCKET, 26, program)
-def hear(sock):
-    sock.setsockopt(socket.SOL_SOCKET, 27, 0)
-def closing(family, address, data=b''):
-    '''Both sides close at the same time; the first is in CLOSING.'''
-    client, server = pair(family, address)
-    deafen(client)
-    server.shutdown(socket.SHUT_WR)
-    client.sendall(data)
-    client.shutdown(socket.SHUT_WR)
-    wait(lambda: state(server) == 11)
-    return client, server
 kept = []
 expected = 0
 for family, address in FAMILIES:
