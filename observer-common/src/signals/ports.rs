@@ -41,7 +41,7 @@ pub struct SocketSeen {
     pub slot: u32,
     /// Of the slot, at that time.
     pub generation: u32,
-    /// Inode number of the network namespace; 0 without a local port.
+    /// Inode number of the network namespace; 0 if the kernel has none.
     pub netns: u32,
     /// `PORT_` and `SEEN_` flags.
     pub flags: u16,

@@ -54,7 +54,8 @@ const SOCKETS_DRIFT: Metric = Metric {
     unit: "sockets",
     labels: &[],
     help: "Live TCP sockets counted by the observer minus those counted by the kernel in the \
-           network namespaces of all processes (sockstat, TCP inuse). A constant negative value \
+           network namespaces of all processes (sockstat, TCP inuse). Sockets in namespaces without a \
+           process are left out, as of the last walk over connections. A constant negative value \
            comes from sockets without a visible process, such as those of the kernel; a value \
            that keeps moving away from 0 means that sockets are missed.",
     query: "abs(delta(observer_sockets_drift[1h])) > 100",

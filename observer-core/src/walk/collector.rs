@@ -7,8 +7,9 @@ use std::{
 };
 
 use observer_common::{
-    CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS,
-    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SYN_SENT, SocketSeen, coarse_time,
+    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS,
+    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SYN_SENT, SocketSeen, TIME_WAIT,
+    coarse_time,
 };
 
 use super::{
@@ -146,6 +147,8 @@ pub struct Collector {
     waits: WaitCollector,
     /// By owner and state: peers of sockets that have been in it for long.
     state_peers: BTreeMap<((u32, u32), u8), Heaviest<RawPeer>>,
+    /// See [`Walk::sockets`].
+    sockets: BTreeMap<u32, u64>,
     stall_after_ms: u32,
 }
 
@@ -161,6 +164,10 @@ impl Collector {
 
     /// Adds one socket.
     pub fn add(&mut self, socket: &SocketSeen) {
+        // The state is 0 in an empty record.
+        if !matches!(socket.state, 0 | CLOSE | TIME_WAIT) {
+            *self.sockets.entry(socket.netns).or_default() += 1;
+        }
         self.add_to_process(socket);
         self.waits.add(socket, self.stall_after_ms);
         if socket.local_port == 0 || socket.flags & SEEN_PASSIVE != 0 {
@@ -255,6 +262,7 @@ impl Collector {
             interval: history.interval(walked.end),
             processes: self.processes.into_values().collect(),
             state_peers: state_peers(self.state_peers),
+            sockets: self.sockets,
             ..Walk::default()
         };
         let mut remembered = history.begin(walked);

@@ -35,6 +35,8 @@ pub struct Walk {
     pub interval: Duration,
     /// Network namespaces that a local port is in use in, by inode number.
     pub namespaces: BTreeMap<u32, NamespaceUse>,
+    /// Sockets that are neither closed nor in TIME_WAIT, by inode number of the network namespace.
+    pub sockets: BTreeMap<u32, u64>,
 }
 
 /// Local ports for a destination, of all processes.

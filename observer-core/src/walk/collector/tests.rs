@@ -174,7 +174,28 @@ fn the_whole_range_and_no_range_are_fine() {
     };
     let mut found = walk(&[], &[port(1, 2, 3, 0)]);
     found.waits.clear();
+    assert_eq!(found.sockets, [(7, 1)].into());
+    found.sockets.clear();
     assert_eq!(found, nothing);
+}
+
+#[test]
+fn sockets_are_counted_by_namespace() {
+    let passive = SocketSeen {
+        netns: 8,
+        state: CLOSE_WAIT,
+        flags: SEEN_PASSIVE,
+        ..SocketSeen::default()
+    };
+    let closed = SocketSeen {
+        state: CLOSE,
+        ..port(3, 2, 3, PORT_BOUND | PORT_UNCONNECTED)
+    };
+    let empty = SocketSeen::default();
+    let waiting = in_time_wait(port(4, 2, 3, 0), 0, 0);
+    let open = port(1, 2, 3, 0);
+    let found = walk(&[], &[open, passive, closed, empty, waiting, open]);
+    assert_eq!(found.sockets, [(7, 2), (8, 1)].into());
 }
 
 fn in_time_wait(port: SocketSeen, age: u32, idle_ms: u32) -> SocketSeen {

@@ -23,7 +23,7 @@ use crate::{
         fields::{at, has},
         read::{Memory, Probe},
         seq,
-        socket::{SOCK_KEEPOPEN, is_bound, local_address, remote_address},
+        socket::{SOCK_KEEPOPEN, is_bound, local_address, netns, remote_address},
     },
     tcp::{
         ownership,
@@ -55,6 +55,7 @@ fn connections_iter(ctx: *mut c_void) -> i32 {
         socket.slot = ownership::of_entry(conn);
         socket.generation = counters::generation(socket.slot);
         socket.state = state;
+        socket.netns = netns::<Probe>(sk);
         let age = now().saturating_sub(entered_ns);
         socket.age = coarse_time(age.min(LONGEST));
         if matches!(state, CLOSE_WAIT | FIN_WAIT2) && has_descriptor(sk) {

@@ -1,6 +1,9 @@
 //! Compares the observer's socket counts with the kernel's, in every network namespace.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use crate::daemon::{scheduler::Job, shared::Shared};
 use anyhow::Context as _;
@@ -17,7 +20,7 @@ use observer_core::{
 /// The kernel's own counts.
 struct KernelCounts {
     /// Sockets in TIME_WAIT by network namespace (inode number, where it is known).
-    time_wait: Vec<(Option<u64>, u64)>,
+    time_wait: Vec<(Option<u32>, u64)>,
     /// TCP sockets in use in all of them.
     in_use: u64,
 }
@@ -41,11 +44,24 @@ impl KernelCounts {
             let read = SockStat::read(&root, pid).context("cannot read socket statistics")?;
             // `None`: the process has ended, and maybe its namespace.
             if let Some(sockstat) = read {
-                counts.time_wait.push((netns, sockstat.tcp_time_wait));
+                counts
+                    .time_wait
+                    .push((netns.map(|netns| netns as u32), sockstat.tcp_time_wait));
                 counts.in_use += sockstat.tcp_inuse + sockstat.tcp6_inuse.unwrap_or(0);
             }
         }
         Ok(counts)
+    }
+
+    /// Our sockets in other namespaces: those without a process, whose counts cannot be read.
+    fn sockets_elsewhere(&self, sockets: &BTreeMap<u32, u64>) -> u64 {
+        let read: Option<HashSet<u32>> = self.time_wait.iter().map(|(netns, _)| *netns).collect();
+        // Without its number, the sockets of the own namespace cannot be told from others.
+        let Some(read) = read else {
+            return 0;
+        };
+        let elsewhere = sockets.iter().filter(|(netns, _)| !read.contains(netns));
+        elsewhere.map(|(_, count)| count).sum()
     }
 }
 
@@ -93,7 +109,10 @@ impl Reconcile {
                         .sum::<i64>();
                 }
             });
-        self.drift.show_sockets(ours - counts.in_use as i64);
+        // The counters in slots are not by namespace, but the walk over connections is.
+        let elsewhere = counts.sockets_elsewhere(&self.shared.walk.borrow().sockets);
+        self.drift
+            .show_sockets(ours - elsewhere as i64 - counts.in_use as i64);
     }
 
     fn compare_time_wait(&mut self, counts: &KernelCounts) {
@@ -103,8 +122,7 @@ impl Reconcile {
             .time_wait
             .iter()
             .filter_map(|&(netns, kernel)| {
-                // The kernel's inode numbers of namespaces have 32 bits.
-                let netns = netns? as u32;
+                let netns = netns?;
                 let ours = ours.get(&netns).map_or(0, TimeWaitCount::live);
                 Some((netns, ours as i64 - kernel as i64))
             })
