@@ -198,7 +198,9 @@ fn idle_processes_of_the_largest_unit_are_retired_when_slots_run_low() {
     // One has a socket, and one had some meanwhile.
     bench.kernel.change(many[0], |slot| slot.sockets = 1);
     bench.ticks(5);
-    bench.kernel.change(many[3], |slot| slot.state.transitions[1][2] += 1);
+    bench
+        .kernel
+        .change(many[3], |slot| slot.state.transitions[1][2] += 1);
     bench.ticks(5);
     assert!(bench.kernel.retired.lock().unwrap().is_empty());
     bench.ticks(1);
