@@ -1,7 +1,7 @@
 //! The interface to the attached programs and their maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -275,6 +275,12 @@ impl Attached {
         self.ports
             .as_ref()
             .map_or(Ok(()), Ports::find_ended_time_waits)
+    }
+
+    /// Makes room in the map of network namespaces, if it runs low: forgets those without sockets in
+    /// TIME_WAIT that are not in `living`, inode numbers.
+    pub fn forget_netns(&self, living: &HashSet<u32>) {
+        self.time_waits.forget_netns(living);
     }
 
     /// Processes that had UDP sockets open at the last walk over open files.

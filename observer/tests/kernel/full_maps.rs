@@ -82,6 +82,24 @@ print('gone')
 input()
 "#;
 
+/// Leaves a socket in TIME_WAIT in each of the given number of new network namespaces, after each line
+/// on stdin. All but the last one have no process then.
+const NAMESPACES: &str = r#"
+import ctypes, os, socket, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for line in sys.stdin:
+    for _ in range(int(sys.argv[1])):
+        assert libc.unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())
+        subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            server, _ = listener.accept()
+            client.close()
+            assert server.recv(1) == b''
+            server.close()
+    print('left')
+"#;
+
 const LIVE: &str = "socket_connections";
 
 #[test]
@@ -788,4 +806,31 @@ fn one_process_cannot_fill_the_map_of_handshakes() {
     expect(&daemon, &comm, "openssl", "server", [1, 0]);
     program.end();
     other.end();
+}
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn network_namespaces_that_are_gone_make_room_for_others() {
+    needs_programs!("ip");
+    const ROUND: u32 = 16;
+    let map = [("map", "netns")];
+    let others = Daemon::shared().scrape();
+    let others =
+        ["connections", "netns"].map(|it| others.sum("observer_map_entries", &[("map", it)]));
+    // Of which half is enough for those of others and one round.
+    let room = 4.0 * f64::from(ROUND) + 2.0 * others.iter().sum::<f64>();
+    let daemon = Daemon::start(&["--max-connections", &room.to_string()]);
+    let capacity = daemon.scrape().sum("observer_map_capacity", &map);
+    assert_eq!(capacity, room);
+    let mut program = Program::python(NAMESPACES, &[&ROUND.to_string()]);
+    for _ in 0..2 * (room as u32).div_ceil(ROUND) {
+        program.go();
+        program.expect("left");
+        daemon.until("room", |metrics| {
+            metrics.sum("observer_map_entries", &map) <= room / 2.0
+        });
+    }
+    let metrics = daemon.scrape();
+    assert_eq!(metrics.sum("observer_map_full_total", &map), 0.0);
+    metrics.assert_complete();
 }

@@ -87,11 +87,13 @@ fn insert(timewait: u64, slot: u32, netns: u32, hash: u32) {
             generation = (*counters).generation;
         }
     }
+    let of_netns = count_of_netns(netns);
     let entry = TimeWait {
         slot,
         generation,
         count,
-        netns,
+        // An end is counted only where the start was: the map may have room by then.
+        netns: if of_netns.is_some() { netns } else { 0 },
         entered: coarse_time(now()),
         hash,
     };
@@ -106,7 +108,7 @@ fn insert(timewait: u64, slot: u32, netns: u32, hash: u32) {
     }
     // SAFETY: as above.
     add(unsafe { &raw mut (*count).entered }, 1);
-    if let Some(count) = count_of_netns(netns) {
+    if let Some(count) = of_netns {
         // SAFETY: as above.
         add(unsafe { &raw mut (*count).entered }, 1);
     }

@@ -19,6 +19,8 @@ use observer_core::{
 
 /// The kernel's own counts.
 struct KernelCounts {
+    /// The network namespaces that a process is in, by inode number; the kernel's have 32 bits.
+    living: HashSet<u32>,
     /// Sockets in TIME_WAIT by network namespace (inode number, where it is known).
     time_wait: Vec<(Option<u32>, u64)>,
     /// TCP sockets in use in all of them.
@@ -37,6 +39,7 @@ impl KernelCounts {
             .map(|namespace| (Some(namespace.inode), namespace.pid));
         let own = (namespaces.own, std::process::id());
         let mut counts = Self {
+            living: namespaces.found.iter().map(|it| it.inode as u32).collect(),
             time_wait: Vec::new(),
             in_use: 0,
         };
@@ -87,6 +90,7 @@ impl Job for Reconcile {
         let counts = counts.inspect_err(|_| self.drift.withdraw())?;
         self.compare_sockets(&counts);
         self.compare_time_wait(&counts);
+        self.shared.live.forget_netns(&counts.living);
         Ok(())
     }
 }

@@ -17,8 +17,9 @@ const ALLOC_ARGS: &[&str] = &[SOCK, DEATH_ROW, "int"];
 /// Numbers of sockets in TIME_WAIT, for each slot. A process that leaves sockets in TIME_WAIT keeps
 /// its own for a minute after its end, so there must be more than slots.
 const COUNTS_PER_SLOT: u32 = 16;
-/// Network namespaces whose sockets in TIME_WAIT are counted.
-const NETNS: u32 = 4096;
+/// Network namespaces whose sockets in TIME_WAIT are counted, and whose ports are read. Each has a
+/// connection.
+const MAX_NETNS: u32 = 4096;
 
 const END: &str = "time_wait_end_fentry";
 const BEGIN: &str = "time_wait_begin_fexit";
@@ -83,10 +84,12 @@ fn globals(selection: &Selection<'_>) -> Vec<Global> {
 fn map_sizes(selection: &Selection<'_>) -> Vec<MapSize> {
     let options = selection.options;
     let counts = options.slots.saturating_mul(COUNTS_PER_SLOT).min(1 << 20);
+    let netns = options.max_connections.min(MAX_NETNS);
     vec![
         ("TIME_WAITS", options.max_connections),
         ("TIME_WAIT_COUNTS", counts),
         ("FREE_TIME_WAIT_COUNTS", counts),
-        ("NETNS_TIME_WAITS", NETNS),
+        ("NETNS_TIME_WAITS", netns),
+        ("NAMESPACES", netns),
     ]
 }

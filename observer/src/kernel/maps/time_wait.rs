@@ -1,8 +1,11 @@
 //! Numbers of sockets in TIME_WAIT.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::{
@@ -15,6 +18,7 @@ use observer_core::sync::lock;
 use super::{array::MmapArray, lossy, take, take_array, take_queue};
 
 const FREE: &str = "FREE_TIME_WAIT_COUNTS";
+const NETNS: &str = "NETNS_TIME_WAITS";
 
 /// The counts by process and by network namespace.
 pub struct TimeWaits {
@@ -33,7 +37,7 @@ impl TimeWaits {
     ///
     /// When one is missing or cannot be mapped.
     pub fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let netns = take(ebpf, "NETNS_TIME_WAITS")?;
+        let netns = take(ebpf, NETNS)?;
         let max_netns = match &netns {
             Map::HashMap(data) => u64::from(data.info()?.max_entries()),
             _ => 0,
@@ -85,6 +89,27 @@ impl TimeWaits {
     /// Maximum number of network namespaces that are counted separately.
     pub fn max_netns(&self) -> u64 {
         self.max_netns
+    }
+
+    /// Makes room for new network namespaces when half of the maximum are counted: forgets those that
+    /// have no socket in TIME_WAIT and are not in `living`.
+    pub fn forget_netns(&self, living: &HashSet<u32>) {
+        let known = self.by_netns();
+        if 2 * known.len() as u64 <= self.max_netns {
+            return;
+        }
+        let mut map = lock(&self.netns);
+        for (netns, count) in known {
+            // A socket that enters TIME_WAIT at this moment is not counted for its namespace, which
+            // is compared with the kernel only if a process enters it.
+            if count.live() == 0 && !living.contains(&netns) {
+                lossy::note(
+                    lossy::removed(map.remove(&netns)),
+                    NETNS,
+                    "a network namespace that is gone stays in the map",
+                );
+            }
+        }
     }
 
     /// The counts of each network namespace, by inode number.
