@@ -156,10 +156,7 @@ impl Kernel {
     /// Loads the programs on functions of user space.
     fn uprobes(&self, options: &LoadOptions, ebpf: &mut Ebpf) -> Result<Uprobes, Unavailable> {
         match uprobes::obstacle(&self.facts, options) {
-            None => {
-                let attach_type = uprobes::attach_type(&self.facts, options);
-                Uprobes::load(object::OBJECT, ebpf, &self.btf, attach_type)
-            }
+            None => Uprobes::load(object::OBJECT, ebpf, &self.btf, &self.facts, options),
             Some((status, why)) => Err(Unavailable {
                 status,
                 why: why.to_owned(),

@@ -43,7 +43,7 @@ pub enum Way {
 }
 
 /// The kernel's numbers for perf events on user space.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PerfUprobe {
     /// `perf_event_attr.type`.
     kind: u32,

@@ -93,16 +93,19 @@ impl Uprobes {
         object: &[u8],
         ebpf: &mut Ebpf,
         btf: &Btf,
-        attach_type: AttachType,
+        facts: &Facts,
+        options: &LoadOptions,
     ) -> Result<Self, Unavailable> {
         let refused = |why: String| Unavailable {
             status: Status::Refused,
             why,
         };
         let way =
-            Way::find(attach_type == AttachType::UprobeMulti).map_err(|error| Unavailable {
-                status: Status::Unsupported,
-                why: format!("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): {error}"),
+            Way::find(attach_type(facts, options) == AttachType::UprobeMulti).map_err(|error| {
+                Unavailable {
+                    status: Status::Unsupported,
+                    why: format!("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): {error}"),
+                }
             })?;
         let names = PROGRAMS.map(|(name, ..)| name);
         let [enter, leave, free, reset, go_enter, go_leave, quic] =
@@ -119,17 +122,12 @@ impl Uprobes {
             quic,
         };
         selftest::survives(uprobes.leave.as_fd(), way).map_err(|error| {
-            let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            let (status, why) = match way {
-                // The unit never has that capability, so this is the kernel's lack.
-                Way::Perf(_) if denied => (
-                    Status::Unsupported,
-                    "without uprobe_multi links (6.6 and later) it takes CAP_SYS_ADMIN".to_owned(),
-                ),
-                _ if denied => (Status::Refused, error.to_string()),
-                _ => (Status::Broken, error.to_string()),
-            };
-            Unavailable { status, why }
+            let forbidden = options.hooks.forbid(AttachType::UprobeMulti);
+            failure(
+                &error,
+                way,
+                forbidden.filter(|_| facts.helpers.uprobe_multi),
+            )
         })?;
         Ok(uprobes)
     }
@@ -246,6 +244,24 @@ impl Uprobes {
     }
 }
 
+/// What a failed self-test means. `forbidden` is the setting that forbids the uprobe_multi links that the kernel has.
+fn failure(error: &io::Error, way: Way, forbidden: Option<&str>) -> Unavailable {
+    let (status, why) = match (error.kind(), way) {
+        (io::ErrorKind::PermissionDenied, Way::Perf(_)) => match forbidden {
+            Some(why) => (Status::Disabled, why.to_owned()),
+            // The unit never has that capability, so this is the kernel's lack.
+            None => (
+                Status::Unsupported,
+                "without uprobe_multi links (6.6 and later) it takes CAP_SYS_ADMIN".to_owned(),
+            ),
+        },
+        (io::ErrorKind::PermissionDenied, Way::Multi) => (Status::Refused, error.to_string()),
+        (io::ErrorKind::Unsupported, _) => (Status::Unsupported, error.to_string()),
+        _ => (Status::Broken, error.to_string()),
+    };
+    Unavailable { status, why }
+}
+
 fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<()> {
     let program = ebpf
         .program_mut(ITER)
@@ -289,4 +305,59 @@ pub fn verdicts(attach_type: AttachType, result: Result<(), &Unavailable>) -> Ve
         required: false,
     });
     programs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_core::contract::Hooks;
+
+    use super::{
+        link::{PerfUprobe, Way},
+        *,
+    };
+
+    #[test]
+    fn a_failed_self_test_is_told_by_its_cause() {
+        let perf = Way::Perf(PerfUprobe::default());
+        let disabled = Hooks::Kprobe.forbid(AttachType::UprobeMulti);
+        assert!(disabled.is_some());
+        for (error, way, forbidden, status) in [
+            (
+                io::ErrorKind::PermissionDenied,
+                perf,
+                None,
+                Status::Unsupported,
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                perf,
+                disabled,
+                Status::Disabled,
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                Way::Multi,
+                None,
+                Status::Refused,
+            ),
+            (
+                io::ErrorKind::Unsupported,
+                perf,
+                disabled,
+                Status::Unsupported,
+            ),
+            (
+                io::ErrorKind::Unsupported,
+                Way::Multi,
+                None,
+                Status::Unsupported,
+            ),
+            (io::ErrorKind::Other, perf, disabled, Status::Broken),
+            (io::ErrorKind::Other, Way::Multi, None, Status::Broken),
+        ] {
+            let found = failure(&error.into(), way, forbidden);
+            assert_eq!(found.status, status, "{error} {way:?} {forbidden:?}");
+            assert!(!found.why.is_empty());
+        }
+    }
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use nix::{
-    sys::wait::{WaitStatus, waitpid},
+    sys::{
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
     unistd::{ForkResult, fork},
 };
 
@@ -25,7 +28,8 @@ const NO_SECCOMP: i32 = 1;
 ///
 /// # Errors
 ///
-/// When the link or the child cannot be made, or the child was killed.
+/// When the link or the child cannot be made, or the child was killed: [`io::ErrorKind::Unsupported`] if its filter
+/// killed it, because no setting and no permission mends such a kernel.
 pub fn survives(leave: BorrowedFd<'_>, way: Way) -> io::Result<()> {
     let offset = file_offset(probed as *const () as u64)?;
     let point = Point { offset, cookie: 0 };
@@ -47,9 +51,13 @@ pub fn survives(leave: BorrowedFd<'_>, way: Way) -> io::Result<()> {
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
             WaitStatus::Exited(_, _) => Ok(()),
-            _ => Err(Error::other(
+            WaitStatus::Signaled(_, Signal::SIGSYS, _) => Err(Error::new(
+                io::ErrorKind::Unsupported,
                 "this kernel lets seccomp filters kill a process when a probed function returns",
             )),
+            end => Err(Error::other(format!(
+                "a process did not survive a probe: {end:?}"
+            ))),
         },
     }
 }
