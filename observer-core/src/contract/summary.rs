@@ -14,7 +14,8 @@ pub struct Summary<'a> {
     /// Whether the counts are inferred, according to the remarks of their hooks.
     pub inferred: bool,
     /// The most preferred program that is not attached; of a signal that is not observed, the least
-    /// preferred one, which would be enough, of those that this kernel supports, if any.
+    /// preferred one, which would be enough, of those that failed (refused or broken), else of those
+    /// that a setting disables, else of those that this kernel does not support.
     pub unavailable: Option<&'a Verdict>,
 }
 
@@ -79,10 +80,14 @@ pub fn summaries(verdicts: &[Verdict]) -> Vec<Summary<'_>> {
             .iter()
             .rev()
             .filter(|it| it.signal == summary.signal);
-        let mut obstacles = of_signal.filter(|it| it.status.is_obstacle()).peekable();
-        let least = obstacles.peek().copied();
-        let supported = obstacles.find(|it| it.status != Status::Unsupported);
-        summary.unavailable = supported.or(least);
+        let obstacles = of_signal.filter(|it| it.status.is_obstacle());
+        // A disabled fallback does not hide that a hook has failed, which somebody can mend. The first of equals is
+        // taken.
+        summary.unavailable = obstacles.min_by_key(|it| match it.status {
+            Status::Disabled => 1,
+            Status::Unsupported => 2,
+            _ => 0,
+        });
     }
     summaries
 }
@@ -116,9 +121,13 @@ mod tests {
             verdict("accept", "g", Status::Unsupported, "no such event"),
             verdict("tls", "h", Status::Unsupported, "no such link"),
             verdict("tls", "i", Status::Unsupported, "no cookies"),
+            verdict("bind", "j", Status::Refused, "not permitted"),
+            verdict("bind", "k", Status::Disabled, "by a setting"),
+            verdict("fd", "l", Status::Disabled, "by a setting"),
+            verdict("fd", "m", Status::Unsupported, "no such event"),
         ];
-        let [time_wait, ports, accept, tls] = &summaries(&verdicts)[..] else {
-            panic!("four signals");
+        let [time_wait, ports, accept, tls, bind, fd] = &summaries(&verdicts)[..] else {
+            panic!("six signals");
         };
         assert_eq!(time_wait.hooks, [(AttachType::TpBtf, "c")]);
         assert_eq!(time_wait.remarks, ["inferred from c"]);
@@ -129,5 +138,7 @@ mod tests {
         assert!(accept.hooks.is_empty());
         assert_eq!(accept.unavailable, Some(&verdicts[5]));
         assert_eq!(tls.unavailable, Some(&verdicts[9]));
+        assert_eq!(bind.unavailable, Some(&verdicts[10]));
+        assert_eq!(fd.unavailable, Some(&verdicts[12]));
     }
 }

@@ -216,7 +216,7 @@ metrics! {
         "absent(observer_signal_info{signal=\"state\"})";
     SignalMissing: "observer_signal_missing", Gauge, Observer, "1", ["signal", "reason"],
         "",
-        "Always 1 for a signal without an attached hook; the reason is disabled (by a setting), unsupported (by the running kernel), refused (permissions, tracefs or the verifier) or broken (the self-test failed).",
+        "Always 1 for a signal without an attached hook; the reason is disabled (by a setting), unsupported (by the running kernel), refused (permissions, tracefs or the verifier) or broken (it failed the self-test, and no fallback is left).",
         "observer_signal_missing{reason=~\"refused|broken\"}";
     MapEntries: "observer_map_entries", Gauge, Observer, "entries", ["map"],
         "",

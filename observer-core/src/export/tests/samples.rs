@@ -390,7 +390,8 @@ fn what_is_not_observed_is_not_shown() {
     assert!(text.contains("direction=\"received\""));
 }
 
-/// Fallbacks count for nothing, and an obstacle that can be removed for more than one that cannot.
+/// What depends on another program counts for nothing. A hook that failed counts for more than one that a setting
+/// disables, and that for more than one that the kernel does not have.
 #[test]
 fn a_signal_without_a_hook_is_missing_for_a_reason() {
     let mut kernel = kernel();
@@ -410,6 +411,8 @@ fn a_signal_without_a_hook_is_missing_for_a_reason() {
         of("accept", Status::Unsupported),
         of("fd", Status::Refused),
         of("fd", Status::Disabled),
+        of("bind", Status::Disabled),
+        of("bind", Status::Unsupported),
         of("tls", Status::Unsupported),
         of("quic", Status::Broken),
     ];
@@ -419,7 +422,8 @@ fn a_signal_without_a_hook_is_missing_for_a_reason() {
         .filter(|it| it.0 == "observer_signal_missing");
     let expected = [
         ("accept", "refused"),
-        ("fd", "disabled"),
+        ("fd", "refused"),
+        ("bind", "disabled"),
         ("tls", "unsupported"),
         ("quic", "broken"),
     ];
