@@ -84,7 +84,7 @@ fn each_panel_can_be_understood() {
     }
 }
 
-/// Links go to dashboards and runbooks that exist.
+/// Links go to dashboards and runbooks that exist. Those to dashboards keep the data source and the place of the runbooks.
 #[test]
 fn links_lead_somewhere() {
     let dashboards = dashboards();
@@ -110,6 +110,9 @@ fn links_lead_somewhere() {
             } else {
                 let uid = url.strip_prefix("/d/").and_then(|it| it.split('?').next());
                 assert!(uids.contains(uid.expect(url)), "{name}: {url}");
+                for kept in ["&${datasource:queryparam}", "&${runbooks:queryparam}"] {
+                    assert!(url.contains(kept), "{name}: {url} loses {kept}");
+                }
             }
         });
         assert!(links > 5, "{name}");
