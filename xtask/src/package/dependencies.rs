@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -33,6 +34,12 @@ struct Package {
 }
 
 impl Package {
+    /// The expression of its licences. Some manifests still separate them by a slash.
+    fn license(&self) -> Option<String> {
+        let parts = self.license.as_deref()?.split('/').map(str::trim);
+        Some(Vec::from_iter(parts).join(" OR "))
+    }
+
     /// The texts of its licences and notices: those in its directory, or the standard text.
     fn texts(&self) -> Result<Vec<String>> {
         let directory = self.manifest_path.parent().unwrap_or(Path::new("."));
@@ -40,7 +47,7 @@ impl Package {
         if !texts.is_empty() {
             return Ok(texts);
         }
-        let license = self.license.as_deref().unwrap_or_default();
+        let license = self.license().unwrap_or_default();
         let text = self.standard_text(directory).with_context(|| {
             format!(
                 "{} {} ({license}) has no text of its licence",
@@ -52,7 +59,7 @@ impl Package {
 
     /// The text of MIT, the only licence offered by packages without a text, with their copyright notice.
     fn standard_text(&self, directory: &Path) -> Option<String> {
-        let license = self.license.as_deref()?;
+        let license = self.license()?;
         // With `AND`, one text would not be enough.
         let offers_mit = !license.contains("AND") && license.split(" OR ").any(|it| it == "MIT");
         let terms = MIT.find("Permission is hereby granted")?;
@@ -136,7 +143,8 @@ impl Dependencies {
         let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for package in &self.0 {
             let Package { name, version, .. } = package;
-            let license = package.license.as_deref().unwrap_or("see below");
+            let license = package.license();
+            let license = license.as_deref().unwrap_or("see below");
             writeln!(list, "{name} {version}: {license}")?;
             for text in package.texts()? {
                 texts
@@ -145,8 +153,18 @@ impl Dependencies {
                     .push(format!("{name} {version}"));
             }
         }
-        list += "the Rust standard library: MIT OR Apache-2.0\n\
-                 the GNU C library: LGPL-2.1-or-later\n";
+        list += "the Rust standard library: MIT OR Apache-2.0";
+        match of_standard_library(&sysroot()?)? {
+            Some(text) => {
+                let user = "the Rust standard library".to_owned();
+                texts.entry(text).or_default().push(user);
+            }
+            None => {
+                list += " (the toolchain that built the binary has no file with its copyright notices; \
+                         they are in https://github.com/rust-lang/rust)";
+            }
+        }
+        list += "\nthe GNU C library: LGPL-2.1-or-later\n";
         for (text, users) in texts {
             let rule = "-".repeat(80);
             write!(
@@ -168,9 +186,7 @@ impl Dependencies {
             let mut component = json!({
                 "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
             });
-            if let Some(license) = &package.license {
-                // Some manifests still separate licences by a slash.
-                let expression = license.replace('/', " OR ");
+            if let Some(expression) = package.license() {
                 component["licenses"] = json!([{ "expression": expression }]);
             }
             if let Some(hash) = checksums.get(&(name.clone(), version.clone())) {
@@ -197,6 +213,28 @@ impl Dependencies {
             "components": self.0.iter().map(component).chain([c_library]).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Where the toolchain is that builds the binary.
+fn sysroot() -> Result<PathBuf> {
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--print", "sysroot"]).current_dir(host::root());
+    let sysroot = shell::output(&mut rustc).context("`rustc --print sysroot` failed")?;
+    Ok(sysroot.trim().into())
+}
+
+/// The copyright notices of the standard library and of what it contains, in a toolchain of the Rust project (in `COPYRIGHT`
+/// of older ones) or of Debian.
+fn of_standard_library(sysroot: &Path) -> Result<Option<String>> {
+    let files = [
+        "rust/COPYRIGHT-library.html",
+        "rust/COPYRIGHT",
+        "libstd-rust-dev/copyright",
+        "libstd-rust-web-dev/copyright",
+    ];
+    let mut files = files.iter().map(|it| sysroot.join("share/doc").join(it));
+    let text = files.find(|it| it.is_file()).map(fs::read_to_string);
+    Ok(text.transpose()?)
 }
 
 /// Licences, copyrights and notices in a package's directory.
@@ -256,6 +294,7 @@ mod tests {
         let texts = package("MIT OR Apache-2.0", &["A", "B"]).texts().unwrap();
         assert!(texts[0].starts_with("Copyright (c) A, B\n\nPermission is hereby granted"));
         assert!(!texts[0].contains("observer"), "{texts:?}");
+        assert!(package("MIT/Apache-2.0", &["A"]).texts().is_ok());
         for license in ["ISC", "MIT AND ISC", "Apache-2.0"] {
             let error = package(license, &["A"]).texts().unwrap_err().to_string();
             assert!(error.contains(license) && error.contains("x 1"), "{error}");
@@ -268,6 +307,20 @@ mod tests {
         fs::write(directory.join("LICENCE"), "own").unwrap();
         assert_eq!(package("ISC", &[]).texts().unwrap(), ["own"]);
         fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn notices_of_the_standard_library_are_those_of_the_toolchain() {
+        let sysroot = std::env::temp_dir().join(format!("observer-sysroot-{}", std::process::id()));
+        assert_eq!(of_standard_library(&sysroot).unwrap(), None);
+        for file in ["libstd-rust-dev/copyright", "rust/COPYRIGHT-library.html"] {
+            let path = sysroot.join("share/doc").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+            let text = of_standard_library(&sysroot).unwrap();
+            assert_eq!(text.as_deref(), Some(file));
+        }
+        fs::remove_dir_all(&sysroot).unwrap();
     }
 
     #[test]
@@ -311,6 +364,10 @@ mod tests {
         assert!(list.contains("\naya-ebpf 0."), "{list}");
         assert!(!list.contains("\nproptest "), "{list}");
         assert!(list.contains("Apache License") && list.contains("Permission is hereby granted"));
+        match of_standard_library(&sysroot().unwrap()).unwrap() {
+            Some(text) => assert!(list.contains(text.trim_end())),
+            None => assert!(list.contains("has no file with its copyright notices")),
+        }
         let texts: Vec<_> = list.split(&"-".repeat(80)).skip(1).collect();
         let users = texts
             .iter()
