@@ -20,6 +20,14 @@ pub struct Summary<'a> {
 }
 
 impl Summary<'_> {
+    /// Why the signal is not observed: the label `reason` of `observer_signal_missing`. `None` if it is, or if no hook for
+    /// it was tried.
+    #[must_use]
+    pub fn missing(&self) -> Option<Status> {
+        let obstacle = self.unavailable.filter(|_| self.hooks.is_empty());
+        obstacle.map(|it| it.status)
+    }
+
     /// The hooks, each type once in a row: `tracepoint sys_exit_accept, sys_exit_accept4`.
     #[must_use]
     pub fn hooks_text(&self) -> String {

@@ -91,11 +91,8 @@ impl Own<'_> {
             self.put(Family::HookAttached, &extra, u64::from(attached));
         }
         for summary in summaries(source.verdicts()) {
-            if let (true, Some(obstacle)) = (summary.hooks.is_empty(), summary.unavailable) {
-                let extra = [
-                    ("signal", summary.signal),
-                    ("reason", obstacle.status.name()),
-                ];
+            if let Some(reason) = summary.missing() {
+                let extra = [("signal", summary.signal), ("reason", reason.name())];
                 self.put(Family::SignalMissing, &extra, 1);
             }
         }

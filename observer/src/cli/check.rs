@@ -196,15 +196,27 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
+        struct Missing {
+            signal: &'static str,
+            reason: &'static str,
+        }
+        #[derive(Serialize)]
         struct Whole<'a> {
             #[serde(flatten)]
             report: &'a Report,
+            /// As `observer_signal_missing`.
+            missing: Vec<Missing>,
             exit_code: u8,
             conclusion: String,
         }
         let (conclusion, text) = self.conclusion();
+        let missing = summaries(&self.verdicts).into_iter().filter_map(|it| {
+            let (signal, reason) = (it.signal, it.missing()?.name());
+            Some(Missing { signal, reason })
+        });
         let whole = Whole {
             report: self,
+            missing: missing.collect(),
             exit_code: conclusion.exit_code(),
             conclusion: text,
         };

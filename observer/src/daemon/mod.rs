@@ -344,9 +344,7 @@ pub(crate) fn load_options(settings: &Settings) -> LoadOptions {
 /// Signals without an attached hook.
 fn not_observed(verdicts: &[Verdict]) -> Vec<&'static str> {
     let summaries = summaries(verdicts);
-    let unserved = summaries
-        .iter()
-        .filter(|it| it.hooks.is_empty() && it.unavailable.is_some());
+    let unserved = summaries.iter().filter(|it| it.missing().is_some());
     unserved.map(|it| it.signal).collect()
 }
 

@@ -208,6 +208,7 @@ fn json_has_everything_by_name() {
             "absent_fields": [{"field": "a.b", "feature": "c"}],
             "private_namespaces": [],
             "notes": [],
+            "missing": [],
             "exit_code": 1,
             "conclusion": "The observer runs here, but not in full: the kernel has no a.b.",
         })
@@ -232,4 +233,6 @@ fn a_verifier_log_stays_on_one_short_line() {
     }
     let value: serde_json::Value = serde_json::from_str(&refused.to_json()).unwrap();
     assert_eq!(value["verdicts"][0]["detail"], log);
+    let missing = serde_json::json!([{"signal": "state", "reason": "refused"}]);
+    assert_eq!(value["missing"], missing);
 }

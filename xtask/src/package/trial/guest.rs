@@ -1,7 +1,7 @@
 //! A guest with systemd as its first process, and the package installed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
@@ -95,7 +95,7 @@ pub fn boot(tree: &Path, newer: (&str, &Path), kernel: &str, dir: &Path) -> Resu
     if !lost.is_empty() {
         failed.push(format!("the unit has not {lost:?}"));
     }
-    let alerted = alerted(unit);
+    let alerted = alerted(unit)?;
     if !alerted.is_empty() {
         failed.push(format!("ObserverHookMissing would fire for {alerted:?}"));
     }
@@ -119,17 +119,12 @@ pub fn boot(tree: &Path, newer: (&str, &Path), kernel: &str, dir: &Path) -> Resu
 }
 
 /// Signals without a hook for which an alert fires where nothing was changed.
-fn alerted(report: &Value) -> BTreeSet<&str> {
-    let of = |statuses: &[&str]| -> BTreeSet<&str> {
-        let verdicts = report["verdicts"].as_array().into_iter().flatten();
-        let of = verdicts.filter(|it| {
-            it["status"]
-                .as_str()
-                .is_some_and(|it| statuses.contains(&it))
-        });
-        of.filter_map(|it| it["signal"].as_str()).collect()
-    };
-    &of(&["refused", "broken"]) - &of(&["attached"])
+fn alerted(report: &Value) -> Result<Vec<&str>> {
+    let missing = report["missing"].as_array();
+    let missing = missing.context("the report does not say what is missing")?;
+    let fires = |it: &&Value| it["reason"] == "refused" || it["reason"] == "broken";
+    let signals = missing.iter().filter(fires);
+    Ok(signals.filter_map(|it| it["signal"].as_str()).collect())
 }
 
 /// Hooks that are attached for root, and not in the unit.
@@ -168,11 +163,15 @@ mod tests {
                 verdict("accept", "c", accept),
                 verdict("tls", "d", tls),
             ];
-            json!({ "verdicts": verdicts })
+            let missing = [("accept", accept), ("tls", tls)].into_iter();
+            let missing = missing.filter(|(_, why)| *why != "attached");
+            let missing = missing.map(|(signal, why)| json!({ "signal": signal, "reason": why }));
+            json!({ "verdicts": verdicts, "missing": Vec::from_iter(missing) })
         };
         let (root, unit) = (of("attached", "attached"), of("refused", "unsupported"));
-        assert_eq!(alerted(&unit), ["accept"].into());
-        assert!(alerted(&root).is_empty());
+        assert_eq!(alerted(&unit).unwrap(), ["accept"]);
+        assert!(alerted(&root).unwrap().is_empty());
+        assert!(alerted(&json!({ "verdicts": [] })).is_err());
         assert_eq!(lost(&root, &unit), ["fexit c (accept)", "fexit d (tls)"]);
     }
 }

@@ -50,11 +50,19 @@ step "its log has priorities and fields" \
 echo "@@ begin hooks"
 systemctl stop observer
 # echo would interpret escapes in strings.
-report() { printf '@@ report %s %s\n' "$1" "$(tr -d '\n' <"$2")"; }
+report() {
+    if [ -s "$2" ]; then
+        printf '@@ report %s %s\n' "$1" "$(tr -d '\n' <"$2")"
+    else
+        failed "no report of $1"
+    fi
+}
 observer check --json >/run/root.json
 report root /run/root.json
 # Runs `check` as the unit, without a capability.
 check_as_unit() {
+    # If the unit does not start, the report before is not taken for its own.
+    rm -f /run/unit.json
     sed -e 's/^Type=.*/Type=oneshot/' -e '/^WatchdogSec/d' -e '/^Restart/d' -e '/^ExecReload/d' \
         -e "/^[A-Za-z]*Capabilit/s/ *$1 */ /" \
         -e 's,^ExecStart=.*,ExecStart=/usr/bin/observer check --json,' \
@@ -123,11 +131,17 @@ systemctl start observer
 step "runs before the upgrade" active
 pid=$(show MainPID)
 echo "@@ begin upgrade"
+# Otherwise dpkg would leave the file alone because the package did not change it.
+dpkg-deb -R /newer.deb /run/newer
+echo "# Of a newer version." >>/run/newer/etc/observer/observer.toml
+dpkg-deb -Znone -b /run/newer /newer.deb
+rm -r /run/newer
 # If dpkg asks, it gets no answer and fails.
-dpkg -i /newer.deb || failed "the upgrade by dpkg"
+dpkg --force-confold -i /newer.deb || failed "the upgrade by dpkg"
 step "the upgrade starts the newer package" \
     'another && ! kill -0 "$pid" && [ "$(dpkg-query -W -f "\${Version}" observer)" = "$(cat /newer.version)" ]'
 step "and keeps the configuration" 'grep -qx "fd-batch = 9" /etc/observer/observer.toml'
+step "and puts its own next to it" 'grep -qx "# Of a newer version." /etc/observer/observer.toml.dpkg-dist'
 echo "@@ begin purge"
 dpkg -P observer || failed "the purge by dpkg"
 step "the purge ends the daemon" '! pgrep -x observer'
