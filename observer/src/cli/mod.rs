@@ -55,12 +55,12 @@ Examples:
   sudo observer check --json | jq '.verdicts[] | select(.status != \"attached\")'";
 
 const DOCTOR_EXAMPLES: &str = "\
-Asks the running daemon, which needs the permission to use its socket and no other privilege. Where none
-answers, it observes the host itself for a while, as root; problems that take minutes to show, such as
-leaks, are then not found.
+Asks the running daemon, which needs the permission to use its socket and no other privilege.
+Where none answers, it observes the host itself for a while, as root; problems that take
+minutes to show, such as leaks, are then not found.
 
-Exit status: 0 when nothing is wrong, 1 for warnings, 2 when something fails now, 3 when the host
-could not be observed (2 also when the command line is wrong).
+Exit status: 0 when nothing is wrong, 1 for warnings, 2 when something fails now, 3 when the
+host could not be observed (2 also when the command line is wrong).
 
 Examples:
   observer doctor
@@ -68,10 +68,10 @@ Examples:
   observer doctor --json | jq -r '.findings[] | [.severity, .summary] | @tsv'";
 
 const TAIL_EXAMPLES: &str = "\
-Attaches its own hooks; a daemon can run at the same time. Drops privileges as `observer run` does,
-whose settings file (--config) applies to hooks, user and capabilities. A record has to match all filters; for
-each filter, one of its values. Standard error shows the number of records lost because the ring
-buffer was full.
+Attaches its own hooks; a daemon can run at the same time. Drops privileges as `observer run`
+does, whose settings file (--config) applies to hooks, user and capabilities. A record has to
+match all filters; for each filter, one of its values. Standard error shows the number of
+records lost because the ring buffer was full.
 
 Examples:
   observer tail --comm 'nginx*' --port 443    connections of nginx on port 443
