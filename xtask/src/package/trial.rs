@@ -173,7 +173,7 @@ fn archive(suite: &str) -> Result<PathBuf> {
     let dir = workdir::target()?.join("package");
     fs::create_dir_all(&dir)?;
     // Another list of packages makes another archive.
-    let archive = dir.join(format!("{suite}-essential-{}.tar", INCLUDED.len()));
+    let archive = dir.join(format!("{suite}-essential,{INCLUDED}.tar"));
     if !archive.exists() {
         let begun = dir.join(format!("{suite}.part.tar"));
         let mut make = Command::new("mmdebstrap");
