@@ -133,13 +133,24 @@ pub fn quic(elf: &Elf<'_>, file: &[u8]) -> Result<Option<Points>, Misfit> {
     Ok(Some(points))
 }
 
+/// Longest line of a module in the build information that is looked at.
+const MAX_LINE: usize = 512;
+
 /// Major and minor number of quic-go, which the linker writes to the build information if the program was built with
-/// modules: `dep`, path, version and hash, with tabs between.
+/// modules: `dep`, path, version and hash, with tabs between. `None` if another module replaces it (a following line `=>`).
 fn version(file: &[u8]) -> Option<(u32, u32)> {
     let module = format!("dep\t{}\tv", PATHS[0]);
     let at = memmem::find(file, module.as_bytes())? + module.len();
     let version = file[at..].iter().take(32).copied();
     let version: Vec<_> = version.take_while(u8::is_ascii_graphic).collect();
+    let rest = &file[at..file.len().min(at + MAX_LINE)];
+    let next = rest
+        .iter()
+        .position(|it| *it == b'\n')
+        .map(|end| &rest[end + 1..]);
+    if next.is_some_and(|next| next.starts_with(b"=>\t")) {
+        return None;
+    }
     let mut numbers = std::str::from_utf8(&version).ok()?.splitn(3, '.');
     let mut number = || numbers.next()?.parse().ok();
     Some((number()?, number()?))

@@ -21,7 +21,8 @@ pub const UNANSWERED_SECONDS: u32 = 60;
 /// Index of nobody's turn in [`Waits::quiet`].
 pub const NOBODY: usize = (WAIT_NOBODY - WAIT_PEER) as usize;
 
-/// Peers kept of each process, those with the most waiting connections.
+/// Peers kept of each process, those with the most waiting connections; and as many that have been awaited the first
+/// byte of for less than `--stall-after`.
 pub(super) const PEERS: usize = 5;
 
 /// Waits of the connections of a process or a name, in ESTABLISHED and CLOSE_WAIT.
@@ -362,14 +363,17 @@ impl WaitCollector {
             },
         );
         let mut peers: Vec<_> = peers.collect();
+        // Those that have waited for a first byte for a short time come last, beside the others.
+        let is_early = |it: &PeerWait| !it.is_judged && it.waits_for == WAIT_PEER_FIRST_BYTE;
         peers.sort_by_key(|it| {
             let most = Reverse((it.is_judged, it.connections, it.longest_ms));
-            (it.owner, most, it.peer)
+            (it.owner, is_early(it), most, it.peer)
         });
         let (mut of, mut kept) = (None, 0);
         peers.retain(|it| {
-            kept = if of == Some(it.owner) { kept + 1 } else { 1 };
-            of = Some(it.owner);
+            let group = Some((it.owner, is_early(it)));
+            kept = if of == group { kept + 1 } else { 1 };
+            of = group;
             kept <= PEERS
         });
         peers.shrink_to_fit();

@@ -121,6 +121,24 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
     assert_eq!(judged, [true, true, true, false, false]);
 }
 
+/// `tls_stall` names them before they count as stalled, whatever else the process waits for.
+#[test]
+fn peers_that_have_sent_nothing_for_a_short_time_are_kept_beside_others() {
+    let at = |waits_for, waited, last| SocketSeen {
+        remote: [0, 0, u32::MAX.to_be() >> 16, last],
+        ..socket(1, waits_for, waited)
+    };
+    let stalled = (0..20).map(|last| at(WAIT_PROGRAM_READ, 90_000, last));
+    let early = at(WAIT_PEER_FIRST_BYTE, 3_000, 99);
+    let too_early = at(WAIT_PEER_FIRST_BYTE, 1_000, 98);
+    let sockets: Vec<_> = stalled.chain([early, too_early]).collect();
+    let (_, peers) = collect(&sockets);
+    let kinds: Vec<_> = peers.iter().map(|it| it.waits_for).collect();
+    let mut expected = vec![WAIT_PROGRAM_READ; PEERS];
+    expected.push(WAIT_PEER_FIRST_BYTE);
+    assert_eq!(kinds, expected);
+}
+
 #[test]
 fn a_process_with_many_peers_is_bounded() {
     let sockets = (0..3_000_u32).map(|address| SocketSeen {

@@ -259,7 +259,7 @@ impl Attached {
         ports.map(|ports| ports.walk(visit)).transpose()
     }
 
-    /// The sysctls of the network namespaces that [`Self::walk_ports`] returned, by inode number.
+    /// The sysctls of the network namespaces that [`Self::walk`] returned, by inode number.
     #[must_use]
     pub fn sysctls(&self, spaces: &[Box<PortSpace>]) -> BTreeMap<u32, sysctls::Values> {
         let values = spaces.iter().map(|it| (it.netns, self.sysctls.values(it)));

@@ -154,6 +154,9 @@ fn cancelled_streams_do_not_matter_with_a_version_without_the_fault() {
     for (event, _) in &mut without {
         event.take_if(|it| [QUIC_CANCEL, QUIC_CANCEL_BY].contains(it));
     }
+    // What is linked is another module.
+    let replaced = modules("v0.50.0\n=>\tgithub.com/me/quic-go\tv0.46.1\th1:d=\n");
+    assert_eq!(found_with(&all, &replaced), Ok(Some(expected(&all))));
     for version in ["v0.48.0\th1:d=\n", "v0.59.1-0.2026\t", "v1.0.0"] {
         let found = found_with(&all, &modules(version));
         assert_eq!(found, Ok(Some(expected(&without))), "{version}");
