@@ -1,5 +1,7 @@
 //! An item of the report: something that is wrong or odd.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -84,7 +86,10 @@ pub(super) fn with_hints(hints: &[&Advice]) -> Item {
         }
         all
     };
-    let facts = hints.iter().map(|it| Fact {
+    // Several causes may have the same hint.
+    let mut known = HashSet::new();
+    let once = hints.iter().filter(|it| known.insert(it.hint.id));
+    let facts = once.map(|it| Fact {
         hint: it.hint.id.to_owned(),
         fact: it.hint.fact.to_owned(),
         kernels: it.hint.kernels.to_owned(),

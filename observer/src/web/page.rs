@@ -1,6 +1,6 @@
 //! The overview page at `/`.
 
-use std::fmt::Write as _;
+use std::{collections::HashSet, fmt::Write as _};
 
 use observer_core::{
     contract::Status,
@@ -110,18 +110,19 @@ fn write_finding(page: &mut String, finding: &Finding) {
         finding.anomaly.name(),
         escape(&finding_summary(finding)),
     );
-    for explanation in &finding.causes {
-        for Advice { hint, unknown } in &explanation.hints {
-            let _ = write!(page, "<li>");
-            for unknown in unknown {
-                let _ = write!(page, "If {}: ", escape(unknown));
-            }
-            let _ = write!(page, "{}", escape(hint.fact));
-            if !hint.fix.is_empty() {
-                let _ = write!(page, " <b>{}</b>", escape(hint.fix));
-            }
-            let _ = writeln!(page, " Check: {}.", escape(hint.check));
+    // Several causes may have the same hint.
+    let mut known = HashSet::new();
+    let hints = finding.causes.iter().flat_map(|it| &it.hints);
+    for Advice { hint, unknown } in hints.filter(|it| known.insert(it.hint.id)) {
+        let _ = write!(page, "<li>");
+        for unknown in unknown {
+            let _ = write!(page, "If {}: ", escape(unknown));
         }
+        let _ = write!(page, "{}", escape(hint.fact));
+        if !hint.fix.is_empty() {
+            let _ = write!(page, " <b>{}</b>", escape(hint.fix));
+        }
+        let _ = writeln!(page, " Check: {}.", escape(hint.check));
     }
     page.push_str("</ul></details>\n");
 }
