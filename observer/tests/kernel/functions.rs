@@ -1,7 +1,7 @@
 //! Hooks on functions and their fallbacks: counts with each. The tests in the list run once for
 //! each kind of hook that this kernel supports.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use observer_test_support::{Daemon, Metrics, Netns, scaled};
 
@@ -430,11 +430,18 @@ fn system_call_tracepoints_can_be_left_out() {
             "{signal}"
         );
     }
-    // What is disabled is not missing, which an alert tells from the reason.
-    let missing: Vec<_> = metrics.select("observer_signal_missing", &[]).collect();
-    assert!(missing.iter().any(|it| it.labels["signal"] == "tls"));
-    for sample in missing {
-        assert_eq!(sample.labels["reason"], "disabled", "{}", metrics.shown());
+    // An alert tells by the reason what is disabled on purpose. Where hooks on functions are refused, that is the reason.
+    let missing: BTreeMap<_, _> = metrics
+        .select("observer_signal_missing", &[])
+        .map(|it| (&*it.labels["signal"], &*it.labels["reason"]))
+        .collect();
+    for signal in ["tls", "quic"] {
+        assert_eq!(missing.get(signal), Some(&"disabled"), "{missing:?}");
+    }
+    for signal in ["accept", "setsockopt", "fd"] {
+        let reason = missing.get(signal);
+        let is_refused = reason.is_some_and(|it| ["refused", "disabled"].contains(it));
+        assert_eq!(is_refused, !metrics.has_signal(signal), "{missing:?}");
     }
     metrics.assert_complete();
 }

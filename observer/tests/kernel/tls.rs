@@ -375,6 +375,10 @@ exec "$@"
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_layer_of_two_containers_counts_once() {
+    let known = fs::read_to_string("/proc/filesystems").expect("procfs is mounted");
+    if !known.contains("overlay") {
+        skip!("this kernel has no overlayfs")
+    }
     let Some(daemon) = observing() else {
         skip!("{NO_LINKS}")
     };

@@ -357,7 +357,12 @@ scenarios! {
             ip link set v1 up
             ip route add 10.9.0.0/24 dev v0
             ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:99 dev v0"
-        => Some(Expected { cause: "refused_by_icmp", hint: "icmp-refused", ..REFUSED });
+        => Some(Expected {
+            cause: "refused_by_icmp",
+            hint: "icmp-refused",
+            peers: &["10.9.0.2:80"],
+            ..REFUSED
+        });
     "blackhol": "SYNs are dropped; the first connect() fails after 31 s";
         ["connects.py", "black-hole"]
         after "ip link add v0 type veth peer name v1
@@ -481,12 +486,16 @@ scenarios! {
         });
     "firstbyt": "5 of 10 connections never get an answer";
         ["stalls.py", "no-tls"]
-        => Some(stall("read_stall", "client", "no_first_byte", "no-answer"));
+        => Some(Expected {
+            peers: &["127.0.0.1:444"],
+            ..stall("read_stall", "client", "no_first_byte", "no-answer")
+        });
     "handshak": "5 of 10 connections hang in a TLS handshake";
         ["stalls.py", "handshakes"]
         needs "tls"
         => Some(Expected {
             within: 15.0,
+            peers: &["127.0.0.1:444"],
             also: &[
                 ("read_stall", "client", "no_first_byte"),
                 ("program_not_reading", "server", "server_does_not_read"),
@@ -523,16 +532,27 @@ scenarios! {
         => Some(early("early_data_unanswered", "quic-unanswered"));
     "stopped": "a server is stopped, and its 10 clients wait";
         ["stalls.py", "hangs"]
-        => Some(stall("program_not_reading", "server", "server_does_not_read", "not-reading"));
+        => Some(Expected {
+            peers: &["client 127.0.0.1 of 80"],
+            ..stall("program_not_reading", "server", "server_does_not_read", "not-reading")
+        });
     "hangs": "the same as the pool of 10 connections sees it";
         ["stalls.py", "hangs"]
-        => Some(Expected { within: 80.0, ..stall("read_stall", "client", "no_answer", "no-answer") });
+        => Some(Expected {
+            within: 80.0,
+            peers: &["127.0.0.1:80"],
+            ..stall("read_stall", "client", "no_answer", "no-answer")
+        });
     "reader": "a server stops reading what 6 connections stream to it";
         ["stalls.py", "reader"]
-        => Some(stall("read_stall", "client", "peer_not_reading", "peer-window"));
+        => Some(Expected {
+            peers: &["127.0.0.1:80"],
+            ..stall("read_stall", "client", "peer_not_reading", "peer-window")
+        });
     "slowcli": "6 clients of a server without deadlines do not read";
         ["stalls.py", "clients"]
         => Some(Expected {
+            peers: &["client 127.0.0.1 of 80"],
             also: &[("program_not_reading", "client", "client_does_not_read")],
             ..stall("read_stall", "server", "peer_not_reading", "peer-window")
         });
