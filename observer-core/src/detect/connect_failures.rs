@@ -232,7 +232,7 @@ fn causes(
 }
 
 /// Failures of a client of which no connect succeeds, by result. Attempts that it cancels itself, and those that end at
-/// this host for want of a route or family, are none.
+/// this host because it has no route or no address of the family, are none.
 #[must_use]
 pub fn failed_connects(counts: &Counts) -> Breakdown {
     if counts.connects[ConnectResult::Ok as usize] > 0 {

@@ -870,7 +870,7 @@ fn what_may_be_raised_is_suspected() {
     assert_eq!(at(40, |second| resetting(None, second)), resets);
 }
 
-/// Beside successes, attempts that fail for want of IPv6 are no failures, and their destinations none.
+/// Beside successes, attempts that fail because the host has no IPv6 do not count as failures, nor their destinations.
 #[test]
 fn destinations_are_those_of_failures() {
     let share = |address: &str, reason, share| PeerShare {

@@ -385,8 +385,8 @@ fn a_layer_of_two_containers_counts_once() {
     let files = Files::new();
     let netns = Netns::new();
     let arguments = [&*files.certificate(), &files.key()];
-    let source = [observer_test_support::PRELUDE, SHARED, TWO].concat();
-    let mut system = netns.script(&[SHARED, TWO].concat(), &arguments);
+    let source = [observer_test_support::PRELUDE, SHARED, AT_EACH_LINE].concat();
+    let mut system = netns.script(&[SHARED, AT_EACH_LINE].concat(), &arguments);
     system.expect("ready");
     let library = mapped(system.pid(), "libssl");
     system.kill();
@@ -430,8 +430,8 @@ fn a_layer_of_two_containers_counts_once() {
     }
 }
 
-/// As many as it is told to.
-const TWO: &str = r"
+/// A handshake for each line on standard input.
+const AT_EACH_LINE: &str = r"
 print('ready')
 while input() is not None:
     assert fetch(trusting)

@@ -126,7 +126,7 @@ fn attach(ebpf: &mut Ebpf, program: &ProgramSpec) -> Result<(), ProgramError> {
                 .attach(function, 0)
                 .map(drop),
         },
-        // Whoever reads an iterator attaches it, too late for another variant. So this finds out
+        // What reads an iterator attaches it, after the variants were chosen. So this finds out
         // whether the kernel refuses it.
         Attach::IterTaskFile => {
             let iter = <&mut Iter>::try_from(handle)?;

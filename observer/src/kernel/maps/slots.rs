@@ -133,13 +133,18 @@ impl Slots {
     pub fn retire(&self, index: u32) {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
+        self.remove_key(index, &slot.key);
+    }
+
+    /// Removes the key of a process from the map of processes, if it leads to slot `index`: a retired process may have
+    /// another slot by now.
+    fn remove_key(&self, index: u32, key: &ProcessKey) {
         let mut processes = lock(&self.processes);
-        // A retired process may have another slot by now.
-        if processes.get(&slot.key, 0).ok() == Some(index) {
+        if processes.get(key, 0).ok() == Some(index) {
             lossy::note(
-                lossy::removed(processes.remove(&slot.key)),
+                lossy::removed(processes.remove(key)),
                 PROCESSES,
-                "an entry for a process that exited stays in the map",
+                "an entry for a process without a slot stays in the map",
             );
         }
     }
@@ -150,7 +155,7 @@ impl Slots {
         let mut slot = Slot::zeroed();
         self.read_identity(index, &mut slot);
         // First remove the key, so that no program finds the slot; then clear it; then return it to the queue.
-        self.retire(index);
+        self.remove_key(index, &slot.key);
         self.slots.clear(index);
         let generation = offset_of!(Slot, generation);
         self.slots.word(index, generation).store(
