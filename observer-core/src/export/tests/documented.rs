@@ -64,6 +64,8 @@ fn generated() -> String {
                 continue;
             }
             let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            // Also between backquotes, a bar ends a cell.
+            let query = query.replace('|', "\\|");
             text.push_str(&format!(
                 "| `{name}` | {}, {unit} | {} |{} {help} | `{query}` |\n",
                 kind.name(),
