@@ -1,7 +1,7 @@
 """What the programs in this folder share. Nothing is wrong with any of them. Each has a network namespace of its
 own, works for `--seconds N`, and prints as its last line (JSON) what it has done and how much that is at least.
 On a busy machine they do less, so the least is far below what they try."""
-import json, os, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import shared
@@ -115,6 +115,12 @@ def figures(command):
     """What a program prints in the end, or nothing if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return done.stdout if done.returncode == 0 else ""
+
+
+def count(command, pattern):
+    """The number in what a program prints in the end."""
+    found = re.search(pattern, figures(command))
+    return int(found[1]) if found else 0
 
 
 def report(work, seen):
