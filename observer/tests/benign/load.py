@@ -117,9 +117,9 @@ def figures(command):
     return done.stdout if done.returncode == 0 else ""
 
 
-def count(command, pattern):
-    """The number in what a program prints in the end."""
-    found = re.search(pattern, figures(command))
+def number(text, pattern):
+    """The number in what a program printed."""
+    found = re.search(pattern, text)
     return int(found[1]) if found else 0
 
 

@@ -22,7 +22,7 @@ WRK = ["wrk", "-t1", "-c50", "-d10", "-H", "Connection: close", "http://127.0.0.
 by_wrk = connections = most = 0
 for turn, _ in enumerate(paced(1 / 20)):
     if turn % 2 == 0:
-        stormed = count(WRK, r"(\d+) requests in")
+        stormed = number(figures(WRK), r"(\d+) requests in")
         by_wrk += stormed
         most = max(most, stormed / 10)
         continue
