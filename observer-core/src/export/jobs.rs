@@ -32,6 +32,12 @@ const SECONDS: Metric = Metric {
     query: "rate(observer_job_seconds_total[5m]) / rate(observer_job_runs_total[5m])",
     ..RUNS
 };
+const CPU_SECONDS: Metric = Metric {
+    name: "observer_job_cpu_seconds_total",
+    help: "CPU time of a job's runs: of the thread that ran it, what the kernel did for it included.",
+    query: "sum by (task) (rate(observer_job_cpu_seconds_total[5m]))",
+    ..SECONDS
+};
 const SEEDED: Metric = Metric {
     name: "observer_seeded_sockets_total",
     unit: "sockets",
@@ -77,6 +83,7 @@ pub const METRICS: &[&Metric] = &[
     &RUNS,
     &FAILURES,
     &SECONDS,
+    &CPU_SECONDS,
     &SEEDED,
     &MOVED,
     &SOCKETS_DRIFT,
@@ -93,6 +100,7 @@ pub struct JobMetrics {
     runs: IntCounterVec,
     failures: IntCounterVec,
     seconds: CounterVec,
+    cpu_seconds: CounterVec,
 }
 
 impl JobMetrics {
@@ -106,10 +114,12 @@ impl JobMetrics {
             runs: IntCounterVec::new(opts(&RUNS), RUNS.labels)?,
             failures: IntCounterVec::new(opts(&FAILURES), FAILURES.labels)?,
             seconds: CounterVec::new(opts(&SECONDS), SECONDS.labels)?,
+            cpu_seconds: CounterVec::new(opts(&CPU_SECONDS), CPU_SECONDS.labels)?,
         };
         registry.register(Box::new(this.runs.clone()))?;
         registry.register(Box::new(this.failures.clone()))?;
         registry.register(Box::new(this.seconds.clone()))?;
+        registry.register(Box::new(this.cpu_seconds.clone()))?;
         Ok(this)
     }
 
@@ -118,16 +128,19 @@ impl JobMetrics {
         self.runs.with_label_values(&[job]);
         self.failures.with_label_values(&[job]);
         self.seconds.with_label_values(&[job]);
+        self.cpu_seconds.with_label_values(&[job]);
     }
 
-    /// Counts a finished run.
-    pub fn finished(&self, job: &str, took: Duration, failed: bool) {
+    /// Counts a finished run, with its duration and its CPU time.
+    pub fn finished(&self, job: &str, took: Duration, cpu: Duration, failed: bool) {
         let label = [job];
         self.runs.with_label_values(&label).inc();
         let failures = self.failures.with_label_values(&label);
         failures.inc_by(u64::from(failed));
         let seconds = self.seconds.with_label_values(&label);
         seconds.inc_by(took.as_secs_f64());
+        let seconds = self.cpu_seconds.with_label_values(&label);
+        seconds.inc_by(cpu.as_secs_f64());
     }
 }
 

@@ -13,6 +13,8 @@ use observer_core::{
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
+use super::shared::timed;
+
 /// A recurring job of the daemon. It may block: the other jobs and signal handling continue meanwhile.
 pub trait Job: Send + 'static {
     /// Value of the label `task`.
@@ -150,15 +152,20 @@ impl Task {
     async fn once(&self, failing: &mut Option<String>) -> bool {
         let job = Arc::clone(&self.job);
         let started = Instant::now();
-        let result = tokio::task::spawn_blocking(move || lock(&job).run()).await;
+        let run = move || timed(|| lock(&job).run());
+        let result = tokio::task::spawn_blocking(run).await;
         let took = started.elapsed();
-        let failure = match &result {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
-            // Its Display contains a number that differs in each run.
-            Err(_) => Some("it panicked; the log has the place".to_owned()),
+        let (failure, cpu) = match &result {
+            Ok((Ok(()), cpu)) => (None, *cpu),
+            Ok((Err(error), cpu)) => (Some(format!("{error:#}")), *cpu),
+            // Its Display contains a number that differs in each run. Its CPU time is not known.
+            Err(_) => {
+                let failure = "it panicked; the log has the place".to_owned();
+                (Some(failure), Duration::ZERO)
+            }
         };
-        self.metrics.finished(self.name, took, failure.is_some());
+        self.metrics
+            .finished(self.name, took, cpu, failure.is_some());
         if *failing != failure {
             match &failure {
                 Some(error) => warn!(job = self.name, error, "a job failed"),

@@ -146,7 +146,7 @@ fn nothing_is_found() {
     }
     let ran = duration(whole);
     println!("\n{table}\nin {ran}");
-    let detect = metrics.sum("observer_job_seconds_total", &[("task", "detect")]);
+    let detect = metrics.sum("observer_job_cpu_seconds_total", &[("task", "detect")]);
     println!(
         "detect: {:.3} % of a CPU",
         100.0 * detect / started.elapsed().as_secs_f64()

@@ -1,6 +1,14 @@
 //! Measures how the cost grows with live connections and processes.
 
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context as _, Result};
+use observer_test_support::Sample;
 
 use super::{
     load::Load,
@@ -34,6 +42,10 @@ const GOALS: [Goal; 2] = [
         bytes: None,
     },
 ];
+/// Maximum CPU time of jobs, in percent of one CPU, with up to this number of processes.
+const JOB_GOALS: [(&str, u64, f64); 2] = [("detect", 1000, 0.3), ("ports", u64::MAX, 0.2)];
+/// For how long the jobs are measured.
+const MEANWHILE: Duration = Duration::from_secs(30);
 /// Scrapes of which the median counts.
 const SCRAPES: usize = 9;
 /// The observer's default maximum of tracked processes.
@@ -105,16 +117,32 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
     let extra = Vec::from_iter(extra);
     let noop = bench.run(Subject::Noop, &load, true, &[])?;
     let mut scrapes: Vec<Scrape> = Vec::new();
+    let mut job_percent = BTreeMap::new();
     let run = bench.run_and(Subject::Observer, &load, true, &extra, |attached| {
         let address = attached.address.context("the observer has an address")?;
         for _ in 0..SCRAPES {
             scrapes.push(scrape::scrape(address)?);
         }
+        job_percent = jobs(address)?;
         Ok(())
     })?;
     scrapes.sort_by_key(|scrape| scrape.took);
     let scrape = scrapes.get(SCRAPES / 2).context("no scrape")?;
     let nanoseconds_per_event = run.all().each();
+    let mut over: Vec<_> = GOALS
+        .iter()
+        .filter(|goal| goal.processes == processes)
+        .flat_map(|goal| goal.missed(scrape))
+        .collect();
+    for (job, most, goal) in JOB_GOALS {
+        if let Some(percent) = job_percent.get(job).filter(|it| **it > goal)
+            && processes <= most
+        {
+            over.push(format!(
+                "{job} takes {percent:.2} % of a CPU, the goal is {goal}"
+            ));
+        }
+    }
     Ok(Point {
         live_connections: live,
         processes,
@@ -125,13 +153,26 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
         collect_seconds: scrape.metrics.sum("observer_scrape_duration_seconds", &[]),
         scrape_bytes: scrape.metrics.text.len() as u64,
         memory: run.memory,
-        over: GOALS
-            .iter()
-            .filter(|goal| goal.processes == processes)
-            .flat_map(|goal| goal.missed(scrape))
-            .collect(),
+        job_percent,
+        over,
         wrong: run.wrong,
     })
+}
+
+/// CPU time of each job during [`MEANWHILE`], in percent of one CPU.
+fn jobs(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
+    const METRIC: &str = "observer_job_cpu_seconds_total";
+    let before = scrape::scrape(address)?.metrics;
+    let began = Instant::now();
+    thread::sleep(MEANWHILE);
+    let after = scrape::scrape(address)?.metrics;
+    let took = began.elapsed().as_secs_f64();
+    let of = |sample: &Sample| {
+        let job = sample.labels["task"].clone();
+        let seconds = sample.value - before.sum(METRIC, &[("task", &job)]);
+        (job, 100.0 * seconds / took)
+    };
+    Ok(after.select(METRIC, &[]).map(of).collect())
 }
 
 #[cfg(test)]

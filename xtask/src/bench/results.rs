@@ -1,6 +1,9 @@
 //! The results of a benchmark, as they are printed and written.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +83,9 @@ pub struct Point {
     pub collect_seconds: f64,
     pub scrape_bytes: u64,
     pub memory: Memory,
+    /// CPU time of the observer's jobs while nothing happens, by job, in percent of one CPU.
+    #[serde(default)]
+    pub job_percent: BTreeMap<String, f64>,
     /// Goals that were missed.
     #[serde(default)]
     pub over: Vec<String>,
@@ -353,6 +359,29 @@ impl Results {
                 mebibytes(point.memory.resident),
                 mebibytes(point.memory.maps),
             );
+        }
+        self.write_jobs(text);
+    }
+
+    fn write_jobs(&self, text: &mut String) {
+        let percent = |point: &Point, job: &str| point.job_percent.get(job).copied();
+        let jobs = self.growth.iter().flat_map(|it| it.job_percent.keys());
+        let jobs: BTreeSet<_> = jobs.collect();
+        text.push_str("\nCPU time of the observer's jobs meanwhile, in percent of one CPU:\n\n");
+        let mut line = |first: [String; 2], cells: &mut dyn Iterator<Item = String>| {
+            let cells: Vec<_> = first.into_iter().chain(cells).collect();
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        };
+        let columns = ["live connections", "processes"].map(str::to_owned);
+        line(columns, &mut jobs.iter().map(|job| (*job).clone()));
+        let rule = || "---".to_owned();
+        line([rule(), rule()], &mut jobs.iter().map(|_| rule()));
+        for point in &self.growth {
+            let of = [point.live_connections, point.processes].map(|it| it.to_string());
+            let cell = |job: &&String| {
+                percent(point, job).map_or_else(String::new, |it| format!("{it:.3}"))
+            };
+            line(of, &mut jobs.iter().map(cell));
         }
     }
 }
