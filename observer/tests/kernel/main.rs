@@ -25,6 +25,7 @@ mod full_maps;
 mod functions;
 mod gave_up;
 mod http2;
+mod instructions;
 mod io_uring;
 mod layout;
 mod listen;

@@ -71,6 +71,9 @@ pub struct Machine<'a> {
     pub patience: Duration,
     /// Whether it runs at the lowest priority.
     pub idle: bool,
+    /// Whether its clock advances by a nanosecond with each instruction. It has one processor then, because QEMU counts
+    /// on one thread.
+    pub counts_instructions: bool,
 }
 
 /// The line by which a guest asks to be stopped for a while, so that it detects a stuck processor.
@@ -91,18 +94,15 @@ impl Machine<'_> {
         if self.idle {
             qemu.args(["chrt", "--idle", "0"]);
         }
+        let (accelerator, processors) = if self.counts_instructions {
+            ("tcg".to_owned(), "1")
+        } else {
+            (self.qemu.accelerator(), "2")
+        };
         qemu.args(self.qemu.words()?)
             .env(variable, modules)
-            .args(["-M", "q35", "-accel", &self.qemu.accelerator()])
-            .args([
-                "-cpu",
-                "max,-erms,-fsrm",
-                "-smp",
-                "2",
-                "-m",
-                "2G",
-                "-nodefaults",
-            ])
+            .args(["-M", "q35", "-accel", &accelerator, "-smp", processors])
+            .args(["-cpu", "max,-erms,-fsrm", "-m", "2G", "-nodefaults"])
             .args(["-no-user-config", "-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-serial"])
             .arg(format!("file:{}", console.display()))
@@ -114,6 +114,9 @@ impl Machine<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(self.dir.join("qemu.log"))?);
+        if self.counts_instructions {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
         let start = Instant::now();
         let mut child = qemu.spawn().context("cannot start QEMU")?;
         let watched = self.watch(&mut child, start);

@@ -49,6 +49,8 @@ pub struct Shared<'a> {
     pub expected: &'a AttachTypes,
     /// Whether guests run at the lowest priority.
     pub idle: bool,
+    /// Whether their clocks count instructions.
+    pub counts_instructions: bool,
 }
 
 /// One boot.
@@ -420,6 +422,7 @@ impl Guest<'_> {
             },
             patience: shared.test_timeout + GRACE,
             idle: shared.idle,
+            counts_instructions: shared.counts_instructions,
         };
         let boot = machine.boot()?;
         fs::remove_file(&initrd)?;

@@ -51,6 +51,8 @@ pub struct Job<'a> {
     /// Options of each test program.
     pub options: &'a [&'a str],
     pub scale: f64,
+    /// Whether the guest's clock counts instructions.
+    pub counts_instructions: bool,
 }
 
 /// Packs `/init` and the binaries below `dir`.
@@ -59,6 +61,7 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
         binaries,
         options,
         scale,
+        counts_instructions,
     } = job;
     let root = dir.join("job");
     let at = |path: &str| root.join(path);
@@ -80,10 +83,13 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
             .with_context(|| format!("cannot copy {}", file.display()))?;
     }
     let options: Vec<_> = options.iter().map(|arg| arg.replace('\'', "")).collect();
-    let environment = format!(
+    let mut environment = format!(
         "export TEST_ARGS='{}' OBSERVER_TEST_SCALE={scale}\n",
         options.join(" ")
     );
+    if *counts_instructions {
+        environment.push_str("export OBSERVER_COUNTS_INSTRUCTIONS=1\n");
+    }
     fs::write(at("job/environment"), environment)?;
     for (file, text) in [
         (

@@ -79,6 +79,10 @@ pub struct Args {
     /// that always fails and one that fails once, and check that each is reported correctly.
     #[arg(long)]
     faults: bool,
+    /// Measure instructions instead of time: the guest's clock advances by a nanosecond with each instruction. Runs the
+    /// module `instructions`.
+    #[arg(long, conflicts_with_all = ["test", "args", "faults", "write_table", "check_only"])]
+    instructions: bool,
     /// Guests to run at once; by default one for each processor, as far as there is memory.
     #[arg(long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
@@ -148,13 +152,18 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         at_once: args.jobs.map_or_else(guests::at_once, NonZeroUsize::get),
         test_timeout: Duration::from_secs(args.test_timeout),
         idle: false,
+        counts_instructions: args.instructions,
     };
     let work = WorkDir::new(&target)?;
     let ok = if args.faults {
+        let settings = Settings {
+            test_timeout: PATIENCE_OF_FAULTS,
+            ..settings
+        };
         let prepared = Prepared::new(&downloads, &binaries, &settings, work.path())?;
         fault::check(
             &downloads.kernels[0],
-            &prepared.shared(PATIENCE_OF_FAULTS, false, &AttachTypes::default()),
+            &prepared.shared(&settings, &AttachTypes::default()),
             settings.at_once,
         )?;
         true
@@ -238,6 +247,7 @@ impl Suite {
             at_once: guests::at_once(),
             test_timeout: Duration::from_secs(1200),
             idle: true,
+            counts_instructions: false,
         };
         let plan = |kernel: &Kernel| {
             let units = suite::units(&kernel.name.to_string(), &units);
@@ -265,6 +275,7 @@ pub fn build_static(target: &Path) -> Result<Binaries> {
     build::build(build::What::KernelTests, Some(&build::dir(target)))
 }
 
+#[derive(Clone, Copy)]
 struct Settings<'a> {
     /// libtest's options.
     options: &'a [&'a str],
@@ -273,6 +284,8 @@ struct Settings<'a> {
     test_timeout: Duration,
     /// Whether guests run at the lowest priority.
     idle: bool,
+    /// Whether their clocks count instructions.
+    counts_instructions: bool,
 }
 
 /// Archives of one run.
@@ -293,6 +306,7 @@ impl<'a> Prepared<'a> {
             binaries,
             options: settings.options,
             scale: settings.scale,
+            counts_instructions: settings.counts_instructions,
         };
         Ok(Self {
             downloads,
@@ -301,20 +315,16 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    fn shared<'b>(
-        &'b self,
-        test_timeout: Duration,
-        idle: bool,
-        expected: &'b AttachTypes,
-    ) -> Shared<'b> {
+    fn shared<'b>(&'b self, settings: &Settings<'_>, expected: &'b AttachTypes) -> Shared<'b> {
         Shared {
             qemu: &self.downloads.qemu,
             programs: &self.downloads.programs,
             job: &self.job,
             work: self.work,
-            test_timeout,
+            test_timeout: settings.test_timeout,
             expected,
-            idle,
+            idle: settings.idle,
+            counts_instructions: settings.counts_instructions,
         }
     }
 }
@@ -341,11 +351,7 @@ fn run(
         Prepared::new(downloads, binaries, settings, work)?
     };
     let none = AttachTypes::default();
-    let shared = prepared.shared(
-        settings.test_timeout,
-        settings.idle,
-        expected.unwrap_or(&none),
-    );
+    let shared = prepared.shared(settings, expected.unwrap_or(&none));
     let guests = guests::plan(plan, settings.at_once);
     let (attempts, mut report) = guests::run(guests, settings.at_once, &shared)?;
     let rows = rows(plan, attempts, &report);
@@ -437,6 +443,7 @@ pub fn boot_tree(root: &Path, kernel: &str, dir: &Path, patience: Duration) -> R
         boot_patience: patience,
         patience,
         idle: false,
+        counts_instructions: false,
     }
     .boot();
     fs::remove_file(&initrd)?;
@@ -475,7 +482,11 @@ fn chosen(args: &Args, all: Vec<Unit>) -> Result<Vec<Unit>> {
         return Ok(Vec::new());
     }
     let name = |name: &String| name.strip_prefix("kernel_").unwrap_or(name).to_owned();
-    let wanted: Vec<_> = args.test.iter().map(name).collect();
+    let wanted: Vec<_> = if args.instructions {
+        vec!["instructions".to_owned()]
+    } else {
+        args.test.iter().map(name).collect()
+    };
     let known = |name: &&String| all.iter().any(|unit| unit.name == **name);
     if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
         let names: Vec<_> = all.iter().map(|unit| unit.name.as_str()).collect();

@@ -69,6 +69,8 @@ pub const UNITS: &[(&str, On)] = &[
     ("findings", On::Here),
     ("full_maps", On::Here),
     ("http2", On::Here),
+    // In guests of `cargo xtask vm --instructions`.
+    ("instructions", On::Here),
     ("ownership", On::Here),
     ("prometheus", On::Here),
     // Builds programs, which guests cannot.
