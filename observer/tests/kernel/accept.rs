@@ -405,23 +405,39 @@ fn without_files_in_the_system_enfile_is_counted() {
         let netns = Netns::new();
         let mut program = netns.script(
             r"
-listener = listen(*FAMILIES[0])
-client = connect(socket.AF_INET, listener.getsockname())
-wait(lambda: queued(listener) == 1)
 limit = open('/proc/sys/fs/file-max', 'r+')
 before = limit.read()
 def set_limit(value):
     limit.seek(0)
     limit.write(value)
     limit.flush()
-set_limit('1')
-try:
-    os.setresuid(65534, 65534, 0)
-    told = [outcome(lambda: socket.socket(family)) for family, _ in FAMILIES]
-    told.append(outcome(listener.accept))
-finally:
-    os.setresuid(0, 0, 0)
-    set_limit(before)
+# A process in its own session, which Ctrl-C does not reach, restores the limit when this one closes its end
+# or is killed.
+end, guards_end = socket.socketpair()
+guard = os.fork()
+if guard == 0:
+    try:
+        os.setsid()
+        end.close()
+        if guards_end.recv(1):
+            set_limit('1')
+            guards_end.send(b'x')
+            guards_end.recv(1)
+    finally:
+        set_limit(before)
+        os._exit(0)
+guards_end.close()
+listener = listen(*FAMILIES[0])
+client = connect(socket.AF_INET, listener.getsockname())
+wait(lambda: queued(listener) == 1)
+end.send(b'x')
+assert end.recv(1)
+os.setresuid(65534, 65534, 0)
+told = [outcome(lambda: socket.socket(family)) for family, _ in FAMILIES]
+told.append(outcome(listener.accept))
+os.setresuid(0, 0, 0)
+end.close()
+os.waitpid(guard, 0)
 refuse('socket', errno.ENFILE)
 told += [outcome(socket.socket) for _ in range(4)]
 assert told == ['ENFILE'] * 7, told
