@@ -513,8 +513,7 @@ mod tests {
     fn dropping_reaches_all_sets_and_new_threads_and_names_older_ones() {
         let before = own("CapPrm");
         if before & Capability::CAP_BPF.bitmask() == 0 {
-            eprintln!("skipped: needs CAP_BPF to see it survive");
-            return;
+            observer_test_support::skip!("needs CAP_BPF to see it survive");
         }
         std::thread::spawn(move || {
             let drop = || drop_capabilities(&[Capability::CAP_BPF], None);

@@ -209,8 +209,7 @@ fn assert_missing(code: Option<i32>, said: &str, missing: &str) {
 #[test]
 fn another_user_is_told_which_capabilities_are_missing() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root to become another user");
-        return;
+        observer_test_support::skip!("needs root to become another user");
     }
     let (_directory, observer) = copy_for_all();
     for args in [&["run", "--listen", "127.0.0.1:0"][..], &["tail"]] {
@@ -246,8 +245,7 @@ fn without(dropped: &'static [Capability], mut command: Command) -> (Option<i32>
 fn root_without_capabilities_is_told_which_are_missing() {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap();
     if !has(Capability::CAP_SETPCAP) || !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs CAP_SETPCAP to give up others");
-        return;
+        observer_test_support::skip!("needs CAP_SETPCAP to give up others");
     }
     let command = || {
         let mut command = Command::new(observer_test_support::observer());

@@ -37,6 +37,28 @@ pub enum Verdict {
     Skipped(String),
 }
 
+/// The reason of a test that is ignored.
+const IGNORED: &str = "ignored";
+
+impl Verdict {
+    /// Why the test skipped itself, which libtest counts as passed.
+    pub fn skip(&self) -> Option<&str> {
+        match self {
+            Self::Skipped(reason) if reason != IGNORED => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Takes a line that the test printed.
+    fn note(&mut self, line: &str) {
+        if let Some(reason) = line.strip_prefix("skipped: ") {
+            *self = Self::Skipped(reason.to_owned());
+        } else if let Some(reason) = line.strip_prefix("left out: ") {
+            *self = Self::InPart(reason.to_owned());
+        }
+    }
+}
+
 /// One test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Test {
@@ -63,7 +85,8 @@ const MESSAGE_LINES: usize = 12;
 ///
 /// With one thread and without capture, a test prints `test NAME ... `, then its own output, then
 /// `ok` or `FAILED`, on the same line only if it printed nothing else. With capture, the output of
-/// failed tests follows after all of them, each below `---- NAME stdout ----`.
+/// failed tests follows after all of them, each below `---- NAME stdout ----`; with `--show-output`,
+/// that of all tests.
 ///
 /// A test that prints `skipped: REASON` tested nothing; one that prints `left out: REASON` skipped a part.
 #[derive(Default)]
@@ -74,7 +97,7 @@ pub struct Reader {
     last: Duration,
     /// Set while the lines of a panic message follow.
     in_panic: bool,
-    /// The failed test whose captured output follows.
+    /// The test whose captured output follows.
     captured: Option<usize>,
 }
 
@@ -98,6 +121,18 @@ impl Reader {
             self.in_panic = false;
             return;
         }
+        if line.starts_with("running ") {
+            self.captured = None;
+        }
+        if let Some(test) = self.captured.and_then(|at| self.tests.get_mut(at)) {
+            // Also if it looks like the output of a test program, which a test of this file prints.
+            if test.verdict == Verdict::Failed {
+                add_panic(&mut test.panic, &mut self.in_panic, line);
+            } else {
+                test.verdict.note(line);
+            }
+            return;
+        }
         let mut rest = line;
         if let Some((name, after)) = line
             .strip_prefix("test ")
@@ -113,15 +148,10 @@ impl Reader {
                 took: Duration::ZERO,
                 panic: Vec::new(),
             });
-            self.captured = None;
             self.in_panic = false;
             rest = after;
         }
         let Some(test) = &mut self.open else {
-            let captured = self.captured.and_then(|at| self.tests.get_mut(at));
-            if let Some(test) = captured {
-                add_panic(&mut test.panic, &mut self.in_panic, line);
-            }
             return;
         };
         match rest {
@@ -131,14 +161,10 @@ impl Reader {
             }
             "FAILED" => self.end(Verdict::Failed, time),
             _ if rest.starts_with("ignored") => {
-                self.end(Verdict::Skipped("ignored".to_owned()), time);
+                self.end(Verdict::Skipped(IGNORED.to_owned()), time);
             }
             _ => {
-                if let Some(reason) = rest.strip_prefix("skipped: ") {
-                    test.verdict = Verdict::Skipped(reason.to_owned());
-                } else if let Some(reason) = rest.strip_prefix("left out: ") {
-                    test.verdict = Verdict::InPart(reason.to_owned());
-                }
+                test.verdict.note(rest);
                 add_panic(&mut test.panic, &mut self.in_panic, rest);
             }
         }
@@ -298,6 +324,34 @@ mod tests {
         );
         assert_eq!(tests[0].panic, ["panicked at y.rs:3:4", "two", "lines"]);
         assert_eq!(tests[1].verdict, Verdict::Passed);
+    }
+
+    #[test]
+    fn captured_output_shows_what_was_skipped() {
+        let tests = read(
+            "running 3 tests\n\
+             test a ... ok\n\
+             test b ... ok\n\
+             test c ... ignored, needs root\n\
+             \n\
+             successes:\n\
+             \n\
+             ---- a stdout ----\n\
+             test of_another_program ... FAILED\n\
+             \n\
+             ---- b stdout ----\n\
+             skipped: needs CAP_BPF\n\
+             \n\
+             successes:\n\
+             \x20   a\n\
+             \x20   b\n\
+             \n\
+             running 1 test\n\
+             test a ... ok\n",
+        );
+        let skips: Vec<_> = tests.iter().map(|test| test.verdict.skip()).collect();
+        assert_eq!(skips, [None, Some("needs CAP_BPF"), None, None]);
+        assert_eq!(tests[0].verdict, Verdict::Passed);
     }
 
     #[test]

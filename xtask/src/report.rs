@@ -108,7 +108,8 @@ pub fn count<'a>(tests: impl IntoIterator<Item = &'a Test>) -> Counts {
 /// Lines about skipped tests and parts of tests, with reasons.
 pub fn not_tested<'a>(program: &str, tests: impl IntoIterator<Item = &'a Test>) -> Vec<String> {
     let line = |test: &Test| match &test.verdict {
-        Verdict::Skipped(reason) if reason != "ignored" => {
+        Verdict::Skipped(_) => {
+            let reason = test.verdict.skip()?;
             Some(format!("skipped {program}::{}: {reason}", test.name))
         }
         Verdict::InPart(reason) => Some(format!("in part {program}::{}: {reason}", test.name)),

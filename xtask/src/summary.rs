@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     libtest::{Counts, Reader, Verdict},
-    report::{Failure, Report},
+    report::{self, Failure, Report},
     shell,
 };
 
@@ -136,14 +136,21 @@ fn run(name: &str, command: &mut Command) -> Result<Report> {
         reader.line(&line, Duration::ZERO);
     }
     let status = child.wait()?;
+    let mut counts = reader.counts;
+    let tests = reader.finish(Duration::ZERO);
+    let skipped = tests.iter().filter(|test| test.verdict.skip().is_some());
+    let skipped = skipped.count() as u64;
+    counts.passed = counts.passed.saturating_sub(skipped);
+    counts.ignored += skipped;
     let mut report = Report {
-        counts: reader.counts,
+        counts,
+        notes: report::not_tested(name, &tests),
         ..Report::default()
     };
     if status.success() {
         return Ok(report);
     }
-    for test in reader.finish(Duration::ZERO) {
+    for test in tests {
         if test.verdict == Verdict::Failed {
             report.failed.push(Failure {
                 name: test.name,
@@ -197,6 +204,21 @@ mod tests {
             text.ends_with(
                 "FAILED a\n    panicked at a.rs:1:2\n    it is wrong\nfailed: 1: a\nresult: FAILED\n"
             ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_skipped_test_has_not_passed() {
+        let mut summary = Summary::default();
+        let script = "echo 'test a ... ok'; echo 'test b ... ok'; echo '---- b stdout ----'\n\
+                      echo 'skipped: needs CAP_BPF'\n\
+                      echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'";
+        summary.step("unit tests", Command::new("sh").args(["-c", script]));
+        let text = summary.to_string();
+        assert!(
+            text.starts_with("skipped unit tests::b: needs CAP_BPF\n")
+                && text.contains("1 passed, 0 failed, 1 ignored"),
             "{text}"
         );
     }

@@ -126,7 +126,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
                 .args(["--all-targets", "--", "-D", "warnings"]),
         );
         let mut unit_tests = cargo.command();
-        unit_tests.args(["test", "--"]).args(filter);
+        // The output of tests that pass shows which were skipped.
+        unit_tests
+            .args(["test", "--", "--show-output"])
+            .args(filter);
         if !unit_only {
             unit_tests
                 .env("PATH", pip::path()?)
