@@ -1,7 +1,7 @@
 //! Runs the tests on the running kernel, and repeats each failed test once.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -84,12 +84,12 @@ impl Run {
     }
 
     /// The failures of a second run, of `test` alone or of all.
-    fn failures_again(&self, program: &str, test: Option<&String>) -> Vec<Failure> {
+    fn failures_again(&self, program: &str, test: Option<&str>) -> Vec<Failure> {
         let failures = self.failures(program).into_iter();
         let mut failures: Vec<_> = failures.map(|(failure, _)| failure).collect();
         if let Some(test) = test
             && failures.is_empty()
-            && !libtest::not_passed(&self.tests, std::slice::from_ref(test)).is_empty()
+            && !libtest::not_passed(&self.tests, &[test.to_owned()]).is_empty()
         {
             failures.push(Failure {
                 name: format!("{program}::{test}"),
@@ -101,84 +101,205 @@ impl Run {
     }
 }
 
-/// Makes the command that runs a test program.
-type Start<'a> = dyn Fn(&Path) -> Result<Command> + 'a;
+/// Tests that mostly wait and count only what their own programs do, by test program and part of the name. They run at the
+/// same time, beside checks that need the processors.
+pub const WAITING: [(&str, &str); 2] = [
+    ("kernel", "scenarios::"),
+    ("kernel_prometheus", "rates_by_name"),
+];
 
-/// Runs the tests of all programs one at a time, because they count the events of the whole
-/// machine. At the end, each failed test is repeated alone. `env` are variables of [`KEPT`].
+/// The test program whose other tests can run meanwhile: its assertions leave out programs of other tests.
+const BESIDE_WAITING: &str = "kernel_prometheus";
+
+/// Makes the command that runs a test program.
+type Start<'a> = dyn Fn(&Path) -> Result<Command> + Sync + 'a;
+
+/// Runs test programs on the running kernel.
+pub struct Native<'a> {
+    programs: &'a [(String, PathBuf)],
+    logs: PathBuf,
+    start: Box<Start<'a>>,
+}
+
+/// A run of some tests of a program.
+pub struct Done<'a> {
+    job: Job<'a>,
+    run: Run,
+}
+
+/// Some tests of a program.
+struct Job<'a> {
+    program: &'a str,
+    file: &'a Path,
+    args: Vec<OsString>,
+    /// Variables of [`KEPT`].
+    env: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> Native<'a> {
+    pub fn new(binaries: &'a Binaries) -> Result<Self> {
+        let logs = vm::workdir::target()?.join("kernel-tests");
+        let start = |file: &Path| as_root(file, binaries);
+        Self::of(&binaries.tests, logs, Box::new(start))
+    }
+
+    fn of(programs: &'a [(String, PathBuf)], logs: PathBuf, start: Box<Start<'a>>) -> Result<Self> {
+        if logs.exists() {
+            fs::remove_dir_all(&logs)?;
+        }
+        fs::create_dir_all(&logs)?;
+        Ok(Self {
+            programs,
+            logs,
+            start,
+        })
+    }
+
+    /// Runs one of [`WAITING`], and shows its output at the end.
+    pub fn run_waiting(
+        &self,
+        (program, test): (&str, &str),
+        env: &'a [(&'a str, &'a str)],
+    ) -> Result<Done<'a>> {
+        let found = self.programs.iter().find(|(name, _)| name == program);
+        let (program, file) = found.with_context(|| format!("there is no {program}"))?;
+        let job = Job {
+            program,
+            file,
+            args: vec![test.into()],
+            env,
+        };
+        let name = format!("{program}.{}", test.trim_end_matches(':'));
+        self.run(job, &name, false)
+    }
+
+    /// Runs all other tests, one at a time, because they count the events of the whole machine; those of Prometheus before
+    /// the end of `waiting`. At the end, each failed test is repeated alone.
+    pub fn run_others(
+        &self,
+        waiting: impl FnOnce() -> Result<Vec<Done<'a>>>,
+        env: &'a [(&'a str, &'a str)],
+    ) -> Result<Report> {
+        let (during, after): (Vec<_>, Vec<_>) = self
+            .programs
+            .iter()
+            .partition(|(program, _)| program == BESIDE_WAITING);
+        let others = |(program, file): &'a (String, PathBuf)| {
+            let skipped = WAITING.iter().filter(|(name, _)| name == program);
+            let skipped = skipped.flat_map(|(_, test)| ["--skip".into(), test.into()]);
+            let args = skipped.collect();
+            let job = Job {
+                program,
+                file,
+                args,
+                env,
+            };
+            self.run(job, program, true)
+        };
+        let mut done = Vec::new();
+        for program in during {
+            done.push(others(program)?);
+        }
+        done.extend(waiting()?);
+        for program in after {
+            done.push(others(program)?);
+        }
+        self.finish(done)
+    }
+
+    /// Runs all tests of all programs, one at a time, with arguments of the test programs.
+    fn run_all(&self, args: &[&OsStr], env: &'a [(&'a str, &'a str)]) -> Result<Report> {
+        let mut done = Vec::new();
+        for (program, file) in self.programs {
+            let args = args.iter().map(|&it| it.to_owned()).collect();
+            let job = Job {
+                program,
+                file,
+                args,
+                env,
+            };
+            done.push(self.run(job, program, true)?);
+        }
+        let mut report = self.finish(done)?;
+        let Counts {
+            passed,
+            failed,
+            ignored,
+        } = report.counts;
+        if !args.is_empty() && passed + failed + ignored == 0 {
+            report.failed.push(Failure {
+                name: "kernel tests".to_owned(),
+                message: vec![format!("no test has a name like {args:?}")],
+                log: None,
+            });
+        }
+        Ok(report)
+    }
+
+    fn run(&self, job: Job<'a>, name: &str, is_shown: bool) -> Result<Done<'a>> {
+        let args: Vec<_> = job.args.iter().map(OsString::as_os_str).collect();
+        let run = self.execute(&job, &args, name, is_shown)?;
+        if !is_shown {
+            // In one call, because others print, too.
+            let output = fs::read(&run.log)?;
+            print!("{}", String::from_utf8_lossy(&output));
+        }
+        Ok(Done { job, run })
+    }
+
+    fn execute(&self, job: &Job<'_>, args: &[&OsStr], name: &str, is_shown: bool) -> Result<Run> {
+        let mut command = (self.start)(job.file)?;
+        command.envs(job.env.iter().copied());
+        let log = self.logs.join(format!("{name}.log"));
+        run_program(command, args, log, is_shown)
+    }
+
+    /// Sums up, and repeats each failed test alone.
+    fn finish(&self, done: Vec<Done<'_>>) -> Result<Report> {
+        let mut report = Report::default();
+        for Done { job, run } in &done {
+            report.add(Report {
+                counts: report::count(&run.tests),
+                notes: report::not_tested(job.program, &run.tests),
+                ..Report::default()
+            });
+        }
+        for Done { job, run } in done {
+            for (first, test) in run.failures(job.program) {
+                println!("\n{} failed and runs once more", first.name);
+                let args = match test {
+                    Some(test) => vec![OsStr::new("--exact"), OsStr::new(test)],
+                    None => job.args.iter().map(OsString::as_os_str).collect(),
+                };
+                let name = format!("{}.again", first.name.replace("::", "."));
+                let run = self.execute(&job, &args, &name, true)?;
+                let mut again = run.failures_again(job.program, test).into_iter();
+                let second = again.next();
+                if second.is_none() && test.is_some() {
+                    report.counts.failed -= 1;
+                    report.counts.passed += 1;
+                }
+                report.settle(first, second);
+                report.failed.extend(again);
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Runs all tests of all programs whose names contain one of `args`, which may be options of the test programs. `env` are
+/// variables of [`KEPT`].
 pub fn run(
     binaries: &Binaries,
     args: &[impl AsRef<OsStr>],
     env: &[(&str, &str)],
 ) -> Result<Report> {
     let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
-    let logs = vm::workdir::target()?.join("kernel-tests");
-    let start = |file: &Path| {
-        let mut command = as_root(file, binaries)?;
-        command.envs(env.iter().copied());
-        Ok(command)
-    };
-    run_all(&binaries.tests, &args, &logs, &start)
+    Native::new(binaries)?.run_all(&args, env)
 }
 
-fn run_all(
-    programs: &[(String, PathBuf)],
-    args: &[&OsStr],
-    logs: &Path,
-    start: &Start<'_>,
-) -> Result<Report> {
-    if logs.exists() {
-        fs::remove_dir_all(logs)?;
-    }
-    fs::create_dir_all(logs)?;
-    let mut report = Report::default();
-    let mut failed = Vec::new();
-    for (name, file) in programs {
-        let run = run_program(start(file)?, args, logs.join(format!("{name}.log")))?;
-        for (failure, test) in run.failures(name) {
-            failed.push((name, file, failure, test.map(str::to_owned)));
-        }
-        let counts = report::count(&run.tests);
-        report.add(Report {
-            counts,
-            notes: report::not_tested(name, &run.tests),
-            ..Report::default()
-        });
-    }
-    for (name, file, first, test) in failed {
-        println!("\n{} failed and runs once more", first.name);
-        let args = match &test {
-            Some(test) => vec![OsStr::new("--exact"), OsStr::new(test)],
-            None => args.to_vec(),
-        };
-        let log = logs.join(format!("{}.again.log", first.name.replace("::", ".")));
-        let run = run_program(start(file)?, &args, log)?;
-        let mut again = run.failures_again(name, test.as_ref()).into_iter();
-        let second = again.next();
-        if second.is_none() && test.is_some() {
-            report.counts.failed -= 1;
-            report.counts.passed += 1;
-        }
-        report.settle(first, second);
-        report.failed.extend(again);
-    }
-    let Counts {
-        passed,
-        failed,
-        ignored,
-    } = report.counts;
-    if !args.is_empty() && passed + failed + ignored == 0 {
-        report.failed.push(Failure {
-            name: "kernel tests".to_owned(),
-            message: vec![format!("no test has a name like {args:?}")],
-            log: None,
-        });
-    }
-    Ok(report)
-}
-
-/// Runs one program, showing its output and keeping it in a log.
-fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf) -> Result<Run> {
+/// Runs one program, keeping its output in a log, and showing it if wanted.
+fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf, is_shown: bool) -> Result<Run> {
     // In one stream: with --nocapture, tests write to stdout and panics to stderr.
     let (output, writer) = io::pipe().context("cannot make a pipe")?;
     command
@@ -209,7 +330,9 @@ fn run_program(mut command: Command, args: &[&OsStr], log: PathBuf) -> Result<Ru
             Ok(line) => {
                 let line = String::from_utf8_lossy(&line);
                 writeln!(file, "{line}")?;
-                println!("{line}");
+                if is_shown {
+                    println!("{line}");
+                }
                 reader.line(&line, start.elapsed());
                 last = Instant::now();
                 continue;
@@ -336,7 +459,9 @@ exit $status
             Ok(sh)
         };
         let programs = [("kernel".to_owned(), file)];
-        let report = run_all(&programs, args, &dir.join("logs"), &start).unwrap();
+        let native = Native::of(&programs, dir.join("logs"), Box::new(start)).unwrap();
+        let report = native.run_all(args, &[]).unwrap();
+        drop(native);
         (report, dir)
     }
 
@@ -359,6 +484,45 @@ exit $status
         assert!(log("kernel.log").contains("test right"));
         assert!(log("kernel.flaky.again.log").contains("ok"));
         assert!(!log("kernel.wrong.again.log").contains("test right"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn each_test_runs_once_beside_the_others_or_alone() {
+        let dir = std::env::temp_dir().join(format!("observer-waiting-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let program = |name: &str| {
+            let file = dir.join(name);
+            fs::write(&file, "echo \"$@\" >>\"$0.args\"\necho 'test a ... ok'\n").unwrap();
+            (name.to_owned(), file)
+        };
+        let programs = ["kernel", "kernel_prometheus"].map(program);
+        let start = |file: &Path| {
+            let mut sh = Command::new("sh");
+            sh.arg(file);
+            Ok(sh)
+        };
+        let native = Native::of(&programs, dir.join("logs"), Box::new(start)).unwrap();
+        let waiting = || {
+            WAITING
+                .map(|test| native.run_waiting(test, &[]))
+                .into_iter()
+        };
+        let report = native.run_others(|| waiting().collect(), &[]).unwrap();
+        assert_eq!(report.counts.passed, 4);
+        let args = |name: &str| {
+            let text = fs::read_to_string(dir.join(name)).unwrap();
+            let runs = text
+                .lines()
+                .map(|line| line.split_once("--nocapture ").unwrap().1);
+            runs.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let rates = "rates_by_name";
+        assert_eq!(args("kernel.args"), ["scenarios::", "--skip scenarios::"]);
+        assert_eq!(
+            args("kernel_prometheus.args"),
+            [&format!("--skip {rates}"), rates]
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -5,14 +5,17 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     process::{Command, ExitCode},
-    thread::{self, ScopedJoinHandle},
+    thread::{self, JoinHandle, ScopedJoinHandle},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result};
+use observer_test_support::ahead;
 
 use crate::{
-    deny, host, native, package, pip,
+    deny, host,
+    native::{self, Done, Native},
+    package, pip,
     report::Report,
     setup::{self, Needs},
     shell,
@@ -80,6 +83,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     // Download while the processors compile.
     let suite = thread::spawn(move || guests.then(vm::Suite::fetch).transpose());
     let trees = thread::spawn(move || packages.then(package::fetch).transpose());
+    let runs_all = !unit_only && filter.is_empty();
+    let of_tests = match &cargo.dir {
+        Some(dir) => dir.join(vm::build::TARGET),
+        None => target,
+    };
+    let programs = thread::spawn(move || {
+        if runs_all {
+            ahead::get_programs(&of_tests);
+        }
+    });
 
     let mut summary = Summary::default();
     summary.step("format", cargo.command().args(["fmt", "--all", "--check"]));
@@ -103,10 +116,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         let report = trees.and_then(|_| package::check(binary.context("observer does not build")?));
         (start.elapsed(), report)
     };
+    let built = binaries.as_ref();
+    let native = built.filter(|_| runs_all).map(Native::new).transpose()?;
     thread::scope(|scope| -> Result<()> {
         // In emulated machines without a network, whose events do not occur on this machine. They use the processor time
         // that all else leaves.
-        let built = binaries.as_ref();
         let others = guests.then(|| {
             scope.spawn(move || {
                 // Even if nothing was built, so that the download is complete.
@@ -118,6 +132,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             })
         });
         let trial = packages.then(|| scope.spawn(try_packages));
+        let waiting = native.as_ref().map(|native| {
+            tracefs::ensure();
+            scope.spawn(move || run_waiting(native, programs))
+        });
         summary.step(
             "lints",
             cargo
@@ -153,11 +171,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             None => summary.skip("kernel tests", "the tests do not build"),
             Some(binaries) => {
                 tracefs::ensure();
-                let mut env = Vec::new();
-                // The time to detection depends on the other load of the machine.
-                if guests {
-                    env.push(("OBSERVER_TEST_BUSY", "1"));
-                }
+                let mut env = vec![BUSY];
                 // The whole chain is that of the package, if there is one.
                 if let Some(installed) = &installed {
                     env.push(installed.env()?);
@@ -165,7 +179,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
                 summary.task("attach types", || {
                     native::attach_types(binaries, *write_attach_types)
                 });
-                summary.task("kernel tests", || native::run(binaries, filter, &env));
+                summary.task("kernel tests", || match (&native, waiting) {
+                    (Some(native), Some(waiting)) => native.run_others(|| joined(waiting), &env),
+                    _ => native::run(binaries, filter, &[]),
+                });
             }
         }
         if let Some(installed) = &installed {
@@ -192,6 +209,20 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    })
+}
+
+/// The time to detection depends on the other load of the machine.
+const BUSY: (&str, &str) = ("OBSERVER_TEST_BUSY", "1");
+
+/// Runs the tests that mostly wait, once there are the `programs` that they run.
+fn run_waiting<'a>(native: &Native<'a>, programs: JoinHandle<()>) -> Result<Vec<Done<'a>>> {
+    // Their tests report what is missing.
+    let _ = programs.join();
+    thread::scope(|scope| {
+        let runs =
+            native::WAITING.map(|test| scope.spawn(move || native.run_waiting(test, &[BUSY])));
+        runs.into_iter().map(joined).collect()
     })
 }
 

@@ -1,6 +1,7 @@
 //! Code shared by the tests on a real kernel and the benchmark: a running observer, real test
 //! programs, network namespaces, and the kernel's own counters for comparison.
 
+pub mod ahead;
 pub mod counters;
 mod daemon;
 mod exposition;
@@ -25,7 +26,7 @@ pub use daemon::{
 pub use exposition::{Metrics, Sample};
 pub use installed::{Installed, shipped};
 pub use netns::Netns;
-pub use program::{PRELUDE, Program, new_comm, python, run};
+pub use program::{PRELUDE, Program, is_of_another_test, new_comm, python, run};
 pub use skip::{has_program, tools_are_installed};
 pub use spawn::spawn;
 

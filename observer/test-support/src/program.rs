@@ -26,10 +26,21 @@ static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
 pub fn new_comm() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
-    // A pid has at most 22 bits.
-    let comm = format!("obs-{:x}-{number}", std::process::id());
+    let comm = format!("{}{number}", own_prefix());
     assert!(comm.len() <= 14, "{comm}");
     comm
+}
+
+const PREFIX: &str = "obs-";
+
+fn own_prefix() -> String {
+    // A pid has at most 22 bits.
+    format!("{PREFIX}{:x}-", std::process::id())
+}
+
+/// Whether a test in another process, which runs at the same time, gave a program this name.
+pub fn is_of_another_test(comm: &str) -> bool {
+    comm.starts_with(PREFIX) && !comm.starts_with(&own_prefix())
 }
 
 /// The name that a test gave a process.

@@ -8,12 +8,13 @@ use std::{
     thread,
 };
 
+use observer_test_support::is_of_another_test;
 use serde_json::Value;
 
 /// The notifications.
 #[derive(Default)]
 pub struct Told {
-    /// All alerts that were notified as firing, by labels.
+    /// All alerts that were notified as firing, by labels; not those about programs of other tests.
     pub fired: BTreeMap<String, Value>,
     /// Last status of each group of alerts, by labels: `firing` or `resolved`.
     pub groups: BTreeMap<String, String>,
@@ -64,17 +65,19 @@ fn take(stream: &TcpStream, told: &Mutex<Told>) {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("the whole body");
         let body: Value = serde_json::from_slice(&body).expect("JSON");
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = body["status"].as_str().expect("a status");
-        told.groups
-            .insert(body["groupLabels"].to_string(), status.to_owned());
-        for alert in body["alerts"].as_array().expect("alerts") {
-            if alert["status"] == "firing" {
-                told.fired
-                    .insert(alert["labels"].to_string(), alert.clone());
+        let comm = body["groupLabels"]["comm"].as_str().unwrap_or_default();
+        if !is_of_another_test(comm) {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let status = body["status"].as_str().expect("a status");
+            told.groups
+                .insert(body["groupLabels"].to_string(), status.to_owned());
+            for alert in body["alerts"].as_array().expect("alerts") {
+                if alert["status"] == "firing" {
+                    told.fired
+                        .insert(alert["labels"].to_string(), alert.clone());
+                }
             }
         }
-        drop(told);
         let mut stream = stream;
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         if stream.write_all(answer).is_err() {

@@ -483,7 +483,8 @@ fn caddy_at_both_ends() {
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn caddy_with_cgo_at_both_ends() {
-    match packaged::program("tls", "caddy.sh", "trixie-backports") {
+    let (folder, script, suite) = packaged::CADDY;
+    match packaged::program(folder, script, suite) {
         Ok(program) => {
             // By the name that the process has by it.
             let folder = tempfile::tempdir().expect("a folder");
@@ -491,7 +492,7 @@ fn caddy_with_cgo_at_both_ends() {
             std::os::unix::fs::symlink(program, &link).expect("the folder can be written to");
             caddy(link.to_str().expect("UTF-8"));
         }
-        Err(why) => skip!("Caddy of trixie-backports: {why}"),
+        Err(why) => skip!("Caddy of {suite}: {why}"),
     }
 }
 
