@@ -5,6 +5,7 @@ mod auth;
 mod config;
 mod inherited;
 mod page;
+mod routes;
 mod server;
 mod socket;
 mod tls;
@@ -16,5 +17,6 @@ mod tests;
 
 pub use config::{WebConfig, WebConfigError, WebConfigFile};
 pub use inherited::{Inherited, InheritedError};
-pub use server::{App, BindError, Server};
+pub use routes::App;
+pub use server::{BindError, Server};
 pub use socket::{ApiSocket, SocketError};
