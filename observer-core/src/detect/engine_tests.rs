@@ -176,8 +176,8 @@ fn a_time_wait_surge_becomes_exhaustion() {
     });
     let expected = [
         (20, "raised", Anomaly::TimeWaitSurge),
-        (26, "raised", Anomaly::PortExhaustion),
-        (26, "cleared", Anomaly::TimeWaitSurge),
+        (28, "raised", Anomaly::PortExhaustion),
+        (28, "cleared", Anomaly::TimeWaitSurge),
     ];
     assert_eq!(changes, expected);
 }

@@ -11,19 +11,18 @@ use super::{
     settings::Thresholds,
     windows::{Counters, Trend, Window},
 };
+use crate::walk::TIME_WAIT_LENGTH;
 
-/// Walks running that must find the ports full.
-const FULL_WALKS: f64 = 2.0;
 /// Seconds of new connections.
 const OPENED: u64 = 10;
-/// Consecutive walks that must find half of the ports blocked: the client may slow down from then
-/// on, which the first walk cannot show.
-const HALF_WALKS: u32 = 2;
+/// Seconds of new connections from which the present rate is computed once half of the ports are blocked.
+const SINCE_HALF: u64 = 4;
+/// Part of the time left for which the rate of new connections is watched.
+const WATCHED: f64 = 0.25;
 /// Unless at most this number of walks will follow before the ports run out.
 const LAST_WALKS: u32 = 3;
 /// Number of connections from which the present rate is computed, if there are that many within
-/// [`OPENED`]: the rate changes once half of the ports are blocked, because connect() then takes
-/// milliseconds. With random arrivals this number is accurate to 10 %.
+/// [`OPENED`]. With random arrivals this number is accurate to 10 %.
 const RECENT: f64 = 400.0;
 /// Seconds of growth.
 const GROWTH: u64 = 60;
@@ -59,13 +58,6 @@ impl OpenRate {
         self.opened.slope().map_or(0.0, |(slope, _)| slope.max(0.0))
     }
 
-    /// Connections per second now, 0 if not known.
-    fn now(&self) -> f64 {
-        self.opened
-            .recent_slope(RECENT)
-            .map_or(0.0, |slope| slope.max(0.0))
-    }
-
     /// Ports that stay blocked after their connection has ended, once this rate has lasted as long as
     /// that takes.
     pub fn closed(&self, ports: &Ports) -> f64 {
@@ -77,13 +69,15 @@ impl OpenRate {
 #[derive(Debug)]
 pub struct PortExhaustion {
     opened: OpenRate,
+    /// Connections that have ended, for as long as their ports stay blocked.
+    ended: Trend,
+    /// Connections opened while half of the ports are blocked.
+    since_half: Trend,
     live: Trend,
     searches: Counters<1>,
     failed: Window,
     /// Walks running that found the ports full.
     full: f64,
-    /// The same of half of them.
-    half: u32,
     /// Time between the last two walks.
     interval: Duration,
 }
@@ -94,6 +88,16 @@ impl PortExhaustion {
     fn end(&self, ports: &Ports) -> f64 {
         let closed = self.opened.closed(ports);
         share(f64::from(ports.live()) + closed, ports.available.into())
+    }
+
+    /// Connections per second now, 0 if not known: of those opened since half of the ports are blocked, if they are
+    /// enough.
+    fn rate(&self) -> f64 {
+        let since_half = self.since_half.slope();
+        let enough = since_half.filter(|(slope, time)| slope * time.as_secs_f64() >= RECENT);
+        let rate = enough.map(|(slope, _)| slope);
+        let rate = rate.or_else(|| self.opened.opened.recent_slope(RECENT));
+        rate.unwrap_or_default().max(0.0)
     }
 
     /// Growth of live connections per second, over a minute.
@@ -111,11 +115,12 @@ impl Detector for PortExhaustion {
     fn new(_: &Thresholds) -> Self {
         Self {
             opened: OpenRate::new(),
+            ended: Trend::new(TIME_WAIT_LENGTH.as_secs()),
+            since_half: Trend::new(SINCE_HALF),
             live: Trend::new(GROWTH),
             searches: Counters::default(),
             failed: Window::new(10),
             full: 0.0,
-            half: 0,
             interval: Duration::ZERO,
         }
     }
@@ -127,8 +132,13 @@ impl Detector for PortExhaustion {
         if self.opened.add(ports) {
             let interval = before.map(|before| ports.walked_at.saturating_sub(before));
             self.interval = interval.unwrap_or_default();
-            let half = filled >= thresholds.ports_half;
-            self.half = if half { self.half + 1 } else { 0 };
+            let ended = ports.opened as f64 - f64::from(ports.live());
+            self.ended.add(ports.walked_at, ended);
+            if filled < thresholds.ports_half {
+                self.since_half = Trend::new(SINCE_HALF);
+            } else {
+                self.since_half.add(ports.walked_at, ports.opened as f64);
+            }
             self.live.add(ports.walked_at, ports.live().into());
             let full = filled >= thresholds.ports_full;
             self.full = if full { self.full + 1.0 } else { 0.0 };
@@ -137,22 +147,27 @@ impl Detector for PortExhaustion {
         self.failed.add(at.now, at.pace, failed);
         let free = f64::from(ports.available.saturating_sub(ports.blocked));
         let end = self.end(ports);
-        let grown_in = until_used(free, self.growth());
+        let growth = self.growth();
+        let grown_in = until_used(free, growth);
         let left = match end >= 1.0 {
-            true => until_used(free, self.opened.now()),
+            true => self
+                .ended
+                .used_in(free, self.rate(), ports.blocked_for, growth),
             false => grown_in,
         };
         // Since the walk, too.
         let left = (left - at.now.saturating_sub(ports.walked_at).as_secs_f64()).max(0.0);
         let soon = end.max(thresholds.ports_soon_seconds / grown_in.max(1.0));
-        let settled = self.half >= HALF_WALKS || left < (LAST_WALKS * self.interval).as_secs_f64();
+        let settled = self.since_half.slope().is_some_and(|(_, time)| {
+            time.as_secs_f64() >= (WATCHED * left).min(thresholds.ports_half_seconds)
+        }) || left < (LAST_WALKS * self.interval).as_secs_f64();
         let half = if settled {
             filled / thresholds.ports_half
         } else {
             0.0
         };
         let score = all(&[half, soon])
-            .max(self.full / FULL_WALKS)
+            .max(self.full / thresholds.ports_full_walks)
             .max(failed.min(1) as f64);
         let critical = failed > 0 || left < thresholds.ports_critical_seconds;
         let severity = if critical {

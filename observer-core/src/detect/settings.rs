@@ -117,11 +117,16 @@ thresholds! {
     silent_peers_seconds = 5.0;
     /// Such ends as a fraction of all connections that ended in 120 seconds. Servers of mobile clients have a few per cent.
     silent_peers_share = 0.2;
-    /// Blocked ports as a fraction of the available ports, at two consecutive walks: at most seconds are left.
+    /// Blocked ports as a fraction of the available ports, at consecutive walks: at most seconds are left.
     ports_full = 0.85;
+    /// Number of those walks: a single one may be in the middle of a burst.
+    ports_full_walks = 2.0;
     /// Blocked ports as a fraction of the available ports, if the forecast says that they run out.
     /// Above half of the range connect() searches ports of both parities, which takes milliseconds.
     ports_half = 0.5;
+    /// Seconds for which that fraction must be blocked, because a client may slow down when its searches take long, and the
+    /// rate from which the time left is computed is then another one. A quarter of the time left if that is shorter.
+    ports_half_seconds = 3.0;
     /// Blocked ports as a fraction of the available ports below which the finding clears.
     ports_clear = 0.4;
     /// Growth of live connections is reported if it uses up all ports within this number of seconds.

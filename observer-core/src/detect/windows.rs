@@ -2,7 +2,7 @@
 //!
 //! Time is CLOCK_MONOTONIC, as an argument. Nothing here allocates before the first value that is not 0.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, iter, time::Duration};
 
 /// After a longer gap between samples, the times of events are unknown, and short windows are
 /// reset. If samples are further apart, after two missing ones.
@@ -354,6 +354,35 @@ impl Trend {
         let first = risen.or_else(|| self.readings.front())?;
         let time = last.0.saturating_sub(first.0);
         (time > Duration::ZERO).then(|| (last.1 - first.1) / time.as_secs_f64())
+    }
+
+    /// Seconds after the last reading until `free` are used at `rate` per second, if each unit by which the number has
+    /// risen is free again `held` after that, and in the end they are used at `then` per second.
+    #[must_use]
+    pub fn used_in(&self, mut free: f64, rate: f64, held: Duration, then: f64) -> f64 {
+        let (Some(first), Some(last)) = (self.readings.front(), self.readings.back()) else {
+            return f64::INFINITY;
+        };
+        let freed_in = |at: Duration| (at + held).saturating_sub(last.0).as_secs_f64();
+        let pairs = self.readings.iter().zip(self.readings.iter().skip(1));
+        let risen = pairs.map(|(from, to)| {
+            let time = to.0.saturating_sub(from.0).as_secs_f64();
+            (freed_in(to.0), (to.1 - from.1) / time.max(f64::EPSILON))
+        });
+        let mut now = 0.0;
+        for (until, freed) in iter::once((freed_in(first.0), 0.0)).chain(risen) {
+            let used = (rate - freed) * (until - now);
+            if used >= free {
+                return now + free.max(0.0) / (rate - freed).max(f64::EPSILON);
+            }
+            free -= used;
+            now = until;
+        }
+        if then > 0.0 {
+            now + free / then
+        } else {
+            f64::INFINITY
+        }
     }
 
     /// Change per second between the first and the last reading, and the time between them.
