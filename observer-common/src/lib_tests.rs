@@ -14,7 +14,10 @@ fn names_are_there_and_unique() {
     let sent: Vec<_> = (0..RESETS_SENT as u32)
         .filter_map(reset_class_name)
         .collect();
-    assert_eq!(sent.len() as u32, RESET_OTHER - RESET_CLASSES_FROM + 1);
+    assert_eq!(
+        sent.len() as u32,
+        RESET_UNREAD_AFTER_SHUTDOWN - RESET_CLASSES_FROM + 1
+    );
     for names in [
         states,
         received,
@@ -32,8 +35,8 @@ fn names_are_there_and_unique() {
 #[test]
 fn classes_of_sent_resets_fit_their_array() {
     assert_eq!(reset_class_name(RESET_CLASSES_FROM - 1), None);
-    assert_eq!(reset_class_name(RESET_OTHER + 1), None);
-    assert!((RESET_OTHER as usize) < RESETS_SENT);
+    assert_eq!(reset_class_name(RESET_UNREAD_AFTER_SHUTDOWN + 1), None);
+    assert!((RESET_UNREAD_AFTER_SHUTDOWN as usize) < RESETS_SENT);
 }
 
 /// Sizes are asserted at compile time. The alignment has to fit as well: the kernel places map values

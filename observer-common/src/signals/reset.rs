@@ -40,6 +40,9 @@ pub const RESET_INVALID_SEGMENT: u32 = 58;
 pub const RESET_KEEPALIVE: u32 = 59;
 /// None of the other classes.
 pub const RESET_OTHER: u32 = 60;
+/// close() with unread data in FIN_WAIT1 or FIN_WAIT2: after shutdown(SHUT_WR), and before the answer was read. The
+/// kernel's reason is the same as without shutdown().
+pub const RESET_UNREAD_AFTER_SHUTDOWN: u32 = 61;
 
 /// Number of counters of received RSTs, by the state of the connection.
 pub const RESETS_RECEIVED: usize = crate::STATES;
@@ -63,6 +66,7 @@ pub const fn reset_class_name(class: u32) -> Option<&'static str> {
         RESET_INVALID_SEGMENT => "INVALID_SEGMENT",
         RESET_KEEPALIVE => "TCP_KEEPALIVE_TIMEOUT",
         RESET_OTHER => "OTHER",
+        RESET_UNREAD_AFTER_SHUTDOWN => "UNREAD_AFTER_SHUTDOWN",
         _ => return None,
     })
 }

@@ -116,7 +116,7 @@ macro_rules! causes {
 
 causes! {
     RstStorm {
-        HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET"
+        HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET or UNREAD_AFTER_SHUTDOWN"
             => "closes its connections before it has read the answer (shutdown() or close() too early)"
             ["half-close"];
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"

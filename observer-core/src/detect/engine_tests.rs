@@ -432,7 +432,9 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
         server.counts.ended = 100 * second;
         server.reset_peer = Some(key(8));
         let mut client = process(8);
-        client.counts.resets_sent[SentReset::DataAfterClose as usize] = 100 * second;
+        for half_close in [SentReset::DataAfterClose, SentReset::UnreadAfterShutdown] {
+            client.counts.resets_sent[half_close as usize] = 50 * second;
+        }
         client.counts.ended = 100 * second;
         client.reset_peer = Some(key(7));
         server.labels = Arc::new(Labels::process(7, "nginx", ""));
@@ -456,7 +458,7 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
     assert_eq!(finding.causes[0].cause.id, "half_close");
     let json = serde_json::to_value(finding).unwrap();
     assert_eq!(json["evidence"]["peer_pid"], 7);
-    assert_eq!(json["evidence"]["sent"]["data_after_close"], 2_000);
+    assert_eq!(json["evidence"]["sent"]["data_after_close"], 1_000);
 }
 
 #[test]

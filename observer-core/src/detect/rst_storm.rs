@@ -238,8 +238,9 @@ impl<S: Resetting> RstStorm<S> {
     fn sent_causes(&self) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
         let count = |class: SentReset| sent[class as usize];
+        let half_close = count(SentReset::DataAfterClose) + count(SentReset::UnreadAfterShutdown);
         vec![
-            (&cause::HALF_CLOSE, count(SentReset::DataAfterClose)),
+            (&cause::HALF_CLOSE, half_close),
             (&cause::UNREAD, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),

@@ -39,7 +39,9 @@ classes! {
         /// Data came after this side had closed: TCP_ABORT_ON_DATA, or TCP_TIMEWAIT_SOCKET, which
         /// `tcp_timewait_state_process` (6.12) decides in the substate FIN_WAIT2 alone.
         DataAfterClose = "data_after_close",
-        /// close() with unread data.
+        /// close() with unread data after shutdown(SHUT_WR).
+        UnreadAfterShutdown = "unread_after_shutdown",
+        /// The same without shutdown().
         UnreadData = "unread_data",
         /// SO_LINGER {1, 0}.
         LingerZero = "linger_zero",
@@ -113,6 +115,7 @@ impl SentReset {
         Some(match reason {
             "NO_SOCKET" => return None,
             "TCP_ABORT_ON_DATA" | "TCP_TIMEWAIT_SOCKET" => Self::DataAfterClose,
+            "UNREAD_AFTER_SHUTDOWN" => Self::UnreadAfterShutdown,
             "TCP_ABORT_ON_CLOSE" => Self::UnreadData,
             "LINGER_ZERO" => Self::LingerZero,
             "DISCONNECT" | "TCP_DISCONNECT_WITH_DATA" => Self::Disconnect,

@@ -28,7 +28,7 @@ connections! {
         fact "This side's RST comes from its own unread data, or from data that comes after it has closed.";
         kernels "all";
         fix "After shutdown(SHUT_WR), read to the end, then close.";
-        check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_CLOSE|TCP_ABORT_ON_DATA\"} stops growing; so does IN_CLOSE_WAIT at the peer";
+        check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_CLOSE|TCP_ABORT_ON_DATA|UNREAD_AFTER_SHUTDOWN\"} stops growing; so does IN_CLOSE_WAIT at the peer";
     "linger":
         fact "By default close() sends a FIN, and the kernel continues sending in the background. With SO_LINGER {1,0}, close() sends an RST, unsent data is lost, and there is no TIME_WAIT. With {1,n}, close() waits up to n seconds, even with O_NONBLOCK; then the kernel continues sending, without an RST. Unread data takes precedence over SO_LINGER.";
         kernels "all";

@@ -87,7 +87,7 @@ mod tests {
             );
             assert_eq!(reasons.name(RESET_NO_SOCKET), "NO_SOCKET");
             assert_eq!(reasons.name(RESET_OTHER), "OTHER");
-            assert_eq!(reasons.name(RESET_OTHER + 1), "REASON_61");
+            assert_eq!(reasons.name(RESET_OTHER + 2), "REASON_62");
         }
     }
 

@@ -32,7 +32,7 @@ input()
     program.expect("done");
     let pid = program.pid();
     let metrics = daemon.until("20 RSTs", |metrics| {
-        sent(metrics, pid, "TCP_ABORT_ON_CLOSE") >= 20.0
+        sent(metrics, pid, "UNREAD_AFTER_SHUTDOWN") >= 20.0
             && received(metrics, pid, "IN_CLOSE_WAIT") >= 20.0
     });
     assert_eq!(all(&metrics, pid, "sent"), 20.0, "{}", metrics.shown());

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Storms of RSTs, by the first argument: `half-close`: a client shuts down and closes before it has read the answer, in
-more and more of its requests. `linger`: a server closes with SO_LINGER {1, 0}. `acks`: a listener gets ACKs of
+more and more of its requests. `half-read`: a client shuts down, waits for the answer and does not read it. `linger`: a server closes with SO_LINGER {1, 0}. `acks`: a listener gets ACKs of
 connections that it does not know."""
-import os, socket, struct, threading
+import os, select, socket, struct, threading
 
 from common import ARGS, child, rename, say
 from shared import listen, pace
@@ -21,24 +21,39 @@ def answer(c):
     c.close()
 
 
+def answer_and_wait(c):
+    c.recv(100)
+    c.sendall(b"answer")
+    ended = select.poll()
+    ended.register(c, 0)
+    ended.poll(1000)
+    c.close()
+
+
 def reset(c):
     c.recv(100)
     c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     c.close()
 
 
+WORK = {"half-close": answer, "half-read": answer_and_wait}
+
+
 def serve(ready):
     s = listen(*ADDRESS[::-1])
     ready()
     while True:
-        (answer if ARGS[0] == "half-close" else reset)(s.accept()[0])
+        WORK.get(ARGS[0], reset)(s.accept()[0])
 
 
 def request(misuse):
     c = socket.create_connection(ADDRESS)
     c.sendall(b"request")
-    if ARGS[0] == "half-close":
+    if ARGS[0].startswith("half-"):
         c.shutdown(socket.SHUT_WR)
+    if ARGS[0] == "half-read":
+        c.recv(100, socket.MSG_PEEK)
+        misuse = True
     try:
         while not misuse and c.recv(100):
             pass

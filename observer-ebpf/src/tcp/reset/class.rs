@@ -1,10 +1,10 @@
 //! Owner and class of an RST that was sent, from the fields of its socket.
 
 use observer_common::{
-    CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_SENT, Conn, FIN_WAIT2, LAST_ACK, LISTEN, RESET_ABORTED,
-    RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT, RESET_INVALID_SEGMENT, RESET_KEEPALIVE,
-    RESET_LINGER_ZERO, RESET_LISTENER, RESET_ORPHAN, RESET_OTHER, RESET_TIME_WAIT,
-    RESET_UNACCEPTED, RESET_UNREAD_DATA, SLOT_UNATTRIBUTED,
+    CLOSE, CLOSE_WAIT, CLOSING, CONN_RESET_SENT, Conn, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN,
+    RESET_ABORTED, RESET_DATA_AFTER_CLOSE, RESET_DISCONNECT, RESET_INVALID_SEGMENT,
+    RESET_KEEPALIVE, RESET_LINGER_ZERO, RESET_LISTENER, RESET_ORPHAN, RESET_OTHER, RESET_TIME_WAIT,
+    RESET_UNACCEPTED, RESET_UNREAD_AFTER_SHUTDOWN, RESET_UNREAD_DATA, SLOT_UNATTRIBUTED,
 };
 
 use crate::{
@@ -164,7 +164,10 @@ unsafe fn active<M: Memory>(sk: *const u8, state: u8, previous: u8) -> u32 {
             let fin = u32::from(matches!(previous, CLOSE_WAIT | LAST_ACK | CLOSING));
             let unread = received.wrapping_sub(copied);
             if unread > fin {
-                return RESET_UNREAD_DATA;
+                return match previous {
+                    FIN_WAIT1 | FIN_WAIT2 => RESET_UNREAD_AFTER_SHUTDOWN,
+                    _ => RESET_UNREAD_DATA,
+                };
             }
         }
         if flags & SOCK_LINGER != 0

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     LISTEN, NEW_SYN_RECV, RECORD_RESET_SENT, RESET_CLASSES_FROM, RESET_LISTENER, RESET_NO_SOCKET,
-    RESETS_SENT, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
+    RESET_UNREAD_AFTER_SHUTDOWN, RESETS_SENT, SIGNAL_RESET_SENT, SLOT_NO_SOCKET, TIME_WAIT,
 };
 
 use crate::{
@@ -131,8 +131,10 @@ fn on_sent<M: Memory>(sk: *const u8, skb: *const u8, reason: u32) {
             _ => class::of_full_socket::<M>(sk, answers_segment, reason, &mut sent),
         }
     }
-    // A listener refuses requests with several reasons, none of which is specific to listeners.
+    // A listener refuses requests with several reasons, none of which is specific to listeners, and close() with
+    // unread data has one reason in all states.
     let specific = sent.class != RESET_LISTENER
+        && sent.class != RESET_UNREAD_AFTER_SHUTDOWN
         && reason < RESET_CLASSES_FROM
         && reason != REASON_NOT_SPECIFIED.load()
         && reason != REASON_TCP_STATE.load();

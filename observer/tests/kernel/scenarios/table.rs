@@ -310,6 +310,9 @@ scenarios! {
     "gohalf": "the same in Go: CloseWrite(), then a deferred Close()";
         ["half_close.go"]
         => Some(resets("client", "half_close", "half-close"));
+    "halfread": "a client ends its side, waits for the answer and does not read it";
+        ["resets.py", "half-read"]
+        => Some(resets("client", "half_close", "half-close"));
     "linger": "a server closes 100 connections/s with SO_LINGER {1, 0}";
         ["resets.py", "linger"]
         => Some(Expected {
