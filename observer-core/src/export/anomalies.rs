@@ -1,6 +1,10 @@
 //! Findings for the API.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use observer_common::ProcessKey;
 use serde::Serialize;
@@ -72,6 +76,9 @@ pub fn log_fields(change: &Change, clock: Clock) -> Map<String, Value> {
     };
     let causes = finding.causes.iter().map(|it| it.cause.id);
     fields.insert("causes".to_owned(), causes.collect());
+    let hints = finding.causes.iter().flat_map(|it| &it.hints);
+    let hints = hints.map(|it| it.hint.id).collect::<BTreeSet<_>>();
+    fields.insert("hints".to_owned(), hints.into_iter().collect());
     fields.insert("change".to_owned(), change.name().into());
     fields.insert("since".to_owned(), clock.rfc3339_at(finding.since).into());
     fields.remove("since_monotonic_seconds");

@@ -178,7 +178,7 @@ fn an_answer_is_bounded() {
 }
 
 #[test]
-fn a_log_line_has_the_evidence_and_the_ids_of_causes() {
+fn a_log_line_has_the_evidence_and_the_ids_of_causes_and_hints() {
     let fields = log_fields(&Change::Raised(storm()), CLOCK);
     assert_eq!(
         Value::Object(fields),
@@ -188,6 +188,7 @@ fn a_log_line_has_the_evidence_and_the_ids_of_causes() {
             "change": "raised",
             "comm": "quo\"te",
             "evidence": {"overflows": 3},
+            "hints": ["half-close"],
             "pid": 100,
             "score": 1.5,
             "severity": "warning",

@@ -162,9 +162,42 @@ impl Run {
         Some(self.error? - self.found()?.at)
     }
 
-    /// The expected finding.
-    fn differences(&self, expected: &Expected, finding: &Value) -> Vec<String> {
+    /// What the log lacks of the finding: its line says who is to blame and what to do.
+    fn missing_in_log(&self, expected: &Expected, finding: &Value, log: &[Value]) -> Vec<String> {
+        let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+        let summary = text(&finding["summary"]);
+        let is_of_it = |line: &&Value| {
+            line["change"] == "raised"
+                && ["anomaly", "subject"]
+                    .iter()
+                    .all(|it| line[it] == finding[it])
+                && text(&line["message"]).ends_with(&summary)
+        };
+        let Some(line) = log.iter().find(is_of_it) else {
+            return vec![format!("no line in the log: {summary}")];
+        };
         let mut wrong = Vec::new();
+        let message = text(&line["message"]);
+        let mut lacks = |what: &str| wrong.push(format!("{what} is not in the log: {message}"));
+        let ids = |field: &str, id: &str| {
+            let all = line[field].as_array();
+            all.is_some_and(|all| all.iter().any(|it| it == id))
+        };
+        if !ids("hints", expected.hint) {
+            lacks(expected.hint);
+        }
+        if !ids("causes", expected.cause) {
+            lacks(expected.cause);
+        }
+        if !message.contains("; fix: ") {
+            lacks("a fix");
+        }
+        wrong
+    }
+
+    /// The expected finding.
+    fn differences(&self, expected: &Expected, finding: &Value, log: &[Value]) -> Vec<String> {
+        let mut wrong = self.missing_in_log(expected, finding, log);
         let busy = env::var_os(IS_BUSY).map_or(1.0, |_| BUSY);
         let within = busy * expected.within;
         let cause = &finding["causes"][0];
@@ -207,18 +240,25 @@ impl Run {
     }
 
     /// Differences from the expectation.
-    fn wrong(&self) -> Vec<String> {
+    fn wrong(&self, log: &[Value]) -> Vec<String> {
         let mut wrong = match (&self.scenario.expected, self.found()) {
             (None, _) if self.end.is_none() => vec!["its program did not end".to_owned()],
             (None, _) => Vec::new(),
             (Some(expected), None) => {
                 vec![format!("no {} of {:?}", expected.anomaly, expected.of)]
             }
-            (Some(expected), Some(found)) => self.differences(expected, &found.finding),
+            (Some(expected), Some(found)) => self.differences(expected, &found.finding, log),
         };
         for Raised { finding, .. } in &self.raised {
             if !self.is_expected(finding) && !self.is_allowed(finding) {
                 wrong.push(format!("also found: {}", finding["summary"]));
+            }
+            let [comm, summary] = ["comm", "summary"].map(|it| finding[it].as_str());
+            if !summary
+                .unwrap_or_default()
+                .contains(comm.unwrap_or_default())
+            {
+                wrong.push(format!("{comm:?} is not in {summary:?}"));
             }
         }
         wrong
@@ -280,6 +320,7 @@ fn what_programs_do_wrong_is_found() {
         "--fd-interval=15s",
         "--resync-interval=1m",
         "--reconcile-interval=1m",
+        "--log-format=json",
     ]);
     let netns = Netns::new();
     let metrics = daemon.scrape();
@@ -314,12 +355,17 @@ fn what_programs_do_wrong_is_found() {
     }
     let took = began.elapsed().as_secs();
     let metrics = daemon.scrape();
+    let log = daemon.log();
+    let log = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let log: Vec<Value> = log.collect();
     let mut rows = String::new();
     let mut wrong = String::new();
     for run in &runs {
         rows += &row(run);
         rows.push('\n');
-        for what in run.wrong() {
+        for what in run.wrong(&log) {
             wrong += &format!("{}: {what}\n", run.scenario.name);
         }
         // Nothing is found, either, where nothing was observed.
