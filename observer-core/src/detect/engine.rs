@@ -11,7 +11,7 @@ use super::{
     board::Board,
     close_wait_leak::CloseWaitLeak,
     connect_failures::ConnectFailures,
-    detector::{Assessment, At, Detector},
+    detector::{Assessment, At, Detector, seconds},
     fd_exhaustion::FdExhaustion,
     fd_leak::FdLeak,
     finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
@@ -42,9 +42,6 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 const SOURCES: usize = 1_000;
 /// A source whose last segment for a closed port is longer ago has stopped.
 const RECENT: Duration = Duration::from_secs(60);
-/// How long a finding stays hidden after the one that explains it has cleared, because its windows still contain the
-/// incident.
-const HIDDEN: Duration = Duration::from_secs(60);
 
 /// One detector of one subject.
 struct Watch<D> {
@@ -236,7 +233,8 @@ impl Pass<'_> {
                 continue;
             };
             if is_explained(&watch.detector, part, self.board) {
-                watch.hidden_until = Some(self.at.now + HIDDEN);
+                watch.hidden_until = seconds(self.at.thresholds.hidden_seconds)
+                    .map(|hidden| self.at.now.saturating_add(hidden));
                 if watch.flag.hide() {
                     self.board.clear(D::ANOMALY, &subject, self.at.now);
                 }

@@ -14,9 +14,6 @@ use crate::process::fd_kinds::{FdKind, FdKinds};
 /// Seconds of a bucket of each scale.
 const SCALES: [u64; 4] = [1, 10, 60, 600];
 
-/// Seconds of growth that are enough near the limit.
-const JUMP: u64 = 3;
-
 /// State of the detector.
 #[derive(Debug)]
 pub struct FdLeak {
@@ -49,8 +46,8 @@ impl FdLeak {
             self.found(score, left, rise.slope());
         }
         if let Some((slope, over)) = self.last.slope()
-            && self.growing >= JUMP
-            && over.as_secs() <= JUMP + 1
+            && self.growing as f64 >= thresholds.fd_jump_measurements
+            && over.as_secs() as f64 <= thresholds.fd_jump_measurements + 1.0
         {
             let left = (limit - open) / slope;
             let score = all(&[
@@ -96,10 +93,10 @@ impl Detector for FdLeak {
     const ANOMALY: Anomaly = Anomaly::FdLeak;
     type Sample = Process;
 
-    fn new(_: &Thresholds) -> Self {
+    fn new(thresholds: &Thresholds) -> Self {
         Self {
             floors: SCALES.map(Floor::new),
-            last: Trend::new(JUMP),
+            last: Trend::new(thresholds.fd_jump_measurements.min(60.0) as u64),
             growing: 0,
             measured: None,
             assessment: Assessment::default(),

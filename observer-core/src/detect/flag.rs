@@ -7,10 +7,6 @@ use super::{
     finding::Severity,
 };
 
-/// This number of raises within [`FLAPPING_WITHIN`] is flapping.
-const FLAPPING: usize = 3;
-const FLAPPING_WITHIN: Duration = Duration::from_secs(3600);
-
 /// The action for a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -30,7 +26,7 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Flag {
     raised: Option<Raised>,
-    /// When it was raised within the last hour, oldest first.
+    /// When it was raised within `flapping_within_seconds`, oldest first.
     raises: VecDeque<Duration>,
 }
 
@@ -59,10 +55,11 @@ impl Flag {
             let Some(severity) = assessment.raise else {
                 return Step::Rest;
             };
+            let within = thresholds.flapping_within_seconds;
             self.raises
-                .retain(|raise| at.now.saturating_sub(*raise) < FLAPPING_WITHIN);
+                .retain(|raise| at.now.saturating_sub(*raise).as_secs_f64() < within);
             self.raises.push_back(at.now);
-            let flaps = self.raises.len() >= FLAPPING;
+            let flaps = self.raises.len() as f64 >= thresholds.flapping_raises;
             if flaps {
                 self.raises.pop_front();
             }

@@ -35,7 +35,7 @@ impl Detector for ProgramNotReading {
         ]);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: score < 0.5,
+            calm: score < thresholds.not_reading_clear_share,
             score,
             time_left: None,
         }

@@ -24,9 +24,6 @@ const SECONDS: u64 = 600;
 /// were cancelled are sent at once, before NextConnection or just after it.
 const TOGETHER: Duration = Duration::from_secs(10);
 
-/// Seconds in which connections failed: a pool loses all its connections at once when a server is away for some seconds.
-const FAILED_SECONDS: f64 = 3.0;
-
 /// Events of one kind that none of the other has been put down to: those of this period of at least [`TOGETHER`] and
 /// of the one before.
 #[derive(Debug, Default)]
@@ -130,7 +127,7 @@ impl Detector for Quic0RttLost {
         let failed_seconds = self.attempts[QUIC_FAILED].seconds_with(0.0);
         let failed = all(&[
             failed / thresholds.quic_0rtt_failed,
-            failed_seconds as f64 / FAILED_SECONDS,
+            failed_seconds as f64 / thresholds.quic_0rtt_failed_seconds,
             share(failed, sum(&self.attempts)) / thresholds.quic_0rtt_failed_share,
         ]);
         let score = reset.max(abandoned).max(failed);
@@ -139,7 +136,7 @@ impl Detector for Quic0RttLost {
         }
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: score < 0.5,
+            calm: score < thresholds.quic_0rtt_clear_share,
             score,
             time_left: None,
         }

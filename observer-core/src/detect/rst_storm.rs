@@ -168,10 +168,13 @@ impl Side {
             ),
             false => (thresholds.rst_rate_new, thresholds.rst_share_new),
         };
-        let hot = self.window.seconds_with(need / 2.0) as f64;
+        let hot = self.window.seconds_with(thresholds.rst_hot_share * need) as f64;
         self.score = all(&[rate / need, hot / rules.hot, self.share / share]);
         let critical = rate >= thresholds.rst_critical_ratio * need;
-        let calm = rate < thresholds.rst_clear_rate.max(2.0 * self.base);
+        let calm = rate
+            < thresholds
+                .rst_clear_rate
+                .max(thresholds.rst_clear_ratio * self.base);
         self.learn(count, rate, rules);
         let severity = if critical {
             Severity::Critical
@@ -202,7 +205,7 @@ impl Side {
         }
         self.raised = 0.0;
         let cap = match rules.mature {
-            true => 3.0 * self.base + 3.0,
+            true => thresholds.rst_burst_ratio * (self.base + 1.0),
             false => thresholds.rst_rate_new,
         };
         let now = count as f64 / elapsed.as_secs_f64();

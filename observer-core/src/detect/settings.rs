@@ -53,9 +53,16 @@ thresholds! {
     /// threshold before it clears, in seconds: with less, a finding would clear and be raised again
     /// within one incident.
     min_raised_seconds = 30.0;
-    /// Minimum duration in seconds of a finding that is the third of its kind within an hour: the
+    /// Minimum duration in seconds of a finding that is the last of `flapping_raises`: the
     /// condition flaps, and further log lines would add nothing.
     flapping_raised_seconds = 600.0;
+    /// Number of raises within `flapping_within_seconds` that is flapping: two may be two incidents.
+    flapping_raises = 3.0;
+    /// Seconds in which that many raises are flapping.
+    flapping_within_seconds = 3600.0;
+    /// Seconds for which a finding stays hidden after the one that explains it has cleared: its windows still contain the
+    /// incident.
+    hidden_seconds = 60.0;
     /// Seconds after which an unchanged finding is reported again.
     repeat_seconds = 600.0;
     /// Minimum of RSTs per second in a storm. Each health checker resets 0.5 to 1 connections per second.
@@ -72,10 +79,12 @@ thresholds! {
     rst_ratio_big = 20.0;
     /// Minimum fraction of ended connections from `rst_ratio_big` times the baseline on.
     rst_share_big = 0.05;
-    /// Number of the last 10 seconds with at least half the rate. Restarts, closed tabs and ends of
+    /// Fraction of the rate from which a second counts: a storm is not the same in each second.
+    rst_hot_share = 0.5;
+    /// Number of the last 10 seconds with at least that fraction of the rate. Restarts, closed tabs and ends of
     /// benchmarks last 1 to 2 seconds.
     rst_hot_seconds = 6.0;
-    /// Number of the last 60 seconds with at least half the rate, for a name. A rolling restart has
+    /// Number of the last 60 seconds with at least that fraction of the rate, for a name. A rolling restart has
     /// pauses, a process per request has none.
     rst_name_hot_seconds = 54.0;
     /// Seconds after which a process has a baseline.
@@ -91,10 +100,14 @@ thresholds! {
     /// Seconds for which the baseline is frozen while a storm is raised. A rate that continues after that becomes the
     /// baseline.
     rst_chronic_seconds = 3600.0;
+    /// Maximum multiple of the baseline plus 1 that a second adds to the baseline: a burst must not hide a later storm.
+    rst_burst_ratio = 3.0;
     /// Multiple of the rate from which a storm is critical.
     rst_critical_ratio = 10.0;
-    /// RSTs per second below which a storm clears, or twice the baseline if that is higher.
+    /// RSTs per second below which a storm clears, or `rst_clear_ratio` if that is higher.
     rst_clear_rate = 2.0;
+    /// Multiple of the baseline below which a storm clears.
+    rst_clear_ratio = 2.0;
     /// Failed connects in 10 seconds.
     connect_failures = 10.0;
     /// Number of the last 10 seconds with a failed connect: a restart of the backend takes 1 to 4.
@@ -117,6 +130,8 @@ thresholds! {
     silent_peers_seconds = 5.0;
     /// Such ends as a fraction of all connections that ended in 120 seconds. Servers of mobile clients have a few per cent.
     silent_peers_share = 0.2;
+    /// Fraction of `silent_peers` below which the finding clears.
+    silent_peers_clear_share = 0.5;
     /// Blocked ports as a fraction of the available ports, at consecutive walks: at most seconds are left.
     ports_full = 0.85;
     /// Number of those walks: a single one may be in the middle of a burst.
@@ -160,8 +175,10 @@ thresholds! {
     fd_horizon = 6.0;
     /// A rise that slows down must level off above this fraction of the limit: that of a starting program does not.
     fd_end_share = 0.95;
-    /// Fraction of the limit from which growth in three consecutive measurements is enough.
+    /// Fraction of the limit from which growth in a few consecutive measurements is enough.
     fd_jump_share = 0.8;
+    /// Number of those measurements: jobs that open and close descriptors grow in one or two.
+    fd_jump_measurements = 3.0;
     /// Maximum number of seconds until the limit is reached by such growth.
     fd_jump_seconds = 10.0;
     /// A leak clears below this fraction of the highest number since it was raised, or of the
@@ -200,6 +217,8 @@ thresholds! {
     /// Those connections as a fraction of the process's connections in ESTABLISHED and in use: a
     /// proxy stops reading from a client while its server is slow.
     not_reading_share = 0.5;
+    /// Score below which the finding clears.
+    not_reading_clear_share = 0.5;
     /// Connections without data for 10 seconds in which it is nobody's turn. Pools of a few dozen
     /// connections that grow once are normal.
     idle_pool_least = 50.0;
@@ -219,6 +238,8 @@ thresholds! {
     /// Slow handshakes as a fraction of the process's connections: a pool that waits for a tenth of
     /// its connections is affected, a server with a few slow clients is not.
     tls_stall_share = 0.1;
+    /// Score below which the finding clears.
+    tls_stall_clear_share = 0.5;
     /// Connections of QUIC that lost their early data in 10 minutes: after a rejection streams were cancelled and reset,
     /// or the connection was closed. One or two are users who gave up, or a program that ends.
     quic_0rtt_lost = 3.0;
@@ -228,9 +249,13 @@ thresholds! {
     /// Connections of QUIC with early data that ended in 10 minutes before the server had answered. A server that
     /// restarts is back before a client gives up (5 s).
     quic_0rtt_failed = 10.0;
+    /// Seconds in which they ended: a pool loses all its connections at once when a server is away for some seconds.
+    quic_0rtt_failed_seconds = 3.0;
     /// The same as a fraction of those with early data. A client that has to begin again with another QUIC version, or
     /// tries IPv4 and IPv6 at once, has half.
     quic_0rtt_failed_share = 0.8;
+    /// Score below which the finding clears.
+    quic_0rtt_clear_share = 0.5;
     /// Connection requests dropped in 10 seconds because the accept queue was full.
     listen_overflows = 5.0;
     /// Number of the last 10 seconds with such a drop: retries after a burst come after 1 and 3 s,
@@ -244,8 +269,13 @@ thresholds! {
     listen_hold_seconds = 60.0;
     /// Distinct closed ports that one source tried within 60 s. A stray client tries one to three.
     scan_ports = 15.0;
-    /// Seconds without such a segment, or with less than half as many ports, before the finding clears.
+    /// Seconds without such a segment, or with fewer ports than `scan_clear_share`, before the finding clears.
     scan_hold_seconds = 60.0;
+    /// Seconds without a segment after which a scan counts as silent: a slow scan tries a port a second.
+    scan_silent_seconds = 2.0;
+    /// Fraction of `scan_ports` below which the source is a stray client. Ports are counted anew each minute, so a scan is
+    /// below this value for a moment then, too.
+    scan_clear_share = 0.5;
 }
 
 impl Thresholds {

@@ -68,7 +68,7 @@ impl<S: Connecting> Detector for SilentPeers<S> {
         ]);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: number < 0.5,
+            calm: number < thresholds.silent_peers_clear_share,
             score,
             time_left: None,
         }

@@ -1,7 +1,5 @@
 //! One source tries many closed ports.
 
-use std::time::Duration;
-
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
@@ -10,13 +8,6 @@ use super::{
     sample::Source,
     settings::Thresholds,
 };
-
-/// Seconds without a segment after which a scan counts as ended. A slow scan continues as long as segments arrive.
-const SILENT: Duration = Duration::from_secs(2);
-/// A scan also counts as ended below this fraction of the ports of a scan: the source is then a
-/// stray client. The bitmap is reset each minute, so a scan is below this value for a moment then,
-/// too.
-const FEW: f64 = 0.5;
 
 /// The detector, which has no state: the kernel side keeps the window.
 #[derive(Debug)]
@@ -41,11 +32,12 @@ impl Detector for SynScan {
 
     fn assess(&mut self, source: &Source, at: &At<'_>) -> Assessment {
         let score = f64::from(ports(source)) / at.thresholds.scan_ports;
-        let silent = at.now.saturating_sub(source.last_at);
-        let over = silent.as_secs_f64() >= at.thresholds.scan_hold_seconds;
+        let silent = at.now.saturating_sub(source.last_at).as_secs_f64();
+        let over = silent >= at.thresholds.scan_hold_seconds;
         Assessment {
             raise: (score >= 1.0 && !over).then_some(Severity::Warning),
-            calm: silent >= SILENT || score < FEW,
+            calm: silent >= at.thresholds.scan_silent_seconds
+                || score < at.thresholds.scan_clear_share,
             score,
             time_left: None,
         }

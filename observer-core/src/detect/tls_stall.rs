@@ -47,7 +47,7 @@ impl Detector for TlsStall {
         };
         Assessment {
             raise: (self.since.is_some_and(is_complete)).then_some(Severity::Warning),
-            calm: score < 0.5,
+            calm: score < thresholds.tls_stall_clear_share,
             score,
             time_left: None,
         }
