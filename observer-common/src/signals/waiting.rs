@@ -29,6 +29,8 @@ pub const WAIT_PEER: u8 = 7;
 pub const WAIT_PROGRAM: u8 = 8;
 /// It is nobody's turn.
 pub const WAIT_NOBODY: u8 = 9;
+/// Nobody's turn as far as the kernel knows, and no data was sent or received yet.
+pub const WAIT_UNUSED: u8 = 10;
 
 /// Stalls: the program or the peer has to act. From [`WAIT_PROGRAM_ACCEPT`] on.
 pub const STALLS: usize = 6;

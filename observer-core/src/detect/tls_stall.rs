@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use observer_common::{TLS_CLIENT, TLS_ROLES, TLS_SERVER, TLS_UNKNOWN, WAIT_PEER_FIRST_BYTE};
+use observer_common::{
+    TLS_CLIENT, TLS_ROLES, TLS_SERVER, TLS_UNKNOWN, WAIT_PEER_FIRST_BYTE, WAIT_UNUSED,
+};
 
 use super::{
     anomaly::Anomaly,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::walk::PeerWait;
 
-/// Longest time in which a client's finding waits for the walk that names its peers.
+/// Longest time in which a finding waits for the walk that names its peers.
 const FOR_PEERS: Duration = Duration::from_secs(5);
 
 /// State of the detector.
@@ -41,9 +43,7 @@ impl Detector for TlsStall {
         ]);
         self.since = (score >= 1.0).then(|| self.since.unwrap_or(at.now));
         let is_complete = |since: Duration| {
-            handshakes.slow[TLS_CLIENT as usize] == 0
-                || first_byte(sample).next().is_some()
-                || at.now.saturating_sub(since) >= FOR_PEERS
+            silent(sample).next().is_some() || at.now.saturating_sub(since) >= FOR_PEERS
         };
         Assessment {
             raise: (self.since.is_some_and(is_complete)).then_some(Severity::Warning),
@@ -55,9 +55,6 @@ impl Detector for TlsStall {
 
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let handshakes = &sample.handshakes;
-        // For the kernel, a server does not wait for a first byte of its clients.
-        let is_client = handshakes.slow[TLS_CLIENT as usize] > 0;
-        let peers = first_byte(sample).filter(|_| is_client);
         let slow = TLS_ROLES
             .iter()
             .copied()
@@ -67,7 +64,7 @@ impl Detector for TlsStall {
             connections: connections(sample),
             reasons: Breakdown::new(slow),
             longest_seconds: longest(sample).as_secs_f64(),
-            peers: Waiting::by_peer(peers),
+            peers: Waiting::by_peer(silent(sample)),
         };
         let of = |role: u32| u64::from(handshakes.slow[role as usize]);
         let causes = [
@@ -79,10 +76,17 @@ impl Detector for TlsStall {
     }
 }
 
-/// Peers that the process awaits the first byte of, as of the last walk.
-fn first_byte(sample: &Process) -> impl Iterator<Item = &PeerWait> {
-    let peers = sample.peers.iter();
-    peers.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE)
+/// Peers on the other side of slow handshakes that have sent nothing at all, as of the last walk.
+fn silent(sample: &Process) -> impl Iterator<Item = &PeerWait> {
+    let slow = |role: u32| {
+        sample.handshakes.slow[role as usize] + sample.handshakes.slow[TLS_UNKNOWN as usize] > 0
+    };
+    let (as_client, as_server) = (slow(TLS_CLIENT), slow(TLS_SERVER));
+    sample.peers.iter().filter(move |it| match it.waits_for {
+        WAIT_PEER_FIRST_BYTE => as_client,
+        WAIT_UNUSED => as_server,
+        _ => false,
+    })
 }
 
 /// The longest handshake in progress.

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use observer_common::{BUCKETS, Histogram, WAIT_PEER_FIRST_BYTE};
+use observer_common::{BUCKETS, Histogram};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -159,9 +159,8 @@ impl Exporter {
             let waits = snapshot.walk.waits(process.owner);
             let stalls = waits.into_iter().flat_map(Waits::stalls);
             let quiets = waits.into_iter().flat_map(Waits::quiets);
-            // Without those that are kept for `tls_stall` alone.
             let peers = snapshot.walk.peers(process.owner).iter();
-            let peers = peers.filter(|it| it.is_judged || it.waits_for != WAIT_PEER_FIRST_BYTE);
+            let peers = peers.filter(|it| !it.is_for_tls());
             Process {
                 pid: process.key.tgid,
                 start_boottime_ns: process.key.start_boottime_ns,

@@ -6,7 +6,7 @@ use observer_common::{
     AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
     SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
     WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
-    WAIT_PROGRAM_READ, bucket_of,
+    WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
 };
 
 use super::destination::address;
@@ -21,8 +21,8 @@ pub const UNANSWERED_SECONDS: u32 = 60;
 /// Index of nobody's turn in [`Waits::quiet`].
 pub const NOBODY: usize = (WAIT_NOBODY - WAIT_PEER) as usize;
 
-/// Peers kept of each process, those with the most waiting connections; and as many that have been awaited the first
-/// byte of for less than `--stall-after`.
+/// Peers kept of each process, those with the most waiting connections; and as many of either kind that is kept for
+/// [`PeerWait::is_for_tls`].
 pub(super) const PEERS: usize = 5;
 
 /// Waits of the connections of a process or a name, in ESTABLISHED and CLOSE_WAIT.
@@ -81,7 +81,8 @@ impl Waits {
         self.ages[bucket_of(&AGE_BOUNDS, alive_ns)] += 1;
         self.age_sum += u64::from(socket.alive);
         let is_server = u32::from(is_server(socket));
-        let is_idle = socket.waits_for == WAIT_NOBODY && waited(socket, QUIET_SECONDS[0]);
+        let is_nobodys = turn(socket.waits_for) == Some(NOBODY);
+        let is_idle = is_nobodys && waited(socket, QUIET_SECONDS[0]);
         if is_idle {
             self.idle_of_servers += is_server;
         } else {
@@ -214,13 +215,19 @@ fn stall(waits_for: u8) -> Option<usize> {
 
 /// Index of a `WAIT_` number in [`TURN_NAMES`].
 fn turn(waits_for: u8) -> Option<usize> {
+    if waits_for == WAIT_UNUSED {
+        return Some(NOBODY);
+    }
     let index = usize::from(waits_for.checked_sub(WAIT_PEER)?);
     (index < TURNS).then_some(index)
 }
 
-/// The reason of a wait: one of [`STALL_NAMES`], or `peer` if it is the peer's turn.
+/// The reason of a wait: one of [`STALL_NAMES`] or [`TURN_NAMES`], or `unused`.
 #[must_use]
 pub fn wait_name(waits_for: u8) -> &'static str {
+    if waits_for == WAIT_UNUSED {
+        return "unused";
+    }
     match (stall(waits_for), turn(waits_for)) {
         (Some(stall), _) => STALL_NAMES[stall],
         (_, Some(turn)) => TURN_NAMES[turn],
@@ -248,22 +255,35 @@ pub struct PeerWait {
     pub owner: (u32, u32),
     /// The peer.
     pub peer: Peer,
-    /// A `WAIT_` number: one of [`STALL_NAMES`], or [`WAIT_PEER`].
+    /// A `WAIT_` number: one of [`STALL_NAMES`], [`WAIT_PEER`], or of a client [`WAIT_UNUSED`].
     pub waits_for: u8,
     /// Whether detectors count them.
     pub is_judged: bool,
-    /// Connections that have waited for `--stall-after` or longer; for the first byte, also those that have waited for
-    /// two seconds, without being counted by detectors.
+    /// Connections that have waited for `--stall-after` or longer; those that are [for TLS](Self::is_for_tls) for two
+    /// seconds.
     pub connections: u32,
     /// The longest wait, milliseconds.
     pub longest_ms: u32,
 }
 
-/// Milliseconds after which the peer that a connection awaits the first byte of is kept, although no stall is counted yet:
-/// `tls_stall` names it after five seconds.
-const FIRST_BYTE_MS: u32 = 2_000;
+impl PeerWait {
+    /// Whether it is kept for `tls_stall` alone, which names peers after five seconds: the first byte of the peer has been
+    /// awaited for less than `--stall-after`, or the peer is a client that has sent nothing.
+    #[must_use]
+    pub fn is_for_tls(&self) -> bool {
+        !self.is_judged && matches!(self.waits_for, WAIT_PEER_FIRST_BYTE | WAIT_UNUSED)
+    }
 
-/// Maximum number of peers per process during a walk.
+    /// Those with the same are kept up to a number of peers, beside the others.
+    fn kind(&self) -> u8 {
+        if self.is_for_tls() { self.waits_for } else { 0 }
+    }
+}
+
+/// Milliseconds after which a peer that has sent nothing is kept for [`PeerWait::is_for_tls`].
+const SILENT_MS: u32 = 2_000;
+
+/// Maximum number of peers per process during a walk, and of clients that have sent nothing.
 const MOST_PEERS: u32 = 1000;
 
 /// Aggregates the connections of a walk.
@@ -272,8 +292,8 @@ pub(super) struct WaitCollector {
     processes: BTreeMap<(u32, u32), Waits>,
     /// Connections, and the longest wait.
     peers: BTreeMap<PeerKey, (u32, u32)>,
-    /// Number of those of each owner.
-    known: BTreeMap<(u32, u32), u32>,
+    /// Number of those of each owner: clients that have sent nothing, and others.
+    known: BTreeMap<((u32, u32), bool), u32>,
 }
 
 /// Owner, whether detectors count the wait, its number, and the peer.
@@ -325,15 +345,17 @@ impl WaitCollector {
         let is_judged = is_judged(socket, stall_after_ms);
         waits.add(socket, stall_after_ms, is_judged);
         let waits_for = socket.waits_for;
+        let is_server = is_server(socket);
+        let is_unused = waits_for == WAIT_UNUSED && is_server;
         let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
         let least = match waits_for {
-            WAIT_PEER_FIRST_BYTE => stall_after_ms.min(FIRST_BYTE_MS),
+            WAIT_PEER_FIRST_BYTE | WAIT_UNUSED => stall_after_ms.min(SILENT_MS),
             _ => stall_after_ms,
         };
-        if !is_for_somebody || socket.waited_ms < least {
+        if !(is_for_somebody || is_unused) || socket.waited_ms < least {
             return;
         }
-        let peer = RawPeer::of(socket, is_server(socket));
+        let peer = RawPeer::of(socket, is_server);
         let key = (owner, is_judged, waits_for, peer);
         if let Some((count, longest)) = self.peers.get_mut(&key) {
             *count += 1;
@@ -341,7 +363,7 @@ impl WaitCollector {
             return;
         }
         // Addresses of peers are easily had in any number.
-        let known = self.known.entry(owner).or_default();
+        let known = self.known.entry((owner, is_unused)).or_default();
         if *known < MOST_PEERS {
             *known += 1;
             self.peers.insert(key, (1, socket.waited_ms));
@@ -363,15 +385,13 @@ impl WaitCollector {
             },
         );
         let mut peers: Vec<_> = peers.collect();
-        // Those that have waited for a first byte for a short time come last, beside the others.
-        let is_early = |it: &PeerWait| !it.is_judged && it.waits_for == WAIT_PEER_FIRST_BYTE;
         peers.sort_by_key(|it| {
             let most = Reverse((it.is_judged, it.connections, it.longest_ms));
-            (it.owner, is_early(it), most, it.peer)
+            (it.owner, it.kind(), most, it.peer)
         });
         let (mut of, mut kept) = (None, 0);
         peers.retain(|it| {
-            let group = Some((it.owner, is_early(it)));
+            let group = Some((it.owner, it.kind()));
             kept = if of == group { kept + 1 } else { 1 };
             of = group;
             kept <= PEERS

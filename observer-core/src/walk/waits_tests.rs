@@ -1,7 +1,8 @@
 use std::net::Ipv4Addr;
 
 use observer_common::{
-    FIN_WAIT2, WAIT_NOBODY, WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, coarse_time,
+    FIN_WAIT2, WAIT_NOBODY, WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED,
+    coarse_time,
 };
 
 use super::*;
@@ -139,8 +140,46 @@ fn peers_that_have_sent_nothing_for_a_short_time_are_kept_beside_others() {
     assert_eq!(kinds, expected);
 }
 
+/// Nor do they hide whom the process waits for.
+#[test]
+fn clients_that_have_sent_nothing_are_kept_beside_others() {
+    let at = |waited, last| peer(socket(1, WAIT_UNUSED, waited), last, true);
+    let mut sockets = vec![at(1_999, 1), at(2_000, 2), at(30_000, 3), at(30_000, 3)];
+    // Of one that this process opened, the other end owes nothing.
+    sockets.push(peer(socket(1, WAIT_UNUSED, 30_000), 4, false));
+    sockets.extend((0..20).map(|last| peer(socket(1, WAIT_PEER_FIRST_BYTE, 3_000), last, false)));
+    let (all, peers) = collect(&sockets);
+    let waits = &all[0].1;
+    assert_eq!(waits.quiets().collect::<Vec<_>>(), [("nobody", 10, 3)]);
+    assert_eq!((waits.idle(), waits.idle_of_servers), (3, 2));
+    let (clients, servers): (Vec<&PeerWait>, Vec<_>) =
+        peers.iter().partition(|it| it.peer.is_client);
+    assert_eq!(servers.len(), PEERS);
+    assert!(peers.iter().all(PeerWait::is_for_tls));
+    let clients: Vec<_> = clients
+        .iter()
+        .map(|it| (it.peer.address.to_string(), it.peer.port, it.connections))
+        .collect();
+    let expected = [("10.0.0.3", 443, 2), ("10.0.0.2", 443, 1)];
+    assert_eq!(
+        clients,
+        expected.map(|(it, port, of)| (it.to_owned(), port, of))
+    );
+    assert_eq!(wait_name(WAIT_UNUSED), "unused");
+}
+
 #[test]
 fn a_process_with_many_peers_is_bounded() {
+    let silent = (0..3_000).map(|address| SocketSeen {
+        remote: [0, 0, u32::MAX.to_be() >> 16, address],
+        flags: SEEN_PASSIVE,
+        ..socket(1, WAIT_UNUSED, 20_000)
+    });
+    let mut collector = WaitCollector::default();
+    for socket in silent {
+        collector.add(&socket, STALL_AFTER_MS);
+    }
+    assert_eq!(collector.peers.len(), MOST_PEERS as usize);
     let sockets = (0..3_000_u32).map(|address| SocketSeen {
         remote: [0, 0, u32::MAX.to_be() >> 16, address],
         ..socket(1, WAIT_PEER_FIRST_BYTE, 20_000)

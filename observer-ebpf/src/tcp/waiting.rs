@@ -13,7 +13,7 @@ use observer_common::{
     ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS,
     MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK,
     WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF,
-    WAIT_PROGRAM_READ, coarse_time,
+    WAIT_PROGRAM_READ, WAIT_UNUSED, coarse_time,
 };
 
 use crate::core::{
@@ -149,10 +149,12 @@ impl Reader {
     #[inline(always)]
     fn turn(&self, sent: u32, received: u32, fin: u32, is_server: bool) -> u8 {
         if self.u64(at::OFF_TP_BYTES_RECEIVED()) <= u64::from(fin) {
-            if !is_server && self.u64(at::OFF_TP_BYTES_SENT()) > 0 {
-                return WAIT_PEER_FIRST_BYTE;
-            }
-            return WAIT_NOBODY;
+            return match (self.u64(at::OFF_TP_BYTES_SENT()) > 0, is_server) {
+                (false, _) => WAIT_UNUSED,
+                (true, false) => WAIT_PEER_FIRST_BYTE,
+                // It has spoken first.
+                (true, true) => WAIT_NOBODY,
+            };
         }
         let order = sent.wrapping_sub(received) as i32;
         let sent_last = if order == 0 {

@@ -184,7 +184,7 @@ fn each_living_connection_waits_for_what_it_should() {
         ("unread", "program_read", "nobody"),
         ("first_byte", "peer_first_byte", "program"),
         ("unaccepted", "peer_first_byte", "program_accept"),
-        ("unused", "nobody", "nobody"),
+        ("unused", "unused", "unused"),
         ("second", "peer", "program"),
         ("second_fast", "peer", "program"),
         ("eof_unread", "program_read", ""),

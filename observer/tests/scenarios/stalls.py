@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `no-tls`: the same by
-TCP alone. `silent`: half of the ten clients of a TLS server say nothing. `hangs`: a backend is stopped while ten connections of a
+TCP alone. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, subprocess, tempfile, threading, time
@@ -11,8 +11,8 @@ from shared import listen, pace
 KIND, kept = ARGS[0], []
 
 
-def connect(port=80):
-    c = socket.create_connection(("127.0.0.1", port))
+def connect(port=80, source=None):
+    c = socket.create_connection(("127.0.0.1", port), source_address=source)
     kept.append(c)
     return c
 
@@ -131,7 +131,7 @@ if KIND in ("handshakes", "no-tls", "silent"):
     say("start")
     if KIND == "silent":
         for _ in range(5):
-            connect(443)
+            connect(443, ("127.0.0.2", 0))
     else:
         together(lambda port: use(secured(port), 1), [444] * 5)
 elif KIND == "hangs":

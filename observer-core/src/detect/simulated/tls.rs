@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use observer_common::{TLS_CLIENT, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
+use observer_common::{TLS_CLIENT, TLS_SERVER, WAIT_PEER_FIRST_BYTE, WAIT_UNUSED};
 
 use super::{
     draw::Draw,
@@ -45,9 +45,9 @@ fn series(
             connections: others as u32 + seen.in_progress[role],
             ..Waits::default()
         };
-        // The walk sees clients of which the server has sent nothing for two seconds.
-        if role == TLS_CLIENT as usize && seen.oldest[role] >= Duration::from_secs(2) {
-            process.peers = vec![peer()];
+        // The walk sees peers that have sent nothing for two seconds.
+        if seen.oldest[role] >= Duration::from_secs(2) {
+            process.peers = vec![peer(role == TLS_SERVER as usize)];
         }
         process.handshakes = seen;
         Sample {
@@ -59,16 +59,20 @@ fn series(
     Series::new(onset, (0..=seconds).map(at))
 }
 
-fn peer() -> PeerWait {
+fn peer(is_client: bool) -> PeerWait {
     PeerWait {
         owner: (0, 0),
         peer: Peer {
             netns: 1,
             address: Ipv4Addr::LOCALHOST.into(),
             port: 443,
-            is_client: false,
+            is_client,
         },
-        waits_for: WAIT_PEER_FIRST_BYTE,
+        waits_for: if is_client {
+            WAIT_UNUSED
+        } else {
+            WAIT_PEER_FIRST_BYTE
+        },
         is_judged: false,
         connections: 1,
         longest_ms: 2_000,
@@ -78,15 +82,18 @@ fn peer() -> PeerWait {
 /// Without a walk, a finding has no peers, and waits for them a while.
 #[test]
 fn peers_are_awaited_for_seconds() {
-    let hanging = vec![(21, HANGS); 5];
-    let series = series(20, 60, TLS_CLIENT, 5, hanging);
-    let without = series.samples.map(|mut sample| {
-        sample.processes[0].peers.clear();
-        sample
-    });
-    let history = changes(Series::new(20, without));
-    let history: Vec<_> = history.map(|(second, it)| (second, it.name())).collect();
-    assert_eq!(history.first(), Some(&(30, "raised")));
+    for role in [TLS_CLIENT, TLS_SERVER] {
+        let hanging = vec![(21, HANGS); 5];
+        let series = series(20, 60, role, 5, hanging);
+        // Those of the other role are no answer.
+        let without = series.samples.map(move |mut sample| {
+            sample.processes[0].peers = vec![peer(role == TLS_CLIENT)];
+            sample
+        });
+        let history = changes(Series::new(20, without));
+        let history: Vec<_> = history.map(|(second, it)| (second, it.name())).collect();
+        assert_eq!(history.first(), Some(&(30, "raised")));
+    }
 }
 
 /// Handshakes that begin at a rate from one second to another.

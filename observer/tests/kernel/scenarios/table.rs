@@ -510,6 +510,7 @@ scenarios! {
         needs "tls"
         => Some(Expected {
             within: 15.0,
+            peers: &["client 127.0.0.2 of 443"],
             also: &[],
             ..stall("tls_stall", "server", "handshakes_not_finished", "tls-server")
         });

@@ -99,6 +99,7 @@ impl BySs {
         }
         let turn = match (self.bytes_received, self.sent_ms, self.received_ms) {
             (0, ..) if !is_server && self.bytes_sent > 0 => "peer_first_byte",
+            (0, ..) if self.bytes_sent == 0 => "unused",
             (0, ..) => "nobody",
             (_, sent, received) if sent < received && !is_server => "peer",
             (_, sent, received) if received < sent && is_server => "program",
