@@ -1,11 +1,14 @@
 //! Early data of QUIC, with several versions of quic-go on the real kernel.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::Command,
+};
 
 use observer_test_support::{
     Daemon, Metrics, Netns, Program, new_comm,
     quic::{VERSIONS, program},
 };
+use serde_json::Value;
 
 const ADDRESS: &str = "127.0.0.1:4433";
 const RESULTS: [&str; 3] = ["accepted", "rejected", "failed"];
@@ -32,6 +35,27 @@ impl Programs {
             name,
             inode,
         })
+    }
+
+    /// The same, with the client in a file of its own.
+    fn apart(version: &str) -> Result<Self, String> {
+        let mut this = Self::of(version)?;
+        fs::remove_file(this.path('c')).expect("it is there");
+        fs::copy(this.path('s'), this.path('c')).expect("the folder can be written to");
+        this.inode = this.path('c').metadata().expect("it is there").ino();
+        Ok(this)
+    }
+
+    /// Waits until the client's program is probed.
+    fn probed(&self, daemon: &Daemon) {
+        let inode = format!("inode={}", self.inode);
+        daemon.wait("the program is probed", |daemon| {
+            let log = daemon.log();
+            let mut lines = log
+                .lines()
+                .filter(|line| line.contains("observing quic-go"));
+            lines.any(|line| line.split_ascii_whitespace().any(|it| it == inode))
+        });
     }
 
     fn comm(&self, suffix: char) -> String {
@@ -121,14 +145,7 @@ fn six_ways(daemon: &Daemon, programs: &Programs, version: &str) {
     println!("quic-go {version}");
     let netns = Netns::new();
     let mut server = Some(programs.serve(&netns));
-    let inode = format!("inode={}", programs.inode);
-    daemon.wait("the program is probed", |daemon| {
-        let log = daemon.log();
-        let mut lines = log
-            .lines()
-            .filter(|line| line.contains("observing quic-go"));
-        lines.any(|line| line.split_ascii_whitespace().any(|it| it == inode))
-    });
+    programs.probed(daemon);
     let expect = |what: &str, expected: ([u32; 3], [u32; 3])| {
         let expected = (expected.0.map(f64::from), expected.1.map(f64::from));
         daemon.until(&format!("{version}, {what}: {expected:?}"), |metrics| {
@@ -181,6 +198,95 @@ fn six_ways(daemon: &Daemon, programs: &Programs, version: &str) {
     client(programs, &netns, &mut server, "stopped").end_after("resumed: <nil>");
     let metrics = expect("stopped by the peer", ([1, 5, 0], [3, 1, 1]));
     assert!(programs.stops(&metrics) > before);
+}
+
+/// Becomes a program that has a UDP socket all the time, as those with a `quic.Transport`.
+const WITH_UDP: &str = r"
+import os, socket, sys
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+os.set_inheritable(held.fileno(), True)
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+/// The sockets that a process has open, of those in a table of /proc/PID/net.
+fn sockets(pid: u32, table: &str) -> usize {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let open = open.filter_map(|it| fs::read_link(it.ok()?.path()).ok());
+    let open = open.filter_map(|it| {
+        let inode = it.to_str()?.strip_prefix("socket:[")?;
+        Some(inode.strip_suffix(']')?.to_owned())
+    });
+    let open: BTreeSet<String> = open.collect();
+    let tables = ["", "6"].map(|of| {
+        // Without IPv6 there is no such file.
+        let table = format!("/proc/{pid}/net/{table}{of}");
+        fs::read_to_string(table).unwrap_or_default()
+    });
+    let lines = tables.iter().flat_map(|it| it.lines());
+    let inodes = lines.filter_map(|line| line.split_ascii_whitespace().nth(9));
+    inodes.filter(|it| open.contains(*it)).count()
+}
+
+/// No event of TCP shows a process that has UDP sockets alone, and no other process has its program mapped.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_client_that_has_no_tcp_socket_is_found_and_named() {
+    const CONNECTIONS: usize = 3;
+    let daemon = Daemon::start(&["--resync-interval", "1s"]);
+    needs_signal!(daemon.scrape(), "quic");
+    let programs = match Programs::apart("0.50") {
+        Ok(programs) => programs,
+        Err(why) => skip!("{why}"),
+    };
+    let netns = Netns::new();
+    let server = programs.serve(&netns);
+    let mut command = netns.command("python3");
+    command.args(["-c", WITH_UDP]).arg(programs.path('c'));
+    command.args(["client", ADDRESS, "forget", &CONNECTIONS.to_string()]);
+    let mut client = Program::spawn_as(&programs.comm('c'), &mut command);
+    let pid = client.pid();
+    let each = |client: &mut Program, step: &str| {
+        // Those of one connection may come before those of another.
+        for _ in 0..CONNECTIONS {
+            while client.line() != step {}
+        }
+        // Unbound sockets are in no table.
+        assert_eq!(sockets(pid, "tcp"), 0, "{step}");
+    };
+    each(&mut client, "restart");
+    programs.probed(&daemon);
+    server.kill();
+    (0..CONNECTIONS).for_each(|_| client.go());
+    each(&mut client, "sent");
+    assert!(sockets(pid, "udp") > 0, "quic-go has bound sockets");
+    let server = programs.serve(&netns);
+    each(&mut client, "done");
+    (0..CONNECTIONS).for_each(|_| client.go());
+    each(&mut client, "closed");
+    let is_abandoned = format!("{CONNECTIONS} rejections are abandoned");
+    daemon.until(&is_abandoned, |metrics| {
+        let abandoned = [("result", "abandoned")];
+        metrics.by(
+            &programs.comm('c'),
+            "socket_quic_0rtt_rejections_total",
+            &abandoned,
+        ) == CONNECTIONS as f64
+    });
+    let finding = || {
+        let (_, body) = daemon.get("/api/v1/anomalies");
+        let all: Value = serde_json::from_str(&body).expect("JSON");
+        let findings = all["findings"].as_array().expect("findings");
+        let of_client = |it: &&Value| it["anomaly"] == "quic_0rtt_lost" && it["pid"] == pid;
+        findings.iter().find(of_client).cloned()
+    };
+    daemon.wait("the finding", |_| finding().is_some());
+    let finding = finding().expect("it stays for minutes");
+    assert_eq!(finding["subject"]["kind"], "process", "{finding}");
+    assert_eq!(finding["comm"], programs.comm('c'), "{finding}");
+    assert_eq!(finding["causes"][0]["id"], "never_resumed", "{finding}");
+    println!("{}", finding["summary"]);
+    client.end();
+    server.kill();
 }
 
 trait EndAfter {
