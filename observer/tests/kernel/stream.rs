@@ -100,13 +100,13 @@ fn failures_are_logged_as_json() {
 }
 
 /// A running `observer tail`.
-struct Tail {
+pub struct Tail {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Tail {
-    fn start(args: &[&str]) -> Self {
+    pub fn start(args: &[&str]) -> Self {
         let mut command = Command::new(observer_test_support::observer());
         command
             .arg("tail")
@@ -125,7 +125,7 @@ impl Tail {
     }
 
     /// Makes `program` open connections until this has printed a record, that is until its hooks are attached.
-    fn first_line(&mut self, program: &mut Program) -> String {
+    pub fn first_line(&mut self, program: &mut Program) -> String {
         for _ in 0..600 {
             program.go();
             program.expect("done");
@@ -144,7 +144,7 @@ impl Tail {
 
     /// Goes on making connections until it ends; returns the rest of its lines, and its
     /// standard error.
-    fn end(mut self, program: &mut Program) -> (Vec<String>, String) {
+    pub fn end(mut self, program: &mut Program) -> (Vec<String>, String) {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

@@ -1,6 +1,7 @@
 //! What connections wait for: at walks while they exist, and when they end.
 
 mod by_ss;
+mod shown;
 
 use std::{collections::BTreeMap, thread, time::Duration};
 

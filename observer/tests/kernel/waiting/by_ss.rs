@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use observer_common::{SEEN_PASSIVE, SocketSeen};
-use observer_core::walk::wait_name;
+use observer_common::{SEEN_PASSIVE, SocketSeen, TURN_NAMES};
+use observer_core::walk::{QUIET_SECONDS, wait_name};
 use observer_test_support::Netns;
 
 /// Milliseconds: a tick of the slowest clock, on either side.
@@ -73,10 +73,19 @@ impl BySs {
         Some(((port(local), port(remote)), this))
     }
 
+    /// Milliseconds since data was sent or received.
+    pub fn idle_ms(&self) -> u32 {
+        self.sent_ms.min(self.received_ms)
+    }
+
+    /// Whether keepalive probes will be sent, if nothing else happens.
+    pub fn has_keepalive(&self) -> bool {
+        matches!(&self.timer, Some((kind, _)) if kind == "keepalive")
+    }
+
     /// What it waits for, and the maximum of the wait, milliseconds. `None` if `ss` does not show it.
     fn wait(&self, is_server: bool) -> Option<(&'static str, u32)> {
         let fin = u64::from(self.is_close_wait);
-        let idle_ms = self.sent_ms.min(self.received_ms);
         if !self.is_accepted {
             return Some(("program_accept", self.received_ms));
         }
@@ -107,7 +116,7 @@ impl BySs {
             (_, sent, received) if sent == received => return None,
             _ => "nobody",
         };
-        Some((turn, idle_ms))
+        Some((turn, self.idle_ms()))
     }
 }
 
@@ -115,6 +124,23 @@ impl BySs {
 pub fn connections(netns: &Netns) -> BTreeMap<Ports, BySs> {
     let text = netns.run("ss", &["-HtinoeO"]);
     text.lines().filter_map(BySs::parse).collect()
+}
+
+/// Quiet connections by whose turn it is and for how many seconds, of which servers have this local port.
+pub fn quiet(all: &BTreeMap<Ports, BySs>, server: u16) -> BTreeMap<(&'static str, u32), u32> {
+    let mut counts = BTreeMap::new();
+    for ((local, _), connection) in all {
+        let Some((wait, ms)) = connection.wait(*local == server) else {
+            continue;
+        };
+        let turn = if wait == "unused" { "nobody" } else { wait };
+        for seconds in QUIET_SECONDS {
+            if TURN_NAMES.contains(&turn) && ms / 1000 >= seconds {
+                *counts.entry((turn, seconds)).or_default() += 1;
+            }
+        }
+    }
+    counts
 }
 
 /// What [`compare`] is given.
@@ -148,10 +174,9 @@ pub fn compare(walk: &Walk<'_>) -> BTreeMap<&'static str, u32> {
             continue;
         }
         let shown = format!("{socket:?}\n{first:?}\n{second:?}");
-        let idle = |it: &BySs| it.sent_ms.min(it.received_ms);
-        let range = idle(first).saturating_sub(SLACK)..=idle(second) + SLACK;
+        let range = first.idle_ms().saturating_sub(SLACK)..=second.idle_ms() + SLACK;
         // A retransmission in between begins anew.
-        let is_again = idle(second) < idle(first);
+        let is_again = second.idle_ms() < first.idle_ms();
         let is_idle = is_again || range.contains(&socket.idle_ms);
         assert!(is_idle, "idle {range:?}: {shown}");
         let is_server = socket.flags & SEEN_PASSIVE != 0;
