@@ -1,16 +1,15 @@
-//! Views of an ELF file: segments, sections, symbols, pointers, the build ID.
+//! Views of an ELF file: segments, sections, symbols, pointers.
 
 use std::collections::HashMap;
 
 use object::{
     LittleEndian as LE,
     elf::{
-        ELF_NOTE_GNU, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_X, PT_LOAD, PT_NOTE,
-        Rela64, SHF_ALLOC, SHN_LORESERVE, SHN_UNDEF, SHT_DYNSYM, SHT_RELA, SHT_RELR, SHT_SYMTAB,
-        STT_FUNC, SectionHeader64, Sym64,
+        ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, Rela64, SHF_ALLOC, SHN_LORESERVE, SHN_UNDEF,
+        SHT_DYNSYM, SHT_RELA, SHT_RELR, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
     },
     pod,
-    read::elf::{FileHeader as _, NoteIterator, ProgramHeader as _, SectionHeader as _},
+    read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _},
 };
 
 use super::{machine::Machine, misfit::Misfit};
@@ -22,9 +21,6 @@ const MAX_PROGRAM_HEADERS: usize = 1024;
 const MAX_SECTIONS: usize = 4096;
 const MAX_SYMBOLS: usize = 1 << 22;
 const MAX_RELOCATIONS: usize = 1 << 22;
-const MAX_NOTES: usize = 64;
-/// The build IDs that linkers write have 8 to 32 bytes.
-const MAX_BUILD_ID: usize = 64;
 
 /// What decides about the bytes of a page in memory: offsets in a file and addresses agree below it.
 /// arm64 has larger pages at times, for which files are linked so that they agree as well.
@@ -401,25 +397,4 @@ fn segments<'a>(header: &FileHeader64<LE>, data: &'a [u8]) -> Result<Vec<Segment
         });
     }
     Ok(segments)
-}
-
-/// The GNU build ID, of any machine.
-pub fn build_id(data: &[u8]) -> Option<&[u8]> {
-    let header = FileHeader64::<LE>::parse(data).ok()?;
-    header.endian().ok()?;
-    let headers = header.program_headers(LE, data).ok()?;
-    let notes = headers
-        .iter()
-        .take(MAX_PROGRAM_HEADERS)
-        .filter(|it| it.p_type(LE) == PT_NOTE)
-        .filter_map(|it| {
-            let content = it.data(LE, data).ok()?;
-            NoteIterator::<FileHeader64<LE>>::new(LE, it.p_align(LE), content).ok()
-        })
-        .flat_map(|it| it.take(MAX_NOTES).map_while(Result::ok));
-    let id = notes
-        .take(MAX_NOTES)
-        .find(|it| it.name() == ELF_NOTE_GNU && it.n_type(LE) == NT_GNU_BUILD_ID)?
-        .desc();
-    (id.len() <= MAX_BUILD_ID).then_some(id)
 }

@@ -71,8 +71,3 @@ fn go_functions_on(
 ) -> Result<Option<Vec<Option<Function>>>, Misfit> {
     go::functions(&Elf::parse(file, machine)?, names)
 }
-
-/// The GNU build ID, at most 64 bytes, or nothing. Go's own linker writes none.
-pub fn build_id(file: &[u8]) -> &[u8] {
-    elf::build_id(file).unwrap_or_default()
-}

@@ -1,7 +1,7 @@
-//! Headers, segments and the build ID.
+//! Headers and segments.
 
 use super::{
-    super::{Misfit, build_id, machine::Machine, tls, tls_on},
+    super::{Misfit, machine::Machine, tls, tls_on},
     file::{CODE, DATA, DATA_BIAS, File, PT_LOAD, Pointers},
     openssl::library,
 };
@@ -111,20 +111,4 @@ fn sections_out_of_the_file_are_a_misfit() {
     other[62] = 200;
     let found = tls_on(&other, Some(Machine::X86_64));
     assert_eq!(found, Err(Misfit::Malformed("section names")));
-}
-
-#[test]
-fn the_build_id_is_that_of_the_note() {
-    let mut file = whole();
-    assert_eq!(build_id(&file.write()), b"");
-    let id: Vec<u8> = (0..20).collect();
-    file.build_id = Some(id.clone());
-    let bytes = file.write();
-    assert_eq!(build_id(&bytes), id);
-    assert!(matches!(tls_on(&bytes, Some(Machine::X86_64)), Ok(Some(_))));
-    // No linker writes such a long one.
-    file.build_id = Some(vec![1; 65]);
-    assert_eq!(build_id(&file.write()), b"");
-    assert_eq!(build_id(b"\x7fELF"), b"");
-    assert_eq!(build_id(b""), b"");
 }

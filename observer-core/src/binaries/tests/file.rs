@@ -12,7 +12,6 @@ pub const DATA: u64 = 0x800;
 const REST: u64 = 0x1000;
 
 pub const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 const SHT_PROGBITS: u32 = 1;
 const SHT_SYMTAB: u32 = 2;
 const SHT_STRTAB: u32 = 3;
@@ -46,7 +45,6 @@ pub struct File {
     pub relocations: Vec<(u64, u64)>,
     /// Name, address, size.
     pub sections: Vec<(String, u64, u64)>,
-    pub build_id: Option<Vec<u8>>,
     /// Type, flags, offset, address, size in the file, size in memory.
     pub segments: Vec<(u32, u32, u64, u64, u64, u64)>,
 }
@@ -62,7 +60,6 @@ impl File {
             symbols: Vec::new(),
             relocations: Vec::new(),
             sections: Vec::new(),
-            build_id: None,
             segments: vec![
                 (PT_LOAD, 4, 0, CODE_BIAS, CODE, CODE),
                 (PT_LOAD, 5, CODE, CODE + CODE_BIAS, DATA - CODE, DATA - CODE),
@@ -165,17 +162,6 @@ impl File {
         out.resize(usize::try_from(REST).unwrap(), 0);
         assert!(self.code.len() as u64 <= DATA - CODE && self.data.len() as u64 <= REST - DATA);
 
-        let mut segments = self.segments.clone();
-        if let Some(id) = &self.build_id {
-            let size = u32::try_from(id.len()).unwrap();
-            let head = [4, size, 3].map(u32::to_le_bytes).concat();
-            let note = [&head[..], b"GNU\0", id].concat();
-            let (at, size) = (out.len() as u64, note.len() as u64);
-            out.extend(note);
-            out.resize(out.len().next_multiple_of(8), 0);
-            segments.push((PT_NOTE, 4, at, at, size, size));
-        }
-
         let mut sections = Sections::default();
         for (name, address, size) in &self.sections {
             sections.add(
@@ -204,7 +190,7 @@ impl File {
         out.extend(names);
         let headers_at = out.len() as u64;
         out.extend(headers);
-        let head = self.header(&segments, headers_at, count);
+        let head = self.header(headers_at, count);
         out[..head.len()].copy_from_slice(&head);
         out
     }
@@ -251,7 +237,7 @@ impl File {
         (strings, symbols)
     }
 
-    fn header(&self, segments: &[(u32, u32, u64, u64, u64, u64)], at: u64, count: u16) -> Vec<u8> {
+    fn header(&self, at: u64, count: u16) -> Vec<u8> {
         let kind = if self.pointers == Pointers::Plain {
             2_u16
         } else {
@@ -266,18 +252,12 @@ impl File {
         head.extend(1_u32.to_le_bytes());
         head.extend([0, 64, at].iter().flat_map(|it: &u64| it.to_le_bytes()));
         head.extend([0; 4]);
-        let segment_count = u16::try_from(segments.len()).unwrap();
+        let segment_count = u16::try_from(self.segments.len()).unwrap();
         let sizes = [64, 56, segment_count, 64, count, count - 1];
         head.extend(sizes.iter().flat_map(|it| it.to_le_bytes()));
-        for (kind, flags, offset, address, size, memory) in segments {
+        for (kind, flags, offset, address, size, memory) in &self.segments {
             head.extend([*kind, *flags].iter().flat_map(|it| it.to_le_bytes()));
             let words = [*offset, *address, *address, *size, *memory, 0x1000];
-            // Linkers align notes to four bytes.
-            let words = if *kind == PT_NOTE {
-                [words[0], words[1], words[2], words[3], words[4], 4]
-            } else {
-                words
-            };
             head.extend(words.iter().flat_map(|it| it.to_le_bytes()));
         }
         head

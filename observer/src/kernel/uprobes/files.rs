@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File, Metadata, OpenOptions},
+    hash::{BuildHasher as _, RandomState},
     io::Read as _,
     os::{
         fd::AsRawFd as _,
@@ -64,13 +65,30 @@ impl Contents {
     }
 }
 
-/// A file of which the same layer may be mounted at several places (overlayfs): it has the same inode number at each,
-/// and a probe set at one fires at all.
+/// A file of a layer that may be mounted at several places (overlayfs): a probe set at one fires at all. It has the same
+/// metadata at each, apart from the device. Other files may have the same inode number: of layers on another file
+/// system, and a file that was changed in a container (`ovl_copy_up`), which keeps the number, the size and the time
+/// of modification if only its owner or mode was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Layer {
-    inode: u64,
-    bytes: u64,
-    build_id: Vec<u8>,
+    contents: Contents,
+    /// Time of the last change of the inode.
+    changed: (i64, i64),
+    /// Of what is in it. Keyed, as users choose that.
+    hash: u64,
+}
+
+impl Layer {
+    fn of(metadata: &Metadata, bytes: &[u8], hasher: &RandomState) -> Self {
+        Self {
+            contents: Contents {
+                device: 0,
+                ..Contents::of(metadata)
+            },
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            hash: hasher.hash_one(bytes),
+        }
+    }
 }
 
 struct Known {
@@ -96,6 +114,7 @@ pub struct Files {
     uprobes: Uprobes,
     guard: Arc<Guard>,
     known: HashMap<Contents, Known>,
+    hasher: RandomState,
     /// Devices of the system's own programs and libraries. What is probed elsewhere keeps a mount busy.
     system: HashSet<u64>,
     /// Whether no further file is probed.
@@ -117,6 +136,7 @@ impl Files {
             uprobes,
             guard,
             known: HashMap::new(),
+            hasher: RandomState::new(),
             system: system.into_iter().filter_map(Result::ok).collect(),
             closed: false,
             descriptors: [0; 2],
@@ -179,7 +199,7 @@ impl Files {
         let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
         // What failed would fail again, at each look at each process that maps it.
         let probed = self
-            .probe(&file, &contents, of_user)
+            .probe(&file, &metadata, of_user)
             .inspect_err(|error| {
                 let error = format!("{error:#}");
                 debug!(path = %path.display(), error, "not probed");
@@ -261,9 +281,10 @@ impl Files {
     fn probe(
         &mut self,
         file: &File,
-        contents: &Contents,
+        metadata: &Metadata,
         of_user: bool,
     ) -> anyhow::Result<Option<Probed>> {
+        let contents = Contents::of(metadata);
         anyhow::ensure!(
             contents.bytes <= MAX_BYTES,
             "too large: {} bytes",
@@ -285,11 +306,7 @@ impl Files {
         }
         // Snapshots of btrfs have inode numbers in common, too, and are files of their own to probes.
         let has_layers = fstatfs(file)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC;
-        let layer = has_layers.then(|| Layer {
-            inode: contents.inode,
-            bytes: contents.bytes,
-            build_id: binaries::build_id(&bytes).to_vec(),
-        });
+        let layer = has_layers.then(|| Layer::of(metadata, &bytes, &self.hasher));
         let mut probed = self.known.values().filter_map(|it| it.probed.as_ref());
         let is_probed = layer.is_some() && probed.any(|it| it.layer == layer);
         if is_probed || !self.has_room(of_user, true) {
@@ -328,7 +345,7 @@ impl Files {
                 has_quic = true;
             }
         }
-        if links.is_empty() || Contents::of(&file.metadata()?) != *contents {
+        if links.is_empty() || Contents::of(&file.metadata()?) != contents {
             return Ok(None);
         }
         watch.keep(links);
@@ -393,5 +410,29 @@ fn names(tls: &Tls) -> (&'static str, &'static str) {
         Tls::DoHandshake { .. } => (openssl, "symbol"),
         Tls::GnuTls { .. } => (gnutls, "symbol"),
         Tls::Go { .. } => (go, "pclntab"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Go's own linker writes no build ID, so the contents count.
+    #[test]
+    fn a_layer_is_known_by_what_is_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"one").unwrap();
+        let metadata = path.metadata().unwrap();
+        let hasher = RandomState::new();
+        let layer = Layer::of(&metadata, b"one", &hasher);
+        assert_eq!(layer, Layer::of(&metadata, b"one", &hasher));
+        assert_ne!(layer, Layer::of(&metadata, b"two", &hasher));
+        // Not by the device, which is that of the mount.
+        assert_eq!(layer.contents.device, 0);
+        // As a copy of it has another.
+        let mut copy = layer.clone();
+        copy.changed.1 += 1;
+        assert_ne!(layer, copy);
     }
 }
