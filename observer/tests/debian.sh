@@ -19,8 +19,12 @@ apt_of() {
     # Nothing is installed there, so apt names every dependency.
     : >"$2/status"
     : >"$2/sources.list"
-    # Backports take their dependencies from the release.
-    for name in $(printf '%s\n' "${1%-backports}" "$1" | uniq); do
+    # Backports take their dependencies from the release, and experimental from unstable.
+    case $1 in
+    experimental) release=sid ;;
+    *) release=${1%-backports} ;;
+    esac
+    for name in $(printf '%s\n' "$release" "$1" | uniq); do
         echo "deb [arch=$(dpkg --print-architecture)] $mirror $name main" >>"$2/sources.list"
     done
     cat >"$2/apt.conf" <<CONF

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::packaged;
 
 /// Versions of quic-go, as `tests/quic/build.sh` calls them.
-pub const VERSIONS: [&str; 4] = ["0.29", "0.46", "0.50", "0.59"];
+pub const VERSIONS: [&str; 5] = ["0.29", "0.46", "0.50", "0.59", "0.64"];
 
 /// The program of `tests/quic` built against a version of quic-go. Built from packages by the first test, which takes
 /// minutes, and kept below the target folder.

@@ -21,6 +21,7 @@ case $version in
 0.46) suite=bookworm-backports go=1.23 tag= ;;
 0.50) suite=trixie go=1.24 tag= ;;
 0.59) suite=trixie-backports go=1.27 tag= ;;
+0.64) suite=experimental go=1.27 tag= ;;
 *)
     echo "no suite is known to have quic-go $version" >&2
     exit 2
