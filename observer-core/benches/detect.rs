@@ -45,6 +45,7 @@ fn sample(second: u64, processes: u32) -> Sample {
                 measured_at: now,
             }),
             fd_kinds: None,
+            walked_at: None,
             syn_sent_over_3s: 0,
             close_wait_over_10s: 3,
             close_wait_over_60s: 1,

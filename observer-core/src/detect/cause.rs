@@ -117,8 +117,13 @@ macro_rules! causes {
 causes! {
     RstStorm {
         HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET or UNREAD_AFTER_SHUTDOWN"
-            => "closes its connections before it has read the answer (shutdown() or close() too early)"
+            => "closes its connections before it has read the answer: shutdown() or close() too early, or a timeout that is \
+                shorter than the answer takes"
             ["half-close"];
+        CLOSES_FIRST "closes_first": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET by a process that accepts connections and opens none"
+            => "closes connections on which its clients still send: its idle timeout is shorter than that of their pools, it \
+                limits connections, or it answers before it has read the request"
+            ["closes-first"];
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
             => "closes connections with unread data"
             ["half-close"];
@@ -262,14 +267,16 @@ causes! {
         PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"
             => "its peers do not read what it sends" ["peer-window"];
         NOT_RECEIVED "not_received": "retransmitted data that is not acknowledged (peer_ack)"
-            => "what it sends does not arrive: packets are lost, or the peers have vanished" ["keepalive"];
+            => "what it sends does not arrive: packets are lost, or the peers have vanished" ["lost-data"];
     }
     ProgramNotReading {
         SERVER_DOES_NOT_READ "server_does_not_read": "unread data of connections from its listeners"
             => "the server does not read what its clients send: it hangs, was stopped, or all its workers are busy"
             ["not-reading"];
         CLIENT_DOES_NOT_READ "client_does_not_read": "4 KiB or more unread of connections that it opened"
-            => "does not read the answers it gets: it hangs, was stopped, or is slower than its peers" ["not-reading"];
+            => "does not read the answers it gets: it hangs, was stopped, is slower than its peers, or reads only \
+                the headers"
+            ["not-reading"];
     }
     TlsStall {
         HANDSHAKES_UNANSWERED "handshakes_unanswered": "slow handshakes as a client"

@@ -33,7 +33,10 @@ impl Detector for CloseWaitLeak {
         let thresholds = at.thresholds;
         let mut score: f64 = 0.0;
         for floor in &mut self.floors {
-            floor.add(at.now, sample.close_wait_over_60s.into());
+            floor.add(
+                sample.walked_at.unwrap_or(at.now),
+                sample.close_wait_over_60s.into(),
+            );
             if let Some(rise) = floor.rise() {
                 score = score.max(all(&[
                     rise.last() / thresholds.close_wait_least,

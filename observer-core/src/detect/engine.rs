@@ -252,8 +252,21 @@ impl Pass<'_> {
             let Some((since, severity)) = watch.flag.raised() else {
                 continue;
             };
-            let (evidence, mut causes) = watch.detector.evidence(part);
             let raised = self.board.raised(D::ANOMALY, &subject);
+            if assessment.calm
+                && let Some(raised) = raised
+            {
+                // What it sees now is not what it was raised for.
+                let held = Finding {
+                    severity,
+                    score: assessment.score,
+                    time_left: assessment.time_left,
+                    ..raised.clone()
+                };
+                self.board.put(held);
+                continue;
+            }
+            let (evidence, mut causes) = watch.detector.evidence(part);
             let labels = part.labels(raised.and_then(|it| it.labels.as_ref()));
             let netns = raised.and_then(|it| it.netns);
             let netns = netns.or_else(|| self.host.netns(&subject, self.sample));

@@ -461,6 +461,58 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
     assert_eq!(json["evidence"]["sent"]["data_after_close"], 1_000);
 }
 
+/// What a finding says is of the time before the calm at its end, which is not reported either.
+#[test]
+fn a_finding_that_is_over_keeps_its_evidence() {
+    let mut held = Vec::new();
+    let mut engine = Engine::new(Thresholds::default());
+    let mut changes = Vec::new();
+    for second in 0..100 {
+        let mut client = process(7);
+        client.counts.connects[ConnectResult::Refused as usize] = 50 * second.min(30);
+        client.counts.connects[ConnectResult::Ok as usize] = 50 * (second - second.min(30));
+        changes.extend(engine.step(&Sample {
+            now: Duration::from_secs(second),
+            processes: vec![client],
+            ..Sample::default()
+        }));
+        held.extend(engine.board().all_raised(Anomaly::ConnectFailures).cloned());
+    }
+    let changes: Vec<_> = changes.iter().map(Change::name).collect();
+    assert_eq!(changes, ["raised", "cleared"]);
+    let last = held.last().expect("it was raised");
+    assert!(last.score < 1.0, "{last:?}");
+    assert_eq!(last.causes[0].cause.id, "nothing_listens");
+    let Evidence::Connects { failed, .. } = last.evidence else {
+        panic!("{last:?}");
+    };
+    assert!(failed > 0);
+}
+
+/// Data that clients send after the server has closed is no mistake of its own shutdown().
+#[test]
+fn a_server_that_closes_first_does_not_misuse_half_close() {
+    let cause = |accepted, connected| {
+        let (_, engine) = play(100, |second| {
+            let mut server = process(7);
+            server.counts.resets_sent[SentReset::DataAfterClose as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            server.counts.accepted = accepted * second;
+            server.counts.connects[ConnectResult::Ok as usize] = connected * second;
+            Sample {
+                processes: vec![server],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        finding.causes[0].cause.id
+    };
+    assert_eq!(cause(100, 0), "closes_first");
+    // Which of its connections these are is not known.
+    assert_eq!(cause(100, 100), "half_close");
+    assert_eq!(cause(0, 100), "half_close");
+}
+
 #[test]
 fn what_never_changes_is_normal_after_an_hour() {
     let total = |second: u64| 100 * second + 900 * second.saturating_sub(5_000);

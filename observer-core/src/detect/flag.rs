@@ -94,6 +94,11 @@ impl Flag {
         } else {
             Severity::Warning
         };
+        if assessment.calm {
+            // Its end is reported next, or that it goes on.
+            raised.severity = severity;
+            return Step::Keep;
+        }
         if severity != raised.severity || passed(raised.reported_at, thresholds.repeat_seconds) {
             raised.severity = severity;
             raised.reported_at = at.now;

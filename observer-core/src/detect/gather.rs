@@ -131,6 +131,7 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
             measured_at: resources.measured_at,
         }),
         fd_kinds: inputs.fd_kinds.get(&it.key).cloned(),
+        walked_at: Some(walk.walked_at),
         syn_sent_over_3s: walked.syn_sent_over_3s,
         close_wait_over_10s: walked.close_wait_over_10s,
         close_wait_over_60s: walked.close_wait_over_60s,

@@ -47,7 +47,7 @@ impl Detector for IdlePoolLeak {
         // Clients that move to another server do so for minutes: only the longer scale judges them.
         let opened = idle.saturating_sub(sample.waits.idle_of_servers);
         for (floor, level) in self.floors.iter_mut().zip([opened, idle]) {
-            floor.add(at.now, level.into());
+            floor.add(sample.walked_at.unwrap_or(at.now), level.into());
             if let Some(rise) = floor.rise() {
                 let height = thresholds.idle_pool_rise_share * rise.last();
                 score = score.max(all(&[

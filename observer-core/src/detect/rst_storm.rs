@@ -10,7 +10,7 @@ use super::{
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
     finding::{Breakdown, Direction, Evidence, Severity},
-    sample::{Counts, Culprits, Name, Process, ReceivedReset, SentReset},
+    sample::{ConnectResult, Counts, Culprits, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
     windows::{Counters, Recent, Window, approach},
 };
@@ -238,12 +238,17 @@ impl<S: Resetting> RstStorm<S> {
     }
 
     /// The causes of RSTs sent, with how many they explain.
-    fn sent_causes(&self) -> Vec<(&'static Cause, u64)> {
+    fn sent_causes(&self, counts: &Counts) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
         let count = |class: SentReset| sent[class as usize];
-        let half_close = count(SentReset::DataAfterClose) + count(SentReset::UnreadAfterShutdown);
+        let only_serves = counts.accepted > 0 && counts.connects[ConnectResult::Ok as usize] == 0;
+        let data_after_close = match only_serves {
+            true => &cause::CLOSES_FIRST,
+            false => &cause::HALF_CLOSE,
+        };
         vec![
-            (&cause::HALF_CLOSE, half_close),
+            (data_after_close, count(SentReset::DataAfterClose)),
+            (&cause::HALF_CLOSE, count(SentReset::UnreadAfterShutdown)),
             (&cause::UNREAD, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),
@@ -341,7 +346,11 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let direction = self.direction();
         let culprits = sample.culprits();
         let (side, causes, peers) = match direction {
-            Direction::Sent => (&self.sent, self.sent_causes(), &culprits.resets_sent),
+            Direction::Sent => (
+                &self.sent,
+                self.sent_causes(sample.counts()),
+                &culprits.resets_sent,
+            ),
             Direction::Received => (
                 &self.received,
                 self.received_causes(),

@@ -246,6 +246,8 @@ pub struct Counts {
     pub bind_searches_failed: u64,
     /// socket() and accept() calls that failed with EMFILE and ENFILE.
     pub exhausted: [u64; 2],
+    /// Connections that accept() returned.
+    pub accepted: u64,
     /// Early data and stream resets of QUIC.
     pub quic: QuicCounters,
 }
@@ -258,6 +260,7 @@ impl Counts {
             port_searches_failed: slot.ports.exhausted[PORT_SEARCH_CONNECT],
             bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
+            accepted: slot.accept.accepted,
             quic: slot.quic,
             unanswered: [libc::ETIMEDOUT, libc::EHOSTUNREACH]
                 .map(|errno| slot.state.errors[connection_error_index(errno as u32)])
@@ -334,6 +337,8 @@ pub struct Process {
     pub descriptors: Option<Descriptors>,
     /// The kinds of the newest descriptors, if they were read.
     pub fd_kinds: Option<Arc<FdKinds>>,
+    /// CLOCK_MONOTONIC of the walk that what follows is of; `None` for the time of the sample.
+    pub walked_at: Option<Duration>,
     /// Sockets in SYN_SENT for over 3 s.
     pub syn_sent_over_3s: u32,
     /// Accepted or own sockets in CLOSE_WAIT for over 10 s.
@@ -366,6 +371,7 @@ impl Process {
             counts: Counts::default(),
             descriptors: None,
             fd_kinds: None,
+            walked_at: None,
             syn_sent_over_3s: 0,
             close_wait_over_10s: 0,
             close_wait_over_60s: 0,

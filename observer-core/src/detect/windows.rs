@@ -202,6 +202,8 @@ pub const MINIMA: usize = 7;
 #[derive(Debug)]
 pub struct Floor {
     width: u64,
+    /// Buckets from the measurement before last to the last one.
+    step: u64,
     /// The current bucket and its minimum so far.
     current: Option<(u64, u32)>,
     /// Bucket and minimum of those before, oldest first.
@@ -218,12 +220,14 @@ impl Floor {
     pub fn new(width: u64) -> Self {
         Self {
             width: width.max(1),
+            step: 1,
             current: None,
             minima: VecDeque::new(),
         }
     }
 
-    /// Adds a measurement. One bucket without any is left out; after more, the floor starts anew.
+    /// Adds a measurement of that time; a time that was there before adds nothing. If they come less often than
+    /// buckets, each has one. If one is missing, it is left out; after more, the floor starts anew.
     pub fn add(&mut self, now: Duration, level: u64) {
         let level = level.try_into().unwrap_or(u32::MAX);
         let bucket = now.as_secs() / self.width;
@@ -235,7 +239,8 @@ impl Floor {
                         self.minima.pop_front();
                     }
                     self.minima.push_back((last, low));
-                    if bucket > last + 2 {
+                    let step = bucket.saturating_sub(last);
+                    if step > 2 * std::mem::replace(&mut self.step, step.max(1)) {
                         self.minima.clear();
                     }
                 }
@@ -495,6 +500,20 @@ mod tests {
         assert_eq!((rise.last(), rise.height()), (60.0, 60.0));
         assert!(rise.end(80.0).is_infinite());
         assert!(busy.rise().is_none());
+    }
+
+    #[test]
+    fn a_floor_of_rare_measurements_rises_with_each() {
+        let mut floor = Floor::new(30);
+        let mut risen = None;
+        for second in 0..2_000 {
+            // One each 90 seconds, which is seen each second.
+            let walk = second / 90;
+            floor.add(Duration::from_secs(90 * walk), 100 + walk);
+            risen = risen.or(floor.rise().map(|_| walk));
+        }
+        // After as many as it keeps.
+        assert_eq!(risen, Some(MINIMA as u64 + 1));
     }
 
     #[test]

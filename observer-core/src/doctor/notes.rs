@@ -77,7 +77,6 @@ fn unguarded(finding: &Finding, count: u32) -> Option<String> {
         &cause::IDLE_CONNECTIONS,
         &cause::NO_FIRST_BYTE,
         &cause::NO_ANSWER,
-        &cause::NOT_RECEIVED,
         &cause::UNUSED_CONNECTIONS,
         &cause::CLIENTS_STAY,
     ];

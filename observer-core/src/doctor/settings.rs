@@ -167,11 +167,7 @@ fn of_namespace(name: &str, value: u64, values: &Values, raised: &Raised<'_>) ->
         }
         "net.ipv4.tcp_keepalive_time"
             if value > IDLE_TIMEOUT
-                && raised.is_explained_by(&[
-                    &cause::PEERS_SILENT,
-                    &cause::NOT_ACKNOWLEDGED,
-                    &cause::NOT_RECEIVED,
-                ]) =>
+                && raised.is_explained_by(&[&cause::PEERS_SILENT, &cause::NOT_ACKNOWLEDGED]) =>
         {
             "peers fall silent here; devices that drop idle connections do so after minutes, before the first probe of \
              programs that set SO_KEEPALIVE without TCP_KEEPIDLE"

@@ -27,8 +27,13 @@ connections! {
     "half-close":
         fact "This side's RST comes from its own unread data, or from data that comes after it has closed.";
         kernels "all";
-        fix "After shutdown(SHUT_WR), read to the end, then close.";
+        fix "After shutdown(SHUT_WR), read to the end, then close. If a timeout ends the connection, make it longer than the answer takes.";
         check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_CLOSE|TCP_ABORT_ON_DATA|UNREAD_AFTER_SHUTDOWN\"} stops growing; so does IN_CLOSE_WAIT at the peer";
+    "closes-first":
+        fact "Data that arrives after close() is answered with an RST. The client's request is lost, and its next read() or write() fails with ECONNRESET or EPIPE.";
+        kernels "all";
+        fix "Make the idle timeout of the clients' pools shorter than that of the server, or let clients check a connection before they use it again (an idle connection that can be read has ended). A server that answers early reads the rest of the request before it closes.";
+        check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_DATA|TCP_TIMEWAIT_SOCKET\"} stops growing";
     "linger":
         fact "By default close() sends a FIN, and the kernel continues sending in the background. With SO_LINGER {1,0}, close() sends an RST, unsent data is lost, and there is no TIME_WAIT. With {1,n}, close() waits up to n seconds, even with O_NONBLOCK; then the kernel continues sending, without an RST. Unread data takes precedence over SO_LINGER.";
         kernels "all";
@@ -99,7 +104,7 @@ connections! {
     "close-wait":
         fact "CLOSE_WAIT has no timeout: only close() ends it.";
         kernels "all";
-        fix "Close after read() has returned 0; end idle connections of pools.";
+        fix "Close after read() has returned 0; end idle connections of pools. A process that leaves a connection to another one (fork(), SCM_RIGHTS) closes its own descriptor.";
         check "socket_connections{state=\"CLOSE_WAIT\"} falls to what a pool keeps; socket_process_open_fds with it";
     "nofile":
         fact "EMFILE: the soft limit RLIMIT_NOFILE is reached. ENFILE: fs.file-max is reached. RLIMIT_NOFILE cannot be above fs.nr_open. Go from 1.19 on and the JVM raise the soft limit to the hard limit.";
@@ -217,6 +222,11 @@ connections! {
         kernels "all";
         fix "Set SO_KEEPALIVE, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT so that probes are sent before the idle timeout of the devices between; and TCP_USER_TIMEOUT for data that is not acknowledged.";
         check "`ss -to` shows timer:(keepalive,...); when the peer vanishes, TCP_KEEPALIVE_TIMEOUT within idle + count x interval";
+    "lost-data":
+        fact "While data is not acknowledged, the kernel sends it again and no keepalive probes; it ends the connection after net.ipv4.tcp_retries2 attempts (by default after 924 s), without an RST.";
+        kernels "all";
+        fix "Does the same peer answer small requests? Then large packets are lost, because a device drops those above its MTU and the ICMP messages about it: try `ping -M do -s 1472 PEER`, let ICMP fragmentation needed pass, or set net.ipv4.tcp_mtu_probing=1. Otherwise the peer or the path is down: TCP_USER_TIMEOUT ends such connections sooner.";
+        check "socket_stalled_connections{reason=\"peer_ack\"} falls; `ss -ti` shows no growing backoff";
     "conntrack":
         needs [ConntrackFull];
         fact "When the connection tracking table is full, the kernel drops packets of new connections, so they time out.";

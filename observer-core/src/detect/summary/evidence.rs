@@ -373,10 +373,15 @@ fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
 fn reasons(results: &Breakdown) -> String {
     let mut failures: Vec<_> = results.iter().filter(|(name, _)| *name != "ok").collect();
     failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    // As shares, because they are not of exactly the same seconds as the sum.
+    let all: u64 = failures.iter().map(|(_, count)| count).sum();
     failures.truncate(RESULTS);
     let failures: Vec<_> = failures
         .into_iter()
-        .map(|(name, count)| format!("{} {}", number(count), name.replace('_', " ")))
+        .map(|(name, count)| {
+            let share = percent(count as f64 / all as f64);
+            format!("{share} {}", name.replace('_', " "))
+        })
         .collect();
     match failures.is_empty() {
         true => String::new(),
