@@ -281,7 +281,7 @@ fn rates_by_name_are_what_was_really_done() {
     assert!(reloads >= 60, "{reloads}");
 
     let last = now();
-    let is_later = |scrape: &(f64, f64)| scrape.0 > last + 1.0;
+    let is_later = |scrape: &(f64, f64)| scrape.0 > last + late() + 0.5;
     let later = || {
         let up = prometheus.query("up[1m]").unwrap();
         up[0].points.iter().copied().find(is_later)

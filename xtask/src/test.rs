@@ -171,7 +171,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             None => summary.skip("kernel tests", "the tests do not build"),
             Some(binaries) => {
                 tracefs::ensure();
-                let mut env = vec![BUSY];
+                let mut env = Vec::new();
+                if guests {
+                    env.push(BUSY);
+                }
                 // The whole chain is that of the package, if there is one.
                 if let Some(installed) = &installed {
                     env.push(installed.env()?);
