@@ -154,7 +154,8 @@ impl Prometheus {
     pub fn samples(&self, selector: &str) -> Samples {
         let only = |selector: &str| {
             let mut found = self.query(&format!("{selector}[30m]")).unwrap();
-            assert_eq!(found.len(), 1, "series of {selector}");
+            let labels: Vec<_> = found.iter().map(|it| &it.labels).collect();
+            assert_eq!(found.len(), 1, "series of {selector}: {labels:?}");
             found.remove(0).points
         };
         Samples::new(&only(selector), &only("scrape_duration_seconds"))
