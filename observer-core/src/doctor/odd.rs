@@ -1,6 +1,6 @@
 //! What is odd although no detector raises it: too rare or too slow, or without effect.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use observer_common::ProcessKey;
 use serde_json::json;
@@ -17,9 +17,13 @@ use crate::{
 
 /// Connects that must have failed.
 const CONNECTS: u64 = 3;
+/// Calls of bind() and listen() that must have failed: some programs try one port after the other.
+const BINDS: u64 = 10;
 /// Segments for closed ports within a minute that a source must have sent.
 const SEGMENTS: u64 = 10;
-/// Maximum number of names whose connects fail.
+/// Maximum number of errnos that are named.
+const ERRNOS: usize = 3;
+/// Maximum number of names whose calls fail.
 const NAMES: usize = 10;
 /// Maximum number of sources that are named.
 const SOURCES: usize = 10;
@@ -33,6 +37,15 @@ pub struct Connects {
     pub netns: Option<u32>,
     /// Totals.
     pub counts: Counts,
+}
+
+/// Calls of bind() and listen() of a name that have failed since the daemon started.
+#[derive(Clone, Debug)]
+pub struct Binds {
+    /// Whose.
+    pub labels: Arc<Labels>,
+    /// The calls by errno, of both.
+    pub failed: BTreeMap<String, u64>,
 }
 
 /// A process whose descriptors have grown for more than an hour.
@@ -64,6 +77,8 @@ pub struct FastOpen {
 pub struct Odd {
     /// Of names without a finding about it.
     pub connects: Vec<Connects>,
+    /// Of names of which any has failed.
+    pub binds: Vec<Binds>,
     /// Of processes without a finding about it.
     pub growing: Vec<Growth>,
     /// Listening addresses with Fast Open.
@@ -76,6 +91,7 @@ impl Odd {
     pub(super) fn items(&self, host: &Host, findings: &[Finding]) -> Vec<Item> {
         let Self {
             connects,
+            binds,
             growing,
             fast_open,
             strays,
@@ -85,6 +101,11 @@ impl Odd {
         failed.sort_by_key(|(_, results)| std::cmp::Reverse(results.sum()));
         let failed = failed.into_iter().take(NAMES);
         let connects = failed.map(|(of, results)| of_connects(of, &results, host));
+        let binds = binds.iter().map(|it| (it, it.failed.values().sum()));
+        let mut binds: Vec<(_, u64)> = binds.filter(|(_, sum)| *sum >= BINDS).collect();
+        binds.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
+        let binds = binds.into_iter().take(NAMES);
+        let binds = binds.map(|(of, sum)| of_binds(of, sum, host));
         let growing = growing.iter().map(|it| of_growth(it, host));
         let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
         // A client of this host has a finding of its own then.
@@ -101,6 +122,7 @@ impl Odd {
         let strays = strays.into_iter().take(SOURCES);
         let strays = strays.map(|it| of_stray(it, host));
         connects
+            .chain(binds)
             .chain(growing)
             .chain(fast_open)
             .chain(strays)
@@ -130,6 +152,28 @@ fn of_connects(of: &Connects, results: &Breakdown, host: &Host) -> Item {
         evidence: json!({ "results": results }),
         causes: texts.collect(),
         ..with_hints(&hints)
+    }
+}
+
+fn of_binds(of: &Binds, sum: u64, host: &Host) -> Item {
+    let hint = advice("port-taken", host, None);
+    let mut by_errno: Vec<_> = of.failed.iter().collect();
+    by_errno.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let by_errno = by_errno.iter().take(ERRNOS);
+    let by_errno: Vec<_> = by_errno
+        .map(|(errno, count)| format!("{} {errno}", number(**count)))
+        .collect();
+    Item {
+        id: "binds-fail".to_owned(),
+        subject: of_name(&of.labels),
+        summary: format!(
+            "{}: {} calls of bind() or listen() have failed since the observer started ({})",
+            named(&of.labels),
+            number(sum),
+            by_errno.join(", "),
+        ),
+        evidence: json!({ "errnos": of.failed }),
+        ..with_hints(&hint.iter().collect::<Vec<_>>())
     }
 }
 

@@ -366,6 +366,27 @@ fn clients_that_never_connect_are_odd() {
 }
 
 #[test]
+fn calls_of_bind_that_fail_are_odd() {
+    let notes = |taken, denied| {
+        let odd = Odd {
+            binds: vec![Binds {
+                labels: Arc::new(Labels::name("web", "web.service")),
+                failed: [("EADDRINUSE", taken), ("EACCES", denied)]
+                    .map(|(errno, count)| (errno.to_owned(), count))
+                    .into(),
+            }],
+            ..Odd::default()
+        };
+        notes_about(&odd, &[], &Sysctls::default())
+    };
+    let summary = "web (web.service): 1,219 calls of bind() or listen() have failed since the observer started \
+                   (1,200 EADDRINUSE, 19 EACCES)";
+    let expected = (summary.to_owned(), vec!["port-taken".to_owned()]);
+    assert_eq!(notes(1_200, 19), [expected]);
+    assert_eq!(notes(4, 5), []);
+}
+
+#[test]
 fn stray_clients_are_odd_unless_they_are_found() {
     let source = |address: &str, segments| Source {
         netns: NETNS,

@@ -1,15 +1,18 @@
 //! The report of `observer doctor`.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
+
+use observer_common::{BIND_ERRNOS, Slot};
 
 use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
     detect::{Anomaly, CounterClasses, Counts, failed_connects},
-    doctor::{Connects, FailedOptions, FastOpen, Growth, Inputs, Odd, ProcessState, Report},
+    doctor::{Binds, Connects, FailedOptions, FastOpen, Growth, Inputs, Odd, ProcessState, Report},
+    names::errno_name,
     sync::read,
     table::{Kind, Labels, OTHER, UNATTRIBUTED},
 };
@@ -17,6 +20,19 @@ use crate::{
 /// Without the pid.
 fn name(labels: &Labels) -> Labels {
     Labels::name(labels.comm(), labels.unit())
+}
+
+/// Calls of bind() and listen() that failed, by errno.
+fn failed_binds(counts: &Slot) -> BTreeMap<String, u64> {
+    let names = BIND_ERRNOS.iter().map(|errno| errno_name((*errno).into()));
+    let names: Vec<_> = names.chain(["other".into()]).collect();
+    let mut failed = BTreeMap::new();
+    for by_errno in &counts.bind.failed {
+        for (name, count) in names.iter().zip(by_errno).filter(|(_, count)| **count > 0) {
+            *failed.entry(name.to_string()).or_default() += count;
+        }
+    }
+    failed
 }
 
 impl Exporter {
@@ -66,6 +82,13 @@ impl Exporter {
                     labels: Arc::clone(view.labels),
                     netns: None,
                     counts: Counts::read(view.counts, &classes),
+                });
+            }
+            let binds = failed_binds(view.counts);
+            if is_running && !is_of_several && !binds.is_empty() {
+                odd.binds.push(Binds {
+                    labels: Arc::clone(view.labels),
+                    failed: binds,
                 });
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {

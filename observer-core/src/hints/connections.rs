@@ -238,6 +238,11 @@ connections! {
         kernels "all";
         fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
+    "port-taken":
+        fact "EADDRINUSE from bind() or listen(): another socket has the port, or connections on it are in TIME_WAIT. With SO_REUSEADDR, which servers set before bind(), a port whose connections are in TIME_WAIT can be taken, but not one on which another socket listens. EADDRNOTAVAIL: no interface has the address. EACCES: the port is below net.ipv4.ip_unprivileged_port_start.";
+        kernels "all";
+        fix "`ss -tlnp sport = :PORT` names the process that listens: end it, or choose another port. If none listens, the connections in TIME_WAIT are in the way. A client needs no bind() unless its source port matters.";
+        check "socket_binds_failed_total stops growing";
     "icmp-refused":
         fact "A host on which no program listens refuses with an RST. ECONNREFUSED without one comes from an ICMP message (port unreachable), which firewalls send: it is the default of REJECT.";
         kernels "all";

@@ -272,6 +272,8 @@ import select, sys
 server = socket.create_server(('127.0.0.1', 0))
 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
 holder = closed_port(*FAMILIES[0])
+for _ in range(12):
+    assert outcome(lambda: socket.socket().bind(server.getsockname())) == 'EADDRINUSE'
 print(server.getsockname()[1], flush=True)
 while not select.select([sys.stdin], [], [], 0.02)[0]:
     for _ in range(3):
@@ -297,6 +299,14 @@ while not select.select([sys.stdin], [], [], 0.02)[0]:
     let fact = fast_open["holds_for"][0]["hint"].as_str();
     assert_eq!(fact, Some("fastopen-listener"), "{fast_open:#}");
     println!("{}\n{}", stray["summary"], fast_open["summary"]);
+    if daemon.scrape().observes("bind") {
+        let comm = program.comm();
+        let binds = until(&socket, |it| {
+            it["id"] == "binds-fail" && it["subject"]["comm"] == comm
+        });
+        assert_eq!(binds["evidence"]["errnos"]["EADDRINUSE"], 12, "{binds:#}");
+        println!("{}", binds["summary"]);
+    }
     // With the sysctl it has an effect.
     netns.sysctl("net.ipv4.tcp_fastopen", "3");
     let started = Instant::now();
