@@ -79,13 +79,18 @@ pub fn probed(daemon: &Daemon, pid: u32, name: &str) {
 
 /// Waits until it is probed for the so many'th time.
 fn probed_again(daemon: &Daemon, pid: u32, name: &str, times: usize) {
-    let inode = format!("inode={}", mapping(pid, name)[4]);
+    let inode = &mapping(pid, name)[4];
+    // As text, and as JSON.
+    let inodes = [format!("inode={inode}"), format!("\"inode\":{inode}")];
     let is_logged = |daemon: &Daemon| {
         let log = daemon.log();
         let lines = log
             .lines()
             .filter(|line| line.contains("observing TLS handshakes"));
-        let of_file = |line: &&str| line.split_ascii_whitespace().any(|it| it == inode);
+        let of_file = |line: &&str| {
+            line.split([' ', ',', '}'])
+                .any(|it| inodes.iter().any(|inode| it == inode))
+        };
         lines.filter(of_file).count() >= times
     };
     daemon.wait("the file is probed", is_logged);
