@@ -223,6 +223,8 @@ causes! {
             => "opens or accepts connections that it does not close" ["nofile", "keepalive"];
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
+        FD_OTHER_SOCKETS "fd_other_sockets": "newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
+            => "opens UDP, Unix or other sockets that it does not close" ["nofile"];
         FD_PIPES "fd_pipes": "newest descriptors: pipes"
             => "opens pipes that it does not close, for example to child processes that have ended" ["nofile"];
         FD_FILES "fd_files": "newest descriptors: files"
@@ -241,6 +243,8 @@ causes! {
             ["nofile"];
         FULL_OF_SOCKETS "full_of_sockets": "EMFILE, newest descriptors: sockets without a connection"
             => "sockets without a connection take up its limit of descriptors" ["nofile"];
+        FULL_OF_OTHER_SOCKETS "full_of_other_sockets": "EMFILE, newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
+            => "UDP, Unix or other sockets take up its limit of descriptors" ["nofile"];
         FULL_OF_PIPES "full_of_pipes": "EMFILE, newest descriptors: pipes"
             => "pipes take up its limit of descriptors" ["nofile"];
         FULL_OF_FILES "full_of_files": "EMFILE, newest descriptors: files"
@@ -306,7 +310,7 @@ causes! {
     }
     IdlePoolLeak {
         UNUSED_CONNECTIONS "unused_connections": "most of them were opened here"
-            => "opens connections and does not use them again: they are never closed, or its pool has no limit"
+            => "opens connections that it uses rarely or never again: they are not closed, or its pool has no limit"
             ["idle-pool"];
         CLIENTS_STAY "clients_stay": "most of them came from its listeners"
             => "its clients keep connections that carry nothing, and it has no idle timeout" ["idle-timeout"];

@@ -823,6 +823,8 @@ fn a_full_limit_names_the_kind_of_descriptors() {
     );
     assert_eq!(cause(kinds(FdKind::Tcp("CLOSE_WAIT")), 0), "fd_close_wait");
     assert_eq!(cause(kinds(FdKind::IdleSocket), 0), "full_of_sockets");
+    let udp = kinds(FdKind::Socket("udp"));
+    assert_eq!(cause(udp, 0), "full_of_other_sockets");
     assert_eq!(cause(kinds(FdKind::Tcp("ESTABLISHED")), 1), "file_table");
 }
 

@@ -6,7 +6,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, share},
-    fd_leak::{causes, newest, peers},
+    fd_leak::{KINDS_OF_CAUSES, causes, newest, peers},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -14,10 +14,11 @@ use super::{
 };
 
 /// The causes by the kinds of descriptors, in the order of [`causes`].
-const FULL: [&Cause; 7] = [
+const FULL: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_CLOSE_WAIT,
     &cause::FULL_OF_CONNECTIONS,
     &cause::FULL_OF_SOCKETS,
+    &cause::FULL_OF_OTHER_SOCKETS,
     &cause::FULL_OF_PIPES,
     &cause::FULL_OF_FILES,
     &cause::FULL_OF_EVENTS,

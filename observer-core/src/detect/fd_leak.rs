@@ -184,11 +184,15 @@ pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> 
     }
 }
 
+/// The number of [`causes`].
+pub(super) const KINDS_OF_CAUSES: usize = 8;
+
 /// The causes of a leak, in the order of [`causes`].
-const LEAKS: [&Cause; 7] = [
+const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_CLOSE_WAIT,
     &cause::FD_CONNECTIONS,
     &cause::FD_IDLE_SOCKETS,
+    &cause::FD_OTHER_SOCKETS,
     &cause::FD_PIPES,
     &cause::FD_FILES,
     &cause::FD_EVENTS,
@@ -196,19 +200,23 @@ const LEAKS: [&Cause; 7] = [
 ];
 
 /// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets, sockets
-/// without a connection, pipes, files, events, and anything else.
-pub(super) fn causes(kinds: &FdKinds, causes: [&'static Cause; 7]) -> [(&'static Cause, u64); 7] {
+/// without a connection, sockets of other protocols, pipes, files, events, and anything else.
+pub(super) fn causes(
+    kinds: &FdKinds,
+    causes: [&'static Cause; KINDS_OF_CAUSES],
+) -> [(&'static Cause, u64); KINDS_OF_CAUSES] {
     const EVENTS: [&str; 4] = ["eventpoll", "eventfd", "timerfd", "inotify"];
-    let mut counts = [0; 7];
+    let mut counts = [0; KINDS_OF_CAUSES];
     for (kind, count) in kinds.most_first() {
         let index = match kind {
             FdKind::Tcp("CLOSE_WAIT") => 0,
             FdKind::Tcp(_) => 1,
             FdKind::IdleSocket => 2,
-            FdKind::Pipe => 3,
-            FdKind::File { .. } => 4,
-            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 5,
-            _ => 6,
+            FdKind::Socket(_) => 3,
+            FdKind::Pipe => 4,
+            FdKind::File { .. } => 5,
+            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 6,
+            _ => 7,
         };
         counts[index] += count;
     }
