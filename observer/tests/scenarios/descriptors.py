@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Descriptors that are never closed. Arguments: what kind, the soft limit, and how many a second.
 `close-wait`: a server keeps connections that its clients have closed. `connections`: a client keeps
-connections. `files`, `pipes`, `events`, `sockets`: a server opens these beside its listener."""
+connections. `files`, `pipes`, `events`, `sockets`, `udp`: a server opens these beside its listener."""
 import errno, os, resource, socket, time
 
 from common import ARGS, child, rename, say
@@ -43,12 +43,20 @@ def connect():
     return socket.create_connection(ADDRESS)
 
 
+def ask():
+    """A question that nobody answers."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.sendto(b"?", ("127.0.0.1", 53))
+    return s
+
+
 OPEN = {
     "connections": connect,
     "files": lambda: os.open("/etc/passwd", os.O_RDONLY),
     "pipes": os.pipe,
     "events": lambda: os.eventfd(0),
     "sockets": socket.socket,
+    "udp": ask,
 }
 if KIND in ("close-wait", "connections"):
     child("server", serve)

@@ -203,6 +203,7 @@ const fn leak(
             ("fd_exhaustion", "server", "full_of_pipes"),
             ("fd_exhaustion", "server", "full_of_events"),
             ("fd_exhaustion", "server", "full_of_sockets"),
+            ("fd_exhaustion", "server", "full_of_other_sockets"),
             ("close_wait_leak", "server", "server_keeps_closed"),
             // It keeps what its client does not close.
             ("fd_leak", "server", "fd_connections"),
@@ -451,6 +452,9 @@ scenarios! {
     "sockets": "a server makes 6 sockets/s that it does not connect, 256 descriptors";
         ["descriptors.py", "sockets", "256", "6"]
         => Some(leak("server", "fd_idle_sockets", "nofile", 40.0));
+    "udpsocks": "a server asks 6 questions/s by UDP on sockets of their own, 256 descriptors";
+        ["descriptors.py", "udp", "256", "6"]
+        => Some(leak("server", "fd_other_sockets", "nofile", 40.0));
     "slow": "a server accepts 2 of 40 connections/s";
         ["queues.py", "slow"]
         => Some(queue("server", "slow_accept", "slow-accept"));
