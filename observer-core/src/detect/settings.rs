@@ -273,7 +273,7 @@ thresholds! {
     scan_hold_seconds = 60.0;
     /// Seconds without a segment after which a scan counts as silent: a slow scan tries a port a second.
     scan_silent_seconds = 2.0;
-    /// Fraction of `scan_ports` below which the source is a stray client. Ports are counted anew each minute, so a scan is
+    /// Fraction of `scan_ports` below which the source is a stray client. Each minute, ports are counted from zero, so a scan is
     /// below this value for a moment then, too.
     scan_clear_share = 0.5;
 }

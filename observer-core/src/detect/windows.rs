@@ -227,7 +227,7 @@ impl Floor {
     }
 
     /// Adds a measurement of that time; a time that was there before adds nothing. If they come less often than
-    /// buckets, each has one. If one is missing, it is left out; after more, the floor starts anew.
+    /// buckets, each has one. If one is missing, it is left out; after more, the minima before are dropped.
     pub fn add(&mut self, now: Duration, level: u64) {
         let level = level.try_into().unwrap_or(u32::MAX);
         let bucket = now.as_secs() / self.width;

@@ -90,26 +90,26 @@ fn a_request_takes_few_more_instructions_and_a_system_call_none() {
     ]);
     let beside = both();
     let metrics = daemon.scrape();
-    let syscalls = metrics.select("observer_hook_attached", &[]);
-    let syscalls = syscalls.filter(|it| it.value == 1.0 && it.labels["hook"].starts_with("sys_"));
-    let syscalls = syscalls.count();
+    let hooks = metrics.select("observer_hook_attached", &[]);
+    let syscalls = hooks
+        .filter(|it| it.value == 1.0 && it.labels["hook"].starts_with("sys_"))
+        .count();
     let accepts = metrics.by("nginx", "socket_accepts_total", &[]);
     daemon.stop();
     let after = both();
-    for (what, index) in [("an empty system call", 0), ("a request to nginx", 1)] {
+    let more = |what: &str, index: usize| {
         let alone = before[index].min(after[index]);
         let percent = 100.0 * (beside[index] - alone) / alone;
         println!(
             "{what}: {:.1} instructions, {:.1} beside the observer ({percent:+.2} %), {:.1} after it",
             before[index], beside[index], after[index]
         );
-    }
+        percent
+    };
+    let call = more("an empty system call", 0);
+    let request = more("a request to nginx", 1);
     println!("{syscalls} hooks on system calls; {accepts} accepts counted");
     nginx.kill();
-    let [call, request] = std::array::from_fn(|index| {
-        let alone = before[index].min(after[index]);
-        100.0 * (beside[index] - alone) / alone
-    });
     assert!(accepts >= f64::from(50 * REQUESTS), "{accepts}");
     if syscalls == 0 {
         assert!(call < 0.1, "{call} % more for a system call");
