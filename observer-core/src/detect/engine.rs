@@ -1,21 +1,19 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+mod pass;
 
+use std::{collections::HashMap, time::Duration};
+
+use self::pass::{Part as _, Pass, Watch, Watches};
 use super::{
     anomaly::Anomaly,
     board::Board,
     close_wait_leak::CloseWaitLeak,
     connect_failures::ConnectFailures,
-    detector::{Assessment, At, Detector, seconds},
+    detector::{At, Detector},
     fd_exhaustion::FdExhaustion,
     fd_leak::FdLeak,
-    finding::{Change, Direction, Evidence, Finding, Holder, Severity, Subject},
-    flag::{Flag, Step},
+    finding::{Change, Direction, Evidence, Severity, Subject},
     host::Host,
     idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
@@ -25,7 +23,7 @@ use super::{
     read_stall::ReadStall,
     recorded_peers::Suspected,
     rst_storm::RstStorm,
-    sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
+    sample::{Listener, Name, Process, Sample, Source},
     settings::Thresholds,
     silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
@@ -36,39 +34,10 @@ use super::{
 use crate::table::Labels;
 use observer_common::ProcessKey;
 
-/// A subject that is not in the samples for this time is forgotten. A finding of it is over.
-const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Maximum number of sources of segments for closed ports that are watched.
 const SOURCES: usize = 1_000;
 /// A source whose last segment for a closed port is longer ago has stopped.
 const RECENT: Duration = Duration::from_secs(60);
-
-/// One detector of one subject.
-struct Watch<D> {
-    detector: D,
-    flag: Flag,
-    /// When it was in a sample.
-    seen: Duration,
-    hidden_until: Option<Duration>,
-    /// Of the last assessment.
-    score: f64,
-}
-
-/// Score from which a finding is suspected.
-const SUSPECTED: f64 = 0.5;
-
-impl<D> Watch<D> {
-    fn is_hidden(&self, now: Duration) -> bool {
-        self.hidden_until.is_some_and(|until| now < until)
-    }
-
-    /// Whether it is raised, or half way to it, so that it is worth knowing more.
-    fn is_suspected(&self) -> bool {
-        self.flag.raised().is_some() || self.score >= SUSPECTED
-    }
-}
-
-type Watches<D> = HashMap<Subject, Watch<D>>;
 
 /// All detectors and findings. Deterministic: the sample has the time.
 pub struct Engine {
@@ -98,231 +67,6 @@ pub struct Engine {
     time_wait_overflow: Watches<TimeWaitOverflow>,
     listen_overflow: Watches<ListenOverflow>,
     syn_scan: Watches<SynScan>,
-}
-
-/// The labels of the only holder, or of the name with the largest share, because the process with
-/// the largest share changes often. A raised finding keeps its labels while they are those of a
-/// holder, or while no holder is known.
-fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-    if let Some(raised) = raised {
-        let is_raised = |holder: &Holder| match raised.pid() {
-            Some(_) => holder.labels == *raised,
-            None => holder.labels.name_key() == raised.name_key(),
-        };
-        if holders.is_empty() || holders.iter().any(is_raised) {
-            return Some(Arc::clone(raised));
-        }
-    }
-    if let [only] = holders {
-        return Some(Arc::clone(&only.labels));
-    }
-    let mut names: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for Holder { labels, count, .. } in holders {
-        *names.entry(labels.name_key()).or_default() += count;
-    }
-    let ((comm, unit), _) = names.into_iter().max_by_key(|(_, count)| *count)?;
-    Some(Arc::new(Labels::name(comm, unit)))
-}
-
-/// A part of a sample that findings are about.
-trait Part {
-    fn subject(&self) -> Subject;
-
-    /// Whom a finding names; `raised` is whom it has named so far.
-    fn labels(&self, _raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        None
-    }
-}
-
-impl Part for Process {
-    fn subject(&self) -> Subject {
-        Subject::Process(self.key)
-    }
-
-    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        Some(Arc::clone(&self.labels))
-    }
-}
-
-impl Part for Name {
-    fn subject(&self) -> Subject {
-        Subject::Name(Arc::clone(&self.labels))
-    }
-
-    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        Some(Arc::clone(&self.labels))
-    }
-}
-
-impl Part for Ports {
-    fn subject(&self) -> Subject {
-        self.subject.clone()
-    }
-
-    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        most(&self.holders, raised)
-    }
-}
-
-impl Part for Listener {
-    fn subject(&self) -> Subject {
-        Subject::Listener(self.place)
-    }
-
-    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        most(&self.holders, raised)
-    }
-}
-
-impl Part for Namespace {
-    fn subject(&self) -> Subject {
-        Subject::Namespace(self.netns)
-    }
-}
-
-impl Part for Source {
-    fn subject(&self) -> Subject {
-        Subject::Source {
-            netns: self.netns,
-            address: self.address,
-        }
-    }
-}
-
-/// One pass over the parts of one kind.
-struct Pass<'a> {
-    at: At<'a>,
-    board: &'a mut Board,
-    host: &'a Host,
-    sample: &'a Sample,
-    /// Names with listeners whose accept queues overflow.
-    overflowing: &'a HashSet<(&'a str, &'a str)>,
-}
-
-impl Pass<'_> {
-    /// `begin` makes the detector of a new subject; `is_explained` says whether another finding explains it.
-    fn run<D: Detector<Sample: Part>>(
-        &mut self,
-        watches: &mut Watches<D>,
-        parts: &[D::Sample],
-        begin: impl Fn(&D::Sample) -> D,
-        is_explained: impl Fn(&D, &D::Sample, &Board) -> bool,
-    ) {
-        let hold = D::hold(self.at.thresholds);
-        let mut loud = Vec::new();
-        for part in parts {
-            let subject = part.subject();
-            let watch = watches.entry(subject.clone()).or_insert_with(|| Watch {
-                detector: begin(part),
-                flag: Flag::default(),
-                seen: self.at.now,
-                hidden_until: None,
-                score: 0.0,
-            });
-            watch.seen = self.at.now;
-            self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
-            let assessment = watch.detector.assess(part, &self.at);
-            watch.score = assessment.score;
-            if self.at.raised || assessment.raise.is_some() {
-                loud.push((watch.detector.comes_last(part), subject, part, assessment));
-            }
-        }
-        loud.sort_by_key(|(last, ..)| *last);
-        for (_, subject, part, assessment) in loud {
-            let Some(watch) = watches.get_mut(&subject) else {
-                continue;
-            };
-            if is_explained(&watch.detector, part, self.board) {
-                watch.hidden_until = seconds(self.at.thresholds.hidden_seconds)
-                    .map(|hidden| self.at.now.saturating_add(hidden));
-                if watch.flag.hide() {
-                    self.board.clear(D::ANOMALY, &subject, self.at.now);
-                }
-                continue;
-            }
-            let hidden = watch.is_hidden(self.at.now);
-            let raised = watch.flag.raised().is_some();
-            if !raised && (hidden || !self.board.admits(D::ANOMALY, &subject)) {
-                continue;
-            }
-            let step = watch.flag.step(&assessment, hold, &self.at);
-            if step == Step::Clear {
-                self.board.clear(D::ANOMALY, &subject, self.at.now);
-            }
-            let Some((since, severity)) = watch.flag.raised() else {
-                continue;
-            };
-            let raised = self.board.raised(D::ANOMALY, &subject);
-            if assessment.calm
-                && let Some(raised) = raised
-            {
-                // What it sees now is not what it was raised for.
-                let held = Finding {
-                    severity,
-                    score: assessment.score,
-                    time_left: assessment.time_left,
-                    ..raised.clone()
-                };
-                self.board.put(held);
-                continue;
-            }
-            let (evidence, mut causes) = watch.detector.evidence(part);
-            let labels = part.labels(raised.and_then(|it| it.labels.as_ref()));
-            let netns = raised.and_then(|it| it.netns);
-            let netns = netns.or_else(|| self.host.netns(&subject, self.sample));
-            let name = labels.as_deref().map(Labels::name_key);
-            let overflows = name.is_some_and(|it| self.overflowing.contains(&it));
-            self.host.advise(&mut causes, netns, overflows);
-            let finding = Finding {
-                anomaly: D::ANOMALY,
-                subject,
-                labels,
-                netns,
-                severity,
-                score: assessment.score,
-                time_left: assessment.time_left,
-                since,
-                evidence,
-                causes,
-            };
-            let now = self.at.now;
-            match step {
-                Step::Raise => self.board.report(now, Change::Raised(finding.clone())),
-                Step::Update => self.board.report(now, Change::Updated(finding.clone())),
-                Step::Rest | Step::Keep | Step::Clear => {}
-            }
-            self.board.put(finding);
-        }
-        self.forget(watches, hold);
-    }
-
-    /// For findings that no other explains.
-    fn run_alone<D: Detector<Sample: Part>>(
-        &mut self,
-        watches: &mut Watches<D>,
-        parts: &[D::Sample],
-    ) {
-        let thresholds = self.at.thresholds;
-        self.run(watches, parts, |_| D::new(thresholds), |_, _, _| false);
-    }
-
-    /// Subjects that no longer exist count as below the threshold.
-    fn forget<D: Detector>(&mut self, watches: &mut Watches<D>, hold: f64) {
-        watches.retain(|subject, watch| {
-            if watch.seen == self.at.now {
-                return true;
-            }
-            let gone = Assessment {
-                calm: true,
-                ..Assessment::default()
-            };
-            if watch.flag.step(&gone, hold, &self.at) == Step::Clear {
-                self.board.clear(D::ANOMALY, subject, self.at.now);
-            }
-            let forgotten = self.at.now.saturating_sub(watch.seen) >= FORGOTTEN;
-            watch.flag.raised().is_some() || !forgotten
-        });
-    }
 }
 
 /// Whether it is raised for a process of the name.

@@ -1,0 +1,141 @@
+//! Connects that fail.
+
+use super::*;
+
+/// A backend is down for two minutes, and then the program has what it needs.
+#[test]
+fn failures_that_are_over_are_not_raised_again() {
+    let (changes, _) = play(400, |second| {
+        let mut client = process(7);
+        client.counts.connects[ConnectResult::Refused as usize] = second.min(120);
+        client.counts.connects[ConnectResult::Ok as usize] = second.saturating_sub(120).min(1);
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let raised = changes.iter().filter(|it| it.1 == "raised").count();
+    let last = changes.last().map(|it| it.1);
+    assert_eq!((raised, last), (1, Some("cleared")), "{changes:?}");
+}
+
+/// Where IPv6 is absent, half of all attempts end with ENETUNREACH, which is not what is wrong.
+#[test]
+fn what_is_no_failure_is_no_cause() {
+    let cause = |ok: u64| {
+        let (_, engine) = play(60, |second| {
+            let mut client = process(7);
+            let connects = &mut client.counts.connects;
+            connects[ConnectResult::Ok as usize] = ok * second;
+            connects[ConnectResult::Refused as usize] = 10 * second;
+            for ignorable in [
+                ConnectResult::NetUnreachable,
+                ConnectResult::FamilyNotSupported,
+                ConnectResult::Canceled,
+                ConnectResult::AddressNotAvailable,
+            ] {
+                connects[ignorable as usize] = 20 * second;
+            }
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let causes = finding.causes.iter();
+        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+    };
+    assert_eq!(cause(1), ["nothing_listens"]);
+    // Nothing succeeds.
+    assert!(cause(0).contains(&"no_route"), "{:?}", cause(0));
+}
+
+/// Causes of failing connects, from the counts of each second.
+fn causes_of_connects(counts: impl Fn(u64) -> Counts) -> Vec<&'static str> {
+    let (_, engine) = play(30, |second| {
+        let mut client = process(7);
+        client.counts = counts(second);
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let finding = &engine.board().entries().next().unwrap().finding;
+    finding.causes.iter().map(|it| it.cause.id).collect()
+}
+
+#[test]
+fn a_refusal_without_an_rst_is_that_of_a_firewall() {
+    let cause = |by_icmp: Option<u64>| {
+        causes_of_connects(|second| {
+            let mut counts = Counts::default();
+            counts.connects[ConnectResult::Refused as usize] = 10 * second;
+            counts.refused_by_icmp = by_icmp.map(|it| it * second);
+            counts
+        })
+    };
+    assert_eq!(cause(Some(10)), ["refused_by_icmp"]);
+    assert_eq!(cause(Some(0)), ["nothing_listens"]);
+    // RSTs are not counted on this kernel.
+    assert_eq!(cause(None), ["nothing_listens"]);
+    assert_eq!(cause(Some(5)), ["nothing_listens", "refused_by_icmp"]);
+}
+
+#[test]
+fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
+    let cause = |searches: u64| {
+        causes_of_connects(|second| {
+            let mut counts = Counts::default();
+            counts.connects[ConnectResult::AddressNotAvailable as usize] = 10 * second;
+            counts.port_searches_failed = searches * second;
+            counts
+        })
+    };
+    assert_eq!(cause(10), ["no_local_port"]);
+    assert_eq!(cause(0), ["local_address"]);
+}
+
+/// Beside successes, attempts that fail because the host has no IPv6 do not count as failures, nor their destinations.
+#[test]
+fn destinations_are_those_of_failures() {
+    let share = |address: &str, reason, share| PeerShare {
+        address: address.parse().unwrap(),
+        port: 80,
+        is_client: false,
+        reason: Some(reason),
+        share,
+    };
+    let (_, engine) = play(20, |second| {
+        let mut client = process(7);
+        for (result, each) in [
+            (ConnectResult::Ok, 5),
+            (ConnectResult::Refused, 10),
+            (ConnectResult::NetUnreachable, 15),
+        ] {
+            client.counts.connects[result as usize] = each * second;
+        }
+        client.culprits.connects = vec![
+            share("2001:db8::1", "net_unreachable", 0.6),
+            share("10.0.0.7", "refused", 0.3),
+            share("10.0.0.8", "timed_out", 0.1),
+        ];
+        Sample {
+            processes: vec![client],
+            ..Sample::default()
+        }
+    });
+    let subject = Subject::Process(key(7));
+    let finding = engine.board().raised(Anomaly::ConnectFailures, &subject);
+    let Some(Evidence::Connects { peers, .. }) = finding.map(|it| &it.evidence) else {
+        panic!("{finding:?}");
+    };
+    let peers: Vec<_> = peers
+        .iter()
+        .map(|it| (it.address.to_string(), (it.share * 100.0).round()))
+        .collect();
+    // A result that no counter has is not ignored: it may be an old one.
+    assert_eq!(
+        peers,
+        [("10.0.0.7".to_owned(), 75.0), ("10.0.0.8".to_owned(), 25.0)]
+    );
+}

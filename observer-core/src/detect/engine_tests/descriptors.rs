@@ -1,0 +1,168 @@
+//! Descriptors that leak or run out.
+
+use super::*;
+
+/// The cause and the evidence say what the newest descriptors are.
+#[test]
+fn a_leak_of_descriptors_names_their_kind() {
+    use crate::process::fd_kinds::{FdKind, FdKinds};
+
+    let mut engine = Engine::new(Thresholds::default());
+    let kinds = FdKinds::new([(FdKind::Pipe, 200), (FdKind::Tcp("ESTABLISHED"), 56)]);
+    let mut raised = Vec::new();
+    for second in 0..60 {
+        let mut process = process(1);
+        process.descriptors = Some(Descriptors {
+            open: 400 + 10 * second,
+            limit: 1024,
+            measured_at: Duration::from_secs(second),
+        });
+        process.fd_kinds = Some(Arc::new(kinds.clone()));
+        raised.extend(engine.step(&Sample {
+            now: Duration::from_secs(second),
+            processes: vec![process],
+            ..Sample::default()
+        }));
+    }
+    let [Change::Raised(finding)] = &raised[..] else {
+        panic!("{raised:?}");
+    };
+    assert_eq!(finding.anomaly, Anomaly::FdLeak);
+    assert_eq!(finding.causes[0].cause.id, "fd_pipes");
+    let Evidence::Descriptors { newest, .. } = &finding.evidence else {
+        panic!("{finding:?}");
+    };
+    let newest: Vec<_> = newest.iter().map(|it| (&*it.kind, it.count)).collect();
+    assert_eq!(newest, [("pipes", 200), ("TCP sockets in ESTABLISHED", 56)]);
+}
+
+#[test]
+fn a_server_at_its_descriptor_limit_has_one_finding() {
+    let run = |emfile: u64| {
+        let (changes, _) = play(60, move |second| {
+            let mut server = process(7);
+            server.counts.exhausted = [emfile * second, 0];
+            server.counts.resets_sent[SentReset::UnreadData as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            let listener = Listener {
+                place: ListenAddress {
+                    netns: 1,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                },
+                sockets: 1,
+                backlog: 129,
+                max_backlog: 128,
+                fullest: 1.0,
+                overflows: 10 * second,
+                accepts: second,
+                exhausted: emfile * second,
+                syncookies: None,
+                holders: vec![holder(7)],
+                workers: Vec::new(),
+            };
+            Sample {
+                processes: vec![server],
+                listeners: vec![listener],
+                ..Sample::default()
+            }
+        });
+        changes
+    };
+    assert_eq!(run(5), [(1, "raised", Anomaly::FdExhaustion)]);
+    let without = run(0);
+    let raised: Vec<_> = without.iter().map(|(_, _, anomaly)| *anomaly).collect();
+    assert_eq!(
+        raised,
+        [Anomaly::ListenOverflow, Anomaly::RstStorm],
+        "{without:?}"
+    );
+}
+
+/// `prlimit --nofile` gives a process more descriptors than it will ever have.
+#[test]
+fn a_leak_clears_when_the_limit_is_raised() {
+    let mut engine = Engine::new(Thresholds::default());
+    let mut changes = Vec::new();
+    for second in 0..200 {
+        let mut process = process(1);
+        process.descriptors = Some(Descriptors {
+            open: 400 + 5 * second,
+            limit: if second < 100 { 1_024 } else { 1_048_576 },
+            measured_at: Duration::from_secs(second),
+        });
+        let found = engine.step(&Sample {
+            now: Duration::from_secs(second),
+            processes: vec![process],
+            ..Sample::default()
+        });
+        changes.extend(found.into_iter().map(|change| (change.name(), second)));
+    }
+    let [("raised", raised), ("cleared", cleared)] = changes[..] else {
+        panic!("{changes:?}");
+    };
+    assert!(raised < 100 && (130..135).contains(&cleared), "{changes:?}");
+}
+
+#[test]
+fn a_full_limit_names_the_kind_of_descriptors() {
+    use crate::process::fd_kinds::{FdKind, FdKinds};
+
+    let cause = |kinds: Option<FdKinds>, enfile: u64| {
+        let (_, engine) = play(30, |second| {
+            let mut process = process(7);
+            process.counts.exhausted = [second * (1 - enfile), second * enfile];
+            process.descriptors = Some(Descriptors {
+                open: 64,
+                limit: 64,
+                measured_at: Duration::from_secs(1_000 + second),
+            });
+            process.fd_kinds = kinds.clone().map(Arc::new);
+            Sample {
+                processes: vec![process],
+                ..Sample::default()
+            }
+        });
+        let mut entries = engine.board().entries();
+        let of = |it: &&Entry| it.finding.anomaly == Anomaly::FdExhaustion;
+        entries.find(of).unwrap().finding.causes[0].cause.id
+    };
+    let kinds = |kind| Some(FdKinds::new([(kind, 60), (FdKind::Pipe, 2)]));
+    assert_eq!(cause(None, 0), "fd_limit");
+    assert_eq!(
+        cause(kinds(FdKind::Tcp("ESTABLISHED")), 0),
+        "full_of_connections"
+    );
+    assert_eq!(cause(kinds(FdKind::Tcp("CLOSE_WAIT")), 0), "fd_close_wait");
+    assert_eq!(cause(kinds(FdKind::IdleSocket), 0), "full_of_sockets");
+    let udp = kinds(FdKind::Socket("udp"));
+    assert_eq!(cause(udp, 0), "full_of_other_sockets");
+    assert_eq!(cause(kinds(FdKind::Tcp("ESTABLISHED")), 1), "file_table");
+}
+
+/// A descriptor a minute under a limit that is days away is no finding.
+#[test]
+fn slow_growth_of_descriptors_is_known() {
+    let growth = |open: &dyn Fn(u64) -> u64| {
+        let (changes, engine) = play(5_400, |second| {
+            let mut process = process(7);
+            process.descriptors = Some(Descriptors {
+                open: open(second),
+                limit: 1_048_576,
+                measured_at: Duration::from_secs(1_000 + second),
+            });
+            Sample {
+                processes: vec![process],
+                ..Sample::default()
+            }
+        });
+        assert_eq!(changes, []);
+        engine.growing().collect::<Vec<_>>()
+    };
+    let [(process, per_second)] = growth(&|second| 100 + second / 60)[..] else {
+        panic!("it grows");
+    };
+    assert_eq!(process, key(7));
+    assert!((per_second * 60.0 - 1.0).abs() < 0.1, "{per_second}");
+    assert_eq!(growth(&|second| 100 + (second / 60).min(20)), []);
+    assert_eq!(growth(&|second| 100 + second / 60 % 30), []);
+}

@@ -1,0 +1,289 @@
+//! The rules that findings of several detectors follow.
+
+use std::{sync::Arc, time::Duration};
+
+use observer_common::ProcessKey;
+
+use super::*;
+use crate::{
+    table::{Labels, ListenAddress},
+    walk::Destination,
+};
+
+mod connects;
+mod descriptors;
+mod ports;
+mod resets;
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey {
+        start_boottime_ns: 1,
+        tgid: pid,
+        reserved: 0,
+    }
+}
+
+fn process(pid: u32) -> Process {
+    Process::new(
+        key(pid),
+        Arc::new(Labels::process(pid, "api", "api.service")),
+    )
+}
+
+fn holder(pid: u32) -> Holder {
+    Holder {
+        process: Some(key(pid)),
+        labels: Arc::new(Labels::process(pid, "api", "api.service")),
+        count: 1,
+    }
+}
+
+fn ports(available: u32, blocked: u32) -> Ports {
+    Ports {
+        subject: Subject::Destination(Destination {
+            netns: 1,
+            source: "10.0.0.1".parse().unwrap(),
+            remote: "10.0.0.2:80".parse().unwrap(),
+        }),
+        walked_at: Duration::ZERO,
+        available,
+        blocked,
+        syn_sent: 0,
+        established: 0,
+        idle: 0,
+        closing: 0,
+        time_wait: blocked,
+        opened: 0,
+        blocked_for: Duration::from_secs(60),
+        searches_failed: 0,
+        holders: vec![holder(7)],
+    }
+}
+
+/// Plays samples, one a second, and gives what changed: second, what, anomaly.
+fn play(
+    seconds: u64,
+    mut sample: impl FnMut(u64) -> Sample,
+) -> (Vec<(u64, &'static str, Anomaly)>, Engine) {
+    let mut engine = Engine::new(Thresholds::default());
+    let mut changes = Vec::new();
+    for second in 0..seconds {
+        let mut sample = sample(second);
+        sample.now = Duration::from_secs(1_000 + second);
+        for ports in &mut sample.ports {
+            ports.walked_at = sample.now;
+        }
+        for change in engine.step(&sample) {
+            changes.push((second, change.name(), change.finding().anomaly));
+        }
+    }
+    (changes, engine)
+}
+
+fn resetting(pid: Option<u32>, second: u64) -> Sample {
+    let mut counts = Counts::default();
+    counts.resets_sent[SentReset::LingerZero as usize] = 100 * second;
+    counts.ended = 100 * second;
+    let name = Name {
+        labels: Arc::new(Labels::name("api", "api.service")),
+        running: u32::from(pid.is_some()),
+        counts,
+        syn_sent_over_3s: 0,
+        culprits: Culprits::default(),
+    };
+    let running = pid.map(|pid| Process {
+        counts,
+        ..process(pid)
+    });
+    Sample {
+        processes: running.into_iter().collect(),
+        names: vec![name],
+        ..Sample::default()
+    }
+}
+
+#[test]
+fn findings_and_changes_are_bounded() {
+    let (changes, engine) = play(1_500, |second| {
+        // Other ones every 200 s, so that those before are over.
+        let first = 1_000 * (second / 200) as u32;
+        let exhausted = |pid| {
+            let mut process = process(pid);
+            process.counts.exhausted[0] = 1 + second;
+            process
+        };
+        Sample {
+            processes: (first..first + 300).map(exhausted).collect(),
+            ..Sample::default()
+        }
+    });
+    assert_eq!(engine.board().entries().count(), FINDINGS);
+    assert_eq!(engine.board().changes().count(), CHANGES);
+    let raised = |from: u64| {
+        let range = from..from + 200;
+        let raised = changes
+            .iter()
+            .filter(|it| range.contains(&it.0) && it.1 == "raised");
+        raised.count()
+    };
+    assert_eq!(raised(0), FINDINGS);
+    assert_eq!(raised(200), FINDINGS);
+}
+
+/// Whoever forges source addresses does not take the room of other findings.
+#[test]
+fn forged_sources_leave_room() {
+    let source = |number: u32, ports| Source {
+        netns: 1,
+        address: std::net::Ipv4Addr::from_bits(number).into(),
+        ports: [ports, 0, 0, 0],
+        segments: 1,
+        last_at: Duration::from_secs(1_000_000),
+    };
+    let (changes, _) = play(20, |second| {
+        let first = 10_000 * second as u32;
+        let scans = (first..first + 2_000).map(|number| source(number, u64::MAX));
+        let others = (first + 2_000..first + 9_000).map(|number| source(number, 1));
+        let mut exhausted = process(7);
+        exhausted.counts.exhausted[0] = second;
+        Sample {
+            sources: scans.chain(others).collect(),
+            processes: vec![exhausted],
+            ..Sample::default()
+        }
+    });
+    let raised = |anomaly| {
+        let of = |it: &&(u64, &str, Anomaly)| it.1 == "raised" && it.2 == anomaly;
+        changes.iter().filter(of).count()
+    };
+    assert_eq!(raised(Anomaly::SynScan), 20);
+    assert_eq!(raised(Anomaly::FdExhaustion), 1);
+}
+
+#[test]
+fn the_same_samples_give_the_same_changes() {
+    let run = || play(100, |second| resetting(Some(7), second)).0;
+    assert_eq!(run(), run());
+}
+
+/// The hints of a finding are those for the network namespace of its process.
+#[test]
+fn hints_depend_on_the_host() {
+    use crate::net::sysctls::Sysctls;
+
+    const ABORT: &str = "net.ipv4.tcp_abort_on_overflow";
+    let found = |netns, overflows: bool| {
+        let mut engine = Engine::new(Thresholds::default());
+        engine.set_host(Host {
+            kernel: None,
+            sysctls: Arc::new(Sysctls {
+                host: [].into(),
+                namespaces: [(1, [(ABORT, 0)].into()), (2, [(ABORT, 1)].into())].into(),
+            }),
+            netns: Arc::new(move |_| Some(netns)),
+        });
+        for second in 0..30 {
+            let mut server = process(7);
+            server.counts.resets_sent[SentReset::Listener as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            let listener = Listener {
+                place: ListenAddress {
+                    netns,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                },
+                sockets: 1,
+                backlog: 0,
+                max_backlog: 128,
+                fullest: 0.0,
+                overflows: if overflows { 100 * second } else { 0 },
+                accepts: second,
+                exhausted: 0,
+                syncookies: None,
+                holders: vec![holder(7)],
+                workers: Vec::new(),
+            };
+            engine.step(&Sample {
+                now: Duration::from_secs(1_000 + second),
+                processes: vec![server],
+                listeners: vec![listener],
+                ..Sample::default()
+            });
+        }
+        let subject = Subject::Process(key(7));
+        let finding = engine.board().raised(Anomaly::RstStorm, &subject).unwrap();
+        assert_eq!(finding.netns, Some(netns));
+        let cause = &finding.causes[0];
+        let hints = cause.hints.iter().map(|it| it.hint.id);
+        (cause.cause.id, hints.collect::<Vec<_>>())
+    };
+    let full = ("queue_resets", vec!["abort-on-overflow", "backlog"]);
+    let stray = ("listener_resets", vec!["listener-stray"]);
+    assert_eq!(found(2, true), full);
+    assert_eq!(found(2, false), stray);
+    assert_eq!(found(1, true), stray);
+}
+
+/// Also of names, whose processes may live too short to be suspected themselves.
+#[test]
+fn what_may_be_raised_is_suspected() {
+    let none = Suspected::default();
+    let at = |seconds, sample: fn(u64) -> Sample| play(seconds, sample).1.suspected();
+    let refused = |second| {
+        let mut process = process(7);
+        process.counts.connects[ConnectResult::Refused as usize] = 20 * second;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(2, refused), none);
+    let connects = Suspected {
+        connects: true,
+        ..none
+    };
+    assert_eq!(at(5, refused), connects);
+    let resets = Suspected {
+        resets: true,
+        ..none
+    };
+    let silence = Suspected {
+        silence: true,
+        ..none
+    };
+    let unanswered = |second| {
+        let mut process = process(7);
+        process.counts.unanswered = 2 * second;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(2, unanswered), none);
+    assert_eq!(at(4, unanswered), silence);
+    assert_eq!(at(20, |second| resetting(None, second)), none);
+    assert_eq!(at(40, |second| resetting(None, second)), resets);
+}
+
+/// A scan is a finding, and what has stopped is the past.
+#[test]
+fn stray_segments_are_kept_for_a_minute() {
+    let mut engine = Engine::new(Thresholds::default());
+    let source = |address: &str, ports: u64, last: u64| Source {
+        netns: 1,
+        address: address.parse().unwrap(),
+        ports: [ports, 0, 0, 0],
+        segments: 30,
+        last_at: Duration::from_secs(last),
+    };
+    engine.step(&Sample {
+        now: Duration::from_secs(200),
+        sources: vec![
+            source("10.0.0.1", 1, 199),
+            source("10.0.0.2", 1, 100),
+            source("10.0.0.3", u64::MAX, 199),
+        ],
+        ..Sample::default()
+    });
+    let strays = engine.strays().iter().map(|it| it.address.to_string());
+    assert_eq!(strays.collect::<Vec<_>>(), ["10.0.0.1"]);
+}
