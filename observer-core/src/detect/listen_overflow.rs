@@ -160,7 +160,8 @@ impl Detector for ListenOverflow {
         } else if self.time_since(self.full_since) >= SLOW {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
             &cause::SLOW_ACCEPT
-        } else if syncookies > 0 {
+        } else if syncookies > accepts + self.overflows.sum() {
+            // A burst that the queue does not hold gets cookies, too, for at most as many connections as come.
             &cause::FLOOD
         } else if listener.max_backlog <= SMALL_BACKLOG * listener.sockets {
             &cause::SMALL_BACKLOG
@@ -316,7 +317,12 @@ mod tests {
         let (none, some) = (None, Some(1_000));
         assert_eq!(cause([none, none, some, some, some, some]), "small_backlog");
         assert_eq!(cause([some, none, none, some, some, some]), "small_backlog");
-        assert_eq!(cause([some, none, none, none, none, Some(1_005)]), "flood");
+        assert_eq!(cause([some, none, none, none, none, Some(1_100)]), "flood");
+        // For the connections of a burst.
+        assert_eq!(
+            cause([some, none, none, none, none, Some(1_050)]),
+            "small_backlog"
+        );
     }
 
     #[test]
