@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all},
+    detector::{Assessment, At, Detector, all, share},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -15,6 +15,11 @@ use crate::walk::NOBODY;
 
 /// Seconds of a bucket of each scale.
 const SCALES: [u64; 2] = [30, 300];
+/// Indices in [`QUIET_SECONDS`]: of the connections that grow, and of two buckets of each scale.
+///
+/// [`QUIET_SECONDS`]: crate::walk::QUIET_SECONDS
+const IDLE: usize = 0;
+const UNUSED: [usize; SCALES.len()] = [1, 2];
 
 /// State of the detector.
 #[derive(Debug)]
@@ -41,19 +46,23 @@ impl Detector for IdlePoolLeak {
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
-        let idle = sample.waits.idle();
+        let waits = &sample.waits;
+        let idle = waits.idle();
         let mut score: f64 = 0.0;
         self.slope = 0.0;
+        let all_of = |quiet: usize| waits.quiet[NOBODY][quiet];
+        let opened = |quiet: usize| all_of(quiet).saturating_sub(waits.idle_of_servers[quiet]);
         // Clients that move to another server do so for minutes: only the longer scale judges them.
-        let opened = idle.saturating_sub(sample.waits.idle_of_servers);
-        for (floor, level) in self.floors.iter_mut().zip([opened, idle]) {
+        let levels = [[IDLE, UNUSED[0]].map(opened), [IDLE, UNUSED[1]].map(all_of)];
+        for (floor, [level, unused]) in self.floors.iter_mut().zip(levels) {
             floor.add(sample.walked_at.unwrap_or(at.now), level.into());
             if let Some(rise) = floor.rise() {
                 let height = thresholds.idle_pool_rise_share * rise.last();
                 score = score.max(all(&[
                     rise.last() / thresholds.idle_pool_least,
                     rise.steady_height() / height,
-                    rise.end(level.into()) / (thresholds.idle_pool_end * f64::from(level)),
+                    rise.continues() / thresholds.idle_pool_step_share,
+                    share(unused.into(), level.into()) / thresholds.idle_pool_unused_share,
                 ]));
                 self.slope = self.slope.max(rise.slope());
             }
@@ -80,7 +89,7 @@ impl Detector for IdlePoolLeak {
             connections: waits.connections,
             growth_per_second: self.slope,
         };
-        let served = waits.idle_of_servers;
+        let served = waits.idle_of_servers[IDLE];
         let causes = [
             (
                 &cause::UNUSED_CONNECTIONS,

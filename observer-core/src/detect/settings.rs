@@ -225,8 +225,12 @@ thresholds! {
     /// Minimum growth as a fraction of their number over seven buckets of 30 seconds (connections
     /// opened by the process) or 300 seconds (all), by the median of the slopes.
     idle_pool_rise_share = 0.5;
-    /// A rise that slows down must level off above this multiple of their number: that of a pool that fills up does not.
-    idle_pool_end = 1.5;
+    /// Growth since the last bucket as a fraction of the mean from one bucket to the next: a pool that has filled up grows
+    /// no more.
+    idle_pool_step_share = 0.5;
+    /// Connections without data for two buckets as a fraction of their number. In a pool that grows with its users, most
+    /// are used more often.
+    idle_pool_unused_share = 0.6;
     /// The finding clears below this fraction of the highest number since it was raised.
     idle_pool_clear_share = 0.8;
     /// Seconds without a new highest number after which the finding clears: the pool has reached its limit.

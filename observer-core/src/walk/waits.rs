@@ -41,8 +41,8 @@ pub struct Waits {
     pub in_use_of_clients: u32,
     /// Connections in CLOSE_WAIT.
     pub close_wait: u32,
-    /// Of the quiet ones, those of nobody's turn for 10 s or longer that came from a listener.
-    pub idle_of_servers: u32,
+    /// Of the quiet ones, those of nobody's turn that came from a listener, for each of [`QUIET_SECONDS`].
+    pub idle_of_servers: [u32; QUIET_SECONDS.len()],
     /// Requests on connections that have received data before, without an answer for 60 s or longer.
     pub unanswered: u32,
     /// Connections with unread data, those of servers, and those with more than a TLS session ticket or close_notify.
@@ -64,7 +64,7 @@ impl Default for Waits {
             quiet: [[0; QUIET_SECONDS.len()]; TURNS],
             in_use_of_clients: 0,
             close_wait: 0,
-            idle_of_servers: 0,
+            idle_of_servers: [0; QUIET_SECONDS.len()],
             unanswered: 0,
             unread: 0,
             unread_of_servers: 0,
@@ -83,9 +83,7 @@ impl Waits {
         let is_server = u32::from(is_server(socket));
         let is_nobodys = turn(socket.waits_for) == Some(NOBODY);
         let is_idle = is_nobodys && waited(socket, QUIET_SECONDS[0]);
-        if is_idle {
-            self.idle_of_servers += is_server;
-        } else {
+        if !is_idle {
             self.in_use_of_clients += 1 - is_server;
         }
         self.close_wait += u32::from(socket.state == CLOSE_WAIT);
@@ -105,8 +103,10 @@ impl Waits {
                 self.longest_ms[stall] = self.longest_ms[stall].max(socket.waited_ms);
             }
         } else if let Some(turn) = turn(socket.waits_for) {
-            for (count, seconds) in self.quiet[turn].iter_mut().zip(QUIET_SECONDS) {
-                *count += u32::from(waited(socket, seconds));
+            for (index, seconds) in QUIET_SECONDS.into_iter().enumerate() {
+                let is_quiet = u32::from(waited(socket, seconds));
+                self.quiet[turn][index] += is_quiet;
+                self.idle_of_servers[index] += is_quiet * u32::from(is_nobodys) * is_server;
             }
         }
     }
@@ -116,7 +116,6 @@ impl Waits {
         self.connections += other.connections;
         self.in_use_of_clients += other.in_use_of_clients;
         self.close_wait += other.close_wait;
-        self.idle_of_servers += other.idle_of_servers;
         self.unanswered += other.unanswered;
         self.unread += other.unread;
         self.unread_of_servers += other.unread_of_servers;
@@ -128,6 +127,7 @@ impl Waits {
         };
         pairs(&mut self.stalled, &other.stalled);
         pairs(&mut self.ages, &other.ages);
+        pairs(&mut self.idle_of_servers, &other.idle_of_servers);
         pairs(self.quiet.as_flattened_mut(), other.quiet.as_flattened());
         for (longest, other) in self.longest_ms.iter_mut().zip(other.longest_ms) {
             *longest = (*longest).max(other);

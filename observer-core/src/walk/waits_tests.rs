@@ -114,7 +114,10 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
     let waits = &all[0].1;
     assert_eq!(waits.unanswered, 1);
     assert_eq!((waits.unread, waits.unread_of_servers), (2, 1));
-    assert_eq!((waits.quiet[2][0], waits.idle_of_servers), (2, 1));
+    assert_eq!(
+        (waits.quiet[2][0], waits.idle_of_servers),
+        (2, [1, 0, 0, 0])
+    );
     assert_eq!((waits.connections, waits.in_use()), (10, 8));
     assert_eq!((waits.in_use_of_clients, waits.close_wait), (6, 1));
     // Those that detectors count come first, even if they are few.
@@ -151,7 +154,7 @@ fn clients_that_have_sent_nothing_are_kept_beside_others() {
     let (all, peers) = collect(&sockets);
     let waits = &all[0].1;
     assert_eq!(waits.quiets().collect::<Vec<_>>(), [("nobody", 10, 3)]);
-    assert_eq!((waits.idle(), waits.idle_of_servers), (3, 2));
+    assert_eq!((waits.idle(), waits.idle_of_servers), (3, [2, 0, 0, 0]));
     let (clients, servers): (Vec<&PeerWait>, Vec<_>) =
         peers.iter().partition(|it| it.peer.is_client);
     assert_eq!(servers.len(), PEERS);

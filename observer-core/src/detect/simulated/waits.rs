@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     detect::{Anomaly, Counts, Engine, Sample, Thresholds},
-    walk::Waits,
+    walk::{NOBODY, QUIET_SECONDS, Waits},
 };
 
 /// What the connections of a process wait for in each second.
@@ -38,14 +38,22 @@ fn stalled(connections: u64, waits_for: u8, count: u64) -> Waits {
     waits
 }
 
-/// So many of nobody's turn, and so many others.
-fn idle(count: u64, others: u64) -> Waits {
-    let mut waits = Waits {
-        connections: (count + others) as u32,
-        ..Waits::default()
+/// So many of nobody's turn in each second, none of which is used again, and so many others.
+fn idle(counts: &[u64], others: u64) -> Vec<Waits> {
+    let at = |second: usize| {
+        let mut waits = Waits {
+            connections: (counts[second] + others) as u32,
+            ..Waits::default()
+        };
+        // What there was all the time.
+        waits.quiet[NOBODY] = QUIET_SECONDS.map(|seconds| {
+            let since = second.saturating_sub(seconds as usize);
+            let least = counts[since..=second].iter().min();
+            least.map_or(0, |&it| it as u32)
+        });
+        waits
     };
-    waits.quiet[2] = [count as u32, 0, 0, 0];
-    waits
+    (0..counts.len()).map(at).collect()
 }
 
 /// A pool whose backend hangs: one connection after the other is never answered.
@@ -77,13 +85,13 @@ fn reader_stops(draw: &mut Draw) -> Series {
 fn pool_leaks(draw: &mut Draw) -> Series {
     let rate = draw.real(0.4, 50.0);
     let mut count = draw.number(0, 30);
-    let seconds: Vec<_> = (0..900)
+    let counts: Vec<_> = (0..1_200)
         .map(|_| {
             count += draw.events(rate);
-            idle(count, 5)
+            count
         })
         .collect();
-    series(0, seconds)
+    series(0, idle(&counts, 5))
 }
 
 #[test]
@@ -190,29 +198,45 @@ fn proxy(draw: &mut Draw) -> Series {
 /// Takes minutes to its size, and stays.
 fn pool_warms_up(draw: &mut Draw) -> Series {
     let (size, minutes) = (draw.number(10, 2_000), draw.real(0.1, 2.0));
-    let seconds: Vec<_> = (0..1_800)
+    let counts: Vec<_> = (0..1_800)
         .map(|second| {
             let part = (f64::from(second) / (60.0 * minutes)).min(1.0);
             // Some are in use at each moment.
             let all = (size as f64 * part) as u64;
-            let used = draw.events(all as f64 * 0.1).min(all);
-            idle(all - used, used)
+            all - draw.events(all as f64 * 0.1).min(all)
         })
         .collect();
+    series(0, idle(&counts, size / 10))
+}
+
+/// Each user has a connection that is used every 20 to 80 seconds on average, and they become more.
+fn users_come(draw: &mut Draw) -> Series {
+    let (rate, mean) = (draw.real(0.5, 20.0), draw.real(20.0, 80.0));
+    let seconds = (0..1_800).map(move |second| {
+        let users = f64::from(second) * rate;
+        let mut waits = Waits {
+            connections: users as u32,
+            ..Waits::default()
+        };
+        waits.quiet[NOBODY] =
+            QUIET_SECONDS.map(|quiet| (users * (-f64::from(quiet) / mean).exp()) as u32);
+        waits
+    });
     series(0, seconds)
 }
 
 /// A load balancer moves clients to this server, one after the other.
 fn clients_move_here(draw: &mut Draw) -> Series {
     let (size, minutes) = (draw.number(100, 2_000), draw.real(3.0, 20.0));
-    let seconds = (0..3_600).map(move |second| {
+    let count = |second| {
         let part = (f64::from(second) / (60.0 * minutes)).min(1.0);
-        let count = (size as f64 * part) as u64;
-        Waits {
-            idle_of_servers: count as u32,
-            ..idle(count, 20)
-        }
-    });
+        (size as f64 * part) as u64
+    };
+    let counts: Vec<_> = (0..3_600).map(count).collect();
+    let mut seconds = idle(&counts, 20);
+    for waits in &mut seconds {
+        waits.idle_of_servers = waits.quiet[NOBODY];
+    }
     series(0, seconds)
 }
 
@@ -220,13 +244,13 @@ fn clients_move_here(draw: &mut Draw) -> Series {
 fn daily(draw: &mut Draw) -> Series {
     let (size, length) = (draw.real(50.0, 2_000.0), draw.real(36_000.0, 86_400.0));
     let start = draw.real(0.0, length);
-    let seconds: Vec<_> = (0..7_200)
+    let counts: Vec<_> = (0..7_200)
         .map(|second| {
             let turn = (start + f64::from(second)) / length * std::f64::consts::TAU;
-            idle(draw.events(size * (2.0 + turn.sin()) / 3.0), 20)
+            draw.events(size * (2.0 + turn.sin()) / 3.0)
         })
         .collect();
-    series(0, seconds)
+    series(0, idle(&counts, 20))
 }
 
 #[test]
@@ -237,6 +261,7 @@ fn what_waits_as_usual_is_silent() {
         ("log shipper", 10, log_shipper),
         ("proxy with back-pressure", 10, proxy),
         ("pool warms up in up to 2 min", 20, pool_warms_up),
+        ("pool grows with its users", 20, users_come),
         ("clients move here in 3-20 min", 20, clients_move_here),
         ("clients over a day", 10, daily),
     ]);

@@ -20,7 +20,11 @@ pub struct Floor {
 
 /// Minima that never fell and rose in all but one bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct Rise([(f64, f64); MINIMA]);
+pub struct Rise {
+    minima: [(f64, f64); MINIMA],
+    /// That of the current bucket so far.
+    low: f64,
+}
 
 impl Floor {
     /// Buckets of so many seconds.
@@ -73,7 +77,10 @@ impl Floor {
             let (bucket, low) = self.minima[index];
             ((bucket * self.width) as f64, f64::from(low))
         };
-        Some(Rise(std::array::from_fn(point)))
+        Some(Rise {
+            minima: std::array::from_fn(point),
+            low: low.into(),
+        })
     }
 }
 
@@ -81,33 +88,40 @@ impl Rise {
     /// The last minimum.
     #[must_use]
     pub fn last(&self) -> f64 {
-        self.0[MINIMA - 1].1
+        self.minima[MINIMA - 1].1
     }
 
     /// The last minimum minus the first.
     #[must_use]
     pub fn height(&self) -> f64 {
-        self.last() - self.0[0].1
+        self.last() - self.minima[0].1
     }
 
     /// The same as the slope has it, without a single step.
     #[must_use]
     pub fn steady_height(&self) -> f64 {
-        self.slope() * (self.0[MINIMA - 1].0 - self.0[0].0)
+        self.slope() * (self.minima[MINIMA - 1].0 - self.minima[0].0)
     }
 
     /// Per second, by [`theil_sen`]. Above 0.
     #[must_use]
     pub fn slope(&self) -> f64 {
-        theil_sen(&self.0)
+        theil_sen(&self.minima)
+    }
+
+    /// Growth since the last minimum as a fraction of the mean from one minimum to the next.
+    #[must_use]
+    pub fn continues(&self) -> f64 {
+        let steps = (MINIMA - 1) as f64;
+        (self.low - self.last()) / (self.steady_height() / steps)
     }
 
     /// The limit of the level if it is `level` now and the second half of the rise was smaller than
     /// the first: the limit of the geometric series of the halves. Infinite if it was not smaller.
     #[must_use]
     pub fn end(&self, level: f64) -> f64 {
-        let middle = self.0[MINIMA / 2].1;
-        let (early, late) = (middle - self.0[0].1, self.last() - middle);
+        let middle = self.minima[MINIMA / 2].1;
+        let (early, late) = (middle - self.minima[0].1, self.last() - middle);
         if late >= early {
             return f64::INFINITY;
         }
