@@ -1,4 +1,4 @@
-//! Faults of real programs are found: in time, with the responsible process and the cause. All
+//! Faults of real programs are found: in time, with the responsible process and the cause. The
 //! scenarios run at once, against one daemon with default intervals.
 
 mod table;
@@ -33,6 +33,9 @@ const IS_BUSY: &str = "OBSERVER_TEST_BUSY";
 const BUSY: f64 = 4.0;
 /// Error in seconds that it may have all the same: walks and ticks come late.
 const LATE: f64 = 2.0;
+/// Factor of both where other programs need the processors: a client that searches for a port for milliseconds is as fast
+/// as it gets one.
+const UNSTEADY: f64 = 2.0;
 /// Runs this scenario alone, or with [`ALL`] those that take minutes, too.
 const ONLY: &str = "OBSERVER_SCENARIO";
 const ALL: &str = "all";
@@ -198,8 +201,8 @@ impl Run {
     /// The expected finding.
     fn differences(&self, expected: &Expected, finding: &Value, log: &[Value]) -> Vec<String> {
         let mut wrong = self.missing_in_log(expected, finding, log);
-        let busy = env::var_os(IS_BUSY).map_or(1.0, |_| BUSY);
-        let within = busy * expected.within;
+        let busy = |factor: f64| env::var_os(IS_BUSY).map_or(1.0, |_| factor);
+        let within = busy(BUSY) * expected.within;
         let cause = &finding["causes"][0];
         if cause["id"] != expected.cause {
             wrong.push(format!("cause {}, not {}", cause["id"], expected.cause));
@@ -231,7 +234,7 @@ impl Run {
         }
         if expected.first_error == FirstError::Foretold {
             let left = finding["time_left_seconds"].as_f64().unwrap_or(f64::NAN);
-            let tolerance = (TOLERANCE * lead).max(LATE);
+            let tolerance = busy(UNSTEADY) * (TOLERANCE * lead).max(LATE);
             if (left - lead).abs() > tolerance || left.is_nan() {
                 wrong.push(format!("time left {left:.1} s, and it was {lead:.1} s"));
             }
@@ -312,7 +315,8 @@ fn what_programs_do_wrong_is_found() {
         Some(name) => it.name == name,
     };
     let mut scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
-    let patience = PATIENCE[usize::from(scenarios.iter().any(|it| it.is_slow))];
+    let is_full = scenarios.iter().any(|it| it.is_slow);
+    let patience = PATIENCE[usize::from(is_full)];
     let names: Vec<_> = SCENARIOS.iter().map(|it| it.name).collect();
     assert!(!scenarios.is_empty(), "not one of {names:?}");
     let daemon = Daemon::start(&[
@@ -342,15 +346,28 @@ fn what_programs_do_wrong_is_found() {
     }
     has_tls.end();
     let directory = tempfile::tempdir().expect("a directory");
-    let start = |scenario| Run::start(scenario, directory.path());
-    let mut runs: Vec<_> = scenarios.into_iter().map(start).collect();
+    // The rate of a client that searches for ports depends on what else runs, so each has the machine for itself where that
+    // does not take too long.
+    let (alone, together): (Vec<_>, Vec<_>) = scenarios
+        .into_iter()
+        .partition(|it| is_full && it.is_foretold());
+    let alone = alone.into_iter().map(|it| vec![it]);
+    let mut runs: Vec<Run> = Vec::new();
     let began = Instant::now();
     let mut seen = 0.0;
-    while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < patience {
-        thread::sleep(Duration::from_millis(250));
-        let changes = news(&daemon, &mut seen);
+    for at_once in std::iter::once(together).chain(alone) {
+        let start = |scenario| Run::start(scenario, directory.path());
+        runs.extend(at_once.into_iter().map(start));
+        let began = Instant::now();
+        while runs.iter().any(|run| run.program.is_some()) && began.elapsed() < patience {
+            thread::sleep(Duration::from_millis(250));
+            let changes = news(&daemon, &mut seen);
+            for run in &mut runs {
+                run.look(&changes);
+            }
+        }
         for run in &mut runs {
-            run.look(&changes);
+            run.program = None;
         }
     }
     let took = began.elapsed().as_secs();

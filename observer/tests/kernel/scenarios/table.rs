@@ -89,6 +89,12 @@ impl Scenario {
         self.quic_go().is_some() && self.expected.is_none()
     }
 
+    /// Whether the finding must say when the first error comes.
+    pub fn is_foretold(&self) -> bool {
+        let first_error = self.expected.map(|it| it.first_error);
+        first_error == Some(FirstError::Foretold)
+    }
+
     /// The version of quic-go that its program is built against.
     fn quic_go(&self) -> Option<&'static str> {
         match self.program {
