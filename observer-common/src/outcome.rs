@@ -75,7 +75,7 @@ pub struct CpuStats {
     /// data for a socket after `tcp_destroy_sock` has run for it.
     pub destroyed_sk: u64,
     /// Address of the socket of a pending received RST, or 0. Such an RST is not counted yet, because
-    /// it may be this side's own abort on data that arrived after close().
+    /// it may be this side's own abort on data that arrived after close(). [`PENDING_COMMITS`] while it is counted.
     pub pending_sk: u64,
     /// When it was received, `bpf_ktime_get_ns`.
     pub pending_ns: u64,
@@ -100,6 +100,9 @@ pub struct CpuStats {
     /// Zero: CPUs would otherwise share cache lines.
     pub padding: [u64; CPU_STATS_PADDING],
 }
+
+/// No address of a socket.
+pub const PENDING_COMMITS: u64 = 1;
 
 /// Of 64 bytes, the cache lines of x86-64 and of most of arm64.
 const CPU_STATS_PADDING: usize = {

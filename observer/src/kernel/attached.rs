@@ -330,8 +330,8 @@ impl KernelSource for Attached {
     }
 
     fn read_slot(&self, index: u32, slot: &mut Slot) {
-        self.slots.read(index, slot);
-        self.stats.add_pending_resets(index, slot);
+        let read = |slot: &mut Slot| self.slots.read(index, slot);
+        self.stats.read_slot(index, slot, read);
     }
 
     fn read_slot_identity(&self, index: u32, slot: &mut Slot) {

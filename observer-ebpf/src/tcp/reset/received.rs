@@ -8,8 +8,8 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, TracePointContext},
 };
 use observer_common::{
-    CLOSE, CONN_RESET_RECEIVED, FIN_WAIT1, FIN_WAIT2, PENDING_NS, RECORD_RESET_RECEIVED,
-    RESETS_RECEIVED, SIGNAL_RESET_RECEIVED,
+    CLOSE, CONN_RESET_RECEIVED, FIN_WAIT1, FIN_WAIT2, PENDING_COMMITS, PENDING_NS,
+    RECORD_RESET_RECEIVED, RESETS_RECEIVED, SIGNAL_RESET_RECEIVED,
 };
 
 use crate::{
@@ -119,10 +119,12 @@ fn commit_pending() {
     };
     // SAFETY: points into the map.
     unsafe {
-        if (*stats).pending_sk == 0 {
+        // The daemon reads again what it has read meanwhile, so that it finds the RST in one of both places.
+        let pending_sk = &raw mut (*stats).pending_sk;
+        if matches!(*pending_sk, 0 | PENDING_COMMITS) {
             return;
         }
-        (*stats).pending_sk = 0;
+        pending_sk.write_volatile(PENDING_COMMITS);
         let slot = (*stats).pending_slot;
         if counters::generation(slot) == (*stats).pending_generation {
             count_received(slot, (*stats).pending_state as u8);
@@ -132,6 +134,7 @@ fn commit_pending() {
             seen(SIGNAL_RESET_RECEIVED);
             count_outcome(SIGNAL_RESET_RECEIVED, slot);
         }
+        pending_sk.write_volatile(0);
     }
 }
 

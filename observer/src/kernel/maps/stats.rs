@@ -4,8 +4,8 @@ use std::{mem::offset_of, sync::atomic::Ordering};
 
 use aya::Ebpf;
 use observer_common::{
-    CpuStats, Outcomes, PENDING_NS, Pod as _, SIGNAL_RESET_RECEIVED, SLOT_OVERFLOW,
-    SLOT_UNATTRIBUTED, Slot,
+    CpuStats, Outcomes, PENDING_COMMITS, PENDING_NS, Pod as _, SIGNAL_RESET_RECEIVED,
+    SLOT_OVERFLOW, SLOT_UNATTRIBUTED, Slot,
 };
 
 use super::{array::MmapArray, take_array};
@@ -63,11 +63,11 @@ impl Stats {
 
     /// Sums the statistics of all CPUs, with received RSTs that are pending.
     pub fn totals(&self) -> CpuStats {
-        let mut sum = self.sum();
-        for (slot, _, _) in self.pending_resets() {
+        let (mut sum, pending) = self.with_pending(|| self.sum());
+        for it in pending.iter().filter(|it| it.is_certain()) {
             let outcomes = &mut sum.outcomes[SIGNAL_RESET_RECEIVED as usize];
             outcomes.seen += 1;
-            *match slot {
+            *match it.slot {
                 SLOT_UNATTRIBUTED => &mut outcomes.unattributed,
                 SLOT_OVERFLOW => &mut outcomes.lost,
                 _ => &mut outcomes.counted,
@@ -110,39 +110,112 @@ impl Stats {
         sum
     }
 
-    /// Adds the received RSTs of slot `index` that are pending to `slot`, which was read from it.
-    pub fn add_pending_resets(&self, index: u32, slot: &mut Slot) {
-        for (pending, generation, state) in self.pending_resets() {
+    /// Reads slot `index` by `read`, with its received RSTs that are pending.
+    pub fn read_slot(&self, index: u32, slot: &mut Slot, read: impl Fn(&mut Slot)) {
+        let ((), pending) = self.with_pending(|| read(slot));
+        for it in pending.iter().filter(|it| it.is_certain()) {
             // With another generation, it was folded with its process.
-            if (pending, generation) == (index, slot.generation)
-                && let Some(counter) = slot.reset.received.get_mut(state as usize)
+            if (it.slot, it.generation) == (index, slot.generation)
+                && let Some(counter) = slot.reset.received.get_mut(it.state as usize)
             {
                 *counter += 1;
             }
         }
     }
 
-    /// Pending received RSTs that are certain but not yet counted: slot, generation, state. They
-    /// are older than twice the limit up to which a program cancels one: a program that was
-    /// interrupted may cancel one later than that limit, and an exported count must not decrease.
-    fn pending_resets(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
-        let word = |cpu, offset| self.0.word(cpu, offset).load(Ordering::Relaxed);
+    /// What `read` gives, and the received RSTs that were pending meanwhile.
+    fn with_pending<T>(&self, read: impl FnMut() -> T) -> (T, Vec<Pending>) {
+        steady(|| self.pending(), read)
+    }
+
+    fn pending(&self) -> Vec<Pending> {
+        let word = |cpu| self.0.word(cpu, offset_of!(CpuStats, pending_sk));
         // Most CPUs have none, and this runs for every slot of a scrape.
-        let some =
-            (0..self.0.len()).filter(move |&cpu| word(cpu, offset_of!(CpuStats, pending_sk)) != 0);
-        some.filter_map(|cpu| {
+        let some = (0..self.0.len()).filter(|&cpu| word(cpu).load(Ordering::Acquire) != 0);
+        let read = |cpu| {
             let mut stats = zeroed_stats();
             self.0.read(cpu, &mut stats);
-            let age = monotonic_ns().saturating_sub(stats.pending_ns);
-            (stats.pending_sk != 0 && age > 2 * PENDING_NS).then_some((
-                stats.pending_slot,
-                stats.pending_generation,
-                stats.pending_state,
-            ))
-        })
+            (stats.pending_sk != 0).then_some(Pending {
+                socket: stats.pending_sk,
+                at_ns: stats.pending_ns,
+                slot: stats.pending_slot,
+                generation: stats.pending_generation,
+                state: stats.pending_state,
+            })
+        };
+        some.filter_map(read).collect()
     }
+}
+
+/// A received RST that is not yet counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pending {
+    socket: u64,
+    at_ns: u64,
+    slot: u32,
+    generation: u32,
+    state: u32,
+}
+
+impl Pending {
+    /// Whether no program cancels it any more. It is older than twice the limit up to which one does: a program that was
+    /// interrupted may do so later than that limit, and an exported count must not decrease.
+    fn is_certain(&self) -> bool {
+        monotonic_ns().saturating_sub(self.at_ns) > 2 * PENDING_NS
+    }
+}
+
+/// Calls `read` until the same RSTs are `pending` before and after: one that is counted meanwhile would be in both, or in
+/// neither, and the sum would decrease.
+fn steady<T>(pending: impl Fn() -> Vec<Pending>, mut read: impl FnMut() -> T) -> (T, Vec<Pending>) {
+    let mut before = pending();
+    for _ in 0..REREADS {
+        let value = read();
+        let after = pending();
+        if after == before && after.iter().all(|it| it.socket != PENDING_COMMITS) {
+            return (value, before);
+        }
+        before = after;
+    }
+    (read(), before)
 }
 
 fn zeroed_stats() -> CpuStats {
     CpuStats::read_from(&[0; size_of::<CpuStats>()]).expect("the buffer has the size")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// The program sets the mark, counts, and clears the mark, at any step of the daemon.
+    #[test]
+    fn a_pending_reset_is_counted_once_while_it_is_counted() {
+        let of = |socket| Pending {
+            socket,
+            at_ns: 0,
+            slot: 1,
+            generation: 1,
+            state: 5,
+        };
+        for start in 0..8 {
+            for pace in 1..4 {
+                let now = Cell::new(0);
+                let step = || {
+                    now.set(now.get() + 1);
+                    (now.get() + pace - 1_u32).saturating_sub(start) / pace
+                };
+                let pending = || match step() {
+                    0 => vec![of(0xffff)],
+                    1 | 2 => vec![of(PENDING_COMMITS)],
+                    _ => Vec::new(),
+                };
+                let (counted, pending) = steady(pending, || u32::from(step() >= 2));
+                let total = counted + pending.len() as u32;
+                assert_eq!(total, 1, "start {start}, pace {pace}");
+            }
+        }
+    }
 }
