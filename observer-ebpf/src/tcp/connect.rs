@@ -86,6 +86,10 @@ pub fn count_failure(slot: u32, errno: u32) {
     }
 }
 
+/// Origins of messages in an error queue (`include/uapi/linux/errqueue.h`).
+const SO_EE_ORIGIN_ICMP: u8 = 2;
+const SO_EE_ORIGIN_ICMP6: u8 = 3;
+
 #[inline(always)]
 fn index_of(errno: u32) -> Option<usize> {
     index_in(&CONNECT_INDICES, errno, CONNECT_OTHER, CONNECT_RESULTS)
@@ -148,7 +152,11 @@ pub fn untracked_failed(sk: *const u8, old: u8, errno: u32) {
         attempts::save(sk, CONN_ATTEMPT_PENDING);
         return;
     }
-    let errno = if errno == 0 { ECANCELED } else { errno };
+    // SAFETY: a full socket.
+    let errno = match errno {
+        0 => unsafe { icmp_error(sk) }.unwrap_or(ECANCELED),
+        errno => errno,
+    };
     if let Some(index) = index_of(errno) {
         count_untracked(sk, index);
     }
@@ -217,6 +225,9 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
             if Probe::read::<u16>(sk, at::OFF_INET_SPORT()) == 0 {
                 errno = search::EADDRNOTAVAIL as u32;
                 count_failure(slot, errno);
+            } else if let Some(icmp) = icmp_error(sk) {
+                errno = icmp;
+                count_failure(slot, errno);
             } else {
                 errno = ECANCELED;
                 count_given_up(slot, again);
@@ -226,6 +237,36 @@ pub unsafe fn failed<M: Memory>(sk: *const u8, conn: *mut Conn) {
         records::write(RECORD_CONNECT_FAILED, sk, conn, slot, |record| {
             record.errno = errno as u16;
         });
+    }
+}
+
+/// The error of an ICMP message that came while the program had the socket locked, as in a non-blocking connect() to which
+/// this host answers itself. `tcp_v4_err` then leaves the socket in SYN_SENT, the program gets the error by SO_ERROR,
+/// which clears it, and closes the socket; the message stays in the error queue (`ip_icmp_error`, since 5.19).
+#[inline(always)]
+unsafe fn icmp_error(sk: *const u8) -> Option<u32> {
+    if !has::OFF_SK_ERR_SOFT() {
+        return None;
+    }
+    // SAFETY: `sk` is a full socket, offsets from BTF; the head of the queue is followed by what it points to.
+    unsafe {
+        let soft = Probe::read::<u32>(sk, at::OFF_SK_ERR_SOFT());
+        if soft != 0 {
+            return Some(soft);
+        }
+        if !has::OFF_SK_ERROR_QUEUE() || !has::OFF_SKB_CB() || !has::OFF_EXTERR() {
+            return None;
+        }
+        let skb = Probe::read::<u64>(sk, at::OFF_SK_ERROR_QUEUE());
+        // An empty queue points to itself.
+        if skb == sk.wrapping_add(at::OFF_SK_ERROR_QUEUE()) as u64 {
+            return None;
+        }
+        let cb = (skb as *const u8).wrapping_add(at::OFF_SKB_CB());
+        // `struct sock_extended_err` (`include/uapi/linux/errqueue.h`).
+        let errno = Probe::read::<u32>(cb, at::OFF_EXTERR());
+        let origin = Probe::read::<u8>(cb, at::OFF_EXTERR() + 4);
+        (errno != 0 && matches!(origin, SO_EE_ORIGIN_ICMP | SO_EE_ORIGIN_ICMP6)).then_some(errno)
     }
 }
 

@@ -234,6 +234,59 @@ input()
     assert_eq!(reported["ECONNREFUSED"], 64);
 }
 
+/// Of a router that answers while connect() still has the socket locked: the socket stays in SYN_SENT, and SO_ERROR clears
+/// the error before close().
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn icmp_errors_during_connect_are_those_that_the_program_gets() {
+    let netns = Netns::new();
+    let daemon = Daemon::shared();
+    let reported = compare(
+        &netns,
+        &daemon,
+        r#"
+import subprocess
+router = subprocess.Popen(['unshare', '--net', 'sleep', '60'])
+own = os.readlink('/proc/self/ns/net')
+while os.readlink(f'/proc/{router.pid}/ns/net') == own:
+    time.sleep(0.01)
+subprocess.run(['sh', '-ec', """
+    ip link add v0 type veth peer name v1 netns $0
+    ip addr add 10.9.0.1/24 dev v0
+    ip link set v0 up
+    ip route add 198.51.100.0/24 via 10.9.0.2
+    exec nsenter --net=/proc/$0/ns/net sh -ec '
+        ip addr add 10.9.0.2/24 dev v1
+        ip link set v1 up
+        echo 1 >/proc/sys/net/ipv4/ip_forward
+        echo 0 >/proc/sys/net/ipv4/icmp_ratelimit
+        ip route add unreachable 198.51.100.0/24'
+""", str(router.pid)], check=True)
+tally = Tally()
+SYN_SENT, locked = 2, 0
+for i in range(40):
+    client = socket.socket()
+    client.setblocking(False)
+    assert client.connect_ex(('198.51.100.1', 80)) == errno.EINPROGRESS
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    poll.poll(5000)
+    locked += client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == SYN_SENT
+    if i % 2:
+        tally.add(errno.errorcode[client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)])
+    else:
+        # Never asked.
+        tally.add('EHOSTUNREACH')
+    client.close()
+router.kill()
+assert locked, 'each answer came later'
+print(tally)
+input()
+"#,
+    );
+    assert_eq!(reported, [("EHOSTUNREACH".to_owned(), 40)].into());
+}
+
 /// Killed while connect() waits: the attempt still has an outcome.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]

@@ -135,6 +135,8 @@ pub const FIELDS: &[FieldSpec] = &[
     required("OFF_SK_TYPE", "sock", "sk_type", 2),
     required("OFF_SK_UID", "sock", "sk_uid", 4),
     required("OFF_SK_ERR", "sock", "sk_err", 4),
+    optional("OFF_SK_ERR_SOFT", "sock", "sk_err_soft", 4),
+    optional("OFF_SK_ERROR_QUEUE", "sock", "sk_error_queue.next", 8),
     required("OFF_SK_SHUTDOWN", "sock", "sk_shutdown", 1),
     optional("OFF_SK_LINGERTIME", "sock", "sk_lingertime", 8),
     optional("OFF_SK_SOCKET", "sock", "sk_socket", 8),
@@ -187,6 +189,9 @@ pub const FIELDS: &[FieldSpec] = &[
     optional("OFF_RSKQ_FASTOPEN", "request_sock_queue", "fastopenq.max_qlen", 4),
     optional("OFF_REQ_SK", "request_sock", "sk", 8),
     optional("OFF_REQ_NEXT", "request_sock", "dl_next", 8),
+    optional("OFF_SKB_CB", "sk_buff", "cb", 48),
+    // In `cb` of messages in an error queue.
+    optional("OFF_EXTERR", "sock_exterr_skb", "ee", 16),
     optional("OFF_SKB_HEAD", "sk_buff", "head", 8),
     optional("OFF_SKB_NETWORK", "sk_buff", "network_header", 2),
     optional("OFF_SKB_TRANSPORT", "sk_buff", "transport_header", 2),
