@@ -127,6 +127,10 @@ causes! {
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
             => "closes connections with unread data"
             ["half-close"];
+        CLOSES_UNREAD "closes_unread": "sent TCP_ABORT_ON_CLOSE, by a process that only accepts connections"
+            => "closes connections of clients before it has read what they sent: it refuses them, as at its own limit of \
+                connections, or answers before it has read the request"
+            ["refuses", "half-close"];
         LINGER_ZERO "linger_zero": "sent LINGER_ZERO"
             => "sets SO_LINGER with a timeout of 0, which makes close() reset the connection" ["linger"];
         DISCONNECT "disconnect": "sent DISCONNECT"
@@ -225,6 +229,8 @@ causes! {
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_OTHER_SOCKETS "fd_other_sockets": "newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
             => "opens UDP, Unix or other sockets that it does not close" ["nofile"];
+        FD_DUPLICATES "fd_duplicates": "newest descriptors: several of the same sockets"
+            => "duplicates descriptors of sockets (dup(), or received several times) that it does not close" ["nofile"];
         FD_PIPES "fd_pipes": "newest descriptors: pipes"
             => "opens pipes that it does not close, for example to child processes that have ended" ["nofile"];
         FD_FILES "fd_files": "newest descriptors: files"
@@ -245,6 +251,8 @@ causes! {
             => "sockets without a connection take up its limit of descriptors" ["nofile"];
         FULL_OF_OTHER_SOCKETS "full_of_other_sockets": "EMFILE, newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
             => "UDP, Unix or other sockets take up its limit of descriptors" ["nofile"];
+        FULL_OF_DUPLICATES "full_of_duplicates": "EMFILE, newest descriptors: several of the same sockets"
+            => "duplicated descriptors of sockets (dup(), or received several times) take up its limit" ["nofile"];
         FULL_OF_PIPES "full_of_pipes": "EMFILE, newest descriptors: pipes"
             => "pipes take up its limit of descriptors" ["nofile"];
         FULL_OF_FILES "full_of_files": "EMFILE, newest descriptors: files"
@@ -264,7 +272,7 @@ causes! {
     }
     ReadStall {
         NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
-            => "its peers complete the TCP handshake and never answer: they hang, or do not accept connections from their accept queues"
+            => "its peers complete the TCP handshake and never answer: they hang, or do not accept connections from their accept queues, or their protocol has no answers"
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
@@ -324,7 +332,7 @@ causes! {
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are started than established: a SYN flood, or clients with a long round-trip time" ["syn-queue"];
-        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s"
+        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s, unless it is a small one that is emptied several times a second; or connections wait in it for long and none is dropped"
             => "the server accepts connections more slowly than they arrive" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
             => "the accept queue is small: a small argument of listen(), or net.core.somaxconn" ["backlog"];

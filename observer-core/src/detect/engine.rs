@@ -310,7 +310,8 @@ impl Engine {
             |_, name, board| {
                 let of_process = [Anomaly::SilentPeers, Anomaly::ReadStall];
                 let is_raised = |it| is_raised_for_process(board, it, &name.labels);
-                of_process.into_iter().any(is_raised)
+                // Connections of programs that have ended: nobody keeps them any more.
+                name.labels.is_of_several() || of_process.into_iter().any(is_raised)
             },
         );
         let names: HashMap<(&str, &str), &Name> = sample

@@ -6,7 +6,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, share},
-    fd_leak::{KINDS_OF_CAUSES, causes, newest, peers},
+    fd_leak::{KINDS_OF_CAUSES, causes, known_kinds, newest, peers},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -19,6 +19,7 @@ const FULL: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FULL_OF_CONNECTIONS,
     &cause::FULL_OF_SOCKETS,
     &cause::FULL_OF_OTHER_SOCKETS,
+    &cause::FULL_OF_DUPLICATES,
     &cause::FULL_OF_PIPES,
     &cause::FULL_OF_FILES,
     &cause::FULL_OF_EVENTS,
@@ -74,11 +75,11 @@ impl Detector for FdExhaustion {
         let [emfile, enfile] = self.recent.sums();
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
-        let causes = match (&sample.fd_kinds, emfile.max(1) >= enfile) {
+        let causes = match (known_kinds(sample), emfile.max(1) >= enfile) {
             (_, false) => {
                 cause::explain(&[(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)])
             }
-            (Some(kinds), true) => cause::explain(&causes(kinds, FULL)),
+            (Some(kinds), true) => cause::explain(&causes(kinds, sample.close_wait_over_10s, FULL)),
             (None, true) => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_LIMIT, open - close_wait),

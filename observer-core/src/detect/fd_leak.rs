@@ -142,8 +142,8 @@ impl Detector for FdLeak {
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
-        let causes = match &sample.fd_kinds {
-            Some(kinds) => cause::explain(&causes(kinds, LEAKS)),
+        let causes = match known_kinds(sample) {
+            Some(kinds) => cause::explain(&causes(kinds, sample.close_wait_over_10s, LEAKS)),
             None => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_UNKNOWN, open - close_wait),
@@ -165,6 +165,11 @@ impl Detector for FdLeak {
 /// Maximum number of kinds of descriptors in a finding.
 const KINDS: usize = 5;
 
+/// The kinds of the newest descriptors, if any is known.
+pub(super) fn known_kinds(sample: &Process) -> Option<&FdKinds> {
+    sample.fd_kinds.as_deref().filter(|it| !it.is_empty())
+}
+
 /// The newest descriptors of a process by kind.
 pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
     let kinds = sample.fd_kinds.iter().flat_map(|kinds| kinds.most_first());
@@ -185,7 +190,7 @@ pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> 
 }
 
 /// The number of [`causes`].
-pub(super) const KINDS_OF_CAUSES: usize = 8;
+pub(super) const KINDS_OF_CAUSES: usize = 9;
 
 /// The causes of a leak, in the order of [`causes`].
 const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
@@ -193,6 +198,7 @@ const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_CONNECTIONS,
     &cause::FD_IDLE_SOCKETS,
     &cause::FD_OTHER_SOCKETS,
+    &cause::FD_DUPLICATES,
     &cause::FD_PIPES,
     &cause::FD_FILES,
     &cause::FD_EVENTS,
@@ -200,9 +206,12 @@ const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
 ];
 
 /// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets, sockets
-/// without a connection, sockets of other protocols, pipes, files, events, and anything else.
+/// without a connection, sockets of other protocols, further descriptors of sockets, pipes, files, events, and anything
+/// else. Sockets of another network namespace than that of the process are in none of its tables, so that some of
+/// `close_wait` sockets look as if they had no connection.
 pub(super) fn causes(
     kinds: &FdKinds,
+    close_wait: u32,
     causes: [&'static Cause; KINDS_OF_CAUSES],
 ) -> [(&'static Cause, u64); KINDS_OF_CAUSES] {
     const EVENTS: [&str; 4] = ["eventpoll", "eventfd", "timerfd", "inotify"];
@@ -213,12 +222,18 @@ pub(super) fn causes(
             FdKind::Tcp(_) => 1,
             FdKind::IdleSocket => 2,
             FdKind::Socket(_) => 3,
-            FdKind::Pipe => 4,
-            FdKind::File { .. } => 5,
-            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 6,
-            _ => 7,
+            FdKind::Duplicate => 4,
+            FdKind::Pipe => 5,
+            FdKind::File { .. } => 6,
+            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 7,
+            _ => 8,
         };
         counts[index] += count;
     }
+    let elsewhere = u64::from(close_wait)
+        .saturating_sub(counts[0])
+        .min(counts[2]);
+    counts[0] += elsewhere;
+    counts[2] -= elsewhere;
     std::array::from_fn(|index| (causes[index], counts[index]))
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use observer_common::ProcessKey;
+use observer_common::{ProcessKey, WAIT_PROGRAM_ACCEPT};
 
 use self::{
     culprits::AllPeers,
@@ -173,6 +173,8 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
                 backlog: 0,
                 max_backlog: 0,
                 fullest: 0.0,
+                stalled: 0,
+                stalled_ms: 0,
                 overflows: 0,
                 accepts: 0,
                 exhausted: 0,
@@ -201,6 +203,11 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
             let Some(at) = all.get_mut(&place) else {
                 continue;
             };
+            let waits = snapshot.walk.waits(process.owner);
+            let (stalled, longest_ms) =
+                waits.map_or((0, 0), |it| it.stalled_for(WAIT_PROGRAM_ACCEPT));
+            at.stalled = at.backlog.min(at.stalled + u64::from(stalled));
+            at.stalled_ms = at.stalled_ms.max(longest_ms);
             at.holders.push(Holder {
                 process: Some(process.key),
                 labels: Arc::clone(&vitals.labels),

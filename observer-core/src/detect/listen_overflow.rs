@@ -1,4 +1,4 @@
-//! Connection requests are dropped because the accept queue is full, or soon will be.
+//! Connection requests are dropped because the accept queue is full, or soon will be, or connections wait in it for long.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,6 +19,10 @@ const SMALL_BACKLOG: u64 = 128;
 /// Seconds for which the queue is nearly full at each tick although connections are accepted: it
 /// does not drain between bursts, so a longer queue would not help.
 const SLOW: Duration = Duration::from_secs(2);
+
+/// Queues that are emptied so often in 10 s are short for the rate at which connections are accepted: a longer one holds
+/// the next burst, though it is full at each tick.
+const DRAINED: u64 = 20;
 
 /// Seconds for which the queue of one worker is nearly full at each tick and it accepts nothing:
 /// the kernel divides connections unevenly, so a full queue of a worker that accepts does not mean
@@ -131,15 +135,17 @@ impl Detector for ListenOverflow {
         ]);
         let filling =
             self.time_since(self.full_since).as_secs_f64() / thresholds.listen_full_seconds;
-        let raise = match (dropping >= 1.0, filling >= 1.0) {
+        let waiting = listener.stalled as f64 / thresholds.listen_stalled;
+        let score = dropping.max(filling).max(waiting);
+        let raise = match (dropping >= 1.0, score >= 1.0) {
             (true, _) => Some(Severity::Critical),
             (false, true) => Some(Severity::Warning),
             (false, false) => None,
         };
         Assessment {
             raise,
-            calm: overflows == 0 && !full,
-            score: dropping.max(filling),
+            calm: overflows == 0 && !full && listener.stalled == 0,
+            score,
             time_left: None,
         }
     }
@@ -151,19 +157,23 @@ impl Detector for ListenOverflow {
             worker.is_some_and(|(_, since)| self.time_since(*since) >= STUCK)
         };
         let stuck = listener.workers.iter().find(is_stuck);
+        let is_small = listener.max_backlog <= SMALL_BACKLOG * listener.sockets;
+        let drains = accepts > DRAINED * listener.backlog;
         let cause = if exhausted > 0 {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
         } else if accepts == 0 {
             &cause::NO_ACCEPTS
         } else if stuck.is_some() || self.time_since(self.one_full_since) >= STUCK {
             &cause::ONE_WORKER_STUCK
-        } else if self.time_since(self.full_since) >= SLOW {
+        } else if self.time_since(self.full_since) >= SLOW && !(is_small && drains)
+            || self.overflows.sum() == 0 && listener.stalled > 0
+        {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
             &cause::SLOW_ACCEPT
         } else if syncookies > accepts + self.overflows.sum() {
             // A burst that the queue does not hold gets cookies, too, for at most as many connections as come.
             &cause::FLOOD
-        } else if listener.max_backlog <= SMALL_BACKLOG * listener.sockets {
+        } else if is_small {
             &cause::SMALL_BACKLOG
         } else {
             &cause::BURST
@@ -173,6 +183,8 @@ impl Detector for ListenOverflow {
             backlog: listener.backlog,
             max_backlog: listener.max_backlog,
             fullest: listener.fullest,
+            stalled: listener.stalled,
+            stalled_seconds: f64::from(listener.stalled_ms) / 1e3,
             sockets: listener.sockets,
             accepts,
             stuck_pid: stuck.map(|it| it.process.tgid),
@@ -203,6 +215,8 @@ mod tests {
             backlog,
             max_backlog: 100,
             fullest: backlog as f64 / 100.0,
+            stalled: 0,
+            stalled_ms: 0,
             overflows: 10 * second,
             accepts: 2 * second,
             exhausted: 0,
@@ -363,6 +377,69 @@ mod tests {
         assert_eq!(of_master(17, 1), "one_worker_stuck");
         // All are slow, and one was given more than the others.
         assert_eq!(of_master(17, 8), "slow_accept");
+    }
+
+    /// The cause if nothing is dropped, 57 of 511 connections wait and so many have been accepted a second.
+    fn cause_of_waits(accepts: u64) -> (Option<Severity>, &'static str) {
+        let thresholds = Thresholds::default();
+        let mut detector = ListenOverflow::new(&thresholds);
+        let waiting = |second| Listener {
+            max_backlog: 511,
+            fullest: 57.0 / 511.0,
+            stalled: 40,
+            stalled_ms: 55_000,
+            overflows: 0,
+            accepts: accepts * second,
+            ..listener(second, 57, Vec::new())
+        };
+        let mut raised = None;
+        for second in 0..10 {
+            let at = At {
+                now: Duration::from_secs(second),
+                elapsed: Duration::from_secs(1),
+                pace: Pace::default(),
+                raised: false,
+                thresholds: &thresholds,
+            };
+            raised = detector.assess(&waiting(second), &at).raise;
+        }
+        (raised, detector.evidence(&waiting(9)).1[0].cause.id)
+    }
+
+    #[test]
+    fn connections_that_wait_for_long_are_enough() {
+        let raised = Some(Severity::Warning);
+        assert_eq!(cause_of_waits(0), (raised, "no_accepts"));
+        assert_eq!(cause_of_waits(1), (raised, "slow_accept"));
+    }
+
+    /// A hundred clients at a queue of five, which is emptied all the time.
+    #[test]
+    fn a_small_queue_that_is_emptied_often_is_too_small() {
+        let thresholds = Thresholds::default();
+        let cause = |rate: u64, max_backlog: u64| {
+            let mut detector = ListenOverflow::new(&thresholds);
+            let full = |second| Listener {
+                max_backlog,
+                fullest: 1.0,
+                accepts: rate * second,
+                ..listener(second, max_backlog, Vec::new())
+            };
+            for second in 0..10 {
+                let at = At {
+                    now: Duration::from_secs(second),
+                    elapsed: Duration::from_secs(1),
+                    pace: Pace::default(),
+                    raised: false,
+                    thresholds: &thresholds,
+                };
+                detector.assess(&full(second), &at);
+            }
+            detector.evidence(&full(9)).1[0].cause.id
+        };
+        assert_eq!(cause(500, 5), "small_backlog");
+        assert_eq!(cause(2, 5), "slow_accept");
+        assert_eq!(cause(20_000, 4_096), "slow_accept");
     }
 
     #[test]

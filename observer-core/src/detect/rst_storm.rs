@@ -246,10 +246,14 @@ impl<S: Resetting> RstStorm<S> {
             true => &cause::CLOSES_FIRST,
             false => &cause::HALF_CLOSE,
         };
+        let unread = match only_serves {
+            true => &cause::CLOSES_UNREAD,
+            false => &cause::UNREAD,
+        };
         vec![
             (data_after_close, count(SentReset::DataAfterClose)),
             (&cause::HALF_CLOSE, count(SentReset::UnreadAfterShutdown)),
-            (&cause::UNREAD, count(SentReset::UnreadData)),
+            (unread, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),
             (&cause::UNACCEPTED, count(SentReset::Unaccepted)),

@@ -175,6 +175,11 @@ pub struct Listener {
     pub max_backlog: u64,
     /// Backlog divided by its maximum, of the fullest socket.
     pub fullest: f64,
+    /// Connections that had waited for accept() for `--stall-after` or longer at the last walk: those of its processes, at
+    /// most the backlog.
+    pub stalled: u64,
+    /// The longest of these waits, milliseconds.
+    pub stalled_ms: u32,
     /// Total of requests dropped because the queue was full.
     pub overflows: u64,
     /// Total of accepted connections of its processes.

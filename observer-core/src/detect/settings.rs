@@ -269,6 +269,9 @@ thresholds! {
     listen_full = 0.8;
     /// Seconds for which the queue must be that full, at each tick.
     listen_full_seconds = 5.0;
+    /// Connections that have waited for accept() for `--stall-after`: a server that is busy for a moment accepts within
+    /// seconds.
+    listen_stalled = 3.0;
     /// Seconds without overflow before the finding clears.
     listen_hold_seconds = 60.0;
     /// Distinct closed ports that one source tried within 60 s. A stray client tries one to three.

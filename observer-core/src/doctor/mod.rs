@@ -11,7 +11,7 @@ mod text;
 pub use follows::Origin;
 pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
-pub use odd::{Binds, Connects, FastOpen, Growth, Odd};
+pub use odd::{Binds, Connects, FailedHandshakes, FastOpen, Growth, Odd};
 pub use report::{FailedOptions, Inputs, NotLookedAt, Report};
 pub use settings::{Setting, Verdict};
 pub use text::render;

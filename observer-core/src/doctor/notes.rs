@@ -82,9 +82,10 @@ fn unguarded(finding: &Finding, count: u32) -> Option<String> {
     ];
     let matters = finding.causes.iter().any(|it| causes.contains(&it.cause));
     (matters && count > 0).then(|| {
+        let have = if count == 1 { "has" } else { "have" };
         format!(
-            "{} of its connections have carried no data for over a minute and have neither SO_KEEPALIVE nor \
-             TCP_USER_TIMEOUT: if the peer has vanished, they stay open indefinitely",
+            "{} of its connections {have} carried no data for over a minute and {have} neither SO_KEEPALIVE nor \
+             TCP_USER_TIMEOUT: if the peer has vanished, such a connection stays open indefinitely",
             number(count)
         )
     })

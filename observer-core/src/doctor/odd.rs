@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use observer_common::ProcessKey;
+use observer_common::{ProcessKey, TLS_FAILED, TLS_OK, TLS_ROLES, TlsCounters};
 use serde_json::json;
 
 use super::item::{Item, with_hints};
@@ -19,6 +19,8 @@ use crate::{
 const CONNECTS: u64 = 3;
 /// Calls of bind() and listen() that must have failed: some programs try one port after the other.
 const BINDS: u64 = 10;
+/// TLS handshakes that must have failed: a server has clients that do not speak TLS.
+const HANDSHAKES: u64 = 10;
 /// Segments for closed ports within a minute that a source must have sent.
 const SEGMENTS: u64 = 10;
 /// Maximum number of errnos that are named.
@@ -46,6 +48,39 @@ pub struct Binds {
     pub labels: Arc<Labels>,
     /// The calls by errno, of both.
     pub failed: BTreeMap<String, u64>,
+}
+
+/// TLS handshakes of a name in one role, of which none has succeeded since the daemon started.
+#[derive(Clone, Debug)]
+pub struct FailedHandshakes {
+    /// Whose.
+    pub labels: Arc<Labels>,
+    /// One of the names in [`TLS_ROLES`](observer_common::TLS_ROLES).
+    pub role: &'static str,
+    /// How many have failed.
+    pub failed: u64,
+}
+
+impl FailedHandshakes {
+    /// For each role in which some have failed and none has succeeded.
+    pub fn of<'a>(
+        labels: &'a Arc<Labels>,
+        tls: &'a TlsCounters,
+    ) -> impl Iterator<Item = Self> + 'a {
+        let sum =
+            |role: usize, result: usize| tls.ended.iter().map(|it| it[role][result]).sum::<u64>();
+        TLS_ROLES
+            .iter()
+            .enumerate()
+            .filter_map(move |(role, name)| {
+                let failed = sum(role, TLS_FAILED);
+                (failed > 0 && sum(role, TLS_OK) == 0).then(|| Self {
+                    labels: Arc::clone(labels),
+                    role: name,
+                    failed,
+                })
+            })
+    }
 }
 
 /// A process whose descriptors have grown for more than an hour.
@@ -79,6 +114,8 @@ pub struct Odd {
     pub connects: Vec<Connects>,
     /// Of names of which any has failed.
     pub binds: Vec<Binds>,
+    /// Of names of which none has succeeded.
+    pub handshakes: Vec<FailedHandshakes>,
     /// Of processes without a finding about it.
     pub growing: Vec<Growth>,
     /// Listening addresses with Fast Open.
@@ -92,6 +129,7 @@ impl Odd {
         let Self {
             connects,
             binds,
+            handshakes,
             growing,
             fast_open,
             strays,
@@ -106,6 +144,11 @@ impl Odd {
         binds.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
         let binds = binds.into_iter().take(NAMES);
         let binds = binds.map(|(of, sum)| of_binds(of, sum, host));
+        let handshakes = handshakes.iter().filter(|it| it.failed >= HANDSHAKES);
+        let mut handshakes: Vec<_> = handshakes.collect();
+        handshakes.sort_by_key(|it| std::cmp::Reverse(it.failed));
+        let handshakes = handshakes.into_iter().take(NAMES);
+        let handshakes = handshakes.map(|it| of_handshakes(it, host));
         let growing = growing.iter().map(|it| of_growth(it, host));
         let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
         // A client of this host has a finding of its own then.
@@ -123,6 +166,7 @@ impl Odd {
         let strays = strays.map(|it| of_stray(it, host));
         connects
             .chain(binds)
+            .chain(handshakes)
             .chain(growing)
             .chain(fast_open)
             .chain(strays)
@@ -173,6 +217,31 @@ fn of_binds(of: &Binds, sum: u64, host: &Host) -> Item {
             by_errno.join(", "),
         ),
         evidence: json!({ "errnos": of.failed }),
+        ..with_hints(&hint.iter().collect::<Vec<_>>())
+    }
+}
+
+fn of_handshakes(of: &FailedHandshakes, host: &Host) -> Item {
+    let FailedHandshakes {
+        labels,
+        role,
+        failed,
+    } = of;
+    let hint = advice("tls-fails", host, None);
+    let as_role = match *role {
+        "client" => " as a client",
+        "server" => " as a server",
+        _ => "",
+    };
+    Item {
+        id: "tls-fails".to_owned(),
+        subject: of_name(labels),
+        summary: format!(
+            "{}: none of its TLS handshakes{as_role} has succeeded since the observer started, and {} have failed",
+            named(labels),
+            number(*failed),
+        ),
+        evidence: json!({ "role": role, "failed": failed }),
         ..with_hints(&hint.iter().collect::<Vec<_>>())
     }
 }

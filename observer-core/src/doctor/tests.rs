@@ -1,5 +1,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use observer_common::Slot;
+
 use super::*;
 use crate::{
     clock::Clock,
@@ -176,6 +178,8 @@ fn what_follows_from_another_says_so() {
             backlog: 1,
             max_backlog: 1,
             fullest: 1.0,
+            stalled: 0,
+            stalled_seconds: 0.0,
             sockets: 1,
             accepts: 0,
             holders: Vec::new(),
@@ -384,6 +388,31 @@ fn calls_of_bind_that_fail_are_odd() {
     let expected = (summary.to_owned(), vec!["port-taken".to_owned()]);
     assert_eq!(notes(1_200, 19), [expected]);
     assert_eq!(notes(4, 5), []);
+}
+
+/// A server has clients that do not speak TLS; one whose certificate nobody trusts has no others.
+#[test]
+fn handshakes_none_of_which_succeeds_are_odd() {
+    let notes = |client: [u64; 2], server: [u64; 2]| {
+        let mut counts = Slot::zeroed();
+        // Of several libraries.
+        counts.tls.ended[0][0] = client;
+        counts.tls.ended[2][1] = server;
+        let labels = Arc::new(Labels::name("api", "api.service"));
+        let odd = Odd {
+            handshakes: FailedHandshakes::of(&labels, &counts.tls).collect(),
+            ..Odd::default()
+        };
+        notes_about(&odd, &[], &Sysctls::default())
+    };
+    let expected = (
+        "api (api.service): none of its TLS handshakes as a client has succeeded since the observer started, and 1,000 \
+         have failed"
+            .to_owned(),
+        vec!["tls-fails".to_owned()],
+    );
+    assert_eq!(notes([0, 1_000], [5, 50]), [expected]);
+    assert_eq!(notes([0, 9], [0, 0]), []);
 }
 
 #[test]

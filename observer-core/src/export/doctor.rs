@@ -11,10 +11,13 @@ use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
     detect::{Anomaly, CounterClasses, Counts, failed_connects},
-    doctor::{Binds, Connects, FailedOptions, FastOpen, Growth, Inputs, Odd, ProcessState, Report},
+    doctor::{
+        Binds, Connects, FailedHandshakes, FailedOptions, FastOpen, Growth, Inputs, Odd,
+        ProcessState, Report,
+    },
     names::errno_name,
     sync::read,
-    table::{Kind, Labels, OTHER, UNATTRIBUTED},
+    table::{Kind, Labels},
 };
 
 /// Without the pid.
@@ -76,7 +79,7 @@ impl Exporter {
                 return;
             }
             let is_running = matches!(view.kind, Kind::Name { alive: true });
-            let is_of_several = [OTHER, UNATTRIBUTED].contains(&view.labels.comm());
+            let is_of_several = view.labels.is_of_several();
             if is_running && !is_of_several && !fails.contains(&name(view.labels)) {
                 odd.connects.push(Connects {
                     labels: Arc::clone(view.labels),
@@ -85,11 +88,16 @@ impl Exporter {
                 });
             }
             let binds = failed_binds(view.counts);
-            if is_running && !is_of_several && !binds.is_empty() {
+            // A service that finds its port taken ends, and is started again and again.
+            if !is_of_several && !binds.is_empty() {
                 odd.binds.push(Binds {
                     labels: Arc::clone(view.labels),
                     failed: binds,
                 });
+            }
+            if !is_of_several {
+                let failed = FailedHandshakes::of(view.labels, &view.counts.tls);
+                odd.handshakes.extend(failed);
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
                 let [family, protocol, _, option, errno] = failure_names(kind);

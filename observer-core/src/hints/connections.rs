@@ -34,6 +34,11 @@ connections! {
         kernels "all";
         fix "Make the idle timeout of the clients' pools shorter than that of the server, or let clients check a connection before they use it again (an idle connection that can be read has ended). A server that answers early reads the rest of the request before it closes.";
         check "socket_resets_total{direction=\"sent\",reason=~\"TCP_ABORT_ON_DATA|TCP_TIMEWAIT_SOCKET\"} stops growing";
+    "refuses":
+        fact "A server at its own limit of clients (maxclients, max_connections, worker_connections) accepts a connection, says so or not, and closes it. If the client has already sent its request, close() answers with an RST, which may also discard the server's last message.";
+        kernels "all";
+        fix "Look for the limit in the server's log and configuration; raise it, or make the clients' pools smaller. A server that answers early reads the rest of the request before it closes.";
+        check "socket_resets_total{direction=\"sent\",reason=\"TCP_ABORT_ON_CLOSE\"} stops growing";
     "linger":
         fact "By default close() sends a FIN, and the kernel continues sending in the background. With SO_LINGER {1,0}, close() sends an RST, unsent data is lost, and there is no TIME_WAIT. With {1,n}, close() waits up to n seconds, even with O_NONBLOCK; then the kernel continues sending, without an RST. Unread data takes precedence over SO_LINGER.";
         kernels "all";
@@ -114,7 +119,7 @@ connections! {
     "file-max":
         fact "ENFILE: all programs of the host together have as many files open as fs.file-max allows. Programs with CAP_SYS_ADMIN may still open some.";
         kernels "all";
-        fix "Find the program with the most descriptors (socket_process_open_fds, `observer top`) and end its leak; until then raise fs.file-max.";
+        fix "Find the program with the most descriptors (socket_process_open_fds) and end its leak; until then raise fs.file-max.";
         check "socket_fd_exhausted_total stops growing; the first number of /proc/sys/fs/file-nr stays below the third";
     "listener-stray":
         fact "A listening socket answers an ACK that belongs to no connection with an RST: a late segment of a connection from before a restart of the server, or a scan with ACKs.";
@@ -146,6 +151,11 @@ connections! {
         kernels "5.15 and later";
         fix "At the peer, see what the program waits for (`cat /proc/PID/task/*/stack`): workers that are all busy, an OCSP or key service that does not answer, a proxy that waits for its own server. Here give the handshake a timeout of its own (5 s, as for connect()).";
         check "socket_tls_handshakes_in_progress{role=\"client\"} and socket_tls_handshake_oldest_seconds fall; `openssl s_client -connect HOST:PORT` answers at once";
+    "tls-fails":
+        fact "A handshake ends with an error if one end does not trust the other's certificate, it has expired or is for another name, or both have no version or cipher in common. With TLS 1.3 a client has succeeded before the server looks at its certificate.";
+        kernels "all";
+        fix "Read the program's log; `openssl s_client -connect HOST:PORT -servername NAME` shows the certificate, its dates and the reason.";
+        check "socket_tls_handshakes_total{result=\"ok\"} grows";
     "tls-server":
         fact "A client that connects and sends nothing holds a worker or a descriptor until the server gives up. Many servers have a timeout for requests that begins only after the handshake.";
         kernels "5.15 and later";

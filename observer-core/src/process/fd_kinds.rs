@@ -1,7 +1,7 @@
 //! Counts the open descriptors of a process by kind.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
@@ -11,7 +11,7 @@ use std::{
 
 use observer_common::state_name;
 
-use super::{ProcRoot, is_gone};
+use super::{ProcRoot, fds::other_thread, is_gone};
 use crate::text::sanitize;
 
 /// Maximum number of descriptors that are read: those with the highest numbers. The kernel assigns
@@ -31,6 +31,8 @@ pub enum FdKind {
     IdleSocket,
     /// A socket of another family or protocol: the table that lists it.
     Socket(&'static str),
+    /// A further descriptor of a socket: dup().
+    Duplicate,
     /// An end of a pipe.
     Pipe,
     /// A file, by its directory.
@@ -52,6 +54,7 @@ impl FdKind {
             Self::Tcp(state) => format!("TCP sockets in {state}"),
             Self::IdleSocket => "sockets without a connection".to_owned(),
             Self::Socket(table) => format!("{table} sockets"),
+            Self::Duplicate => "further descriptors of the same sockets (dup())".to_owned(),
             Self::Pipe => "pipes".to_owned(),
             Self::File { directory, deleted } => {
                 let deleted = if *deleted { "deleted " } else { "" };
@@ -79,14 +82,24 @@ impl FdKinds {
     ///
     /// When /proc/PID/fd cannot be read: the process has ended, or CAP_SYS_PTRACE is missing.
     pub fn read(root: &ProcRoot, pid: u32) -> io::Result<Self> {
-        let process = root.process(pid);
+        let mut process = root.process(pid);
+        let mut links = newest(&process.join("fd"))?;
+        // An exited leader has let go of the table that its threads still use.
+        if links.is_empty()
+            && let Some(thread) = other_thread(&process, pid)
+        {
+            process.extend(["task", &thread]);
+            links = newest(&process.join("fd"))?;
+        }
         let mut kinds = Self::default();
-        let mut sockets = Vec::new();
-        for link in newest(&process.join("fd"))? {
-            match target(link.as_os_str().as_bytes()) {
-                Target::Kind(kind) => *kinds.0.entry(kind).or_default() += 1,
-                Target::Socket(inode) => sockets.push(inode),
-            }
+        let mut sockets = HashSet::new();
+        for link in links {
+            let kind = match target(link.as_os_str().as_bytes()) {
+                Target::Kind(kind) => kind,
+                Target::Socket(inode) if sockets.insert(inode) => continue,
+                Target::Socket(_) => FdKind::Duplicate,
+            };
+            *kinds.0.entry(kind).or_default() += 1;
         }
         if !sockets.is_empty() {
             let known = Tables::read(&process, &sockets);
@@ -104,6 +117,12 @@ impl FdKinds {
         let mut all: Vec<_> = self.0.iter().map(|(kind, count)| (kind, *count)).collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         all
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The number of descriptors of kinds that `select` selects.
@@ -143,6 +162,10 @@ fn target(link: &[u8]) -> Target {
     if link.starts_with("pipe:[") {
         return Target::Kind(FdKind::Pipe);
     }
+    // `memfd_create` gives it a path.
+    if link.starts_with("/memfd:") {
+        return Target::Kind(FdKind::Anonymous("memfd".to_owned()));
+    }
     if let Some(name) = link.strip_prefix("anon_inode:") {
         let name = name.trim_start_matches('[').trim_end_matches(']');
         return Target::Kind(FdKind::Anonymous(sanitize(name)));
@@ -180,9 +203,8 @@ struct Tables(HashMap<u64, FdKind>);
 
 impl Tables {
     /// The kinds of some sockets of the process at `process`, from the tables of its network namespace.
-    fn read(process: &Path, inodes: &[u64]) -> Self {
+    fn read(process: &Path, wanted: &HashSet<u64>) -> Self {
         let mut known = HashMap::new();
-        let wanted: std::collections::HashSet<_> = inodes.iter().copied().collect();
         for (table, inode_at, state_at) in TABLES {
             let path = process.join("net").join(table);
             let read = each_line(&path, |line| {

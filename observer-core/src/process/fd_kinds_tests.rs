@@ -22,6 +22,10 @@ fn links_are_classified() {
     assert_eq!(kind("/var/log/app.log"), file("/var/log", false));
     assert_eq!(kind("/tmp/x (deleted)"), file("/tmp", true));
     assert_eq!(kind("/x"), file("/", false));
+    assert_eq!(
+        kind("/memfd:cache (deleted)"),
+        FdKind::Anonymous("memfd".to_owned())
+    );
     assert_eq!(kind("pipe:[123]"), FdKind::Pipe);
     assert_eq!(
         kind("anon_inode:[eventfd]"),
@@ -53,6 +57,7 @@ import os, socket, sys, tempfile
 host, port = sys.argv[1], int(sys.argv[2])
 keep = [socket.create_connection((host, port)) for _ in range(5)]
 keep[0].recv(1)
+keep += [keep[1].dup() for _ in range(6)]
 keep += [socket.socket() for _ in range(4)]
 keep.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 keep[-1].bind((host, 0))
@@ -95,6 +100,7 @@ fn a_process_is_looked_at() {
         (FdKind::Tcp("CLOSE_WAIT"), 1),
         (FdKind::Tcp("ESTABLISHED"), 4),
         (FdKind::IdleSocket, 4),
+        (FdKind::Duplicate, 6),
         (FdKind::Socket("udp"), 1),
         (FdKind::Socket("unix"), 2),
     ];
@@ -128,4 +134,39 @@ fn a_process_is_looked_at() {
     drop(child.stdin.take());
     child.wait().unwrap();
     assert!(FdKinds::read(&root, child.id()).is_err());
+}
+
+/// Go programs and thread pools may end their first thread; /proc/PID/fd is empty from then on.
+#[test]
+fn a_process_whose_first_thread_has_ended_is_looked_at() {
+    const PROGRAM: &str = r#"
+import ctypes, sys, threading
+keep = [open("/dev/null") for _ in range(9)]
+threading.Thread(target=lambda: print("ready", flush=True) or sys.stdin.read()).start()
+ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)
+"#;
+    let mut child = Command::new("python3")
+        .args(["-c", PROGRAM, &libc::SYS_exit.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    let output = child.stdout.as_mut().unwrap();
+    output.read_exact(&mut ready).unwrap();
+    let root = ProcRoot::default();
+    let own = format!("/proc/{}/fd", child.id());
+    for _ in 0..200 {
+        if std::fs::read_dir(&own).unwrap().next().is_none() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(std::fs::read_dir(&own).unwrap().next().is_none());
+    let kinds = FdKinds::read(&root, child.id()).unwrap();
+    let files =
+        kinds.count(|kind| matches!(kind, FdKind::File { directory, .. } if directory == "/dev"));
+    assert!(files >= 9, "{kinds:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

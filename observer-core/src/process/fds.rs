@@ -83,7 +83,7 @@ pub fn count_open(
     }
 }
 
-fn other_thread(process: &Path, pid: u32) -> Option<String> {
+pub(super) fn other_thread(process: &Path, pid: u32) -> Option<String> {
     let leader = pid.to_string();
     fs::read_dir(process.join("task"))
         .ok()?

@@ -60,6 +60,12 @@ impl Labels {
         (self.comm(), self.unit())
     }
 
+    /// Whether they are those of no name: what is not attributed, or of too many names.
+    #[must_use]
+    pub fn is_of_several(&self) -> bool {
+        [OTHER, UNATTRIBUTED].contains(&self.comm())
+    }
+
     /// The process's name, or [`OTHER`] or [`UNATTRIBUTED`].
     #[must_use]
     pub fn comm(&self) -> &str {

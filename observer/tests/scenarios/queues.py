@@ -3,7 +3,8 @@
 one of eight workers with SO_REUSEPORT does not accept. `master`: the same where a master made all sockets, as
 nginx does. `inherited`: the server has ended, and a program that
 it had started has its listener and does not accept. `abort`: connections come in bursts of twice the queue, which
-tcp_abort_on_overflow resets."""
+tcp_abort_on_overflow resets. `hung`: the server does not accept any more, and each client gives up after five seconds, long
+before the queue is full."""
 import os, socket, time
 
 from common import ARGS, NAME, child, rename, say
@@ -85,6 +86,27 @@ def burst():
     return clients
 
 
+def hung(ready):
+    s = listen(80)
+    ready()
+    for _ in range(10):
+        s.accept()[0].close()
+    time.sleep(1000)
+
+
+if ARGS[0] == "hung":
+    child("server", hung)
+    rename("client")
+    for _ in range(10):
+        socket.create_connection(("127.0.0.1", 80)).close()
+    say("start")
+    clients = []
+    for _ in pace(2):
+        c = socket.create_connection(("127.0.0.1", 80))
+        c.sendall(b"request")
+        clients.append(c)
+        if len(clients) > 10:
+            clients.pop(0).close()
 if ARGS[0] == "abort":
     child("server", bursts)
     rename("client")

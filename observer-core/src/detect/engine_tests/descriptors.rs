@@ -53,6 +53,8 @@ fn a_server_at_its_descriptor_limit_has_one_finding() {
                 backlog: 129,
                 max_backlog: 128,
                 fullest: 1.0,
+                stalled: 0,
+                stalled_ms: 0,
                 overflows: 10 * second,
                 accepts: second,
                 exhausted: emfile * second,

@@ -195,6 +195,8 @@ fn hints_depend_on_the_host() {
                 backlog: 0,
                 max_backlog: 128,
                 fullest: 0.0,
+                stalled: 0,
+                stalled_ms: 0,
                 overflows: if overflows { 100 * second } else { 0 },
                 accepts: second,
                 exhausted: 0,

@@ -319,6 +319,10 @@ pub enum Evidence {
         max_backlog: u64,
         /// Fill of the fullest socket.
         fullest: f64,
+        /// Of those waiting, the ones that had waited for `--stall-after` or longer at the last walk.
+        stalled: u64,
+        /// The longest of these waits.
+        stalled_seconds: f64,
         /// Number of listening sockets.
         sockets: u64,
         /// Connections accepted in the last 10 to 20 s.

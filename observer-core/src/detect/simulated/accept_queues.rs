@@ -27,6 +27,8 @@ fn series(onset: u64, seconds: Vec<u64>) -> Series {
             sockets: 1,
             backlog: 0,
             max_backlog: 128,
+            stalled: 0,
+            stalled_ms: 0,
             fullest: 0.0,
             overflows,
             accepts: 0,

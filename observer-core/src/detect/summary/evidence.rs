@@ -127,6 +127,7 @@ pub(super) fn what(finding: &Finding) -> String {
             let when = left.map_or_else(String::new, |left| format!(" in {left}"));
             match failed_searches {
                 0 => format!("runs out of local ports{when}: {state}"),
+                1 => format!("is out of local ports, a call found none in 10 s: {state}"),
                 failed => format!(
                     "is out of local ports, {} calls found none in 10 s: {state}",
                     number(*failed)
@@ -292,6 +293,8 @@ pub(super) fn what(finding: &Finding) -> String {
             backlog,
             max_backlog,
             fullest,
+            stalled,
+            stalled_seconds,
             sockets,
             accepts,
             stuck_pid,
@@ -310,9 +313,15 @@ pub(super) fn what(finding: &Finding) -> String {
                 0 => "none was accepted".to_owned(),
                 accepts => format!("{} were accepted", number(*accepts)),
             };
-            let dropped = match overflows {
-                0 => "has its accept queue nearly full".to_owned(),
-                dropped => format!("dropped {} connection requests in 10 s", number(*dropped)),
+            let dropped = match (overflows, stalled) {
+                (0, 0) => "has its accept queue nearly full".to_owned(),
+                (0, _) => "lets connections wait in its accept queue".to_owned(),
+                (dropped, _) => format!("dropped {} connection requests in 10 s", number(*dropped)),
+            };
+            let longest = Duration::from_secs_f64(*stalled_seconds);
+            let fullest = match stalled {
+                0 => fullest,
+                _ => format!("{fullest}, the longest for {}", duration(longest)),
             };
             format!(
                 "{dropped}: {} connections wait for accept() where {} may{fullest}; {accepts} in the last \

@@ -478,6 +478,8 @@ fn an_accept_queue() {
             backlog: 129,
             max_backlog: 128,
             fullest: 1.01,
+            stalled: 0,
+            stalled_seconds: 0.0,
             sockets,
             accepts,
             stuck_pid: (sockets == 8).then_some(12),

@@ -127,6 +127,8 @@ fn processes_and_names_have_their_findings() {
             backlog: 1,
             max_backlog: 1,
             fullest: 1.0,
+            stalled: 0,
+            stalled_seconds: 0.0,
             sockets: 1,
             accepts: 0,
             stuck_pid: None,

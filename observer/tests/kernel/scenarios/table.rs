@@ -473,6 +473,9 @@ scenarios! {
     "inherit": "a program that inherited a listener does not accept";
         ["queues.py", "inherited"]
         => Some(queue("helper", "no_accepts", "no-accept"));
+    "hung": "a server accepts nothing any more, and its queue has room for the 2 connections/s; clients give up after 5 s";
+        ["queues.py", "hung"]
+        => Some(queue("server", "no_accepts", "no-accept"));
     "fastscan": "nmap -sS, 5,000 ports/s";
         ["scan.py", "fast"]
         after "ip addr add 10.9.0.2/32 dev lo"
