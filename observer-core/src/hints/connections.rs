@@ -42,7 +42,7 @@ connections! {
     "linger":
         fact "By default close() sends a FIN, and the kernel continues sending in the background. With SO_LINGER {1,0}, close() sends an RST, unsent data is lost, and there is no TIME_WAIT. With {1,n}, close() waits up to n seconds, even with O_NONBLOCK; then the kernel continues sending, without an RST. Unread data takes precedence over SO_LINGER.";
         kernels "all";
-        fix "Do not set SO_LINGER.";
+        fix "Do not set SO_LINGER. HAProxy (mode http) sets it on purpose on connections to servers once it has the whole answer; nothing is lost there, and fewer RSTs come from `http-reuse` and keep-alive to the servers.";
         check "reason=\"LINGER_ZERO\" stops growing; TIME_WAIT appears instead, which is normal";
     "disconnect":
         fact "connect() with the family AF_UNSPEC ends the connection of the socket at once: the peer gets an RST, and data that was not sent yet is lost (tcp_disconnect).";

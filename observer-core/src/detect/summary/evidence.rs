@@ -124,8 +124,12 @@ pub(super) fn what(finding: &Finding) -> String {
                     percent(*end)
                 );
             }
-            let when = left.map_or_else(String::new, |left| format!(" in {left}"));
+            let when = left.as_ref();
+            let when = when.map_or_else(String::new, |left| format!(" in {left}"));
             match failed_searches {
+                0 if left.is_none() && *opened_per_second < 0.5 => {
+                    format!("has blocked most local ports: {state}")
+                }
                 0 => format!("runs out of local ports{when}: {state}"),
                 1 => format!("is out of local ports, a call found none in 10 s: {state}"),
                 failed => format!(

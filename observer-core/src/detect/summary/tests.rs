@@ -322,6 +322,20 @@ fn ports_for_a_destination() {
         of(Anomaly::PortExhaustion, None, 3),
         format!("{who} is out of local ports, 3 calls found none in 10 s: {numbers}")
     );
+    let mut ended = ports(0);
+    if let Evidence::Ports {
+        opened_per_second, ..
+    } = &mut ended
+    {
+        *opened_per_second = 0.0;
+    }
+    let ended = finding(Anomaly::PortExhaustion, destination(), None, ended, &[]);
+    assert!(
+        finding_summary(&ended)
+            .contains("has blocked most local ports: 14,900 of 28,232 are blocked"),
+        "{}",
+        finding_summary(&ended)
+    );
     assert_eq!(
         of(Anomaly::TimeWaitSurge, None, 0),
         format!(
