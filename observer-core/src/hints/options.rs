@@ -38,9 +38,9 @@ const MPTCP: Sockets = Sockets::Protocol("mptcp");
 options! {
     "fastopen-mptcp": ["TCP_FASTOPEN", "TCP_FASTOPEN_NO_COOKIE", "TCP_FASTOPEN_KEY"] [] ["ENOPROTOOPT"] MPTCP;
         needs [Before(Kernel(6, 2))];
-        fact "MPTCP listeners take the Fast Open options since 6.2 (4ffb0a02346c).";
+        fact "MPTCP listeners take the Fast Open options since 6.2 (4ffb0a02346c). Go, which makes listeners MPTCP from 1.24 on, makes a TCP one instead if ListenConfig.Control returns this error; if it does not, the listener has no Fast Open.";
         kernels "fails up to 6.1 (checked on 5.15 and 6.1)";
-        fix "Use plain TCP, or 6.2. Go makes listeners MPTCP from 1.24 on: GODEBUG=multipathtcp=0 or ListenConfig.SetMultipathTCP(false).";
+        fix "Use plain TCP, or 6.2. In Go: GODEBUG=multipathtcp=0 or ListenConfig.SetMultipathTCP(false).";
         check "`ss -M -l` no longer lists the listener; with Fast Open, `nstat -az TcpExtTCPFastOpenPassive` grows";
     "fastopen-connect-mptcp": ["TCP_FASTOPEN_CONNECT"] [] ["ENOPROTOOPT"] MPTCP;
         needs [Before(Kernel(6, 1))];

@@ -8,6 +8,9 @@ use std::{
 
 use crate::skip::tools_are_installed;
 
+/// Arguments of [`program`].
+pub type Wanted = (&'static str, &'static str, &'static str);
+
 /// Exit status of a script if what it needs cannot be had.
 const LEFT_OUT: i32 = 77;
 
@@ -19,11 +22,23 @@ const LEFT_OUT: i32 = 77;
 /// Why there is none, for a skip: no such packages, or no sources, as in a guest.
 pub fn program(folder: &str, script: &str, version: &str) -> Result<PathBuf, String> {
     let test = env::current_exe().expect("a test has a path");
-    // TARGET/debug/deps/TEST.
-    let target = test.ancestors().nth(3).expect("a target folder");
-    let Some((script, output)) = run(target, (folder, script, version)) else {
-        return Err("its sources are not on this machine".to_owned());
+    // TARGET/debug/deps/TEST; in a guest /job/TEST.
+    let target = test.ancestors().nth(3).unwrap_or(Path::new("/"));
+    let Some(run) = run(target, (folder, script, version)) else {
+        let packed = test.with_file_name(packed_name(folder, version));
+        let missing = "its sources are not on this machine";
+        return packed.exists().then_some(packed).ok_or(missing.to_owned());
     };
+    path_of(run)
+}
+
+/// The file name of such a program in a guest, where it is beside the tests.
+pub(crate) fn packed_name(folder: &str, version: &str) -> String {
+    format!("{folder}-{version}")
+}
+
+/// What the script printed.
+pub(crate) fn path_of((script, output): (PathBuf, Output)) -> Result<PathBuf, String> {
     let printed = String::from_utf8_lossy(&output.stdout);
     match output.status.code() {
         Some(0) => Ok(PathBuf::from(printed.trim_end())),
@@ -32,8 +47,11 @@ pub fn program(folder: &str, script: &str, version: &str) -> Result<PathBuf, Str
     }
 }
 
+/// Arguments of [`program`] for a listener in the first version of Go whose listeners are MPTCP sockets.
+pub const GO_LISTENER: Wanted = ("fastopen", "build.sh", "1.24");
+
 /// Arguments of [`program`] for a Caddy that is newer than the installed one.
-pub const CADDY: (&str, &str, &str) = ("tls", "caddy.sh", "trixie-backports");
+pub const CADDY: Wanted = ("tls", "caddy.sh", "trixie-backports");
 
 /// Runs the script, if it is there, with its folder below `target`.
 pub(crate) fn run(

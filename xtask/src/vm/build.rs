@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use observer_test_support::ahead;
 
+use super::workdir;
 use crate::shell;
 
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -20,11 +22,24 @@ const TESTS_PREFIX: &str = "kernel";
 const OF_MODULES: &str = "kernel";
 
 /// Executables.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binaries {
     pub observer: Option<PathBuf>,
     /// Name and file of each test program, by name.
     pub tests: Vec<(String, PathBuf)>,
+    /// The same of what these run and guests cannot get.
+    pub programs: Vec<(String, PathBuf)>,
+}
+
+impl Binaries {
+    /// With the programs that these units run in guests.
+    pub fn for_guests<'a>(&self, units: impl Iterator<Item = &'a Unit> + Clone) -> Result<Self> {
+        let runs = |module: &str| units.clone().any(|unit| unit.name == module);
+        Ok(Self {
+            programs: ahead::for_guests(&dir(&workdir::target()?).join(TARGET), runs),
+            ..self.clone()
+        })
+    }
 }
 
 /// The unit of work of a guest: a test program (`kernel_reset` is the unit `reset`), or a module of the program `kernel`.
@@ -178,6 +193,7 @@ mod tests {
             Binaries {
                 observer: Some("/t/observer".into()),
                 tests: vec![("kernel_reset".to_owned(), "/t/deps/kernel_reset-1".into())],
+                programs: Vec::new(),
             }
         );
         assert_eq!(binaries(""), None);

@@ -77,8 +77,8 @@ pub fn job(job: &Job<'_>, dir: &Path) -> Result<PathBuf> {
     fs::copy(busybox, at("bin/busybox"))?;
     std::os::unix::fs::symlink("dash", at("bin/sh"))?;
     let observer = binaries.observer.iter().map(|file| ("observer", file));
-    let tests = binaries.tests.iter();
-    for (name, file) in observer.chain(tests.map(|(name, file)| (name.as_str(), file))) {
+    let others = binaries.tests.iter().chain(&binaries.programs);
+    for (name, file) in observer.chain(others.map(|(name, file)| (name.as_str(), file))) {
         fs::copy(file, at("job").join(name))
             .with_context(|| format!("cannot copy {}", file.display()))?;
     }

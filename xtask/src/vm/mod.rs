@@ -345,10 +345,11 @@ fn run(
     expected: Option<&AttachTypes>,
     work: &Path,
 ) -> Result<(Vec<Row>, Report)> {
+    let binaries = binaries.for_guests(plan.iter().flat_map(|(_, units)| units))?;
     let prepared = {
         // Lock, because another run must not change the programs while they are packed.
         let _lock = workdir::lock(&workdir::target()?)?;
-        Prepared::new(downloads, binaries, settings, work)?
+        Prepared::new(downloads, &binaries, settings, work)?
     };
     let none = AttachTypes::default();
     let shared = prepared.shared(settings, expected.unwrap_or(&none));
