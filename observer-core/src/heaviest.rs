@@ -69,6 +69,12 @@ impl<K: Copy + Eq + Hash + Ord> Heaviest<K> {
         }
     }
 
+    /// Whether a key has weight.
+    #[must_use]
+    pub fn has(&self, key: &K) -> bool {
+        self.weights.contains_key(key)
+    }
+
     /// The sum of all weights, forgotten keys included.
     #[must_use]
     pub fn total(&self) -> f64 {

@@ -164,6 +164,9 @@ causes! {
             => "other reasons; see socket_resets_total" ["reset-reason"];
     }
     ConnectFailures {
+        LISTENS_ELSEWHERE "listens_elsewhere": "ECONNREFUSED from an address of this host, where programs listen on the port at \
+            other addresses"
+            => "a program of this host listens on that port, but not at the address that is connected to" ["listen-address"];
         NOTHING_LISTENS "nothing_listens": "ECONNREFUSED"
             => "no program listens at the destination, or a firewall rejects" ["nothing-listens"];
         REFUSED_BY_ICMP "refused_by_icmp": "ECONNREFUSED without an RST"

@@ -191,11 +191,30 @@ impl<S> ConnectFailures<S> {
         PeerShare::largest(of_rest.collect())
     }
 
-    fn causes(&self) -> Vec<(&'static Cause, u64)> {
+    /// `recorded` are destinations of failures.
+    fn causes(&self, recorded: &[PeerShare]) -> Vec<(&'static Cause, u64)> {
         let [by_icmp] = self.recent_by_icmp.sums();
         let [searches] = self.recent_searches.sums();
-        causes(self.failures(), by_icmp, searches)
+        let mut causes = causes(self.failures(), by_icmp, searches);
+        for (cause, count) in &mut causes {
+            if *cause == &cause::NOTHING_LISTENS {
+                let elsewhere = (*count as f64 * elsewhere(recorded)).round() as u64;
+                *count -= elsewhere;
+                causes.push((&cause::LISTENS_ELSEWHERE, elsewhere));
+                break;
+            }
+        }
+        causes
     }
+}
+
+/// The part of refused connects to ports on which programs listen at other addresses.
+fn elsewhere(recorded: &[PeerShare]) -> f64 {
+    let refused = Some(ConnectResult::Refused.name());
+    let refused = recorded.iter().filter(|it| it.reason == refused);
+    let sum = |of: &mut dyn Iterator<Item = &PeerShare>| of.map(|it| it.share).sum::<f64>();
+    let elsewhere = refused.clone().filter(|it| it.elsewhere.is_some());
+    share(sum(&mut { elsewhere }), sum(&mut { refused }))
 }
 
 /// The causes of failures, with how many they explain: by result, of which refusals without an RST and failed searches for
@@ -328,7 +347,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             peers: self.destinations(&sample.culprits().connects),
             waiting_peers: sample.culprits().connecting.clone(),
         };
-        let mut causes = self.causes();
+        let mut causes = self.causes(&sample.culprits().connects);
         if failed == 0 {
             causes = vec![(&cause::SYN_DROPPED, sample.waiting().into())];
         }

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 pub(super) use self::evidence::named;
 pub use self::evidence::{
-    Breakdown, Direction, Evidence, KindCount, PeerReason, PeerShare, Waiting,
+    Breakdown, Direction, Elsewhere, Evidence, KindCount, PeerReason, PeerShare, Waiting,
 };
 
 use super::{anomaly::Anomaly, cause::Explanation};

@@ -1,6 +1,7 @@
 //! Builds a sample from the snapshot of the last tick and the data of the jobs since.
 
 mod culprits;
+mod elsewhere;
 mod holders;
 mod ports;
 
@@ -14,6 +15,7 @@ use observer_common::{ProcessKey, WAIT_PROGRAM_ACCEPT};
 
 use self::{
     culprits::AllPeers,
+    elsewhere::ByPort,
     holders::{NameKey, most_first},
 };
 use super::{
@@ -70,7 +72,9 @@ impl Gatherer {
             namespaces,
             ..
         } = inputs;
-        let peers = AllPeers::new(inputs.recorded_peers, snapshot);
+        let listeners = listeners(snapshot, namespaces);
+        let by_port = ByPort::new(&listeners, inputs.recorded_peers);
+        let peers = AllPeers::new(inputs.recorded_peers, snapshot, by_port);
         let processes: Vec<_> = snapshot
             .processes
             .iter()
@@ -107,7 +111,7 @@ impl Gatherer {
             now: Duration::from_nanos(snapshot.monotonic_ns),
             ports,
             searches_failed_at,
-            listeners: listeners(snapshot, namespaces),
+            listeners,
             namespaces: namespaces.iter().map(namespace).collect(),
             sources: inputs.sources,
             names,

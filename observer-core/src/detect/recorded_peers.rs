@@ -1,6 +1,6 @@
 //! Counts from records with whom connections fail. Records are read only while a finding is suspected.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use observer_common::{
     CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
@@ -86,6 +86,8 @@ pub struct RecordedPeers {
     period_began: Duration,
     readings: [Reading; 3],
     owners: HashMap<Owner, Events>,
+    /// Destinations that are addresses of this host, by network namespace.
+    here: Heaviest<(u32, IpAddr)>,
     resets: ResetPeers,
 }
 
@@ -101,6 +103,7 @@ impl Default for RecordedPeers {
                 Reading::of(&[RECORD_CLOSE]),
             ],
             owners: HashMap::new(),
+            here: Heaviest::default(),
             resets: ResetPeers::default(),
         }
     }
@@ -136,6 +139,7 @@ impl RecordedPeers {
 
     fn fade(&mut self) {
         self.resets.fade();
+        self.here.fade(FADED);
         for events in self.owners.values_mut() {
             events.iter_mut().for_each(|it| it.fade(FADED));
         }
@@ -185,6 +189,11 @@ impl RecordedPeers {
         if matches!(event, Event::ResetSent | Event::ResetReceived) {
             self.resets.add(record);
         }
+        let [(local, _), (remote, _)] = ends(record);
+        // The kernel chooses the address that is connected to, if it is one of its own.
+        if event == Event::ConnectFailed && local == remote {
+            self.here.add((record.netns, remote), 1.0);
+        }
         let owner = (record.slot, record.generation);
         let of_event = &mut self.owners.entry(owner).or_default()[event as usize];
         match peer(record, event) {
@@ -219,6 +228,12 @@ impl RecordedPeers {
     #[must_use]
     pub fn of(&self, owner: Owner, event: Event) -> Option<&Heaviest<PeerReason>> {
         Some(&self.owners.get(&owner)?[event as usize])
+    }
+
+    /// Whether connects to this address stay on this host, as far as records show it.
+    #[must_use]
+    pub fn is_here(&self, netns: u32, address: IpAddr) -> bool {
+        address.is_loopback() || self.here.has(&(netns, address))
     }
 
     /// The process at the other end of most reset connections of `owner`.
@@ -331,6 +346,7 @@ mod tests {
             is_client: false,
             reason: Some(reason),
             share,
+            elsewhere: None,
         };
         assert_eq!(
             shares(&peers, Event::ConnectFailed),

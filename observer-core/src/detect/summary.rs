@@ -1,17 +1,20 @@
 //! A finding in one line, for the log, the API, the page and `observer doctor`.
 
 mod evidence;
+mod names;
 mod numbers;
 
 use std::time::Duration;
 
-pub use self::numbers::{duration, number};
-use self::{evidence::what, numbers::percent};
+use self::{evidence::what, names::described, numbers::percent};
+pub use self::{
+    names::named,
+    numbers::{duration, number},
+};
 use super::{
     cause::Explanation,
     finding::{Change, Finding, Severity, Subject},
 };
-use crate::{table::Labels, text::sanitize};
 
 /// Subject and problem: a line without control characters.
 #[must_use]
@@ -78,30 +81,6 @@ pub fn who(finding: &Finding) -> String {
             format!("{holder}network namespace {netns}")
         }
         Subject::Source { address, .. } => address.to_string(),
-    }
-}
-
-/// `api (pid 5674, api.service)`. A program chooses its name, which may have any characters.
-#[must_use]
-pub fn named(labels: &Labels) -> String {
-    described(labels, "")
-}
-
-fn described(labels: &Labels, which: &str) -> String {
-    let pid = labels.pid().map(|pid| format!("pid {pid}"));
-    let details = [
-        which.to_owned(),
-        pid.unwrap_or_default(),
-        sanitize(labels.unit()),
-    ];
-    let details: Vec<_> = details.into_iter().filter(|it| !it.is_empty()).collect();
-    let comm = match labels.comm() {
-        "" => "a program without a name".to_owned(),
-        comm => sanitize(comm),
-    };
-    match details.is_empty() {
-        true => comm,
-        false => format!("{comm} ({})", details.join(", ")),
     }
 }
 

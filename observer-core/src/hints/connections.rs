@@ -248,6 +248,11 @@ connections! {
         kernels "all";
         fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
+    "listen-address":
+        fact "A listening socket takes connections to the address that bind() chose: at 127.0.0.1 or ::1 only those from the same host (the same container) to that address, at 0.0.0.0 those to all IPv4 addresses, at :: all, without IPv4 if IPV6_V6ONLY is set.";
+        kernels "all";
+        fix "Let the server listen at the address that clients use, at 0.0.0.0 or at :: (a setting such as bind, listen or host); or let the client connect to the address at which it listens. A name such as localhost may stand for 127.0.0.1 and ::1.";
+        check "`ss -ltn` shows the address; socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "port-taken":
         fact "EADDRINUSE from bind() or listen(): another socket has the port, or connections on it are in TIME_WAIT. With SO_REUSEADDR, which servers set before bind(), a port whose connections are in TIME_WAIT can be taken, but not one on which another socket listens. EADDRNOTAVAIL: no interface has the address. EACCES: the port is below net.ipv4.ip_unprivileged_port_start.";
         kernels "all";

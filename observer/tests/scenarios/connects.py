@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Connects that fail, by the first argument: `dead`: nothing listens. `forks`: the same, by a process each.
+"""Connects that fail, by the first argument: `dead`: nothing listens. `elsewhere`: curl connects to an address at which
+http.server does not listen. `forks`: the same, by a process each.
 `two-of-three`: nothing listens on two of three ports. `black-hole`: SYNs are not answered. `reject`: a firewall answers
 with ICMP port unreachable."""
-import os, socket, struct, threading
+import os, runpy, shutil, socket, struct, subprocess, sys, tempfile, threading
 
-from common import ARGS, child, rename, say
+from common import ARGS, NAME, child, rename, say
 from shared import listen, pace
 
 
@@ -13,6 +14,20 @@ def serve(ready):
     ready()
     while True:
         s.accept()[0].close()
+
+
+def http_server(ready):
+    ready()
+    sys.argv[1:] = ["80", "--bind", "127.0.0.1"]
+    runpy.run_module("http.server", run_name="__main__")
+
+
+def curl():
+    # A process is named after its file.
+    named = os.path.join(tempfile.gettempdir(), f"{NAME}-client")
+    if not os.path.exists(named):
+        os.symlink(shutil.which("curl"), named)
+    subprocess.run([named, "--silent", "http://10.9.0.1/"])
 
 
 def connect(address):
@@ -56,6 +71,8 @@ if ARGS[0] in ("dead", "forks"):
     targets = targets[1:2]
 elif ARGS[0] == "two-of-three":
     child("server", serve)
+elif ARGS[0] == "elsewhere":
+    child("server", http_server)
 else:
     targets = [("10.9.0.2", 80)]
 if ARGS[0] == "reject":
@@ -67,6 +84,8 @@ for i, _ in enumerate(pace(20)):
     if ARGS[0] == "black-hole":
         # Each thread has the name of the one that starts it.
         threading.Thread(target=connect, args=(target,), daemon=True).start()
+    elif ARGS[0] == "elsewhere":
+        curl()
     elif ARGS[0] == "forks":
         if pid := os.fork():
             os.waitpid(pid, 0)

@@ -1,6 +1,7 @@
 //! Connects that fail.
 
 use super::*;
+use crate::detect::Elsewhere;
 
 /// A backend is down for two minutes, and then the program has what it needs.
 #[test]
@@ -82,6 +83,48 @@ fn a_refusal_without_an_rst_is_that_of_a_firewall() {
 }
 
 #[test]
+fn what_listens_at_another_address_is_the_cause_of_its_refusals() {
+    let cause = |to: &[(Option<Elsewhere>, f64)]| {
+        let (_, engine) = play(30, |second| {
+            let mut client = process(7);
+            client.counts.connects[ConnectResult::Refused as usize] = 10 * second;
+            let to = to
+                .iter()
+                .zip(1..)
+                .map(|((elsewhere, share), last)| PeerShare {
+                    address: [10, 0, 0, last].into(),
+                    port: 80,
+                    is_client: false,
+                    reason: Some("refused"),
+                    share: *share,
+                    elsewhere: elsewhere.clone(),
+                });
+            client.culprits.connects = to.collect();
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let causes = finding.causes.iter();
+        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+    };
+    let elsewhere = || {
+        Some(Elsewhere {
+            addresses: vec![[127, 0, 0, 1].into()],
+            labels: None,
+        })
+    };
+    assert_eq!(cause(&[(elsewhere(), 1.0)]), ["listens_elsewhere"]);
+    assert_eq!(cause(&[(None, 1.0)]), ["nothing_listens"]);
+    assert_eq!(cause(&[]), ["nothing_listens"]);
+    assert_eq!(
+        cause(&[(None, 0.55), (elsewhere(), 0.45)]),
+        ["nothing_listens", "listens_elsewhere"]
+    );
+}
+
+#[test]
 fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
     let cause = |searches: u64| {
         causes_of_connects(|second| {
@@ -104,6 +147,7 @@ fn destinations_are_those_of_failures() {
         is_client: false,
         reason: Some(reason),
         share,
+        elsewhere: None,
     };
     let (_, engine) = play(20, |second| {
         let mut client = process(7);

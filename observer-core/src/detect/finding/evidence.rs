@@ -1,12 +1,13 @@
 //! The numbers of findings.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::Holder;
+use super::{Holder, labels};
 use crate::{
     heaviest::Heaviest,
+    table::Labels,
     walk::{Peer, PeerWait, wait_name},
 };
 
@@ -63,6 +64,16 @@ impl Waiting {
     }
 }
 
+/// Where programs of the same host listen on the port of a destination at which nothing listens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Elsewhere {
+    /// Their addresses.
+    pub addresses: Vec<IpAddr>,
+    /// One of the programs.
+    #[serde(flatten, serialize_with = "labels")]
+    pub labels: Option<Arc<Labels>>,
+}
+
 /// A peer, and how connects to it failed, if it is about that.
 pub type PeerReason = (Peer, Option<&'static str>);
 
@@ -80,6 +91,9 @@ pub struct PeerShare {
     pub reason: Option<&'static str>,
     /// As a fraction of all peers.
     pub share: f64,
+    /// Of one of this host that refuses: where programs listen on the port instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// Maximum number of peers that a finding has.
@@ -104,6 +118,7 @@ impl PeerShare {
                 is_client: peer.is_client,
                 reason,
                 share,
+                elsewhere: None,
             };
             // A name may have the same peer in two network namespaces.
             let is_same = |other: &&mut Self| {

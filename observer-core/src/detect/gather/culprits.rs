@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use observer_common::{CLOSE_WAIT, ProcessKey, SYN_SENT};
 
-use super::holders::NameKey;
+use super::{elsewhere::ByPort, holders::NameKey};
 use crate::{
     detect::{
         finding::{PeerReason, PeerShare},
         recorded_peers::{Event, RecordedPeers},
-        sample::Culprits,
+        sample::{ConnectResult, Culprits},
     },
     heaviest::Heaviest,
     table::{ProcessVitals, Snapshot},
@@ -59,7 +59,7 @@ impl Peers {
         self.unanswered.merge(unanswered);
     }
 
-    fn culprits(&self) -> Culprits {
+    fn culprits(&self, by_port: &ByPort<'_>) -> Culprits {
         let Self {
             connects,
             connecting,
@@ -70,7 +70,7 @@ impl Peers {
         } = self;
         Culprits {
             // Some of them may be no failures.
-            connects: PeerShare::all(connects),
+            connects: refused_elsewhere(connects, by_port),
             connecting: PeerShare::first(connecting),
             resets_sent: PeerShare::first(resets_sent),
             resets_received: PeerShare::first(resets_received),
@@ -78,6 +78,23 @@ impl Peers {
             close_wait: PeerShare::first(close_wait),
         }
     }
+}
+
+/// The destinations of failed connects, with where else programs listen on the ports of those that were refused.
+fn refused_elsewhere(connects: &Heaviest<PeerReason>, by_port: &ByPort<'_>) -> Vec<PeerShare> {
+    let mut all = PeerShare::all(connects);
+    let refused = Some(ConnectResult::Refused.name());
+    for ((to, reason), _) in connects.first(usize::MAX) {
+        let is_it = |it: &&mut PeerShare| {
+            (it.address, it.port, it.reason) == (to.address, to.port, refused)
+        };
+        if reason == refused
+            && let Some(share) = all.iter_mut().find(is_it)
+        {
+            share.elsewhere = by_port.elsewhere(&to);
+        }
+    }
+    all
 }
 
 /// The peers of all `sockets` of `owner` that have been in `state` for long.
@@ -96,18 +113,20 @@ fn in_state(owner: (u32, u32), state: u8, sockets: u32, walk: &Walk) -> Heaviest
 pub(super) struct AllPeers<'a> {
     recorded: &'a RecordedPeers,
     snapshot: &'a Snapshot,
+    by_port: ByPort<'a>,
     owners: HashMap<(u32, u32), Peers>,
     names: HashMap<NameKey<'a>, Peers>,
 }
 
 impl<'a> AllPeers<'a> {
-    pub fn new(recorded: &'a RecordedPeers, snapshot: &'a Snapshot) -> Self {
+    pub fn new(recorded: &'a RecordedPeers, snapshot: &'a Snapshot, by_port: ByPort<'a>) -> Self {
         let walk = &snapshot.walk;
         let walked = walk.state_peers.iter().map(|it| it.owner);
         let owners: BTreeSet<_> = recorded.owners().chain(walked).collect();
         let mut all = Self {
             recorded,
             snapshot,
+            by_port,
             owners: HashMap::new(),
             names: HashMap::new(),
         };
@@ -126,16 +145,16 @@ impl<'a> AllPeers<'a> {
     }
 
     pub fn of_process(&self, owner: (u32, u32)) -> Culprits {
-        self.owners
-            .get(&owner)
-            .map(Peers::culprits)
+        let peers = self.owners.get(&owner);
+        peers
+            .map(|it| it.culprits(&self.by_port))
             .unwrap_or_default()
     }
 
     pub fn of_name(&self, name: NameKey<'_>) -> Culprits {
-        self.names
-            .get(&name)
-            .map(Peers::culprits)
+        let peers = self.names.get(&name);
+        peers
+            .map(|it| it.culprits(&self.by_port))
             .unwrap_or_default()
     }
 

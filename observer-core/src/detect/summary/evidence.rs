@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::numbers::{duration, growth, number, percent, rate};
+use super::{
+    names::named,
+    numbers::{duration, growth, number, percent, rate},
+};
 use crate::detect::{
     anomaly::Anomaly,
-    finding::{Breakdown, Direction, Evidence, Finding, PeerShare, Subject, Waiting},
+    finding::{Breakdown, Direction, Elsewhere, Evidence, Finding, PeerShare, Subject, Waiting},
 };
 
 /// Results of failed connects that are named.
@@ -368,7 +371,8 @@ fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
         let reason = it.reason.filter(|_| !is_same);
         let reason = reason.map_or_else(String::new, |it| format!(" ({})", it.replace('_', " ")));
         let end = end(it.address, it.port, it.is_client);
-        format!("{part} {preposition} {end}{reason}")
+        let elsewhere = it.elsewhere.as_ref().map_or_else(String::new, elsewhere);
+        format!("{part} {preposition} {end}{reason}{elsewhere}")
     };
     // Beside all, others are too few to be said.
     let most = match peers.first().is_some_and(is_all) {
@@ -380,6 +384,17 @@ fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
         true => String::new(),
         false => format!("{before} {}", parts.join(", ")),
     }
+}
+
+/// `, where nginx (pid 71) listens at 127.0.0.1 only`.
+fn elsewhere(it: &Elsewhere) -> String {
+    let program = it.labels.as_deref().map(named);
+    let addresses: Vec<_> = it.addresses.iter().map(IpAddr::to_string).collect();
+    format!(
+        ", where {} listens at {} only",
+        program.as_deref().unwrap_or("a program"),
+        addresses.join(" and ")
+    )
 }
 
 /// `: 40 refused, 5 timed out`, most first.

@@ -5,10 +5,10 @@ use observer_common::{WAIT_PEER, WAIT_PEER_FIRST_BYTE};
 use super::*;
 use crate::{
     detect::{
-        Anomaly, Breakdown, Cause, Direction, Evidence, Holder, KindCount, PeerShare, Waiting,
-        cause,
+        Anomaly, Breakdown, Cause, Direction, Elsewhere, Evidence, Holder, KindCount, PeerShare,
+        Waiting, cause,
     },
-    table::{ListenAddress, fake::key},
+    table::{Labels, ListenAddress, fake::key},
     walk::{Destination, Peer, PeerWait},
 };
 
@@ -144,6 +144,7 @@ fn share(last: u8, is_client: bool, reason: Option<&'static str>, share: f64) ->
         is_client,
         reason,
         share,
+        elsewhere: None,
     }
 }
 
@@ -194,6 +195,27 @@ fn failed_connects_name_their_destinations() {
              12 connections have waited for an answer for over 3 s: all to 10.0.0.5:443"
         )
     );
+    let listens = |addresses: &[&str], labels: Option<Labels>| PeerShare {
+        elsewhere: Some(Elsewhere {
+            addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            labels: labels.map(Arc::new),
+        }),
+        ..share(7, false, refused, 1.0)
+    };
+    let nginx = Labels::process(71, "nginx", "");
+    for (peer, text) in [
+        (
+            listens(&["127.0.0.1"], Some(nginx)),
+            "nginx (pid 71) listens at 127.0.0.1 only",
+        ),
+        (
+            listens(&["127.0.0.1", "::1"], None),
+            "a program listens at 127.0.0.1 and ::1 only",
+        ),
+    ] {
+        let all = format!("{CONNECTING} {FAILED}: all to 10.0.0.7:443, where {text}");
+        assert_eq!(connects(45, 0, &[peer], &[]), all);
+    }
     let different = [
         share(7, false, refused, 0.9),
         share(7, false, Some("timed_out"), 0.1),

@@ -103,14 +103,17 @@ impl Scenario {
         }
     }
 
-    /// Starts its program in a network namespace of its own. One that is compiled goes to `directory`.
+    /// Starts its program in a network namespace of its own. Files that it makes go to `directory`.
     pub fn start(&self, directory: &Path) -> (Netns, Program) {
         let netns = Netns::set_up(self.prepare).expect("a network namespace");
         let [file, arguments @ ..] = self.program else {
             panic!("{} has no program", self.name);
         };
         let mut command = command(&netns, file, self.name, directory);
-        command.arg(self.name).args(arguments);
+        command
+            .arg(self.name)
+            .args(arguments)
+            .env("TMPDIR", directory);
         if let Some(version) = self.quic_go() {
             let program = quic::program(version).expect("it has no obstacle");
             command.env("OBSERVER_TEST_QUIC", program);
@@ -352,6 +355,15 @@ scenarios! {
         ["connects.py", "two-of-three"]
         => Some(Expected {
             peers: &["127.0.0.1:81", "127.0.0.1:82"],
+            ..REFUSED
+        });
+    "loopback": "curl connects to an address of the host, and its http.server listens at 127.0.0.1 only";
+        ["connects.py", "elsewhere"]
+        => Some(Expected {
+            of: Of::Name("client"),
+            cause: "listens_elsewhere",
+            hint: "listen-address",
+            peers: &["10.9.0.1:80"],
             ..REFUSED
         });
     "forks": "nothing listens at the only backend of a program that has a process for each connection";
