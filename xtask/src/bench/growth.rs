@@ -118,12 +118,13 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
     let noop = bench.run(Subject::Noop, &load, true, &[])?;
     let mut scrapes: Vec<Scrape> = Vec::new();
     let mut job_percent = BTreeMap::new();
+    let mut walk_interval_seconds = 0.0;
     let run = bench.run_and(Subject::Observer, &load, true, &extra, |attached| {
         let address = attached.address.context("the observer has an address")?;
         for _ in 0..SCRAPES {
             scrapes.push(scrape::scrape(address)?);
         }
-        job_percent = jobs(address)?;
+        (job_percent, walk_interval_seconds) = jobs(address)?;
         Ok(())
     })?;
     scrapes.sort_by_key(|scrape| scrape.took);
@@ -154,13 +155,14 @@ fn point(bench: &Bench, connections: u64, live: u64, processes: u64, names: u64)
         scrape_bytes: scrape.metrics.text.len() as u64,
         memory: run.memory,
         job_percent,
+        walk_interval_seconds,
         over,
         wrong: run.wrong,
     })
 }
 
-/// CPU time of each job during [`MEANWHILE`], in percent of one CPU.
-fn jobs(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
+/// CPU time of each job during [`MEANWHILE`], in percent of one CPU, and the seconds between the last two walks.
+fn jobs(address: SocketAddr) -> Result<(BTreeMap<String, f64>, f64)> {
     const METRIC: &str = "observer_job_cpu_seconds_total";
     let before = scrape::scrape(address)?.metrics;
     let began = Instant::now();
@@ -172,7 +174,8 @@ fn jobs(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
         let seconds = sample.value - before.sum(METRIC, &[("task", &job)]);
         (job, 100.0 * seconds / took)
     };
-    Ok(after.select(METRIC, &[]).map(of).collect())
+    let interval = after.sum("observer_walk_interval_seconds", &[]);
+    Ok((after.select(METRIC, &[]).map(of).collect(), interval))
 }
 
 #[cfg(test)]

@@ -88,6 +88,17 @@ impl Part {
     fn includes(self, part: Self) -> bool {
         self == part || self == Self::All
     }
+
+    /// A part that is measured alone leaves the file with everything as it is.
+    fn file(self) -> &'static str {
+        match self {
+            Self::All => "results.json",
+            Self::Events => "events.json",
+            Self::Paced => "paced.json",
+            Self::Growth => "growth.json",
+            Self::Tls => "tls.json",
+        }
+    }
 }
 
 impl Args {
@@ -224,7 +235,7 @@ fn measure(args: &Args, bench: &Bench) -> Result<ExitCode> {
     }
     print!("{}", results.to_text());
     if args.write {
-        write(&results)?;
+        write(args.part, &results)?;
     }
     if args.check {
         return compare(&results);
@@ -306,7 +317,7 @@ fn baseline_path() -> PathBuf {
     host::root().join(DIRECTORY).join("baseline.json")
 }
 
-fn write(results: &Results) -> Result<()> {
+fn write(part: Part, results: &Results) -> Result<()> {
     let directory = host::root().join(DIRECTORY);
     fs::create_dir_all(&directory)?;
     let save = |name: &str, text: String| {
@@ -315,10 +326,7 @@ fn write(results: &Results) -> Result<()> {
         println!("wrote {}", path.display());
         anyhow::Ok(())
     };
-    save(
-        "results.json",
-        serde_json::to_string_pretty(results)? + "\n",
-    )?;
+    save(part.file(), serde_json::to_string_pretty(results)? + "\n")?;
     if !results.subjects.is_empty() {
         save("events.svg", plot::svg(results))?;
     }

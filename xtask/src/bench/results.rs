@@ -19,8 +19,10 @@ pub struct Results {
     pub connections: u64,
     pub live_connections: u64,
     pub repetitions: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub subjects: Vec<Figures>,
     /// The observer's cost relative to no-op programs.
+    #[serde(skip_serializing_if = "Costs::is_empty", default)]
     pub event_cost: Costs,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paced: Option<Paced>,
@@ -86,6 +88,9 @@ pub struct Point {
     /// CPU time of the observer's jobs while nothing happens, by job, in percent of one CPU.
     #[serde(default)]
     pub job_percent: BTreeMap<String, f64>,
+    /// Between the last two walks over connections, which are the job `ports`.
+    #[serde(default)]
+    pub walk_interval_seconds: f64,
     /// Goals that were missed.
     #[serde(default)]
     pub over: Vec<String>,
@@ -368,16 +373,20 @@ impl Results {
         let jobs = self.growth.iter().flat_map(|it| it.job_percent.keys());
         let jobs: BTreeSet<_> = jobs.collect();
         text.push_str("\nCPU time of the observer's jobs meanwhile, in percent of one CPU:\n\n");
-        let mut line = |first: [String; 2], cells: &mut dyn Iterator<Item = String>| {
+        let mut line = |first: [String; 3], cells: &mut dyn Iterator<Item = String>| {
             let cells: Vec<_> = first.into_iter().chain(cells).collect();
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         };
-        let columns = ["live connections", "processes"].map(str::to_owned);
+        let columns = ["live connections", "processes", "seconds between walks"].map(str::to_owned);
         line(columns, &mut jobs.iter().map(|job| (*job).clone()));
         let rule = || "---".to_owned();
-        line([rule(), rule()], &mut jobs.iter().map(|_| rule()));
+        line([rule(), rule(), rule()], &mut jobs.iter().map(|_| rule()));
         for point in &self.growth {
-            let of = [point.live_connections, point.processes].map(|it| it.to_string());
+            let of = [
+                point.live_connections.to_string(),
+                point.processes.to_string(),
+                format!("{:.1}", point.walk_interval_seconds),
+            ];
             let cell = |job: &&String| {
                 percent(point, job).map_or_else(String::new, |it| format!("{it:.3}"))
             };
