@@ -31,14 +31,17 @@ pub fn accept_fexit(ctx: FExitContext) -> i32 {
 
 /// Backup of [`accept_fexit`]. The kernel skips a program that is already running on the CPU, and
 /// this one can be preempted by other processes that accept. The entry says whether the connection
-/// was counted.
+/// was counted and its owner recorded.
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_again_fexit(ctx: FExitContext) -> i32 {
     let child = returned_child(&ctx);
-    let conn = entry::get(child as u64);
     // Without an entry it is unknown whether it was handled.
-    if conn.is_some() {
-        dequeued(child, conn);
+    if let Some(conn) = entry::get(child as u64) {
+        // A child's epoch is 0 until an owner is recorded (`entry::insert`).
+        // SAFETY: points into the map.
+        if unsafe { (*conn).accepted == 0 || (*conn).epoch == 0 } {
+            dequeued(child, Some(conn));
+        }
     }
     0
 }
