@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
@@ -69,6 +70,10 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0);
+        // Node.js makes the pipe that it gets non-blocking. If it were that of the test, what the test prints could fail.
+        if let Ok(own) = File::options().append(true).open("/dev/stderr") {
+            command.stderr(own);
+        }
         let mut child = spawn(command).expect("the program can be started");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (sender, lines) = std::sync::mpsc::channel();
@@ -218,4 +223,28 @@ pub fn python<'a>(command: &'a mut Command, file: &Path) -> &'a mut Command {
         .env("PYTHONPATH", &tests)
         .arg("-B")
         .arg(tests.join(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_program_does_not_make_the_output_of_the_test_non_blocking() {
+        let flags = || {
+            let text = fs::read_to_string("/proc/self/fdinfo/2").expect("there is one");
+            let line = text.lines().find(|it| it.starts_with("flags:"));
+            line.expect("it has flags").to_owned()
+        };
+        let before = flags();
+        let mut program = Program::python(
+            "import fcntl, os\nfcntl.fcntl(2, fcntl.F_SETFL, os.O_NONBLOCK)\nprint('done')",
+            &[],
+        );
+        assert_eq!(program.line(), "done");
+        assert_eq!(flags(), before);
+        program.finish();
+    }
 }
