@@ -4,6 +4,7 @@
 pub mod ahead;
 pub mod counters;
 mod daemon;
+pub mod documents;
 mod exposition;
 pub mod fuzz;
 pub mod http;

@@ -5,6 +5,7 @@
 //! and with the files as they are by `cargo xtask chain`, which sets `OBSERVER_CHAIN`. With `OBSERVER_INSTALLED`,
 //! everything is of an installed package, and what docs/operations.md says about an alert is done there.
 
+mod documented;
 #[expect(dead_code, reason = "what findings must say is tested elsewhere")]
 #[path = "../kernel/scenarios/table.rs"]
 mod table;
@@ -22,12 +23,13 @@ use std::{
 };
 
 use observer_test_support::{
-    Daemon, Installed, Netns, PATIENCE, Program, http::get, left_out, needs_programs, observer,
-    python, run, shipped, spawn,
+    Daemon, Installed, Netns, PATIENCE, Program, http::get, left_out, needs_programs, python, run,
+    shipped, spawn,
 };
 use serde_json::Value;
 
 use crate::prometheus::{Prometheus, now};
+use documented::{LEAK, assert_explained, follow_leak, is_of_leak, leak, runbook};
 use table::{Of, SCENARIOS, Scenario};
 use webhook::Webhook;
 
@@ -139,15 +141,9 @@ impl Chain {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        let mut command = Command::new("prometheus-alertmanager");
+        let mut command = documented::alertmanager(&at("alertmanager.yml"), &at("alertmanager"));
         command
-            .arg(format!(
-                "--config.file={}",
-                at("alertmanager.yml").display()
-            ))
-            .arg(format!("--storage.path={}", at("alertmanager").display()))
             .arg(format!("--web.listen-address={address}"))
-            .arg("--cluster.listen-address=")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(at("alertmanager.log")).unwrap());
@@ -261,7 +257,8 @@ fn prometheus(target: SocketAddr, alertmanager: SocketAddr, is_short: bool) -> P
         "promtool",
         &["tsdb", "create-blocks-from", "openmetrics", &history, &data],
     );
-    Prometheus::start_in(directory)
+    let command = documented::prometheus(&at("prometheus.yml"), &at("data"));
+    Prometheus::run(command, directory)
 }
 
 /// A query for the values of a variable: `label_values(metric{...}, label)`.
@@ -373,52 +370,6 @@ fn is_alert_of(alert: &Value, anomaly: &str) -> bool {
         .find(|(of, _)| *of == anomaly)
         .expect("each anomaly has an alert");
     alertname == *name || INHIBITED.contains(&(alertname, name))
-}
-
-/// The text of the runbook that an alert links to.
-fn runbook(alert: &Value) -> String {
-    let url = alert["annotations"]["runbook_url"].as_str();
-    let file = url.and_then(|it| it.strip_prefix("file://"));
-    read(file.expect("the address of a file"))
-}
-
-/// Indented lines of a document that begin with these words, without the comments after them.
-fn commands<'a>(document: &'a str, words: &str) -> Vec<Vec<&'a str>> {
-    let lines = document.lines().filter_map(|it| it.strip_prefix("    "));
-    let wanted = lines.filter(|it| it.starts_with(words));
-    let words = wanted.map(|it| it.split('#').next().unwrap_or_default());
-    words.map(|it| it.split_whitespace().collect()).collect()
-}
-
-/// Asserts that the page and what the runbook of an alert says to run name the process to blame.
-fn assert_explained(alert: &Value, daemon: &Daemon, socket: &Path) {
-    let comm = alert["labels"]["comm"].as_str().expect("a process");
-    let (_, page) = daemon.get("/");
-    let (_, wrong) = page.split_once("What is wrong").expect("a section");
-    let (wrong, _) = wrong.split_once("<h2>").expect("another one");
-    assert!(wrong.contains(comm), "no {comm}: {wrong}");
-
-    let document = runbook(alert);
-    let asked = commands(&document, "observer doctor");
-    assert!(!asked.is_empty(), "it asks nobody: {document}");
-    for words in asked {
-        let mut doctor = match Installed::from_env() {
-            Some(_) => Installed::beside(daemon.pid(), &words),
-            None => {
-                let mut doctor = Command::new(observer());
-                doctor.args(&words[1..]).env("OBSERVER_API_SOCKET", socket);
-                doctor
-            }
-        };
-        let output = doctor.output().expect("it starts");
-        let said = String::from_utf8_lossy(&output.stdout);
-        // Warnings, or failures.
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
-        assert!(said.contains(comm), "no {comm}: {said}");
-        if comm == LEAKING {
-            println!("{wrong}\n{said}");
-        }
-    }
 }
 
 /// Assertions on every notification.
@@ -613,54 +564,6 @@ fn alerts_are_told_and_end() {
         drop(chain);
         nothing_is_told_where_nothing_is_wrong();
     }
-}
-
-/// The name of the server that docs/operations.md breaks on purpose.
-const LEAKING: &str = "leaky-server";
-/// Its alerts.
-const LEAK: [&str; 2] = ["ObserverFdLeak", "ObserverCloseWaitLeak"];
-
-/// Waits for the alerts of the server that docs/operations.md breaks on purpose, and does with them what the document says.
-fn follow_leak(chain: &Chain, patience: Duration, daemon: &Daemon, socket: &Path) {
-    for name in LEAK {
-        let is_it = |it: &&Value| is_of_leak(it, &[name]);
-        chain.wait(name, patience, |told| {
-            told.fired.values().any(|it| is_it(&it))
-        });
-        let told = chain.webhook.told().fired.clone();
-        let alert = told.values().find(is_it).expect("it was there");
-        assert_explained(alert, daemon, socket);
-    }
-    let address = chain.alertmanager_address.to_string();
-    let amtool = documented("amtool").join(" ");
-    let amtool = replaced(&amtool, "127.0.0.1:9093", &address);
-    let words: Vec<_> = amtool.split(' ').collect();
-    let queried = run(words[0], &words[1..]);
-    assert!(queried.contains(LEAK[0]), "{queried}");
-}
-
-fn is_of_leak(it: &Value, names: &[&str]) -> bool {
-    let name = it["labels"]["alertname"].as_str();
-    it["labels"]["comm"] == LEAKING && name.is_some_and(|it| names.contains(&it))
-}
-
-/// The only command of docs/operations.md that begins with these words.
-fn documented(words: &str) -> Vec<String> {
-    let document = read("/usr/share/doc/observer/docs/operations.md");
-    let found = commands(&document, words);
-    let [words] = found.as_slice() else {
-        panic!("not one command: {found:?}")
-    };
-    words.iter().map(|&it| it.to_owned()).collect()
-}
-
-/// Runs the program that docs/operations.md says to run, on its own loopback interface.
-fn leak() -> (Netns, Program) {
-    let words = documented("python3 /usr/share/doc");
-    let netns = Netns::new();
-    let mut command = netns.command(&words[0]);
-    let program = Program::spawn(command.arg(shipped(&words[1])).args(&words[2..]));
-    (netns, program)
 }
 
 /// For real programs with which nothing is wrong, a minute long.

@@ -54,20 +54,23 @@ impl Prometheus {
                static_configs: [{{targets: ['{target}']}}]\n"
         );
         std::fs::write(directory.path().join("prometheus.yml"), config).unwrap();
-        Self::start_in(directory)
+        let mut command = Command::new("prometheus");
+        for (flag, file) in [
+            ("config.file", "prometheus.yml"),
+            ("storage.tsdb.path", "data"),
+        ] {
+            command.arg(format!(
+                "--{flag}={}",
+                directory.path().join(file).display()
+            ));
+        }
+        Self::run(command, directory)
     }
 
-    /// Starts one with the `prometheus.yml` and `data` in a directory, and waits until it answers.
-    pub fn start_in(directory: tempfile::TempDir) -> Self {
-        let path = |name: &str| directory.path().join(name);
-        let log = path("log");
-        let mut command = Command::new("prometheus");
+    /// Runs one whose files are in a directory on any free port, and waits until it answers.
+    pub fn run(mut command: Command, directory: tempfile::TempDir) -> Self {
+        let log = directory.path().join("log");
         command
-            .arg(format!(
-                "--config.file={}",
-                path("prometheus.yml").display()
-            ))
-            .arg(format!("--storage.tsdb.path={}", path("data").display()))
             .arg("--web.listen-address=127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

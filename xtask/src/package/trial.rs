@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+use observer_test_support::documents;
+
 use super::make::{CONFIGURATION, Packages};
 use crate::{
     host, pip, shell,
@@ -36,6 +38,11 @@ const LEFT: [&str; 7] = [
 ];
 
 const OPERATIONS: &str = "usr/share/doc/observer/docs/operations.md";
+
+/// The beginnings of commands of docs/operations.md that install a package and upgrade to another one.
+const INSTALL: &str = "dpkg -i observer_VERSION";
+const UPGRADE: &str = "dpkg -i observer_NEWER";
+const UNATTENDED: &str = "dpkg --force-confold";
 
 /// What every package has: what the licence of the C library asks for, and what alerts link to.
 const IN_EACH: [&str; 3] = [
@@ -75,13 +82,14 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<Installed> {
     for (suite, kernels) in SUITES {
         let tree = Tree::unpack(suite, dir)?;
         tree.install_upgrade_remove(&old, &packages.deb)?;
+        tree.verify(packages)?;
         tree.has_rpm(&packages.rpm)?;
         println!("{suite}: installed, upgraded, removed and purged");
         if boots == Boots::None {
             fs::remove_dir_all(&tree.0)?;
             continue;
         }
-        tree.install(&packages.deb, &[])?;
+        tree.install(&packages.deb, INSTALL)?;
         let kernels = match boots {
             Boots::All => kernels,
             _ => &kernels[..1],
@@ -93,7 +101,7 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<Installed> {
         for kernel in kernels {
             guest::boot(
                 &tree.0,
-                (NEWER, &newer),
+                (NEWER, &newer, &packages.tarball),
                 kernel,
                 &dir.join(format!("{suite}-{kernel}")),
             )
@@ -111,7 +119,7 @@ pub fn run(packages: &Packages, dir: &Path, boots: Boots) -> Result<Installed> {
     let [.., (suite, _)] = SUITES;
     let tree = Tree::unpack(suite, dir)?;
     let before = tree.state()?;
-    tree.install(&packages.deb, &[])?;
+    tree.install(&packages.deb, INSTALL)?;
     Ok(Installed {
         tree,
         before,
@@ -135,7 +143,7 @@ impl Installed {
 
     /// Upgrades the package after it was used, and purges it.
     pub fn upgrade_and_purge(&self) -> Result<()> {
-        self.tree.install(&self.newer, &[])?;
+        self.tree.install(&self.newer, UPGRADE)?;
         self.tree.purge(&self.before)?;
         fs::remove_dir_all(&self.tree.0)?;
         Ok(())
@@ -166,7 +174,7 @@ pub fn fetch() -> Result<()> {
 }
 
 /// Packages that a tree has besides the essential ones.
-const INCLUDED: &str = "systemd-sysv,dbus,passwd,procps,init-system-helpers";
+const INCLUDED: &str = "apt,systemd-sysv,dbus,passwd,procps,init-system-helpers";
 
 /// The archive of a release.
 fn archive(suite: &str) -> Result<PathBuf> {
@@ -187,6 +195,14 @@ fn archive(suite: &str) -> Result<PathBuf> {
     }
     Ok(archive)
 }
+
+/// The command of docs/operations.md that begins with these words.
+fn documented(words: &str) -> &'static str {
+    documents::command(DOCUMENT, words)
+}
+
+/// What the packages have as [`OPERATIONS`].
+const DOCUMENT: &str = include_str!("../../../docs/operations.md");
 
 /// A Debian with nothing but what it boots with.
 struct Tree(PathBuf);
@@ -224,20 +240,47 @@ impl Tree {
         shell::run(&mut self.command(words), "see the message above")
     }
 
-    fn install(&self, deb: &Path, options: &[&str]) -> Result<()> {
-        fs::copy(deb, self.0.join("tmp.deb"))?;
-        let mut words = vec!["dpkg", "--force-unsafe-io"];
-        words.extend(options);
-        words.extend(["-i", "/tmp.deb"]);
-        // If dpkg asks, it gets no answer and fails.
-        let installed = shell::run(self.command(&words).stdin(Stdio::null()), "see above");
-        fs::remove_file(self.0.join("tmp.deb"))?;
+    /// Installs a package by the command of docs/operations.md that begins with these words, and names a file.
+    fn install(&self, deb: &Path, words: &str) -> Result<()> {
+        let command = documented(words);
+        let file = command.split(' ').next_back().unwrap_or_default();
+        fs::copy(deb, self.0.join(file))?;
+        let mut install = self.command(&["sh", "-c", command]);
+        // It need not outlive a crash, and downgrades are allowed as usual. If dpkg asks, it gets no answer and fails.
+        install.env("DPKG_FORCE", "unsafe-io,downgrade");
+        install.stdin(Stdio::null());
+        let installed = shell::run(&mut install, "see above");
+        fs::remove_file(self.0.join(file))?;
         installed
+    }
+
+    /// Compares a package with the checksums of a release.
+    fn verify(&self, packages: &Packages) -> Result<()> {
+        let dir = packages.deb.parent().context("a package has a folder")?;
+        let sums = self.0.join("SHA256SUMS");
+        let release = fs::read_to_string(host::root().join(".github/workflows/release.yml"))?;
+        let (_, sum) = release
+            .split_once("cd target/package && ")
+            .context("no sums")?;
+        let sum = sum.split('>').next().unwrap_or_default();
+        let mut sh = Command::new("sh");
+        let text = shell::output(sh.current_dir(dir).args(["-c", sum]));
+        fs::write(&sums, text.context("no sums")?)?;
+        let name = packages.deb.file_name().context("a package has a name")?;
+        let deb = self.0.join(name);
+        let verify = || self.run(&["sh", "-c", documented("sha256sum")]);
+        fs::copy(&packages.deb, &deb)?;
+        verify()?;
+        fs::write(&deb, "another")?;
+        ensure!(verify().is_err(), "another package has the same checksum");
+        fs::remove_file(deb)?;
+        fs::remove_file(sums)?;
+        Ok(())
     }
 
     fn install_upgrade_remove(&self, old: &Path, new: &Path) -> Result<()> {
         let before = self.state()?;
-        self.install(old, &[])?;
+        self.install(old, INSTALL)?;
         for file in IN_EACH {
             ensure!(self.0.join(file).is_file(), "there is no {file}");
         }
@@ -247,7 +290,7 @@ impl Tree {
         self.run(&["getent", "passwd", "observer"])?;
         let configuration = self.0.join(CONFIGURATION);
         let older = fs::read_to_string(&configuration)?;
-        self.install(new, &[])?;
+        self.install(new, UPGRADE)?;
         let shipped = fs::read_to_string(&configuration)?;
         ensure!(
             shipped != older,
@@ -255,24 +298,24 @@ impl Tree {
         );
 
         // Changed by the administrator and in the package.
-        self.install(old, &[])?;
+        self.install(old, INSTALL)?;
         let own = "fd-batch = 7\n";
         fs::write(&configuration, own)?;
-        self.install(new, &["--force-confold"])?;
+        self.install(new, UNATTENDED)?;
         let beside = configuration.with_extension("toml.dpkg-dist");
         ensure!(
             fs::read_to_string(&configuration)? == own && fs::read_to_string(beside)? == shipped,
             "the upgrade changed {CONFIGURATION}, or did not lay the new one beside it"
         );
         // Changed by the administrator only: dpkg does not ask.
-        self.install(new, &[])?;
+        self.install(new, UPGRADE)?;
         ensure!(
             fs::read_to_string(&configuration)? == own,
             "the upgrade changed {CONFIGURATION}"
         );
         // An administrator's decision outlives upgrades.
         self.run(&["systemctl", "disable", "observer"])?;
-        self.install(new, &[])?;
+        self.install(new, UPGRADE)?;
         ensure!(
             self.run(&["systemctl", "is-enabled", "observer"]).is_err(),
             "the upgrade enabled the unit again"
@@ -350,5 +393,69 @@ impl Tree {
         let text = shell::output(&mut find).context("`find` failed")?;
         let files = text.lines().filter(|file| !LEFT.contains(file));
         Ok(files.map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands that nothing runs, and why.
+    const NOT_RUN: [(&str, &str); 5] = [
+        ("gh attestation", "there is no release"),
+        ("systemctl stop prometheus", "neither runs as a service"),
+        ("editor", "it asks"),
+        ("cp -r /usr/share/observer/grafana", "Debian has no Grafana"),
+        ("systemctl restart grafana-server", "the same"),
+    ];
+
+    /// Where the others are run.
+    const RUN: [&str; 3] = [
+        include_str!("trial.rs"),
+        include_str!("trial/trial.sh"),
+        include_str!("../../../observer/tests/chain/documented.rs"),
+    ];
+
+    /// The first argument of each call of a function: a string, or a word of a shell script.
+    fn arguments(function: &str) -> impl Iterator<Item = &'static str> {
+        let calls = RUN.iter().flat_map(move |it| it.split(function).skip(1));
+        let first = calls.map(|it| {
+            let it = it.trim_start_matches(['(', ' ']);
+            let end = |it: &'static str, is_end: fn(char) -> bool| it.split(is_end).next();
+            match it.strip_prefix('"') {
+                Some(it) => end(it, |c| c == '"'),
+                None => end(it, char::is_whitespace),
+            }
+        });
+        first.flatten().filter(|it| !it.is_empty())
+    }
+
+    #[test]
+    fn every_command_for_operators_is_run() {
+        let mut run: Vec<_> = arguments("documented").collect();
+        run.extend([INSTALL, UPGRADE, UNATTENDED]);
+        let all = NOT_RUN.iter().map(|(words, _)| words).chain(&run);
+        let (mut settings, mut commands) = (0, 0);
+        for block in DOCUMENT.split("\n\n") {
+            if block.starts_with("    [") {
+                let in_block = |it: &str| it.contains('=') && block.contains(it);
+                let mut lines = arguments("drop_in observer").chain(arguments("drop_in check"));
+                assert!(lines.any(in_block), "nothing uses {block}");
+                settings += 1;
+                continue;
+            }
+            for command in documents::commands(block) {
+                let mut all = all.clone();
+                assert!(
+                    all.any(|words| command.starts_with(words)),
+                    "nothing runs {command:?} of docs/operations.md"
+                );
+                commands += 1;
+            }
+        }
+        assert!(settings == 2 && commands > 25, "{settings} {commands}");
+        for (words, _) in NOT_RUN {
+            documented(words);
+        }
     }
 }

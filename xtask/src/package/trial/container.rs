@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use observer_test_support::documents;
 
 use crate::{host, shell, toolchain};
+
+const DOCUMENT: &str = include_str!("../../../../docs/kubernetes.md");
 
 const NAME: &str = "observer-trial";
 
@@ -66,9 +69,17 @@ pub fn run(root: &Path, dir: &Path) -> Result<()> {
     let kubernetes = host::root().join("deploy/kubernetes");
     fs::create_dir_all(dir)?;
     let podman = Podman(dir);
-    let mut build = podman.command(&["build", "--quiet", "--isolation", "chroot", "--tag", NAME]);
-    build.arg("--file").arg(kubernetes.join("Containerfile"));
-    shell::run(build.arg(root), "see the message above")?;
+    let build = documents::command(DOCUMENT, "podman build");
+    let words = Vec::from_iter(build.split(' ').skip(1));
+    // The last are the name of the image and the folder.
+    let [words @ .., _, _] = words.as_slice() else {
+        bail!("{build} is too short")
+    };
+    let mut build = podman.command(words);
+    build
+        .args([NAME, "--quiet", "--isolation=chroot"])
+        .arg(root);
+    shell::run(build.current_dir(host::root()), "see the message above")?;
 
     let manifest = fs::read_to_string(kubernetes.join("base/daemonset.yaml"))?;
     let added = manifest.lines().skip_while(|line| line.trim() != "add:");

@@ -33,6 +33,22 @@ with() {
 active() { [ "$(show ActiveState)" = active ]; }
 another() { active && [ "$(show MainPID)" != "$pid" ] && [ "$(show MainPID)" -gt 1 ]; }
 
+# Where the package is removed, its documents are.
+document=/run/operations.md
+cp /usr/share/doc/observer/docs/operations.md $document
+# Runs the command of docs/operations.md that begins with these words, without the remark after it.
+documented() {
+    command=$(sed -n "s/^    \($1\)/\1/p" $document | sed 's/  .*//' | sort -u)
+    [ "$(echo "$command" | grep -c .)" = 1 ] || echo "@@ FAILED not one command begins with $1" >/dev/ttyS1
+    eval "$command"
+}
+# The lines of docs/operations.md for `systemctl edit` that have these words.
+drop_in() {
+    mkdir -p "/run/systemd/system/$1.service.d"
+    awk -v RS= -v words="$2" 'index($0, words)' $document | sed 's/^    //' >"/run/systemd/system/$1.service.d/documented.conf"
+    systemctl daemon-reload
+}
+
 echo "@@ paranoid $(cat /proc/sys/kernel/perf_event_paranoid)"
 step "started at the boot" active
 echo "@@ status $(show StatusText)"
@@ -43,8 +59,25 @@ step "confines itself by Landlock" 'case $(uname -r) in 5.10.*) ;; *) journalctl
 step "has a socket for its group" '[ "$(stat -c "%U %G %a" /run/observer/observer.sock)" = "observer observer 660" ]'
 step "a member of the group may ask it" \
     'setpriv --reuid 65534 --regid observer --clear-groups observer doctor >/run/doctor; [ $? -lt 3 ]'
+# A server that leaks descriptors.
+(
+    ulimit -n 256
+    exec perl -MSocket -e '
+        socket(my $listener, PF_INET, SOCK_STREAM, 0);
+        listen($listener, 1);
+        while (1) {
+            socket(my $new, PF_INET, SOCK_STREAM, 0);
+            push @leaked, $new;
+            select(undef, undef, undef, 0.2);
+        }'
+) &
+leak=$!
+step "root is told of a leak" 'documented "observer doctor" | grep -q "fd-leak *perl"'
+step "and so by the status" 'documented "systemctl status" | grep "Status:.*perl"'
+step "and by the log" 'documented "journalctl -u observer OBSERVER_ANOMALY" | grep "perl"'
+kill $leak
 step "its log has priorities and fields" \
-    'journalctl -u observer -o json | grep OBSERVER_TARGET | grep -c "\"PRIORITY\":\"6\""'
+    'documented "journalctl -u observer -o json" | grep OBSERVER_TARGET | grep -c "\"PRIORITY\":\"6\""'
 
 # The same report as root, in the sandbox of the unit, and without each of its capabilities.
 echo "@@ begin hooks"
@@ -79,6 +112,18 @@ for capability in CAP_BPF CAP_PERFMON CAP_SYS_PTRACE CAP_DAC_READ_SEARCH; do
     check_as_unit $capability
     report "$capability" /run/unit.json
 done
+# What docs/operations.md says to do where hooks are refused.
+echo "@@ begin hooks with CAP_SYS_ADMIN"
+drop_in check CapabilityBoundingSet=CAP_SYS_ADMIN
+check_as_unit CAP_NONE
+report privileged /run/unit.json
+rm -r /run/systemd/system/check.service.d
+echo "@@ begin hooks with another perf_event_paranoid"
+paranoid=$(cat /proc/sys/kernel/perf_event_paranoid)
+documented "sysctl kernel.perf_event_paranoid"
+check_as_unit CAP_NONE
+report sysctl /run/unit.json
+sysctl -q kernel.perf_event_paranoid="$paranoid"
 step "starts again" 'systemctl start observer'
 
 with 'RestartSec=1'
@@ -100,11 +145,12 @@ with 'RestartSec=1'
 systemctl restart observer
 pid=$(show MainPID)
 echo 'fd-batch = 0' >/etc/observer/observer.toml
-systemctl reload observer
+documented "systemctl reload"
 step "a bad configuration is in the status" 'show StatusText | grep -q "last reload failed"'
+step "and in the log" 'documented "journalctl -u observer -p warning" | grep -q "fd-batch"'
 step "and keeps the daemon running" 'active && ! another'
 echo 'fd-batch = 9' >/etc/observer/observer.toml
-systemctl reload observer
+documented "systemctl reload"
 step "a good one takes its place" '! show StatusText | grep -q "last reload failed"'
 
 dd if=/dev/zero of=/run/full bs=1M 2>/dev/null
@@ -126,28 +172,55 @@ systemctl stop observer
 step "ends cleanly" '[ "$(show Result)" = success ] && [ ! -e /run/observer ]'
 # Packages come and go while systemd runs.
 rm -r /run/systemd/system/observer.service.d
+drop_in observer RestartSteps=
+step "may wait longer after each restart" '[ "$(show RestartSteps)" = 5 ] || systemctl --version | grep -q "^systemd 252"'
+rm -r /run/systemd/system/observer.service.d
 systemctl daemon-reload
 systemctl start observer
 step "runs before the upgrade" active
+upgraded() {
+    another && ! kill -0 "$pid" && [ "$(dpkg-query -W -f "\${Version}" observer)" = "$(cat /newer.version)" ]
+}
 pid=$(show MainPID)
 echo "@@ begin upgrade"
-# Otherwise dpkg would leave the file alone because the package did not change it.
-dpkg-deb -R /newer.deb /run/newer
-echo "# Of a newer version." >>/run/newer/etc/observer/observer.toml
-dpkg-deb -Znone -b /run/newer /newer.deb
-rm -r /run/newer
+mkdir /run/upgrade && cd /run/upgrade
+cp /newer.deb observer_NEWER_amd64.deb
 # If dpkg asks, it gets no answer and fails.
-dpkg --force-confold -i /newer.deb || failed "the upgrade by dpkg"
-step "the upgrade starts the newer package" \
-    'another && ! kill -0 "$pid" && [ "$(dpkg-query -W -f "\${Version}" observer)" = "$(cat /newer.version)" ]'
+documented "dpkg -i observer_NEWER" || failed "the upgrade by dpkg"
+step "the upgrade starts the newer package" upgraded
 step "and keeps the configuration" 'grep -qx "fd-batch = 9" /etc/observer/observer.toml'
-step "and puts its own next to it" 'grep -qx "# Of a newer version." /etc/observer/observer.toml.dpkg-dist'
-echo "@@ begin purge"
-dpkg -P observer || failed "the purge by dpkg"
-step "the purge ends the daemon" '! pgrep -x observer'
-step "and removes its user" '! getent passwd observer && ! getent group observer'
+# Otherwise dpkg would leave the file alone because the package did not change it.
+dpkg-deb -R observer_NEWER_amd64.deb newer
+echo "# Of a newer version." >>newer/etc/observer/observer.toml
+dpkg-deb -Znone -b newer observer_NEWER_amd64.deb
+rm -r newer
+pid=$(show MainPID)
+documented "dpkg --force-confold" || failed "the unattended upgrade by dpkg"
+step "the unattended upgrade starts the newer package" upgraded
+step "and keeps the configuration, too" 'grep -qx "fd-batch = 9" /etc/observer/observer.toml'
+step "and shows how its own differs" 'documented diff | grep -qx "> # Of a newer version."'
+cd /
+rm -r /run/upgrade
+echo "@@ begin removal"
+# What apt asks is answered.
+yes | documented "apt remove" || failed "the removal by apt"
+step "the removal ends the daemon" '! pgrep -x observer'
+step "and leaves its settings" '[ -e /etc/observer/observer.toml ]'
+yes | documented "apt purge" || failed "the purge by apt"
+step "the purge removes its user" '! getent passwd observer && ! getent group observer'
 step "and its unit" '[ "$(show LoadState)" = not-found ]'
 step "and every file" '[ ! -e /run/observer ] && [ -z "$(find / -xdev -name "*observer*")" ]'
+
+echo "@@ begin tarball"
+mkdir /run/tarball && cd /run/tarball
+tar --strip-components=1 -xf /newer.tar
+documented "cp -r usr etc"
+documented systemd-sysusers
+documented "systemctl daemon-reload"
+documented "systemctl enable --now"
+step "runs from the tarball" active
+pid=$(show MainPID)
+step "as its user" '[ "$(ps -o user= -p $pid)" = observer ]'
 
 echo "@@ done"
 sleep 1
