@@ -6,6 +6,7 @@
 //! everything is of an installed package, and what docs/operations.md says about an alert is done there.
 
 mod documented;
+mod hosts;
 #[expect(dead_code, reason = "what findings must say is tested elsewhere")]
 #[path = "../kernel/scenarios/table.rs"]
 mod table;
