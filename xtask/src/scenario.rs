@@ -12,7 +12,7 @@ use crate::{
     vm::build::{self, What},
 };
 
-/// Runs real programs with faults, most at once, and shows the time to detection; takes eight minutes.
+/// Runs real programs with faults, most at once, and shows the time to detection; takes six minutes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Run only this scenario.
