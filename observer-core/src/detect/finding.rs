@@ -1,16 +1,19 @@
 //! Findings of the detectors.
 
 mod evidence;
+mod holder;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use observer_common::ProcessKey;
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 pub(super) use self::evidence::named;
 pub use self::evidence::{
     Breakdown, Direction, Elsewhere, Evidence, KindCount, PeerReason, PeerShare, Waiting,
 };
+pub use self::holder::Holder;
+use self::holder::labels;
 
 use super::{anomaly::Anomaly, cause::Explanation};
 use crate::{
@@ -117,26 +120,6 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A process or name and its share in something.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Holder {
-    /// The process, if it is one.
-    pub process: Option<ProcessKey>,
-    /// Its labels.
-    pub labels: Arc<Labels>,
-    /// Number of ports or sockets it has.
-    pub count: u64,
-}
-
-impl Serialize for Holder {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        entries(&mut map, &self.labels)?;
-        map.serialize_entry("count", &self.count)?;
-        map.end()
-    }
-}
-
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
@@ -164,23 +147,6 @@ pub struct Finding {
     pub evidence: Evidence,
     /// Why: one cause that explains most, or several.
     pub causes: Vec<Explanation>,
-}
-
-fn labels<S: Serializer>(labels: &Option<Arc<Labels>>, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    if let Some(labels) = labels {
-        entries(&mut map, labels)?;
-    }
-    map.end()
-}
-
-/// `pid` is a number here, as in subjects.
-fn entries<M: SerializeMap>(map: &mut M, labels: &Labels) -> Result<(), M::Error> {
-    if let Some(pid) = labels.pid() {
-        map.serialize_entry("pid", &pid.parse::<u32>().ok())?;
-    }
-    map.serialize_entry("comm", labels.comm())?;
-    map.serialize_entry("unit", labels.unit())
 }
 
 fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {

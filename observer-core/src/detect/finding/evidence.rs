@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::{Holder, labels};
+use super::holder::{Holder, labels};
 use crate::{
     heaviest::Heaviest,
     table::Labels,
