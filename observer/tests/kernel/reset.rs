@@ -98,8 +98,15 @@ fn check(source: &str, sends: &[(&str, u32)], receives: &[(&str, u32)]) {
         "{}",
         metrics.shown()
     );
-    let kernel = netns.snmp()["OutRsts"] - before["OutRsts"];
-    assert_eq!(kernel as f64, total(sends));
+    let after = netns.snmp();
+    let of_kernel = |counter: &str| (after[counter] - before[counter]) as f64;
+    // A slow machine sends a segment again to a socket that is gone, and an RST of no process answers it.
+    let most = total(sends) + of_kernel("RetransSegs");
+    let kernel = of_kernel("OutRsts");
+    assert!(
+        (total(sends)..=most).contains(&kernel),
+        "{kernel} RSTs, {sends:?}, at most {most}"
+    );
     metrics.assert_complete();
     program.end();
 }
