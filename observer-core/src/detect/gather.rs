@@ -171,21 +171,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
         }
         let slot = name.vitals.counts.slot();
         for (place, stats) in by_address(&name.vitals) {
-            let at = all.entry(place).or_insert_with(|| Listener {
-                place,
-                sockets: 0,
-                backlog: 0,
-                max_backlog: 0,
-                fullest: 0.0,
-                stalled: 0,
-                stalled_ms: 0,
-                overflows: 0,
-                accepts: 0,
-                exhausted: 0,
-                syncookies: None,
-                holders: Vec::new(),
-                workers: Vec::new(),
-            });
+            let at = all.entry(place).or_insert_with(|| Listener::new(place));
             at.sockets += stats.sockets;
             at.backlog += stats.backlog;
             at.max_backlog += stats.max_backlog;

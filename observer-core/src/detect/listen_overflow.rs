@@ -226,6 +226,33 @@ mod tests {
         }
     }
 
+    /// The detector after ten seconds of these samples, and the last assessment.
+    fn after_ten_seconds(sample: impl Fn(u64) -> Listener) -> (ListenOverflow, Assessment) {
+        let thresholds = Thresholds::default();
+        let mut detector = ListenOverflow::new(&thresholds);
+        let mut last = Assessment::default();
+        for second in 0..10 {
+            last = detector.assess(&sample(second), &at(second, &thresholds));
+        }
+        (detector, last)
+    }
+
+    fn at(second: u64, thresholds: &Thresholds) -> At<'_> {
+        At {
+            now: Duration::from_secs(second),
+            elapsed: Duration::from_secs(1),
+            pace: Pace::default(),
+            raised: false,
+            thresholds,
+        }
+    }
+
+    /// The cause after ten seconds of these samples.
+    fn cause_of(sample: impl Fn(u64) -> Listener) -> &'static str {
+        let (detector, _) = after_ten_seconds(&sample);
+        detector.evidence(&sample(9)).1[0].cause.id
+    }
+
     /// The cause after ten seconds of overflows and accepts, with these numbers of waiting connections.
     fn cause(backlog: impl Fn(u64) -> u64) -> &'static str {
         cause_with(backlog, |_| Vec::new()).0
@@ -236,19 +263,8 @@ mod tests {
         backlog: impl Fn(u64) -> u64,
         workers: impl Fn(u64) -> Vec<Worker>,
     ) -> (&'static str, Option<u32>) {
-        let thresholds = Thresholds::default();
-        let mut detector = ListenOverflow::new(&thresholds);
         let listener = |second| listener(second, backlog(second), workers(second));
-        for second in 0..10 {
-            let at = At {
-                now: Duration::from_secs(second),
-                elapsed: Duration::from_secs(1),
-                pace: Pace::default(),
-                raised: false,
-                thresholds: &thresholds,
-            };
-            detector.assess(&listener(second), &at);
-        }
+        let (detector, _) = after_ten_seconds(listener);
         let (evidence, causes) = detector.evidence(&listener(9));
         let Evidence::AcceptQueue { stuck_pid, .. } = evidence else {
             panic!("{evidence:?}");
@@ -316,14 +332,7 @@ mod tests {
                     fullest: 0.0,
                     ..listener(second, 0, Vec::new())
                 };
-                let at = At {
-                    now: Duration::from_secs(second),
-                    elapsed: Duration::from_secs(1),
-                    pace: Pace::default(),
-                    raised: false,
-                    thresholds: &thresholds,
-                };
-                detector.assess(&now, &at);
+                detector.assess(&now, &at(second, &thresholds));
                 last = Some(now);
             }
             detector.evidence(&last.unwrap()).1[0].cause.id
@@ -349,26 +358,13 @@ mod tests {
     /// A master that made all sockets before it forked its workers: of eight, one has this queue and each other
     /// `others`.
     fn of_master(fullest: u64, others: u64) -> &'static str {
-        let thresholds = Thresholds::default();
-        let mut detector = ListenOverflow::new(&thresholds);
-        let listener = |second| Listener {
+        cause_of(|second| Listener {
             sockets: 8,
             backlog: fullest + 7 * others,
             max_backlog: 8 * 16,
             fullest: fullest as f64 / 16.0,
             ..listener(second, 0, Vec::new())
-        };
-        for second in 0..10 {
-            let at = At {
-                now: Duration::from_secs(second),
-                elapsed: Duration::from_secs(1),
-                pace: Pace::default(),
-                raised: false,
-                thresholds: &thresholds,
-            };
-            detector.assess(&listener(second), &at);
-        }
-        detector.evidence(&listener(9)).1[0].cause.id
+        })
     }
 
     #[test]
@@ -381,8 +377,6 @@ mod tests {
 
     /// The cause if nothing is dropped, 57 of 511 connections wait and so many have been accepted a second.
     fn cause_of_waits(accepts: u64) -> (Option<Severity>, &'static str) {
-        let thresholds = Thresholds::default();
-        let mut detector = ListenOverflow::new(&thresholds);
         let waiting = |second| Listener {
             max_backlog: 511,
             fullest: 57.0 / 511.0,
@@ -392,18 +386,8 @@ mod tests {
             accepts: accepts * second,
             ..listener(second, 57, Vec::new())
         };
-        let mut raised = None;
-        for second in 0..10 {
-            let at = At {
-                now: Duration::from_secs(second),
-                elapsed: Duration::from_secs(1),
-                pace: Pace::default(),
-                raised: false,
-                thresholds: &thresholds,
-            };
-            raised = detector.assess(&waiting(second), &at).raise;
-        }
-        (raised, detector.evidence(&waiting(9)).1[0].cause.id)
+        let (detector, last) = after_ten_seconds(waiting);
+        (last.raise, detector.evidence(&waiting(9)).1[0].cause.id)
     }
 
     #[test]
@@ -416,26 +400,13 @@ mod tests {
     /// A hundred clients at a queue of five, which is emptied all the time.
     #[test]
     fn a_small_queue_that_is_emptied_often_is_too_small() {
-        let thresholds = Thresholds::default();
         let cause = |rate: u64, max_backlog: u64| {
-            let mut detector = ListenOverflow::new(&thresholds);
-            let full = |second| Listener {
+            cause_of(|second| Listener {
                 max_backlog,
                 fullest: 1.0,
                 accepts: rate * second,
                 ..listener(second, max_backlog, Vec::new())
-            };
-            for second in 0..10 {
-                let at = At {
-                    now: Duration::from_secs(second),
-                    elapsed: Duration::from_secs(1),
-                    pace: Pace::default(),
-                    raised: false,
-                    thresholds: &thresholds,
-                };
-                detector.assess(&full(second), &at);
-            }
-            detector.evidence(&full(9)).1[0].cause.id
+            })
         };
         assert_eq!(cause(500, 5), "small_backlog");
         assert_eq!(cause(2, 5), "slow_accept");

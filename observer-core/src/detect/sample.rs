@@ -194,6 +194,27 @@ pub struct Listener {
     pub workers: Vec<Worker>,
 }
 
+impl Listener {
+    /// An address without a socket.
+    pub(super) fn new(place: ListenAddress) -> Self {
+        Self {
+            place,
+            sockets: 0,
+            backlog: 0,
+            max_backlog: 0,
+            fullest: 0.0,
+            stalled: 0,
+            stalled_ms: 0,
+            overflows: 0,
+            accepts: 0,
+            exhausted: 0,
+            syncookies: None,
+            holders: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+}
+
 /// A process with one of several listening sockets of an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Worker {

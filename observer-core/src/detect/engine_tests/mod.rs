@@ -130,7 +130,7 @@ fn findings_and_changes_are_bounded() {
     assert_eq!(raised(200), FINDINGS);
 }
 
-/// Whoever forges source addresses does not take the room of other findings.
+/// Forged source addresses do not take the room of other findings.
 #[test]
 fn forged_sources_leave_room() {
     let source = |number: u32, ports| Source {

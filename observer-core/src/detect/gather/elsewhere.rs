@@ -65,27 +65,18 @@ mod tests {
     const NETNS: u32 = 7;
 
     fn listener(address: &str) -> Listener {
+        let place = ListenAddress {
+            netns: NETNS,
+            address: address.parse().unwrap(),
+        };
         Listener {
-            place: ListenAddress {
-                netns: NETNS,
-                address: address.parse().unwrap(),
-            },
             sockets: 1,
-            backlog: 0,
-            max_backlog: 0,
-            fullest: 0.0,
-            stalled: 0,
-            stalled_ms: 0,
-            overflows: 0,
-            accepts: 0,
-            exhausted: 0,
-            syncookies: None,
             holders: vec![Holder {
                 process: Some(key(71, 1)),
                 labels: Arc::new(Labels::process(71, "nginx", "")),
                 count: 1,
             }],
-            workers: Vec::new(),
+            ..Listener::new(place)
         }
     }
 
