@@ -46,6 +46,7 @@ fn sample(second: u64, processes: u32) -> Sample {
             }),
             fd_kinds: None,
             walked_at: None,
+            syn_sent: 0,
             syn_sent_over_3s: 0,
             close_wait_over_10s: 3,
             close_wait_over_60s: 1,
@@ -68,6 +69,7 @@ fn sample(second: u64, processes: u32) -> Sample {
         labels: Arc::new(Labels::name("some-daemon", &process.key.tgid.to_string())),
         running: 10,
         counts: process.counts,
+        syn_sent: 0,
         syn_sent_over_3s: 0,
         culprits: Culprits::default(),
     });

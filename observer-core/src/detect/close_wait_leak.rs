@@ -29,6 +29,10 @@ impl Detector for CloseWaitLeak {
         }
     }
 
+    fn wants_walk(&self, _: &Process, _: &Thresholds) -> Option<bool> {
+        Some(false)
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let mut score: f64 = 0.0;

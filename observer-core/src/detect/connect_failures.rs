@@ -16,7 +16,9 @@ use super::{
 pub trait Connecting {
     /// Totals.
     fn counts(&self) -> &Counts;
-    /// Sockets in SYN_SENT for over 3 s.
+    /// Sockets in SYN_SENT.
+    fn connecting(&self) -> u32;
+    /// Of those, as of the last walk, for over 3 s.
     fn waiting(&self) -> u32;
     /// With whom connections fail.
     fn culprits(&self) -> &Culprits;
@@ -25,6 +27,10 @@ pub trait Connecting {
 impl Connecting for Process {
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    fn connecting(&self) -> u32 {
+        self.syn_sent
     }
 
     fn waiting(&self) -> u32 {
@@ -39,6 +45,10 @@ impl Connecting for Process {
 impl Connecting for Name {
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    fn connecting(&self) -> u32 {
+        self.syn_sent
     }
 
     fn waiting(&self) -> u32 {
@@ -287,6 +297,11 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             recent_by_icmp: Recent::default(),
             of: PhantomData,
         }
+    }
+
+    fn wants_walk(&self, sample: &S, thresholds: &Thresholds) -> Option<bool> {
+        // They may be stuck: only a walk can tell.
+        Some(f64::from(sample.connecting()) >= thresholds.connect_waiting)
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

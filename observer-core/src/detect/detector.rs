@@ -58,6 +58,11 @@ pub trait Detector {
         false
     }
 
+    /// Whether a walk over connections should come soon, although the score is low; `None` if walks do not matter.
+    fn wants_walk(&self, _: &Self::Sample, _: &Thresholds) -> Option<bool> {
+        None
+    }
+
     /// Takes in a sample.
     fn assess(&mut self, sample: &Self::Sample, at: &At<'_>) -> Assessment;
 

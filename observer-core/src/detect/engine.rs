@@ -1,10 +1,14 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
 mod pass;
+mod watches;
 
 use std::{collections::HashMap, time::Duration};
 
-use self::pass::{Part as _, Pass, Watch, Watches};
+use self::{
+    pass::{Part, Pass},
+    watches::{Rows, Watches},
+};
 use super::{
     anomaly::Anomaly,
     board::Board,
@@ -48,6 +52,7 @@ pub struct Engine {
     /// Sources of segments for closed ports that are no scan, as of the last sample.
     strays: Vec<Source>,
     board: Board,
+    rows: AllRows,
     ports: Watches<PortExhaustion>,
     fd_exhaustion: Watches<FdExhaustion>,
     fd_leak: Watches<FdLeak>,
@@ -67,6 +72,17 @@ pub struct Engine {
     time_wait_overflow: Watches<TimeWaitOverflow>,
     listen_overflow: Watches<ListenOverflow>,
     syn_scan: Watches<SynScan>,
+}
+
+/// The subjects that are watched, by kind.
+#[derive(Default)]
+struct AllRows {
+    processes: Rows,
+    names: Rows,
+    ports: Rows,
+    listeners: Rows,
+    namespaces: Rows,
+    sources: Rows,
 }
 
 /// Whether it is raised for a process of the name.
@@ -123,25 +139,26 @@ impl Engine {
             host: Host::default(),
             strays: Vec::new(),
             board: Board::default(),
-            ports: Watches::new(),
-            fd_exhaustion: Watches::new(),
-            fd_leak: Watches::new(),
-            close_wait_leak: Watches::new(),
-            read_stall: Watches::new(),
-            program_not_reading: Watches::new(),
-            idle_pool_leak: Watches::new(),
-            tls_stall: Watches::new(),
-            quic_0rtt_lost: Watches::new(),
-            connect_failures: Watches::new(),
-            connect_failures_of_names: Watches::new(),
-            silent_peers: Watches::new(),
-            silent_peers_of_names: Watches::new(),
-            rst_storm: Watches::new(),
-            rst_storm_of_names: Watches::new(),
-            time_wait_surge: Watches::new(),
-            time_wait_overflow: Watches::new(),
-            listen_overflow: Watches::new(),
-            syn_scan: Watches::new(),
+            rows: AllRows::default(),
+            ports: Watches::default(),
+            fd_exhaustion: Watches::default(),
+            fd_leak: Watches::default(),
+            close_wait_leak: Watches::default(),
+            read_stall: Watches::default(),
+            program_not_reading: Watches::default(),
+            idle_pool_leak: Watches::default(),
+            tls_stall: Watches::default(),
+            quic_0rtt_lost: Watches::default(),
+            connect_failures: Watches::default(),
+            connect_failures_of_names: Watches::default(),
+            silent_peers: Watches::default(),
+            silent_peers_of_names: Watches::default(),
+            rst_storm: Watches::default(),
+            rst_storm_of_names: Watches::default(),
+            time_wait_surge: Watches::default(),
+            time_wait_overflow: Watches::default(),
+            listen_overflow: Watches::default(),
+            syn_scan: Watches::default(),
         }
     }
 
@@ -175,7 +192,8 @@ impl Engine {
     /// Processes whose descriptors have grown steadily for over an hour without being a finding, with their growth per
     /// second.
     pub fn growing(&self) -> impl Iterator<Item = (ProcessKey, f64)> {
-        self.fd_leak.iter().filter_map(|(subject, watch)| {
+        self.fd_leak.iter().filter_map(|(row, watch)| {
+            let subject = self.rows.processes.subject(row)?;
             let Subject::Process(key) = subject else {
                 return None;
             };
@@ -208,14 +226,28 @@ impl Engine {
     /// What is raised or may come, so that records of it are worth reading.
     #[must_use]
     pub fn suspected(&self) -> Suspected {
-        fn any<D>(watches: &Watches<D>) -> bool {
-            watches.values().any(Watch::is_suspected)
-        }
+        let (connects, of_names) = (&self.connect_failures, &self.connect_failures_of_names);
+        let (resets, resets_of_names) = (&self.rst_storm, &self.rst_storm_of_names);
+        let (silence, silence_of_names) = (&self.silent_peers, &self.silent_peers_of_names);
         Suspected {
-            connects: any(&self.connect_failures) || any(&self.connect_failures_of_names),
-            resets: any(&self.rst_storm) || any(&self.rst_storm_of_names),
-            silence: any(&self.silent_peers) || any(&self.silent_peers_of_names),
+            connects: connects.any_suspected || of_names.any_suspected,
+            resets: resets.any_suspected || resets_of_names.any_suspected,
+            silence: silence.any_suspected || silence_of_names.any_suspected,
         }
+    }
+
+    /// Whether what is raised or may come is known from walks over connections, so that the next one should come soon.
+    #[must_use]
+    pub fn wants_walks(&self) -> bool {
+        [
+            self.close_wait_leak.any_wants_walks,
+            self.read_stall.any_wants_walks,
+            self.program_not_reading.any_wants_walks,
+            self.connect_failures.any_wants_walks,
+            self.connect_failures_of_names.any_wants_walks,
+            self.listen_overflow.any_wants_walks,
+        ]
+        .contains(&true)
     }
 
     /// Evaluates a sample, later than the previous one. Findings that explain others are evaluated first.
@@ -223,12 +255,23 @@ impl Engine {
         let thresholds = &self.thresholds;
         let last = self.last.replace(sample.now).unwrap_or(sample.now);
         self.board.begin(sample.now);
+        let rows = &mut self.rows;
+        rows.processes
+            .begin(sample.now, sample.processes.iter().map(Part::subject));
+        rows.names
+            .begin(sample.now, sample.names.iter().map(Part::subject));
+        rows.ports
+            .begin(sample.now, sample.ports.iter().map(Part::subject));
+        rows.listeners
+            .begin(sample.now, sample.listeners.iter().map(Part::subject));
+        rows.namespaces
+            .begin(sample.now, sample.namespaces.iter().map(Part::subject));
         // As of the last sample: those are assessed below, and a finding of them may be hidden.
-        let overflowing = sample.listeners.iter().filter(|it| {
-            let watch = self.listen_overflow.get(&it.subject());
+        let overflowing = (0..).zip(&sample.listeners).filter(|(index, _)| {
+            let watch = self.listen_overflow.get(rows.listeners.of_part(*index));
             watch.is_some_and(|watch| watch.detector.overflows() || watch.flag.raised().is_some())
         });
-        let overflowing = overflowing.flat_map(|it| &it.holders);
+        let overflowing = overflowing.flat_map(|(_, it)| &it.holders);
         let overflowing = overflowing.map(|it| it.labels.name_key()).collect();
         let mut pass = Pass {
             at: At {
@@ -243,9 +286,10 @@ impl Engine {
             sample,
             overflowing: &overflowing,
         };
-        pass.run_alone(&mut self.ports, &sample.ports);
+        pass.run_alone(&mut self.ports, &mut rows.ports, &sample.ports);
         pass.run(
             &mut self.time_wait_surge,
+            &mut rows.ports,
             &sample.ports,
             |_| Detector::new(thresholds),
             |_, ports, board| {
@@ -253,22 +297,44 @@ impl Engine {
                 exhausted.is_some()
             },
         );
-        pass.run_alone(&mut self.time_wait_overflow, &sample.namespaces);
-        pass.run_alone(&mut self.fd_exhaustion, &sample.processes);
-        pass.run_alone(&mut self.fd_leak, &sample.processes);
-        pass.run_alone(&mut self.close_wait_leak, &sample.processes);
-        pass.run_alone(&mut self.read_stall, &sample.processes);
-        pass.run_alone(&mut self.program_not_reading, &sample.processes);
-        pass.run_alone(&mut self.tls_stall, &sample.processes);
-        pass.run_alone(&mut self.quic_0rtt_lost, &sample.processes);
+        pass.run_alone(
+            &mut self.time_wait_overflow,
+            &mut rows.namespaces,
+            &sample.namespaces,
+        );
+        pass.run_alone(
+            &mut self.fd_exhaustion,
+            &mut rows.processes,
+            &sample.processes,
+        );
+        pass.run_alone(&mut self.fd_leak, &mut rows.processes, &sample.processes);
+        pass.run_alone(
+            &mut self.close_wait_leak,
+            &mut rows.processes,
+            &sample.processes,
+        );
+        pass.run_alone(&mut self.read_stall, &mut rows.processes, &sample.processes);
+        pass.run_alone(
+            &mut self.program_not_reading,
+            &mut rows.processes,
+            &sample.processes,
+        );
+        pass.run_alone(&mut self.tls_stall, &mut rows.processes, &sample.processes);
+        pass.run_alone(
+            &mut self.quic_0rtt_lost,
+            &mut rows.processes,
+            &sample.processes,
+        );
         pass.run(
             &mut self.idle_pool_leak,
+            &mut rows.processes,
             &sample.processes,
             |_| Detector::new(thresholds),
             |_, process, board| board.raised(Anomaly::FdLeak, &process.subject()).is_some(),
         );
         pass.run(
             &mut self.listen_overflow,
+            &mut rows.listeners,
             &sample.listeners,
             |_| Detector::new(thresholds),
             |_, listener, board| is_out_of_descriptors(board, listener),
@@ -276,6 +342,7 @@ impl Engine {
         let failed_at = &sample.searches_failed_at;
         pass.run(
             &mut self.connect_failures,
+            &mut rows.processes,
             &sample.processes,
             |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Process>, process, board| {
@@ -285,6 +352,7 @@ impl Engine {
         );
         pass.run(
             &mut self.connect_failures_of_names,
+            &mut rows.names,
             &sample.names,
             |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Name>, name, board| {
@@ -295,6 +363,7 @@ impl Engine {
         );
         pass.run(
             &mut self.silent_peers,
+            &mut rows.processes,
             &sample.processes,
             |_| Detector::new(thresholds),
             |_, process, board| {
@@ -305,6 +374,7 @@ impl Engine {
         );
         pass.run(
             &mut self.silent_peers_of_names,
+            &mut rows.names,
             &sample.names,
             |_| Detector::new(thresholds),
             |_, name, board| {
@@ -314,20 +384,20 @@ impl Engine {
                 name.labels.is_of_several() || of_process.into_iter().any(is_raised)
             },
         );
-        let names: HashMap<(&str, &str), &Name> = sample
-            .names
-            .iter()
-            .map(|name| (name.labels.name_key(), name))
+        let names: HashMap<(&str, &str), (usize, &Name)> = (0..)
+            .zip(&sample.names)
+            .map(|(index, name)| (name.labels.name_key(), (index, name)))
             .collect();
         let of_names = &self.rst_storm_of_names;
         pass.run(
             &mut self.rst_storm,
+            &mut rows.processes,
             &sample.processes,
             |process| {
                 let mut detector = RstStorm::<Process>::new(thresholds);
                 let name = names.get(&process.labels.name_key());
-                if let Some(name) = name
-                    && let Some(of_name) = of_names.get(&name.subject())
+                if let Some((index, name)) = name
+                    && let Some(of_name) = of_names.get(rows.names.of_part(*index))
                 {
                     detector.inherit(&of_name.detector, name.running, thresholds);
                 }
@@ -342,13 +412,14 @@ impl Engine {
         let of_processes = &self.rst_storm;
         pass.run(
             &mut self.rst_storm_of_names,
+            &mut rows.names,
             &sample.names,
             |_| Detector::new(thresholds),
             |detector, name, board| {
                 is_raised_for_process(board, Anomaly::RstStorm, &name.labels)
-                    || sample.processes.iter().any(|process| {
+                    || (0..).zip(&sample.processes).any(|(index, process)| {
                         let (of, labels) = (&process.labels, &name.labels);
-                        let watch = of_processes.get(&process.subject());
+                        let watch = of_processes.get(rows.processes.of_part(index));
                         of.name_key() == labels.name_key()
                             && watch.is_some_and(|watch| watch.is_hidden(sample.now))
                     })
@@ -357,9 +428,9 @@ impl Engine {
             },
         );
         // Source addresses are easily forged, so only those that may be a scan are watched, and not any number.
-        let mut room = SOURCES.saturating_sub(self.syn_scan.len());
+        let mut room = SOURCES.saturating_sub(rows.sources.len());
         let is_watched = |source: &&Source| {
-            if self.syn_scan.contains_key(&source.subject()) {
+            if rows.sources.get(&source.subject()).is_some() {
                 return true;
             }
             let scans = f64::from(syn_scan::ports(source)) >= thresholds.scan_ports && room > 0;
@@ -371,7 +442,9 @@ impl Engine {
         self.strays = strays;
         let is_recent = |it: &Source| sample.now.saturating_sub(it.last_at) < RECENT;
         self.strays.retain(is_recent);
-        pass.run_alone(&mut self.syn_scan, &sources);
+        rows.sources
+            .begin(sample.now, sources.iter().map(Part::subject));
+        pass.run_alone(&mut self.syn_scan, &mut rows.sources, &sources);
         self.board.new_changes()
     }
 }

@@ -22,9 +22,12 @@ pub enum Step {
     Clear,
 }
 
-/// Whether one finding is raised.
+/// Whether one finding is raised. Most never are, so that takes no memory.
 #[derive(Debug, Default)]
-pub struct Flag {
+pub struct Flag(Option<Box<History>>);
+
+#[derive(Debug, Default)]
+struct History {
     raised: Option<Raised>,
     /// When it was raised within `flapping_within_seconds`, oldest first.
     raises: VecDeque<Duration>,
@@ -45,25 +48,32 @@ impl Flag {
     /// Since when it is raised, and how severe it is.
     #[must_use]
     pub fn raised(&self) -> Option<(Duration, Severity)> {
-        self.raised.map(|it| (it.since, it.severity))
+        let raised = self.0.as_ref()?.raised?;
+        Some((raised.since, raised.severity))
     }
 
     /// Takes in an assessment. It clears after `hold` seconds of calm.
     pub fn step(&mut self, assessment: &Assessment, hold: f64, at: &At<'_>) -> Step {
         let thresholds = at.thresholds;
-        let Some(raised) = &mut self.raised else {
+        if assessment.raise.is_none() && self.raised().is_none() {
+            return Step::Rest;
+        }
+        let History {
+            raised: now,
+            raises,
+        } = &mut **self.0.get_or_insert_default();
+        let Some(raised) = now else {
             let Some(severity) = assessment.raise else {
                 return Step::Rest;
             };
             let within = thresholds.flapping_within_seconds;
-            self.raises
-                .retain(|raise| at.now.saturating_sub(*raise).as_secs_f64() < within);
-            self.raises.push_back(at.now);
-            let flaps = self.raises.len() as f64 >= thresholds.flapping_raises;
+            raises.retain(|raise| at.now.saturating_sub(*raise).as_secs_f64() < within);
+            raises.push_back(at.now);
+            let flaps = raises.len() as f64 >= thresholds.flapping_raises;
             if flaps {
-                self.raises.pop_front();
+                raises.pop_front();
             }
-            self.raised = Some(Raised {
+            *now = Some(Raised {
                 since: at.now,
                 at_least: match flaps {
                     true => thresholds.flapping_raised_seconds,
@@ -81,7 +91,7 @@ impl Flag {
         raised.calm_since = assessment.calm.then(|| raised.calm_since.unwrap_or(at.now));
         let calm = raised.calm_since.is_some_and(|since| passed(since, hold));
         if calm && passed(raised.since, raised.at_least) {
-            self.raised = None;
+            *now = None;
             return Step::Clear;
         }
         if assessment.raise == Some(Severity::Critical) {
@@ -109,7 +119,7 @@ impl Flag {
 
     /// Ends it, because another finding explains it. Whether it was raised.
     pub fn hide(&mut self) -> bool {
-        self.raised.take().is_some()
+        self.0.as_mut().is_some_and(|it| it.raised.take().is_some())
     }
 }
 

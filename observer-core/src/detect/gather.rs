@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use observer_common::{ProcessKey, WAIT_PROGRAM_ACCEPT};
+use observer_common::{ProcessKey, SYN_SENT, WAIT_PROGRAM_ACCEPT};
 
 use self::{
     culprits::AllPeers,
@@ -98,6 +98,7 @@ impl Gatherer {
                 labels: Arc::clone(labels),
                 running,
                 counts: Counts::read(&it.vitals.counts.slot(), classes),
+                syn_sent: it.vitals.live[usize::from(SYN_SENT)],
                 syn_sent_over_3s,
                 culprits: peers.of_name(labels.name_key()),
             }
@@ -136,6 +137,7 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         }),
         fd_kinds: inputs.fd_kinds.get(&it.key).cloned(),
         walked_at: Some(walk.walked_at),
+        syn_sent: it.vitals.live[usize::from(SYN_SENT)],
         syn_sent_over_3s: walked.syn_sent_over_3s,
         close_wait_over_10s: walked.close_wait_over_10s,
         close_wait_over_60s: walked.close_wait_over_60s,

@@ -97,6 +97,11 @@ impl Detector for ListenOverflow {
         thresholds.listen_hold_seconds
     }
 
+    fn wants_walk(&self, listener: &Listener, thresholds: &Thresholds) -> Option<bool> {
+        // They may wait for long: only a walk can tell.
+        Some(listener.backlog as f64 >= thresholds.listen_stalled)
+    }
+
     fn assess(&mut self, listener: &Listener, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let [overflows, accepts, exhausted] =

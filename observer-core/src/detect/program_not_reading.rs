@@ -23,6 +23,10 @@ impl Detector for ProgramNotReading {
         Self
     }
 
+    fn wants_walk(&self, _: &Process, _: &Thresholds) -> Option<bool> {
+        Some(false)
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, waits) = (at.thresholds, &sample.waits);
         let unread = f64::from(waits.unread);

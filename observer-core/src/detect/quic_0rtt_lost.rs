@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use observer_common::{
     QUIC_ABANDONED, QUIC_CANCELLED, QUIC_FAILED, QUIC_REJECTIONS, QUIC_RESULTS, QUIC_SENT,
+    QuicCounters,
 };
 
 use super::{
@@ -55,9 +56,13 @@ impl Unmatched {
     }
 }
 
-/// State of the detector.
+/// State of the detector; nothing for a process without QUIC, as most are.
 #[derive(Debug)]
-pub struct Quic0RttLost {
+pub struct Quic0RttLost(Option<Box<Early>>);
+
+/// What became of early data.
+#[derive(Debug)]
+struct Early {
     totals: (
         Counters<{ QUIC_RESULTS.len() }>,
         Counters<{ QUIC_REJECTIONS.len() }>,
@@ -78,6 +83,31 @@ impl Detector for Quic0RttLost {
     type Sample = Process;
 
     fn new(_: &Thresholds) -> Self {
+        Self(None)
+    }
+
+    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        let counts = &sample.counts.quic;
+        if self.0.is_none() && *counts == QuicCounters::default() {
+            return Assessment {
+                calm: true,
+                ..Assessment::default()
+            };
+        }
+        let early = self.0.get_or_insert_with(|| Box::new(Early::new()));
+        early.assess(counts, at)
+    }
+
+    fn evidence(&self, _: &Process) -> (Evidence, Vec<Explanation>) {
+        match &self.0 {
+            Some(early) => early.evidence(),
+            None => Early::new().evidence(),
+        }
+    }
+}
+
+impl Early {
+    fn new() -> Self {
         let window = |_| Window::new(SECONDS);
         Self {
             // A process with UDP sockets alone gets its counters with its first event, which is often the loss.
@@ -95,8 +125,8 @@ impl Detector for Quic0RttLost {
         }
     }
 
-    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
-        let (thresholds, counts) = (at.thresholds, &sample.counts.quic);
+    fn assess(&mut self, counts: &QuicCounters, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
         let attempts = self.totals.0.since(counts.attempts);
         let rejections = self.totals.1.since(counts.rejections);
         let sent = counts.resets[QUIC_SENT].iter().sum();
@@ -142,12 +172,10 @@ impl Detector for Quic0RttLost {
         }
     }
 
-    fn evidence(&self, _: &Process) -> (Evidence, Vec<Explanation>) {
+    fn evidence(&self) -> (Evidence, Vec<Explanation>) {
         self.found.clone().unwrap_or_else(|| self.find(true, true))
     }
-}
 
-impl Quic0RttLost {
     /// What the windows show. The causes are those of rejections, of which what was abandoned may not be enough, and
     /// that of connections that failed, if these are enough.
     fn find(&self, abandoned: bool, failed: bool) -> (Evidence, Vec<Explanation>) {

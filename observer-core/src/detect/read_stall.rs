@@ -31,6 +31,10 @@ impl Detector for ReadStall {
         Self
     }
 
+    fn wants_walk(&self, _: &Process, _: &Thresholds) -> Option<bool> {
+        Some(false)
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, waits) = (at.thresholds, &sample.waits);
         let in_use = f64::from(waits.in_use());

@@ -58,6 +58,8 @@ pub struct Process {
     pub descriptors: Option<Descriptors>,
     /// The kinds of the newest descriptors, if they were read.
     pub fd_kinds: Option<Arc<FdKinds>>,
+    /// Sockets in SYN_SENT.
+    pub syn_sent: u32,
     /// CLOCK_MONOTONIC of the walk that what follows is of; `None` for the time of the sample.
     pub walked_at: Option<Duration>,
     /// Sockets in SYN_SENT for over 3 s.
@@ -93,6 +95,7 @@ impl Process {
             descriptors: None,
             fd_kinds: None,
             walked_at: None,
+            syn_sent: 0,
             syn_sent_over_3s: 0,
             close_wait_over_10s: 0,
             close_wait_over_60s: 0,
@@ -116,7 +119,9 @@ pub struct Name {
     pub running: u32,
     /// Totals.
     pub counts: Counts,
-    /// Sockets in SYN_SENT for over 3 s.
+    /// Sockets in SYN_SENT.
+    pub syn_sent: u32,
+    /// The same, for over 3 s.
     pub syn_sent_over_3s: u32,
     /// With whom its connections fail.
     pub culprits: Culprits,

@@ -44,7 +44,7 @@ impl Pace {
     /// Length of a window's second: longer if samples are further apart, because the distribution
     /// of events between samples is unknown.
     fn second(self) -> u64 {
-        (self.0.as_millis().div_ceil(1000) as u64).max(1)
+        (self.0.as_secs() + u64::from(self.0.subsec_millis() > 0)).max(1)
     }
 }
 

@@ -1,50 +1,26 @@
 //! One pass of a detector over the parts of a sample that it is about, by the rules that all findings follow.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use super::super::{
-    board::Board,
-    detector::{Assessment, At, Detector, seconds},
-    finding::{Change, Finding, Holder, Subject},
-    flag::{Flag, Step},
-    host::Host,
-    sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
+use super::{
+    super::{
+        board::Board,
+        detector::{Assessment, At, Detector, seconds},
+        finding::{Change, Finding, Holder, Subject},
+        flag::Step,
+        host::Host,
+        sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
+    },
+    watches::{Rows, Watches},
 };
 use crate::table::Labels;
 
 /// A subject that is not in the samples for this time is forgotten. A finding of it is over.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// One detector of one subject.
-pub(super) struct Watch<D> {
-    pub(super) detector: D,
-    pub(super) flag: Flag,
-    /// When it was in a sample.
-    seen: Duration,
-    hidden_until: Option<Duration>,
-    /// Of the last assessment.
-    score: f64,
-}
-
-/// Score from which a finding is suspected.
-const SUSPECTED: f64 = 0.5;
-
-impl<D> Watch<D> {
-    pub(super) fn is_hidden(&self, now: Duration) -> bool {
-        self.hidden_until.is_some_and(|until| now < until)
-    }
-
-    /// Whether it is raised, or half way to it, so that it is worth knowing more.
-    pub(super) fn is_suspected(&self) -> bool {
-        self.flag.raised().is_some() || self.score >= SUSPECTED
-    }
-}
-
-pub(super) type Watches<D> = HashMap<Subject, Watch<D>>;
-
 /// The labels of the only holder, or of the name with the largest share, because the process with
 /// the largest share changes often. A raised finding keeps its labels while they are those of a
 /// holder, or while no holder is known.
@@ -145,38 +121,41 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// `begin` makes the detector of a new subject; `is_explained` says whether another finding explains it.
+    /// `rows` are those of `parts`; `begin` makes the detector of a new subject; `is_explained` says whether another
+    /// finding explains it.
     pub(super) fn run<D: Detector<Sample: Part>>(
         &mut self,
         watches: &mut Watches<D>,
+        rows: &mut Rows,
         parts: &[D::Sample],
         begin: impl Fn(&D::Sample) -> D,
         is_explained: impl Fn(&D, &D::Sample, &Board) -> bool,
     ) {
         let hold = D::hold(self.at.thresholds);
         let mut loud = Vec::new();
-        for part in parts {
-            let subject = part.subject();
-            let watch = watches.entry(subject.clone()).or_insert_with(|| Watch {
-                detector: begin(part),
-                flag: Flag::default(),
-                seen: self.at.now,
-                hidden_until: None,
-                score: 0.0,
-            });
-            watch.seen = self.at.now;
+        let (mut suspected, mut wants_walks) = (false, false);
+        for (index, part) in parts.iter().enumerate() {
+            let row = rows.of_part(index);
+            let watch = watches.get_or_begin(row, rows, || begin(part));
             self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
             let assessment = watch.detector.assess(part, &self.at);
             watch.score = assessment.score;
+            suspected |= watch.is_suspected();
+            let is_wanted = watch.detector.wants_walk(part, self.at.thresholds);
+            if let Some(is_wanted) = is_wanted {
+                wants_walks |= watch.wants_walks(self.at.now, is_wanted);
+            }
             if self.at.raised || assessment.raise.is_some() {
-                loud.push((watch.detector.comes_last(part), subject, part, assessment));
+                loud.push((watch.detector.comes_last(part), row, part, assessment));
             }
         }
         loud.sort_by_key(|(last, ..)| *last);
-        for (_, subject, part, assessment) in loud {
-            let Some(watch) = watches.get_mut(&subject) else {
+        (watches.any_suspected, watches.any_wants_walks) = (suspected, wants_walks);
+        for (_, row, part, assessment) in loud {
+            let Some(watch) = watches.get_mut(row) else {
                 continue;
             };
+            let subject = part.subject();
             if is_explained(&watch.detector, part, self.board) {
                 watch.hidden_until = seconds(self.at.thresholds.hidden_seconds)
                     .map(|hidden| self.at.now.saturating_add(hidden));
@@ -238,25 +217,29 @@ impl Pass<'_> {
             }
             self.board.put(finding);
         }
-        self.forget(watches, hold);
+        self.forget(watches, rows, hold);
     }
 
     /// For findings that no other explains.
     pub(super) fn run_alone<D: Detector<Sample: Part>>(
         &mut self,
         watches: &mut Watches<D>,
+        rows: &mut Rows,
         parts: &[D::Sample],
     ) {
         let thresholds = self.at.thresholds;
-        self.run(watches, parts, |_| D::new(thresholds), |_, _, _| false);
+        self.run(
+            watches,
+            rows,
+            parts,
+            |_| D::new(thresholds),
+            |_, _, _| false,
+        );
     }
 
     /// Subjects that no longer exist count as below the threshold.
-    fn forget<D: Detector>(&mut self, watches: &mut Watches<D>, hold: f64) {
-        watches.retain(|subject, watch| {
-            if watch.seen == self.at.now {
-                return true;
-            }
+    fn forget<D: Detector>(&mut self, watches: &mut Watches<D>, rows: &mut Rows, hold: f64) {
+        watches.retain_gone(rows, |subject, seen, watch| {
             let gone = Assessment {
                 calm: true,
                 ..Assessment::default()
@@ -264,7 +247,7 @@ impl Pass<'_> {
             if watch.flag.step(&gone, hold, &self.at) == Step::Clear {
                 self.board.clear(D::ANOMALY, subject, self.at.now);
             }
-            let forgotten = self.at.now.saturating_sub(watch.seen) >= FORGOTTEN;
+            let forgotten = self.at.now.saturating_sub(seen) >= FORGOTTEN;
             watch.flag.raised().is_some() || !forgotten
         });
     }

@@ -88,6 +88,7 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
         labels: Arc::new(Labels::name("api", "api.service")),
         running: u32::from(pid.is_some()),
         counts,
+        syn_sent: 0,
         syn_sent_over_3s: 0,
         culprits: Culprits::default(),
     };
@@ -100,6 +101,49 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
         names: vec![name],
         ..Sample::default()
     }
+}
+
+#[test]
+fn walks_are_wanted_when_connections_may_be_stuck() {
+    let wanted = |sample: Sample| play(5, |_| sample.clone()).1.wants_walks();
+    let connecting = |syn_sent| Sample {
+        processes: vec![Process {
+            syn_sent,
+            ..process(1)
+        }],
+        ..Sample::default()
+    };
+    let waiting = |backlog| {
+        let place = ListenAddress {
+            netns: 1,
+            address: "0.0.0.0:80".parse().unwrap(),
+        };
+        Sample {
+            listeners: vec![Listener {
+                sockets: 1,
+                backlog,
+                max_backlog: 511,
+                ..Listener::new(place)
+            }],
+            ..Sample::default()
+        }
+    };
+    let walked = |close_wait| Sample {
+        processes: vec![Process {
+            close_wait_over_10s: close_wait,
+            descriptors: Some(Descriptors {
+                open: 12,
+                limit: 16,
+                measured_at: Duration::ZERO,
+            }),
+            ..process(1)
+        }],
+        ..Sample::default()
+    };
+    // Of connect-waiting and listen-stalled, and half of close-wait-few.
+    let few = [connecting(9), waiting(2), walked(3)].map(wanted);
+    let many = [connecting(10), waiting(3), walked(4)].map(wanted);
+    assert_eq!((few, many), ([false; 3], [true; 3]));
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
             labels: Arc::new(Labels::name(it.labels.comm(), it.labels.unit())),
             running: 1,
             counts: it.counts,
+            syn_sent: 0,
             syn_sent_over_3s: 0,
             culprits: Culprits::default(),
         });

@@ -367,6 +367,7 @@ fn name(comm: &str, connect: u64, bind: u64) -> Name {
         labels: Arc::new(Labels::name(comm, "")),
         running: 0,
         counts: searches(connect, bind),
+        syn_sent: 0,
         syn_sent_over_3s: 0,
         culprits: Culprits::default(),
     }

@@ -157,6 +157,7 @@ pub fn name(counts: Counts) -> Name {
         labels: Arc::new(Labels::name("p", "u")),
         running: 0,
         counts,
+        syn_sent: 0,
         syn_sent_over_3s: 0,
         culprits: Culprits::default(),
     }

@@ -1,0 +1,255 @@
+//! The states of detectors, by subject. A subject is looked up once for all of its detectors.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::super::{finding::Subject, flag::Flag};
+
+/// Score from which a finding is suspected.
+const SUSPECTED: f64 = 0.5;
+/// A walk is wanted for this time after a finding was suspected or raised.
+const WALKS_WANTED: Duration = Duration::from_secs(30);
+/// Time until the same suspicion wants walks again.
+const WALKS_WANTED_AGAIN: Duration = Duration::from_secs(300);
+
+/// Number of a subject in [`Watches`].
+pub(super) type Row = usize;
+
+/// The subjects of one kind that are watched.
+#[derive(Default)]
+pub(super) struct Rows {
+    numbers: HashMap<Subject, Row>,
+    /// By number.
+    subjects: Vec<Option<Subject>>,
+    /// Number of its watches.
+    held: Vec<u32>,
+    free: Vec<Row>,
+    /// When it was in a sample.
+    seen: Vec<Duration>,
+    /// Those of the parts of the current sample.
+    of_parts: Vec<Row>,
+    /// Those that are not in it.
+    gone: Vec<Row>,
+}
+
+impl Rows {
+    pub(super) fn get(&self, subject: &Subject) -> Option<Row> {
+        self.numbers.get(subject).copied()
+    }
+
+    /// The subject of a row that is held.
+    pub(super) fn subject(&self, row: Row) -> Option<&Subject> {
+        self.subjects.get(row)?.as_ref()
+    }
+
+    /// Begins a sample with parts of these subjects.
+    pub(super) fn begin(&mut self, now: Duration, parts: impl Iterator<Item = Subject>) {
+        let mut rows = std::mem::take(&mut self.of_parts);
+        rows.clear();
+        rows.extend(parts.map(|subject| self.add(subject)));
+        for row in &rows {
+            self.seen[*row] = now;
+        }
+        self.of_parts = rows;
+        self.gone.clear();
+        let gone = (0..self.seen.len()).filter(|row| self.held[*row] > 0 && self.seen[*row] != now);
+        self.gone.extend(gone);
+    }
+
+    /// The row of a part of the current sample, by its index.
+    pub(super) fn of_part(&self, index: usize) -> Row {
+        self.of_parts[index]
+    }
+
+    /// Number of subjects.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Of a subject that may be new. Its number is free again once the last watch of it has been released.
+    fn add(&mut self, subject: Subject) -> Row {
+        if let Some(row) = self.get(&subject) {
+            return row;
+        }
+        let row = self.free.pop().unwrap_or_else(|| {
+            self.subjects.push(None);
+            self.held.push(0);
+            self.seen.push(Duration::ZERO);
+            self.subjects.len() - 1
+        });
+        self.subjects[row] = Some(subject.clone());
+        self.numbers.insert(subject, row);
+        row
+    }
+
+    fn hold(&mut self, row: Row) {
+        self.held[row] += 1;
+    }
+
+    fn release(&mut self, row: Row) {
+        self.held[row] -= 1;
+        if self.held[row] == 0
+            && let Some(subject) = self.subjects[row].take()
+        {
+            self.numbers.remove(&subject);
+            self.free.push(row);
+        }
+    }
+}
+
+/// One detector of one subject.
+pub(super) struct Watch<D> {
+    pub(super) detector: D,
+    pub(super) flag: Flag,
+    pub(super) hidden_until: Option<Duration>,
+    /// Of the last assessment.
+    pub(super) score: f64,
+    /// When walks were last wanted for it.
+    walks_wanted_at: Option<Duration>,
+}
+
+impl<D> Watch<D> {
+    fn new(detector: D) -> Self {
+        Self {
+            detector,
+            flag: Flag::default(),
+            hidden_until: None,
+            score: 0.0,
+            walks_wanted_at: None,
+        }
+    }
+
+    pub(super) fn is_hidden(&self, now: Duration) -> bool {
+        self.hidden_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is raised, or half way to it, so that it is worth knowing more.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.flag.raised().is_some() || self.score >= SUSPECTED
+    }
+
+    /// Whether it wants walks soon. They cost more than their share then, so what lasts wants them only now and then.
+    pub(super) fn wants_walks(&mut self, now: Duration, is_wanted: bool) -> bool {
+        let since = |at: Duration| now.saturating_sub(at);
+        let again = self
+            .walks_wanted_at
+            .is_none_or(|at| since(at) >= WALKS_WANTED_AGAIN);
+        if again && (is_wanted || self.is_suspected()) {
+            self.walks_wanted_at = Some(now);
+        }
+        self.walks_wanted_at
+            .is_some_and(|at| since(at) < WALKS_WANTED)
+    }
+}
+
+/// One detector of all subjects of a kind.
+pub(super) struct Watches<D> {
+    by_row: Vec<Option<Watch<D>>>,
+    /// Whether any is raised, or half way to it, as of the last pass.
+    pub(super) any_suspected: bool,
+    /// Whether any wants walks soon, as of the last pass.
+    pub(super) any_wants_walks: bool,
+}
+
+impl<D> Default for Watches<D> {
+    fn default() -> Self {
+        Self {
+            by_row: Vec::new(),
+            any_suspected: false,
+            any_wants_walks: false,
+        }
+    }
+}
+
+impl<D> Watches<D> {
+    pub(super) fn get(&self, row: Row) -> Option<&Watch<D>> {
+        self.by_row.get(row)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, row: Row) -> Option<&mut Watch<D>> {
+        self.by_row.get_mut(row)?.as_mut()
+    }
+
+    /// That of a row, with the detector that `begin` makes if it is new.
+    pub(super) fn get_or_begin(
+        &mut self,
+        row: Row,
+        rows: &mut Rows,
+        begin: impl FnOnce() -> D,
+    ) -> &mut Watch<D> {
+        if self.by_row.len() <= row {
+            self.by_row.resize_with(row + 1, || None);
+        }
+        self.by_row[row].get_or_insert_with(|| {
+            rows.hold(row);
+            Watch::new(begin())
+        })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Row, &Watch<D>)> {
+        let all = self.by_row.iter().enumerate();
+        all.filter_map(|(row, watch)| Some((row, watch.as_ref()?)))
+    }
+
+    /// Keeps those that `keep` accepts, of subjects that are not in the current sample. It is told when they last were.
+    pub(super) fn retain_gone(
+        &mut self,
+        rows: &mut Rows,
+        mut keep: impl FnMut(&Subject, Duration, &mut Watch<D>) -> bool,
+    ) {
+        let gone = std::mem::take(&mut rows.gone);
+        for &row in &gone {
+            let subject = rows.subjects[row].as_ref();
+            let Some((subject, watch)) = subject.zip(self.get_mut(row)) else {
+                continue;
+            };
+            if keep(subject, rows.seen[row], watch) {
+                self.any_suspected |= watch.is_suspected();
+            } else {
+                self.by_row[row] = None;
+                rows.release(row);
+            }
+        }
+        rows.gone = gone;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_used_again_once_nothing_holds_it() {
+        let mut rows = Rows::default();
+        let [one, two] = [1, 2].map(Subject::Namespace);
+        let mut watches = [Watches::<()>::default(), Watches::default()];
+        let at = Duration::from_secs;
+        rows.begin(at(1), [one.clone(), two.clone()].into_iter());
+        let row = rows.of_part(0);
+        for watches in &mut watches {
+            for part in 0..2 {
+                watches.get_or_begin(rows.of_part(part), &mut rows, || ());
+            }
+        }
+        rows.begin(at(3), [two].into_iter());
+        watches[0].retain_gone(&mut rows, |subject, seen, _| {
+            assert_eq!((subject, seen), (&one, at(1)));
+            false
+        });
+        assert_eq!((rows.get(&one), rows.len()), (Some(row), 2));
+        watches[1].retain_gone(&mut rows, |_, _, _| false);
+        assert_eq!((rows.get(&one), rows.len()), (None, 1));
+        rows.begin(at(4), [Subject::Namespace(3)].into_iter());
+        assert_eq!(rows.of_part(0), row);
+        assert!(watches.iter().all(|it| it.get(row).is_none()));
+    }
+
+    #[test]
+    fn what_lasts_wants_walks_for_thirty_seconds_of_five_minutes() {
+        let mut watch = Watch::new(());
+        watch.score = SUSPECTED;
+        let mut wanted = |second| watch.wants_walks(Duration::from_secs(second), false);
+        let times: Vec<u64> = (0..900).filter(|second| wanted(*second)).collect();
+        let expected: Vec<u64> = [0..30, 300..330, 600..630].into_iter().flatten().collect();
+        assert_eq!(times, expected);
+    }
+}
