@@ -239,8 +239,8 @@ settings! {
     reconcile_interval: Interval => Duration = Duration::from_secs(10), live;
 
     /// Share of one CPU that walks over connections may take; the more it is, the more often they
-    /// update ports in use, stalled and quiet connections. Ten times as much while ports run out
-    /// [default: 0.2%]
+    /// update ports in use, stalled and quiet connections. Ten times as much while ports run out,
+    /// or for 30 seconds after a finding that walks know more of is suspected [default: 0.2%]
     #[arg(help_heading = "Intervals", value_name = "PERCENT", env = "OBSERVER_WALK_CPU")]
     walk_cpu: CpuShare => f64 = 0.002, live;
 

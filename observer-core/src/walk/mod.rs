@@ -19,7 +19,7 @@ mod waits;
 pub use collector::Collector;
 pub use destination::{Destination, address};
 pub use history::History;
-pub use pace::pause;
+pub use pace::Pause;
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk};
 pub use waits::{NOBODY, Peer, PeerWait, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// pause is longer than the longest.
 const SPARE: f64 = 1.6;
 
-/// While the ports of a destination run out, walks may take this many times their share.
+/// While the ports of a destination run out, or a finding may come that walks know more of, walks may take this many times their share.
 const URGENT: f64 = 10.0;
 
 /// Fraction of a destination's ports from which on the next walk is urgent.
@@ -15,18 +15,29 @@ const FULL: f64 = 0.25;
 /// Growth of that fraction until the next walk that makes it urgent.
 const GROWTH: f64 = 0.10;
 
-/// Pause after a walk that took `cost` of CPU time, found the `fullest` destination with this fraction of its
-/// ports blocked, and one with `growth` of that fraction per second. No longer than `longest`, unless there are
-/// so many sockets that walks would take more than `share` of a CPU.
-#[must_use]
-pub fn pause(cost: Duration, fullest: f64, growth: f64, longest: Duration, share: f64) -> Duration {
-    let least = cost.div_f64(share);
-    let pause = least.mul_f64(SPARE).min(longest.max(least));
-    let urgent = fullest >= FULL || growth * pause.as_secs_f64() >= GROWTH;
-    if urgent {
-        pause.min(least.div_f64(URGENT))
-    } else {
-        pause
+/// When to walk next, after a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// The pause.
+    pub usual: Duration,
+    /// While a finding may come that walks know more of: at most [`URGENT`] times the share of a CPU.
+    pub urgent: Duration,
+}
+
+impl Pause {
+    /// After a walk that took `cost` of CPU time, found the `fullest` destination with this fraction of its ports
+    /// blocked, and one with `growth` of that fraction per second. The usual one is no longer than `longest`, unless
+    /// there are so many sockets that walks would take more than `share` of a CPU.
+    #[must_use]
+    pub fn after(cost: Duration, fullest: f64, growth: f64, longest: Duration, share: f64) -> Self {
+        let least = cost.div_f64(share);
+        let pause = least.mul_f64(SPARE).min(longest.max(least));
+        let urgent = pause.min(least.div_f64(URGENT));
+        let is_urgent = fullest >= FULL || growth * pause.as_secs_f64() >= GROWTH;
+        Self {
+            usual: if is_urgent { urgent } else { pause },
+            urgent,
+        }
     }
 }
 
@@ -38,7 +49,8 @@ mod tests {
     const SHARE: f64 = 0.002;
 
     fn of_ms(cost: u64, fullest: f64, growth: f64) -> u128 {
-        pause(Duration::from_millis(cost), fullest, growth, LONGEST, SHARE).as_millis()
+        let pause = Pause::after(Duration::from_millis(cost), fullest, growth, LONGEST, SHARE);
+        pause.usual.as_millis()
     }
 
     #[test]
@@ -58,10 +70,17 @@ mod tests {
 
     #[test]
     fn the_share_of_a_cpu_is_a_setting() {
-        let pause = |share| pause(Duration::from_millis(20), 0.0, 0.0, LONGEST, share);
+        let cost = Duration::from_millis(20);
+        let pause = |share| Pause::after(cost, 0.0, 0.0, LONGEST, share).usual;
         assert_eq!(pause(0.01).as_millis(), 3_200);
         assert_eq!(pause(0.1).as_millis(), 320);
         // Longer than the longest, as each walk takes 20 ms of 200 seconds.
         assert_eq!(pause(0.0001).as_secs(), 200);
+    }
+
+    #[test]
+    fn a_suspicion_makes_walks_urgent() {
+        let pause = Pause::after(Duration::from_millis(20), 0.0, 0.0, LONGEST, SHARE);
+        assert_eq!((pause.usual.as_secs(), pause.urgent.as_secs()), (16, 1));
     }
 }

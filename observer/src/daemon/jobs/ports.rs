@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use observer_core::{
     config::Settings,
     net::sysctls::{self, Sysctls},
-    sync::write,
-    walk::{Collector, History, Walk, pause},
+    sync::{read, write},
+    walk::{Collector, History, Pause, Walk},
 };
 use tracing::debug;
 
@@ -30,6 +30,8 @@ pub struct Ports {
     /// Share of one CPU that walks may take.
     share: f64,
     pace: Paced,
+    /// Next to `pace`, for when a finding may come.
+    urgent: Paced,
     last_took: Duration,
     history: History,
 }
@@ -43,6 +45,7 @@ impl Ports {
             longest: Duration::ZERO,
             share: 1.0,
             pace: Paced::new(),
+            urgent: Paced::new(),
             last_took: Duration::ZERO,
             history: History::default(),
         }
@@ -84,7 +87,8 @@ impl Job for Ports {
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
-        if !self.pace.is_due() {
+        let is_urgent = || self.urgent.is_due() && read(&self.shared.engine).wants_walks();
+        if !self.pace.is_due() && !is_urgent() {
             return Ok(());
         }
         let (walk, took) = timed(|| self.walk());
@@ -107,8 +111,9 @@ impl Job for Ports {
         let cost = took.min(self.last_took);
         self.last_took = took;
         let (fullest, growth) = (walk.fullest(), self.history.growth());
-        let pause = pause(cost, fullest, growth, self.longest, self.share);
-        self.pace.pause(pause);
+        let pause = Pause::after(cost, fullest, growth, self.longest, self.share);
+        self.pace.pause(pause.usual);
+        self.urgent.pause(pause.urgent);
         {
             let mut table = self.shared.discover();
             table.update_ports(&walk, self.top);
