@@ -7,58 +7,10 @@ use super::{
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
     finding::{Breakdown, Evidence, PeerShare, Severity},
-    sample::{ConnectResult, Counts, Culprits, Name, Process},
+    sample::{ConnectResult, Connecting, Counts},
     settings::Thresholds,
     windows::{Counters, Recent, Window},
 };
-
-/// Processes and names.
-pub trait Connecting {
-    /// Totals.
-    fn counts(&self) -> &Counts;
-    /// Sockets in SYN_SENT.
-    fn connecting(&self) -> u32;
-    /// Of those, as of the last walk, for over 3 s.
-    fn waiting(&self) -> u32;
-    /// With whom connections fail.
-    fn culprits(&self) -> &Culprits;
-}
-
-impl Connecting for Process {
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn connecting(&self) -> u32 {
-        self.syn_sent
-    }
-
-    fn waiting(&self) -> u32 {
-        self.syn_sent_over_3s
-    }
-
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
-}
-
-impl Connecting for Name {
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn connecting(&self) -> u32 {
-        self.syn_sent
-    }
-
-    fn waiting(&self) -> u32 {
-        self.syn_sent_over_3s
-    }
-
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
-}
 
 /// Results that do not count if some connects succeed: without IPv6, half of all attempts always end with ENETUNREACH.
 const IGNORABLE: [ConnectResult; 3] = [

@@ -10,19 +10,15 @@ use super::{
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
     finding::{Breakdown, Direction, Evidence, Severity},
-    sample::{ConnectResult, Counts, Culprits, Name, Process, ReceivedReset, SentReset},
+    sample::{ConnectResult, Connecting, Counts, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
     windows::{Counters, Recent, Window, approach},
 };
 
 /// The thresholds that differ between processes and names.
-pub trait Resetting {
+pub trait Resetting: Connecting {
     /// Seconds that are looked at.
     const SECONDS: u64;
-    /// Totals.
-    fn counts(&self) -> &Counts;
-    /// With whom connections fail.
-    fn culprits(&self) -> &Culprits;
     /// The local process at the other end.
     fn peer(&self) -> Option<ProcessKey> {
         None
@@ -39,14 +35,6 @@ pub trait Resetting {
 
 impl Resetting for Process {
     const SECONDS: u64 = 10;
-
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
 
     fn peer(&self) -> Option<ProcessKey> {
         self.reset_peer
@@ -74,14 +62,6 @@ impl Resetting for Process {
 
 impl Resetting for Name {
     const SECONDS: u64 = 60;
-
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
 
     fn hot(thresholds: &Thresholds) -> f64 {
         thresholds.rst_name_hot_seconds

@@ -127,6 +127,54 @@ pub struct Name {
     pub culprits: Culprits,
 }
 
+/// What processes and names have in common.
+pub trait Connecting {
+    /// Totals.
+    fn counts(&self) -> &Counts;
+    /// Sockets in SYN_SENT.
+    fn connecting(&self) -> u32;
+    /// Of those, as of the last walk, for over 3 s.
+    fn waiting(&self) -> u32;
+    /// With whom connections fail.
+    fn culprits(&self) -> &Culprits;
+}
+
+impl Connecting for Process {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn connecting(&self) -> u32 {
+        self.syn_sent
+    }
+
+    fn waiting(&self) -> u32 {
+        self.syn_sent_over_3s
+    }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
+    }
+}
+
+impl Connecting for Name {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn connecting(&self) -> u32 {
+        self.syn_sent
+    }
+
+    fn waiting(&self) -> u32 {
+        self.syn_sent_over_3s
+    }
+
+    fn culprits(&self) -> &Culprits {
+        &self.culprits
+    }
+}
+
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
 /// in a network namespace, for all destinations.
 #[derive(Clone, Debug)]

@@ -5,10 +5,9 @@ use std::marker::PhantomData;
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    connect_failures::Connecting,
     detector::{Assessment, At, Detector, all, share},
     finding::{Evidence, Severity},
-    sample::SentReset,
+    sample::{Connecting, SentReset},
     settings::Thresholds,
     windows::{Counters, Window},
 };
