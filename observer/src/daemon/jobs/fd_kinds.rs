@@ -16,15 +16,20 @@ use crate::daemon::{
 
 /// Interval between two reads of a process.
 const LOOK: Duration = Duration::from_secs(30);
+/// Growth since the last read, as a fraction of the limit, after which a process is read at once: what it had before is
+/// not what makes it run out.
+const GROWN: f64 = 0.1;
 /// A read is followed by a pause of this many times its CPU time, which is proportional to the
 /// descriptors and to the sockets of the network namespace: at most 1/1000 of a CPU.
 const PAUSE: u32 = 1_000;
-/// The same for the first read of a process: until then, the cause of a finding about it is unknown.
-const PAUSE_OF_FIRST: u32 = 50;
+/// The same for a process that has not been read or has grown: until then, the cause of a finding about it is unknown.
+const PAUSE_OF_URGENT: u32 = 50;
 
-/// State of a process.
+/// The last read of a process.
 struct Look {
     at: Instant,
+    /// Open descriptors then.
+    open: u64,
     kinds: Option<Arc<FdKinds>>,
 }
 
@@ -33,8 +38,8 @@ pub struct KindsOfFds {
     /// [`is_filling`].
     share: f64,
     looks: HashMap<ProcessKey, Look>,
-    /// Pauses of first reads of a process, and of others.
-    first: Paced,
+    /// Pauses of urgent reads, and of others.
+    urgent: Paced,
     other: Paced,
 }
 
@@ -44,7 +49,7 @@ impl KindsOfFds {
             shared,
             share: 1.0,
             looks: HashMap::new(),
-            first: Paced::new(),
+            urgent: Paced::new(),
             other: Paced::new(),
         }
     }
@@ -54,25 +59,47 @@ impl KindsOfFds {
 /// then, and the finding names them.
 const NEAR: f64 = 0.95;
 
-/// Whether a process has used this fraction of its limit.
-fn is_filling(process: &ProcessVitals, share: f64) -> bool {
-    let resources = &process.resources;
-    let both = resources.open_fds.zip(resources.max_fds);
-    both.is_some_and(|(open, limit)| open as f64 >= share * limit as f64)
+/// A process that has used the fraction of its limit.
+struct Suspect {
+    key: ProcessKey,
+    open: u64,
+    limit: u64,
 }
 
-/// The process that was read the longest ago, or never, if the interval has passed.
-fn due(
-    suspects: &HashSet<ProcessKey>,
-    last: impl Fn(&ProcessKey) -> Option<Instant>,
+impl Suspect {
+    /// `None` if the process has not used that fraction.
+    fn of(process: &ProcessVitals, share: f64) -> Option<Self> {
+        let resources = &process.resources;
+        let (open, limit) = resources.open_fds.zip(resources.max_fds)?;
+        (open as f64 >= share * limit as f64).then_some(Self {
+            key: process.key,
+            open,
+            limit,
+        })
+    }
+
+    /// Whether it has not been read, or has grown since.
+    fn is_urgent(&self, last: Option<&Look>) -> bool {
+        last.is_none_or(|last| {
+            self.open.saturating_sub(last.open) as f64 >= GROWN * self.limit as f64
+        })
+    }
+}
+
+/// The suspect to read next and whether it is urgent: those that are, then what was read the longest ago, if the
+/// interval has passed.
+fn due<'a>(
+    suspects: &'a [Suspect],
+    looks: &HashMap<ProcessKey, Look>,
     now: Instant,
-) -> Option<&ProcessKey> {
-    let (key, last) = suspects
+) -> Option<(&'a Suspect, bool)> {
+    let last = |it: &Suspect| looks.get(&it.key);
+    let (is_urgent, at, suspect) = suspects
         .iter()
-        .map(|key| (key, last(key)))
-        .min_by_key(|(_, last)| *last)?;
-    let is_due = last.is_none_or(|last| now.duration_since(last) >= LOOK);
-    is_due.then_some(key)
+        .map(|it| (it.is_urgent(last(it)), last(it).map(|last| last.at), it))
+        .min_by_key(|(is_urgent, at, _)| (!is_urgent, *at))?;
+    let is_due = is_urgent || at.is_none_or(|at| now.duration_since(at) >= LOOK);
+    is_due.then_some((suspect, is_urgent))
 }
 
 impl Job for KindsOfFds {
@@ -90,26 +117,32 @@ impl Job for KindsOfFds {
 
     /// One process at a time, so that a pause follows each.
     fn run(&mut self) -> anyhow::Result<()> {
-        if !self.first.is_due() {
+        if !self.urgent.is_due() {
             return Ok(());
         }
         let now = Instant::now();
         let snapshot = self.shared.snapshot.borrow().clone();
-        let processes = snapshot
-            .processes
-            .iter()
-            .filter(|it| is_filling(it, self.share));
-        let suspects: HashSet<_> = processes.map(|it| it.key).collect();
+        let suspects = snapshot.processes.iter();
+        let suspects: Vec<_> = suspects
+            .filter_map(|it| Suspect::of(it, self.share))
+            .collect();
+        let keys: HashSet<_> = suspects.iter().map(|it| it.key).collect();
         let known = self.looks.len();
-        self.looks.retain(|key, _| suspects.contains(key));
+        self.looks.retain(|key, _| keys.contains(key));
         let mut changed = self.looks.len() < known;
-        let last = |key: &ProcessKey| self.looks.get(key).map(|look| look.at);
-        let may_be = |key: &&ProcessKey| last(key).is_none() || self.other.is_due();
-        if let Some(key) = due(&suspects, last, now).filter(may_be).copied() {
+        if let Some((suspect, is_urgent)) = due(&suspects, &self.looks, now)
+            && (is_urgent || self.other.is_due())
+        {
+            let key = suspect.key;
             let (kinds, took) = timed(|| self.shared.facts.fd_kinds(&key).map(Arc::new));
-            let is_first = self.looks.insert(key, Look { at: now, kinds }).is_none();
-            self.first.pause(PAUSE_OF_FIRST * took);
-            if !is_first {
+            let look = Look {
+                at: now,
+                open: suspect.open,
+                kinds,
+            };
+            self.looks.insert(key, look);
+            self.urgent.pause(PAUSE_OF_URGENT * took);
+            if !is_urgent {
                 self.other.pause(PAUSE * took);
             }
             changed = true;
@@ -127,28 +160,60 @@ impl Job for KindsOfFds {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_was_looked_at_the_longest_ago_is_next() {
-        let key = |tgid| ProcessKey {
+    fn suspect(tgid: u32, open: u64) -> Suspect {
+        let key = ProcessKey {
             start_boottime_ns: 1,
             tgid,
             reserved: 0,
         };
-        let suspects: HashSet<_> = [1, 2, 3].map(key).into();
+        Suspect {
+            key,
+            open,
+            limit: 100,
+        }
+    }
+
+    /// The reads of a hundred seconds, by second and process.
+    fn reads(suspects: impl Fn(u64) -> Vec<Suspect>) -> Vec<(u64, u32)> {
         let start = Instant::now();
         let mut looks = HashMap::new();
         let mut seen = Vec::new();
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
-            if let Some(key) = due(&suspects, |key| looks.get(key).copied(), now) {
-                looks.insert(*key, now);
-                seen.push((second, key.tgid));
+            if let Some((suspect, _)) = due(&suspects(second), &looks, now) {
+                let look = Look {
+                    at: now,
+                    open: suspect.open,
+                    kinds: None,
+                };
+                looks.insert(suspect.key, look);
+                seen.push((second, suspect.key.tgid));
             }
         }
-        let seconds: Vec<_> = seen.iter().map(|(second, _)| *second).collect();
-        assert_eq!(seconds, [0, 1, 2, 30, 31, 32, 60, 61, 62, 90, 91, 92]);
-        let first: Vec<_> = seen.iter().map(|(_, pid)| *pid).take(3).collect();
-        let again: Vec<_> = seen.iter().map(|(_, pid)| *pid).skip(9).collect();
-        assert_eq!(first, again);
+        seen
+    }
+
+    #[test]
+    fn who_was_looked_at_the_longest_ago_is_next() {
+        let seen = reads(|_| [1, 2, 3].map(|tgid| suspect(tgid, 50)).into());
+        let expected: Vec<_> = [0, 30, 60, 90]
+            .into_iter()
+            .flat_map(|second| [(second, 1), (second + 1, 2), (second + 2, 3)])
+            .collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn who_has_grown_is_looked_at_again() {
+        let seen = reads(|second| {
+            let grown = suspect(1, 50 + second.saturating_sub(10).min(30));
+            vec![grown, suspect(2, 50)]
+        });
+        let of = |pid: u32| {
+            let of = seen.iter().filter(move |(_, tgid)| *tgid == pid);
+            of.map(|(second, _)| *second).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1), [0, 20, 30, 40, 70]);
+        assert_eq!(of(2), [1, 31, 61, 91]);
     }
 }
