@@ -162,7 +162,7 @@ fn some_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, 
 pub enum Change {
     /// It is new.
     Raised(Finding),
-    /// Its severity changed, or it is as before and was last reported ten minutes ago.
+    /// Its severity or its first cause changed, or it is as before and was last reported ten minutes ago.
     Updated(Finding),
     /// It is over, or another finding explains it.
     Cleared(Finding),

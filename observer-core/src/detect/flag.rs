@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
+    cause::Cause,
     detector::{Assessment, At},
     finding::Severity,
 };
@@ -38,6 +39,8 @@ struct Raised {
     since: Duration,
     at_least: f64,
     severity: Severity,
+    /// The first cause when it was last reported.
+    cause: Option<&'static Cause>,
     /// When it last was critical.
     critical_at: Option<Duration>,
     reported_at: Duration,
@@ -80,6 +83,7 @@ impl Flag {
                     false => thresholds.min_raised_seconds,
                 },
                 severity,
+                cause: None,
                 critical_at: (severity == Severity::Critical).then_some(at.now),
                 reported_at: at.now,
                 calm_since: None,
@@ -117,6 +121,25 @@ impl Flag {
         Step::Keep
     }
 
+    /// Takes in the first cause of a raised finding after `step`: it is reported again if the cause is not the one that was
+    /// reported, some time after that.
+    pub fn explain(&mut self, step: Step, cause: Option<&'static Cause>, at: &At<'_>) -> Step {
+        let Some(raised) = self.0.as_mut().and_then(|it| it.raised.as_mut()) else {
+            return step;
+        };
+        let since = at.now.saturating_sub(raised.reported_at).as_secs_f64();
+        let changed = raised.cause != cause && since >= at.thresholds.min_raised_seconds;
+        let step = match step {
+            Step::Keep if changed => Step::Update,
+            step => step,
+        };
+        if matches!(step, Step::Raise | Step::Update) {
+            raised.cause = cause;
+            raised.reported_at = at.now;
+        }
+        step
+    }
+
     /// Ends it, because another finding explains it. Whether it was raised.
     pub fn hide(&mut self) -> bool {
         self.0.as_mut().is_some_and(|it| it.raised.take().is_some())
@@ -126,7 +149,7 @@ impl Flag {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::{Thresholds, windows::Pace};
+    use crate::detect::{Thresholds, cause, windows::Pace};
 
     /// The steps that are not [`Step::Rest`] or [`Step::Keep`], by second.
     fn play(seconds: u64, assess: impl Fn(u64) -> Assessment) -> Vec<(u64, Step)> {
@@ -202,6 +225,31 @@ mod tests {
             steps,
             [(0, Step::Raise), (20, Step::Update), (68, Step::Update)]
         );
+    }
+
+    #[test]
+    fn a_new_cause_is_reported_thirty_seconds_after_the_last_report() {
+        let thresholds = Thresholds::default();
+        let mut flag = Flag::default();
+        let mut steps = Vec::new();
+        for second in 0..100 {
+            let at = At {
+                now: Duration::from_secs(second),
+                elapsed: Duration::from_secs(1),
+                pace: Pace::default(),
+                raised: second > 0,
+                thresholds: &thresholds,
+            };
+            let step = flag.step(&when(Some(Severity::Warning)), 30.0, &at);
+            let cause = match second {
+                0..10 | 80.. => &cause::NO_ACCEPTS,
+                _ => &cause::SLOW_ACCEPT,
+            };
+            if flag.explain(step, Some(cause), &at) != Step::Keep {
+                steps.push(second);
+            }
+        }
+        assert_eq!(steps, [0, 30, 80]);
     }
 
     #[test]

@@ -197,6 +197,9 @@ impl Pass<'_> {
             let name = labels.as_deref().map(Labels::name_key);
             let overflows = name.is_some_and(|it| self.overflowing.contains(&it));
             self.host.advise(&mut causes, netns, overflows);
+            let step = watch
+                .flag
+                .explain(step, causes.first().map(|it| it.cause), &self.at);
             let finding = Finding {
                 anomaly: D::ANOMALY,
                 subject,
