@@ -3,7 +3,7 @@
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, all, seconds},
+    detector::{Assessment, At, Detector, all, seconds, share},
     finding::{Evidence, KindCount, PeerShare, Severity},
     sample::Process,
     settings::Thresholds,
@@ -180,13 +180,32 @@ pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
     counts.take(KINDS).collect()
 }
 
-/// Of the sockets in CLOSE_WAIT, if one of the causes is that they are not closed.
+/// Of the connections that the first cause about any is about: sockets in CLOSE_WAIT, or others.
 pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> {
-    let is_close_wait = |it: &Explanation| *it.cause == cause::FD_CLOSE_WAIT;
-    match causes.iter().any(is_close_wait) {
-        true => sample.culprits.close_wait.clone(),
-        false => Vec::new(),
+    let close_wait = [&cause::FD_CLOSE_WAIT];
+    let others = [&cause::FD_CONNECTIONS, &cause::FULL_OF_CONNECTIONS];
+    let mut about = causes.iter().map(|it| it.cause);
+    match about.find(|it| close_wait.contains(it) || others.contains(it)) {
+        Some(cause) if close_wait.contains(&cause) => sample.culprits.close_wait.clone(),
+        Some(_) => connected(sample),
+        None => Vec::new(),
     }
+}
+
+/// The peers of the newest descriptors that are connections.
+fn connected(sample: &Process) -> Vec<PeerShare> {
+    let peers = sample.fd_kinds.iter().flat_map(|kinds| kinds.peers());
+    let peers: Vec<_> = peers.collect();
+    let all: u64 = peers.iter().map(|(_, count)| count).sum();
+    let shares = peers.into_iter().map(|(peer, count)| PeerShare {
+        address: peer.address,
+        port: peer.port,
+        is_client: peer.is_client,
+        reason: None,
+        share: share(count as f64, all as f64),
+        elsewhere: None,
+    });
+    PeerShare::largest(shares.collect())
 }
 
 /// The number of [`causes`].

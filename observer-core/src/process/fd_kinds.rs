@@ -5,11 +5,12 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use observer_common::state_name;
+use observer_common::{CLOSE_WAIT, LISTEN, state_name};
 
 use super::{ProcRoot, fds::other_thread, is_gone};
 use crate::text::sanitize;
@@ -65,15 +66,40 @@ impl FdKind {
     }
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdPeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port connected to: the peer's, or the process's own if the peer is a client.
+    pub port: u16,
+    /// Whether the peer is a client: the local port is that of a listening socket.
+    pub is_client: bool,
+}
+
 /// Numbers of descriptors by kind, of the [`LOOKED_AT`] newest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FdKinds(BTreeMap<FdKind, u64>);
+pub struct FdKinds {
+    counts: BTreeMap<FdKind, u64>,
+    /// Of TCP sockets in other states than CLOSE_WAIT.
+    peers: BTreeMap<FdPeer, u64>,
+}
 
 impl FdKinds {
     /// From counts.
     #[must_use]
     pub fn new(counts: impl IntoIterator<Item = (FdKind, u64)>) -> Self {
-        Self(counts.into_iter().collect())
+        Self {
+            counts: counts.into_iter().collect(),
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// The same with the peers of connections.
+    #[must_use]
+    pub fn with_peers(self, peers: impl IntoIterator<Item = (FdPeer, u64)>) -> Self {
+        let peers = peers.into_iter().collect();
+        Self { peers, ..self }
     }
 
     /// Looks at the descriptors of `pid`. The caller checks that the pid was not reused.
@@ -99,13 +125,20 @@ impl FdKinds {
                 Target::Socket(inode) if sockets.insert(inode) => continue,
                 Target::Socket(_) => FdKind::Duplicate,
             };
-            *kinds.0.entry(kind).or_default() += 1;
+            *kinds.counts.entry(kind).or_default() += 1;
         }
         if !sockets.is_empty() {
             let known = Tables::read(&process, &sockets);
             for inode in sockets {
-                let kind = known.0.get(&inode).cloned().unwrap_or(FdKind::IdleSocket);
-                *kinds.0.entry(kind).or_default() += 1;
+                let kind = known.kinds.get(&inode);
+                let kind = kind.cloned().unwrap_or(FdKind::IdleSocket);
+                if let FdKind::Tcp(state) = kind
+                    && state != state_name(CLOSE_WAIT).unwrap_or_default()
+                    && let Some(peer) = known.peers.get(&inode)
+                {
+                    *kinds.peers.entry(*peer).or_default() += 1;
+                }
+                *kinds.counts.entry(kind).or_default() += 1;
             }
         }
         Ok(kinds)
@@ -114,7 +147,17 @@ impl FdKinds {
     /// Kinds and their numbers, most first.
     #[must_use]
     pub fn most_first(&self) -> Vec<(&FdKind, u64)> {
-        let mut all: Vec<_> = self.0.iter().map(|(kind, count)| (kind, *count)).collect();
+        let counts = self.counts.iter();
+        let mut all: Vec<_> = counts.map(|(kind, count)| (kind, *count)).collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        all
+    }
+
+    /// The peers of TCP sockets in other states than CLOSE_WAIT, with the number of sockets, most first.
+    #[must_use]
+    pub fn peers(&self) -> Vec<(FdPeer, u64)> {
+        let peers = self.peers.iter();
+        let mut all: Vec<_> = peers.map(|(peer, count)| (*peer, *count)).collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         all
     }
@@ -122,12 +165,12 @@ impl FdKinds {
     /// Whether none is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.counts.is_empty()
     }
 
     /// The number of descriptors of kinds that `select` selects.
     pub fn count(&self, select: impl Fn(&FdKind) -> bool) -> u64 {
-        let selected = self.0.iter().filter(|(kind, _)| select(kind));
+        let selected = self.counts.iter().filter(|(kind, _)| select(kind));
         selected.map(|(_, count)| count).sum()
     }
 }
@@ -199,28 +242,71 @@ const TABLES: [(&str, usize, Option<usize>); 10] = [
 ];
 
 /// Sockets by inode number.
-struct Tables(HashMap<u64, FdKind>);
+struct Tables {
+    kinds: HashMap<u64, FdKind>,
+    /// Of TCP sockets.
+    peers: HashMap<u64, FdPeer>,
+}
+
+/// An end of a connection as in /proc/net/tcp (`get_tcp4_sock`, `get_tcp6_sock`): words of the address in the
+/// processor's order, and the port.
+fn end(text: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let word = address.get(8 * at..8 * (at + 1))?;
+        Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+    };
+    let address = match address.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let bytes: [u8; 16] = words.as_flattened().try_into().ok()?;
+            IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+        }
+        _ => return None,
+    };
+    Some((address, port))
+}
+
+/// The other end of the connection in a line of /proc/net/tcp. `listening` are the ports of listening sockets, whose
+/// lines come first.
+fn peer(line: &str, listening: &HashSet<u16>) -> Option<FdPeer> {
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let (_, local) = end(columns.next()?)?;
+    let (address, port) = end(columns.next()?)?;
+    let is_client = listening.contains(&local);
+    (port != 0).then_some(FdPeer {
+        address,
+        port: if is_client { local } else { port },
+        is_client,
+    })
+}
 
 impl Tables {
     /// The kinds of some sockets of the process at `process`, from the tables of its network namespace.
     fn read(process: &Path, wanted: &HashSet<u64>) -> Self {
-        let mut known = HashMap::new();
+        let (mut kinds, mut peers) = (HashMap::new(), HashMap::new());
+        let mut listening = HashSet::new();
         for (table, inode_at, state_at) in TABLES {
             let path = process.join("net").join(table);
             let read = each_line(&path, |line| {
-                let inode = line.split_ascii_whitespace().nth(inode_at);
-                let Some(inode) = inode.and_then(|inode| inode.parse().ok()) else {
+                let column = |at| line.split_ascii_whitespace().nth(at);
+                let state = state_at.and_then(|at| u8::from_str_radix(column(at)?, 16).ok());
+                if state == Some(LISTEN) {
+                    let local = column(1).and_then(end);
+                    listening.extend(local.map(|(_, port)| port));
+                }
+                let inode = column(inode_at).and_then(|inode| inode.parse().ok());
+                let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else {
                     return;
                 };
-                if !wanted.contains(&inode) {
-                    return;
+                if state.is_some() {
+                    peers.extend(peer(line, &listening).map(|peer| (inode, peer)));
                 }
-                let state = state_at.and_then(|at| {
-                    let state = line.split_ascii_whitespace().nth(at)?;
-                    state_name(u8::from_str_radix(state, 16).ok()?)
-                });
+                let state = state.and_then(state_name);
                 let kind = state.map_or(FdKind::Socket(table), FdKind::Tcp);
-                known.insert(inode, kind);
+                kinds.insert(inode, kind);
             });
             if let Err(error) = read
                 && !is_gone(&error)
@@ -228,11 +314,11 @@ impl Tables {
                 // A kernel without the protocol has no such table.
                 tracing::debug!(%error, path = %path.display(), "cannot read a table of sockets");
             }
-            if known.len() == wanted.len() {
+            if kinds.len() == wanted.len() {
                 break;
             }
         }
-        Self(known)
+        Self { kinds, peers }
     }
 }
 

@@ -51,6 +51,22 @@ fn links_are_classified() {
     ));
 }
 
+#[test]
+fn ends_are_read() {
+    let end = |text| end(text).map(|(address, port)| format!("{address} {port}"));
+    // As a little-endian processor writes them.
+    if cfg!(target_endian = "little") {
+        assert_eq!(end("0100007F:0050").unwrap(), "127.0.0.1 80");
+        let mapped = "0000000000000000FFFF00000100007F:C350";
+        assert_eq!(end(mapped).unwrap(), "127.0.0.1 50000");
+        let v6 = "B80D0120000000000000000001000000:01BB";
+        assert_eq!(end(v6).unwrap(), "2001:db8::1 443");
+    }
+    for wrong in ["", "7F:50", "0100007F", "0100007G:0050", "0100007F:10000"] {
+        assert_eq!(end(wrong), None, "{wrong}");
+    }
+}
+
 /// A process with descriptors of each kind.
 const PROGRAM: &str = r#"
 import os, socket, sys, tempfile
@@ -107,7 +123,7 @@ fn a_process_is_looked_at() {
     let mut kinds = FdKinds::read(&root, child.id()).unwrap();
     for _ in 0..200 {
         // The FIN may be on its way.
-        if kinds.0.contains_key(&FdKind::Tcp("CLOSE_WAIT")) {
+        if kinds.counts.contains_key(&FdKind::Tcp("CLOSE_WAIT")) {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -125,11 +141,19 @@ fn a_process_is_looked_at() {
             if at.starts_with(directory.path().to_str().unwrap()))
     });
     assert_eq!(deleted, 7, "{kinds:?}");
+    let peer = |is_client| FdPeer {
+        address: address.ip(),
+        port: address.port(),
+        is_client,
+    };
+    assert_eq!(kinds.peers(), [(peer(false), 4)]);
+    let own = FdKinds::read(&root, std::process::id()).unwrap();
+    assert!(own.peers().contains(&(peer(true), 4)), "{own:?}");
     // Three of its own, and those for standard input and output.
     assert!(kinds.count(|kind| *kind == FdKind::Pipe) >= 6, "{kinds:?}");
     assert_eq!(
         kinds.most_first()[0].1,
-        kinds.0.values().copied().max().unwrap()
+        kinds.counts.values().copied().max().unwrap()
     );
     drop(child.stdin.take());
     child.wait().unwrap();
