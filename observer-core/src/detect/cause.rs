@@ -175,7 +175,7 @@ causes! {
             => "the destination does not answer: its packets are dropped, or its accept queue is full"
             ["syn-timeout", "conntrack"];
         OWN_TIMEOUT "own_timeout": "gave_up"
-            => "its own timeout ends the attempts: the destination does not answer in time" ["syn-timeout"];
+            => "its own timeout ends the attempts: the destination does not answer in time" ["no-syn-answer"];
         CANCELLED "cancelled": "ECANCELED without a retransmitted SYN"
             => "it cancels its own attempts before they are answered" ["cancelled"];
         NO_NEIGHBOUR "no_neighbour": "EHOSTUNREACH"
@@ -227,7 +227,7 @@ causes! {
         FD_CLOSE_WAIT "fd_close_wait": "newest descriptors: TCP sockets in CLOSE_WAIT"
             => "does not close connections that its peers have closed" ["close-wait"];
         FD_CONNECTIONS "fd_connections": "newest descriptors: TCP sockets in other states"
-            => "opens or accepts connections that it does not close" ["nofile", "keepalive"];
+            => "opens or accepts connections that it does not close" ["close-idle", "nofile"];
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_OTHER_SOCKETS "fd_other_sockets": "newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
@@ -249,7 +249,7 @@ causes! {
         FULL_OF_CONNECTIONS "full_of_connections": "EMFILE, newest descriptors: TCP sockets not in CLOSE_WAIT"
             => "its connections take up its limit of descriptors: it keeps those that it does not need, or has more than \
                 the limit allows"
-            ["nofile"];
+            ["close-idle", "nofile"];
         FULL_OF_SOCKETS "full_of_sockets": "EMFILE, newest descriptors: sockets without a connection"
             => "sockets without a connection take up its limit of descriptors" ["nofile"];
         FULL_OF_OTHER_SOCKETS "full_of_other_sockets": "EMFILE, newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
@@ -275,7 +275,7 @@ causes! {
     }
     ReadStall {
         NO_FIRST_BYTE "no_first_byte": "connections that sent data and have received nothing at all (peer_first_byte)"
-            => "its peers complete the TCP handshake and never answer: they hang, or do not accept connections from their accept queues, or their protocol has no answers"
+            => "its peers complete the TCP handshake and have not answered yet: they hang, do not accept connections from their accept queues, take long to answer (long polls), or their protocol has no answers"
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];

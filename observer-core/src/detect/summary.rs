@@ -80,6 +80,10 @@ pub fn who(finding: &Finding) -> String {
             let holder = named.map_or_else(String::new, |named| format!("{named} in "));
             format!("{holder}network namespace {netns}")
         }
+        // A loopback address is one of many programs, each namespace has one, and it is not forged.
+        Subject::Source { address, netns } if address.is_loopback() => {
+            format!("a program of this host ({address}) in network namespace {netns}")
+        }
         Subject::Source { address, .. } => address.to_string(),
     }
 }

@@ -116,6 +116,11 @@ connections! {
         kernels "all";
         fix "Close what is no longer needed; until then raise the limit (LimitNOFILE= of the unit, ulimit -n).";
         check "socket_fd_exhausted_total stops growing; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
+    "close-idle":
+        fact "An open connection is a descriptor until close(). A server without a timeout for requests keeps those of clients that send nothing, or a byte at a time; a client that makes a new connection where it could use an old one keeps both.";
+        kernels "all";
+        fix "A server: set timeouts for reading a request and for idle connections (Go http.Server ReadHeaderTimeout and IdleTimeout, nginx client_header_timeout, gunicorn --timeout), and SO_KEEPALIVE for clients that vanish. A client: close answers and connections on errors, too, or use one pool with a limit.";
+        check "socket_process_open_fds and socket_connections{state=\"ESTABLISHED\"} stop growing";
     "file-max":
         fact "ENFILE: all programs of the host together have as many files open as fs.file-max allows. Programs with CAP_SYS_ADMIN may still open some.";
         kernels "all";
@@ -129,12 +134,12 @@ connections! {
     "slow-accept":
         fact "A program that does other work between two accept() calls takes one connection per round; the others wait, and are dropped once the queue is full. A longer queue fills as well, a little later.";
         kernels "all";
-        fix "Accept in a loop or thread that does nothing else, or in more processes.";
+        fix "If all workers are busy with slow requests, make the requests faster or have more workers (gunicorn --workers, uWSGI processes, Apache MaxRequestWorkers, php-fpm pm.max_children). If the program does other work between accept() calls, accept in a loop or thread that does nothing else.";
         check "socket_listen_backlog stays near 0; overflows stop growing";
     "no-answer":
         fact "The kernel of the peer finishes handshakes, takes data in and acknowledges it even when the program there hangs or is stopped. So a request without an answer says nothing about the network: only the program can answer.";
         kernels "all";
-        fix "At the peer, see whether the program runs and what it waits for (`ss -tnp` shows Recv-Q, `cat /proc/PID/task/*/stack`), and restart it. Give the client a timeout for reading, so that it fails instead of hanging.";
+        fix "At the peer, see whether the program runs and what it waits for (`ss -tnp` shows Recv-Q, `cat /proc/PID/task/*/stack`), and restart it if it hangs. In a database look for locks and slow queries first (PostgreSQL pg_stat_activity, MySQL SHOW PROCESSLIST). Give the client a timeout for reading, so that it fails instead of hanging.";
         check "socket_stalled_connections{reason=\"peer_first_byte\"} and socket_quiet_connections{turn=\"peer\"} fall";
     "peer-window":
         fact "A closed receive window means that the program at the peer does not read. Its kernel keeps answering window probes, so the connection never ends by itself.";
@@ -144,7 +149,7 @@ connections! {
     "not-reading":
         fact "Data that arrived waits in the kernel until the program reads it. Once the receive buffer is full, the window closes, and the peer stalls as well.";
         kernels "all";
-        fix "See whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger). Often all threads wait for one lock, or for another service: that one is the cause.";
+        fix "A client reads each answer to its end and closes it (Go: resp.Body). Otherwise see whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger). Often all threads wait for one lock, or for another service: that one is the cause.";
         check "socket_stalled_connections{reason=\"program_read\"} falls; Recv-Q of `ss -tnp` is 0";
     "tls-client":
         fact "The peer's kernel takes the connection and the ClientHello, and only the program there can answer. A handshake has no timeout of its own: libraries wait for as long as the program lets them, and a pool counts the connection as taken.";
@@ -227,6 +232,11 @@ connections! {
         kernels "all";
         fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full (`ss -ltn` there: Recv-Q above Send-Q). Give the program a timeout of its own.";
         check "socket_connects_total{result=\"ETIMEDOUT\"} is replaced by the result of the program's own, shorter timeout";
+    "no-syn-answer":
+        fact "The kernel sends a SYN again for two minutes; the program gives up before that. Nothing answers at all: a closed port would be refused at once.";
+        kernels "all";
+        fix "Find out why the destination does not answer: it is down, a firewall drops, or its accept queue is full (`ss -ltn` there: Recv-Q above Send-Q).";
+        check "socket_connects_total{result=\"gave_up\"} stops growing";
     "keepalive":
         fact "Without SO_KEEPALIVE a vanished peer is not noticed on an idle connection; with it, after 2 h + 9 x 75 s by default. If data is not acknowledged, the kernel ends the connection after 924 s, without an RST.";
         kernels "all";
@@ -235,7 +245,7 @@ connections! {
     "lost-data":
         fact "While data is not acknowledged, the kernel sends it again and no keepalive probes; it ends the connection after net.ipv4.tcp_retries2 attempts (by default after 924 s), without an RST.";
         kernels "all";
-        fix "Does the same peer answer small requests? Then large packets are lost, because a device drops those above its MTU and the ICMP messages about it: try `ping -M do -s 1472 PEER`, let ICMP fragmentation needed pass, or set net.ipv4.tcp_mtu_probing=1. Otherwise the peer or the path is down: TCP_USER_TIMEOUT ends such connections sooner.";
+        fix "Do new connections to the same peer work? Then a NAT or firewall has forgotten idle ones: set SO_KEEPALIVE with a TCP_KEEPIDLE below its idle timeout, or let the program send heartbeats. If only large requests stall, a device drops packets above its MTU and the ICMP messages about it: try `ping -M do -s 1472 PEER`, let ICMP fragmentation needed pass, or set net.ipv4.tcp_mtu_probing=1. Otherwise the peer or the path is down: TCP_USER_TIMEOUT ends such connections sooner.";
         check "socket_stalled_connections{reason=\"peer_ack\"} falls; `ss -ti` shows no growing backoff";
     "conntrack":
         needs [ConntrackFull];
@@ -317,6 +327,6 @@ connections! {
     "scan":
         fact "One source tries many ports to find those on which a program listens. For each closed port the kernel answers with an RST. Nothing is wrong with any program here, and the source address may be forged.";
         kernels "all";
-        fix "No action is required. If the source is one of your own hosts, find the scanning program there; else block it in the firewall.";
+        fix "No action is required. If the source is this host (a loopback address) or another of your own, find the scanning program there: its connects are refused (socket_connects_total{result=\"ECONNREFUSED\"}). Else block it in the firewall.";
         check "socket_stray_resets_total stops growing";
 }

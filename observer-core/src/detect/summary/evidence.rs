@@ -186,7 +186,7 @@ pub(super) fn what(finding: &Finding) -> String {
                 false => format!("; the newest are {}", kinds.join(", ")),
             };
             let growth = growth(*growth_per_second);
-            let peers = shares(peers, "; sockets in CLOSE_WAIT:", "with");
+            let peers = shares(peers, "; connections:", "with");
             format!("{open}{growth}{when}{errors}{kinds}{peers}")
         }
         Evidence::CloseWait {
@@ -358,10 +358,13 @@ fn end(address: IpAddr, port: u16, is_client: bool) -> String {
     }
 }
 
+/// A share from which the rest is too small to be said.
+const ALL: f64 = 0.995;
+
 /// `: 52 % to 10.0.0.9:443 (refused), 48 % to 10.0.0.7:443 (timed out)`, or `: all to 10.0.0.9:443`. Nothing if
 /// no peer is known. `before` is what separates it from the text before.
 fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
-    let is_all = |it: &PeerShare| it.share > 0.995;
+    let is_all = |it: &PeerShare| it.share > ALL;
     let is_same = peers.windows(2).all(|two| two[0].reason == two[1].reason);
     let peer = |it: &PeerShare| {
         let part = match is_all(it) {
@@ -407,7 +410,10 @@ fn reasons(results: &Breakdown) -> String {
     let failures: Vec<_> = failures
         .into_iter()
         .map(|(name, count)| {
-            let share = percent(count as f64 / all as f64);
+            let share = match count as f64 / all as f64 {
+                share if share > ALL => "all".to_owned(),
+                share => percent(share),
+            };
             format!("{share} {}", name.replace('_', " "))
         })
         .collect();

@@ -429,8 +429,8 @@ fn descriptors() {
     assert_eq!(
         of(Anomaly::FdLeak, Some(1_222), 800, 11.0 / 60.0, 0),
         "api (pid 5674, api.service) has 800 of 1,024 file descriptors open, 11 more a minute; \
-         none is left in 20 min 22 s; the newest are pipes (200), files in /tmp (56); sockets in \
-         CLOSE_WAIT: all with the client 10.0.0.9 of port 443"
+         none is left in 20 min 22 s; the newest are pipes (200), files in /tmp (56); \
+         connections: all with the client 10.0.0.9 of port 443"
     );
     assert_eq!(
         of(Anomaly::FdExhaustion, Some(0), 1_024, 0.0, 212),
@@ -560,8 +560,20 @@ fn a_scan() {
         finding_summary(&finding),
         "198.51.100.7 tries closed ports: 5,000 segments to at least 200 ports; cause: a port \
          scan: one source tries many ports to find open ones; the source address may be forged; \
-         fix: No action is required. If the source is one of your own hosts, find the scanning program there; else \
-         block it in the firewall"
+         fix: No action is required. If the source is this host (a loopback address) or another of your own, find the \
+         scanning program there: its connects are refused (socket_connects_total{result=\"ECONNREFUSED\"}). Else block \
+         it in the firewall"
+    );
+    let of_loopback = Finding {
+        subject: Subject::Source {
+            netns: 7,
+            address: [127, 0, 0, 1].into(),
+        },
+        ..finding
+    };
+    assert_eq!(
+        who(&of_loopback),
+        "a program of this host (127.0.0.1) in network namespace 7"
     );
 }
 
