@@ -227,7 +227,9 @@ causes! {
         FD_CLOSE_WAIT "fd_close_wait": "newest descriptors: TCP sockets in CLOSE_WAIT"
             => "does not close connections that its peers have closed" ["close-wait"];
         FD_CONNECTIONS "fd_connections": "newest descriptors: TCP sockets in other states"
-            => "opens or accepts connections that it does not close" ["close-idle", "nofile"];
+            => "opens connections that it does not close" ["close-opened", "nofile"];
+        FD_ACCEPTED "fd_accepted": "the same, whose local port is a listener's"
+            => "accepts connections that it does not close" ["close-accepted", "nofile"];
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_OTHER_SOCKETS "fd_other_sockets": "newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
@@ -247,9 +249,13 @@ causes! {
         FD_LIMIT "fd_limit": "EMFILE, descriptors of other or unknown kinds"
             => "has as many descriptors open as its limit allows" ["nofile"];
         FULL_OF_CONNECTIONS "full_of_connections": "EMFILE, newest descriptors: TCP sockets not in CLOSE_WAIT"
-            => "its connections take up its limit of descriptors: it keeps those that it does not need, or has more than \
-                the limit allows"
-            ["close-idle", "nofile"];
+            => "the connections that it opened take up its limit of descriptors: it keeps those that it does not need, or \
+                has more than the limit allows"
+            ["close-opened", "nofile"];
+        FULL_OF_ACCEPTED "full_of_accepted": "the same, whose local port is a listener's"
+            => "the connections of its clients take up its limit of descriptors: it keeps those that it does not need, or \
+                has more than the limit allows"
+            ["close-accepted", "nofile"];
         FULL_OF_SOCKETS "full_of_sockets": "EMFILE, newest descriptors: sockets without a connection"
             => "sockets without a connection take up its limit of descriptors" ["nofile"];
         FULL_OF_OTHER_SOCKETS "full_of_other_sockets": "EMFILE, newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"

@@ -17,6 +17,7 @@ use super::{
 const FULL: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_CLOSE_WAIT,
     &cause::FULL_OF_CONNECTIONS,
+    &cause::FULL_OF_ACCEPTED,
     &cause::FULL_OF_SOCKETS,
     &cause::FULL_OF_OTHER_SOCKETS,
     &cause::FULL_OF_DUPLICATES,

@@ -183,7 +183,12 @@ pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
 /// Of the connections that the first cause about any is about: sockets in CLOSE_WAIT, or others.
 pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> {
     let close_wait = [&cause::FD_CLOSE_WAIT];
-    let others = [&cause::FD_CONNECTIONS, &cause::FULL_OF_CONNECTIONS];
+    let others = [
+        &cause::FD_CONNECTIONS,
+        &cause::FD_ACCEPTED,
+        &cause::FULL_OF_CONNECTIONS,
+        &cause::FULL_OF_ACCEPTED,
+    ];
     let mut about = causes.iter().map(|it| it.cause);
     match about.find(|it| close_wait.contains(it) || others.contains(it)) {
         Some(cause) if close_wait.contains(&cause) => sample.culprits.close_wait.clone(),
@@ -209,12 +214,13 @@ fn connected(sample: &Process) -> Vec<PeerShare> {
 }
 
 /// The number of [`causes`].
-pub(super) const KINDS_OF_CAUSES: usize = 9;
+pub(super) const KINDS_OF_CAUSES: usize = 10;
 
 /// The causes of a leak, in the order of [`causes`].
 const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_CLOSE_WAIT,
     &cause::FD_CONNECTIONS,
+    &cause::FD_ACCEPTED,
     &cause::FD_IDLE_SOCKETS,
     &cause::FD_OTHER_SOCKETS,
     &cause::FD_DUPLICATES,
@@ -224,8 +230,8 @@ const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
     &cause::FD_UNKNOWN,
 ];
 
-/// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets, sockets
-/// without a connection, sockets of other protocols, further descriptors of sockets, pipes, files, events, and anything
+/// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets that were
+/// opened and that were accepted, sockets without a connection, sockets of other protocols, further descriptors of sockets, pipes, files, events, and anything
 /// else. Sockets of another network namespace than that of the process are in none of its tables, so that some of
 /// `close_wait` sockets look as if they had no connection.
 pub(super) fn causes(
@@ -239,20 +245,23 @@ pub(super) fn causes(
         let index = match kind {
             FdKind::Tcp("CLOSE_WAIT") => 0,
             FdKind::Tcp(_) => 1,
-            FdKind::IdleSocket => 2,
-            FdKind::Socket(_) => 3,
-            FdKind::Duplicate => 4,
-            FdKind::Pipe => 5,
-            FdKind::File { .. } => 6,
-            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 7,
-            _ => 8,
+            FdKind::IdleSocket => 3,
+            FdKind::Socket(_) => 4,
+            FdKind::Duplicate => 5,
+            FdKind::Pipe => 6,
+            FdKind::File { .. } => 7,
+            FdKind::Anonymous(name) if EVENTS.contains(&name.as_str()) => 8,
+            _ => 9,
         };
         counts[index] += count;
     }
+    let clients = kinds.peers().into_iter().filter(|(it, _)| it.is_client);
+    counts[2] = clients.map(|(_, count)| count).sum::<u64>().min(counts[1]);
+    counts[1] -= counts[2];
     let elsewhere = u64::from(close_wait)
         .saturating_sub(counts[0])
-        .min(counts[2]);
+        .min(counts[3]);
     counts[0] += elsewhere;
-    counts[2] -= elsewhere;
+    counts[3] -= elsewhere;
     std::array::from_fn(|index| (causes[index], counts[index]))
 }

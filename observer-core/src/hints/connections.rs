@@ -116,10 +116,15 @@ connections! {
         kernels "all";
         fix "Close what is no longer needed; until then raise the limit (LimitNOFILE= of the unit, ulimit -n).";
         check "socket_fd_exhausted_total stops growing; socket_process_max_fds shows the new limit (`/proc/PID/limits`)";
-    "close-idle":
-        fact "An open connection is a descriptor until close(). A server without a timeout for requests keeps those of clients that send nothing, or a byte at a time; a client that makes a new connection where it could use an old one keeps both.";
+    "close-opened":
+        fact "An open connection is a descriptor until close(). A program that makes a new connection where it could use an old one keeps both, and one that returns early on an error often forgets to close.";
         kernels "all";
-        fix "A server: set timeouts for reading a request and for idle connections (Go http.Server ReadHeaderTimeout and IdleTimeout, nginx client_header_timeout, gunicorn --timeout), and SO_KEEPALIVE for clients that vanish. A client: close answers and connections on errors, too, or use one pool with a limit.";
+        fix "Close connections and answers on errors, too (with, defer, finally, Go: resp.Body.Close), use one client object or pool for the whole program, and give the pool a limit and an idle timeout.";
+        check "socket_process_open_fds and socket_connections{state=\"ESTABLISHED\"} stop growing";
+    "close-accepted":
+        fact "A connection that was accepted is a descriptor until close(). A server without timeouts keeps those of clients that send nothing, or a byte at a time, or have vanished.";
+        kernels "all";
+        fix "Set timeouts for reading a request and for idle connections (Go http.Server ReadHeaderTimeout and IdleTimeout, nginx client_header_timeout and keepalive_timeout, gunicorn --timeout), and SO_KEEPALIVE for clients that vanish. If few addresses have most connections, limit them there.";
         check "socket_process_open_fds and socket_connections{state=\"ESTABLISHED\"} stop growing";
     "file-max":
         fact "ENFILE: all programs of the host together have as many files open as fs.file-max allows. Programs with CAP_SYS_ADMIN may still open some.";

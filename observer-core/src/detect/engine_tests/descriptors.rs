@@ -107,7 +107,7 @@ fn a_leak_clears_when_the_limit_is_raised() {
 
 #[test]
 fn a_full_limit_names_the_kind_of_descriptors() {
-    use crate::process::fd_kinds::{FdKind, FdKinds};
+    use crate::process::fd_kinds::{FdKind, FdKinds, FdPeer};
 
     let cause = |kinds: Option<FdKinds>, enfile: u64| {
         let (_, engine) = play(30, |second| {
@@ -134,6 +134,14 @@ fn a_full_limit_names_the_kind_of_descriptors() {
         cause(kinds(FdKind::Tcp("ESTABLISHED")), 0),
         "full_of_connections"
     );
+    let client = FdPeer {
+        address: [10, 0, 0, 9].into(),
+        port: 80,
+        is_client: true,
+    };
+    let accepted = kinds(FdKind::Tcp("ESTABLISHED"));
+    let accepted = accepted.map(|it| it.with_peers([(client, 60)]));
+    assert_eq!(cause(accepted, 0), "full_of_accepted");
     assert_eq!(cause(kinds(FdKind::Tcp("CLOSE_WAIT")), 0), "fd_close_wait");
     assert_eq!(cause(kinds(FdKind::IdleSocket), 0), "full_of_sockets");
     let udp = kinds(FdKind::Socket("udp"));

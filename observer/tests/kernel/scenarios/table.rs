@@ -206,7 +206,7 @@ const fn leak(
             ("fd_exhaustion", "server", "fd_limit"),
             ("fd_exhaustion", "server", "fd_close_wait"),
             ("fd_exhaustion", "client", "fd_limit"),
-            ("fd_exhaustion", "server", "full_of_connections"),
+            ("fd_exhaustion", "server", "full_of_accepted"),
             ("fd_exhaustion", "client", "full_of_connections"),
             ("fd_exhaustion", "server", "full_of_files"),
             ("fd_exhaustion", "server", "full_of_pipes"),
@@ -215,7 +215,7 @@ const fn leak(
             ("fd_exhaustion", "server", "full_of_other_sockets"),
             ("close_wait_leak", "server", "server_keeps_closed"),
             // It keeps what its client does not close.
-            ("fd_leak", "server", "fd_connections"),
+            ("fd_leak", "server", "fd_accepted"),
         ],
     }
 }
@@ -451,13 +451,13 @@ scenarios! {
         });
     "conn64": "a client does not close, 2 connections/s, 64 descriptors";
         ["descriptors.py", "connections", "64", "2"]
-        => Some(leak("client", "fd_connections", "nofile", 28.0));
+        => Some(leak("client", "fd_connections", "close-opened", 28.0));
     "conn1k": "a client does not close, 12 connections/s, 1,024 descriptors";
         ["descriptors.py", "connections", "1024", "12"]
-        => Some(leak("client", "fd_connections", "nofile", 80.0));
+        => Some(leak("client", "fd_connections", "close-opened", 80.0));
     "conn8k": "a client does not close, 80 connections/s, 8,192 descriptors";
         ["descriptors.py", "connections", "8192", "80"]
-        => Some(leak("client", "fd_connections", "nofile", 95.0));
+        => Some(leak("client", "fd_connections", "close-opened", 95.0));
     "files": "a server opens 6 files/s, 256 descriptors";
         ["descriptors.py", "files", "256", "6"]
         => Some(leak("server", "fd_files", "nofile", 40.0));
@@ -599,7 +599,7 @@ scenarios! {
     "conn1k6": "a client does not close, 6 connections/s, 1,024 descriptors";
         ["descriptors.py", "connections", "1024", "6"]
         // Descriptors are counted each second from 30 % of the limit on, after 51 s here; then 70 s are looked at.
-        => Some(leak("client", "fd_connections", "nofile", 125.0)), slow;
+        => Some(leak("client", "fd_connections", "close-opened", 125.0)), slow;
     "cwaitbig": "a server does not close, 2 connections/s, 20,000 descriptors";
         ["descriptors.py", "close-wait", "20000", "2"]
         => Some(Expected {
