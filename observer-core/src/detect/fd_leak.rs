@@ -1,5 +1,7 @@
 //! Open descriptors grow towards the limit, on one of four scales of time.
 
+use std::sync::Arc;
+
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
@@ -26,6 +28,8 @@ pub struct FdLeak {
     slope: f64,
     /// The highest number since it was raised.
     highest: u64,
+    /// The kinds when they were first looked at: the program's own, and what it had leaked before.
+    first: Option<Arc<FdKinds>>,
 }
 
 impl FdLeak {
@@ -102,11 +106,16 @@ impl Detector for FdLeak {
             assessment: Assessment::default(),
             slope: 0.0,
             highest: 0,
+            first: None,
         }
     }
 
     /// Keeps its opinion until the next measurement.
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
+        self.first = sample
+            .fd_kinds
+            .as_ref()
+            .map(|kinds| Arc::clone(self.first.as_ref().unwrap_or(kinds)));
         let Some(descriptors) = sample.descriptors else {
             return Assessment {
                 calm: true,
@@ -143,7 +152,16 @@ impl Detector for FdLeak {
         let (open, limit) = sample.descriptors.map_or((0, 0), |it| (it.open, it.limit));
         let close_wait = u64::from(sample.close_wait_over_10s).min(open);
         let causes = match known_kinds(sample) {
-            Some(kinds) => cause::explain(&causes(kinds, sample.close_wait_over_10s, LEAKS)),
+            Some(kinds) => {
+                let first = self.first.as_deref();
+                let grown = first.map(|first| kinds.since(first));
+                let grown = grown.filter(|it| !it.is_empty());
+                let grown = grown.as_ref().unwrap_or(kinds);
+                let is_close_wait = |it: &FdKind| *it == FdKind::Tcp("CLOSE_WAIT");
+                let before = kinds.count(is_close_wait) - grown.count(is_close_wait);
+                let close_wait = sample.close_wait_over_10s.saturating_sub(before as u32);
+                cause::explain(&causes(grown, close_wait, LEAKS))
+            }
             None => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_UNKNOWN, open - close_wait),

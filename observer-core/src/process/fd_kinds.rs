@@ -144,6 +144,25 @@ impl FdKinds {
         Ok(kinds)
     }
 
+    /// What there is more of than before.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        fn more<K: Ord + Clone>(
+            now: &BTreeMap<K, u64>,
+            before: &BTreeMap<K, u64>,
+        ) -> BTreeMap<K, u64> {
+            let more = now.iter().map(|(key, count)| {
+                let before = before.get(key).copied().unwrap_or_default();
+                (key.clone(), count.saturating_sub(before))
+            });
+            more.filter(|(_, count)| *count > 0).collect()
+        }
+        Self {
+            counts: more(&self.counts, &before.counts),
+            peers: more(&self.peers, &before.peers),
+        }
+    }
+
     /// Kinds and their numbers, most first.
     #[must_use]
     pub fn most_first(&self) -> Vec<(&FdKind, u64)> {

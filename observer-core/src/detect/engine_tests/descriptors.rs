@@ -176,3 +176,36 @@ fn slow_growth_of_descriptors_is_known() {
     assert_eq!(growth(&|second| 100 + (second / 60).min(20)), []);
     assert_eq!(growth(&|second| 100 + second / 60 % 30), []);
 }
+
+/// A server with pipes and files of its own leaks connections under a small limit.
+#[test]
+fn a_leak_is_of_what_has_grown() {
+    use crate::process::fd_kinds::{FdKind, FdKinds};
+
+    let (_, engine) = play(40, |second| {
+        let mut process = process(7);
+        process.descriptors = Some(Descriptors {
+            open: 20 + second,
+            limit: 64,
+            measured_at: Duration::from_secs(1_000 + second),
+        });
+        let kinds = [
+            (FdKind::Pipe, 12),
+            (FdKind::Anonymous("eventfd".to_owned()), 8),
+            (FdKind::Tcp("CLOSE_WAIT"), 2),
+            (FdKind::IdleSocket, 1 + second),
+        ];
+        process.close_wait_over_10s = 2;
+        process.fd_kinds = Some(Arc::new(FdKinds::new(kinds)));
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    });
+    let raised = engine
+        .board()
+        .raised(Anomaly::FdLeak, &Subject::Process(key(7)));
+    let causes = &raised.unwrap().causes;
+    let ids: Vec<_> = causes.iter().map(|it| it.cause.id).collect();
+    assert_eq!(ids, ["fd_idle_sockets"]);
+}
