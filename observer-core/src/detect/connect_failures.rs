@@ -153,6 +153,16 @@ impl<S> ConnectFailures<S> {
         PeerShare::largest(of_rest.collect())
     }
 
+    /// The destinations of failures, and of sockets that wait.
+    pub fn all_destinations(&self, sample: &S) -> [Vec<PeerShare>; 2]
+    where
+        S: Connecting,
+    {
+        let culprits = sample.culprits();
+        let failed = self.destinations(&culprits.connects);
+        [failed, culprits.connecting.clone()]
+    }
+
     /// `recorded` are destinations of failures.
     fn causes(&self, recorded: &[PeerShare]) -> Vec<(&'static Cause, u64)> {
         let [by_icmp] = self.recent_by_icmp.sums();

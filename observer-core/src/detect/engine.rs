@@ -1,11 +1,16 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
+mod explained;
 mod pass;
 mod watches;
 
 use std::{collections::HashMap, time::Duration};
 
 use self::{
+    explained::{
+        is_at_full_listeners, is_exhausted, is_out_of_descriptors, is_raised_for_process,
+        is_sent_by_peer, stalls_at_full_listeners,
+    },
     pass::{Part, Pass},
     watches::{Rows, Watches},
 };
@@ -17,7 +22,7 @@ use super::{
     detector::{At, Detector},
     fd_exhaustion::FdExhaustion,
     fd_leak::FdLeak,
-    finding::{Change, Direction, Evidence, Severity, Subject},
+    finding::{Change, Subject},
     host::Host,
     idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
@@ -27,7 +32,7 @@ use super::{
     read_stall::ReadStall,
     recorded_peers::Suspected,
     rst_storm::RstStorm,
-    sample::{Listener, Name, Process, Sample, Source},
+    sample::{Name, Process, Sample, Source},
     settings::Thresholds,
     silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
@@ -35,7 +40,6 @@ use super::{
     tls_stall::TlsStall,
     windows::Pace,
 };
-use crate::table::Labels;
 use observer_common::ProcessKey;
 
 /// Maximum number of sources of segments for closed ports that are watched.
@@ -83,49 +87,6 @@ struct AllRows {
     listeners: Rows,
     namespaces: Rows,
     sources: Rows,
-}
-
-/// Whether it is raised for a process of the name.
-fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labels) -> bool {
-    board.all_raised(anomaly).any(|finding| {
-        let labels = finding.labels.as_ref();
-        matches!(finding.subject, Subject::Process(_))
-            && labels.is_some_and(|it| it.name_key() == name.name_key())
-    })
-}
-
-/// Whether the ports that searches failed for are a finding.
-fn is_exhausted(board: &Board, failed_at: Option<&Subject>) -> bool {
-    let finding = failed_at.and_then(|it| board.raised(Anomaly::PortExhaustion, it));
-    finding.is_some()
-}
-
-/// Whether the local process at the other end sends the RSTs.
-fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
-    let peer = process.reset_peer.map(Subject::Process);
-    let storm = peer.and_then(|peer| board.raised(Anomaly::RstStorm, &peer));
-    storm.is_some_and(|storm| {
-        matches!(
-            storm.evidence,
-            Evidence::Resets {
-                direction: Direction::Sent,
-                ..
-            }
-        )
-    })
-}
-
-/// Whether a process at its descriptor limit is among the holders.
-fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool {
-    board.all_raised(Anomaly::FdExhaustion).any(|finding| {
-        // By name: workers accept what their parent listens for.
-        let is_holder = |labels: &Labels| {
-            let mut holders = listener.holders.iter().map(|holder| &holder.labels);
-            holders.any(|it| it.name_key() == labels.name_key())
-        };
-        let labels = finding.labels.as_deref();
-        finding.severity == Severity::Critical && labels.is_some_and(is_holder)
-    })
 }
 
 impl Engine {
@@ -307,19 +268,38 @@ impl Engine {
             &mut rows.processes,
             &sample.processes,
         );
+        pass.run(
+            &mut self.listen_overflow,
+            &mut rows.listeners,
+            &sample.listeners,
+            |_| Detector::new(thresholds),
+            |_, listener, board| is_out_of_descriptors(board, listener),
+        );
         pass.run_alone(&mut self.fd_leak, &mut rows.processes, &sample.processes);
         pass.run_alone(
             &mut self.close_wait_leak,
             &mut rows.processes,
             &sample.processes,
         );
-        pass.run_alone(&mut self.read_stall, &mut rows.processes, &sample.processes);
+        pass.run(
+            &mut self.read_stall,
+            &mut rows.processes,
+            &sample.processes,
+            |_| Detector::new(thresholds),
+            |_, process, board| stalls_at_full_listeners(board, process, Anomaly::ReadStall),
+        );
         pass.run_alone(
             &mut self.program_not_reading,
             &mut rows.processes,
             &sample.processes,
         );
-        pass.run_alone(&mut self.tls_stall, &mut rows.processes, &sample.processes);
+        pass.run(
+            &mut self.tls_stall,
+            &mut rows.processes,
+            &sample.processes,
+            |_| Detector::new(thresholds),
+            |_, process, board| stalls_at_full_listeners(board, process, Anomaly::TlsStall),
+        );
         pass.run_alone(
             &mut self.quic_0rtt_lost,
             &mut rows.processes,
@@ -332,13 +312,6 @@ impl Engine {
             |_| Detector::new(thresholds),
             |_, process, board| board.raised(Anomaly::FdLeak, &process.subject()).is_some(),
         );
-        pass.run(
-            &mut self.listen_overflow,
-            &mut rows.listeners,
-            &sample.listeners,
-            |_| Detector::new(thresholds),
-            |_, listener, board| is_out_of_descriptors(board, listener),
-        );
         let failed_at = &sample.searches_failed_at;
         pass.run(
             &mut self.connect_failures,
@@ -348,6 +321,7 @@ impl Engine {
             |detector: &ConnectFailures<Process>, process, board| {
                 let at = failed_at.processes.get(&process.key);
                 detector.is_without_ports() && is_exhausted(board, at)
+                    || is_at_full_listeners(board, &detector.all_destinations(process))
             },
         );
         pass.run(
@@ -359,6 +333,7 @@ impl Engine {
                 let at = failed_at.names.get(&name.labels);
                 is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
                     || detector.is_without_ports() && is_exhausted(board, at)
+                    || is_at_full_listeners(board, &detector.all_destinations(name))
             },
         );
         pass.run(

@@ -341,6 +341,7 @@ mod tests {
             record(RECORD_CLOSE, 7, 0, 80),
         ]);
         let of = |last, reason, share| PeerShare {
+            netns: 0,
             address: [10, 0, 0, last].into(),
             port: 80,
             is_client: false,

@@ -1,9 +1,17 @@
-//! Which finding follows from another of the same program.
+//! Which finding follows from another of the same program, or of the server that it waits for.
+
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::detect::{Anomaly, Cause, Finding, Subject, cause, who};
+use crate::{
+    detect::{Anomaly, Cause, Evidence, Finding, Subject, cause, who},
+    table::{Labels, ListenAddress},
+};
+
+/// A listening address of a name.
+pub type Listening = (ListenAddress, Arc<Labels>);
 
 /// The finding that another one follows from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,13 +70,25 @@ const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
     ),
 ];
 
+/// Why a server lets its clients wait.
+const OF_SERVERS: [Anomaly; 4] = [
+    Anomaly::FdExhaustion,
+    Anomaly::ConnectFailures,
+    Anomaly::TlsStall,
+    Anomaly::ReadStall,
+];
+
 /// Ids in documents and files have hyphens.
 pub(super) fn id(anomaly: Anomaly) -> String {
     anomaly.name().replace('_', "-")
 }
 
 /// What `finding` follows from, of `all`.
-pub(super) fn origin(finding: &Finding, all: &[Finding]) -> Option<Origin> {
+pub(super) fn origin(
+    finding: &Finding,
+    all: &[Finding],
+    listening: &[Listening],
+) -> Option<Origin> {
     let has = |causes: &[&Cause]| {
         let mut of = finding.causes.iter();
         causes.is_empty() || of.any(|it| causes.contains(&it.cause))
@@ -76,15 +96,49 @@ pub(super) fn origin(finding: &Finding, all: &[Finding]) -> Option<Origin> {
     let rules = RULES
         .iter()
         .filter(|(anomaly, causes, _)| *anomaly == finding.anomaly && has(causes));
-    let found = rules.filter_map(|(_, _, origin)| {
+    let mut found = rules.filter_map(|(_, _, origin)| {
         let mut all = all.iter().filter(|it| it.anomaly == *origin);
         all.find(|it| is_of_same(finding, it))
     });
-    let found = found.take(1).next()?;
+    let found = found
+        .next()
+        .or_else(|| of_server(finding, all, listening))?;
     Some(Origin {
         id: id(found.anomaly),
         subject: serde_json::to_value(&found.subject).unwrap_or_default(),
         who: who(found),
+    })
+}
+
+/// What is wrong with the program of this host that most of its connections wait for.
+fn of_server<'a>(
+    finding: &Finding,
+    all: &'a [Finding],
+    listening: &[Listening],
+) -> Option<&'a Finding> {
+    let Evidence::Waits { peers, .. } = &finding.evidence else {
+        return None;
+    };
+    let all_waiting: u32 = peers.iter().map(|it| it.connections).sum();
+    let is_most = |of: u32| 2 * of > all_waiting;
+    let mut most = peers.iter().filter(|it| !it.is_client);
+    let most = most.find(|it| is_most(it.connections))?;
+    let netns = finding.netns?;
+    let at = SocketAddr::new(most.address, most.port);
+    let servers: Vec<_> = listening
+        .iter()
+        .filter(|(place, _)| place.is_reached_at(netns, at))
+        .map(|(_, labels)| labels.name_key())
+        .collect();
+    let is_of_server = |it: &&Finding| {
+        let name = it.labels.as_deref().map(Labels::name_key);
+        it.subject != finding.subject
+            && it.netns.is_none_or(|other| other == netns)
+            && name.is_some_and(|it| servers.contains(&it))
+    };
+    OF_SERVERS.iter().find_map(|anomaly| {
+        let mut all = all.iter().filter(|it| it.anomaly == *anomaly);
+        all.find(is_of_server)
     })
 }
 

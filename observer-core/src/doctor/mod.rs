@@ -8,7 +8,7 @@ mod report;
 mod settings;
 mod text;
 
-pub use follows::Origin;
+pub use follows::{Listening, Origin};
 pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
 pub use odd::{Binds, Connects, FailedHandshakes, FastOpen, Growth, Odd};

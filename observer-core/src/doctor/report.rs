@@ -6,7 +6,7 @@ use observer_common::ProcessKey;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    follows::{id, origin},
+    follows::{Listening, id, origin},
     item::{Item, Severity, with_hints},
     notes::{ProcessState, notes},
     odd::Odd,
@@ -68,6 +68,8 @@ pub struct Inputs<'a> {
     pub processes: &'a HashMap<ProcessKey, ProcessState>,
     /// Failed setsockopt() calls since the daemon started.
     pub failed_options: &'a [FailedOptions],
+    /// Where programs listen.
+    pub listening: &'a [Listening],
     /// What no detector raises.
     pub odd: &'a Odd,
     /// What is known of the host.
@@ -122,7 +124,7 @@ fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
         summary: headline(finding),
         evidence: serde_json::to_value(&finding.evidence).unwrap_or_default(),
         time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
-        follows_from: origin(finding, inputs.findings),
+        follows_from: origin(finding, inputs.findings, inputs.listening),
         notes: notes(finding, inputs.processes, &inputs.host.sysctls),
         causes: finding
             .causes

@@ -15,6 +15,8 @@ use crate::{
     table::{Labels, ListenAddress, Resources, fake::key},
 };
 
+mod follows;
+
 const NETNS: u32 = 4_026_531_840;
 
 fn exhausted(severity: detect::Severity) -> Finding {
@@ -82,6 +84,11 @@ fn report_with(
     odd: &Odd,
     sysctls: &Sysctls,
 ) -> Report {
+    let server = Arc::new(Labels::name("nginx", "nginx.service"));
+    let place = |address: &str| ListenAddress {
+        netns: NETNS,
+        address: address.parse().unwrap(),
+    };
     let verdict = |signal, status| contract::Verdict {
         signal,
         attach_type: AttachType::TpBtf,
@@ -104,6 +111,7 @@ fn report_with(
         findings,
         processes: &HashMap::from([(key(5674, 1), state)]),
         failed_options,
+        listening: &[(place("0.0.0.0:80"), server)],
         odd,
         host: &host(sysctls),
         verdicts: &[
@@ -155,67 +163,6 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
         assert!(words.contains(expected), "{expected}\n{text}");
     }
     assert!(!words.contains("not checked state"), "{text}");
-}
-
-/// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.
-#[test]
-fn what_follows_from_another_says_so() {
-    let explained = |cause| explained(cause, &Host::default());
-    let exhausted = exhausted(detect::Severity::Warning);
-    let leak = Finding {
-        anomaly: Anomaly::FdLeak,
-        causes: explained(&cause::FD_CONNECTIONS),
-        ..exhausted.clone()
-    };
-    let queue = Finding {
-        anomaly: Anomaly::ListenOverflow,
-        subject: Subject::Listener(ListenAddress {
-            netns: 1,
-            address: ([0, 0, 0, 0], 80).into(),
-        }),
-        evidence: Evidence::AcceptQueue {
-            overflows: 1,
-            backlog: 1,
-            max_backlog: 1,
-            fullest: 1.0,
-            stalled: 0,
-            stalled_seconds: 0.0,
-            sockets: 1,
-            accepts: 0,
-            holders: Vec::new(),
-            stuck_pid: None,
-        },
-        causes: explained(&cause::ACCEPT_WITHOUT_DESCRIPTORS),
-        ..exhausted.clone()
-    };
-    let other = Finding {
-        labels: Some(Arc::new(Labels::name("other", ""))),
-        ..queue.clone()
-    };
-    let all = [leak, exhausted, queue, other];
-    let report = report(&all, &[], &Sysctls::default());
-    let origins = report.findings.iter().map(|it| it.follows_from.as_ref());
-    let origins: Vec<_> = origins.map(|it| it.map(|it| it.id.as_str())).collect();
-    let expected = [None, Some("fd-leak"), Some("fd-exhaustion"), None];
-    assert_eq!(origins, expected);
-    let text = render(&report);
-    assert!(
-        text.contains("Follows from fd-leak: api\\x1b[31m (pid 5674, api.service)\n"),
-        "{text}"
-    );
-    let [limit, unguarded] = report.findings[0].notes.as_slice() else {
-        panic!("{:?}", report.findings[0].notes);
-    };
-    assert!(
-        limit.contains("is 1024, and may be raised to 524288"),
-        "{limit}"
-    );
-    assert!(
-        unguarded.starts_with("412 of its connections"),
-        "{unguarded}"
-    );
-    // The cause is the limit, which says nothing about connections.
-    assert_eq!(report.findings[1].notes, [limit.as_str()]);
 }
 
 #[test]

@@ -112,13 +112,19 @@ impl Exporter {
                 });
             }
         });
+        let mut listening = Vec::new();
         table.visit_listeners(&mut |labels, place, stats| {
-            if let Some(place) = place.filter(|_| stats.fast_open > 0 && labels.pid().is_none()) {
+            let Some(place) = place.filter(|_| stats.sockets > 0 && labels.pid().is_none()) else {
+                return;
+            };
+            let labels = Arc::new(labels.clone());
+            if stats.fast_open > 0 {
                 odd.fast_open.push(FastOpen {
                     place: *place,
-                    labels: Arc::new(labels.clone()),
+                    labels: Arc::clone(&labels),
                 });
             }
+            listening.push((*place, labels));
         });
         for (key, count) in table.unguarded_of_processes() {
             processes.entry(key).or_default().unguarded = count;
@@ -137,6 +143,7 @@ impl Exporter {
             findings: &findings,
             processes: &processes,
             failed_options: &failed_options,
+            listening: &listening,
             odd: &odd,
             host: &host,
             verdicts: inner.source.verdicts(),

@@ -26,6 +26,24 @@ pub struct ListenAddress {
     pub address: SocketAddr,
 }
 
+impl ListenAddress {
+    /// Whether it takes connections to `to`, if that is an address of this host. One at `::` takes those of IPv4, too, unless
+    /// it has IPV6_V6ONLY, of which nothing is known here.
+    #[must_use]
+    pub fn takes(&self, netns: u32, to: SocketAddr) -> bool {
+        let (at, to_ip) = (self.address.ip(), to.ip());
+        (self.netns, self.address.port()) == (netns, to.port())
+            && (at == to_ip || at.is_unspecified() && (at.is_ipv6() || to_ip.is_ipv4()))
+    }
+
+    /// Whether connects to `to` reach it. Of addresses other than its own and those of loopback it is not known whether they
+    /// are of this host.
+    #[must_use]
+    pub fn is_reached_at(&self, netns: u32, to: SocketAddr) -> bool {
+        (self.address == to || to.ip().is_loopback()) && self.takes(netns, to)
+    }
+}
+
 impl From<&ListenerSample> for ListenAddress {
     fn from(sample: &ListenerSample) -> Self {
         let listener = &sample.listener;

@@ -92,6 +92,7 @@ fn what_listens_at_another_address_is_the_cause_of_its_refusals() {
                 .iter()
                 .zip(1..)
                 .map(|((elsewhere, share), last)| PeerShare {
+                    netns: 1,
                     address: [10, 0, 0, last].into(),
                     port: 80,
                     is_client: false,
@@ -142,6 +143,7 @@ fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
 #[test]
 fn destinations_are_those_of_failures() {
     let share = |address: &str, reason, share| PeerShare {
+        netns: 1,
         address: address.parse().unwrap(),
         port: 80,
         is_client: false,
@@ -182,4 +184,114 @@ fn destinations_are_those_of_failures() {
         peers,
         [("10.0.0.7".to_owned(), 75.0), ("10.0.0.8".to_owned(), 25.0)]
     );
+}
+
+/// Two clients of a listener that does not accept: a process, and a name whose processes have ended.
+#[test]
+fn a_full_listener_explains_its_clients() {
+    let raised = |to: &str, reason, netns, share: f64| {
+        let at: std::net::SocketAddr = to.parse().unwrap();
+        let (_, engine) = play(30, |second| {
+            let mut counts = Counts::default();
+            counts.connects[ConnectResult::GaveUp as usize] = 10 * second;
+            let culprits = Culprits {
+                connects: vec![PeerShare {
+                    netns,
+                    address: at.ip(),
+                    port: at.port(),
+                    is_client: false,
+                    reason: Some(reason),
+                    share,
+                    elsewhere: None,
+                }],
+                ..Culprits::default()
+            };
+            Sample {
+                processes: vec![Process {
+                    counts,
+                    culprits: culprits.clone(),
+                    ..process(7)
+                }],
+                names: vec![Name {
+                    labels: Arc::new(Labels::name("daemon-83", "")),
+                    running: 0,
+                    counts,
+                    syn_sent: 0,
+                    syn_sent_over_3s: 0,
+                    culprits,
+                }],
+                listeners: vec![full_listener(second)],
+                ..Sample::default()
+            }
+        });
+        let all = engine.board().all_raised(Anomaly::ConnectFailures);
+        all.count()
+    };
+    assert_eq!(raised("127.0.0.1:80", "gave_up", 1, 1.0), 0);
+    assert_eq!(raised("127.0.0.1:80", "timed_out", 1, 0.6), 0);
+    assert_eq!(raised("127.0.0.1:80", "gave_up", 1, 0.5), 2);
+    assert_eq!(raised("127.0.0.1:80", "refused", 1, 1.0), 2);
+    assert_eq!(raised("127.0.0.1:81", "gave_up", 1, 1.0), 2);
+    assert_eq!(raised("127.0.0.1:80", "gave_up", 2, 1.0), 2);
+    // Perhaps another host.
+    assert_eq!(raised("10.0.0.9:80", "gave_up", 1, 1.0), 2);
+}
+
+#[test]
+fn clients_that_wait_for_a_full_listener_wait_for_its_program() {
+    use observer_common::{TLS_CLIENT, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
+
+    use crate::walk::{Peer, PeerWait};
+
+    let raised = |port, is_client, role: u32| {
+        let (_, engine) = play(40, |second| {
+            let mut client = process(7);
+            let peer = Peer {
+                netns: 1,
+                address: "127.0.0.1".parse().unwrap(),
+                port,
+                is_client,
+            };
+            client.peers = vec![PeerWait {
+                owner: (0, 0),
+                peer,
+                waits_for: WAIT_PEER_FIRST_BYTE,
+                is_judged: true,
+                connections: 10,
+                longest_ms: 20_000,
+            }];
+            let waits = &mut client.waits;
+            waits.connections = 10;
+            waits.in_use_of_clients = 10;
+            waits.unanswered = 10;
+            client.handshakes.slow[role as usize] = 10;
+            Sample {
+                processes: vec![client],
+                listeners: vec![full_listener(second)],
+                ..Sample::default()
+            }
+        });
+        [Anomaly::ReadStall, Anomaly::TlsStall].map(|it| engine.board().all_raised(it).count())
+    };
+    assert_eq!(raised(80, false, TLS_CLIENT), [0, 0]);
+    assert_eq!(raised(81, false, TLS_CLIENT), [1, 1]);
+    // Its own clients do not finish their handshakes.
+    assert_eq!(raised(80, false, TLS_SERVER), [0, 1]);
+    assert_eq!(raised(80, true, TLS_CLIENT), [1, 1]);
+}
+
+/// It drops requests.
+fn full_listener(second: u64) -> Listener {
+    Listener {
+        sockets: 1,
+        backlog: 128,
+        max_backlog: 128,
+        fullest: 1.0,
+        overflows: 10 * second,
+        holders: vec![holder(8)],
+        ..Listener::new(ListenAddress {
+            netns: 1,
+            address: "0.0.0.0:80".parse().unwrap(),
+        })
+    }
 }

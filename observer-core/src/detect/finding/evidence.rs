@@ -80,6 +80,9 @@ pub type PeerReason = (Peer, Option<&'static str>);
 /// A peer and its share of the connections that an incident is about.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PeerShare {
+    /// The network namespace of a connection to it, by inode number.
+    #[serde(skip)]
+    pub netns: u32,
     /// The peer's address.
     pub address: IpAddr,
     /// The port that was connected to.
@@ -113,6 +116,7 @@ impl PeerShare {
         for ((peer, reason), weight) in of.first(usize::MAX) {
             let share = weight / of.total();
             let it = Self {
+                netns: peer.netns,
                 address: peer.address,
                 port: peer.port,
                 is_client: peer.is_client,

@@ -1,6 +1,6 @@
 //! Finds the programs that listen on the port of a refused connection, but at other addresses of this host.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
     detect::{finding::Elsewhere, recorded_peers::RecordedPeers, sample::Listener},
@@ -32,10 +32,11 @@ impl<'a> ByPort<'a> {
             return None;
         }
         let listeners = self.listeners.get(&(to.netns, to.port))?;
-        let addresses = listeners.iter().map(|it| it.place.address.ip());
-        if addresses.clone().any(|it| takes(it, to.address)) {
+        let at = SocketAddr::new(to.address, to.port);
+        if listeners.iter().any(|it| it.place.takes(to.netns, at)) {
             return None;
         }
+        let addresses = listeners.iter().map(|it| it.place.address.ip());
         let holder = listeners.iter().find_map(|it| it.holders.first());
         Some(Elsewhere {
             addresses: addresses.collect(),
@@ -44,15 +45,9 @@ impl<'a> ByPort<'a> {
     }
 }
 
-/// Whether a socket at the address `at` takes connections to another address. One at `::` takes those of IPv4, too, unless
-/// it has IPV6_V6ONLY, of which nothing is known here.
-fn takes(at: IpAddr, to: IpAddr) -> bool {
-    at == to || at.is_unspecified() && (at.is_ipv6() || to.is_ipv4())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::{net::IpAddr, sync::Arc, time::Duration};
 
     use observer_common::{AF_INET, Pod as _, RECORD_CONNECT_FAILED, Record, SLOT_FIRST};
 

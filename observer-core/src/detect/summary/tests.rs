@@ -139,6 +139,7 @@ fn a_storm_that_is_received_has_several_causes() {
 
 fn share(last: u8, is_client: bool, reason: Option<&'static str>, share: f64) -> PeerShare {
     PeerShare {
+        netns: 1,
         address: [10, 0, 0, last].into(),
         port: 443,
         is_client,

@@ -1,0 +1,127 @@
+//! Findings that follow from others.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::detect::Breakdown;
+
+/// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.
+#[test]
+fn what_follows_from_another_says_so() {
+    let explained = |cause| explained(cause, &Host::default());
+    let exhausted = exhausted(detect::Severity::Warning);
+    let leak = Finding {
+        anomaly: Anomaly::FdLeak,
+        causes: explained(&cause::FD_CONNECTIONS),
+        ..exhausted.clone()
+    };
+    let queue = Finding {
+        anomaly: Anomaly::ListenOverflow,
+        subject: Subject::Listener(ListenAddress {
+            netns: 1,
+            address: ([0, 0, 0, 0], 80).into(),
+        }),
+        evidence: Evidence::AcceptQueue {
+            overflows: 1,
+            backlog: 1,
+            max_backlog: 1,
+            fullest: 1.0,
+            stalled: 0,
+            stalled_seconds: 0.0,
+            sockets: 1,
+            accepts: 0,
+            holders: Vec::new(),
+            stuck_pid: None,
+        },
+        causes: explained(&cause::ACCEPT_WITHOUT_DESCRIPTORS),
+        ..exhausted.clone()
+    };
+    let other = Finding {
+        labels: Some(Arc::new(Labels::name("other", ""))),
+        ..queue.clone()
+    };
+    let all = [leak, exhausted, queue, other];
+    let report = report(&all, &[], &Sysctls::default());
+    let origins = report.findings.iter().map(|it| it.follows_from.as_ref());
+    let origins: Vec<_> = origins.map(|it| it.map(|it| it.id.as_str())).collect();
+    let expected = [None, Some("fd-leak"), Some("fd-exhaustion"), None];
+    assert_eq!(origins, expected);
+    let text = render(&report);
+    assert!(
+        text.contains("Follows from fd-leak: api\\x1b[31m (pid 5674, api.service)\n"),
+        "{text}"
+    );
+    let [limit, unguarded] = report.findings[0].notes.as_slice() else {
+        panic!("{:?}", report.findings[0].notes);
+    };
+    assert!(
+        limit.contains("is 1024, and may be raised to 524288"),
+        "{limit}"
+    );
+    assert!(
+        unguarded.starts_with("412 of its connections"),
+        "{unguarded}"
+    );
+    // The cause is the limit, which says nothing about connections.
+    assert_eq!(report.findings[1].notes, [limit.as_str()]);
+}
+
+/// Clients of a proxy of this host that waits for its own server.
+#[test]
+fn a_client_waits_for_what_its_server_waits_for() {
+    let of = |pid, comm: &str, netns, evidence| Finding {
+        subject: Subject::Process(key(pid, 1)),
+        labels: Some(Arc::new(Labels::process(
+            pid,
+            comm,
+            &format!("{comm}.service"),
+        ))),
+        netns: Some(netns),
+        evidence,
+        ..exhausted(detect::Severity::Warning)
+    };
+    let waits = |peer: &str, others| Evidence::Waits {
+        waiting: 6,
+        connections: 6,
+        reasons: Breakdown::default(),
+        longest_seconds: 10.0,
+        peers: [(peer, 6), ("10.8.0.9:80", others)]
+            .map(|(peer, connections)| {
+                let at: SocketAddr = peer.parse().unwrap();
+                detect::Waiting {
+                    address: at.ip(),
+                    port: at.port(),
+                    is_client: false,
+                    reason: "peer_first_byte",
+                    connections,
+                }
+            })
+            .to_vec(),
+    };
+    let origin = |peer, others, netns| {
+        let client = Finding {
+            anomaly: Anomaly::ReadStall,
+            ..of(1, "client", NETNS, waits(peer, others))
+        };
+        let proxy = Finding {
+            anomaly: Anomaly::ConnectFailures,
+            ..of(
+                2,
+                "nginx",
+                netns,
+                Evidence::TimeWaitOverflows { overflows: 0 },
+            )
+        };
+        let report = report(&[client, proxy], &[], &Sysctls::default());
+        let origin = report.findings[0].follows_from.as_ref();
+        origin.map(|it| format!("{}: {}", it.id, it.who))
+    };
+    let expected = "connect-failures: nginx (pid 2, nginx.service)";
+    assert_eq!(origin("127.0.0.1:80", 0, NETNS).as_deref(), Some(expected));
+    assert_eq!(origin("127.0.0.1:80", 6, NETNS), None);
+    assert_eq!(origin("127.0.0.1:81", 0, NETNS), None);
+    // The listener is at all addresses of this host.
+    assert_eq!(origin("10.8.0.2:80", 0, NETNS), None);
+    // A proxy of the same name in a container.
+    assert_eq!(origin("127.0.0.1:80", 0, 1), None);
+}
