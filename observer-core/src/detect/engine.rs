@@ -4,7 +4,7 @@ mod explained;
 mod pass;
 mod watches;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use self::{
     explained::{
@@ -22,7 +22,7 @@ use super::{
     detector::{At, Detector},
     fd_exhaustion::FdExhaustion,
     fd_leak::FdLeak,
-    finding::{Change, Subject},
+    finding::{Change, PeerShare, Subject},
     host::Host,
     idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
@@ -32,7 +32,7 @@ use super::{
     read_stall::ReadStall,
     recorded_peers::Suspected,
     rst_storm::RstStorm,
-    sample::{Name, Process, Sample, Source},
+    sample::{ConnectResult, Name, Process, Sample, Source},
     settings::Thresholds,
     silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
@@ -40,6 +40,7 @@ use super::{
     tls_stall::TlsStall,
     windows::Pace,
 };
+use crate::table::Labels;
 use observer_common::ProcessKey;
 
 /// Maximum number of sources of segments for closed ports that are watched.
@@ -55,6 +56,8 @@ pub struct Engine {
     host: Host,
     /// Sources of segments for closed ports that are no scan, as of the last sample.
     strays: Vec<Source>,
+    /// Destinations of refused connects by name, as of the last sample.
+    refused: HashMap<Arc<Labels>, Vec<PeerShare>>,
     board: Board,
     rows: AllRows,
     ports: Watches<PortExhaustion>,
@@ -99,6 +102,7 @@ impl Engine {
             last: None,
             host: Host::default(),
             strays: Vec::new(),
+            refused: HashMap::new(),
             board: Board::default(),
             rows: AllRows::default(),
             ports: Watches::default(),
@@ -148,6 +152,12 @@ impl Engine {
     #[must_use]
     pub fn strays(&self) -> &[Source] {
         &self.strays
+    }
+
+    /// To where most refused connects of a name were; nothing unless records of them were read.
+    #[must_use]
+    pub fn refused(&self, name: &Labels) -> &[PeerShare] {
+        self.refused.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Processes whose descriptors have grown steadily for over an hour without being a finding, with their growth per
@@ -402,6 +412,13 @@ impl Engine {
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
             },
         );
+        let refused = sample.names.iter().filter_map(|name| {
+            let mut to = name.culprits.connects.clone();
+            to.retain(|it| it.reason == Some(ConnectResult::Refused.name()));
+            let to = PeerShare::largest(to);
+            (!to.is_empty()).then(|| (Arc::clone(&name.labels), to))
+        });
+        self.refused = refused.collect();
         // Source addresses are easily forged, so only those that may be a scan are watched, and not any number.
         let mut room = SOURCES.saturating_sub(rows.sources.len());
         let is_watched = |source: &&Source| {

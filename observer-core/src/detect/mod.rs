@@ -54,6 +54,7 @@ pub use finding::{
 pub use gather::{Gatherer, Inputs};
 pub use host::Host;
 pub use recorded_peers::{RecordedPeers, Suspected};
+pub use rst_storm::{cut_off, cut_off_cause};
 pub use sample::{
     ConnectResult, CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Ports,
     Process, ReceivedReset, Sample, SearchesFailedAt, SentReset, Source, Worker,

@@ -194,6 +194,35 @@ impl Side {
     }
 }
 
+fn only_serves(counts: &Counts) -> bool {
+    counts.accepted > 0 && counts.connects[ConnectResult::Ok as usize] == 0
+}
+
+/// Connections that data reached after they were closed, if they are at least half of those that ended: of a proxy, which
+/// has a connection to a client for each to a server, of those with the one side.
+#[must_use]
+pub fn cut_off(counts: &Counts) -> u64 {
+    let opened = counts.connects[ConnectResult::Ok as usize];
+    let one_side = counts.ended - counts.ended.min(opened.min(counts.accepted));
+    let cut_off: u64 = [SentReset::DataAfterClose, SentReset::UnreadAfterShutdown]
+        .map(|it| counts.resets_sent[it as usize])
+        .iter()
+        .sum();
+    match 2 * cut_off >= one_side {
+        true => cut_off,
+        false => 0,
+    }
+}
+
+/// The cause of data that arrives after close().
+#[must_use]
+pub fn cut_off_cause(counts: &Counts) -> &'static Cause {
+    match only_serves(counts) {
+        true => &cause::CLOSES_FIRST,
+        false => &cause::HALF_CLOSE,
+    }
+}
+
 impl<S: Resetting> RstStorm<S> {
     /// The direction with the higher score.
     fn direction(&self) -> Direction {
@@ -221,17 +250,12 @@ impl<S: Resetting> RstStorm<S> {
     fn sent_causes(&self, counts: &Counts) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
         let count = |class: SentReset| sent[class as usize];
-        let only_serves = counts.accepted > 0 && counts.connects[ConnectResult::Ok as usize] == 0;
-        let data_after_close = match only_serves {
-            true => &cause::CLOSES_FIRST,
-            false => &cause::HALF_CLOSE,
-        };
-        let unread = match only_serves {
+        let unread = match only_serves(counts) {
             true => &cause::CLOSES_UNREAD,
             false => &cause::UNREAD,
         };
         vec![
-            (data_after_close, count(SentReset::DataAfterClose)),
+            (cut_off_cause(counts), count(SentReset::DataAfterClose)),
             (&cause::HALF_CLOSE, count(SentReset::UnreadAfterShutdown)),
             (unread, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),

@@ -11,7 +11,7 @@ mod text;
 pub use follows::{Listening, Origin};
 pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
-pub use odd::{Binds, Connects, FailedHandshakes, FastOpen, Growth, Odd};
+pub use odd::{Binds, Counted, FailedHandshakes, FastOpen, Growth, Odd, Refused};
 pub use report::{FailedOptions, Inputs, NotLookedAt, Report};
 pub use settings::{Setting, Verdict};
 pub use text::render;

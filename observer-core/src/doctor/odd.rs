@@ -1,6 +1,10 @@
 //! What is odd although no detector raises it: too rare or too slow, or without effect.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use observer_common::{ProcessKey, TLS_FAILED, TLS_OK, TLS_ROLES, TlsCounters};
 use serde_json::json;
@@ -8,8 +12,8 @@ use serde_json::json;
 use super::item::{Item, with_hints};
 use crate::{
     detect::{
-        Anomaly, Breakdown, Counts, Finding, Host, Source, connect_causes, failed_connects, named,
-        number, scanned_ports,
+        Anomaly, Counts, Explanation, Finding, Host, Source, connect_causes, cut_off,
+        cut_off_cause, failed_connects, named, number, scanned_ports,
     },
     hints::{Advice, HINTS},
     table::{Labels, ListenAddress},
@@ -25,14 +29,16 @@ const HANDSHAKES: u64 = 10;
 const SEGMENTS: u64 = 10;
 /// Maximum number of errnos that are named.
 const ERRNOS: usize = 3;
-/// Maximum number of names whose calls fail.
-const NAMES: usize = 10;
-/// Maximum number of sources that are named.
-const SOURCES: usize = 10;
+/// Connections that data must have reached after they were closed.
+const CUT_OFF: u64 = 20;
+/// Maximum number of names or sources with the same oddity.
+const MOST: usize = 10;
+/// Maximum number of programs that may be a source.
+const PROGRAMS: usize = 3;
 
-/// Connects of a name since the daemon started.
+/// What a name has done since the daemon started.
 #[derive(Clone, Debug)]
-pub struct Connects {
+pub struct Counted {
     /// Whose.
     pub labels: Arc<Labels>,
     /// The network namespace of one of its processes.
@@ -83,6 +89,26 @@ impl FailedHandshakes {
     }
 }
 
+/// Connects of a name to this host that were refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Whose.
+    pub labels: Arc<Labels>,
+    /// The network namespaces of its running processes.
+    pub netns: Vec<u32>,
+    /// How many in all of them since the daemon started.
+    pub count: u64,
+    /// Network namespace and destination of the last ones, if records of them were read.
+    pub to: Vec<(u32, SocketAddr)>,
+}
+
+impl Refused {
+    fn to(&self, netns: u32) -> Vec<String> {
+        let to = self.to.iter().filter(|it| it.0 == netns);
+        to.map(|it| it.1.to_string()).collect()
+    }
+}
+
 /// A process whose descriptors have grown for more than an hour.
 #[derive(Clone, Debug)]
 pub struct Growth {
@@ -111,7 +137,9 @@ pub struct FastOpen {
 #[derive(Clone, Debug, Default)]
 pub struct Odd {
     /// Of names without a finding about it.
-    pub connects: Vec<Connects>,
+    pub connects: Vec<Counted>,
+    /// Of names without a finding about RSTs and without TLS, whose last data is mostly no answer.
+    pub cut_off: Vec<Counted>,
     /// Of names of which any has failed.
     pub binds: Vec<Binds>,
     /// Of names of which none has succeeded.
@@ -122,35 +150,20 @@ pub struct Odd {
     pub fast_open: Vec<FastOpen>,
     /// Sources of segments for closed ports that are no scan.
     pub strays: Vec<Source>,
+    /// Of names in any network namespace.
+    pub refused: Vec<Refused>,
+}
+
+/// Those of which there are at least so many, most first.
+fn most<T>(all: &[T], least: u64, count: impl Fn(&T) -> u64) -> impl Iterator<Item = (&T, u64)> {
+    let all = all.iter().map(|it| (it, count(it)));
+    let mut all: Vec<_> = all.filter(|(_, count)| *count >= least).collect();
+    all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    all.into_iter().take(MOST)
 }
 
 impl Odd {
     pub(super) fn items(&self, host: &Host, findings: &[Finding]) -> Vec<Item> {
-        let Self {
-            connects,
-            binds,
-            handshakes,
-            growing,
-            fast_open,
-            strays,
-        } = self;
-        let failed = connects.iter().map(|it| (it, failed_connects(&it.counts)));
-        let mut failed: Vec<_> = failed.filter(|(_, it)| it.sum() >= CONNECTS).collect();
-        failed.sort_by_key(|(_, results)| std::cmp::Reverse(results.sum()));
-        let failed = failed.into_iter().take(NAMES);
-        let connects = failed.map(|(of, results)| of_connects(of, &results, host));
-        let binds = binds.iter().map(|it| (it, it.failed.values().sum()));
-        let mut binds: Vec<(_, u64)> = binds.filter(|(_, sum)| *sum >= BINDS).collect();
-        binds.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
-        let binds = binds.into_iter().take(NAMES);
-        let binds = binds.map(|(of, sum)| of_binds(of, sum, host));
-        let handshakes = handshakes.iter().filter(|it| it.failed >= HANDSHAKES);
-        let mut handshakes: Vec<_> = handshakes.collect();
-        handshakes.sort_by_key(|it| std::cmp::Reverse(it.failed));
-        let handshakes = handshakes.into_iter().take(NAMES);
-        let handshakes = handshakes.map(|it| of_handshakes(it, host));
-        let growing = growing.iter().map(|it| of_growth(it, host));
-        let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
         // A client of this host has a finding of its own then.
         let is_known = |it: &Source| {
             let mut findings = findings.iter();
@@ -158,19 +171,92 @@ impl Odd {
                 && findings
                     .any(|of| of.anomaly == Anomaly::ConnectFailures && of.netns == Some(it.netns))
         };
-        let strays = strays.iter();
-        let strays = strays.filter(|it| it.segments >= SEGMENTS && !is_known(it));
-        let mut strays: Vec<_> = strays.collect();
-        strays.sort_by_key(|it| std::cmp::Reverse(it.segments));
-        let strays = strays.into_iter().take(SOURCES);
-        let strays = strays.map(|it| of_stray(it, host));
+        let failed = |it: &Counted| failed_connects(&it.counts).sum();
+        let connects = most(&self.connects, CONNECTS, failed).map(|(it, _)| of_connects(it, host));
+        let cut_off = most(&self.cut_off, CUT_OFF, |it| cut_off(&it.counts));
+        let cut_off = cut_off.map(|(it, count)| of_cut_off(it, count, host));
+        let binds = most(&self.binds, BINDS, |it| it.failed.values().sum());
+        let binds = binds.map(|(it, count)| of_binds(it, count, host));
+        let handshakes = most(&self.handshakes, HANDSHAKES, |it| it.failed);
+        let handshakes = handshakes.map(|(it, _)| of_handshakes(it, host));
+        let growing = self.growing.iter().map(|it| of_growth(it, host));
+        let fast_open = &self.fast_open;
+        let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
+        let segments = |it: &Source| if is_known(it) { 0 } else { it.segments };
+        let strays = most(&self.strays, SEGMENTS, segments);
+        let strays = strays.map(|(it, _)| self.of_stray(it, host));
         connects
+            .chain(cut_off)
             .chain(binds)
             .chain(handshakes)
             .chain(growing)
             .chain(fast_open)
             .chain(strays)
             .collect()
+    }
+
+    fn of_stray(&self, of: &Source, host: &Host) -> Item {
+        let Source { netns, address, .. } = *of;
+        let ports = scanned_ports(of);
+        let hint = advice("closed-ports", host, Some(netns));
+        let which = match ports {
+            1 => "a closed port".to_owned(),
+            _ => format!("{ports} closed ports"),
+        };
+        let here = |it: &Refused| match address.is_loopback() && it.netns.contains(&netns) {
+            true => it.count,
+            false => 0,
+        };
+        let programs: Vec<_> = most(&self.refused, 1, here).take(PROGRAMS).collect();
+        let refused: Vec<_> = programs
+            .iter()
+            .map(|(it, count)| {
+                format!(
+                    "{} ({}{})",
+                    named(&it.labels),
+                    number(*count),
+                    to(&it.to(netns))
+                )
+            })
+            .collect();
+        let refused = match refused.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; connects refused since the observer started: {}",
+                refused.join(", ")
+            ),
+        };
+        let programs: Vec<_> = programs
+            .iter()
+            .map(|(it, count)| {
+                json!({
+                    "comm": it.labels.comm(), "unit": it.labels.unit(), "refused": count, "to": it.to(netns),
+                })
+            })
+            .collect();
+        Item {
+            id: "closed-ports".to_owned(),
+            subject: json!({"kind": "source", "netns": netns, "address": address}),
+            summary: format!(
+                "{} tries {which} of {}: {} segments within a minute{refused}",
+                from(address),
+                match address.is_loopback() {
+                    true => format!("network namespace {netns}"),
+                    false => format!("this host (network namespace {netns})"),
+                },
+                number(of.segments),
+            ),
+            evidence: json!({ "ports": ports, "segments": of.segments, "programs": programs }),
+            ..with_hints(&hint.iter().collect::<Vec<_>>())
+        }
+    }
+}
+
+/// ` to 127.0.0.1:8003`, if it is known.
+fn to(all: &[String]) -> String {
+    match all.is_empty() {
+        true => String::new(),
+        false => format!(" to {}", all.join(" and ")),
     }
 }
 
@@ -180,7 +266,8 @@ fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice> {
     Advice::new(hint, &host.known(netns, false))
 }
 
-fn of_connects(of: &Connects, results: &Breakdown, host: &Host) -> Item {
+fn of_connects(of: &Counted, host: &Host) -> Item {
+    let results = failed_connects(&of.counts);
     let mut causes = connect_causes(&of.counts);
     host.advise(&mut causes, of.netns, false);
     let hints: Vec<_> = causes.iter().flat_map(|it| &it.hints).collect();
@@ -196,6 +283,26 @@ fn of_connects(of: &Connects, results: &Breakdown, host: &Host) -> Item {
         evidence: json!({ "results": results }),
         causes: texts.collect(),
         ..with_hints(&hints)
+    }
+}
+
+fn of_cut_off(of: &Counted, count: u64, host: &Host) -> Item {
+    let mut causes = [Explanation::new(cut_off_cause(&of.counts), 1.0)];
+    host.advise(&mut causes, of.netns, false);
+    let [cause] = causes;
+    Item {
+        id: "cuts-off".to_owned(),
+        subject: of_name(&of.labels),
+        summary: format!(
+            "{}: {} of its {} connections that ended since the observer started were sent data after it had closed, which \
+             is lost",
+            named(&of.labels),
+            number(count),
+            number(of.counts.ended),
+        ),
+        evidence: json!({ "cut_off": count, "ended": of.counts.ended }),
+        causes: vec![cause.cause.text.to_owned()],
+        ..with_hints(&cause.hints.iter().collect::<Vec<_>>())
     }
 }
 
@@ -282,31 +389,6 @@ fn of_fast_open(of: &FastOpen, host: &Host) -> Option<Item> {
         evidence: json!({}),
         ..with_hints(&[&hint])
     })
-}
-
-fn of_stray(of: &Source, host: &Host) -> Item {
-    let Source { netns, address, .. } = *of;
-    let ports = scanned_ports(of);
-    let hint = advice("closed-ports", host, Some(netns));
-    let which = match ports {
-        1 => "a closed port".to_owned(),
-        _ => format!("{ports} closed ports"),
-    };
-    Item {
-        id: "closed-ports".to_owned(),
-        subject: json!({"kind": "source", "netns": netns, "address": address}),
-        summary: format!(
-            "{} tries {which} of {}: {} segments within a minute",
-            from(address),
-            match address.is_loopback() {
-                true => format!("network namespace {netns}"),
-                false => format!("this host (network namespace {netns})"),
-            },
-            number(of.segments),
-        ),
-        evidence: json!({ "ports": ports, "segments": of.segments }),
-        ..with_hints(&hint.iter().collect::<Vec<_>>())
-    }
 }
 
 /// A loopback address is a program of this host.

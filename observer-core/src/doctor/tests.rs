@@ -7,8 +7,8 @@ use crate::{
     clock::Clock,
     contract::{self, AttachType, Status},
     detect::{
-        self, Anomaly, ConnectResult, Counts, Evidence, Explanation, Finding, Host, Source,
-        Subject, cause,
+        self, Anomaly, ConnectResult, Counts, Evidence, Explanation, Finding, Host, SentReset,
+        Source, Subject, cause,
     },
     hints::Kernel,
     net::sysctls::Sysctls,
@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod follows;
+mod odd;
 
 const NETNS: u32 = 4_026_531_840;
 
@@ -269,160 +270,4 @@ fn a_setting_is_bad_where_something_runs_into_it() {
     };
     assert_eq!(of(&[], &tracked(899)).1, Verdict::Ok);
     assert_eq!(of(&[], &tracked(900)), (None, Verdict::Warn));
-}
-
-/// Summary and hints of the notes about this.
-fn notes_about(odd: &Odd, findings: &[Finding], sysctls: &Sysctls) -> Vec<(String, Vec<String>)> {
-    let report = report_with(findings, &[], odd, sysctls);
-    let notes = report.findings.into_iter();
-    let notes = notes.filter(|it| it.anomaly.is_none());
-    notes
-        .map(|it| {
-            assert_eq!(it.severity, Severity::Note);
-            let hints = it.holds_for.into_iter().map(|it| it.hint);
-            (it.summary, hints.collect())
-        })
-        .collect()
-}
-
-#[test]
-fn clients_that_never_connect_are_odd() {
-    let notes = |refused, ok| {
-        let mut counts = Counts::default();
-        counts.connects[ConnectResult::Refused as usize] = refused;
-        counts.connects[ConnectResult::NetUnreachable as usize] = 100;
-        counts.connects[ConnectResult::Ok as usize] = ok;
-        let odd = Odd {
-            connects: vec![Connects {
-                labels: Arc::new(Labels::name("cron", "")),
-                netns: Some(NETNS),
-                counts,
-            }],
-            ..Odd::default()
-        };
-        notes_about(&odd, &[], &Sysctls::default())
-    };
-    let [(summary, hints)] = &notes(5, 0)[..] else {
-        panic!("one note");
-    };
-    assert!(
-        summary.starts_with("cron: none of its connects"),
-        "{summary}"
-    );
-    assert!(summary.ends_with("and 5 have failed"), "{summary}");
-    assert_eq!(hints, &["nothing-listens"]);
-    assert_eq!(notes(5, 1), []);
-    // A host without IPv6.
-    assert_eq!(notes(0, 0), []);
-}
-
-#[test]
-fn calls_of_bind_that_fail_are_odd() {
-    let notes = |taken, denied| {
-        let odd = Odd {
-            binds: vec![Binds {
-                labels: Arc::new(Labels::name("web", "web.service")),
-                failed: [("EADDRINUSE", taken), ("EACCES", denied)]
-                    .map(|(errno, count)| (errno.to_owned(), count))
-                    .into(),
-            }],
-            ..Odd::default()
-        };
-        notes_about(&odd, &[], &Sysctls::default())
-    };
-    let summary = "web (web.service): 1,219 calls of bind() or listen() have failed since the observer started \
-                   (1,200 EADDRINUSE, 19 EACCES)";
-    let expected = (summary.to_owned(), vec!["port-taken".to_owned()]);
-    assert_eq!(notes(1_200, 19), [expected]);
-    assert_eq!(notes(4, 5), []);
-}
-
-/// A server has clients that do not speak TLS; one whose certificate nobody trusts has no others.
-#[test]
-fn handshakes_none_of_which_succeeds_are_odd() {
-    let notes = |client: [u64; 2], server: [u64; 2]| {
-        let mut counts = Slot::zeroed();
-        // Of several libraries.
-        counts.tls.ended[0][0] = client;
-        counts.tls.ended[2][1] = server;
-        let labels = Arc::new(Labels::name("api", "api.service"));
-        let odd = Odd {
-            handshakes: FailedHandshakes::of(&labels, &counts.tls).collect(),
-            ..Odd::default()
-        };
-        notes_about(&odd, &[], &Sysctls::default())
-    };
-    let expected = (
-        "api (api.service): none of its TLS handshakes as a client has succeeded since the observer started, and 1,000 \
-         have failed"
-            .to_owned(),
-        vec!["tls-fails".to_owned()],
-    );
-    assert_eq!(notes([0, 1_000], [5, 50]), [expected]);
-    assert_eq!(notes([0, 9], [0, 0]), []);
-}
-
-#[test]
-fn stray_clients_are_odd_unless_they_are_found() {
-    let source = |address: &str, segments| Source {
-        netns: NETNS,
-        address: address.parse().unwrap(),
-        ports: [1 << 7, 0, 0, 0],
-        segments,
-        last_at: Duration::ZERO,
-    };
-    let odd = Odd {
-        strays: vec![
-            source("127.0.0.1", 20),
-            source("10.0.0.7", 1_200),
-            source("10.0.0.8", 9),
-        ],
-        ..Odd::default()
-    };
-    let notes = |findings: &[Finding]| {
-        let notes = notes_about(&odd, findings, &Sysctls::default());
-        notes.into_iter().map(|it| it.0).collect::<Vec<_>>()
-    };
-    let remote = format!(
-        "10.0.0.7 tries a closed port of this host (network namespace {NETNS}): 1,200 segments within a minute"
-    );
-    let local = format!(
-        "a program of this host (127.0.0.1) tries a closed port of network namespace {NETNS}: 20 segments within a \
-         minute"
-    );
-    assert_eq!(notes(&[]), [remote.clone(), local]);
-    let client = Finding {
-        anomaly: Anomaly::ConnectFailures,
-        netns: Some(NETNS),
-        ..exhausted(detect::Severity::Warning)
-    };
-    assert_eq!(notes(&[client]), [remote]);
-}
-
-#[test]
-fn fast_open_of_a_listener_is_odd_without_its_bit() {
-    let odd = Odd {
-        fast_open: vec![FastOpen {
-            place: ListenAddress {
-                netns: NETNS,
-                address: ([127, 0, 0, 1], 80).into(),
-            },
-            labels: Arc::new(Labels::name("web", "web.service")),
-        }],
-        ..Odd::default()
-    };
-    let notes = |value: Option<u64>| {
-        let value = value.map(|it| ("net.ipv4.tcp_fastopen", it));
-        let sysctls = Sysctls {
-            host: [].into(),
-            namespaces: [(NETNS, value.into_iter().collect())].into(),
-        };
-        notes_about(&odd, &[], &sysctls)
-    };
-    let summary =
-        "the listener 127.0.0.1:80 of web (web.service) sets TCP_FASTOPEN, which has no effect";
-    let expected = [(summary.to_owned(), vec!["fastopen-listener".to_owned()])];
-    assert_eq!(notes(Some(1)), expected);
-    assert_eq!(notes(Some(3)), []);
-    assert_eq!(notes(None), []);
 }

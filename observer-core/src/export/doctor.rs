@@ -2,18 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
-use observer_common::{BIND_ERRNOS, Slot};
+use observer_common::{BIND_ERRNOS, Slot, TLS_OK};
 
 use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
-    detect::{Anomaly, CounterClasses, Counts, failed_connects},
+    detect::{Anomaly, ConnectResult, CounterClasses, Counts, cut_off, failed_connects},
     doctor::{
-        Binds, Connects, FailedHandshakes, FailedOptions, FastOpen, Growth, Inputs, Odd,
-        ProcessState, Report,
+        Binds, Counted, FailedHandshakes, FailedOptions, FastOpen, Growth, Inputs, Odd,
+        ProcessState, Refused, Report,
     },
     names::errno_name,
     sync::read,
@@ -54,19 +55,20 @@ impl Exporter {
             (engine.host().clone(), odd, growing)
         };
         let classes = CounterClasses::of_kernel(&*inner.source);
-        let fails: HashSet<_> = findings
-            .iter()
-            .filter(|it| it.anomaly == Anomaly::ConnectFailures)
-            .filter_map(|it| it.labels.as_deref().map(name))
-            .collect();
+        let with = |anomaly| -> HashSet<Labels> {
+            let of = findings.iter().filter(|it| it.anomaly == anomaly);
+            of.filter_map(|it| it.labels.as_deref().map(name)).collect()
+        };
+        let (fails, resets) = (with(Anomaly::ConnectFailures), with(Anomaly::RstStorm));
+        let mut counted = Vec::new();
         let mut failed_options = Vec::new();
         let mut processes = HashMap::<_, ProcessState>::new();
-        let mut of_names = HashMap::new();
+        let mut of_names = HashMap::<_, Vec<_>>::new();
         let table = read(&inner.table);
         table.visit(&*inner.source, &*inner.facts, &mut |view| {
             if let Kind::Process { key, resources, .. } = view.kind {
                 processes.entry(key).or_default().resources = resources;
-                of_names.insert(name(view.labels), key);
+                of_names.entry(name(view.labels)).or_default().push(key);
                 if let Some(per_second) = growing.get(&key).copied() {
                     odd.growing.push(Growth {
                         process: key,
@@ -80,12 +82,14 @@ impl Exporter {
             }
             let is_running = matches!(view.kind, Kind::Name { alive: true });
             let is_of_several = view.labels.is_of_several();
-            if is_running && !is_of_several && !fails.contains(&name(view.labels)) {
-                odd.connects.push(Connects {
+            if is_running && !is_of_several {
+                let tls = view.counts.tls.ended.iter().flatten();
+                let of = Counted {
                     labels: Arc::clone(view.labels),
                     netns: None,
                     counts: Counts::read(view.counts, &classes),
-                });
+                };
+                counted.push((of, tls.map(|it| it[TLS_OK]).sum::<u64>() > 0));
             }
             let binds = failed_binds(view.counts);
             // A service that finds its port taken ends, and is started again and again.
@@ -130,14 +134,41 @@ impl Exporter {
             processes.entry(key).or_default().unguarded = count;
         }
         drop(table);
-        let netns = |labels| (host.netns)(of_names.get(&name(labels))?);
+        let all_netns = |labels: &Labels| {
+            let keys = of_names.get(&name(labels)).into_iter().flatten();
+            keys.filter_map(|key| (host.netns)(key))
+                .collect::<Vec<u32>>()
+        };
+        let netns = |labels: &Labels| all_netns(labels).last().copied();
         for failed in &mut failed_options {
             failed.netns = netns(&failed.labels);
         }
-        odd.connects
-            .retain(|it| failed_connects(&it.counts).sum() > 0);
-        for connects in &mut odd.connects {
-            connects.netns = netns(&connects.labels);
+        let engine = read(&inner.engine);
+        for (mut of, is_tls) in counted {
+            let refused = of.counts.connects[ConnectResult::Refused as usize];
+            let fails = failed_connects(&of.counts).sum() > 0 && !fails.contains(&of.labels);
+            let cuts_off = !is_tls && cut_off(&of.counts) > 0 && !resets.contains(&of.labels);
+            if refused == 0 && !fails && !cuts_off {
+                continue;
+            }
+            of.netns = netns(&of.labels);
+            if refused > 0 {
+                let to = engine.refused(&of.labels).iter();
+                odd.refused.push(Refused {
+                    labels: Arc::clone(&of.labels),
+                    netns: all_netns(&of.labels),
+                    count: refused,
+                    to: to
+                        .map(|it| (it.netns, SocketAddr::new(it.address, it.port)))
+                        .collect(),
+                });
+            }
+            if cuts_off {
+                odd.cut_off.push(of.clone());
+            }
+            if fails {
+                odd.connects.push(of);
+            }
         }
         Report::new(&Inputs {
             findings: &findings,

@@ -285,8 +285,11 @@ while not select.select([sys.stdin], [], [], 0.02)[0]:
     );
     let port = program.line();
     let inode: u64 = netns.inode().parse().unwrap();
+    let comm = program.comm();
     let stray = until(&socket, |it| {
-        it["id"] == "closed-ports" && it["subject"]["netns"] == inode
+        it["id"] == "closed-ports"
+            && it["subject"]["netns"] == inode
+            && it["evidence"]["programs"][0]["comm"] == comm
     });
     assert_eq!(stray["severity"], "note");
     assert_eq!(stray["subject"]["address"], "127.0.0.1");
@@ -300,7 +303,6 @@ while not select.select([sys.stdin], [], [], 0.02)[0]:
     assert_eq!(fact, Some("fastopen-listener"), "{fast_open:#}");
     println!("{}\n{}", stray["summary"], fast_open["summary"]);
     if daemon.scrape().observes("bind") {
-        let comm = program.comm();
         let binds = until(&socket, |it| {
             it["id"] == "binds-fail" && it["subject"]["comm"] == comm
         });
