@@ -167,6 +167,8 @@ causes! {
         LISTENS_ELSEWHERE "listens_elsewhere": "ECONNREFUSED from an address of this host, where programs listen on the port at \
             other addresses"
             => "a program of this host listens on that port, but not at the address that is connected to" ["listen-address"];
+        SCANS "scans": "ECONNREFUSED of at least 15 ports of one address, to which most failures are"
+            => "tries many ports of one address, like a port scanner" ["scans"];
         NOTHING_LISTENS "nothing_listens": "ECONNREFUSED"
             => "no program listens at the destination, or a firewall rejects" ["nothing-listens"];
         REFUSED_BY_ICMP "refused_by_icmp": "ECONNREFUSED without an RST"

@@ -1,12 +1,12 @@
 //! Most connects of a process or name fail.
 
-use std::marker::PhantomData;
+use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
 
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
-    finding::{Breakdown, Evidence, PeerShare, Severity},
+    finding::{Breakdown, Evidence, PeerShare, Scanned, Severity},
     sample::{ConnectResult, Connecting, Counts},
     settings::Thresholds,
     windows::{Counters, Recent, Window},
@@ -103,6 +103,8 @@ pub struct ConnectFailures<S> {
     recent_searches: Recent<1>,
     refused_by_icmp: Counters<1>,
     recent_by_icmp: Recent<1>,
+    /// Of the last sample.
+    scanned: Option<Scanned>,
     of: PhantomData<S>,
 }
 
@@ -170,6 +172,10 @@ impl<S> ConnectFailures<S> {
         let mut causes = causes(self.failures(), by_icmp, searches);
         for (cause, count) in &mut causes {
             if *cause == &cause::NOTHING_LISTENS {
+                if self.scanned.is_some() {
+                    *cause = &cause::SCANS;
+                    break;
+                }
                 let elsewhere = (*count as f64 * elsewhere(recorded)).round() as u64;
                 *count -= elsewhere;
                 causes.push((&cause::LISTENS_ELSEWHERE, elsewhere));
@@ -178,6 +184,22 @@ impl<S> ConnectFailures<S> {
         }
         causes
     }
+}
+
+/// The address to which most failures are, if so many of its ports refused.
+fn scanned(recorded: &[PeerShare], least: f64) -> Option<Scanned> {
+    let mut ports: BTreeMap<IpAddr, (u32, f64)> = BTreeMap::new();
+    let refused = Some(ConnectResult::Refused.name());
+    for it in recorded.iter().filter(|it| it.reason == refused) {
+        let (ports, share) = ports.entry(it.address).or_default();
+        *ports += 1;
+        *share += it.share;
+    }
+    let all: f64 = recorded.iter().map(|it| it.share).sum();
+    let is_scan = |ports: u32, share: f64| f64::from(ports) >= least && 2.0 * share > all;
+    let mut ports = ports.into_iter();
+    let found = ports.find(|(_, (ports, share))| is_scan(*ports, *share));
+    found.map(|(address, (ports, _))| Scanned { address, ports })
 }
 
 /// The part of refused connects to ports on which programs listen at other addresses.
@@ -257,6 +279,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             recent_searches: Recent::default(),
             refused_by_icmp: Counters::default(),
             recent_by_icmp: Recent::default(),
+            scanned: None,
             of: PhantomData,
         }
     }
@@ -298,7 +321,11 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let slow = if goes_on { slow } else { 0.0 };
         let waiting = f64::from(sample.waiting()) / thresholds.connect_waiting;
         self.is_slow = slow >= 1.0 && fast < 1.0;
-        let severity = match self.speaking().alone() {
+        let (recorded, least) = (&sample.culprits().connects, thresholds.scan_ports);
+        // Of many ports, those that were tried once are soon forgotten.
+        let goes_on = |_: &Scanned| recorded.iter().all(|it| it.share * least < 1.0);
+        self.scanned = scanned(recorded, least).or(self.scanned.filter(goes_on));
+        let severity = match self.speaking().alone() && self.scanned.is_none() {
             true => Severity::Critical,
             false => Severity::Warning,
         };
@@ -323,6 +350,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             results: Breakdown::new(names.zip(self.recent.sums())),
             peers: self.destinations(&sample.culprits().connects),
             waiting_peers: sample.culprits().connecting.clone(),
+            scanned: self.scanned,
         };
         let mut causes = self.causes(&sample.culprits().connects);
         if failed == 0 {

@@ -49,7 +49,7 @@ pub use connect_failures::{connect_causes, failed_connects};
 pub use engine::Engine;
 pub use finding::{
     Breakdown, Change, Direction, Elsewhere, Evidence, Finding, Holder, KindCount, PeerShare,
-    Severity, Subject, Waiting,
+    Scanned, Severity, Subject, Waiting,
 };
 pub use gather::{Gatherer, Inputs};
 pub use host::Host;

@@ -102,7 +102,8 @@ pub(super) fn origin(
     });
     let found = found
         .next()
-        .or_else(|| of_server(finding, all, listening))?;
+        .or_else(|| of_server(finding, all, listening))
+        .or_else(|| of_scanner(finding, all))?;
     Some(Origin {
         id: id(found.anomaly),
         subject: serde_json::to_value(&found.subject).unwrap_or_default(),
@@ -140,6 +141,16 @@ fn of_server<'a>(
         let mut all = all.iter().filter(|it| it.anomaly == *anomaly);
         all.find(is_of_server)
     })
+}
+
+/// The program that scans, if it is one of this host.
+fn of_scanner<'a>(finding: &Finding, all: &'a [Finding]) -> Option<&'a Finding> {
+    let Subject::Source { netns, address } = finding.subject else {
+        return None;
+    };
+    let scans = |it: &Finding| it.causes.iter().any(|it| it.cause == &cause::SCANS);
+    let is_it = |it: &&Finding| address.is_loopback() && it.netns == Some(netns) && scans(it);
+    all.iter().find(is_it)
 }
 
 /// Whether both are about one process, or else one name: workers accept what their parent listens for.

@@ -329,6 +329,11 @@ connections! {
         kernels "all";
         fix "net.ipv4.tcp_fastopen=3 for clients and servers, or no TCP_FASTOPEN.";
         check "`nstat -az TcpExtTCPFastOpenPassive` grows";
+    "scans":
+        fact "A client knows its port. A program that tries many ports of an address, most of them closed, looks for those on which something listens.";
+        kernels "all";
+        fix "Find out who runs it (`ps -o user,ppid,lstart,args -p PID`, the unit), and stop it if nobody knows it.";
+        check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "scan":
         fact "One source tries many ports to find those on which a program listens. For each closed port the kernel answers with an RST. Nothing is wrong with any program here, and the source address may be forged.";
         kernels "all";

@@ -1,7 +1,7 @@
 //! Connects that fail.
 
 use super::*;
-use crate::detect::Elsewhere;
+use crate::detect::{Elsewhere, Severity};
 
 /// A backend is down for two minutes, and then the program has what it needs.
 #[test]
@@ -123,6 +123,77 @@ fn what_listens_at_another_address_is_the_cause_of_its_refusals() {
         cause(&[(None, 0.55), (elsewhere(), 0.45)]),
         ["nothing_listens", "listens_elsewhere"]
     );
+}
+
+#[test]
+fn many_ports_of_one_address_are_a_scan() {
+    let found = |ports: u16, of: &[(u8, &'static str, f64)]| {
+        let (_, engine) = play(30, |second| {
+            let mut client = process(7);
+            client.counts.connects[ConnectResult::Refused as usize] = 10 * second;
+            let to = of.iter().flat_map(|(last, reason, share)| {
+                (1..=ports).map(move |port| PeerShare {
+                    netns: 1,
+                    address: [10, 0, 0, *last].into(),
+                    port,
+                    is_client: false,
+                    reason: Some(*reason),
+                    share: share / f64::from(ports),
+                    elsewhere: None,
+                })
+            });
+            client.culprits.connects = to.collect();
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let Evidence::Connects { scanned, .. } = &finding.evidence else {
+            panic!("{finding:?}");
+        };
+        let scanned = scanned.map(|it| (it.address.to_string(), it.ports));
+        (finding.causes[0].cause.id, finding.severity, scanned)
+    };
+    let scan = Some(("10.0.0.7".to_owned(), 15));
+    let refused = (7, "refused", 1.0);
+    assert_eq!(found(15, &[refused]), ("scans", Severity::Warning, scan));
+    let none = ("nothing_listens", Severity::Critical, None);
+    assert_eq!(found(14, &[refused]), none);
+    // As many ports of two addresses: no more than half of the failures.
+    let half = [(7, "refused", 0.5), (8, "refused", 0.5)];
+    assert_eq!(found(15, &half), none);
+    assert_eq!(found(15, &[(7, "timed_out", 1.0)]), none);
+}
+
+/// Ports that were tried once are forgotten while others are tried.
+#[test]
+fn a_scan_goes_on_until_one_port_stands_out() {
+    let cause = |share: f64| {
+        let (_, engine) = play(60, |second| {
+            let (ports, share) = if second < 30 { (20, 0.05) } else { (4, share) };
+            let mut client = process(7);
+            client.counts.connects[ConnectResult::Refused as usize] = 10 * second;
+            let to = (1..=ports).map(|port| PeerShare {
+                netns: 1,
+                address: [10, 0, 0, 7].into(),
+                port,
+                is_client: false,
+                reason: Some("refused"),
+                share,
+                elsewhere: None,
+            });
+            client.culprits.connects = to.collect();
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        (finding.causes[0].cause.id, finding.severity)
+    };
+    assert_eq!(cause(0.05), ("scans", Severity::Warning));
+    assert_eq!(cause(0.25), ("nothing_listens", Severity::Critical));
 }
 
 #[test]

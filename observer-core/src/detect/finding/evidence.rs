@@ -99,6 +99,15 @@ pub struct PeerShare {
     pub elsewhere: Option<Elsewhere>,
 }
 
+/// Many ports of one address that refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Scanned {
+    /// The address.
+    pub address: IpAddr,
+    /// How many are known.
+    pub ports: u32,
+}
+
 /// Maximum number of peers that a finding has.
 const PEERS: usize = 5;
 
@@ -231,6 +240,9 @@ pub enum Evidence {
         peers: Vec<PeerShare>,
         /// To whom most of those that wait are.
         waiting_peers: Vec<PeerShare>,
+        /// The address whose ports it tries one after the other, if it does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scanned: Option<Scanned>,
     },
     /// Of connections that nothing answered.
     Unanswered {

@@ -63,6 +63,7 @@ pub(super) fn what(finding: &Finding) -> String {
             results,
             peers,
             waiting_peers,
+            scanned,
         } => {
             let to = shares(waiting_peers, ":", "to");
             let waiting = match waiting {
@@ -82,11 +83,24 @@ pub(super) fn what(finding: &Finding) -> String {
                     number(*attempts),
                     duration(Duration::from_secs(*seconds)),
                     reasons(results),
-                    shares(peers, ":", "to"),
+                    match scanned {
+                        None => shares(peers, ":", "to"),
+                        Some(_) => String::new(),
+                    },
                 )
             });
             let parts: Vec<_> = failed.into_iter().chain(waiting).collect();
-            format!("cannot connect: {}", parts.join("; "))
+            let does = scanned.map_or_else(
+                || "cannot connect".to_owned(),
+                |it| {
+                    format!(
+                        "tries ports of {}, at least {}",
+                        it.address,
+                        number(it.ports)
+                    )
+                },
+            );
+            format!("{does}: {}", parts.join("; "))
         }
         Evidence::Unanswered {
             unanswered,

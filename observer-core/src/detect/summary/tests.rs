@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     detect::{
         Anomaly, Breakdown, Cause, Direction, Elsewhere, Evidence, Holder, KindCount, PeerShare,
-        Waiting, cause,
+        Scanned, Waiting, cause,
     },
     table::{Labels, ListenAddress, fake::key},
     walk::{Destination, Peer, PeerWait},
@@ -158,6 +158,7 @@ fn connects(failed: u64, waiting: u32, peers: &[PeerShare], waiting_peers: &[Pee
         results: Breakdown::new([("ok", 5), ("timed_out", 5), ("refused", 40)]),
         peers: peers.to_vec(),
         waiting_peers: waiting_peers.to_vec(),
+        scanned: None,
     };
     finding_summary(&finding(
         Anomaly::ConnectFailures,
@@ -181,6 +182,29 @@ fn failed_connects() {
     assert_eq!(
         connects(45, 1, &[], &[]),
         format!("{CONNECTING} {FAILED}; 1 connection has waited for an answer for over 3 s")
+    );
+}
+
+#[test]
+fn a_scan_has_no_single_destination() {
+    let evidence = Evidence::Connects {
+        failed: 181,
+        attempts: 181,
+        seconds: 10,
+        waiting: 0,
+        results: Breakdown::new([("refused", 181)]),
+        peers: vec![share(7, false, Some("refused"), 0.01)],
+        waiting_peers: Vec::new(),
+        scanned: Some(Scanned {
+            address: [10, 0, 0, 7].into(),
+            ports: 64,
+        }),
+    };
+    let finding = finding(Anomaly::ConnectFailures, process(), None, evidence, &[]);
+    assert_eq!(
+        finding_summary(&finding),
+        "api (pid 5674, api.service) tries ports of 10.0.0.7, at least 64: 181 of 181 connects failed in 10 s \
+         (100 % refused)"
     );
 }
 

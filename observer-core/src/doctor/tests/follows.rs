@@ -125,3 +125,33 @@ fn a_client_waits_for_what_its_server_waits_for() {
     // A proxy of the same name in a container.
     assert_eq!(origin("127.0.0.1:80", 0, 1), None);
 }
+
+#[test]
+fn a_scan_by_a_program_of_this_host_is_that_of_the_program() {
+    let origin = |address: &str, cause| {
+        let scan = Finding {
+            anomaly: Anomaly::SynScan,
+            subject: Subject::Source {
+                netns: NETNS,
+                address: address.parse().unwrap(),
+            },
+            labels: None,
+            ..exhausted(detect::Severity::Warning)
+        };
+        let client = Finding {
+            anomaly: Anomaly::ConnectFailures,
+            netns: Some(NETNS),
+            causes: explained(cause, &Host::default()),
+            ..exhausted(detect::Severity::Warning)
+        };
+        let report = report(&[scan, client], &[], &Sysctls::default());
+        report.findings[0]
+            .follows_from
+            .as_ref()
+            .map(|it| it.id.clone())
+    };
+    let client = Some("connect-failures".to_owned());
+    assert_eq!(origin("127.0.0.1", &cause::SCANS), client);
+    assert_eq!(origin("127.0.0.1", &cause::NOTHING_LISTENS), None);
+    assert_eq!(origin("10.0.0.7", &cause::SCANS), None);
+}
