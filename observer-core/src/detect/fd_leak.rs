@@ -221,6 +221,8 @@ fn connected(sample: &Process) -> Vec<PeerShare> {
     let peers: Vec<_> = peers.collect();
     let all: u64 = peers.iter().map(|(_, count)| count).sum();
     let shares = peers.into_iter().map(|(peer, count)| PeerShare {
+        // The tables do not say which. Only failed connects need it.
+        netns: 0,
         address: peer.address,
         port: peer.port,
         is_client: peer.is_client,
