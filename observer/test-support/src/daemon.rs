@@ -87,7 +87,13 @@ impl Daemon {
         Self::shared_with(&[])
     }
 
-    /// The same, with these arguments.
+    /// The same, but started now: for tests of what is older than the daemon.
+    pub fn shared_anew() -> Shared {
+        drop(idle().take());
+        Self::shared()
+    }
+
+    /// A running daemon with these arguments if possible.
     pub fn shared_with(args: &[&str]) -> Shared {
         let idle = idle().take();
         let running = idle.filter(|it| it.args == args).and_then(|mut it| {
@@ -374,30 +380,6 @@ impl Daemon {
     pub fn has_best_hooks(&self, signal: &str) -> bool {
         let types = self.before.hook_types(signal);
         known_types(KINDS[0], signal).is_some_and(|best| best == types)
-    }
-}
-
-/// Runs `test` with a shared daemon for each kind of hook with different hooks for `signal`. The
-/// kind of the running daemon comes first. Tests of several signals are better written with
-/// [`for_each_kind_of_hook`](crate::for_each_kind_of_hook).
-pub fn with_each_kind_of_hook(signal: &str, mut test: impl FnMut(&Daemon)) {
-    let mut kinds = KINDS.to_vec();
-    if scale() < 1.0 {
-        println!("--hooks tracepoint: tried where the machine is fast");
-        kinds.truncate(FEW_KINDS);
-    }
-    kinds.sort_by_key(|kind| !Daemon::is_idle(&of_kind(kind)));
-    let mut seen = BTreeSet::new();
-    for kind in kinds {
-        if known_types(kind, signal).is_some_and(|types| seen.contains(&types)) {
-            continue;
-        }
-        let daemon = Daemon::shared_of_kind(kind);
-        let types = daemon.before.hook_types(signal);
-        if seen.insert(types.clone()) {
-            println!("--hooks {kind}: {signal} is served by {types:?}");
-            test(&daemon);
-        }
     }
 }
 

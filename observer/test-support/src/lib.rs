@@ -20,10 +20,7 @@ mod spawn;
 use std::{env, time::Duration};
 
 pub use counters::kernel_at_least;
-pub use daemon::{
-    Daemon, Shared, holds_in_time, observer, wait_for_tick, with_each_kind_of_hook,
-    with_kind_of_hook,
-};
+pub use daemon::{Daemon, Shared, holds_in_time, observer, wait_for_tick, with_kind_of_hook};
 pub use exposition::{Metrics, Sample};
 pub use installed::{Installed, shipped};
 pub use netns::Netns;

@@ -1,7 +1,7 @@
 //! Accepted connections and descriptor exhaustion, on the real kernel: a connection
 //! belongs to its listener's process until it is accepted, then to who accepted it.
 
-use observer_test_support::{Daemon, Metrics, Netns, Program, with_each_kind_of_hook};
+use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 const ACCEPTS: &str = "socket_accepts_total";
 
@@ -295,13 +295,10 @@ os.waitpid(child, 0)
 }
 
 /// More threads wait in accept() than a kretprobe can follow calls.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn waiting_threads_have_their_accepts_counted() {
-    with_each_kind_of_hook("accept", |daemon| {
-        let netns = Netns::new();
-        let mut program = netns.script(
-            r"
+pub fn waiting_threads_have_their_accepts_counted(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(
+        r"
 threading.stack_size(65536)
 listener = listen(*FAMILIES[0])
 accepted = threading.Semaphore(0)
@@ -326,16 +323,15 @@ print('done', flush=True)
 input()
 os._exit(0)
 ",
-            &[],
-        );
-        program.expect("done");
-        let metrics = daemon.scrape();
-        if metrics.observes("accept") {
-            metrics.assert_of(program.pid(), ACCEPTS, &[], 200.0);
-        }
-        metrics.assert_complete();
-        program.end();
-    });
+        &[],
+    );
+    program.expect("done");
+    let metrics = daemon.scrape();
+    if metrics.observes("accept") {
+        metrics.assert_of(program.pid(), ACCEPTS, &[], 200.0);
+    }
+    metrics.assert_complete();
+    program.end();
 }
 
 #[test]
@@ -398,12 +394,9 @@ input()
 
 /// The host's limit on open files, which does not hold for root. Where functions are hooked, a seccomp
 /// filter that answers with this errno is not taken for it.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn without_files_in_the_system_enfile_is_counted() {
-    with_each_kind_of_hook("fd", |daemon| {
-        let netns = Netns::new();
-        let mut program = netns.script(
+pub fn without_files_in_the_system_enfile_is_counted(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(
             r"
 limit = open('/proc/sys/fs/file-max', 'r+')
 before = limit.read()
@@ -446,22 +439,21 @@ input()
 ",
             &[],
         );
-        program.expect("exhausted");
-        let metrics = daemon.scrape();
-        let exhausted = "socket_fd_exhausted_total";
-        if metrics.observes("fd") {
-            let forged = if metrics.by_function("fd") { 0.0 } else { 4.0 };
-            metrics.assert_of(
-                program.pid(),
-                exhausted,
-                &[("errno", "ENFILE")],
-                3.0 + forged,
-            );
-            metrics.assert_of(program.pid(), exhausted, &[], 3.0 + forged);
-        }
-        metrics.assert_complete();
-        program.end();
-    });
+    program.expect("exhausted");
+    let metrics = daemon.scrape();
+    let exhausted = "socket_fd_exhausted_total";
+    if metrics.observes("fd") {
+        let forged = if metrics.by_function("fd") { 0.0 } else { 4.0 };
+        metrics.assert_of(
+            program.pid(),
+            exhausted,
+            &[("errno", "ENFILE")],
+            3.0 + forged,
+        );
+        metrics.assert_of(program.pid(), exhausted, &[], 3.0 + forged);
+    }
+    metrics.assert_complete();
+    program.end();
 }
 
 /// nginx with two workers: the master listens, the workers accept.

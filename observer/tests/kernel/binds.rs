@@ -10,7 +10,7 @@ use std::{
 
 use io_uring::{IoUring, opcode, types::Fd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike as _, socket};
-use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+use observer_test_support::{Daemon, Metrics, Netns};
 
 use crate::io_uring::call;
 
@@ -113,53 +113,46 @@ print(tally)
 input()
 ";
 
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn each_failed_call_counts_once() {
-    with_each_kind_of_hook("bind", |daemon| {
-        let netns = Netns::new();
-        let mut program = netns.script(CALLS, &[]);
-        let reported = program.tally();
-        println!("reported {reported:?}");
-        let pid = program.pid();
-        let metrics = daemon.scrape();
-        assert_eq!(failures(&metrics, pid), reported, "{}", metrics.shown());
-        let in_use = reported["bind:EADDRINUSE"];
-        assert!(in_use == 10 || in_use == 11, "{reported:?}");
-        let expected = [
-            ("bind:EADDRNOTAVAIL", 6),
-            ("bind:EACCES", 4),
-            ("bind:EINVAL", 4),
-            ("bind:EFAULT", 2),
-            ("bind:EAFNOSUPPORT", 2),
-            ("bind:ENODEV", 1),
-            ("listen:EADDRINUSE", 8),
-            ("listen:EINVAL", 2),
-        ];
-        for (name, count) in expected {
-            assert_eq!(reported.get(name), Some(&count), "{name}: {reported:?}");
-        }
-        assert_eq!(reported.len(), expected.len() + 1, "{reported:?}");
-        let seen = metrics.sum("observer_events_seen_total", &[("signal", "bind")]);
-        assert!(seen >= reported.values().sum::<u64>() as f64);
-        // None of these was a search for a port.
-        let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
-        assert_eq!(exhausted, 0.0, "{}", metrics.shown());
-        metrics.assert_complete();
-        program.end();
-    });
+pub fn each_failed_call_counts_once(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(CALLS, &[]);
+    let reported = program.tally();
+    println!("reported {reported:?}");
+    let pid = program.pid();
+    let metrics = daemon.scrape();
+    assert_eq!(failures(&metrics, pid), reported, "{}", metrics.shown());
+    let in_use = reported["bind:EADDRINUSE"];
+    assert!(in_use == 10 || in_use == 11, "{reported:?}");
+    let expected = [
+        ("bind:EADDRNOTAVAIL", 6),
+        ("bind:EACCES", 4),
+        ("bind:EINVAL", 4),
+        ("bind:EFAULT", 2),
+        ("bind:EAFNOSUPPORT", 2),
+        ("bind:ENODEV", 1),
+        ("listen:EADDRINUSE", 8),
+        ("listen:EINVAL", 2),
+    ];
+    for (name, count) in expected {
+        assert_eq!(reported.get(name), Some(&count), "{name}: {reported:?}");
+    }
+    assert_eq!(reported.len(), expected.len() + 1, "{reported:?}");
+    let seen = metrics.sum("observer_events_seen_total", &[("signal", "bind")]);
+    assert!(seen >= reported.values().sum::<u64>() as f64);
+    // None of these was a search for a port.
+    let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
+    assert_eq!(exhausted, 0.0, "{}", metrics.shown());
+    metrics.assert_complete();
+    program.end();
 }
 
 /// All ports of the range are taken: bind() to any port fails, which is both a failed bind and a
 /// search that found no port.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn a_search_for_a_port_is_a_bind_that_failed() {
-    with_each_kind_of_hook("bind", |daemon| {
-        let netns = Netns::new();
-        netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
-        let mut program = netns.script(
-            r"
+pub fn a_search_for_a_port_is_a_bind_that_failed(daemon: &Daemon) {
+    let netns = Netns::new();
+    netns.sysctl("net.ipv4.ip_local_port_range", "40000 40009");
+    let mut program = netns.script(
+        r"
 kept = []
 for family, address in FAMILIES:
     for _ in range(10):
@@ -174,23 +167,22 @@ for family, address in FAMILIES:
 print('bound')
 input()
 ",
-            &[],
-        );
-        program.expect("bound");
-        let metrics = daemon.scrape();
-        let failed = [("bind:EADDRINUSE", 6), ("listen:EADDRINUSE", 4)];
-        assert_eq!(
-            failures(&metrics, program.pid()),
-            failed.map(|(name, n)| (name.to_owned(), n)).into(),
-            "{}",
-            metrics.shown()
-        );
-        let searches = [("call", "bind")];
-        let exhausted = "socket_ephemeral_ports_exhausted_total";
-        metrics.assert_of(program.pid(), exhausted, &searches, 10.0);
-        metrics.assert_complete();
-        program.end();
-    });
+        &[],
+    );
+    program.expect("bound");
+    let metrics = daemon.scrape();
+    let failed = [("bind:EADDRINUSE", 6), ("listen:EADDRINUSE", 4)];
+    assert_eq!(
+        failures(&metrics, program.pid()),
+        failed.map(|(name, n)| (name.to_owned(), n)).into(),
+        "{}",
+        metrics.shown()
+    );
+    let searches = [("call", "bind")];
+    let exhausted = "socket_ephemeral_ports_exhausted_total";
+    metrics.assert_of(program.pid(), exhausted, &searches, 10.0);
+    metrics.assert_complete();
+    program.end();
 }
 
 #[test]
@@ -202,7 +194,7 @@ fn calls_of_io_uring_are_counted_where_functions_are_hooked() {
             skip!("no io_uring on this kernel: {error}");
         }
     };
-    let daemon = Daemon::shared_of_kind("any");
+    let daemon = Daemon::shared();
     let holder = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = holder.local_addr().expect("an address").port();
     let taken = SockaddrIn::new(127, 0, 0, 1, port);

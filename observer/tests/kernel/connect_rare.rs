@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+use observer_test_support::{Daemon, Metrics, Netns};
+
+for_each_kind_of_hook! {
+    af_unspec_while_connect_waits: "connect";
+}
 
 /// What observer counted for a process, by result.
 fn outcomes(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
@@ -164,14 +168,11 @@ input()
 }
 
 /// connect(AF_UNSPEC) by another thread while connect() waits: one outcome, that of the call.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn af_unspec_while_connect_waits() {
-    with_each_kind_of_hook("connect", |daemon| {
-        let netns = Netns::new();
-        let before = netns.snmp();
-        let mut program = netns.script(
-            r"
+fn af_unspec_while_connect_waits(daemon: &Daemon) {
+    let netns = Netns::new();
+    let before = netns.snmp();
+    let mut program = netns.script(
+        r"
 unspec = struct.pack('H14x', socket.AF_UNSPEC)
 kept, results = [], []
 def connect_to(client, target):
@@ -192,21 +193,20 @@ for family, address in FAMILIES:
 print(*results)
 input()
 ",
-            &[],
-        );
-        let mut expected: BTreeMap<String, u64> = BTreeMap::new();
-        for result in program.line().split(' ') {
-            *expected.entry(result.to_owned()).or_default() += 1;
-        }
-        assert_eq!(expected.values().sum::<u64>(), 10, "{expected:?}");
-        let attempts = (netns.snmp()["ActiveOpens"] - before["ActiveOpens"]) as u64;
-        // Those that fill the queues.
-        *expected.entry("ok".to_owned()).or_default() += attempts - 10;
-        let metrics = daemon.scrape();
-        assert_eq!(outcomes(&metrics, program.pid()), expected);
-        metrics.assert_complete();
-        program.end();
-    });
+        &[],
+    );
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for result in program.line().split(' ') {
+        *expected.entry(result.to_owned()).or_default() += 1;
+    }
+    assert_eq!(expected.values().sum::<u64>(), 10, "{expected:?}");
+    let attempts = (netns.snmp()["ActiveOpens"] - before["ActiveOpens"]) as u64;
+    // Those that fill the queues.
+    *expected.entry("ok".to_owned()).or_default() += attempts - 10;
+    let metrics = daemon.scrape();
+    assert_eq!(outcomes(&metrics, program.pid()), expected);
+    metrics.assert_complete();
+    program.end();
 }
 
 /// Connections of another host or time that a program restores: no SYN is sent.

@@ -172,17 +172,10 @@ fn timeouts_and_unreachable_peers_are_counted() {
         for (option, address) in gone {
             netns.run("ip", &[option, "addr", "add", address, "dev", "lo"]);
         }
-        let first = older.then(Daemon::shared);
+        let before = older.then(Daemon::shared);
         let mut program = netns.script(SILENT, &[]);
         program.expect("connected");
-        let second;
-        let daemon: &Daemon = match &first {
-            Some(first) => first,
-            None => {
-                second = Daemon::start(&[]);
-                &second
-            }
-        };
+        let daemon = before.unwrap_or_else(Daemon::shared_anew);
         let established = [("state", "ESTABLISHED")];
         daemon.until("the connections", |metrics| {
             metrics.of(program.pid(), "socket_connections", &established) == 40.0
@@ -197,7 +190,7 @@ fn timeouts_and_unreachable_peers_are_counted() {
         let reported = program.tally();
         // Keepalive sends one; who waits for an ACK does not.
         assert_eq!(netns.snmp()["OutRsts"] - resets, 4);
-        let reported = compare_with(daemon, program, reported);
+        let reported = compare_with(&daemon, program, reported);
         expect(&reported, &[("EHOSTUNREACH", 8), ("ETIMEDOUT", 12)]);
     }
 }

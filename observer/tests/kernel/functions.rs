@@ -1,9 +1,20 @@
 //! Hooks on functions and their fallbacks: counts with each. The tests in the list run once for
-//! each kind of hook that this kernel supports.
+//! each kind of hook that this kernel supports, those of other modules too: one after the other, they share the daemon
+//! of a kind.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use observer_test_support::{Daemon, Metrics, Netns, scaled};
+
+use crate::{
+    accept::{
+        waiting_threads_have_their_accepts_counted, without_files_in_the_system_enfile_is_counted,
+    },
+    binds::{a_search_for_a_port_is_a_bind_that_failed, each_failed_call_counts_once},
+    gave_up::closed_after_a_retransmitted_syn_counts_as_gave_up,
+    io_uring::accepts_of_io_uring_are_counted,
+    setsockopt::the_call_by_int_0x80_is_counted,
+};
 
 const ENTERED: &str = "socket_time_wait_entered_total";
 const ENDED: &str = "socket_time_wait_ended_total";
@@ -17,6 +28,13 @@ for_each_kind_of_hook! {
     ephemeral_port_exhaustion_is_counted_by_call: "port_exhausted";
     socket_received_by_scm_rights_has_a_new_owner: "fd_received";
     sockets_passed_by_another_user_stay_with_the_giver: "fd_received";
+    waiting_threads_have_their_accepts_counted: "accept";
+    accepts_of_io_uring_are_counted: "accept";
+    without_files_in_the_system_enfile_is_counted: "fd";
+    a_search_for_a_port_is_a_bind_that_failed: "bind";
+    each_failed_call_counts_once: "bind";
+    closed_after_a_retransmitted_syn_counts_as_gave_up: "connect";
+    the_call_by_int_0x80_is_counted: "setsockopt";
 }
 
 /// A client and a server in one process; the client closes first.
@@ -376,6 +394,46 @@ os.waitpid(child, 0)
     program.end();
 }
 
+/// `never` leaves out what only they would show, and nothing else.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn hooks_on_system_calls_can_be_left_out() {
+    // That of the tests before.
+    let usual = Daemon::shared_of_kind("any").scrape();
+    let daemon = Daemon::start(&["--syscall-tracepoints=never", "--tls=never"]);
+    let metrics = daemon.scrape();
+    let tracepoints = metrics.select("observer_hook_attached", &[("attach_type", "tracepoint")]);
+    let attached = tracepoints
+        .filter(|it| it.labels["hook"].starts_with("syscalls:"))
+        .map(|it| it.value)
+        .sum::<f64>();
+    assert_eq!(attached, 0.0, "{}", metrics.shown());
+    for signal in ["state", "reset_sent", "retransmit"] {
+        assert!(metrics.has_signal(signal), "{signal}");
+    }
+    for signal in ["accept", "setsockopt", "fd"] {
+        assert_eq!(
+            metrics.has_signal(signal),
+            usual.by_function(signal),
+            "{signal}"
+        );
+    }
+    // An alert tells by the reason what is disabled on purpose. Where hooks on functions are refused, that is the reason.
+    let missing: BTreeMap<_, _> = metrics
+        .select("observer_signal_missing", &[])
+        .map(|it| (&*it.labels["signal"], &*it.labels["reason"]))
+        .collect();
+    for signal in ["tls", "quic"] {
+        assert_eq!(missing.get(signal), Some(&"disabled"), "{missing:?}");
+    }
+    for signal in ["accept", "setsockopt", "fd"] {
+        let reason = missing.get(signal);
+        let is_refused = reason.is_some_and(|it| ["refused", "disabled"].contains(it));
+        assert_eq!(is_refused, !metrics.has_signal(signal), "{missing:?}");
+    }
+    metrics.assert_complete();
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn self_test_passes_and_counts_nothing() {
@@ -405,43 +463,4 @@ fn without_function_hooks_fallbacks_are_attached_and_logged() {
         "{}",
         daemon.log()
     );
-}
-
-/// `never` leaves out what only they would show, and nothing else.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn system_call_tracepoints_can_be_left_out() {
-    let daemon = Daemon::start(&["--syscall-tracepoints=never", "--tls=never"]);
-    let metrics = daemon.scrape();
-    let tracepoints = metrics.select("observer_hook_attached", &[("attach_type", "tracepoint")]);
-    let attached = tracepoints
-        .filter(|it| it.labels["hook"].starts_with("syscalls:"))
-        .map(|it| it.value)
-        .sum::<f64>();
-    assert_eq!(attached, 0.0, "{}", metrics.shown());
-    for signal in ["state", "reset_sent", "retransmit"] {
-        assert!(metrics.has_signal(signal), "{signal}");
-    }
-    let usual = Daemon::shared().scrape();
-    for signal in ["accept", "setsockopt", "fd"] {
-        assert_eq!(
-            metrics.has_signal(signal),
-            usual.by_function(signal),
-            "{signal}"
-        );
-    }
-    // An alert tells by the reason what is disabled on purpose. Where hooks on functions are refused, that is the reason.
-    let missing: BTreeMap<_, _> = metrics
-        .select("observer_signal_missing", &[])
-        .map(|it| (&*it.labels["signal"], &*it.labels["reason"]))
-        .collect();
-    for signal in ["tls", "quic"] {
-        assert_eq!(missing.get(signal), Some(&"disabled"), "{missing:?}");
-    }
-    for signal in ["accept", "setsockopt", "fd"] {
-        let reason = missing.get(signal);
-        let is_refused = reason.is_some_and(|it| ["refused", "disabled"].contains(it));
-        assert_eq!(is_refused, !metrics.has_signal(signal), "{missing:?}");
-    }
-    metrics.assert_complete();
 }

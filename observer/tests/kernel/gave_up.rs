@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Netns, with_each_kind_of_hook};
+use observer_test_support::{Daemon, Netns};
 
 const CONNECTS: &str = "socket_connects_total";
 
@@ -61,20 +61,16 @@ print(hasty)
 input()
 ";
 
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn closed_after_a_retransmitted_syn_counts_as_gave_up() {
-    with_each_kind_of_hook("connect", |daemon| {
-        let netns = Netns::new();
-        let mut program = netns.script(GIVEN_UP, &[]);
-        program.expect("20");
-        let expected = named([("ok", 6), ("ECANCELED", 20), ("gave_up", 14)]);
-        let metrics = daemon.scrape();
-        let found = metrics.counted(program.pid(), CONNECTS, |labels| labels["result"].clone());
-        assert_eq!(found, expected, "{}", metrics.shown());
-        metrics.assert_complete();
-        program.end();
-    });
+pub fn closed_after_a_retransmitted_syn_counts_as_gave_up(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(GIVEN_UP, &[]);
+    program.expect("20");
+    let expected = named([("ok", 6), ("ECANCELED", 20), ("gave_up", 14)]);
+    let metrics = daemon.scrape();
+    let found = metrics.counted(program.pid(), CONNECTS, |labels| labels["result"].clone());
+    assert_eq!(found, expected, "{}", metrics.shown());
+    metrics.assert_complete();
+    program.end();
 }
 
 /// The whole program is ended while connect() waits.

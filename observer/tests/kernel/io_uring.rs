@@ -37,11 +37,8 @@ fn of(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> f64 {
     metrics.of(std::process::id(), name, labels)
 }
 
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn accepts_are_counted() {
+pub fn accepts_of_io_uring_are_counted(daemon: &Daemon) {
     let Some(mut ring) = ring() else { return };
-    let daemon = Daemon::start(&["--resync-interval", "1h"]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let address = listener.local_addr().expect("an address");
     let mut held = Vec::new();

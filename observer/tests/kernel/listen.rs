@@ -91,7 +91,7 @@ fn of(metrics: &Metrics, program: &Program, name: &str, address: &str) -> f64 {
 /// A listener that does not accept: its queue fills up, and further requests are dropped.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn backlog_drops_and_overflows_belong_to_the_listener() {
+fn listeners_own_their_backlog_drops_and_overflows() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.tcp_syn_retries", "1");
     let inode = netns.inode();
@@ -211,7 +211,7 @@ fn what_older_and_closed_listeners_drop_is_counted() {
     let before = netns.netstat()["ListenDrops"];
     assert!(before >= 4, "{before}");
     clients.kill();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared_anew();
     let metrics = daemon.until("the listeners", |metrics| reads(metrics, &server, &[]));
     needs_signal!(metrics, "listen");
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), 0.0);

@@ -80,7 +80,7 @@ fn sysctls_are_those_of_the_namespace() {
     for (name, value) in &set {
         tuned.sysctl(name, value);
     }
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     let source = "listener = listen(socket.AF_INET, '127.0.0.1')\nprint('done')\ninput()";
     let mut programs = [&tuned, &plain].map(|netns| netns.script(source, &[]));
     programs

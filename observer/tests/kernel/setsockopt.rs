@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use observer_test_support::{Daemon, Metrics, Netns, with_each_kind_of_hook};
+use observer_test_support::{Daemon, Metrics, Netns};
 
 const FAILURES: &str = "socket_setsockopt_failures_total";
 
@@ -245,16 +245,13 @@ input()
 }
 
 /// The 32-bit entry to the kernel, called from a 64-bit program: `int 0x80`.
-#[test]
-#[ignore = "needs root and BPF: run by cargo xtask test"]
-fn the_call_by_int_0x80_is_counted() {
+pub fn the_call_by_int_0x80_is_counted(daemon: &Daemon) {
     if !cfg!(target_arch = "x86_64") {
         skip!("int 0x80 is an instruction of x86");
     }
-    with_each_kind_of_hook("setsockopt", |daemon| {
-        let netns = Netns::new();
-        let mut program = netns.script(
-            r"
+    let netns = Netns::new();
+    let mut program = netns.script(
+        r"
 import mmap
 # push rbx; mov eax, 366 (setsockopt); mov ebx, edi; mov ecx, esi; xor esi, esi; xor edi, edi;
 # int 0x80; pop rbx; ret
@@ -267,22 +264,21 @@ sock = socket.socket()
 print(call(sock.fileno(), socket.IPPROTO_TCP, 4242))
 input()
 ",
-            &[],
-        );
-        // Without the 32-bit entry, the program is killed.
-        let answer = program.line();
-        assert_eq!(answer, (-libc::EINVAL).to_string());
-        let metrics = daemon.scrape();
-        let failures = "socket_setsockopt_failures_total";
-        let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
-        let expected = if metrics.by_function("setsockopt") {
-            1.0
-        } else {
-            println!("32-bit calls are not seen with these hooks, as `observer check` says");
-            0.0
-        };
-        assert_eq!(seen, expected, "{}", metrics.shown());
-        metrics.assert_complete();
-        program.end();
-    });
+        &[],
+    );
+    // Without the 32-bit entry, the program is killed.
+    let answer = program.line();
+    assert_eq!(answer, (-libc::EINVAL).to_string());
+    let metrics = daemon.scrape();
+    let failures = "socket_setsockopt_failures_total";
+    let seen = metrics.of(program.pid(), failures, &[("errno", "EINVAL")]);
+    let expected = if metrics.by_function("setsockopt") {
+        1.0
+    } else {
+        println!("32-bit calls are not seen with these hooks, as `observer check` says");
+        0.0
+    };
+    assert_eq!(seen, expected, "{}", metrics.shown());
+    metrics.assert_complete();
+    program.end();
 }

@@ -4,8 +4,6 @@
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
 const DROPS: &str = "socket_udp_receive_drops_total";
-/// Short walk intervals, so that results appear soon.
-const OFTEN: [&str; 2] = ["--resync-interval", "1s"];
 
 /// Sockets that are not read, and a flood for each.
 const FLOOD: &str = r"
@@ -64,7 +62,7 @@ fn walks(daemon: &Daemon, count: u32) -> Metrics {
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn counts_what_the_kernel_counts_and_keeps_it() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&OFTEN);
+    let daemon = Daemon::shared();
     assert!(daemon.scrape().has_signal("udp_receive_drops"));
     let mut program = script(
         &netns,
@@ -132,7 +130,7 @@ input()
     );
     program.expect("before");
     let before = overflows(&netns);
-    let daemon = Daemon::start(&OFTEN);
+    let daemon = Daemon::shared_anew();
     let pid = program.pid();
     assert_eq!(daemon.scrape().of(pid, DROPS, &[]), 0.0);
     program.go();
@@ -150,7 +148,7 @@ input()
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn a_shared_socket_counts_once() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&OFTEN);
+    let daemon = Daemon::shared();
     let mut program = script(
         &netns,
         r"
@@ -203,9 +201,9 @@ os.waitpid(child, 0)
 /// The raw socket drops its copy of each datagram, too.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
-fn other_sockets_do_not_count() {
+fn a_raw_socket_does_not_count() {
     let netns = Netns::new();
-    let daemon = Daemon::start(&OFTEN);
+    let daemon = Daemon::shared();
     let mut program = script(
         &netns,
         r"
@@ -232,7 +230,7 @@ input()
 fn drops_of_refused_sockets_are_not_counted_later() {
     let netns = Netns::new();
     // As many UDP sockets as connections.
-    let daemon = Daemon::start(&[&OFTEN[..], &["--max-connections", "16"]].concat());
+    let daemon = Daemon::start(&["--max-connections", "16"]);
     let mut program = script(
         &netns,
         r"

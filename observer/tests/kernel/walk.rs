@@ -90,7 +90,7 @@ fn sockets_that_wait_for_long_are_counted() {
     let netns = Netns::new();
     // Beyond the length of TIME_WAIT, an orphan stays a full socket (tcp_rcv_state_process).
     netns.sysctl("net.ipv4.tcp_fin_timeout", "300");
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     if has_no_walk(&daemon) {
         skip!("the kernel has no iterators over maps");
     }
@@ -290,7 +290,7 @@ fn destinations_say_what_blocks_their_ports() {
     let netns = Netns::new();
     netns.sysctl("net.ipv4.ip_local_port_range", "40000 40199");
     netns.keep_time_wait();
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::shared();
     if has_no_walk(&daemon) {
         skip!("the kernel has no iterators over maps");
     }
