@@ -109,11 +109,6 @@ impl Daemon {
         })))
     }
 
-    /// Whether there is an idle shared daemon with these arguments.
-    pub fn is_idle(args: &[&str]) -> bool {
-        idle().as_ref().is_some_and(|it| it.args == args)
-    }
-
     /// Starts one with short intervals, and waits until it is ready. Stops the shared daemon, so that it uses no CPU time.
     pub fn start(args: &[&str]) -> Self {
         Self::start_with(args, |_| {})
