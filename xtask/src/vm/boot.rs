@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::qemu::Qemu;
+use super::{outcome, qemu::Qemu};
 use crate::shell;
 
 /// The kernel's command line. An oops and a soft lockup are panics, and a panic ends QEMU.
@@ -146,6 +146,16 @@ impl Machine<'_> {
         })
     }
 
+    /// Prints what a unit took, between two times.
+    fn say(&self, name: &str, since: &Clock, until: &Clock, end: &str) {
+        let (guest, clock) = (self.name, until.time.as_secs_f64());
+        let took = (until.time - since.time).as_secs_f64();
+        let busy = until.processor - since.processor;
+        eprintln!(
+            "{guest:<9} {clock:6.1} s  {name:<22} {took:6.1} s, {busy:.0} s of a processor{end}"
+        );
+    }
+
     /// Reads the guest's output until it ends. If the guest prints nothing for too long, returns the unit that it was
     /// running.
     fn watch(&self, child: &mut Child, start: Instant) -> Result<(Lines, Option<String>)> {
@@ -164,7 +174,10 @@ impl Machine<'_> {
             }
         });
         let mut at = "boot".to_owned();
-        let mut processor = 0.0;
+        let mut section = String::new();
+        // Since the section or the unit began, and at the line before.
+        let mut since = Clock::default();
+        let mut before = Clock::default();
         let mut last = (Duration::ZERO, self.boot_patience);
         loop {
             let left = (last.0 + last.1).saturating_sub(start.elapsed());
@@ -180,26 +193,43 @@ impl Machine<'_> {
             if line == STOP_ME {
                 pause(child.id(), STOPPED)?;
             }
+            let now = Clock {
+                time,
+                processor: processor_seconds(child.id()),
+            };
             if let Some(words) = line.strip_prefix("@@ ") {
                 if let Some(begun) = words.strip_prefix("begin ") {
-                    at = begun.to_owned();
+                    section = begun.to_owned();
+                    since.time = time;
+                    at.clone_from(&section);
                 } else if let Some(ended) = words.strip_prefix("end ") {
                     let (name, code) = ended.split_once(' ').unwrap_or((ended, "?"));
-                    let took = (time - last.0).as_secs_f64();
-                    let before = std::mem::replace(&mut processor, processor_seconds(child.id()));
-                    let busy = processor - before;
-                    let (guest, clock) = (self.name, time.as_secs_f64());
-                    eprintln!(
-                        "{guest:<9} {clock:6.1} s  {name:<22} {took:6.1} s, \
-                         {busy:.0} s of a processor, exit status {code}"
-                    );
+                    // The last unit, if several share the process.
+                    self.say(&at, &since, &now, &format!(", exit status {code}"));
+                    since = now.clone();
                     at = format!("after {name}");
+                    section.clear();
                 }
                 last = (time, self.patience);
+            } else if let Some(unit) = outcome::begun(&section, &line).filter(|unit| *unit != at) {
+                if at != section {
+                    self.say(&at, &since, &before, "");
+                    since = before.clone();
+                }
+                at = unit.to_owned();
+                last = (time, self.patience);
             }
+            before = now;
             output.push((time, line));
         }
     }
+}
+
+/// A time since the start of QEMU, and QEMU's CPU time in seconds by then.
+#[derive(Clone, Default)]
+struct Clock {
+    time: Duration,
+    processor: f64,
 }
 
 /// The CPU time of a process in seconds: unlike elapsed time, it does not depend on other load.

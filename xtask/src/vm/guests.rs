@@ -283,7 +283,7 @@ fn items(
                 let named = |(name, message)| failure(name, message);
                 Ended::Failed(failures.into_iter().map(named).collect(), part(tests))
             }
-            None if crash.is_none() => {
+            None if crash.is_none() && !outcome.cut.contains(&unit.name) => {
                 let message = vec!["it did not run".to_owned()];
                 Ended::Failed(vec![failure(unit.name.clone(), message)], part(None))
             }

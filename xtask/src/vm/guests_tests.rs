@@ -221,6 +221,23 @@ fn a_kernel_that_panics_at_boot_gets_a_second_try() {
 }
 
 #[test]
+fn a_unit_that_hangs_does_not_take_those_of_its_process_with_it() {
+    let kernel = kernel("6.1");
+    let script = Script::run(guest(&kernel, &["a", "b", "c"]), |name, _| {
+        let output = match name {
+            "6.1" => "@@ begin a+b+c\ntest a::x ... ok\ntest b::x ... \n@@ end a+b+c 137\n",
+            "6.1.b" => "@@ begin b\ntest b::x ... ok\n@@ end b 0\n",
+            _ => "@@ begin c\ntest c::x ... ok\n@@ end c 0\n",
+        };
+        (End::Finished, output.to_owned())
+    });
+    assert_eq!(script.boots, ["6.1: a, b, c", "6.1.b: b", "6.1.rest1: c"]);
+    let report = script.report();
+    assert!(report.ok());
+    assert_eq!(names(&report.flaky), ["6.1 b"]);
+}
+
+#[test]
 fn a_second_run_that_is_never_reached_is_red() {
     let kernel = kernel("6.1");
     let script = Script::run(guest(&kernel, &["b"]), |name, _| match name {

@@ -17,7 +17,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     build::{Binaries, Unit},
+    outcome::AND,
     packages::{Kernel, with_suffix},
+    suite,
 };
 use crate::shell;
 
@@ -157,17 +159,46 @@ impl Part {
         }
     }
 
-    /// Lines of a unit's name, its program and that program's arguments.
-    fn list(&self) -> String {
-        let line = |unit: &Unit| {
-            let mut words = vec![unit.name.as_str(), &unit.program];
-            if !unit.tests.is_empty() {
-                words.push("--exact");
-                words.extend(unit.tests.iter().map(String::as_str));
+    /// Its processes: units that may share one do.
+    fn processes(&self) -> Vec<Vec<&Unit>> {
+        let mut processes: Vec<Vec<&Unit>> = Vec::new();
+        for unit in &self.units {
+            let shares = |other: &Unit| {
+                suite::share(&unit.name, &other.name)
+                    && unit.program == other.program
+                    && !unit.tests.is_empty()
+                    && !other.tests.is_empty()
+            };
+            match processes.iter_mut().find(|units| shares(units[0])) {
+                Some(units) => units.push(unit),
+                None => processes.push(vec![unit]),
             }
-            words.join(" ") + "\n"
+        }
+        for units in &mut processes {
+            // The order in which libtest runs them.
+            units.sort_by_key(|unit| &unit.name);
+        }
+        processes
+    }
+
+    /// Lines of the units of a process, the seconds it may take, its program and that program's arguments.
+    fn list(&self, timeout: Duration) -> String {
+        let line = |units: Vec<&Unit>| {
+            let names: Vec<_> = units.iter().map(|unit| unit.name.as_str()).collect();
+            let name = names.join(&AND.to_string());
+            let seconds = timeout.as_secs() * units.len() as u64;
+            let mut line = format!("{name} {seconds} {}", units[0].program);
+            let tests: Vec<_> = units.iter().flat_map(|unit| &unit.tests).collect();
+            if !tests.is_empty() {
+                line.push_str(" --exact");
+            }
+            for test in tests {
+                line.push(' ');
+                line.push_str(test);
+            }
+            line + "\n"
         };
-        self.units.iter().map(line).collect()
+        self.processes().into_iter().map(line).collect()
     }
 }
 
@@ -176,14 +207,13 @@ pub fn part(part: &Part, timeout: Duration, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("part");
     fs::create_dir_all(root.join("job"))?;
     let text = format!(
-        "CHECK={}\nTEST_TIMEOUT={}\nFAULT={}\nexport OBSERVER_ATTEMPT={}\n",
+        "CHECK={}\nFAULT={}\nexport OBSERVER_ATTEMPT={}\n",
         if part.check { "1" } else { "" },
-        timeout.as_secs(),
         part.fault,
         part.attempt.max(1),
     );
     fs::write(root.join("job/part"), text)?;
-    fs::write(root.join("job/list"), part.list())?;
+    fs::write(root.join("job/list"), part.list(timeout))?;
     for (name, text) in &part.scripts {
         let file = root.join("job").join(name);
         fs::write(&file, text)?;
@@ -273,6 +303,24 @@ pub fn join(archives: &[&Path], to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_that_share_a_daemon_share_a_process() {
+        let unit = |name: &str| Unit {
+            name: name.to_owned(),
+            program: "kernel".to_owned(),
+            tests: vec![format!("{name}::a"), format!("{name}::b")],
+        };
+        let part = Part {
+            units: ["reset", "layout", "accept"].map(unit).into(),
+            ..Part::default()
+        };
+        assert_eq!(
+            part.list(Duration::from_secs(60)),
+            "accept+reset 120 kernel --exact accept::a accept::b reset::a reset::b\n\
+             layout 60 kernel --exact layout::a layout::b\n"
+        );
+    }
 
     #[test]
     fn dependencies_come_before_what_needs_them() {

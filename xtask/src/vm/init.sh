@@ -65,10 +65,10 @@ if [ -n "$CHECK" ]; then
 fi
 
 cd /tmp
-while read -r name program args; do
+while read -r name timeout program args; do
     printf '\n@@ begin %s\n' "$name"
     # shellcheck disable=SC2086
-    timeout -s KILL "$TEST_TIMEOUT" "/job/$program" $args --include-ignored --test-threads=1 \
+    timeout -s KILL "$timeout" "/job/$program" $args --include-ignored --test-threads=1 \
         --nocapture $TEST_ARGS </dev/null
     printf '\n@@ end %s %s\n' "$name" "$?"
     # What a killed test left behind must not disturb the next.

@@ -1,6 +1,9 @@
 //! Reads the output of a guest.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::libtest::{self, Reader, Test, Verdict};
 
@@ -8,7 +11,7 @@ use crate::libtest::{self, Reader, Test, Verdict};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     pub tests: Vec<Test>,
-    /// Its exit code; `None` when the guest ended first.
+    /// Its exit code, or if it shared a process, the one it would have had alone; `None` when the guest ended first.
     pub code: Option<i32>,
     pub took: Duration,
     pub output: String,
@@ -82,6 +85,15 @@ pub fn full_name(unit: &str, test: &str) -> String {
     prefix + name
 }
 
+/// Separates the units that run in one process, in the name of its section.
+pub const AND: char = '+';
+
+/// The unit of a section, which may have several, whose test begins with this line.
+pub fn begun<'a>(section: &'a str, line: &str) -> Option<&'a str> {
+    let (module, _) = line.strip_prefix("test ")?.split_once("::")?;
+    section.split(AND).find(|unit| *unit == module)
+}
+
 /// The output of a guest by section.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -92,6 +104,8 @@ pub struct Outcome {
     pub report: Option<serde_json::Value>,
     /// By name of the unit.
     pub programs: BTreeMap<String, Program>,
+    /// Units that another one in their process kept from running: it hung, or ended the process.
+    pub cut: BTreeSet<String>,
     pub notes: Vec<String>,
 }
 
@@ -132,19 +146,70 @@ impl Outcome {
     /// Adds a section, given with the line that begins it and, if `code` is known, the one
     /// that ends it.
     fn add(&mut self, name: &str, lines: &[(Duration, String)], code: Option<i32>) {
+        if name == "check" {
+            self.check_begun = true;
+            let mut lines = lines.iter();
+            self.report = lines.find_map(|(_, line)| serde_json::from_str(line).ok());
+        } else if name.contains(AND) {
+            self.add_units(name, lines, code);
+        } else {
+            let begin = lines.first().map_or(Duration::ZERO, |(time, _)| *time);
+            self.add_program(name, begin, lines, code);
+        }
+    }
+
+    /// Adds a section of several units, which libtest runs one after the other.
+    fn add_units(&mut self, section: &str, lines: &[(Duration, String)], code: Option<i32>) {
+        let mut starts: Vec<(&str, usize)> = Vec::new();
+        for (number, (_, line)) in lines.iter().enumerate() {
+            if let Some(unit) = begun(section, line)
+                && starts.iter().all(|(known, _)| *known != unit)
+            {
+                starts.push((unit, number));
+            }
+        }
+        let ended = matches!(code, Some(0 | libtest::FAILED));
+        if starts.is_empty() && !ended {
+            let first = section.split(AND).next();
+            starts.extend(first.map(|unit| (unit, 0)));
+        }
+        if !ended {
+            let units = section.split(AND);
+            let cut = units.filter(|unit| starts.iter().all(|(begun, _)| begun != unit));
+            self.cut.extend(cut.map(str::to_owned));
+        }
+        let mut failed = false;
+        for (at, (unit, start)) in starts.iter().enumerate() {
+            let next = starts.get(at + 1).map(|(_, next)| *next);
+            let own = &lines[*start..next.unwrap_or(lines.len())];
+            // The line before ends the test before.
+            let begin = lines[start.saturating_sub(1)].0;
+            self.add_program(unit, begin, own, code);
+            let Some(program) = self.programs.get_mut(*unit) else {
+                continue;
+            };
+            let own_failed = program.failed().count() > 0;
+            failed |= own_failed;
+            if own_failed && (next.is_some() || ended) {
+                program.code = Some(libtest::FAILED);
+            } else if next.is_some() || (ended && failed) {
+                program.code = Some(0);
+            }
+        }
+    }
+
+    fn add_program(
+        &mut self,
+        name: &str,
+        begin: Duration,
+        lines: &[(Duration, String)],
+        code: Option<i32>,
+    ) {
         let text: String = lines
             .iter()
             .filter(|(_, line)| !line.starts_with("@@ "))
             .map(|(_, line)| format!("{line}\n"))
             .collect();
-        if name == "check" {
-            self.check_begun = true;
-            self.report = text
-                .lines()
-                .find_map(|line| serde_json::from_str(line).ok());
-            return;
-        }
-        let begin = lines.first().map_or(Duration::ZERO, |(time, _)| *time);
         let end = lines.last().map_or(begin, |(time, _)| *time);
         let mut reader = Reader::new(begin);
         for (time, line) in lines {
@@ -166,8 +231,10 @@ impl Outcome {
             check_begun,
             report,
             programs,
+            cut,
             notes,
         } = other;
+        self.cut.extend(cut);
         self.release = self.release.take().or(release);
         self.check_begun |= check_begun;
         self.report = report.or(self.report.take());
@@ -281,6 +348,77 @@ test f ... half a line
     fn a_killed_program_hung() {
         let outcome = parse(&lines("@@ begin t\ntest a ... \n@@ end t 137\n"));
         assert_eq!(outcome.programs["t"].trouble().as_deref(), Some("HUNG"));
+    }
+
+    /// Output of a process with the units a, b, c and d.
+    fn shared(text: &str, end: &str) -> (Outcome, Vec<(String, Option<String>)>) {
+        let outcome = parse(&lines(&format!("@@ begin a+b+c+d\n{text}\n{end}")));
+        let programs = outcome.programs.iter();
+        let troubles = programs.map(|(name, program)| (name.clone(), program.trouble()));
+        let troubles = troubles.collect();
+        (outcome, troubles)
+    }
+
+    fn troubles<const N: usize>(of: [(&str, Option<&str>); N]) -> Vec<(String, Option<String>)> {
+        let owned =
+            |(name, trouble): (&str, Option<&str>)| (name.to_owned(), trouble.map(str::to_owned));
+        of.map(owned).into()
+    }
+
+    #[test]
+    fn units_in_one_process_are_told_apart() {
+        let text = "running 4 tests\n\
+                    test a::x ... ok\n\
+                    test b::x ... test a::z\n\
+                    FAILED\n\
+                    test b::y ... ok\n\
+                    test c::x ... skipped: no z\n\
+                    ok\n\
+                    test d::x ... ok";
+        let (outcome, found) = shared(text, "@@ end a+b+c+d 101");
+        let all = [
+            ("a", None),
+            ("b", Some("FAILED 1")),
+            ("c", None),
+            ("d", None),
+        ];
+        assert_eq!(found, troubles(all));
+        let names = |unit: &str| {
+            let tests = outcome.programs[unit].tests.iter();
+            tests.map(|test| test.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("b"), ["b::x", "b::y"]);
+        assert_eq!(names("c"), ["c::x"]);
+        // One second a line, from the end of the unit before.
+        assert_eq!(outcome.programs["b"].took, Duration::from_secs(3));
+        assert_eq!(outcome.programs["b"].tests[0].took, Duration::from_secs(2));
+        assert!(outcome.cut.is_empty());
+    }
+
+    #[test]
+    fn a_unit_that_ends_the_process_cuts_the_units_after_it() {
+        let text = "running 4 tests\ntest a::x ... ok\ntest b::x ... \nhalf a line";
+        for (end, trouble) in [
+            ("@@ end a+b+c+d 137", "HUNG"),
+            ("@@ end a+b+c+d 134", "FAILED 1"),
+            ("", "CUT SHORT"),
+        ] {
+            let (outcome, found) = shared(text, end);
+            assert_eq!(found, troubles([("a", None), ("b", Some(trouble))]));
+            assert_eq!(Vec::from_iter(&outcome.cut), ["c", "d"]);
+            assert!(!outcome.programs["b"].finished());
+        }
+        // Not even the first test began: the first unit is to blame.
+        let (outcome, found) = shared("", "@@ end a+b+c+d 137");
+        assert_eq!(found, troubles([("a", Some("HUNG"))]));
+        assert_eq!(outcome.cut.len(), 3);
+    }
+
+    #[test]
+    fn a_unit_that_a_finished_process_left_out_is_not_cut() {
+        let (outcome, found) = shared("test a::x ... ok", "@@ end a+b+c+d 0");
+        assert_eq!(found, troubles([("a", None)]));
+        assert!(outcome.cut.is_empty());
     }
 
     #[test]
