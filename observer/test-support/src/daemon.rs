@@ -87,13 +87,7 @@ impl Daemon {
         Self::shared_with(&[])
     }
 
-    /// The same, but started now: for tests of what is older than the daemon.
-    pub fn shared_anew() -> Shared {
-        drop(idle().take());
-        Self::shared()
-    }
-
-    /// A running daemon with these arguments if possible.
+    /// The same, with these arguments.
     pub fn shared_with(args: &[&str]) -> Shared {
         let idle = idle().take();
         let running = idle.filter(|it| it.args == args).and_then(|mut it| {
@@ -107,6 +101,12 @@ impl Daemon {
             args: args.iter().map(|&it| it.to_owned()).collect(),
             daemon: Self::start(args),
         })))
+    }
+
+    /// The same, but started now: for tests of what is older than the daemon.
+    pub fn shared_anew(args: &[&str]) -> Shared {
+        drop(idle().take());
+        Self::shared_with(args)
     }
 
     /// Starts one with short intervals, and waits until it is ready. Stops the shared daemon, so that it uses no CPU time.

@@ -175,7 +175,7 @@ fn timeouts_and_unreachable_peers_are_counted() {
         let before = older.then(Daemon::shared);
         let mut program = netns.script(SILENT, &[]);
         program.expect("connected");
-        let daemon = before.unwrap_or_else(Daemon::shared_anew);
+        let daemon = before.unwrap_or_else(|| Daemon::shared_anew(&[]));
         let established = [("state", "ESTABLISHED")];
         daemon.until("the connections", |metrics| {
             metrics.of(program.pid(), "socket_connections", &established) == 40.0

@@ -211,7 +211,7 @@ fn what_older_and_closed_listeners_drop_is_counted() {
     let before = netns.netstat()["ListenDrops"];
     assert!(before >= 4, "{before}");
     clients.kill();
-    let daemon = Daemon::shared_anew();
+    let daemon = Daemon::shared_anew(&[]);
     let metrics = daemon.until("the listeners", |metrics| reads(metrics, &server, &[]));
     needs_signal!(metrics, "listen");
     assert_eq!(metrics.of(server.pid(), DROPS, &[]), 0.0);

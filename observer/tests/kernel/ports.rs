@@ -6,10 +6,38 @@ use std::{collections::BTreeSet, time::Duration};
 
 use observer_test_support::{Daemon, Metrics, Netns, Program};
 
+/// Generates a test for each function of `blocked`: where timewait sockets are known, and where they are looked for.
+macro_rules! with_both {
+    ($($test:ident)+) => {
+        with_both!(any: $($test)+);
+        with_both!(tracepoint: $($test)+);
+    };
+    ($hooks:ident: $($test:ident)+) => {
+        mod $hooks {
+            $(
+                #[test]
+                #[ignore = "needs root and BPF: run by cargo xtask test"]
+                fn $test() {
+                    super::blocked::$test(stringify!($hooks));
+                }
+            )+
+        }
+    };
+}
+
+with_both! {
+    bound_port_in_time_wait_is_blocked_for_all_destinations
+    ports_in_fin_wait2_are_blocked
+    ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows
+    tcp_tw_reuse_delay_of_the_namespace_is_used
+}
+
 const USED: &str = "socket_ephemeral_ports_used";
 const AVAILABLE: &str = "socket_ephemeral_ports_available";
 const RATIO: &str = "socket_ephemeral_ports_ratio";
 const CONNECTS: &str = "socket_connects_total";
+
+const FEW_SHOWN: [&str; 2] = ["--top-destinations", "2"];
 
 /// Ports 40000 to 40099, of which five are reserved.
 fn hundred_ports() -> Netns {
@@ -116,7 +144,8 @@ fn fill(client: &mut Program, netns: &Netns, what: &str, count: u64, address: &s
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn ports_ratio_is_one_before_the_first_connect_fails() {
     let netns = hundred_ports();
-    let daemon = Daemon::start(&[]);
+    // That of the tests before.
+    let daemon = Daemon::shared_with(&blocked::arguments("any"));
     let mut server = netns.script(SERVER, &[]);
     server.expect("listening");
     let mut client = netns.script(CLIENT, &[]);
@@ -203,7 +232,8 @@ fn reused_time_wait_port_counts_once() {
     let mut client = netns.script(CLIENT, &[]);
     client.expect("bound");
     open(&mut client, "keep", 10, "127.0.0.1", "ok");
-    let daemon = Daemon::start(&[]);
+    // For the next test, too.
+    let daemon = Daemon::shared_anew(&FEW_SHOWN);
     let metrics = daemon.until("older connections", |metrics| {
         of(metrics, &client, USED, "127.0.0.1:9000") == 10.0
     });
@@ -242,7 +272,7 @@ fn top_destinations_are_shown_and_the_rest_summed() {
     let netns = hundred_ports();
     let mut server = netns.script(SERVER, &[]);
     server.expect("listening");
-    let daemon = Daemon::start(&["--top-destinations", "2"]);
+    let daemon = Daemon::shared_with(&FEW_SHOWN);
     let mut client = netns.script(CLIENT, &[]);
     client.expect("bound");
     for (count, address) in [

@@ -130,7 +130,7 @@ input()
     );
     program.expect("before");
     let before = overflows(&netns);
-    let daemon = Daemon::shared_anew();
+    let daemon = Daemon::shared_anew(&[]);
     let pid = program.pid();
     assert_eq!(daemon.scrape().of(pid, DROPS, &[]), 0.0);
     program.go();

@@ -94,32 +94,6 @@ impl Call {
     }
 }
 
-/// Generates a test for each function: where timewait sockets are known, and where they are looked for.
-macro_rules! with_both {
-    ($($test:ident)+) => {
-        with_both!(any: $($test)+);
-        with_both!(tracepoint: $($test)+);
-    };
-    ($hooks:ident: $($test:ident)+) => {
-        mod $hooks {
-            $(
-                #[test]
-                #[ignore = "needs root and BPF: run by cargo xtask test"]
-                fn $test() {
-                    super::$test(stringify!($hooks));
-                }
-            )+
-        }
-    };
-}
-
-with_both! {
-    bound_port_in_time_wait_is_blocked_for_all_destinations
-    ports_in_fin_wait2_are_blocked
-    ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows
-    tcp_tw_reuse_delay_of_the_namespace_is_used
-}
-
 /// Whether the best hooks do not know timewait sockets either, as tests before have seen.
 static NEVER_KNOWN: AtomicBool = AtomicBool::new(false);
 
@@ -142,7 +116,8 @@ fn with_hooks(hooks: &str, ports: &[u16], test: impl FnOnce(&mut Bench)) {
     bench.peer.finish();
 }
 
-fn arguments(hooks: &str) -> [&str; 4] {
+/// Those of the daemon that these tests share.
+pub fn arguments(hooks: &str) -> [&str; 4] {
     ["--top-destinations", "50", "--hooks", hooks]
 }
 
@@ -241,7 +216,7 @@ impl Bench {
 }
 
 /// The ratio matches the number of usable ports for every value of net.ipv4.tcp_tw_reuse.
-fn ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows(hooks: &str) {
+pub fn ports_in_time_wait_are_blocked_unless_tcp_tw_reuse_allows(hooks: &str) {
     let listening: Vec<u16> = (9000..9015).collect();
     with_hooks(hooks, &listening, all_kinds);
 }
@@ -287,7 +262,7 @@ fn all_kinds(bench: &mut Bench) {
 }
 
 /// The kernel treats a timewait socket that waits for the peer's FIN like one in TIME_WAIT, but does not reuse its port.
-fn ports_in_fin_wait2_are_blocked(hooks: &str) {
+pub fn ports_in_fin_wait2_are_blocked(hooks: &str) {
     with_hooks(hooks, &[9000], |bench| {
         let call = Call {
             how: "plain",
@@ -306,7 +281,7 @@ fn ports_in_fin_wait2_are_blocked(hooks: &str) {
 }
 
 /// Since 6.14, the time until a port in TIME_WAIT may be used again can be set.
-fn tcp_tw_reuse_delay_of_the_namespace_is_used(hooks: &str) {
+pub fn tcp_tw_reuse_delay_of_the_namespace_is_used(hooks: &str) {
     with_hooks(hooks, &[9000, 9001], |bench| {
         let name = "net/ipv4/tcp_tw_reuse_delay";
         let tested = format!("test -e /proc/sys/{name} && echo there || echo absent");
@@ -329,7 +304,7 @@ fn tcp_tw_reuse_delay_of_the_namespace_is_used(hooks: &str) {
 }
 
 /// A port that bind() chose cannot be used for any destination while it is in TIME_WAIT.
-fn bound_port_in_time_wait_is_blocked_for_all_destinations(hooks: &str) {
+pub fn bound_port_in_time_wait_is_blocked_for_all_destinations(hooks: &str) {
     with_hooks(hooks, &[9000, 9001, 9002], |bench| {
         let call = |how, port| Call {
             how,
