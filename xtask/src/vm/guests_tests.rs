@@ -223,18 +223,30 @@ fn a_kernel_that_panics_at_boot_gets_a_second_try() {
 #[test]
 fn a_unit_that_hangs_does_not_take_those_of_its_process_with_it() {
     let kernel = kernel("6.1");
-    let script = Script::run(guest(&kernel, &["a", "b", "c"]), |name, _| {
-        let output = match name {
-            "6.1" => "@@ begin a+b+c\ntest a::x ... ok\ntest b::x ... \n@@ end a+b+c 137\n",
-            "6.1.b" => "@@ begin b\ntest b::x ... ok\n@@ end b 0\n",
-            _ => "@@ begin c\ntest c::x ... ok\n@@ end c 0\n",
-        };
-        (End::Finished, output.to_owned())
-    });
-    assert_eq!(script.boots, ["6.1: a, b, c", "6.1.b: b", "6.1.rest1: c"]);
-    let report = script.report();
-    assert!(report.ok());
-    assert_eq!(names(&report.flaky), ["6.1 b"]);
+    // Ended by the guest, and with it by the host.
+    for (end, line) in [
+        (End::Finished, "@@ end a+b+c 137\n"),
+        (End::Hung("b".to_owned()), ""),
+    ] {
+        let script = Script::run(guest(&kernel, &["a", "b", "c"]), |name, _| match name {
+            "6.1" => {
+                let begun = "@@ begin a+b+c\ntest a::x ... ok\ntest b::x ... \n";
+                (end.clone(), format!("{begun}{line}"))
+            }
+            "6.1.b" => (
+                End::Finished,
+                "@@ begin b\ntest b::x ... ok\n@@ end b 0\n".to_owned(),
+            ),
+            _ => (
+                End::Finished,
+                "@@ begin c\ntest c::x ... ok\n@@ end c 0\n".to_owned(),
+            ),
+        });
+        assert_eq!(script.boots, ["6.1: a, b, c", "6.1.b: b", "6.1.rest1: c"]);
+        let report = script.report();
+        assert!(report.ok());
+        assert_eq!(names(&report.flaky), ["6.1 b"]);
+    }
 }
 
 #[test]
