@@ -343,7 +343,7 @@ causes! {
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are started than established: a SYN flood, or clients with a long round-trip time" ["syn-queue"];
-        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s, unless it is a small one that is emptied several times a second and more are accepted than dropped; or connections wait in it for long and none is dropped"
+        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s, unless it is a small one from which 20 times its connections are accepted in 10 s and more are accepted than dropped; or connections wait in it for long and none is dropped"
             => "the server accepts connections more slowly than they arrive" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
             => "the accept queue is small: a small argument of listen(), or net.core.somaxconn" ["backlog"];

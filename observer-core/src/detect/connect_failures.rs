@@ -323,8 +323,10 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         self.is_slow = slow >= 1.0 && fast < 1.0;
         let (recorded, least) = (&sample.culprits().connects, thresholds.scan_ports);
         // Of many ports, those that were tried once are soon forgotten.
+        let has_failed = self.slow.failed() > 0;
         let goes_on = |_: &Scanned| recorded.iter().all(|it| it.share * least < 1.0);
-        self.scanned = scanned(recorded, least).or(self.scanned.filter(goes_on));
+        let scanned = scanned(recorded, least).or(self.scanned.filter(goes_on));
+        self.scanned = scanned.filter(|_| has_failed);
         let severity = match self.speaking().alone() && self.scanned.is_none() {
             true => Severity::Critical,
             false => Severity::Warning,

@@ -80,7 +80,12 @@ impl Detector for FdExhaustion {
             (_, false) => {
                 cause::explain(&[(&cause::FILE_TABLE, enfile), (&cause::FD_LIMIT, emfile)])
             }
-            (Some(kinds), true) => cause::explain(&causes(kinds, sample.close_wait_over_10s, FULL)),
+            (Some(kinds), true) => cause::explain(&causes(
+                kinds,
+                kinds.of_clients(),
+                sample.close_wait_over_10s,
+                FULL,
+            )),
             (None, true) => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
                 (&cause::FD_LIMIT, open - close_wait),

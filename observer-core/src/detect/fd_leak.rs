@@ -154,13 +154,16 @@ impl Detector for FdLeak {
         let causes = match known_kinds(sample) {
             Some(kinds) => {
                 let first = self.first.as_deref();
-                let grown = first.map(|first| kinds.since(first));
-                let grown = grown.filter(|it| !it.is_empty());
+                let grown = first.and_then(|first| kinds.since(first));
+                let clients = match first.filter(|_| grown.is_some()) {
+                    Some(first) => kinds.of_clients().saturating_sub(first.of_clients()),
+                    None => kinds.of_clients(),
+                };
                 let grown = grown.as_ref().unwrap_or(kinds);
                 let is_close_wait = |it: &FdKind| *it == FdKind::Tcp("CLOSE_WAIT");
                 let before = kinds.count(is_close_wait) - grown.count(is_close_wait);
                 let close_wait = sample.close_wait_over_10s.saturating_sub(before as u32);
-                cause::explain(&causes(grown, close_wait, LEAKS))
+                cause::explain(&causes(grown, clients, close_wait, LEAKS))
             }
             None => cause::explain(&[
                 (&cause::FD_CLOSE_WAIT, close_wait),
@@ -200,24 +203,24 @@ pub(super) fn newest(sample: &Process) -> Vec<KindCount> {
 
 /// Of the connections that the first cause about any is about: sockets in CLOSE_WAIT, or others.
 pub(super) fn peers(sample: &Process, causes: &[Explanation]) -> Vec<PeerShare> {
-    let close_wait = [&cause::FD_CLOSE_WAIT];
-    let others = [
-        &cause::FD_CONNECTIONS,
-        &cause::FD_ACCEPTED,
-        &cause::FULL_OF_CONNECTIONS,
-        &cause::FULL_OF_ACCEPTED,
-    ];
-    let mut about = causes.iter().map(|it| it.cause);
-    match about.find(|it| close_wait.contains(it) || others.contains(it)) {
-        Some(cause) if close_wait.contains(&cause) => sample.culprits.close_wait.clone(),
-        Some(_) => connected(sample),
-        None => Vec::new(),
+    let opened = [&cause::FD_CONNECTIONS, &cause::FULL_OF_CONNECTIONS];
+    let accepted = [&cause::FD_ACCEPTED, &cause::FULL_OF_ACCEPTED];
+    for cause in causes.iter().map(|it| it.cause) {
+        if *cause == cause::FD_CLOSE_WAIT {
+            return sample.culprits.close_wait.clone();
+        }
+        let is_client = accepted.contains(&cause);
+        if is_client || opened.contains(&cause) {
+            return connected(sample, is_client);
+        }
     }
+    Vec::new()
 }
 
-/// The peers of the newest descriptors that are connections.
-fn connected(sample: &Process) -> Vec<PeerShare> {
+/// The peers of the newest descriptors that are connections, of those that are clients or of the others.
+fn connected(sample: &Process, is_client: bool) -> Vec<PeerShare> {
     let peers = sample.fd_kinds.iter().flat_map(|kinds| kinds.peers());
+    let peers = peers.filter(|(peer, _)| peer.is_client == is_client);
     let peers: Vec<_> = peers.collect();
     let all: u64 = peers.iter().map(|(_, count)| count).sum();
     let shares = peers.into_iter().map(|(peer, count)| PeerShare {
@@ -252,10 +255,11 @@ const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
 
 /// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets that were
 /// opened and that were accepted, sockets without a connection, sockets of other protocols, further descriptors of sockets, pipes, files, events, and anything
-/// else. Sockets of another network namespace than that of the process are in none of its tables, so that some of
+/// else. `clients` is how many TCP sockets were accepted. Sockets of another network namespace than that of the process are in none of its tables, so that some of
 /// `close_wait` sockets look as if they had no connection.
 pub(super) fn causes(
     kinds: &FdKinds,
+    clients: u64,
     close_wait: u32,
     causes: [&'static Cause; KINDS_OF_CAUSES],
 ) -> [(&'static Cause, u64); KINDS_OF_CAUSES] {
@@ -275,8 +279,7 @@ pub(super) fn causes(
         };
         counts[index] += count;
     }
-    let clients = kinds.peers().into_iter().filter(|(it, _)| it.is_client);
-    counts[2] = clients.map(|(_, count)| count).sum::<u64>().min(counts[1]);
+    counts[2] = clients.min(counts[1]);
     counts[1] -= counts[2];
     let elsewhere = u64::from(close_wait)
         .saturating_sub(counts[0])

@@ -54,8 +54,8 @@ pub struct ListenOverflow {
     /// Connections accepted, accept() calls that found no descriptor, and SYN cookies.
     recent: [Window; 3],
     cause: &'static Cause,
-    /// Since when it has been another one.
-    other_since: Option<Duration>,
+    /// Another one, and since when it has been that.
+    other: Option<(&'static Cause, Duration)>,
 }
 
 impl ListenOverflow {
@@ -108,13 +108,17 @@ impl ListenOverflow {
     /// Takes in the cause as of now.
     fn settle(&mut self, now: &'static Cause, is_raised: bool) {
         if now == self.cause {
-            self.other_since = None;
+            self.other = None;
             return;
         }
-        let since = *self.other_since.get_or_insert(self.now);
+        let since = match self.other {
+            Some((other, since)) if other == now => since,
+            _ => self.now,
+        };
+        self.other = Some((now, since));
         if !is_raised || self.time_since(Some(since)) >= STEADY {
             self.cause = now;
-            self.other_since = None;
+            self.other = None;
         }
     }
 }
@@ -146,7 +150,7 @@ impl Detector for ListenOverflow {
             now: Duration::ZERO,
             recent: [(); 3].map(|()| Window::new(10)),
             cause: &cause::BURST,
-            other_since: None,
+            other: None,
         }
     }
 

@@ -203,7 +203,8 @@ fn only_serves(counts: &Counts) -> bool {
 #[must_use]
 pub fn cut_off(counts: &Counts) -> u64 {
     let opened = counts.connects[ConnectResult::Ok as usize];
-    let one_side = counts.ended - counts.ended.min(opened.min(counts.accepted));
+    // Those that live are among the totals.
+    let one_side = counts.ended - (counts.ended / 2).min(opened.min(counts.accepted));
     let cut_off: u64 = [SentReset::DataAfterClose, SentReset::UnreadAfterShutdown]
         .map(|it| counts.resets_sent[it as usize])
         .iter()

@@ -140,9 +140,9 @@ options! {
         check CHECK;
     "out-of-range": ["IP_TTL", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_SYNCNT", "TCP_USER_TIMEOUT", "TCP_MAXSEG", "SO_LINGER"]
         [] ["EINVAL"] Sockets::All;
-        fact "The value is out of range, or its length is too small: IP_TTL takes 1 to 255, TCP_KEEPIDLE and TCP_KEEPINTVL 1 to 32,767 seconds, TCP_KEEPCNT and TCP_SYNCNT 1 to 127, TCP_USER_TIMEOUT 0 or more milliseconds, TCP_MAXSEG 88 to 32,767, SO_LINGER a struct of two ints.";
+        fact "The value is out of range, or its length is too small: IP_TTL takes 1 to 255 or -1, TCP_KEEPIDLE and TCP_KEEPINTVL 1 to 32,767 seconds, TCP_KEEPCNT and TCP_SYNCNT 1 to 127, TCP_USER_TIMEOUT 0 or more milliseconds, TCP_MAXSEG 0 or 88 to 32,767, SO_LINGER a struct of two ints.";
         kernels "all";
-        fix "Correct the value; a common mistake are milliseconds where seconds are expected. `strace -e setsockopt -p PID` shows it.";
+        fix "Correct the value; a common mistake is milliseconds where seconds are expected. `strace -e setsockopt -p PID` shows it.";
         check CHECK;
     "fastopen-connect": ["TCP_FASTOPEN_CONNECT"] [] ["EOPNOTSUPP"] Sockets::Protocol("tcp");
         needs [Lacks("net.ipv4.tcp_fastopen", 1)];

@@ -144,23 +144,26 @@ impl FdKinds {
         Ok(kinds)
     }
 
-    /// What there is more of than before.
+    /// What there is more of than at an earlier look; `None` if that one did not see all descriptors, so that more is a
+    /// matter of which are the newest. Peers are left out, because they change.
     #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        fn more<K: Ord + Clone>(
-            now: &BTreeMap<K, u64>,
-            before: &BTreeMap<K, u64>,
-        ) -> BTreeMap<K, u64> {
-            let more = now.iter().map(|(key, count)| {
-                let before = before.get(key).copied().unwrap_or_default();
-                (key.clone(), count.saturating_sub(before))
-            });
-            more.filter(|(_, count)| *count > 0).collect()
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        if before.count(|_| true) >= LOOKED_AT as u64 {
+            return None;
         }
-        Self {
-            counts: more(&self.counts, &before.counts),
-            peers: more(&self.peers, &before.peers),
-        }
+        let more = self.counts.iter().map(|(kind, count)| {
+            let before = before.counts.get(kind).copied().unwrap_or_default();
+            (kind.clone(), count.saturating_sub(before))
+        });
+        let more = Self::new(more.filter(|(_, count)| *count > 0));
+        (!more.is_empty()).then_some(more)
+    }
+
+    /// The number of TCP sockets in other states than CLOSE_WAIT whose peer is a client.
+    #[must_use]
+    pub fn of_clients(&self) -> u64 {
+        let of_clients = self.peers.iter().filter(|(peer, _)| peer.is_client);
+        of_clients.map(|(_, count)| count).sum()
     }
 
     /// Kinds and their numbers, most first.

@@ -1,12 +1,11 @@
 //! Descriptors that leak or run out.
 
 use super::*;
+use crate::process::fd_kinds::{FdKind, FdKinds, FdPeer};
 
 /// The cause and the evidence say what the newest descriptors are.
 #[test]
 fn a_leak_of_descriptors_names_their_kind() {
-    use crate::process::fd_kinds::{FdKind, FdKinds};
-
     let mut engine = Engine::new(Thresholds::default());
     let kinds = FdKinds::new([(FdKind::Pipe, 200), (FdKind::Tcp("ESTABLISHED"), 56)]);
     let mut raised = Vec::new();
@@ -107,8 +106,6 @@ fn a_leak_clears_when_the_limit_is_raised() {
 
 #[test]
 fn a_full_limit_names_the_kind_of_descriptors() {
-    use crate::process::fd_kinds::{FdKind, FdKinds, FdPeer};
-
     let cause = |kinds: Option<FdKinds>, enfile: u64| {
         let (_, engine) = play(30, |second| {
             let mut process = process(7);
@@ -177,11 +174,8 @@ fn slow_growth_of_descriptors_is_known() {
     assert_eq!(growth(&|second| 100 + second / 60 % 30), []);
 }
 
-/// A server with pipes and files of its own leaks connections under a small limit.
-#[test]
-fn a_leak_is_of_what_has_grown() {
-    use crate::process::fd_kinds::{FdKind, FdKinds};
-
+/// The causes of a leak of a process with so many descriptors of these kinds, by second.
+fn leak(kinds: impl Fn(u64) -> FdKinds) -> Vec<&'static str> {
     let (_, engine) = play(40, |second| {
         let mut process = process(7);
         process.descriptors = Some(Descriptors {
@@ -189,14 +183,8 @@ fn a_leak_is_of_what_has_grown() {
             limit: 64,
             measured_at: Duration::from_secs(1_000 + second),
         });
-        let kinds = [
-            (FdKind::Pipe, 12),
-            (FdKind::Anonymous("eventfd".to_owned()), 8),
-            (FdKind::Tcp("CLOSE_WAIT"), 2),
-            (FdKind::IdleSocket, 1 + second),
-        ];
         process.close_wait_over_10s = 2;
-        process.fd_kinds = Some(Arc::new(FdKinds::new(kinds)));
+        process.fd_kinds = Some(Arc::new(kinds(second)));
         Sample {
             processes: vec![process],
             ..Sample::default()
@@ -206,6 +194,50 @@ fn a_leak_is_of_what_has_grown() {
         .board()
         .raised(Anomaly::FdLeak, &Subject::Process(key(7)));
     let causes = &raised.unwrap().causes;
-    let ids: Vec<_> = causes.iter().map(|it| it.cause.id).collect();
-    assert_eq!(ids, ["fd_idle_sockets"]);
+    causes.iter().map(|it| it.cause.id).collect()
+}
+
+/// A server with pipes and files of its own leaks connections under a small limit.
+#[test]
+fn a_leak_is_of_what_has_grown() {
+    let causes = leak(|second| {
+        FdKinds::new([
+            (FdKind::Pipe, 12),
+            (FdKind::Anonymous("eventfd".to_owned()), 8),
+            (FdKind::Tcp("CLOSE_WAIT"), 2),
+            (FdKind::IdleSocket, 1 + second),
+        ])
+    });
+    assert_eq!(causes, ["fd_idle_sockets"]);
+}
+
+/// Of many descriptors the newest are looked at: what leaks is nearly all of them from the first look on.
+#[test]
+fn a_leak_of_many_is_not_of_what_comes_and_goes() {
+    let files = || FdKind::File {
+        directory: "/tmp".to_owned(),
+        deleted: false,
+    };
+    let causes = leak(|second| match second {
+        0 => FdKinds::new([(files(), 256)]),
+        _ => FdKinds::new([(files(), 254), (FdKind::Pipe, 2)]),
+    });
+    assert_eq!(causes, ["fd_files"]);
+}
+
+/// A server whose clients change leaks connections to its database.
+#[test]
+fn clients_that_change_are_no_leak() {
+    let peer = |last, is_client| FdPeer {
+        address: [10, 0, 0, last].into(),
+        port: 80,
+        is_client,
+    };
+    let causes = leak(|second| {
+        let clients = (0..20).map(|n| (peer((second % 2) as u8 * 100 + n, true), 1));
+        let database = (peer(250, false), 10 + second);
+        FdKinds::new([(FdKind::Tcp("ESTABLISHED"), 30 + second)])
+            .with_peers(clients.chain([database]))
+    });
+    assert_eq!(causes, ["fd_connections"]);
 }

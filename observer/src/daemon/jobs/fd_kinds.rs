@@ -135,10 +135,12 @@ impl Job for KindsOfFds {
         {
             let key = suspect.key;
             let (kinds, took) = timed(|| self.shared.facts.fd_kinds(&key).map(Arc::new));
+            // One that failed says nothing new.
+            let before = self.looks.remove(&key).and_then(|look| look.kinds);
             let look = Look {
                 at: now,
                 open: suspect.open,
-                kinds,
+                kinds: kinds.or(before),
             };
             self.looks.insert(key, look);
             self.urgent.pause(PAUSE_OF_URGENT * took);
