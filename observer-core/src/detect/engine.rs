@@ -262,7 +262,6 @@ impl Engine {
             &mut self.time_wait_surge,
             &mut rows.ports,
             &sample.ports,
-            |_| Detector::new(thresholds),
             |_, ports, board| {
                 let exhausted = board.raised(Anomaly::PortExhaustion, &ports.subject);
                 exhausted.is_some()
@@ -282,7 +281,6 @@ impl Engine {
             &mut self.listen_overflow,
             &mut rows.listeners,
             &sample.listeners,
-            |_| Detector::new(thresholds),
             |_, listener, board| is_out_of_descriptors(board, listener),
         );
         pass.run_alone(&mut self.fd_leak, &mut rows.processes, &sample.processes);
@@ -295,7 +293,6 @@ impl Engine {
             &mut self.read_stall,
             &mut rows.processes,
             &sample.processes,
-            |_| Detector::new(thresholds),
             |_, process, board| stalls_at_full_listeners(board, process, Anomaly::ReadStall),
         );
         pass.run_alone(
@@ -307,7 +304,6 @@ impl Engine {
             &mut self.tls_stall,
             &mut rows.processes,
             &sample.processes,
-            |_| Detector::new(thresholds),
             |_, process, board| stalls_at_full_listeners(board, process, Anomaly::TlsStall),
         );
         pass.run_alone(
@@ -319,7 +315,6 @@ impl Engine {
             &mut self.idle_pool_leak,
             &mut rows.processes,
             &sample.processes,
-            |_| Detector::new(thresholds),
             |_, process, board| board.raised(Anomaly::FdLeak, &process.subject()).is_some(),
         );
         let failed_at = &sample.searches_failed_at;
@@ -327,7 +322,6 @@ impl Engine {
             &mut self.connect_failures,
             &mut rows.processes,
             &sample.processes,
-            |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Process>, process, board| {
                 let at = failed_at.processes.get(&process.key);
                 detector.is_without_ports() && is_exhausted(board, at)
@@ -338,7 +332,6 @@ impl Engine {
             &mut self.connect_failures_of_names,
             &mut rows.names,
             &sample.names,
-            |_| Detector::new(thresholds),
             |detector: &ConnectFailures<Name>, name, board| {
                 let at = failed_at.names.get(&name.labels);
                 is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
@@ -350,7 +343,6 @@ impl Engine {
             &mut self.silent_peers,
             &mut rows.processes,
             &sample.processes,
-            |_| Detector::new(thresholds),
             |_, process, board| {
                 board
                     .raised(Anomaly::ReadStall, &process.subject())
@@ -361,7 +353,6 @@ impl Engine {
             &mut self.silent_peers_of_names,
             &mut rows.names,
             &sample.names,
-            |_| Detector::new(thresholds),
             |_, name, board| {
                 let of_process = [Anomaly::SilentPeers, Anomaly::ReadStall];
                 let is_raised = |it| is_raised_for_process(board, it, &name.labels);
@@ -374,7 +365,7 @@ impl Engine {
             .map(|(index, name)| (name.labels.name_key(), (index, name)))
             .collect();
         let of_names = &self.rst_storm_of_names;
-        pass.run(
+        pass.run_with(
             &mut self.rst_storm,
             &mut rows.processes,
             &sample.processes,
@@ -399,7 +390,6 @@ impl Engine {
             &mut self.rst_storm_of_names,
             &mut rows.names,
             &sample.names,
-            |_| Detector::new(thresholds),
             |detector, name, board| {
                 is_raised_for_process(board, Anomaly::RstStorm, &name.labels)
                     || (0..).zip(&sample.processes).any(|(index, process)| {

@@ -254,9 +254,10 @@ const LEAKS: [&Cause; KINDS_OF_CAUSES] = [
 ];
 
 /// How many descriptors each of these causes explains: those for TCP sockets in CLOSE_WAIT, other TCP sockets that were
-/// opened and that were accepted, sockets without a connection, sockets of other protocols, further descriptors of sockets, pipes, files, events, and anything
-/// else. `clients` is how many TCP sockets were accepted. Sockets of another network namespace than that of the process are in none of its tables, so that some of
-/// `close_wait` sockets look as if they had no connection.
+/// opened and that were accepted, sockets without a connection, sockets of other protocols, further descriptors of
+/// sockets, pipes, files, events, and anything else. `clients` is how many TCP sockets were accepted. Sockets of another
+/// network namespace than that of the process are in none of its tables, so that some of `close_wait` sockets look as if
+/// they had no connection.
 pub(super) fn causes(
     kinds: &FdKinds,
     clients: u64,

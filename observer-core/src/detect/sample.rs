@@ -139,41 +139,29 @@ pub trait Connecting {
     fn culprits(&self) -> &Culprits;
 }
 
-impl Connecting for Process {
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
+macro_rules! connecting {
+    ($($of:ty),+) => {$(
+        impl Connecting for $of {
+            fn counts(&self) -> &Counts {
+                &self.counts
+            }
 
-    fn connecting(&self) -> u32 {
-        self.syn_sent
-    }
+            fn connecting(&self) -> u32 {
+                self.syn_sent
+            }
 
-    fn waiting(&self) -> u32 {
-        self.syn_sent_over_3s
-    }
+            fn waiting(&self) -> u32 {
+                self.syn_sent_over_3s
+            }
 
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
+            fn culprits(&self) -> &Culprits {
+                &self.culprits
+            }
+        }
+    )+};
 }
 
-impl Connecting for Name {
-    fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    fn connecting(&self) -> u32 {
-        self.syn_sent
-    }
-
-    fn waiting(&self) -> u32 {
-        self.syn_sent_over_3s
-    }
-
-    fn culprits(&self) -> &Culprits {
-        &self.culprits
-    }
-}
+connecting!(Process, Name);
 
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
 /// in a network namespace, for all destinations.

@@ -170,6 +170,7 @@ impl Exporter {
                 odd.connects.push(of);
             }
         }
+        drop(engine);
         Report::new(&Inputs {
             findings: &findings,
             processes: &processes,

@@ -21,6 +21,7 @@ use crate::table::Labels;
 
 /// A subject that is not in the samples for this time is forgotten. A finding of it is over.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// The labels of the only holder, or of the name with the largest share, because the process with
 /// the largest share changes often. A raised finding keeps its labels while they are those of a
 /// holder, or while no holder is known.
@@ -123,7 +124,7 @@ pub(super) struct Pass<'a> {
 impl Pass<'_> {
     /// `rows` are those of `parts`; `begin` makes the detector of a new subject; `is_explained` says whether another
     /// finding explains it.
-    pub(super) fn run<D: Detector<Sample: Part>>(
+    pub(super) fn run_with<D: Detector<Sample: Part>>(
         &mut self,
         watches: &mut Watches<D>,
         rows: &mut Rows,
@@ -223,21 +224,26 @@ impl Pass<'_> {
         self.forget(watches, rows, hold);
     }
 
-    /// For findings that no other explains.
+    /// The same with detectors that begin with nothing.
+    pub(super) fn run<D: Detector<Sample: Part>>(
+        &mut self,
+        watches: &mut Watches<D>,
+        rows: &mut Rows,
+        parts: &[D::Sample],
+        is_explained: impl Fn(&D, &D::Sample, &Board) -> bool,
+    ) {
+        let thresholds = self.at.thresholds;
+        self.run_with(watches, rows, parts, |_| D::new(thresholds), is_explained);
+    }
+
+    /// The same for findings that no other explains.
     pub(super) fn run_alone<D: Detector<Sample: Part>>(
         &mut self,
         watches: &mut Watches<D>,
         rows: &mut Rows,
         parts: &[D::Sample],
     ) {
-        let thresholds = self.at.thresholds;
-        self.run(
-            watches,
-            rows,
-            parts,
-            |_| D::new(thresholds),
-            |_, _, _| false,
-        );
+        self.run(watches, rows, parts, |_, _, _| false);
     }
 
     /// Subjects that no longer exist count as below the threshold.

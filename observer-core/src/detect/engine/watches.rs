@@ -190,7 +190,8 @@ impl<D> Watches<D> {
         all.filter_map(|(row, watch)| Some((row, watch.as_ref()?)))
     }
 
-    /// Keeps those that `keep` accepts, of subjects that are not in the current sample. It is told when they last were.
+    /// Of subjects that are not in the current sample, keeps those that `keep` accepts. It gets the time when they last
+    /// were in one.
     pub(super) fn retain_gone(
         &mut self,
         rows: &mut Rows,

@@ -92,13 +92,8 @@ fn what_listens_at_another_address_is_the_cause_of_its_refusals() {
                 .iter()
                 .zip(1..)
                 .map(|((elsewhere, share), last)| PeerShare {
-                    netns: 1,
-                    address: [10, 0, 0, last].into(),
-                    port: 80,
-                    is_client: false,
-                    reason: Some("refused"),
-                    share: *share,
                     elsewhere: elsewhere.clone(),
+                    ..failed([10, 0, 0, last], 80, "refused", *share)
                 });
             client.culprits.connects = to.collect();
             Sample {
@@ -125,24 +120,35 @@ fn what_listens_at_another_address_is_the_cause_of_its_refusals() {
     );
 }
 
+/// Where connects failed.
+fn failed(
+    address: impl Into<std::net::IpAddr>,
+    port: u16,
+    reason: &'static str,
+    share: f64,
+) -> PeerShare {
+    PeerShare {
+        netns: 1,
+        address: address.into(),
+        port,
+        is_client: false,
+        reason: Some(reason),
+        share,
+        elsewhere: None,
+    }
+}
+
 #[test]
 fn many_ports_of_one_address_are_a_scan() {
     let found = |ports: u16, of: &[(u8, &'static str, f64)]| {
         let (_, engine) = play(30, |second| {
             let mut client = process(7);
             client.counts.connects[ConnectResult::Refused as usize] = 10 * second;
-            let to = of.iter().flat_map(|(last, reason, share)| {
-                (1..=ports).map(move |port| PeerShare {
-                    netns: 1,
-                    address: [10, 0, 0, *last].into(),
-                    port,
-                    is_client: false,
-                    reason: Some(*reason),
-                    share: share / f64::from(ports),
-                    elsewhere: None,
-                })
+            let ports = of.iter().flat_map(|(last, reason, share)| {
+                let share = share / f64::from(ports);
+                (1..=ports).map(move |port| failed([10, 0, 0, *last], port, reason, share))
             });
-            client.culprits.connects = to.collect();
+            client.culprits.connects = ports.collect();
             Sample {
                 processes: vec![client],
                 ..Sample::default()
@@ -174,16 +180,8 @@ fn a_scan_goes_on_until_one_port_stands_out() {
             let (ports, share) = if second < 30 { (20, 0.05) } else { (4, share) };
             let mut client = process(7);
             client.counts.connects[ConnectResult::Refused as usize] = 10 * second;
-            let to = (1..=ports).map(|port| PeerShare {
-                netns: 1,
-                address: [10, 0, 0, 7].into(),
-                port,
-                is_client: false,
-                reason: Some("refused"),
-                share,
-                elsewhere: None,
-            });
-            client.culprits.connects = to.collect();
+            let ports = (1..=ports).map(|port| failed([10, 0, 0, 7], port, "refused", share));
+            client.culprits.connects = ports.collect();
             Sample {
                 processes: vec![client],
                 ..Sample::default()
@@ -213,14 +211,9 @@ fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
 /// Beside successes, attempts that fail because the host has no IPv6 do not count as failures, nor their destinations.
 #[test]
 fn destinations_are_those_of_failures() {
-    let share = |address: &str, reason, share| PeerShare {
-        netns: 1,
-        address: address.parse().unwrap(),
-        port: 80,
-        is_client: false,
-        reason: Some(reason),
-        share,
-        elsewhere: None,
+    let share = |address: &str, reason, share| {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        failed(address, 80, reason, share)
     };
     let (_, engine) = play(20, |second| {
         let mut client = process(7);
@@ -268,12 +261,7 @@ fn a_full_listener_explains_its_clients() {
             let culprits = Culprits {
                 connects: vec![PeerShare {
                     netns,
-                    address: at.ip(),
-                    port: at.port(),
-                    is_client: false,
-                    reason: Some(reason),
-                    share,
-                    elsewhere: None,
+                    ..failed(at.ip(), at.port(), reason, share)
                 }],
                 ..Culprits::default()
             };
