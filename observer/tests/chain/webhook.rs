@@ -33,8 +33,11 @@ impl Webhook {
         let told = Arc::default();
         let taken = Arc::clone(&told);
         thread::spawn(move || {
+            // Alertmanager keeps a connection for each group that it notifies at once: one that waited for
+            // accept() would be a finding about this server.
             for stream in listener.incoming().map_while(Result::ok) {
-                take(&stream, &taken);
+                let taken = Arc::clone(&taken);
+                thread::spawn(move || take(&stream, &taken));
             }
         });
         Self { address, told }
