@@ -289,6 +289,11 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         Some(f64::from(sample.connecting()) >= thresholds.connect_waiting)
     }
 
+    fn is_settled(&self) -> bool {
+        let failed = self.fast.failed.sum() + self.fast.ignorable.sum();
+        failed == 0 && self.scanned.is_none()
+    }
+
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let results = self.totals.since(sample.counts().connects);
@@ -302,9 +307,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let failed = beside_successes(results, searches).iter().sum::<u64>() - ok;
         let ignorable = results.iter().sum::<u64>() - ok - failed;
         for attempts in [&mut self.fast, &mut self.slow] {
-            attempts.ok.add(at.now, at.pace, ok);
-            attempts.failed.add(at.now, at.pace, failed);
-            attempts.ignorable.add(at.now, at.pace, ignorable);
+            attempts.ok.add(at.span(), ok);
+            attempts.failed.add(at.span(), failed);
+            attempts.ignorable.add(at.span(), ignorable);
         }
         let fast = self.fast.score(
             thresholds.connect_failure_seconds,

@@ -7,7 +7,7 @@ use super::{
     cause::Explanation,
     finding::{Evidence, Severity},
     settings::Thresholds,
-    windows::Pace,
+    windows::{Pace, Span},
 };
 
 /// Time and settings of an evaluation.
@@ -17,12 +17,27 @@ pub struct At<'a> {
     pub now: Duration,
     /// Time since the last sample; 0 at the first.
     pub elapsed: Duration,
+    /// Nothing happened to the subject between its last assessment and then, if there were samples that it was not
+    /// assessed at.
+    pub idle_until: Option<Duration>,
     /// How far samples are apart.
     pub pace: Pace,
     /// Whether the finding is raised, or hidden by another one.
     pub raised: bool,
     /// When to raise and clear.
     pub thresholds: &'a Thresholds,
+}
+
+impl At<'_> {
+    /// The time of what has been counted since the last assessment.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        Span {
+            now: self.now,
+            idle_until: self.idle_until,
+            pace: self.pace,
+        }
+    }
 }
 
 /// A detector's assessment of a sample, before the common rules of findings are applied.
@@ -61,6 +76,12 @@ pub trait Detector {
     /// Whether a walk over connections should come soon, although the score is low; `None` if walks do not matter.
     fn wants_walk(&self, _: &Self::Sample, _: &Thresholds) -> Option<bool> {
         None
+    }
+
+    /// Whether further samples in which nothing happens would be assessed like the last one, for any time: it need not see
+    /// them. [`At::idle_until`] says how many it did not see.
+    fn is_settled(&self) -> bool {
+        false
     }
 
     /// Takes in a sample.

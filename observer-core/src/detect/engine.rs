@@ -1,6 +1,7 @@
 //! Runs all detectors over a sample. One incident has one finding: what another finding explains is not raised.
 
 mod explained;
+mod part;
 mod pass;
 mod watches;
 
@@ -11,8 +12,9 @@ use self::{
         is_at_full_listeners, is_exhausted, is_out_of_descriptors, is_raised_for_process,
         is_sent_by_peer, stalls_at_full_listeners,
     },
-    pass::{Part, Pass},
-    watches::{Rows, Watches},
+    part::Part,
+    pass::Pass,
+    watches::{Rows, WalkTime, Watches},
 };
 use super::{
     anomaly::Anomaly,
@@ -59,6 +61,7 @@ pub struct Engine {
     /// Destinations of refused connects by name, as of the last sample.
     refused: HashMap<Arc<Labels>, Vec<PeerShare>>,
     board: Board,
+    walk_time: WalkTime,
     rows: AllRows,
     ports: Watches<PortExhaustion>,
     fd_exhaustion: Watches<FdExhaustion>,
@@ -104,6 +107,7 @@ impl Engine {
             strays: Vec::new(),
             refused: HashMap::new(),
             board: Board::default(),
+            walk_time: WalkTime::default(),
             rows: AllRows::default(),
             ports: Watches::default(),
             fd_exhaustion: Watches::default(),
@@ -130,6 +134,8 @@ impl Engine {
     /// Changes the thresholds from the next sample on. Findings and baselines stay.
     pub fn set_thresholds(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
+        self.rows.processes.forget_events();
+        self.rows.names.forget_events();
     }
 
     /// How far samples are apart from now on; a second before this is called.
@@ -182,6 +188,15 @@ impl Engine {
         })
     }
 
+    /// Whether there are processes or names whose last sample a detector did not see, because nothing had happened to them.
+    #[cfg(test)]
+    pub fn has_idle(&self) -> bool {
+        let processes = self.rst_storm.iter().map(|(_, watch)| watch.idle_until);
+        let names = self.rst_storm_of_names.iter();
+        let mut all = processes.chain(names.map(|(_, watch)| watch.idle_until));
+        all.any(|it| it.is_some())
+    }
+
     /// Findings and their history.
     #[must_use]
     pub fn board(&self) -> &Board {
@@ -210,33 +225,21 @@ impl Engine {
     /// Whether what is raised or may come is known from walks over connections, so that the next one should come soon.
     #[must_use]
     pub fn wants_walks(&self) -> bool {
-        [
-            self.close_wait_leak.any_wants_walks,
-            self.read_stall.any_wants_walks,
-            self.program_not_reading.any_wants_walks,
-            self.connect_failures.any_wants_walks,
-            self.connect_failures_of_names.any_wants_walks,
-            self.listen_overflow.any_wants_walks,
-        ]
-        .contains(&true)
+        self.walk_time.is_wanted()
     }
 
     /// Evaluates a sample, later than the previous one. Findings that explain others are evaluated first.
     pub fn step(&mut self, sample: &Sample) -> Vec<Change> {
         let thresholds = &self.thresholds;
         let last = self.last.replace(sample.now).unwrap_or(sample.now);
+        let elapsed = sample.now.saturating_sub(last);
         self.board.begin(sample.now);
         let rows = &mut self.rows;
-        rows.processes
-            .begin(sample.now, sample.processes.iter().map(Part::subject));
-        rows.names
-            .begin(sample.now, sample.names.iter().map(Part::subject));
-        rows.ports
-            .begin(sample.now, sample.ports.iter().map(Part::subject));
-        rows.listeners
-            .begin(sample.now, sample.listeners.iter().map(Part::subject));
-        rows.namespaces
-            .begin(sample.now, sample.namespaces.iter().map(Part::subject));
+        rows.processes.begin(sample.now, &sample.processes);
+        rows.names.begin(sample.now, &sample.names);
+        rows.ports.begin(sample.now, &sample.ports);
+        rows.listeners.begin(sample.now, &sample.listeners);
+        rows.namespaces.begin(sample.now, &sample.namespaces);
         // As of the last sample: those are assessed below, and a finding of them may be hidden.
         let overflowing = (0..).zip(&sample.listeners).filter(|(index, _)| {
             let watch = self.listen_overflow.get(rows.listeners.of_part(*index));
@@ -244,14 +247,16 @@ impl Engine {
         });
         let overflowing = overflowing.flat_map(|(_, it)| &it.holders);
         let overflowing = overflowing.map(|it| it.labels.name_key()).collect();
+        let at = At {
+            now: sample.now,
+            elapsed,
+            idle_until: None,
+            pace: self.pace,
+            raised: false,
+            thresholds,
+        };
         let mut pass = Pass {
-            at: At {
-                now: sample.now,
-                elapsed: sample.now.saturating_sub(last),
-                pace: self.pace,
-                raised: false,
-                thresholds,
-            },
+            at,
             board: &mut self.board,
             host: &self.host,
             sample,
@@ -375,7 +380,7 @@ impl Engine {
                 if let Some((index, name)) = name
                     && let Some(of_name) = of_names.get(rows.names.of_part(*index))
                 {
-                    detector.inherit(&of_name.detector, name.running, thresholds);
+                    detector.inherit(&of_name.detector, name.running, &at);
                 }
                 detector
             },
@@ -424,9 +429,17 @@ impl Engine {
         self.strays = strays;
         let is_recent = |it: &Source| sample.now.saturating_sub(it.last_at) < RECENT;
         self.strays.retain(is_recent);
-        rows.sources
-            .begin(sample.now, sources.iter().map(Part::subject));
+        rows.sources.begin(sample.now, &sources);
         pass.run_alone(&mut self.syn_scan, &mut rows.sources, &sources);
+        let wants_walks = [
+            self.close_wait_leak.any_wants_walks,
+            self.read_stall.any_wants_walks,
+            self.program_not_reading.any_wants_walks,
+            self.connect_failures.any_wants_walks,
+            self.connect_failures_of_names.any_wants_walks,
+            self.listen_overflow.any_wants_walks,
+        ];
+        self.walk_time.step(elapsed, wants_walks.contains(&true));
         self.board.new_changes()
     }
 }

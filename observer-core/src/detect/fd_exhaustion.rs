@@ -47,6 +47,10 @@ impl Detector for FdExhaustion {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.full_since.is_none()
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let failed = self.totals.since(sample.counts.exhausted);
         self.recent.add(at.now, failed);

@@ -160,6 +160,7 @@ mod tests {
             let at = At {
                 now: Duration::from_secs(second),
                 elapsed: Duration::from_secs(1),
+                idle_until: None,
                 pace: Pace::default(),
                 raised: flag.raised().is_some(),
                 thresholds: &thresholds,
@@ -236,6 +237,7 @@ mod tests {
             let at = At {
                 now: Duration::from_secs(second),
                 elapsed: Duration::from_secs(1),
+                idle_until: None,
                 pace: Pace::default(),
                 raised: second > 0,
                 thresholds: &thresholds,

@@ -176,9 +176,9 @@ impl Detector for ListenOverflow {
                 .map_or(0, |before| now.saturating_sub(before));
             self.syncookies = Some(now);
         }
-        self.overflows.add(at.now, at.pace, overflows);
+        self.overflows.add(at.span(), overflows);
         for (window, count) in self.recent.iter_mut().zip([accepts, exhausted, syncookies]) {
-            window.add(at.now, at.pace, count);
+            window.add(at.span(), count);
         }
         let workers = listener.workers.iter().map(|it| {
             let since = match self.workers.get(&it.process) {

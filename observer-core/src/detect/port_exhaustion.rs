@@ -144,7 +144,7 @@ impl Detector for PortExhaustion {
             self.full = if full { self.full + 1.0 } else { 0.0 };
         }
         let [failed] = self.searches.since([ports.searches_failed]);
-        self.failed.add(at.now, at.pace, failed);
+        self.failed.add(at.span(), failed);
         let free = f64::from(ports.available.saturating_sub(ports.blocked));
         let end = self.end(ports);
         let growth = self.growth();

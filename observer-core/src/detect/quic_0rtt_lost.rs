@@ -86,6 +86,10 @@ impl Detector for Quic0RttLost {
         Self(None)
     }
 
+    fn is_settled(&self) -> bool {
+        self.0.is_none()
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let counts = &sample.counts.quic;
         if self.0.is_none() && *counts == QuicCounters::default() {
@@ -132,10 +136,10 @@ impl Early {
         let sent = counts.resets[QUIC_SENT].iter().sum();
         let [frames] = self.totals.2.since([sent]);
         for (window, count) in self.attempts.iter_mut().zip(attempts) {
-            window.add(at.now, at.pace, count);
+            window.add(at.span(), count);
         }
         for (window, count) in self.rejections.iter_mut().zip(rejections) {
-            window.add(at.now, at.pace, count);
+            window.add(at.span(), count);
         }
         // From quic-go 0.48.0 on, streams that are cancelled after a rejection send no frames.
         let period = at.now.as_secs() / TOGETHER.max(at.pace.gap()).as_secs();
@@ -144,7 +148,7 @@ impl Early {
         let reset = self.cancelled.sum().min(self.frames.sum());
         self.cancelled.take(reset);
         self.frames.take(reset);
-        self.reset.add(at.now, at.pace, reset);
+        self.reset.add(at.span(), reset);
 
         let sum = |windows: &[Window]| windows.iter().map(Window::sum).sum::<u64>() as f64;
         let reset = self.reset.sum() as f64 / thresholds.quic_0rtt_lost;

@@ -1,7 +1,7 @@
 //! Connections are reset for longer than a restart takes: at six of ten seconds for a process, at 54 of 60 for
 //! a name, whose processes may live too short to be blamed.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, time::Duration};
 
 use observer_common::ProcessKey;
 
@@ -97,6 +97,8 @@ struct Side {
 pub struct RstStorm<S> {
     /// Seconds that were watched.
     seen: f64,
+    /// When it was assessed last.
+    assessed_at: Duration,
     /// Whether the baseline is known.
     mature: bool,
     sent: Side,
@@ -135,7 +137,7 @@ impl Side {
 
     fn assess<S: Resetting>(&mut self, count: u64, ended: u64, rules: &Rules<'_>) -> Assessment {
         let thresholds = rules.at.thresholds;
-        self.window.add(rules.at.now, rules.at.pace, count);
+        self.window.add(rules.at.span(), count);
         let rate = self.window.per_second();
         self.share = share(
             self.window.sum() as f64,
@@ -225,6 +227,24 @@ pub fn cut_off_cause(counts: &Counts) -> &'static Cause {
 }
 
 impl<S: Resetting> RstStorm<S> {
+    /// What it will have learned if nothing happens until then.
+    fn learned(&self, until: Duration, at: &At<'_>) -> Learned {
+        let idle = at.pace.scaled(until.saturating_sub(self.assessed_at));
+        let young = (S::mature(at.thresholds) - self.seen).max(0.0);
+        let young = Duration::from_secs_f64(young.min(idle.as_secs_f64()));
+        let [sent, received] = [self.sent.base, self.received.base].map(|mut base| {
+            approach(&mut base, 0.0, young, S::half_life_new(at.thresholds));
+            let half_life = at.thresholds.rst_half_life_seconds;
+            approach(&mut base, 0.0, idle.saturating_sub(young), half_life);
+            base
+        });
+        Learned {
+            seen: self.seen + idle.as_secs_f64(),
+            sent,
+            received,
+        }
+    }
+
     /// The direction with the higher score.
     fn direction(&self) -> Direction {
         match self.received.score > self.sent.score {
@@ -285,14 +305,23 @@ impl<S: Resetting> RstStorm<S> {
 
 impl RstStorm<Process> {
     /// Starts with the baseline of the process's name, if it has one: a share for each of its running processes.
-    pub fn inherit(&mut self, name: &RstStorm<Name>, running: u32, thresholds: &Thresholds) {
-        if name.seen >= Name::mature(thresholds) {
+    pub fn inherit(&mut self, name: &RstStorm<Name>, running: u32, at: &At<'_>) {
+        let learned = name.learned(at.now.saturating_sub(at.elapsed), at);
+        if learned.seen >= Name::mature(at.thresholds) {
             let running = f64::from(running.max(1));
-            self.sent.base = name.sent.base / running;
-            self.received.base = name.received.base / running;
-            self.seen = Process::mature(thresholds);
+            self.sent.base = learned.sent / running;
+            self.received.base = learned.received / running;
+            self.seen = Process::mature(at.thresholds);
         }
     }
+}
+
+/// What has been learned of RSTs.
+struct Learned {
+    seen: f64,
+    /// Baselines.
+    sent: f64,
+    received: f64,
 }
 
 impl<S: Resetting> Detector for RstStorm<S> {
@@ -302,6 +331,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
     fn new(_: &Thresholds) -> Self {
         Self {
             seen: 0.0,
+            assessed_at: Duration::ZERO,
             mature: false,
             sent: Side::new(S::SECONDS),
             received: Side::new(S::SECONDS),
@@ -314,20 +344,25 @@ impl<S: Resetting> Detector for RstStorm<S> {
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
+        if let Some(until) = at.idle_until {
+            let learned = self.learned(until, at);
+            (self.seen, self.sent.base) = (learned.seen, learned.sent);
+            self.received.base = learned.received;
+        }
+        self.assessed_at = at.now;
         let counts = sample.counts();
         let sent = self.totals.0.since(counts.resets_sent);
         let received = self.totals.1.since(counts.resets_received);
         let [ended] = self.totals.2.since([counts.ended]);
         self.recent.0.add(at.now, sent);
         self.recent.1.add(at.now, received);
-        self.ended.add(at.now, at.pace, ended);
+        self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
-        let mature = self.mature;
         let rules = Rules {
             at,
-            mature,
+            mature: self.mature,
             hot: S::hot(thresholds),
-            half_life: match mature {
+            half_life: match self.mature {
                 true => thresholds.rst_half_life_seconds,
                 false => S::half_life_new(thresholds),
             },
@@ -345,6 +380,10 @@ impl<S: Resetting> Detector for RstStorm<S> {
             score: sent.score.max(received.score),
             time_left: None,
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.sent.window.sum() + self.received.window.sum() == 0
     }
 
     fn comes_last(&self, sample: &S) -> bool {

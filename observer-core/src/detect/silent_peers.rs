@@ -48,6 +48,10 @@ impl<S: Connecting> Detector for SilentPeers<S> {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.unanswered.sum() == 0
+    }
+
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let (thresholds, counts) = (at.thresholds, sample.counts());
         let [unanswered, keepalive, ended] = self.totals.since([
@@ -57,8 +61,8 @@ impl<S: Connecting> Detector for SilentPeers<S> {
         ]);
         // Those that keepalive ended are RSTs.
         self.unanswered
-            .add(at.now, at.pace, unanswered.saturating_sub(keepalive));
-        self.ended.add(at.now, at.pace, ended);
+            .add(at.span(), unanswered.saturating_sub(keepalive));
+        self.ended.add(at.span(), ended);
         let number = self.unanswered.sum() as f64 / thresholds.silent_peers;
         let score = all(&[
             number,

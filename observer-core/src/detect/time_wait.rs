@@ -99,7 +99,7 @@ impl Detector for TimeWaitOverflow {
 
     fn assess(&mut self, namespace: &Namespace, at: &At<'_>) -> Assessment {
         let [overflows] = self.totals.since([namespace.time_wait_overflows]);
-        self.overflows.add(at.now, at.pace, overflows);
+        self.overflows.add(at.span(), overflows);
         let seconds = self.overflows.seconds_with(0.0) as f64;
         let score = seconds / at.thresholds.time_wait_overflow_seconds;
         Assessment {

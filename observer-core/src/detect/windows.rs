@@ -4,7 +4,7 @@
 
 mod floor;
 
-use std::{collections::VecDeque, iter, time::Duration};
+use std::{collections::VecDeque, iter, ops::RangeInclusive, time::Duration};
 
 pub use self::floor::{Floor, MINIMA};
 
@@ -46,6 +46,17 @@ impl Pace {
     fn second(self) -> u64 {
         (self.0.as_secs() + u64::from(self.0.subsec_millis() > 0)).max(1)
     }
+}
+
+/// The time that a count is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Its end.
+    pub now: Duration,
+    /// Its begin, if nothing was counted between the count before and then.
+    pub idle_until: Option<Duration>,
+    /// How far samples are apart.
+    pub pace: Pace,
 }
 
 /// Differences between two readings of the same counters.
@@ -98,13 +109,19 @@ impl Window {
         }
     }
 
-    /// Adds the count since the last call, divided evenly among the seconds since then. If these
-    /// are more than the [gap](Pace::gap) of `pace`, or `pace` has changed, the window is reset
+    /// Adds the count since the last call, divided evenly among the seconds since then, or those of the span. If these
+    /// are more than the [gap](Pace::gap) of its pace, or the pace has changed, the window is reset
     /// without it.
-    pub fn add(&mut self, now: Duration, pace: Pace, count: u64) {
+    pub fn add(&mut self, span: Span, count: u64) {
+        let pace = span.pace;
         let length = pace.second();
-        let second = now.as_secs() / length;
-        let last = self.last.replace(second);
+        let second = span.now.as_secs() / length;
+        let mut last = self.last.replace(second);
+        if let (Some(last), Some(until)) = (&mut last, span.idle_until) {
+            let until = until.as_secs() / length;
+            self.clear(*last + 1..=until);
+            *last = until.max(*last);
+        }
         let elapsed = last.map_or(1, |last| second.saturating_sub(last));
         let changed = self.pace != pace;
         self.pace = pace;
@@ -119,10 +136,7 @@ impl Window {
             }
             self.counts = vec![0; self.length.into()];
         }
-        for at in second + 1 - elapsed..=second {
-            let at = self.place(at);
-            self.sum -= u64::from(std::mem::take(&mut self.counts[at]));
-        }
+        self.clear(second + 1 - elapsed..=second);
         let parts = elapsed.max(1);
         for part in 0..parts {
             let at = self.place(second - part);
@@ -131,6 +145,17 @@ impl Window {
             let count = count.try_into().unwrap_or(u32::MAX).min(room);
             self.counts[at] += count;
             self.sum += u64::from(count);
+        }
+    }
+
+    /// Makes room for these seconds.
+    fn clear(&mut self, seconds: RangeInclusive<u64>) {
+        if self.counts.is_empty() {
+            return;
+        }
+        for second in seconds.take(self.length.into()) {
+            let at = self.place(second);
+            self.sum -= u64::from(std::mem::take(&mut self.counts[at]));
         }
     }
 
@@ -289,6 +314,14 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn span(seconds: u64, pace: Pace) -> Span {
+        Span {
+            now: at(seconds),
+            idle_until: None,
+            pace,
+        }
+    }
+
     #[test]
     fn the_first_reading_and_a_reset_count_nothing() {
         let mut counters = Counters::default();
@@ -301,18 +334,18 @@ mod tests {
     fn a_window_forgets_what_is_older() {
         let mut window = Window::new(3);
         for (second, count) in [(10, 5), (11, 0), (12, 1), (13, 2)] {
-            window.add(at(second), Pace::default(), count);
+            window.add(span(second, Pace::default()), count);
         }
         assert_eq!((window.sum(), window.seconds_with(2.0)), (3, 1));
-        window.add(at(13), Pace::default(), 1);
+        window.add(span(13, Pace::default()), 1);
         assert_eq!((window.sum(), window.seconds_with(3.0)), (4, 1));
     }
 
     #[test]
     fn a_late_tick_is_divided_among_its_seconds() {
         let mut window = Window::new(10);
-        window.add(at(10), Pace::default(), 1);
-        window.add(at(13), Pace::default(), 8);
+        window.add(span(10, Pace::default()), 1);
+        window.add(span(13, Pace::default()), 8);
         assert_eq!(window.sum(), 9);
         assert_eq!(window.seconds_with(1.0), 4);
         assert_eq!(window.seconds_with(3.0), 2);
@@ -321,11 +354,35 @@ mod tests {
     #[test]
     fn a_gap_starts_a_window_anew() {
         let mut window = Window::new(10);
-        window.add(at(10), Pace::default(), 3);
-        window.add(at(16), Pace::default(), 100);
+        window.add(span(10, Pace::default()), 3);
+        window.add(span(16, Pace::default()), 100);
         assert_eq!(window.sum(), 0);
-        window.add(at(17), Pace::default(), 2);
+        window.add(span(17, Pace::default()), 2);
         assert_eq!(window.sum(), 2);
+    }
+
+    #[test]
+    fn a_count_after_an_idle_time_is_not_of_that_time() {
+        for idle in [1, 3, 7, 100] {
+            let mut window = Window::new(5);
+            window.add(span(10, Pace::default()), 3);
+            let after = Span {
+                idle_until: Some(at(10 + idle)),
+                ..span(12 + idle, Pace::default())
+            };
+            window.add(after, 8);
+            let before = if idle + 2 < 5 { 3 } else { 0 };
+            assert_eq!(window.sum(), 8 + before, "{idle}");
+            assert_eq!(window.seconds_with(4.0), 2);
+        }
+        let mut window = Window::new(5);
+        window.add(span(10, Pace::default()), 3);
+        let after = Span {
+            idle_until: Some(at(20)),
+            ..span(26, Pace::default())
+        };
+        window.add(after, 8);
+        assert_eq!(window.sum(), 0, "a gap after it");
     }
 
     #[test]
@@ -334,22 +391,22 @@ mod tests {
         let mut window = Window::new(10);
         // A tick that is a little late, as all are.
         for (second, count) in [(30, 0), (60, 300), (91, 300), (122, 900), (182, 600)] {
-            window.add(at(second), pace, count);
+            window.add(span(second, pace), count);
         }
         assert_eq!(window.seconds_with(10.0), 5);
         assert_eq!(window.seconds_with(30.0), 1);
         assert_eq!((window.sum(), window.per_second()), (70, 7.0));
-        window.add(at(300), pace, 600);
+        window.add(span(300, pace), 600);
         assert_eq!(window.sum(), 0, "it stopped for a while");
     }
 
     #[test]
     fn a_new_pace_starts_a_window_anew() {
         let mut window = Window::new(10);
-        window.add(at(10), Pace::default(), 3);
-        window.add(at(12), Pace::new(at(2)), 100);
+        window.add(span(10, Pace::default()), 3);
+        window.add(span(12, Pace::new(at(2))), 100);
         assert_eq!(window.sum(), 0);
-        window.add(at(14), Pace::new(at(2)), 2);
+        window.add(span(14, Pace::new(at(2))), 2);
         assert_eq!(window.per_second(), 0.1);
     }
 

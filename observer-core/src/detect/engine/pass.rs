@@ -1,115 +1,23 @@
 //! One pass of a detector over the parts of a sample that it is about, by the rules that all findings follow.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     super::{
         board::Board,
         detector::{Assessment, At, Detector, seconds},
-        finding::{Change, Finding, Holder, Subject},
+        finding::{Change, Finding},
         flag::Step,
         host::Host,
-        sample::{Listener, Name, Namespace, Ports, Process, Sample, Source},
+        sample::Sample,
     },
+    part::Part,
     watches::{Rows, Watches},
 };
 use crate::table::Labels;
 
 /// A subject that is not in the samples for this time is forgotten. A finding of it is over.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-
-/// The labels of the only holder, or of the name with the largest share, because the process with
-/// the largest share changes often. A raised finding keeps its labels while they are those of a
-/// holder, or while no holder is known.
-fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-    if let Some(raised) = raised {
-        let is_raised = |holder: &Holder| match raised.pid() {
-            Some(_) => holder.labels == *raised,
-            None => holder.labels.name_key() == raised.name_key(),
-        };
-        if holders.is_empty() || holders.iter().any(is_raised) {
-            return Some(Arc::clone(raised));
-        }
-    }
-    if let [only] = holders {
-        return Some(Arc::clone(&only.labels));
-    }
-    let mut names: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for Holder { labels, count, .. } in holders {
-        *names.entry(labels.name_key()).or_default() += count;
-    }
-    let ((comm, unit), _) = names.into_iter().max_by_key(|(_, count)| *count)?;
-    Some(Arc::new(Labels::name(comm, unit)))
-}
-
-/// A part of a sample that findings are about.
-pub(super) trait Part {
-    fn subject(&self) -> Subject;
-
-    /// Whom a finding names; `raised` is whom it has named so far.
-    fn labels(&self, _raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        None
-    }
-}
-
-impl Part for Process {
-    fn subject(&self) -> Subject {
-        Subject::Process(self.key)
-    }
-
-    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        Some(Arc::clone(&self.labels))
-    }
-}
-
-impl Part for Name {
-    fn subject(&self) -> Subject {
-        Subject::Name(Arc::clone(&self.labels))
-    }
-
-    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        Some(Arc::clone(&self.labels))
-    }
-}
-
-impl Part for Ports {
-    fn subject(&self) -> Subject {
-        self.subject.clone()
-    }
-
-    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        most(&self.holders, raised)
-    }
-}
-
-impl Part for Listener {
-    fn subject(&self) -> Subject {
-        Subject::Listener(self.place)
-    }
-
-    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
-        most(&self.holders, raised)
-    }
-}
-
-impl Part for Namespace {
-    fn subject(&self) -> Subject {
-        Subject::Namespace(self.netns)
-    }
-}
-
-impl Part for Source {
-    fn subject(&self) -> Subject {
-        Subject::Source {
-            netns: self.netns,
-            address: self.address,
-        }
-    }
-}
 
 /// One pass over the parts of one kind.
 pub(super) struct Pass<'a> {
@@ -138,13 +46,24 @@ impl Pass<'_> {
         for (index, part) in parts.iter().enumerate() {
             let row = rows.of_part(index);
             let watch = watches.get_or_begin(row, rows, || begin(part));
+            if watch.is_settled && rows.is_idle(index) {
+                watch.idle_until = Some(self.at.now);
+                continue;
+            }
             self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
+            self.at.idle_until = watch.idle_until.take();
             let assessment = watch.detector.assess(part, &self.at);
             watch.score = assessment.score;
+            watch.is_settled = !self.at.raised
+                && assessment.calm
+                && !watch.is_suspected()
+                && watch.detector.is_settled();
             suspected |= watch.is_suspected();
             let is_wanted = watch.detector.wants_walk(part, self.at.thresholds);
             if let Some(is_wanted) = is_wanted {
-                wants_walks |= watch.wants_walks(self.at.now, is_wanted);
+                let wants = watch.wants_walks(self.at.now, is_wanted);
+                watch.is_settled &= !wants && !is_wanted;
+                wants_walks |= wants;
             }
             if self.at.raised || assessment.raise.is_some() {
                 loud.push((watch.detector.comes_last(part), row, part, assessment));

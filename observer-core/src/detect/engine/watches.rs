@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::super::{finding::Subject, flag::Flag};
+use super::{
+    super::{finding::Subject, flag::Flag},
+    part::{Events, Part},
+};
 
 /// Score from which a finding is suspected.
 const SUSPECTED: f64 = 0.5;
@@ -25,8 +28,14 @@ pub(super) struct Rows {
     free: Vec<Row>,
     /// When it was in a sample.
     seen: Vec<Duration>,
+    /// When the last sample was.
+    now: Duration,
+    /// What happened to each.
+    events: Vec<Option<Events>>,
     /// Those of the parts of the current sample.
     of_parts: Vec<Row>,
+    /// Whether nothing has happened to them since the last sample.
+    idle: Vec<bool>,
     /// Those that are not in it.
     gone: Vec<Row>,
 }
@@ -41,18 +50,35 @@ impl Rows {
         self.subjects.get(row)?.as_ref()
     }
 
-    /// Begins a sample with parts of these subjects.
-    pub(super) fn begin(&mut self, now: Duration, parts: impl Iterator<Item = Subject>) {
-        let mut rows = std::mem::take(&mut self.of_parts);
-        rows.clear();
-        rows.extend(parts.map(|subject| self.add(subject)));
-        for row in &rows {
-            self.seen[*row] = now;
+    /// Begins a sample with these parts.
+    pub(super) fn begin<P: Part>(&mut self, now: Duration, parts: &[P]) {
+        self.of_parts.clear();
+        self.idle.clear();
+        for part in parts {
+            let row = self.add(part.subject());
+            let events = part.events();
+            let before = std::mem::replace(&mut self.events[row], events);
+            // One that was not in the last sample may have had any number of events that it had had before.
+            let is_followed = self.seen[row] == self.now;
+            self.idle
+                .push(is_followed && events.is_some() && events == before);
+            self.seen[row] = now;
+            self.of_parts.push(row);
         }
-        self.of_parts = rows;
+        self.now = now;
         self.gone.clear();
         let gone = (0..self.seen.len()).filter(|row| self.held[*row] > 0 && self.seen[*row] != now);
         self.gone.extend(gone);
+    }
+
+    /// Something may have happened to all of them.
+    pub(super) fn forget_events(&mut self) {
+        self.events.fill(None);
+    }
+
+    /// Whether nothing has happened to a part of the current sample, by its index, since the last one.
+    pub(super) fn is_idle(&self, index: usize) -> bool {
+        self.idle[index]
     }
 
     /// The row of a part of the current sample, by its index.
@@ -73,10 +99,12 @@ impl Rows {
         let row = self.free.pop().unwrap_or_else(|| {
             self.subjects.push(None);
             self.held.push(0);
+            self.events.push(None);
             self.seen.push(Duration::ZERO);
             self.subjects.len() - 1
         });
         self.subjects[row] = Some(subject.clone());
+        self.events[row] = None;
         self.numbers.insert(subject, row);
         row
     }
@@ -103,6 +131,10 @@ pub(super) struct Watch<D> {
     pub(super) hidden_until: Option<Duration>,
     /// Of the last assessment.
     pub(super) score: f64,
+    /// Whether a sample in which nothing happens need not be assessed.
+    pub(super) is_settled: bool,
+    /// The last such sample since the last assessment.
+    pub(super) idle_until: Option<Duration>,
     /// When walks were last wanted for it.
     walks_wanted_at: Option<Duration>,
 }
@@ -114,6 +146,8 @@ impl<D> Watch<D> {
             flag: Flag::default(),
             hidden_until: None,
             score: 0.0,
+            is_settled: false,
+            idle_until: None,
             walks_wanted_at: None,
         }
     }
@@ -214,24 +248,64 @@ impl<D> Watches<D> {
     }
 }
 
+/// How long walks may be wanted, whoever wants them: on a host with many short suspicions one of them wants walks at
+/// any time.
+pub(super) struct WalkTime {
+    left: Duration,
+    is_wanted: bool,
+}
+
+impl Default for WalkTime {
+    fn default() -> Self {
+        Self {
+            left: Self::MOST,
+            is_wanted: false,
+        }
+    }
+}
+
+impl WalkTime {
+    const MOST: Duration = Duration::from_secs(60);
+    /// It comes back at a tenth of the speed.
+    const SHARE: u32 = 10;
+
+    /// After a sample, `elapsed` after the last one, by which walks are wanted or not.
+    pub(super) fn step(&mut self, elapsed: Duration, is_wanted: bool) {
+        if self.is_wanted {
+            self.left = self.left.saturating_sub(elapsed);
+        }
+        self.left = Self::MOST.min(self.left.saturating_add(elapsed / Self::SHARE));
+        self.is_wanted = is_wanted && self.left >= elapsed;
+    }
+
+    /// Whether they are wanted until the next sample.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::super::sample::Namespace, *};
 
     #[test]
     fn a_row_is_used_again_once_nothing_holds_it() {
         let mut rows = Rows::default();
-        let [one, two] = [1, 2].map(Subject::Namespace);
+        let [one, two] = [1, 2].map(|netns| Namespace {
+            netns,
+            time_wait_overflows: 0,
+        });
         let mut watches = [Watches::<()>::default(), Watches::default()];
         let at = Duration::from_secs;
-        rows.begin(at(1), [one.clone(), two.clone()].into_iter());
+        rows.begin(at(1), &[one, two]);
         let row = rows.of_part(0);
         for watches in &mut watches {
             for part in 0..2 {
                 watches.get_or_begin(rows.of_part(part), &mut rows, || ());
             }
         }
-        rows.begin(at(3), [two].into_iter());
+        rows.begin(at(3), &[two]);
+        let one = one.subject();
         watches[0].retain_gone(&mut rows, |subject, seen, _| {
             assert_eq!((subject, seen), (&one, at(1)));
             false
@@ -239,7 +313,11 @@ mod tests {
         assert_eq!((rows.get(&one), rows.len()), (Some(row), 2));
         watches[1].retain_gone(&mut rows, |_, _, _| false);
         assert_eq!((rows.get(&one), rows.len()), (None, 1));
-        rows.begin(at(4), [Subject::Namespace(3)].into_iter());
+        let three = Namespace {
+            netns: 3,
+            time_wait_overflows: 0,
+        };
+        rows.begin(at(4), &[three]);
         assert_eq!(rows.of_part(0), row);
         assert!(watches.iter().all(|it| it.get(row).is_none()));
     }
@@ -252,5 +330,25 @@ mod tests {
         let times: Vec<u64> = (0..900).filter(|second| wanted(*second)).collect();
         let expected: Vec<u64> = [0..30, 300..330, 600..630].into_iter().flatten().collect();
         assert_eq!(times, expected);
+    }
+
+    #[test]
+    fn any_number_of_suspicions_wants_walks_for_a_tenth_of_the_time() {
+        let mut time = WalkTime::default();
+        let wanted: Vec<bool> = (0..3600)
+            .map(|_| {
+                time.step(Duration::from_secs(1), true);
+                time.is_wanted()
+            })
+            .collect();
+        assert!(wanted[..60].iter().all(|it| *it));
+        let count = wanted.iter().filter(|it| **it).count();
+        assert!((400..=430).contains(&count), "{count}");
+        for _ in 0..600 {
+            time.step(Duration::from_secs(1), false);
+            assert!(!time.is_wanted());
+        }
+        time.step(Duration::from_secs(1), true);
+        assert_eq!((time.is_wanted(), time.left), (true, WalkTime::MOST));
     }
 }

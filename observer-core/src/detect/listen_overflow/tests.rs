@@ -43,6 +43,7 @@ fn at(second: u64, thresholds: &Thresholds) -> At<'_> {
     At {
         now: Duration::from_secs(second),
         elapsed: Duration::from_secs(1),
+        idle_until: None,
         pace: Pace::default(),
         raised: false,
         thresholds,
@@ -101,6 +102,7 @@ fn raised_after(tick: Duration) -> Duration {
         let at = At {
             now,
             elapsed: tick,
+            idle_until: None,
             pace: Pace::new(tick),
             raised: false,
             thresholds: &thresholds,

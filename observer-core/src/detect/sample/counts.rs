@@ -244,6 +244,27 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// The sum of what is counted: it grows with each event.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        let QuicCounters {
+            attempts,
+            rejections,
+            resets,
+        } = &self.quic;
+        let all = self.resets_sent.iter().chain(&self.resets_received);
+        let all = all.chain(&self.connects).chain(&self.exhausted);
+        let all = all.chain(attempts).chain(rejections);
+        let single = [
+            self.ended,
+            self.unanswered,
+            self.port_searches_failed,
+            self.bind_searches_failed,
+            self.accepted,
+        ];
+        all.chain(resets.as_flattened()).chain(&single).sum()
+    }
+
     /// From the counters of a slot, or of the sum of several.
     #[must_use]
     pub fn read(slot: &Slot, classes: &CounterClasses) -> Self {

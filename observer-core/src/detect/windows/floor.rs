@@ -63,10 +63,11 @@ impl Floor {
     /// The rise of the last [`MINIMA`] buckets, if the current one has not fallen below them.
     #[must_use]
     pub fn rise(&self) -> Option<Rise> {
+        // What is 0 now has not risen: nothing else is read then, as of most processes.
+        let (_, low) = self.current.filter(|(_, low)| *low > 0)?;
         if self.minima.len() < MINIMA {
             return None;
         }
-        let (_, low) = self.current?;
         let steps = || self.minima.iter().zip(self.minima.iter().skip(1));
         let falls = steps().any(|(a, b)| b.1 < a.1) || low < self.minima[MINIMA - 1].1;
         let rises = steps().filter(|(a, b)| b.1 > a.1).count();

@@ -1,0 +1,135 @@
+//! The parts of a sample that findings are about.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::super::{
+    finding::{Holder, Subject},
+    sample::{Connecting, Listener, Name, Namespace, Ports, Process, Source},
+};
+use crate::table::Labels;
+
+/// The labels of the only holder, or of the name with the largest share, because the process with
+/// the largest share changes often. A raised finding keeps its labels while they are those of a
+/// holder, or while no holder is known.
+fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+    if let Some(raised) = raised {
+        let is_raised = |holder: &Holder| match raised.pid() {
+            Some(_) => holder.labels == *raised,
+            None => holder.labels.name_key() == raised.name_key(),
+        };
+        if holders.is_empty() || holders.iter().any(is_raised) {
+            return Some(Arc::clone(raised));
+        }
+    }
+    if let [only] = holders {
+        return Some(Arc::clone(&only.labels));
+    }
+    let mut names: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for Holder { labels, count, .. } in holders {
+        *names.entry(labels.name_key()).or_default() += count;
+    }
+    let ((comm, unit), _) = names.into_iter().max_by_key(|(_, count)| *count)?;
+    Some(Arc::new(Labels::name(comm, unit)))
+}
+
+/// What has happened to a part: while these are the same, nothing has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Events {
+    /// Of the counters that detectors read.
+    sum: u64,
+    /// Sockets in SYN_SENT, and those for over 3 s.
+    connecting: (u32, u32),
+    /// When its descriptors were counted.
+    measured_at: Option<Duration>,
+}
+
+impl Events {
+    fn of(part: &impl Connecting) -> Self {
+        Self {
+            sum: part.counts().events(),
+            connecting: (part.connecting(), part.waiting()),
+            measured_at: None,
+        }
+    }
+}
+
+/// A part of a sample that findings are about.
+pub(super) trait Part {
+    fn subject(&self) -> Subject;
+
+    /// `None` if its detectors read more than that.
+    fn events(&self) -> Option<Events> {
+        None
+    }
+
+    /// Whom a finding names; `raised` is whom it has named so far.
+    fn labels(&self, _raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        None
+    }
+}
+
+impl Part for Process {
+    fn subject(&self) -> Subject {
+        Subject::Process(self.key)
+    }
+
+    fn events(&self) -> Option<Events> {
+        Some(Events {
+            measured_at: self.descriptors.map(|it| it.measured_at),
+            ..Events::of(self)
+        })
+    }
+
+    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        Some(Arc::clone(&self.labels))
+    }
+}
+
+impl Part for Name {
+    fn subject(&self) -> Subject {
+        Subject::Name(Arc::clone(&self.labels))
+    }
+
+    fn events(&self) -> Option<Events> {
+        Some(Events::of(self))
+    }
+
+    fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        Some(Arc::clone(&self.labels))
+    }
+}
+
+impl Part for Ports {
+    fn subject(&self) -> Subject {
+        self.subject.clone()
+    }
+
+    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        most(&self.holders, raised)
+    }
+}
+
+impl Part for Listener {
+    fn subject(&self) -> Subject {
+        Subject::Listener(self.place)
+    }
+
+    fn labels(&self, raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+        most(&self.holders, raised)
+    }
+}
+
+impl Part for Namespace {
+    fn subject(&self) -> Subject {
+        Subject::Namespace(self.netns)
+    }
+}
+
+impl Part for Source {
+    fn subject(&self) -> Subject {
+        Subject::Source {
+            netns: self.netns,
+            address: self.address,
+        }
+    }
+}
