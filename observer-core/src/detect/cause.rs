@@ -120,14 +120,14 @@ causes! {
             => "closes its connections before it has read the answer: shutdown() or close() too early, or a timeout that is \
                 shorter than the answer takes"
             ["half-close"];
-        CLOSES_FIRST "closes_first": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET by a process that accepts connections and opens none"
+        CLOSES_FIRST "closes_first": "sent TCP_ABORT_ON_DATA or TCP_TIMEWAIT_SOCKET by a process that accepts connections and opens none, or nine tenths to clients"
             => "closes connections on which its clients still send: its idle timeout is shorter than that of their pools, it \
                 limits connections, or it answers before it has read the request"
-            ["closes-first"];
+            ["closes-first", "refuses"];
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
             => "closes connections with unread data"
             ["half-close"];
-        CLOSES_UNREAD "closes_unread": "sent TCP_ABORT_ON_CLOSE, by a process that only accepts connections"
+        CLOSES_UNREAD "closes_unread": "sent TCP_ABORT_ON_CLOSE by a process that accepts connections and opens none, or nine tenths to clients"
             => "closes connections of clients before it has read what they sent: it refuses them, as at its own limit of \
                 connections, or answers before it has read the request"
             ["refuses", "half-close"];
@@ -337,6 +337,8 @@ causes! {
     ListenOverflow {
         ACCEPT_WITHOUT_DESCRIPTORS "accept_without_descriptors": "EMFILE or ENFILE of its processes"
             => "accept() finds no free descriptor, so the queue stays full" ["nofile"];
+        WORKERS_WAIT "workers_wait": "none is accepted, or more slowly than they arrive, and half of its processes wait for servers (`--stall-after`, 60 s on a connection that has received data), or a single one for as long as connections wait for it"
+            => "its processes wait for servers that do not answer, and accept nothing meanwhile" ["no-answer"];
         NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
             => "the server does not accept at all: it is stuck" ["no-accept"];
         ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 2 s and accepts nothing, and others accept; or one of several sockets of a process is nearly full for 2 s and the others are nearly empty"

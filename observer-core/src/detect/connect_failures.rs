@@ -1,6 +1,6 @@
 //! Most connects of a process or name fail.
 
-use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
+use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr, time::Duration};
 
 use super::{
     anomaly::Anomaly,
@@ -105,6 +105,8 @@ pub struct ConnectFailures<S> {
     recent_by_icmp: Recent<1>,
     /// Of the last sample.
     scanned: Option<Scanned>,
+    /// Since when the score has been 1 or more.
+    over_since: Option<Duration>,
     of: PhantomData<S>,
 }
 
@@ -211,6 +213,23 @@ fn elsewhere(recorded: &[PeerShare]) -> f64 {
     share(sum(&mut { elsewhere }), sum(&mut { refused }))
 }
 
+/// The score of what is no finding only because records of it say so: they are to be read on.
+const TOLD_BY_RECORDS: f64 = 0.5;
+
+/// Whether the program may try again at the loopback address of the other family: a name like `localhost` has both, and
+/// programs listen at one of them.
+fn falls_back(recorded: &[PeerShare]) -> bool {
+    let is_other = |it: &PeerShare, at: &IpAddr| {
+        at.is_ipv4() != it.address.is_ipv4() && (at.is_loopback() || at.is_unspecified())
+    };
+    let falls = recorded.iter().filter(|it| {
+        let elsewhere = it.elsewhere.as_ref();
+        let addresses = elsewhere.map_or(&[][..], |it| &it.addresses);
+        it.address.is_loopback() && addresses.iter().any(|at| is_other(it, at))
+    });
+    falls.map(|it| it.share).sum::<f64>() > 0.9
+}
+
 /// The causes of failures, with how many they explain: by result, of which refusals without an RST and failed searches for
 /// a port are known.
 fn causes(
@@ -280,6 +299,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             refused_by_icmp: Counters::default(),
             recent_by_icmp: Recent::default(),
             scanned: None,
+            over_since: None,
             of: PhantomData,
         }
     }
@@ -336,10 +356,20 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             true => Severity::Critical,
             false => Severity::Warning,
         };
-        let score = fast.max(slow).max(waiting);
+        let mut score = fast.max(slow).max(waiting);
+        let attempts = self.speaking();
+        let succeeds = attempts.ok.sum() >= attempts.failed() && falls_back(recorded);
+        if succeeds && waiting < 1.0 {
+            score = score.min(TOLD_BY_RECORDS);
+        }
+        // Of processes first.
+        let since = (score >= 1.0).then(|| self.over_since.unwrap_or(at.now));
+        self.over_since = since;
+        let is_due = since.is_some_and(|since| !S::IS_NAME || at.now > since);
+        let is_calm = self.fast.share() <= thresholds.connect_clear_share || succeeds;
         Assessment {
-            raise: (score >= 1.0).then_some(severity),
-            calm: waiting < 1.0 && self.fast.share() <= thresholds.connect_clear_share,
+            raise: is_due.then_some(severity),
+            calm: waiting < 1.0 && is_calm,
             score,
             time_left: None,
         }

@@ -9,8 +9,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use self::{
     explained::{
-        is_at_full_listeners, is_exhausted, is_out_of_descriptors, is_raised_for_process,
-        is_sent_by_peer, stalls_at_full_listeners,
+        FullListeners, is_at_full_listeners, is_exhausted, is_out_of_descriptors,
+        is_raised_for_process, is_sent_by_peer, stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -288,6 +288,12 @@ impl Engine {
             &sample.listeners,
             |_, listener, board| is_out_of_descriptors(board, listener),
         );
+        let full = FullListeners::new(
+            &sample.listeners,
+            &self.listen_overflow,
+            &rows.listeners,
+            sample.now,
+        );
         pass.run_alone(&mut self.fd_leak, &mut rows.processes, &sample.processes);
         pass.run_alone(
             &mut self.close_wait_leak,
@@ -298,7 +304,7 @@ impl Engine {
             &mut self.read_stall,
             &mut rows.processes,
             &sample.processes,
-            |_, process, board| stalls_at_full_listeners(board, process, Anomaly::ReadStall),
+            |_, process, _| stalls_at_full_listeners(&full, process, Anomaly::ReadStall),
         );
         pass.run_alone(
             &mut self.program_not_reading,
@@ -309,7 +315,7 @@ impl Engine {
             &mut self.tls_stall,
             &mut rows.processes,
             &sample.processes,
-            |_, process, board| stalls_at_full_listeners(board, process, Anomaly::TlsStall),
+            |_, process, _| stalls_at_full_listeners(&full, process, Anomaly::TlsStall),
         );
         pass.run_alone(
             &mut self.quic_0rtt_lost,
@@ -330,7 +336,7 @@ impl Engine {
             |detector: &ConnectFailures<Process>, process, board| {
                 let at = failed_at.processes.get(&process.key);
                 detector.is_without_ports() && is_exhausted(board, at)
-                    || is_at_full_listeners(board, &detector.all_destinations(process))
+                    || is_at_full_listeners(&full, &detector.all_destinations(process))
             },
         );
         pass.run(
@@ -341,7 +347,7 @@ impl Engine {
                 let at = failed_at.names.get(&name.labels);
                 is_raised_for_process(board, Anomaly::ConnectFailures, &name.labels)
                     || detector.is_without_ports() && is_exhausted(board, at)
-                    || is_at_full_listeners(board, &detector.all_destinations(name))
+                    || is_at_full_listeners(&full, &detector.all_destinations(name))
             },
         );
         pass.run(

@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 pub(super) use self::evidence::named;
 pub use self::evidence::{
-    Breakdown, Direction, Elsewhere, Evidence, KindCount, PeerReason, PeerShare, Scanned, Waiting,
+    Awaited, Breakdown, Direction, Elsewhere, Evidence, KindCount, PeerReason, PeerShare, Scanned,
+    Waiting,
 };
 pub use self::holder::Holder;
 use self::holder::labels;

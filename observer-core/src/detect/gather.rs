@@ -1,5 +1,6 @@
 //! Builds a sample from the snapshot of the last tick and the data of the jobs since.
 
+mod awaited;
 mod culprits;
 mod elsewhere;
 mod holders;
@@ -14,6 +15,7 @@ use std::{
 use observer_common::{ProcessKey, SYN_SENT, WAIT_PROGRAM_ACCEPT};
 
 use self::{
+    awaited::Servers,
     culprits::AllPeers,
     elsewhere::ByPort,
     holders::{NameKey, most_first},
@@ -72,7 +74,8 @@ impl Gatherer {
             namespaces,
             ..
         } = inputs;
-        let listeners = listeners(snapshot, namespaces);
+        let servers = Servers::new(snapshot);
+        let listeners = listeners(snapshot, namespaces, &servers);
         let by_port = ByPort::new(&listeners, inputs.recorded_peers);
         let peers = AllPeers::new(inputs.recorded_peers, snapshot, by_port);
         let processes: Vec<_> = snapshot
@@ -81,6 +84,7 @@ impl Gatherer {
             .map(|it| Process {
                 reset_peer: peers.reset_peer(it.owner),
                 culprits: peers.of_process(it.owner),
+                peers: servers.awaited(it.owner),
                 ..process(it, &inputs)
             })
             .collect();
@@ -145,7 +149,7 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         owned_fin_wait2: walked.owned_fin_wait2,
         reset_peer: None,
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
-        peers: walk.peers(it.owner).to_vec(),
+        peers: Vec::new(),
         culprits: Culprits::default(),
         handshakes: inputs
             .snapshot
@@ -165,7 +169,11 @@ fn namespace(it: &NamespaceCounters) -> Namespace {
 
 /// The listening sockets by address. Numbers are those of names, which keep what ended processes counted;
 /// the holders are the running processes.
-fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Listener> {
+fn listeners<'a>(
+    snapshot: &'a Snapshot,
+    namespaces: &[NamespaceCounters],
+    servers: &Servers<'a>,
+) -> Vec<Listener> {
     let mut all: BTreeMap<ListenAddress, Listener> = BTreeMap::new();
     for name in &snapshot.names {
         if name.vitals.listeners.is_empty() {
@@ -221,6 +229,7 @@ fn listeners(snapshot: &Snapshot, namespaces: &[NamespaceCounters]) -> Vec<Liste
         let netns = listener.place.netns;
         let counters = namespaces.iter().find(|it| it.netns == netns);
         listener.syncookies = counters.map(|it| it.syncookies_sent);
+        servers.add_to(listener, &snapshot.processes);
     }
     all
 }

@@ -8,8 +8,8 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all},
-    finding::{Evidence, Severity, named},
-    sample::{Listener, Worker},
+    finding::{Evidence, Severity, Waiting, named},
+    sample::{Listener, Worker, Workers},
     settings::Thresholds,
     windows::{Counters, Window},
 };
@@ -84,15 +84,17 @@ impl ListenOverflow {
         let overflows = self.overflows.sum();
         let is_small = listener.max_backlog <= SMALL_BACKLOG * listener.sockets;
         let drains = accepts > overflows.max(DRAINED * listener.backlog);
+        let is_slow = self.time_since(self.full_since) >= SLOW && !(is_small && drains)
+            || overflows == 0 && listener.stalled > 0;
         if exhausted > 0 {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
+        } else if (accepts == 0 || is_slow) && is_busy(listener) {
+            &cause::WORKERS_WAIT
         } else if accepts == 0 {
             &cause::NO_ACCEPTS
         } else if self.stuck(listener).is_some() || self.time_since(self.one_full_since) >= STUCK {
             &cause::ONE_WORKER_STUCK
-        } else if self.time_since(self.full_since) >= SLOW && !(is_small && drains)
-            || overflows == 0 && listener.stalled > 0
-        {
+        } else if is_slow {
             // Before the flood: the kernel sends SYN cookies while any queue is full.
             &cause::SLOW_ACCEPT
         } else if syncookies > accepts + overflows {
@@ -120,6 +122,20 @@ impl ListenOverflow {
             self.cause = now;
             self.other = None;
         }
+    }
+}
+
+/// Whether its processes wait for servers: half of several, or a single one for as long as connections wait for it.
+fn is_busy(listener: &Listener) -> bool {
+    let Workers {
+        processes,
+        waiting,
+        ref waits,
+    } = listener.busy;
+    let longest_ms = waits.iter().map(|it| it.wait.longest_ms).max();
+    match processes {
+        0 | 1 => longest_ms.is_some_and(|it| it >= listener.stalled_ms),
+        several => 2 * waiting >= several,
     }
 }
 
@@ -230,6 +246,7 @@ impl Detector for ListenOverflow {
             sockets: listener.sockets,
             accepts: self.recent[0].sum(),
             stuck_pid: self.stuck(listener).map(|it| it.process.tgid),
+            waits: Waiting::by_peer(listener.busy.waits.iter()),
             holders: named(&listener.holders),
         };
         (evidence, cause::explain(&[(self.cause, 1)]))

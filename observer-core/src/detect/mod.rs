@@ -48,8 +48,8 @@ pub use cause::{Cause, Explanation};
 pub use connect_failures::{connect_causes, failed_connects};
 pub use engine::Engine;
 pub use finding::{
-    Breakdown, Change, Direction, Elsewhere, Evidence, Finding, Holder, KindCount, PeerShare,
-    Scanned, Severity, Subject, Waiting,
+    Awaited, Breakdown, Change, Direction, Elsewhere, Evidence, Finding, Holder, KindCount,
+    PeerShare, Scanned, Severity, Subject, Waiting,
 };
 pub use gather::{Gatherer, Inputs};
 pub use host::Host;

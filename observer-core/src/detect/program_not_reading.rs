@@ -48,8 +48,8 @@ impl Detector for ProgramNotReading {
     fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
         let waits = &sample.waits;
         let peers = sample.peers.iter();
-        let peers = peers.filter(|it| it.is_judged && it.waits_for == WAIT_PROGRAM_READ);
-        let longest_ms = peers.clone().map(|it| it.longest_ms).max();
+        let peers = peers.filter(|it| it.wait.is_judged && it.wait.waits_for == WAIT_PROGRAM_READ);
+        let longest_ms = peers.clone().map(|it| it.wait.longest_ms).max();
         let evidence = Evidence::Waits {
             waiting: waits.unread,
             connections: waits.connections,

@@ -63,8 +63,8 @@ impl Detector for ReadStall {
         let [first_byte, window, ack] = OWED.map(|it| waits.stalled_for(it));
         let is_for_peer = |waits_for: u8| OWED.contains(&waits_for) || waits_for == WAIT_PEER;
         let peers = sample.peers.iter();
-        let peers = peers.filter(|it| it.is_judged && is_for_peer(it.waits_for));
-        let longest_ms = peers.clone().map(|it| it.longest_ms);
+        let peers = peers.filter(|it| it.wait.is_judged && is_for_peer(it.wait.waits_for));
+        let longest_ms = peers.clone().map(|it| it.wait.longest_ms);
         // Those of further peers, too.
         let longest_ms = longest_ms.chain([first_byte.1, window.1, ack.1]).max();
         let evidence = Evidence::Waits {

@@ -9,7 +9,7 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, all, share},
-    finding::{Breakdown, Direction, Evidence, Severity},
+    finding::{Breakdown, Direction, Evidence, PeerShare, Severity},
     sample::{ConnectResult, Connecting, Counts, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
     windows::{Counters, Recent, Window, approach},
@@ -196,6 +196,14 @@ impl Side {
     }
 }
 
+/// Share of the peers that are clients from which the connections are those of a server, also of a proxy.
+const CLIENTS: f64 = 0.9;
+
+fn are_clients(peers: &[PeerShare]) -> bool {
+    let clients = peers.iter().filter(|it| it.is_client);
+    clients.map(|it| it.share).sum::<f64>() > CLIENTS
+}
+
 fn only_serves(counts: &Counts) -> bool {
     counts.accepted > 0 && counts.connects[ConnectResult::Ok as usize] == 0
 }
@@ -220,7 +228,11 @@ pub fn cut_off(counts: &Counts) -> u64 {
 /// The cause of data that arrives after close().
 #[must_use]
 pub fn cut_off_cause(counts: &Counts) -> &'static Cause {
-    match only_serves(counts) {
+    cut_off_by(only_serves(counts))
+}
+
+fn cut_off_by(serves: bool) -> &'static Cause {
+    match serves {
         true => &cause::CLOSES_FIRST,
         false => &cause::HALF_CLOSE,
     }
@@ -267,16 +279,17 @@ impl<S: Resetting> RstStorm<S> {
         self.direction() == Direction::Sent && 2 * unread > sent.iter().sum()
     }
 
-    /// The causes of RSTs sent, with how many they explain.
-    fn sent_causes(&self, counts: &Counts) -> Vec<(&'static Cause, u64)> {
+    /// The causes of RSTs sent to these peers, with how many they explain.
+    fn sent_causes(&self, counts: &Counts, peers: &[PeerShare]) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
         let count = |class: SentReset| sent[class as usize];
-        let unread = match only_serves(counts) {
+        let serves = only_serves(counts) || are_clients(peers);
+        let unread = match serves {
             true => &cause::CLOSES_UNREAD,
             false => &cause::UNREAD,
         };
         vec![
-            (cut_off_cause(counts), count(SentReset::DataAfterClose)),
+            (cut_off_by(serves), count(SentReset::DataAfterClose)),
             (&cause::HALF_CLOSE, count(SentReset::UnreadAfterShutdown)),
             (unread, count(SentReset::UnreadData)),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
@@ -396,7 +409,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let (side, causes, peers) = match direction {
             Direction::Sent => (
                 &self.sent,
-                self.sent_causes(sample.counts()),
+                self.sent_causes(sample.counts(), &culprits.resets_sent),
                 &culprits.resets_sent,
             ),
             Direction::Received => (

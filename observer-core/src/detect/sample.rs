@@ -3,17 +3,22 @@
 
 mod counts;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use observer_common::ProcessKey;
 
 pub use self::counts::{ConnectResult, CounterClasses, Counts, ReceivedReset, SentReset};
 
-use super::finding::{Holder, PeerShare, Subject};
+use super::finding::{Awaited, Holder, PeerShare, Subject};
 use crate::{
     process::fd_kinds::FdKinds,
     table::{Handshakes, Labels, ListenAddress},
-    walk::{PeerWait, Waits},
+    walk::Waits,
 };
 
 /// Open descriptors.
@@ -77,7 +82,7 @@ pub struct Process {
     /// What its connections wait for.
     pub waits: Waits,
     /// For whom, most connections first.
-    pub peers: Vec<PeerWait>,
+    pub peers: Vec<Awaited>,
     /// With whom its connections fail.
     pub culprits: Culprits,
     /// TLS handshakes in progress.
@@ -129,6 +134,9 @@ pub struct Name {
 
 /// What processes and names have in common.
 pub trait Connecting {
+    /// Whether it is a name. Its numbers may be known a tick before those of a new process, of which the first ones are
+    /// where it begins.
+    const IS_NAME: bool;
     /// Totals.
     fn counts(&self) -> &Counts;
     /// Sockets in SYN_SENT.
@@ -140,8 +148,10 @@ pub trait Connecting {
 }
 
 macro_rules! connecting {
-    ($($of:ty),+) => {$(
+    ($($of:ty, $is_name:literal;)+) => {$(
         impl Connecting for $of {
+            const IS_NAME: bool = $is_name;
+
             fn counts(&self) -> &Counts {
                 &self.counts
             }
@@ -161,7 +171,7 @@ macro_rules! connecting {
     )+};
 }
 
-connecting!(Process, Name);
+connecting!(Process, false; Name, true;);
 
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
 /// in a network namespace, for all destinations.
@@ -233,6 +243,10 @@ pub struct Listener {
     pub holders: Vec<Holder>,
     /// The same processes one by one, if they have sockets of their own (SO_REUSEPORT).
     pub workers: Vec<Worker>,
+    /// Addresses at which connections to it wait.
+    pub queued_at: Vec<SocketAddr>,
+    /// What its processes wait for.
+    pub busy: Workers,
 }
 
 impl Listener {
@@ -252,8 +266,21 @@ impl Listener {
             syncookies: None,
             holders: Vec::new(),
             workers: Vec::new(),
+            queued_at: Vec::new(),
+            busy: Workers::default(),
         }
     }
+}
+
+/// The processes of the names that listen at an address, which may accept there. Nothing while no connection waits.
+#[derive(Clone, Debug, Default)]
+pub struct Workers {
+    /// Those that have accepted connections, here or elsewhere.
+    pub processes: u32,
+    /// Those with connections that wait for servers.
+    pub waiting: u32,
+    /// These waits, most connections first.
+    pub waits: Vec<Awaited>,
 }
 
 /// A process with one of several listening sockets of an address.

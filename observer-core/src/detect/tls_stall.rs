@@ -10,11 +10,10 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, share},
-    finding::{Breakdown, Evidence, Severity, Waiting},
+    finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
     sample::Process,
     settings::Thresholds,
 };
-use crate::walk::PeerWait;
 
 /// Longest time in which a finding waits for the walk that names its peers.
 const FOR_PEERS: Duration = Duration::from_secs(5);
@@ -77,16 +76,19 @@ impl Detector for TlsStall {
 }
 
 /// Peers on the other side of slow handshakes that have sent nothing at all, as of the last walk.
-fn silent(sample: &Process) -> impl Iterator<Item = &PeerWait> {
+fn silent(sample: &Process) -> impl Iterator<Item = &Awaited> {
     let slow = |role: u32| {
         sample.handshakes.slow[role as usize] + sample.handshakes.slow[TLS_UNKNOWN as usize] > 0
     };
     let (as_client, as_server) = (slow(TLS_CLIENT), slow(TLS_SERVER));
-    sample.peers.iter().filter(move |it| match it.waits_for {
-        WAIT_PEER_FIRST_BYTE => as_client,
-        WAIT_UNUSED => as_server,
-        _ => false,
-    })
+    sample
+        .peers
+        .iter()
+        .filter(move |it| match it.wait.waits_for {
+            WAIT_PEER_FIRST_BYTE => as_client,
+            WAIT_UNUSED => as_server,
+            _ => false,
+        })
 }
 
 /// The longest handshake in progress.

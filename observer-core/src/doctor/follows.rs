@@ -71,8 +71,10 @@ const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
 ];
 
 /// Why a server lets its clients wait.
-const OF_SERVERS: [Anomaly; 4] = [
+const OF_SERVERS: [Anomaly; 6] = [
     Anomaly::FdExhaustion,
+    Anomaly::ListenOverflow,
+    Anomaly::ProgramNotReading,
     Anomaly::ConnectFailures,
     Anomaly::TlsStall,
     Anomaly::ReadStall,
@@ -111,31 +113,46 @@ pub(super) fn origin(
     })
 }
 
-/// What is wrong with the program of this host that most of its connections wait for.
+/// What is wrong with the program of this host that most of its connections wait for. Nothing if that waits for this one.
 fn of_server<'a>(
     finding: &Finding,
     all: &'a [Finding],
     listening: &[Listening],
 ) -> Option<&'a Finding> {
-    let Evidence::Waits { peers, .. } = &finding.evidence else {
+    let found = awaited(finding, all, listening)?;
+    let back = awaited(found, all, listening);
+    let is_mutual = back.is_some_and(|it| it.subject == finding.subject);
+    (!is_mutual).then_some(found)
+}
+
+fn awaited<'a>(
+    finding: &Finding,
+    all: &'a [Finding],
+    listening: &[Listening],
+) -> Option<&'a Finding> {
+    let (Evidence::Waits { peers, .. } | Evidence::AcceptQueue { waits: peers, .. }) =
+        &finding.evidence
+    else {
         return None;
     };
     let all_waiting: u32 = peers.iter().map(|it| it.connections).sum();
     let is_most = |of: u32| 2 * of > all_waiting;
     let mut most = peers.iter().filter(|it| !it.is_client);
     let most = most.find(|it| is_most(it.connections))?;
-    let netns = finding.netns?;
     let at = SocketAddr::new(most.address, most.port);
-    let servers: Vec<_> = listening
-        .iter()
-        .filter(|(place, _)| place.is_reached_at(netns, at))
-        .map(|(_, labels)| labels.name_key())
-        .collect();
+    let is_at = |place: &ListenAddress| {
+        let netns = finding.netns;
+        netns.is_some_and(|netns| place.is_reached_at(netns, at))
+    };
+    let servers = listening.iter().filter(|(place, _)| is_at(place));
+    let servers: Vec<_> = servers.map(|(_, labels)| labels.name_key()).collect();
+    let known = most.server.as_deref().map(Labels::name_key);
     let is_of_server = |it: &&Finding| {
-        let name = it.labels.as_deref().map(Labels::name_key);
-        it.subject != finding.subject
-            && it.netns.is_none_or(|other| other == netns)
-            && name.is_some_and(|it| servers.contains(&it))
+        let Some(name) = it.labels.as_deref().map(Labels::name_key) else {
+            return false;
+        };
+        let is_here = it.netns.is_none() || it.netns == finding.netns;
+        it.subject != finding.subject && (known == Some(name) || is_here && servers.contains(&name))
     };
     OF_SERVERS.iter().find_map(|anomaly| {
         let mut all = all.iter().filter(|it| it.anomaly == *anomaly);

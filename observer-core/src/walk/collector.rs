@@ -253,11 +253,12 @@ impl Collector {
         history: &mut History,
     ) -> Walk {
         let mut usable = HashMap::new();
-        let (waits, peers) = self.waits.finish();
+        let (waits, peers, served) = self.waits.finish();
         let mut walk = Walk {
             walked_at: walked.end,
             waits,
             peers,
+            served,
             took: walked.end.saturating_sub(walked.start),
             interval: history.interval(walked.end),
             processes: self.processes.into_values().collect(),

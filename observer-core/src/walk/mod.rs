@@ -21,7 +21,9 @@ pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::Pause;
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk};
-pub use waits::{NOBODY, Peer, PeerWait, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
+pub use waits::{
+    NOBODY, Peer, PeerWait, QUIET_SECONDS, Served, UNANSWERED_SECONDS, Waits, wait_name,
+};
 
 /// Duration of TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
 pub const TIME_WAIT_LENGTH: std::time::Duration = std::time::Duration::from_secs(60);

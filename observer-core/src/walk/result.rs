@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use super::{
     destination::Destination,
-    waits::{Peer, PeerWait, ProcessWaits, Waits},
+    waits::{Peer, PeerWait, ProcessWaits, Served, Waits},
 };
 
 /// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).
@@ -26,6 +26,8 @@ pub struct Walk {
     /// For whom they wait: those of a process one after the other, first those that detectors count, most connections
     /// first.
     pub peers: Vec<PeerWait>,
+    /// Addresses of servers of this host whose connections wait.
+    pub served: Vec<Served>,
     /// The peers of sockets that have been in a state for long, in the order of owners and states, most sockets
     /// first.
     pub state_peers: Vec<StatePeer>,

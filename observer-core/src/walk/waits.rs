@@ -1,6 +1,10 @@
 //! Aggregates what connections wait for.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
+};
 
 use observer_common::{
     AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
@@ -108,6 +112,19 @@ impl Waits {
                 self.quiet[turn][index] += is_quiet;
                 self.idle_of_servers[index] += is_quiet * u32::from(is_nobodys) * is_server;
             }
+        }
+    }
+
+    /// Leaves out connections of a program with itself, by which its threads wake each other up: they wait for no peer.
+    fn remove(&mut self, it: &PeerWait) {
+        let less = |count: &mut u32| *count = count.saturating_sub(it.connections);
+        less(&mut self.connections);
+        less(&mut self.in_use_of_clients);
+        if let Some(stall) = stall(it.waits_for) {
+            less(&mut self.stalled[stall]);
+        }
+        if it.is_judged && it.waits_for == WAIT_PEER {
+            less(&mut self.unanswered);
         }
     }
 
@@ -264,6 +281,28 @@ pub struct PeerWait {
     pub connections: u32,
     /// The longest wait, milliseconds.
     pub longest_ms: u32,
+    /// The slot and generation of the process of this host that is the server, if it is known by [`Served`].
+    pub server: Option<(u32, u32)>,
+}
+
+/// An address of this host at which a connection to a local server has waited for a second or longer: in the accept queue,
+/// or for the program or its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// The address.
+    pub address: SocketAddr,
+    /// Whose connection: slot and generation.
+    pub owner: (u32, u32),
+}
+
+impl Served {
+    /// Whether connections from this namespace to this address are to it. The addresses of namespaces are taken to differ,
+    /// but for those of loopback.
+    fn is_reached_at(&self, netns: u32, to: SocketAddr) -> bool {
+        self.address == to && (self.netns == netns || !to.ip().is_loopback())
+    }
 }
 
 impl PeerWait {
@@ -286,6 +325,9 @@ const SILENT_MS: u32 = 2_000;
 /// Maximum number of peers per process during a walk, and of clients that have sent nothing.
 const MOST_PEERS: u32 = 1000;
 
+/// Maximum number of addresses of a process in [`Served`], which a client on loopback has millions to choose from.
+const MOST_SERVED: u32 = 64;
+
 /// Aggregates the connections of a walk.
 #[derive(Default)]
 pub(super) struct WaitCollector {
@@ -294,6 +336,10 @@ pub(super) struct WaitCollector {
     peers: BTreeMap<PeerKey, (u32, u32)>,
     /// Number of those of each owner: clients that have sent nothing, and others.
     known: BTreeMap<((u32, u32), bool), u32>,
+    /// By address, port and namespace.
+    served: BTreeMap<([u32; 4], u16, u32), (u32, u32)>,
+    /// Number of those of each owner.
+    served_by: BTreeMap<(u32, u32), u32>,
 }
 
 /// Owner, whether detectors count the wait, its number, and the peer.
@@ -346,6 +392,10 @@ impl WaitCollector {
         waits.add(socket, stall_after_ms, is_judged);
         let waits_for = socket.waits_for;
         let is_server = is_server(socket);
+        // Nothing is known of the addresses of those that have waited for less.
+        if socket.flags & SEEN_PASSIVE != 0 && socket.local_port != 0 {
+            self.add_served(socket, owner);
+        }
         let is_unused = waits_for == WAIT_UNUSED && is_server;
         let is_for_somebody = stall(waits_for).is_some() || waits_for == WAIT_PEER;
         let least = match waits_for {
@@ -370,9 +420,37 @@ impl WaitCollector {
         }
     }
 
-    /// The waits of each process, in the order of owners; and the peers, grouped by process: first
-    /// those that detectors count, then by number of connections.
-    pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
+    fn add_served(&mut self, socket: &SocketSeen, owner: (u32, u32)) {
+        let at = (socket.local, socket.local_port, socket.netns);
+        if let Entry::Vacant(vacant) = self.served.entry(at) {
+            let number = self.served_by.entry(owner).or_default();
+            if *number < MOST_SERVED {
+                *number += 1;
+                vacant.insert(owner);
+            }
+        }
+    }
+
+    /// The waits of each process, in the order of owners; the peers, grouped by process: first
+    /// those that detectors count, then by number of connections; and the addresses of servers.
+    pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>, Vec<Served>) {
+        let served = self.served.into_iter();
+        let served = served.map(|((raw, port, netns), owner)| Served {
+            netns,
+            address: SocketAddr::new(address(raw), port),
+            owner,
+        });
+        let served: Vec<_> = served.collect();
+        let mut by_address: BTreeMap<SocketAddr, Vec<&Served>> = BTreeMap::new();
+        for it in &served {
+            by_address.entry(it.address).or_default().push(it);
+        }
+        let server = |peer: &Peer| {
+            let at = SocketAddr::new(peer.address, peer.port);
+            let mut all = by_address.get(&at).filter(|_| !peer.is_client)?.iter();
+            let found = all.find(|it| it.is_reached_at(peer.netns, at))?;
+            Some(found.owner)
+        };
         let peers = self.peers.into_iter();
         let peers = peers.map(
             |((owner, is_judged, waits_for, raw), (connections, longest_ms))| PeerWait {
@@ -382,9 +460,21 @@ impl WaitCollector {
                 is_judged,
                 connections,
                 longest_ms,
+                server: None,
             },
         );
         let mut peers: Vec<_> = peers.collect();
+        for peer in &mut peers {
+            peer.server = server(&peer.peer);
+        }
+        let mut processes = self.processes;
+        peers.retain(|it| {
+            let is_own = it.server == Some(it.owner);
+            if is_own && let Some(waits) = processes.get_mut(&it.owner) {
+                waits.remove(it);
+            }
+            !is_own
+        });
         peers.sort_by_key(|it| {
             let most = Reverse((it.is_judged, it.connections, it.longest_ms));
             (it.owner, it.kind(), most, it.peer)
@@ -397,7 +487,7 @@ impl WaitCollector {
             kept <= PEERS
         });
         peers.shrink_to_fit();
-        (self.processes.into_iter().collect(), peers)
+        (processes.into_iter().collect(), peers, served)
     }
 }
 

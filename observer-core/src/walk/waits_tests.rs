@@ -20,13 +20,17 @@ fn socket(slot: u32, waits_for: u8, waited_ms: u32) -> SocketSeen {
     }
 }
 
+fn words(address: Ipv4Addr) -> [u32; 4] {
+    let octets = address.to_ipv6_mapped().octets();
+    let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| octets[at * 4 + byte]));
+    std::array::from_fn(word)
+}
+
 /// Opened here, to 10.0.0.`last`:80; or accepted on port 443 from there.
 fn peer(socket: SocketSeen, last: u8, is_client: bool) -> SocketSeen {
-    let words = Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
-    let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| words[at * 4 + byte]));
     SocketSeen {
         netns: 7,
-        remote: std::array::from_fn(word),
+        remote: words(Ipv4Addr::new(10, 0, 0, last)),
         remote_port: if is_client { 55_000 } else { 80 },
         local_port: if is_client { 443 } else { 44_000 },
         flags: if is_client { SEEN_PASSIVE } else { 0 },
@@ -39,7 +43,8 @@ fn collect(sockets: &[SocketSeen]) -> (Vec<ProcessWaits>, Vec<PeerWait>) {
     for socket in sockets {
         collector.add(socket, STALL_AFTER_MS);
     }
-    collector.finish()
+    let (waits, peers, _) = collector.finish();
+    (waits, peers)
 }
 
 #[test]
@@ -192,9 +197,93 @@ fn a_process_with_many_peers_is_bounded() {
         collector.add(&socket, STALL_AFTER_MS);
     }
     assert_eq!(collector.peers.len(), MOST_PEERS as usize);
-    let (all, peers) = collector.finish();
+    let (all, peers, _) = collector.finish();
     assert_eq!(all[0].1.stalled[5], 3_000);
     assert_eq!((peers.len(), peers.capacity()), (PEERS, PEERS));
+}
+
+/// Connections of a client with three servers, of which two are programs of this host: in another namespace, and at loopback.
+#[test]
+fn servers_of_this_host_are_known_by_connections_that_wait() {
+    let at = |last, owner, netns| SocketSeen {
+        slot: owner,
+        netns,
+        ..peer(socket(1, WAIT_PEER_FIRST_BYTE, 12_000), last, false)
+    };
+    let served = |socket: SocketSeen, owner, netns| SocketSeen {
+        slot: owner,
+        netns,
+        local: socket.remote,
+        local_port: socket.remote_port,
+        remote: socket.local,
+        remote_port: socket.local_port,
+        flags: SEEN_PASSIVE,
+        waits_for: WAIT_PROGRAM,
+        waited_ms: 2_000,
+        ..socket
+    };
+    let loopback = |netns| SocketSeen {
+        remote: words(Ipv4Addr::LOCALHOST),
+        ..at(1, 1, netns)
+    };
+    let sockets = [
+        at(1, 1, 7),
+        at(2, 1, 7),
+        loopback(7),
+        served(at(1, 1, 7), 5, 8),
+        served(loopback(8), 6, 8),
+    ];
+    let servers = |sockets: &[SocketSeen]| {
+        let mut collector = WaitCollector::default();
+        for socket in sockets {
+            collector.add(socket, STALL_AFTER_MS);
+        }
+        let (_, peers, served) = collector.finish();
+        let peers = peers.iter().filter(|it| !it.peer.is_client);
+        let servers = peers.map(|it| (it.peer.address.to_string(), it.server));
+        (servers.collect::<BTreeMap<_, _>>(), served.len())
+    };
+    let mut expected = BTreeMap::from([
+        ("10.0.0.1".to_owned(), Some((5, 0))),
+        ("10.0.0.2".to_owned(), None),
+        ("127.0.0.1".to_owned(), None),
+    ]);
+    assert_eq!(servers(&sockets), (expected.clone(), 2));
+    let here = served(loopback(7), 4, 7);
+    expected.insert("127.0.0.1".to_owned(), Some((4, 0)));
+    assert_eq!(servers(&[&sockets[..], &[here]].concat()), (expected, 3));
+    // An address for each client is easily had on loopback.
+    let many = (0..3_000).map(|address| SocketSeen {
+        local: words(Ipv4Addr::from_bits(0x7f00_0000 + address)),
+        ..served(at(1, 1, 7), 5, 8)
+    });
+    assert_eq!(servers(&many.collect::<Vec<_>>()).1, MOST_SERVED as usize);
+}
+
+/// A loop's pair of sockets, by which other threads wake it up, beside a connection to a server.
+#[test]
+fn what_a_program_sends_to_itself_waits_for_nobody() {
+    let own = |port| SocketSeen {
+        remote: words(Ipv4Addr::LOCALHOST),
+        local: words(Ipv4Addr::LOCALHOST),
+        remote_port: port,
+        ..peer(socket(1, WAIT_PEER_FIRST_BYTE, 12_000), 1, false)
+    };
+    let served = |port| SocketSeen {
+        local_port: port,
+        remote_port: 44_000,
+        flags: SEEN_PASSIVE,
+        waits_for: WAIT_NOBODY,
+        ..own(port)
+    };
+    let other = peer(socket(1, WAIT_PEER_FIRST_BYTE, 12_000), 1, false);
+    let (all, peers) = collect(&[own(2001), served(2001), own(2002), served(2002), other]);
+    let waits = &all[0].1;
+    let stalls: Vec<_> = waits.stalls().map(|it| (it.0, it.1)).collect();
+    assert_eq!(stalls, [("peer_first_byte", 1)]);
+    assert_eq!((waits.connections, waits.in_use_of_clients), (3, 1));
+    let peers: Vec<_> = peers.iter().map(|it| it.peer.port).collect();
+    assert_eq!(peers, [80]);
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Which findings explain others.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use observer_common::{
     TLS_CLIENT, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
 };
 
-use super::super::{
-    anomaly::Anomaly,
-    board::Board,
-    finding::{Direction, Evidence, PeerShare, Severity, Subject},
-    sample::{ConnectResult, Listener, Process},
+use super::{
+    super::{
+        anomaly::Anomaly,
+        board::Board,
+        finding::{Direction, Evidence, PeerShare, Severity, Subject},
+        listen_overflow::ListenOverflow,
+        sample::{ConnectResult, Listener, Process},
+    },
+    watches::{Rows, Watches},
 };
 use crate::{table::Labels, walk::PeerWait};
 
@@ -57,14 +61,32 @@ pub(super) fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool 
     })
 }
 
-/// Whether a listener of this host that does not accept, or too slowly, is there.
-fn is_full(board: &Board, netns: u32, at: SocketAddr) -> bool {
-    board
-        .all_raised(Anomaly::ListenOverflow)
-        .any(|it| match &it.subject {
-            Subject::Listener(place) => place.is_reached_at(netns, at),
-            _ => false,
+/// Listeners of this host that do not accept, or too slowly: those with a finding, or with one that another explains.
+pub(super) struct FullListeners<'a>(Vec<&'a Listener>);
+
+impl<'a> FullListeners<'a> {
+    pub(super) fn new(
+        all: &'a [Listener],
+        watches: &Watches<ListenOverflow>,
+        rows: &Rows,
+        now: Duration,
+    ) -> Self {
+        let is_full = |(index, _): &(usize, &Listener)| {
+            let watch = watches.get(rows.of_part(*index));
+            watch.is_some_and(|it| it.flag.raised().is_some() || it.is_hidden(now))
+        };
+        let full = all.iter().enumerate().filter(is_full);
+        Self(full.map(|(_, listener)| listener).collect())
+    }
+
+    /// Whether connects from a namespace to an address reach one. The addresses of namespaces are taken to differ, but for
+    /// those of loopback.
+    fn is_at(&self, netns: u32, at: SocketAddr) -> bool {
+        self.0.iter().any(|it| {
+            let elsewhere = it.place.address == at || it.queued_at.contains(&at);
+            it.place.is_reached_at(netns, at) || elsewhere && !at.ip().is_loopback()
         })
+    }
 }
 
 /// How connects to such a listener fail.
@@ -75,41 +97,51 @@ const UNANSWERED: [ConnectResult; 3] = [
 ];
 
 /// Whether most of each of these connects were to such listeners. Nothing is known of those that are empty.
-pub(super) fn is_at_full_listeners(board: &Board, connects: &[Vec<PeerShare>]) -> bool {
+pub(super) fn is_at_full_listeners(
+    listeners: &FullListeners<'_>,
+    connects: &[Vec<PeerShare>],
+) -> bool {
     let is_full = |it: &&PeerShare| {
         let mut unanswered = UNANSWERED.iter().map(|it| it.name());
         let at = SocketAddr::new(it.address, it.port);
         it.reason
             .is_none_or(|reason| unanswered.any(|it| it == reason))
-            && is_full(board, it.netns, at)
+            && listeners.is_at(it.netns, at)
     };
     let at_full = |of: &Vec<PeerShare>| of.iter().filter(is_full).map(|it| it.share).sum::<f64>();
     let mut known = connects.iter().filter(|it| !it.is_empty()).peekable();
     known.peek().is_some() && known.all(|it| at_full(it) > 0.5)
 }
 
-/// Whether most of the connections with which it waits for servers are with such listeners.
-pub(super) fn stalls_at_full_listeners(board: &Board, process: &Process, of: Anomaly) -> bool {
-    let slow = &process.handshakes.slow;
-    if of == Anomaly::TlsStall && 2 * slow[TLS_CLIENT as usize] <= slow.iter().sum() {
-        return false;
-    }
-    let is_it = |it: &&PeerWait| match it.waits_for {
+/// Whether most of the connections with which it waits for servers are with such listeners, or all slow TLS handshakes may
+/// be.
+pub(super) fn stalls_at_full_listeners(
+    listeners: &FullListeners<'_>,
+    process: &Process,
+    of: Anomaly,
+) -> bool {
+    let is_it = |it: &PeerWait| match it.waits_for {
         WAIT_PEER_FIRST_BYTE => it.is_judged || of == Anomaly::TlsStall,
         WAIT_PEER | WAIT_PEER_ACK | WAIT_PEER_WINDOW => it.is_judged && of == Anomaly::ReadStall,
         _ => false,
     };
-    let (mut all, mut full) = (0, 0);
+    let waits = process.peers.iter().map(|it| &it.wait);
+    let (mut full, mut others) = (0, 0);
     for PeerWait {
         peer, connections, ..
-    } in process.peers.iter().filter(is_it)
+    } in waits.filter(|it| is_it(it))
     {
         let at = SocketAddr::new(peer.address, peer.port);
-        all += connections;
-        full += match peer.is_client || !is_full(board, peer.netns, at) {
-            true => 0,
-            false => *connections,
-        };
+        match !peer.is_client && listeners.is_at(peer.netns, at) {
+            true => full += connections,
+            false => others += connections,
+        }
     }
-    2 * full > all
+    if of == Anomaly::TlsStall {
+        let slow = &process.handshakes.slow;
+        let as_client = slow[TLS_CLIENT as usize];
+        // Any of them may be with the others.
+        return full > 0 && 2 * as_client > slow.iter().sum() && 2 * others < as_client;
+    }
+    full > others
 }

@@ -51,6 +51,40 @@ fn what_is_no_failure_is_no_cause() {
     assert!(cause(0).contains(&"no_route"), "{:?}", cause(0));
 }
 
+/// `localhost` is ::1 first, and the server is at one address: each request succeeds at the second attempt.
+#[test]
+fn the_second_address_of_a_name_is_a_fallback() {
+    let raised = |to: &str, listens_at: &str, ok: u64| {
+        let (changes, _) = play(200, |second| {
+            let mut client = process(7);
+            let connects = &mut client.counts.connects;
+            connects[ConnectResult::Ok as usize] = ok * second;
+            connects[ConnectResult::Refused as usize] = 10 * second;
+            // Records are read once it is suspected.
+            if second > 4 {
+                client.culprits.connects = vec![PeerShare {
+                    elsewhere: Some(Elsewhere {
+                        addresses: vec![listens_at.parse().unwrap()],
+                        labels: None,
+                    }),
+                    ..failed(to.parse::<std::net::IpAddr>().unwrap(), 80, "refused", 1.0)
+                }];
+            }
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        changes.len()
+    };
+    assert_eq!(raised("::1", "127.0.0.1", 10), 0);
+    assert_eq!(raised("::1", "0.0.0.0", 30), 0);
+    assert_eq!(raised("127.0.0.1", "::1", 10), 0);
+    // It does not try the other one.
+    assert_eq!(raised("::1", "127.0.0.1", 0), 1);
+    assert_eq!(raised("127.0.0.1", "10.0.0.1", 10), 1);
+}
+
 /// Causes of failing connects, from the counts of each second.
 fn causes_of_connects(counts: impl Fn(u64) -> Counts) -> Vec<&'static str> {
     let (_, engine) = play(30, |second| {
@@ -253,9 +287,11 @@ fn destinations_are_those_of_failures() {
 /// Two clients of a listener that does not accept: a process, and a name whose processes have ended.
 #[test]
 fn a_full_listener_explains_its_clients() {
-    let raised = |to: &str, reason, netns, share: f64| {
+    let raised_at = |to: &str, reason, netns, share: f64, emfile| {
         let at: std::net::SocketAddr = to.parse().unwrap();
         let (_, engine) = play(30, |second| {
+            let mut server = process(8);
+            server.counts.exhausted = [emfile * second, 0];
             let mut counts = Counts::default();
             counts.connects[ConnectResult::GaveUp as usize] = 10 * second;
             let culprits = Culprits {
@@ -266,11 +302,14 @@ fn a_full_listener_explains_its_clients() {
                 ..Culprits::default()
             };
             Sample {
-                processes: vec![Process {
-                    counts,
-                    culprits: culprits.clone(),
-                    ..process(7)
-                }],
+                processes: vec![
+                    Process {
+                        counts,
+                        culprits: culprits.clone(),
+                        ..process(7)
+                    },
+                    server,
+                ],
                 names: vec![Name {
                     labels: Arc::new(Labels::name("daemon-83", "")),
                     running: 0,
@@ -279,13 +318,19 @@ fn a_full_listener_explains_its_clients() {
                     syn_sent_over_3s: 0,
                     culprits,
                 }],
-                listeners: vec![full_listener(second)],
+                listeners: vec![Listener {
+                    queued_at: vec!["10.0.0.8:80".parse().unwrap()],
+                    ..full_listener(second)
+                }],
                 ..Sample::default()
             }
         });
+        let full = engine.board().all_raised(Anomaly::ListenOverflow);
+        assert_eq!(full.count(), usize::from(emfile == 0));
         let all = engine.board().all_raised(Anomaly::ConnectFailures);
         all.count()
     };
+    let raised = |to: &str, reason, netns, share| raised_at(to, reason, netns, share, 0);
     assert_eq!(raised("127.0.0.1:80", "gave_up", 1, 1.0), 0);
     assert_eq!(raised("127.0.0.1:80", "timed_out", 1, 0.6), 0);
     assert_eq!(raised("127.0.0.1:80", "gave_up", 1, 0.5), 2);
@@ -294,13 +339,20 @@ fn a_full_listener_explains_its_clients() {
     assert_eq!(raised("127.0.0.1:80", "gave_up", 2, 1.0), 2);
     // Perhaps another host.
     assert_eq!(raised("10.0.0.9:80", "gave_up", 1, 1.0), 2);
+    // Connections to it wait there, and this client is in another namespace.
+    assert_eq!(raised("10.0.0.8:80", "gave_up", 2, 1.0), 0);
+    // What is wrong with the server is that it has no descriptor left.
+    assert_eq!(raised_at("127.0.0.1:80", "gave_up", 1, 1.0, 5), 0);
 }
 
 #[test]
 fn clients_that_wait_for_a_full_listener_wait_for_its_program() {
     use observer_common::{TLS_CLIENT, TLS_SERVER, WAIT_PEER_FIRST_BYTE};
 
-    use crate::walk::{Peer, PeerWait};
+    use crate::{
+        detect::Awaited,
+        walk::{Peer, PeerWait},
+    };
 
     let raised = |port, is_client, role: u32| {
         let (_, engine) = play(40, |second| {
@@ -311,14 +363,16 @@ fn clients_that_wait_for_a_full_listener_wait_for_its_program() {
                 port,
                 is_client,
             };
-            client.peers = vec![PeerWait {
+            let wait = PeerWait {
                 owner: (0, 0),
                 peer,
                 waits_for: WAIT_PEER_FIRST_BYTE,
                 is_judged: true,
                 connections: 10,
                 longest_ms: 20_000,
-            }];
+                server: None,
+            };
+            client.peers = vec![Awaited { wait, server: None }];
             let waits = &mut client.waits;
             waits.connections = 10;
             waits.in_use_of_clients = 10;

@@ -44,22 +44,18 @@ fn a_server_at_its_descriptor_limit_has_one_finding() {
             server.counts.resets_sent[SentReset::UnreadData as usize] = 100 * second;
             server.counts.ended = 100 * second;
             let listener = Listener {
-                place: ListenAddress {
-                    netns: 1,
-                    address: "0.0.0.0:80".parse().unwrap(),
-                },
                 sockets: 1,
                 backlog: 129,
                 max_backlog: 128,
                 fullest: 1.0,
-                stalled: 0,
-                stalled_ms: 0,
                 overflows: 10 * second,
                 accepts: second,
                 exhausted: emfile * second,
-                syncookies: None,
                 holders: vec![holder(7)],
-                workers: Vec::new(),
+                ..Listener::new(ListenAddress {
+                    netns: 1,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                })
             };
             Sample {
                 processes: vec![server],

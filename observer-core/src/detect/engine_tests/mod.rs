@@ -231,22 +231,15 @@ fn hints_depend_on_the_host() {
             server.counts.resets_sent[SentReset::Listener as usize] = 100 * second;
             server.counts.ended = 100 * second;
             let listener = Listener {
-                place: ListenAddress {
-                    netns,
-                    address: "0.0.0.0:80".parse().unwrap(),
-                },
                 sockets: 1,
-                backlog: 0,
                 max_backlog: 128,
-                fullest: 0.0,
-                stalled: 0,
-                stalled_ms: 0,
                 overflows: if overflows { 100 * second } else { 0 },
                 accepts: second,
-                exhausted: 0,
-                syncookies: None,
                 holders: vec![holder(7)],
-                workers: Vec::new(),
+                ..Listener::new(ListenAddress {
+                    netns,
+                    address: "0.0.0.0:80".parse().unwrap(),
+                })
             };
             engine.step(&Sample {
                 now: Duration::from_secs(1_000 + second),

@@ -134,9 +134,19 @@ fn a_finding_that_is_over_keeps_its_evidence() {
 /// Data that clients send after the server has closed is no mistake of its own shutdown().
 #[test]
 fn a_server_that_closes_first_does_not_misuse_half_close() {
-    let cause = |accepted, connected| {
+    let cause_with = |accepted, connected, clients| {
         let (_, engine) = play(100, |second| {
             let mut server = process(7);
+            let peer = |is_client, share| PeerShare {
+                netns: 1,
+                address: [10, 0, 0, 1].into(),
+                port: 80,
+                is_client,
+                reason: None,
+                share,
+                elsewhere: None,
+            };
+            server.culprits.resets_sent = vec![peer(true, clients), peer(false, 1.0 - clients)];
             server.counts.resets_sent[SentReset::DataAfterClose as usize] = 100 * second;
             server.counts.ended = 100 * second;
             server.counts.accepted = accepted * second;
@@ -149,9 +159,11 @@ fn a_server_that_closes_first_does_not_misuse_half_close() {
         let finding = &engine.board().entries().next().unwrap().finding;
         finding.causes[0].cause.id
     };
+    let cause = |accepted, connected| cause_with(accepted, connected, 0.5);
     assert_eq!(cause(100, 0), "closes_first");
-    // Which of its connections these are is not known.
     assert_eq!(cause(100, 100), "half_close");
+    // A proxy, whose connections to servers are not reset.
+    assert_eq!(cause_with(100, 100, 0.95), "closes_first");
     assert_eq!(cause(0, 100), "half_close");
 }
 

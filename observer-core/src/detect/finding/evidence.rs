@@ -20,6 +20,15 @@ pub struct KindCount {
     pub count: u64,
 }
 
+/// Connections that wait, and the program of this host at their other end.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    /// The connections.
+    pub wait: PeerWait,
+    /// The server, if it is a known process of this host.
+    pub server: Option<Arc<Labels>>,
+}
+
 /// Connections that wait with or for one peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Waiting {
@@ -33,19 +42,17 @@ pub struct Waiting {
     pub reason: &'static str,
     /// How many.
     pub connections: u32,
+    /// The server, if it is a known process of this host.
+    #[serde(serialize_with = "labels", skip_serializing_if = "Option::is_none")]
+    pub server: Option<Arc<Labels>>,
 }
 
 impl Waiting {
     /// One for each peer, with the reason that most of its connections have. `waits` has most connections first.
-    pub fn by_peer<'a>(waits: impl Iterator<Item = &'a PeerWait>) -> Vec<Self> {
+    pub fn by_peer<'a>(waits: impl Iterator<Item = &'a Awaited>) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
-        for PeerWait {
-            peer,
-            waits_for,
-            connections,
-            ..
-        } in waits
-        {
+        for Awaited { wait, server } in waits {
+            let (peer, connections) = (&wait.peer, wait.connections);
             let is_same = |it: &&mut Self| {
                 (it.address, it.port, it.is_client) == (peer.address, peer.port, peer.is_client)
             };
@@ -55,8 +62,9 @@ impl Waiting {
                     address: peer.address,
                     port: peer.port,
                     is_client: peer.is_client,
-                    reason: wait_name(*waits_for),
-                    connections: *connections,
+                    reason: wait_name(wait.waits_for),
+                    connections,
+                    server: server.clone(),
                 }),
             }
         }
@@ -360,6 +368,9 @@ pub enum Evidence {
         accepts: u64,
         /// The worker that accepts nothing although others do.
         stuck_pid: Option<u32>,
+        /// The servers that its processes wait for, most connections first.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        waits: Vec<Waiting>,
         /// Whose sockets.
         holders: Vec<Holder>,
     },

@@ -1,30 +1,29 @@
 use std::time::Duration;
 
+use observer_common::WAIT_PEER_FIRST_BYTE;
+
 use super::*;
 use crate::{
-    detect::{Thresholds, Worker, windows::Pace},
+    detect::{Awaited, Thresholds, Worker, windows::Pace},
     table::ListenAddress,
+    walk::{Peer, PeerWait},
 };
 
 /// Ten overflows and two accepts a second.
 fn listener(second: u64, backlog: u64, workers: Vec<Worker>) -> Listener {
     Listener {
-        place: ListenAddress {
-            netns: 1,
-            address: "0.0.0.0:80".parse().unwrap(),
-        },
         sockets: 1,
         backlog,
         max_backlog: 100,
         fullest: backlog as f64 / 100.0,
-        stalled: 0,
-        stalled_ms: 0,
         overflows: 10 * second,
         accepts: 2 * second,
-        exhausted: 0,
         syncookies: Some(0),
-        holders: Vec::new(),
         workers,
+        ..Listener::new(ListenAddress {
+            netns: 1,
+            address: "0.0.0.0:80".parse().unwrap(),
+        })
     }
 }
 
@@ -90,6 +89,52 @@ fn of_full_worker(accepts: u64) -> (&'static str, Option<u32>) {
         |_| 100,
         |second| vec![worker(1, 0.1, 0), worker(2, 1.0, accepts * second)],
     )
+}
+
+#[test]
+fn workers_that_wait_for_a_server_do_not_accept() {
+    let cause = |processes, waiting, longest_ms, accepts| {
+        let wait = PeerWait {
+            owner: (1, 1),
+            peer: Peer {
+                netns: 1,
+                address: [10, 0, 0, 9].into(),
+                port: 5432,
+                is_client: false,
+            },
+            waits_for: WAIT_PEER_FIRST_BYTE,
+            is_judged: true,
+            connections: waiting,
+            longest_ms,
+            server: None,
+        };
+        let waits = (waiting > 0).then_some(Awaited { wait, server: None });
+        let busy = Workers {
+            processes,
+            waiting,
+            waits: waits.into_iter().collect(),
+        };
+        let listener = |second| Listener {
+            stalled: 9,
+            stalled_ms: 20_000,
+            accepts: accepts * second,
+            busy: busy.clone(),
+            ..listener(second, 100, Vec::new())
+        };
+        let (detector, _) = after_ten_seconds(listener);
+        let (evidence, causes) = detector.evidence(&listener(9));
+        let Evidence::AcceptQueue { waits, .. } = evidence else {
+            panic!("{evidence:?}");
+        };
+        (causes[0].cause.id, waits.len())
+    };
+    assert_eq!(cause(8, 4, 12_000, 0), ("workers_wait", 1));
+    assert_eq!(cause(8, 4, 12_000, 1), ("workers_wait", 1));
+    assert_eq!(cause(8, 3, 90_000, 0), ("no_accepts", 1));
+    assert_eq!(cause(8, 0, 0, 0), ("no_accepts", 0));
+    // A single one has waited since before the connections came, or for something else.
+    assert_eq!(cause(1, 1, 20_000, 0), ("workers_wait", 1));
+    assert_eq!(cause(1, 1, 19_999, 0), ("no_accepts", 1));
 }
 
 /// Time from the first sample to the one at which it is raised for a queue that stays full.

@@ -20,22 +20,13 @@ fn series(onset: u64, seconds: Vec<u64>) -> Series {
     });
     let samples = iter::once(0).chain(totals).map(|overflows| Sample {
         listeners: vec![Listener {
-            place: ListenAddress {
+            sockets: 1,
+            max_backlog: 128,
+            overflows,
+            ..Listener::new(ListenAddress {
                 netns: 1,
                 address: "0.0.0.0:80".parse().unwrap(),
-            },
-            sockets: 1,
-            backlog: 0,
-            max_backlog: 128,
-            stalled: 0,
-            stalled_ms: 0,
-            fullest: 0.0,
-            overflows,
-            accepts: 0,
-            exhausted: 0,
-            syncookies: None,
-            holders: Vec::new(),
-            workers: Vec::new(),
+            })
         }],
         ..Sample::default()
     });

@@ -9,7 +9,7 @@ use super::{
     play::{Bad, Series, are_raised, are_silent, changes, process},
 };
 use crate::{
-    detect::{Anomaly, Change, Counts, Sample, Thresholds},
+    detect::{Anomaly, Awaited, Change, Counts, Sample, Thresholds},
     table::Handshakes,
     walk::{Peer, PeerWait, Waits},
 };
@@ -59,8 +59,8 @@ fn series(
     Series::new(onset, (0..=seconds).map(at))
 }
 
-fn peer(is_client: bool) -> PeerWait {
-    PeerWait {
+fn peer(is_client: bool) -> Awaited {
+    let wait = PeerWait {
         owner: (0, 0),
         peer: Peer {
             netns: 1,
@@ -76,7 +76,9 @@ fn peer(is_client: bool) -> PeerWait {
         is_judged: false,
         connections: 1,
         longest_ms: 2_000,
-    }
+        server: None,
+    };
+    Awaited { wait, server: None }
 }
 
 /// Without a walk, a finding has no peers, and waits for them a while.

@@ -220,7 +220,7 @@ pub(super) fn what(finding: &Finding) -> String {
             )
         }
         Evidence::Waits {
-            waiting,
+            waiting: waits,
             connections,
             reasons: _,
             longest_seconds,
@@ -232,15 +232,11 @@ pub(super) fn what(finding: &Finding) -> String {
                 _ => "waits for peers that do nothing",
             };
             let longest = duration(Duration::from_secs_f64(longest_seconds.max(0.0)));
-            let peers: Vec<_> = peers.iter().take(PEERS).map(peer).collect();
-            let peers = match peers.is_empty() {
-                true => String::new(),
-                false => format!(": {}", peers.join(", ")),
-            };
             format!(
-                "{does}: {} of its {} connections, the longest for {longest}{peers}",
-                number(*waiting),
+                "{does}: {} of its {} connections, the longest for {longest}{}",
+                number(*waits),
                 number(*connections),
+                waiting(peers, ":"),
             )
         }
         Evidence::Idle {
@@ -319,6 +315,7 @@ pub(super) fn what(finding: &Finding) -> String {
             sockets,
             accepts,
             stuck_pid,
+            waits,
             holders: _,
         } => {
             let fullest = match sockets {
@@ -346,9 +343,10 @@ pub(super) fn what(finding: &Finding) -> String {
             };
             format!(
                 "{dropped}: {} connections wait for accept() where {} may{fullest}; {accepts} in the last \
-                 seconds{stuck}",
+                 seconds{stuck}{}",
                 number(*backlog),
                 number(*max_backlog),
+                waiting(waits, "; its processes wait for answers:"),
             )
         }
         Evidence::Scan { ports, segments } => format!(
@@ -359,10 +357,20 @@ pub(super) fn what(finding: &Finding) -> String {
     }
 }
 
-/// `8 with 10.0.0.9:443`, or `8 with the client 10.0.0.9 of port 80`.
-fn peer(it: &Waiting) -> String {
-    let with = end(it.address, it.port, it.is_client);
-    format!("{} with {with}", number(it.connections))
+/// `: 8 with 10.0.0.9:443, 2 with the client 10.0.0.9 of port 80`, or `: 8 with 10.0.0.9:443, which is nginx (pid 71)`.
+/// Nothing if no peer is known. `before` is what separates it from the text before.
+fn waiting(peers: &[Waiting], before: &str) -> String {
+    let peer = |it: &Waiting| {
+        let with = end(it.address, it.port, it.is_client);
+        let server = it.server.as_deref().map(named);
+        let server = server.map_or_else(String::new, |it| format!(", which is {it}"));
+        format!("{} with {with}{server}", number(it.connections))
+    };
+    let peers: Vec<_> = peers.iter().take(PEERS).map(peer).collect();
+    match peers.is_empty() {
+        true => String::new(),
+        false => format!("{before} {}", peers.join(", ")),
+    }
 }
 
 fn end(address: IpAddr, port: u16, is_client: bool) -> String {

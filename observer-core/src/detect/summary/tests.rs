@@ -5,8 +5,8 @@ use observer_common::{WAIT_PEER, WAIT_PEER_FIRST_BYTE};
 use super::*;
 use crate::{
     detect::{
-        Anomaly, Breakdown, Cause, Direction, Elsewhere, Evidence, Holder, KindCount, PeerShare,
-        Scanned, Waiting, cause,
+        Anomaly, Awaited, Breakdown, Cause, Direction, Elsewhere, Evidence, Holder, KindCount,
+        PeerShare, Scanned, Waiting, cause,
     },
     table::{Labels, ListenAddress, fake::key},
     walk::{Destination, Peer, PeerWait},
@@ -275,18 +275,22 @@ fn peers_that_are_silent() {
 
 #[test]
 fn connections_that_wait() {
-    let peer = |last, waits_for, connections| PeerWait {
-        owner: (7, 1),
-        peer: Peer {
-            netns: 1,
-            address: [10, 0, 0, last].into(),
-            port: 443,
-            is_client: false,
+    let peer = |last, waits_for, connections| Awaited {
+        wait: PeerWait {
+            owner: (7, 1),
+            peer: Peer {
+                netns: 1,
+                address: [10, 0, 0, last].into(),
+                port: 443,
+                is_client: false,
+            },
+            waits_for,
+            is_judged: true,
+            connections,
+            longest_ms: 41_200,
+            server: None,
         },
-        waits_for,
-        is_judged: true,
-        connections,
-        longest_ms: 41_200,
+        server: (last == 7).then(|| Arc::new(Labels::process(71, "nginx", ""))),
     };
     // One peer for two reasons, and more peers than are named.
     let waits = [
@@ -307,7 +311,7 @@ fn connections_that_wait() {
     assert_eq!(
         finding_summary(&finding(Anomaly::ReadStall)),
         "api (pid 5674, api.service) waits for peers that do nothing: 9 of its 10 connections, the longest for 41 s: \
-         6 with 10.0.0.9:443, 2 with 10.0.0.7:443, 1 with 10.0.0.8:443"
+         6 with 10.0.0.9:443, 2 with 10.0.0.7:443, which is nginx (pid 71), 1 with 10.0.0.8:443"
     );
     assert!(
         finding_summary(&finding(Anomaly::ProgramNotReading))
@@ -544,6 +548,7 @@ fn an_accept_queue() {
             sockets,
             accepts,
             stuck_pid: (sockets == 8).then_some(12),
+            waits: Vec::new(),
             holders: Vec::new(),
         };
         finding_summary(&finding(

@@ -32,6 +32,7 @@ fn what_follows_from_another_says_so() {
             accepts: 0,
             holders: Vec::new(),
             stuck_pid: None,
+            waits: Vec::new(),
         },
         causes: explained(&cause::ACCEPT_WITHOUT_DESCRIPTORS),
         ..exhausted.clone()
@@ -80,7 +81,7 @@ fn a_client_waits_for_what_its_server_waits_for() {
         evidence,
         ..exhausted(detect::Severity::Warning)
     };
-    let waits = |peer: &str, others| Evidence::Waits {
+    let waits = |peer: &str, others, server: Option<Arc<Labels>>| Evidence::Waits {
         waiting: 6,
         connections: 6,
         reasons: Breakdown::default(),
@@ -94,14 +95,15 @@ fn a_client_waits_for_what_its_server_waits_for() {
                     is_client: false,
                     reason: "peer_first_byte",
                     connections,
+                    server: server.clone(),
                 }
             })
             .to_vec(),
     };
-    let origin = |peer, others, netns| {
+    let of_known = |peer, others, netns, server| {
         let client = Finding {
             anomaly: Anomaly::ReadStall,
-            ..of(1, "client", NETNS, waits(peer, others))
+            ..of(1, "client", NETNS, waits(peer, others, server))
         };
         let proxy = Finding {
             anomaly: Anomaly::ConnectFailures,
@@ -116,6 +118,7 @@ fn a_client_waits_for_what_its_server_waits_for() {
         let origin = report.findings[0].follows_from.as_ref();
         origin.map(|it| format!("{}: {}", it.id, it.who))
     };
+    let origin = |peer, others, netns| of_known(peer, others, netns, None);
     let expected = "connect-failures: nginx (pid 2, nginx.service)";
     assert_eq!(origin("127.0.0.1:80", 0, NETNS).as_deref(), Some(expected));
     assert_eq!(origin("127.0.0.1:80", 6, NETNS), None);
@@ -124,6 +127,46 @@ fn a_client_waits_for_what_its_server_waits_for() {
     assert_eq!(origin("10.8.0.2:80", 0, NETNS), None);
     // A proxy of the same name in a container.
     assert_eq!(origin("127.0.0.1:80", 0, 1), None);
+    // The walk has seen that it is this one.
+    let named = Some(Arc::new(Labels::process(3, "nginx", "nginx.service")));
+    assert_eq!(
+        of_known("10.8.0.2:80", 0, 1, named).as_deref(),
+        Some(expected)
+    );
+}
+
+#[test]
+fn programs_that_wait_for_each_other_follow_from_nothing() {
+    let waits_for = |pid, comm: &str, server: &str| Finding {
+        anomaly: Anomaly::ReadStall,
+        subject: Subject::Process(key(pid, 1)),
+        labels: Some(Arc::new(Labels::process(pid, comm, ""))),
+        evidence: Evidence::Waits {
+            waiting: 6,
+            connections: 6,
+            reasons: Breakdown::default(),
+            longest_seconds: 10.0,
+            peers: vec![detect::Waiting {
+                address: [10, 0, 0, 9].into(),
+                port: 80,
+                is_client: false,
+                reason: "peer_first_byte",
+                connections: 6,
+                server: Some(Arc::new(Labels::name(server, ""))),
+            }],
+        },
+        ..exhausted(detect::Severity::Warning)
+    };
+    let follows = |findings: &[Finding]| {
+        let report = report(findings, &[], &Sysctls::default());
+        let all = report.findings.iter();
+        all.map(|it| it.follows_from.as_ref().map(|it| it.who.clone()))
+            .collect::<Vec<_>>()
+    };
+    let [a, b, c] = [(1, "a", "b"), (2, "b", "a"), (3, "c", "a")]
+        .map(|(pid, comm, server)| waits_for(pid, comm, server));
+    assert_eq!(follows(&[a.clone(), b]), [None, None]);
+    assert_eq!(follows(&[a, c]), [None, Some("a (pid 1)".to_owned())]);
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn answers_that_are_cut_off_are_odd() {
     assert_eq!(notes(40, 0, 40, late(19)), [""; 0]);
     assert_eq!(notes(40, 0, 41, late(20)), [""; 0]);
     assert_eq!(notes(40, 40, 80, late(20)), ["half-close"]);
-    assert_eq!(notes(0, 40, 40, late(20)), ["closes-first"]);
+    assert_eq!(notes(0, 40, 40, late(20)), ["closes-first", "refuses"]);
     let healthy = [(SentReset::LingerZero, 40), (SentReset::UnreadData, 40)];
     assert_eq!(notes(40, 0, 40, healthy), [""; 0]);
 }

@@ -132,6 +132,7 @@ fn processes_and_names_have_their_findings() {
             sockets: 1,
             accepts: 0,
             stuck_pid: None,
+            waits: Vec::new(),
             holders: vec![Holder {
                 process: Some(process),
                 labels: Arc::new(Labels::process(process.tgid, "quo\"te", "")),
