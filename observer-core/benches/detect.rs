@@ -71,6 +71,8 @@ fn sample(second: u64, processes: u32) -> Sample {
         counts: process.counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        waits: Waits::default(),
+        peers: Vec::new(),
         culprits: Culprits::default(),
     });
     Sample {

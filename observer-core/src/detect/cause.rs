@@ -116,6 +116,9 @@ macro_rules! causes {
 
 causes! {
     RstStorm {
+        HANDSHAKES_FAIL "handshakes_fail": "TLS handshakes of the process that failed in the same seconds, at least half as many as RSTs"
+            => "TLS handshakes fail, and the connections are closed after that: a certificate that is not trusted, has expired or is for another name, or an end that does not speak TLS on that port"
+            ["tls-fails"];
         HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET or UNREAD_AFTER_SHUTDOWN"
             => "closes its connections before it has read the answer: shutdown() or close() too early, or a timeout that is \
                 shorter than the answer takes"
@@ -287,6 +290,9 @@ causes! {
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
+        GAVE_UP "gave_up": "connections that the program closed while it waited for the peer, after a second or longer"
+            => "its peers complete the TCP handshake and do not answer before its timeout: they hang or are overloaded, or the timeout is too short"
+            ["no-answer"];
         PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"
             => "its peers do not read what it sends" ["peer-window"];
         NOT_RECEIVED "not_received": "retransmitted data that is not acknowledged (peer_ack)"

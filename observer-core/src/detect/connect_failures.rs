@@ -1,6 +1,6 @@
 //! Most connects of a process or name fail.
 
-use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
 
 use super::{
     anomaly::Anomaly,
@@ -105,8 +105,7 @@ pub struct ConnectFailures<S> {
     recent_by_icmp: Recent<1>,
     /// Of the last sample.
     scanned: Option<Scanned>,
-    /// Since when the score has been 1 or more.
-    over_since: Option<Duration>,
+    was_raised: bool,
     of: PhantomData<S>,
 }
 
@@ -299,7 +298,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             refused_by_icmp: Counters::default(),
             recent_by_icmp: Recent::default(),
             scanned: None,
-            over_since: None,
+            was_raised: false,
             of: PhantomData,
         }
     }
@@ -316,6 +315,10 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
+        if std::mem::replace(&mut self.was_raised, at.raised) && !at.raised {
+            // One failure would raise it again with those of the finding that is over.
+            self.slow = Attempts::new(self.slow.seconds);
+        }
         let results = self.totals.since(sample.counts().connects);
         let [searches] = self.searches.since([sample.counts().port_searches_failed]);
         self.recent.add(at.now, results);
@@ -362,13 +365,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         if succeeds && waiting < 1.0 {
             score = score.min(TOLD_BY_RECORDS);
         }
-        // Of processes first.
-        let since = (score >= 1.0).then(|| self.over_since.unwrap_or(at.now));
-        self.over_since = since;
-        let is_due = since.is_some_and(|since| !S::IS_NAME || at.now > since);
         let is_calm = self.fast.share() <= thresholds.connect_clear_share || succeeds;
         Assessment {
-            raise: is_due.then_some(severity),
+            raise: (score >= 1.0).then_some(severity),
             calm: waiting < 1.0 && is_calm,
             score,
             time_left: None,

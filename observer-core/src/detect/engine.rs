@@ -9,8 +9,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use self::{
     explained::{
-        FullListeners, is_at_full_listeners, is_exhausted, is_out_of_descriptors,
-        is_raised_for_process, is_sent_by_peer, stalls_at_full_listeners,
+        FullListeners, handshakes_at_full_listeners, is_at_full_listeners, is_exhausted,
+        is_out_of_descriptors, is_raised_for_process, is_sent_by_peer, stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -67,7 +67,8 @@ pub struct Engine {
     fd_exhaustion: Watches<FdExhaustion>,
     fd_leak: Watches<FdLeak>,
     close_wait_leak: Watches<CloseWaitLeak>,
-    read_stall: Watches<ReadStall>,
+    read_stall: Watches<ReadStall<Process>>,
+    read_stall_of_names: Watches<ReadStall<Name>>,
     program_not_reading: Watches<ProgramNotReading>,
     idle_pool_leak: Watches<IdlePoolLeak>,
     tls_stall: Watches<TlsStall>,
@@ -114,6 +115,7 @@ impl Engine {
             fd_leak: Watches::default(),
             close_wait_leak: Watches::default(),
             read_stall: Watches::default(),
+            read_stall_of_names: Watches::default(),
             program_not_reading: Watches::default(),
             idle_pool_leak: Watches::default(),
             tls_stall: Watches::default(),
@@ -215,10 +217,14 @@ impl Engine {
         let (connects, of_names) = (&self.connect_failures, &self.connect_failures_of_names);
         let (resets, resets_of_names) = (&self.rst_storm, &self.rst_storm_of_names);
         let (silence, silence_of_names) = (&self.silent_peers, &self.silent_peers_of_names);
+        let (stalls, stalls_of_names) = (&self.read_stall, &self.read_stall_of_names);
         Suspected {
             connects: connects.any_suspected || of_names.any_suspected,
             resets: resets.any_suspected || resets_of_names.any_suspected,
-            silence: silence.any_suspected || silence_of_names.any_suspected,
+            silence: silence.any_suspected
+                || silence_of_names.any_suspected
+                || stalls.any_suspected
+                || stalls_of_names.any_suspected,
         }
     }
 
@@ -304,7 +310,7 @@ impl Engine {
             &mut self.read_stall,
             &mut rows.processes,
             &sample.processes,
-            |_, process, _| stalls_at_full_listeners(&full, process, Anomaly::ReadStall),
+            |detector, process, _| stalls_at_full_listeners(&full, detector, process),
         );
         pass.run_alone(
             &mut self.program_not_reading,
@@ -315,7 +321,18 @@ impl Engine {
             &mut self.tls_stall,
             &mut rows.processes,
             &sample.processes,
-            |_, process, _| stalls_at_full_listeners(&full, process, Anomaly::TlsStall),
+            |_, process, _| handshakes_at_full_listeners(&full, process),
+        );
+        pass.run(
+            &mut self.read_stall_of_names,
+            &mut rows.names,
+            &sample.names,
+            |detector, name, board| {
+                let of_process = [Anomaly::ReadStall, Anomaly::TlsStall];
+                let is_raised = |it| is_raised_for_process(board, it, &name.labels);
+                of_process.into_iter().any(is_raised)
+                    || stalls_at_full_listeners(&full, detector, name)
+            },
         );
         pass.run_alone(
             &mut self.quic_0rtt_lost,
@@ -367,8 +384,11 @@ impl Engine {
             |_, name, board| {
                 let of_process = [Anomaly::SilentPeers, Anomaly::ReadStall];
                 let is_raised = |it| is_raised_for_process(board, it, &name.labels);
+                let stalls = board.raised(Anomaly::ReadStall, &name.subject());
                 // Connections of programs that have ended: nobody keeps them any more.
-                name.labels.is_of_several() || of_process.into_iter().any(is_raised)
+                name.labels.is_of_several()
+                    || stalls.is_some()
+                    || of_process.into_iter().any(is_raised)
             },
         );
         let names: HashMap<(&str, &str), (usize, &Name)> = (0..)
@@ -440,6 +460,7 @@ impl Engine {
         let wants_walks = [
             self.close_wait_leak.any_wants_walks,
             self.read_stall.any_wants_walks,
+            self.read_stall_of_names.any_wants_walks,
             self.program_not_reading.any_wants_walks,
             self.connect_failures.any_wants_walks,
             self.connect_failures_of_names.any_wants_walks,

@@ -7,6 +7,7 @@ mod holders;
 mod ports;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -21,7 +22,7 @@ use self::{
     holders::{NameKey, most_first},
 };
 use super::{
-    finding::Holder,
+    finding::{Awaited, Holder},
     recorded_peers::RecordedPeers,
     sample::{
         CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Process, Sample,
@@ -33,6 +34,7 @@ use crate::{
     net::counters::NamespaceCounters,
     process::fd_kinds::FdKinds,
     table::{ListenAddress, ListenerStats, ProcessVitals, Snapshot, Vitals},
+    walk::Waits,
 };
 
 /// The sources of a sample.
@@ -77,34 +79,31 @@ impl Gatherer {
         let servers = Servers::new(snapshot);
         let listeners = listeners(snapshot, namespaces, &servers);
         let by_port = ByPort::new(&listeners, inputs.recorded_peers);
-        let peers = AllPeers::new(inputs.recorded_peers, snapshot, by_port);
+        let peers_of = AllPeers::new(inputs.recorded_peers, snapshot, by_port);
         let processes: Vec<_> = snapshot
             .processes
             .iter()
             .map(|it| Process {
-                reset_peer: peers.reset_peer(it.owner),
-                culprits: peers.of_process(it.owner),
+                reset_peer: peers_of.reset_peer(it.owner),
+                culprits: peers_of.of_process(it.owner),
                 peers: servers.awaited(it.owner),
                 ..process(it, &inputs)
             })
             .collect();
-        let mut running: HashMap<NameKey<'_>, (u32, u32)> = HashMap::new();
-        for process in &processes {
-            let (number, waiting) = running.entry(process.labels.name_key()).or_default();
-            *number += 1;
-            *waiting += process.syn_sent_over_3s;
-        }
+        let running = running(&processes);
         let names = snapshot.names.iter().map(|it| {
             let labels = &it.vitals.labels;
-            let (running, syn_sent_over_3s) =
-                running.get(&labels.name_key()).copied().unwrap_or_default();
+            let running = running.get(&labels.name_key());
+            let (waits, peers) = running.map(Running::waits).unwrap_or_default();
             Name {
                 labels: Arc::clone(labels),
-                running,
+                running: running.map_or(0, |it| it.processes.len() as u32),
                 counts: Counts::read(&it.vitals.counts.slot(), classes),
                 syn_sent: it.vitals.live[usize::from(SYN_SENT)],
-                syn_sent_over_3s,
-                culprits: peers.of_name(labels.name_key()),
+                syn_sent_over_3s: running.map_or(0, |it| it.syn_sent_over_3s),
+                waits,
+                peers,
+                culprits: peers_of.of_name(labels.name_key()),
             }
         });
         let names: Vec<_> = names.collect();
@@ -122,6 +121,41 @@ impl Gatherer {
             names,
             processes,
         }
+    }
+}
+
+/// The running processes of a name.
+#[derive(Default)]
+struct Running<'a> {
+    processes: Vec<&'a Process>,
+    syn_sent_over_3s: u32,
+    /// Whether one of them has connections that wait for peers.
+    is_waiting: bool,
+}
+
+fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
+    let mut names: HashMap<_, Running<'_>> = HashMap::new();
+    for process in processes {
+        let running = names.entry(process.labels.name_key()).or_default();
+        running.processes.push(process);
+        running.syn_sent_over_3s += process.syn_sent_over_3s;
+        running.is_waiting |=
+            process.peers.iter().any(|it| it.wait.is_judged) || process.counts.gave_up > 0;
+    }
+    names
+}
+
+impl Running<'_> {
+    fn waits(&self) -> (Waits, Vec<Awaited>) {
+        let (mut waits, mut peers) = (Waits::default(), Vec::new());
+        if self.is_waiting {
+            for process in &self.processes {
+                waits.merge(&process.waits);
+                peers.extend_from_slice(&process.peers);
+            }
+        }
+        peers.sort_by_key(|it| Reverse((it.wait.connections, it.wait.longest_ms)));
+        (waits, peers)
     }
 }
 

@@ -27,6 +27,10 @@ impl Detector for ProgramNotReading {
         Some(false)
     }
 
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, waits) = (at.thresholds, &sample.waits);
         let unread = f64::from(waits.unread);

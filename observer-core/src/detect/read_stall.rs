@@ -1,4 +1,6 @@
-//! Connections wait for peers that do not answer, read or acknowledge.
+//! Connections wait for peers that do not answer, read or acknowledge; or programs give up before they do.
+
+use std::marker::PhantomData;
 
 use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW};
 
@@ -6,15 +8,33 @@ use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, all, share},
-    finding::{Breakdown, Evidence, Severity, Waiting},
-    sample::Process,
+    finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
+    sample::Connecting,
     settings::Thresholds,
+    windows::{Counters, Window},
 };
 use crate::walk::{UNANSWERED_SECONDS, Waits};
 
+/// Seconds that are looked back: at once if most connections are given up, and at programs that try every few seconds.
+const SECONDS: [u64; 2] = [10, 60];
+
+/// The connections that ended in some seconds.
+#[derive(Debug)]
+struct Ended {
+    gave_up: Window,
+    all: Window,
+    accepted: Window,
+}
+
 /// State of the detector.
 #[derive(Debug)]
-pub struct ReadStall;
+pub struct ReadStall<S> {
+    totals: Counters<3>,
+    ended: [Ended; SECONDS.len()],
+    /// The one of those by which connections are given up, if that is what it is about; of the last sample.
+    by_ended: Option<usize>,
+    of: PhantomData<S>,
+}
 
 /// The kinds of wait for a peer, which it owes something.
 const OWED: [u8; 3] = [WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PEER_ACK];
@@ -23,20 +43,61 @@ fn owed(waits: &Waits) -> u32 {
     OWED.iter().map(|it| waits.stalled_for(*it).0).sum()
 }
 
-impl Detector for ReadStall {
-    const ANOMALY: Anomaly = Anomaly::ReadStall;
-    type Sample = Process;
+/// The connections that wait for peers.
+pub(super) fn waiting(all: &[Awaited]) -> impl Iterator<Item = &Awaited> + Clone {
+    let is_for_peer = |it: u8| OWED.contains(&it) || it == WAIT_PEER;
+    let all = all.iter();
+    all.filter(move |it| it.wait.is_judged && is_for_peer(it.wait.waits_for))
+}
 
-    fn new(_: &Thresholds) -> Self {
-        Self
+/// Of connections that wait for peers, the part that waits for the one with the most. Processes of a name may be of
+/// programs that have nothing to do with each other, and then there is no such peer.
+fn with_one_peer(all: &[Awaited]) -> f64 {
+    let peers = Waiting::by_peer(waiting(all));
+    let most = peers.iter().map(|it| it.connections).max();
+    let sum: u32 = peers.iter().map(|it| it.connections).sum();
+    share(most.unwrap_or(0).into(), sum.into())
+}
+
+impl<S> ReadStall<S> {
+    /// Whether it is about connections that were given up, not about those that wait.
+    #[must_use]
+    pub fn is_of_ended(&self) -> bool {
+        self.by_ended.is_some()
+    }
+}
+
+impl Ended {
+    fn new(seconds: u64) -> Self {
+        Self {
+            gave_up: Window::new(seconds),
+            all: Window::new(seconds),
+            accepted: Window::new(seconds),
+        }
     }
 
-    fn wants_walk(&self, _: &Process, _: &Thresholds) -> Option<bool> {
-        Some(false)
+    /// Those that ended, and those that live and are in use. A proxy has a connection to a client for
+    /// each to a server: only the one side is counted.
+    fn all(&self, waits: &Waits) -> u64 {
+        let ended = self.all.sum().max(self.gave_up.sum());
+        let of_clients = (ended / 2).min(self.accepted.sum());
+        ended - of_clients + u64::from(waits.in_use_of_clients)
     }
 
-    fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
-        let (thresholds, waits) = (at.thresholds, &sample.waits);
+    fn score(&self, waits: &Waits, seconds: f64, thresholds: &Thresholds) -> f64 {
+        let gave_up = self.gave_up.sum() as f64;
+        all(&[
+            gave_up / thresholds.gave_up,
+            self.gave_up.seconds_with(0.0) as f64 / seconds,
+            share(gave_up, self.all(waits) as f64) / thresholds.gave_up_share,
+        ])
+    }
+}
+
+impl<S: Connecting> ReadStall<S> {
+    /// The score by connections that wait.
+    fn waiting(sample: &S, thresholds: &Thresholds) -> f64 {
+        let waits = sample.waits();
         let in_use = f64::from(waits.in_use());
         let (owed, unanswered) = (f64::from(owed(waits)), f64::from(waits.unanswered));
         let both = owed + unanswered;
@@ -50,6 +111,52 @@ impl Detector for ReadStall {
             share(both, waits.in_use_of_clients.into()).min(1.0)
                 / thresholds.read_stall_answer_share,
         ]));
+        match S::IS_NAME && score > 0.0 {
+            true => score.min(with_one_peer(sample.awaited()) / thresholds.read_stall_peer_share),
+            false => score,
+        }
+    }
+}
+
+impl<S: Connecting> Detector for ReadStall<S> {
+    const ANOMALY: Anomaly = Anomaly::ReadStall;
+    type Sample = S;
+
+    fn new(_: &Thresholds) -> Self {
+        Self {
+            totals: Counters::default(),
+            ended: SECONDS.map(Ended::new),
+            by_ended: None,
+            of: PhantomData,
+        }
+    }
+
+    fn wants_walk(&self, _: &S, _: &Thresholds) -> Option<bool> {
+        Some(false)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.ended.iter().all(|it| it.gave_up.sum() == 0)
+    }
+
+    fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
+        let thresholds = at.thresholds;
+        let counts = sample.counts();
+        let [gave_up, all, accepted] =
+            self.totals
+                .since([counts.gave_up, counts.ended, counts.accepted]);
+        for ended in &mut self.ended {
+            ended.gave_up.add(at.span(), gave_up);
+            ended.all.add(at.span(), all);
+            ended.accepted.add(at.span(), accepted);
+        }
+        let waiting = Self::waiting(sample, thresholds);
+        let seconds = [thresholds.gave_up_seconds, thresholds.gave_up_slow_seconds];
+        let score = |it: usize| self.ended[it].score(sample.waits(), seconds[it], thresholds);
+        let scores = [0, 1].map(score);
+        let is_enough = |it: &usize| scores[*it] >= 1.0 && waiting < 1.0;
+        self.by_ended = (0..SECONDS.len()).find(is_enough);
+        let score = scores.into_iter().fold(waiting, f64::max);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
             calm: score < thresholds.read_stall_clear_share,
@@ -58,12 +165,19 @@ impl Detector for ReadStall {
         }
     }
 
-    fn evidence(&self, sample: &Process) -> (Evidence, Vec<Explanation>) {
-        let waits = &sample.waits;
+    fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
+        let waits = sample.waits();
+        if let Some(by) = self.by_ended {
+            let evidence = Evidence::GaveUp {
+                gave_up: self.ended[by].gave_up.sum(),
+                connections: self.ended[by].all(waits),
+                seconds: SECONDS[by],
+                peers: sample.culprits().gave_up.clone(),
+            };
+            return (evidence, cause::explain(&[(&cause::GAVE_UP, 1)]));
+        }
         let [first_byte, window, ack] = OWED.map(|it| waits.stalled_for(it));
-        let is_for_peer = |waits_for: u8| OWED.contains(&waits_for) || waits_for == WAIT_PEER;
-        let peers = sample.peers.iter();
-        let peers = peers.filter(|it| it.wait.is_judged && is_for_peer(it.wait.waits_for));
+        let peers = waiting(sample.awaited());
         let longest_ms = peers.clone().map(|it| it.wait.longest_ms);
         // Those of further peers, too.
         let longest_ms = longest_ms.chain([first_byte.1, window.1, ack.1]).max();

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use observer_common::{
-    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
+    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, ENDED_TIMEOUT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
     RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST, SYN_RECV, SYN_SENT,
 };
 
@@ -35,7 +35,7 @@ pub struct Suspected {
     pub connects: bool,
     /// A storm of RSTs.
     pub resets: bool,
-    /// That peers no longer answer.
+    /// That peers no longer answer, or that the program gives up before they do.
     pub silence: bool,
 }
 
@@ -50,10 +50,12 @@ pub enum Event {
     ResetReceived,
     /// It ended because nothing answered, and sent no RST.
     Unanswered,
+    /// The program closed it after it had waited for the peer for a second or longer.
+    GaveUp,
 }
 
 /// By [`Event`].
-type Events = [Heaviest<PeerReason>; 4];
+type Events = [Heaviest<PeerReason>; 5];
 
 /// Whether kinds of records are to be read.
 #[derive(Debug)]
@@ -184,6 +186,7 @@ impl RecordedPeers {
             RECORD_RESET_SENT => (Event::ResetSent, None),
             RECORD_RESET_RECEIVED => (Event::ResetReceived, None),
             _ if is_unanswered(record) => (Event::Unanswered, None),
+            _ if record.waited_for == u32::from(ENDED_TIMEOUT) => (Event::GaveUp, None),
             _ => return,
         };
         if matches!(event, Event::ResetSent | Event::ResetReceived) {

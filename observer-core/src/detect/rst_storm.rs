@@ -1,7 +1,7 @@
 //! Connections are reset for longer than a restart takes: at six of ten seconds for a process, at 54 of 60 for
 //! a name, whose processes may live too short to be blamed.
 
-use std::{marker::PhantomData, time::Duration};
+use std::{cmp::Reverse, marker::PhantomData, time::Duration};
 
 use observer_common::ProcessKey;
 
@@ -113,6 +113,7 @@ pub struct RstStorm<S> {
         Recent<{ SentReset::COUNT }>,
         Recent<{ ReceivedReset::COUNT }>,
     ),
+    handshakes_failed: (Counters<1>, Recent<1>),
     of: PhantomData<S>,
 }
 
@@ -304,6 +305,24 @@ impl<S: Resetting> RstStorm<S> {
         ]
     }
 
+    /// Takes what TLS handshakes that failed explain off the first of these causes. A connection is closed after such a
+    /// failure, in one of several ways.
+    fn explain(&self, causes: &mut Vec<(&'static Cause, u64)>) {
+        let [failed] = self.handshakes_failed.1.sums();
+        let all: u64 = causes.iter().map(|(_, count)| count).sum();
+        if 2 * failed < all {
+            return;
+        }
+        let mut left = failed.min(all);
+        causes.sort_by_key(|(_, count)| Reverse(*count));
+        for (_, count) in causes.iter_mut() {
+            let part = left.min(*count);
+            *count -= part;
+            left -= part;
+        }
+        causes.push((&cause::HANDSHAKES_FAIL, failed.min(all)));
+    }
+
     fn received_causes(&self) -> Vec<(&'static Cause, u64)> {
         let received = self.recent.1.sums();
         let count = |class: ReceivedReset| received[class as usize];
@@ -351,6 +370,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
             ended: Window::new(S::SECONDS),
             totals: Default::default(),
             recent: Default::default(),
+            handshakes_failed: Default::default(),
             of: PhantomData,
         }
     }
@@ -369,6 +389,10 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let [ended] = self.totals.2.since([counts.ended]);
         self.recent.0.add(at.now, sent);
         self.recent.1.add(at.now, received);
+        let failed = &mut self.handshakes_failed;
+        failed
+            .1
+            .add(at.now, failed.0.since([counts.handshakes_failed]));
         self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
         let rules = Rules {
@@ -406,7 +430,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
     fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
         let direction = self.direction();
         let culprits = sample.culprits();
-        let (side, causes, peers) = match direction {
+        let (side, mut causes, peers) = match direction {
             Direction::Sent => (
                 &self.sent,
                 self.sent_causes(sample.counts(), &culprits.resets_sent),
@@ -418,6 +442,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
                 &culprits.resets_received,
             ),
         };
+        self.explain(&mut causes);
         let names = SentReset::NAMES.iter().copied();
         let sent = Breakdown::new(names.zip(self.recent.0.sums()));
         let names = ReceivedReset::NAMES.iter().copied();

@@ -46,6 +46,8 @@ pub struct Culprits {
     pub resets_received: Vec<PeerShare>,
     /// Of connections that nothing answered, from records.
     pub unanswered: Vec<PeerShare>,
+    /// Of connections that the program gave up while it waited for the peer, from records.
+    pub gave_up: Vec<PeerShare>,
     /// Of sockets in CLOSE_WAIT for over 10 s; not of names.
     pub close_wait: Vec<PeerShare>,
 }
@@ -128,14 +130,17 @@ pub struct Name {
     pub syn_sent: u32,
     /// The same, for over 3 s.
     pub syn_sent_over_3s: u32,
+    /// What the connections of its running processes wait for; nothing unless one of them waits for a peer.
+    pub waits: Waits,
+    /// For whom, most connections first.
+    pub peers: Vec<Awaited>,
     /// With whom its connections fail.
     pub culprits: Culprits,
 }
 
 /// What processes and names have in common.
 pub trait Connecting {
-    /// Whether it is a name. Its numbers may be known a tick before those of a new process, of which the first ones are
-    /// where it begins.
+    /// Whether it is a name.
     const IS_NAME: bool;
     /// Totals.
     fn counts(&self) -> &Counts;
@@ -143,6 +148,10 @@ pub trait Connecting {
     fn connecting(&self) -> u32;
     /// Of those, as of the last walk, for over 3 s.
     fn waiting(&self) -> u32;
+    /// What connections wait for, as of the last walk.
+    fn waits(&self) -> &Waits;
+    /// For whom, most connections first.
+    fn awaited(&self) -> &[Awaited];
     /// With whom connections fail.
     fn culprits(&self) -> &Culprits;
 }
@@ -162,6 +171,14 @@ macro_rules! connecting {
 
             fn waiting(&self) -> u32 {
                 self.syn_sent_over_3s
+            }
+
+            fn waits(&self) -> &Waits {
+                &self.waits
+            }
+
+            fn awaited(&self) -> &[Awaited] {
+                &self.peers
             }
 
             fn culprits(&self) -> &Culprits {

@@ -212,6 +212,18 @@ thresholds! {
     read_stall_answer_share = 0.5;
     /// Score below which the finding clears.
     read_stall_clear_share = 0.5;
+    /// Of the waiting connections of a name, those with one peer as a fraction: processes of a name may have nothing to do
+    /// with each other, and each may wait for something.
+    read_stall_peer_share = 0.5;
+    /// Connections in 10 or 60 seconds that the program closed after it had waited for the peer for a second or longer. A
+    /// few requests that time out are normal.
+    gave_up = 10.0;
+    /// Seconds of 10 with at least one: a program that ends closes all of them at once.
+    gave_up_seconds = 5.0;
+    /// The same of 60: programs that try again every few seconds.
+    gave_up_slow_seconds = 8.0;
+    /// Those connections as a fraction of all that ended in the same time or are in use.
+    gave_up_share = 0.5;
     /// Connections whose data the program has not read for `--stall-after`.
     not_reading = 3.0;
     /// Those connections as a fraction of the process's connections in ESTABLISHED and in use: a

@@ -9,6 +9,7 @@ mod accept_queues;
 mod close_wait;
 mod connects;
 mod descriptors;
+mod gave_up;
 mod idle;
 mod ports;
 mod quic;

@@ -33,6 +33,10 @@ impl Detector for TlsStall {
         Self { since: None }
     }
 
+    fn is_settled(&self) -> bool {
+        self.since.is_none()
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, handshakes) = (at.thresholds, &sample.handshakes);
         let slow = f64::from(handshakes.slow.iter().sum::<u32>());

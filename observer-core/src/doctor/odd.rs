@@ -56,7 +56,7 @@ pub struct Binds {
     pub failed: BTreeMap<String, u64>,
 }
 
-/// TLS handshakes of a name in one role, of which none has succeeded since the daemon started.
+/// TLS handshakes of a name in one role, of which nine tenths or more have failed since the daemon started.
 #[derive(Clone, Debug)]
 pub struct FailedHandshakes {
     /// Whose.
@@ -65,10 +65,12 @@ pub struct FailedHandshakes {
     pub role: &'static str,
     /// How many have failed.
     pub failed: u64,
+    /// How many have succeeded.
+    pub succeeded: u64,
 }
 
 impl FailedHandshakes {
-    /// For each role in which some have failed and none has succeeded.
+    /// For each role in which some have failed and at most a tenth of all has succeeded.
     pub fn of<'a>(
         labels: &'a Arc<Labels>,
         tls: &'a TlsCounters,
@@ -79,11 +81,12 @@ impl FailedHandshakes {
             .iter()
             .enumerate()
             .filter_map(move |(role, name)| {
-                let failed = sum(role, TLS_FAILED);
-                (failed > 0 && sum(role, TLS_OK) == 0).then(|| Self {
+                let (failed, succeeded) = (sum(role, TLS_FAILED), sum(role, TLS_OK));
+                (failed > 0 && 9 * succeeded <= failed).then(|| Self {
                     labels: Arc::clone(labels),
                     role: name,
                     failed,
+                    succeeded,
                 })
             })
     }
@@ -333,6 +336,7 @@ fn of_handshakes(of: &FailedHandshakes, host: &Host) -> Item {
         labels,
         role,
         failed,
+        succeeded,
     } = of;
     let hint = advice("tls-fails", host, None);
     let as_role = match *role {
@@ -344,11 +348,12 @@ fn of_handshakes(of: &FailedHandshakes, host: &Host) -> Item {
         id: "tls-fails".to_owned(),
         subject: of_name(labels),
         summary: format!(
-            "{}: none of its TLS handshakes{as_role} has succeeded since the observer started, and {} have failed",
+            "{}: {} of its {} TLS handshakes{as_role} have failed since the observer started",
             named(labels),
             number(*failed),
+            number(failed + succeeded),
         ),
-        evidence: json!({ "role": role, "failed": failed }),
+        evidence: json!({ "role": role, "failed": failed, "succeeded": succeeded }),
         ..with_hints(&hint.iter().collect::<Vec<_>>())
     }
 }

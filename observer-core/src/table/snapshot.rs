@@ -1,9 +1,12 @@
 //! The values of each process and each name at one tick, for readers that neither take the table's
 //! lock nor read the kernel: the API, the page, detectors.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, mem::offset_of, sync::Arc};
 
-use observer_common::{CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_WAIT, state_name};
+use observer_common::{
+    BUCKETS, CLOSE, COUNTERS, Histogram, METRICS, ProcessKey, STATES, Slot, TIME_WAIT,
+    WaitCounters, state_name,
+};
 
 use super::{
     facts::{ProcessFacts, Resources},
@@ -75,7 +78,7 @@ pub struct Vitals {
     pub ports: Box<[PortsView]>,
 }
 
-/// The counters that are metrics, without histograms. Those that are zero, which most are, take no memory.
+/// The counters that are metrics, without most histograms. Those that are zero, which most are, take no memory.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Indices in [`Slot::counters`], in order.
@@ -86,7 +89,8 @@ pub struct Counts {
 // There are thousands, at each tick anew.
 const _: () = assert!(size_of::<ProcessVitals>() <= 240);
 
-/// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric).
+/// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric), or is of the one histogram
+/// that detectors read.
 static KEPT: [bool; COUNTERS] = {
     let mut kept = [false; COUNTERS];
     let mut signal = 0;
@@ -108,6 +112,15 @@ static KEPT: [bool; COUNTERS] = {
             counter += 1;
         }
         signal += 1;
+    }
+    // How many connections a program gave up while it waited for the peer.
+    let gave_up = offset_of!(Slot, waiting) + offset_of!(WaitCounters, ended);
+    let first =
+        (gave_up + offset_of!(Histogram, buckets) - offset_of!(Slot, state)) / size_of::<u64>();
+    let mut bucket = 0;
+    while bucket < BUCKETS {
+        kept[first + bucket] = true;
+        bucket += 1;
     }
     kept
 };

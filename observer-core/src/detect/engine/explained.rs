@@ -2,9 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use observer_common::{
-    TLS_CLIENT, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
-};
+use observer_common::{TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
 
 use super::{
     super::{
@@ -12,7 +10,8 @@ use super::{
         board::Board,
         finding::{Direction, Evidence, PeerShare, Severity, Subject},
         listen_overflow::ListenOverflow,
-        sample::{ConnectResult, Listener, Process},
+        read_stall::{self, ReadStall},
+        sample::{ConnectResult, Connecting, Listener, Process},
     },
     watches::{Rows, Watches},
 };
@@ -106,6 +105,7 @@ pub(super) fn is_at_full_listeners(
         let at = SocketAddr::new(it.address, it.port);
         it.reason
             .is_none_or(|reason| unanswered.any(|it| it == reason))
+            && !it.is_client
             && listeners.is_at(it.netns, at)
     };
     let at_full = |of: &Vec<PeerShare>| of.iter().filter(is_full).map(|it| it.share).sum::<f64>();
@@ -113,35 +113,47 @@ pub(super) fn is_at_full_listeners(
     known.peek().is_some() && known.all(|it| at_full(it) > 0.5)
 }
 
-/// Whether most of the connections with which it waits for servers are with such listeners, or all slow TLS handshakes may
-/// be.
-pub(super) fn stalls_at_full_listeners(
+/// The connections in `waits` to such listeners, and the others.
+fn divide<'a>(
     listeners: &FullListeners<'_>,
-    process: &Process,
-    of: Anomaly,
-) -> bool {
-    let is_it = |it: &PeerWait| match it.waits_for {
-        WAIT_PEER_FIRST_BYTE => it.is_judged || of == Anomaly::TlsStall,
-        WAIT_PEER | WAIT_PEER_ACK | WAIT_PEER_WINDOW => it.is_judged && of == Anomaly::ReadStall,
-        _ => false,
-    };
-    let waits = process.peers.iter().map(|it| &it.wait);
+    waits: impl Iterator<Item = &'a PeerWait>,
+) -> (u32, u32) {
     let (mut full, mut others) = (0, 0);
-    for PeerWait {
-        peer, connections, ..
-    } in waits.filter(|it| is_it(it))
-    {
+    for it in waits {
+        let peer = &it.peer;
         let at = SocketAddr::new(peer.address, peer.port);
         match !peer.is_client && listeners.is_at(peer.netns, at) {
-            true => full += connections,
-            false => others += connections,
+            true => full += it.connections,
+            false => others += it.connections,
         }
     }
-    if of == Anomaly::TlsStall {
-        let slow = &process.handshakes.slow;
-        let as_client = slow[TLS_CLIENT as usize];
-        // Any of them may be with the others.
-        return full > 0 && 2 * as_client > slow.iter().sum() && 2 * others < as_client;
+    (full, others)
+}
+
+/// Whether most of what connections wait for, or of what they were given up for, is at such listeners.
+pub(super) fn stalls_at_full_listeners<S: Connecting>(
+    listeners: &FullListeners<'_>,
+    detector: &ReadStall<S>,
+    sample: &S,
+) -> bool {
+    if detector.is_of_ended() {
+        return is_at_full_listeners(listeners, std::slice::from_ref(&sample.culprits().gave_up));
     }
+    let waits = read_stall::waiting(sample.awaited());
+    let (full, others) = divide(listeners, waits.map(|it| &it.wait));
     full > others
+}
+
+/// Whether slow TLS handshakes as a client may all be at such listeners.
+pub(super) fn handshakes_at_full_listeners(
+    listeners: &FullListeners<'_>,
+    process: &Process,
+) -> bool {
+    let waits = process.peers.iter().map(|it| &it.wait);
+    let waits = waits.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE);
+    let (full, others) = divide(listeners, waits);
+    let slow = &process.handshakes.slow;
+    let as_client = slow[TLS_CLIENT as usize];
+    // Any of them may be with the others.
+    full > 0 && 2 * as_client > slow.iter().sum() && 2 * others < as_client
 }

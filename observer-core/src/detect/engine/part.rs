@@ -44,17 +44,24 @@ pub(super) struct Events {
 }
 
 impl Events {
-    fn of(part: &impl Connecting) -> Self {
-        Self {
+    /// `None` while connections wait: for how long, and of how many, may change in any sample.
+    fn of(part: &impl Connecting) -> Option<Self> {
+        let waits = part.waits();
+        let waiting = waits.stalled.iter().sum::<u32>() + waits.unanswered + waits.unread;
+        (waiting == 0).then(|| Self {
             sum: part.counts().events(),
             connecting: (part.connecting(), part.waiting()),
             measured_at: None,
-        }
+        })
     }
 }
 
 /// A part of a sample that findings are about.
 pub(super) trait Part {
+    /// Whether a finding comes at the second sample in a row that shows it. The first numbers of a new process are where its
+    /// detectors begin, so those of its name are a sample ahead.
+    const IS_LATE: bool = false;
+
     fn subject(&self) -> Subject;
 
     /// `None` if its detectors read more than that.
@@ -74,9 +81,10 @@ impl Part for Process {
     }
 
     fn events(&self) -> Option<Events> {
+        let handshakes = self.handshakes.slow.iter().sum::<u32>();
         Some(Events {
             measured_at: self.descriptors.map(|it| it.measured_at),
-            ..Events::of(self)
+            ..Events::of(self).filter(|_| handshakes == 0)?
         })
     }
 
@@ -86,12 +94,14 @@ impl Part for Process {
 }
 
 impl Part for Name {
+    const IS_LATE: bool = true;
+
     fn subject(&self) -> Subject {
         Subject::Name(Arc::clone(&self.labels))
     }
 
     fn events(&self) -> Option<Events> {
-        Some(Events::of(self))
+        Events::of(self)
     }
 
     fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {

@@ -52,7 +52,12 @@ impl Pass<'_> {
             }
             self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
             self.at.idle_until = watch.idle_until.take();
-            let assessment = watch.detector.assess(part, &self.at);
+            let mut assessment = watch.detector.assess(part, &self.at);
+            let since = watch.over_since.unwrap_or(self.at.now);
+            watch.over_since = assessment.raise.map(|_| since);
+            if D::Sample::IS_LATE && since == self.at.now {
+                assessment.raise = None;
+            }
             watch.score = assessment.score;
             watch.is_settled = !self.at.raised
                 && assessment.calm

@@ -131,6 +131,8 @@ pub(super) struct Watch<D> {
     pub(super) hidden_until: Option<Duration>,
     /// Of the last assessment.
     pub(super) score: f64,
+    /// Since when it is to be raised.
+    pub(super) over_since: Option<Duration>,
     /// Whether a sample in which nothing happens need not be assessed.
     pub(super) is_settled: bool,
     /// The last such sample since the last assessment.
@@ -146,6 +148,7 @@ impl<D> Watch<D> {
             flag: Flag::default(),
             hidden_until: None,
             score: 0.0,
+            over_since: None,
             is_settled: false,
             idle_until: None,
             walks_wanted_at: None,

@@ -20,6 +20,28 @@ fn failures_that_are_over_are_not_raised_again() {
     assert_eq!((raised, last), (1, Some("cleared")), "{changes:?}");
 }
 
+/// A backend comes back, and a while later one attempt fails.
+#[test]
+fn a_single_failure_does_not_raise_what_is_over() {
+    let raised = |later| {
+        let (changes, _) = play(300, |second| {
+            let mut client = process(7);
+            let refused = second.min(30) + u64::from(second >= later);
+            client.counts.connects[ConnectResult::Refused as usize] = refused;
+            client.counts.connects[ConnectResult::Ok as usize] = u64::from(second > 30);
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let raised = changes.iter().filter(|it| it.1 == "raised");
+        raised.map(|it| it.0).collect::<Vec<_>>()
+    };
+    for later in [80, 100, 120, 140] {
+        assert_eq!(raised(later), [10], "{later}");
+    }
+}
+
 /// Where IPv6 is absent, half of all attempts end with ENETUNREACH, which is not what is wrong.
 #[test]
 fn what_is_no_failure_is_no_cause() {
@@ -316,6 +338,8 @@ fn a_full_listener_explains_its_clients() {
                     counts,
                     syn_sent: 0,
                     syn_sent_over_3s: 0,
+                    waits: Waits::default(),
+                    peers: Vec::new(),
                     culprits,
                 }],
                 listeners: vec![Listener {

@@ -7,7 +7,7 @@ use observer_common::ProcessKey;
 use super::*;
 use crate::{
     table::{Labels, ListenAddress},
-    walk::Destination,
+    walk::{Destination, Waits},
 };
 
 mod connects;
@@ -90,6 +90,8 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
         counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        waits: Waits::default(),
+        peers: Vec::new(),
         culprits: Culprits::default(),
     };
     let running = pid.map(|pid| Process {

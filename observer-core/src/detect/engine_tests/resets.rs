@@ -7,7 +7,7 @@ fn a_storm_of_a_process_is_not_one_of_its_name() {
     let (changes, _) = play(200, |second| resetting(Some(7), second));
     assert_eq!(changes, [(6, "raised", Anomaly::RstStorm)]);
     let (changes, engine) = play(200, |second| resetting(None, second));
-    assert_eq!(changes, [(54, "raised", Anomaly::RstStorm)]);
+    assert_eq!(changes, [(55, "raised", Anomaly::RstStorm)]);
     let entry = engine.board().entries().next().unwrap();
     assert!(matches!(entry.finding.subject, Subject::Name(_)));
     assert_eq!(entry.finding.causes[0].cause.id, "linger_zero");
@@ -85,6 +85,8 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
             counts: it.counts,
             syn_sent: 0,
             syn_sent_over_3s: 0,
+            waits: Waits::default(),
+            peers: Vec::new(),
             culprits: Culprits::default(),
         });
         Sample {
@@ -129,6 +131,31 @@ fn a_finding_that_is_over_keeps_its_evidence() {
         panic!("{last:?}");
     };
     assert!(failed > 0);
+}
+
+/// The client closes the connection as its library likes: here with the server's last message unread.
+#[test]
+fn handshakes_that_fail_are_the_cause_of_what_follows() {
+    let causes = |failed| {
+        let (_, engine) = play(60, |second| {
+            let mut client = process(7);
+            client.counts.resets_sent[SentReset::UnreadData as usize] = 60 * second;
+            client.counts.resets_sent[SentReset::LingerZero as usize] = 40 * second;
+            client.counts.handshakes_failed = failed * second;
+            client.counts.ended = 100 * second;
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        let causes = finding.causes.iter();
+        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+    };
+    assert_eq!(causes(0), ["unread"]);
+    assert_eq!(causes(49), ["unread"]);
+    assert_eq!(causes(60), ["handshakes_fail"]);
+    assert_eq!(causes(130), ["handshakes_fail"]);
 }
 
 /// Data that clients send after the server has closed is no mistake of its own shutdown().

@@ -263,6 +263,17 @@ pub enum Evidence {
         /// With whom most were, of those recorded since it was suspected; later ones count more.
         peers: Vec<PeerShare>,
     },
+    /// Of connections that the program gave up.
+    GaveUp {
+        /// Those that it closed after it had waited for the peer for a second or longer.
+        gave_up: u64,
+        /// All that ended in the same time, and those that are in use; of a proxy, the connections of one side.
+        connections: u64,
+        /// Seconds of that time.
+        seconds: u64,
+        /// With whom most were, of those recorded since it was suspected; later ones count more.
+        peers: Vec<PeerShare>,
+    },
     /// Of local ports.
     Ports {
         /// Ports that connect() cannot use for the destination, or that bind() took.

@@ -24,6 +24,7 @@ struct Peers {
     resets_sent: Heaviest<PeerReason>,
     resets_received: Heaviest<PeerReason>,
     unanswered: Heaviest<PeerReason>,
+    gave_up: Heaviest<PeerReason>,
     close_wait: Heaviest<PeerReason>,
 }
 
@@ -38,6 +39,7 @@ impl Peers {
             resets_sent: of(Event::ResetSent),
             resets_received: of(Event::ResetReceived),
             unanswered: of(Event::Unanswered),
+            gave_up: of(Event::GaveUp),
             close_wait: in_state(CLOSE_WAIT, sockets.close_wait_over_10s),
         }
     }
@@ -49,6 +51,7 @@ impl Peers {
             resets_sent,
             resets_received,
             unanswered,
+            gave_up,
             // No finding about a name is about these.
             close_wait: _,
         } = other;
@@ -57,6 +60,7 @@ impl Peers {
         self.resets_sent.merge(resets_sent);
         self.resets_received.merge(resets_received);
         self.unanswered.merge(unanswered);
+        self.gave_up.merge(gave_up);
     }
 
     fn culprits(&self, by_port: &ByPort<'_>) -> Culprits {
@@ -66,6 +70,7 @@ impl Peers {
             resets_sent,
             resets_received,
             unanswered,
+            gave_up,
             close_wait,
         } = self;
         Culprits {
@@ -75,6 +80,7 @@ impl Peers {
             resets_sent: PeerShare::first(resets_sent),
             resets_received: PeerShare::first(resets_received),
             unanswered: PeerShare::first(unanswered),
+            gave_up: PeerShare::first(gave_up),
             close_wait: PeerShare::first(close_wait),
         }
     }

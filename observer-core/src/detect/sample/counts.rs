@@ -3,7 +3,7 @@
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
     PORT_SEARCH_CONNECT, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SIGNAL_RESET_RECEIVED,
-    SYN_SENT, Slot, connection_error_index, reset_received_name,
+    SYN_SENT, Slot, TLS_FAILED, connection_error_index, reset_received_name,
 };
 
 use crate::contract::KernelSource;
@@ -239,6 +239,10 @@ pub struct Counts {
     pub exhausted: [u64; 2],
     /// Connections that accept() returned.
     pub accepted: u64,
+    /// Connections that the program closed after it had waited for the peer for a second or longer.
+    pub gave_up: u64,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: u64,
     /// Early data and stream resets of QUIC.
     pub quic: QuicCounters,
 }
@@ -261,6 +265,8 @@ impl Counts {
             self.port_searches_failed,
             self.bind_searches_failed,
             self.accepted,
+            self.gave_up,
+            self.handshakes_failed,
         ];
         all.chain(resets.as_flattened()).chain(&single).sum()
     }
@@ -273,6 +279,14 @@ impl Counts {
             bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             accepted: slot.accept.accepted,
+            gave_up: slot.waiting.ended[0].buckets.iter().sum(),
+            handshakes_failed: slot
+                .tls
+                .ended
+                .iter()
+                .flatten()
+                .map(|it| it[TLS_FAILED])
+                .sum(),
             quic: slot.quic,
             unanswered: [libc::ETIMEDOUT, libc::EHOSTUNREACH]
                 .map(|errno| slot.state.errors[connection_error_index(errno as u32)])

@@ -10,6 +10,7 @@ use crate::{
         Anomaly, Change, Counts, Culprits, Engine, Finding, Name, Process, Sample, Thresholds,
     },
     table::Labels,
+    walk::Waits,
 };
 
 /// CLOCK_MONOTONIC at second 0 of a series.
@@ -159,6 +160,8 @@ pub fn name(counts: Counts) -> Name {
         counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        waits: Waits::default(),
+        peers: Vec::new(),
         culprits: Culprits::default(),
     }
 }

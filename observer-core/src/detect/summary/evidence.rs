@@ -155,6 +155,18 @@ pub(super) fn what(finding: &Finding) -> String {
                 ),
             }
         }
+        Evidence::GaveUp {
+            gave_up,
+            connections,
+            seconds,
+            peers,
+        } => format!(
+            "gives up before its peers answer: {} of {} connections in {}, each after a second or longer{}",
+            number(*gave_up),
+            number(*connections),
+            duration(Duration::from_secs(*seconds)),
+            shares(peers, ":", "with"),
+        ),
         Evidence::TimeWaitOverflows { overflows } => format!(
             "closed {} connections without TIME_WAIT in 10 s",
             number(*overflows)
