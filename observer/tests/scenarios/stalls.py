@@ -2,7 +2,9 @@
 """Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `no-tls`: the same by
 TCP alone. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
-server streams to six clients that do not read. `leak`: a client forgets two idle connections a second."""
+server streams to six clients that do not read. `impatient`: a server that has answered takes requests and does nothing, and ten clients
+give up after two seconds each. `workers`: eight processes with a connection each wait for a server that hangs. `busy`: all
+workers of a server do that, and accept nothing meanwhile. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, subprocess, tempfile, threading, time
 
 from common import ARGS, child, rename, say
@@ -66,6 +68,31 @@ def backend(ready):
     s = listen(80)
     ready()
     answers(s)
+
+
+def hanging(ready):
+    hang(80)
+    ready()
+    time.sleep(1000)
+
+
+def front(ready):
+    """Four workers accept what their parent listens for, and each asks the server on port 80."""
+    s = listen(81)
+    for _ in range(4):
+        if os.fork() == 0:
+            while True:
+                c = s.accept()[0]
+                c.sendall(ask(c.recv(1000)))
+                c.close()
+    ready()
+    time.sleep(1000)
+
+
+def ask(request, timeout=None):
+    with socket.create_connection(("127.0.0.1", 80), timeout) as c:
+        c.sendall(request)
+        return c.recv(1000)
 
 
 def sink(ready):
@@ -142,6 +169,34 @@ elif KIND == "hangs":
     time.sleep(2)
     os.kill(pid, signal.SIGSTOP)
     say("start")
+elif KIND == "impatient":
+    child("server", hanging)
+    rename("client")
+    say("start")
+
+    def tries(_):
+        while True:
+            try:
+                ask(b"request", 2)
+            except TimeoutError:
+                pass
+
+    together(tries, range(10))
+elif KIND == "workers":
+    child("server", hanging)
+    rename("worker")
+    say("start")
+    for _ in range(7):
+        if os.fork() == 0:
+            break
+    ask(b"request")
+elif KIND == "busy":
+    child("server", hanging)
+    child("front", front)
+    rename("client")
+    say("start")
+    for _ in range(12):
+        connect(81).sendall(b"request")
 elif KIND == "clients":
     child("server", source)
     rename("client")

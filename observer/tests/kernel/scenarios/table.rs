@@ -572,6 +572,28 @@ scenarios! {
             peers: &["127.0.0.1:80"],
             ..stall("read_stall", "client", "no_answer", "no-answer")
         });
+    "impatnt": "a server takes requests and does nothing, and its 10 clients give up after 2 s each";
+        ["stalls.py", "impatient"]
+        => Some(Expected {
+            peers: &["127.0.0.1:80"],
+            also: &[("close_wait_leak", "server", "server_keeps_closed")],
+            ..stall("read_stall", "client", "gave_up", "no-answer")
+        });
+    "workers": "8 processes with a connection each wait for a server that hangs";
+        ["stalls.py", "workers"]
+        => Some(Expected {
+            of: Of::Name("worker"),
+            peers: &["127.0.0.1:80"],
+            also: &[("program_not_reading", "server", "server_does_not_read")],
+            ..stall("read_stall", "worker", "no_first_byte", "no-answer")
+        });
+    "busy": "all 4 workers of a server wait for another that hangs, and 12 connections wait for them";
+        ["stalls.py", "busy"]
+        => Some(Expected {
+            of: Of::Listener("front"),
+            also: &[("program_not_reading", "server", "server_does_not_read")],
+            ..stall("listen_overflow", "front", "workers_wait", "no-answer")
+        });
     "reader": "a server stops reading what 6 connections stream to it";
         ["stalls.py", "reader"]
         => Some(Expected {
