@@ -119,7 +119,7 @@ causes! {
         HANDSHAKES_FAIL "handshakes_fail": "TLS handshakes of the process that failed in the same seconds, at least half as many as RSTs"
             => "TLS handshakes fail, and the connections are closed after that: a certificate that is not trusted, has expired or is for another name, or an end that does not speak TLS on that port"
             ["tls-fails"];
-        HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET or UNREAD_AFTER_SHUTDOWN"
+        HALF_CLOSE "half_close": "sent TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET or UNREAD_AFTER_SHUTDOWN, not to clients"
             => "closes its connections before it has read the answer: shutdown() or close() too early, or a timeout that is \
                 shorter than the answer takes"
             ["half-close"];
@@ -130,7 +130,7 @@ causes! {
         UNREAD "unread": "sent TCP_ABORT_ON_CLOSE"
             => "closes connections with unread data"
             ["half-close"];
-        CLOSES_UNREAD "closes_unread": "sent TCP_ABORT_ON_CLOSE by a process that accepts connections and opens none, or nine tenths to clients"
+        CLOSES_UNREAD "closes_unread": "sent TCP_ABORT_ON_CLOSE or UNREAD_AFTER_SHUTDOWN by a process that accepts connections and opens none, or nine tenths to clients"
             => "closes connections of clients before it has read what they sent: it refuses them, as at its own limit of \
                 connections, or answers before it has read the request"
             ["refuses", "half-close"];
@@ -346,12 +346,12 @@ causes! {
         WORKERS_WAIT "workers_wait": "none is accepted, or more slowly than they arrive, and half of its processes wait for servers (`--stall-after`, 60 s on a connection that has received data), or a single one for as long as connections wait for it"
             => "its processes wait for servers that do not answer, and accept nothing meanwhile" ["no-answer"];
         NO_ACCEPTS "no_accepts": "no accepted connection in 10 s"
-            => "the server does not accept at all: it is stuck" ["no-accept"];
+            => "the server does not accept at all: it is stuck, or at its own limit of connections" ["no-accept"];
         ONE_WORKER_STUCK "one_worker_stuck": "a process with one of several sockets of the address has a full queue for 2 s and accepts nothing, and others accept; or one of several sockets of a process is nearly full for 2 s and the others are nearly empty"
             => "one of several workers with listening sockets of their own (SO_REUSEPORT) is stuck" ["stuck-worker"];
         FLOOD "flood": "SYN cookies sent"
             => "more connections are started than established: a SYN flood, or clients with a long round-trip time" ["syn-queue"];
-        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s, unless it is a small one from which 20 times its connections are accepted in 10 s and more are accepted than dropped; or connections wait in it for long and none is dropped"
+        SLOW_ACCEPT "slow_accept": "connections are accepted, and the queue is nearly full for 2 s, unless it is a small one from which 20 times its connections are accepted in 10 s and more are accepted than dropped; or connections wait in it for `--stall-after`"
             => "the server accepts connections more slowly than they arrive" ["slow-accept"];
         SMALL_BACKLOG "small_backlog": "a maximum of 128 or less"
             => "the accept queue is small: a small argument of listen(), or net.core.somaxconn" ["backlog"];

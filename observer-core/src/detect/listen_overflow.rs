@@ -85,7 +85,7 @@ impl ListenOverflow {
         let is_small = listener.max_backlog <= SMALL_BACKLOG * listener.sockets;
         let drains = accepts > overflows.max(DRAINED * listener.backlog);
         let is_slow = self.time_since(self.full_since) >= SLOW && !(is_small && drains)
-            || overflows == 0 && listener.stalled > 0;
+            || listener.stalled > 0;
         if exhausted > 0 {
             &cause::ACCEPT_WITHOUT_DESCRIPTORS
         } else if (accepts == 0 || is_slow) && is_busy(listener) {

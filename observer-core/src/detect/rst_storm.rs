@@ -285,14 +285,19 @@ impl<S: Resetting> RstStorm<S> {
         let sent = self.recent.0.sums();
         let count = |class: SentReset| sent[class as usize];
         let serves = only_serves(counts) || are_clients(peers);
+        let after_shutdown = count(SentReset::UnreadAfterShutdown);
         let unread = match serves {
             true => &cause::CLOSES_UNREAD,
             false => &cause::UNREAD,
         };
         vec![
             (cut_off_by(serves), count(SentReset::DataAfterClose)),
-            (&cause::HALF_CLOSE, count(SentReset::UnreadAfterShutdown)),
-            (unread, count(SentReset::UnreadData)),
+            (&cause::HALF_CLOSE, if serves { 0 } else { after_shutdown }),
+            // A server that answers early ends its side by shutdown() first.
+            (
+                unread,
+                count(SentReset::UnreadData) + if serves { after_shutdown } else { 0 },
+            ),
             (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),
             (&cause::UNACCEPTED, count(SentReset::Unaccepted)),
