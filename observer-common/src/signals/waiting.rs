@@ -95,15 +95,18 @@ pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
 pub struct WaitCounters {
     /// From [`ENDED_TIMEOUT`] on: [`READ_STALLS`] for reading, then [`WRITE_STALLS`] for writing.
     pub ended: [Histogram; READ_STALLS + WRITE_STALLS],
+    /// Those of [`ENDED_TIMEOUT`] that certainly waited for an answer: to the first data, or to data that was sent a tenth of a
+    /// second or more after the last data was received. Detectors count these.
+    pub gave_up: u64,
 }
 
 crate::assert_layout!(
     WaitCounters,
-    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS),
-    [ended: [Histogram; READ_STALLS + WRITE_STALLS]]
+    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 8,
+    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: u64]
 );
 
-/// [`WaitCounters`] has no single counters.
+/// [`WaitCounters`] has no single counter that is a metric.
 pub const WAIT_METRICS: &[CounterMetric] = &[];
 
 /// Metrics of [`WaitCounters`].

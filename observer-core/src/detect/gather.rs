@@ -139,8 +139,9 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
         let running = names.entry(process.labels.name_key()).or_default();
         running.processes.push(process);
         running.syn_sent_over_3s += process.syn_sent_over_3s;
-        running.is_waiting |=
-            process.peers.iter().any(|it| it.wait.is_judged) || process.counts.gave_up > 0;
+        running.is_waiting |= process.waits.unanswered_at_once > 0
+            || process.peers.iter().any(|it| it.wait.is_judged)
+            || process.counts.gave_up > 0;
     }
     names
 }

@@ -33,6 +33,8 @@ pub struct ReadStall<S> {
     ended: [Ended; SECONDS.len()],
     /// The one of those by which connections are given up, if that is what it is about; of the last sample.
     by_ended: Option<usize>,
+    /// See [`unanswered`].
+    least: f64,
     of: PhantomData<S>,
 }
 
@@ -43,17 +45,34 @@ fn owed(waits: &Waits) -> u32 {
     OWED.iter().map(|it| waits.stalled_for(*it).0).sum()
 }
 
+/// Requests without an answer: also those that follow an answer at once, if the program owes `least` first answers itself.
+fn unanswered(waits: &Waits, least: f64) -> u32 {
+    let believed = f64::from(waits.owed_by_program) >= least;
+    waits.unanswered
+        + if believed {
+            waits.unanswered_at_once
+        } else {
+            0
+        }
+}
+
 /// The connections that wait for peers.
-pub(super) fn waiting(all: &[Awaited]) -> impl Iterator<Item = &Awaited> + Clone {
+pub(super) fn waiting<S: Connecting>(sample: &S) -> impl Iterator<Item = &Awaited> + Clone {
     let is_for_peer = |it: u8| OWED.contains(&it) || it == WAIT_PEER;
-    let all = all.iter();
-    all.filter(move |it| it.wait.is_judged && is_for_peer(it.wait.waits_for))
+    // Only those that were counted are named, but for these: they are named once they are believed.
+    let at_once = sample.waits().unanswered_at_once > 0;
+    let all = sample.awaited().iter().filter(move |it| {
+        let wait = &it.wait;
+        let is_long = wait.longest_ms >= UNANSWERED_SECONDS * 1000;
+        wait.is_judged || at_once && wait.waits_for == WAIT_PEER && is_long
+    });
+    all.filter(move |it| is_for_peer(it.wait.waits_for))
 }
 
 /// Of connections that wait for peers, the part that waits for the one with the most. Processes of a name may be of
 /// programs that have nothing to do with each other, and then there is no such peer.
-fn with_one_peer(all: &[Awaited]) -> f64 {
-    let peers = Waiting::by_peer(waiting(all));
+fn with_one_peer<S: Connecting>(sample: &S) -> f64 {
+    let peers = Waiting::by_peer(waiting(sample));
     let most = peers.iter().map(|it| it.connections).max();
     let sum: u32 = peers.iter().map(|it| it.connections).sum();
     share(most.unwrap_or(0).into(), sum.into())
@@ -99,7 +118,10 @@ impl<S: Connecting> ReadStall<S> {
     fn waiting(sample: &S, thresholds: &Thresholds) -> f64 {
         let waits = sample.waits();
         let in_use = f64::from(waits.in_use());
-        let (owed, unanswered) = (f64::from(owed(waits)), f64::from(waits.unanswered));
+        let (owed, unanswered) = (
+            f64::from(owed(waits)),
+            f64::from(unanswered(waits, thresholds.read_stall)),
+        );
         let both = owed + unanswered;
         let score = all(&[
             owed / thresholds.read_stall,
@@ -112,7 +134,7 @@ impl<S: Connecting> ReadStall<S> {
                 / thresholds.read_stall_answer_share,
         ]));
         match S::IS_NAME && score > 0.0 {
-            true => score.min(with_one_peer(sample.awaited()) / thresholds.read_stall_peer_share),
+            true => score.min(with_one_peer(sample) / thresholds.read_stall_peer_share),
             false => score,
         }
     }
@@ -127,6 +149,7 @@ impl<S: Connecting> Detector for ReadStall<S> {
             totals: Counters::default(),
             ended: SECONDS.map(Ended::new),
             by_ended: None,
+            least: f64::INFINITY,
             of: PhantomData,
         }
     }
@@ -150,6 +173,7 @@ impl<S: Connecting> Detector for ReadStall<S> {
             ended.all.add(at.span(), all);
             ended.accepted.add(at.span(), accepted);
         }
+        self.least = thresholds.read_stall;
         let waiting = Self::waiting(sample, thresholds);
         let seconds = [thresholds.gave_up_seconds, thresholds.gave_up_slow_seconds];
         let score = |it: usize| self.ended[it].score(sample.waits(), seconds[it], thresholds);
@@ -177,25 +201,26 @@ impl<S: Connecting> Detector for ReadStall<S> {
             return (evidence, cause::explain(&[(&cause::GAVE_UP, 1)]));
         }
         let [first_byte, window, ack] = OWED.map(|it| waits.stalled_for(it));
-        let peers = waiting(sample.awaited());
+        let peers = waiting(sample);
+        let answers = unanswered(waits, self.least);
         let longest_ms = peers.clone().map(|it| it.wait.longest_ms);
         // Those of further peers, too.
         let longest_ms = longest_ms.chain([first_byte.1, window.1, ack.1]).max();
         let evidence = Evidence::Waits {
-            waiting: owed(waits) + waits.unanswered,
+            waiting: owed(waits) + answers,
             connections: waits.connections,
             reasons: Breakdown::new([
                 ("peer_first_byte", first_byte.0.into()),
                 ("peer_window", window.0.into()),
                 ("peer_ack", ack.0.into()),
-                ("answer", waits.unanswered.into()),
+                ("answer", answers.into()),
             ]),
             longest_seconds: f64::from(longest_ms.unwrap_or(UNANSWERED_SECONDS * 1000)) / 1e3,
             peers: Waiting::by_peer(peers),
         };
         let causes = [
             (&cause::NO_FIRST_BYTE, first_byte.0.into()),
-            (&cause::NO_ANSWER, waits.unanswered.into()),
+            (&cause::NO_ANSWER, answers.into()),
             (&cause::PEER_NOT_READING, window.0.into()),
             (&cause::NOT_RECEIVED, ack.0.into()),
         ];

@@ -4,8 +4,7 @@
 use std::{cmp::Reverse, collections::HashMap, mem::offset_of, sync::Arc};
 
 use observer_common::{
-    BUCKETS, CLOSE, COUNTERS, Histogram, METRICS, ProcessKey, STATES, Slot, TIME_WAIT,
-    WaitCounters, state_name,
+    CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_WAIT, WaitCounters, state_name,
 };
 
 use super::{
@@ -78,7 +77,7 @@ pub struct Vitals {
     pub ports: Box<[PortsView]>,
 }
 
-/// The counters that are metrics, without most histograms. Those that are zero, which most are, take no memory.
+/// The counters that are metrics, without histograms. Those that are zero, which most are, take no memory.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Indices in [`Slot::counters`], in order.
@@ -89,8 +88,8 @@ pub struct Counts {
 // There are thousands, at each tick anew.
 const _: () = assert!(size_of::<ProcessVitals>() <= 240);
 
-/// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric), or is of the one histogram
-/// that detectors read.
+/// Whether each counter of a slot belongs to a [`CounterMetric`](observer_common::CounterMetric), or is one that only
+/// detectors read.
 static KEPT: [bool; COUNTERS] = {
     let mut kept = [false; COUNTERS];
     let mut signal = 0;
@@ -113,15 +112,8 @@ static KEPT: [bool; COUNTERS] = {
         }
         signal += 1;
     }
-    // How many connections a program gave up while it waited for the peer.
-    let gave_up = offset_of!(Slot, waiting) + offset_of!(WaitCounters, ended);
-    let first =
-        (gave_up + offset_of!(Histogram, buckets) - offset_of!(Slot, state)) / size_of::<u64>();
-    let mut bucket = 0;
-    while bucket < BUCKETS {
-        kept[first + bucket] = true;
-        bucket += 1;
-    }
+    let gave_up = offset_of!(Slot, waiting) + offset_of!(WaitCounters, gave_up);
+    kept[(gave_up - offset_of!(Slot, state)) / size_of::<u64>()] = true;
     kept
 };
 

@@ -10,7 +10,7 @@ use observer_common::{
     AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
     SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
     WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
-    WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
+    WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
 };
 
 use super::destination::address;
@@ -49,6 +49,11 @@ pub struct Waits {
     pub idle_of_servers: [u32; QUIET_SECONDS.len()],
     /// Requests on connections that have received data before, without an answer for 60 s or longer.
     pub unanswered: u32,
+    /// The same of those that follow data of the peer at once, as the statement after BEGIN does, or an acknowledgement that
+    /// needs no answer.
+    pub unanswered_at_once: u32,
+    /// Connections from its listeners that have sent it data and have received nothing at all, for `--stall-after`.
+    pub owed_by_program: u32,
     /// Connections with unread data, those of servers, and those with more than a TLS session ticket or close_notify.
     pub unread: u32,
     /// Of those, the ones that came from a listener.
@@ -70,6 +75,8 @@ impl Default for Waits {
             close_wait: 0,
             idle_of_servers: [0; QUIET_SECONDS.len()],
             unanswered: 0,
+            unanswered_at_once: 0,
+            owed_by_program: 0,
             unread: 0,
             unread_of_servers: 0,
             ages: [0; BUCKETS],
@@ -91,6 +98,16 @@ impl Waits {
             self.in_use_of_clients += 1 - is_server;
         }
         self.close_wait += u32::from(socket.state == CLOSE_WAIT);
+        let is_asked = socket.flags & SEEN_ASKED != 0;
+        match socket.waits_for {
+            WAIT_PEER if !is_asked => {
+                self.unanswered_at_once += u32::from(waited(socket, UNANSWERED_SECONDS));
+            }
+            WAIT_PROGRAM if is_asked => {
+                self.owed_by_program += u32::from(socket.waited_ms >= stall_after_ms);
+            }
+            _ => {}
+        }
         if is_judged {
             match socket.waits_for {
                 WAIT_PEER => self.unanswered += 1,
@@ -115,7 +132,7 @@ impl Waits {
         }
     }
 
-    /// Leaves out connections of a program with itself, by which its threads wake each other up: they wait for no peer.
+    /// Leaves out connections of a program with itself, by which its threads wake each other up: no answer is missing.
     fn remove(&mut self, it: &PeerWait) {
         let less = |count: &mut u32| *count = count.saturating_sub(it.connections);
         less(&mut self.connections);
@@ -134,6 +151,8 @@ impl Waits {
         self.in_use_of_clients += other.in_use_of_clients;
         self.close_wait += other.close_wait;
         self.unanswered += other.unanswered;
+        self.unanswered_at_once += other.unanswered_at_once;
+        self.owed_by_program += other.owed_by_program;
         self.unread += other.unread;
         self.unread_of_servers += other.unread_of_servers;
         self.age_sum += other.age_sum;
@@ -469,7 +488,8 @@ impl WaitCollector {
         }
         let mut processes = self.processes;
         peers.retain(|it| {
-            let is_own = it.server == Some(it.owner);
+            let is_for_answer = matches!(it.waits_for, WAIT_PEER | WAIT_PEER_FIRST_BYTE);
+            let is_own = is_for_answer && it.server == Some(it.owner);
             if is_own && let Some(waits) = processes.get_mut(&it.owner) {
                 waits.remove(it);
             }

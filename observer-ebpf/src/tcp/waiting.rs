@@ -156,6 +156,10 @@ impl Reader {
                 (true, true) => WAIT_NOBODY,
             };
         }
+        if is_server && self.u64(at::OFF_TP_BYTES_SENT()) == 0 {
+            // The times may be those of the handshake, if the request came with it.
+            return WAIT_PROGRAM;
+        }
         let order = sent.wrapping_sub(received) as i32;
         let sent_last = if order == 0 {
             // Both in one jiffy. If a segment without data acknowledged the sent data, this side
@@ -175,6 +179,12 @@ impl Reader {
             (false, true) => WAIT_PROGRAM,
             _ => WAIT_NOBODY,
         }
+    }
+
+    /// See [`SEEN_ASKED`].
+    #[inline(always)]
+    fn is_asked(&self, sent: u32, received: u32) -> bool {
+        jiffies::milliseconds(sent.wrapping_sub(received), self.rate) >= ASKED_MS
     }
 }
 
@@ -255,12 +265,48 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     if state != ESTABLISHED {
         return waiting(WAIT_NOTHING, 0);
     }
-    let turn = read.turn(sent, received, 0, is_server(sk, flags));
-    let pause = jiffies::milliseconds(sent.wrapping_sub(received), rate);
-    let asked = turn == WAIT_PEER && pause >= ASKED_MS;
+    let mut turn = read.turn(sent, received, 0, is_server(sk, flags));
+    if turn == WAIT_PEER_FIRST_BYTE && sends_on(conn, read.u32(at::OFF_TP_WRITE_SEQ()), idle_ms) {
+        turn = WAIT_NOBODY;
+    }
+    let asked = match turn {
+        WAIT_PEER => read.is_asked(sent, received),
+        WAIT_PROGRAM => read.u64(at::OFF_TP_BYTES_SENT()) == 0,
+        _ => false,
+    };
     Waiting {
         flags: if asked { SEEN_ASKED } else { 0 },
         ..waiting(turn, idle_ms)
+    }
+}
+
+/// Pause after which a program that sends again does not wait for an answer, milliseconds: longer than the one before the
+/// body of a request with `Expect: 100-continue`, which is a second in curl.
+const PAUSE_MS: u32 = 3000;
+
+/// [`Conn::copied_seq`] of a connection on which the program sends on, though it has received nothing.
+const SENDS_ON: u32 = 1;
+
+/// Whether the program has sent again after a pause, although it has never received anything: logs and metrics are sent so.
+/// `written` is how far it has written. Nothing was received, so what was read needs no place in the entry.
+#[inline(always)]
+fn sends_on(conn: *mut Conn, written: u32, idle_ms: u32) -> bool {
+    // SAFETY: points into the map; only this program, of which one instance runs, writes the field while nothing is unread.
+    unsafe {
+        match (*conn).copied_seq {
+            SENDS_ON => true,
+            0 => {
+                if idle_ms >= PAUSE_MS {
+                    (*conn).copied_seq = written;
+                }
+                false
+            }
+            before if before == written => false,
+            _ => {
+                (*conn).copied_seq = SENDS_ON;
+                true
+            }
+        }
     }
 }
 
@@ -290,14 +336,21 @@ fn coarse_ms(coarse: u32) -> u32 {
 }
 
 /// What the connection `conn` waited for when it leaves ESTABLISHED or CLOSE_WAIT (`old`) for
-/// `new`, and for how many milliseconds. An `ENDED_` number; [`ENDED_NONE`] if it did not wait for
-/// [`LEAST_WAIT_MS`]. `error` is the error that ends the connection (`sk_err`).
+/// `new`, for how many milliseconds, and whether that was certainly an answer. An `ENDED_` number; [`ENDED_NONE`] if it did
+/// not wait for [`LEAST_WAIT_MS`]. `error` is the error that ends the connection (`sk_err`).
 ///
 /// For a connection that ends with an error, the kernel has already freed the unsent data
 /// (`tcp_write_queue_purge`), but the sequence numbers remain.
 #[inline(always)]
-pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time: u64) -> (u8, u32) {
-    const NONE: (u8, u32) = (ENDED_NONE, 0);
+pub fn ended(
+    sk: *const u8,
+    conn: *mut Conn,
+    old: u8,
+    new: u8,
+    error: u32,
+    time: u64,
+) -> (u8, u32, bool) {
+    const NONE: (u8, u32, bool) = (ENDED_NONE, 0, false);
     // SAFETY: points into the map.
     let (flags, born_ns) = unsafe { ((*conn).flags, (*conn).born_ns) };
     // A younger connection has not waited for a second. Most are younger, and cost nothing here.
@@ -323,6 +376,7 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
     if read.rate == 0 {
         return NONE;
     }
+    let mut is_asked = false;
     let (what, ms) = if pending && new != CLOSE_WAIT {
         let undelivered = read.undelivered();
         if read.window_is_closed() {
@@ -330,7 +384,7 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
         } else if read.u8(at::OFF_ICSK_RETRANSMITS()) > 0 {
             (ENDED_ACK, queued_for(&read, undelivered, error))
         } else {
-            NONE
+            (ENDED_NONE, 0)
         }
     } else {
         let copied = read.u32(at::OFF_TP_COPIED_SEQ());
@@ -343,11 +397,15 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
                 not_read_for(&read, conn, copied, received, time),
             )
         } else if unread || pending || old == CLOSE_WAIT {
-            NONE
+            (ENDED_NONE, 0)
         } else {
             let sent = read.u32(at::OFF_TP_LSNDTIME());
             let turn = read.turn(sent, received, fin, is_server(sk, flags));
+            // SAFETY: points into the map.
+            let sends_on = unsafe { (*conn).copied_seq == SENDS_ON };
+            is_asked = turn == WAIT_PEER_FIRST_BYTE || read.is_asked(sent, received);
             let what = match turn {
+                WAIT_PEER_FIRST_BYTE if sends_on => ENDED_NONE,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE => ENDED_TIMEOUT,
@@ -359,7 +417,7 @@ pub fn ended(sk: *const u8, conn: *mut Conn, old: u8, new: u8, error: u32, time:
     if what == ENDED_NONE || ms < LEAST_WAIT_MS {
         NONE
     } else {
-        (what, ms)
+        (what, ms, is_asked)
     }
 }
 

@@ -84,6 +84,13 @@ server.send(b'a' * 5000)
 client, server = opened('first_byte')
 client.send(b'q' * 500)
 server.recv(1000)
+# With the handshake, as requests come.
+client = connect(socket.AF_INET, ('127.0.0.1', 9000))
+client.send(b'q')
+server = listener.accept()[0]
+server.recv(10)
+kept.extend([client, server])
+print('at_once', client.getsockname()[1])
 client, _ = opened('unaccepted', port=9001)
 client.send(b'q')
 opened('unused')
@@ -184,6 +191,7 @@ fn each_living_connection_waits_for_what_it_should() {
         ("idle_slow", "nobody", "nobody"),
         ("unread", "program_read", "nobody"),
         ("first_byte", "peer_first_byte", "program"),
+        ("at_once", "peer_first_byte", "program"),
         ("unaccepted", "peer_first_byte", "program_accept"),
         ("unused", "unused", "unused"),
         ("second", "peer", "program"),
@@ -238,6 +246,61 @@ fn each_living_connection_waits_for_what_it_should() {
         assert!(agreed.contains_key(wait), "{wait}: {agreed:?}");
     }
     program.go();
+    program.end();
+}
+
+/// Sends to a server that never answers, once or for each line.
+const ONLY_SENDS: &str = r"
+listener = listen(*FAMILIES[0], port=9000)
+clients = [connect(socket.AF_INET, ('127.0.0.1', 9000)) for _ in range(2)]
+kept = [listener.accept()[0] for _ in clients]
+def send(client, server):
+    client.send(b'log')
+    server.recv(10)
+for client, server in zip(clients, kept):
+    send(client, server)
+print(*[client.getsockname()[1] for client in clients])
+for line in sys.stdin:
+    send(clients[1], kept[1])
+    print('sent')
+";
+
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_program_that_sends_on_does_not_wait_for_an_answer() {
+    let netns = Netns::new();
+    let attached = attach();
+    let mut program = netns.script(ONLY_SENDS, &[]);
+    let ports: Vec<u16> = program
+        .line()
+        .split(' ')
+        .map(|it| it.parse().expect("a port"))
+        .collect();
+    let waits = || {
+        let mut seen: Vec<SocketSeen> = Vec::new();
+        attached.walk(|socket| seen.push(socket)).unwrap()?;
+        let of = |port: &u16| {
+            let found = seen.iter().find(|it| it.local_port == *port);
+            wait_name(
+                found
+                    .unwrap_or_else(|| panic!("{port}: {seen:#?}"))
+                    .waits_for,
+            )
+        };
+        Some(ports.iter().map(of).collect::<Vec<_>>())
+    };
+    // A request that is sent in parts, as headers and a body.
+    if waits().is_none() {
+        skip!("the kernel has no iterators over maps");
+    }
+    program.go();
+    program.expect("sent");
+    assert_eq!(waits().unwrap(), ["peer_first_byte"; 2]);
+    thread::sleep(Duration::from_millis(3_200));
+    assert_eq!(waits().unwrap(), ["peer_first_byte"; 2]);
+    program.go();
+    program.expect("sent");
+    assert_eq!(waits().unwrap(), ["peer_first_byte", "nobody"]);
     program.end();
 }
 

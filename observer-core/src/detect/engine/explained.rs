@@ -139,7 +139,7 @@ pub(super) fn stalls_at_full_listeners<S: Connecting>(
     if detector.is_of_ended() {
         return is_at_full_listeners(listeners, std::slice::from_ref(&sample.culprits().gave_up));
     }
-    let waits = read_stall::waiting(sample.awaited());
+    let waits = read_stall::waiting(sample);
     let (full, others) = divide(listeners, waits.map(|it| &it.wait));
     full > others
 }

@@ -47,7 +47,10 @@ impl Events {
     /// `None` while connections wait: for how long, and of how many, may change in any sample.
     fn of(part: &impl Connecting) -> Option<Self> {
         let waits = part.waits();
-        let waiting = waits.stalled.iter().sum::<u32>() + waits.unanswered + waits.unread;
+        let waiting = waits.stalled.iter().sum::<u32>()
+            + waits.unanswered
+            + waits.unanswered_at_once
+            + waits.unread;
         (waiting == 0).then(|| Self {
             sum: part.counts().events(),
             connecting: (part.connecting(), part.waiting()),

@@ -279,7 +279,7 @@ impl Counts {
             bind_searches_failed: slot.ports.exhausted[PORT_SEARCH_BIND],
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             accepted: slot.accept.accepted,
-            gave_up: slot.waiting.ended[0].buckets.iter().sum(),
+            gave_up: slot.waiting.gave_up,
             handshakes_failed: slot
                 .tls
                 .ended

@@ -235,7 +235,7 @@ unsafe fn waited<M: Memory>(
             return;
         }
         let error = close::died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
-        let (what, ms) = waiting::ended(sk, conn, old, new, error, time);
+        let (what, ms, is_asked) = waiting::ended(sk, conn, old, new, error, time);
         let Some(index) = bounded(
             usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT)),
             READ_STALLS + WRITE_STALLS,
@@ -249,6 +249,9 @@ unsafe fn waited<M: Memory>(
                 .cast::<Histogram>()
                 .add(index);
             observe(histogram, &WAIT_BOUNDS, u64::from(ms) * 1_000_000);
+            if what == ENDED_TIMEOUT && is_asked {
+                counters::add(&raw mut (*slot).waiting.gave_up, 1);
+            }
         }
     }
 }

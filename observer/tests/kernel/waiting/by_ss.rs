@@ -110,6 +110,7 @@ impl BySs {
             (0, ..) if !is_server && self.bytes_sent > 0 => "peer_first_byte",
             (0, ..) if self.bytes_sent == 0 => "unused",
             (0, ..) => "nobody",
+            _ if is_server && self.bytes_sent == 0 => "program",
             (_, sent, received) if sent < received && !is_server => "peer",
             (_, sent, received) if received < sent && is_server => "program",
             // Both in one jiffy: `ss` does not show snd_wl1, which distinguishes them.
