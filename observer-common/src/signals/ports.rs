@@ -76,6 +76,34 @@ crate::assert_layout!(SocketSeen, 68, [
     local: [u32; 4], remote: [u32; 4],
 ]);
 
+/// Numbers of the iterators that keep a [`Walk`].
+pub const WALK_CONNECTIONS: u32 = 0;
+/// See [`WALK_CONNECTIONS`].
+pub const WALK_TIME_WAITS: u32 = 1;
+
+/// What an iterator over sockets keeps between them. Only one instance of each runs at a time.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Walk {
+    /// The time of the last socket.
+    pub jiffies: u64,
+    /// CONFIG_HZ; 0 if it is not known.
+    pub rate: u64,
+    /// The `struct net` of the last socket.
+    pub net: u64,
+    /// Its inode number.
+    pub netns: u32,
+    /// 1 if it is recorded for the iterator over network namespaces.
+    pub noted: u32,
+    /// Fields of the socket, at the offsets that they have in it. A `struct tcp_sock` has 2304 bytes in Linux 6.18; the
+    /// verifier refuses the iterator on a kernel that has one of the fields after these bytes.
+    pub fields: [u64; 512],
+}
+
+crate::assert_layout!(Walk, 32 + 4096, [
+    jiffies: u64, rate: u64, net: u64, netns: u32, noted: u32, fields: [u64; 512],
+]);
+
 /// Words of a bitmap with one bit for each port.
 pub const PORT_WORDS: usize = 65_536 / 64;
 

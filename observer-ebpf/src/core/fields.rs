@@ -213,6 +213,14 @@ settings! {
     NET_SETTINGS_START: u64 = 0;
     /// Bytes up to the end of the last one.
     NET_SETTINGS_LENGTH: u64 = 0;
+    /// End of the fields of `struct sock_common` that the iterator over connections reads.
+    COMMON_END: u64 = 0;
+    /// Start of those of `struct inet_connection_sock` and `struct tcp_sock`.
+    TCP_START: u64 = 0;
+    /// End of those.
+    TCP_END: u64 = 0;
+    /// End of the fields of `struct tcp_timewait_sock` that the iterator over sockets in TIME_WAIT reads.
+    TIME_WAIT_END: u64 = 0;
     /// Offset of the return value in the `syscalls:sys_exit_*` tracepoints.
     SYSCALL_RET: u64 = 16;
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use observer_common::{
     CallKey, Conn, CpuStats, Listener, ListenerKey, NetSeen, PortSpace, ProcessKey, QuicConnection,
     QuicKey, Record, ResyncControl, Slot, SockoptKey, SourceKey, SourceSegments, TimeWait,
-    TimeWaitCount, TlsCall, TlsHandshake, TlsKey, UdpSocket, UdpSocketKey,
+    TimeWaitCount, TlsCall, TlsHandshake, TlsKey, UdpSocket, UdpSocketKey, Walk,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -95,6 +95,10 @@ pub static NAMESPACES: LruHashMap<u32, NetSeen, 1024> = LruHashMap::new();
 /// Buffer of the iterator over network namespaces, whose record does not fit the stack.
 #[btf_map]
 pub static PORT_SPACE: Array<PortSpace, 1> = Array::new();
+
+/// State of the iterators over connections and over sockets in TIME_WAIT.
+#[btf_map]
+pub static WALKS: Array<Walk, 2> = Array::new();
 
 /// Source addresses of segments for closed ports. An LRU map, because source addresses can be
 /// forged: new ones evict the least recently used.

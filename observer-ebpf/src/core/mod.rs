@@ -16,3 +16,4 @@ pub mod regs;
 pub mod segment;
 pub mod seq;
 pub mod socket;
+pub mod walk;

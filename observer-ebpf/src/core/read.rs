@@ -14,8 +14,8 @@ pub trait Memory {
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T;
 }
 
-/// Loads through BTF pointers: the verifier checks the access, and a fault reads zero. Only for
-/// typed arguments of `tp_btf`, fentry and iterator programs, within the pointer's type.
+/// Loads that the verifier checks: from the value of a map; or through BTF pointers, where a fault reads zero (typed
+/// arguments of `tp_btf`, fentry and iterator programs, within the pointer's type).
 pub struct Direct;
 
 impl Memory for Direct {

@@ -56,10 +56,10 @@ pub fn first_subflow(parent: *const u8) -> u64 {
 
 /// Whether the socket's port is taken for every destination: of a listener, of its children, or chosen by bind().
 #[inline(always)]
-pub fn is_bound(sk: *const u8) -> bool {
+pub fn is_bound<M: Memory>(sk: *const u8) -> bool {
     // SAFETY: an inet_connection_sock, offset from BTF.
     has::OFF_ICSK_BIND_HASH()
-        && is_bound_bucket(unsafe { Probe::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
+        && is_bound_bucket(unsafe { M::read::<u64>(sk, at::OFF_ICSK_BIND_HASH()) })
 }
 
 /// The same from the port's `struct inet_bind_bucket`. `__inet_hash_connect` checks two fields,

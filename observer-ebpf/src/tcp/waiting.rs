@@ -8,20 +8,22 @@
 //! CLOCK_MONOTONIC): sent data acknowledged; `chrono_start`: data queued, or the window or the
 //! buffer closed.
 
+use core::marker::PhantomData;
+
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_ACTIVE, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED,
     ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS,
     MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK,
     WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF,
-    WAIT_PROGRAM_READ, WAIT_UNUSED, coarse_time,
+    WAIT_PROGRAM_READ, WAIT_UNUSED, Walk, coarse_time,
 };
 
 use crate::core::{
     clock::now,
     fields::{at, has},
     jiffies,
-    read::{Memory, Probe},
-    socket,
+    read::{Direct, Memory, Probe},
+    socket, walk,
 };
 
 /// `ICSK_TIME_PROBE0` (include/net/inet_connection_sock.h): the timer that probes a closed window.
@@ -78,30 +80,33 @@ fn is_readable() -> bool {
 }
 
 /// A socket and the time.
-struct Reader {
+struct Reader<M> {
     sk: *const u8,
+    /// Its fields, as `memory` reads them.
+    fields: *const u8,
+    memory: PhantomData<M>,
     jiffies: u64,
     /// CONFIG_HZ.
     rate: u64,
 }
 
-impl Reader {
+impl<M: Memory> Reader<M> {
     #[inline(always)]
     fn u32(&self, offset: usize) -> u32 {
         // SAFETY: a tcp_sock, offset from BTF.
-        unsafe { Probe::read(self.sk, offset) }
+        unsafe { M::read(self.fields, offset) }
     }
 
     #[inline(always)]
     fn u64(&self, offset: usize) -> u64 {
         // SAFETY: as above.
-        unsafe { Probe::read(self.sk, offset) }
+        unsafe { M::read(self.fields, offset) }
     }
 
     #[inline(always)]
     fn u8(&self, offset: usize) -> u8 {
         // SAFETY: as above.
-        unsafe { Probe::read(self.sk, offset) }
+        unsafe { M::read(self.fields, offset) }
     }
 
     /// Milliseconds since a time in jiffies.
@@ -145,9 +150,10 @@ impl Reader {
     }
 
     /// What a connection waits for on which nothing is unread, unsent or unacknowledged. `sent` and
-    /// `received` are the times since the last data, and `fin` is 1 if the peer's FIN has arrived.
+    /// `received` are the times since the last data, `fin` is 1 if the peer's FIN has arrived, and `flags` are the entry's.
     #[inline(always)]
-    fn turn(&self, sent: u32, received: u32, fin: u32, is_server: bool) -> u8 {
+    fn turn(&self, sent: u32, received: u32, fin: u32, flags: u16) -> u8 {
+        let is_server = self.is_server(flags);
         if self.u64(at::OFF_TP_BYTES_RECEIVED()) <= u64::from(fin) {
             return match (self.u64(at::OFF_TP_BYTES_SENT()) > 0, is_server) {
                 (false, _) => WAIT_UNUSED,
@@ -186,29 +192,32 @@ impl Reader {
     fn is_asked(&self, sent: u32, received: u32) -> bool {
         jiffies::milliseconds(sent.wrapping_sub(received), self.rate) >= ASKED_MS
     }
-}
 
-/// Whether the socket came from a listener. For one older than the observer this is derived from
-/// its port, so a socket that called bind() before connect() counts as a server's.
-#[inline(always)]
-fn is_server(sk: *const u8, flags: u16) -> bool {
-    flags & CONN_PASSIVE != 0 || flags & CONN_ACTIVE == 0 && socket::is_bound(sk)
+    /// Whether the socket came from a listener. For one older than the observer this is derived from
+    /// its port, so a socket that called bind() before connect() counts as a server's.
+    #[inline(always)]
+    fn is_server(&self, flags: u16) -> bool {
+        flags & CONN_PASSIVE != 0 || flags & CONN_ACTIVE == 0 && socket::is_bound::<M>(self.fields)
+    }
 }
 
 /// What the connection `conn`, whose socket is `sk` and in ESTABLISHED or CLOSE_WAIT, waits for
 /// now. Stores in the entry how far the program has read, so only the walk over connections calls
-/// it.
+/// it, whose state is `walk`.
 #[inline(always)]
-pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
-    if !is_readable() {
+pub fn now_of(sk: *const u8, conn: *mut Conn, walk: *mut Walk) -> Waiting {
+    // SAFETY: points into the map.
+    let (jiffies, rate) = unsafe { ((*walk).jiffies, (*walk).rate) };
+    if !is_readable() || rate == 0 {
         return UNKNOWN;
     }
-    let jiffies = jiffies::jiffies();
-    let rate = jiffies::rate(jiffies);
-    if rate == 0 {
-        return UNKNOWN;
-    }
-    let read = Reader { sk, jiffies, rate };
+    let read = Reader {
+        sk,
+        fields: walk::fields(walk),
+        memory: PhantomData::<Direct>,
+        jiffies,
+        rate,
+    };
     // SAFETY: points into the map.
     let (state, flags, entered_ns) = unsafe { ((*conn).state, (*conn).flags, (*conn).entered_ns) };
     let sent = read.u32(at::OFF_TP_LSNDTIME());
@@ -265,7 +274,7 @@ pub fn now_of(sk: *const u8, conn: *mut Conn) -> Waiting {
     if state != ESTABLISHED {
         return waiting(WAIT_NOTHING, 0);
     }
-    let mut turn = read.turn(sent, received, 0, is_server(sk, flags));
+    let mut turn = read.turn(sent, received, 0, flags);
     if turn == WAIT_PEER_FIRST_BYTE && sends_on(conn, read.u32(at::OFF_TP_WRITE_SEQ()), idle_ms) {
         turn = WAIT_NOBODY;
     }
@@ -361,6 +370,8 @@ pub fn ended(
     let jiffies = jiffies::jiffies();
     let mut read = Reader {
         sk,
+        fields: sk,
+        memory: PhantomData::<Probe>,
         jiffies,
         rate: 0,
     };
@@ -400,7 +411,7 @@ pub fn ended(
             (ENDED_NONE, 0)
         } else {
             let sent = read.u32(at::OFF_TP_LSNDTIME());
-            let turn = read.turn(sent, received, fin, is_server(sk, flags));
+            let turn = read.turn(sent, received, fin, flags);
             // SAFETY: points into the map.
             let sends_on = unsafe { (*conn).copied_seq == SENDS_ON };
             is_asked = turn == WAIT_PEER_FIRST_BYTE || read.is_asked(sent, received);
@@ -423,7 +434,7 @@ pub fn ended(
 
 /// For how long data has waited to be sent or acknowledged, at the end of the connection.
 #[inline(always)]
-fn queued_for(read: &Reader, undelivered: u32, error: u32) -> u32 {
+fn queued_for(read: &Reader<Probe>, undelivered: u32, error: u32) -> u32 {
     if error == 0 {
         return undelivered.min(read.since(read.u32(at::OFF_TP_CHRONO_START())));
     }
@@ -439,7 +450,13 @@ fn queued_for(read: &Reader, undelivered: u32, error: u32) -> u32 {
 /// For how long the program has not read, at the end of the connection: since the walk over connections saw
 /// unread data, or since data arrived last.
 #[inline(always)]
-fn not_read_for(read: &Reader, conn: *mut Conn, copied: u32, received: u32, time: u64) -> u32 {
+fn not_read_for(
+    read: &Reader<Probe>,
+    conn: *mut Conn,
+    copied: u32,
+    received: u32,
+    time: u64,
+) -> u32 {
     let since_received = read.since(received);
     // SAFETY: points into the map.
     let (noted, since) = unsafe { ((*conn).copied_seq, (*conn).unread_since) };

@@ -14,15 +14,9 @@ use crate::core::{
     seq,
 };
 
-/// Records that a socket of the `struct net` at `net` was visited. Returns its inode number.
+/// Records that a socket of the `struct net` at `net`, with the inode number `netns`, was visited.
 #[inline(always)]
-pub fn note(net: u64) -> u32 {
-    let mut netns = 0;
-    if has::OFF_NET_INUM() {
-        // SAFETY: a `struct net`, offset from BTF. It may have been freed, if only a socket in
-        // TIME_WAIT refers to it; then this reads arbitrary memory.
-        netns = unsafe { Probe::read(net as *const u8, at::OFF_NET_INUM()) };
-    }
+pub fn note(net: u64, netns: u32) {
     let seen = NetSeen {
         net,
         seen_ns: now(),
@@ -34,7 +28,6 @@ pub fn note(net: u64) -> u32 {
             let _ = NAMESPACES.insert(netns, seen, 0);
         }
     }
-    netns
 }
 
 #[unsafe(no_mangle)]

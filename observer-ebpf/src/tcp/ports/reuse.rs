@@ -8,7 +8,7 @@ use observer_common::{
 use crate::core::{
     clock::now,
     fields::{at, has},
-    read::{Memory, Probe},
+    read::{Direct, Memory},
     socket::is_bound_bucket,
 };
 
@@ -27,7 +27,7 @@ pub struct Facts {
     pub waited_ms: u32,
 }
 
-/// Reads a timewait socket.
+/// Reads a timewait socket, of which `tw` is a copy ([`crate::core::walk`]).
 #[inline(always)]
 pub fn facts(tw: *const u8) -> Facts {
     let mut facts = Facts::default();
@@ -35,7 +35,7 @@ pub fn facts(tw: *const u8) -> Facts {
     // that an iterator reads.
     unsafe {
         if has::OFF_TW_BIND_HASH()
-            && is_bound_bucket(Probe::read::<u64>(tw, at::OFF_TW_BIND_HASH()))
+            && is_bound_bucket(Direct::read::<u64>(tw, at::OFF_TW_BIND_HASH()))
         {
             facts.flags |= PORT_BOUND;
         }
@@ -43,21 +43,21 @@ pub fn facts(tw: *const u8) -> Facts {
             // Without these fields, timestamps are unknown: assume none, so no reuse.
             return facts;
         }
-        if Probe::read::<u8>(tw, at::OFF_TW_SUBSTATE()) == FIN_WAIT2 {
+        if Direct::read::<u8>(tw, at::OFF_TW_SUBSTATE()) == FIN_WAIT2 {
             facts.flags |= PORT_FIN_WAIT2;
         }
         // Time of the last received timestamp, in seconds.
-        let stamp = Probe::read::<u32>(tw, at::OFF_TW_TS_STAMP());
+        let stamp = Direct::read::<u32>(tw, at::OFF_TW_TS_STAMP());
         if stamp != 0 {
             facts.flags |= PORT_TIMESTAMPS;
         }
         if has::OFF_SKC_BOUND_IF()
-            && Probe::read::<u32>(tw, at::OFF_SKC_BOUND_IF()) == LOOPBACK_IFINDEX
+            && Direct::read::<u32>(tw, at::OFF_SKC_BOUND_IF()) == LOOPBACK_IFINDEX
         {
             facts.flags |= PORT_LOOPBACK_DEVICE;
         }
         let since = if has::OFF_TW_ENTRY_STAMP() {
-            Probe::read::<u32>(tw, at::OFF_TW_ENTRY_STAMP())
+            Direct::read::<u32>(tw, at::OFF_TW_ENTRY_STAMP())
         } else {
             // Before 6.14 the kernel waits for the next second.
             stamp.wrapping_mul(1000)

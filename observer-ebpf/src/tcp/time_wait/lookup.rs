@@ -53,7 +53,7 @@ fn find(sk: *const u8) -> *const u8 {
     // offsets from BTF. The chain can lead anywhere if one of its sockets is freed concurrently; all
     // reads are safe.
     unsafe {
-        let hash = hash(sk);
+        let hash = hash::<Probe>(sk);
         // Since 6.15 the hash is a sum with the local port (`inet_ehashfn`), so that connections to
         // different peers can have the same. `skc_num` is 0 by now (`inet_put_port`).
         let ports = u32::from(Probe::read::<u16>(sk, at::OFF_SKC_DPORT()))

@@ -21,7 +21,7 @@ use crate::{
         fields::{at, has},
         maps::{BPF_ANY, BPF_NOEXIST, NETNS_TIME_WAITS, TIME_WAIT_COUNTS, TIME_WAITS},
         outcome::{count_outcome, map_full, seen},
-        read::{Memory, Probe},
+        read::{Direct, Memory, Probe},
         records, socket,
     },
     tcp::gauges,
@@ -48,7 +48,12 @@ fn entered(sk: *const u8, conn: Option<*mut Conn>, slot: u32, timewait: *const u
         // SAFETY: points into the map.
         unsafe { (*conn).flags |= CONN_TIME_WAIT };
     }
-    insert(timewait as u64, slot, socket::netns::<Probe>(sk), hash(sk));
+    insert(
+        timewait as u64,
+        slot,
+        socket::netns::<Probe>(sk),
+        hash::<Probe>(sk),
+    );
     let conn = conn.map_or(core::ptr::null(), |conn| conn.cast_const());
     records::write(RECORD_TIME_WAIT, sk, conn, slot, |record| {
         record.to = substate;
@@ -58,12 +63,12 @@ fn entered(sk: *const u8, conn: Option<*mut Conn>, slot: u32, timewait: *const u
 /// `skc_hash`, which a timewait socket copies from the socket that it replaces (`inet_twsk_alloc`).
 /// Computed from addresses and ports with a random key, it identifies the connection.
 #[inline(always)]
-fn hash(sk: *const u8) -> u32 {
+fn hash<M: Memory>(sk: *const u8) -> u32 {
     if !has::OFF_SKC_HASH() {
         return 0;
     }
     // SAFETY: a `struct sock_common`, offset from BTF.
-    unsafe { Probe::read(sk, at::OFF_SKC_HASH()) }
+    unsafe { M::read(sk, at::OFF_SKC_HASH()) }
 }
 
 /// Stores the owner of a timewait socket until its end.
@@ -155,7 +160,7 @@ pub fn owner(timewait: *const u8) -> (u32, u32) {
         // SAFETY: points into the map.
         Some(entry) => unsafe {
             // Otherwise it replaced one whose end was not seen.
-            if (*entry).hash == hash(timewait) {
+            if (*entry).hash == hash::<Probe>(timewait) {
                 return ((*entry).slot, (*entry).generation);
             }
         },
@@ -164,29 +169,29 @@ pub fn owner(timewait: *const u8) -> (u32, u32) {
     (SLOT_UNATTRIBUTED, 0)
 }
 
-/// Whether the timewait socket at `timewait`, which has an entry, is still in the kernel's table of
+/// Whether the timewait socket with these `fields`, which has an entry, is still in the kernel's table of
 /// connections. `inet_twsk_kill` removes it; its memory may then be reused.
 #[inline(always)]
-fn is_hashed(timewait: *const u8, entry: &TimeWait) -> bool {
+fn is_hashed(fields: *const u8, entry: &TimeWait) -> bool {
     if !has::OFF_SKC_NODE() {
         return true;
     }
     // SAFETY: a `struct sock_common` that may have been freed, offsets from BTF. The second pointer
     // of the list node is null outside of lists.
     unsafe {
-        Probe::read::<u64>(timewait, at::OFF_SKC_NODE() + size_of::<u64>()) != 0
-            && Probe::read::<u8>(timewait, at::OFF_SKC_STATE()) == TIME_WAIT
-            && hash(timewait) == entry.hash
+        Direct::read::<u64>(fields, at::OFF_SKC_NODE() + size_of::<u64>()) != 0
+            && Direct::read::<u8>(fields, at::OFF_SKC_STATE()) == TIME_WAIT
+            && hash::<Direct>(fields) == entry.hash
     }
 }
 
 /// Called by the walk over the map. Removes the entry of a timewait socket whose end no program saw,
-/// and returns whether it did.
+/// and returns whether it did. `fields` is a copy of the socket ([`crate::core::walk`]).
 #[inline(always)]
-pub fn remove_if_ended(timewait: u64, entry: &TimeWait, age: u32) -> bool {
+pub fn remove_if_ended(timewait: u64, fields: *const u8, entry: &TimeWait, age: u32) -> bool {
     /// The kernel allocates a timewait socket before it is in the table.
     const NEW: u32 = coarse_time(1_000_000_000);
-    if age < NEW || is_hashed(timewait as *const u8, entry) {
+    if age < NEW || is_hashed(fields, entry) {
         return false;
     }
     remove(timewait, entry);

@@ -4,6 +4,8 @@
 //! Each offset is a read-only global of the programs. The verifier sees a constant, so code that
 //! depends on an absent field is dead code.
 
+use std::ops::Range;
+
 use observer_core::btf::{KernelBtf, LayoutError};
 
 /// The value of the global of a field that the kernel does not have.
@@ -59,6 +61,57 @@ pub const HASHINFO: &str = "OFF_NET_HASHINFO";
 /// The globals that hold where a request of io_uring keeps its file and its result, for
 /// `io_connect` (6.0 and later), `io_bind` and `io_listen` (6.11 and later).
 pub const IO_REQUEST: [&str; 2] = ["OFF_IO_FILE", "OFF_IO_RESULT"];
+
+/// The fields of `struct sock_common` that the iterator over connections copies; the one over sockets in TIME_WAIT copies
+/// all up to the last of these and of [`COPIED_TIME_WAIT`].
+const COPIED_COMMON: [&str; 13] = [
+    "OFF_SKC_FAMILY",
+    "OFF_SKC_STATE",
+    "OFF_SKC_NUM",
+    "OFF_SKC_DPORT",
+    "OFF_SKC_DADDR",
+    "OFF_SKC_RCV_SADDR",
+    "OFF_SKC_V6_DADDR",
+    "OFF_SKC_V6_RCV_SADDR",
+    "OFF_SKC_NET",
+    "OFF_SKC_FLAGS",
+    "OFF_SKC_HASH",
+    "OFF_SKC_BOUND_IF",
+    "OFF_SKC_NODE",
+];
+
+/// Those of `struct inet_connection_sock` and `struct tcp_sock`.
+const COPIED_TCP: [&str; 18] = [
+    "OFF_ICSK_BIND_HASH",
+    "OFF_ICSK_PENDING",
+    "OFF_ICSK_LRCVTIME",
+    "OFF_ICSK_USER_TIMEOUT",
+    "OFF_ICSK_RETRANSMITS",
+    "OFF_TP_RCV_NXT",
+    "OFF_TP_COPIED_SEQ",
+    "OFF_TP_LSNDTIME",
+    "OFF_TP_WRITE_SEQ",
+    "OFF_TP_SND_UNA",
+    "OFF_TP_SND_WND",
+    "OFF_TP_SND_WL1",
+    "OFF_TP_PACKETS_OUT",
+    "OFF_TP_RCV_TSTAMP",
+    "OFF_TP_BYTES_RECEIVED",
+    "OFF_TP_BYTES_SENT",
+    "OFF_TP_CHRONO_START",
+    "OFF_TP_DELIVERED_MSTAMP",
+];
+
+/// Size of the largest of them.
+const LARGEST: u64 = 16;
+
+/// Those of timewait sockets.
+const COPIED_TIME_WAIT: [&str; 4] = [
+    "OFF_TW_SUBSTATE",
+    "OFF_TW_TS_STAMP",
+    "OFF_TW_ENTRY_STAMP",
+    "OFF_TW_BIND_HASH",
+];
 
 /// What happens when the kernel does not have a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,6 +449,30 @@ impl Layout {
     pub fn offset(&self, global: &str) -> Option<u64> {
         let (_, offset) = self.globals.iter().find(|(name, _)| *name == global)?;
         (*offset != ABSENT).then_some(*offset)
+    }
+
+    /// The globals with the ranges of bytes that the iterators over sockets copy.
+    #[must_use]
+    pub fn copied(&self) -> [(&'static str, u64); 4] {
+        let [common, tcp, time_wait] =
+            [&COPIED_COMMON[..], &COPIED_TCP, &COPIED_TIME_WAIT].map(|globals| self.range(globals));
+        [
+            ("COMMON_END", common.end),
+            ("TCP_START", tcp.start),
+            ("TCP_END", tcp.end),
+            ("TIME_WAIT_END", common.end.max(time_wait.end)),
+        ]
+    }
+
+    /// The range of bytes from the first to the last of the fields behind `globals`.
+    fn range(&self, globals: &[&str]) -> Range<u64> {
+        let fields = globals.iter().filter_map(|global| {
+            let start = self.offset(global)?;
+            Some(start..start + LARGEST)
+        });
+        fields
+            .reduce(|all, it| all.start.min(it.start)..all.end.max(it.end))
+            .unwrap_or_default()
     }
 
     /// Why the first absent one of the fields behind `globals` is absent.

@@ -121,6 +121,8 @@ fn settings(
             u64::from(share_of_none(options.max_connections)),
         ),
     ];
+    let copied = facts.fields.copied();
+    globals.extend(copied.map(|(name, value)| Global::u64(name, value)));
     // Each CPU takes 128 free elements of an LRU map at a time (`LOCAL_FREE_TARGET`, until 6.16), and with few left
     // those in use are evicted.
     let lru = 256 * cpus;

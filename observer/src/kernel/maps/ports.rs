@@ -1,8 +1,11 @@
 //! Connections, sockets in TIME_WAIT, and the ports of network namespaces, read through iterators.
 
+use std::sync::Mutex;
+
 use anyhow::Context as _;
 use aya::Ebpf;
 use observer_common::{PortSpace, SocketSeen};
+use observer_core::sync::lock;
 
 use crate::kernel::{
     clock::monotonic_ns,
@@ -12,8 +15,10 @@ use crate::kernel::{
 
 /// Iterators over all sockets with a local port.
 pub struct Ports {
-    connections: MapIter,
-    time_waits: MapIter,
+    /// Only one thread may read it, because the program keeps a copy of each socket in a map.
+    connections: Mutex<MapIter>,
+    /// Likewise.
+    time_waits: Mutex<MapIter>,
     namespaces: MapIter,
 }
 
@@ -25,8 +30,8 @@ impl Ports {
     /// When the object lacks one of its maps or programs, or one cannot be attached.
     pub fn new(ebpf: &Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            connections: MapIter::of(ebpf, &CONNECTIONS_ITER)?,
-            time_waits: MapIter::of(ebpf, &TIME_WAITS_ITER)?,
+            connections: Mutex::new(MapIter::of(ebpf, &CONNECTIONS_ITER)?),
+            time_waits: Mutex::new(MapIter::of(ebpf, &TIME_WAITS_ITER)?),
             namespaces: MapIter::of(ebpf, &NAMESPACES_ITER)?,
         })
     }
@@ -40,7 +45,7 @@ impl Ports {
     /// When an iterator cannot be read.
     pub fn walk(&self, mut visit: impl FnMut(SocketSeen)) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
-        self.connections
+        lock(&self.connections)
             .read(&mut visit)
             .context("cannot walk over the connections")?;
         self.visit_time_waits(&mut visit)?;
@@ -66,7 +71,7 @@ impl Ports {
     }
 
     fn visit_time_waits(&self, visit: impl FnMut(SocketSeen)) -> anyhow::Result<()> {
-        self.time_waits
+        lock(&self.time_waits)
             .read(visit)
             .context("cannot walk over the sockets in TIME_WAIT")
     }

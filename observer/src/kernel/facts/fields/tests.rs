@@ -300,3 +300,40 @@ fn a_table_of_connections_behind_a_pointer_is_not_looked_for() {
     assert_eq!(layout.offset(HASHINFO), None);
     assert!(layout.lacks(&[HASHINFO]).is_some());
 }
+
+#[test]
+fn copied_ranges_contain_their_fields() {
+    let layout = resolve(3, |_| Has::Expected).unwrap();
+    let copied = layout.copied();
+    let value = |name| copied.iter().find(|it| it.0 == name).unwrap().1;
+    for (globals, start, end) in [
+        (&COPIED_COMMON[..], 0, "COMMON_END"),
+        (&COPIED_COMMON, 0, "TIME_WAIT_END"),
+        (&COPIED_TIME_WAIT, 0, "TIME_WAIT_END"),
+        (&COPIED_TCP, value("TCP_START"), "TCP_END"),
+    ] {
+        for global in globals {
+            if TW_REUSE_DELAY.iter().any(|it| it.0 == *global) {
+                // Not in every kernel, so `FIELDS` does not have it.
+                continue;
+            }
+            let field = FIELDS.iter().find(|it| it.global == *global);
+            let field = field.unwrap_or_else(|| panic!("no field {global}"));
+            let offset = layout.offset(global).unwrap();
+            assert!(field.size <= LARGEST as u32, "{global}");
+            assert!(start <= offset, "{global}");
+            assert!(offset + u64::from(field.size) <= value(end), "{global}");
+        }
+    }
+}
+
+#[test]
+fn absent_fields_are_not_copied() {
+    let layout = resolve(3, |_| Has::Expected).unwrap();
+    let [(_, end), ..] = layout.copied();
+    let last = COPIED_COMMON
+        .iter()
+        .max_by_key(|global| layout.offset(global));
+    let [(_, less), ..] = layout.without(last.unwrap()).copied();
+    assert!(less < end, "{less} {end}");
+}
