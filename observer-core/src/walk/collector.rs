@@ -38,6 +38,19 @@ impl Default for PortSet {
 }
 
 impl PortSet {
+    /// The ports from `low` to `high`, both included.
+    fn range(low: u16, high: u16) -> Self {
+        let mut this = Self::default();
+        for (word, first) in this.0.iter_mut().zip((0_u32..).step_by(64)) {
+            let below = |end: u32| {
+                let bits = end.saturating_sub(first).min(64);
+                1_u64.checked_shl(bits).unwrap_or_default().wrapping_sub(1)
+            };
+            *word = below(u32::from(high) + 1) & !below(low.into());
+        }
+        this
+    }
+
     fn insert(&mut self, port: u16) {
         self.0[usize::from(port) / 64] |= 1 << (port % 64);
     }
@@ -268,10 +281,7 @@ impl Collector {
         };
         let mut remembered = history.begin(walked);
         for space in spaces {
-            let mut ports = PortSet::default();
-            for port in space.low..=space.high {
-                ports.insert(port);
-            }
+            let mut ports = PortSet::range(space.low, space.high);
             ports.remove_all(&space.reserved);
             let range = ports.count();
             let mut namespace = NamespaceUse {

@@ -563,3 +563,19 @@ fn a_walk_that_is_held_up_finds_no_new_connections() {
     // It was taken again.
     assert_eq!(opened(ms(2_000)..ms(2_250), 100, 700), 2);
 }
+
+#[test]
+fn a_range_has_both_ends() {
+    for (low, high) in [
+        (0, u16::MAX),
+        (0, 0),
+        (63, 64),
+        (32_768, 60_999),
+        (u16::MAX, u16::MAX),
+    ] {
+        let range = PortSet::range(low, high);
+        let ports = (0..=u16::MAX).filter(|port| range.contains(*port));
+        assert!(ports.eq(low..=high), "{low} to {high}");
+    }
+    assert_eq!(PortSet::range(2, 1).count(), 0);
+}
