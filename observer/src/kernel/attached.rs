@@ -256,7 +256,17 @@ impl Attached {
         visit: impl FnMut(SocketSeen),
     ) -> anyhow::Result<Option<Vec<Box<PortSpace>>>> {
         let ports = self.ports.as_ref();
-        ports.map(|ports| ports.walk(visit)).transpose()
+        ports
+            .map(|ports| ports.walk(|| self.has_time_waits(), visit))
+            .transpose()
+    }
+
+    /// Whether the map of sockets in TIME_WAIT may have entries. Going through its empty buckets takes as long as some
+    /// hundred connections.
+    fn has_time_waits(&self) -> bool {
+        // If a network namespace found no room, its sockets are not counted.
+        let is_counted = self.stats.sum().map_full[MAP_NETNS as usize] == 0;
+        !is_counted || self.time_waits.is_any()
     }
 
     /// The sysctls of the network namespaces that [`Self::walk`] returned, by inode number.

@@ -36,19 +36,25 @@ impl Ports {
         })
     }
 
-    /// Passes every connection and socket in TIME_WAIT to `visit`, and returns the port spaces of
-    /// their network namespaces. If no hook counts ends of TIME_WAIT, this counts those since the
-    /// last call.
+    /// Passes every connection and, if there are any then, every socket in TIME_WAIT to `visit`, and returns
+    /// the port spaces of their network namespaces. If no hook counts ends of TIME_WAIT, this counts those since
+    /// the last call.
     ///
     /// # Errors
     ///
     /// When an iterator cannot be read.
-    pub fn walk(&self, mut visit: impl FnMut(SocketSeen)) -> anyhow::Result<Vec<Box<PortSpace>>> {
+    pub fn walk(
+        &self,
+        has_time_waits: impl FnOnce() -> bool,
+        mut visit: impl FnMut(SocketSeen),
+    ) -> anyhow::Result<Vec<Box<PortSpace>>> {
         let started = monotonic_ns();
         lock(&self.connections)
             .read(&mut visit)
             .context("cannot walk over the connections")?;
-        self.visit_time_waits(&mut visit)?;
+        if has_time_waits() {
+            self.visit_time_waits(&mut visit)?;
+        }
         let mut spaces = Vec::new();
         self.namespaces
             .read(|space: PortSpace| {

@@ -112,6 +112,15 @@ impl TimeWaits {
         }
     }
 
+    /// Whether sockets of a network namespace are in TIME_WAIT.
+    pub fn is_any(&self) -> bool {
+        let netns = lock(&self.netns);
+        // Without a count of one, it may have some.
+        netns
+            .iter()
+            .any(|entry| entry.map_or(true, |(_, count)| count.live() > 0))
+    }
+
     /// The counts of each network namespace, by inode number.
     pub fn by_netns(&self) -> Vec<(u32, TimeWaitCount)> {
         lock(&self.netns).iter().filter_map(Result::ok).collect()
