@@ -108,6 +108,13 @@ fn stalls_and_leaks_are_raised() {
     are_raised(&[
         bad("backend hangs", Anomaly::ReadStall, 16, 60, backend_hangs),
         bad(
+            "database is locked",
+            Anomaly::ReadStall,
+            60,
+            60,
+            database_is_locked,
+        ),
+        bad(
             "reader stops",
             Anomaly::ProgramNotReading,
             11,
@@ -160,6 +167,28 @@ fn slow_clients(draw: &mut Draw) -> Series {
             )
         })
         .collect();
+    series(0, seconds)
+}
+
+/// All statements of a pool follow BEGIN at once, so that they look like what needs no answer; and clients wait for the program.
+fn database_is_locked(draw: &mut Draw) -> Series {
+    let (size, at) = (draw.number(5, 100), draw.number(30, 120));
+    let seconds = (0..at + 120).map(move |second| Waits {
+        unanswered_at_once: if second < at + 60 { 0 } else { size as u32 },
+        owed_by_program: if second < at + 10 { 0 } else { size as u32 },
+        ..stalled(2 * size, WAIT_PROGRAM_ACCEPT, 0)
+    });
+    series(at, seconds)
+}
+
+/// The same as seen of HTTP/2 connections that nobody uses.
+fn idle_http2(draw: &mut Draw) -> Series {
+    let (size, few) = (draw.number(5, 100), draw.number(0, 5));
+    let seconds = (0..600).map(move |_| Waits {
+        unanswered_at_once: size as u32,
+        owed_by_program: few as u32,
+        ..stalled(size, WAIT_PROGRAM_ACCEPT, 0)
+    });
     series(0, seconds)
 }
 
@@ -258,6 +287,7 @@ fn what_waits_as_usual_is_silent() {
     are_silent(&[
         ("slow clients of a busy server", 10, slow_clients),
         ("slow queries", 10, slow_queries),
+        ("idle HTTP/2", 10, idle_http2),
         ("log shipper", 10, log_shipper),
         ("proxy with back-pressure", 10, proxy),
         ("pool warms up in up to 2 min", 20, pool_warms_up),
