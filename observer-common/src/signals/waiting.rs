@@ -75,6 +75,9 @@ const WRITE_NAMES: &[&str] = ENDED_NAMES.split_at(READ_STALLS).1;
 /// Waits that are shorter are not counted at the end of a connection, milliseconds.
 pub const LEAST_WAIT_MS: u32 = 1000;
 
+/// Minimum of [`WaitCounters::gave_up`], milliseconds: `nc -w1` hangs up after a second although nothing is to come.
+pub const GAVE_UP_MS: u32 = 1500;
+
 /// Upper bounds of the waits, in nanoseconds.
 pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
     2 * S,
@@ -95,8 +98,8 @@ pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
 pub struct WaitCounters {
     /// From [`ENDED_TIMEOUT`] on: [`READ_STALLS`] for reading, then [`WRITE_STALLS`] for writing.
     pub ended: [Histogram; READ_STALLS + WRITE_STALLS],
-    /// Those of [`ENDED_TIMEOUT`] that certainly waited for an answer: to the first data, or to data that was sent a tenth of a
-    /// second or more after the last data was received. Detectors count these.
+    /// Those of [`ENDED_TIMEOUT`] that certainly waited for an answer, for [`GAVE_UP_MS`]: to the first data, or to data that
+    /// was sent a tenth of a second or more after the last data was received. Detectors count these.
     pub gave_up: u64,
 }
 

@@ -290,7 +290,7 @@ causes! {
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
-        GAVE_UP "gave_up": "connections that the program closed while it waited for the peer, after a second or longer"
+        GAVE_UP "gave_up": "connections that the program closed while it waited for an answer, after 1.5 s or longer"
             => "its peers complete the TCP handshake and do not answer before its timeout: they hang or are overloaded, or the timeout is too short"
             ["no-answer"];
         PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"

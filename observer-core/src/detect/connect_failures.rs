@@ -361,7 +361,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         };
         let mut score = fast.max(slow).max(waiting);
         let attempts = self.speaking();
-        let succeeds = attempts.ok.sum() >= attempts.failed() && falls_back(recorded);
+        // A sample may come between the two attempts.
+        let (ok, failed) = (attempts.ok.sum(), attempts.failed());
+        let succeeds = 10 * ok >= 9 * failed && falls_back(recorded);
         if succeeds && waiting < 1.0 {
             score = score.min(TOLD_BY_RECORDS);
         }

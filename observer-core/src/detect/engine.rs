@@ -136,13 +136,22 @@ impl Engine {
     /// Changes the thresholds from the next sample on. Findings and baselines stay.
     pub fn set_thresholds(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
+        self.forget_events();
+    }
+
+    /// All processes and names are assessed at the next sample.
+    fn forget_events(&mut self) {
         self.rows.processes.forget_events();
         self.rows.names.forget_events();
     }
 
     /// How far samples are apart from now on; a second before this is called.
     pub fn set_pace(&mut self, tick: Duration) {
-        self.pace = Pace::new(tick);
+        let pace = Pace::new(tick);
+        if self.pace != pace {
+            self.pace = pace;
+            self.forget_events();
+        }
     }
 
     /// What is known of the host from now on; nothing before this is called.
@@ -266,6 +275,7 @@ impl Engine {
             board: &mut self.board,
             host: &self.host,
             sample,
+            walk_time: &self.walk_time,
             overflowing: &overflowing,
         };
         pass.run_alone(&mut self.ports, &mut rows.ports, &sample.ports);
@@ -330,7 +340,8 @@ impl Engine {
             |detector, name, board| {
                 let of_process = [Anomaly::ReadStall, Anomaly::TlsStall];
                 let is_raised = |it| is_raised_for_process(board, it, &name.labels);
-                of_process.into_iter().any(is_raised)
+                name.labels.is_of_several()
+                    || of_process.into_iter().any(is_raised)
                     || stalls_at_full_listeners(&full, detector, name)
             },
         );

@@ -129,8 +129,9 @@ impl Gatherer {
 struct Running<'a> {
     processes: Vec<&'a Process>,
     syn_sent_over_3s: u32,
-    /// Whether one of them has connections that wait for peers.
+    /// Whether one of them has connections that wait for peers, or has given one up.
     is_waiting: bool,
+    gave_up: bool,
 }
 
 fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
@@ -140,8 +141,8 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
         running.processes.push(process);
         running.syn_sent_over_3s += process.syn_sent_over_3s;
         running.is_waiting |= process.waits.unanswered_at_once > 0
-            || process.peers.iter().any(|it| it.wait.is_judged)
-            || process.counts.gave_up > 0;
+            || process.peers.iter().any(|it| it.wait.is_judged);
+        running.gave_up |= process.counts.gave_up > 0;
     }
     names
 }
@@ -149,11 +150,14 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
 impl Running<'_> {
     fn waits(&self) -> (Waits, Vec<Awaited>) {
         let (mut waits, mut peers) = (Waits::default(), Vec::new());
-        if self.is_waiting {
+        if self.is_waiting || self.gave_up {
             for process in &self.processes {
                 waits.merge(&process.waits);
-                peers.extend_from_slice(&process.peers);
             }
+        }
+        if self.is_waiting {
+            let all = self.processes.iter().flat_map(|it| &it.peers);
+            peers.extend(all.cloned());
         }
         peers.sort_by_key(|it| Reverse((it.wait.connections, it.wait.longest_ms)));
         (waits, peers)

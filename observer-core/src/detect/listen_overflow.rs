@@ -125,7 +125,8 @@ impl ListenOverflow {
     }
 }
 
-/// Whether its processes wait for servers: half of several, or a single one for as long as connections wait for it.
+/// Whether its processes wait for servers: half of several, or a single one for about as long as connections wait for it: what
+/// waits for much longer is a subscription.
 fn is_busy(listener: &Listener) -> bool {
     let Workers {
         processes,
@@ -134,7 +135,10 @@ fn is_busy(listener: &Listener) -> bool {
     } = listener.busy;
     let longest_ms = waits.iter().map(|it| it.wait.longest_ms).max();
     match processes {
-        0 | 1 => longest_ms.is_some_and(|it| it >= listener.stalled_ms),
+        0 | 1 => longest_ms.is_some_and(|it| {
+            let queued_ms = listener.stalled_ms;
+            queued_ms > 0 && (queued_ms..=2 * queued_ms).contains(&it)
+        }),
         several => 2 * waiting >= several,
     }
 }
@@ -246,7 +250,7 @@ impl Detector for ListenOverflow {
             sockets: listener.sockets,
             accepts: self.recent[0].sum(),
             stuck_pid: self.stuck(listener).map(|it| it.process.tgid),
-            waits: Waiting::by_peer(listener.busy.waits.iter()),
+            waits: Waiting::most(listener.busy.waits.iter()),
             holders: named(&listener.holders),
         };
         (evidence, cause::explain(&[(self.cause, 1)]))

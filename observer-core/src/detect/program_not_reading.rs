@@ -59,7 +59,7 @@ impl Detector for ProgramNotReading {
             connections: waits.connections,
             reasons: Breakdown::new([("program_read", waits.unread.into())]),
             longest_seconds: f64::from(longest_ms.unwrap_or(0)) / 1e3,
-            peers: Waiting::by_peer(peers),
+            peers: Waiting::most(peers),
         };
         let served = waits.unread_of_servers;
         let causes = [

@@ -73,7 +73,7 @@ pub(super) fn waiting<S: Connecting>(sample: &S) -> impl Iterator<Item = &Awaite
 /// programs that have nothing to do with each other, and then there is no such peer.
 fn with_one_peer<S: Connecting>(sample: &S) -> f64 {
     let peers = Waiting::by_peer(waiting(sample));
-    let most = peers.iter().map(|it| it.connections).max();
+    let most = peers.first().map(|it| it.connections);
     let sum: u32 = peers.iter().map(|it| it.connections).sum();
     share(most.unwrap_or(0).into(), sum.into())
 }
@@ -134,7 +134,11 @@ impl<S: Connecting> ReadStall<S> {
                 / thresholds.read_stall_answer_share,
         ]));
         match S::IS_NAME && score > 0.0 {
-            true => score.min(with_one_peer(sample) / thresholds.read_stall_peer_share),
+            true => all(&[
+                score,
+                with_one_peer(sample) / thresholds.read_stall_peer_share,
+                share(waits.owed_by_program.into(), both) / thresholds.read_stall_owed_share,
+            ]),
             false => score,
         }
     }
@@ -216,7 +220,7 @@ impl<S: Connecting> Detector for ReadStall<S> {
                 ("answer", answers.into()),
             ]),
             longest_seconds: f64::from(longest_ms.unwrap_or(UNANSWERED_SECONDS * 1000)) / 1e3,
-            peers: Waiting::by_peer(peers),
+            peers: Waiting::most(peers),
         };
         let causes = [
             (&cause::NO_FIRST_BYTE, first_byte.0.into()),

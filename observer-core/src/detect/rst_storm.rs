@@ -313,19 +313,22 @@ impl<S: Resetting> RstStorm<S> {
     /// Takes what TLS handshakes that failed explain off the first of these causes. A connection is closed after such a
     /// failure, in one of several ways.
     fn explain(&self, causes: &mut Vec<(&'static Cause, u64)>) {
+        const ON_PURPOSE: [&Cause; 3] = [&cause::LINGER_ZERO, &cause::DISCONNECT, &cause::ABORTED];
         let [failed] = self.handshakes_failed.1.sums();
         let all: u64 = causes.iter().map(|(_, count)| count).sum();
         if 2 * failed < all {
             return;
         }
-        let mut left = failed.min(all);
+        let mut left = failed;
         causes.sort_by_key(|(_, count)| Reverse(*count));
-        for (_, count) in causes.iter_mut() {
-            let part = left.min(*count);
-            *count -= part;
-            left -= part;
+        for (cause, count) in causes.iter_mut() {
+            if !ON_PURPOSE.contains(cause) {
+                let part = left.min(*count);
+                *count -= part;
+                left -= part;
+            }
         }
-        causes.push((&cause::HANDSHAKES_FAIL, failed.min(all)));
+        causes.push((&cause::HANDSHAKES_FAIL, failed - left));
     }
 
     fn received_causes(&self) -> Vec<(&'static Cause, u64)> {

@@ -215,7 +215,10 @@ thresholds! {
     /// Of the waiting connections of a name, those with one peer as a fraction: processes of a name may have nothing to do
     /// with each other, and each may wait for something.
     read_stall_peer_share = 0.5;
-    /// Connections in 10 or 60 seconds that the program closed after it had waited for the peer for a second or longer. A
+    /// Of the waiting connections of a name, those of clients to whom its processes owe a first answer for `--stall-after`, as
+    /// a fraction: workers that wait for something to do, or for nothing as they ship logs, let nobody wait.
+    read_stall_owed_share = 0.5;
+    /// Connections in 10 or 60 seconds that the program closed after it had waited for an answer for 1.5 s or longer. A
     /// few requests that time out are normal.
     gave_up = 10.0;
     /// Seconds of 10 with at least one: a program that ends closes all of them at once.

@@ -67,7 +67,7 @@ impl Detector for TlsStall {
             connections: connections(sample),
             reasons: Breakdown::new(slow),
             longest_seconds: longest(sample).as_secs_f64(),
-            peers: Waiting::by_peer(silent(sample)),
+            peers: Waiting::most(silent(sample)),
         };
         let of = |role: u32| u64::from(handshakes.slow[role as usize]);
         let causes = [

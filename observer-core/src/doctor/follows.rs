@@ -130,23 +130,14 @@ fn awaited<'a>(
     all: &'a [Finding],
     listening: &[Listening],
 ) -> Option<&'a Finding> {
-    let (Evidence::Waits { peers, .. } | Evidence::AcceptQueue { waits: peers, .. }) =
-        &finding.evidence
-    else {
-        return None;
-    };
-    let all_waiting: u32 = peers.iter().map(|it| it.connections).sum();
-    let is_most = |of: u32| 2 * of > all_waiting;
-    let mut most = peers.iter().filter(|it| !it.is_client);
-    let most = most.find(|it| is_most(it.connections))?;
-    let at = SocketAddr::new(most.address, most.port);
+    let (at, server) = most_awaited(&finding.evidence)?;
     let is_at = |place: &ListenAddress| {
         let netns = finding.netns;
         netns.is_some_and(|netns| place.is_reached_at(netns, at))
     };
     let servers = listening.iter().filter(|(place, _)| is_at(place));
     let servers: Vec<_> = servers.map(|(_, labels)| labels.name_key()).collect();
-    let known = most.server.as_deref().map(Labels::name_key);
+    let known = server.map(Labels::name_key);
     let is_of_server = |it: &&Finding| {
         let Some(name) = it.labels.as_deref().map(Labels::name_key) else {
             return false;
@@ -158,6 +149,24 @@ fn awaited<'a>(
         let mut all = all.iter().filter(|it| it.anomaly == *anomaly);
         all.find(is_of_server)
     })
+}
+
+/// The server that most connections wait for or were given up for, and its program if it is known.
+fn most_awaited(evidence: &Evidence) -> Option<(SocketAddr, Option<&Labels>)> {
+    let (Evidence::Waits { peers, .. } | Evidence::AcceptQueue { waits: peers, .. }) = evidence
+    else {
+        let Evidence::GaveUp { peers, .. } = evidence else {
+            return None;
+        };
+        let most = peers.iter().find(|it| it.share > 0.5 && !it.is_client)?;
+        return Some((SocketAddr::new(most.address, most.port), None));
+    };
+    let all_waiting: u32 = peers.iter().map(|it| it.connections).sum();
+    let is_most = |of: u32| 2 * of > all_waiting;
+    let mut most = peers.iter().filter(|it| !it.is_client);
+    let most = most.find(|it| is_most(it.connections))?;
+    let at = SocketAddr::new(most.address, most.port);
+    Some((at, most.server.as_deref()))
 }
 
 /// The program that scans, if it is one of this host.

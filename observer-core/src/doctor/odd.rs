@@ -56,7 +56,7 @@ pub struct Binds {
     pub failed: BTreeMap<String, u64>,
 }
 
-/// TLS handshakes of a name in one role, of which nine tenths or more have failed since the daemon started.
+/// TLS handshakes of a name in one role, of which none or hardly any has succeeded since the daemon started.
 #[derive(Clone, Debug)]
 pub struct FailedHandshakes {
     /// Whose.
@@ -70,7 +70,8 @@ pub struct FailedHandshakes {
 }
 
 impl FailedHandshakes {
-    /// For each role in which some have failed and at most a tenth of all has succeeded.
+    /// For each role in which some have failed and none has succeeded; of clients also if a tenth of all has. Health checks
+    /// of a server's port are failed handshakes.
     pub fn of<'a>(
         labels: &'a Arc<Labels>,
         tls: &'a TlsCounters,
@@ -82,7 +83,8 @@ impl FailedHandshakes {
             .enumerate()
             .filter_map(move |(role, name)| {
                 let (failed, succeeded) = (sum(role, TLS_FAILED), sum(role, TLS_OK));
-                (failed > 0 && 9 * succeeded <= failed).then(|| Self {
+                let few = *name == "client" && 9 * succeeded <= failed;
+                (failed > 0 && (succeeded == 0 || few)).then(|| Self {
                     labels: Arc::clone(labels),
                     role: name,
                     failed,

@@ -2,12 +2,12 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
 use observer_common::{
-    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
+    AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, LISTEN, PORT_BOUND, SEEN_ASKED,
     SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
     WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
     WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
@@ -137,11 +137,12 @@ impl Waits {
         let less = |count: &mut u32| *count = count.saturating_sub(it.connections);
         less(&mut self.connections);
         less(&mut self.in_use_of_clients);
-        if let Some(stall) = stall(it.waits_for) {
-            less(&mut self.stalled[stall]);
-        }
-        if it.is_judged && it.waits_for == WAIT_PEER {
-            less(&mut self.unanswered);
+        // Others have not waited for that long.
+        if it.is_judged {
+            match stall(it.waits_for) {
+                Some(stall) => less(&mut self.stalled[stall]),
+                None => less(&mut self.unanswered),
+            }
         }
     }
 
@@ -300,7 +301,8 @@ pub struct PeerWait {
     pub connections: u32,
     /// The longest wait, milliseconds.
     pub longest_ms: u32,
-    /// The slot and generation of the process of this host that is the server, if it is known by [`Served`].
+    /// The slot and generation of the process of this host that is the server, if it is known: of the same network namespace
+    /// by [`Served`], of another one by both ends of the connection, because its addresses are not unique.
     pub server: Option<(u32, u32)>,
 }
 
@@ -314,14 +316,6 @@ pub struct Served {
     pub address: SocketAddr,
     /// Whose connection: slot and generation.
     pub owner: (u32, u32),
-}
-
-impl Served {
-    /// Whether connections from this namespace to this address are to it. The addresses of namespaces are taken to differ,
-    /// but for those of loopback.
-    fn is_reached_at(&self, netns: u32, to: SocketAddr) -> bool {
-        self.address == to && (self.netns == netns || !to.ip().is_loopback())
-    }
 }
 
 impl PeerWait {
@@ -347,18 +341,28 @@ const MOST_PEERS: u32 = 1000;
 /// Maximum number of addresses of a process in [`Served`], which a client on loopback has millions to choose from.
 const MOST_SERVED: u32 = 64;
 
+/// Maximum number of connections of a process of which both ends are compared.
+const MOST_ENDS: u32 = 1_000;
+
+/// Addresses and ports of a connection: the server's, and the client's.
+type Ends = [([u32; 4], u16); 2];
+
 /// Aggregates the connections of a walk.
 #[derive(Default)]
 pub(super) struct WaitCollector {
     processes: BTreeMap<(u32, u32), Waits>,
-    /// Connections, and the longest wait.
-    peers: BTreeMap<PeerKey, (u32, u32)>,
+    /// Connections, the longest wait, and the ends of that one.
+    peers: BTreeMap<PeerKey, (u32, u32, Ends)>,
     /// Number of those of each owner: clients that have sent nothing, and others.
     known: BTreeMap<((u32, u32), bool), u32>,
     /// By address, port and namespace.
     served: BTreeMap<([u32; 4], u16, u32), (u32, u32)>,
-    /// Number of those of each owner.
-    served_by: BTreeMap<(u32, u32), u32>,
+    /// Servers' connections, but for those on loopback.
+    ends: BTreeMap<Ends, (u32, u32)>,
+    /// Number of either kind of each owner.
+    served_by: BTreeMap<(u32, u32), [u32; 2]>,
+    /// Owners and ports of listening sockets.
+    listening: BTreeSet<((u32, u32), u16)>,
 }
 
 /// Owner, whether detectors count the wait, its number, and the peer.
@@ -402,10 +406,13 @@ impl RawPeer {
 
 impl WaitCollector {
     pub fn add(&mut self, socket: &SocketSeen, stall_after_ms: u32) {
+        let owner = (socket.slot, socket.generation);
+        if socket.state == LISTEN {
+            self.listening.insert((owner, socket.local_port));
+        }
         if !matches!(socket.state, ESTABLISHED | CLOSE_WAIT) {
             return;
         }
-        let owner = (socket.slot, socket.generation);
         let waits = self.processes.entry(owner).or_default();
         let is_judged = is_judged(socket, stall_after_ms);
         waits.add(socket, stall_after_ms, is_judged);
@@ -426,33 +433,74 @@ impl WaitCollector {
         }
         let peer = RawPeer::of(socket, is_server);
         let key = (owner, is_judged, waits_for, peer);
-        if let Some((count, longest)) = self.peers.get_mut(&key) {
+        let ends = [
+            (socket.remote, socket.remote_port),
+            (socket.local, socket.local_port),
+        ];
+        if let Some((count, longest, of_longest)) = self.peers.get_mut(&key) {
             *count += 1;
-            *longest = socket.waited_ms.max(*longest);
+            if socket.waited_ms > *longest {
+                (*longest, *of_longest) = (socket.waited_ms, ends);
+            }
             return;
         }
         // Addresses of peers are easily had in any number.
         let known = self.known.entry((owner, is_unused)).or_default();
         if *known < MOST_PEERS {
             *known += 1;
-            self.peers.insert(key, (1, socket.waited_ms));
+            self.peers.insert(key, (1, socket.waited_ms, ends));
         }
     }
 
     fn add_served(&mut self, socket: &SocketSeen, owner: (u32, u32)) {
-        let at = (socket.local, socket.local_port, socket.netns);
-        if let Entry::Vacant(vacant) = self.served.entry(at) {
-            let number = self.served_by.entry(owner).or_default();
-            if *number < MOST_SERVED {
-                *number += 1;
-                vacant.insert(owner);
-            }
+        let at = (socket.local, socket.local_port);
+        let [addresses, connections] = self.served_by.entry(owner).or_default();
+        if let Entry::Vacant(vacant) = self.served.entry((at.0, at.1, socket.netns))
+            && *addresses < MOST_SERVED
+        {
+            *addresses += 1;
+            vacant.insert(owner);
+        }
+        if *connections < MOST_ENDS && !address(at.0).is_loopback() {
+            *connections += 1;
+            let ends = [at, (socket.remote, socket.remote_port)];
+            self.ends.insert(ends, owner);
         }
     }
 
     /// The waits of each process, in the order of owners; the peers, grouped by process: first
     /// those that detectors count, then by number of connections; and the addresses of servers.
     pub fn finish(self) -> (Vec<ProcessWaits>, Vec<PeerWait>, Vec<Served>) {
+        let server = |peer: &RawPeer, ends: &Ends| {
+            let at = (peer.address, peer.port, peer.netns);
+            let here = self.served.get(&at).or_else(|| self.ends.get(ends));
+            here.filter(|_| !peer.is_client).copied()
+        };
+        let peers = self.peers.iter();
+        let peers = peers.map(
+            |((owner, is_judged, waits_for, raw), (connections, longest_ms, ends))| PeerWait {
+                owner: *owner,
+                peer: raw.decode(),
+                waits_for: *waits_for,
+                is_judged: *is_judged,
+                connections: *connections,
+                longest_ms: *longest_ms,
+                server: server(raw, ends),
+            },
+        );
+        let mut peers: Vec<_> = peers.collect();
+        let mut processes = self.processes;
+        peers.retain(|it| {
+            let is_for_answer = matches!(it.waits_for, WAIT_PEER | WAIT_PEER_FIRST_BYTE);
+            // The listener of such a pair was closed once it was made. One that is there gets requests, from its own threads, too.
+            let is_pair = is_for_answer
+                && it.server == Some(it.owner)
+                && !self.listening.contains(&(it.owner, it.peer.port));
+            if is_pair && let Some(waits) = processes.get_mut(&it.owner) {
+                waits.remove(it);
+            }
+            !is_pair
+        });
         let served = self.served.into_iter();
         let served = served.map(|((raw, port, netns), owner)| Served {
             netns,
@@ -460,41 +508,6 @@ impl WaitCollector {
             owner,
         });
         let served: Vec<_> = served.collect();
-        let mut by_address: BTreeMap<SocketAddr, Vec<&Served>> = BTreeMap::new();
-        for it in &served {
-            by_address.entry(it.address).or_default().push(it);
-        }
-        let server = |peer: &Peer| {
-            let at = SocketAddr::new(peer.address, peer.port);
-            let mut all = by_address.get(&at).filter(|_| !peer.is_client)?.iter();
-            let found = all.find(|it| it.is_reached_at(peer.netns, at))?;
-            Some(found.owner)
-        };
-        let peers = self.peers.into_iter();
-        let peers = peers.map(
-            |((owner, is_judged, waits_for, raw), (connections, longest_ms))| PeerWait {
-                owner,
-                peer: raw.decode(),
-                waits_for,
-                is_judged,
-                connections,
-                longest_ms,
-                server: None,
-            },
-        );
-        let mut peers: Vec<_> = peers.collect();
-        for peer in &mut peers {
-            peer.server = server(&peer.peer);
-        }
-        let mut processes = self.processes;
-        peers.retain(|it| {
-            let is_for_answer = matches!(it.waits_for, WAIT_PEER | WAIT_PEER_FIRST_BYTE);
-            let is_own = is_for_answer && it.server == Some(it.owner);
-            if is_own && let Some(waits) = processes.get_mut(&it.owner) {
-                waits.remove(it);
-            }
-            !is_own
-        });
         peers.sort_by_key(|it| {
             let most = Reverse((it.is_judged, it.connections, it.longest_ms));
             (it.owner, it.kind(), most, it.peer)

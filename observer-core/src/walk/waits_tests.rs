@@ -232,6 +232,11 @@ fn servers_of_this_host_are_known_by_connections_that_wait() {
         loopback(7),
         served(at(1, 1, 7), 5, 8),
         served(loopback(8), 6, 8),
+        // At the same address, in a namespace of somebody else.
+        SocketSeen {
+            remote_port: 44_001,
+            ..served(at(2, 1, 7), 9, 9)
+        },
     ];
     let servers = |sockets: &[SocketSeen]| {
         let mut collector = WaitCollector::default();
@@ -248,10 +253,10 @@ fn servers_of_this_host_are_known_by_connections_that_wait() {
         ("10.0.0.2".to_owned(), None),
         ("127.0.0.1".to_owned(), None),
     ]);
-    assert_eq!(servers(&sockets), (expected.clone(), 2));
+    assert_eq!(servers(&sockets), (expected.clone(), 3));
     let here = served(loopback(7), 4, 7);
     expected.insert("127.0.0.1".to_owned(), Some((4, 0)));
-    assert_eq!(servers(&[&sockets[..], &[here]].concat()), (expected, 3));
+    assert_eq!(servers(&[&sockets[..], &[here]].concat()), (expected, 4));
     // An address for each client is easily had on loopback.
     let many = (0..3_000).map(|address| SocketSeen {
         local: words(Ipv4Addr::from_bits(0x7f00_0000 + address)),
@@ -276,14 +281,35 @@ fn what_a_program_sends_to_itself_waits_for_nobody() {
         waits_for: WAIT_NOBODY,
         ..own(port)
     };
+    // Its threads ask a server in the same program, beside pairs that were used a moment ago.
+    let listener = SocketSeen {
+        state: LISTEN,
+        local_port: 2003,
+        ..socket(1, WAIT_NOTHING, 0)
+    };
+    let recent = SocketSeen {
+        waited_ms: 3_000,
+        ..own(2004)
+    };
     let other = peer(socket(1, WAIT_PEER_FIRST_BYTE, 12_000), 1, false);
-    let (all, peers) = collect(&[own(2001), served(2001), own(2002), served(2002), other]);
+    let (all, peers) = collect(&[
+        own(2001),
+        served(2001),
+        own(2002),
+        served(2002),
+        recent,
+        served(2004),
+        listener,
+        own(2003),
+        served(2003),
+        other,
+    ]);
     let waits = &all[0].1;
     let stalls: Vec<_> = waits.stalls().map(|it| (it.0, it.1)).collect();
-    assert_eq!(stalls, [("peer_first_byte", 1)]);
-    assert_eq!((waits.connections, waits.in_use_of_clients), (3, 1));
+    assert_eq!(stalls, [("peer_first_byte", 2)]);
+    assert_eq!((waits.connections, waits.in_use_of_clients), (6, 2));
     let peers: Vec<_> = peers.iter().map(|it| it.peer.port).collect();
-    assert_eq!(peers, [80]);
+    assert_eq!(peers, [80, 2003]);
 }
 
 #[test]

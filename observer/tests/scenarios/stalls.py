@@ -3,8 +3,8 @@
 TCP alone. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `impatient`: a server that has answered takes requests and does nothing, and ten clients
-give up after two seconds each. `workers`: eight processes with a connection each wait for a server that hangs. `busy`: all
-workers of a server do that, and accept nothing meanwhile. `leak`: a client forgets two idle connections a second."""
+give up after two seconds each. `workers`: eight workers of a server, with a client each, wait for another server that hangs. `busy`: all
+four do, and twelve clients wait for them. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, subprocess, tempfile, threading, time
 
 from common import ARGS, child, rename, say
@@ -77,9 +77,9 @@ def hanging(ready):
 
 
 def front(ready):
-    """Four workers accept what their parent listens for, and each asks the server on port 80."""
+    """Workers accept what their parent listens for, and each asks the server on port 80."""
     s = listen(81)
-    for _ in range(4):
+    for _ in range(4 if KIND == "busy" else 8):
         if os.fork() == 0:
             while True:
                 c = s.accept()[0]
@@ -182,20 +182,12 @@ elif KIND == "impatient":
                 pass
 
     together(tries, range(10))
-elif KIND == "workers":
-    child("server", hanging)
-    rename("worker")
-    say("start")
-    for _ in range(7):
-        if os.fork() == 0:
-            break
-    ask(b"request")
-elif KIND == "busy":
+elif KIND in ("workers", "busy"):
     child("server", hanging)
     child("front", front)
     rename("client")
     say("start")
-    for _ in range(12):
+    for _ in range(12 if KIND == "busy" else 8):
         connect(81).sendall(b"request")
 elif KIND == "clients":
     child("server", source)

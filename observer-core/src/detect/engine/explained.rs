@@ -8,14 +8,14 @@ use super::{
     super::{
         anomaly::Anomaly,
         board::Board,
-        finding::{Direction, Evidence, PeerShare, Severity, Subject},
+        finding::{Awaited, Direction, Evidence, PeerShare, Severity, Subject},
         listen_overflow::ListenOverflow,
         read_stall::{self, ReadStall},
         sample::{ConnectResult, Connecting, Listener, Process},
     },
     watches::{Rows, Watches},
 };
-use crate::{table::Labels, walk::PeerWait};
+use crate::table::Labels;
 
 /// Whether it is raised for a process of the name.
 pub(super) fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labels) -> bool {
@@ -78,13 +78,26 @@ impl<'a> FullListeners<'a> {
         Self(full.map(|(_, listener)| listener).collect())
     }
 
-    /// Whether connects from a namespace to an address reach one. The addresses of namespaces are taken to differ, but for
-    /// those of loopback.
+    /// Whether connects from a namespace to an address reach one. Of another namespace nothing is known: addresses are not
+    /// unique.
     fn is_at(&self, netns: u32, at: SocketAddr) -> bool {
         self.0.iter().any(|it| {
-            let elsewhere = it.place.address == at || it.queued_at.contains(&at);
-            it.place.is_reached_at(netns, at) || elsewhere && !at.ip().is_loopback()
+            let place = &it.place;
+            place.is_reached_at(netns, at) || place.netns == netns && it.queued_at.contains(&at)
         })
+    }
+
+    /// Whether connections that wait are with one: at its address, or with a process that is known to be its holder.
+    fn is_awaited(&self, it: &Awaited) -> bool {
+        let peer = &it.wait.peer;
+        let server = it.server.as_deref().map(Labels::name_key);
+        let is_holder = |listener: &Listener| {
+            let mut holders = listener.holders.iter().map(|it| it.labels.name_key());
+            listener.place.address.port() == peer.port && holders.any(|it| server == Some(it))
+        };
+        !peer.is_client
+            && (self.is_at(peer.netns, SocketAddr::new(peer.address, peer.port))
+                || self.0.iter().any(|it| is_holder(it)))
     }
 }
 
@@ -116,15 +129,13 @@ pub(super) fn is_at_full_listeners(
 /// The connections in `waits` to such listeners, and the others.
 fn divide<'a>(
     listeners: &FullListeners<'_>,
-    waits: impl Iterator<Item = &'a PeerWait>,
+    waits: impl Iterator<Item = &'a Awaited>,
 ) -> (u32, u32) {
     let (mut full, mut others) = (0, 0);
     for it in waits {
-        let peer = &it.peer;
-        let at = SocketAddr::new(peer.address, peer.port);
-        match !peer.is_client && listeners.is_at(peer.netns, at) {
-            true => full += it.connections,
-            false => others += it.connections,
+        match listeners.is_awaited(it) {
+            true => full += it.wait.connections,
+            false => others += it.wait.connections,
         }
     }
     (full, others)
@@ -140,7 +151,7 @@ pub(super) fn stalls_at_full_listeners<S: Connecting>(
         return is_at_full_listeners(listeners, std::slice::from_ref(&sample.culprits().gave_up));
     }
     let waits = read_stall::waiting(sample);
-    let (full, others) = divide(listeners, waits.map(|it| &it.wait));
+    let (full, others) = divide(listeners, waits);
     full > others
 }
 
@@ -149,8 +160,8 @@ pub(super) fn handshakes_at_full_listeners(
     listeners: &FullListeners<'_>,
     process: &Process,
 ) -> bool {
-    let waits = process.peers.iter().map(|it| &it.wait);
-    let waits = waits.filter(|it| it.waits_for == WAIT_PEER_FIRST_BYTE);
+    let waits = process.peers.iter();
+    let waits = waits.filter(|it| it.wait.waits_for == WAIT_PEER_FIRST_BYTE);
     let (full, others) = divide(listeners, waits);
     let slow = &process.handshakes.slow;
     let as_client = slow[TLS_CLIENT as usize];

@@ -12,7 +12,7 @@ use super::{
         sample::Sample,
     },
     part::Part,
-    watches::{Rows, Watches},
+    watches::{Rows, WalkTime, Watches},
 };
 use crate::table::Labels;
 
@@ -25,6 +25,7 @@ pub(super) struct Pass<'a> {
     pub(super) board: &'a mut Board,
     pub(super) host: &'a Host,
     pub(super) sample: &'a Sample,
+    pub(super) walk_time: &'a WalkTime,
     /// Names with listeners whose accept queues overflow.
     pub(super) overflowing: &'a HashSet<(&'a str, &'a str)>,
 }
@@ -66,7 +67,7 @@ impl Pass<'_> {
             suspected |= watch.is_suspected();
             let is_wanted = watch.detector.wants_walk(part, self.at.thresholds);
             if let Some(is_wanted) = is_wanted {
-                let wants = watch.wants_walks(self.at.now, is_wanted);
+                let wants = watch.wants_walks(self.at.now, is_wanted, self.walk_time);
                 watch.is_settled &= !wants && !is_wanted;
                 wants_walks |= wants;
             }

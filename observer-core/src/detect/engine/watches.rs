@@ -164,13 +164,14 @@ impl<D> Watch<D> {
         self.flag.raised().is_some() || self.score >= SUSPECTED
     }
 
-    /// Whether it wants walks soon. They cost more than their share then, so what lasts wants them only now and then.
-    pub(super) fn wants_walks(&mut self, now: Duration, is_wanted: bool) -> bool {
+    /// Whether it wants walks soon, if there is `time` for them. They cost more than their share then, so what lasts wants them
+    /// only now and then.
+    pub(super) fn wants_walks(&mut self, now: Duration, is_wanted: bool, time: &WalkTime) -> bool {
         let since = |at: Duration| now.saturating_sub(at);
         let again = self
             .walks_wanted_at
             .is_none_or(|at| since(at) >= WALKS_WANTED_AGAIN);
-        if again && (is_wanted || self.is_suspected()) {
+        if again && time.is_left() && (is_wanted || self.is_suspected()) {
             self.walks_wanted_at = Some(now);
         }
         self.walks_wanted_at
@@ -269,6 +270,7 @@ impl Default for WalkTime {
 
 impl WalkTime {
     const MOST: Duration = Duration::from_secs(60);
+    const LEAST: Duration = Duration::from_secs(1);
     /// It comes back at a tenth of the speed.
     const SHARE: u32 = 10;
 
@@ -278,7 +280,11 @@ impl WalkTime {
             self.left = self.left.saturating_sub(elapsed);
         }
         self.left = Self::MOST.min(self.left.saturating_add(elapsed / Self::SHARE));
-        self.is_wanted = is_wanted && self.left >= elapsed;
+        self.is_wanted = is_wanted && self.is_left();
+    }
+
+    fn is_left(&self) -> bool {
+        self.left >= Self::LEAST
     }
 
     /// Whether they are wanted until the next sample.
@@ -329,7 +335,8 @@ mod tests {
     fn what_lasts_wants_walks_for_thirty_seconds_of_five_minutes() {
         let mut watch = Watch::new(());
         watch.score = SUSPECTED;
-        let mut wanted = |second| watch.wants_walks(Duration::from_secs(second), false);
+        let time = WalkTime::default();
+        let mut wanted = |second| watch.wants_walks(Duration::from_secs(second), false, &time);
         let times: Vec<u64> = (0..900).filter(|second| wanted(*second)).collect();
         let expected: Vec<u64> = [0..30, 300..330, 600..630].into_iter().flatten().collect();
         assert_eq!(times, expected);

@@ -155,7 +155,9 @@ fn handshakes_that_fail_are_the_cause_of_what_follows() {
     assert_eq!(causes(0), ["unread"]);
     assert_eq!(causes(49), ["unread"]);
     assert_eq!(causes(60), ["handshakes_fail"]);
+    // SO_LINGER is set on purpose.
     assert_eq!(causes(130), ["handshakes_fail"]);
+    assert_eq!(causes(55), ["handshakes_fail", "linger_zero", "unread"]);
 }
 
 /// Data that clients send after the server has closed is no mistake of its own shutdown().

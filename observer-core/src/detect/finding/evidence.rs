@@ -1,6 +1,6 @@
 //! The numbers of findings.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -48,27 +48,48 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// One for each peer, with the reason that most of its connections have. `waits` has most connections first.
+    /// One for each peer, with the reason of the first of `waits`; most connections first.
     pub fn by_peer<'a>(waits: impl Iterator<Item = &'a Awaited>) -> Vec<Self> {
-        let mut all: Vec<Self> = Vec::new();
-        for Awaited { wait, server } in waits {
+        let mut all: BTreeMap<(IpAddr, u16, bool), (usize, Self)> = BTreeMap::new();
+        for (index, Awaited { wait, server }) in waits.enumerate() {
             let (peer, connections) = (&wait.peer, wait.connections);
-            let is_same = |it: &&mut Self| {
-                (it.address, it.port, it.is_client) == (peer.address, peer.port, peer.is_client)
-            };
-            match all.iter_mut().find(is_same) {
-                Some(known) => known.connections += connections,
-                None => all.push(Self {
+            let key = (peer.address, peer.port, peer.is_client);
+            let (_, waiting) = all.entry(key).or_insert_with(|| {
+                let waiting = Self {
                     address: peer.address,
                     port: peer.port,
                     is_client: peer.is_client,
                     reason: wait_name(wait.waits_for),
-                    connections,
+                    connections: 0,
                     server: server.clone(),
-                }),
-            }
+                };
+                (index, waiting)
+            });
+            waiting.connections += connections;
+            waiting.server = one_of(waiting.server.take(), server.as_ref());
         }
+        let mut all: Vec<_> = all.into_values().collect();
+        all.sort_by_key(|(index, it)| (Reverse(it.connections), *index));
+        all.into_iter().map(|(_, it)| it).collect()
+    }
+
+    /// The first [`PEERS`] of those.
+    pub fn most<'a>(waits: impl Iterator<Item = &'a Awaited>) -> Vec<Self> {
+        let mut all = Self::by_peer(waits);
+        all.truncate(PEERS);
         all
+    }
+}
+
+/// The server of connections with these: of two workers, their name.
+fn one_of(known: Option<Arc<Labels>>, other: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {
+    match (known, other) {
+        (Some(known), Some(other)) if known != *other => {
+            let (comm, unit) = known.name_key();
+            let is_same = other.name_key() == (comm, unit);
+            is_same.then(|| Arc::new(Labels::name(comm, unit)))
+        }
+        (known, other) => known.or_else(|| other.cloned()),
     }
 }
 
@@ -265,7 +286,7 @@ pub enum Evidence {
     },
     /// Of connections that the program gave up.
     GaveUp {
-        /// Those that it closed after it had waited for the peer for a second or longer.
+        /// Those that it closed after it had waited for an answer for 1.5 s or longer.
         gave_up: u64,
         /// All that ended in the same time, and those that are in use; of a proxy, the connections of one side.
         connections: u64,

@@ -1,6 +1,10 @@
 //! The servers that processes wait for, and which programs of this host they are.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW};
 
@@ -11,12 +15,14 @@ use crate::{
         sample::{Listener, Workers},
     },
     table::{Labels, ProcessVitals, Snapshot},
-    walk::{PeerWait, Walk},
+    walk::{PeerWait, Served, Walk},
 };
 
 /// What the last walk knows of servers.
 pub(super) struct Servers<'a> {
     walk: &'a Walk,
+    /// Addresses at which connections to servers wait, by network namespace and port.
+    served: HashMap<(u32, u16), Vec<&'a Served>>,
     /// Labels of those of this host that are waited for.
     labels: HashMap<(u32, u32), &'a Arc<Labels>>,
     /// Processes with connections that wait for servers, by name.
@@ -39,9 +45,14 @@ impl<'a> Servers<'a> {
         let walk = &snapshot.walk;
         let mut servers = Self {
             walk,
+            served: HashMap::new(),
             labels: HashMap::new(),
             waiting: HashMap::new(),
         };
+        for it in &walk.served {
+            let at = (it.netns, it.address.port());
+            servers.served.entry(at).or_default().push(it);
+        }
         if walk.peers.is_empty() {
             return servers;
         }
@@ -73,20 +84,25 @@ impl<'a> Servers<'a> {
     /// Adds to a listener at which addresses its connections are, and for whom its processes wait: workers accept what their
     /// parent listens for, so they are those of the names of its holders. `all` are the processes of the host.
     pub fn add_to(&self, listener: &mut Listener, all: &'a [ProcessVitals]) {
+        if listener.backlog == 0 {
+            return;
+        }
         let place = listener.place;
-        let here = self.walk.served.iter();
+        let here = self.served.get(&(place.netns, place.address.port()));
+        let here = here.into_iter().flatten();
         let here = here.filter(|it| place.takes(it.netns, it.address));
         listener.queued_at = here.map(|it| it.address).collect();
+        // Each worker may have a socket of its own.
         let names = listener.holders.iter().map(|it| it.labels.name_key());
-        let names: Vec<_> = names.filter(|it| self.waiting.contains_key(it)).collect();
-        if listener.backlog == 0 || names.is_empty() {
+        let names: BTreeSet<_> = names.filter(|it| self.waiting.contains_key(it)).collect();
+        if names.is_empty() {
             return;
         }
         let mut workers = Workers::default();
         for process in all {
-            let name = process.vitals.labels.name_key();
-            let accepts = process.vitals.counts.slot().accept.accepted > 0;
-            workers.processes += u32::from(names.contains(&name) && accepts);
+            let is_one = names.contains(&process.vitals.labels.name_key());
+            workers.processes +=
+                u32::from(is_one && process.vitals.counts.slot().accept.accepted > 0);
         }
         for process in names.iter().flat_map(|it| &self.waiting[it]) {
             let waits = self.walk.peers(process.owner).iter();
@@ -94,8 +110,7 @@ impl<'a> Servers<'a> {
             workers.waiting += 1;
             workers.waits.extend(waits.map(|it| self.named(it)));
         }
-        let most_first =
-            |it: &Awaited| std::cmp::Reverse((it.wait.connections, it.wait.longest_ms));
+        let most_first = |it: &Awaited| Reverse((it.wait.connections, it.wait.longest_ms));
         workers.waits.sort_by_key(most_first);
         listener.busy = workers;
     }

@@ -135,6 +135,7 @@ fn workers_that_wait_for_a_server_do_not_accept() {
     // A single one has waited since before the connections came, or for something else.
     assert_eq!(cause(1, 1, 20_000, 0), ("workers_wait", 1));
     assert_eq!(cause(1, 1, 19_999, 0), ("no_accepts", 1));
+    assert_eq!(cause(1, 1, 90_000, 0), ("no_accepts", 1));
 }
 
 /// Time from the first sample to the one at which it is raised for a queue that stays full.

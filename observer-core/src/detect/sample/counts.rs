@@ -239,7 +239,7 @@ pub struct Counts {
     pub exhausted: [u64; 2],
     /// Connections that accept() returned.
     pub accepted: u64,
-    /// Connections that the program closed after it had waited for the peer for a second or longer.
+    /// Connections that the program closed after it had waited for an answer for 1.5 s or longer.
     pub gave_up: u64,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,

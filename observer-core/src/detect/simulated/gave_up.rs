@@ -94,6 +94,7 @@ fn workers(
     onset: u64,
     seconds: u64,
     number: u32,
+    has_clients: bool,
     waits_for: impl Fn(u64, u32) -> Option<u16> + 'static,
 ) -> Series {
     let samples = (0..=seconds).map(move |second| {
@@ -125,6 +126,9 @@ fn workers(
         };
         let first_byte = usize::from(WAIT_PEER_FIRST_BYTE - WAIT_PROGRAM_ACCEPT);
         waits.stalled[first_byte] = peers.len() as u32;
+        if has_clients {
+            waits.owed_by_program = peers.len() as u32;
+        }
         Sample {
             names: vec![Name {
                 running: number,
@@ -145,7 +149,7 @@ fn workers_hang(draw: &mut Draw) -> Series {
         draw.number(30, 120),
         draw.real(0.3, 20.0),
     );
-    workers(at, at + 90, number as u32, move |second, worker| {
+    workers(at, at + 90, number as u32, true, move |second, worker| {
         let waiting = second.saturating_sub(at + 10) as f64 * rate;
         (f64::from(worker) < waiting).then_some(5432)
     })
@@ -154,15 +158,23 @@ fn workers_hang(draw: &mut Draw) -> Series {
 /// Programs of one name that have nothing to do with each other.
 fn each_waits_for_another(draw: &mut Draw) -> Series {
     let number = draw.number(5, 100) as u32;
-    workers(0, 300, number, |_, worker| Some(8000 + (worker / 2) as u16))
+    workers(0, 300, number, true, |_, worker| {
+        Some(8000 + (worker / 2) as u16)
+    })
 }
 
 fn few_workers(draw: &mut Draw) -> Series {
     let number = draw.number(5, 100) as u32;
     let few = number.min(4);
-    workers(0, 300, number, move |_, worker| {
+    workers(0, 300, number, true, move |_, worker| {
         (worker < few).then_some(8000)
     })
+}
+
+/// Each has a connection to a collector of logs, or to a queue that is empty, and nobody waits for it.
+fn idle_workers(draw: &mut Draw) -> Series {
+    let number = draw.number(5, 100) as u32;
+    workers(0, 300, number, false, |_, _| Some(12_201))
 }
 
 #[test]
@@ -190,5 +202,6 @@ fn what_times_out_as_usual_is_silent() {
         ("program that ends", 20, ends_at_once),
         ("programs of one name", 20, each_waits_for_another),
         ("four workers wait", 20, few_workers),
+        ("idle workers", 20, idle_workers),
     ]);
 }

@@ -161,7 +161,7 @@ pub(super) fn what(finding: &Finding) -> String {
             seconds,
             peers,
         } => format!(
-            "gives up before its peers answer: {} of {} connections in {}, each after a second or longer{}",
+            "gives up before its peers answer: {} of {} connections in {}, each after 1.5 s or longer{}",
             number(*gave_up),
             number(*connections),
             duration(Duration::from_secs(*seconds)),

@@ -88,7 +88,7 @@ fn handshakes_most_of_which_fail_are_odd() {
             .to_owned(),
         vec!["tls-fails".to_owned()],
     );
-    assert_eq!(notes([2, 1_000], [6, 50]), [expected]);
+    assert_eq!(notes([2, 1_000], [1, 50]), [expected]);
     assert_eq!(notes([0, 9], [0, 0]), []);
 }
 

@@ -21,9 +21,9 @@ use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ENDED_NONE, ENDED_TIMEOUT,
-    ESTABLISHED, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, READ_STALLS, RECORD_STATE,
-    SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIMED_STATES, WAIT_BOUNDS,
-    WRITE_STALLS, add_packed, pack_duration, timed_index,
+    ESTABLISHED, GAVE_UP_MS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, READ_STALLS,
+    RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIMED_STATES,
+    WAIT_BOUNDS, WRITE_STALLS, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -249,7 +249,7 @@ unsafe fn waited<M: Memory>(
                 .cast::<Histogram>()
                 .add(index);
             observe(histogram, &WAIT_BOUNDS, u64::from(ms) * 1_000_000);
-            if what == ENDED_TIMEOUT && is_asked {
+            if what == ENDED_TIMEOUT && is_asked && ms >= GAVE_UP_MS {
                 counters::add(&raw mut (*slot).waiting.gave_up, 1);
             }
         }

@@ -579,13 +579,16 @@ scenarios! {
             also: &[("close_wait_leak", "server", "server_keeps_closed")],
             ..stall("read_stall", "client", "gave_up", "no-answer")
         });
-    "workers": "8 processes with a connection each wait for a server that hangs";
+    "workers": "8 workers of a server, with a client each, wait for another server that hangs";
         ["stalls.py", "workers"]
         => Some(Expected {
-            of: Of::Name("worker"),
+            of: Of::Name("front"),
             peers: &["127.0.0.1:80"],
-            also: &[("program_not_reading", "server", "server_does_not_read")],
-            ..stall("read_stall", "worker", "no_first_byte", "no-answer")
+            also: &[
+                ("read_stall", "client", "no_first_byte"),
+                ("program_not_reading", "server", "server_does_not_read"),
+            ],
+            ..stall("read_stall", "front", "no_first_byte", "no-answer")
         });
     "busy": "all 4 workers of a server wait for another that hangs, and 12 connections wait for them";
         ["stalls.py", "busy"]
