@@ -52,6 +52,7 @@ fn sample(second: u64, processes: u32) -> Sample {
             close_wait_over_60s: 1,
             close_wait_of_servers: 0,
             owned_fin_wait2: 0,
+            not_closed_by_peer: 0,
             reset_peer: None,
             waits: Waits {
                 connections: 250,
@@ -71,6 +72,7 @@ fn sample(second: u64, processes: u32) -> Sample {
         counts: process.counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        not_closed_by_peer: 0,
         waits: Waits::default(),
         peers: Vec::new(),
         culprits: Culprits::default(),

@@ -91,6 +91,11 @@ impl Gatherer {
             })
             .collect();
         let running = running(&processes);
+        let mut not_closed: HashMap<NameKey<'_>, u32> = HashMap::new();
+        for (owner, labels) in &*snapshot.ended {
+            let number = snapshot.walk.process(*owner).not_closed_by_peer;
+            *not_closed.entry(labels.name_key()).or_default() += number;
+        }
         let names = snapshot.names.iter().map(|it| {
             let labels = &it.vitals.labels;
             let running = running.get(&labels.name_key());
@@ -101,6 +106,8 @@ impl Gatherer {
                 counts: Counts::read(&it.vitals.counts.slot(), classes),
                 syn_sent: it.vitals.live[usize::from(SYN_SENT)],
                 syn_sent_over_3s: running.map_or(0, |it| it.syn_sent_over_3s),
+                not_closed_by_peer: not_closed.get(&labels.name_key()).copied().unwrap_or(0)
+                    + running.map_or(0, |it| it.not_closed_by_peer),
                 waits,
                 peers,
                 culprits: peers_of.of_name(labels.name_key()),
@@ -129,6 +136,7 @@ impl Gatherer {
 struct Running<'a> {
     processes: Vec<&'a Process>,
     syn_sent_over_3s: u32,
+    not_closed_by_peer: u32,
     /// Whether one of them has connections that wait for peers, or has given one up.
     is_waiting: bool,
     gave_up: bool,
@@ -140,6 +148,7 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
         let running = names.entry(process.labels.name_key()).or_default();
         running.processes.push(process);
         running.syn_sent_over_3s += process.syn_sent_over_3s;
+        running.not_closed_by_peer += process.not_closed_by_peer;
         running.is_waiting |= process.waits.unanswered_at_once > 0
             || process.peers.iter().any(|it| it.wait.is_judged);
         running.gave_up |= process.counts.gave_up > 0;
@@ -156,8 +165,11 @@ impl Running<'_> {
             }
         }
         if self.is_waiting {
-            let all = self.processes.iter().flat_map(|it| &it.peers);
-            peers.extend(all.cloned());
+            for process in &self.processes {
+                let all = process.peers.iter();
+                let all = all.filter(|it| process.waits.is_for_request(&it.wait));
+                peers.extend(all.cloned());
+            }
         }
         peers.sort_by_key(|it| Reverse((it.wait.connections, it.wait.longest_ms)));
         (waits, peers)
@@ -186,6 +198,7 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         close_wait_over_60s: walked.close_wait_over_60s,
         close_wait_of_servers: walked.close_wait_of_servers,
         owned_fin_wait2: walked.owned_fin_wait2,
+        not_closed_by_peer: walked.not_closed_by_peer,
         reset_peer: None,
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
         peers: Vec::new(),

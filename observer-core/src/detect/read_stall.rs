@@ -18,6 +18,9 @@ use crate::walk::{UNANSWERED_SECONDS, Waits};
 /// Seconds that are looked back: at once if most connections are given up, and at programs that try every few seconds.
 const SECONDS: [u64; 2] = [10, 60];
 
+/// The score of what only walks can make a finding.
+const TOLD_BY_WALKS: f64 = 0.5;
+
 /// The connections that ended in some seconds.
 #[derive(Debug)]
 struct Ended {
@@ -33,6 +36,8 @@ pub struct ReadStall<S> {
     ended: [Ended; SECONDS.len()],
     /// The one of those by which connections are given up, if that is what it is about; of the last sample.
     by_ended: Option<usize>,
+    /// Whether so many were given up that a walk must tell whether they were ignored.
+    may_give_up: bool,
     /// See [`unanswered`].
     least: f64,
     of: PhantomData<S>,
@@ -69,15 +74,6 @@ pub(super) fn waiting<S: Connecting>(sample: &S) -> impl Iterator<Item = &Awaite
     all.filter(move |it| is_for_peer(it.wait.waits_for))
 }
 
-/// Of connections that wait for peers, the part that waits for the one with the most. Processes of a name may be of
-/// programs that have nothing to do with each other, and then there is no such peer.
-fn with_one_peer<S: Connecting>(sample: &S) -> f64 {
-    let peers = Waiting::by_peer(waiting(sample));
-    let most = peers.first().map(|it| it.connections);
-    let sum: u32 = peers.iter().map(|it| it.connections).sum();
-    share(most.unwrap_or(0).into(), sum.into())
-}
-
 impl<S> ReadStall<S> {
     /// Whether it is about connections that were given up, not about those that wait.
     #[must_use]
@@ -103,6 +99,7 @@ impl Ended {
         ended - of_clients + u64::from(waits.in_use_of_clients)
     }
 
+    /// By numbers alone.
     fn score(&self, waits: &Waits, seconds: f64, thresholds: &Thresholds) -> f64 {
         let gave_up = self.gave_up.sum() as f64;
         all(&[
@@ -111,6 +108,12 @@ impl Ended {
             share(gave_up, self.all(waits) as f64) / thresholds.gave_up_share,
         ])
     }
+
+    /// Whether the peers do not notice that the program has gone, as they do if they only had nothing to say.
+    fn is_ignored(&self, not_closed_by_peer: u32, thresholds: &Thresholds) -> bool {
+        let gave_up = self.gave_up.sum() as f64;
+        f64::from(not_closed_by_peer) >= thresholds.gave_up_open_share * gave_up
+    }
 }
 
 impl<S: Connecting> ReadStall<S> {
@@ -118,12 +121,15 @@ impl<S: Connecting> ReadStall<S> {
     fn waiting(sample: &S, thresholds: &Thresholds) -> f64 {
         let waits = sample.waits();
         let in_use = f64::from(waits.in_use());
+        if S::IS_NAME {
+            return Self::workers(sample, thresholds);
+        }
         let (owed, unanswered) = (
             f64::from(owed(waits)),
             f64::from(unanswered(waits, thresholds.read_stall)),
         );
         let both = owed + unanswered;
-        let score = all(&[
+        all(&[
             owed / thresholds.read_stall,
             share(owed, in_use) / thresholds.read_stall_share,
         ])
@@ -132,15 +138,23 @@ impl<S: Connecting> ReadStall<S> {
             both / thresholds.read_stall,
             share(both, waits.in_use_of_clients.into()).min(1.0)
                 / thresholds.read_stall_answer_share,
-        ]));
-        match S::IS_NAME && score > 0.0 {
-            true => all(&[
-                score,
-                with_one_peer(sample) / thresholds.read_stall_peer_share,
-                share(waits.owed_by_program.into(), both) / thresholds.read_stall_owed_share,
-            ]),
-            false => score,
-        }
+        ]))
+    }
+
+    /// The same of the processes of a name, of which those waits are known that may be for requests of their clients.
+    fn workers(sample: &S, thresholds: &Thresholds) -> f64 {
+        let waits = sample.waits();
+        let peers = Waiting::by_peer(waiting(sample));
+        let waiting: u32 = peers.iter().map(|it| it.connections).sum();
+        let with_one = peers.first().map_or(0, |it| it.connections);
+        let waiting = f64::from(waiting);
+        all(&[
+            waiting / thresholds.read_stall,
+            share(waiting, waits.in_use_of_clients.into()).min(1.0)
+                / thresholds.read_stall_answer_share,
+            share(with_one.into(), waiting) / thresholds.read_stall_peer_share,
+            share(waits.owed_by_program.into(), waiting) / thresholds.read_stall_owed_share,
+        ])
     }
 }
 
@@ -153,13 +167,15 @@ impl<S: Connecting> Detector for ReadStall<S> {
             totals: Counters::default(),
             ended: SECONDS.map(Ended::new),
             by_ended: None,
+            may_give_up: false,
             least: f64::INFINITY,
             of: PhantomData,
         }
     }
 
     fn wants_walk(&self, _: &S, _: &Thresholds) -> Option<bool> {
-        Some(false)
+        // Whether peers notice it.
+        Some(self.may_give_up)
     }
 
     fn is_settled(&self) -> bool {
@@ -181,13 +197,24 @@ impl<S: Connecting> Detector for ReadStall<S> {
         let waiting = Self::waiting(sample, thresholds);
         let seconds = [thresholds.gave_up_seconds, thresholds.gave_up_slow_seconds];
         let score = |it: usize| self.ended[it].score(sample.waits(), seconds[it], thresholds);
+        let numbers = [0, 1].map(score);
+        self.may_give_up = numbers.iter().any(|it| *it >= 1.0);
+        let is_ignored = |it: usize| {
+            let not_closed = sample.not_closed_by_peer();
+            self.ended[it].is_ignored(not_closed, thresholds)
+        };
+        let score = |it: usize| match is_ignored(it) {
+            true => numbers[it],
+            false => numbers[it].min(TOLD_BY_WALKS),
+        };
         let scores = [0, 1].map(score);
-        let is_enough = |it: &usize| scores[*it] >= 1.0 && waiting < 1.0;
-        self.by_ended = (0..SECONDS.len()).find(is_enough);
-        let score = scores.into_iter().fold(waiting, f64::max);
+        let best = usize::from(scores[1] > scores[0]);
+        let is_it = scores[best] > waiting && scores[best] > TOLD_BY_WALKS;
+        self.by_ended = is_it.then_some(best);
+        let score = waiting.max(scores[best]);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: score < thresholds.read_stall_clear_share,
+            calm: waiting < thresholds.read_stall_clear_share && self.by_ended.is_none(),
             score,
             time_left: None,
         }

@@ -79,6 +79,8 @@ pub struct Process {
     pub close_wait_of_servers: u32,
     /// Sockets in FIN_WAIT2 that have a descriptor.
     pub owned_fin_wait2: u32,
+    /// Connections that it has closed, and the peer has not for over 2 s.
+    pub not_closed_by_peer: u32,
     /// The local process at the other end of most of its connections that were reset, by records.
     pub reset_peer: Option<ProcessKey>,
     /// What its connections wait for.
@@ -108,6 +110,7 @@ impl Process {
             close_wait_over_60s: 0,
             close_wait_of_servers: 0,
             owned_fin_wait2: 0,
+            not_closed_by_peer: 0,
             reset_peer: None,
             waits: Waits::default(),
             peers: Vec::new(),
@@ -130,9 +133,12 @@ pub struct Name {
     pub syn_sent: u32,
     /// The same, for over 3 s.
     pub syn_sent_over_3s: u32,
+    /// Connections that its processes have closed, and the peer has not for over 2 s; of ended processes only if records of
+    /// their connections were read.
+    pub not_closed_by_peer: u32,
     /// What the connections of its running processes wait for; nothing unless one of them waits for a peer.
     pub waits: Waits,
-    /// For whom, most connections first.
+    /// For whom, most connections first: only those that [may be for a request](Waits::is_for_request).
     pub peers: Vec<Awaited>,
     /// With whom its connections fail.
     pub culprits: Culprits,
@@ -148,6 +154,8 @@ pub trait Connecting {
     fn connecting(&self) -> u32;
     /// Of those, as of the last walk, for over 3 s.
     fn waiting(&self) -> u32;
+    /// Connections that it has closed, and the peer has not for over 2 s.
+    fn not_closed_by_peer(&self) -> u32;
     /// What connections wait for, as of the last walk.
     fn waits(&self) -> &Waits;
     /// For whom, most connections first.
@@ -171,6 +179,10 @@ macro_rules! connecting {
 
             fn waiting(&self) -> u32 {
                 self.syn_sent_over_3s
+            }
+
+            fn not_closed_by_peer(&self) -> u32 {
+                self.not_closed_by_peer
             }
 
             fn waits(&self) -> &Waits {

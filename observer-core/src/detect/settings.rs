@@ -227,6 +227,10 @@ thresholds! {
     gave_up_slow_seconds = 8.0;
     /// Those connections as a fraction of all that ended in the same time or are in use.
     gave_up_share = 0.5;
+    /// Connections that the program has closed and the peer has not for 2 seconds (FIN_WAIT2) as a fraction of those: a
+    /// server that hangs does not notice that its client has gone. One that had nothing to say closes its side at once, as
+    /// collectors of logs do.
+    gave_up_open_share = 0.5;
     /// Connections whose data the program has not read for `--stall-after`.
     not_reading = 3.0;
     /// Those connections as a fraction of the process's connections in ESTABLISHED and in use: a

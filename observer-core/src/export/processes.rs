@@ -147,6 +147,8 @@ impl Exporter {
                 close_wait_over_60s,
                 close_wait_of_servers,
                 owned_fin_wait2,
+                // Only what is given up is judged by it.
+                not_closed_by_peer: _,
                 unguarded,
             } = snapshot.walk.process(process.owner);
             let Resources {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use observer_common::{
-    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_UNCONNECTED, PORT_WORDS,
-    PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED, SYN_SENT, SocketSeen, TIME_WAIT,
-    coarse_time,
+    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_FIN_WAIT2,
+    PORT_UNCONNECTED, PORT_WORDS, PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED,
+    SYN_SENT, SocketSeen, TIME_WAIT, coarse_time,
 };
 
 use super::{
@@ -231,7 +231,9 @@ impl Collector {
                 seen.close_wait_over_60s = over(60, socket);
                 seen.close_wait_of_servers = seen.close_wait_over_10s * has(SEEN_PASSIVE);
             }
-            FIN_WAIT2 => seen.owned_fin_wait2 = has(SEEN_DESCRIPTOR),
+            FIN_WAIT2 if has(SEEN_DESCRIPTOR) != 0 => seen.owned_fin_wait2 = 1,
+            FIN_WAIT2 => seen.not_closed_by_peer = over(2, socket),
+            TIME_WAIT => seen.not_closed_by_peer = over(2, socket) * has(PORT_FIN_WAIT2),
             ESTABLISHED if socket.idle_ms > QUIET_MS => seen.unguarded = has(SEEN_UNGUARDED),
             _ => return,
         }
@@ -242,7 +244,7 @@ impl Collector {
             peers.add(RawPeer::of(socket, is_client), 1.0);
         }
         let any = seen.syn_sent_over_3s + seen.close_wait_over_10s + seen.owned_fin_wait2;
-        if any + seen.unguarded > 0 {
+        if any + seen.unguarded + seen.not_closed_by_peer > 0 {
             let sum = self.processes.entry(owner).or_default();
             *sum = ProcessUse {
                 owner,
@@ -251,6 +253,7 @@ impl Collector {
                 close_wait_over_60s: sum.close_wait_over_60s + seen.close_wait_over_60s,
                 close_wait_of_servers: sum.close_wait_of_servers + seen.close_wait_of_servers,
                 owned_fin_wait2: sum.owned_fin_wait2 + seen.owned_fin_wait2,
+                not_closed_by_peer: sum.not_closed_by_peer + seen.not_closed_by_peer,
                 unguarded: sum.unguarded + seen.unguarded,
             };
         }

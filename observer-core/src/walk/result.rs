@@ -118,6 +118,8 @@ pub struct ProcessUse {
     pub close_wait_of_servers: u32,
     /// In FIN_WAIT2, with a descriptor: shutdown() was called and not close().
     pub owned_fin_wait2: u32,
+    /// Closed by the process, and for over 2 s not by the peer: in FIN_WAIT2 without a descriptor, a timewait socket included.
+    pub not_closed_by_peer: u32,
     /// In ESTABLISHED without data for over 60 s, with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT.
     pub unguarded: u32,
 }

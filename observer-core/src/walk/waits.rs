@@ -54,6 +54,8 @@ pub struct Waits {
     pub unanswered_at_once: u32,
     /// Connections from its listeners that have sent it data and have received nothing at all, for `--stall-after`.
     pub owed_by_program: u32,
+    /// The longest of those waits, milliseconds.
+    pub owed_ms: u32,
     /// Connections with unread data, those of servers, and those with more than a TLS session ticket or close_notify.
     pub unread: u32,
     /// Of those, the ones that came from a listener.
@@ -77,6 +79,7 @@ impl Default for Waits {
             unanswered: 0,
             unanswered_at_once: 0,
             owed_by_program: 0,
+            owed_ms: 0,
             unread: 0,
             unread_of_servers: 0,
             ages: [0; BUCKETS],
@@ -105,6 +108,7 @@ impl Waits {
             }
             WAIT_PROGRAM if is_asked => {
                 self.owed_by_program += u32::from(socket.waited_ms >= stall_after_ms);
+                self.owed_ms = self.owed_ms.max(socket.waited_ms);
             }
             _ => {}
         }
@@ -154,6 +158,7 @@ impl Waits {
         self.unanswered += other.unanswered;
         self.unanswered_at_once += other.unanswered_at_once;
         self.owed_by_program += other.owed_by_program;
+        self.owed_ms = self.owed_ms.max(other.owed_ms);
         self.unread += other.unread;
         self.unread_of_servers += other.unread_of_servers;
         self.age_sum += other.age_sum;
@@ -169,6 +174,14 @@ impl Waits {
         for (longest, other) in self.longest_ms.iter_mut().zip(other.longest_ms) {
             *longest = (*longest).max(other);
         }
+    }
+
+    /// Whether a wait for a server may have begun for a request that the process has not answered. One that is older is of a
+    /// connection that it has for something else, as for logs.
+    #[must_use]
+    pub fn is_for_request(&self, it: &PeerWait) -> bool {
+        const LATER_MS: u32 = 2_000;
+        self.owed_ms > 0 && it.longest_ms <= self.owed_ms.saturating_add(LATER_MS)
     }
 
     /// Stalled connections, and the longest wait in milliseconds, of one of the kinds of wait in [`STALL_NAMES`].

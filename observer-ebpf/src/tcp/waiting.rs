@@ -12,7 +12,7 @@ use core::marker::PhantomData;
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_ACTIVE, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED,
-    ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, LEAST_WAIT_MS,
+    ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, ESTABLISHED, FIN_WAIT1, LEAST_WAIT_MS,
     MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK,
     WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF,
     WAIT_PROGRAM_READ, WAIT_UNUSED, Walk, coarse_time,
@@ -34,6 +34,9 @@ const NO_KEEPALIVE_MS: u32 = 1000;
 
 /// See [`SEEN_ASKED`], milliseconds.
 const ASKED_MS: u32 = 100;
+
+/// `RCV_SHUTDOWN` (include/net/sock.h).
+const RCV_SHUTDOWN: u8 = 1;
 
 /// What a connection waits for.
 #[derive(Clone, Copy)]
@@ -415,7 +418,10 @@ pub fn ended(
             // SAFETY: points into the map.
             let sends_on = unsafe { (*conn).copied_seq == SENDS_ON };
             is_asked = turn == WAIT_PEER_FIRST_BYTE || read.is_asked(sent, received);
+            // After shutdown() of its side, it reads on. (close() sets both bits first.)
+            let reads_on = new == FIN_WAIT1 && read.u8(at::OFF_SK_SHUTDOWN()) & RCV_SHUTDOWN == 0;
             let what = match turn {
+                _ if reads_on => ENDED_NONE,
                 WAIT_PEER_FIRST_BYTE if sends_on => ENDED_NONE,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,

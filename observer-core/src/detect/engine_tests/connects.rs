@@ -339,6 +339,7 @@ fn a_full_listener_explains_its_clients() {
                     counts,
                     syn_sent: 0,
                     syn_sent_over_3s: 0,
+                    not_closed_by_peer: 0,
                     waits: Waits::default(),
                     peers: Vec::new(),
                     culprits,

@@ -90,6 +90,7 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
         counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        not_closed_by_peer: 0,
         waits: Waits::default(),
         peers: Vec::new(),
         culprits: Culprits::default(),

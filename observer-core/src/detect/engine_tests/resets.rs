@@ -85,6 +85,7 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
             counts: it.counts,
             syn_sent: 0,
             syn_sent_over_3s: 0,
+            not_closed_by_peer: 0,
             waits: Waits::default(),
             peers: Vec::new(),
             culprits: Culprits::default(),

@@ -25,7 +25,7 @@ pub(super) struct Servers<'a> {
     served: HashMap<(u32, u16), Vec<&'a Served>>,
     /// Labels of those of this host that are waited for.
     labels: HashMap<(u32, u32), &'a Arc<Labels>>,
-    /// Processes with connections that wait for servers, by name.
+    /// Processes with requests that wait for servers, by name.
     waiting: HashMap<NameKey<'a>, Vec<&'a ProcessVitals>>,
 }
 
@@ -59,7 +59,7 @@ impl<'a> Servers<'a> {
         for process in &snapshot.processes {
             let (owner, labels) = (process.owner, &process.vitals.labels);
             servers.labels.insert(owner, labels);
-            if walk.peers(owner).iter().any(is_for_server) {
+            if servers.for_requests(owner).next().is_some() {
                 let of_name = servers.waiting.entry(labels.name_key()).or_default();
                 of_name.push(process);
             }
@@ -71,6 +71,13 @@ impl<'a> Servers<'a> {
     pub fn awaited(&self, owner: (u32, u32)) -> Vec<Awaited> {
         let waits = self.walk.peers(owner).iter();
         waits.map(|wait| self.named(wait)).collect()
+    }
+
+    /// The waits of a process for servers that may have begun for a request of a client of its own.
+    fn for_requests(&self, owner: (u32, u32)) -> impl Iterator<Item = &'a PeerWait> + use<'a> {
+        let waits = self.walk.waits(owner);
+        let all = self.walk.peers(owner).iter();
+        all.filter(move |it| is_for_server(it) && waits.is_some_and(|of| of.is_for_request(it)))
     }
 
     fn named(&self, wait: &PeerWait) -> Awaited {
@@ -105,8 +112,7 @@ impl<'a> Servers<'a> {
                 u32::from(is_one && process.vitals.counts.slot().accept.accepted > 0);
         }
         for process in names.iter().flat_map(|it| &self.waiting[it]) {
-            let waits = self.walk.peers(process.owner).iter();
-            let waits = waits.filter(|it| is_for_server(it));
+            let waits = self.for_requests(process.owner);
             workers.waiting += 1;
             workers.waits.extend(waits.map(|it| self.named(it)));
         }

@@ -369,6 +369,7 @@ fn name(comm: &str, connect: u64, bind: u64) -> Name {
         counts: searches(connect, bind),
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        not_closed_by_peer: 0,
         waits: Waits::default(),
         peers: Vec::new(),
         culprits: Culprits::default(),

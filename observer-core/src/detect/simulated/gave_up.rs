@@ -1,5 +1,7 @@
 //! Programs that give up before their peers answer, and processes of a name that each wait for one peer.
 
+use std::collections::VecDeque;
+
 use observer_common::{WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM_ACCEPT};
 
 use super::{
@@ -14,21 +16,40 @@ use crate::{
 /// Of each second: connections that a client gave up, others that ended, and those in use.
 type Second = (u64, u64, u32);
 
-fn client(onset: u64, seconds: Vec<Second>) -> Series {
+/// What the server does when its client has gone.
+#[derive(Clone, Copy, PartialEq)]
+enum Server {
+    Hangs,
+    Closes,
+}
+
+fn client(onset: u64, server: Server, seconds: Vec<Second>) -> Series {
     let mut counts = Counts::default();
     let mut samples = vec![Sample {
         processes: vec![process(counts)],
         ..Sample::default()
     }];
+    let mut last = VecDeque::new();
     for (gave_up, others, in_use) in seconds {
+        // They are in FIN_WAIT2 for a minute.
+        last.push_back(gave_up);
+        if last.len() > 60 {
+            last.pop_front();
+        }
+        let not_closed = match server {
+            Server::Hangs => last.iter().sum::<u64>() as u32,
+            Server::Closes => 0,
+        };
         counts.gave_up += gave_up;
         counts.ended += gave_up + others;
         counts.connects[ConnectResult::Ok as usize] += gave_up + others;
         let mut process = process(counts);
+        process.not_closed_by_peer = not_closed;
         process.waits.connections = in_use;
         process.waits.in_use_of_clients = in_use;
         samples.push(Sample {
             names: vec![Name {
+                not_closed_by_peer: not_closed,
                 waits: process.waits.clone(),
                 ..name(counts)
             }],
@@ -56,7 +77,7 @@ fn server_hangs(draw: &mut Draw) -> Series {
         (gave_up, 0, clients as u32)
     });
     let seconds = seconds.collect();
-    client(at, seconds)
+    client(at, Server::Hangs, seconds)
 }
 
 /// Up to a third of its requests time out.
@@ -67,7 +88,15 @@ fn some_time_out(draw: &mut Draw) -> Series {
         (bad, good, 5)
     });
     let seconds = seconds.collect();
-    client(0, seconds)
+    client(0, Server::Hangs, seconds)
+}
+
+/// Sends something that has no answer, and hangs up after a while: logs, metrics.
+fn only_sends(draw: &mut Draw) -> Series {
+    let rate = draw.real(0.2, 50.0);
+    let seconds = (0..600).map(|_| (draw.events(rate), 0, 1));
+    let seconds = seconds.collect();
+    client(0, Server::Closes, seconds)
 }
 
 /// Requests on connections that are kept; those of a request that times out are closed.
@@ -75,7 +104,7 @@ fn pool(draw: &mut Draw) -> Series {
     let (size, rate) = (draw.number(20, 500), draw.real(0.0, 0.15));
     let seconds = (0..600).map(|_| (draw.events(rate), 0, size as u32));
     let seconds = seconds.collect();
-    client(0, seconds)
+    client(0, Server::Hangs, seconds)
 }
 
 /// Ends now and then, while all its requests are on their way.
@@ -86,7 +115,7 @@ fn ends_at_once(draw: &mut Draw) -> Series {
         _ => (0, 0, requests as u32),
     });
     let seconds = seconds.collect();
-    client(0, seconds)
+    client(0, Server::Hangs, seconds)
 }
 
 /// Processes of a name with one connection each, of which the ones that `waits_for` gives a port wait for it.
@@ -190,7 +219,7 @@ fn programs_that_give_up_and_workers_that_wait_are_raised() {
     };
     are_raised(&[
         bad("server hangs, timeouts of 1-9 s", 18, 45, server_hangs),
-        bad("workers hang", 14, 35, workers_hang),
+        bad("workers hang", 14, 60, workers_hang),
     ]);
 }
 
@@ -199,6 +228,7 @@ fn what_times_out_as_usual_is_silent() {
     are_silent(&[
         ("up to a third times out", 30, some_time_out),
         ("pool with rare timeouts", 30, pool),
+        ("program that only sends", 30, only_sends),
         ("program that ends", 20, ends_at_once),
         ("programs of one name", 20, each_waits_for_another),
         ("four workers wait", 20, few_workers),

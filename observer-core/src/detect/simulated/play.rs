@@ -160,6 +160,7 @@ pub fn name(counts: Counts) -> Name {
         counts,
         syn_sent: 0,
         syn_sent_over_3s: 0,
+        not_closed_by_peer: 0,
         waits: Waits::default(),
         peers: Vec::new(),
         culprits: Culprits::default(),

@@ -401,6 +401,9 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         in_state(FIN_WAIT2, 5, open, 0),
         // An orphan.
         in_state(FIN_WAIT2, 5, 0, 600),
+        in_state(TIME_WAIT, 5, PORT_FIN_WAIT2, 2),
+        in_state(TIME_WAIT, 5, PORT_FIN_WAIT2, 3),
+        in_state(TIME_WAIT, 5, 0, 30),
         in_state(ESTABLISHED, 6, open, 600),
         quiet(SEEN_UNGUARDED, 60_000),
         quiet(SEEN_UNGUARDED, 60_001),
@@ -425,6 +428,7 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         ProcessUse {
             owner: (5, 1),
             owned_fin_wait2: 1,
+            not_closed_by_peer: 2,
             ..none
         },
         ProcessUse {
