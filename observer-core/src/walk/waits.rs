@@ -10,7 +10,7 @@ use observer_common::{
     AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, LISTEN, PORT_BOUND, SEEN_ASKED,
     SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
     WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
-    WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
+    WAIT_PROGRAM, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
 };
 
 use super::destination::address;
@@ -106,9 +106,10 @@ impl Waits {
             WAIT_PEER if !is_asked => {
                 self.unanswered_at_once += u32::from(waited(socket, UNANSWERED_SECONDS));
             }
-            WAIT_PROGRAM if is_asked => {
-                self.owed_by_program += u32::from(socket.waited_ms >= stall_after_ms);
-                self.owed_ms = self.owed_ms.max(socket.waited_ms);
+            // Also if the client has gone meanwhile, which no data shows.
+            WAIT_PROGRAM | WAIT_PROGRAM_EOF if is_asked => {
+                self.owed_by_program += u32::from(socket.idle_ms >= stall_after_ms);
+                self.owed_ms = self.owed_ms.max(socket.idle_ms);
             }
             _ => {}
         }

@@ -165,7 +165,7 @@ impl<M: Memory> Reader<M> {
                 (true, true) => WAIT_NOBODY,
             };
         }
-        if is_server && self.u64(at::OFF_TP_BYTES_SENT()) == 0 {
+        if self.owes_first_answer(is_server, fin) {
             // The times may be those of the handshake, if the request came with it.
             return WAIT_PROGRAM;
         }
@@ -188,6 +188,14 @@ impl<M: Memory> Reader<M> {
             (false, true) => WAIT_PROGRAM,
             _ => WAIT_NOBODY,
         }
+    }
+
+    /// Whether it is a server's that has received something and has sent nothing at all.
+    #[inline(always)]
+    fn owes_first_answer(&self, is_server: bool, fin: u32) -> bool {
+        is_server
+            && self.u64(at::OFF_TP_BYTES_SENT()) == 0
+            && self.u64(at::OFF_TP_BYTES_RECEIVED()) > u64::from(fin)
     }
 
     /// See [`SEEN_ASKED`].
@@ -261,7 +269,11 @@ pub fn now_of(sk: *const u8, conn: *mut Conn, walk: *mut Walk) -> Waiting {
     if unread == 1 {
         // The FIN alone.
         let ms = now().saturating_sub(entered_ns) / 1_000_000;
-        return waiting(WAIT_PROGRAM_EOF, ms.min(u32::MAX.into()) as u32);
+        let owes = read.owes_first_answer(read.is_server(flags), fin);
+        return Waiting {
+            flags: if owes { SEEN_ASKED } else { 0 },
+            ..waiting(WAIT_PROGRAM_EOF, ms.min(u32::MAX.into()) as u32)
+        };
     }
     if read.unacknowledged() {
         let queued = read.since(read.u32(at::OFF_TP_CHRONO_START()));
@@ -283,7 +295,7 @@ pub fn now_of(sk: *const u8, conn: *mut Conn, walk: *mut Walk) -> Waiting {
     }
     let asked = match turn {
         WAIT_PEER => read.is_asked(sent, received),
-        WAIT_PROGRAM => read.u64(at::OFF_TP_BYTES_SENT()) == 0,
+        WAIT_PROGRAM => read.owes_first_answer(read.is_server(flags), 0),
         _ => false,
     };
     Waiting {
