@@ -238,7 +238,10 @@ impl<S: Connecting> Detector for ReadStall<S> {
         // Those of further peers, too.
         let longest_ms = longest_ms.chain([first_byte.1, window.1, ack.1]).max();
         let evidence = Evidence::Waits {
-            waiting: owed(waits) + answers,
+            waiting: match S::IS_NAME {
+                true => peers.clone().map(|it| it.wait.connections).sum(),
+                false => owed(waits) + answers,
+            },
             connections: waits.connections,
             reasons: Breakdown::new([
                 ("peer_first_byte", first_byte.0.into()),

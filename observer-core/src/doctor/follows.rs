@@ -25,7 +25,7 @@ pub struct Origin {
 }
 
 /// What follows, from which of its causes (any, if there is none), and from what.
-const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
+const RULES: [(Anomaly, &[&Cause], Anomaly); 10] = [
     // The first answer that does not come is the one to the ClientHello.
     (
         Anomaly::ReadStall,
@@ -36,6 +36,11 @@ const RULES: [(Anomaly, &[&Cause], Anomaly); 9] = [
         Anomaly::ListenOverflow,
         &[&cause::ACCEPT_WITHOUT_DESCRIPTORS],
         Anomaly::FdExhaustion,
+    ),
+    (
+        Anomaly::ListenOverflow,
+        &[&cause::WORKERS_WAIT],
+        Anomaly::ReadStall,
     ),
     (Anomaly::FdExhaustion, &[], Anomaly::FdLeak),
     (

@@ -147,12 +147,10 @@ pub(super) fn stalls_at_full_listeners<S: Connecting>(
     detector: &ReadStall<S>,
     sample: &S,
 ) -> bool {
-    if detector.is_of_ended() {
-        return is_at_full_listeners(listeners, std::slice::from_ref(&sample.culprits().gave_up));
-    }
     let waits = read_stall::waiting(sample);
     let (full, others) = divide(listeners, waits);
-    full > others
+    let gave_up = std::slice::from_ref(&sample.culprits().gave_up);
+    full > others || detector.is_of_ended() && is_at_full_listeners(listeners, gave_up)
 }
 
 /// Whether slow TLS handshakes as a client may all be at such listeners.
