@@ -308,7 +308,7 @@ impl Engine {
             &sample.listeners,
             &self.listen_overflow,
             &rows.listeners,
-            sample.now,
+            &at,
         );
         pass.run_alone(&mut self.fd_leak, &mut rows.processes, &sample.processes);
         pass.run_alone(

@@ -1,6 +1,6 @@
 //! Which findings explain others.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use observer_common::{TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
 
@@ -8,6 +8,7 @@ use super::{
     super::{
         anomaly::Anomaly,
         board::Board,
+        detector::At,
         finding::{Awaited, Direction, Evidence, PeerShare, Severity, Subject},
         listen_overflow::ListenOverflow,
         read_stall::{self, ReadStall},
@@ -60,45 +61,55 @@ pub(super) fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool 
     })
 }
 
-/// Listeners of this host that do not accept, or too slowly: those with a finding, or with one that another explains.
-pub(super) struct FullListeners<'a>(Vec<&'a Listener>);
+/// Listeners of this host that do not accept, or too slowly.
+pub(super) struct FullListeners<'a> {
+    /// Those with a finding, or with one that another explains.
+    full: Vec<&'a Listener>,
+    /// Those at which as many connections wait as a finding takes: only a walk can tell for how long.
+    filling: Vec<&'a Listener>,
+}
 
 impl<'a> FullListeners<'a> {
     pub(super) fn new(
         all: &'a [Listener],
         watches: &Watches<ListenOverflow>,
         rows: &Rows,
-        now: Duration,
+        at: &At<'_>,
     ) -> Self {
         let is_full = |(index, _): &(usize, &Listener)| {
             let watch = watches.get(rows.of_part(*index));
-            watch.is_some_and(|it| it.flag.raised().is_some() || it.is_hidden(now))
+            watch.is_some_and(|it| it.flag.raised().is_some() || it.is_hidden(at.now))
         };
         let full = all.iter().enumerate().filter(is_full);
-        Self(full.map(|(_, listener)| listener).collect())
+        let least = at.thresholds.listen_stalled;
+        let filling = all.iter().filter(|it| it.backlog as f64 >= least);
+        Self {
+            full: full.map(|(_, listener)| listener).collect(),
+            filling: filling.collect(),
+        }
     }
 
-    /// Whether connects from a namespace to an address reach one. Of another namespace nothing is known: addresses are not
-    /// unique.
-    fn is_at(&self, netns: u32, at: SocketAddr) -> bool {
-        self.0.iter().any(|it| {
-            let place = &it.place;
-            place.is_reached_at(netns, at) || place.netns == netns && it.queued_at.contains(&at)
-        })
-    }
-
-    /// Whether connections that wait are with one: at its address, or with a process that is known to be its holder.
+    /// Whether connections that wait are with a full one: at its address, or with a process that is known to be its holder.
     fn is_awaited(&self, it: &Awaited) -> bool {
         let peer = &it.wait.peer;
         let server = it.server.as_deref().map(Labels::name_key);
-        let is_holder = |listener: &Listener| {
+        let is_holder = |listener: &&Listener| {
             let mut holders = listener.holders.iter().map(|it| it.labels.name_key());
             listener.place.address.port() == peer.port && holders.any(|it| server == Some(it))
         };
+        let at = SocketAddr::new(peer.address, peer.port);
         !peer.is_client
-            && (self.is_at(peer.netns, SocketAddr::new(peer.address, peer.port))
-                || self.0.iter().any(|it| is_holder(it)))
+            && (is_one_at(&self.full, peer.netns, at) || self.full.iter().any(is_holder))
     }
+}
+
+/// Whether connects from a namespace to an address reach one of these. Of another namespace nothing is known: addresses are
+/// not unique.
+fn is_one_at(listeners: &[&Listener], netns: u32, at: SocketAddr) -> bool {
+    listeners.iter().any(|it| {
+        let place = &it.place;
+        place.is_reached_at(netns, at) || place.netns == netns && it.queued_at.contains(&at)
+    })
 }
 
 /// How connects to such a listener fail.
@@ -113,13 +124,17 @@ pub(super) fn is_at_full_listeners(
     listeners: &FullListeners<'_>,
     connects: &[Vec<PeerShare>],
 ) -> bool {
+    are_at(&listeners.full, connects)
+}
+
+fn are_at(listeners: &[&Listener], connects: &[Vec<PeerShare>]) -> bool {
     let is_full = |it: &&PeerShare| {
         let mut unanswered = UNANSWERED.iter().map(|it| it.name());
         let at = SocketAddr::new(it.address, it.port);
         it.reason
             .is_none_or(|reason| unanswered.any(|it| it == reason))
             && !it.is_client
-            && listeners.is_at(it.netns, at)
+            && is_one_at(listeners, it.netns, at)
     };
     let at_full = |of: &Vec<PeerShare>| of.iter().filter(is_full).map(|it| it.share).sum::<f64>();
     let mut known = connects.iter().filter(|it| !it.is_empty()).peekable();
@@ -150,7 +165,8 @@ pub(super) fn stalls_at_full_listeners<S: Connecting>(
     let waits = read_stall::waiting(sample);
     let (full, others) = divide(listeners, waits);
     let gave_up = std::slice::from_ref(&sample.culprits().gave_up);
-    full > others || detector.is_of_ended() && is_at_full_listeners(listeners, gave_up)
+    // Clients may lose patience before the listener is a finding.
+    full > others || detector.is_of_ended() && are_at(&listeners.filling, gave_up)
 }
 
 /// Whether slow TLS handshakes as a client may all be at such listeners.

@@ -420,6 +420,38 @@ fn clients_that_wait_for_a_full_listener_wait_for_its_program() {
     assert_eq!(raised(80, true, TLS_CLIENT), [1, 1]);
 }
 
+/// They have timeouts of their own, shorter than the time after which connections that wait for accept() are a finding.
+#[test]
+fn clients_of_a_listener_that_fills_do_not_give_up_first() {
+    let raised = |backlog, port| {
+        let (changes, _) = play(30, |second| {
+            let mut client = process(7);
+            client.counts.gave_up = 5 * second;
+            client.counts.ended = 5 * second;
+            client.not_closed_by_peer = 5 * second as u32;
+            let mut peer = failed([10, 0, 0, 8], port, "", 1.0);
+            peer.reason = None;
+            client.culprits.gave_up = vec![peer];
+            let listener = Listener {
+                overflows: 0,
+                fullest: 0.1,
+                backlog,
+                queued_at: vec!["10.0.0.8:80".parse().unwrap()],
+                ..full_listener(second)
+            };
+            Sample {
+                processes: vec![client],
+                listeners: vec![listener],
+                ..Sample::default()
+            }
+        });
+        changes.len()
+    };
+    assert_eq!(raised(3, 80), 0);
+    assert_eq!(raised(2, 80), 1);
+    assert_eq!(raised(3, 81), 1);
+}
+
 /// It drops requests.
 fn full_listener(second: u64) -> Listener {
     Listener {
