@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, SUSPECTED, all, share},
     finding::{Breakdown, Evidence, PeerShare, Scanned, Severity},
     sample::{ConnectResult, Connecting, Counts},
     settings::Thresholds,
@@ -212,9 +212,6 @@ fn elsewhere(recorded: &[PeerShare]) -> f64 {
     share(sum(&mut { elsewhere }), sum(&mut { refused }))
 }
 
-/// The score of what is no finding only because records of it say so: they are to be read on.
-const TOLD_BY_RECORDS: f64 = 0.5;
-
 /// Whether the program may try again at the loopback address of the other family: a name like `localhost` has both, and
 /// programs listen at one of them.
 fn falls_back(recorded: &[PeerShare]) -> bool {
@@ -365,7 +362,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let (ok, failed) = (attempts.ok.sum(), attempts.failed());
         let succeeds = 10 * ok >= 9 * failed && falls_back(recorded);
         if succeeds && waiting < 1.0 {
-            score = score.min(TOLD_BY_RECORDS);
+            // Records say so, and are to be read on.
+            score = score.min(SUSPECTED);
         }
         let is_calm = self.fast.share() <= thresholds.connect_clear_share || succeeds;
         Assessment {

@@ -10,6 +10,10 @@ use super::{
     windows::{Pace, Span},
 };
 
+/// Score from which a finding is suspected, so that it is worth knowing more. What records or walks decide has this score
+/// until they do.
+pub const SUSPECTED: f64 = 0.5;
+
 /// Time and settings of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {

@@ -137,8 +137,9 @@ struct Running<'a> {
     processes: Vec<&'a Process>,
     syn_sent_over_3s: u32,
     not_closed_by_peer: u32,
-    /// Whether one of them has connections that wait for peers, or has given one up.
+    /// Whether one of them has connections that wait for peers.
     is_waiting: bool,
+    /// Whether one of them has given a connection up.
     gave_up: bool,
 }
 

@@ -7,7 +7,7 @@ use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, SUSPECTED, all, share},
     finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
     sample::Connecting,
     settings::Thresholds,
@@ -17,9 +17,6 @@ use crate::walk::{UNANSWERED_SECONDS, Waits};
 
 /// Seconds that are looked back: at once if most connections are given up, and at programs that try every few seconds.
 const SECONDS: [u64; 2] = [10, 60];
-
-/// The score of what only walks can make a finding.
-const TOLD_BY_WALKS: f64 = 0.5;
 
 /// The connections that ended in some seconds.
 #[derive(Debug)]
@@ -119,11 +116,11 @@ impl Ended {
 impl<S: Connecting> ReadStall<S> {
     /// The score by connections that wait.
     fn waiting(sample: &S, thresholds: &Thresholds) -> f64 {
-        let waits = sample.waits();
-        let in_use = f64::from(waits.in_use());
         if S::IS_NAME {
             return Self::workers(sample, thresholds);
         }
+        let waits = sample.waits();
+        let in_use = f64::from(waits.in_use());
         let (owed, unanswered) = (
             f64::from(owed(waits)),
             f64::from(unanswered(waits, thresholds.read_stall)),
@@ -196,20 +193,18 @@ impl<S: Connecting> Detector for ReadStall<S> {
         self.least = thresholds.read_stall;
         let waiting = Self::waiting(sample, thresholds);
         let seconds = [thresholds.gave_up_seconds, thresholds.gave_up_slow_seconds];
-        let score = |it: usize| self.ended[it].score(sample.waits(), seconds[it], thresholds);
-        let numbers = [0, 1].map(score);
-        self.may_give_up = numbers.iter().any(|it| *it >= 1.0);
-        let is_ignored = |it: usize| {
-            let not_closed = sample.not_closed_by_peer();
-            self.ended[it].is_ignored(not_closed, thresholds)
-        };
-        let score = |it: usize| match is_ignored(it) {
-            true => numbers[it],
-            false => numbers[it].min(TOLD_BY_WALKS),
-        };
-        let scores = [0, 1].map(score);
+        self.may_give_up = false;
+        let mut scores = [0.0; SECONDS.len()];
+        for ((score, ended), seconds) in scores.iter_mut().zip(&self.ended).zip(seconds) {
+            let numbers = ended.score(sample.waits(), seconds, thresholds);
+            self.may_give_up |= numbers >= 1.0;
+            *score = match ended.is_ignored(sample.not_closed_by_peer(), thresholds) {
+                true => numbers,
+                false => numbers.min(SUSPECTED),
+            };
+        }
         let best = usize::from(scores[1] > scores[0]);
-        let is_it = scores[best] > waiting && scores[best] > TOLD_BY_WALKS;
+        let is_it = scores[best] > waiting && scores[best] > SUSPECTED;
         self.by_ended = is_it.then_some(best);
         let score = waiting.max(scores[best]);
         Assessment {

@@ -3,12 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    super::{finding::Subject, flag::Flag},
+    super::{detector::SUSPECTED, finding::Subject, flag::Flag},
     part::{Events, Part},
 };
 
-/// Score from which a finding is suspected.
-const SUSPECTED: f64 = 0.5;
 /// A walk is wanted for this time after a finding was suspected or raised.
 const WALKS_WANTED: Duration = Duration::from_secs(30);
 /// Time until the same suspicion wants walks again.
@@ -252,8 +250,7 @@ impl<D> Watches<D> {
     }
 }
 
-/// How long walks may be wanted, whoever wants them: on a host with many short suspicions one of them wants walks at
-/// any time.
+/// Limits for how long walks are wanted by all suspicions together: on a host with many short ones, there is always one.
 pub(super) struct WalkTime {
     left: Duration,
     is_wanted: bool,

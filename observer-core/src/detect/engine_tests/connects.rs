@@ -46,9 +46,9 @@ fn a_single_failure_does_not_raise_what_is_over() {
 #[test]
 fn what_is_no_failure_is_no_cause() {
     let cause = |ok: u64| {
-        let (_, engine) = play(60, |second| {
-            let mut client = process(7);
-            let connects = &mut client.counts.connects;
+        causes_of(60, |second| {
+            let mut counts = Counts::default();
+            let connects = &mut counts.connects;
             connects[ConnectResult::Ok as usize] = ok * second;
             connects[ConnectResult::Refused as usize] = 10 * second;
             for ignorable in [
@@ -59,14 +59,8 @@ fn what_is_no_failure_is_no_cause() {
             ] {
                 connects[ignorable as usize] = 20 * second;
             }
-            Sample {
-                processes: vec![client],
-                ..Sample::default()
-            }
-        });
-        let finding = &engine.board().entries().next().unwrap().finding;
-        let causes = finding.causes.iter();
-        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+            counts
+        })
     };
     assert_eq!(cause(1), ["nothing_listens"]);
     // Nothing succeeds.
@@ -108,24 +102,10 @@ fn the_second_address_of_a_name_is_a_fallback() {
     assert_eq!(raised("127.0.0.1", "10.0.0.1", 10), 1);
 }
 
-/// Causes of failing connects, from the counts of each second.
-fn causes_of_connects(counts: impl Fn(u64) -> Counts) -> Vec<&'static str> {
-    let (_, engine) = play(30, |second| {
-        let mut client = process(7);
-        client.counts = counts(second);
-        Sample {
-            processes: vec![client],
-            ..Sample::default()
-        }
-    });
-    let finding = &engine.board().entries().next().unwrap().finding;
-    finding.causes.iter().map(|it| it.cause.id).collect()
-}
-
 #[test]
 fn a_refusal_without_an_rst_is_that_of_a_firewall() {
     let cause = |by_icmp: Option<u64>| {
-        causes_of_connects(|second| {
+        causes_of(30, |second| {
             let mut counts = Counts::default();
             counts.connects[ConnectResult::Refused as usize] = 10 * second;
             counts.refused_by_icmp = by_icmp.map(|it| it * second);
@@ -254,7 +234,7 @@ fn a_scan_goes_on_until_one_port_stands_out() {
 #[test]
 fn a_local_address_that_cannot_be_used_is_no_lack_of_ports() {
     let cause = |searches: u64| {
-        causes_of_connects(|second| {
+        causes_of(30, |second| {
             let mut counts = Counts::default();
             counts.connects[ConnectResult::AddressNotAvailable as usize] = 10 * second;
             counts.port_searches_failed = searches * second;

@@ -80,6 +80,19 @@ fn play(
     (changes, engine)
 }
 
+/// The causes of the only finding about a process with these counts at each second.
+fn causes_of(seconds: u64, counts: impl Fn(u64) -> Counts) -> Vec<&'static str> {
+    let (_, engine) = play(seconds, |second| Sample {
+        processes: vec![Process {
+            counts: counts(second),
+            ..process(7)
+        }],
+        ..Sample::default()
+    });
+    let finding = &engine.board().entries().next().unwrap().finding;
+    finding.causes.iter().map(|it| it.cause.id).collect()
+}
+
 fn resetting(pid: Option<u32>, second: u64) -> Sample {
     let mut counts = Counts::default();
     counts.resets_sent[SentReset::LingerZero as usize] = 100 * second;

@@ -138,20 +138,14 @@ fn a_finding_that_is_over_keeps_its_evidence() {
 #[test]
 fn handshakes_that_fail_are_the_cause_of_what_follows() {
     let causes = |failed| {
-        let (_, engine) = play(60, |second| {
-            let mut client = process(7);
-            client.counts.resets_sent[SentReset::UnreadData as usize] = 60 * second;
-            client.counts.resets_sent[SentReset::LingerZero as usize] = 40 * second;
-            client.counts.handshakes_failed = failed * second;
-            client.counts.ended = 100 * second;
-            Sample {
-                processes: vec![client],
-                ..Sample::default()
-            }
-        });
-        let finding = &engine.board().entries().next().unwrap().finding;
-        let causes = finding.causes.iter();
-        causes.map(|it| it.cause.id).collect::<Vec<_>>()
+        causes_of(60, |second| {
+            let mut counts = Counts::default();
+            counts.resets_sent[SentReset::UnreadData as usize] = 60 * second;
+            counts.resets_sent[SentReset::LingerZero as usize] = 40 * second;
+            counts.handshakes_failed = failed * second;
+            counts.ended = 100 * second;
+            counts
+        })
     };
     assert_eq!(causes(0), ["unread"]);
     assert_eq!(causes(49), ["unread"]);
