@@ -3,7 +3,7 @@
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -27,6 +27,10 @@ impl Detector for CloseWaitLeak {
         Self {
             floors: SCALES.map(Floor::new),
         }
+    }
+
+    fn settled(&self) -> Settled {
+        Settled::UntilWalk
     }
 
     fn wants_walk(&self, _: &Process, _: &Thresholds) -> Option<bool> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, SUSPECTED, all, share},
+    detector::{Assessment, At, Detector, SUSPECTED, Settled, all, share},
     finding::{Breakdown, Evidence, PeerShare, Scanned, Severity},
     sample::{ConnectResult, Connecting, Counts},
     settings::Thresholds,
@@ -305,9 +305,9 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         Some(f64::from(sample.connecting()) >= thresholds.connect_waiting)
     }
 
-    fn is_settled(&self) -> bool {
+    fn settled(&self) -> Settled {
         let failed = self.fast.failed.sum() + self.fast.ignorable.sum();
-        failed == 0 && self.scanned.is_none()
+        Settled::any_if(failed == 0 && self.scanned.is_none())
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

@@ -57,6 +57,26 @@ pub struct Assessment {
     pub time_left: Option<Duration>,
 }
 
+/// Which samples in which nothing happens a detector need not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Settled {
+    /// None.
+    #[default]
+    No,
+    /// Those with the same walk over connections.
+    UntilWalk,
+    /// Any.
+    Yes,
+}
+
+impl Settled {
+    /// Any, if `is_settled`, or none.
+    #[must_use]
+    pub fn any_if(is_settled: bool) -> Self {
+        if is_settled { Self::Yes } else { Self::No }
+    }
+}
+
 /// One detector with its state for one subject. Deterministic: no clock, no randomness.
 pub trait Detector {
     /// The anomaly that it detects.
@@ -82,10 +102,10 @@ pub trait Detector {
         None
     }
 
-    /// Whether further samples in which nothing happens would be assessed like the last one, for any time: it need not see
-    /// them. [`At::idle_until`] says how many it did not see.
-    fn is_settled(&self) -> bool {
-        false
+    /// Which further samples in which nothing happens it need not see, because it would assess them like the last one.
+    /// [`At::idle_until`] says how many it did not see.
+    fn settled(&self) -> Settled {
+        Settled::No
     }
 
     /// Takes in a sample.

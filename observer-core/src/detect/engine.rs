@@ -202,10 +202,7 @@ impl Engine {
     /// Whether there are processes or names whose last sample a detector did not see, because nothing had happened to them.
     #[cfg(test)]
     pub fn has_idle(&self) -> bool {
-        let processes = self.rst_storm.iter().map(|(_, watch)| watch.idle_until);
-        let names = self.rst_storm_of_names.iter();
-        let mut all = processes.chain(names.map(|(_, watch)| watch.idle_until));
-        all.any(|it| it.is_some())
+        self.rst_storm.any_skipped() || self.rst_storm_of_names.any_skipped()
     }
 
     /// Findings and their history.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, share},
+    detector::{Assessment, At, Detector, Settled, share},
     fd_leak::{KINDS_OF_CAUSES, causes, known_kinds, newest, peers},
     finding::{Evidence, Severity},
     sample::Process,
@@ -47,8 +47,8 @@ impl Detector for FdExhaustion {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.full_since.is_none()
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.full_since.is_none())
     }
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, all, seconds, share},
+    detector::{Assessment, At, Detector, Settled, all, seconds, share},
     finding::{Evidence, KindCount, PeerShare, Severity},
     sample::Process,
     settings::Thresholds,
@@ -108,6 +108,10 @@ impl Detector for FdLeak {
             highest: 0,
             first: None,
         }
+    }
+
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.first.is_none())
     }
 
     /// Keeps its opinion until the next measurement.

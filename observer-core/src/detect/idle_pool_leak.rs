@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -44,6 +44,10 @@ impl Detector for IdlePoolLeak {
         }
     }
 
+    fn settled(&self) -> Settled {
+        Settled::UntilWalk
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let waits = &sample.waits;
@@ -75,7 +79,9 @@ impl Detector for IdlePoolLeak {
         let fewer = thresholds.idle_pool_clear_share * f64::from(self.highest);
         Assessment {
             raise: (score >= 1.0).then_some(Severity::Warning),
-            calm: f64::from(idle) < fewer || since > thresholds.idle_pool_rest_seconds,
+            calm: !at.raised
+                || f64::from(idle) < fewer
+                || since > thresholds.idle_pool_rest_seconds,
             score,
             time_left: None,
         }

@@ -5,7 +5,7 @@ use observer_common::WAIT_PROGRAM_READ;
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Breakdown, Evidence, Severity, Waiting},
     sample::Process,
     settings::Thresholds,
@@ -27,8 +27,8 @@ impl Detector for ProgramNotReading {
         Some(false)
     }
 
-    fn is_settled(&self) -> bool {
-        true
+    fn settled(&self) -> Settled {
+        Settled::Yes
     }
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {

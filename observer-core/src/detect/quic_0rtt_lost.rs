@@ -10,7 +10,7 @@ use observer_common::{
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Breakdown, Evidence, Severity},
     sample::Process,
     settings::Thresholds,
@@ -86,8 +86,8 @@ impl Detector for Quic0RttLost {
         Self(None)
     }
 
-    fn is_settled(&self) -> bool {
-        self.0.is_none()
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.0.is_none())
     }
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {

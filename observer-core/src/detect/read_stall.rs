@@ -7,7 +7,7 @@ use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, SUSPECTED, all, share},
+    detector::{Assessment, At, Detector, SUSPECTED, Settled, all, share},
     finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
     sample::Connecting,
     settings::Thresholds,
@@ -175,8 +175,8 @@ impl<S: Connecting> Detector for ReadStall<S> {
         Some(self.may_give_up)
     }
 
-    fn is_settled(&self) -> bool {
-        self.ended.iter().all(|it| it.gave_up.sum() == 0)
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.ended.iter().all(|it| it.gave_up.sum() == 0))
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

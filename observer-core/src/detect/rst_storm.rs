@@ -8,7 +8,7 @@ use observer_common::ProcessKey;
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Breakdown, Direction, Evidence, PeerShare, Severity},
     sample::{ConnectResult, Connecting, Counts, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
@@ -427,8 +427,8 @@ impl<S: Resetting> Detector for RstStorm<S> {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.sent.window.sum() + self.received.window.sum() == 0
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.sent.window.sum() + self.received.window.sum() == 0)
     }
 
     fn comes_last(&self, sample: &S) -> bool {

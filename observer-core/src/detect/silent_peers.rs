@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Evidence, Severity},
     sample::{Connecting, SentReset},
     settings::Thresholds,
@@ -48,8 +48,8 @@ impl<S: Connecting> Detector for SilentPeers<S> {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.unanswered.sum() == 0
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.unanswered.sum() == 0)
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

@@ -9,7 +9,7 @@ use observer_common::{
 use super::{
     anomaly::Anomaly,
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector, all, share},
+    detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
     sample::Process,
     settings::Thresholds,
@@ -33,8 +33,8 @@ impl Detector for TlsStall {
         Self { since: None }
     }
 
-    fn is_settled(&self) -> bool {
-        self.since.is_none()
+    fn settled(&self) -> Settled {
+        Settled::any_if(self.since.is_none())
     }
 
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {

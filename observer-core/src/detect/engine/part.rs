@@ -32,6 +32,17 @@ fn most(holders: &[Holder], raised: Option<&Arc<Labels>>) -> Option<Arc<Labels>>
     Some(Arc::new(Labels::name(comm, unit)))
 }
 
+/// What has not happened to a part since the last sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// Something may have.
+    No,
+    /// Nothing that was counted, but there was a walk over connections.
+    ButWalked,
+    /// Nothing at all.
+    Yes,
+}
+
 /// What has happened to a part: while these are the same, nothing has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Events {
@@ -41,6 +52,11 @@ pub(super) struct Events {
     connecting: (u32, u32),
     /// When its descriptors were counted.
     measured_at: Option<Duration>,
+    /// Whether the kinds of its descriptors are known.
+    has_kinds: bool,
+    /// The walk over connections; `None` of a name, whose detectors need it only while connections wait, or if each sample
+    /// counts as one.
+    walked_at: Option<Duration>,
 }
 
 impl Events {
@@ -55,7 +71,23 @@ impl Events {
             sum: part.counts().events(),
             connecting: (part.connecting(), part.waiting()),
             measured_at: None,
+            has_kinds: false,
+            walked_at: None,
         })
+    }
+
+    /// What has not happened since these.
+    pub(super) fn idle_since(&self, before: &Self) -> Idle {
+        let walked_at = self.walked_at;
+        let but_walked = Self {
+            walked_at,
+            ..*before
+        };
+        match *self == but_walked {
+            false => Idle::No,
+            true if walked_at.is_some() && walked_at == before.walked_at => Idle::Yes,
+            true => Idle::ButWalked,
+        }
     }
 }
 
@@ -87,6 +119,8 @@ impl Part for Process {
         let handshakes = self.handshakes.slow.iter().sum::<u32>();
         Some(Events {
             measured_at: self.descriptors.map(|it| it.measured_at),
+            has_kinds: self.fd_kinds.is_some(),
+            walked_at: self.walked_at,
             ..Events::of(self).filter(|_| handshakes == 0)?
         })
     }

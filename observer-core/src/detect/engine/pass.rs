@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     super::{
         board::Board,
-        detector::{Assessment, At, Detector, seconds},
+        detector::{Assessment, At, Detector, Settled, seconds},
         finding::{Change, Finding},
         flag::Step,
         host::Host,
@@ -45,14 +45,13 @@ impl Pass<'_> {
         let mut loud = Vec::new();
         let (mut suspected, mut wants_walks) = (false, false);
         for (index, part) in parts.iter().enumerate() {
-            let row = rows.of_part(index);
-            let watch = watches.get_or_begin(row, rows, || begin(part));
-            if watch.is_settled && rows.is_idle(index) {
-                watch.idle_until = Some(self.at.now);
+            if watches.skip(index, rows) {
                 continue;
             }
+            let row = rows.of_part(index);
+            self.at.idle_until = watches.take_skipped(row, rows);
+            let watch = watches.get_or_begin(row, rows, || begin(part));
             self.at.raised = watch.flag.raised().is_some() || watch.is_hidden(self.at.now);
-            self.at.idle_until = watch.idle_until.take();
             let mut assessment = watch.detector.assess(part, &self.at);
             let since = watch.over_since.unwrap_or(self.at.now);
             watch.over_since = assessment.raise.map(|_| since);
@@ -60,20 +59,22 @@ impl Pass<'_> {
                 assessment.raise = None;
             }
             watch.score = assessment.score;
-            watch.is_settled = !self.at.raised
-                && assessment.calm
-                && !watch.is_suspected()
-                && watch.detector.is_settled();
+            let mut is_calm = !self.at.raised && assessment.calm && !watch.is_suspected();
             suspected |= watch.is_suspected();
             let is_wanted = watch.detector.wants_walk(part, self.at.thresholds);
             if let Some(is_wanted) = is_wanted {
                 let wants = watch.wants_walks(self.at.now, is_wanted, self.walk_time);
-                watch.is_settled &= !wants && !is_wanted;
+                is_calm &= !wants && !is_wanted;
                 wants_walks |= wants;
             }
+            let settled = match is_calm {
+                true => watch.detector.settled(),
+                false => Settled::No,
+            };
             if self.at.raised || assessment.raise.is_some() {
                 loud.push((watch.detector.comes_last(part), row, part, assessment));
             }
+            watches.settle(row, settled);
         }
         loud.sort_by_key(|(last, ..)| *last);
         (watches.any_suspected, watches.any_wants_walks) = (suspected, wants_walks);

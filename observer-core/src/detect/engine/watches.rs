@@ -3,8 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    super::{detector::SUSPECTED, finding::Subject, flag::Flag},
-    part::{Events, Part},
+    super::{
+        detector::{SUSPECTED, Settled},
+        finding::Subject,
+        flag::Flag,
+    },
+    part::{Events, Idle, Part},
 };
 
 /// A walk is wanted for this time after a finding was suspected or raised.
@@ -26,14 +30,18 @@ pub(super) struct Rows {
     free: Vec<Row>,
     /// When it was in a sample.
     seen: Vec<Duration>,
+    /// The sample of those before the current one.
+    seen_before: Vec<Duration>,
     /// When the last sample was.
     now: Duration,
     /// What happened to each.
     events: Vec<Option<Events>>,
+    /// The part that each was in the last sample that had it.
+    part: Vec<usize>,
     /// Those of the parts of the current sample.
     of_parts: Vec<Row>,
-    /// Whether nothing has happened to them since the last sample.
-    idle: Vec<bool>,
+    /// What has not happened to them since the last sample.
+    idle: Vec<Idle>,
     /// Those that are not in it.
     gone: Vec<Row>,
 }
@@ -50,17 +58,26 @@ impl Rows {
 
     /// Begins a sample with these parts.
     pub(super) fn begin<P: Part>(&mut self, now: Duration, parts: &[P]) {
-        self.of_parts.clear();
+        let last = std::mem::take(&mut self.of_parts);
         self.idle.clear();
+        // Parts are in the same order in each sample, with some removed and some new ones.
+        let mut next = 0;
         for part in parts {
-            let row = self.add(part.subject());
+            let subject = part.subject();
+            let row = match last.get(next) {
+                Some(&row) if self.subjects[row].as_ref() == Some(&subject) => row,
+                _ => self.add(subject),
+            };
+            next = self.part[row] + 1;
+            self.part[row] = self.of_parts.len();
             let events = part.events();
             let before = std::mem::replace(&mut self.events[row], events);
             // One that was not in the last sample may have had any number of events that it had had before.
             let is_followed = self.seen[row] == self.now;
-            self.idle
-                .push(is_followed && events.is_some() && events == before);
-            self.seen[row] = now;
+            let followed = events.zip(before).filter(|_| is_followed);
+            let idle = followed.map_or(Idle::No, |(events, before)| events.idle_since(&before));
+            self.idle.push(idle);
+            self.seen_before[row] = std::mem::replace(&mut self.seen[row], now);
             self.of_parts.push(row);
         }
         self.now = now;
@@ -74,9 +91,18 @@ impl Rows {
         self.events.fill(None);
     }
 
-    /// Whether nothing has happened to a part of the current sample, by its index, since the last one.
-    pub(super) fn is_idle(&self, index: usize) -> bool {
-        self.idle[index]
+    /// Whether a detector that is settled need not see a part of the current sample, by its index.
+    pub(super) fn may_skip(&self, index: usize, settled: Settled) -> bool {
+        match settled {
+            Settled::No => false,
+            Settled::UntilWalk => self.idle[index] == Idle::Yes,
+            Settled::Yes => self.idle[index] != Idle::No,
+        }
+    }
+
+    /// The last sample before the current one that had the row.
+    pub(super) fn seen_before(&self, row: Row) -> Duration {
+        self.seen_before[row]
     }
 
     /// The row of a part of the current sample, by its index.
@@ -99,6 +125,8 @@ impl Rows {
             self.held.push(0);
             self.events.push(None);
             self.seen.push(Duration::ZERO);
+            self.seen_before.push(Duration::ZERO);
+            self.part.push(0);
             self.subjects.len() - 1
         });
         self.subjects[row] = Some(subject.clone());
@@ -131,10 +159,6 @@ pub(super) struct Watch<D> {
     pub(super) score: f64,
     /// Since when it is to be raised.
     pub(super) over_since: Option<Duration>,
-    /// Whether a sample in which nothing happens need not be assessed.
-    pub(super) is_settled: bool,
-    /// The last such sample since the last assessment.
-    pub(super) idle_until: Option<Duration>,
     /// When walks were last wanted for it.
     walks_wanted_at: Option<Duration>,
 }
@@ -147,8 +171,6 @@ impl<D> Watch<D> {
             hidden_until: None,
             score: 0.0,
             over_since: None,
-            is_settled: false,
-            idle_until: None,
             walks_wanted_at: None,
         }
     }
@@ -177,9 +199,20 @@ impl<D> Watch<D> {
     }
 }
 
+/// Which samples of a row a detector need not see. Apart from the detectors, which are large: of most rows nothing else is
+/// read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Skips {
+    settled: Settled,
+    /// Whether it did not see the last one.
+    skipped: bool,
+}
+
 /// One detector of all subjects of a kind.
 pub(super) struct Watches<D> {
     by_row: Vec<Option<Watch<D>>>,
+    /// In the order of `by_row`.
+    skips: Vec<Skips>,
     /// Whether any is raised, or half way to it, as of the last pass.
     pub(super) any_suspected: bool,
     /// Whether any wants walks soon, as of the last pass.
@@ -190,6 +223,7 @@ impl<D> Default for Watches<D> {
     fn default() -> Self {
         Self {
             by_row: Vec::new(),
+            skips: Vec::new(),
             any_suspected: false,
             any_wants_walks: false,
         }
@@ -214,11 +248,40 @@ impl<D> Watches<D> {
     ) -> &mut Watch<D> {
         if self.by_row.len() <= row {
             self.by_row.resize_with(row + 1, || None);
+            self.skips.resize_with(row + 1, Skips::default);
         }
         self.by_row[row].get_or_insert_with(|| {
+            self.skips[row] = Skips::default();
             rows.hold(row);
             Watch::new(begin())
         })
+    }
+
+    /// Whether the detector of a part of the current sample, by its index, need not see it.
+    pub(super) fn skip(&mut self, index: usize, rows: &Rows) -> bool {
+        let Some(skips) = self.skips.get_mut(rows.of_part(index)) else {
+            return false;
+        };
+        let may = rows.may_skip(index, skips.settled);
+        skips.skipped |= may;
+        may
+    }
+
+    /// The last sample that the detector of a row did not see since the last one that it saw, at one that it sees.
+    pub(super) fn take_skipped(&mut self, row: Row, rows: &Rows) -> Option<Duration> {
+        let skips = self.skips.get_mut(row)?;
+        std::mem::take(&mut skips.skipped).then(|| rows.seen_before(row))
+    }
+
+    /// Which further samples the detector of a row need not see.
+    pub(super) fn settle(&mut self, row: Row, settled: Settled) {
+        self.skips[row].settled = settled;
+    }
+
+    /// Whether any did not see the last sample.
+    #[cfg(test)]
+    pub(super) fn any_skipped(&self) -> bool {
+        self.skips.iter().any(|it| it.skipped)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Row, &Watch<D>)> {
@@ -243,6 +306,7 @@ impl<D> Watches<D> {
                 self.any_suspected |= watch.is_suspected();
             } else {
                 self.by_row[row] = None;
+                self.skips[row] = Skips::default();
                 rows.release(row);
             }
         }
