@@ -22,9 +22,22 @@ use observer_core::{
     walk::Waits,
 };
 
-/// Each process connects, closes and resets a little.
-fn sample(second: u64, processes: u32) -> Sample {
-    let now = Duration::from_secs(1_000 + second);
+/// A second of which the daemon spends all but a few milliseconds on other things: nothing is in the processor's caches.
+fn evict_caches(other: &mut [u64]) {
+    for line in other.chunks_mut(8) {
+        line[0] = line[0].wrapping_add(1);
+    }
+    black_box(other);
+}
+
+/// More than the caches hold.
+fn other_data() -> Vec<u64> {
+    vec![0; 16 << 20]
+}
+
+/// Each process connects, closes and resets a little until `second`.
+fn sample(now: u64, second: u64, processes: u32) -> Sample {
+    let now = Duration::from_secs(1_000 + now);
     let process = |pid: u32| {
         let mut counts = Counts::default();
         counts.connects[ConnectResult::Ok as usize] = 10 * second;
@@ -42,10 +55,10 @@ fn sample(second: u64, processes: u32) -> Sample {
             descriptors: Some(Descriptors {
                 open: 300 + second % 7,
                 limit: 1024,
-                measured_at: now,
+                measured_at: Duration::from_secs(1_000 + second),
             }),
             fd_kinds: None,
-            walked_at: None,
+            walked_at: Some(Duration::from_secs(1_000 + second)),
             syn_sent: 0,
             syn_sent_over_3s: 0,
             close_wait_over_10s: 3,
@@ -88,23 +101,33 @@ fn sample(second: u64, processes: u32) -> Sample {
 fn step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("detect");
     group.sample_size(20);
-    for processes in [1_000, 10_000] {
-        let mut engine = Engine::new(Thresholds::default());
-        let mut second = 0;
-        for _ in 0..200 {
-            second += 1;
-            engine.step(&sample(second, processes));
+    let mut other = other_data();
+    for (name, is_idle) in [("a calm second", false), ("an idle second", true)] {
+        for processes in [1_000, 10_000] {
+            let mut engine = Engine::new(Thresholds::default());
+            let mut second = 0;
+            for _ in 0..200 {
+                second += 1;
+                engine.step(&sample(second, second, processes));
+            }
+            // Until all is calm.
+            for _ in 0..200 {
+                second += 1;
+                engine.step(&sample(second, 200, processes));
+            }
+            group.bench_function(BenchmarkId::new(name, processes), |bencher| {
+                bencher.iter_batched_ref(
+                    || {
+                        second += 1;
+                        let sample = sample(second, if is_idle { 200 } else { second }, processes);
+                        evict_caches(&mut other);
+                        sample
+                    },
+                    |sample| engine.step(sample),
+                    criterion::BatchSize::PerIteration,
+                );
+            });
         }
-        group.bench_function(BenchmarkId::new("a calm second", processes), |bencher| {
-            bencher.iter_batched_ref(
-                || {
-                    second += 1;
-                    sample(second, processes)
-                },
-                |sample| engine.step(sample),
-                criterion::BatchSize::PerIteration,
-            );
-        });
     }
     group.finish();
 }
@@ -113,6 +136,7 @@ fn step(criterion: &mut Criterion) {
 fn gather(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gather");
     group.sample_size(20);
+    let mut other = other_data();
     let reasons = ResetReasons::default();
     let classes = CounterClasses::new(|index| reasons.name(index).into_owned());
     for processes in [1_000, 10_000] {
@@ -134,17 +158,21 @@ fn gather(criterion: &mut Criterion) {
         let snapshot = table.snapshot(1, &source, &facts);
         let mut gatherer = Gatherer::default();
         group.bench_function(BenchmarkId::from_parameter(processes), |bencher| {
-            bencher.iter(|| {
-                black_box(gatherer.gather(Inputs {
-                    snapshot: &snapshot,
-                    classes: &classes,
-                    fd_kinds: &HashMap::new(),
-                    recorded_peers: &RecordedPeers::default(),
-                    namespaces: &[],
-                    sources: Vec::new(),
-                    netns: &|_| None,
-                }))
-            });
+            bencher.iter_batched(
+                || evict_caches(&mut other),
+                |()| {
+                    black_box(gatherer.gather(Inputs {
+                        snapshot: &snapshot,
+                        classes: &classes,
+                        fd_kinds: &HashMap::new(),
+                        recorded_peers: &RecordedPeers::default(),
+                        namespaces: &[],
+                        sources: Vec::new(),
+                        netns: &|_| None,
+                    }));
+                },
+                criterion::BatchSize::PerIteration,
+            );
         });
     }
     group.finish();

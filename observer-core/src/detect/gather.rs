@@ -25,8 +25,8 @@ use super::{
     finding::{Awaited, Holder},
     recorded_peers::RecordedPeers,
     sample::{
-        CounterClasses, Counts, Culprits, Descriptors, Listener, Name, Namespace, Process, Sample,
-        Source, Worker,
+        CounterClasses, Counts, Descriptors, Listener, Name, Namespace, Process, Sample, Source,
+        Worker,
     },
     settings::Thresholds,
 };
@@ -83,12 +83,7 @@ impl Gatherer {
         let processes: Vec<_> = snapshot
             .processes
             .iter()
-            .map(|it| Process {
-                reset_peer: peers_of.reset_peer(it.owner),
-                culprits: peers_of.of_process(it.owner),
-                peers: servers.awaited(it.owner),
-                ..process(it, &inputs)
-            })
+            .map(|it| process(it, &inputs, &peers_of, &servers))
             .collect();
         let running = running(&processes);
         let mut not_closed: HashMap<NameKey<'_>, u32> = HashMap::new();
@@ -177,7 +172,12 @@ impl Running<'_> {
     }
 }
 
-fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
+fn process(
+    it: &ProcessVitals,
+    inputs: &Inputs<'_>,
+    peers_of: &AllPeers<'_>,
+    servers: &Servers<'_>,
+) -> Process {
     let resources = &it.resources;
     let descriptors = resources.open_fds.zip(resources.max_fds);
     let walk = &inputs.snapshot.walk;
@@ -200,10 +200,10 @@ fn process(it: &ProcessVitals, inputs: &Inputs<'_>) -> Process {
         close_wait_of_servers: walked.close_wait_of_servers,
         owned_fin_wait2: walked.owned_fin_wait2,
         not_closed_by_peer: walked.not_closed_by_peer,
-        reset_peer: None,
+        reset_peer: peers_of.reset_peer(it.owner),
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
-        peers: Vec::new(),
-        culprits: Culprits::default(),
+        peers: servers.awaited(it.owner),
+        culprits: peers_of.of_process(it.owner),
         handshakes: inputs
             .snapshot
             .handshakes

@@ -14,7 +14,7 @@ use crate::{
     detect::{
         Suspected,
         finding::{PeerShare, Subject},
-        sample::{Ports, SentReset},
+        sample::{Culprits, Ports, SentReset},
     },
     names::ResetReasons,
     table::{
