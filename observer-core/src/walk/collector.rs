@@ -16,9 +16,10 @@ use super::{
     TIME_WAIT_LENGTH,
     destination::{Destination, RawDestination},
     history::History,
+    peers::{PEERS, RawPeer, WaitCollector},
     result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk},
     reuse::Reuse,
-    waits::{PEERS, RawPeer, WaitCollector, is_server},
+    waits::is_server,
 };
 use crate::heaviest::Heaviest;
 

@@ -1,6 +1,6 @@
 //! Evaluates a walk over all connections and sockets in TIME_WAIT, from the records of the BPF
 //! iterators: local ports in use by destination, sockets that have been in a state for long, and
-//! what connections wait for (`waits`).
+//! what connections wait for (`waits`) and for whom (`peers`).
 //!
 //! The kernel gives a connection any port of `ip_local_port_range` that is not reserved, not taken
 //! by a bind(), and not in use towards the same destination from the same source address in the
@@ -12,6 +12,7 @@ mod collector;
 mod destination;
 mod history;
 mod pace;
+mod peers;
 mod result;
 mod reuse;
 mod waits;
@@ -20,10 +21,9 @@ pub use collector::Collector;
 pub use destination::{Destination, address};
 pub use history::History;
 pub use pace::Pause;
+pub use peers::{Peer, PeerWait, Served};
 pub use result::{DestinationUse, NamespaceUse, ProcessUse, Share, StatePeer, Walk};
-pub use waits::{
-    NOBODY, Peer, PeerWait, QUIET_SECONDS, Served, UNANSWERED_SECONDS, Waits, wait_name,
-};
+pub use waits::{NOBODY, QUIET_SECONDS, UNANSWERED_SECONDS, Waits, wait_name};
 
 /// Duration of TIME_WAIT: `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
 pub const TIME_WAIT_LENGTH: std::time::Duration = std::time::Duration::from_secs(60);

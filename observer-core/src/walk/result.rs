@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use super::{
     destination::Destination,
-    waits::{Peer, PeerWait, ProcessWaits, Served, Waits},
+    peers::{Peer, PeerWait, ProcessWaits, Served},
+    waits::Waits,
 };
 
 /// Ratio of blocked ports from which a destination is [busy](Walk::busy_destinations).

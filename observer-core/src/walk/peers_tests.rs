@@ -1,11 +1,11 @@
 use std::net::Ipv4Addr;
 
 use observer_common::{
-    FIN_WAIT2, WAIT_NOBODY, WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED,
-    coarse_time,
+    FIN_WAIT2, PORT_BOUND, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING,
+    WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED, coarse_time,
 };
 
-use super::*;
+use super::{super::waits::wait_name, *};
 
 const STALL_AFTER_MS: u32 = 10_000;
 
