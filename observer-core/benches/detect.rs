@@ -64,6 +64,7 @@ fn sample(now: u64, second: u64, processes: u32) -> Sample {
             close_wait_over_10s: 3,
             close_wait_over_60s: 1,
             close_wait_of_servers: 0,
+            close_wait_unanswered: 0,
             owned_fin_wait2: 0,
             not_closed_by_peer: 0,
             reset_peer: None,

@@ -27,7 +27,7 @@ pub const SEEN_UNGUARDED: u16 = 1 << 7;
 /// Waits for the peer ([`crate::WAIT_PEER`]), and the last data was sent a tenth of a second or
 /// more after the last data was received, so it is no immediate reaction, such as a frame of HTTP/2
 /// or an acknowledgement of the program. Or waits for the program ([`crate::WAIT_PROGRAM`],
-/// [`crate::WAIT_PROGRAM_EOF`]), which has received something and has sent nothing at all.
+/// [`crate::WAIT_PROGRAM_READ`], [`crate::WAIT_PROGRAM_EOF`]), a server that was sent something and has sent nothing at all.
 pub const SEEN_ASKED: u16 = 1 << 8;
 /// Has more unread data than a TLS session ticket or close_notify.
 pub const SEEN_MUCH_UNREAD: u16 = 1 << 9;

@@ -281,6 +281,8 @@ causes! {
             => "the server does not close connections that its clients have closed" ["close-wait"];
         CLIENT_KEEPS_CLOSED "client_keeps_closed": "the local port is no listener's"
             => "a client or its pool keeps connections that the servers have closed" ["close-wait"];
+        CLIENTS_UNANSWERED "clients_unanswered": "the process was sent something on most of them, which came from its listeners, and has sent nothing at all"
+            => "its clients have gone without an answer: the server hangs, or is slower than their timeouts; or its protocol has no answers, and it does not close" ["hung-server", "close-wait"];
         PROXY_HALF_CLOSED "proxy_half_closed": "as many owned sockets in FIN_WAIT2"
             => "a proxy forwards the end of one direction and waits for the end of the other without a timeout" ["close-wait"];
     }

@@ -76,10 +76,15 @@ impl Detector for CloseWaitLeak {
             peers: sample.culprits.close_wait.clone(),
         };
         let (all, served) = (sample.close_wait_over_10s, sample.close_wait_of_servers);
-        let proxied = sample.owned_fin_wait2.min(all);
+        let (proxied, unanswered) = (
+            sample.owned_fin_wait2.min(all),
+            sample.close_wait_unanswered,
+        );
+        let is_most = |part: u32| 5 * part >= 3 * all && all > 0;
         // A proxy has a socket in FIN_WAIT2 for each in CLOSE_WAIT, on either side.
-        let causes = match 5 * proxied >= 3 * all && all > 0 {
+        let causes = match is_most(proxied) {
             true => vec![(&cause::PROXY_HALF_CLOSED, 1)],
+            false if is_most(unanswered) => vec![(&cause::CLIENTS_UNANSWERED, 1)],
             false => vec![
                 (&cause::SERVER_KEEPS_CLOSED, served.into()),
                 (

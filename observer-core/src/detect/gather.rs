@@ -198,6 +198,7 @@ fn process(
         close_wait_over_10s: walked.close_wait_over_10s,
         close_wait_over_60s: walked.close_wait_over_60s,
         close_wait_of_servers: walked.close_wait_of_servers,
+        close_wait_unanswered: walked.close_wait_unanswered,
         owned_fin_wait2: walked.owned_fin_wait2,
         not_closed_by_peer: walked.not_closed_by_peer,
         reset_peer: peers_of.reset_peer(it.owner),

@@ -77,6 +77,8 @@ pub struct Process {
     pub close_wait_over_60s: u32,
     /// Of those over 10 s, the ones whose local port is a listener's.
     pub close_wait_of_servers: u32,
+    /// Of these, the ones on which it was sent something and has sent nothing at all.
+    pub close_wait_unanswered: u32,
     /// Sockets in FIN_WAIT2 that have a descriptor.
     pub owned_fin_wait2: u32,
     /// Connections that it has closed, and the peer has not for over 2 s.
@@ -109,6 +111,7 @@ impl Process {
             close_wait_over_10s: 0,
             close_wait_over_60s: 0,
             close_wait_of_servers: 0,
+            close_wait_unanswered: 0,
             owned_fin_wait2: 0,
             not_closed_by_peer: 0,
             reset_peer: None,

@@ -46,6 +46,7 @@ struct Process {
     close_wait_over_10s: u32,
     close_wait_over_60s: u32,
     close_wait_of_servers: u32,
+    close_wait_unanswered: u32,
     owned_fin_wait2: u32,
     unguarded: u32,
     /// Stalled connections by reason.
@@ -146,6 +147,7 @@ impl Exporter {
                 close_wait_over_10s,
                 close_wait_over_60s,
                 close_wait_of_servers,
+                close_wait_unanswered,
                 owned_fin_wait2,
                 // Only what is given up is judged by it.
                 not_closed_by_peer: _,
@@ -176,6 +178,7 @@ impl Exporter {
                 close_wait_over_10s,
                 close_wait_over_60s,
                 close_wait_of_servers,
+                close_wait_unanswered,
                 owned_fin_wait2,
                 unguarded,
                 stalled: stalls

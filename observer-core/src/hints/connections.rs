@@ -111,6 +111,11 @@ connections! {
         kernels "all";
         fix "Close after read() has returned 0; end idle connections of pools. A process that leaves a connection to another one (fork(), SCM_RIGHTS) closes its own descriptor.";
         check "socket_connections{state=\"CLOSE_WAIT\"} falls to what a pool keeps; socket_process_open_fds with it";
+    "hung-server":
+        fact "If a client gives up while it waits for an answer, its connection is in CLOSE_WAIT at the server until the program gets to it. A program that hangs never does.";
+        kernels "all";
+        fix "See whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger): often all threads wait for one lock, or for another service. Restart it if it hangs.";
+        check "socket_connections{state=\"CLOSE_WAIT\"} falls; Recv-Q of `ss -tnp` is 0";
     "nofile":
         fact "EMFILE: the soft limit RLIMIT_NOFILE is reached. ENFILE: fs.file-max is reached. RLIMIT_NOFILE cannot be above fs.nr_open. Go from 1.19 on and the JVM raise the soft limit to the hard limit.";
         kernels "all";

@@ -8,8 +8,8 @@ use std::{
 
 use observer_common::{
     CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, PORT_BOUND, PORT_FIN_WAIT2,
-    PORT_UNCONNECTED, PORT_WORDS, PortSpace, SEEN_DESCRIPTOR, SEEN_PASSIVE, SEEN_UNGUARDED,
-    SYN_SENT, SocketSeen, TIME_WAIT, coarse_time,
+    PORT_UNCONNECTED, PORT_WORDS, PortSpace, SEEN_ASKED, SEEN_DESCRIPTOR, SEEN_PASSIVE,
+    SEEN_UNGUARDED, SYN_SENT, SocketSeen, TIME_WAIT, coarse_time,
 };
 
 use super::{
@@ -231,6 +231,7 @@ impl Collector {
                 seen.close_wait_over_10s = over(10, socket);
                 seen.close_wait_over_60s = over(60, socket);
                 seen.close_wait_of_servers = seen.close_wait_over_10s * has(SEEN_PASSIVE);
+                seen.close_wait_unanswered = seen.close_wait_of_servers * has(SEEN_ASKED);
             }
             FIN_WAIT2 if has(SEEN_DESCRIPTOR) != 0 => seen.owned_fin_wait2 = 1,
             FIN_WAIT2 => seen.not_closed_by_peer = over(2, socket),
@@ -253,6 +254,7 @@ impl Collector {
                 close_wait_over_10s: sum.close_wait_over_10s + seen.close_wait_over_10s,
                 close_wait_over_60s: sum.close_wait_over_60s + seen.close_wait_over_60s,
                 close_wait_of_servers: sum.close_wait_of_servers + seen.close_wait_of_servers,
+                close_wait_unanswered: sum.close_wait_unanswered + seen.close_wait_unanswered,
                 owned_fin_wait2: sum.owned_fin_wait2 + seen.owned_fin_wait2,
                 not_closed_by_peer: sum.not_closed_by_peer + seen.not_closed_by_peer,
                 unguarded: sum.unguarded + seen.unguarded,

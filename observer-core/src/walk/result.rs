@@ -117,6 +117,8 @@ pub struct ProcessUse {
     pub close_wait_over_60s: u32,
     /// Of those over 10 s, the ones that came from a listener.
     pub close_wait_of_servers: u32,
+    /// Of these, the ones on which the process was sent something and has sent nothing at all.
+    pub close_wait_unanswered: u32,
     /// In FIN_WAIT2, with a descriptor: shutdown() was called and not close().
     pub owned_fin_wait2: u32,
     /// Closed by the process, and for over 2 s not by the peer: in FIN_WAIT2 without a descriptor, a timewait socket included.

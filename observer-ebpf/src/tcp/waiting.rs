@@ -255,23 +255,24 @@ pub fn now_of(sk: *const u8, conn: *mut Conn, walk: *mut Walk) -> Waiting {
     if read.u64(at::OFF_SK_SOCKET()) == 0 {
         return waiting(WAIT_PROGRAM_ACCEPT, since_received);
     }
-    if unread > fin {
-        let flags = if unread >= MUCH_UNREAD {
-            SEEN_MUCH_UNREAD
-        } else {
-            0
-        };
-        return Waiting {
-            flags,
-            ..waiting(WAIT_PROGRAM_READ, unread_ms)
-        };
-    }
-    if unread == 1 {
+    if unread > 0 {
+        let owes = read.owes_first_answer(read.is_server(flags), fin);
+        let owes = if owes { SEEN_ASKED } else { 0 };
+        if unread > fin {
+            let much = if unread >= MUCH_UNREAD {
+                SEEN_MUCH_UNREAD
+            } else {
+                0
+            };
+            return Waiting {
+                flags: owes | much,
+                ..waiting(WAIT_PROGRAM_READ, unread_ms)
+            };
+        }
         // The FIN alone.
         let ms = now().saturating_sub(entered_ns) / 1_000_000;
-        let owes = read.owes_first_answer(read.is_server(flags), fin);
         return Waiting {
-            flags: if owes { SEEN_ASKED } else { 0 },
+            flags: owes,
             ..waiting(WAIT_PROGRAM_EOF, ms.min(u32::MAX.into()) as u32)
         };
     }

@@ -30,6 +30,8 @@ quiet = listen(*FAMILIES[0], port=9002)
 print('listens')
 quiet = [quiet.accept()[0] for _ in range(3)]
 input()
+# It reads the request of the first client, and not that of the third.
+assert servers[0].recv(100) == b'request'
 # Two that the client will see closed.
 for _ in range(2):
     servers.pop().close()
@@ -37,9 +39,9 @@ print('closed')
 input()
 ";
 
-/// In SYN_SENT: 2. In CLOSE_WAIT: 2 of the client's own; and of the server 3, 2 of whose peers shut down
-/// only, and 2 that wait for accept(). In FIN_WAIT2: 2 with a descriptor and 3 orphans, and 2 orphans of the
-/// server. In ESTABLISHED and quiet: 3 of each, of which the client's have SO_KEEPALIVE, TCP_USER_TIMEOUT, and
+/// In SYN_SENT: 2. In CLOSE_WAIT: 2 of the client's own; and of the server 3, 2 of whose peers shut down only, and 2 of
+/// whose peers have sent a request, and 2 that wait for accept(). In FIN_WAIT2: 2 with a descriptor and 3 orphans, and 2
+/// orphans of the server. In ESTABLISHED and quiet: 3 of each, of which the client's have SO_KEEPALIVE, TCP_USER_TIMEOUT, and
 /// neither; and both ends of 2 that fill the queue of the server's deaf listener.
 const CLIENT: &str = r"
 silent = ('127.0.0.1', int(sys.argv[1]))
@@ -53,6 +55,8 @@ input()
 quiet = [connect(socket.AF_INET, ('127.0.0.1', 9002)) for _ in range(3)]
 quiet[0].setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 quiet[1].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
+for client in clients[0], clients[2]:
+    client.send(b'request')
 print('connected')
 input()
 for client in clients[3:]:
@@ -65,8 +69,8 @@ print('closed')
 input()
 ";
 
-/// The six numbers of a process, in the order of the API.
-fn long(answer: &Value, program: &Program) -> [u64; 6] {
+/// The seven numbers of a process, in the order of the API.
+fn long(answer: &Value, program: &Program) -> [u64; 7] {
     let all = answer["processes"].as_array().unwrap();
     let entry = all.iter().find(|it| it["pid"] == program.pid());
     [
@@ -74,6 +78,7 @@ fn long(answer: &Value, program: &Program) -> [u64; 6] {
         "close_wait_over_10s",
         "close_wait_over_60s",
         "close_wait_of_servers",
+        "close_wait_unanswered",
         "owned_fin_wait2",
         "unguarded",
     ]
@@ -122,11 +127,11 @@ fn sockets_that_wait_for_long_are_counted() {
         assert!(client[0] == 0 || after(began_ns, 3), "{}", seen());
         let over_10s = client[1] + server[1];
         assert!(over_10s == 0 || after(connected_ns, 10), "{}", seen());
-        assert!(client[5] == 0 || after(began_ns, 60), "{}", seen());
+        assert!(client[6] == 0 || after(began_ns, 60), "{}", seen());
         let over_60s = client[2] + server[2];
         assert!(over_60s == 0 || after(connected_ns, 60), "{}", seen());
-        assert!(server[5] == 0 || after(started_ns, 60), "{}", seen());
-        if (client, server) == ([2, 2, 2, 0, 2, 1], [0, 3, 3, 3, 0, 7]) {
+        assert!(server[6] == 0 || after(started_ns, 60), "{}", seen());
+        if (client, server) == ([2, 2, 2, 0, 0, 2, 1], [0, 3, 3, 3, 2, 0, 7]) {
             break;
         }
         assert!(started.elapsed() < Duration::from_secs(150), "{}", seen());

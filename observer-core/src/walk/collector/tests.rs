@@ -395,6 +395,8 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         in_state(CLOSE_WAIT, 4, open, 10),
         in_state(CLOSE_WAIT, 4, open, 11),
         in_state(CLOSE_WAIT, 4, open | SEEN_PASSIVE, 11),
+        in_state(CLOSE_WAIT, 4, open | SEEN_PASSIVE | SEEN_ASKED, 10),
+        in_state(CLOSE_WAIT, 4, open | SEEN_PASSIVE | SEEN_ASKED, 11),
         in_state(CLOSE_WAIT, 4, open, 61),
         // Waits for accept().
         in_state(CLOSE_WAIT, 4, SEEN_PASSIVE, 600),
@@ -420,9 +422,10 @@ fn sockets_of_a_process_count_once_they_have_waited() {
         },
         ProcessUse {
             owner: (4, 1),
-            close_wait_over_10s: 3,
+            close_wait_over_10s: 4,
             close_wait_over_60s: 1,
-            close_wait_of_servers: 1,
+            close_wait_of_servers: 2,
+            close_wait_unanswered: 1,
             ..none
         },
         ProcessUse {

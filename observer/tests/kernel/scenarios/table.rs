@@ -576,7 +576,7 @@ scenarios! {
         ["stalls.py", "impatient"]
         => Some(Expected {
             peers: &["127.0.0.1:80"],
-            also: &[("close_wait_leak", "server", "server_keeps_closed")],
+            also: &[("close_wait_leak", "server", "clients_unanswered")],
             ..stall("read_stall", "client", "gave_up", "no-answer")
         });
     "workers": "8 workers of a server, with a client each, wait for another server that hangs";
