@@ -15,6 +15,14 @@ use crate::table::{Labels, OTHER};
 pub const FINDINGS: usize = 200;
 /// Maximum number of scans among them: forged source addresses must not displace all other findings.
 const SCANS: usize = 20;
+/// Maximum number of raised findings of an anomaly about processes of one name: if a database is down, all workers of a
+/// service cannot connect, and a few of them say so.
+const OF_NAME: usize = 5;
+/// Maximum number of raised findings of an anomaly with the labels of one unit, so that the processes of one user leave room
+/// for those of others.
+const OF_UNIT: usize = 20;
+/// Maximum number of raised findings with the labels of one unit.
+const OF_UNIT_IN_ALL: usize = FINDINGS / 2;
 /// Number of changes that are kept.
 pub const CHANGES: usize = 1_000;
 /// Maximum number of totals. Those of further names count for [`OTHER`], of which each anomaly has one.
@@ -42,10 +50,51 @@ impl Entry {
     }
 }
 
+/// Which limit leaves no room for a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// For processes of one name.
+    Name,
+    /// For one unit.
+    Unit,
+    /// For all findings.
+    All,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Name, Self::Unit, Self::All];
+
+    /// The value of the label `limit`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Unit => "unit",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Findings that would be raised if there were room for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Which.
+    pub anomaly: Anomaly,
+    /// Why there is none.
+    pub limit: Limit,
+    /// Of whom, without pids; `None` of findings without a process.
+    pub name: Option<Labels>,
+    /// How many.
+    pub count: usize,
+}
+
 /// Findings by anomaly and subject, and the last changes.
 #[derive(Debug, Default)]
 pub struct Board {
     entries: HashMap<(Anomaly, Subject), Entry>,
+    /// As of the last sample.
+    unlisted: BTreeMap<(Anomaly, Limit, Option<Labels>), usize>,
     changes: VecDeque<(Duration, Change)>,
     /// Changes since [`Board::begin`].
     new: usize,
@@ -57,6 +106,7 @@ impl Board {
     /// Starts a sample: removes findings that cleared long ago.
     pub(super) fn begin(&mut self, now: Duration) {
         self.new = 0;
+        self.unlisted.clear();
         self.entries.retain(|_, entry| {
             let over = entry.cleared_at;
             over.is_none_or(|at| now.saturating_sub(at) < KEPT)
@@ -102,18 +152,68 @@ impl Board {
             .collect()
     }
 
-    /// Whether the finding can be added. Removes the one that cleared first if necessary.
-    pub(super) fn admits(&mut self, anomaly: Anomaly, subject: &Subject) -> bool {
-        let key = (anomaly, subject.clone());
-        if anomaly == Anomaly::SynScan && !self.entries.contains_key(&key) {
-            let scans = self.entries.keys().filter(|(other, _)| *other == anomaly);
-            if scans.count() >= SCANS && !self.remove_oldest(|it| it.finding.anomaly == anomaly) {
-                return false;
+    /// Findings of the last sample for which there was no room.
+    pub fn unlisted(&self) -> impl Iterator<Item = Unlisted> {
+        let all = self.unlisted.iter();
+        all.map(|((anomaly, limit, name), count)| Unlisted {
+            anomaly: *anomaly,
+            limit: *limit,
+            name: name.clone(),
+            count: *count,
+        })
+    }
+
+    /// Whether a finding that is not raised, with these labels, can be. Removes the one that cleared first if necessary.
+    pub(super) fn admits(
+        &mut self,
+        anomaly: Anomaly,
+        subject: &Subject,
+        labels: Option<&Labels>,
+    ) -> bool {
+        let limit = self.limit(anomaly, subject, labels);
+        if let Some(limit) = limit {
+            let name = labels.map(|it| Labels::name(it.comm(), it.unit()));
+            *self.unlisted.entry((anomaly, limit, name)).or_default() += 1;
+        }
+        limit.is_none()
+    }
+
+    fn limit(
+        &mut self,
+        anomaly: Anomaly,
+        subject: &Subject,
+        labels: Option<&Labels>,
+    ) -> Option<Limit> {
+        let is_process = |it: &Subject| matches!(it, Subject::Process(_));
+        if let Some(labels) = labels {
+            let raised = self.entries.values().filter(|it| it.cleared_at.is_none());
+            let of_unit = raised.filter_map(|it| {
+                let other = it.finding.labels.as_deref()?;
+                (other.unit() == labels.unit()).then_some((&it.finding, other))
+            });
+            let of_anomaly = of_unit.clone().filter(|(it, _)| it.anomaly == anomaly);
+            let of_name = of_anomaly
+                .clone()
+                .filter(|(it, other)| is_process(&it.subject) && other.comm() == labels.comm());
+            if is_process(subject) && of_name.count() >= OF_NAME {
+                return Some(Limit::Name);
+            }
+            if of_anomaly.count() >= OF_UNIT || of_unit.count() >= OF_UNIT_IN_ALL {
+                return Some(Limit::Unit);
             }
         }
-        self.entries.len() < FINDINGS
-            || self.entries.contains_key(&key)
-            || self.remove_oldest(|_| true)
+        let key = (anomaly, subject.clone());
+        if self.entries.contains_key(&key) {
+            return None;
+        }
+        if anomaly == Anomaly::SynScan {
+            let scans = self.entries.keys().filter(|(other, _)| *other == anomaly);
+            if scans.count() >= SCANS && !self.remove_oldest(|it| it.finding.anomaly == anomaly) {
+                return Some(Limit::All);
+            }
+        }
+        let has_room = self.entries.len() < FINDINGS || self.remove_oldest(|_| true);
+        (!has_room).then_some(Limit::All)
     }
 
     /// Removes the one of these that has been over the longest, if one is over.
@@ -202,7 +302,7 @@ pub mod testing {
     impl Board {
         /// As the engine does when a finding is raised.
         pub fn raise(&mut self, finding: Finding) {
-            if self.admits(finding.anomaly, &finding.subject) {
+            if self.admits(finding.anomaly, &finding.subject, finding.labels.as_deref()) {
                 self.report(finding.since, Change::Raised(finding.clone()));
                 self.put(finding);
             }
@@ -223,7 +323,8 @@ mod tests {
     fn totals_are_bounded_and_lose_no_raise() {
         let mut board = Board::default();
         for number in 0..2_000 {
-            let name = Labels::process(number, &format!("program-{number}"), "");
+            let unit = format!("{}.service", number % 10);
+            let name = Labels::process(number, &format!("program-{number}"), &unit);
             for anomaly in Anomaly::ALL {
                 board.raise(finding(
                     anomaly,

@@ -43,7 +43,7 @@ mod engine_tests;
 mod simulated;
 
 pub use anomaly::Anomaly;
-pub use board::{Board, CHANGES, Entry, FINDINGS, TOTALS};
+pub use board::{Board, CHANGES, Entry, FINDINGS, Limit, TOTALS, Unlisted};
 pub use cause::{Cause, Explanation};
 pub use connect_failures::{connect_causes, failed_connects};
 pub use engine::Engine;

@@ -4,6 +4,7 @@ mod follows;
 mod item;
 mod notes;
 mod odd;
+mod options;
 mod report;
 mod settings;
 mod text;
@@ -12,7 +13,8 @@ pub use follows::{Listening, Origin};
 pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
 pub use odd::{Binds, Counted, FailedHandshakes, FastOpen, Growth, Odd, Refused};
-pub use report::{FailedOptions, Inputs, NotLookedAt, Report};
+pub use options::FailedOptions;
+pub use report::{Inputs, NotLookedAt, Report};
 pub use settings::{Setting, Verdict};
 pub use text::render;
 

@@ -1,6 +1,6 @@
 //! The report and how it is made.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::{BTreeMap, HashMap};
 
 use observer_common::ProcessKey;
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,13 @@ use super::{
     item::{Item, Severity, with_hints},
     notes::{ProcessState, notes},
     odd::Odd,
+    options::{self, FailedOptions},
     settings::{Setting, Verdict, settings},
 };
 use crate::{
     clock::Clock,
     contract,
-    detect::{self, Finding, Host, headline},
-    hints::{FailedOption, for_option},
+    detect::{self, Finding, Host, Limit, Subject, Unlisted, headline, number},
     table::Labels,
 };
 
@@ -40,30 +40,13 @@ pub struct Report {
     pub not_looked_at: Vec<NotLookedAt>,
 }
 
-/// Failed setsockopt() calls of a name, by the labels of `socket_setsockopt_failures_total`.
-#[derive(Clone, Debug)]
-pub struct FailedOptions {
-    /// Whose.
-    pub labels: Arc<Labels>,
-    /// The network namespace of its processes, if it is one and known.
-    pub netns: Option<u32>,
-    /// Address family.
-    pub family: String,
-    /// Protocol.
-    pub protocol: String,
-    /// Option.
-    pub option: String,
-    /// Errno.
-    pub errno: String,
-    /// Number of calls.
-    pub count: u64,
-}
-
 /// The sources of a report.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// Findings of the detectors, worst first.
     pub findings: &'a [Finding],
+    /// Findings for which there was no room.
+    pub unlisted: &'a [Unlisted],
     /// Processes by key.
     pub processes: &'a HashMap<ProcessKey, ProcessState>,
     /// Failed setsockopt() calls since the daemon started.
@@ -86,9 +69,9 @@ impl Report {
     pub fn new(inputs: &Inputs<'_>) -> Self {
         let found = inputs.findings.iter();
         let mut findings: Vec<_> = found.map(|it| of_finding(it, inputs)).collect();
-        let options = inputs.failed_options.iter();
-        findings.extend(options.map(|it| of_options(it, inputs.host)));
+        findings.extend(options::items(inputs.failed_options, inputs.host));
         findings.extend(inputs.odd.items(inputs.host, inputs.findings));
+        findings.extend(of_unlisted(inputs.unlisted));
         findings.sort_by_key(|it| std::cmp::Reverse(it.severity));
         Self {
             findings,
@@ -125,7 +108,10 @@ fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
         evidence: serde_json::to_value(&finding.evidence).unwrap_or_default(),
         time_left_seconds: finding.time_left.map(|left| left.as_secs_f64()),
         follows_from: origin(finding, inputs.findings, inputs.listening),
-        notes: notes(finding, inputs.processes, &inputs.host.sysctls),
+        notes: others(finding, inputs.unlisted)
+            .into_iter()
+            .chain(notes(finding, inputs.processes, &inputs.host.sysctls))
+            .collect(),
         causes: finding
             .causes
             .iter()
@@ -135,41 +121,45 @@ fn of_finding(finding: &Finding, inputs: &Inputs<'_>) -> Item {
     }
 }
 
-fn of_options(failed: &FailedOptions, host: &Host) -> Item {
-    let FailedOptions {
-        labels,
-        netns,
-        family,
-        protocol,
-        option,
-        errno,
-        count,
-    } = failed;
-    let call = FailedOption {
-        family,
-        protocol,
-        option,
-        errno,
-    };
-    let hints = for_option(&call, &host.known(*netns, false));
-    let socket = match (family.as_str(), protocol.as_str()) {
-        (family, "") => family.to_owned(),
-        ("inet" | "inet6", protocol) => protocol.to_owned(),
-        (family, protocol) => format!("{family} {protocol}"),
-    };
-    let calls = if *count == 1 { "call" } else { "calls" };
-    Item {
-        id: "setsockopt-fails".to_owned(),
-        subject: serde_json::json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()}),
-        summary: format!(
-            "{}: {count} setsockopt({option}) {calls} failed with {errno} on {socket} sockets",
-            detect::named(labels)
+/// That more processes of its name would have the same finding.
+fn others(finding: &Finding, unlisted: &[Unlisted]) -> Option<String> {
+    let labels = finding.labels.as_ref()?;
+    let others = unlisted.iter().find(|it| {
+        let name = it.name.as_ref().map(Labels::name_key);
+        it.anomaly == finding.anomaly && it.limit == Limit::Name && name == Some(labels.name_key())
+    })?;
+    let is_process = matches!(finding.subject, Subject::Process(_));
+    is_process.then(|| match others.count {
+        1 => "one more process of this name has the same finding".to_owned(),
+        count => format!(
+            "{} more processes of this name have the same finding",
+            number(count as u64)
         ),
-        evidence: serde_json::json!({
-            "family": family, "protocol": protocol, "option": option, "errno": errno, "count": count,
-        }),
-        ..with_hints(&hints.iter().collect::<Vec<_>>())
+    })
+}
+
+/// That there are more findings than can be listed.
+fn of_unlisted(unlisted: &[Unlisted]) -> Option<Item> {
+    let beyond = unlisted.iter().filter(|it| it.limit != Limit::Name);
+    let mut by_anomaly: BTreeMap<&str, usize> = BTreeMap::new();
+    for it in beyond {
+        *by_anomaly.entry(it.anomaly.name()).or_default() += it.count;
     }
+    let texts: Vec<_> = by_anomaly
+        .iter()
+        .map(|(anomaly, count)| format!("{} {anomaly}", number(*count as u64)))
+        .collect();
+    (!texts.is_empty()).then(|| Item {
+        id: "findings-unlisted".to_owned(),
+        severity: Severity::Warn,
+        subject: serde_json::json!({"kind": "host"}),
+        summary: format!(
+            "there are more findings than are listed, which may hide some ({})",
+            texts.join(", ")
+        ),
+        evidence: serde_json::json!(by_anomaly),
+        ..with_hints(&[])
+    })
 }
 
 fn not_looked_at(verdicts: &[contract::Verdict]) -> Vec<NotLookedAt> {

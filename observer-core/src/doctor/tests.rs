@@ -8,7 +8,7 @@ use crate::{
     contract::{self, AttachType, Status},
     detect::{
         self, Anomaly, ConnectResult, Counts, Evidence, Explanation, Finding, Host, SentReset,
-        Source, Subject, cause,
+        Source, Subject, Unlisted, cause,
     },
     hints::Kernel,
     net::sysctls::Sysctls,
@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod follows;
+mod limits;
 mod odd;
 
 const NETNS: u32 = 4_026_531_840;
@@ -76,11 +77,12 @@ fn explained(cause: &'static cause::Cause, host: &Host) -> Vec<Explanation> {
 }
 
 fn report(findings: &[Finding], failed_options: &[FailedOptions], sysctls: &Sysctls) -> Report {
-    report_with(findings, failed_options, &Odd::default(), sysctls)
+    report_with(findings, &[], failed_options, &Odd::default(), sysctls)
 }
 
 fn report_with(
     findings: &[Finding],
+    unlisted: &[Unlisted],
     failed_options: &[FailedOptions],
     odd: &Odd,
     sysctls: &Sysctls,
@@ -114,6 +116,7 @@ fn report_with(
         failed_options,
         listening: &[(place("0.0.0.0:80"), server)],
         odd,
+        unlisted,
         host: &host(sysctls),
         verdicts: &[
             verdict("fd_passing", Status::Unsupported),
@@ -132,6 +135,7 @@ fn fast_open() -> FailedOptions {
         option: "TCP_FASTOPEN".to_owned(),
         errno: "ENOPROTOOPT".to_owned(),
         count: 3,
+        is_running: true,
     }
 }
 

@@ -3,10 +3,12 @@
 use super::{
     item::{Item, Severity},
     report::Report,
-    settings::Verdict,
+    settings::{Setting, Verdict},
 };
 use crate::text::sanitize;
 
+/// Maximum number of network namespaces with the same setting that are named.
+const NAMESPACES: usize = 5;
 /// Width of the lines.
 const WIDTH: usize = 100;
 
@@ -25,13 +27,13 @@ pub fn render(report: &Report) -> String {
         .settings
         .iter()
         .filter(|it| it.verdict != Verdict::Ok);
-    for setting in odd {
-        let netns = setting
-            .netns
-            .map_or_else(String::new, |netns| format!(" (netns {netns})"));
+    for (setting, netns) in by_namespace(odd) {
         let line = format!(
-            "{} = {}{netns}: {}",
-            setting.name, setting.value, setting.why
+            "{} = {}{}: {}",
+            setting.name,
+            setting.value,
+            in_namespaces(&netns),
+            setting.why
         );
         text += &wrapped("WARN  ", "      ", &line);
     }
@@ -45,6 +47,37 @@ pub fn render(report: &Report) -> String {
         text += &wrapped("not checked ", " ", &sanitize(&line));
     }
     text
+}
+
+/// Settings that differ in the network namespace alone, with their namespaces.
+fn by_namespace<'a>(all: impl Iterator<Item = &'a Setting>) -> Vec<(&'a Setting, Vec<u32>)> {
+    let mut groups: Vec<(&Setting, Vec<u32>)> = Vec::new();
+    for setting in all {
+        let is_like = |(of, _): &&mut (&Setting, Vec<u32>)| {
+            let without = |it: &Setting| Setting {
+                netns: it.netns.map(|_| 0),
+                ..it.clone()
+            };
+            without(of) == without(setting)
+        };
+        match groups.iter_mut().find(is_like) {
+            Some((_, netns)) => netns.extend(setting.netns),
+            None => groups.push((setting, setting.netns.into_iter().collect())),
+        }
+    }
+    groups
+}
+
+fn in_namespaces(all: &[u32]) -> String {
+    let first: Vec<_> = all.iter().take(NAMESPACES).map(u32::to_string).collect();
+    match all.len() {
+        0 => String::new(),
+        number if number > NAMESPACES => {
+            let more = number - NAMESPACES;
+            format!(" (netns {} and {more} more)", first.join(", "))
+        }
+        _ => format!(" (netns {})", first.join(", ")),
+    }
 }
 
 fn one(item: &Item) -> String {

@@ -45,14 +45,15 @@ impl Exporter {
     pub fn doctor(&self, clock: Clock) -> Report {
         let inner = &self.inner;
         let findings = self.findings();
-        let (host, mut odd, growing) = {
+        let (host, unlisted, mut odd, growing) = {
             let engine = read(&inner.engine);
+            let unlisted: Vec<_> = engine.board().unlisted().collect();
             let odd = Odd {
                 strays: engine.strays().to_vec(),
                 ..Odd::default()
             };
             let growing: HashMap<_, _> = engine.growing().collect();
-            (engine.host().clone(), odd, growing)
+            (engine.host().clone(), unlisted, odd, growing)
         };
         let classes = CounterClasses::of_kernel(&*inner.source);
         let with = |anomaly| -> HashSet<Labels> {
@@ -113,6 +114,7 @@ impl Exporter {
                     option: option.into_owned(),
                     errno: errno.into_owned(),
                     count: *count,
+                    is_running,
                 });
             }
         });
@@ -173,6 +175,7 @@ impl Exporter {
         drop(engine);
         Report::new(&Inputs {
             findings: &findings,
+            unlisted: &unlisted,
             processes: &processes,
             failed_options: &failed_options,
             listening: &listening,

@@ -198,6 +198,10 @@ metrics! {
         "",
         "How often the finding was raised since the observer started.",
         "sum by (anomaly, comm, unit) (increase(socket_anomalies_total[1d])) > 5";
+    FindingsUnlisted: "observer_findings_unlisted", Gauge, Observer, "findings", ["limit"],
+        "",
+        "Findings that would be raised if there were room: beyond 5 of an anomaly about processes of one name (name), 20 of an anomaly or 100 in all with the labels of one unit (unit), or 200 in all (all).",
+        "observer_findings_unlisted{limit!=\"name\"} > 0";
     Events: "observer_events_total", Counter, Observer, "events", ["signal", "outcome"],
         "",
         "Kernel events by outcome: counted for a process, counted as unattributed, or lost because a map was full. Their sum is observer_events_seen_total, except for events during the scrape.",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{family::Family, sink::Sink};
 use crate::{
-    detect::{Anomaly, Board},
+    detect::{Anomaly, Board, Limit},
     table::Labels,
 };
 
@@ -16,7 +16,7 @@ struct Worst {
     time_left: Option<f64>,
 }
 
-/// Writes the findings, and how often they were raised.
+/// Writes the findings, how often they were raised, and of how many there was no room.
 pub(super) fn write(sink: &mut dyn Sink, board: &Board) {
     let mut shown: BTreeMap<(Anomaly, Option<&Labels>), Worst> = BTreeMap::new();
     for entry in board.entries() {
@@ -53,5 +53,15 @@ pub(super) fn write(sink: &mut dyn Sink, board: &Board) {
     for (anomaly, name, raises) in board.totals() {
         let extra = [("anomaly", anomaly.name())];
         sink.sample(Family::Anomalies, name, &extra, raises.into());
+    }
+    for limit in Limit::ALL {
+        let of = board.unlisted().filter(|it| it.limit == limit);
+        let count = of.map(|it| it.count as u64).sum::<u64>();
+        sink.sample(
+            Family::FindingsUnlisted,
+            None,
+            &[("limit", limit.name())],
+            count.into(),
+        );
     }
 }

@@ -162,16 +162,49 @@ fn walks_are_wanted_when_connections_may_be_stuck() {
     assert_eq!((few, many), ([false; 3], [true; 3]));
 }
 
+/// Its calls fail in each second.
+fn exhausted(pid: u32, second: u64, comm: &str, unit: &str) -> Process {
+    let mut process = Process {
+        labels: Arc::new(Labels::process(pid, comm, unit)),
+        ..process(pid)
+    };
+    process.counts.exhausted[0] = 1 + second;
+    process
+}
+
+/// Many processes with the same finding: workers of a service, and a user's programs of many names.
+#[test]
+fn a_name_and_a_unit_leave_room_for_others() {
+    let (_, engine) = play(20, |second| {
+        let workers = (0..100).map(|pid| exhausted(pid, second, "worker", "web.service"));
+        let others = (100..400)
+            .map(|pid| exhausted(pid, second, &format!("flood{pid}"), "user@1000.service"));
+        let last = exhausted(400, second.saturating_sub(10), "db", "db.service");
+        Sample {
+            processes: workers.chain(others).chain([last]).collect(),
+            ..Sample::default()
+        }
+    });
+    let board = engine.board();
+    let of = |comm: &str| {
+        let raised = board.all_raised(Anomaly::FdExhaustion);
+        let labels = raised.filter_map(|it| it.labels.as_deref());
+        labels.filter(|it| it.comm().starts_with(comm)).count()
+    };
+    assert_eq!(["worker", "flood", "db"].map(of), [5, 20, 1]);
+    let unlisted = |limit| {
+        let all = board.unlisted().filter(move |it| it.limit == limit);
+        all.map(|it| it.count).sum::<usize>()
+    };
+    assert_eq!(Limit::ALL.map(unlisted), [95, 280, 0]);
+}
+
 #[test]
 fn findings_and_changes_are_bounded() {
     let (changes, engine) = play(1_500, |second| {
         // Other ones every 200 s, so that those before are over.
         let first = 1_000 * (second / 200) as u32;
-        let exhausted = |pid| {
-            let mut process = process(pid);
-            process.counts.exhausted[0] = 1 + second;
-            process
-        };
+        let exhausted = |pid| exhausted(pid, second, "p", &format!("{}.service", pid / 5));
         Sample {
             processes: (first..first + 300).map(exhausted).collect(),
             ..Sample::default()

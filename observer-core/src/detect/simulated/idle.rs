@@ -135,7 +135,7 @@ fn changes(moments: &[Moment], every: [usize; 2], skips: bool) -> (Vec<Changed>,
 #[test]
 fn what_is_idle_is_skipped_without_a_difference() {
     let (mut found, mut anomalies) = (0, BTreeSet::new());
-    for mut random in Draw::all_of("idle", 20) {
+    for mut random in Draw::all_of("idle", 8) {
         let moments = moments(&mut random);
         let every = [&[1, 3, 12], &[1, 5, 10]].map(|all| random.choice(all) as usize);
         let (expected, none) = changes(&moments, every, false);

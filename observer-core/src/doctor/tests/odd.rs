@@ -4,7 +4,7 @@ use super::*;
 
 /// Summary and hints of the notes about this.
 fn notes_about(odd: &Odd, findings: &[Finding], sysctls: &Sysctls) -> Vec<(String, Vec<String>)> {
-    let report = report_with(findings, &[], odd, sysctls);
+    let report = report_with(findings, &[], &[], odd, sysctls);
     let notes = report.findings.into_iter();
     let notes = notes.filter(|it| it.anomaly.is_none());
     notes
