@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
 
 use super::{
     anomaly::Anomaly,
+    attempts::{Attempts, FAST, SLOW},
     cause::{self, Cause, Explanation},
-    detector::{Assessment, At, Detector, SUSPECTED, Settled, all, share},
+    detector::{Assessment, At, Detector, SUSPECTED, Settled, share},
     finding::{Breakdown, Evidence, PeerShare, Scanned, Severity},
     sample::{ConnectResult, Connecting, Counts},
     settings::Thresholds,
-    windows::{Counters, Recent, Window},
+    windows::{Counters, Recent},
 };
 
 /// Results that do not count if some connects succeed: without IPv6, half of all attempts always end with ENETUNREACH.
@@ -31,63 +32,6 @@ fn beside_successes(
     let no_address = &mut results[ConnectResult::AddressNotAvailable as usize];
     *no_address = searches.min(*no_address);
     results
-}
-
-/// The connects of some seconds.
-#[derive(Debug)]
-struct Attempts {
-    seconds: u64,
-    ok: Window,
-    failed: Window,
-    /// Failures that count only if no connect succeeds.
-    ignorable: Window,
-}
-
-impl Attempts {
-    fn new(seconds: u64) -> Self {
-        Self {
-            seconds,
-            ok: Window::new(seconds),
-            failed: Window::new(seconds),
-            ignorable: Window::new(seconds),
-        }
-    }
-
-    fn alone(&self) -> bool {
-        self.ok.sum() == 0
-    }
-
-    fn failed(&self) -> u64 {
-        let ignorable = if self.alone() {
-            self.ignorable.sum()
-        } else {
-            0
-        };
-        self.failed.sum() + ignorable
-    }
-
-    fn share(&self) -> f64 {
-        share(self.failed() as f64, (self.failed() + self.ok.sum()) as f64)
-    }
-
-    /// Seconds with a failure; of the seconds with either kind, no more than there are.
-    fn seconds_failed(&self) -> f64 {
-        let failed = self.failed.seconds_with(0.0);
-        let ignorable = if self.alone() {
-            self.ignorable.seconds_with(0.0)
-        } else {
-            0
-        };
-        failed.max(ignorable) as f64
-    }
-
-    fn score(&self, seconds: f64, failures: f64, share: f64) -> f64 {
-        all(&[
-            self.failed() as f64 / failures,
-            self.seconds_failed() / seconds,
-            self.share() / share,
-        ])
-    }
 }
 
 /// State of the detector.
@@ -285,8 +229,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
 
     fn new(_: &Thresholds) -> Self {
         Self {
-            fast: Attempts::new(10),
-            slow: Attempts::new(120),
+            fast: Attempts::new(FAST),
+            slow: Attempts::new(SLOW),
             is_slow: false,
             totals: Counters::default(),
             searches: Counters::default(),
@@ -306,15 +250,14 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
     }
 
     fn settled(&self) -> Settled {
-        let failed = self.fast.failed.sum() + self.fast.ignorable.sum();
-        Settled::any_if(failed == 0 && self.scanned.is_none())
+        Settled::any_if(!self.fast.has_failures() && self.scanned.is_none())
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         if std::mem::replace(&mut self.was_raised, at.raised) && !at.raised {
             // One failure would raise it again with those of the finding that is over.
-            self.slow = Attempts::new(self.slow.seconds);
+            self.slow = Attempts::new(SLOW);
         }
         let results = self.totals.since(sample.counts().connects);
         let [searches] = self.searches.since([sample.counts().port_searches_failed]);
@@ -327,9 +270,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let failed = beside_successes(results, searches).iter().sum::<u64>() - ok;
         let ignorable = results.iter().sum::<u64>() - ok - failed;
         for attempts in [&mut self.fast, &mut self.slow] {
-            attempts.ok.add(at.span(), ok);
-            attempts.failed.add(at.span(), failed);
-            attempts.ignorable.add(at.span(), ignorable);
+            attempts.add(at.span(), ok, failed, ignorable);
         }
         let fast = self.fast.score(
             thresholds.connect_failure_seconds,
@@ -359,7 +300,7 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let mut score = fast.max(slow).max(waiting);
         let attempts = self.speaking();
         // A sample may come between the two attempts.
-        let (ok, failed) = (attempts.ok.sum(), attempts.failed());
+        let (ok, failed) = (attempts.succeeded(), attempts.failed());
         let succeeds = 10 * ok >= 9 * failed && falls_back(recorded);
         if succeeds && waiting < 1.0 {
             // Records say so, and are to be read on.
@@ -380,8 +321,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         let failed = attempts.failed();
         let evidence = Evidence::Connects {
             failed,
-            attempts: failed + attempts.ok.sum(),
-            seconds: attempts.seconds,
+            attempts: failed + attempts.succeeded(),
+            seconds: attempts.seconds(),
             waiting: sample.waiting(),
             results: Breakdown::new(names.zip(self.recent.sums())),
             peers: self.destinations(&sample.culprits().connects),

@@ -5,6 +5,7 @@
 //! finding explains. Everything is deterministic: a sample has its own time.
 
 mod anomaly;
+mod attempts;
 mod board;
 pub mod cause;
 mod close_wait_leak;
