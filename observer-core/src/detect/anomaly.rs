@@ -30,6 +30,8 @@ pub enum Anomaly {
     ProgramNotReading,
     /// Connections that carry nothing become more.
     IdlePoolLeak,
+    /// Most TLS handshakes of a client fail.
+    TlsFailures,
     /// TLS handshakes do not end.
     TlsStall,
     /// What was sent as early data of QUIC is lost.
@@ -43,7 +45,7 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::RstStorm,
         Self::ConnectFailures,
         Self::SilentPeers,
@@ -56,6 +58,7 @@ impl Anomaly {
         Self::ReadStall,
         Self::ProgramNotReading,
         Self::IdlePoolLeak,
+        Self::TlsFailures,
         Self::TlsStall,
         Self::Quic0RttLost,
         Self::ListenOverflow,
@@ -78,6 +81,7 @@ impl Anomaly {
             Self::ReadStall => "read_stall",
             Self::ProgramNotReading => "program_not_reading",
             Self::IdlePoolLeak => "idle_pool_leak",
+            Self::TlsFailures => "tls_failures",
             Self::TlsStall => "tls_stall",
             Self::Quic0RttLost => "quic_0rtt_lost",
             Self::ListenOverflow => "listen_overflow",

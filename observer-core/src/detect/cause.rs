@@ -309,6 +309,16 @@ causes! {
                 the headers"
             ["not-reading"];
     }
+    TlsFailures {
+        HANDSHAKES_RESET "handshakes_reset": "RSTs received in ESTABLISHED in the same seconds"
+            => "its peers reset the connections during the TLS handshake: a proxy without a backend, a server at its limit or \
+                one that crashes, or a firewall that forbids the name"
+            ["tls-reset"];
+        HANDSHAKES_REFUSED "handshakes_refused": "any other failure"
+            => "one end refuses the TLS handshake: the server's certificate has expired, is not trusted or is for another \
+                name, the port does not speak TLS, or both have no version or cipher in common"
+            ["tls-fails"];
+    }
     TlsStall {
         HANDSHAKES_UNANSWERED "handshakes_unanswered": "slow handshakes as a client"
             => "its peers accept connections and do not continue the TLS handshake: they hang, have too few workers, or do not \

@@ -5,12 +5,13 @@ mod part;
 mod pass;
 mod watches;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, slice, sync::Arc, time::Duration};
 
 use self::{
     explained::{
-        FullListeners, handshakes_at_full_listeners, is_at_full_listeners, is_exhausted,
-        is_out_of_descriptors, is_raised_for_process, is_sent_by_peer, stalls_at_full_listeners,
+        FullListeners, are_handshakes, handshakes_at_full_listeners, is_at_full_listeners,
+        is_exhausted, is_out_of_descriptors, is_raised_for_process, is_reset_by_peer,
+        is_sent_by_peer, stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -39,6 +40,7 @@ use super::{
     silent_peers::SilentPeers,
     syn_scan::{self, SynScan},
     time_wait::{TimeWaitOverflow, TimeWaitSurge},
+    tls_failures::{Handshakes, TlsFailures},
     tls_stall::TlsStall,
     windows::Pace,
 };
@@ -72,6 +74,8 @@ pub struct Engine {
     program_not_reading: Watches<ProgramNotReading>,
     idle_pool_leak: Watches<IdlePoolLeak>,
     tls_stall: Watches<TlsStall>,
+    tls_failures: Watches<TlsFailures<Process>>,
+    tls_failures_of_names: Watches<TlsFailures<Name>>,
     quic_0rtt_lost: Watches<Quic0RttLost>,
     connect_failures: Watches<ConnectFailures<Process>>,
     connect_failures_of_names: Watches<ConnectFailures<Name>>,
@@ -119,6 +123,8 @@ impl Engine {
             program_not_reading: Watches::default(),
             idle_pool_leak: Watches::default(),
             tls_stall: Watches::default(),
+            tls_failures: Watches::default(),
+            tls_failures_of_names: Watches::default(),
             quic_0rtt_lost: Watches::default(),
             connect_failures: Watches::default(),
             connect_failures_of_names: Watches::default(),
@@ -199,6 +205,17 @@ impl Engine {
         })
     }
 
+    /// TLS handshakes of names that ended in the last minutes, by role and result, if any has failed.
+    pub fn handshakes(&self) -> impl Iterator<Item = (&Labels, Handshakes)> {
+        let watches = self.tls_failures_of_names.iter();
+        watches.filter_map(|(row, watch)| {
+            let Subject::Name(labels) = self.rows.names.subject(row)? else {
+                return None;
+            };
+            Some((&**labels, watch.detector.lately()?))
+        })
+    }
+
     /// Whether there are processes or names whose last sample a detector did not see, because nothing had happened to them.
     #[cfg(test)]
     pub fn has_idle(&self) -> bool {
@@ -224,6 +241,7 @@ impl Engine {
         let (resets, resets_of_names) = (&self.rst_storm, &self.rst_storm_of_names);
         let (silence, silence_of_names) = (&self.silent_peers, &self.silent_peers_of_names);
         let (stalls, stalls_of_names) = (&self.read_stall, &self.read_stall_of_names);
+        let (tls, tls_of_names) = (&self.tls_failures, &self.tls_failures_of_names);
         Suspected {
             connects: connects.any_suspected || of_names.any_suspected,
             resets: resets.any_suspected || resets_of_names.any_suspected,
@@ -231,6 +249,7 @@ impl Engine {
                 || silence_of_names.any_suspected
                 || stalls.any_suspected
                 || stalls_of_names.any_suspected,
+            handshakes: tls.any_suspected || tls_of_names.any_suspected,
         }
     }
 
@@ -404,6 +423,7 @@ impl Engine {
             .map(|(index, name)| (name.labels.name_key(), (index, name)))
             .collect();
         let of_names = &self.rst_storm_of_names;
+        let listeners = &sample.listeners;
         pass.run_with(
             &mut self.rst_storm,
             &mut rows.processes,
@@ -422,6 +442,8 @@ impl Engine {
                 let exhausted = board.raised(Anomaly::FdExhaustion, &process.subject());
                 exhausted.is_some() && detector.is_unread_data()
                     || detector.is_received() && is_sent_by_peer(board, process)
+                    || detector.is_of_handshakes(process)
+                        && are_handshakes(board, listeners, &process.labels, process.reset_peer)
             },
         );
         let of_processes = &self.rst_storm;
@@ -439,6 +461,35 @@ impl Engine {
                     })
                     || detector.is_unread_data()
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
+                    || detector.is_of_handshakes(name)
+                        && are_handshakes(board, listeners, &name.labels, None)
+            },
+        );
+        // After the storms, which wait for these if handshakes may be their cause.
+        pass.run(
+            &mut self.tls_failures,
+            &mut rows.processes,
+            &sample.processes,
+            |_, process, board| {
+                let subject = process.subject();
+                let unanswered = [Anomaly::TlsStall, Anomaly::ReadStall];
+                let is_raised = |it: Anomaly| board.raised(it, &subject).is_some();
+                unanswered.into_iter().any(is_raised)
+                    || is_reset_by_peer(board, process)
+                    || is_at_full_listeners(&full, slice::from_ref(&process.culprits.short))
+            },
+        );
+        pass.run(
+            &mut self.tls_failures_of_names,
+            &mut rows.names,
+            &sample.names,
+            |_, name, board| {
+                let of_process = [Anomaly::TlsFailures, Anomaly::TlsStall, Anomaly::ReadStall];
+                let is_raised = |it| is_raised_for_process(board, it, &name.labels);
+                let stalls = board.raised(Anomaly::ReadStall, &name.subject());
+                stalls.is_some()
+                    || of_process.into_iter().any(is_raised)
+                    || is_at_full_listeners(&full, slice::from_ref(&name.culprits.short))
             },
         );
         let refused = sample.names.iter().filter_map(|name| {

@@ -33,6 +33,7 @@ mod silent_peers;
 mod summary;
 mod syn_scan;
 mod time_wait;
+mod tls_failures;
 mod tls_stall;
 mod windows;
 
@@ -63,6 +64,7 @@ pub use sample::{
 pub use settings::{DESCRIBED, Described, Thresholds};
 pub use summary::{change_summary, duration, finding_summary, headline, named, number, who};
 pub use syn_scan::ports as scanned_ports;
+pub use tls_failures::{Handshakes, LATELY};
 
 #[cfg(any(test, feature = "testing"))]
 pub use board::testing;

@@ -24,6 +24,8 @@ const FADED: f64 = 1.0 / 100.0;
 /// one must not leave the next one without.
 const MOST: u32 = 2_000;
 const SECOND: Duration = Duration::from_secs(1);
+/// Age of a connection up to which it may have ended in a handshake.
+const SHORT: Duration = Duration::from_secs(10);
 /// Number of processes with counts, running and ended, of which those with the fewest records are forgotten if
 /// there are twice as many.
 const OWNERS: usize = 2_048;
@@ -37,6 +39,8 @@ pub struct Suspected {
     pub resets: bool,
     /// That peers no longer answer, or that the program gives up before they do.
     pub silence: bool,
+    /// That TLS handshakes fail.
+    pub handshakes: bool,
 }
 
 /// An event of a connection.
@@ -52,10 +56,12 @@ pub enum Event {
     Unanswered,
     /// The program closed it after it had waited for the peer for a second or longer.
     GaveUp,
+    /// One that it had opened ended soon after that, in whatever way: which of them failed in a handshake is unknown.
+    Short,
 }
 
 /// By [`Event`].
-type Events = [Heaviest<PeerReason>; 5];
+type Events = [Heaviest<PeerReason>; 6];
 
 /// Whether kinds of records are to be read.
 #[derive(Debug)]
@@ -87,6 +93,8 @@ pub struct RecordedPeers {
     second_began: Duration,
     period_began: Duration,
     readings: [Reading; 3],
+    /// Until when short connections are counted.
+    short_until: Duration,
     owners: HashMap<Owner, Events>,
     /// Destinations that are addresses of this host, by network namespace.
     here: Heaviest<(u32, IpAddr)>,
@@ -104,6 +112,7 @@ impl Default for RecordedPeers {
                 Reading::of(&[RECORD_RESET_SENT, RECORD_RESET_RECEIVED]),
                 Reading::of(&[RECORD_CLOSE]),
             ],
+            short_until: Duration::ZERO,
             owners: HashMap::new(),
             here: Heaviest::default(),
             resets: ResetPeers::default(),
@@ -119,9 +128,13 @@ impl RecordedPeers {
             connects,
             resets,
             silence,
+            handshakes,
         } = suspected;
-        let suspected = [connects, resets, silence];
+        let suspected = [connects, resets, silence || handshakes];
         self.now = now;
+        if handshakes {
+            self.short_until = now + KEPT;
+        }
         for (reading, suspected) in self.readings.iter_mut().zip(suspected) {
             if suspected {
                 reading.until = now + KEPT;
@@ -187,6 +200,7 @@ impl RecordedPeers {
             RECORD_RESET_RECEIVED => (Event::ResetReceived, None),
             _ if is_unanswered(record) => (Event::Unanswered, None),
             _ if record.waited_for == u32::from(ENDED_TIMEOUT) => (Event::GaveUp, None),
+            _ if self.now < self.short_until && is_short(record) => (Event::Short, None),
             _ => return,
         };
         if matches!(event, Event::ResetSent | Event::ResetReceived) {
@@ -259,6 +273,11 @@ fn is_unanswered(record: &Record) -> bool {
         && !matches!(record.from, SYN_SENT | SYN_RECV)
 }
 
+/// Whether it was opened here and ended soon after that.
+fn is_short(record: &Record) -> bool {
+    record.flags & CONN_ACTIVE != 0 && Duration::from_nanos(record.age_ns) < SHORT
+}
+
 /// The other end, with the port of the listening side. `None` if its address is not known.
 fn peer(record: &Record, event: Event) -> Option<Peer> {
     let [(_, local_port), (address, remote_port)] = ends(record);
@@ -291,6 +310,7 @@ mod tests {
         connects: true,
         resets: true,
         silence: false,
+        handshakes: false,
     };
 
     fn seconds(seconds: u64) -> Duration {
@@ -408,6 +428,41 @@ mod tests {
             ("10.0.0.7".to_owned(), 80)
         );
         assert_eq!(peers.owners().count(), 1);
+    }
+
+    #[test]
+    fn short_connections_name_their_peers_while_handshakes_fail() {
+        let ended = |last, flags, seconds: u64| {
+            let mut record = record(RECORD_CLOSE, last, 40_000, 443);
+            record.flags = flags;
+            record.age_ns = seconds * 1_000_000_000;
+            record
+        };
+        let records = [
+            ended(7, CONN_ACTIVE, 0),
+            ended(7, CONN_ACTIVE | CONN_RESET_SENT, 9),
+            ended(8, CONN_ACTIVE, 10),
+            ended(9, CONN_PASSIVE, 0),
+        ];
+        let shares = |suspected| {
+            let mut peers = RecordedPeers::default();
+            peers.want(suspected, seconds(100));
+            assert_eq!(peers.kinds(), 1 << RECORD_CLOSE);
+            peers.add(&records);
+            let all = shares(&peers, Event::Short).into_iter();
+            let all = all.map(|it| (it.address.to_string(), it.port, it.share));
+            all.collect::<Vec<_>>()
+        };
+        let handshakes = Suspected {
+            handshakes: true,
+            ..Suspected::default()
+        };
+        let silence = Suspected {
+            silence: true,
+            ..Suspected::default()
+        };
+        assert_eq!(shares(handshakes), [("10.0.0.7".to_owned(), 443, 1.0)]);
+        assert_eq!(shares(silence), []);
     }
 
     #[test]

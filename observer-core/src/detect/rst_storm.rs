@@ -15,6 +15,9 @@ use super::{
     windows::{Counters, Recent, Window, approach},
 };
 
+/// Longest time in which a storm that failed TLS handshakes may explain waits for their finding.
+const FOR_HANDSHAKES: Duration = Duration::from_secs(5);
+
 /// The thresholds that differ between processes and names.
 pub trait Resetting: Connecting {
     /// Seconds that are looked at.
@@ -114,6 +117,8 @@ pub struct RstStorm<S> {
         Recent<{ ReceivedReset::COUNT }>,
     ),
     handshakes_failed: (Counters<1>, Recent<1>),
+    /// Since when it has been a storm.
+    over_since: Option<Duration>,
     of: PhantomData<S>,
 }
 
@@ -280,6 +285,25 @@ impl<S: Resetting> RstStorm<S> {
         self.direction() == Direction::Sent && 2 * unread > sent.iter().sum()
     }
 
+    /// Whether TLS handshakes that failed are the cause of most.
+    #[must_use]
+    pub fn is_of_handshakes(&self, sample: &S) -> bool {
+        let causes = cause::explain(&self.causes(sample));
+        causes
+            .first()
+            .is_some_and(|it| it.cause == &cause::HANDSHAKES_FAIL)
+    }
+
+    /// The causes of the direction with the higher score, with how many RSTs they explain.
+    fn causes(&self, sample: &S) -> Vec<(&'static Cause, u64)> {
+        let mut causes = match self.direction() {
+            Direction::Sent => self.sent_causes(sample.counts(), &sample.culprits().resets_sent),
+            Direction::Received => self.received_causes(),
+        };
+        self.explain(&mut causes);
+        causes
+    }
+
     /// The causes of RSTs sent to these peers, with how many they explain.
     fn sent_causes(&self, counts: &Counts, peers: &[PeerShare]) -> Vec<(&'static Cause, u64)> {
         let sent = self.recent.0.sums();
@@ -379,6 +403,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
             totals: Default::default(),
             recent: Default::default(),
             handshakes_failed: Default::default(),
+            over_since: None,
             of: PhantomData,
         }
     }
@@ -400,7 +425,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
         let failed = &mut self.handshakes_failed;
         failed
             .1
-            .add(at.now, failed.0.since([counts.handshakes_failed]));
+            .add(at.now, failed.0.since([counts.handshakes_failed()]));
         self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
         let rules = Rules {
@@ -419,8 +444,14 @@ impl<S: Resetting> Detector for RstStorm<S> {
             .assess::<S>(received.iter().sum(), ended, &rules);
         let elapsed = at.elapsed.min(at.pace.gap());
         self.seen += at.pace.scaled(elapsed).as_secs_f64();
+        let raise = sent.raise.max(received.raise);
+        let since = self.over_since.unwrap_or(at.now);
+        self.over_since = raise.map(|_| since);
+        let may_be_explained = at.now.saturating_sub(since) < FOR_HANDSHAKES
+            && !at.raised
+            && self.is_of_handshakes(sample);
         Assessment {
-            raise: sent.raise.max(received.raise),
+            raise: raise.filter(|_| !may_be_explained),
             calm: sent.calm && received.calm,
             score: sent.score.max(received.score),
             time_left: None,
@@ -438,19 +469,10 @@ impl<S: Resetting> Detector for RstStorm<S> {
     fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
         let direction = self.direction();
         let culprits = sample.culprits();
-        let (side, mut causes, peers) = match direction {
-            Direction::Sent => (
-                &self.sent,
-                self.sent_causes(sample.counts(), &culprits.resets_sent),
-                &culprits.resets_sent,
-            ),
-            Direction::Received => (
-                &self.received,
-                self.received_causes(),
-                &culprits.resets_received,
-            ),
+        let (side, peers) = match direction {
+            Direction::Sent => (&self.sent, &culprits.resets_sent),
+            Direction::Received => (&self.received, &culprits.resets_received),
         };
-        self.explain(&mut causes);
         let names = SentReset::NAMES.iter().copied();
         let sent = Breakdown::new(names.zip(self.recent.0.sums()));
         let names = ReceivedReset::NAMES.iter().copied();
@@ -465,6 +487,6 @@ impl<S: Resetting> Detector for RstStorm<S> {
             peer_pid: sample.peer().map(|peer| peer.tgid),
             peers: peers.clone(),
         };
-        (evidence, cause::explain(&causes))
+        (evidence, cause::explain(&self.causes(sample)))
     }
 }

@@ -48,6 +48,8 @@ pub struct Culprits {
     pub unanswered: Vec<PeerShare>,
     /// Of connections that the program gave up while it waited for the peer, from records.
     pub gave_up: Vec<PeerShare>,
+    /// Of short connections that it had opened, from records while TLS handshakes fail.
+    pub short: Vec<PeerShare>,
     /// Of sockets in CLOSE_WAIT for over 10 s; not of names.
     pub close_wait: Vec<PeerShare>,
 }

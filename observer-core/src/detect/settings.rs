@@ -254,6 +254,18 @@ thresholds! {
     idle_pool_clear_share = 0.8;
     /// Seconds without a new highest number after which the finding clears: the pool has reached its limit.
     idle_pool_rest_seconds = 600.0;
+    /// TLS handshakes of a client that failed in 10 or 120 seconds. A few are connections that it opened in advance or
+    /// gave up.
+    tls_failures = 10.0;
+    /// Number of the last 10 seconds with one: a server that restarts is away for 1 to 4.
+    tls_failures_seconds = 6.0;
+    /// Number of the last 120 seconds with one, for programs that try again every few seconds.
+    tls_failures_slow_seconds = 10.0;
+    /// Fraction of the handshakes that failed. A client that tries two addresses at once, and goes on with the faster one,
+    /// ends half of its handshakes itself.
+    tls_failures_share = 0.8;
+    /// Fraction below which the finding clears: more than that half.
+    tls_failures_clear_share = 0.6;
     /// Duration in seconds from which a TLS handshake is too slow: with one lost segment in each direction it takes 3.
     tls_slow_seconds = 5.0;
     /// TLS handshakes in progress that are too slow. One or two are normal: vanished clients, or scanners.

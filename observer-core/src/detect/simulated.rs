@@ -18,4 +18,5 @@ mod scans;
 mod silence;
 mod time_wait;
 mod tls;
+mod tls_failures;
 mod waits;

@@ -160,7 +160,7 @@ fn awaited<'a>(
 fn most_awaited(evidence: &Evidence) -> Option<(SocketAddr, Option<&Labels>)> {
     let (Evidence::Waits { peers, .. } | Evidence::AcceptQueue { waits: peers, .. }) = evidence
     else {
-        let Evidence::GaveUp { peers, .. } = evidence else {
+        let (Evidence::GaveUp { peers, .. } | Evidence::Handshakes { peers, .. }) = evidence else {
             return None;
         };
         let most = peers.iter().find(|it| it.share > 0.5 && !it.is_client)?;

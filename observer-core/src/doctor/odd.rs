@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use observer_common::{ProcessKey, TLS_FAILED, TLS_OK, TLS_ROLES, TlsCounters};
@@ -12,8 +13,8 @@ use serde_json::json;
 use super::item::{Item, with_hints};
 use crate::{
     detect::{
-        Anomaly, Counts, Explanation, Finding, Host, Source, connect_causes, cut_off,
-        cut_off_cause, failed_connects, named, number, scanned_ports,
+        Anomaly, Counts, Explanation, Finding, Handshakes, Host, LATELY, Source, connect_causes,
+        cut_off, cut_off_cause, duration, failed_connects, named, number, scanned_ports,
     },
     hints::{Advice, HINTS},
     table::{Labels, ListenAddress},
@@ -56,7 +57,7 @@ pub struct Binds {
     pub failed: BTreeMap<String, u64>,
 }
 
-/// TLS handshakes of a name in one role, of which none or hardly any has succeeded since the daemon started.
+/// TLS handshakes of a name in one role that ended in the last minutes, of which none or hardly any has succeeded.
 #[derive(Clone, Debug)]
 pub struct FailedHandshakes {
     /// Whose.
@@ -70,21 +71,21 @@ pub struct FailedHandshakes {
 }
 
 impl FailedHandshakes {
-    /// For each role in which some have failed and none has succeeded; of clients also if a tenth of all has. Health checks
-    /// of a server's port are failed handshakes.
+    /// For each role in which some of these have failed and none has succeeded since the daemon started; of clients also
+    /// if a tenth of these has. Health checks of a server's port are failed handshakes.
     pub fn of<'a>(
         labels: &'a Arc<Labels>,
-        tls: &'a TlsCounters,
+        lately: &'a Handshakes,
+        all: &'a TlsCounters,
     ) -> impl Iterator<Item = Self> + 'a {
-        let sum =
-            |role: usize, result: usize| tls.ended.iter().map(|it| it[role][result]).sum::<u64>();
+        let ever = |role: usize| all.ended.iter().map(|it| it[role][TLS_OK]).sum::<u64>();
         TLS_ROLES
             .iter()
             .enumerate()
             .filter_map(move |(role, name)| {
-                let (failed, succeeded) = (sum(role, TLS_FAILED), sum(role, TLS_OK));
+                let (failed, succeeded) = (lately[role][TLS_FAILED], lately[role][TLS_OK]);
                 let few = *name == "client" && 9 * succeeded <= failed;
-                (failed > 0 && (succeeded == 0 || few)).then(|| Self {
+                (failed > 0 && (ever(role) == 0 || few)).then(|| Self {
                     labels: Arc::clone(labels),
                     role: name,
                     failed,
@@ -147,7 +148,7 @@ pub struct Odd {
     pub cut_off: Vec<Counted>,
     /// Of names of which any has failed.
     pub binds: Vec<Binds>,
-    /// Of names of which none has succeeded.
+    /// Of names without a finding about it.
     pub handshakes: Vec<FailedHandshakes>,
     /// Of processes without a finding about it.
     pub growing: Vec<Growth>,
@@ -350,10 +351,11 @@ fn of_handshakes(of: &FailedHandshakes, host: &Host) -> Item {
         id: "tls-fails".to_owned(),
         subject: of_name(labels),
         summary: format!(
-            "{}: {} of its {} TLS handshakes{as_role} have failed since the observer started",
+            "{}: {} of its {} TLS handshakes{as_role} have failed in the last {}",
             named(labels),
             number(*failed),
             number(failed + succeeded),
+            duration(Duration::from_secs(LATELY)),
         ),
         evidence: json!({ "role": role, "failed": failed, "succeeded": succeeded }),
         ..with_hints(&hint.iter().collect::<Vec<_>>())

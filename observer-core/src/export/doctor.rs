@@ -45,7 +45,7 @@ impl Exporter {
     pub fn doctor(&self, clock: Clock) -> Report {
         let inner = &self.inner;
         let findings = self.findings();
-        let (host, unlisted, mut odd, growing) = {
+        let (host, unlisted, mut odd, growing, handshakes) = {
             let engine = read(&inner.engine);
             let unlisted: Vec<_> = engine.board().unlisted().collect();
             let odd = Odd {
@@ -53,7 +53,9 @@ impl Exporter {
                 ..Odd::default()
             };
             let growing: HashMap<_, _> = engine.growing().collect();
-            (engine.host().clone(), unlisted, odd, growing)
+            let handshakes = engine.handshakes();
+            let handshakes: HashMap<_, _> = handshakes.map(|(of, it)| (of.clone(), it)).collect();
+            (engine.host().clone(), unlisted, odd, growing, handshakes)
         };
         let classes = CounterClasses::of_kernel(&*inner.source);
         let with = |anomaly| -> HashSet<Labels> {
@@ -61,6 +63,7 @@ impl Exporter {
             of.filter_map(|it| it.labels.as_deref().map(name)).collect()
         };
         let (fails, resets) = (with(Anomaly::ConnectFailures), with(Anomaly::RstStorm));
+        let refuses = with(Anomaly::TlsFailures);
         let mut counted = Vec::new();
         let mut failed_options = Vec::new();
         let mut processes = HashMap::<_, ProcessState>::new();
@@ -100,9 +103,13 @@ impl Exporter {
                     failed: binds,
                 });
             }
-            if !is_of_several {
-                let failed = FailedHandshakes::of(view.labels, &view.counts.tls);
-                odd.handshakes.extend(failed);
+            let lately = handshakes.get(&**view.labels).filter(|_| !is_of_several);
+            if let Some(lately) = lately {
+                let is_found = refuses.contains(&**view.labels);
+                let failed = FailedHandshakes::of(view.labels, lately, &view.counts.tls);
+                // Some libraries do not tell the role.
+                let is_new = |it: &FailedHandshakes| !is_found || it.role == "server";
+                odd.handshakes.extend(failed.filter(is_new));
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
                 let [family, protocol, _, option, errno] = failure_names(kind);

@@ -166,6 +166,11 @@ connections! {
         kernels "5.15 and later";
         fix "At the peer, see what the program waits for (`cat /proc/PID/task/*/stack`): workers that are all busy, an OCSP or key service that does not answer, a proxy that waits for its own server. Here give the handshake a timeout of its own (5 s, as for connect()).";
         check "socket_tls_handshakes_in_progress{role=\"client\"} and socket_tls_handshake_oldest_seconds fall; `openssl s_client -connect HOST:PORT` answers at once";
+    "tls-reset":
+        fact "An RST before the handshake is complete is not about certificates: a library sends an alert and a FIN. It comes from a program that closes the connection without reading the ClientHello, from a kernel whose program is gone, or from a device between the hosts.";
+        kernels "all";
+        fix "See whether the server gets the connection (its log, `observer doctor` there). If it does not, a firewall or proxy between resets it: compare `openssl s_client -connect HOST:PORT` with and without `-servername NAME`, and from another host.";
+        check "socket_tls_handshakes_total{role=\"client\",result=\"ok\"} grows, and socket_resets_total{direction=\"received\",reason=\"IN_ESTABLISHED\"} does not";
     "tls-fails":
         fact "A handshake ends with an error if one end does not trust the other's certificate, it has expired or is for another name, or both have no version or cipher in common. With TLS 1.3 a client has succeeded before the server looks at its certificate.";
         kernels "all";

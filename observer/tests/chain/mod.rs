@@ -48,7 +48,7 @@ const PATIENCE_SHORT: Duration = Duration::from_secs(300);
 const PATIENCE_LONG: Duration = Duration::from_secs(900);
 
 /// The alert of each anomaly that a scenario provokes.
-const ALERTS: [(&str, &str); 16] = [
+const ALERTS: [(&str, &str); 17] = [
     ("rst_storm", "ObserverRstStorm"),
     ("connect_failures", "ObserverConnectFailures"),
     ("port_exhaustion", "ObserverPortsRunOut"),
@@ -60,6 +60,7 @@ const ALERTS: [(&str, &str); 16] = [
     ("silent_peers", "ObserverSilentPeers"),
     ("read_stall", "ObserverReadStall"),
     ("program_not_reading", "ObserverProgramNotReading"),
+    ("tls_failures", "ObserverTlsFailures"),
     ("tls_stall", "ObserverTlsStall"),
     ("quic_0rtt_lost", "ObserverQuic0RttLost"),
     ("idle_pool_leak", "ObserverIdlePoolLeak"),

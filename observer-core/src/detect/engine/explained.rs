@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
-use observer_common::{TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
+use observer_common::{ProcessKey, TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
 
 use super::{
     super::{
         anomaly::Anomaly,
         board::Board,
+        cause,
         detector::At,
-        finding::{Awaited, Direction, Evidence, PeerShare, Severity, Subject},
+        finding::{Awaited, Direction, Evidence, Finding, PeerShare, Severity, Subject},
         listen_overflow::ListenOverflow,
         read_stall::{self, ReadStall},
         sample::{ConnectResult, Connecting, Listener, Process},
@@ -35,16 +36,53 @@ pub(super) fn is_exhausted(board: &Board, failed_at: Option<&Subject>) -> bool {
 
 /// Whether the local process at the other end sends the RSTs.
 pub(super) fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
-    let peer = process.reset_peer.map(Subject::Process);
-    let storm = peer.and_then(|peer| board.raised(Anomaly::RstStorm, &peer));
-    storm.is_some_and(|storm| {
-        matches!(
-            storm.evidence,
-            Evidence::Resets {
-                direction: Direction::Sent,
-                ..
-            }
-        )
+    storm_of_peer(board, process).is_some()
+}
+
+/// The same of RSTs that are no consequence of handshakes.
+pub(super) fn is_reset_by_peer(board: &Board, process: &Process) -> bool {
+    let storm = storm_of_peer(board, process);
+    storm.is_some_and(|it| {
+        it.causes
+            .iter()
+            .all(|it| it.cause != &cause::HANDSHAKES_FAIL)
+    })
+}
+
+/// The RSTs that the local process at the other end sends.
+fn storm_of_peer<'a>(board: &'a Board, process: &Process) -> Option<&'a Finding> {
+    let peer = process.reset_peer.map(Subject::Process)?;
+    let storm = board.raised(Anomaly::RstStorm, &peer)?;
+    let is_sent = matches!(
+        storm.evidence,
+        Evidence::Resets {
+            direction: Direction::Sent,
+            ..
+        }
+    );
+    is_sent.then_some(storm)
+}
+
+/// Whether failed TLS handshakes of this name, of the local process at the other end of its reset connections, or of
+/// clients of its listeners on this host are a finding.
+pub(super) fn are_handshakes(
+    board: &Board,
+    listeners: &[Listener],
+    name: &Labels,
+    peer: Option<ProcessKey>,
+) -> bool {
+    let is_of_name = |it: &Labels| it.name_key() == name.name_key();
+    let own = |it: &&Listener| it.holders.iter().any(|it| is_of_name(&it.labels));
+    let own: Vec<_> = listeners.iter().filter(own).collect();
+    board.all_raised(Anomaly::TlsFailures).any(|finding| {
+        let Evidence::Handshakes { peers, .. } = &finding.evidence else {
+            return false;
+        };
+        let at = |it: &PeerShare| is_one_at(&own, it.netns, SocketAddr::new(it.address, it.port));
+        let here: f64 = peers.iter().filter(|it| at(it)).map(|it| it.share).sum();
+        finding.labels.as_deref().is_some_and(is_of_name)
+            || peer.is_some_and(|peer| finding.subject == Subject::Process(peer))
+            || here > 0.5
     })
 }
 

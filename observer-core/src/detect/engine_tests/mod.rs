@@ -14,6 +14,7 @@ mod connects;
 mod descriptors;
 mod ports;
 mod resets;
+mod tls;
 
 fn key(pid: u32) -> ProcessKey {
     ProcessKey {
@@ -348,6 +349,20 @@ fn what_may_be_raised_is_suspected() {
     };
     assert_eq!(at(2, unanswered), none);
     assert_eq!(at(4, unanswered), silence);
+    let handshakes = Suspected {
+        handshakes: true,
+        ..none
+    };
+    let refused = |second| {
+        let mut process = process(7);
+        process.counts.handshakes[0][1] = 3 * second;
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(2, refused), none);
+    assert_eq!(at(4, refused), handshakes);
     assert_eq!(at(20, |second| resetting(None, second)), none);
     assert_eq!(at(40, |second| resetting(None, second)), resets);
 }

@@ -1,5 +1,7 @@
 //! Storms of RSTs.
 
+use observer_common::{TLS_FAILED, TLS_SERVER};
+
 use super::*;
 
 #[test]
@@ -142,7 +144,7 @@ fn handshakes_that_fail_are_the_cause_of_what_follows() {
             let mut counts = Counts::default();
             counts.resets_sent[SentReset::UnreadData as usize] = 60 * second;
             counts.resets_sent[SentReset::LingerZero as usize] = 40 * second;
-            counts.handshakes_failed = failed * second;
+            counts.handshakes[TLS_SERVER as usize][TLS_FAILED] = failed * second;
             counts.ended = 100 * second;
             counts
         })

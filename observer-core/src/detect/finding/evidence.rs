@@ -358,6 +358,18 @@ pub enum Evidence {
         /// For whom, most connections first.
         peers: Vec<Waiting>,
     },
+    /// Of TLS handshakes of a client.
+    Handshakes {
+        /// Those that failed, without those that the program gave up after it had waited.
+        failed: u64,
+        /// All that ended in the same time.
+        handshakes: u64,
+        /// Seconds of that time.
+        seconds: u64,
+        /// With whom the connections were that it opened and that ended within ten seconds, since it was suspected; later
+        /// ones count more. Which of them failed in the handshake is unknown.
+        peers: Vec<PeerShare>,
+    },
     /// Of connections that carry nothing.
     Idle {
         /// Connections that have been nobody's turn for 10 s or longer.

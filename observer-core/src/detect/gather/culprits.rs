@@ -25,6 +25,7 @@ struct Peers {
     resets_received: Heaviest<PeerReason>,
     unanswered: Heaviest<PeerReason>,
     gave_up: Heaviest<PeerReason>,
+    short: Heaviest<PeerReason>,
     close_wait: Heaviest<PeerReason>,
 }
 
@@ -40,6 +41,7 @@ impl Peers {
             resets_received: of(Event::ResetReceived),
             unanswered: of(Event::Unanswered),
             gave_up: of(Event::GaveUp),
+            short: of(Event::Short),
             close_wait: in_state(CLOSE_WAIT, sockets.close_wait_over_10s),
         }
     }
@@ -52,6 +54,7 @@ impl Peers {
             resets_received,
             unanswered,
             gave_up,
+            short,
             // No finding about a name is about these.
             close_wait: _,
         } = other;
@@ -61,6 +64,7 @@ impl Peers {
         self.resets_received.merge(resets_received);
         self.unanswered.merge(unanswered);
         self.gave_up.merge(gave_up);
+        self.short.merge(short);
     }
 
     fn culprits(&self, by_port: &ByPort<'_>) -> Culprits {
@@ -71,6 +75,7 @@ impl Peers {
             resets_received,
             unanswered,
             gave_up,
+            short,
             close_wait,
         } = self;
         Culprits {
@@ -81,6 +86,7 @@ impl Peers {
             resets_received: PeerShare::first(resets_received),
             unanswered: PeerShare::first(unanswered),
             gave_up: PeerShare::first(gave_up),
+            short: PeerShare::first(short),
             close_wait: PeerShare::first(close_wait),
         }
     }

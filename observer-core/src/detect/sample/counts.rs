@@ -3,7 +3,8 @@
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
     PORT_SEARCH_CONNECT, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SIGNAL_RESET_RECEIVED,
-    SYN_SENT, Slot, TLS_FAILED, connection_error_index, reset_received_name,
+    SYN_SENT, Slot, TLS_FAILED, TLS_RESULTS, TLS_ROLES, connection_error_index,
+    reset_received_name,
 };
 
 use crate::contract::KernelSource;
@@ -241,8 +242,8 @@ pub struct Counts {
     pub accepted: u64,
     /// Connections that the program closed after it had waited for an answer for 1.5 s or longer.
     pub gave_up: u64,
-    /// TLS handshakes that failed.
-    pub handshakes_failed: u64,
+    /// TLS handshakes that ended, by the `TLS_` numbers of role and result.
+    pub handshakes: [[u64; TLS_RESULTS.len()]; TLS_ROLES.len()],
     /// Early data and stream resets of QUIC.
     pub quic: QuicCounters,
 }
@@ -266,9 +267,15 @@ impl Counts {
             self.bind_searches_failed,
             self.accepted,
             self.gave_up,
-            self.handshakes_failed,
         ];
-        all.chain(resets.as_flattened()).chain(&single).sum()
+        let all = all.chain(resets.as_flattened()).chain(&single);
+        all.chain(self.handshakes.as_flattened()).sum()
+    }
+
+    /// TLS handshakes that failed.
+    #[must_use]
+    pub fn handshakes_failed(&self) -> u64 {
+        self.handshakes.iter().map(|it| it[TLS_FAILED]).sum()
     }
 
     /// From the counters of a slot, or of the sum of several.
@@ -280,13 +287,10 @@ impl Counts {
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             accepted: slot.accept.accepted,
             gave_up: slot.waiting.gave_up,
-            handshakes_failed: slot
-                .tls
-                .ended
-                .iter()
-                .flatten()
-                .map(|it| it[TLS_FAILED])
-                .sum(),
+            handshakes: std::array::from_fn(|role| {
+                let of = |result: usize| slot.tls.ended.iter().map(|it| it[role][result]).sum();
+                std::array::from_fn(of)
+            }),
             quic: slot.quic,
             unanswered: [libc::ETIMEDOUT, libc::EHOSTUNREACH]
                 .map(|errno| slot.state.errors[connection_error_index(errno as u32)])
@@ -342,6 +346,8 @@ mod tests {
         slot.connect.results[connect_index(libc::ECONNREFUSED as u32)] = 10;
         slot.connect.results[CONNECT_GAVE_UP] = 11;
         slot.quic.rejections = [1, 2, 3];
+        slot.tls.ended[0] = [[1, 2], [3, 4], [5, 6]];
+        slot.tls.ended[2][0] = [10, 20];
         slot.state.transitions[usize::from(FIN_WAIT2)][usize::from(CLOSE)] = 12;
         slot.state.transitions[usize::from(SYN_SENT)][usize::from(CLOSE)] = 13;
         let reasons = ResetReasons::new([(3, "TCP_ABORT_ON_CLOSE".to_owned())].into());
@@ -370,5 +376,7 @@ mod tests {
         assert_eq!(counts.connects[ConnectResult::GaveUp as usize], 11);
         assert_eq!((counts.ended, counts.unanswered), (12, 7));
         assert_eq!(counts.quic.rejections, [1, 2, 3]);
+        assert_eq!(counts.handshakes, [[11, 22], [3, 4], [5, 6]]);
+        assert_eq!(counts.handshakes_failed(), 32);
     }
 }

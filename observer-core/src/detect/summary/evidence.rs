@@ -251,6 +251,18 @@ pub(super) fn what(finding: &Finding) -> String {
                 waiting(peers, ":"),
             )
         }
+        Evidence::Handshakes {
+            failed,
+            handshakes,
+            seconds,
+            peers,
+        } => format!(
+            "cannot complete TLS handshakes: {} of {} failed in {}{}",
+            number(*failed),
+            number(*handshakes),
+            duration(Duration::from_secs(*seconds)),
+            shares(peers, "; connections meanwhile:", "with"),
+        ),
         Evidence::Idle {
             idle,
             idle_10min,

@@ -325,6 +325,27 @@ fn connections_that_wait() {
 }
 
 #[test]
+fn handshakes_that_fail() {
+    let handshakes = |peers: &[PeerShare]| {
+        let evidence = Evidence::Handshakes {
+            failed: 1_200,
+            handshakes: 1_210,
+            seconds: 120,
+            peers: peers.to_vec(),
+        };
+        let causes = [(&cause::HANDSHAKES_REFUSED, 1)];
+        let anomaly = Anomaly::TlsFailures;
+        finding_summary(&finding(anomaly, process(), None, evidence, &causes))
+    };
+    let text = "api (pid 5674, api.service) cannot complete TLS handshakes: 1,200 of 1,210 failed in 2 min";
+    let cause = "cause: one end refuses the TLS handshake: the server's certificate has expired,";
+    assert!(handshakes(&[]).starts_with(&format!("{text}; {cause}")));
+    let peers = [share(9, false, None, 1.0)];
+    let with = "connections meanwhile: all with 10.0.0.9:443";
+    assert!(handshakes(&peers).starts_with(&format!("{text}; {with}; {cause}")));
+}
+
+#[test]
 fn connections_that_carry_nothing() {
     let evidence = Evidence::Idle {
         idle: 340,

@@ -71,25 +71,27 @@ fn calls_of_bind_that_fail_are_odd() {
 /// A server has clients that do not speak TLS; one whose certificate nobody trusts has hardly any others.
 #[test]
 fn handshakes_most_of_which_fail_are_odd() {
-    let notes = |client: [u64; 2], server: [u64; 2]| {
+    let notes = |client: [u64; 2], server: [u64; 2], served: u64| {
         let mut counts = Slot::zeroed();
-        // Of several libraries.
-        counts.tls.ended[0][0] = client;
-        counts.tls.ended[2][1] = server;
+        counts.tls.ended[2][1] = [served, 0];
+        let lately = [client, server, [0, 0]];
         let labels = Arc::new(Labels::name("api", "api.service"));
         let odd = Odd {
-            handshakes: FailedHandshakes::of(&labels, &counts.tls).collect(),
+            handshakes: FailedHandshakes::of(&labels, &lately, &counts.tls).collect(),
             ..Odd::default()
         };
         notes_about(&odd, &[], &Sysctls::default())
     };
     let expected = (
-        "api (api.service): 1,000 of its 1,002 TLS handshakes as a client have failed since the observer started"
+        "api (api.service): 1,000 of its 1,002 TLS handshakes as a client have failed in the last 10 min"
             .to_owned(),
         vec!["tls-fails".to_owned()],
     );
-    assert_eq!(notes([2, 1_000], [1, 50]), [expected]);
-    assert_eq!(notes([0, 9], [0, 0]), []);
+    assert_eq!(notes([2, 1_000], [1, 50], 1), [expected]);
+    assert_eq!(notes([0, 9], [0, 0], 0), []);
+    // Health checks at night.
+    assert_eq!(notes([0, 0], [0, 50], 1), []);
+    assert_eq!(notes([0, 0], [0, 50], 0).len(), 1);
 }
 
 #[test]

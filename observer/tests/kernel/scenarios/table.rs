@@ -175,6 +175,17 @@ const REFUSED: Expected = Expected {
     also: &[],
 };
 
+const REFUSED_HANDSHAKES: Expected = Expected {
+    anomaly: "tls_failures",
+    of: Of::Process("client"),
+    cause: "handshakes_refused",
+    hint: "tls-fails",
+    first_error: FirstError::None,
+    within: 15.0,
+    peers: &["127.0.0.1:443"],
+    also: &[],
+};
+
 /// The surge comes first, and is part of the same incident later on.
 const PORTS: Expected = Expected {
     anomaly: "port_exhaustion",
@@ -538,6 +549,25 @@ scenarios! {
             peers: &["client 127.0.0.2 of 443"],
             also: &[],
             ..stall("tls_stall", "server", "handshakes_not_finished", "tls-server")
+        });
+    "expired": "a client makes 3 TLS handshakes/s with a server whose certificate has expired";
+        ["handshakes.py", "expired"]
+        needs "tls"
+        => Some(REFUSED_HANDSHAKES);
+    "expirycl": "the same with curl, a process for each";
+        ["handshakes.py", "curl"]
+        needs "tls"
+        => Some(Expected {
+            of: Of::Name("client"),
+            ..REFUSED_HANDSHAKES
+        });
+    "tlsreset": "3 TLS handshakes/s are reset, as by a proxy whose backend is gone";
+        ["handshakes.py", "reset"]
+        needs "tls"
+        => Some(Expected {
+            cause: "handshakes_reset",
+            hint: "tls-reset",
+            ..REFUSED_HANDSHAKES
         });
     "early46": "QUIC early data of 5 connections is rejected, and their streams cancelled before NextConnection (quic-go 0.46)";
         [EARLY, "0.46", "cancel", "5"]
