@@ -9,9 +9,9 @@ use std::{collections::HashMap, slice, sync::Arc, time::Duration};
 
 use self::{
     explained::{
-        FullListeners, are_handshakes, handshakes_at_full_listeners, is_at_full_listeners,
-        is_exhausted, is_out_of_descriptors, is_raised_for_process, is_reset_by_peer,
-        is_sent_by_peer, stalls_at_full_listeners,
+        FailingClients, FullListeners, are_handshakes, handshakes_at_full_listeners,
+        is_at_full_listeners, is_exhausted, is_out_of_descriptors, is_raised_for_process,
+        is_reset_by_peer, is_sent_by_peer, stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -424,6 +424,11 @@ impl Engine {
             .collect();
         let of_names = &self.rst_storm_of_names;
         let listeners = &sample.listeners;
+        let failing = FailingClients::new(
+            sample,
+            (&self.tls_failures, &rows.processes),
+            (&self.tls_failures_of_names, &rows.names),
+        );
         pass.run_with(
             &mut self.rst_storm,
             &mut rows.processes,
@@ -441,7 +446,9 @@ impl Engine {
             |detector, process, board| {
                 let exhausted = board.raised(Anomaly::FdExhaustion, &process.subject());
                 exhausted.is_some() && detector.is_unread_data()
-                    || detector.is_received() && is_sent_by_peer(board, process)
+                    || detector.is_received()
+                        && (is_sent_by_peer(board, process)
+                            || failing.are_of(listeners, &process.labels, process.reset_peer))
                     || detector.is_of_handshakes(process)
                         && are_handshakes(board, listeners, &process.labels, process.reset_peer)
             },
@@ -461,6 +468,7 @@ impl Engine {
                     })
                     || detector.is_unread_data()
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
+                    || detector.is_received() && failing.are_of(listeners, &name.labels, None)
                     || detector.is_of_handshakes(name)
                         && are_handshakes(board, listeners, &name.labels, None)
             },

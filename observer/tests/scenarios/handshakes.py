@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """TLS handshakes that fail, three a second, by the first argument. `expired`: the server's certificate has expired. `curl`: the
 same for curl, which is a process for each request. `reset`: the server closes without reading, like a proxy whose backend is
-gone."""
+gone. `plain`: the server sends a greeting in plain text, most of which is unread when the client closes, eighty times a second."""
 import os, shutil, socket, ssl, subprocess, threading, time
 
 from common import ARGS, NAME, child, rename, say
@@ -52,6 +52,15 @@ def server(ready):
         except OSError:
             c.close()
 
+    def greet(c):
+        try:
+            c.sendall(b"220 hello\r\n" * 100)
+            while c.recv(1000):
+                pass
+        except OSError:
+            pass
+        c.close()
+
     s = listen(443)
     ready()
     while True:
@@ -61,7 +70,7 @@ def server(ready):
             time.sleep(0.05)
             c.close()
         else:
-            threading.Thread(target=serve, args=[c], daemon=True).start()
+            threading.Thread(target=greet if KIND == "plain" else serve, args=[c], daemon=True).start()
 
 
 def ask():
@@ -86,5 +95,5 @@ if KIND == "curl":
 rename("client")
 context = ssl.create_default_context(cafile=CERTIFICATE)
 say("start")
-for _ in pace(3):
+for _ in pace(80 if KIND == "plain" else 3):
     ask()

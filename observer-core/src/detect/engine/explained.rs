@@ -1,6 +1,6 @@
 //! Which findings explain others.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr};
 
 use observer_common::{ProcessKey, TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
 
@@ -13,9 +13,10 @@ use super::{
         finding::{Awaited, Direction, Evidence, Finding, PeerShare, Severity, Subject},
         listen_overflow::ListenOverflow,
         read_stall::{self, ReadStall},
-        sample::{ConnectResult, Connecting, Listener, Process},
+        sample::{ConnectResult, Connecting, Listener, Name, Process, Sample},
+        tls_failures::TlsFailures,
     },
-    watches::{Rows, Watches},
+    watches::{Rows, Watch, Watches},
 };
 use crate::table::Labels;
 
@@ -72,18 +73,72 @@ pub(super) fn are_handshakes(
     peer: Option<ProcessKey>,
 ) -> bool {
     let is_of_name = |it: &Labels| it.name_key() == name.name_key();
-    let own = |it: &&Listener| it.holders.iter().any(|it| is_of_name(&it.labels));
-    let own: Vec<_> = listeners.iter().filter(own).collect();
     board.all_raised(Anomaly::TlsFailures).any(|finding| {
         let Evidence::Handshakes { peers, .. } = &finding.evidence else {
             return false;
         };
-        let at = |it: &PeerShare| is_one_at(&own, it.netns, SocketAddr::new(it.address, it.port));
-        let here: f64 = peers.iter().filter(|it| at(it)).map(|it| it.share).sum();
         finding.labels.as_deref().is_some_and(is_of_name)
             || peer.is_some_and(|peer| finding.subject == Subject::Process(peer))
-            || here > 0.5
+            || are_at_listeners(listeners, name, peers)
     })
+}
+
+/// Whether most of these connections are to listeners of this name.
+fn are_at_listeners(listeners: &[Listener], name: &Labels, peers: &[PeerShare]) -> bool {
+    let mut holders = |it: &&Listener| {
+        let mut holders = it.holders.iter().map(|it| it.labels.name_key());
+        holders.any(|it| it == name.name_key())
+    };
+    let own: Vec<_> = listeners.iter().filter(&mut holders).collect();
+    let at = |it: &&PeerShare| is_one_at(&own, it.netns, SocketAddr::new(it.address, it.port));
+    peers.iter().filter(at).map(|it| it.share).sum::<f64>() > 0.5
+}
+
+/// Clients whose TLS handshakes fail, or may soon be known to: their RSTs follow from that.
+pub(super) struct FailingClients<'a> {
+    processes: HashSet<ProcessKey>,
+    /// With whom each of them, or of their names, has short connections.
+    peers: Vec<&'a [PeerShare]>,
+}
+
+impl<'a> FailingClients<'a> {
+    /// As of the last sample.
+    pub(super) fn new(
+        sample: &'a Sample,
+        processes: (&Watches<TlsFailures<Process>>, &Rows),
+        names: (&Watches<TlsFailures<Name>>, &Rows),
+    ) -> Self {
+        let (watches, rows) = processes;
+        let parts = sample.processes.iter().enumerate();
+        let failing = parts.filter(|(index, _)| is_suspected(watches, rows, *index));
+        let failing: Vec<_> = failing.map(|(_, it)| it).collect();
+        let (watches, rows) = names;
+        let parts = sample.names.iter().enumerate();
+        let names = parts.filter(|(index, _)| is_suspected(watches, rows, *index));
+        let of_processes = failing.iter().map(|it| &it.culprits.short[..]);
+        let of_names = names.map(|(_, it)| &it.culprits.short[..]);
+        Self {
+            processes: failing.iter().map(|it| it.key).collect(),
+            peers: of_processes.chain(of_names).collect(),
+        }
+    }
+
+    /// Whether they are those of this name, or the local process at the other end of its reset connections is one of them.
+    pub(super) fn are_of(
+        &self,
+        listeners: &[Listener],
+        name: &Labels,
+        peer: Option<ProcessKey>,
+    ) -> bool {
+        let mut peers = self.peers.iter();
+        peer.is_some_and(|peer| self.processes.contains(&peer))
+            || peers.any(|it| are_at_listeners(listeners, name, it))
+    }
+}
+
+fn is_suspected<D>(watches: &Watches<D>, rows: &Rows, index: usize) -> bool {
+    let watch = watches.get(rows.of_part(index));
+    watch.is_some_and(Watch::is_suspected)
 }
 
 /// Whether a process at its descriptor limit is among the holders.

@@ -154,6 +154,41 @@ fn storms_follow_from_handshakes() {
     assert_eq!(changes(false, false), [raised, storm]);
 }
 
+/// The server does not speak TLS, so that nothing says that its RSTs are of handshakes: clients close with its greeting unread.
+#[test]
+fn a_port_without_tls_is_one_finding() {
+    let changes = |is_alive: bool, serves: bool| {
+        let (changes, _) = play(100, |second| {
+            let mut client = refused(7, 100 * second);
+            client.counts.resets_sent[SentReset::UnreadData as usize] = 100 * second;
+            client.reset_peer = Some(key(8));
+            let mut server = process(8);
+            server.labels = Arc::clone(&listener().holders[0].labels);
+            server.reset_peer = is_alive.then(|| key(7));
+            server.counts.accepted = 100 * second;
+            server.counts.ended = 100 * second;
+            server.counts.resets_received[ReceivedReset::Established as usize] = 100 * second;
+            let names = [&client, &server].map(named).to_vec();
+            let mut processes = vec![client, server];
+            if !is_alive {
+                processes.remove(0);
+            }
+            Sample {
+                names,
+                processes,
+                listeners: serves.then(listener).into_iter().collect(),
+                ..Sample::default()
+            }
+        });
+        let changes = changes.iter().filter(|it| it.1 != "updated");
+        changes.map(|it| it.2).collect::<Vec<_>>()
+    };
+    assert_eq!(changes(true, false), [Anomaly::TlsFailures]);
+    assert_eq!(changes(false, true), [Anomaly::TlsFailures]);
+    let both = [Anomaly::RstStorm, Anomaly::TlsFailures];
+    assert_eq!(changes(false, false), both);
+}
+
 /// A server that resets on purpose is what is wrong.
 #[test]
 fn handshakes_follow_from_a_storm_of_their_server() {

@@ -561,6 +561,10 @@ scenarios! {
             of: Of::Name("client"),
             ..REFUSED_HANDSHAKES
         });
+    "plaintls": "80 TLS handshakes/s with a port that does not speak TLS: each ends by RST, and the storm is no finding";
+        ["handshakes.py", "plain"]
+        needs "tls"
+        => Some(REFUSED_HANDSHAKES);
     "tlsreset": "3 TLS handshakes/s are reset, as by a proxy whose backend is gone";
         ["handshakes.py", "reset"]
         needs "tls"
