@@ -25,7 +25,7 @@ use super::{
     detector::{At, Detector},
     fd_exhaustion::FdExhaustion,
     fd_leak::FdLeak,
-    finding::{Change, PeerShare, Subject},
+    finding::{Change, Finding, PeerShare, Subject},
     host::Host,
     idle_pool_leak::IdlePoolLeak,
     listen_overflow::ListenOverflow,
@@ -203,6 +203,16 @@ impl Engine {
             .any(is_raised);
             (!is_found).then_some((*key, growth))
         })
+    }
+
+    /// Findings that have been raised within this time, over or not.
+    pub fn lately(&self, anomaly: Anomaly, time: Duration) -> impl Iterator<Item = &Finding> {
+        let now = self.last.unwrap_or_default();
+        let entries = self.board.entries().filter(move |it| {
+            let is_recent = |at| now.saturating_sub(at) < time;
+            it.finding.anomaly == anomaly && it.cleared_at.is_none_or(is_recent)
+        });
+        entries.map(|it| &it.finding)
     }
 
     /// TLS handshakes of names that ended in the last minutes, by role and result, if any has failed.

@@ -10,11 +10,15 @@ use std::{
 use observer_common::{ProcessKey, TLS_FAILED, TLS_OK, TLS_ROLES, TlsCounters};
 use serde_json::json;
 
-use super::item::{Item, with_hints};
+use super::{
+    follows::Listening,
+    item::{Item, with_hints},
+};
 use crate::{
     detect::{
-        Anomaly, Counts, Explanation, Finding, Handshakes, Host, LATELY, Source, connect_causes,
-        cut_off, cut_off_cause, duration, failed_connects, named, number, scanned_ports,
+        Anomaly, Counts, Evidence, Explanation, Finding, Handshakes, Host, LATELY, PeerShare,
+        Source, connect_causes, cut_off, cut_off_cause, duration, failed_connects, named, number,
+        scanned_ports,
     },
     hints::{Advice, HINTS},
     table::{Labels, ListenAddress},
@@ -92,6 +96,26 @@ impl FailedHandshakes {
                     succeeded,
                 })
             })
+    }
+
+    /// Whether they are those of one of these findings about clients: of the client, or of its server. Some libraries do not
+    /// tell the role.
+    #[must_use]
+    pub fn are_of(&self, findings: &[Finding], listening: &[Listening]) -> bool {
+        let name = self.labels.name_key();
+        let at = |it: &PeerShare| {
+            let at = SocketAddr::new(it.address, it.port);
+            listening.iter().any(|(place, labels)| {
+                labels.name_key() == name && place.is_reached_at(it.netns, at)
+            })
+        };
+        findings.iter().any(|it| {
+            let Evidence::Handshakes { peers, .. } = &it.evidence else {
+                return false;
+            };
+            let is_client = it.labels.as_deref().is_some_and(|it| it.name_key() == name);
+            self.role != "server" && is_client || self.role != "client" && peers.iter().any(at)
+        })
     }
 }
 

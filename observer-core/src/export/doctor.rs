@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use observer_common::{BIND_ERRNOS, Slot, TLS_OK};
@@ -11,7 +12,7 @@ use observer_common::{BIND_ERRNOS, Slot, TLS_OK};
 use super::{collector::Exporter, series::failure_names};
 use crate::{
     clock::Clock,
-    detect::{Anomaly, ConnectResult, CounterClasses, Counts, cut_off, failed_connects},
+    detect::{Anomaly, ConnectResult, CounterClasses, Counts, LATELY, cut_off, failed_connects},
     doctor::{
         Binds, Counted, FailedHandshakes, FailedOptions, FastOpen, Growth, Inputs, Odd,
         ProcessState, Refused, Report,
@@ -45,7 +46,7 @@ impl Exporter {
     pub fn doctor(&self, clock: Clock) -> Report {
         let inner = &self.inner;
         let findings = self.findings();
-        let (host, unlisted, mut odd, growing, handshakes) = {
+        let (host, unlisted, mut odd, growing, (handshakes, refuses)) = {
             let engine = read(&inner.engine);
             let unlisted: Vec<_> = engine.board().unlisted().collect();
             let odd = Odd {
@@ -55,7 +56,9 @@ impl Exporter {
             let growing: HashMap<_, _> = engine.growing().collect();
             let handshakes = engine.handshakes();
             let handshakes: HashMap<_, _> = handshakes.map(|(of, it)| (of.clone(), it)).collect();
-            (engine.host().clone(), unlisted, odd, growing, handshakes)
+            let refuses = engine.lately(Anomaly::TlsFailures, Duration::from_secs(LATELY));
+            let refuses: Vec<_> = refuses.cloned().collect();
+            (engine.host().clone(), unlisted, odd, growing, (handshakes, refuses))
         };
         let classes = CounterClasses::of_kernel(&*inner.source);
         let with = |anomaly| -> HashSet<Labels> {
@@ -63,7 +66,6 @@ impl Exporter {
             of.filter_map(|it| it.labels.as_deref().map(name)).collect()
         };
         let (fails, resets) = (with(Anomaly::ConnectFailures), with(Anomaly::RstStorm));
-        let refuses = with(Anomaly::TlsFailures);
         let mut counted = Vec::new();
         let mut failed_options = Vec::new();
         let mut processes = HashMap::<_, ProcessState>::new();
@@ -105,11 +107,8 @@ impl Exporter {
             }
             let lately = handshakes.get(&**view.labels).filter(|_| !is_of_several);
             if let Some(lately) = lately {
-                let is_found = refuses.contains(&**view.labels);
                 let failed = FailedHandshakes::of(view.labels, lately, &view.counts.tls);
-                // Some libraries do not tell the role.
-                let is_new = |it: &FailedHandshakes| !is_found || it.role == "server";
-                odd.handshakes.extend(failed.filter(is_new));
+                odd.handshakes.extend(failed);
             }
             for (kind, count) in view.failures.iter().filter(|(_, count)| **count > 0) {
                 let [family, protocol, _, option, errno] = failure_names(kind);
@@ -139,6 +138,8 @@ impl Exporter {
             }
             listening.push((*place, labels));
         });
+        let is_found = |it: &FailedHandshakes| it.are_of(&refuses, &listening);
+        odd.handshakes.retain(|it| !is_found(it));
         for (key, count) in table.unguarded_of_processes() {
             processes.entry(key).or_default().unguarded = count;
         }

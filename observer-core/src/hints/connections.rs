@@ -172,9 +172,9 @@ connections! {
         fix "See whether the server gets the connection (its log, `observer doctor` there). If it does not, a firewall or proxy between resets it: compare `openssl s_client -connect HOST:PORT` with and without `-servername NAME`, and from another host.";
         check "socket_tls_handshakes_total{role=\"client\",result=\"ok\"} grows, and socket_resets_total{direction=\"received\",reason=\"IN_ESTABLISHED\"} does not";
     "tls-fails":
-        fact "A handshake ends with an error if one end does not trust the other's certificate, it has expired or is for another name, or both have no version or cipher in common. With TLS 1.3 a client has succeeded before the server looks at its certificate.";
+        fact "A handshake ends with an error if one end does not trust the other's certificate, it has expired or is for another name, if both have no version or cipher in common, or if the port does not speak TLS. With TLS 1.3 a client has succeeded before the server looks at its certificate.";
         kernels "all";
-        fix "Read the program's log; `openssl s_client -connect HOST:PORT -servername NAME` shows the certificate, its dates and the reason.";
+        fix "The program's log has the reason. `openssl s_client -connect HOST:PORT -servername NAME </dev/null | openssl x509 -noout -subject -issuer -dates` shows the server's certificate; without the second command, `Verify return code` says why it is not trusted. Many servers read a renewed certificate only when they are reloaded.";
         check "socket_tls_handshakes_total{result=\"ok\"} grows";
     "tls-server":
         fact "A client that connects and sends nothing holds a worker or a descriptor until the server gives up. Many servers have a timeout for requests that begins only after the handshake.";

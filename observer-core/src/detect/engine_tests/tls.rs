@@ -274,6 +274,23 @@ fn handshakes_that_nobody_answers_are_other_findings() {
     assert!(!with_full(443));
 }
 
+#[test]
+fn findings_are_known_for_a_while_after_their_end() {
+    let number = |seconds| {
+        let (changes, engine) = play(seconds, |second| Sample {
+            processes: vec![refused(7, 3 * second.min(20))],
+            ..Sample::default()
+        });
+        let time = Duration::from_secs(100);
+        let lately = |of| engine.lately(of, time).count();
+        assert_eq!(lately(Anomaly::TlsStall), 0);
+        (changes.len(), lately(Anomaly::TlsFailures))
+    };
+    assert_eq!(number(10), (1, 1));
+    assert_eq!(number(150), (2, 1));
+    assert_eq!(number(200), (2, 0));
+}
+
 /// What `observer doctor` notes is of the last ten minutes.
 #[test]
 fn handshakes_are_known_for_ten_minutes() {

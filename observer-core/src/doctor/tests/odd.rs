@@ -1,6 +1,7 @@
 //! Notes about what no detector raises.
 
 use super::*;
+use crate::detect::PeerShare;
 
 /// Summary and hints of the notes about this.
 fn notes_about(odd: &Odd, findings: &[Finding], sysctls: &Sysctls) -> Vec<(String, Vec<String>)> {
@@ -92,6 +93,50 @@ fn handshakes_most_of_which_fail_are_odd() {
     // Health checks at night.
     assert_eq!(notes([0, 0], [0, 50], 1), []);
     assert_eq!(notes([0, 0], [0, 50], 0).len(), 1);
+}
+
+/// One incident has one finding, of the client, also after it is over.
+#[test]
+fn handshakes_of_a_finding_are_not_odd() {
+    let are_of = |name: &str, role: &'static str, port| {
+        let peer = PeerShare {
+            netns: NETNS,
+            address: [127, 0, 0, 1].into(),
+            port: 443,
+            is_client: false,
+            reason: None,
+            share: 1.0,
+            elsewhere: None,
+        };
+        let client = Finding {
+            anomaly: Anomaly::TlsFailures,
+            labels: Some(Arc::new(Labels::process(7, "client", ""))),
+            evidence: Evidence::Handshakes {
+                failed: 30,
+                handshakes: 30,
+                seconds: 10,
+                peers: vec![peer],
+            },
+            ..exhausted(detect::Severity::Critical)
+        };
+        let place = ListenAddress {
+            netns: NETNS,
+            address: ([0, 0, 0, 0], port).into(),
+        };
+        let failed = FailedHandshakes {
+            labels: Arc::new(Labels::name(name, "")),
+            role,
+            failed: 30,
+            succeeded: 0,
+        };
+        failed.are_of(&[client], &[(place, Arc::new(Labels::name("server", "")))])
+    };
+    assert!(are_of("client", "client", 443));
+    assert!(are_of("client", "unknown", 443));
+    assert!(!are_of("client", "server", 443));
+    assert!(are_of("server", "server", 443));
+    assert!(!are_of("server", "client", 443));
+    assert!(!are_of("server", "server", 444));
 }
 
 #[test]
