@@ -163,7 +163,11 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             true => Severity::Critical,
             false => Severity::Warning,
         };
-        let score = fast.max(slow);
+        // One that ends half of its handshakes is not suspected all the time.
+        let score = match is_calm && !at.raised {
+            true => 0.0,
+            false => fast.max(slow),
+        };
         Assessment {
             raise: (score >= 1.0).then_some(severity),
             calm: is_calm,

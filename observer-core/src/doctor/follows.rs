@@ -135,6 +135,11 @@ fn awaited<'a>(
     all: &'a [Finding],
     listening: &[Listening],
 ) -> Option<&'a Finding> {
+    // A certificate has nothing to do with what else is wrong with the server.
+    let resets = finding.causes.first().map(|it| it.cause) == Some(&cause::HANDSHAKES_RESET);
+    if finding.anomaly == Anomaly::TlsFailures && !resets {
+        return None;
+    }
     let (at, server) = most_awaited(&finding.evidence)?;
     let is_at = |place: &ListenAddress| {
         let netns = finding.netns;
@@ -156,7 +161,7 @@ fn awaited<'a>(
     })
 }
 
-/// The server that most connections wait for or were given up for, and its program if it is known.
+/// The server that most connections wait for, were given up for, or are reset by during the handshake, and its program if it is known.
 fn most_awaited(evidence: &Evidence) -> Option<(SocketAddr, Option<&Labels>)> {
     let (Evidence::Waits { peers, .. } | Evidence::AcceptQueue { waits: peers, .. }) = evidence
     else {

@@ -38,8 +38,8 @@ use webhook::Webhook;
 const ONLY: &str = "OBSERVER_CHAIN";
 const ALL: &str = "all";
 /// One scenario for each kind of alert that comes within seconds, also on a busy machine.
-const SHORT: [&str; 8] = [
-    "linger", "dead", "ports20", "stuck", "firstbyt", "handshak", "early46", "fastscan",
+const SHORT: [&str; 9] = [
+    "linger", "dead", "ports20", "stuck", "firstbyt", "handshak", "expired", "early46", "fastscan",
 ];
 /// Its storm of RSTs lasts eleven seconds, and the alert waits for a minute.
 const BRIEF: &str = "silence";

@@ -363,6 +363,15 @@ fn what_may_be_raised_is_suspected() {
     };
     assert_eq!(at(2, refused), none);
     assert_eq!(at(4, refused), handshakes);
+    let ends_half = |second| {
+        let mut process = process(7);
+        process.counts.handshakes[0] = [3 * second; 2];
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    };
+    assert_eq!(at(20, ends_half), none);
     assert_eq!(at(20, |second| resetting(None, second)), none);
     assert_eq!(at(40, |second| resetting(None, second)), resets);
 }

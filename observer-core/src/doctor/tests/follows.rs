@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::detect::Breakdown;
+use crate::detect::{Breakdown, PeerShare};
 
 /// A leak of connections that leads to the exhaustion, of which a full queue is a consequence.
 #[test]
@@ -133,6 +133,49 @@ fn a_client_waits_for_what_its_server_waits_for() {
         of_known("10.8.0.2:80", 0, 1, named).as_deref(),
         Some(expected)
     );
+}
+
+/// A proxy of this host without a backend closes connections before the handshake; its certificate has nothing to do with that.
+#[test]
+fn handshakes_that_are_reset_follow_from_what_is_wrong_with_the_server() {
+    let origin = |cause| {
+        let peer = PeerShare {
+            netns: NETNS,
+            address: [127, 0, 0, 1].into(),
+            port: 80,
+            is_client: false,
+            reason: None,
+            share: 0.9,
+            elsewhere: None,
+        };
+        let client = Finding {
+            anomaly: Anomaly::TlsFailures,
+            subject: Subject::Process(key(1, 1)),
+            labels: Some(Arc::new(Labels::process(1, "client", ""))),
+            netns: Some(NETNS),
+            evidence: Evidence::Handshakes {
+                failed: 30,
+                handshakes: 30,
+                seconds: 10,
+                peers: vec![peer],
+            },
+            causes: explained(cause, &Host::default()),
+            ..exhausted(detect::Severity::Warning)
+        };
+        let proxy = Finding {
+            anomaly: Anomaly::ConnectFailures,
+            subject: Subject::Process(key(2, 1)),
+            labels: Some(Arc::new(Labels::process(2, "nginx", "nginx.service"))),
+            netns: Some(NETNS),
+            ..exhausted(detect::Severity::Warning)
+        };
+        let report = report(&[client, proxy], &[], &Sysctls::default());
+        let origin = report.findings[0].follows_from.as_ref();
+        origin.map(|it| it.who.clone())
+    };
+    let proxy = Some("nginx (pid 2, nginx.service)".to_owned());
+    assert_eq!(origin(&cause::HANDSHAKES_RESET), proxy);
+    assert_eq!(origin(&cause::HANDSHAKES_REFUSED), None);
 }
 
 #[test]
