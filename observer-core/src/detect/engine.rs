@@ -10,9 +10,9 @@ use std::{collections::HashMap, slice, sync::Arc, time::Duration};
 
 use self::{
     explained::{
-        FailingClients, FullListeners, are_handshakes, handshakes_at_full_listeners,
-        is_at_full_listeners, is_exhausted, is_out_of_descriptors, is_raised_for_process,
-        is_reset_by_peer, is_sent_by_peer, stalls_at_full_listeners,
+        FailingClients, FullListeners, are_handshakes, are_unanswered,
+        handshakes_at_full_listeners, is_at_full_listeners, is_exhausted, is_out_of_descriptors,
+        is_raised_for_process, is_reset_by_peer, is_sent_by_peer, stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -403,9 +403,7 @@ impl Engine {
             &sample.processes,
             |_, process, board| {
                 let subject = process.subject();
-                let unanswered = [Anomaly::TlsStall, Anomaly::ReadStall];
-                let is_raised = |it: Anomaly| board.raised(it, &subject).is_some();
-                unanswered.into_iter().any(is_raised)
+                are_unanswered(board, &process.culprits.short, |it| it.subject == subject)
                     || is_reset_by_peer(board, process)
                     || is_at_full_listeners(&full, slice::from_ref(&process.culprits.short))
             },
@@ -415,11 +413,11 @@ impl Engine {
             &mut rows.names,
             &sample.names,
             |_, name, board| {
-                let of_process = [Anomaly::TlsFailures, Anomaly::TlsStall, Anomaly::ReadStall];
-                let is_raised = |it| is_raised_for_process(board, it, &name.labels);
-                let stalls = board.raised(Anomaly::ReadStall, &name.subject());
-                stalls.is_some()
-                    || of_process.into_iter().any(is_raised)
+                is_raised_for_process(board, Anomaly::TlsFailures, &name.labels)
+                    || are_unanswered(board, &name.culprits.short, |it| {
+                        let labels = it.labels.as_deref();
+                        labels.is_some_and(|it| it.name_key() == name.labels.name_key())
+                    })
                     || is_at_full_listeners(&full, slice::from_ref(&name.culprits.short))
             },
         );

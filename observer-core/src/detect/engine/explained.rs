@@ -1,6 +1,9 @@
 //! Which findings explain others.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use observer_common::{ProcessKey, TLS_CLIENT, WAIT_PEER_FIRST_BYTE};
 
@@ -152,6 +155,31 @@ pub(super) fn is_out_of_descriptors(board: &Board, listener: &Listener) -> bool 
         let labels = finding.labels.as_deref();
         finding.severity == Severity::Critical && labels.is_some_and(is_holder)
     })
+}
+
+/// Whether the server of most short connections lets others wait, by a finding of these: handshakes with it end in other ways,
+/// too.
+pub(super) fn are_unanswered(
+    board: &Board,
+    short: &[PeerShare],
+    is_of_client: impl Fn(&Finding) -> bool,
+) -> bool {
+    let most = short.iter().find(|it| it.share > 0.5);
+    let is_most = |at: (IpAddr, u16)| most.is_none_or(|it| (it.address, it.port) == at);
+    let waits = |finding: &Finding| {
+        let peers: Vec<_> = match &finding.evidence {
+            Evidence::Waits { peers, .. } => peers.iter().map(|it| (it.address, it.port)).collect(),
+            Evidence::GaveUp { peers, .. } => {
+                peers.iter().map(|it| (it.address, it.port)).collect()
+            }
+            _ => return false,
+        };
+        peers.is_empty() || peers.into_iter().any(is_most)
+    };
+    [Anomaly::TlsStall, Anomaly::ReadStall]
+        .into_iter()
+        .flat_map(|it| board.all_raised(it))
+        .any(|it| is_of_client(it) && waits(it))
 }
 
 /// Listeners of this host that do not accept, or too slowly.
