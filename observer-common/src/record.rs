@@ -17,10 +17,12 @@ pub const RECORD_TIME_WAIT: u8 = 4;
 pub const RECORD_SETSOCKOPT_FAILED: u8 = 5;
 /// socket() or accept() failed because file descriptors or memory ran out.
 pub const RECORD_FD_EXHAUSTED: u8 = 6;
+/// bind() or listen() failed.
+pub const RECORD_BIND_FAILED: u8 = 7;
 /// A state transition. Written only when asked for (`observer tail --states`).
-pub const RECORD_STATE: u8 = 7;
+pub const RECORD_STATE: u8 = 8;
 /// How many kinds of record there are.
-pub const RECORD_KINDS: usize = 8;
+pub const RECORD_KINDS: usize = 9;
 
 /// Label values, in the order of the `RECORD_` numbers.
 pub const RECORD_NAMES: [&str; RECORD_KINDS] = [
@@ -31,6 +33,7 @@ pub const RECORD_NAMES: [&str; RECORD_KINDS] = [
     "time_wait",
     "setsockopt_failed",
     "fd_exhausted",
+    "bind_failed",
     "state",
 ];
 
@@ -60,7 +63,7 @@ pub struct Record {
     pub mptcp: u8,
     /// `CONN_` flags.
     pub flags: u16,
-    /// AF_INET or AF_INET6.
+    /// AF_INET or AF_INET6. Of a failed bind() that of the address asked for, 0 if it is not known.
     pub family: u16,
     /// Local port, host order.
     pub local_port: u16,
@@ -72,7 +75,7 @@ pub struct Record {
     /// `sk_protocol`.
     pub protocol: u16,
     /// Of an RST: index as in [`crate::ResetCounters::sent`] or `received`. Of a failed
-    /// setsockopt: the socket's type.
+    /// setsockopt: the socket's type. Of a failed bind() or listen(): index in [`crate::BIND_CALLS`].
     pub reason: u32,
     /// setsockopt level.
     pub level: i32,
@@ -84,7 +87,7 @@ pub struct Record {
     pub waited_for: u32,
     /// For how long, milliseconds.
     pub waited_ms: u32,
-    /// Local address; the first four bytes for IPv4.
+    /// Local address, or the one that bind() was asked for; the first four bytes for IPv4.
     pub local: [u8; 16],
     /// Remote address.
     pub remote: [u8; 16],

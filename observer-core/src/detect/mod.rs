@@ -24,6 +24,7 @@ mod port_exhaustion;
 mod program_not_reading;
 mod quic_0rtt_lost;
 mod read_stall;
+mod recorded_binds;
 mod recorded_peers;
 mod reset_peers;
 mod rst_storm;
@@ -55,6 +56,7 @@ pub use finding::{
 };
 pub use gather::{Gatherer, Inputs};
 pub use host::Host;
+pub use recorded_binds::RecordedBinds;
 pub use recorded_peers::{RecordedPeers, Suspected};
 pub use rst_storm::{cut_off, cut_off_cause};
 pub use sample::{

@@ -9,7 +9,7 @@ use super::{
     anomaly::Anomaly,
     attempts::{Attempts, FAST, SLOW},
     cause::{self, Explanation},
-    detector::{Assessment, At, Detector},
+    detector::{Assessment, At, Detector, Settled},
     finding::{Evidence, Severity},
     sample::{ConnectResult, Connecting, Counts, ReceivedReset},
     settings::Thresholds,
@@ -119,8 +119,9 @@ impl<S: Connecting> Detector for TlsFailures<S> {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        !self.fast.handshakes.has_failures() && self.lately().is_none()
+    fn settled(&self) -> Settled {
+        let has_failures = self.fast.handshakes.has_failures();
+        Settled::any_if(!has_failures && self.lately().is_none())
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::follows::Origin;
-use crate::hints::Advice;
+use crate::{
+    detect::Host,
+    hints::{Advice, HINTS},
+    table::Labels,
+};
 
 /// How bad it is. The order is that of the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -113,4 +117,15 @@ pub(super) fn with_hints(hints: &[&Advice]) -> Item {
         verify: texts(|it| it.hint.check),
         holds_for: facts.collect(),
     }
+}
+
+/// The hint with this id, if it applies.
+pub(super) fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice> {
+    let hint = HINTS.iter().find(|it| it.id == id)?;
+    Advice::new(hint, &host.known(netns, false))
+}
+
+/// The subject of an item about a name.
+pub(super) fn of_name(labels: &Labels) -> Value {
+    json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()})
 }

@@ -1,5 +1,6 @@
 //! The report of `observer doctor`: findings, related sysctls, and signals that are not observed.
 
+mod binds;
 mod follows;
 mod item;
 mod notes;
@@ -9,10 +10,11 @@ mod report;
 mod settings;
 mod text;
 
+pub use binds::Binds;
 pub use follows::{Listening, Origin};
 pub use item::{Fact, Item, Severity};
 pub use notes::ProcessState;
-pub use odd::{Binds, Counted, FailedHandshakes, FastOpen, Growth, Odd, Refused};
+pub use odd::{Counted, FailedHandshakes, FastOpen, Growth, Odd, Refused};
 pub use options::FailedOptions;
 pub use report::{Inputs, NotLookedAt, Report};
 pub use settings::{Setting, Verdict};

@@ -1,7 +1,6 @@
 //! What is odd although no detector raises it: too rare or too slow, or without effect.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -11,8 +10,9 @@ use observer_common::{ProcessKey, TLS_FAILED, TLS_OK, TLS_ROLES, TlsCounters};
 use serde_json::json;
 
 use super::{
+    binds::Binds,
     follows::Listening,
-    item::{Item, with_hints},
+    item::{Item, advice, of_name, with_hints},
 };
 use crate::{
     detect::{
@@ -20,20 +20,15 @@ use crate::{
         Source, connect_causes, cut_off, cut_off_cause, duration, failed_connects, named, number,
         scanned_ports,
     },
-    hints::{Advice, HINTS},
     table::{Labels, ListenAddress},
 };
 
 /// Connects that must have failed.
 const CONNECTS: u64 = 3;
-/// Calls of bind() and listen() that must have failed: some programs try one port after the other.
-const BINDS: u64 = 10;
 /// TLS handshakes that must have failed: a server has clients that do not speak TLS.
 const HANDSHAKES: u64 = 10;
 /// Segments for closed ports within a minute that a source must have sent.
 const SEGMENTS: u64 = 10;
-/// Maximum number of errnos that are named.
-const ERRNOS: usize = 3;
 /// Connections that data must have reached after they were closed.
 const CUT_OFF: u64 = 20;
 /// Maximum number of names or sources with the same oddity.
@@ -50,15 +45,6 @@ pub struct Counted {
     pub netns: Option<u32>,
     /// Totals.
     pub counts: Counts,
-}
-
-/// Calls of bind() and listen() of a name that have failed since the daemon started.
-#[derive(Clone, Debug)]
-pub struct Binds {
-    /// Whose.
-    pub labels: Arc<Labels>,
-    /// The calls by errno, of both.
-    pub failed: BTreeMap<String, u64>,
 }
 
 /// TLS handshakes of a name in one role that ended in the last minutes, of which none or hardly any has succeeded.
@@ -172,6 +158,8 @@ pub struct Odd {
     pub cut_off: Vec<Counted>,
     /// Of names of which any has failed.
     pub binds: Vec<Binds>,
+    /// Where processes listen, or names of which it is not known which process does.
+    pub holders: Vec<Listening>,
     /// Of names without a finding about it.
     pub handshakes: Vec<FailedHandshakes>,
     /// Of processes without a finding about it.
@@ -205,8 +193,8 @@ impl Odd {
         let connects = most(&self.connects, CONNECTS, failed).map(|(it, _)| of_connects(it, host));
         let cut_off = most(&self.cut_off, CUT_OFF, |it| cut_off(&it.counts));
         let cut_off = cut_off.map(|(it, count)| of_cut_off(it, count, host));
-        let binds = most(&self.binds, BINDS, |it| it.failed.values().sum());
-        let binds = binds.map(|(it, count)| of_binds(it, count, host));
+        let binds = most(&self.binds, 1, |it| it.noted(&self.holders));
+        let binds = binds.map(|(it, sum)| it.item(sum, &self.holders, host));
         let handshakes = most(&self.handshakes, HANDSHAKES, |it| it.failed);
         let handshakes = handshakes.map(|(it, _)| of_handshakes(it, host));
         let growing = self.growing.iter().map(|it| of_growth(it, host));
@@ -290,12 +278,6 @@ fn to(all: &[String]) -> String {
     }
 }
 
-/// The hint with this id, if it applies.
-fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice> {
-    let hint = HINTS.iter().find(|it| it.id == id)?;
-    Advice::new(hint, &host.known(netns, false))
-}
-
 fn of_connects(of: &Counted, host: &Host) -> Item {
     let results = failed_connects(&of.counts);
     let mut causes = connect_causes(&of.counts);
@@ -333,28 +315,6 @@ fn of_cut_off(of: &Counted, count: u64, host: &Host) -> Item {
         evidence: json!({ "cut_off": count, "ended": of.counts.ended }),
         causes: vec![cause.cause.text.to_owned()],
         ..with_hints(&cause.hints.iter().collect::<Vec<_>>())
-    }
-}
-
-fn of_binds(of: &Binds, sum: u64, host: &Host) -> Item {
-    let hint = advice("port-taken", host, None);
-    let mut by_errno: Vec<_> = of.failed.iter().collect();
-    by_errno.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let by_errno = by_errno.iter().take(ERRNOS);
-    let by_errno: Vec<_> = by_errno
-        .map(|(errno, count)| format!("{} {errno}", number(**count)))
-        .collect();
-    Item {
-        id: "binds-fail".to_owned(),
-        subject: of_name(&of.labels),
-        summary: format!(
-            "{}: {} calls of bind() or listen() have failed since the observer started ({})",
-            named(&of.labels),
-            number(sum),
-            by_errno.join(", "),
-        ),
-        evidence: json!({ "errnos": of.failed }),
-        ..with_hints(&hint.iter().collect::<Vec<_>>())
     }
 }
 
@@ -430,8 +390,4 @@ fn from(address: IpAddr) -> String {
         true => format!("a program of this host ({address})"),
         false => address.to_string(),
     }
-}
-
-fn of_name(labels: &Labels) -> serde_json::Value {
-    json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()})
 }

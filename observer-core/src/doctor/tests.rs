@@ -15,6 +15,7 @@ use crate::{
     table::{Labels, ListenAddress, Resources, fake::key},
 };
 
+mod binds;
 mod follows;
 mod limits;
 mod odd;

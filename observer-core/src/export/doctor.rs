@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use nix::time::{ClockId, clock_gettime};
 use observer_common::{BIND_ERRNOS, Slot, TLS_OK};
 
 use super::{collector::Exporter, series::failure_names};
@@ -58,7 +59,13 @@ impl Exporter {
             let handshakes: HashMap<_, _> = handshakes.map(|(of, it)| (of.clone(), it)).collect();
             let refuses = engine.lately(Anomaly::TlsFailures, Duration::from_secs(LATELY));
             let refuses: Vec<_> = refuses.cloned().collect();
-            (engine.host().clone(), unlisted, odd, growing, (handshakes, refuses))
+            (
+                engine.host().clone(),
+                unlisted,
+                odd,
+                growing,
+                (handshakes, refuses),
+            )
         };
         let classes = CounterClasses::of_kernel(&*inner.source);
         let with = |anomaly| -> HashSet<Labels> {
@@ -70,7 +77,12 @@ impl Exporter {
         let mut failed_options = Vec::new();
         let mut processes = HashMap::<_, ProcessState>::new();
         let mut of_names = HashMap::<_, Vec<_>>::new();
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         let table = read(&inner.table);
+        let mut recorded_binds = HashMap::new();
+        table.visit_failed_binds(&mut |labels, failed| {
+            recorded_binds.insert(labels.clone(), failed.clone());
+        });
         table.visit(&*inner.source, &*inner.facts, &mut |view| {
             if let Kind::Process { key, resources, .. } = view.kind {
                 processes.entry(key).or_default().resources = resources;
@@ -100,9 +112,13 @@ impl Exporter {
             let binds = failed_binds(view.counts);
             // A service that finds its port taken ends, and is started again and again.
             if !is_of_several && !binds.is_empty() {
+                let recorded = recorded_binds.remove(&**view.labels).unwrap_or_default();
                 odd.binds.push(Binds {
                     labels: Arc::clone(view.labels),
+                    is_running,
                     failed: binds,
+                    last_ago: now.saturating_sub(recorded.last_at),
+                    recorded,
                 });
             }
             let lately = handshakes.get(&**view.labels).filter(|_| !is_of_several);
@@ -138,6 +154,7 @@ impl Exporter {
             }
             listening.push((*place, labels));
         });
+        table.visit_holders(&mut |place, labels| odd.holders.push((*place, Arc::clone(labels))));
         let is_found = |it: &FailedHandshakes| it.are_of(&refuses, &listening);
         odd.handshakes.retain(|it| !is_found(it));
         for (key, count) in table.unguarded_of_processes() {

@@ -236,11 +236,11 @@ metrics! {
         "increase(observer_map_full_total[1h]) > 0";
     Records: "observer_records_total", Counter, Observer, "records", ["kind"],
         "",
-        "Records that the kernel programs wrote to the ring buffer. With --log-events, they write records of all kinds that can describe a failure; otherwise only of those with which a suspected finding names peers, until a minute after the suspicion.",
+        "Records that the kernel programs wrote to the ring buffer. With --log-events, they write records of all kinds that can describe a failure; otherwise only of failed bind() and listen() calls, and of those with which a suspected finding names peers, until a minute after the suspicion.",
         "rate(observer_records_total[5m])";
     RecordsLost: "observer_records_lost_total", Counter, Observer, "records", ["kind"],
         "",
-        "Records lost because the ring buffer was full. The log lines of --log-events are incomplete, and findings may name fewer peers; counters are not affected.",
+        "Records lost because the ring buffer was full. The log lines of --log-events are incomplete, findings may name fewer peers, and `observer doctor` fewer addresses of failed binds; counters are not affected.",
         "increase(observer_records_lost_total[1h]) > 0";
     RunSeconds: "observer_bpf_run_seconds_total", Counter, Observer, "seconds", ["program"],
         "",

@@ -279,9 +279,19 @@ connections! {
         fix "Let the server listen at the address that clients use, at 0.0.0.0 or at :: (a setting such as bind, listen or host); or let the client connect to the address at which it listens. A name such as localhost may stand for 127.0.0.1 and ::1.";
         check "`ss -ltn` shows the address; socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "port-taken":
-        fact "EADDRINUSE from bind() or listen(): another socket has the port, or connections on it are in TIME_WAIT. With SO_REUSEADDR, which servers set before bind(), a port whose connections are in TIME_WAIT can be taken, but not one on which another socket listens. EADDRNOTAVAIL: no interface has the address. EACCES: the port is below net.ipv4.ip_unprivileged_port_start.";
+        fact "EADDRINUSE from bind() or listen(): another socket of the network namespace has the port, or connections on it are in TIME_WAIT. With SO_REUSEADDR, which servers set before bind(), a port whose connections are in TIME_WAIT can be taken, but not one on which another socket listens. A socket at 0.0.0.0 is in the way of any IPv4 address, one at :: of all.";
         kernels "all";
-        fix "`ss -tlnp sport = :PORT` names the process that listens: end it, or choose another port. If none listens, the connections in TIME_WAIT are in the way. A client needs no bind() unless its source port matters.";
+        fix "`ss -tanp sport = :PORT` shows the process that listens, and the connections that have the port: end that process, or choose another port. If only connections in TIME_WAIT have it, let the server set that option. With Restart=, systemd gives up after five starts within ten seconds (StartLimitBurst=): start the service again then. A client needs no bind() unless its source port matters.";
+        check "socket_binds_failed_total stops growing";
+    "port-privileged":
+        fact "EACCES from bind(): the port is below net.ipv4.ip_unprivileged_port_start (1024 by default), which takes CAP_NET_BIND_SERVICE, or a security module such as SELinux forbids it.";
+        kernels "all";
+        fix "Give the program CAP_NET_BIND_SERVICE (AmbientCapabilities= of the unit), let systemd open the socket, or choose another port. `ausearch -m avc` shows what SELinux refused.";
+        check "socket_binds_failed_total stops growing";
+    "bind-address":
+        fact "EADDRNOTAVAIL from bind(): no interface of the network namespace has the address. At boot, a service may start before the address is there.";
+        kernels "all";
+        fix "Correct the address (`ip address` shows those of the host), or start the service after network-online.target. With IP_FREEBIND or net.ipv4.ip_nonlocal_bind=1 the address need not be there yet.";
         check "socket_binds_failed_total stops growing";
     "icmp-refused":
         fact "A host on which no program listens refuses with an RST. ECONNREFUSED without one comes from an ICMP message (port unreachable), which firewalls send: it is the default of REJECT.";

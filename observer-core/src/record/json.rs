@@ -10,7 +10,7 @@ use observer_common::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Clock, Identity, address, ended_name, kind_name, named_state};
+use super::{Clock, Identity, address, ended_name, failed_call, kind_name, named_state};
 use crate::{
     names::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
@@ -26,7 +26,7 @@ use crate::{
 /// |---|---|---|
 /// | `time` | string | RFC 3339 in UTC |
 /// | `monotonic_seconds` | number | time by CLOCK_MONOTONIC |
-/// | `event` | string | `close`, `connect_failed`, `reset_sent`, `reset_received`, `time_wait`, `setsockopt_failed`, `fd_exhausted`, `state` |
+/// | `event` | string | `close`, `connect_failed`, `reset_sent`, `reset_received`, `time_wait`, `setsockopt_failed`, `fd_exhausted`, `bind_failed`, `state` |
 /// | `pid` | number | owner's process id |
 /// | `comm` | string | owner's comm |
 /// | `unit` | string | owner's systemd unit or container |
@@ -35,13 +35,14 @@ use crate::{
 /// | `family` | string | address family |
 /// | `protocol` | string | protocol |
 /// | `mptcp` | bool | parent or subflow of an MPTCP connection |
-/// | `local_address`, `remote_address` | string | without brackets |
+/// | `local_address`, `remote_address` | string | without brackets; the local one of a failed bind() is the one that it was asked for |
 /// | `local_port`, `remote_port` | number | |
 /// | `state_from`, `state_to` | string | states before and after |
 /// | `age_seconds` | number | age of the connection |
 /// | `states` | object | seconds spent in each state; empty if not known |
 /// | `flags` | array of strings | properties of the connection |
 /// | `errno` | string | error of the call, the attempt or the connection |
+/// | `call` | string | the call that failed, of `bind_failed`: `bind` or `listen` |
 /// | `reason` | string | reason of an RST sent, or state in which one was received |
 /// | `level`, `option` | string | arguments of setsockopt |
 /// | `retransmits` | number | segments |
@@ -71,6 +72,7 @@ struct Object<'a> {
     states: States<'a>,
     flags: Vec<&'static str>,
     errno: Option<Cow<'static, str>>,
+    call: Option<&'static str>,
     reason: Option<Cow<'a, str>>,
     level: Option<Cow<'static, str>>,
     option: Option<Cow<'static, str>>,
@@ -181,6 +183,7 @@ pub fn json(
             .map(|(_, name)| *name)
             .collect(),
         errno: (*errno != 0).then(|| errno_name(*errno)),
+        call: failed_call(record),
         reason: is_reset.then(|| match *kind {
             RECORD_RESET_SENT => reasons.name(*reason),
             _ => received_reset_name(*reason),

@@ -4,12 +4,12 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use observer_common::{
     CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, ENDED_ACK, ENDED_PEER_CLOSED, ENDED_RESET,
-    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, RECORD_CLOSE, RECORD_CONNECT_FAILED,
-    RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED,
-    Record, TIMED_STATES, unpack_duration,
+    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, RECORD_BIND_FAILED, RECORD_CLOSE,
+    RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
+    RECORD_SETSOCKOPT_FAILED, Record, TIMED_STATES, unpack_duration,
 };
 
-use super::{Clock, Identity, address, dashed, kind_name, named_state};
+use super::{Clock, Identity, address, dashed, failed_call, kind_name, named_state};
 use crate::{
     names::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
@@ -165,6 +165,7 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
                 .into(),
             );
         }
+        RECORD_BIND_FAILED => parts.push(bind_failed(record).into()),
         RECORD_CONNECT_FAILED | RECORD_FD_EXHAUSTED => parts.push(errno_name(record.errno)),
         _ => {}
     }
@@ -178,6 +179,20 @@ fn why(record: &Record, reasons: &ResetReasons) -> String {
     }
     parts.retain(|part| !part.is_empty());
     sanitize(&parts.join(", "))
+}
+
+/// `bind() to 0.0.0.0:8080 failed: EADDRINUSE`
+fn bind_failed(record: &Record) -> String {
+    let call = failed_call(record).unwrap_or("call");
+    let preposition = if call == "bind" { "to" } else { "at" };
+    let place = match endpoint(record.family, &record.local, record.local_port) {
+        Some(address) if address.port() == 0 => {
+            format!(" {preposition} any port of {}", address.ip())
+        }
+        Some(address) => format!(" {preposition} {address}"),
+        None => String::new(),
+    };
+    format!("{call}(){place} failed: {}", errno_name(record.errno))
 }
 
 /// What the connection waited for when it began to end.

@@ -9,7 +9,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use observer_common::{AF_INET, AF_INET6, ENDED_NAMES, RECORD_NAMES, state_name};
+use observer_common::{
+    AF_INET, AF_INET6, BIND_CALLS, ENDED_NAMES, RECORD_BIND_FAILED, RECORD_NAMES, Record,
+    state_name,
+};
 
 mod filter;
 mod identities;
@@ -66,6 +69,12 @@ fn named_state(state: u8) -> Option<Cow<'static, str>> {
 fn ended_name(waited_for: u32) -> Option<&'static str> {
     let index = (waited_for as usize).checked_sub(1)?;
     ENDED_NAMES.get(index).copied()
+}
+
+/// Which call failed, of a failed bind() or listen(); `None` for other kinds.
+fn failed_call(record: &Record) -> Option<&'static str> {
+    let of = (record.kind == RECORD_BIND_FAILED).then_some(record.reason as usize)?;
+    BIND_CALLS.get(of).copied()
 }
 
 /// A record's address; `None` for a socket that is neither IPv4 nor IPv6.

@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
 
 use observer_common::{
-    CLOSE, CLOSE_WAIT, CONN_ESTABLISHED, CONN_PASSIVE, CONN_RESET_RECEIVED, CONN_SEEDED,
-    ENDED_TIMEOUT, ENDED_UNREAD, ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _, RECORD_CLOSE,
-    RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
-    RECORD_SETSOCKOPT_FAILED, RECORD_STATE, RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
+    CALL_BIND, CALL_LISTEN, CLOSE, CLOSE_WAIT, CONN_ESTABLISHED, CONN_PASSIVE, CONN_RESET_RECEIVED,
+    CONN_SEEDED, ENDED_TIMEOUT, ENDED_UNREAD, ESTABLISHED, IPPROTO_TCP, LAST_ACK, Pod as _,
+    RECORD_BIND_FAILED, RECORD_CLOSE, RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED,
+    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, RECORD_SETSOCKOPT_FAILED, RECORD_STATE,
+    RECORD_TIME_WAIT, Record, SYN_SENT, pack_duration,
 };
 use proptest::prelude::*;
 
@@ -48,6 +49,18 @@ fn record(kind: u8) -> Record {
     record.local[..4].copy_from_slice(&[10, 0, 0, 1]);
     record.remote[..4].copy_from_slice(&[192, 0, 2, 7]);
     record
+}
+
+/// As [`CALL_BIND`] or [`CALL_LISTEN`].
+fn bind_failed(call: usize) -> Record {
+    Record {
+        from: 0,
+        remote: [0; 16],
+        remote_port: 0,
+        errno: 13,
+        reason: call as u32,
+        ..record(RECORD_BIND_FAILED)
+    }
 }
 
 fn closed() -> Record {
@@ -96,6 +109,11 @@ fn columns_are_aligned() {
         local_port: 0,
         ..record(RECORD_FD_EXHAUSTED)
     };
+    let bind = Record {
+        errno: 98,
+        local: [0; 16],
+        ..bind_failed(CALL_BIND)
+    };
     let lines = [
         header(),
         shown(&closed()),
@@ -115,6 +133,7 @@ fn columns_are_aligned() {
         }),
         shown(&sockopt),
         shown(&fd),
+        shown(&bind),
         shown(&Record {
             to: CLOSE_WAIT,
             ..record(RECORD_STATE)
@@ -132,6 +151,7 @@ TIME             PID COMM            EVENT             LOCAL → REMOTE         
 23:21:42.123    4321 nginx           time-wait         10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED                    -  1 retransmit, mptcp
 23:21:42.123    4321 nginx           setsockopt-failed 10.0.0.1:443 → 192.0.2.7:51000                -                              -  inet tcp SOL_TCP TCP_CONGESTION: ENOENT
 23:21:42.123    4321 nginx           fd-exhausted      -                                             -                              -  EMFILE
+23:21:42.123    4321 nginx           bind-failed       0.0.0.0:443                                   -                              -  bind() to 0.0.0.0:443 failed: EADDRINUSE
 23:21:42.123    4321 nginx           state             10.0.0.1:443 → 192.0.2.7:51000                ESTABLISHED→CLOSE_WAIT         -"
     );
 }
@@ -223,7 +243,7 @@ fn unknown_owner_is_a_dash() {
 fn json_of_a_close() {
     assert_eq!(
         json(&closed(), &NGINX, &no_reasons(), CLOCK),
-        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"inet","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established"],"errno":null,"reason":null,"level":null,"option":null,"retransmits":0,"waited_for":null,"waited_seconds":null}"#
+        r#"{"time":"2026-11-21T23:21:42.123456Z","monotonic_seconds":0.123456789,"event":"close","pid":4321,"comm":"nginx","unit":"web.service","slot":3,"generation":1,"netns":4026531840,"family":"inet","protocol":"tcp","mptcp":false,"local_address":"10.0.0.1","local_port":443,"remote_address":"192.0.2.7","remote_port":51000,"state_from":"LAST_ACK","state_to":"CLOSE","age_seconds":33.2,"states":{"ESTABLISHED":2.0,"CLOSE_WAIT":31.2,"LAST_ACK":0.000099328},"flags":["passive","established"],"errno":null,"call":null,"reason":null,"level":null,"option":null,"retransmits":0,"waited_for":null,"waited_seconds":null}"#
     );
     let gave_up = Record {
         waited_for: ENDED_TIMEOUT.into(),
@@ -249,6 +269,46 @@ fn json_of_a_failed_setsockopt() {
     assert_eq!(value["option"], "TCP_CONGESTION");
     assert_eq!(value["errno"], "ENOENT");
     assert!(value["reason"].is_null() && value["age_seconds"].is_null());
+}
+
+#[test]
+fn a_failed_bind_names_the_address_asked_for() {
+    let why = |record: &Record| {
+        let line = shown(record);
+        line[line.rfind("-  ").unwrap() + 3..].to_owned()
+    };
+    let v6 = Record {
+        family: AF_INET6,
+        local: [0; 16],
+        ..bind_failed(CALL_BIND)
+    };
+    assert_eq!(why(&v6), "bind() to [::]:443 failed: EACCES");
+    let any = Record {
+        local_port: 0,
+        ..bind_failed(CALL_BIND)
+    };
+    assert_eq!(why(&any), "bind() to any port of 10.0.0.1 failed: EACCES");
+    let listen = bind_failed(CALL_LISTEN);
+    assert_eq!(why(&listen), "listen() at 10.0.0.1:443 failed: EACCES");
+    // An address that could not be read, or of another family.
+    let unknown = Record {
+        family: 0,
+        local_port: 0,
+        ..bind_failed(CALL_BIND)
+    };
+    assert_eq!(why(&unknown), "bind() failed: EACCES");
+    let value = |record: &Record| -> serde_json::Value {
+        serde_json::from_str(&json(record, &NGINX, &no_reasons(), CLOCK)).unwrap()
+    };
+    let found = value(&listen);
+    assert_eq!(found["event"], "bind_failed");
+    assert_eq!(found["call"], "listen");
+    assert_eq!(found["errno"], "EACCES");
+    assert_eq!(found["local_address"], "10.0.0.1");
+    assert_eq!(found["local_port"], 443);
+    assert!(found["reason"].is_null() && found["state_from"].is_null());
+    assert!(value(&unknown)["local_port"].is_null());
+    assert!(is_failure(&listen), "it is logged");
 }
 
 /// Tries to retitle the window, recolour the text, forge a line and reverse it; U+009B is

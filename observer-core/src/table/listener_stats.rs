@@ -134,6 +134,12 @@ impl ListenersByAddress {
         }
     }
 
+    /// Addresses with sockets.
+    pub fn listening(&self) -> impl Iterator<Item = &ListenAddress> {
+        let all = self.0.iter().filter(|(_, (stats, _))| stats.sockets > 0);
+        all.filter_map(|(address, _)| address.as_ref())
+    }
+
     /// Removes addresses that have no socket and no count.
     pub fn prune(&mut self) -> bool {
         self.0

@@ -1,6 +1,9 @@
 //! Takes in readings of listening sockets, and shows them.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use observer_common::ListenerSample;
 
@@ -95,6 +98,29 @@ impl Table {
         if living {
             let by_address = by_process.entry(slot).or_default();
             by_address.at(address, self.now).add(counts, sample);
+        }
+    }
+
+    /// Calls `visit` for each address at which a name has sockets, with its running processes that have any, shown or not; with
+    /// the name if none of them is known.
+    pub fn visit_holders(&self, visit: &mut dyn FnMut(&ListenAddress, &Arc<Labels>)) {
+        let mut holders: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (slot, by_address) in &self.listeners.by_process {
+            let Some(entry) = self.holder(*slot) else {
+                continue;
+            };
+            for place in by_address.listening() {
+                let of_name = holders.entry((entry.name, place)).or_default();
+                of_name.push(&entry.labels);
+            }
+        }
+        for (id, by_address) in &self.listeners.by_name {
+            for place in by_address.listening() {
+                match holders.get(&(*id, place)) {
+                    Some(processes) => processes.iter().for_each(|it| visit(place, it)),
+                    None => visit(place, &self.names.get(*id).labels),
+                }
+            }
         }
     }
 

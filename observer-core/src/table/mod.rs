@@ -15,6 +15,8 @@
 
 mod entry;
 mod facts;
+mod failed_binds;
+mod failed_calls;
 mod freed_slots;
 mod handshakes;
 mod housekeeping;
@@ -48,6 +50,7 @@ mod sockets_tests;
 mod tests;
 
 pub use facts::{Description, Liveness, ProcessFacts, Resources};
+pub use failed_calls::{FailedBind, FailedBinds, FailedCall};
 pub use in_progress::{Handshakes, OfProcesses};
 pub(crate) use labels::escape_into;
 pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};

@@ -29,6 +29,7 @@ impl Table {
         let found = self.names.find(comm, unit, self.now, &mut evicted);
         for id in evicted {
             self.listeners.forget_name(id);
+            self.failed_binds.remove(&id);
             self.ports.forget_name(id);
             self.handshakes.forget_name(id);
         }

@@ -10,6 +10,7 @@ use observer_common::{ProcessKey, SLOT_UNATTRIBUTED, Slot};
 
 use super::{
     entry::Entry,
+    failed_calls,
     freed_slots::FreedSlots,
     in_progress::InProgress,
     listener_stats::Listeners,
@@ -76,6 +77,7 @@ pub struct Table {
     pub(super) fixed_failures: [Failures; FIXED],
     pub(super) freed_slots: FreedSlots,
     pub(super) listeners: Listeners,
+    pub(super) failed_binds: failed_calls::ByName,
     pub(super) ports: Ports,
     pub(super) handshakes: InProgress,
     pub(super) sysctls: Arc<Sysctls>,
@@ -104,6 +106,7 @@ impl Table {
             fixed_failures: Default::default(),
             freed_slots: FreedSlots::default(),
             listeners: Listeners::default(),
+            failed_binds: failed_calls::ByName::default(),
             ports: Ports::default(),
             handshakes: InProgress::default(),
             sysctls: Arc::default(),

@@ -15,5 +15,6 @@ pub mod records;
 pub mod regs;
 pub mod segment;
 pub mod seq;
+pub mod sockaddr;
 pub mod socket;
 pub mod walk;

@@ -1,15 +1,15 @@
-//! Reads of kernel memory. The permitted way depends on the program type, so code that several
+//! Reads of memory. The permitted way depends on the program type, so code that several
 //! types share is generic over it.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 
-/// A way to read kernel memory.
+/// A way to read memory.
 pub trait Memory {
     /// Reads a `T` at `base + offset`; zero if the read faults.
     ///
     /// # Safety
     ///
-    /// `base` was obtained from the kernel for an object that has a `T` at `offset`, and
+    /// `base` was obtained from the kernel for an object that has a `T` at `offset` (any address for [`User`]), and
     /// any bit pattern is a valid `T`.
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T;
 }
@@ -34,5 +34,17 @@ impl Memory for Probe {
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T {
         // SAFETY: the helper refuses bad addresses itself.
         unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }.unwrap_or_default()
+    }
+}
+
+/// Reads memory of the running process with `bpf_probe_read_user`. The process chooses the address, and may change what is
+/// there at any time.
+pub struct User;
+
+impl Memory for User {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: usize) -> T {
+        // SAFETY: the helper refuses addresses that are not those of the process.
+        unsafe { bpf_probe_read_user(base.wrapping_add(offset).cast::<T>()) }.unwrap_or_default()
     }
 }

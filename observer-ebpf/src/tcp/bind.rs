@@ -11,7 +11,9 @@ use aya_ebpf::{
     macros::{fexit, tracepoint},
     programs::{FExitContext, TracePointContext},
 };
-use observer_common::{BIND_ERRORS, BIND_INDICES, BIND_OTHER, CALL_BIND, CALL_LISTEN, SIGNAL_BIND};
+use observer_common::{
+    BIND_ERRORS, BIND_INDICES, BIND_OTHER, CALL_BIND, CALL_LISTEN, RECORD_BIND_FAILED, SIGNAL_BIND,
+};
 
 use crate::{
     core::{
@@ -19,7 +21,11 @@ use crate::{
         fd_lookup,
         fields::{BIND_BY_FUNCTION, LISTEN_BY_FUNCTION, PORTS_BIND_BY_FUNCTION, SYSCALL_RET},
         outcome::{count_outcome, seen},
-        process, regs, socket,
+        process,
+        read::User,
+        records, regs,
+        sockaddr::SockAddr,
+        socket,
     },
     tcp::ports::search,
 };
@@ -31,7 +37,8 @@ const MAX_ERRNO: i64 = 511;
 pub fn bind_fexit(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(3);
     if ret < 0 {
-        on_failed_call(CALL_BIND, ctx.arg(0), -i64::from(ret));
+        let (address, length) = (ctx.arg(1), ctx.arg(2));
+        on_failed_bind(ctx.arg(0), -i64::from(ret), address, length);
     }
     0
 }
@@ -40,20 +47,25 @@ pub fn bind_fexit(ctx: FExitContext) -> i32 {
 pub fn listen_fexit(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(2);
     if ret < 0 {
-        on_failed_call(CALL_LISTEN, ctx.arg(0), -i64::from(ret));
+        on_failed_listen(ctx.arg(0), -i64::from(ret));
     }
     0
 }
 
 #[fexit(function = "io_bind")]
 pub fn io_bind_fexit(ctx: FExitContext) -> i32 {
-    on_request(CALL_BIND, ctx.arg(0));
+    // The request has its own copy of the address, which is not read.
+    if let Some((sk, errno)) = fd_lookup::failed_request(ctx.arg(0)) {
+        on_failure(CALL_BIND, sk, errno, || None);
+    }
     0
 }
 
 #[fexit(function = "io_listen")]
 pub fn io_listen_fexit(ctx: FExitContext) -> i32 {
-    on_request(CALL_LISTEN, ctx.arg(0));
+    if let Some((sk, errno)) = fd_lookup::failed_request(ctx.arg(0)) {
+        on_failure(CALL_LISTEN, sk, errno, || None);
+    }
     0
 }
 
@@ -66,7 +78,9 @@ pub fn bind_exit_tracepoint(ctx: TracePointContext) -> u32 {
             search::on_bind_call();
         }
         if BIND_BY_FUNCTION.load() == 0 {
-            on_failed_call(CALL_BIND, regs::argument(0) as i32, errno);
+            let address = regs::argument(1) as *const u8;
+            let length = regs::argument(2) as u32;
+            on_failed_bind(regs::argument(0) as i32, errno, address, length);
         }
     }
     0
@@ -81,7 +95,7 @@ pub fn listen_exit_tracepoint(ctx: TracePointContext) -> u32 {
             search::on_listen_call();
         }
         if LISTEN_BY_FUNCTION.load() == 0 {
-            on_failed_call(CALL_LISTEN, regs::argument(0) as i32, errno);
+            on_failed_listen(regs::argument(0) as i32, errno);
         }
     }
     0
@@ -98,23 +112,25 @@ fn errno_of(ctx: &TracePointContext) -> i64 {
 /// A call by descriptor failed. The descriptor may not be a socket: at the tracepoint, the call may
 /// have been refused by seccomp before the kernel checked the descriptor.
 #[inline(always)]
-fn on_failed_call(call: usize, fd: i32, errno: i64) {
+fn on_failed_bind(fd: i32, errno: i64, address: *const u8, length: u32) {
     if let Some(sk) = fd_lookup::current_socket(fd as u32) {
-        on_failure(call, sk, errno);
+        on_failure(CALL_BIND, sk, errno, move || {
+            SockAddr::read::<User>(address, length)
+        });
     }
 }
 
-/// An io_uring request is done, and contains its result.
+/// As [`on_failed_bind`].
 #[inline(always)]
-fn on_request(call: usize, request: *const u8) {
-    if let Some((sk, errno)) = fd_lookup::failed_request(request) {
-        on_failure(call, sk, errno);
+fn on_failed_listen(fd: i32, errno: i64) {
+    if let Some(sk) = fd_lookup::current_socket(fd as u32) {
+        on_failure(CALL_LISTEN, sk, errno, || None);
     }
 }
 
-/// Counts the failure for the running process.
+/// Counts the failure for the running process. `asked` reads the address that bind() was asked for, if it is known.
 #[inline(always)]
-fn on_failure(call: usize, sk: *const u8, errno: i64) {
+fn on_failure(call: usize, sk: *const u8, errno: i64, asked: impl FnOnce() -> Option<SockAddr>) {
     if errno > MAX_ERRNO || socket::tcp_protocol(sk).is_none() {
         return;
     }
@@ -132,4 +148,26 @@ fn on_failure(call: usize, sk: *const u8, errno: i64) {
             add(of_call.add(index), 1);
         }
     }
+    // The closures move their constants: with a reference to `call`, its use as an index above has a bounds check, whose panic the
+    // verifier refuses ("last insn is not an exit or jmp").
+    records::write(
+        RECORD_BIND_FAILED,
+        sk,
+        core::ptr::null(),
+        slot,
+        move |record| {
+            record.errno = errno as u16;
+            record.reason = call as u32;
+            if call == CALL_LISTEN {
+                return;
+            }
+            // In place of the addresses of a socket that is bound or connected already.
+            let asked = asked().unwrap_or_default();
+            record.family = asked.family;
+            record.local = asked.address;
+            record.local_port = asked.port;
+            record.remote = [0; 16];
+            record.remote_port = 0;
+        },
+    );
 }

@@ -13,15 +13,14 @@
 use core::ops::RangeInclusive;
 
 use aya_ebpf::{
-    helpers::bpf_probe_read_user,
     macros::{fexit, tracepoint},
     programs::{FExitContext, TracePointContext},
 };
 use observer_common::{
-    AF_INET, AF_INET6, CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED,
-    CONNECT_BOUNDS, CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn,
-    IPPROTO_MPTCP, PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT,
-    SLOT_UNATTRIBUTED, SYN_SENT,
+    CONN_ATTEMPT_COUNTED, CONN_ATTEMPT_PENDING, CONN_SYN_RETRANSMITTED, CONNECT_BOUNDS,
+    CONNECT_GAVE_UP, CONNECT_INDICES, CONNECT_OTHER, CONNECT_RESULTS, Conn, IPPROTO_MPTCP,
+    PORT_SEARCH_CONNECT, RECORD_CONNECT_FAILED, Record, SIGNAL_CONNECT, SLOT_UNATTRIBUTED,
+    SYN_SENT,
 };
 
 use crate::{
@@ -32,8 +31,10 @@ use crate::{
         fields::{CONNECT_EXIT_SEEN, CONNECT_NR, PORTS_BY_FUNCTION, SYSCALL_RET, at, has},
         outcome::{count_lost, count_outcome, seen},
         process,
-        read::{Memory, Probe},
-        records, regs, socket,
+        read::{Memory, Probe, User},
+        records, regs,
+        sockaddr::SockAddr,
+        socket,
     },
     tcp::{entry, ownership, ports::search},
 };
@@ -394,26 +395,12 @@ fn on_failure(mut sk: *const u8, address: *const u8, errno: i64) {
     });
 }
 
-/// Fills in the destination of connect(): a `struct sockaddr_in` or `sockaddr_in6`.
+/// Fills in the destination of connect().
 #[inline(always)]
 fn destination(address: *const u8, record: &mut Record) {
-    // SAFETY: the helper refuses bad addresses; every bit pattern is valid.
-    unsafe {
-        let family = bpf_probe_read_user(address.cast::<u16>()).unwrap_or(0);
-        let port = bpf_probe_read_user(address.wrapping_add(2).cast::<u16>()).unwrap_or(0);
-        match family {
-            AF_INET => {
-                let to = bpf_probe_read_user(address.wrapping_add(4).cast::<[u8; 4]>());
-                record.remote = [0; 16];
-                record.remote[..4].copy_from_slice(&to.unwrap_or_default());
-            }
-            AF_INET6 => {
-                let to = bpf_probe_read_user(address.wrapping_add(8).cast::<[u8; 16]>());
-                record.remote = to.unwrap_or_default();
-            }
-            _ => return,
-        }
-        record.family = family;
-        record.remote_port = u16::from_be(port);
+    if let Some(to) = SockAddr::read::<User>(address, u32::MAX) {
+        record.family = to.family;
+        record.remote = to.address;
+        record.remote_port = to.port;
     }
 }

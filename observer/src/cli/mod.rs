@@ -207,7 +207,7 @@ pub struct TailArgs {
     pub port: Vec<u16>,
 
     /// Only these kinds of record: close, connect-failed, reset-sent, reset-received,
-    /// time-wait, setsockopt-failed, fd-exhausted, state [default: all but state]
+    /// time-wait, setsockopt-failed, fd-exhausted, bind-failed, state [default: all but state]
     #[arg(
         long,
         value_name = "KIND",

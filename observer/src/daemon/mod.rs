@@ -229,6 +229,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         namespaces: watch::Sender::default(),
         fd_kinds: watch::Sender::default(),
         recorded_peers: Arc::default(),
+        recorded_binds: Arc::default(),
         engine,
     };
     scheduler.add(Tick::new(shared.clone()));

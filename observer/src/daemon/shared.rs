@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use observer_common::ProcessKey;
 use observer_core::{
     config::Settings,
-    detect::{Engine, RecordedPeers},
+    detect::{Engine, RecordedBinds, RecordedPeers},
     host::HostFacts,
     net::counters::NamespaceCounters,
     process::{fd_kinds::FdKinds, resources::ScanLimits},
@@ -37,6 +37,8 @@ pub struct Shared {
     pub engine: Arc<RwLock<Engine>>,
     /// With whom connections fail, added by the reader of the ring.
     pub recorded_peers: Arc<RwLock<RecordedPeers>>,
+    /// Failed calls of bind() and listen() since the last tick, added by the same.
+    pub recorded_binds: Arc<RwLock<RecordedBinds>>,
     /// The kinds of descriptors of processes that may run out of them.
     pub fd_kinds: watch::Sender<Arc<HashMap<ProcessKey, Arc<FdKinds>>>>,
     /// Counters of network namespaces with sockets and processes.

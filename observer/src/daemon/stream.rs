@@ -1,5 +1,5 @@
 //! Reads the ring: logs failures if the setting `log-events` is on, and passes records to the detectors while they
-//! request them.
+//! request them, and those of failed calls of bind() and listen() to the table.
 
 use std::time::Duration;
 
@@ -43,16 +43,17 @@ pub async fn read(
             let settings = settings.borrow();
             (settings.log_events, settings.log_format)
         };
-        let detected = lock(&shared.recorded_peers).kinds();
-        let wanted = detected | if log { failure_kinds() } else { 0 };
+        let peers = lock(&shared.recorded_peers).kinds();
+        let kept = peers | lock(&shared.recorded_binds).kinds();
+        let wanted = kept | if log { failure_kinds() } else { 0 };
         if records.replace(wanted) != Some(wanted) {
             shared.live.set_records(wanted);
         }
         let clock = Clock::now();
-        let mut for_detectors = Vec::new();
+        let mut records_kept = Vec::new();
         let mut each = |record: &Record| {
-            if detected & 1 << record.kind != 0 {
-                for_detectors.push(*record);
+            if kept & 1 << record.kind != 0 {
+                records_kept.push(*record);
             }
             if !log || !is_failure(record) {
                 return;
@@ -77,8 +78,9 @@ pub async fn read(
             stream.get_mut().drain(&mut each)
         };
         // In one batch, because there may be thousands per second and the detectors read it.
-        if !for_detectors.is_empty() {
-            write(&shared.recorded_peers).add(&for_detectors);
+        if !records_kept.is_empty() {
+            write(&shared.recorded_binds).add(&records_kept);
+            write(&shared.recorded_peers).add(&records_kept);
         }
         if more && !*stop.borrow() {
             tokio::task::yield_now().await;

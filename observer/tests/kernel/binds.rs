@@ -11,10 +11,34 @@ use std::{
 use io_uring::{IoUring, opcode, types::Fd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike as _, socket};
 use observer_test_support::{Daemon, Metrics, Netns};
+use serde_json::Value;
 
 use crate::io_uring::call;
 
 const FAILED: &str = "socket_binds_failed_total";
+
+/// The failed calls of a name in this network namespace, as `observer doctor` has them: the call, address, port and errno, and
+/// how many there were.
+fn recorded(daemon: &Daemon, comm: &str, netns: u64) -> BTreeMap<String, u64> {
+    let (status, body) = daemon.get("/api/v1/doctor");
+    assert_eq!(status, 200, "{body}");
+    let report: Value = serde_json::from_str(&body).unwrap();
+    let notes = report["findings"].as_array().unwrap().iter();
+    let of_name = |it: &&Value| it["id"] == "binds-fail" && it["subject"]["comm"] == comm;
+    let calls = notes.filter(of_name).flat_map(|it| {
+        let calls = it["evidence"]["calls"].as_array().unwrap();
+        println!("{}", it["summary"].as_str().unwrap());
+        calls.iter()
+    });
+    let here = calls.filter(|it| it["netns"] == netns);
+    here.map(|it| {
+        let text = |key: &str| it[key].as_str().unwrap().to_owned();
+        let [call, address, errno] = ["call", "address", "errno"].map(text);
+        let count = it["count"].as_u64().unwrap();
+        (format!("{call} {address} {} {errno}", it["port"]), count)
+    })
+    .collect()
+}
 
 /// What observer counted for a process, as `call:errno`.
 fn failures(metrics: &Metrics, pid: u32) -> BTreeMap<String, u64> {
@@ -143,6 +167,79 @@ pub fn each_failed_call_counts_once(daemon: &Daemon) {
     let exhausted = metrics.of(pid, "socket_ephemeral_ports_exhausted_total", &[]);
     assert_eq!(exhausted, 0.0, "{}", metrics.shown());
     metrics.assert_complete();
+    program.end();
+}
+
+/// Records have the addresses that were asked for, also where the kernel has not stored them in the socket.
+pub fn each_failed_call_has_its_address(daemon: &Daemon) {
+    let netns = Netns::new();
+    let mut program = netns.script(
+        r"
+LIBC.bind.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+V4, V6 = socket.AF_INET, socket.AF_INET6
+kept = []
+def fails(call, family, *address):
+    sock = socket.socket(family)
+    kept.append(sock)
+    for _ in range(2):
+        assert outcome(lambda: sock.bind(address)) == call
+def raw(family, content, length, expected):
+    address = ctypes.create_string_buffer(content, 64)
+    sock = socket.socket(family)
+    kept.append(sock)
+    for _ in range(2):
+        assert LIBC.bind(sock.fileno(), ctypes.addressof(address), length) == -1
+        assert ctypes.get_errno() == expected
+kept += [listen(V4, '0.0.0.0', port=8080), listen(V6, '::1', port=8081)]
+fails('EADDRINUSE', V4, '0.0.0.0', 8080)
+fails('EADDRINUSE', V4, '127.0.0.9', 8080)
+fails('EADDRINUSE', V6, '::', 8080)
+fails('EADDRINUSE', V6, '::1', 8081)
+fails('EADDRINUSE', V6, '::ffff:127.0.0.1', 8080)
+fails('EADDRNOTAVAIL', V4, '192.0.2.1', 0)
+# listen(): two may bind the port.
+first, second = socket.socket(), socket.socket()
+for sock in (first, second):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(('127.0.0.1', 9000))
+first.listen()
+for _ in range(2):
+    assert outcome(lambda: second.listen()) == 'EADDRINUSE'
+# An IPv4 address for IPv6, one that is too short, one of another family, and none.
+v4 = struct.pack('=H', V4) + struct.pack('!H4s', 7000, bytes([127, 0, 0, 1]))
+raw(V6, v4, 16, errno.EINVAL)
+raw(V4, v4, 8, errno.EINVAL)
+raw(V4, struct.pack('=H', socket.AF_UNIX) + v4[2:], 16, errno.EAFNOSUPPORT)
+sock = socket.socket()
+for _ in range(2):
+    assert LIBC.bind(sock.fileno(), 1, 16) == -1
+print('failed')
+input()
+",
+        &[],
+    );
+    program.expect("failed");
+    let metrics = daemon.scrape();
+    let expected = [
+        ("bind 0.0.0.0 8080 EADDRINUSE", 2),
+        ("bind 127.0.0.9 8080 EADDRINUSE", 2),
+        ("bind :: 8080 EADDRINUSE", 2),
+        ("bind ::1 8081 EADDRINUSE", 2),
+        ("bind 127.0.0.1 8080 EADDRINUSE", 2),
+        ("bind 192.0.2.1 0 EADDRNOTAVAIL", 2),
+        ("listen 127.0.0.1 9000 EADDRINUSE", 2),
+        ("bind 127.0.0.1 7000 EINVAL", 2),
+    ];
+    let expected = expected.map(|(call, count)| (call.to_owned(), count));
+    let failed: u64 = failures(&metrics, program.pid()).values().sum();
+    assert_eq!(failed, 22, "{}", metrics.shown());
+    // The daemon reads records every 100 ms, and the table takes them at the next tick.
+    let (comm, inode) = (program.comm(), netns.inode().parse().unwrap());
+    daemon.wait("all addresses", |daemon| {
+        let found = recorded(daemon, &comm, inode);
+        found.values().sum::<u64>() == 16
+    });
+    assert_eq!(recorded(daemon, &comm, inode), expected.into());
     program.end();
 }
 

@@ -14,7 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use observer_test_support::{Daemon, Netns, PATIENCE, holds_in_time, observer};
+use observer_test_support::{Daemon, Netns, PATIENCE, holds_in_time, observer, spawn};
 use serde_json::Value;
 
 /// Every attempt to connect is refused, and an option fails that Unix sockets do not have.
@@ -317,5 +317,98 @@ while not select.select([sys.stdin], [], [], 0.02)[0]:
         sleep(Duration::from_millis(200));
     }
     program.finish();
+    assert!(daemon.stop().success());
+}
+
+/// Runs until the program has ended, which it does because its port is taken.
+fn fails_to_start(netns: &Netns, program: &str, arguments: &[&str]) {
+    let mut command = netns.command(program);
+    command.args(arguments).stdout(Stdio::null());
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("Address already in use"),
+        "{error}"
+    );
+}
+
+/// The programs that could not start have ended, and are told who has their port.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn a_port_that_is_taken_has_a_holder() {
+    needs_programs!("nginx");
+    let netns = Netns::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = socket_of(directory.path());
+    let daemon = Daemon::start(&[&socket]);
+    if !daemon.scrape().observes("bind") {
+        skip!("failed binds are not observed");
+    }
+    let server = ["-m", "http.server", "8080"];
+    let mut holder = netns.command("python3");
+    let mut holder = spawn(
+        holder
+            .args(server)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null()),
+    )
+    .unwrap();
+    let listens = || netns.run("ss", &["-Hltn"]).contains(":8080");
+    assert!(holds_in_time(listens), "http.server does not listen");
+    for _ in 0..3 {
+        fails_to_start(&netns, "python3", &server);
+    }
+    let config = directory.path().join("nginx.conf");
+    let text = format!(
+        "daemon off; pid {0}/pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b;\n\
+         fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
+         server {{ listen 8080; listen [::]:8080; return 200 ok; }} }}\n",
+        directory.path().display()
+    );
+    fs::write(&config, text).unwrap();
+    fails_to_start(&netns, "nginx", &["-c", config.to_str().unwrap()]);
+
+    let inode: u64 = netns.inode().parse().unwrap();
+    let of = |comm: &str, count: u64| {
+        let note = until(&socket, |it| {
+            let calls = &it["evidence"]["calls"];
+            let here = |it: &Value| it["netns"] == inode && it["count"] == count;
+            it["id"] == "binds-fail"
+                && it["subject"]["comm"] == comm
+                && calls.as_array().unwrap().iter().any(here)
+        });
+        println!("{}", note["summary"].as_str().unwrap());
+        note
+    };
+    let pid = holder.id();
+    // nginx tries each address five times within two seconds.
+    for (comm, count) in [("python3", 3), ("nginx", 5)] {
+        let note = of(comm, count);
+        assert_eq!(note["severity"], "note");
+        assert_eq!(note["holds_for"][0]["hint"], "port-taken");
+        let calls = note["evidence"]["calls"].as_array().unwrap();
+        let at = |it: &&Value| it["netns"] == inode && it["address"] == "0.0.0.0";
+        let call = calls.iter().find(at).unwrap();
+        assert_eq!(call["errno"], "EADDRINUSE", "{note:#}");
+        assert_eq!(call["port"], 8_080, "{note:#}");
+        assert_eq!(call["count"], count, "{note:#}");
+        assert_eq!(call["listening"][0]["pid"], pid, "{note:#}");
+        let summary = note["summary"].as_str().unwrap();
+        let expected = format!(", where python3 (pid {pid}");
+        assert!(summary.contains("0.0.0.0:8080 ("), "{summary}");
+        assert!(summary.contains(&expected), "{summary}");
+    }
+    println!("{}", String::from_utf8(doctor(&[&socket]).stdout).unwrap());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    // Then nothing holds it.
+    let note = until(&socket, |it| {
+        it["id"] == "binds-fail"
+            && it["subject"]["comm"] == "nginx"
+            && it["evidence"]["calls"][0]["listening"] == serde_json::json!([])
+    });
+    let cause = note["causes"][0].as_str().unwrap();
+    assert!(cause.contains("nothing that is known listens"), "{cause}");
     assert!(daemon.stop().success());
 }

@@ -10,7 +10,10 @@ use crate::{
     accept::{
         waiting_threads_have_their_accepts_counted, without_files_in_the_system_enfile_is_counted,
     },
-    binds::{a_search_for_a_port_is_a_bind_that_failed, each_failed_call_counts_once},
+    binds::{
+        a_search_for_a_port_is_a_bind_that_failed, each_failed_call_counts_once,
+        each_failed_call_has_its_address,
+    },
     gave_up::closed_after_a_retransmitted_syn_counts_as_gave_up,
     io_uring::accepts_of_io_uring_are_counted,
     setsockopt::the_call_by_int_0x80_is_counted,
@@ -33,6 +36,7 @@ for_each_kind_of_hook! {
     without_files_in_the_system_enfile_is_counted: "fd";
     a_search_for_a_port_is_a_bind_that_failed: "bind";
     each_failed_call_counts_once: "bind";
+    each_failed_call_has_its_address: "bind";
     closed_after_a_retransmitted_syn_counts_as_gave_up: "connect";
     the_call_by_int_0x80_is_counted: "setsockopt";
 }

@@ -11,7 +11,7 @@ use std::{
 use observer_test_support::{Daemon, Netns, Program, spawn};
 use serde_json::Value;
 
-/// Makes the number of connections in each line, then prints a line.
+/// Makes the number of connections in each line and lets a connect and a bind fail, then prints a line.
 const ON_DEMAND: &str = r#"
 import ctypes, socket, sys
 ctypes.CDLL(None).prctl(15, b'obs-stream', 0, 0, 0)
@@ -28,6 +28,10 @@ for line in sys.stdin:
     try:
         socket.create_connection(('127.0.0.1', 1))
     except ConnectionRefusedError:
+        pass
+    try:
+        socket.socket().bind(listener.getsockname())
+    except OSError:
         pass
     print('done')
 "#;
@@ -75,10 +79,15 @@ fn failures_are_logged_as_json() {
             .filter(|event: &Value| event["pid"] == pid)
             .collect()
     };
-    daemon.wait("the refused connection", |daemon| {
-        events(&daemon.log())
-            .iter()
-            .any(|event| event["event"] == "connect_failed")
+    let binds = daemon.scrape().observes("bind");
+    let last = if binds {
+        "bind_failed"
+    } else {
+        "connect_failed"
+    };
+    daemon.wait("the last failure", |daemon| {
+        let mut events = events(&daemon.log()).into_iter();
+        events.any(|event| event["event"] == last)
     });
     let events = events(&daemon.log());
     let failed: Vec<_> = events
@@ -90,6 +99,15 @@ fn failures_are_logged_as_json() {
     assert_eq!(failed[0]["errno"], "ECONNREFUSED");
     assert_eq!(failed[0]["remote_port"], 1);
     assert_eq!(failed[0]["remote_address"], "127.0.0.1");
+    if let Some(failed) = events.iter().find(|event| event["event"] == "bind_failed") {
+        assert_eq!(failed["call"], "bind", "{failed}");
+        assert_eq!(failed["errno"], "EADDRINUSE", "{failed}");
+        assert_eq!(failed["local_address"], "127.0.0.1", "{failed}");
+        assert!(failed["local_port"].as_u64().unwrap() > 1_023, "{failed}");
+        assert_eq!(failed["netns"].to_string(), netns.inode(), "{failed}");
+    } else {
+        assert!(!binds, "{events:?}");
+    }
     // Connections that end in order are not logged.
     assert!(
         events.iter().all(|event| event["event"] != "time_wait"
@@ -214,13 +232,25 @@ fn tail_prints_aligned_columns() {
     program.expect("ready");
     // Other tests use the same name.
     let pid = program.pid().to_string();
-    let mut tail = Tail::start(&["--comm", "obs-str*", "--pid", &pid, "--count", "8"]);
+    // Those of a round, after which a bind fails, and more.
+    let kinds = ["--kind", "close,bind-failed", "--count", "16"];
+    let of_program = ["--comm", "obs-str*", "--pid", &pid];
+    let mut tail = Tail::start(&[of_program, kinds].concat());
     let header = tail.first_line(&mut program);
     assert!(header.starts_with("TIME"), "{header}");
     let mut lines = vec![tail.first_line(&mut program)];
     let (rest, _) = tail.end(&mut program);
     lines.extend(rest);
-    assert_eq!(lines.len(), 8, "{lines:?}");
+    assert_eq!(lines.len(), 16, "{lines:?}");
+    let bind = lines.iter().find(|line| line.contains(" bind-failed "));
+    match bind {
+        Some(line) => {
+            let why = line.rsplit_once("  ").unwrap().1;
+            assert!(why.starts_with("bind() to 127.0.0.1:"), "{line}");
+            assert!(why.ends_with(" failed: EADDRINUSE"), "{line}");
+        }
+        None => left_out!("bind() is not observed"),
+    }
     let column = |line: &str, what: &str| {
         let at = line.find(what)?;
         Some(line[..at].chars().count())

@@ -48,27 +48,6 @@ fn clients_that_never_connect_are_odd() {
     assert_eq!(notes(0, 0), []);
 }
 
-#[test]
-fn calls_of_bind_that_fail_are_odd() {
-    let notes = |taken, denied| {
-        let odd = Odd {
-            binds: vec![Binds {
-                labels: Arc::new(Labels::name("web", "web.service")),
-                failed: [("EADDRINUSE", taken), ("EACCES", denied)]
-                    .map(|(errno, count)| (errno.to_owned(), count))
-                    .into(),
-            }],
-            ..Odd::default()
-        };
-        notes_about(&odd, &[], &Sysctls::default())
-    };
-    let summary = "web (web.service): 1,219 calls of bind() or listen() have failed since the observer started \
-                   (1,200 EADDRINUSE, 19 EACCES)";
-    let expected = (summary.to_owned(), vec!["port-taken".to_owned()]);
-    assert_eq!(notes(1_200, 19), [expected]);
-    assert_eq!(notes(4, 5), []);
-}
-
 /// A server has clients that do not speak TLS; one whose certificate nobody trusts has hardly any others.
 #[test]
 fn handshakes_most_of_which_fail_are_odd() {

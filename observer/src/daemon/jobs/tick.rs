@@ -63,10 +63,17 @@ impl Job for Tick {
             snapshot,
             walk,
             recorded_peers,
+            recorded_binds,
             ..
         } = &self.shared;
         let began_ns = monotonic_ns();
-        write(table).tick(Instant::now(), &**live, &**facts);
+        // Taken before the table finds new processes, whose calls may be among them.
+        let failed_binds = write(recorded_binds).take();
+        {
+            let mut table = write(table);
+            table.tick(Instant::now(), &**live, &**facts);
+            table.add_failed_binds(&failed_binds);
+        }
         let processes: HashSet<_> = read(table).keys().copied().collect();
         facts.retain(&processes);
         facts.measure_own();
