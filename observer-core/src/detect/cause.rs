@@ -217,7 +217,7 @@ causes! {
             => "uses so many connections at once that it needs more addresses" ["ports"];
         SILENT_DESTINATION "silent_destination": "SYN_SENT"
             => "the destination does not answer, and each attempt holds a port for up to 131 seconds" ["syn-timeout"];
-        NOT_CLOSED "not_closed": "CLOSE_WAIT, FIN_WAIT1 or FIN_WAIT2"
+        NOT_CLOSED "not_closed": "CLOSE_WAIT, FIN_WAIT1 or FIN_WAIT2, timewait sockets in that substate included"
             => "connections that one side has closed wait for the other to close them" ["close-wait"];
         SMALL_RANGE "small_range": "fewer than 10,000 ports available"
             => "few local ports are available: a small ip_local_port_range, reserved or bound ports" ["ports"];

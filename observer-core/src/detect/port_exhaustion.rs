@@ -188,7 +188,7 @@ impl Detector for PortExhaustion {
             blocked: ports.blocked,
             available: ports.available,
             live: ports.live(),
-            time_wait: ports.time_wait,
+            time_wait: ports.time_wait.saturating_sub(ports.fin_wait2),
             opened_per_second: self.opened.per_second(),
             end: self.end(ports),
             failed_searches: self.failed.sum(),
@@ -199,11 +199,14 @@ impl Detector for PortExhaustion {
         }
         let busy = ports.established.saturating_sub(ports.idle);
         let mut causes = cause::explain(&[
-            (&cause::SHORT_CONNECTIONS, ports.time_wait.into()),
+            (
+                &cause::SHORT_CONNECTIONS,
+                ports.time_wait.saturating_sub(ports.fin_wait2).into(),
+            ),
             (&cause::IDLE_CONNECTIONS, ports.idle.into()),
             (&cause::BUSY_CONNECTIONS, busy.into()),
             (&cause::SILENT_DESTINATION, ports.syn_sent.into()),
-            (&cause::NOT_CLOSED, ports.closing.into()),
+            (&cause::NOT_CLOSED, (ports.closing + ports.fin_wait2).into()),
         ]);
         if ports.available < SMALL_RANGE {
             causes.push(Explanation::new(&cause::SMALL_RANGE, 1.0));

@@ -26,6 +26,10 @@ pub trait Resetting: Connecting {
     fn peer(&self) -> Option<ProcessKey> {
         None
     }
+    /// Whether there is a process, so that a time without RSTs says what is normal.
+    fn is_running(&self) -> bool {
+        true
+    }
     /// Seconds of those that must be hot.
     fn hot(thresholds: &Thresholds) -> f64;
     /// Seconds until there is a baseline.
@@ -66,6 +70,10 @@ impl Resetting for Process {
 impl Resetting for Name {
     const SECONDS: u64 = 60;
 
+    fn is_running(&self) -> bool {
+        self.running > 0
+    }
+
     fn hot(thresholds: &Thresholds) -> f64 {
         thresholds.rst_name_hot_seconds
     }
@@ -102,6 +110,8 @@ pub struct RstStorm<S> {
     seen: f64,
     /// When it was assessed last.
     assessed_at: Duration,
+    /// Whether time without RSTs has said what is normal since it was last assessed.
+    learns: bool,
     /// Whether the baseline is known.
     mature: bool,
     sent: Side,
@@ -125,6 +135,8 @@ pub struct RstStorm<S> {
 /// Values common to both directions.
 struct Rules<'a> {
     at: &'a At<'a>,
+    /// Whether this time says what is normal.
+    learns: bool,
     mature: bool,
     hot: f64,
     half_life: f64,
@@ -198,7 +210,9 @@ impl Side {
         };
         let now = count as f64 / elapsed.as_secs_f64();
         let elapsed = rules.at.pace.scaled(elapsed);
-        approach(&mut self.base, now.min(cap), elapsed, rules.half_life);
+        if rules.learns {
+            approach(&mut self.base, now.min(cap), elapsed, rules.half_life);
+        }
     }
 }
 
@@ -247,7 +261,10 @@ fn cut_off_by(serves: bool) -> &'static Cause {
 impl<S: Resetting> RstStorm<S> {
     /// What it will have learned if nothing happens until then.
     fn learned(&self, until: Duration, at: &At<'_>) -> Learned {
-        let idle = at.pace.scaled(until.saturating_sub(self.assessed_at));
+        let idle = match self.learns {
+            true => at.pace.scaled(until.saturating_sub(self.assessed_at)),
+            false => Duration::ZERO,
+        };
         let young = (S::mature(at.thresholds) - self.seen).max(0.0);
         let young = Duration::from_secs_f64(young.min(idle.as_secs_f64()));
         let [sent, received] = [self.sent.base, self.received.base].map(|mut base| {
@@ -396,6 +413,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
         Self {
             seen: 0.0,
             assessed_at: Duration::ZERO,
+            learns: false,
             mature: false,
             sent: Side::new(S::SECONDS),
             received: Side::new(S::SECONDS),
@@ -428,8 +446,11 @@ impl<S: Resetting> Detector for RstStorm<S> {
             .add(at.now, failed.0.since([counts.handshakes_failed()]));
         self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
+        let events = ended + sent.iter().chain(&received).sum::<u64>();
+        self.learns = sample.is_running() || events > 0;
         let rules = Rules {
             at,
+            learns: self.learns,
             mature: self.mature,
             hot: S::hot(thresholds),
             half_life: match self.mature {
@@ -443,7 +464,9 @@ impl<S: Resetting> Detector for RstStorm<S> {
             .received
             .assess::<S>(received.iter().sum(), ended, &rules);
         let elapsed = at.elapsed.min(at.pace.gap());
-        self.seen += at.pace.scaled(elapsed).as_secs_f64();
+        if self.learns {
+            self.seen += at.pace.scaled(elapsed).as_secs_f64();
+        }
         let raise = sent.raise.max(received.raise);
         let since = self.over_since.unwrap_or(at.now);
         self.over_since = raise.map(|_| since);

@@ -229,6 +229,8 @@ pub struct Ports {
     pub closing: u32,
     /// Blocked by TIME_WAIT.
     pub time_wait: u32,
+    /// Of those, in the substate FIN_WAIT2: the peer has not closed.
+    pub fin_wait2: u32,
     /// Total of connections that took a port.
     pub opened: u64,
     /// How long a port stays blocked after its connection: 60 s, or the delay of tcp_tw_reuse where it applies.

@@ -371,6 +371,7 @@ fn sum(
         established: 0,
         idle: 0,
         closing: 0,
+        fin_wait2: 0,
         time_wait: 0,
         blocked_for: TIME_WAIT_LENGTH,
         opened: 0,
@@ -387,6 +388,7 @@ fn sum(
         all.idle += u32::from(each.is_idle);
         if each.reuse.in_time_wait {
             all.time_wait += blocks;
+            all.fin_wait2 += blocks * u32::from(each.reuse.waits);
             waiting += 1;
             reusable += u32::from(each.reuse.applies(space, &destination));
             continue;

@@ -65,6 +65,9 @@ pub struct DestinationUse {
     pub closing: u32,
     /// Of the blocked ports, those in TIME_WAIT.
     pub time_wait: u32,
+    /// Of those, timewait sockets in the substate FIN_WAIT2: this side has closed, and the other has not. They end after
+    /// `net.ipv4.tcp_fin_timeout`, and `tcp_tw_reuse` does not apply.
+    pub fin_wait2: u32,
     /// How long a port stays blocked after its connection: TIME_WAIT, or the delay of `tcp_tw_reuse` where
     /// that applies.
     pub blocked_for: Duration,

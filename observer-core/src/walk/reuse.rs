@@ -16,7 +16,7 @@ pub(super) struct Reuse {
     pub in_time_wait: bool,
     timestamps: bool,
     /// For the peer's FIN.
-    waits: bool,
+    pub waits: bool,
     /// Bound to the loopback device.
     on_loopback: bool,
     idle_ms: u32,

@@ -54,6 +54,8 @@ pub(super) struct Events {
     measured_at: Option<Duration>,
     /// Whether the kinds of its descriptors are known.
     has_kinds: bool,
+    /// Whether there is a process, of a name.
+    is_running: bool,
     /// The walk over connections; `None` of a name, whose detectors need it only while connections wait, or if each sample
     /// counts as one.
     walked_at: Option<Duration>,
@@ -72,6 +74,7 @@ impl Events {
             connecting: (part.connecting(), part.waiting()),
             measured_at: None,
             has_kinds: false,
+            is_running: true,
             walked_at: None,
         })
     }
@@ -138,7 +141,10 @@ impl Part for Name {
     }
 
     fn events(&self) -> Option<Events> {
-        Events::of(self)
+        Some(Events {
+            is_running: self.running > 0,
+            ..Events::of(self)?
+        })
     }
 
     fn labels(&self, _: Option<&Arc<Labels>>) -> Option<Arc<Labels>> {

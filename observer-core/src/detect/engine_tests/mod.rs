@@ -54,6 +54,7 @@ fn ports(available: u32, blocked: u32) -> Ports {
         idle: 0,
         closing: 0,
         time_wait: blocked,
+        fin_wait2: 0,
         opened: 0,
         blocked_for: Duration::from_secs(60),
         searches_failed: 0,

@@ -38,6 +38,26 @@ fn exhausted_ports_explain_failed_connects_and_time_wait() {
     assert_eq!(run(30, 1), both);
 }
 
+/// A server does not close connections that its client has closed: their sockets are timewait ones in the substate FIN_WAIT2.
+#[test]
+fn ports_of_connections_that_the_peer_keeps_are_no_time_wait() {
+    for (fin_wait2, expected, time_wait) in
+        [(100, "short_connections", 900), (1_000, "not_closed", 0)]
+    {
+        let (_, engine) = play(10, |_| Sample {
+            ports: vec![Ports {
+                fin_wait2,
+                ..ports(1_000, 1_000)
+            }],
+            ..Sample::default()
+        });
+        let finding = &engine.board().entries().next().unwrap().finding;
+        assert_eq!(finding.causes[0].cause.id, expected);
+        let json = serde_json::to_value(finding).unwrap();
+        assert_eq!(json["evidence"]["time_wait"], time_wait);
+    }
+}
+
 /// They fail in one second, and the finding says how many for ten.
 #[test]
 fn failed_searches_are_those_of_ten_seconds() {

@@ -32,6 +32,32 @@ fn a_finding_of_a_process_that_ends_clears() {
     assert_eq!(engine.board().entries().next().unwrap().level(), 0);
 }
 
+/// A job that resets 15 connections a second for 45 s, each 20 minutes: what is normal is so while it runs.
+#[test]
+fn time_without_a_process_does_not_lower_the_baseline() {
+    let period = 1_200;
+    let (changes, _) = play(6 * period, |second| {
+        let (run, into) = (second / period, second % period);
+        let running = into < 45;
+        let before = 45 * run;
+        let counts = |seconds: u64| {
+            let mut counts = Counts::default();
+            counts.resets_sent[SentReset::LingerZero as usize] = 15 * seconds;
+            counts.ended = 15 * seconds;
+            counts
+        };
+        let mut sample = resetting(None, 0);
+        sample.names[0].counts = counts(before + into.min(45));
+        sample.names[0].running = u32::from(running);
+        sample.processes.extend(running.then(|| Process {
+            counts: counts(into),
+            ..process(100 + run as u32)
+        }));
+        sample
+    });
+    assert_eq!(changes, []);
+}
+
 #[test]
 fn a_new_process_inherits_the_baseline_of_its_name() {
     let run = |heir: u64| {

@@ -79,6 +79,7 @@ pub(super) fn ports(snapshot: &Snapshot) -> Vec<Ports> {
             idle: it.idle,
             closing: it.closing,
             time_wait: it.time_wait,
+            fin_wait2: it.fin_wait2,
             opened: it.opened,
             blocked_for: it.blocked_for,
             searches_failed: 0,
@@ -95,6 +96,7 @@ pub(super) fn ports(snapshot: &Snapshot) -> Vec<Ports> {
         idle: 0,
         closing: 0,
         time_wait: it.bound_time_wait,
+        fin_wait2: 0,
         opened: it.bound_opened,
         // tcp_tw_reuse is for ports that connect() chose.
         blocked_for: TIME_WAIT_LENGTH,

@@ -29,6 +29,7 @@ fn nothing(available: u32, blocked_for: u64) -> Ports {
         idle: 0,
         closing: 0,
         time_wait: 0,
+        fin_wait2: 0,
         opened: 0,
         blocked_for: Duration::from_secs(blocked_for),
         searches_failed: 0,

@@ -435,10 +435,22 @@ fn shares(peers: &[PeerShare], before: &str, preposition: &str) -> String {
     }
 }
 
+/// Maximum number of addresses at which a program listens that are named.
+const ADDRESSES: usize = 3;
+
 /// `, where nginx (pid 71) listens at 127.0.0.1 only`.
 fn elsewhere(it: &Elsewhere) -> String {
     let program = it.labels.as_deref().map(named);
-    let addresses: Vec<_> = it.addresses.iter().map(IpAddr::to_string).collect();
+    let first = it.addresses.iter().take(ADDRESSES).map(IpAddr::to_string);
+    let mut addresses: Vec<_> = first.collect();
+    if let Some(more) = it
+        .addresses
+        .len()
+        .checked_sub(ADDRESSES)
+        .filter(|it| *it > 0)
+    {
+        addresses.push(format!("{more} more addresses"));
+    }
     format!(
         ", where {} listens at {} only",
         program.as_deref().unwrap_or("a program"),

@@ -237,6 +237,13 @@ fn failed_connects_name_their_destinations() {
             listens(&["127.0.0.1", "::1"], None),
             "a program listens at 127.0.0.1 and ::1 only",
         ),
+        (
+            listens(
+                &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "::1"],
+                None,
+            ),
+            "a program listens at 10.0.0.1 and 10.0.0.2 and 10.0.0.3 and 2 more addresses only",
+        ),
     ] {
         let all = format!("{CONNECTING} {FAILED}: all to 10.0.0.7:443, where {text}");
         assert_eq!(connects(45, 0, &[peer], &[]), all);
