@@ -1,6 +1,6 @@
 //! Open descriptors grow towards the limit, on one of four scales of time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     anomaly::Anomaly,
@@ -23,11 +23,12 @@ pub struct FdLeak {
     /// Growth over the last seconds, and in how many measurements running there was some.
     last: Trend,
     growing: u64,
-    measured: Option<(std::time::Duration, u64)>,
+    measured: Option<(Duration, u64)>,
     assessment: Assessment,
     slope: f64,
-    /// The highest number since it was raised.
+    /// The highest number since it was raised, and when it was reached.
     highest: u64,
+    grew_at: Duration,
     /// The kinds when they were first looked at: the program's own, and what it had leaked before.
     first: Option<Arc<FdKinds>>,
 }
@@ -106,6 +107,7 @@ impl Detector for FdLeak {
             assessment: Assessment::default(),
             slope: 0.0,
             highest: 0,
+            grew_at: Duration::ZERO,
             first: None,
         }
     }
@@ -140,15 +142,16 @@ impl Detector for FdLeak {
             floor.add(measured_at, open);
         }
         self.rises(open as f64, descriptors.limit as f64, at.thresholds);
-        self.highest = if at.raised {
-            self.highest.max(open)
-        } else {
-            open
-        };
+        if !at.raised || open > self.highest {
+            self.highest = open;
+            self.grew_at = measured_at;
+        }
+        let rest = measured_at.saturating_sub(self.grew_at).as_secs_f64();
         // The limit may have been raised since.
         let least = all(&shares(at.thresholds)) * descriptors.limit as f64;
         let level = least.max(self.highest as f64);
-        self.assessment.calm = (open as f64) < at.thresholds.fd_clear_share * level;
+        self.assessment.calm = (open as f64) < at.thresholds.fd_clear_share * level
+            || at.raised && rest > at.thresholds.fd_rest_seconds;
         self.assessment
     }
 

@@ -184,6 +184,9 @@ thresholds! {
     /// A leak clears below this fraction of the highest number since it was raised, or of the
     /// number from which a leak is raised, because the limit may have been raised since.
     fd_clear_share = 0.9;
+    /// Seconds without a new highest number after which a leak clears: a cache or pool is full. A slow leak may take two
+    /// buckets of 600 s.
+    fd_rest_seconds = 1800.0;
     /// Open descriptors as a fraction of the limit that counts as exhaustion even if no call has failed.
     fd_full_share = 0.95;
     /// Seconds for which that fraction must be exceeded: near the limit, no rise can be seen.

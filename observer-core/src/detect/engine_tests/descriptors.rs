@@ -170,6 +170,34 @@ fn slow_growth_of_descriptors_is_known() {
     assert_eq!(growth(&|second| 100 + second / 60 % 30), []);
 }
 
+/// A cache that fills up cannot be told from a leak until it is full.
+#[test]
+fn a_leak_that_grows_no_more_is_over() {
+    let (changes, _) = play(3_000, |second| {
+        let mut process = process(7);
+        process.descriptors = Some(Descriptors {
+            open: (30 + 25 * second).min(850),
+            limit: 1_000,
+            measured_at: Duration::from_secs(1_000 + second),
+        });
+        Sample {
+            processes: vec![process],
+            ..Sample::default()
+        }
+    });
+    let leak: Vec<_> = changes.iter().filter(|it| it.1 != "updated").collect();
+    let [
+        (raised, "raised", Anomaly::FdLeak),
+        (cleared, "cleared", Anomaly::FdLeak),
+    ] = leak[..]
+    else {
+        panic!("{changes:?}");
+    };
+    // After the highest number, for 1,800 s, and 30 s of calm.
+    assert!(*raised < 33, "{raised}");
+    assert!((1_860..1_870).contains(cleared), "{cleared}");
+}
+
 /// The causes of a leak of a process with so many descriptors of these kinds, by second.
 fn leak(kinds: impl Fn(u64) -> FdKinds) -> Vec<&'static str> {
     let (_, engine) = play(40, |second| {
