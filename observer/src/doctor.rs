@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
     sync::{
@@ -25,6 +24,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::{
     cli::DoctorArgs,
     client::{self, ClientError},
+    output,
 };
 
 /// Path of the report in the daemon's API.
@@ -79,11 +79,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         true => harden_json(&serde_json::to_string(report)?) + "\n",
         false => render(report),
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Closed pipe, as in `observer doctor | head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot print the report"),
-    }
+    output::print(&text).context("cannot print the report")
 }
 
 /// Runs a temporary daemon with its API on a private socket, and requests its report.

@@ -11,6 +11,7 @@ pub mod heap;
 pub mod kernel;
 pub mod logging;
 pub mod namespaces;
+mod output;
 pub mod preflight;
 pub mod privileges;
 pub mod sandbox;

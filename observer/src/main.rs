@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     heap::keep_less();
     let result = match Cli::parse().command {
         Command::Run(args) => daemon::run(*args),
-        Command::Check(args) => preflight::run(&args),
+        Command::Check(args) => Ok(preflight::run(&args)),
         Command::Doctor(args) => doctor::run(&args),
         Command::Tail(args) => daemon::tail::run(&args),
         Command::PackageFiles(args) => package_files::run(Cli::command(), &args),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, process::ExitCode};
 
+use anyhow::Context as _;
 use observer_core::{
     config::RunArgs,
     contract::{Status, Verdict},
@@ -10,19 +11,24 @@ use observer_core::{
 use crate::{
     cli::{
         CheckArgs,
-        check::{Host, Report, gather},
+        check::{Conclusion, Host, Report, gather},
     },
     daemon::load_options,
     kernel::{Absent, Kernel, LoadOptions, mount_tracefs, table},
-    privileges,
+    output, privileges,
 };
 
-/// Prints the report.
-///
-/// # Errors
-///
-/// Invalid settings. If the observer cannot run on this host, that is not an error but the report's conclusion.
-pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+/// Prints the report. The exit status is that of its conclusion, or of an observer that cannot run if the settings are
+/// invalid or the report cannot be printed.
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let code = check(args).unwrap_or_else(|error| {
+        eprintln!("observer: {error:#}");
+        Conclusion::Impossible.exit_code()
+    });
+    ExitCode::from(code)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     let settings = RunArgs::for_file(args.config.clone()).settings()?;
     // Unmounted at the end, if it was not mounted before.
     let _tracefs = mount_tracefs();
@@ -39,12 +45,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             },
         );
     }
-    if args.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_text(args.verbose));
-    }
-    Ok(ExitCode::from(report.exit_code()))
+    let text = match args.json {
+        true => report.to_json() + "\n",
+        false => report.to_text(args.verbose),
+    };
+    output::print(&text).context("cannot print the report")?;
+    Ok(report.exit_code())
 }
 
 /// Loads and attaches everything, adds the results to the report, and detaches.

@@ -74,6 +74,9 @@ pub enum PrivilegesError {
     /// The user of the setting `user` does not exist.
     #[error("there is no user {0}")]
     NoSuchUser(String),
+    /// The uid or gid of that user is -1.
+    #[error("{0} cannot be a user: the id {max} is no user's", max = u32::MAX)]
+    NoUser(String),
     /// /etc/passwd cannot be read.
     #[error("cannot look up the user {name}")]
     LookUp {
@@ -249,14 +252,23 @@ impl Account {
             return Ok(geteuid().is_root().then(default).flatten());
         };
         if let Some(account) = look_up(name)? {
-            return Ok(Some(account));
+            return account.checked().map(Some);
         }
         let Ok(id) = name.parse() else {
             return Err(PrivilegesError::NoSuchUser(name.to_owned()));
         };
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         let name = name.to_owned();
-        Ok(Some(Self { name, uid, gid }))
+        Self { name, uid, gid }.checked().map(Some)
+    }
+
+    /// For setresuid() and setresgid(), -1 is "do not change".
+    fn checked(self) -> Result<Self, PrivilegesError> {
+        let unchanged = u32::MAX;
+        match self.uid.as_raw() == unchanged || self.gid.as_raw() == unchanged {
+            true => Err(PrivilegesError::NoUser(self.name)),
+            false => Ok(self),
+        }
     }
 
     /// Its user id.

@@ -83,6 +83,13 @@ fn a_user_is_found_by_name_and_by_number() {
     assert_eq!(of("54321").unwrap(), Uid::from_raw(54321));
     let error = of("no-such-user").unwrap_err();
     assert_eq!(error.to_string(), "there is no user no-such-user");
+    let error = of("4294967295").unwrap_err().to_string();
+    assert!(error.starts_with("4294967295 cannot be a user"), "{error}");
+    let in_database = Account::parse("it", "it:x:7:4294967295::/:/bin/sh").unwrap();
+    assert!(matches!(
+        in_database.checked(),
+        Err(PrivilegesError::NoUser(_))
+    ));
 }
 
 /// On a separate thread, so that the test runner keeps its capabilities.

@@ -56,6 +56,22 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_an_error() {
+    for arguments in [&["check"][..], &["check", "--json"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = Command::new(observer_test_support::observer());
+        command.args(arguments).stdout(full.expect("/dev/full"));
+        let output = command
+            .stderr(Stdio::piped())
+            .output()
+            .expect("observer can be started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("cannot print the report"), "{said}");
+    }
+}
+
+#[test]
 fn misuse_ends_with_2() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--nonsense"], &["--nonsense", "Usage"]),
@@ -147,10 +163,10 @@ fn a_bad_file_ends_with_1_and_is_named_with_line_and_key() {
     ];
     for (text, expected) in cases {
         let (_directory, path) = file(text);
-        for command in ["run", "check"] {
+        for (command, expected_code) in [("run", 1), ("check", 2)] {
             let mut observer = Command::new(observer_test_support::observer());
             let (code, said) = outcome(observer.arg(command).arg("--config").arg(&path));
-            assert_eq!(code, Some(1), "{command} {text:?}: {said}");
+            assert_eq!(code, Some(expected_code), "{command} {text:?}: {said}");
             for text in expected.iter().chain(&[path.to_str().unwrap()]) {
                 assert!(said.contains(text), "does not say {text:?}: {said}");
             }
