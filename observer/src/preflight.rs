@@ -1,6 +1,10 @@
 //! `observer check`: loads and attaches everything once, and reports.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use observer_core::{
@@ -22,7 +26,8 @@ use crate::{
 /// invalid or the report cannot be printed.
 pub fn run(args: &CheckArgs) -> ExitCode {
     let code = check(args).unwrap_or_else(|error| {
-        eprintln!("observer: {error:#}");
+        // Nobody may read that either.
+        let _ = writeln!(io::stderr(), "observer: {error:#}");
         Conclusion::Impossible.exit_code()
     });
     ExitCode::from(code)

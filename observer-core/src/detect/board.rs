@@ -1,7 +1,7 @@
 //! All findings, and what happened to them.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -89,12 +89,24 @@ pub struct Unlisted {
     pub count: usize,
 }
 
+/// Units that count as one, because a user can have any number of them: those of the user's own systemd, and sessions. Empty
+/// for processes without a unit, which have nothing in common.
+fn unit_group(unit: &str) -> &str {
+    const SESSION: &str = "session-";
+    let outer = unit.split('/').next().unwrap_or(unit);
+    if outer.starts_with(SESSION) && outer.ends_with(".scope") {
+        return SESSION;
+    }
+    outer
+}
+
 /// Findings by anomaly and subject, and the last changes.
 #[derive(Debug, Default)]
 pub struct Board {
     entries: HashMap<(Anomaly, Subject), Entry>,
     /// As of the last sample.
     unlisted: BTreeMap<(Anomaly, Limit, Option<Labels>), usize>,
+    unlisted_subjects: HashSet<(Anomaly, Subject)>,
     changes: VecDeque<(Duration, Change)>,
     /// Changes since [`Board::begin`].
     new: usize,
@@ -107,6 +119,7 @@ impl Board {
     pub(super) fn begin(&mut self, now: Duration) {
         self.new = 0;
         self.unlisted.clear();
+        self.unlisted_subjects.clear();
         self.entries.retain(|_, entry| {
             let over = entry.cleared_at;
             over.is_none_or(|at| now.saturating_sub(at) < KEPT)
@@ -123,6 +136,13 @@ impl Board {
     pub fn raised(&self, anomaly: Anomaly, subject: &Subject) -> Option<&Finding> {
         let entry = self.entries.get(&(anomaly, subject.clone()))?;
         entry.cleared_at.is_none().then_some(&entry.finding)
+    }
+
+    /// Whether the finding is raised, or would be if there were room for it: it explains others all the same.
+    #[must_use]
+    pub fn is_found(&self, anomaly: Anomaly, subject: &Subject) -> bool {
+        self.raised(anomaly, subject).is_some()
+            || self.unlisted_subjects.contains(&(anomaly, subject.clone()))
     }
 
     /// All raised findings of an anomaly.
@@ -174,6 +194,7 @@ impl Board {
         if let Some(limit) = limit {
             let name = labels.map(|it| Labels::name(it.comm(), it.unit()));
             *self.unlisted.entry((anomaly, limit, name)).or_default() += 1;
+            self.unlisted_subjects.insert((anomaly, subject.clone()));
         }
         limit.is_none()
     }
@@ -187,9 +208,10 @@ impl Board {
         let is_process = |it: &Subject| matches!(it, Subject::Process(_));
         if let Some(labels) = labels {
             let raised = self.entries.values().filter(|it| it.cleared_at.is_none());
+            let group = unit_group(labels.unit());
             let of_unit = raised.filter_map(|it| {
                 let other = it.finding.labels.as_deref()?;
-                (other.unit() == labels.unit()).then_some((&it.finding, other))
+                (unit_group(other.unit()) == group).then_some((&it.finding, other))
             });
             let of_anomaly = of_unit.clone().filter(|(it, _)| it.anomaly == anomaly);
             let of_name = of_anomaly
@@ -198,7 +220,8 @@ impl Board {
             if is_process(subject) && of_name.count() >= OF_NAME {
                 return Some(Limit::Name);
             }
-            if of_anomaly.count() >= OF_UNIT || of_unit.count() >= OF_UNIT_IN_ALL {
+            let is_one = !group.is_empty();
+            if is_one && (of_anomaly.count() >= OF_UNIT || of_unit.count() >= OF_UNIT_IN_ALL) {
                 return Some(Limit::Unit);
             }
         }
@@ -342,6 +365,23 @@ mod tests {
                 .iter()
                 .all(|(_, name, _)| name.unwrap().pid().is_none())
         );
+    }
+
+    #[test]
+    fn units_of_a_user_are_one() {
+        for unit in [
+            "user@1000.service",
+            "user@1000.service/a.service",
+            "user@1000.service/b.scope/c",
+        ] {
+            assert_eq!(unit_group(unit), "user@1000.service");
+        }
+        assert_eq!(
+            unit_group("session-7.scope"),
+            unit_group("session-c12.scope")
+        );
+        assert_ne!(unit_group("nginx.service"), unit_group("db.service"));
+        assert_eq!(unit_group(""), "");
     }
 
     #[test]

@@ -222,10 +222,7 @@ impl Engine {
             &mut self.time_wait_surge,
             &mut rows.ports,
             &sample.ports,
-            |_, ports, board| {
-                let exhausted = board.raised(Anomaly::PortExhaustion, &ports.subject);
-                exhausted.is_some()
-            },
+            |_, ports, board| board.is_found(Anomaly::PortExhaustion, &ports.subject),
         );
         pass.run_alone(
             &mut self.time_wait_overflow,
@@ -293,7 +290,7 @@ impl Engine {
             &mut self.idle_pool_leak,
             &mut rows.processes,
             &sample.processes,
-            |_, process, board| board.raised(Anomaly::FdLeak, &process.subject()).is_some(),
+            |_, process, board| board.is_found(Anomaly::FdLeak, &process.subject()),
         );
         let failed_at = &sample.searches_failed_at;
         pass.run(
@@ -321,11 +318,7 @@ impl Engine {
             &mut self.silent_peers,
             &mut rows.processes,
             &sample.processes,
-            |_, process, board| {
-                board
-                    .raised(Anomaly::ReadStall, &process.subject())
-                    .is_some()
-            },
+            |_, process, board| board.is_found(Anomaly::ReadStall, &process.subject()),
         );
         pass.run(
             &mut self.silent_peers_of_names,
@@ -346,7 +339,6 @@ impl Engine {
             .map(|(index, name)| (name.labels.name_key(), (index, name)))
             .collect();
         let of_names = &self.rst_storm_of_names;
-        let listeners = &sample.listeners;
         let failing = FailingClients::new(
             sample,
             (&self.tls_failures, &rows.processes),
@@ -367,13 +359,14 @@ impl Engine {
                 detector
             },
             |detector, process, board| {
-                let exhausted = board.raised(Anomaly::FdExhaustion, &process.subject());
-                exhausted.is_some() && detector.is_unread_data()
+                board.is_found(Anomaly::FdExhaustion, &process.subject())
+                    && detector.is_unread_data()
                     || detector.is_received()
                         && (is_sent_by_peer(board, process)
-                            || failing.are_of(listeners, &process.labels, process.reset_peer))
+                            || failing.are_of(detector.rate(), &process.labels, process.reset_peer))
                     || detector.is_of_handshakes(process)
-                        && are_handshakes(board, listeners, &process.labels, process.reset_peer)
+                        && (are_handshakes(board, &process.labels, process.reset_peer)
+                            || failing.are_of(detector.rate(), &process.labels, None))
             },
         );
         let of_processes = &self.rst_storm;
@@ -391,9 +384,10 @@ impl Engine {
                     })
                     || detector.is_unread_data()
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
-                    || detector.is_received() && failing.are_of(listeners, &name.labels, None)
+                    || detector.is_received() && failing.are_of(detector.rate(), &name.labels, None)
                     || detector.is_of_handshakes(name)
-                        && are_handshakes(board, listeners, &name.labels, None)
+                        && (are_handshakes(board, &name.labels, None)
+                            || failing.are_of(detector.rate(), &name.labels, None))
             },
         );
         // After the storms, which wait for these if handshakes may be their cause.

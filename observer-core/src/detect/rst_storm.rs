@@ -302,6 +302,16 @@ impl<S: Resetting> RstStorm<S> {
         self.direction() == Direction::Sent && 2 * unread > sent.iter().sum()
     }
 
+    /// RSTs per second in the direction with the higher score.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        let side = match self.direction() {
+            Direction::Sent => &self.sent,
+            Direction::Received => &self.received,
+        };
+        side.window.sum() as f64 / S::SECONDS as f64
+    }
+
     /// Whether TLS handshakes that failed are the cause of most.
     #[must_use]
     pub fn is_of_handshakes(&self, sample: &S) -> bool {

@@ -72,6 +72,12 @@ impl<S> TlsFailures<S> {
         sums.iter().any(|it| it[TLS_FAILED] > 0).then_some(sums)
     }
 
+    /// Failed handshakes per second, of the last seconds.
+    pub fn failed_per_second(&self) -> f64 {
+        let fast = &self.fast.handshakes;
+        fast.failed() as f64 / fast.seconds() as f64
+    }
+
     /// The window that speaks.
     fn speaking(&self) -> &Ended {
         if self.is_slow { &self.slow } else { &self.fast }
@@ -121,7 +127,7 @@ impl<S: Connecting> Detector for TlsFailures<S> {
 
     fn settled(&self) -> Settled {
         let has_failures = self.fast.handshakes.has_failures();
-        Settled::any_if(!has_failures && self.lately().is_none())
+        Settled::any_if(!has_failures && self.given_up == 0 && self.lately().is_none())
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {

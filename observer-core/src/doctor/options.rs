@@ -60,7 +60,11 @@ pub(super) fn items(all: &[FailedOptions], host: &Host) -> Vec<Item> {
         let listed = if index < NAMES { OF_NAME } else { 0 };
         calls.len().saturating_sub(listed) as u64
     };
-    let left_out: u64 = names.iter().enumerate().map(left_out).sum();
+    let of_names: Vec<u64> = names.iter().enumerate().map(left_out).collect();
+    let (left_out, programs): (u64, _) = (
+        of_names.iter().sum(),
+        of_names.iter().filter(|it| **it > 0).count(),
+    );
     if left_out > 0 {
         items.push(Item {
             id: "setsockopt-fails".to_owned(),
@@ -69,7 +73,7 @@ pub(super) fn items(all: &[FailedOptions], host: &Host) -> Vec<Item> {
                 "{} more kinds of setsockopt() calls of {} programs have failed: see \
                  socket_setsockopt_failures_total",
                 number(left_out),
-                number(names.len() as u64),
+                number(programs as u64),
             ),
             evidence: serde_json::json!({ "more": left_out }),
             ..with_hints(&[])

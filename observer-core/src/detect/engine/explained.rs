@@ -1,7 +1,7 @@
 //! Which findings explain others.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -19,7 +19,7 @@ use super::{
         sample::{ConnectResult, Connecting, Listener, Name, Process, Sample},
         tls_failures::TlsFailures,
     },
-    watches::{Rows, Watch, Watches},
+    watches::{Rows, Watches},
 };
 use crate::table::Labels;
 
@@ -67,41 +67,23 @@ fn storm_of_peer<'a>(board: &'a Board, process: &Process) -> Option<&'a Finding>
     is_sent.then_some(storm)
 }
 
-/// Whether failed TLS handshakes of this name, of the local process at the other end of its reset connections, or of
-/// clients of its listeners on this host are a finding.
-pub(super) fn are_handshakes(
-    board: &Board,
-    listeners: &[Listener],
-    name: &Labels,
-    peer: Option<ProcessKey>,
-) -> bool {
+/// Whether failed TLS handshakes of this name, or of the local process at the other end of its reset connections, are a
+/// finding.
+pub(super) fn are_handshakes(board: &Board, name: &Labels, peer: Option<ProcessKey>) -> bool {
     let is_of_name = |it: &Labels| it.name_key() == name.name_key();
     board.all_raised(Anomaly::TlsFailures).any(|finding| {
-        let Evidence::Handshakes { peers, .. } = &finding.evidence else {
-            return false;
-        };
         finding.labels.as_deref().is_some_and(is_of_name)
             || peer.is_some_and(|peer| finding.subject == Subject::Process(peer))
-            || are_at_listeners(listeners, name, peers)
     })
 }
 
-/// Whether most of these connections are to listeners of this name.
-fn are_at_listeners(listeners: &[Listener], name: &Labels, peers: &[PeerShare]) -> bool {
-    let mut holders = |it: &&Listener| {
-        let mut holders = it.holders.iter().map(|it| it.labels.name_key());
-        holders.any(|it| it == name.name_key())
-    };
-    let own: Vec<_> = listeners.iter().filter(&mut holders).collect();
-    let at = |it: &&PeerShare| is_one_at(&own, it.netns, SocketAddr::new(it.address, it.port));
-    peers.iter().filter(at).map(|it| it.share).sum::<f64>() > 0.5
-}
-
 /// Clients whose TLS handshakes fail, or may soon be known to: their RSTs follow from that.
+#[derive(Default)]
 pub(super) struct FailingClients<'a> {
     processes: HashSet<ProcessKey>,
-    /// With whom each of them, or of their names, has short connections.
-    peers: Vec<&'a [PeerShare]>,
+    /// Their failed handshakes per second, by the name of the program of this host that most of their short connections are
+    /// with.
+    failed: HashMap<(&'a str, &'a str), f64>,
 }
 
 impl<'a> FailingClients<'a> {
@@ -111,37 +93,71 @@ impl<'a> FailingClients<'a> {
         processes: (&Watches<TlsFailures<Process>>, &Rows),
         names: (&Watches<TlsFailures<Name>>, &Rows),
     ) -> Self {
-        let (watches, rows) = processes;
-        let parts = sample.processes.iter().enumerate();
-        let failing = parts.filter(|(index, _)| is_suspected(watches, rows, *index));
-        let failing: Vec<_> = failing.map(|(_, it)| it).collect();
-        let (watches, rows) = names;
-        let parts = sample.names.iter().enumerate();
-        let names = parts.filter(|(index, _)| is_suspected(watches, rows, *index));
-        let of_processes = failing.iter().map(|it| &it.culprits.short[..]);
-        let of_names = names.map(|(_, it)| &it.culprits.short[..]);
+        // Usually there is none, and nothing is read of any.
+        if !processes.0.any_suspected && !names.0.any_suspected {
+            return Self::default();
+        }
+        let of_processes = suspected(&sample.processes, processes);
+        let of_names = suspected(&sample.names, names);
+        let mut failed = at_listeners(&sample.listeners, &of_processes);
+        // Those of a name include those of its processes.
+        for (name, rate) in at_listeners(&sample.listeners, &of_names) {
+            let known = failed.entry(name).or_default();
+            *known = known.max(rate);
+        }
         Self {
-            processes: failing.iter().map(|it| it.key).collect(),
-            peers: of_processes.chain(of_names).collect(),
+            processes: of_processes.iter().map(|(it, _)| it.key).collect(),
+            failed,
         }
     }
 
-    /// Whether they are those of this name, or the local process at the other end of its reset connections is one of them.
-    pub(super) fn are_of(
-        &self,
-        listeners: &[Listener],
-        name: &Labels,
-        peer: Option<ProcessKey>,
-    ) -> bool {
-        let mut peers = self.peers.iter();
+    /// Whether half of so many RSTs per second of this name are theirs, or the local process at the other end of its reset
+    /// connections is one of them.
+    pub(super) fn are_of(&self, rate: f64, name: &Labels, peer: Option<ProcessKey>) -> bool {
+        let failed = self.failed.get(&name.name_key());
         peer.is_some_and(|peer| self.processes.contains(&peer))
-            || peers.any(|it| are_at_listeners(listeners, name, it))
+            || failed.is_some_and(|it| 2.0 * it >= rate)
     }
 }
 
-fn is_suspected<D>(watches: &Watches<D>, rows: &Rows, index: usize) -> bool {
-    let watch = watches.get(rows.of_part(index));
-    watch.is_some_and(Watch::is_suspected)
+/// The failed handshakes per second of clients, by the names that listen where most of their short connections are to.
+fn at_listeners<'a, S: Connecting>(
+    listeners: &'a [Listener],
+    clients: &[(&'a S, f64)],
+) -> HashMap<(&'a str, &'a str), f64> {
+    let mut at: HashMap<(u32, SocketAddr), f64> = HashMap::new();
+    for (client, rate) in clients {
+        for peer in &client.culprits().short {
+            let place = (peer.netns, SocketAddr::new(peer.address, peer.port));
+            *at.entry(place).or_default() += peer.share * rate;
+        }
+    }
+    let mut failed = HashMap::new();
+    for ((netns, address), rate) in at {
+        let here = listeners
+            .iter()
+            .filter(|it| is_one_at(&[it], netns, address));
+        let holders = here.flat_map(|it| &it.holders);
+        let names: HashSet<_> = holders.map(|it| it.labels.name_key()).collect();
+        for name in names {
+            *failed.entry(name).or_default() += rate;
+        }
+    }
+    failed
+}
+
+/// Those that are suspected, with their failed handshakes per second.
+fn suspected<'a, S: Connecting>(
+    parts: &'a [S],
+    (watches, rows): (&Watches<TlsFailures<S>>, &Rows),
+) -> Vec<(&'a S, f64)> {
+    let all = parts.iter().enumerate().filter_map(|(index, part)| {
+        let watch = watches.get(rows.of_part(index))?;
+        watch
+            .is_suspected()
+            .then(|| (part, watch.detector.failed_per_second()))
+    });
+    all.collect()
 }
 
 /// Whether a process at its descriptor limit is among the holders.
@@ -164,8 +180,12 @@ pub(super) fn are_unanswered(
     short: &[PeerShare],
     is_of_client: impl Fn(&Finding) -> bool,
 ) -> bool {
-    let most = short.iter().find(|it| it.share > 0.5);
-    let is_most = |at: (IpAddr, u16)| most.is_none_or(|it| (it.address, it.port) == at);
+    let are_most = |with: &[(IpAddr, u16)]| {
+        let same = short
+            .iter()
+            .filter(|it| with.contains(&(it.address, it.port)));
+        short.is_empty() || same.map(|it| it.share).sum::<f64>() > 0.5
+    };
     let waits = |finding: &Finding| {
         let peers: Vec<_> = match &finding.evidence {
             Evidence::Waits { peers, .. } => peers.iter().map(|it| (it.address, it.port)).collect(),
@@ -174,7 +194,7 @@ pub(super) fn are_unanswered(
             }
             _ => return false,
         };
-        peers.is_empty() || peers.into_iter().any(is_most)
+        peers.is_empty() || are_most(&peers)
     };
     [Anomaly::TlsStall, Anomaly::ReadStall]
         .into_iter()

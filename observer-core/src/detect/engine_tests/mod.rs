@@ -199,6 +199,10 @@ fn a_name_and_a_unit_leave_room_for_others() {
         all.map(|it| it.count).sum::<usize>()
     };
     assert_eq!(Limit::ALL.map(unlisted), [95, 280, 0]);
+    // They explain others all the same.
+    let is_found = |pid| board.is_found(Anomaly::FdExhaustion, &Subject::Process(key(pid)));
+    assert!((0..=400).all(is_found));
+    assert!(!is_found(401));
 }
 
 #[test]

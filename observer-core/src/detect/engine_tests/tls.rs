@@ -192,6 +192,31 @@ fn a_port_without_tls_is_one_finding() {
     assert_eq!(changes(false, false), both);
 }
 
+/// A client of this host whose few handshakes fail, at a server that many others reset.
+#[test]
+fn a_failing_client_does_not_explain_the_resets_of_others() {
+    let (changes, _) = play(60, |second| {
+        let client = refused(7, 2 * second);
+        let mut server = process(8);
+        server.labels = Arc::clone(&listener().holders[0].labels);
+        server.counts.accepted = 200 * second;
+        server.counts.ended = 200 * second;
+        server.counts.resets_received[ReceivedReset::Established as usize] = 200 * second;
+        Sample {
+            names: [&client, &server].map(named).to_vec(),
+            processes: vec![client, server],
+            listeners: vec![listener()],
+            ..Sample::default()
+        }
+    });
+    let raised = changes.iter().filter(|it| it.1 == "raised");
+    let mut raised: Vec<_> = raised.map(|it| it.2).collect();
+    raised.sort();
+    let mut both = [Anomaly::RstStorm, Anomaly::TlsFailures];
+    both.sort();
+    assert_eq!(raised, both);
+}
+
 /// A server that resets on purpose is what is wrong.
 #[test]
 fn handshakes_follow_from_a_storm_of_their_server() {
