@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
-use super::item::{Item, with_hints};
+use super::item::{Item, of_name, with_hints};
 use crate::{
     detect::{self, Host, number},
     hints::{FailedOption, for_option},
@@ -108,7 +108,7 @@ fn of(failed: &FailedOptions, host: &Host) -> Item {
     let calls = if *count == 1 { "call" } else { "calls" };
     Item {
         id: "setsockopt-fails".to_owned(),
-        subject: serde_json::json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()}),
+        subject: of_name(labels),
         summary: format!(
             "{}: {count} setsockopt({option}) {calls} failed with {errno} on {socket} sockets",
             detect::named(labels)

@@ -93,11 +93,11 @@ impl Pass<'_> {
             }
             let hidden = watch.is_hidden(self.at.now);
             let raised = watch.flag.raised().is_some();
-            if !raised && hidden {
-                continue;
-            }
-            let labels = part.labels(None);
-            if !raised && !self.board.admits(D::ANOMALY, &subject, labels.as_deref()) {
+            let mut has_room = || {
+                let labels = part.labels(None);
+                self.board.admits(D::ANOMALY, &subject, labels.as_deref())
+            };
+            if !raised && (hidden || !has_room()) {
                 continue;
             }
             let step = watch.flag.step(&assessment, hold, &self.at);

@@ -113,6 +113,19 @@ fn servers_are_not_found() {
     assert_eq!(raised(TLS_UNKNOWN, 0), 1);
 }
 
+/// A client, which may have ended, and its server, of which it may be known where it listens.
+fn both_ends(client: Process, mut server: Process, is_alive: bool, serves: bool) -> Sample {
+    server.labels = Arc::clone(&listener().holders[0].labels);
+    let names = [&client, &server].map(named).to_vec();
+    let client = Some(client).filter(|_| is_alive);
+    Sample {
+        names,
+        processes: client.into_iter().chain([server]).collect(),
+        listeners: serves.then(listener).into_iter().collect(),
+        ..Sample::default()
+    }
+}
+
 /// RSTs follow from the failures, at both ends, whoever sends them, and whether or not the clients end.
 #[test]
 fn storms_follow_from_handshakes() {
@@ -126,22 +139,11 @@ fn storms_follow_from_handshakes() {
             client.counts.resets_received[ReceivedReset::BothClosing as usize] = failed;
             let mut server = process(8);
             server.reset_peer = is_alive.then(|| key(7));
-            server.labels = Arc::clone(&listener().holders[0].labels);
             server.counts.handshakes[TLS_SERVER as usize][TLS_FAILED] = failed;
             server.counts.accepted = 100 * second;
             server.counts.ended = 100 * second;
             server.counts.resets_sent[SentReset::UnreadData as usize] = failed;
-            let names = [&client, &server].map(named).to_vec();
-            let mut processes = vec![client, server];
-            if !is_alive {
-                processes.remove(0);
-            }
-            Sample {
-                names,
-                processes,
-                listeners: serves.then(listener).into_iter().collect(),
-                ..Sample::default()
-            }
+            both_ends(client, server, is_alive, serves)
         });
         let changes = changes.iter().filter(|it| it.1 != "updated");
         changes.map(|it| (it.1, it.2)).collect::<Vec<_>>()
@@ -166,22 +168,11 @@ fn a_port_without_tls_is_one_finding() {
             client.counts.resets_sent[SentReset::UnreadData as usize] = 100 * second;
             client.reset_peer = Some(key(8));
             let mut server = process(8);
-            server.labels = Arc::clone(&listener().holders[0].labels);
             server.reset_peer = is_alive.then(|| key(7));
             server.counts.accepted = 100 * second;
             server.counts.ended = 100 * second;
             server.counts.resets_received[ReceivedReset::Established as usize] = 100 * second;
-            let names = [&client, &server].map(named).to_vec();
-            let mut processes = vec![client, server];
-            if !is_alive {
-                processes.remove(0);
-            }
-            Sample {
-                names,
-                processes,
-                listeners: serves.then(listener).into_iter().collect(),
-                ..Sample::default()
-            }
+            both_ends(client, server, is_alive, serves)
         });
         let changes = changes.iter().filter(|it| it.1 != "updated");
         changes.map(|it| it.2).collect::<Vec<_>>()
@@ -198,16 +189,10 @@ fn a_failing_client_does_not_explain_the_resets_of_others() {
     let (changes, _) = play(60, |second| {
         let client = refused(7, 2 * second);
         let mut server = process(8);
-        server.labels = Arc::clone(&listener().holders[0].labels);
         server.counts.accepted = 200 * second;
         server.counts.ended = 200 * second;
         server.counts.resets_received[ReceivedReset::Established as usize] = 200 * second;
-        Sample {
-            names: [&client, &server].map(named).to_vec(),
-            processes: vec![client, server],
-            listeners: vec![listener()],
-            ..Sample::default()
-        }
+        both_ends(client, server, true, true)
     });
     let raised = changes.iter().filter(|it| it.1 == "raised");
     let mut raised: Vec<_> = raised.map(|it| it.2).collect();

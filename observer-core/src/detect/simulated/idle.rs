@@ -45,7 +45,7 @@ fn moments(random: &mut Draw) -> Vec<Moment> {
             all.push(now);
         }
         if what == 6 {
-            // Sometimes a leak, until the program is told to stop it.
+            // Sometimes a leak that goes on for minutes.
             let level = random.number(0, 3) as usize;
             for _ in 0..random.choice(&[100, 300, 900]) {
                 now.levels[level] += random.number(0, 3);
