@@ -83,8 +83,7 @@ fn of_process(leader: *const u8, key: &ProcessKey, cgroup_id: impl FnOnce() -> u
     }
 }
 
-/// Assigns a slot. Out of line: it runs once per process, and the verifier then checks it once per
-/// program.
+/// Assigns a slot. Out of line, because it runs once per process.
 #[inline(never)]
 fn new_process(leader: *const u8, key: &ProcessKey, cgroup_id: u64) -> u32 {
     let Ok(Some(index)) = FREE_SLOTS.pop() else {

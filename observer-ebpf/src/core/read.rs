@@ -37,6 +37,13 @@ impl Memory for Probe {
     }
 }
 
+/// An address as a number, for exported functions: the verifier does not take pointers of the context for numbers.
+#[inline(always)]
+pub fn number(pointer: *const u8) -> u64 {
+    // SAFETY: reads the variable itself.
+    unsafe { Probe::read((&raw const pointer).cast(), 0) }
+}
+
 /// Reads memory of the running process with `bpf_probe_read_user`. The process chooses the address, and may change what is
 /// there at any time.
 pub struct User;

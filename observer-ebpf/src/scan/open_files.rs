@@ -7,9 +7,7 @@
 //! over to a process that has them open. It writes the processes that have UDP sockets open.
 
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
-use observer_common::{
-    CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, LISTEN, ResyncControl,
-};
+use observer_common::{CLOSE, CONN_PARENT, Conn, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, LISTEN};
 
 use crate::{
     core::{
@@ -71,20 +69,21 @@ fn resync_iter(ctx: *mut core::ffi::c_void) -> i32 {
             udp::visit(control, Output::of(meta), task, file, sk);
             return 0;
         }
-        let state = Probe::read::<u8>(sk, at::OFF_SKC_STATE());
+        // The verifier takes no pointer of the context for a number.
+        let leader = Probe::read::<u64>(task, at::OFF_TASK_LEADER());
         match protocol {
             IPPROTO_TCP => {
-                visit(control, task, sk, state, false);
-                if state == LISTEN && (*control).pass == 1 {
-                    unaccepted(control, sk);
+                resync_socket(leader, sk as u64, 0);
+                let is_listener = Probe::read::<u8>(sk, at::OFF_SKC_STATE()) == LISTEN;
+                if is_listener && (*control).pass == 1 {
+                    unaccepted(sk);
                 }
             }
             IPPROTO_MPTCP => {
-                visit(control, task, sk, state, true);
-                let first = socket::first_subflow(sk) as *const u8;
-                if !first.is_null() {
-                    let state = Probe::read::<u8>(first, at::OFF_SKC_STATE());
-                    visit(control, task, first, state, false);
+                resync_socket(leader, sk as u64, 1);
+                let first = socket::first_subflow(sk);
+                if first != 0 {
+                    resync_socket(leader, first, 0);
                 }
             }
             _ => {}
@@ -109,12 +108,11 @@ fn socket_of(file: *const u8) -> *const u8 {
 /// that is accepted concurrently may be attributed to the listener's owner again, until the next
 /// resynchronisation.
 #[inline(always)]
-unsafe fn unaccepted(control: *mut ResyncControl, listener: *const u8) {
+unsafe fn unaccepted(listener: *const u8) {
     if !has::OFF_ACCEPT_HEAD() || !has::OFF_REQ_SK() || !has::OFF_REQ_NEXT() {
         return;
     }
-    // SAFETY: an inet_connection_sock and its request_socks, offsets from BTF; `control` and entries
-    // point into maps.
+    // SAFETY: an inet_connection_sock and its request_socks, offsets from BTF; entries point into maps.
     unsafe {
         let mut request = Probe::read::<u64>(listener, at::OFF_ACCEPT_HEAD()) as *const u8;
         if request.is_null() {
@@ -126,53 +124,73 @@ unsafe fn unaccepted(control: *mut ResyncControl, listener: *const u8) {
         let owner = ownership::of_entry(entry);
         let mut left = UNACCEPTED;
         while left > 0 && !request.is_null() {
-            let child = Probe::read::<u64>(request, at::OFF_REQ_SK()) as *const u8;
-            let state = Probe::read::<u8>(child, at::OFF_SKC_STATE());
-            if !child.is_null() && state != 0 {
-                match entry::get(child as u64) {
-                    Some(conn) => {
-                        if (*conn).accepted == 0 && ownership::hand_over(conn, owner) {
-                            (*control).moved += 1;
-                        }
-                    }
-                    None => {
-                        if entry::seed(child as u64, owner, state, now()).is_some() {
-                            (*control).seeded += 1;
-                        }
-                    }
-                }
-            }
+            resync_unaccepted(Probe::read(request, at::OFF_REQ_SK()), owner);
             request = Probe::read::<u64>(request, at::OFF_REQ_NEXT()) as *const u8;
             left -= 1;
         }
     }
 }
 
-/// Handles one socket that `task` has open.
-#[inline(always)]
-unsafe fn visit(
-    control: *mut ResyncControl,
-    task: *const u8,
-    sk: *const u8,
-    state: u8,
-    parent: bool,
-) {
-    // SAFETY: `control` points into the map.
+/// Handles one connection of an accept queue, whose listener `owner` has. A function of its own that is exported, so that
+/// the verifier checks it once, and not once per iteration. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resync_unaccepted(child: u64, owner: u32) -> u32 {
+    if child == 0 {
+        return 0;
+    }
+    let Some(control) = RESYNC.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a socket, offset from BTF; `control` and entries point into maps.
+    unsafe {
+        let state = Probe::read::<u8>(child as *const u8, at::OFF_SKC_STATE());
+        if state == 0 {
+            return 0;
+        }
+        match entry::get(child) {
+            Some(conn) => {
+                if (*conn).accepted == 0 && ownership::hand_over(conn, owner) {
+                    (*control).moved += 1;
+                }
+            }
+            None => {
+                if entry::seed(child, owner, state, now()).is_some() {
+                    (*control).seeded += 1;
+                }
+            }
+        }
+    }
+    0
+}
+
+/// Handles the socket `sk` that the process of `leader`, its first thread, has open; an MPTCP parent if `parent` is 1.
+/// Exported so that the verifier checks it once. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resync_socket(leader: u64, sk: u64, parent: u32) -> u32 {
+    let Some(control) = RESYNC.get_ptr_mut(0) else {
+        return 0;
+    };
+    let task = leader as *const u8;
+    let parent = parent != 0;
+    // SAFETY: a task and a socket, offset from BTF; `control` and entries point into maps.
     unsafe {
         let epoch = (*control).epoch;
-        let conn = entry::get(sk as u64);
+        let conn = entry::get(sk);
         if (*control).pass == 0 {
             if let Some(conn) = conn {
                 confirm(conn, task, epoch);
             }
-            return;
+            return 0;
         }
         (*control).seen += 1;
+        let state = Probe::read::<u8>(sk as *const u8, at::OFF_SKC_STATE());
         if let Some(conn) = conn
             && state == LISTEN
             && !parent
         {
-            listen::found(sk, conn);
+            listen::found(sk as *const u8, conn);
         }
         match conn {
             Some(conn) => {
@@ -195,12 +213,12 @@ unsafe fn visit(
             None => {
                 let slot = process::of_task(task);
                 let conn = if parent {
-                    entry::create(sk as u64, slot, CONN_PARENT, state, now())
+                    entry::create(sk, slot, CONN_PARENT, state, now())
                 } else {
-                    entry::seed(sk as u64, slot, state, now())
+                    entry::seed(sk, slot, state, now())
                 };
                 if state == LISTEN && !parent {
-                    listen::opened(sk, conn);
+                    listen::opened(sk as *const u8, conn);
                 }
                 if conn.is_some() {
                     (*control).seeded += u64::from(!parent);
@@ -208,6 +226,7 @@ unsafe fn visit(
             }
         }
     }
+    0
 }
 
 /// Confirms the owner of the entry if it is the process of `task`.

@@ -360,6 +360,14 @@ fn coarse_ms(coarse: u32) -> u32 {
     ((u64::from(coarse) << 20) / 1_000_000) as u32
 }
 
+/// Whether a connection has not waited for [`LEAST_WAIT_MS`]. Most are so young when they end.
+#[inline(always)]
+pub fn is_young(conn: *const Conn, time: u64) -> bool {
+    // SAFETY: points into the map.
+    let born_ns = unsafe { (*conn).born_ns };
+    time.saturating_sub(born_ns) < u64::from(LEAST_WAIT_MS) * 1_000_000
+}
+
 /// What the connection `conn` waited for when it leaves ESTABLISHED or CLOSE_WAIT (`old`) for
 /// `new`, for how many milliseconds, and whether that was certainly an answer. An `ENDED_` number; [`ENDED_NONE`] if it did
 /// not wait for [`LEAST_WAIT_MS`]. `error` is the error that ends the connection (`sk_err`).
@@ -376,13 +384,11 @@ pub fn ended(
     time: u64,
 ) -> (u8, u32, bool) {
     const NONE: (u8, u32, bool) = (ENDED_NONE, 0, false);
-    // SAFETY: points into the map.
-    let (flags, born_ns) = unsafe { ((*conn).flags, (*conn).born_ns) };
-    // A younger connection has not waited for a second. Most are younger, and cost nothing here.
-    let is_young = time.saturating_sub(born_ns) < u64::from(LEAST_WAIT_MS) * 1_000_000;
-    if !is_readable() || is_young {
+    if !is_readable() {
         return NONE;
     }
+    // SAFETY: points into the map.
+    let flags = unsafe { (*conn).flags };
     let jiffies = jiffies::jiffies();
     let mut read = Reader {
         sk,

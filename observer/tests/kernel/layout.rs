@@ -112,6 +112,31 @@ fn only_programs_on_functions_are_loaded_twice() {
     assert!(count <= expected, "{count} > {expected}");
 }
 
+/// The verifier gives up after a million instructions, and counts each again on each path that it follows. How many paths
+/// there are depends on the kernel.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn no_program_is_near_the_limit_of_the_verifier() {
+    const MOST: u32 = 250_000;
+    let loaded = Kernel::examine(Path::new(VMLINUX))
+        .unwrap()
+        .load(&options())
+        .unwrap();
+    let programs = loaded.ebpf.programs();
+    let mut verified: Vec<_> = programs
+        .filter_map(|(name, program)| {
+            let count = program.info().ok()?.verified_instruction_count()?;
+            Some((count, name))
+        })
+        .collect();
+    if verified.is_empty() {
+        skip!("the kernel does not say how many (before 5.16)");
+    }
+    verified.sort();
+    println!("{verified:?}");
+    assert!(verified.iter().all(|(count, _)| *count < MOST));
+}
+
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn each_optional_field_can_be_missing() {

@@ -33,7 +33,7 @@ use crate::{
         fields::at,
         outcome::{count_outcome, seen},
         process,
-        read::{Direct, Memory, Probe},
+        read::{Direct, Memory, Probe, number},
         records,
     },
     tcp::{
@@ -229,19 +229,34 @@ unsafe fn waited<M: Memory>(
     new: u8,
     time: u64,
 ) {
-    // SAFETY: points into maps; a full socket, offset from BTF.
+    // SAFETY: points into the map; a full socket, offset from BTF.
     unsafe {
-        if (*conn).waited_for != u32::from(ENDED_NONE) {
+        if (*conn).waited_for != u32::from(ENDED_NONE) || waiting::is_young(conn, time) {
             return;
         }
         let error = close::died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
-        let (what, ms, is_asked) = waiting::ended(sk, conn, old, new, error, time);
-        let Some(index) = bounded(
-            usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT)),
-            READ_STALLS + WRITE_STALLS,
-        ) else {
-            return;
-        };
+        count_wait(number(sk), slot, old, new, error);
+    }
+}
+
+/// The same for a connection of a second or older, whose socket is `sk`. Exported, so that the verifier checks its many
+/// paths once, and not once for each path before and after it. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u32 {
+    let Some(conn) = entry::get(sk) else {
+        return 0;
+    };
+    let sk = sk as *const u8;
+    let (what, ms, is_asked) = waiting::ended(sk, conn, old, new, error, now());
+    let Some(index) = bounded(
+        usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT)),
+        READ_STALLS + WRITE_STALLS,
+    ) else {
+        return 0;
+    };
+    // SAFETY: points into maps; the index was bounded.
+    unsafe {
         (*conn).waited_for = u32::from(what);
         (*conn).waited_ms = ms;
         if let Some(slot) = counters::slot(slot) {
@@ -254,6 +269,7 @@ unsafe fn waited<M: Memory>(
             }
         }
     }
+    0
 }
 
 /// A transition of an MPTCP parent. It is not counted, because its subflows are; its entry only
