@@ -62,6 +62,9 @@ pub const ENDED_UNREAD: u8 = 4;
 pub const ENDED_WINDOW: u8 = 5;
 /// The peer did not acknowledge data.
 pub const ENDED_ACK: u8 = 6;
+/// The program closed a connection that it had opened, and neither side had sent anything. In no histogram: a connection that
+/// was opened in advance waited for nothing.
+pub const ENDED_UNUSED: u8 = 7;
 /// Waits for reading, from [`ENDED_TIMEOUT`] on.
 pub const READ_STALLS: usize = 4;
 /// Waits for writing, from [`ENDED_WINDOW`] on.
@@ -99,14 +102,15 @@ pub struct WaitCounters {
     /// From [`ENDED_TIMEOUT`] on: [`READ_STALLS`] for reading, then [`WRITE_STALLS`] for writing.
     pub ended: [Histogram; READ_STALLS + WRITE_STALLS],
     /// Those of [`ENDED_TIMEOUT`] that certainly waited for an answer, for [`GAVE_UP_MS`]: to the first data, or to data that
-    /// was sent a tenth of a second or more after the last data was received. Detectors count these.
-    pub gave_up: u64,
+    /// was sent a tenth of a second or more after the last data was received; and those of [`ENDED_UNUSED`], which may have
+    /// waited for a greeting. Closed by a FIN, and at once by an RST. Detectors count these.
+    pub gave_up: [u64; 2],
 }
 
 crate::assert_layout!(
     WaitCounters,
-    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 8,
-    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: u64]
+    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 16,
+    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: [u64; 2]]
 );
 
 /// [`WaitCounters`] has no single counter that is a metric.

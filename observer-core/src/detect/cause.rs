@@ -136,6 +136,9 @@ causes! {
             ["refuses", "half-close"];
         LINGER_ZERO "linger_zero": "sent LINGER_ZERO"
             => "sets SO_LINGER with a timeout of 0, which makes close() reset the connection" ["linger"];
+        GIVES_UP "gives_up": "sent LINGER_ZERO of connections on which it had waited for an answer for 1.5 s or longer"
+            => "gives up waiting for answers, and resets the connections: the server that it asks hangs or is slow"
+            ["no-answer"];
         DISCONNECT "disconnect": "sent DISCONNECT"
             => "ends connections by connect(AF_UNSPEC), which resets them" ["disconnect"];
         UNACCEPTED "unaccepted": "sent UNACCEPTED_CHILD"
@@ -292,7 +295,7 @@ causes! {
             ["no-answer", "no-accept"];
         NO_ANSWER "no_answer": "requests on connections that worked before, unanswered for 60 s"
             => "its peers have stopped answering: they hang, or their answers take longer than a minute" ["no-answer"];
-        GAVE_UP "gave_up": "connections that the program closed while it waited for an answer, after 1.5 s or longer"
+        GAVE_UP "gave_up": "connections that the program closed while it waited for an answer, or had neither sent nor received anything, after 1.5 s or longer"
             => "its peers complete the TCP handshake and do not answer before its timeout: they hang or are overloaded, or the timeout is too short"
             ["no-answer"];
         PEER_NOT_READING "peer_not_reading": "data that a closed receive window holds back (peer_window)"

@@ -11,8 +11,9 @@ use std::{collections::HashMap, slice, sync::Arc, time::Duration};
 use self::{
     explained::{
         FailingClients, FullListeners, are_handshakes, are_unanswered,
-        handshakes_at_full_listeners, is_at_full_listeners, is_exhausted, is_out_of_descriptors,
-        is_raised_for_process, is_reset_by_peer, is_sent_by_peer, stalls_at_full_listeners,
+        handshakes_at_full_listeners, is_at_full_listeners, is_exhausted, is_given_up_by_peer,
+        is_out_of_descriptors, is_raised_for_process, is_reset_by_peer, is_sent_by_peer,
+        stalls_at_full_listeners,
     },
     part::Part,
     pass::Pass,
@@ -361,8 +362,11 @@ impl Engine {
             |detector, process, board| {
                 board.is_found(Anomaly::FdExhaustion, &process.subject())
                     && detector.is_unread_data()
+                    || board.is_found(Anomaly::ReadStall, &process.subject())
+                        && detector.is_of_waits(process)
                     || detector.is_received()
                         && (is_sent_by_peer(board, process)
+                            || is_given_up_by_peer(board, process)
                             || failing.are_of(detector.rate(), &process.labels, process.reset_peer))
                     || detector.is_of_handshakes(process)
                         && (are_handshakes(board, &process.labels, process.reset_peer)

@@ -147,7 +147,7 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
         running.not_closed_by_peer += process.not_closed_by_peer;
         running.is_waiting |= process.waits.unanswered_at_once > 0
             || process.peers.iter().any(|it| it.wait.is_judged);
-        running.gave_up |= process.counts.gave_up > 0;
+        running.gave_up |= process.counts.gave_up != [0, 0];
     }
     names
 }

@@ -22,6 +22,8 @@ const SECONDS: [u64; 2] = [10, 60];
 #[derive(Debug)]
 struct Ended {
     gave_up: Window,
+    /// Of those, the ones that were reset.
+    reset: Window,
     all: Window,
     accepted: Window,
 }
@@ -29,7 +31,7 @@ struct Ended {
 /// State of the detector.
 #[derive(Debug)]
 pub struct ReadStall<S> {
-    totals: Counters<3>,
+    totals: Counters<4>,
     ended: [Ended; SECONDS.len()],
     /// The one of those by which connections are given up, if that is what it is about; of the last sample.
     by_ended: Option<usize>,
@@ -83,6 +85,7 @@ impl Ended {
     fn new(seconds: u64) -> Self {
         Self {
             gave_up: Window::new(seconds),
+            reset: Window::new(seconds),
             all: Window::new(seconds),
             accepted: Window::new(seconds),
         }
@@ -106,10 +109,12 @@ impl Ended {
         ])
     }
 
-    /// Whether the peers do not notice that the program has gone, as they do if they only had nothing to say.
+    /// Whether the peers do not notice that the program has gone, as they do if they only had nothing to say. A program that
+    /// expects nothing does not reset its connections either; of those it does, that is unknown.
     fn is_ignored(&self, not_closed_by_peer: u32, thresholds: &Thresholds) -> bool {
         let gave_up = self.gave_up.sum() as f64;
-        f64::from(not_closed_by_peer) >= thresholds.gave_up_open_share * gave_up
+        let ignored = self.reset.sum() as f64 + f64::from(not_closed_by_peer);
+        ignored >= thresholds.gave_up_open_share * gave_up
     }
 }
 
@@ -182,11 +187,13 @@ impl<S: Connecting> Detector for ReadStall<S> {
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let counts = sample.counts();
-        let [gave_up, all, accepted] =
+        let [closed, reset] = counts.gave_up;
+        let [closed, reset, all, accepted] =
             self.totals
-                .since([counts.gave_up, counts.ended, counts.accepted]);
+                .since([closed, reset, counts.ended, counts.accepted]);
         for ended in &mut self.ended {
-            ended.gave_up.add(at.span(), gave_up);
+            ended.gave_up.add(at.span(), closed + reset);
+            ended.reset.add(at.span(), reset);
             ended.all.add(at.span(), all);
             ended.accepted.add(at.span(), accepted);
         }

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use observer_common::{
-    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, ENDED_TIMEOUT, RECORD_CLOSE, RECORD_CONNECT_FAILED,
-    RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST, SYN_RECV, SYN_SENT,
+    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, ENDED_TIMEOUT, ENDED_UNUSED, RECORD_CLOSE,
+    RECORD_CONNECT_FAILED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST, SYN_RECV,
+    SYN_SENT,
 };
 
 use super::{
@@ -199,7 +200,7 @@ impl RecordedPeers {
             RECORD_RESET_SENT => (Event::ResetSent, None),
             RECORD_RESET_RECEIVED => (Event::ResetReceived, None),
             _ if is_unanswered(record) => (Event::Unanswered, None),
-            _ if record.waited_for == u32::from(ENDED_TIMEOUT) => (Event::GaveUp, None),
+            _ if gave_up(record) => (Event::GaveUp, None),
             _ if self.now < self.short_until && is_short(record) => (Event::Short, None),
             _ => return,
         };
@@ -271,6 +272,11 @@ fn is_unanswered(record: &Record) -> bool {
     matches!(errno, libc::ETIMEDOUT | libc::EHOSTUNREACH)
         && record.flags & CONN_RESET_SENT == 0
         && !matches!(record.from, SYN_SENT | SYN_RECV)
+}
+
+/// Whether the program closed it while it may have waited for an answer.
+fn gave_up(record: &Record) -> bool {
+    [ENDED_TIMEOUT, ENDED_UNUSED].contains(&(record.waited_for as u8))
 }
 
 /// Whether it was opened here and ended soon after that.

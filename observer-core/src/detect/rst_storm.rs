@@ -1,95 +1,24 @@
 //! Connections are reset for longer than a restart takes: at six of ten seconds for a process, at 54 of 60 for
 //! a name, whose processes may live too short to be blamed.
 
+mod resetting;
+
 use std::{cmp::Reverse, marker::PhantomData, time::Duration};
 
-use observer_common::ProcessKey;
+use self::resetting::Resetting;
 
 use super::{
     anomaly::Anomaly,
     cause::{self, Cause, Explanation},
     detector::{Assessment, At, Detector, Settled, all, share},
     finding::{Breakdown, Direction, Evidence, PeerShare, Severity},
-    sample::{ConnectResult, Connecting, Counts, Name, Process, ReceivedReset, SentReset},
+    sample::{ConnectResult, Counts, Name, Process, ReceivedReset, SentReset},
     settings::Thresholds,
     windows::{Counters, Recent, Window, approach},
 };
 
 /// Longest time in which a storm that failed TLS handshakes may explain waits for their finding.
 const FOR_HANDSHAKES: Duration = Duration::from_secs(5);
-
-/// The thresholds that differ between processes and names.
-pub trait Resetting: Connecting {
-    /// Seconds that are looked at.
-    const SECONDS: u64;
-    /// The local process at the other end.
-    fn peer(&self) -> Option<ProcessKey> {
-        None
-    }
-    /// Whether there is a process, so that a time without RSTs says what is normal.
-    fn is_running(&self) -> bool {
-        true
-    }
-    /// Seconds of those that must be hot.
-    fn hot(thresholds: &Thresholds) -> f64;
-    /// Seconds until there is a baseline.
-    fn mature(thresholds: &Thresholds) -> f64;
-    /// Half-life of the baseline before.
-    fn half_life_new(thresholds: &Thresholds) -> f64;
-    /// The fraction of ended connections that is enough at this multiple of the baseline.
-    fn share(thresholds: &Thresholds, ratio: f64) -> f64;
-}
-
-impl Resetting for Process {
-    const SECONDS: u64 = 10;
-
-    fn peer(&self) -> Option<ProcessKey> {
-        self.reset_peer
-    }
-
-    fn hot(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_hot_seconds
-    }
-
-    fn mature(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_mature_seconds
-    }
-
-    fn half_life_new(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_half_life_new_seconds
-    }
-
-    fn share(thresholds: &Thresholds, ratio: f64) -> f64 {
-        match ratio >= thresholds.rst_ratio_big {
-            true => thresholds.rst_share_big,
-            false => thresholds.rst_share,
-        }
-    }
-}
-
-impl Resetting for Name {
-    const SECONDS: u64 = 60;
-
-    fn is_running(&self) -> bool {
-        self.running > 0
-    }
-
-    fn hot(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_name_hot_seconds
-    }
-
-    fn mature(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_name_mature_seconds
-    }
-
-    fn half_life_new(thresholds: &Thresholds) -> f64 {
-        thresholds.rst_name_half_life_new_seconds
-    }
-
-    fn share(thresholds: &Thresholds, _: f64) -> f64 {
-        thresholds.rst_share
-    }
-}
 
 /// RSTs of one direction.
 #[derive(Debug)]
@@ -127,6 +56,8 @@ pub struct RstStorm<S> {
         Recent<{ ReceivedReset::COUNT }>,
     ),
     handshakes_failed: (Counters<1>, Recent<1>),
+    /// Connections that were reset after they had waited for an answer.
+    gave_up: (Counters<1>, Recent<1>),
     /// Since when it has been a storm.
     over_since: Option<Duration>,
     of: PhantomData<S>,
@@ -315,10 +246,18 @@ impl<S: Resetting> RstStorm<S> {
     /// Whether TLS handshakes that failed are the cause of most.
     #[must_use]
     pub fn is_of_handshakes(&self, sample: &S) -> bool {
+        self.is_mostly(&cause::HANDSHAKES_FAIL, sample)
+    }
+
+    /// Whether most are of connections that waited for an answer in vain.
+    #[must_use]
+    pub fn is_of_waits(&self, sample: &S) -> bool {
+        self.is_mostly(&cause::GIVES_UP, sample)
+    }
+
+    fn is_mostly(&self, cause: &Cause, sample: &S) -> bool {
         let causes = cause::explain(&self.causes(sample));
-        causes
-            .first()
-            .is_some_and(|it| it.cause == &cause::HANDSHAKES_FAIL)
+        causes.first().is_some_and(|it| it.cause == cause)
     }
 
     /// The causes of the direction with the higher score, with how many RSTs they explain.
@@ -341,6 +280,9 @@ impl<S: Resetting> RstStorm<S> {
             true => &cause::CLOSES_UNREAD,
             false => &cause::UNREAD,
         };
+        let lingered = count(SentReset::LingerZero);
+        let [gave_up] = self.gave_up.1.sums();
+        let gave_up = gave_up.min(lingered);
         vec![
             (cut_off_by(serves), count(SentReset::DataAfterClose)),
             (&cause::HALF_CLOSE, if serves { 0 } else { after_shutdown }),
@@ -349,7 +291,8 @@ impl<S: Resetting> RstStorm<S> {
                 unread,
                 count(SentReset::UnreadData) + if serves { after_shutdown } else { 0 },
             ),
-            (&cause::LINGER_ZERO, count(SentReset::LingerZero)),
+            (&cause::GIVES_UP, gave_up),
+            (&cause::LINGER_ZERO, lingered - gave_up),
             (&cause::DISCONNECT, count(SentReset::Disconnect)),
             (&cause::UNACCEPTED, count(SentReset::Unaccepted)),
             (&cause::ABORTED, count(SentReset::Aborted)),
@@ -431,6 +374,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
             totals: Default::default(),
             recent: Default::default(),
             handshakes_failed: Default::default(),
+            gave_up: Default::default(),
             over_since: None,
             of: PhantomData,
         }
@@ -454,6 +398,9 @@ impl<S: Resetting> Detector for RstStorm<S> {
         failed
             .1
             .add(at.now, failed.0.since([counts.handshakes_failed()]));
+        let [_, gave_up] = counts.gave_up;
+        let of = &mut self.gave_up;
+        of.1.add(at.now, of.0.since([gave_up]));
         self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
         let events = ended + sent.iter().chain(&received).sum::<u64>();

@@ -148,7 +148,8 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             }
         }
         let resets = counts.resets_received[ReceivedReset::Established as usize];
-        let [gave_up, resets] = self.others.since([counts.gave_up, resets]);
+        let gave_up = counts.gave_up.iter().sum();
+        let [gave_up, resets] = self.others.since([gave_up, resets]);
         let ended = Self::as_client(&ended, counts);
         let (ok, failed) = (ended[TLS_OK], self.refused(ended[TLS_FAILED], gave_up));
         for window in [&mut self.fast, &mut self.slow] {

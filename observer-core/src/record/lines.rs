@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use observer_common::{
     CONN_RESET_RECEIVED, CONN_RESET_SENT, CONN_SEEDED, ENDED_ACK, ENDED_PEER_CLOSED, ENDED_RESET,
-    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_WINDOW, RECORD_BIND_FAILED, RECORD_CLOSE,
+    ENDED_TIMEOUT, ENDED_UNREAD, ENDED_UNUSED, ENDED_WINDOW, RECORD_BIND_FAILED, RECORD_CLOSE,
     RECORD_CONNECT_FAILED, RECORD_FD_EXHAUSTED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT,
     RECORD_SETSOCKOPT_FAILED, Record, TIMED_STATES, unpack_duration,
 };
@@ -204,6 +204,7 @@ fn waited(record: &Record) -> String {
         ENDED_RESET => format!("ended after {time} of waiting for the peer"),
         ENDED_UNREAD => format!("closed with data unread for {time}"),
         ENDED_WINDOW => format!("the peer's window was closed for {time}"),
+        ENDED_UNUSED => format!("closed after {time} without any data"),
         ENDED_ACK => format!("the peer had not acknowledged for {time}"),
         _ => String::new(),
     }

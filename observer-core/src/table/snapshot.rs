@@ -113,7 +113,8 @@ static KEPT: [bool; COUNTERS] = {
         signal += 1;
     }
     let gave_up = offset_of!(Slot, waiting) + offset_of!(WaitCounters, gave_up);
-    kept[(gave_up - offset_of!(Slot, state)) / size_of::<u64>()] = true;
+    let gave_up = (gave_up - offset_of!(Slot, state)) / size_of::<u64>();
+    (kept[gave_up], kept[gave_up + 1]) = (true, true);
     kept
 };
 

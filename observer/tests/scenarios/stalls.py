@@ -3,9 +3,10 @@
 TCP alone. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `impatient`: a server that has answered takes requests and does nothing, and ten clients
-give up after two seconds each. `workers`: eight workers of a server, with a client each, wait for another server that hangs. `busy`: all
+give up after two seconds each. `gateway`: they reset their connections, as HAProxy does. `greeting`: they wait for the server to
+speak first, as those of mail and MySQL servers do. `workers`: eight workers of a server, with a client each, wait for another server that hangs. `busy`: all
 four do, and twelve clients wait for them. `leak`: a client forgets two idle connections a second."""
-import os, signal, socket, ssl, subprocess, tempfile, threading, time
+import os, signal, socket, ssl, struct, subprocess, tempfile, threading, time
 
 from common import ARGS, child, rename, say
 from shared import listen, pace
@@ -91,6 +92,8 @@ def front(ready):
 
 def ask(request, timeout=None):
     with socket.create_connection(("127.0.0.1", 80), timeout) as c:
+        if KIND == "gateway":
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         c.sendall(request)
         return c.recv(1000)
 
@@ -169,7 +172,7 @@ elif KIND == "hangs":
     time.sleep(2)
     os.kill(pid, signal.SIGSTOP)
     say("start")
-elif KIND == "impatient":
+elif KIND in ("impatient", "gateway", "greeting"):
     child("server", hanging)
     rename("client")
     say("start")
@@ -177,7 +180,7 @@ elif KIND == "impatient":
     def tries(_):
         while True:
             try:
-                ask(b"request", 2)
+                ask(b"" if KIND == "greeting" else b"request", 2)
             except TimeoutError:
                 pass
 

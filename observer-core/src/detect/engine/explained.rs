@@ -43,7 +43,14 @@ pub(super) fn is_sent_by_peer(board: &Board, process: &Process) -> bool {
     storm_of_peer(board, process).is_some()
 }
 
-/// The same of RSTs that are no consequence of handshakes.
+/// Whether the local process at the other end gives up waiting for answers.
+pub(super) fn is_given_up_by_peer(board: &Board, process: &Process) -> bool {
+    let peer = process.reset_peer.map(Subject::Process);
+    let stall = peer.and_then(|it| board.raised(Anomaly::ReadStall, &it));
+    stall.is_some_and(|it| matches!(it.evidence, Evidence::GaveUp { .. }))
+}
+
+/// Whether it sends RSTs that are no consequence of handshakes.
 pub(super) fn is_reset_by_peer(board: &Board, process: &Process) -> bool {
     let storm = storm_of_peer(board, process);
     storm.is_some_and(|it| {

@@ -406,7 +406,7 @@ fn clients_of_a_listener_that_fills_do_not_give_up_first() {
     let raised = |backlog, port| {
         let (changes, _) = play(30, |second| {
             let mut client = process(7);
-            client.counts.gave_up = 5 * second;
+            client.counts.gave_up[0] = 5 * second;
             client.counts.ended = 5 * second;
             client.not_closed_by_peer = 5 * second as u32;
             let mut peer = failed([10, 0, 0, 8], port, "", 1.0);

@@ -15,6 +15,32 @@ fn a_storm_of_a_process_is_not_one_of_its_name() {
     assert_eq!(entry.finding.causes[0].cause.id, "linger_zero");
 }
 
+/// A proxy resets the connections that it gives up: to those the server has not answered, which receives the RSTs.
+#[test]
+fn connections_that_are_given_up_are_no_storm() {
+    let found = |gave_up: u64| {
+        let (changes, engine) = play(60, |second| {
+            let mut proxy = process(7);
+            proxy.counts.resets_sent[SentReset::LingerZero as usize] = 100 * second;
+            proxy.counts.gave_up[1] = gave_up * second;
+            proxy.counts.ended = 100 * second;
+            let mut server = process(8);
+            server.counts.resets_received[ReceivedReset::Established as usize] = 100 * second;
+            server.counts.ended = 100 * second;
+            server.reset_peer = Some(key(7));
+            Sample {
+                processes: vec![proxy, server],
+                ..Sample::default()
+            }
+        });
+        let entries = engine.board().entries();
+        let causes: Vec<_> = entries.map(|it| it.finding.causes[0].cause.id).collect();
+        (changes.len(), causes)
+    };
+    assert_eq!(found(100), (1, vec!["gave_up"]));
+    assert_eq!(found(0), (1, vec!["linger_zero"]));
+}
+
 #[test]
 fn a_finding_of_a_process_that_ends_clears() {
     let (changes, engine) = play(200, |second| match second {

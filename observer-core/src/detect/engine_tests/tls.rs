@@ -243,8 +243,8 @@ fn handshakes_that_nobody_answers_are_other_findings() {
         let (changes, _) = play(60, |second| {
             let mut client = refused(7, 3 * second);
             // Counted a moment later.
-            client.counts.gave_up = (gave_up * second).saturating_sub(2);
-            client.not_closed_by_peer = client.counts.gave_up as u32;
+            client.counts.gave_up[0] = (gave_up * second).saturating_sub(2);
+            client.not_closed_by_peer = client.counts.gave_up[0] as u32;
             Sample {
                 processes: vec![client],
                 ..Sample::default()

@@ -240,8 +240,9 @@ pub struct Counts {
     pub exhausted: [u64; 2],
     /// Connections that accept() returned.
     pub accepted: u64,
-    /// Connections that the program closed after it had waited for an answer for 1.5 s or longer.
-    pub gave_up: u64,
+    /// Connections that the program closed after it had waited for an answer for 1.5 s or longer: by a FIN, and at once by an
+    /// RST.
+    pub gave_up: [u64; 2],
     /// TLS handshakes that ended, by the `TLS_` numbers of role and result.
     pub handshakes: [[u64; TLS_RESULTS.len()]; TLS_ROLES.len()],
     /// Early data and stream resets of QUIC.
@@ -266,9 +267,11 @@ impl Counts {
             self.port_searches_failed,
             self.bind_searches_failed,
             self.accepted,
-            self.gave_up,
         ];
-        let all = all.chain(resets.as_flattened()).chain(&single);
+        let all = all
+            .chain(&self.gave_up)
+            .chain(resets.as_flattened())
+            .chain(&single);
         all.chain(self.handshakes.as_flattened()).sum()
     }
 

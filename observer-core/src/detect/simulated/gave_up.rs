@@ -40,7 +40,7 @@ fn client(onset: u64, server: Server, seconds: Vec<Second>) -> Series {
             Server::Hangs => last.iter().sum::<u64>() as u32,
             Server::Closes => 0,
         };
-        counts.gave_up += gave_up;
+        counts.gave_up[0] += gave_up;
         counts.ended += gave_up + others;
         counts.connects[ConnectResult::Ok as usize] += gave_up + others;
         let mut process = process(counts);

@@ -21,9 +21,9 @@ use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ENDED_NONE, ENDED_TIMEOUT,
-    ESTABLISHED, GAVE_UP_MS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, READ_STALLS,
-    RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIMED_STATES,
-    WAIT_BOUNDS, WRITE_STALLS, add_packed, pack_duration, timed_index,
+    ENDED_UNUSED, ESTABLISHED, GAVE_UP_MS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN,
+    READ_STALLS, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
+    TIMED_STATES, WAIT_BOUNDS, WRITE_STALLS, add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -249,24 +249,27 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
     };
     let sk = sk as *const u8;
     let (what, ms, is_asked) = waiting::ended(sk, conn, old, new, error, now());
-    let Some(index) = bounded(
-        usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT)),
-        READ_STALLS + WRITE_STALLS,
-    ) else {
+    if what == ENDED_NONE {
         return 0;
-    };
-    // SAFETY: points into maps; the index was bounded.
+    }
+    // SAFETY: points into maps; the index is bounded.
     unsafe {
         (*conn).waited_for = u32::from(what);
         (*conn).waited_ms = ms;
-        if let Some(slot) = counters::slot(slot) {
+        let Some(slot) = counters::slot(slot) else {
+            return 0;
+        };
+        let is_answer = what == ENDED_TIMEOUT && is_asked || what == ENDED_UNUSED;
+        if is_answer && ms >= GAVE_UP_MS {
+            let gave_up = (&raw mut (*slot).waiting.gave_up).cast::<u64>();
+            counters::add(gave_up.add(usize::from(new == CLOSE)), 1);
+        }
+        let index = usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT));
+        if let Some(index) = bounded(index, READ_STALLS + WRITE_STALLS) {
             let histogram = (&raw mut (*slot).waiting.ended)
                 .cast::<Histogram>()
                 .add(index);
             observe(histogram, &WAIT_BOUNDS, u64::from(ms) * 1_000_000);
-            if what == ENDED_TIMEOUT && is_asked && ms >= GAVE_UP_MS {
-                counters::add(&raw mut (*slot).waiting.gave_up, 1);
-            }
         }
     }
     0

@@ -613,6 +613,18 @@ scenarios! {
             also: &[("close_wait_leak", "server", "clients_unanswered")],
             ..stall("read_stall", "client", "gave_up", "no-answer")
         });
+    "gateway": "the same through a proxy that resets the connections that it gives up, as HAProxy does";
+        ["stalls.py", "gateway"]
+        => Some(Expected {
+            peers: &["127.0.0.1:80"],
+            ..stall("read_stall", "client", "gave_up", "no-answer")
+        });
+    "greeting": "10 clients wait 2 s each for the greeting of a server that hangs";
+        ["stalls.py", "greeting"]
+        => Some(Expected {
+            peers: &["127.0.0.1:80"],
+            ..stall("read_stall", "client", "gave_up", "no-answer")
+        });
     "workers": "8 workers of a server, with a client each, wait for another server that hangs";
         ["stalls.py", "workers"]
         => Some(Expected {
