@@ -254,21 +254,25 @@ impl Engine {
             &sample.processes,
         );
         pass.run(
+            &mut self.tls_stall,
+            &mut rows.processes,
+            &sample.processes,
+            |_, process, _| handshakes_at_full_listeners(&full, process),
+        );
+        pass.run(
             &mut self.read_stall,
             &mut rows.processes,
             &sample.processes,
-            |detector, process, _| stalls_at_full_listeners(&full, detector, process),
+            |detector, process, board| {
+                stalls_at_full_listeners(&full, detector, process)
+                    || board.is_found(Anomaly::TlsStall, &process.subject())
+                        && detector.is_of_handshakes(process)
+            },
         );
         pass.run_alone(
             &mut self.program_not_reading,
             &mut rows.processes,
             &sample.processes,
-        );
-        pass.run(
-            &mut self.tls_stall,
-            &mut rows.processes,
-            &sample.processes,
-            |_, process, _| handshakes_at_full_listeners(&full, process),
         );
         pass.run(
             &mut self.read_stall_of_names,
@@ -447,6 +451,7 @@ impl Engine {
             self.close_wait_leak.any_wants_walks,
             self.read_stall.any_wants_walks,
             self.read_stall_of_names.any_wants_walks,
+            self.tls_stall.any_wants_walks,
             self.program_not_reading.any_wants_walks,
             self.connect_failures.any_wants_walks,
             self.connect_failures_of_names.any_wants_walks,

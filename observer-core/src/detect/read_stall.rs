@@ -9,8 +9,9 @@ use super::{
     cause::{self, Explanation},
     detector::{Assessment, At, Detector, SUSPECTED, Settled, all, share},
     finding::{Awaited, Breakdown, Evidence, Severity, Waiting},
-    sample::Connecting,
+    sample::{Connecting, Process},
     settings::Thresholds,
+    tls_stall,
     windows::{Counters, Window},
 };
 use crate::walk::{UNANSWERED_SECONDS, Waits};
@@ -78,6 +79,17 @@ impl<S> ReadStall<S> {
     #[must_use]
     pub fn is_of_ended(&self) -> bool {
         self.by_ended.is_some()
+    }
+}
+
+impl ReadStall<Process> {
+    /// Whether half of the connections wait for the first byte of a TLS handshake.
+    #[must_use]
+    pub fn is_of_handshakes(&self, process: &Process) -> bool {
+        let waits = &process.waits;
+        let (first_byte, _) = waits.stalled_for(WAIT_PEER_FIRST_BYTE);
+        let handshakes = tls_stall::as_client(process).min(first_byte);
+        !self.is_of_ended() && 2 * handshakes >= owed(waits) + unanswered(waits, self.least)
     }
 }
 

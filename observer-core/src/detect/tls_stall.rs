@@ -18,6 +18,9 @@ use super::{
 /// Longest time in which a finding waits for the walk that names its peers.
 const FOR_PEERS: Duration = Duration::from_secs(5);
 
+/// The same of a walk that finds whom a server owes an answer: since `--stall-after`, which is longer.
+const FOR_OWED: Duration = Duration::from_secs(10);
+
 /// State of the detector.
 #[derive(Debug)]
 pub struct TlsStall {
@@ -37,6 +40,10 @@ impl Detector for TlsStall {
         Settled::any_if(self.since.is_none())
     }
 
+    fn wants_walk(&self, sample: &Process, _: &Thresholds) -> Option<bool> {
+        Some(self.since.is_some() && !is_known(sample))
+    }
+
     fn assess(&mut self, sample: &Process, at: &At<'_>) -> Assessment {
         let (thresholds, handshakes) = (at.thresholds, &sample.handshakes);
         let slow = f64::from(handshakes.slow.iter().sum::<u32>());
@@ -45,9 +52,12 @@ impl Detector for TlsStall {
             share(slow, connections(sample).into()) / thresholds.tls_stall_share,
         ]);
         self.since = (score >= 1.0).then(|| self.since.unwrap_or(at.now));
-        let is_complete = |since: Duration| {
-            silent(sample).next().is_some() || at.now.saturating_sub(since) >= FOR_PEERS
+        let patience = match handshakes.slow[TLS_SERVER as usize] > as_client(sample) {
+            true => FOR_OWED,
+            false => FOR_PEERS,
         };
+        let is_complete =
+            |since: Duration| is_known(sample) || at.now.saturating_sub(since) >= patience;
         Assessment {
             raise: (self.since.is_some_and(is_complete)).then_some(Severity::Warning),
             calm: score < thresholds.tls_stall_clear_share,
@@ -70,13 +80,24 @@ impl Detector for TlsStall {
             peers: Waiting::most(silent(sample)),
         };
         let of = |role: u32| u64::from(handshakes.slow[role as usize]);
+        let as_server = of(TLS_SERVER);
+        let held_up = as_server.min(owed(sample).into());
         let causes = [
             (&cause::HANDSHAKES_UNANSWERED, of(TLS_CLIENT)),
-            (&cause::HANDSHAKES_NOT_FINISHED, of(TLS_SERVER)),
+            (&cause::HANDSHAKES_NOT_FINISHED, as_server - held_up),
+            (&cause::HANDSHAKES_HELD_UP, held_up),
             (&cause::HANDSHAKES_STUCK, of(TLS_UNKNOWN)),
         ];
         (evidence, cause::explain(&causes))
     }
+}
+
+/// Slow handshakes that are, or may be, those of a client.
+pub(super) fn as_client(sample: &Process) -> u32 {
+    [TLS_CLIENT, TLS_UNKNOWN]
+        .map(|role| sample.handshakes.slow[role as usize])
+        .iter()
+        .sum()
 }
 
 /// Peers on the other side of slow handshakes that have sent nothing at all, as of the last walk.
@@ -93,6 +114,20 @@ fn silent(sample: &Process) -> impl Iterator<Item = &Awaited> {
             WAIT_UNUSED => as_server,
             _ => false,
         })
+}
+
+/// Whether a walk has seen who waits for whom.
+fn is_known(sample: &Process) -> bool {
+    silent(sample).next().is_some() || owed(sample) > 0
+}
+
+/// Connections whose clients the program owes the first answer, if it waits for none of them.
+fn owed(sample: &Process) -> u32 {
+    let is_silent = |it: &Awaited| it.wait.waits_for == WAIT_UNUSED;
+    match silent(sample).any(is_silent) {
+        true => 0,
+        false => sample.waits.owed_by_program,
+    }
 }
 
 /// The longest handshake in progress.

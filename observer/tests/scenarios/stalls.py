@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Connections that wait, by the first argument. `handshakes`: half of a pool of ten hangs in TLS handshakes. `no-tls`: the same by
-TCP alone. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
+TCP alone. `held-up`: the server hangs while it looks for the certificate of these five. `silent`: half of the ten clients of a TLS server say nothing, from another address. `hangs`: a backend is stopped while ten connections of a
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `impatient`: a server that has answered takes requests and does nothing, and ten clients
 give up after two seconds each. `gateway`: they reset their connections, as HAProxy does. `greeting`: they wait for the server to
@@ -51,6 +51,8 @@ def tls(ready):
                         "-out", certificate], check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
+        if KIND == "held-up":
+            context.sni_callback = lambda c, name, _: time.sleep(1000 if name == "slow" else 0)
     good = listen(443)
     hang(444)
     ready()
@@ -140,14 +142,14 @@ def together(work, items):
     return threads
 
 
-if KIND in ("handshakes", "no-tls", "silent"):
+if KIND in ("handshakes", "no-tls", "silent", "held-up"):
     child("server", plain if KIND == "no-tls" else tls)
     rename("client")
     context = ssl._create_unverified_context()
 
-    def secured(port):
+    def secured(port, name="fast"):
         c = connect(port)
-        return c if KIND == "no-tls" else context.wrap_socket(c)
+        return c if KIND == "no-tls" else context.wrap_socket(c, server_hostname=name)
 
     def renew(port):
         """Uses one connection after the other."""
@@ -162,6 +164,8 @@ if KIND in ("handshakes", "no-tls", "silent"):
     if KIND == "silent":
         for _ in range(5):
             connect(443, ("127.0.0.2", 0))
+    elif KIND == "held-up":
+        together(lambda port: use(secured(port, "slow"), 1), [443] * 5)
     else:
         together(lambda port: use(secured(port), 1), [444] * 5)
 elif KIND == "hangs":

@@ -84,7 +84,7 @@ fn peer(is_client: bool) -> Awaited {
 /// Without a walk, a finding has no peers, and waits for them a while.
 #[test]
 fn peers_are_awaited_for_seconds() {
-    for role in [TLS_CLIENT, TLS_SERVER] {
+    for (role, raised_at) in [(TLS_CLIENT, 30), (TLS_SERVER, 35)] {
         let hanging = vec![(21, HANGS); 5];
         let series = series(20, 60, role, 5, hanging);
         // Those of the other role are no answer.
@@ -94,8 +94,29 @@ fn peers_are_awaited_for_seconds() {
         });
         let history = changes(Series::new(20, without));
         let history: Vec<_> = history.map(|(second, it)| (second, it.name())).collect();
-        assert_eq!(history.first(), Some(&(30, "raised")));
+        assert_eq!(history.first(), Some(&(raised_at, "raised")));
     }
+}
+
+/// A server whose clients are not silent has held their handshakes up itself.
+#[test]
+fn a_server_that_owes_answers_holds_them_up() {
+    let cause = |owed: u32, is_silent: bool| {
+        let hanging = vec![(21, HANGS); 5];
+        let series = series(20, 60, TLS_SERVER, 5, hanging);
+        let samples = series.samples.map(move |mut sample| {
+            let process = &mut sample.processes[0];
+            process.waits.owed_by_program = owed;
+            process.peers.retain(|_| is_silent);
+            sample
+        });
+        let mut history = changes(Series::new(20, samples));
+        let (_, raised) = history.next().expect("a finding");
+        raised.finding().causes[0].cause.id
+    };
+    assert_eq!(cause(5, false), "handshakes_held_up");
+    assert_eq!(cause(5, true), "handshakes_not_finished");
+    assert_eq!(cause(1, false), "handshakes_not_finished");
 }
 
 /// Handshakes that begin at a rate from one second to another.

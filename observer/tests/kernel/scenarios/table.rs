@@ -535,10 +535,7 @@ scenarios! {
         => Some(Expected {
             within: 15.0,
             peers: &["127.0.0.1:444"],
-            also: &[
-                ("read_stall", "client", "no_first_byte"),
-                ("program_not_reading", "server", "server_does_not_read"),
-            ],
+            also: &[("program_not_reading", "server", "server_does_not_read")],
             ..stall("tls_stall", "client", "handshakes_unanswered", "tls-client")
         });
     "silentcl": "5 of 10 clients of a TLS server say nothing";
@@ -549,6 +546,15 @@ scenarios! {
             peers: &["client 127.0.0.2 of 443"],
             also: &[],
             ..stall("tls_stall", "server", "handshakes_not_finished", "tls-server")
+        });
+    "heldup": "a TLS server hangs while it looks for the certificates of 5 clients";
+        ["stalls.py", "held-up"]
+        needs "tls"
+        => Some(Expected {
+            within: 25.0,
+            peers: &[],
+            also: &[("tls_stall", "client", "handshakes_unanswered")],
+            ..stall("tls_stall", "server", "handshakes_held_up", "tls-held-up")
         });
     "expired": "a client makes 3 TLS handshakes/s with a server whose certificate has expired";
         ["handshakes.py", "expired"]
