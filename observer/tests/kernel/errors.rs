@@ -205,7 +205,6 @@ fn tracefs_is_mounted_where_it_is_not() {
 
 /// Makes the kernel refuse to attach iterators, but load them: with a seccomp filter.
 const NO_LINKS: &str = r"
-import ctypes, os, platform, struct, sys
 number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
 instructions = [
     (0x20, 0, 0, 0),  # A = the number of the system call
@@ -215,6 +214,22 @@ instructions = [
     (0x06, 0, 0, 0x00050000 | 1),  # SECCOMP_RET_ERRNO: EPERM
     (0x06, 0, 0, 0x7fff0000),  # SECCOMP_RET_ALLOW
 ]
+";
+
+/// As if all inotify instances of the user were in use.
+const NO_INOTIFY: &str = r"
+number = {'x86_64': 294, 'aarch64': 26}[platform.machine()]
+instructions = [
+    (0x20, 0, 0, 0),  # A = the number of the system call
+    (0x15, 0, 1, number),  # inotify_init1
+    (0x06, 0, 0, 0x00050000 | 24),  # SECCOMP_RET_ERRNO: EMFILE
+    (0x06, 0, 0, 0x7fff0000),  # SECCOMP_RET_ALLOW
+]
+";
+
+/// The observer behind one of these filters.
+fn filtered(instructions: &str) -> Command {
+    const INSTALL: &str = r"
 code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *it) for it in instructions))
 program = ctypes.create_string_buffer(
     struct.pack('HxxxxxxP', len(instructions), ctypes.addressof(code)))
@@ -222,16 +237,23 @@ libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(22, 2, program, 0, 0) == 0, os.strerror(ctypes.get_errno())
 os.execv(sys.argv[1], sys.argv[1:])
 ";
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(format!(
+        "import ctypes, os, platform, struct, sys\n{instructions}{INSTALL}"
+    ));
+    command.arg(observer_test_support::observer());
+    command
+}
 
 /// An iterator that can be loaded and not attached is not shown as attached.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn iterators_that_cannot_be_attached() {
     let check = || {
-        let mut command = Command::new("python3");
-        command.args(["-c", NO_LINKS]);
-        command.arg(observer_test_support::observer());
-        let output = command.args(["check", "--json"]).output().unwrap();
+        let output = filtered(NO_LINKS)
+            .args(["check", "--json"])
+            .output()
+            .unwrap();
         let (stdout, stderr) = said(&output);
         let report: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
         report["verdicts"].as_array().expect("a list").clone()
@@ -246,4 +268,41 @@ fn iterators_that_cannot_be_attached() {
     }
     let refused = iterators.iter().filter(|it| it["status"] == "refused");
     assert!(refused.count() > 0, "{iterators:?}");
+}
+
+/// Other programs of its user have all inotify instances: nothing is probed, and everything else is observed.
+#[test]
+#[ignore = "needs root and BPF: run by cargo xtask test"]
+fn no_inotify_instance_is_left() {
+    let output = filtered(NO_INOTIFY)
+        .args(["check", "--json"])
+        .output()
+        .unwrap();
+    let (stdout, stderr) = said(&output);
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
+    let of_signal = |signal: &str| {
+        let missing = report["missing"].as_array().expect("a list").iter();
+        missing
+            .filter(|it| it["signal"] == signal)
+            .map(|it| it["reason"].clone())
+            .collect::<Vec<_>>()
+    };
+    if of_signal("tls") == ["unsupported"] {
+        observer_test_support::skip!("this kernel has no attach cookies");
+    }
+    for signal in ["tls", "quic"] {
+        assert_eq!(of_signal(signal), ["refused"], "{stdout}");
+    }
+    let daemon = Daemon::start_with(&["--tls=auto"], |command| {
+        let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        *command = filtered(NO_INOTIFY);
+        command.args(args);
+    });
+    let of_tls = [("signal", "tls"), ("reason", "refused")];
+    assert!(daemon.scrape().has("observer_signal_missing", &of_tls));
+    let log = daemon.log();
+    let said = log
+        .lines()
+        .filter(|it| it.contains("fs.inotify.max_user_instances"));
+    assert_eq!(said.count(), 1, "{log}");
 }

@@ -41,10 +41,9 @@ impl Tls {
     ///
     /// When it is missing, or the iterator cannot be attached.
     pub fn new(ebpf: &mut Ebpf, uprobes: Uprobes) -> anyhow::Result<Self> {
-        let guard = Arc::new(Guard::new().context("cannot watch files")?);
         Ok(Self {
-            files: Mutex::new(Files::new(uprobes, Arc::clone(&guard))),
-            guard,
+            guard: Arc::clone(uprobes.guard()),
+            files: Mutex::new(Files::new(uprobes)),
             // Before the map is taken out.
             iter: MapIter::attach(ebpf, ITER, MAP)?,
             handshakes: Mutex::new(take_hash(ebpf, MAP)?),

@@ -14,7 +14,6 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,10 +28,7 @@ use observer_core::{
 };
 use tracing::{debug, info, warn};
 
-use super::{
-    Uprobes,
-    guard::{Guard, Watch},
-};
+use super::{Uprobes, guard::Watch};
 
 /// The most files that are known. Those of users other than root have at most half of them.
 const MAX_FILES: usize = 1_024;
@@ -112,7 +108,6 @@ struct Probed {
 /// The files that processes map.
 pub struct Files {
     uprobes: Uprobes,
-    guard: Arc<Guard>,
     known: HashMap<Contents, Known>,
     hasher: RandomState,
     /// Devices of the system's own programs and libraries. What is probed elsewhere keeps a mount busy.
@@ -126,15 +121,15 @@ pub struct Files {
     /// The most. Half of it where a file belongs to a user other than root.
     max_descriptors: usize,
     warned: bool,
+    warned_of_watches: bool,
 }
 
 impl Files {
-    /// None yet. What is written to is detached by [`Guard::run`], which the caller runs.
-    pub fn new(uprobes: Uprobes, guard: Arc<Guard>) -> Self {
+    /// None yet. What is written to is detached by [`Guard::run`](super::Guard::run), which the caller runs.
+    pub fn new(uprobes: Uprobes) -> Self {
         let system = ["/", "/usr"].map(|path| fs::metadata(path).map(|it| it.dev()));
         Self {
             uprobes,
-            guard,
             known: HashMap::new(),
             hasher: RandomState::new(),
             system: system.into_iter().filter_map(Result::ok).collect(),
@@ -145,6 +140,7 @@ impl Files {
                 usize::try_from(soft / 2).unwrap_or(usize::MAX)
             }),
             warned: false,
+            warned_of_watches: false,
         }
     }
 
@@ -291,7 +287,15 @@ impl Files {
             contents.bytes
         );
         // Before it is read. Ends where nothing is probed.
-        let watch = self.guard.watch(file)?;
+        let watch = self.uprobes.guard().watch(file).inspect_err(|error| {
+            if !std::mem::replace(&mut self.warned_of_watches, true) {
+                warn!(
+                    %error,
+                    "files cannot be watched for writes (fs.inotify.max_user_watches): TLS handshakes of some programs \
+                     are not observed"
+                );
+            }
+        })?;
         let mut bytes = Vec::new();
         file.take(64).read_to_end(&mut bytes)?;
         if !bytes.starts_with(MAGIC) {

@@ -12,11 +12,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::{
+    errno::Errno,
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
+};
 use observer_core::sync::lock;
 use tracing::{error, info};
 
-use super::Links;
+use super::link::Links;
 
 /// A file that is watched. Dropping it detaches what was attached to the file, and ends the watch.
 pub struct Watch {
@@ -62,7 +65,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel has no inotify, or the user has all instances that it may have.
+    /// When the kernel has no inotify, or the user has all instances that it may have. Without it nothing may be probed.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             inotify: Inotify::init(InitFlags::IN_CLOEXEC)?,
@@ -92,7 +95,7 @@ impl Guard {
         loop {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
-                Err(nix::errno::Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue,
                 Err(error) => {
                     error!(%error, "cannot watch probed files: nothing is probed any more");
                     lock(&self.links).clear();

@@ -15,6 +15,18 @@ use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, perf_event_attr};
 
 use crate::kernel::bpf::{BPF_LINK_CREATE, bpf};
 
+/// What is attached to a file; dropping it detaches it.
+pub struct Links(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
+
+impl Links {
+    /// `links` are those of ends before those of beginnings. They are detached in the other order, so that what has
+    /// begun is seen to end.
+    pub fn new(mut links: Vec<OwnedFd>) -> Self {
+        links.reverse();
+        Self(links)
+    }
+}
+
 /// `BPF_TRACE_UPROBE_MULTI` and `BPF_PERF_EVENT` of `enum bpf_attach_type`.
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 const BPF_PERF_EVENT: u32 = 41;

@@ -12,6 +12,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
+    sync::Arc,
 };
 
 use aya::{Btf, Ebpf, programs::Iter};
@@ -23,7 +24,7 @@ use observer_core::{
     contract::{AttachType, Status, Verdict},
 };
 
-use self::link::{Point, Way};
+use self::link::{Links, Point, Way};
 pub use self::{
     files::{Contents, Files},
     guard::Guard,
@@ -62,6 +63,7 @@ pub struct Unavailable {
 /// The loaded programs.
 pub struct Uprobes {
     way: Way,
+    guard: Arc<Guard>,
     enter: OwnedFd,
     leave: OwnedFd,
     free: OwnedFd,
@@ -71,24 +73,12 @@ pub struct Uprobes {
     quic: OwnedFd,
 }
 
-/// What is attached to a file; dropping it detaches it.
-pub struct Links(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
-
-impl Links {
-    /// `links` are those of ends before those of beginnings. They are detached in the other order, so that what has
-    /// begun is seen to end.
-    fn new(mut links: Vec<OwnedFd>) -> Self {
-        links.reverse();
-        Self(links)
-    }
-}
-
 impl Uprobes {
     /// Loads the programs of `object`, which use the maps of `ebpf`, and tests whether processes survive them.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a program or a link, or a process did not survive.
+    /// When the kernel refuses a program or a link, a process did not survive, or files cannot be watched.
     pub fn load(
         object: &[u8],
         ebpf: &mut Ebpf,
@@ -100,6 +90,7 @@ impl Uprobes {
             status: Status::Refused,
             why,
         };
+        let guard = Arc::new(Guard::new().map_err(no_guard)?);
         let way =
             Way::find(attach_type(facts, options) == AttachType::UprobeMulti).map_err(|error| {
                 Unavailable {
@@ -113,6 +104,7 @@ impl Uprobes {
         load_iterator(ebpf, btf).map_err(|error| refused(format!("{error:#}")))?;
         let uprobes = Self {
             way,
+            guard,
             enter,
             leave,
             free,
@@ -130,6 +122,11 @@ impl Uprobes {
             )
         })?;
         Ok(uprobes)
+    }
+
+    /// Detaches the programs from files that are written to.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
     }
 
     /// Whether files can only be probed before privileges are dropped.
@@ -237,10 +234,30 @@ impl Uprobes {
             go_leave,
             quic,
             way: _,
+            guard: _,
         } = self;
         let programs = [enter, leave, free, reset, go_enter, go_leave, quic];
         let named = PROGRAMS.iter().zip(programs);
         named.map(|((name, ..), program)| (*name, program.as_raw_fd()))
+    }
+}
+
+/// Why files cannot be watched, without which nothing may be probed.
+fn no_guard(error: io::Error) -> Unavailable {
+    let (status, why) = match error.raw_os_error() {
+        Some(libc::ENOSYS) => (
+            Status::Unsupported,
+            "this kernel has no inotify (CONFIG_INOTIFY_USER)".to_owned(),
+        ),
+        Some(libc::EMFILE) => (
+            Status::Refused,
+            "all inotify instances of its user are in use: raise fs.inotify.max_user_instances and restart".to_owned(),
+        ),
+        _ => (Status::Refused, error.to_string()),
+    };
+    Unavailable {
+        status,
+        why: format!("probed files cannot be watched for writes ({why})"),
     }
 }
 
