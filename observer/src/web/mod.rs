@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod config;
+mod impatient;
 mod inherited;
 mod page;
 mod routes;

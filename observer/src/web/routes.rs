@@ -75,10 +75,21 @@ impl App {
     }
 }
 
+/// Of one connection.
+#[derive(Clone)]
+pub struct Connection {
+    /// Whether a response of the table is under way.
+    pub scraping: Arc<AtomicBool>,
+    /// Whether it is over the Unix socket.
+    pub is_local: bool,
+}
+
 struct Shared {
     app: App,
-    /// [`App::max_requests`] of them.
+    /// [`App::max_requests`] of them, for clients over TCP.
     permits: Arc<Semaphore>,
+    /// As many for those over the Unix socket: whoever may not use that must not keep `observer doctor` from an answer.
+    local_permits: Arc<Semaphore>,
     /// Locked while the table is read, because a second reader would block a thread.
     latest: Arc<Mutex<Latest>>,
 }
@@ -93,6 +104,7 @@ struct Latest {
 pub fn router(app: App) -> Router {
     let shared = Arc::new(Shared {
         permits: Arc::new(Semaphore::new(app.max_requests as usize)),
+        local_permits: Arc::new(Semaphore::new(app.max_requests as usize)),
         app,
         latest: Arc::default(),
     });
@@ -135,14 +147,19 @@ pub async fn guard(
     response
 }
 
-/// Admits [`App::max_requests`] requests, each until its response was sent.
+/// Admits [`App::max_requests`] requests of either kind of client, each until its response was sent.
 async fn limit(
     State(shared): State<Arc<Shared>>,
-    Extension(scraping): Extension<Arc<AtomicBool>>,
+    Extension(connection): Extension<Connection>,
     request: Request,
     next: Next,
 ) -> Response {
-    let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
+    let Connection { scraping, is_local } = connection;
+    let permits = match is_local {
+        true => &shared.local_permits,
+        false => &shared.permits,
+    };
+    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
         let body = "too many scrapes at the same time\n";
         let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
         return (StatusCode::SERVICE_UNAVAILABLE, NO_CACHE, retry, body).into_response();

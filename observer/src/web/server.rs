@@ -6,6 +6,7 @@
 //!   clients that requested an exposition before it was started share it. Further clients get
 //!   status 503.
 //! * Each connection is a task. When there are [`CONNECTIONS`], a new one replaces the oldest without a running scrape.
+//! * Clients over the Unix socket, such as `observer doctor`, have as many responses and connections of their own.
 //! * A TLS handshake, and the head of a request, must complete within [`HEAD_TIMEOUT`]. A client that stops reading its
 //!   response is disconnected after [`SEND_TIMEOUT`], one that reads slowly after [`LIFETIME`] and
 //!   [`SHUTDOWN_TIMEOUT`].
@@ -40,7 +41,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tracing::{debug, warn};
 
-use super::routes::{App, guard, router};
+use super::{
+    impatient::Impatient,
+    routes::{App, Connection, guard, router},
+};
 
 /// Timeout for a handshake, for the head of a request, and for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +57,7 @@ const SEND_BUFFER: usize = 128 * 1024;
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Time for a graceful shutdown of a connection, and of all when the daemon stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum number of connections.
+/// Maximum number of connections over TCP, and over the Unix socket.
 const CONNECTIONS: usize = 128;
 // So a new connection can always replace one.
 const _: () = assert!((MaxRequests::MAX as usize) < CONNECTIONS);
@@ -153,7 +157,7 @@ impl Server {
         let guarded = router.clone().layer(from_fn_with_state(web.clone(), guard));
         let (closing, closed) = watch::channel(false);
         let mut connections = JoinSet::new();
-        let mut open = Vec::new();
+        let (mut open, mut open_locally) = (Vec::new(), Vec::new());
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -163,21 +167,28 @@ impl Server {
             };
             match accepted {
                 Ok(stream) => {
-                    make_room(&mut open);
                     let scraping = Arc::default();
-                    let layer = Extension(Arc::clone(&scraping));
+                    let layer = Extension(Connection {
+                        scraping: Arc::clone(&scraping),
+                        is_local: matches!(stream, Stream::Unix(_)),
+                    });
                     let closed = closed.clone();
-                    let task = match stream {
+                    match stream {
                         Stream::Tcp(stream) => {
+                            make_room(&mut open);
                             let router = guarded.clone().layer(layer);
                             let tls = web.borrow().tls.clone();
-                            connections.spawn(serve_tcp(stream, tls, router, closed))
+                            let task = connections.spawn(serve_tcp(stream, tls, router, closed));
+                            open.push(Open { task, scraping });
                         }
                         Stream::Unix(stream) => {
-                            connections.spawn(serve(stream, router.clone().layer(layer), closed))
+                            make_room(&mut open_locally);
+                            let router = router.clone().layer(layer);
+                            let stream = Impatient::new(stream, SEND_TIMEOUT);
+                            let task = connections.spawn(serve(stream, router, closed));
+                            open_locally.push(Open { task, scraping });
                         }
-                    };
-                    open.push(Open { task, scraping });
+                    }
                 }
                 Err(error) => {
                     // Usually EMFILE. Retrying at once would spin.

@@ -144,3 +144,46 @@ fn it_stops_when_told_and_idle_connections_do_not_hold_it() {
         assert!(TcpStream::connect(address).await.is_err());
     });
 }
+
+/// Whoever may connect to the port does not keep `observer doctor` from an answer.
+#[test]
+fn clients_over_tcp_take_nothing_from_those_over_the_unix_socket() {
+    run(async {
+        let every_process = TableConfig {
+            max_processes: 1000,
+            ..TableConfig::default()
+        };
+        let app = App {
+            exporter: exporter(thousand_processes(), every_process),
+            ..app_of(thousand_processes())
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let socket = ApiSocket::open(Some(&path), None, None).unwrap().unwrap();
+        let listener = Server::listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let server = Server::new(listener, app).unwrap();
+        let server = server.with_socket(socket.listener().unwrap()).unwrap();
+        let address = server.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        let mut clients = Vec::new();
+        while let (client, status) = ask_and_stop(address).await
+            && status == "HTTP/1.1 200"
+        {
+            clients.push(client);
+        }
+        assert_eq!(clients.len(), SCRAPES);
+        // More than there are connections.
+        for _ in 0..200 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let report = tokio::task::spawn_blocking(move || client::get(&path, "/api/v1/doctor"));
+        let report = report.await.unwrap().expect("an answer");
+        assert!(report["findings"].is_array(), "{report}");
+        stop.send(()).unwrap();
+        drop(clients);
+        server.await.unwrap();
+    });
+}
