@@ -28,6 +28,17 @@ impl Summary<'_> {
         obstacle.map(|it| it.status)
     }
 
+    /// Whether it is observed with hooks that see less than the preferred ones, or cost more.
+    #[must_use]
+    pub fn is_inferior(&self) -> bool {
+        let Some(preferred) = self.unavailable else {
+            return false;
+        };
+        let costs_more =
+            |(attach_type, _): &(AttachType, _)| attach_type.cost() > preferred.attach_type.cost();
+        !self.hooks.is_empty() && (!self.remarks.is_empty() || self.hooks.iter().any(costs_more))
+    }
+
     /// The hooks, each type once in a row: `tracepoint sys_exit_accept, sys_exit_accept4`.
     #[must_use]
     pub fn hooks_text(&self) -> String {
@@ -148,5 +159,28 @@ mod tests {
         assert_eq!(tls.unavailable, Some(&verdicts[9]));
         assert_eq!(bind.unavailable, Some(&verdicts[10]));
         assert_eq!(fd.unavailable, Some(&verdicts[12]));
+        assert!(time_wait.is_inferior() && !ports.is_inferior() && !accept.is_inferior());
+    }
+
+    #[test]
+    fn a_fallback_is_inferior_if_it_sees_less_or_costs_more() {
+        let of = |preferred, attach_type, remark: &str| {
+            let unavailable = Verdict {
+                attach_type: preferred,
+                ..verdict("accept", "a", Status::Unsupported, "no such function")
+            };
+            let attached = Verdict {
+                attach_type,
+                ..verdict("accept", "b", Status::Attached, remark)
+            };
+            let verdicts = [unavailable, attached];
+            summaries(&verdicts)[0].is_inferior()
+        };
+        // The classic tracepoint is preferred on kernels that skip programs on the typed one, which costs less.
+        assert!(!of(AttachType::Tracepoint, AttachType::TpBtf, ""));
+        assert!(!of(AttachType::Fexit, AttachType::Fexit, ""));
+        assert!(of(AttachType::Fentry, AttachType::Kprobe, ""));
+        assert!(of(AttachType::TpBtf, AttachType::Tracepoint, ""));
+        assert!(of(AttachType::Fexit, AttachType::Fexit, "not io_uring"));
     }
 }

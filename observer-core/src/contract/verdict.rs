@@ -42,6 +42,15 @@ impl AttachType {
             Self::UprobeMulti => "uprobe_multi",
         }
     }
+
+    /// The order of what a run costs on the same event: a trampoline, the event's record and arguments, a breakpoint or ftrace.
+    pub(super) fn cost(self) -> u8 {
+        match self {
+            Self::TpBtf | Self::Iter | Self::Fentry | Self::Fexit => 0,
+            Self::Tracepoint => 1,
+            Self::Kprobe | Self::Kretprobe | Self::Uprobe | Self::UprobeMulti => 2,
+        }
+    }
 }
 
 /// Whether a program is attached.

@@ -84,13 +84,12 @@ pub fn attach(options: &LoadOptions) -> anyhow::Result<(Attached, Stream, ResetR
     }
     let reasons = ResetReasons::new(loaded.reset_reasons.clone());
     let (live, stream) = Attached::new(loaded, options)?;
-    log_signals(live.verdicts());
+    log_missing(live.verdicts());
     Ok((live, stream, reasons))
 }
 
-/// Logs, on one line for each signal, those that are not observed, and those observed by a fallback;
-/// every hook at debug level.
-fn log_signals(verdicts: &[Verdict]) {
+/// Logs the signals that are not observed, on one line for each reason; every hook at debug level.
+fn log_missing(verdicts: &[Verdict]) {
     for Verdict {
         signal,
         attach_type,
@@ -103,21 +102,47 @@ fn log_signals(verdicts: &[Verdict]) {
         let attach_type = attach_type.name();
         debug!(signal, attach_type, hook, ?status, detail, "hook");
     }
+    let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
     for summary in summaries(verdicts) {
-        let signal = summary.signal;
-        let Some(unavailable) = summary.unavailable else {
+        let unavailable = summary.unavailable.filter(|_| summary.hooks.is_empty());
+        let Some(Verdict { detail, .. }) = unavailable else {
             continue;
         };
-        if summary.hooks.is_empty() {
-            warn!(signal, reason = unavailable.detail, "not observed");
-        } else {
-            info!(
-                signal,
-                hooks = summary.hooks_text(),
-                unavailable = unavailable.hook,
-                reason = unavailable.detail,
+        match missing.iter_mut().find(|(reason, _)| reason == detail) {
+            Some((_, signals)) => signals.push(summary.signal),
+            None => missing.push((detail, vec![summary.signal])),
+        }
+    }
+    for (reason, signals) in missing {
+        warn!(signal = signals.join(", "), reason, "not observed");
+    }
+}
+
+/// Logs the signals whose hooks are not the preferred ones, on one line each.
+fn log_fallbacks(verdicts: &[Verdict]) {
+    /// An event has one level at compile time.
+    macro_rules! log {
+        ($level:ident, $summary:ident, $unavailable:ident) => {
+            $level!(
+                signal = $summary.signal,
+                hooks = $summary.hooks_text(),
+                lacks = $summary.remarks.join("; "),
+                unavailable = $unavailable.hook,
+                reason = $unavailable.detail,
                 "preferred hook unavailable, using a fallback"
-            );
+            )
+        };
+    }
+    for summary in summaries(verdicts) {
+        let unavailable = summary.unavailable.filter(|_| !summary.hooks.is_empty());
+        let Some(unavailable) = unavailable else {
+            continue;
+        };
+        match (summary.is_inferior(), unavailable.status) {
+            (false, _) => log!(debug, summary, unavailable),
+            // That was decided, so it needs no attention.
+            (true, Status::Disabled) => log!(info, summary, unavailable),
+            (true, _) => log!(warn, summary, unavailable),
         }
     }
 }
@@ -166,6 +191,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let options = load_options(&settings);
     let (live, stream, reasons) = attach(&options)?;
+    log_fallbacks(live.verdicts());
     let live = Arc::new(live);
     let health = Arc::new(Health::new([resync::STEP]));
     let registry = prometheus::Registry::new();

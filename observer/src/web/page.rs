@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fmt::Write as _};
 
 use observer_core::{
-    contract::Status,
+    contract::{Status, summaries},
     detect::{Finding, Severity, finding_summary},
     export::{Exporter, Health},
     hints::Advice,
@@ -80,9 +80,16 @@ pub(super) fn page(exporter: &Exporter, health: &Health, snapshot: &Snapshot) ->
         "</table></div>\n<h2>Hooks</h2>\n<div><table><tr><th>signal<th>attach type<th>hook<th>verdict\
          <th>remark</tr>\n",
     );
-    for verdict in exporter.source().verdicts() {
+    let verdicts = exporter.source().verdicts();
+    let lacking: HashSet<_> = summaries(verdicts)
+        .iter()
+        .filter(|it| it.hooks.is_empty() || it.is_inferior())
+        .map(|it| it.signal)
+        .collect();
+    for verdict in verdicts {
         let status = verdict.status;
-        let is_bad = status.is_obstacle() && status != Status::Disabled;
+        let is_obstacle = status.is_obstacle() && status != Status::Disabled;
+        let is_bad = is_obstacle && lacking.contains(verdict.signal);
         let class = if is_bad { " class=\"bad\"" } else { "" };
         let _ = writeln!(
             page,
