@@ -15,8 +15,7 @@ use std::{
 use anyhow::Context as _;
 use observer_core::{
     config::DEFAULT_API_SOCKET,
-    detect::duration,
-    doctor::{NotLookedAt, Report, render},
+    doctor::{Report, render},
     text::harden_json,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -101,22 +100,14 @@ fn look(time: Duration) -> anyhow::Result<Report> {
         .wait_for(&socket, &interrupted)
         .and_then(|()| pause(time, &interrupted))
         .and_then(|()| Ok(ask(&socket)?));
-    let mut report = asked.map_err(|error| {
+    asked.map_err(|error| {
         let log = fs::read_to_string(&log).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
         match last {
             Some(last) => error.context(format!("the observer says: {last}")),
             None => error,
         }
-    })?;
-    report.not_looked_at.push(NotLookedAt {
-        what: "problems that take minutes to show".to_owned(),
-        why: format!(
-            "leaks, sockets in CLOSE_WAIT, rare failures: the host was observed for {} only",
-            duration(time)
-        ),
-    });
-    Ok(report)
+    })
 }
 
 /// Sleeps, unless this is interrupted.

@@ -129,3 +129,12 @@ pub(super) fn advice(id: &str, host: &Host, netns: Option<u32>) -> Option<Advice
 pub(super) fn of_name(labels: &Labels) -> Value {
     json!({"kind": "name", "comm": labels.comm(), "unit": labels.unit()})
 }
+
+/// A signal that is not observed on this host, or something else that may be wrong and not found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLookedAt {
+    /// The signal, or what it is.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}

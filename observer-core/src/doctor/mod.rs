@@ -3,6 +3,7 @@
 mod binds;
 mod follows;
 mod item;
+mod losses;
 mod notes;
 mod odd;
 mod options;
@@ -12,11 +13,12 @@ mod text;
 
 pub use binds::Binds;
 pub use follows::{Listening, Origin};
-pub use item::{Fact, Item, Severity};
+pub use item::{Fact, Item, NotLookedAt, Severity};
+pub use losses::Losses;
 pub use notes::ProcessState;
 pub use odd::{Counted, FailedHandshakes, FastOpen, Growth, Odd, Refused};
 pub use options::FailedOptions;
-pub use report::{Inputs, NotLookedAt, Report};
+pub use report::{Inputs, Report};
 pub use settings::{Setting, Verdict};
 pub use text::render;
 

@@ -1,13 +1,17 @@
 //! The report and how it is made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use observer_common::ProcessKey;
 use serde::{Deserialize, Serialize};
 
 use super::{
     follows::{Listening, id, origin},
-    item::{Item, Severity, with_hints},
+    item::{Item, NotLookedAt, Severity, with_hints},
+    losses::Losses,
     notes::{ProcessState, notes},
     odd::Odd,
     options::{self, FailedOptions},
@@ -16,18 +20,13 @@ use super::{
 use crate::{
     clock::Clock,
     contract,
-    detect::{self, Finding, Host, Limit, Subject, Unlisted, headline, number},
+    detect::{self, Finding, Host, Limit, Subject, Unlisted, duration, headline, number},
     table::Labels,
 };
 
-/// A signal that is not observed on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotLookedAt {
-    /// The signal.
-    pub what: String,
-    /// Why not.
-    pub why: String,
-}
+/// How long a daemon has to run until `observer doctor` does not say that it is new: the time in which most findings are
+/// raised.
+const NEW: Duration = Duration::from_secs(300);
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,7 +35,7 @@ pub struct Report {
     pub findings: Vec<Item>,
     /// Those of the host first.
     pub settings: Vec<Setting>,
-    /// By signal.
+    /// What time was too short for, then what is incomplete, then by signal.
     pub not_looked_at: Vec<NotLookedAt>,
 }
 
@@ -59,6 +58,12 @@ pub struct Inputs<'a> {
     pub host: &'a Host,
     /// The verdict on each hook.
     pub verdicts: &'a [contract::Verdict],
+    /// How long the detectors have had samples.
+    pub observed_for: Duration,
+    /// What could not be counted.
+    pub losses: &'a Losses,
+    /// Fill levels.
+    pub maps: &'a [contract::MapFill],
     /// For wall-clock times.
     pub clock: Clock,
 }
@@ -76,7 +81,7 @@ impl Report {
         Self {
             findings,
             settings: settings(&inputs.host.sysctls, inputs.findings),
-            not_looked_at: not_looked_at(inputs.verdicts),
+            not_looked_at: not_looked_at(inputs),
         }
     }
 
@@ -162,18 +167,28 @@ fn of_unlisted(unlisted: &[Unlisted]) -> Option<Item> {
     })
 }
 
-fn not_looked_at(verdicts: &[contract::Verdict]) -> Vec<NotLookedAt> {
-    let missing = contract::summaries(verdicts).into_iter().filter_map(|it| {
-        let why = match (it.hooks.is_empty(), it.unavailable) {
-            (true, Some(verdict)) => format!("{}: {}", verdict.hook, verdict.detail),
-            (true, None) => "no hook for it was tried".to_owned(),
-            (false, _) if it.inferred => format!("not counted, but {}", it.remarks.join("; ")),
-            (false, _) => return None,
-        };
-        Some(NotLookedAt {
-            what: it.signal.to_owned(),
-            why,
-        })
+fn not_looked_at(inputs: &Inputs<'_>) -> Vec<NotLookedAt> {
+    let too_new = (inputs.observed_for < NEW).then(|| NotLookedAt {
+        what: "problems that take minutes to show".to_owned(),
+        why: format!(
+            "leaks, sockets in CLOSE_WAIT, rare failures: this host has been observed for {} only",
+            duration(inputs.observed_for)
+        ),
     });
-    missing.collect()
+    let lost = inputs.losses.not_looked_at(inputs.maps, inputs.clock);
+    let missing = contract::summaries(inputs.verdicts)
+        .into_iter()
+        .filter_map(|it| {
+            let why = match (it.hooks.is_empty(), it.unavailable) {
+                (true, Some(verdict)) => format!("{}: {}", verdict.hook, verdict.detail),
+                (true, None) => "no hook for it was tried".to_owned(),
+                (false, _) if it.inferred => format!("not counted, but {}", it.remarks.join("; ")),
+                (false, _) => return None,
+            };
+            Some(NotLookedAt {
+                what: it.signal.to_owned(),
+                why,
+            })
+        });
+    too_new.into_iter().chain(lost).chain(missing).collect()
 }

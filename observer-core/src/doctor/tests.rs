@@ -123,6 +123,9 @@ fn report_with(
             verdict("fd_passing", Status::Unsupported),
             verdict("state", Status::Attached),
         ],
+        observed_for: Duration::from_secs(300),
+        losses: &Losses::default(),
+        maps: &[],
         clock: Clock::now(),
     })
 }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
-    time::Instant,
+    sync::{Arc, Mutex, RwLock},
+    time::{Duration, Instant},
 };
 
+use nix::time::{ClockId, clock_gettime};
 use observer_common::{RESETS_SENT, SIGNALS, Slot};
 use prometheus::{
     core::{Collector, Desc},
@@ -26,7 +27,8 @@ use super::{
 use crate::{
     contract::KernelSource,
     detect::Engine,
-    sync::read,
+    doctor::Losses,
+    sync::{lock, read},
     table::{Labels, ProcessFacts, Table},
 };
 
@@ -48,6 +50,9 @@ pub(super) struct Inner {
     process_metrics: ProcessMetrics,
     descriptions: Vec<Desc>,
     spare: Arc<Spare>,
+    /// CLOCK_MONOTONIC of the start.
+    pub started: Duration,
+    pub losses: Mutex<Losses>,
 }
 
 impl Exporter {
@@ -85,6 +90,9 @@ impl Exporter {
                 process_metrics,
                 descriptions,
                 spare: Arc::default(),
+                started: clock_gettime(ClockId::CLOCK_MONOTONIC)
+                    .map_or(Duration::ZERO, Duration::from),
+                losses: Mutex::default(),
             }),
         }
     }
@@ -96,6 +104,12 @@ impl Exporter {
         let mut sink = TextSink::new(Arc::clone(&self.inner.spare));
         self.collect_into(&mut sink);
         sink.finish()
+    }
+
+    /// Notes when events, entries and records are lost, for `observer doctor`: to be called at each tick, which begins at
+    /// `now` (CLOCK_MONOTONIC).
+    pub fn note_losses(&self, now: Duration) {
+        lock(&self.inner.losses).note(&self.inner.source.stats(), now);
     }
 
     /// Version and revision of the running build.
@@ -136,6 +150,8 @@ impl Exporter {
             process_metrics,
             descriptions: _,
             spare: _,
+            started: _,
+            losses: _,
         } = &*self.inner;
         let observed = self.observed();
         let processes = {

@@ -19,7 +19,7 @@ use crate::{
         ProcessState, Refused, Report,
     },
     names::errno_name,
-    sync::read,
+    sync::{lock, read},
     table::{Kind, Labels},
 };
 
@@ -207,6 +207,9 @@ impl Exporter {
             odd: &odd,
             host: &host,
             verdicts: inner.source.verdicts(),
+            observed_for: now.saturating_sub(inner.started),
+            losses: &lock(&inner.losses),
+            maps: &inner.source.maps(),
             clock,
         })
     }

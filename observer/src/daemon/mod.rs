@@ -258,7 +258,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         recorded_binds: Arc::default(),
         engine,
     };
-    scheduler.add(Tick::new(shared.clone()));
+    scheduler.add(Tick::new(shared.clone(), exporter.clone()));
     scheduler.add(Fds(shared.clone()));
     scheduler.add(Listeners::new(shared.clone()));
     scheduler.add(Ports::new(shared.clone()));

@@ -8,6 +8,7 @@ use std::{
 
 use observer_core::{
     config::Settings,
+    export::Exporter,
     sync::{read, write},
     table::Labels,
 };
@@ -20,6 +21,7 @@ use crate::{
 
 pub struct Tick {
     shared: Shared,
+    exporter: Exporter,
     has_run: bool,
     /// Time of the last walk over connections, and [`Snapshot::ended`](observer_core::table::Snapshot).
     walked_at: Duration,
@@ -27,9 +29,10 @@ pub struct Tick {
 }
 
 impl Tick {
-    pub fn new(shared: Shared) -> Self {
+    pub fn new(shared: Shared, exporter: Exporter) -> Self {
         Self {
             shared,
+            exporter,
             has_run: false,
             walked_at: Duration::ZERO,
             ended: Arc::default(),
@@ -79,6 +82,7 @@ impl Job for Tick {
         facts.measure_own();
         live.make_up_for_missed_runs();
         live.flush_log();
+        self.exporter.note_losses(Duration::from_nanos(began_ns));
         // Published last, so that tests that wait for it see all other results of this tick.
         let mut now = read(table).snapshot(began_ns, &**live, &**facts);
         now.walk = Arc::clone(&walk.borrow());
