@@ -57,6 +57,7 @@ fn sample(now: u64, second: u64, processes: u32) -> Sample {
                 limit: 1024,
                 measured_at: Duration::from_secs(1_000 + second),
             }),
+            sees_allocations: false,
             fd_kinds: None,
             walked_at: Some(Duration::from_secs(1_000 + second)),
             syn_sent: 0,

@@ -191,6 +191,7 @@ fn process(
             limit,
             measured_at: resources.measured_at,
         }),
+        sees_allocations: inputs.classes.sees_allocations,
         fd_kinds: inputs.fd_kinds.get(&it.key).cloned(),
         walked_at: Some(walk.walked_at),
         syn_sent: it.vitals.live[usize::from(SYN_SENT)],

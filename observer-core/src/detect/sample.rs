@@ -65,6 +65,9 @@ pub struct Process {
     pub counts: Counts,
     /// Descriptors, if they may be counted and have a limit.
     pub descriptors: Option<Descriptors>,
+    /// Whether calls that failed for want of a descriptor are seen where the kernel allocates it. Else a seccomp filter of the
+    /// process may have made them fail.
+    pub sees_allocations: bool,
     /// The kinds of the newest descriptors, if they were read.
     pub fd_kinds: Option<Arc<FdKinds>>,
     /// Sockets in SYN_SENT.
@@ -106,6 +109,7 @@ impl Process {
             labels,
             counts: Counts::default(),
             descriptors: None,
+            sees_allocations: false,
             fd_kinds: None,
             walked_at: None,
             syn_sent: 0,

@@ -69,6 +69,11 @@ impl HostFacts {
         debug!(?scan, "descriptors");
     }
 
+    /// Has the descriptors of these processes measured soon.
+    pub fn watch_closely<'a>(&self, processes: impl IntoIterator<Item = &'a ProcessKey>) {
+        self.scanner.watch_closely(processes);
+    }
+
     /// The kinds of descriptors of a process; `None` if it has ended or access is denied.
     #[must_use]
     pub fn fd_kinds(&self, process: &ProcessKey) -> Option<FdKinds> {

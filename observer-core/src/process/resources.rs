@@ -137,6 +137,16 @@ impl ResourceScanner {
         }
     }
 
+    /// Has these measured as often as those whose descriptors may run out soon, until their next measurement.
+    pub fn watch_closely<'a>(&self, processes: impl IntoIterator<Item = &'a ProcessKey>) {
+        let watched = &mut lock(&self.state).processes;
+        for key in processes {
+            if let Some(watched) = watched.get_mut(key) {
+                watched.closely = true;
+            }
+        }
+    }
+
     /// The values of a process: `None` before its first measurement.
     #[must_use]
     pub fn get(&self, key: &ProcessKey) -> Option<Resources> {

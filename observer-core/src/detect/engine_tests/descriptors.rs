@@ -265,3 +265,38 @@ fn clients_that_change_are_no_leak() {
     });
     assert_eq!(causes, ["fd_connections"]);
 }
+
+/// A seccomp filter may return EMFILE for whatever call: descriptors are counted before it is believed, unless it is seen
+/// where the kernel allocates them.
+#[test]
+fn calls_that_fail_with_descriptors_left_are_no_exhaustion() {
+    // Calls fail from second 10 on. Descriptors are counted every 5 s.
+    let raised = |open: fn(u64) -> u64, sees_allocations| {
+        let (changes, _) = play(60, move |second| {
+            let mut process = process(1);
+            process.sees_allocations = sees_allocations;
+            process.counts.exhausted[0] = second.saturating_sub(10);
+            let measured = second - second % 5;
+            process.descriptors = Some(Descriptors {
+                open: open(measured),
+                limit: 1_024,
+                measured_at: Duration::from_secs(1_000 + measured),
+            });
+            Sample {
+                processes: vec![process],
+                ..Sample::default()
+            }
+        });
+        let mut raised = changes.iter().filter(|it| it.1 == "raised");
+        raised.next().map(|it| (it.0, it.2))
+    };
+    assert_eq!(raised(|_| 30, false), None);
+    let exhaustion = |second| Some((second, Anomaly::FdExhaustion));
+    assert_eq!(raised(|_| 30, true), exhaustion(11));
+    // The next measurement says so.
+    let jump = |second| if second < 11 { 30 } else { 1_024 };
+    assert_eq!(raised(jump, false), exhaustion(15));
+    // Some were closed at once.
+    let falls = |second| if second == 10 { 1_000 } else { 700 };
+    assert_eq!(raised(falls, false), exhaustion(11));
+}

@@ -2,12 +2,12 @@
 
 use observer_common::{
     CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
-    PORT_SEARCH_CONNECT, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SIGNAL_RESET_RECEIVED,
-    SYN_SENT, Slot, TLS_FAILED, TLS_RESULTS, TLS_ROLES, connection_error_index,
-    reset_received_name,
+    PORT_SEARCH_CONNECT, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SIGNAL_FD,
+    SIGNAL_NAMES, SIGNAL_RESET_RECEIVED, SYN_SENT, Slot, TLS_FAILED, TLS_RESULTS, TLS_ROLES,
+    connection_error_index, reset_received_name,
 };
 
-use crate::contract::KernelSource;
+use crate::contract::{AttachType, KernelSource, Status};
 
 /// A class of events: a number in an array of counts, and a name.
 macro_rules! classes {
@@ -189,6 +189,8 @@ pub struct CounterClasses {
     connects: [ConnectResult; CONNECT_RESULTS],
     /// Whether received RSTs are counted at all.
     sees_received: bool,
+    /// See [`super::Process::sees_allocations`].
+    pub(in crate::detect) sees_allocations: bool,
 }
 
 impl CounterClasses {
@@ -197,6 +199,11 @@ impl CounterClasses {
     pub fn of_kernel(source: &dyn KernelSource) -> Self {
         Self {
             sees_received: source.observes(SIGNAL_RESET_RECEIVED),
+            sees_allocations: source.verdicts().iter().any(|it| {
+                it.signal == SIGNAL_NAMES[SIGNAL_FD as usize]
+                    && it.status == Status::Attached
+                    && it.attach_type == AttachType::Fexit
+            }),
             ..Self::new(|index| source.reset_reason(index))
         }
     }
@@ -211,6 +218,7 @@ impl CounterClasses {
             }),
             connects: std::array::from_fn(ConnectResult::of_index),
             sees_received: true,
+            sees_allocations: false,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Runs the detectors on the data of the last tick and the other jobs.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nix::sys::utsname::uname;
+use observer_common::ProcessKey;
 use observer_core::{
     config::{LogFormat, Settings},
-    detect::{CounterClasses, Gatherer, Host, Inputs},
+    detect::{CounterClasses, Gatherer, Host, Inputs, Process},
     hints::Kernel,
     sync::{read, write},
 };
@@ -17,6 +18,8 @@ pub struct Detect {
     classes: CounterClasses,
     gatherer: Gatherer,
     host: Host,
+    /// Calls that failed for want of a descriptor, of processes that have any.
+    exhausted: HashMap<ProcessKey, [u64; 2]>,
     /// Start of the tick of the last snapshot.
     last_ns: u64,
     log_format: LogFormat,
@@ -29,6 +32,7 @@ impl Detect {
             .ok()
             .map(|it| it.release().to_string_lossy().into_owned());
         Self {
+            exhausted: HashMap::new(),
             host: Host {
                 kernel: kernel.as_deref().and_then(Kernel::of_release),
                 netns: Arc::new(move |process| facts.netns(process)),
@@ -40,6 +44,22 @@ impl Detect {
             last_ns: 0,
             log_format: LogFormat::Text,
         }
+    }
+}
+
+impl Detect {
+    /// Has the descriptors counted of those whose calls began to fail for want of one: a finding needs to know.
+    fn measure_exhausted(&mut self, processes: &[Process]) {
+        let failed = processes
+            .iter()
+            .filter(|it| it.counts.exhausted != [0; 2])
+            .map(|it| (it.key, it.counts.exhausted));
+        let failed: HashMap<_, _> = failed.collect();
+        let more = failed
+            .iter()
+            .filter(|it| self.exhausted.get(it.0) != Some(it.1));
+        self.shared.facts.watch_closely(more.map(|(key, _)| key));
+        self.exhausted = failed;
     }
 }
 
@@ -83,6 +103,7 @@ impl Job for Detect {
             sources,
             netns: &|process| self.shared.facts.netns(process),
         });
+        self.measure_exhausted(&sample.processes);
         self.host.sysctls = Arc::clone(read(&self.shared.table).sysctls());
         let (changes, suspected) = {
             let mut engine = write(&self.shared.engine);
