@@ -2,13 +2,15 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde_json::Value;
 use thiserror::Error;
+
+use crate::privileges::group_name;
 
 /// Timeout of a request, which the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,9 +21,14 @@ pub enum ClientError {
     /// No socket, or no process listens on it.
     #[error("no observer listens on the API socket {0}")]
     NoDaemon(PathBuf),
-    /// Only root and a group may connect.
-    #[error("permission denied: {0}; run as root, or join the group of --api-group")]
-    Denied(PathBuf),
+    /// Only root, the daemon's user and a group may connect.
+    #[error("permission denied: {path}; {}", remedy(group.as_deref()))]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// The group, if it is another one than that of root.
+        group: Option<String>,
+    },
     /// The connection failed.
     #[error("the observer on {path} does not answer")]
     Broken {
@@ -43,6 +50,21 @@ pub enum ClientError {
     Strange,
 }
 
+fn remedy(group: Option<&str>) -> String {
+    match group {
+        Some(group) => format!(
+            "run it with sudo, or join the group {group} (`sudo usermod -aG {group} \"$USER\"`, then log in again)"
+        ),
+        None => "run it with sudo, or let a group use it (--api-group of the daemon)".to_owned(),
+    }
+}
+
+/// The name or number of the group that may use the socket.
+fn group_of(socket: &Path) -> Option<String> {
+    let group = socket.metadata().ok()?.gid();
+    (group != 0).then(|| group_name(group).unwrap_or_else(|| group.to_string()))
+}
+
 /// The JSON at `path` of the API, as in `/api/v1/anomalies`, of the daemon that listens on `socket`.
 ///
 /// # Errors
@@ -53,7 +75,10 @@ pub fn get(socket: &Path, path: &str) -> Result<Value, ClientError> {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NoDaemon(socket.to_owned())
         }
-        io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
+        io::ErrorKind::PermissionDenied => ClientError::Denied {
+            path: socket.to_owned(),
+            group: group_of(socket),
+        },
         _ => ClientError::Broken {
             path: socket.to_owned(),
             source,

@@ -223,6 +223,17 @@ pub fn group_id(group: &str) -> io::Result<Option<u32>> {
     }))
 }
 
+/// The name of a group.
+pub fn group_name(id: u32) -> Option<String> {
+    let groups = fs::read_to_string(GROUPS).ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let its: u32 = fields.nth(1)?.parse().ok()?;
+        (its == id).then(|| name.to_owned())
+    })
+}
+
 /// A user to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {

@@ -114,6 +114,13 @@ fn misuse_ends_with_2() {
         outcome(Command::new(observer_test_support::observer()).args(["tail", "--kind", "odd"]));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("reset-sent"), "{said}");
+    // Only a host without a daemon is observed.
+    let mut doctor = Command::new(observer_test_support::observer());
+    let (code, said) = outcome(doctor.args(["doctor", "--for=1s", "--api-socket=/run/a.sock"]));
+    assert_eq!(code, Some(2), "{said}");
+    for option in ["--for", "--api-socket"] {
+        assert!(said.contains(option), "{said}");
+    }
 }
 
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -160,6 +167,14 @@ fn a_bad_file_ends_with_1_and_is_named_with_line_and_key() {
             &["line 2", "duplicate"],
         ),
         ("log-events = \"yes\"\n", &["log-events"]),
+        (
+            "[thresholds]\nrst-share = 20\n",
+            &["line 2", "rst-share", "above 0 and up to 1"],
+        ),
+        (
+            "[thresholds]\nlisten-full = nan\n",
+            &["line 2", "listen-full", "above 0 and up to 1"],
+        ),
     ];
     for (text, expected) in cases {
         let (_directory, path) = file(text);
@@ -273,4 +288,18 @@ fn root_without_capabilities_is_told_which_are_missing() {
     assert_missing(code, &said, "CAP_BPF");
     let (code, said) = without(&[CAP_PERFMON, CAP_SYS_ADMIN], command());
     assert_missing(code, &said, "CAP_PERFMON");
+}
+
+/// Only that of the default socket is made.
+#[test]
+fn the_folder_of_the_socket_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("missing");
+    let setting = format!("--api-socket={}", folder.join("observer.sock").display());
+    let (code, said) = run(&["--listen=127.0.0.1:0", &setting]);
+    assert_eq!(code, Some(1), "{said}");
+    let has_privileges = nix::unistd::geteuid().is_root();
+    let expected = format!("the folder {} does not exist", folder.display());
+    assert!(!has_privileges || said.contains(&expected), "{said}");
+    assert!(!folder.exists());
 }

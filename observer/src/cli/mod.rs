@@ -24,7 +24,8 @@ Examples:
   observer tail                       print every connection as it ends
   observer tail --kind reset-sent     print each RST sent, with its process and reason
   observer run                        serve metrics on http://127.0.0.1:9963/metrics
-  observer run -c /etc/observer.toml  the same, with settings from a file
+  observer run -c /etc/observer/observer.toml
+                                      the same, with the settings of the package
 
 Run `observer <COMMAND> --help` for the options of a command.";
 
@@ -38,7 +39,7 @@ character; separate several patterns by commas.
 Examples:
   observer run --listen 0.0.0.0:9963
   observer run --exclude-comm 'kube*,node_exporter' --log-format json
-  OBSERVER_LOG_LEVEL=debug observer run --config /etc/observer.toml
+  OBSERVER_LOG_LEVEL=debug observer run --config /etc/observer/observer.toml
 
 Exit status: 0 after SIGTERM or SIGINT, 1 if it cannot run, 2 if the command line is wrong.";
 
@@ -163,8 +164,9 @@ pub struct DoctorArgs {
     pub json: bool,
     /// How long to observe the host if no daemon is running
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = nonzero_duration)]
+    #[arg(conflicts_with = "api_socket")]
     pub look_for: Duration,
-    /// Unix socket of the daemon to ask [default: /run/observer/observer.sock]
+    /// Unix socket of the daemon to ask, which has to run [default: /run/observer/observer.sock]
     #[arg(
         long,
         value_name = "PATH",

@@ -250,7 +250,7 @@ fn changes_take_effect_and_bad_ones_do_not() {
         files.certificate("new", "next");
         files.rename("next.crt", "server.crt");
         let error = file.refresh().unwrap_err().to_string();
-        assert!(error.contains("cert_file and key_file"), "{error}");
+        assert!(error.contains("another key"), "{error}");
         assert_eq!(asked(old).await, "200");
         files.rename("next.key", "server.key");
         assert!(file.refresh().unwrap());
@@ -283,6 +283,13 @@ fn changes_take_effect_and_bad_ones_do_not() {
 #[test]
 fn errors_name_the_key() {
     let files = Files::new();
+    for (name, label) in [
+        ("encrypted.key", "ENCRYPTED PRIVATE"),
+        ("broken.key", "PRIVATE"),
+    ] {
+        let text = format!("-----BEGIN {label} KEY-----\nAAAA\n-----END {label} KEY-----\n");
+        files.write(name, &text);
+    }
     let tls = |more: &str| {
         format!("tls_server_config: {{cert_file: server.crt, key_file: server.key, {more}}}")
     };
@@ -307,7 +314,19 @@ fn errors_name_the_key() {
         ),
         (
             "tls_server_config: {cert_file: server.crt, key_file: client.key}",
-            "cert_file and key_file",
+            "client.key",
+        ),
+        (
+            "tls_server_config: {cert_file: server.crt, key_file: server.crt}",
+            "server.crt: no private key in PEM",
+        ),
+        (
+            "tls_server_config: {cert_file: server.crt, key_file: encrypted.key}",
+            "encrypted.key: the private key is encrypted",
+        ),
+        (
+            "tls_server_config: {cert_file: server.crt, key_file: broken.key}",
+            "broken.key: ",
         ),
         (
             &tls("min_version: TLS10"),

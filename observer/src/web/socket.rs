@@ -36,6 +36,14 @@ pub enum SocketError {
     /// The path is a file that would be removed.
     #[error("cannot serve the API on {0}: the file is not a socket")]
     NotASocket(PathBuf),
+    /// Only the folder of the default socket is made.
+    #[error("cannot serve the API on {path}: the folder {folder} does not exist")]
+    NoFolder {
+        /// The socket.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+    },
     /// The lock of a daemon that ran as another user.
     #[error(
         "cannot serve the API on {0}: its lock {0}.lock belongs to another user, under whom a daemon ran; stop that \
@@ -95,13 +103,14 @@ impl ApiSocket {
 
     /// Listens on the socket of the setting `api-socket`; `None` if the setting is `none`, or if it
     /// is not given and the default path cannot be used. `account` is the future user of the
-    /// daemon: it gets the socket, its lock, and its directory if that is created here, so that it
-    /// can remove the socket, and a daemon started as that user can use the path. Call it before
-    /// there are threads.
+    /// daemon: it gets the socket, its lock, and the directory of the default path if that is created
+    /// here, so that it can remove the socket, and a daemon started as that user can use the path.
+    /// Call it before there are threads.
     ///
     /// # Errors
     ///
-    /// When the socket of the setting cannot be created, or the group does not exist.
+    /// When the socket of the setting cannot be created, as in a directory that does not exist, or
+    /// the group does not exist.
     pub fn open(
         setting: Option<&Path>,
         group: Option<&str>,
@@ -178,10 +187,21 @@ impl Drop for ApiSocket {
     }
 }
 
+/// The folder of the default socket, if that is `path`.
 fn make_directory(path: &Path, account: Option<&Account>) -> Result<(), SocketError> {
     let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) else {
         return Ok(());
     };
+    if Some(directory) != Path::new(DEFAULT_API_SOCKET).parent() {
+        return match directory.try_exists() {
+            Ok(false) => Err(SocketError::NoFolder {
+                path: path.to_owned(),
+                folder: directory.to_owned(),
+            }),
+            // What else is wrong with it is seen when the socket is made.
+            Ok(true) | Err(_) => Ok(()),
+        };
+    }
     let make = || match fs::DirBuilder::new().mode(0o755).create(directory) {
         Ok(()) => match account {
             Some(account) => lchown(directory, Some(account.uid()), Some(account.gid())),
@@ -268,6 +288,9 @@ mod tests {
     fn a_socket_is_for_its_owner_and_group_and_goes_with_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/api.sock");
+        let missing = open(&path, None).unwrap_err();
+        assert!(matches!(missing, SocketError::NoFolder { .. }), "{missing}");
+        fs::create_dir(directory.path().join("made")).unwrap();
         let own = fs::metadata(directory.path()).unwrap().gid().to_string();
         let socket = open(&path, Some(&own)).unwrap();
         let metadata = fs::metadata(&path).unwrap();

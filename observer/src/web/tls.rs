@@ -7,10 +7,13 @@ use std::{
 
 use serde::Deserialize;
 use tokio_rustls::rustls::{
-    CipherSuite, NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite,
+    CipherSuite, Error, NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite,
     SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
@@ -106,6 +109,7 @@ impl Section {
         {
             provider.kx_groups = groups(names, &provider)?;
         }
+        let keys = provider.key_provider;
         let provider = Arc::new(provider);
         let verifier = self.verifier(authorities, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider)
@@ -116,11 +120,21 @@ impl Section {
             None => builder.with_no_client_auth(),
         };
         let chain = certificates(cert)?;
-        let (key_name, key) = key;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|it| format!("{key_name}: {it}"))?;
+        let (cert_name, key_name) = (&cert.0, &key.0);
+        let key = private_key(key)?;
+        // By itself, so that it is known which of the two is wrong.
+        let loaded = keys.load_private_key(key.clone_key());
+        loaded.map_err(|error| format!("{key_name}: {error}"))?;
         let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(|error| format!("cert_file and key_file: {error}"))?;
+            .map_err(|error| match error {
+                Error::InconsistentKeys(_) => {
+                    format!(
+                        "{cert_name}: it is the certificate of another key than that of {key_name}"
+                    )
+                }
+                error => format!("{cert_name}: {error}"),
+            })?;
         config.ignore_client_order = self.prefer_server_cipher_suites;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
@@ -184,6 +198,23 @@ impl Section {
         };
         builder.build().map(Some).map_err(|error| error.to_string())
     }
+}
+
+fn private_key((name, pem): &(String, Vec<u8>)) -> Result<PrivateKeyDer<'static>, String> {
+    /// The end of the label of an encrypted key, and a field of the older format.
+    const ENCRYPTED: [&[u8]; 2] = [b"ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    let is_encrypted = ENCRYPTED
+        .iter()
+        .any(|it| pem.windows(it.len()).any(|part| part == *it));
+    if is_encrypted {
+        return Err(format!(
+            "{name}: the private key is encrypted, and there is no password for it"
+        ));
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!("{name}: no private key in PEM"),
+        error => format!("{name}: {error}"),
+    })
 }
 
 fn certificates((name, pem): &(String, Vec<u8>)) -> Result<Vec<CertificateDer<'static>>, String> {

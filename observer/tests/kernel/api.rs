@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -10,12 +11,20 @@ use ::observer::client::{self, ClientError};
 use observer_test_support::{Daemon, Metrics, Netns, needs_programs, observer};
 use serde_json::Value;
 
+/// One that belongs to a user, who may remove a socket in it.
+fn folder_of(user: u32, directory: &Path) -> PathBuf {
+    let folder = directory.join("made");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(user), Some(user)).unwrap();
+    folder
+}
+
 /// Of a daemon that has become another user, with its seccomp filter.
 #[test]
 #[ignore = "needs root and BPF: run by cargo xtask test"]
 fn the_api_is_on_a_unix_socket_that_goes_with_the_daemon() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("made/api.sock");
+    let path = folder_of(65534, directory.path()).join("api.sock");
     let setting = format!("--api-socket={}", path.display());
     let arguments = [setting.as_str(), "--user=65534"];
     let daemon = Daemon::start(&arguments);
@@ -56,7 +65,7 @@ fn a_daemon_of_root_leaves_a_socket_that_its_user_can_take_over() {
     let directory = tempfile::tempdir().unwrap();
     // Its own is root's alone.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = directory.path().join("made/api.sock");
+    let path = folder_of(65534, directory.path()).join("api.sock");
     let setting = format!("--api-socket={}", path.display());
     let as_user = |command: &mut Command| {
         let mut wrapped = Command::new("setpriv");

@@ -124,7 +124,8 @@ fn a_running_daemon_is_asked() {
         .unwrap();
     assert_eq!(refused.status.code(), Some(3));
     let error = String::from_utf8(refused.stderr).unwrap();
-    assert!(error.contains("--api-group"), "{error}");
+    assert!(error.contains("sudo") && error.contains("group"), "{error}");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
     program.finish();
     assert!(daemon.stop().success());
     let gone = doctor(&[&socket]);
