@@ -1,4 +1,4 @@
-//! Escapes untrusted text for terminals and JSON.
+//! Escapes untrusted text for terminals and JSON, and wraps lines.
 
 use std::fmt::Write as _;
 
@@ -52,4 +52,32 @@ pub fn harden_json(json: &str) -> String {
         }
     }
     safe
+}
+
+/// Wraps `text` between words at `width` characters. The first line begins with `first`, the others with `next`, and all
+/// end with a newline. A word that is longer than a line is not split.
+#[must_use]
+pub fn wrap(first: &str, next: &str, text: &str, width: usize) -> String {
+    let mut lines = String::new();
+    let mut line = first.to_owned();
+    let mut used = first.chars().count();
+    let mut is_empty = true;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if !is_empty && used + 1 + length > width {
+            lines += line.trim_end();
+            lines.push('\n');
+            line = next.to_owned();
+            used = next.chars().count();
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+            used += 1;
+        }
+        line += word;
+        used += length;
+        is_empty = false;
+    }
+    lines + line.trim_end() + "\n"
 }

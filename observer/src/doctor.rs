@@ -76,7 +76,7 @@ fn ask(socket: &Path) -> Result<Report, ClientError> {
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     let text = match json {
         true => harden_json(&serde_json::to_string(report)?) + "\n",
-        false => render(report),
+        false => render(report, output::width()),
     };
     output::print(&text).context("cannot print the report")
 }

@@ -13,3 +13,12 @@ pub fn print(text: &str) -> io::Result<()> {
         written => written,
     }
 }
+
+/// The width of the terminal that standard output is, if it is one.
+pub fn width() -> Option<usize> {
+    /// A narrower one would have a word on each line.
+    const LEAST: usize = 40;
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    // 0 where nobody has set it, as on a serial line.
+    (width.0 > 0).then(|| LEAST.max(width.0.into()))
+}

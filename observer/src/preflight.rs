@@ -52,7 +52,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     }
     let text = match args.json {
         true => report.to_json() + "\n",
-        false => report.to_text(args.verbose),
+        false => report.to_text(args.verbose, output::width()),
     };
     output::print(&text).context("cannot print the report")?;
     Ok(report.exit_code())

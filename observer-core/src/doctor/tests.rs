@@ -154,9 +154,12 @@ fn a_report_survives_json_and_names_culprit_and_fix() {
     let json = serde_json::to_string(&made).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), made);
     assert_eq!(made.exit_status(), 2);
-    let text = render(&made);
+    let text = render(&made, None);
     assert!(text.is_ascii(), "{text}");
     assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    let narrow = render(&made, Some(60));
+    assert!(narrow.lines().all(|line| line.len() <= 60), "{narrow}");
+    assert_eq!(render(&made, Some(200)), text);
     let words: Vec<_> = text.split_whitespace().collect();
     let words = words.join(" ");
     for expected in [
@@ -189,7 +192,7 @@ fn the_exit_status_is_that_of_the_worst() {
         Severity::Fail,
         "the worst comes first"
     );
-    assert!(render(&report(&[], &[], &nothing)).starts_with("OK "));
+    assert!(render(&report(&[], &[], &nothing), None).starts_with("OK "));
 }
 
 #[test]

@@ -5,19 +5,20 @@ use super::{
     report::Report,
     settings::{Setting, Verdict},
 };
-use crate::text::sanitize;
+use crate::text::{sanitize, wrap};
 
 /// Maximum number of network namespaces with the same setting that are named.
 const NAMESPACES: usize = 5;
-/// Width of the lines.
+/// The widest lines.
 const WIDTH: usize = 100;
 
-/// The report as text, one finding after the other, the worst first.
+/// The report as text, one finding after the other, the worst first. `width` is that of the terminal, if it is for one.
 #[must_use]
-pub fn render(report: &Report) -> String {
+pub fn render(report: &Report, width: Option<usize>) -> String {
+    let width = width.map_or(WIDTH, |it| it.min(WIDTH));
     let mut text = String::new();
     for item in &report.findings {
-        text += &one(item);
+        text += &one(item, width);
         text.push('\n');
     }
     if report.findings.is_empty() {
@@ -35,7 +36,7 @@ pub fn render(report: &Report) -> String {
             in_namespaces(&netns),
             setting.why
         );
-        text += &wrapped("WARN  ", "      ", &line);
+        text += &wrap("WARN  ", "      ", &line, width);
     }
     let fine = report
         .settings
@@ -44,7 +45,7 @@ pub fn render(report: &Report) -> String {
     text += &format!("{} settings were checked and are fine\n", fine.count());
     for missing in &report.not_looked_at {
         let line = format!("{}: {}", missing.what, missing.why);
-        text += &wrapped("not checked ", " ", &sanitize(&line));
+        text += &wrap("not checked ", "      ", &sanitize(&line), width);
     }
     text
 }
@@ -80,13 +81,18 @@ fn in_namespaces(all: &[u32]) -> String {
     }
 }
 
-fn one(item: &Item) -> String {
+fn one(item: &Item, width: usize) -> String {
     let label = match item.severity {
         Severity::Fail => "FAIL",
         Severity::Warn => "WARN",
         Severity::Note => "NOTE",
     };
-    let mut text = wrapped(&format!("{label}  {}  ", item.id), "      ", &item.summary);
+    let mut text = wrap(
+        &format!("{label}  {}  ", item.id),
+        "      ",
+        &item.summary,
+        width,
+    );
     let since = item.since.iter().map(|since| ("Since", since));
     let follows = item.follows_from.as_ref();
     let follows = follows.map(|it| format!("from {}: {}", it.id, it.who));
@@ -100,33 +106,7 @@ fn one(item: &Item) -> String {
         unknown.chain([("Fact", &it.fact), ("Fix", &it.fix), ("Check", &it.check)])
     });
     for (name, line) in since.chain(follows).chain(causes).chain(notes).chain(facts) {
-        text += &wrapped(&format!("      {name:<8}"), "              ", line);
+        text += &wrap(&format!("      {name:<8}"), "              ", line, width);
     }
     text
-}
-
-/// Wraps `text` at [`WIDTH`] characters.
-fn wrapped(first: &str, next: &str, text: &str) -> String {
-    let mut lines = String::new();
-    let mut line = first.to_owned();
-    let mut width = first.chars().count();
-    let mut is_empty = true;
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if !is_empty && width + 1 + length > WIDTH {
-            lines += line.trim_end();
-            lines.push('\n');
-            line = next.to_owned();
-            width = next.chars().count();
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-            width += 1;
-        }
-        line += word;
-        width += length;
-        is_empty = false;
-    }
-    lines + line.trim_end() + "\n"
 }

@@ -15,7 +15,7 @@ use crate::{
         ResetReasons, errno_name, family_name, level_name, option_name, protocol_name,
         received_reset_name,
     },
-    text::{cell, sanitize},
+    text::{cell, sanitize, wrap},
 };
 
 // 45 characters hold any two IPv4 addresses; a long pair of IPv6 addresses shifts the rest of its line.
@@ -29,19 +29,50 @@ fn row(columns: [&str; 7], why: &str) -> String {
     line.trim_end().to_owned()
 }
 
-/// The names of the columns, to be printed once.
+/// The columns up to the last one.
+const COLUMNS: usize = 135;
+/// What the last one needs beside the others.
+const LEAST_WHY: usize = 25;
+/// Where the time ends: the indentation of what has no room.
+const INDENT: &str = "             ";
+
+/// A row for a terminal of `width`, without newline: in columns if there is room for some of the last one, else with the
+/// connection, its state and the last one on lines of their own.
+fn fit(columns: [&str; 7], why: &str, width: usize) -> String {
+    let lines = if width >= COLUMNS + LEAST_WHY {
+        let start = format!("{:<COLUMNS$}", row(columns, ""));
+        wrap(&start, INDENT, why, width)
+    } else {
+        let [time, pid, comm, event, connection, state, age] = columns;
+        let start = format!(
+            "{time:<12} {pid:>7} {} {event:<17} {age:>8}",
+            cell(comm, 15)
+        );
+        let known = [connection, state, why].into_iter();
+        let details: Vec<_> = known.filter(|it| !["", "-"].contains(it)).collect();
+        let details = wrap(INDENT, INDENT, &details.join(" | "), width);
+        format!("{}\n{}", start.trim_end(), details.trim_end())
+    };
+    lines.trim_end().to_owned()
+}
+
+const HEADER: [&str; 7] = [
+    "TIME",
+    "PID",
+    "COMM",
+    "EVENT",
+    "LOCAL → REMOTE",
+    "STATE",
+    "AGE",
+];
+
+/// The names of the columns, to be printed once, without newline. `width` is that of the terminal, if they are for one.
 #[must_use]
-pub fn header() -> String {
-    let columns = [
-        "TIME",
-        "PID",
-        "COMM",
-        "EVENT",
-        "LOCAL → REMOTE",
-        "STATE",
-        "AGE",
-    ];
-    row(columns, "WHY")
+pub fn header(width: Option<usize>) -> String {
+    match width {
+        Some(width) => fit(HEADER, "WHY", width),
+        None => row(HEADER, "WHY"),
+    }
 }
 
 /// One record on one line, without newline.
@@ -51,6 +82,18 @@ pub fn line(
     identity: &Identity<'_>,
     reasons: &ResetReasons,
     clock: Clock,
+) -> String {
+    lines(record, identity, reasons, clock, None)
+}
+
+/// One record, without newline at the end: on as many lines as a terminal of `width` needs, if it is for one.
+#[must_use]
+pub fn lines(
+    record: &Record,
+    identity: &Identity<'_>,
+    reasons: &ResetReasons,
+    clock: Clock,
+    width: Option<usize>,
 ) -> String {
     let known = |text: &str| {
         if text.is_empty() {
@@ -62,18 +105,20 @@ pub fn line(
     let pid = identity
         .pid_or(record.tgid)
         .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    row(
-        [
-            &clock.local(record.time_ns),
-            &pid,
-            &known(identity.comm),
-            &dashed(&kind_name(record.kind)),
-            &connection(record),
-            &states(record),
-            &age(record),
-        ],
-        &why(record, reasons),
-    )
+    let columns = [
+        &*clock.local(record.time_ns),
+        &pid,
+        &known(identity.comm),
+        &dashed(&kind_name(record.kind)),
+        &connection(record),
+        &states(record),
+        &age(record),
+    ];
+    let why = why(record, reasons);
+    match width {
+        Some(width) => fit(columns, &why, width),
+        None => row(columns, &why),
+    }
 }
 
 fn endpoint(family: u16, bytes: &[u8; 16], port: u16) -> Option<SocketAddr> {

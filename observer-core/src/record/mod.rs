@@ -25,7 +25,7 @@ pub use crate::clock::Clock;
 pub use filter::{Filter, Kind, failure_kinds, is_failure};
 pub use identities::Identities;
 pub use json::json;
-pub use lines::{header, line};
+pub use lines::{header, line, lines};
 
 /// The owner of a record's socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -115,7 +115,7 @@ fn columns_are_aligned() {
         ..bind_failed(CALL_BIND)
     };
     let lines = [
-        header(),
+        header(None),
         shown(&closed()),
         shown(&refused),
         shown(&Record {
@@ -388,5 +388,25 @@ proptest! {
     #[test]
     fn cells_keep_their_width(text in any::<String>(), width in 1_usize..40) {
         prop_assert_eq!(observer_core::text::cell(&text, width).chars().count(), width);
+    }
+}
+
+#[test]
+fn a_terminal_splits_no_word() {
+    let shown = |width| lines(&closed(), &NGINX, &no_reasons(), CLOCK, Some(width));
+    assert_eq!(shown(400), line(&closed(), &NGINX, &no_reasons(), CLOCK));
+    for width in [60, 80, 120, 160, 180] {
+        let text = shown(width);
+        assert!(text.lines().count() > 1, "{width}\n{text}");
+        for line in text.lines().chain(header(Some(width)).lines()) {
+            assert!(line.chars().count() <= width.max(63), "{width}\n{text}");
+        }
+        let words = |text: &str| {
+            let all = text.split_whitespace().filter(|it| *it != "|");
+            let mut all: Vec<_> = all.map(str::to_owned).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(words(&text), words(&shown(400)));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use observer_core::{
     contract::{Status, Verdict, summaries},
-    text::{cell, harden_json, sanitize},
+    text::{cell, harden_json, sanitize, wrap},
 };
 use serde::{Serialize, Serializer};
 
@@ -225,39 +225,41 @@ impl Report {
     }
 
     /// One line for each signal, a summary, and the missing signals and features; with `verbose`
-    /// also the host and every hook that was tried. Ends with a newline.
+    /// also the host and every hook that was tried. Ends with a newline. `width` is that of the terminal, if it is for one.
     #[must_use]
-    pub fn to_text(&self, verbose: bool) -> String {
+    pub fn to_text(&self, verbose: bool, width: Option<usize>) -> String {
+        let width = width.unwrap_or(usize::MAX);
         let mut text = String::new();
         let (conclusion, sentence) = self.conclusion();
         if !self.verdicts.is_empty() {
-            let (table, counts) = self.signals();
+            let (table, counts) = self.signals(width);
             let _ = writeln!(text, "{table}\n{counts}");
         }
-        let _ = writeln!(text, "{sentence}");
+        text.push_str(&wrap("", "", &sentence, width));
         if verbose || conclusion == Conclusion::Impossible {
-            let _ = write!(text, "\n{}", self.host());
+            let _ = write!(text, "\n{}", self.host(width));
         }
         if verbose && !self.verdicts.is_empty() {
-            let _ = write!(text, "\n{}", self.table());
+            let _ = write!(text, "\n{}", self.table(width));
         }
         if !self.absent_fields.is_empty() {
             text.push_str("\nfields this kernel does not have:\n");
             for (field, feature) in &self.absent_fields {
                 let (field, feature) = (one_line(field), one_line(feature));
-                let _ = writeln!(text, "  {field}: {feature} is off");
+                let line = format!("{field}: {feature} is off");
+                text.push_str(&wrap("  ", "    ", &line, width));
             }
         }
         if !self.notes.is_empty() {
             text.push_str("\nnotes:\n");
             for line in self.notes.iter().flat_map(|note| note.lines()) {
-                let _ = writeln!(text, "  {}", sanitize(line));
+                text.push_str(&wrap("  ", "    ", &sanitize(line), width));
             }
         }
         text
     }
 
-    fn host(&self) -> String {
+    fn host(&self, width: usize) -> String {
         let mut text = String::new();
         let release = sanitize(&self.kernel_release);
         let _ = writeln!(
@@ -267,10 +269,16 @@ impl Report {
             sanitize(&self.arch)
         );
         for (name, probe) in [("BTF", &self.btf), ("tracefs", &self.tracefs)] {
-            let _ = match probe {
-                Ok(detail) => writeln!(text, "{name:<14} ok: {}", one_line(detail)),
-                Err(detail) => writeln!(text, "{name:<14} MISSING: {}", one_line(detail)),
+            let line = match probe {
+                Ok(detail) => format!("ok: {}", one_line(detail)),
+                Err(detail) => format!("MISSING: {}", one_line(detail)),
             };
+            text.push_str(&wrap(
+                &format!("{name:<14} "),
+                &" ".repeat(15),
+                &line,
+                width,
+            ));
         }
         for (
             i,
@@ -288,13 +296,14 @@ impl Report {
                 (false, true) => "MISSING",
                 (false, false) => "no",
             };
-            let _ = writeln!(text, "{title:<14} {name:<20} {held:<8} {purpose}");
+            let columns = format!("{title:<14} {name:<20} {held:<8} ");
+            text.push_str(&wrap(&columns, &" ".repeat(columns.len()), purpose, width));
         }
         text
     }
 
     /// A line for each signal, and how many there are of each kind.
-    fn signals(&self) -> (String, String) {
+    fn signals(&self, width: usize) -> (String, String) {
         let mut rows = vec![["SIGNAL", "COUNTS", "HOOKS"].map(str::to_owned)];
         let (mut exact, mut inferred, mut missing) = (0, 0, 0);
         for summary in summaries(&self.verdicts) {
@@ -318,10 +327,10 @@ impl Report {
             "{} signals: {exact} exact, {inferred} inferred, {missing} missing.",
             rows.len() - 1
         );
-        (align(&rows), counts)
+        (align(&rows, width), counts)
     }
 
-    fn table(&self) -> String {
+    fn table(&self, width: usize) -> String {
         let header = ["SIGNAL", "ATTACH TYPE", "HOOK", "STATUS", "REASON"];
         let mut rows = vec![header.map(str::to_owned)];
         let shown = self
@@ -346,12 +355,13 @@ impl Report {
                 shorten(&one_line(detail)),
             ]);
         }
-        align(&rows)
+        align(&rows, width)
     }
 }
 
-/// Columns of equal width, the last one without.
-fn align<const N: usize>(rows: &[[String; N]]) -> String {
+/// Columns of equal width, the last one without: it is wrapped at `limit`, beside the others if there is room, else below them.
+fn align<const N: usize>(rows: &[[String; N]], limit: usize) -> String {
+    const ROOM: usize = 24;
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
@@ -360,8 +370,16 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
         };
         let cells = columns.iter().enumerate();
         let cells: Vec<_> = cells.map(|(at, text)| cell(text, width(at))).collect();
-        let line = format!("{}  {last}", cells.join("  "));
-        let _ = writeln!(text, "{}", line.trim_end());
+        let columns = format!("{}  ", cells.join("  "));
+        let used = columns.chars().count();
+        if used + ROOM <= limit {
+            text.push_str(&wrap(&columns, &" ".repeat(used), last, limit));
+            continue;
+        }
+        let _ = writeln!(text, "{}", columns.trim_end());
+        if !last.is_empty() {
+            text.push_str(&wrap("    ", "    ", last, limit));
+        }
     }
     text
 }

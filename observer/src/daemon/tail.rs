@@ -13,7 +13,7 @@ use observer_core::{
     contract::KernelSource,
     host::HostFacts,
     process::resources::ScanLimits,
-    record::{Clock, Identities, header, json, line},
+    record::{Clock, Identities, header, json, lines},
     table::{Table, TableConfig},
 };
 
@@ -24,7 +24,7 @@ use crate::{
     cli::{TailArgs, tail::Tally},
     heap,
     kernel::{Attached, LoadOptions},
-    logging,
+    logging, output,
     privileges::{self, Account},
 };
 use tracing::warn;
@@ -47,6 +47,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     let account = Account::find(settings.user.as_deref())?;
     privileges::raise_memlock();
     let filter = args.filter();
+    let width = output::width();
     let (live, mut stream, reasons) = attach(&LoadOptions {
         ring_bytes: args.ring_bytes.get(),
         record_mask: filter.mask(),
@@ -73,7 +74,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
     let mut tally = Tally::default();
     let mut out = io::BufWriter::new(io::stdout().lock());
     if !args.json {
-        writeln!(out, "{}", header())?;
+        writeln!(out, "{}", header(width))?;
     }
     loop {
         let clock = Clock::now();
@@ -88,7 +89,7 @@ pub fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
                 let text = if args.json {
                     json(record, &identity, &reasons, clock)
                 } else {
-                    line(record, &identity, &reasons, clock)
+                    lines(record, &identity, &reasons, clock, width)
                 };
                 written = writeln!(out, "{text}");
                 tally.shown += 1;

@@ -47,7 +47,7 @@ fn what_follows_from_another_says_so() {
     let origins: Vec<_> = origins.map(|it| it.map(|it| it.id.as_str())).collect();
     let expected = [None, Some("fd-leak"), Some("fd-exhaustion"), None];
     assert_eq!(origins, expected);
-    let text = render(&report);
+    let text = render(&report, None);
     assert!(
         text.contains("Follows from fd-leak: api\\x1b[31m (pid 5674, api.service)\n"),
         "{text}"

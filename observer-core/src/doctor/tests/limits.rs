@@ -86,7 +86,7 @@ fn a_setting_of_many_namespaces_is_one_line() {
             .collect(),
         not_looked_at: Vec::new(),
     };
-    let text = render(&report);
+    let text = render(&report, None);
     let lines: Vec<_> = text.lines().filter(|it| it.starts_with("WARN")).collect();
     assert_eq!(
         lines,

@@ -70,9 +70,9 @@ Every signal is observed.
 
 #[test]
 fn complete_text() {
-    assert_eq!(report().to_text(false), SIGNALS);
+    assert_eq!(report().to_text(false, None), SIGNALS);
     assert_eq!(
-        report().to_text(true),
+        report().to_text(true, None),
         format!(
             "\
 {SIGNALS}
@@ -97,7 +97,7 @@ fn a_private_pid_namespace_degrades() {
     let mut private = report();
     private.private_namespaces = vec!["pid"];
     assert_eq!(private.exit_code(), 1);
-    let text = private.to_text(false);
+    let text = private.to_text(false, None);
     assert!(
         text.contains("its pid namespace is not the host's"),
         "{text}"
@@ -118,7 +118,7 @@ fn degraded_by_signal_field_and_capability() {
         .push(("tcp_sock.total_retrans".into(), "retransmits".into()));
     degraded.capabilities[1].held = false;
     degraded.notes.push("a remark".into());
-    let text = degraded.to_text(true);
+    let text = degraded.to_text(true, None);
     for part in [
         "\nreset_sent  MISSING  tcp_send_reset: line 1 R1 bad\n\n\
          3 signals: 2 exact, 0 inferred, 1 missing.\n\
@@ -151,7 +151,7 @@ fn impossible_for_each_reason() {
     );
     assert!(
         no_btf
-            .to_text(true)
+            .to_text(true, None)
             .contains("BTF            MISSING: no file\n")
     );
 
@@ -161,12 +161,12 @@ fn impossible_for_each_reason() {
     assert_eq!(no_privileges.exit_code(), 2);
     assert!(
         no_privileges
-            .to_text(true)
+            .to_text(true, None)
             .contains("CAP_BPF              MISSING  something\n")
     );
     assert!(
         no_privileges
-            .to_text(true)
+            .to_text(true, None)
             .contains("cannot run here: it lacks CAP_BPF.\n")
     );
 
@@ -176,7 +176,7 @@ fn impossible_for_each_reason() {
     assert_eq!(no_hook.exit_code(), 2);
     assert!(
         no_hook
-            .to_text(true)
+            .to_text(true, None)
             .contains("no hook could be attached for state.\n")
     );
 }
@@ -223,7 +223,7 @@ fn a_verifier_log_stays_on_one_short_line() {
     );
     let mut refused = report();
     refused.verdicts = vec![verdict("state", AttachType::TpBtf, Status::Refused, &log)];
-    let text = refused.to_text(true);
+    let text = refused.to_text(true, None);
     for line in text.lines().filter(|line| line.starts_with("state")) {
         assert!(line.chars().count() < 240, "{line}");
         assert!(
@@ -235,4 +235,22 @@ fn a_verifier_log_stays_on_one_short_line() {
     assert_eq!(value["verdicts"][0]["detail"], log);
     let missing = serde_json::json!([{"signal": "state", "reason": "refused"}]);
     assert_eq!(value["missing"], missing);
+}
+
+#[test]
+fn a_terminal_splits_no_word() {
+    for verbose in [false, true] {
+        let whole = report().to_text(verbose, None);
+        let narrow = report().to_text(verbose, Some(80));
+        assert!(
+            narrow.lines().all(|it| it.chars().count() <= 80),
+            "{narrow}"
+        );
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(words(&narrow), words(&whole));
+    }
 }
