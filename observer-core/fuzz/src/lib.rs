@@ -40,7 +40,7 @@ pub fn binaries(bytes: &[u8]) {
         assert!(it.returns.is_sorted());
         assert!(it.returns.first().is_none_or(|first| *first >= it.entry));
     };
-    match binaries::tls(bytes) {
+    match binaries::tls(&bytes) {
         Ok(None) => {}
         Ok(Some(Tls::OpenSsl {
             connect,
@@ -72,7 +72,7 @@ pub fn binaries(bytes: &[u8]) {
         Err(misfit) => assert!(!misfit.to_string().is_empty()),
     }
     let names = ["main.main", "", "crypto/tls.(*Conn).clientHandshake"];
-    if let Ok(Some(functions)) = binaries::go_functions(bytes, &names) {
+    if let Ok(Some(functions)) = binaries::go_functions(&bytes, &names) {
         assert_eq!(functions.len(), names.len());
         functions.iter().flatten().for_each(function);
     }

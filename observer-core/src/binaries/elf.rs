@@ -12,7 +12,11 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _},
 };
 
-use super::{machine::Machine, misfit::Misfit};
+use super::{
+    bytes::{Bytes, Reference},
+    machine::Machine,
+    misfit::Misfit,
+};
 
 /// Bounds for loops over tables. Node.js 20, 100 MB, has 185,000 symbols, and its library in Debian
 /// (libnode 18) 84,000 relocations.
@@ -26,24 +30,28 @@ const MAX_RELOCATIONS: usize = 1 << 22;
 /// arm64 has larger pages at times, for which files are linked so that they agree as well.
 const PAGE: u64 = 4096;
 
+/// Enough of a function to see that it is one.
+const PROLOGUE: u64 = 512;
+
 type Header = SectionHeader64<LE>;
 
 /// A file of the running machine, with its segments checked.
 pub struct Elf<'a> {
-    data: &'a [u8],
+    data: Reference<'a>,
     machine: Machine,
     /// Whether addresses in it are relative to where it is loaded.
     relocatable: bool,
-    segments: Vec<Segment<'a>>,
+    segments: Vec<Segment>,
     sections: &'a [Header],
     section_names: &'a [u8],
 }
 
 /// A PT_LOAD, as far as it has content in the file.
-struct Segment<'a> {
+struct Segment {
     address: u64,
     offset: u64,
-    content: &'a [u8],
+    /// In the file.
+    size: u64,
     executable: bool,
 }
 
@@ -57,7 +65,8 @@ pub struct Symbol {
 
 impl<'a> Elf<'a> {
     /// Reads the headers of `data`, which has to be for `machine`.
-    pub fn parse(data: &'a [u8], machine: Option<Machine>) -> Result<Self, Misfit> {
+    pub fn parse(data: &'a dyn Bytes, machine: Option<Machine>) -> Result<Self, Misfit> {
+        let data = Reference(data);
         let header = FileHeader64::<LE>::parse(data).map_err(|_| Misfit::Format)?;
         header.endian().map_err(|_| Misfit::Format)?;
         let relocatable = match header.e_type(LE) {
@@ -97,33 +106,37 @@ impl<'a> Elf<'a> {
         self.machine
     }
 
-    /// The bytes from an address to the end of its segment.
-    pub fn content_from(&self, address: u64) -> Option<&'a [u8]> {
-        Some(self.segment_at(address)?.from(address))
-    }
-
     /// The bytes at an address.
-    pub fn content_at(&self, address: u64, length: usize) -> Option<&'a [u8]> {
-        self.content_from(address)?.get(..length)
+    pub fn content_at(&self, address: u64, length: u64) -> Option<&'a [u8]> {
+        let (segment, offset) = self.place(address)?;
+        let end = (address - segment.address).checked_add(length)?;
+        (end <= segment.size)
+            .then(|| self.data.0.range(offset, length))
+            .flatten()
     }
 
     /// The 64-bit number at an address, as it is in the file.
     pub fn number_at(&self, address: u64) -> Option<u64> {
-        let (number, _) = self.content_from(address)?.split_first_chunk()?;
+        let number = self.content_at(address, 8)?.first_chunk()?;
         Some(u64::from_le_bytes(*number))
     }
 
-    /// The code at an address, up to the end of its segment, and the address's offset in the file.
-    pub fn code_from(&self, address: u64) -> Option<(&'a [u8], u64)> {
-        let segment = self.segment_at(address).filter(|it| it.executable)?;
-        let offset = segment.offset + (address - segment.address);
-        Some((segment.from(address), offset))
+    /// Whether there is code at an address.
+    pub fn is_code_at(&self, address: u64) -> bool {
+        self.place(address).is_some_and(|(it, _)| it.executable)
+    }
+
+    /// The code at an address, at most `length` bytes and not beyond its segment, and the address's offset in the file.
+    pub fn code_at(&self, address: u64, length: u64) -> Option<(&'a [u8], u64)> {
+        let (segment, offset) = self.place(address).filter(|(it, _)| it.executable)?;
+        let rest = segment.size - (address - segment.address);
+        Some((self.data.0.range(offset, rest.min(length))?, offset))
     }
 
     /// The offset in the file of the function `name`'s first instruction.
     pub fn entry(&self, name: &str, address: u64) -> Result<u64, Misfit> {
         let (code, offset) = self
-            .code_from(address)
+            .code_at(address, PROLOGUE)
             .ok_or_else(|| Misfit::NotCode(name.to_owned()))?;
         if !self.machine.is_code(code, address) {
             return Err(Misfit::Undecodable(name.to_owned()));
@@ -131,8 +144,10 @@ impl<'a> Elf<'a> {
         Ok(offset)
     }
 
-    fn segment_at(&self, address: u64) -> Option<&Segment<'a>> {
-        self.segments.iter().find(|it| it.contains(address))
+    /// The segment of an address, and the address's offset in the file.
+    fn place(&self, address: u64) -> Option<(&Segment, u64)> {
+        let segment = self.segments.iter().find(|it| it.contains(address))?;
+        Some((segment, segment.offset + (address - segment.address)))
     }
 
     /// The address and the size in the file of the section `name`, in bytes. Like every section that is
@@ -144,11 +159,12 @@ impl<'a> Elf<'a> {
                 continue;
             }
             let (address, size) = (section.sh_addr(LE), section.sh_size(LE));
-            let inside = usize::try_from(size)
-                .ok()
-                .and_then(|it| self.content_at(address, it));
+            let inside = self.place(address).is_some_and(|(segment, _)| {
+                let rest = segment.size - (address - segment.address);
+                size <= rest
+            });
             let allocated = section.sh_flags(LE) & u64::from(SHF_ALLOC) != 0;
-            if inside.is_none() || !allocated || found.replace((address, size)).is_some() {
+            if !inside || !allocated || found.replace((address, size)).is_some() {
                 return Err(Misfit::Malformed("a section is not in memory, or twice"));
             }
         }
@@ -243,7 +259,6 @@ impl<'a> Elf<'a> {
             let Some((start, size)) = self.section(name)? else {
                 continue;
             };
-            let size = usize::try_from(size).unwrap_or_default();
             let bytes = self.content_at(start, size).unwrap_or_default();
             let (words, _) = bytes.as_chunks();
             let places = words.iter().zip((start..).step_by(8));
@@ -293,19 +308,10 @@ impl<'a> Elf<'a> {
     }
 }
 
-impl<'a> Segment<'a> {
+impl Segment {
     fn contains(&self, address: u64) -> bool {
-        address
-            .checked_sub(self.address)
-            .is_some_and(|it| it < self.content.len() as u64)
-    }
-
-    /// From an address that it contains to its end.
-    fn from(&self, address: u64) -> &'a [u8] {
-        usize::try_from(address - self.address)
-            .ok()
-            .and_then(|it| self.content.get(it..))
-            .unwrap_or_default()
+        let offset = address.checked_sub(self.address);
+        offset.is_some_and(|it| it < self.size)
     }
 }
 
@@ -352,13 +358,17 @@ fn is_string(strings: &[u8], start: u32, wanted: &str) -> bool {
         .is_some_and(|it| it.first() == Some(&0))
 }
 
-fn content<'a>(section: &Header, data: &'a [u8], what: &'static str) -> Result<&'a [u8], Misfit> {
+fn content<'a>(
+    section: &Header,
+    data: Reference<'a>,
+    what: &'static str,
+) -> Result<&'a [u8], Misfit> {
     section.data(LE, data).map_err(|_| Misfit::Malformed(what))
 }
 
 fn array<'a, T: pod::Pod>(
     section: &Header,
-    data: &'a [u8],
+    data: Reference<'a>,
     what: &'static str,
 ) -> Result<&'a [T], Misfit> {
     pod::slice_from_all_bytes(content(section, data, what)?).map_err(|()| Misfit::Malformed(what))
@@ -366,7 +376,7 @@ fn array<'a, T: pod::Pod>(
 
 /// The segments that are loaded. The kernel's loader and ld.so map whole pages of the file, and a later
 /// segment over an earlier one.
-fn segments<'a>(header: &FileHeader64<LE>, data: &'a [u8]) -> Result<Vec<Segment<'a>>, Misfit> {
+fn segments(header: &FileHeader64<LE>, data: Reference<'_>) -> Result<Vec<Segment>, Misfit> {
     let malformed = || Misfit::Malformed("segments");
     let mut segments = Vec::new();
     let mut end = 0;
@@ -375,14 +385,20 @@ fn segments<'a>(header: &FileHeader64<LE>, data: &'a [u8]) -> Result<Vec<Segment
         return Err(Misfit::TooMany("segments"));
     }
     for segment in headers.iter().filter(|it| it.p_type(LE) == PT_LOAD) {
-        let content = segment.data(LE, data).map_err(|()| malformed())?;
         let (address, offset) = (segment.p_vaddr(LE), segment.p_offset(LE));
+        let size = segment.p_filesz(LE);
+        let is_inside = offset
+            .checked_add(size)
+            .is_some_and(|end| end <= data.0.length());
+        if !is_inside {
+            return Err(malformed());
+        }
         let past = address
             .checked_add(segment.p_memsz(LE))
             .ok_or_else(malformed)?;
         let agrees = address % PAGE == offset % PAGE;
         // Ascending, as the System V ABI demands, so that none covers another.
-        if !agrees || address < end || segment.p_memsz(LE) < segment.p_filesz(LE) {
+        if !agrees || address < end || segment.p_memsz(LE) < size {
             return Err(malformed());
         }
         end = past;
@@ -392,7 +408,7 @@ fn segments<'a>(header: &FileHeader64<LE>, data: &'a [u8]) -> Result<Vec<Segment
         segments.push(Segment {
             address,
             offset,
-            content,
+            size,
             executable: segment.p_flags(LE) & PF_X != 0,
         });
     }

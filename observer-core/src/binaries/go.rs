@@ -99,8 +99,7 @@ pub fn functions(elf: &Elf<'_>, names: &[&str]) -> Result<Option<Vec<Option<Func
 /// Decodes the function at an address.
 fn function(elf: &Elf<'_>, name: &str, address: u64, size: u64) -> Result<Function, Misfit> {
     let entry = elf.entry(name, address)?;
-    let size = usize::try_from(size.min(MAX_CODE + 1)).unwrap_or(usize::MAX);
-    let code = elf.content_at(address, size);
+    let code = elf.content_at(address, size.min(MAX_CODE + 1));
     let code = code.ok_or_else(|| Misfit::NotCode(name.to_owned()))?;
     let undecodable = || Misfit::Undecodable(name.to_owned());
     if code.len() as u64 > MAX_CODE {
@@ -123,7 +122,6 @@ impl<'a> Table<'a> {
     fn read(elf: &Elf<'a>) -> Result<Option<Self>, Misfit> {
         for name in TABLES {
             if let Some((address, size)) = elf.section(name)? {
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
                 let table = elf.content_at(address, size).unwrap_or_default();
                 return Self::at(elf, address, table).map(Some);
             }
@@ -143,8 +141,11 @@ impl<'a> Table<'a> {
         }
         let mut found = Vec::new();
         let mut misfit = Misfit::Go("no function table");
+        let (start, size) = elf.section(MERGED)?.unwrap_or_default();
+        let merged = elf.content_at(start, size).unwrap_or_default();
         for address in places {
-            let table = elf.content_from(address).unwrap_or_default();
+            let at = usize::try_from(address - start).ok();
+            let table = at.and_then(|at| merged.get(at..)).unwrap_or_default();
             match Self::at(elf, address, table) {
                 Ok(it) => found.push(it),
                 Err(its) => misfit = its,

@@ -5,18 +5,20 @@
 //! therefore in an executable segment, with content in the file, and was decoded as an instruction of
 //! the function it is named for. A file that leaves a doubt is a [`Misfit`].
 //!
-//! The file is untrusted input of a local user. Every loop over it is bounded in time and memory,
-//! and all its data is verified before use.
+//! The file is untrusted input of a local user. Every loop over it is bounded in time and memory, only what matters is
+//! read ([`OnDisk`]), and all its data is verified before use.
 
-use self::{elf::Elf, machine::Machine};
 pub use self::{
+    bytes::{Bytes, OnDisk},
     found::{Function, Tls},
     misfit::Misfit,
     quic::Points,
 };
+use self::{elf::Elf, machine::Machine};
 
 mod arm64;
 mod body;
+mod bytes;
 mod elf;
 mod found;
 mod gnutls;
@@ -31,11 +33,11 @@ mod x86;
 
 /// The functions to probe in `file`, an ELF file for the running machine. `None` if it contains none of
 /// the known TLS libraries.
-pub fn tls(file: &[u8]) -> Result<Option<Tls>, Misfit> {
+pub fn tls(file: &dyn Bytes) -> Result<Option<Tls>, Misfit> {
     tls_on(file, Machine::RUNNING)
 }
 
-fn tls_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Tls>, Misfit> {
+fn tls_on(file: &dyn Bytes, machine: Option<Machine>) -> Result<Option<Tls>, Misfit> {
     let elf = Elf::parse(file, machine)?;
     // A Go program may be linked with a library in C, but its own handshakes are made in Go.
     if let Some(go) = go::tls(&elf)? {
@@ -49,23 +51,26 @@ fn tls_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Tls>, Misfit> 
 
 /// What there is to probe of quic-go in `file`: what each probe is told, a `QUIC_` number, and its position. `None` if it is
 /// no Go program with it.
-pub fn quic(file: &[u8]) -> Result<Option<Points>, Misfit> {
+pub fn quic(file: &dyn Bytes) -> Result<Option<Points>, Misfit> {
     quic_on(file, Machine::RUNNING)
 }
 
-fn quic_on(file: &[u8], machine: Option<Machine>) -> Result<Option<Points>, Misfit> {
+fn quic_on(file: &dyn Bytes, machine: Option<Machine>) -> Result<Option<Points>, Misfit> {
     quic::quic(&Elf::parse(file, machine)?, file)
 }
 
 /// Functions of the Go program `file` by their full names, such as `crypto/tls.(*Conn).clientHandshake`,
 /// in the order of `names`. `None` in the list for a function that is not in the program: the linker
 /// omits functions that are never called. `None` instead of a list if `file` is no Go program.
-pub fn go_functions(file: &[u8], names: &[&str]) -> Result<Option<Vec<Option<Function>>>, Misfit> {
+pub fn go_functions(
+    file: &dyn Bytes,
+    names: &[&str],
+) -> Result<Option<Vec<Option<Function>>>, Misfit> {
     go_functions_on(file, names, Machine::RUNNING)
 }
 
 fn go_functions_on(
-    file: &[u8],
+    file: &dyn Bytes,
     names: &[&str],
     machine: Option<Machine>,
 ) -> Result<Option<Vec<Option<Function>>>, Misfit> {

@@ -75,10 +75,9 @@ fn resets(elf: &Elf<'_>) -> Result<Vec<u64>, Misfit> {
 fn state_machine(elf: &Elf<'_>, methods: [Symbol; 3]) -> Result<Option<StateMachine>, Misfit> {
     let mut members = Vec::new();
     for method in methods {
-        let table = elf.code_from(method.address).and_then(|(code, _)| {
-            let code = &code[..code.len().min(64)];
-            elf.machine().returned_address(code, method.address)
-        });
+        let table = elf
+            .code_at(method.address, 64)
+            .and_then(|(code, _)| elf.machine().returned_address(code, method.address));
         let Some(table) = table else {
             return Ok(None);
         };
@@ -92,10 +91,7 @@ fn state_machine(elf: &Elf<'_>, methods: [Symbol; 3]) -> Result<Option<StateMach
         let (Some(both), Some(client), Some(server)) = (*both, *client, *server) else {
             continue;
         };
-        if ![both, client, server]
-            .iter()
-            .all(|it| elf.code_from(*it).is_some())
-        {
+        if ![both, client, server].iter().all(|it| elf.is_code_at(*it)) {
             continue;
         }
         // With the function that is in the other's place (`ssl_undefined_function`).
@@ -122,7 +118,7 @@ fn returned_member(elf: &Elf<'_>, getter: Symbol) -> Option<u32> {
     if getter.size > MAX_GETTER {
         return None;
     }
-    let (code, _) = elf.code_from(getter.address)?;
+    let (code, _) = elf.code_at(getter.address, getter.size)?;
     let code = code.get(..usize::try_from(getter.size).ok()?)?;
     elf.machine().returned_member(code)
 }

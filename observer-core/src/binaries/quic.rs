@@ -1,12 +1,11 @@
 //! Functions of quic-go in a Go program, by their names in its versions 0.29 to 0.64.
 
-use memchr::memmem;
 use observer_common::{
     QUIC_ATTEMPTED, QUIC_CANCEL, QUIC_CANCEL_BY, QUIC_CLOSED, QUIC_COMPLETE, QUIC_FRAME,
     QUIC_LEVEL_DROPPED, QUIC_NEXT,
 };
 
-use super::{elf::Elf, go, misfit::Misfit};
+use super::{bytes::Bytes, elf::Elf, go, misfit::Misfit};
 
 /// Import paths: the second up to 0.33.
 const PATHS: [&str; 2] = ["github.com/quic-go/quic-go", OLD_PATH];
@@ -99,7 +98,7 @@ const REQUIRED: usize = 4;
 /// What is probed: what the probe is told, and the first instruction's offset in the file.
 pub type Points = Vec<(u32, u64)>;
 
-pub fn quic(elf: &Elf<'_>, file: &[u8]) -> Result<Option<Points>, Misfit> {
+pub fn quic(elf: &Elf<'_>, file: &dyn Bytes) -> Result<Option<Points>, Misfit> {
     let marks = PATHS.map(|path| format!("{path}{MARK}"));
     let marks = entries(elf, &marks)?;
     let Some(path) = marks.iter().position(Option::is_some) else {
@@ -138,12 +137,11 @@ const MAX_LINE: usize = 512;
 
 /// Major and minor number of quic-go, which the linker writes to the build information if the program was built with
 /// modules: `dep`, path, version and hash, with tabs between. `None` if another module replaces it (a following line `=>`).
-fn version(file: &[u8]) -> Option<(u32, u32)> {
+fn version(file: &dyn Bytes) -> Option<(u32, u32)> {
     let module = format!("dep\t{}\tv", PATHS[0]);
-    let at = memmem::find(file, module.as_bytes())? + module.len();
-    let version = file[at..].iter().take(32).copied();
+    let rest = file.find(module.as_bytes(), MAX_LINE)?;
+    let version = rest.iter().take(32).copied();
     let version: Vec<_> = version.take_while(u8::is_ascii_graphic).collect();
-    let rest = &file[at..file.len().min(at + MAX_LINE)];
     let next = rest
         .iter()
         .position(|it| *it == b'\n')

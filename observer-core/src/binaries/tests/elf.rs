@@ -36,7 +36,7 @@ fn only_programs_and_libraries_of_the_running_machine_are_read() {
         assert_eq!(found, Err(Misfit::Format), "{at}");
     }
     for length in 0..64 {
-        let found = tls_on(&file[..length], Some(Machine::X86_64));
+        let found = tls_on(&&file[..length], Some(Machine::X86_64));
         assert_eq!(found, Err(Misfit::Format));
     }
 }

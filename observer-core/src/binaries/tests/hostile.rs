@@ -31,7 +31,7 @@ fn check(file: &[u8], machine: Machine) {
             );
         }
     };
-    match tls_on(file, Some(machine)) {
+    match tls_on(&file, Some(machine)) {
         Ok(Some(Tls::OpenSsl {
             connect,
             accept,
@@ -64,7 +64,7 @@ fn check(file: &[u8], machine: Machine) {
         Ok(None) => {}
         Err(misfit) => assert!(!misfit.to_string().is_empty()),
     }
-    let found = go_functions_on(file, &[CLIENT, "", SERVER], Some(machine));
+    let found = go_functions_on(&file, &[CLIENT, "", SERVER], Some(machine));
     if let Ok(Some(functions)) = found {
         assert_eq!(functions.len(), 3);
         functions.iter().flatten().for_each(function);

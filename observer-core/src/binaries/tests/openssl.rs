@@ -1,7 +1,9 @@
 //! OpenSSL, BoringSSL and GnuTLS.
 
+use std::io::Write as _;
+
 use super::{
-    super::{Misfit, Tls, machine::Machine, tls_on},
+    super::{Misfit, OnDisk, Tls, machine::Machine, tls_on},
     file::{DATA_BIAS, File, Pointers},
 };
 
@@ -326,4 +328,23 @@ fn gnutls_is_probed_at_its_exported_functions() {
         deinit: File::position(deinit),
     };
     assert_eq!(tls(&file), Ok(Some(expected)));
+}
+
+/// A user may map any file as a library, and of that only headers, tables and a few functions matter.
+#[test]
+fn of_a_large_file_little_is_read() {
+    for pointers in [Pointers::Plain, Pointers::Rela, Pointers::Relr] {
+        let library = library(Machine::X86_64, pointers);
+        let bytes = library.file.write();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let length = 255 << 20;
+        file.set_len(length).unwrap();
+        let found = |limit| {
+            let on_disk = OnDisk::new(&file, length, limit);
+            tls_on(&on_disk, Some(Machine::X86_64))
+        };
+        assert_eq!(found(64 << 10), Ok(Some(expected(&library, Some(0x68)))));
+        assert!(found(4 << 10).is_err());
+    }
 }

@@ -1,17 +1,17 @@
 //! The files that are probed, and those in which there is nothing to probe.
 //!
 //! A local user chooses which files a process maps and what is in them. So a file is looked at before it is opened,
-//! and probed by the descriptor by which it was read; it is read and not mapped, because a mapping of a file that is
-//! truncated raises SIGBUS; the number of files has limits; and what is written to is not probed any more (`guard`).
+//! and probed by the descriptor by which it was read; what matters of it is read, up to a limit, and not mapped, because
+//! a mapping of a file that is truncated raises SIGBUS; the number of files has limits; and what is written to is not probed any more (`guard`).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File, Metadata, OpenOptions},
-    hash::{BuildHasher as _, RandomState},
-    io::Read as _,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    io,
     os::{
         fd::AsRawFd as _,
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use nix::sys::{
 };
 use observer_common::TLS_LIBRARIES;
 use observer_core::{
-    binaries::{self, Misfit, Tls},
+    binaries::{self, Bytes as _, Misfit, OnDisk, Tls},
     process::mapped::MappedFile,
 };
 use tracing::{debug, info, warn};
@@ -34,8 +34,11 @@ use super::{Uprobes, guard::Watch};
 const MAX_FILES: usize = 1_024;
 /// The most files that are probed, each by up to five descriptors. Likewise.
 const MAX_PROBED: usize = 160;
-/// The largest file that is read. Node has 100 MB.
+/// The largest file that is looked at. Node has 100 MB.
 const MAX_BYTES: u64 = 256 << 20;
+/// How much of it is kept in memory meanwhile: headers, symbols, relocations, and the function table of a Go program, which
+/// has a third of its bytes.
+const MAX_READ: u64 = 96 << 20;
 /// How long a file stays probed that no process maps any more, if a process may map it again.
 const UNUSED: Duration = Duration::from_secs(300);
 /// Where an ELF file begins.
@@ -75,15 +78,26 @@ struct Layer {
 }
 
 impl Layer {
-    fn of(metadata: &Metadata, bytes: &[u8], hasher: &RandomState) -> Self {
-        Self {
+    fn of(metadata: &Metadata, file: &File, hasher: &RandomState) -> io::Result<Self> {
+        let mut hasher = hasher.build_hasher();
+        let mut buffer = vec![0; 1 << 20];
+        let mut offset = 0;
+        loop {
+            let read = file.read_at(&mut buffer, offset)?;
+            if read == 0 {
+                break;
+            }
+            hasher.write(&buffer[..read]);
+            offset += read as u64;
+        }
+        Ok(Self {
             contents: Contents {
                 device: 0,
                 ..Contents::of(metadata)
             },
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            hash: hasher.hash_one(bytes),
-        }
+            hash: hasher.finish(),
+        })
     }
 }
 
@@ -296,21 +310,28 @@ impl Files {
                 );
             }
         })?;
-        let mut bytes = Vec::new();
-        file.take(64).read_to_end(&mut bytes)?;
-        if !bytes.starts_with(MAGIC) {
+        let on_disk = OnDisk::new(file, contents.bytes, MAX_READ);
+        if on_disk.range(0, MAGIC.len() as u64) != Some(MAGIC) {
             return Ok(None);
         }
-        file.take(MAX_BYTES - 64).read_to_end(&mut bytes)?;
         let misfit = |misfit: &Misfit| debug!(inode = contents.inode, %misfit, "not probed");
-        let tls = binaries::tls(&bytes).inspect_err(misfit).ok().flatten();
-        let quic = binaries::quic(&bytes).inspect_err(misfit).ok().flatten();
+        let tls = binaries::tls(&on_disk).inspect_err(misfit).ok().flatten();
+        let quic = binaries::quic(&on_disk).inspect_err(misfit).ok().flatten();
+        if on_disk.is_beyond_limit() {
+            debug!(
+                inode = contents.inode,
+                "too much of the file would have to be read"
+            );
+        }
+        drop(on_disk);
         if tls.is_none() && quic.is_none() {
             return Ok(None);
         }
         // Snapshots of btrfs have inode numbers in common, too, and are files of their own to probes.
         let has_layers = fstatfs(file)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC;
-        let layer = has_layers.then(|| Layer::of(metadata, &bytes, &self.hasher));
+        let layer = has_layers
+            .then(|| Layer::of(metadata, file, &self.hasher))
+            .transpose()?;
         let mut probed = self.known.values().filter_map(|it| it.probed.as_ref());
         let is_probed = layer.is_some() && probed.any(|it| it.layer == layer);
         if is_probed || !self.has_room(of_user, true) {
@@ -429,9 +450,12 @@ mod tests {
         fs::write(&path, b"one").unwrap();
         let metadata = path.metadata().unwrap();
         let hasher = RandomState::new();
-        let layer = Layer::of(&metadata, b"one", &hasher);
-        assert_eq!(layer, Layer::of(&metadata, b"one", &hasher));
-        assert_ne!(layer, Layer::of(&metadata, b"two", &hasher));
+        let layer = || Layer::of(&metadata, &File::open(&path).unwrap(), &hasher).unwrap();
+        let one = layer();
+        assert_eq!(one, layer());
+        fs::write(&path, b"two").unwrap();
+        assert_ne!(one, layer());
+        let layer = one;
         // Not by the device, which is that of the mount.
         assert_eq!(layer.contents.device, 0);
         // As a copy of it has another.
