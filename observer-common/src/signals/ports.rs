@@ -31,6 +31,8 @@ pub const SEEN_UNGUARDED: u16 = 1 << 7;
 pub const SEEN_ASKED: u16 = 1 << 8;
 /// Has more unread data than a TLS session ticket or close_notify.
 pub const SEEN_MUCH_UNREAD: u16 = 1 << 9;
+/// Has unread data, and the program has read some before.
+pub const SEEN_PARTLY_READ: u16 = 1 << 10;
 /// Minimum of unread bytes for [`SEEN_MUCH_UNREAD`].
 pub const MUCH_UNREAD: u32 = 4096;
 

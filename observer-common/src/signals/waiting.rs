@@ -101,9 +101,9 @@ pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
 pub struct WaitCounters {
     /// From [`ENDED_TIMEOUT`] on: [`READ_STALLS`] for reading, then [`WRITE_STALLS`] for writing.
     pub ended: [Histogram; READ_STALLS + WRITE_STALLS],
-    /// Those of [`ENDED_TIMEOUT`] that certainly waited for an answer, for [`GAVE_UP_MS`]: to the first data, or to data that
-    /// was sent a tenth of a second or more after the last data was received; and those of [`ENDED_UNUSED`], which may have
-    /// waited for a greeting. Closed by a FIN, and at once by an RST. Detectors count these.
+    /// Those of [`ENDED_TIMEOUT`] and [`ENDED_UNUSED`] (a greeting was waited for, perhaps), after [`GAVE_UP_MS`]. Closed by a FIN;
+    /// and at once by an RST, if that was certainly an answer: to the first data, or to data that was sent a tenth of a second
+    /// or more after the last data was received. Detectors count these.
     pub gave_up: [u64; 2],
 }
 

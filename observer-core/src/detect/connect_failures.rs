@@ -1,6 +1,6 @@
 //! Most connects of a process or name fail.
 
-use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr};
+use std::{collections::BTreeMap, marker::PhantomData, net::IpAddr, time::Duration};
 
 use super::{
     anomaly::Anomaly,
@@ -39,6 +39,10 @@ fn beside_successes(
 pub struct ConnectFailures<S> {
     fast: Attempts,
     slow: Attempts,
+    /// The same without a failure for each success, for programs that fall back to another address.
+    beyond: [Attempts; 2],
+    /// When they were last known to.
+    fell_back_at: Option<Duration>,
     /// Whether the slow window speaks.
     is_slow: bool,
     totals: Counters<{ ConnectResult::COUNT }>,
@@ -156,6 +160,9 @@ fn elsewhere(recorded: &[PeerShare]) -> f64 {
     share(sum(&mut { elsewhere }), sum(&mut { refused }))
 }
 
+/// How long a program that falls back is known to, also when the server restarts or ends with it: longer than the window.
+const FELL_BACK: Duration = Duration::from_secs(15);
+
 /// Whether the program may try again at the loopback address of the other family: a name like `localhost` has both, and
 /// programs listen at one of them.
 fn falls_back(recorded: &[PeerShare]) -> bool {
@@ -168,6 +175,21 @@ fn falls_back(recorded: &[PeerShare]) -> bool {
         it.address.is_loopback() && addresses.iter().any(|at| is_other(it, at))
     });
     falls.map(|it| it.share).sum::<f64>() > 0.9
+}
+
+/// The scores of the two windows.
+fn scores([fast, slow]: [&Attempts; 2], thresholds: &Thresholds) -> (f64, f64) {
+    let fast = fast.score(
+        thresholds.connect_failure_seconds,
+        thresholds.connect_failures,
+        thresholds.connect_failure_share,
+    );
+    let slow = slow.score(
+        thresholds.connect_slow_failure_seconds,
+        thresholds.connect_failures,
+        thresholds.connect_slow_failure_share,
+    );
+    (fast, slow)
 }
 
 /// The causes of failures, with how many they explain: by result, of which refusals without an RST and failed searches for
@@ -231,6 +253,8 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         Self {
             fast: Attempts::new(FAST),
             slow: Attempts::new(SLOW),
+            beyond: [FAST, SLOW].map(Attempts::new),
+            fell_back_at: None,
             is_slow: false,
             totals: Counters::default(),
             searches: Counters::default(),
@@ -272,16 +296,11 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
         for attempts in [&mut self.fast, &mut self.slow] {
             attempts.add(at.span(), ok, failed, ignorable);
         }
-        let fast = self.fast.score(
-            thresholds.connect_failure_seconds,
-            thresholds.connect_failures,
-            thresholds.connect_failure_share,
-        );
-        let slow = self.slow.score(
-            thresholds.connect_slow_failure_seconds,
-            thresholds.connect_failures,
-            thresholds.connect_slow_failure_share,
-        );
+        let beyond = failed.saturating_sub(ok);
+        for attempts in &mut self.beyond {
+            attempts.add(at.span(), ok, beyond, ignorable);
+        }
+        let (fast, slow) = scores([&self.fast, &self.slow], thresholds);
         // Failures remain in the long window for two minutes after they left the short one.
         let goes_on = self.fast.share() > thresholds.connect_clear_share;
         let slow = if goes_on { slow } else { 0.0 };
@@ -297,16 +316,21 @@ impl<S: Connecting> Detector for ConnectFailures<S> {
             true => Severity::Critical,
             false => Severity::Warning,
         };
-        let mut score = fast.max(slow).max(waiting);
-        let attempts = self.speaking();
-        // A sample may come between the two attempts.
-        let (ok, failed) = (attempts.succeeded(), attempts.failed());
-        let succeeds = 10 * ok >= 9 * failed && falls_back(recorded);
-        if succeeds && waiting < 1.0 {
-            // Records say so, and are to be read on.
-            score = score.min(SUSPECTED);
+        let mut score = fast.max(slow);
+        let mut clear = self.fast.share();
+        if falls_back(recorded) {
+            self.fell_back_at = Some(at.now);
         }
-        let is_calm = self.fast.share() <= thresholds.connect_clear_share || succeeds;
+        let fell_back = |it: Duration| at.now.saturating_sub(it) < FELL_BACK;
+        if self.fell_back_at.is_some_and(fell_back) {
+            let [of_10, of_120] = &self.beyond;
+            let (fast, slow) = scores([of_10, of_120], thresholds);
+            // Records say so, and are to be read on.
+            score = score.min(fast.max(slow).max(SUSPECTED));
+            clear = of_10.share();
+        }
+        score = score.max(waiting);
+        let is_calm = clear <= thresholds.connect_clear_share;
         Assessment {
             raise: (score >= 1.0).then_some(severity),
             calm: waiting < 1.0 && is_calm,

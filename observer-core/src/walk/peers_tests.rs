@@ -1,8 +1,9 @@
 use std::net::Ipv4Addr;
 
 use observer_common::{
-    FIN_WAIT2, PORT_BOUND, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING,
-    WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED, coarse_time,
+    FIN_WAIT2, PORT_BOUND, SEEN_ASKED, SEEN_MUCH_UNREAD, SEEN_PARTLY_READ, SEEN_PASSIVE,
+    WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER_FIRST_BYTE, WAIT_PROGRAM, WAIT_PROGRAM_READ, WAIT_UNUSED,
+    coarse_time,
 };
 
 use super::{super::waits::wait_name, *};
@@ -128,6 +129,28 @@ fn what_looks_like_a_wait_and_is_none_is_not_judged() {
     // Those that detectors count come first, even if they are few.
     let judged: Vec<_> = peers.iter().map(|it| it.is_judged).collect();
     assert_eq!(judged, [true, true, true, false, false]);
+}
+
+/// php-fpm does not read the end of a request before it has answered.
+#[test]
+fn a_server_at_work_on_a_request_may_have_read_it_in_part() {
+    let owed = |flags| {
+        let socket = SocketSeen {
+            flags: flags | SEEN_PASSIVE,
+            idle_ms: 20_000,
+            ..socket(1, WAIT_PROGRAM_READ, 20_000)
+        };
+        let (all, _) = collect(&[socket]);
+        (all[0].1.owed_by_program, all[0].1.owed_ms)
+    };
+    assert_eq!(owed(SEEN_ASKED | SEEN_PARTLY_READ), (1, 20_000));
+    // It has read nothing, much is left, or it has answered before.
+    assert_eq!(owed(SEEN_ASKED), (0, 0));
+    assert_eq!(
+        owed(SEEN_ASKED | SEEN_PARTLY_READ | SEEN_MUCH_UNREAD),
+        (0, 0)
+    );
+    assert_eq!(owed(SEEN_PARTLY_READ), (0, 0));
 }
 
 /// `tls_stall` names them before they count as stalled, whatever else the process waits for.

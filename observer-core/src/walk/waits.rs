@@ -2,9 +2,9 @@
 
 use observer_common::{
     AGE_BOUNDS, BUCKETS, CLOSE_WAIT, ESTABLISHED, Histogram, PORT_BOUND, SEEN_ASKED,
-    SEEN_MUCH_UNREAD, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES, TURNS,
-    WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
-    WAIT_PROGRAM, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
+    SEEN_MUCH_UNREAD, SEEN_PARTLY_READ, SEEN_PASSIVE, STALL_NAMES, STALLS, SocketSeen, TURN_NAMES,
+    TURNS, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE,
+    WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, WAIT_UNUSED, bucket_of,
 };
 
 /// Seconds of quiet from which on connections are counted.
@@ -89,13 +89,19 @@ impl Waits {
             self.in_use_of_clients += 1 - is_server;
         }
         self.close_wait += u32::from(socket.state == CLOSE_WAIT);
-        let is_asked = socket.flags & SEEN_ASKED != 0;
+        let has = |flag| socket.flags & flag != 0;
+        let is_asked = has(SEEN_ASKED);
+        // php-fpm leaves the end of a request unread while it works on it.
+        let is_at_work = match socket.waits_for {
+            WAIT_PROGRAM_READ => has(SEEN_PARTLY_READ) && !has(SEEN_MUCH_UNREAD),
+            it => [WAIT_PROGRAM, WAIT_PROGRAM_EOF].contains(&it),
+        };
         match socket.waits_for {
             WAIT_PEER if !is_asked => {
                 self.unanswered_at_once += u32::from(waited(socket, UNANSWERED_SECONDS));
             }
             // Also if the client has gone meanwhile, which no data shows.
-            WAIT_PROGRAM | WAIT_PROGRAM_EOF if is_asked => {
+            _ if is_asked && is_at_work => {
                 self.owed_by_program += u32::from(socket.idle_ms >= stall_after_ms);
                 self.owed_ms = self.owed_ms.max(socket.idle_ms);
             }

@@ -13,9 +13,9 @@ use core::marker::PhantomData;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CONN_ACTIVE, CONN_PASSIVE, Conn, ENDED_ACK, ENDED_NONE, ENDED_PEER_CLOSED,
     ENDED_RESET, ENDED_TIMEOUT, ENDED_UNREAD, ENDED_UNUSED, ENDED_WINDOW, ESTABLISHED, FIN_WAIT1,
-    LEAST_WAIT_MS, MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, WAIT_NOBODY, WAIT_NOTHING, WAIT_PEER,
-    WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM, WAIT_PROGRAM_ACCEPT,
-    WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, WAIT_UNUSED, Walk, coarse_time,
+    LEAST_WAIT_MS, MUCH_UNREAD, SEEN_ASKED, SEEN_MUCH_UNREAD, SEEN_PARTLY_READ, WAIT_NOBODY,
+    WAIT_NOTHING, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW, WAIT_PROGRAM,
+    WAIT_PROGRAM_ACCEPT, WAIT_PROGRAM_EOF, WAIT_PROGRAM_READ, WAIT_UNUSED, Walk, coarse_time,
 };
 
 use crate::core::{
@@ -47,7 +47,7 @@ pub struct Waiting {
     pub ms: u32,
     /// Since data was sent or received, or the connection established, milliseconds.
     pub idle_ms: u32,
-    /// [`SEEN_ASKED`] and [`SEEN_MUCH_UNREAD`].
+    /// [`SEEN_ASKED`], [`SEEN_MUCH_UNREAD`] and [`SEEN_PARTLY_READ`].
     pub flags: u16,
 }
 
@@ -264,8 +264,10 @@ pub fn now_of(sk: *const u8, conn: *mut Conn, walk: *mut Walk) -> Waiting {
             } else {
                 0
             };
+            let is_partly_read = read.u64(at::OFF_TP_BYTES_RECEIVED()) > u64::from(unread - fin);
+            let partly = if is_partly_read { SEEN_PARTLY_READ } else { 0 };
             return Waiting {
-                flags: owes | much,
+                flags: owes | much | partly,
                 ..waiting(WAIT_PROGRAM_READ, unread_ms)
             };
         }

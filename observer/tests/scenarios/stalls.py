@@ -4,7 +4,7 @@ TCP alone. `held-up`: the server hangs while it looks for the certificate of the
 pool are in use. `reader`: a program stops reading what six others stream to it. `clients`: a
 server streams to six clients that do not read. `impatient`: a server that has answered takes requests and does nothing, and ten clients
 give up after two seconds each. `gateway`: they reset their connections, as HAProxy does. `greeting`: they wait for the server to
-speak first, as those of mail and MySQL servers do. `workers`: eight workers of a server, with a client each, wait for another server that hangs. `busy`: all
+speak first, as those of mail and MySQL servers do. `locked`: they have logged in and send their query at once. `workers`: eight workers of a server, with a client each, wait for another server that hangs. `busy`: all
 four do, and twelve clients wait for them. `leak`: a client forgets two idle connections a second."""
 import os, signal, socket, ssl, struct, subprocess, tempfile, threading, time
 
@@ -86,10 +86,21 @@ def front(ready):
         if os.fork() == 0:
             while True:
                 c = s.accept()[0]
-                c.sendall(ask(c.recv(1000)))
+                # As php-fpm, which leaves the last record of a request unread.
+                c.sendall(ask(c.recv(3 if KIND == "busy" else 1000)))
                 c.close()
     ready()
     time.sleep(1000)
+
+
+def locking(ready):
+    """Answers the first request of each connection, and not the second."""
+    s = listen(80)
+    ready()
+    while True:
+        c = s.accept()[0]
+        c.sendall(c.recv(1000))
+        kept.append(c)
 
 
 def ask(request, timeout=None):
@@ -97,7 +108,11 @@ def ask(request, timeout=None):
         if KIND == "gateway":
             c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         c.sendall(request)
-        return c.recv(1000)
+        answer = c.recv(1000)
+        if KIND == "locked":
+            c.sendall(request)
+            answer = c.recv(1000)
+        return answer
 
 
 def sink(ready):
@@ -176,8 +191,8 @@ elif KIND == "hangs":
     time.sleep(2)
     os.kill(pid, signal.SIGSTOP)
     say("start")
-elif KIND in ("impatient", "gateway", "greeting"):
-    child("server", hanging)
+elif KIND in ("impatient", "gateway", "greeting", "locked"):
+    child("server", locking if KIND == "locked" else hanging)
     rename("client")
     say("start")
 

@@ -102,6 +102,38 @@ fn the_second_address_of_a_name_is_a_fallback() {
     assert_eq!(raised("127.0.0.1", "10.0.0.1", 10), 1);
 }
 
+/// The server restarts each minute and is away for a second, in which it listens nowhere.
+#[test]
+fn a_fallback_is_remembered_while_the_server_restarts() {
+    let raised = |away: u64| {
+        let (changes, _) = play(200, |second| {
+            let mut client = process(7);
+            let connects = &mut client.counts.connects;
+            let away_so_far = away * (second / 60) + (second % 60).min(away);
+            let is_away = second % 60 < away && second > 0;
+            connects[ConnectResult::Ok as usize] = 10 * (second - away_so_far.min(second));
+            connects[ConnectResult::Refused as usize] = 10 * second + 10 * away_so_far;
+            if second > 4 {
+                let elsewhere = Elsewhere {
+                    addresses: vec!["127.0.0.1".parse().unwrap()],
+                    labels: None,
+                };
+                client.culprits.connects = vec![PeerShare {
+                    elsewhere: (!is_away).then_some(elsewhere),
+                    ..failed(std::net::Ipv6Addr::LOCALHOST, 80, "refused", 1.0)
+                }];
+            }
+            Sample {
+                processes: vec![client],
+                ..Sample::default()
+            }
+        });
+        changes.len()
+    };
+    assert_eq!(raised(1), 0);
+    assert!(raised(20) > 0);
+}
+
 #[test]
 fn a_refusal_without_an_rst_is_that_of_a_firewall() {
     let cause = |by_icmp: Option<u64>| {

@@ -259,7 +259,11 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
         let Some(slot) = counters::slot(slot) else {
             return 0;
         };
-        let is_answer = what == ENDED_TIMEOUT && is_asked || what == ENDED_UNUSED;
+        // Of those closed by a FIN, the peer shows whether there was something to wait for.
+        let is_answer = match what {
+            ENDED_TIMEOUT => is_asked || new != CLOSE,
+            _ => what == ENDED_UNUSED,
+        };
         if is_answer && ms >= GAVE_UP_MS {
             let gave_up = (&raw mut (*slot).waiting.gave_up).cast::<u64>();
             counters::add(gave_up.add(usize::from(new == CLOSE)), 1);

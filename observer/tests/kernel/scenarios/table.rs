@@ -631,6 +631,12 @@ scenarios! {
             peers: &["127.0.0.1:80"],
             ..stall("read_stall", "client", "gave_up", "no-answer")
         });
+    "locked": "10 clients of a database log in, send a query, and give up after 2 s each";
+        ["stalls.py", "locked"]
+        => Some(Expected {
+            peers: &["127.0.0.1:80"],
+            ..stall("read_stall", "client", "gave_up", "no-answer")
+        });
     "workers": "8 workers of a server, with a client each, wait for another server that hangs";
         ["stalls.py", "workers"]
         => Some(Expected {
