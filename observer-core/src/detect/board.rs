@@ -1,13 +1,16 @@
 //! All findings, and what happened to them.
 
+mod raised;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
+use self::raised::Raised;
 use super::{
     anomaly::Anomaly,
-    finding::{Change, Finding, Subject},
+    finding::{Change, Finding, Severity, Subject},
 };
 use crate::table::{Labels, OTHER};
 
@@ -89,21 +92,12 @@ pub struct Unlisted {
     pub count: usize,
 }
 
-/// Units that count as one, because a user can have any number of them: those of the user's own systemd, and sessions. Empty
-/// for processes without a unit, which have nothing in common.
-fn unit_group(unit: &str) -> &str {
-    const SESSION: &str = "session-";
-    let outer = unit.split('/').next().unwrap_or(unit);
-    if outer.starts_with(SESSION) && outer.ends_with(".scope") {
-        return SESSION;
-    }
-    outer
-}
-
 /// Findings by anomaly and subject, and the last changes.
 #[derive(Debug, Default)]
 pub struct Board {
     entries: HashMap<(Anomaly, Subject), Entry>,
+    /// How many of them are raised.
+    raised: Raised,
     /// As of the last sample.
     unlisted: BTreeMap<(Anomaly, Limit, Option<Labels>), usize>,
     unlisted_subjects: HashSet<(Anomaly, Subject)>,
@@ -183,20 +177,33 @@ impl Board {
         })
     }
 
-    /// Whether a finding that is not raised, with these labels, can be. Removes the one that cleared first if necessary.
+    /// Whether a finding that is not raised, with these labels, can be. Removes the one that cleared first if necessary, and
+    /// for a critical one a warning that the same limit counts.
     pub(super) fn admits(
         &mut self,
         anomaly: Anomaly,
         subject: &Subject,
         labels: Option<&Labels>,
+        severity: Severity,
+        now: Duration,
     ) -> bool {
-        let limit = self.limit(anomaly, subject, labels);
-        if let Some(limit) = limit {
+        let Some(limit) = self.limit(anomaly, subject, labels) else {
+            return true;
+        };
+        if severity == Severity::Critical && self.displace(limit, anomaly, labels, now) {
+            return true;
+        }
+        self.leave_out(limit, (anomaly, subject.clone()), labels);
+        false
+    }
+
+    /// There is no room for this one in this sample.
+    fn leave_out(&mut self, limit: Limit, key: (Anomaly, Subject), labels: Option<&Labels>) {
+        let anomaly = key.0;
+        if self.unlisted_subjects.insert(key) {
             let name = labels.map(|it| Labels::name(it.comm(), it.unit()));
             *self.unlisted.entry((anomaly, limit, name)).or_default() += 1;
-            self.unlisted_subjects.insert((anomaly, subject.clone()));
         }
-        limit.is_none()
     }
 
     fn limit(
@@ -205,23 +212,15 @@ impl Board {
         subject: &Subject,
         labels: Option<&Labels>,
     ) -> Option<Limit> {
-        let is_process = |it: &Subject| matches!(it, Subject::Process(_));
         if let Some(labels) = labels {
-            let raised = self.entries.values().filter(|it| it.cleared_at.is_none());
-            let group = unit_group(labels.unit());
-            let of_unit = raised.filter_map(|it| {
-                let other = it.finding.labels.as_deref()?;
-                (unit_group(other.unit()) == group).then_some((&it.finding, other))
-            });
-            let of_anomaly = of_unit.clone().filter(|(it, _)| it.anomaly == anomaly);
-            let of_name = of_anomaly
-                .clone()
-                .filter(|(it, other)| is_process(&it.subject) && other.comm() == labels.comm());
-            if is_process(subject) && of_name.count() >= OF_NAME {
+            let is_process = matches!(subject, Subject::Process(_));
+            if is_process && self.raised.of_name(anomaly, labels).all >= OF_NAME {
                 return Some(Limit::Name);
             }
-            let is_one = !group.is_empty();
-            if is_one && (of_anomaly.count() >= OF_UNIT || of_unit.count() >= OF_UNIT_IN_ALL) {
+            let unit = labels.unit_group();
+            let is_full = self.raised.of_anomaly(anomaly, unit).all >= OF_UNIT
+                || self.raised.of_unit(unit).all >= OF_UNIT_IN_ALL;
+            if !unit.is_empty() && is_full {
                 return Some(Limit::Unit);
             }
         }
@@ -239,6 +238,64 @@ impl Board {
         (!has_room).then_some(Limit::All)
     }
 
+    /// Removes the warning with the lowest score of those that this limit counts. It is still there, but not listed.
+    fn displace(
+        &mut self,
+        limit: Limit,
+        anomaly: Anomaly,
+        labels: Option<&Labels>,
+        now: Duration,
+    ) -> bool {
+        // Not of those without labels.
+        let unit = labels.map_or("", Labels::unit_group);
+        let of_name = |it: &Labels| self.raised.of_name(anomaly, it).warnings;
+        let of_anomaly = self.raised.of_anomaly(anomaly, unit);
+        // As in `limit`: of the two limits of a unit, that of an anomaly comes first.
+        let (is_of_anomaly, warnings) = match limit {
+            Limit::Name => (true, labels.map_or(0, of_name)),
+            Limit::Unit if of_anomaly.all >= OF_UNIT => (true, of_anomaly.warnings),
+            Limit::Unit => (false, self.raised.of_unit(unit).warnings),
+            Limit::All => (anomaly == Anomaly::SynScan, self.raised.in_all().warnings),
+        };
+        if warnings == 0 {
+            return false;
+        }
+        let is_counted = |it: &Finding| {
+            let is_of_unit = |it: &Labels| it.unit_group() == unit;
+            let is_of_name = |it: &Labels| Some(it.comm()) == labels.map(Labels::comm);
+            let other = it.labels.as_deref();
+            let is_of_limit = match limit {
+                Limit::Name => {
+                    matches!(it.subject, Subject::Process(_))
+                        && other.is_some_and(|it| is_of_unit(it) && is_of_name(it))
+                }
+                Limit::Unit => other.is_some_and(is_of_unit),
+                Limit::All => true,
+            };
+            is_of_limit && (!is_of_anomaly || it.anomaly == anomaly)
+        };
+        let warnings = self.entries.iter().filter(|(_, it)| {
+            it.cleared_at.is_none()
+                && it.finding.severity == Severity::Warning
+                && is_counted(&it.finding)
+        });
+        let least = warnings.min_by(|(_, a), (_, b)| {
+            let (a, b) = (&a.finding, &b.finding);
+            // The newer one of equals.
+            a.score.total_cmp(&b.score).then(b.since.cmp(&a.since))
+        });
+        let Some((key, _)) = least else {
+            return false;
+        };
+        let key = key.clone();
+        if let Some(Entry { finding, .. }) = self.entries.remove(&key) {
+            self.raised.remove(&finding);
+            self.leave_out(limit, key, finding.labels.as_deref());
+            self.report(now, Change::Unlisted(finding));
+        }
+        true
+    }
+
     /// Removes the one of these that has been over the longest, if one is over.
     fn remove_oldest(&mut self, of: impl Fn(&Entry) -> bool) -> bool {
         let over = self.entries.iter().filter(|(_, entry)| of(entry));
@@ -253,6 +310,19 @@ impl Board {
     /// Replaces the finding. The caller has asked [`Board::admits`].
     pub(super) fn put(&mut self, finding: Finding) {
         let key = (finding.anomaly, finding.subject.clone());
+        let before = self.entries.remove(&key);
+        let before = before.filter(|it| it.cleared_at.is_none());
+        let is_same = |it: &Entry| {
+            let it = &it.finding;
+            (it.severity, &it.labels) == (finding.severity, &finding.labels)
+        };
+        // Usually they are.
+        if !before.as_ref().is_some_and(is_same) {
+            self.raised.add(&finding);
+            if let Some(before) = before {
+                self.raised.remove(&before.finding);
+            }
+        }
         let entry = Entry {
             finding,
             cleared_at: None,
@@ -262,9 +332,11 @@ impl Board {
 
     /// The finding is over. Reports its last numbers.
     pub(super) fn clear(&mut self, anomaly: Anomaly, subject: &Subject, now: Duration) {
-        if let Some(entry) = self.entries.get_mut(&(anomaly, subject.clone())) {
+        let entry = self.entries.get_mut(&(anomaly, subject.clone()));
+        if let Some(entry) = entry.filter(|it| it.cleared_at.is_none()) {
             entry.cleared_at = Some(now);
             let finding = entry.finding.clone();
+            self.raised.remove(&finding);
             self.report(now, Change::Cleared(finding));
         }
     }
@@ -325,7 +397,9 @@ pub mod testing {
     impl Board {
         /// As the engine does when a finding is raised.
         pub fn raise(&mut self, finding: Finding) {
-            if self.admits(finding.anomaly, &finding.subject, finding.labels.as_deref()) {
+            let labels = finding.labels.as_deref();
+            let (anomaly, severity, since) = (finding.anomaly, finding.severity, finding.since);
+            if self.admits(anomaly, &finding.subject, labels, severity, since) {
                 self.report(finding.since, Change::Raised(finding.clone()));
                 self.put(finding);
             }
@@ -339,59 +413,4 @@ pub mod testing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{testing::finding, *};
-
-    #[test]
-    fn totals_are_bounded_and_lose_no_raise() {
-        let mut board = Board::default();
-        for number in 0..2_000 {
-            let unit = format!("{}.service", number % 10);
-            let name = Labels::process(number, &format!("program-{number}"), &unit);
-            for anomaly in Anomaly::ALL {
-                board.raise(finding(
-                    anomaly,
-                    Subject::Namespace(number % 10),
-                    Some(name.clone()),
-                ));
-            }
-        }
-        let totals: Vec<_> = board.totals().collect();
-        assert_eq!(totals.len(), TOTALS);
-        let sum: u64 = totals.iter().map(|(_, _, raises)| raises).sum();
-        assert_eq!(sum, 2_000 * Anomaly::ALL.len() as u64);
-        assert!(
-            totals
-                .iter()
-                .all(|(_, name, _)| name.unwrap().pid().is_none())
-        );
-    }
-
-    #[test]
-    fn units_of_a_user_are_one() {
-        for unit in [
-            "user@1000.service",
-            "user@1000.service/a.service",
-            "user@1000.service/b.scope/c",
-        ] {
-            assert_eq!(unit_group(unit), "user@1000.service");
-        }
-        assert_eq!(
-            unit_group("session-7.scope"),
-            unit_group("session-c12.scope")
-        );
-        assert_ne!(unit_group("nginx.service"), unit_group("db.service"));
-        assert_eq!(unit_group(""), "");
-    }
-
-    #[test]
-    fn only_raises_count() {
-        let mut board = Board::default();
-        let subject = Subject::Namespace(1);
-        board.raise(finding(Anomaly::SynScan, subject.clone(), None));
-        board.end(Anomaly::SynScan, &subject, Duration::from_secs(40));
-        board.raise(finding(Anomaly::SynScan, subject, None));
-        let totals: Vec<_> = board.totals().collect();
-        assert_eq!(totals, [(Anomaly::SynScan, None, 2)]);
-    }
-}
+mod tests;

@@ -332,11 +332,9 @@ impl Engine {
             |_, name, board| {
                 let of_process = [Anomaly::SilentPeers, Anomaly::ReadStall];
                 let is_raised = |it| is_raised_for_process(board, it, &name.labels);
-                let stalls = board.raised(Anomaly::ReadStall, &name.subject());
+                let stalls = board.is_found(Anomaly::ReadStall, &name.subject());
                 // Connections of programs that have ended: nobody keeps them any more.
-                name.labels.is_of_several()
-                    || stalls.is_some()
-                    || of_process.into_iter().any(is_raised)
+                name.labels.is_of_several() || stalls || of_process.into_iter().any(is_raised)
             },
         );
         let names: HashMap<(&str, &str), (usize, &Name)> = (0..)

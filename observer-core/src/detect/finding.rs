@@ -167,6 +167,8 @@ pub enum Change {
     Updated(Finding),
     /// It is over, or another finding explains it.
     Cleared(Finding),
+    /// A critical one has taken its place, because there is no room for both.
+    Unlisted(Finding),
 }
 
 impl Change {
@@ -177,6 +179,7 @@ impl Change {
             Self::Raised(_) => "raised",
             Self::Updated(_) => "updated",
             Self::Cleared(_) => "cleared",
+            Self::Unlisted(_) => "unlisted",
         }
     }
 
@@ -184,7 +187,10 @@ impl Change {
     #[must_use]
     pub fn finding(&self) -> &Finding {
         match self {
-            Self::Raised(finding) | Self::Updated(finding) | Self::Cleared(finding) => finding,
+            Self::Raised(finding)
+            | Self::Updated(finding)
+            | Self::Cleared(finding)
+            | Self::Unlisted(finding) => finding,
         }
     }
 }

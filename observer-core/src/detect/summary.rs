@@ -55,6 +55,11 @@ pub fn change_summary(change: &Change, at: Duration) -> String {
         Change::Cleared(_) => {
             format!("{anomaly} cleared after {}: {}", lasted(), who(finding))
         }
+        Change::Unlisted(_) => format!(
+            "{anomaly} is not listed any more after {}, because there is no room for it and a critical finding: {}",
+            lasted(),
+            who(finding)
+        ),
     }
 }
 

@@ -78,6 +78,18 @@ impl Labels {
         &self.unit
     }
 
+    /// The unit, or what its systemd is of a user's own units and of sessions: a user can have any number of them, so they
+    /// count as one. Empty for processes without a unit, which have nothing in common.
+    #[must_use]
+    pub fn unit_group(&self) -> &str {
+        const SESSION: &str = "session-";
+        let outer = self.unit.split('/').next().unwrap_or(&self.unit);
+        match outer.starts_with(SESSION) && outer.ends_with(".scope") {
+            true => SESSION,
+            false => outer,
+        }
+    }
+
     /// Names and values of the labels.
     pub fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let pid = self.pid().map(|pid| ("pid", pid));
@@ -137,4 +149,24 @@ pub fn printable(bytes: &[u8]) -> String {
             c => c,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_a_user_are_one() {
+        let group = |unit: &str| Labels::name("p", unit).unit_group().to_owned();
+        for unit in [
+            "user@1000.service",
+            "user@1000.service/a.service",
+            "user@1000.service/b.scope/c",
+        ] {
+            assert_eq!(group(unit), "user@1000.service");
+        }
+        assert_eq!(group("session-7.scope"), group("session-c12.scope"));
+        assert_ne!(group("nginx.service"), group("db.service"));
+        assert_eq!(group(""), "");
+    }
 }

@@ -34,8 +34,7 @@ pub(super) fn is_raised_for_process(board: &Board, anomaly: Anomaly, name: &Labe
 
 /// Whether the ports that searches failed for are a finding.
 pub(super) fn is_exhausted(board: &Board, failed_at: Option<&Subject>) -> bool {
-    let finding = failed_at.and_then(|it| board.raised(Anomaly::PortExhaustion, it));
-    finding.is_some()
+    failed_at.is_some_and(|it| board.is_found(Anomaly::PortExhaustion, it))
 }
 
 /// Whether the local process at the other end sends the RSTs.

@@ -37,7 +37,6 @@ impl Engine {
             let Subject::Process(key) = subject else {
                 return None;
             };
-            let is_raised = |it: Anomaly| self.board.raised(it, subject).is_some();
             let growth = watch.detector.long_growth(&self.thresholds)?;
             let is_found = [
                 Anomaly::FdLeak,
@@ -46,7 +45,7 @@ impl Engine {
                 Anomaly::IdlePoolLeak,
             ]
             .into_iter()
-            .any(is_raised);
+            .any(|it| self.board.is_found(it, subject));
             (!is_found).then_some((*key, growth))
         })
     }

@@ -92,13 +92,20 @@ impl Pass<'_> {
                 continue;
             }
             let hidden = watch.is_hidden(self.at.now);
-            let raised = watch.flag.raised().is_some();
-            let mut has_room = || {
+            let mut raised = watch.flag.raised().is_some();
+            if raised && self.board.raised(D::ANOMALY, &subject).is_none() {
+                // A critical finding has taken its place.
+                watch.flag.hide();
+                raised = false;
+            }
+            if !raised {
                 let labels = part.labels(None);
-                self.board.admits(D::ANOMALY, &subject, labels.as_deref())
-            };
-            if !raised && (hidden || !has_room()) {
-                continue;
+                let (labels, now) = (labels.as_deref(), self.at.now);
+                let severity = assessment.raise.filter(|_| !hidden);
+                let has_room = |it| self.board.admits(D::ANOMALY, &subject, labels, it, now);
+                if !severity.is_some_and(has_room) {
+                    continue;
+                }
             }
             let step = watch.flag.step(&assessment, hold, &self.at);
             if step == Step::Clear {

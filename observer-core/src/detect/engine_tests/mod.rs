@@ -205,6 +205,46 @@ fn a_name_and_a_unit_leave_room_for_others() {
     assert!(!is_found(401));
 }
 
+/// Warnings of a unit that has no room left: each in turn makes room for one that is critical, and comes back.
+#[test]
+fn a_critical_finding_displaces_a_warning_as_long_as_it_lasts() {
+    let (changes, engine) = play(300, |second| {
+        let connects = |pid: u32, ok: u64, failed: u64| {
+            let comm = format!("p{pid}");
+            let mut process = Process {
+                labels: Arc::new(Labels::process(pid, &comm, "user@1000.service")),
+                ..process(pid)
+            };
+            let connects = &mut process.counts.connects;
+            connects[ConnectResult::Ok as usize] = ok;
+            connects[ConnectResult::Refused as usize] = failed;
+            process
+        };
+        let some_fail = |pid| connects(pid, second, 100 * second);
+        let all_fail = connects(0, 1, 100 * second.clamp(50, 100));
+        Sample {
+            processes: (1..=20).map(some_fail).chain([all_fail]).collect(),
+            ..Sample::default()
+        }
+    });
+    let kinds = |from: u64| {
+        let of = changes
+            .iter()
+            .filter(|it| (from..from + 100).contains(&it.0));
+        of.map(|it| it.1)
+            .filter(|it| *it != "updated")
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(0)[..20], ["raised"; 20]);
+    assert_eq!(kinds(0)[20..], ["unlisted", "raised"]);
+    assert_eq!(kinds(100), ["cleared", "raised"]);
+    assert_eq!(
+        engine.board().all_raised(Anomaly::ConnectFailures).count(),
+        20
+    );
+    assert_eq!(engine.board().unlisted().count(), 0);
+}
+
 #[test]
 fn findings_and_changes_are_bounded() {
     let (changes, engine) = play(1_500, |second| {

@@ -87,7 +87,7 @@ pub fn changes(series: Series) -> impl Iterator<Item = (u64, Change)> {
 pub fn raises(series: Series) -> impl Iterator<Item = (u64, Finding)> {
     changes(series).filter_map(|(second, change)| match change {
         Change::Raised(finding) => Some((second, finding)),
-        Change::Updated(_) | Change::Cleared(_) => None,
+        Change::Updated(_) | Change::Cleared(_) | Change::Unlisted(_) => None,
     })
 }
 
