@@ -1,6 +1,6 @@
 //! An item of the report: something that is wrong or odd.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -137,4 +137,30 @@ pub struct NotLookedAt {
     pub what: String,
     /// Why not.
     pub why: String,
+}
+
+/// The first of these, at most `most`, and at most half as many with labels of one unit, so that the programs of one user leave
+/// room for those of others.
+pub(super) fn within_limits<T>(
+    all: impl IntoIterator<Item = T>,
+    most: usize,
+    labels: impl Fn(&T) -> Option<&Labels>,
+) -> Vec<T> {
+    let mut of_units = HashMap::<String, usize>::new();
+    let mut listed = Vec::new();
+    for it in all {
+        if listed.len() == most {
+            break;
+        }
+        let unit = labels(&it).map_or("", Labels::unit_group);
+        let has_room = unit.is_empty() || {
+            let of_unit = of_units.entry(unit.to_owned()).or_default();
+            *of_unit += 1;
+            *of_unit <= most / 2
+        };
+        if has_room {
+            listed.push(it);
+        }
+    }
+    listed
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{
     binds::Binds,
     follows::Listening,
-    item::{Item, advice, of_name, with_hints},
+    item::{Item, advice, of_name, with_hints, within_limits},
 };
 use crate::{
     detect::{
@@ -31,7 +31,7 @@ const HANDSHAKES: u64 = 10;
 const SEGMENTS: u64 = 10;
 /// Connections that data must have reached after they were closed.
 const CUT_OFF: u64 = 20;
-/// Maximum number of names or sources with the same oddity.
+/// Maximum number of names, processes, listeners or sources with the same oddity.
 const MOST: usize = 10;
 /// Maximum number of programs that may be a source.
 const PROGRAMS: usize = 3;
@@ -172,12 +172,17 @@ pub struct Odd {
     pub refused: Vec<Refused>,
 }
 
-/// Those of which there are at least so many, most first.
-fn most<T>(all: &[T], least: u64, count: impl Fn(&T) -> u64) -> impl Iterator<Item = (&T, u64)> {
+/// Those of which there are at least so many, most first, within the limits for programs with these labels.
+fn most<T>(
+    all: &[T],
+    least: u64,
+    count: impl Fn(&T) -> u64,
+    labels: impl Fn(&T) -> Option<&Labels>,
+) -> impl Iterator<Item = (&T, u64)> {
     let all = all.iter().map(|it| (it, count(it)));
     let mut all: Vec<_> = all.filter(|(_, count)| *count >= least).collect();
     all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    all.into_iter().take(MOST)
+    within_limits(all, MOST, |(it, _)| labels(it)).into_iter()
 }
 
 impl Odd {
@@ -190,18 +195,35 @@ impl Odd {
                     .any(|of| of.anomaly == Anomaly::ConnectFailures && of.netns == Some(it.netns))
         };
         let failed = |it: &Counted| failed_connects(&it.counts).sum();
-        let connects = most(&self.connects, CONNECTS, failed).map(|(it, _)| of_connects(it, host));
-        let cut_off = most(&self.cut_off, CUT_OFF, |it| cut_off(&it.counts));
+        let connects = most(&self.connects, CONNECTS, failed, |it| Some(&it.labels));
+        let connects = connects.map(|(it, _)| of_connects(it, host));
+        let cut_off = most(
+            &self.cut_off,
+            CUT_OFF,
+            |it| cut_off(&it.counts),
+            |it| Some(&it.labels),
+        );
         let cut_off = cut_off.map(|(it, count)| of_cut_off(it, count, host));
-        let binds = most(&self.binds, 1, |it| it.noted(&self.holders));
+        let binds = most(
+            &self.binds,
+            1,
+            |it| it.noted(&self.holders),
+            |it| Some(&it.labels),
+        );
         let binds = binds.map(|(it, sum)| it.item(sum, &self.holders, host));
-        let handshakes = most(&self.handshakes, HANDSHAKES, |it| it.failed);
+        let handshakes = most(
+            &self.handshakes,
+            HANDSHAKES,
+            |it| it.failed,
+            |it| Some(&it.labels),
+        );
         let handshakes = handshakes.map(|(it, _)| of_handshakes(it, host));
-        let growing = self.growing.iter().map(|it| of_growth(it, host));
-        let fast_open = &self.fast_open;
-        let fast_open = fast_open.iter().filter_map(|it| of_fast_open(it, host));
+        let growing = within_limits(&self.growing, MOST, |it| Some(&it.labels)).into_iter();
+        let growing = growing.map(|it| of_growth(it, host));
+        let fast_open = within_limits(&self.fast_open, MOST, |it| Some(&it.labels)).into_iter();
+        let fast_open = fast_open.filter_map(|it| of_fast_open(it, host));
         let segments = |it: &Source| if is_known(it) { 0 } else { it.segments };
-        let strays = most(&self.strays, SEGMENTS, segments);
+        let strays = most(&self.strays, SEGMENTS, segments, |_| None);
         let strays = strays.map(|(it, _)| self.of_stray(it, host));
         connects
             .chain(cut_off)
@@ -225,7 +247,9 @@ impl Odd {
             true => it.count,
             false => 0,
         };
-        let programs: Vec<_> = most(&self.refused, 1, here).take(PROGRAMS).collect();
+        let programs: Vec<_> = most(&self.refused, 1, here, |_| None)
+            .take(PROGRAMS)
+            .collect();
         let refused: Vec<_> = programs
             .iter()
             .map(|(it, count)| {

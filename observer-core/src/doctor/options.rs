@@ -1,8 +1,12 @@
 //! Failed setsockopt() calls.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::item::{Item, of_name, with_hints};
+use super::item::{Item, of_name, with_hints, within_limits};
 use crate::{
     detect::{self, Host, number},
     hints::{FailedOption, for_option},
@@ -51,20 +55,22 @@ pub(super) fn items(all: &[FailedOptions], host: &Host) -> Vec<Item> {
         let is_running = first.is_some_and(|it| it.is_running);
         (Reverse((is_running, sum)), first.map(|it| &it.labels))
     });
-    let listed = names.iter().take(NAMES);
-    let mut items: Vec<_> = listed
-        .flat_map(|calls| calls.iter().take(OF_NAME))
-        .map(|it| of(it, host))
+    let listed = within_limits(&names, NAMES, |calls| calls.first().map(|it| &*it.labels));
+    let mut left_out = all.len();
+    let mut programs: HashSet<_> = names
+        .iter()
+        .filter_map(|it| it.first())
+        .map(|it| &it.labels)
         .collect();
-    let left_out = |(index, calls): (usize, &Vec<&FailedOptions>)| {
-        let listed = if index < NAMES { OF_NAME } else { 0 };
-        calls.len().saturating_sub(listed) as u64
-    };
-    let of_names: Vec<u64> = names.iter().enumerate().map(left_out).collect();
-    let (left_out, programs): (u64, _) = (
-        of_names.iter().sum(),
-        of_names.iter().filter(|it| **it > 0).count(),
-    );
+    let mut items = Vec::new();
+    for calls in listed {
+        let shown = calls.iter().take(OF_NAME);
+        items.extend(shown.map(|it| of(it, host)));
+        left_out -= calls.len().min(OF_NAME);
+        if let Some(first) = calls.first().filter(|_| calls.len() <= OF_NAME) {
+            programs.remove(&first.labels);
+        }
+    }
     if left_out > 0 {
         items.push(Item {
             id: "setsockopt-fails".to_owned(),
@@ -72,8 +78,8 @@ pub(super) fn items(all: &[FailedOptions], host: &Host) -> Vec<Item> {
             summary: format!(
                 "{} more kinds of setsockopt() calls of {} programs have failed: see \
                  socket_setsockopt_failures_total",
-                number(left_out),
-                number(programs as u64),
+                number(left_out as u64),
+                number(programs.len() as u64),
             ),
             evidence: serde_json::json!({ "more": left_out }),
             ..with_hints(&[])

@@ -1,12 +1,14 @@
 //! The report and how it is made.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
 use observer_common::ProcessKey;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     follows::{Listening, id, origin},
@@ -21,12 +23,16 @@ use crate::{
     clock::Clock,
     contract,
     detect::{self, Finding, Host, Limit, Subject, Unlisted, duration, headline, number},
-    table::Labels,
+    table::{Labels, SESSIONS},
 };
 
 /// How long a daemon has to run until `observer doctor` does not say that it is new: the time in which most findings are
 /// raised.
 const NEW: Duration = Duration::from_secs(300);
+/// Maximum number of units that are named whose findings are not listed.
+const UNITS: usize = 3;
+/// The same in the evidence.
+const EVIDENCE: usize = 10;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,26 +149,50 @@ fn others(finding: &Finding, unlisted: &[Unlisted]) -> Option<String> {
     })
 }
 
-/// That there are more findings than can be listed.
+/// That there are more findings than can be listed, and whose they are.
 fn of_unlisted(unlisted: &[Unlisted]) -> Option<Item> {
-    let beyond = unlisted.iter().filter(|it| it.limit != Limit::Name);
     let mut by_anomaly: BTreeMap<&str, usize> = BTreeMap::new();
-    for it in beyond {
+    let mut by_unit: BTreeMap<&str, usize> = BTreeMap::new();
+    for it in unlisted.iter().filter(|it| it.limit != Limit::Name) {
         *by_anomaly.entry(it.anomaly.name()).or_default() += it.count;
+        let unit = it.name.as_ref().map_or("", Labels::unit_group);
+        *by_unit.entry(unit).or_default() += it.count;
     }
     let texts: Vec<_> = by_anomaly
         .iter()
         .map(|(anomaly, count)| format!("{} {anomaly}", number(*count as u64)))
         .collect();
+    let mut units: Vec<_> = by_unit.into_iter().collect();
+    units.sort_by_key(|(_, count)| Reverse(*count));
+    let named = units.iter().take(UNITS).map(|(unit, count)| {
+        let count = number(*count as u64);
+        match *unit {
+            "" => format!("{count} without a unit"),
+            SESSIONS => format!("{count} of sessions of users"),
+            _ => format!("{count} of {unit}"),
+        }
+    });
+    let mut named: Vec<_> = named.collect();
+    if let Some(others) = units.len().checked_sub(UNITS).filter(|it| *it > 0) {
+        named.push(format!(
+            "the others of {} more units",
+            number(others as u64)
+        ));
+    }
+    units.truncate(EVIDENCE);
     (!texts.is_empty()).then(|| Item {
         id: "findings-unlisted".to_owned(),
         severity: Severity::Warn,
-        subject: serde_json::json!({"kind": "host"}),
+        subject: json!({"kind": "host"}),
         summary: format!(
-            "there are more findings than are listed, which may hide some ({})",
-            texts.join(", ")
+            "there are more findings than are listed, which may hide some ({}): {}",
+            texts.join(", "),
+            named.join(", ")
         ),
-        evidence: serde_json::json!(by_anomaly),
+        evidence: json!({
+            "by_anomaly": by_anomaly,
+            "by_unit": units.into_iter().collect::<BTreeMap<_, _>>(),
+        }),
         ..with_hints(&[])
     })
 }

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 pub const OTHER: &str = "<other>";
 /// Events whose owner is not known.
 pub const UNATTRIBUTED: &str = "<unattributed>";
+/// [`Labels::unit_group`] of all sessions of users: what their units begin with.
+pub const SESSIONS: &str = "session-";
 
 /// The labels of a series: of a name (`comm`, `unit`) or of one process (`pid`, `comm`, `unit`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,10 +84,9 @@ impl Labels {
     /// count as one. Empty for processes without a unit, which have nothing in common.
     #[must_use]
     pub fn unit_group(&self) -> &str {
-        const SESSION: &str = "session-";
         let outer = self.unit.split('/').next().unwrap_or(&self.unit);
-        match outer.starts_with(SESSION) && outer.ends_with(".scope") {
-            true => SESSION,
+        match outer.starts_with(SESSIONS) && outer.ends_with(".scope") {
+            true => SESSIONS,
             false => outer,
         }
     }

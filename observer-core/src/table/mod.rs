@@ -53,7 +53,7 @@ pub use facts::{Description, Liveness, ProcessFacts, Resources};
 pub use failed_calls::{FailedBind, FailedBinds, FailedCall};
 pub use in_progress::{Handshakes, OfProcesses};
 pub(crate) use labels::escape_into;
-pub use labels::{Labels, OTHER, UNATTRIBUTED, name_of, printable};
+pub use labels::{Labels, OTHER, SESSIONS, UNATTRIBUTED, name_of, printable};
 pub(crate) use listener_stats::ADDRESSES;
 pub use listener_stats::{ListenAddress, ListenerStats};
 pub(crate) use names::{FIXED as FIXED_NAMES, KINDS};

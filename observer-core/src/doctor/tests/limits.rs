@@ -33,6 +33,51 @@ fn failed_options_are_limited_and_those_of_running_programs_come_first() {
     );
 }
 
+/// Programs of one user, of which each fails more often than the one of a service.
+#[test]
+fn the_programs_of_a_user_leave_room_for_others() {
+    let unit = |number: u32| format!("user@1000.service/{number}.scope");
+    let users = (0..100).map(|number| Labels::name(&format!("p{number}"), &unit(number)));
+    let all: Vec<_> = users
+        .chain([Labels::name("db", "db.service")])
+        .map(Arc::new)
+        .collect();
+    let count = |labels: &Labels| match labels.comm() {
+        "db" => 20,
+        _ => 1_000,
+    };
+    let failed: Vec<_> = all
+        .iter()
+        .map(|labels| FailedOptions {
+            labels: Arc::clone(labels),
+            count: count(labels),
+            ..fast_open()
+        })
+        .collect();
+    let binds = all.iter().map(|labels| Binds {
+        labels: Arc::clone(labels),
+        is_running: true,
+        failed: [("EADDRINUSE".to_owned(), count(labels))].into(),
+        recorded: Default::default(),
+        last_ago: Duration::ZERO,
+    });
+    let odd = Odd {
+        binds: binds.collect(),
+        ..Odd::default()
+    };
+    let items = report_with(&[], &[], &failed, &odd, &Sysctls::default()).findings;
+    let listed = |id: &str| {
+        let of = items
+            .iter()
+            .filter(|it| it.id == id && it.subject["kind"] == "name");
+        let comms = of.map(|it| it.subject["comm"].clone());
+        let (db, users): (Vec<_>, Vec<_>) = comms.partition(|it| it == "db");
+        (db.len(), users.len())
+    };
+    assert_eq!(listed("setsockopt-fails"), (1, 10));
+    assert_eq!(listed("binds-fail"), (1, 5));
+}
+
 #[test]
 fn findings_without_room_are_counted() {
     let finding = exhausted(detect::Severity::Critical);
@@ -64,8 +109,27 @@ fn findings_without_room_are_counted() {
     assert_eq!(others[1].severity, Severity::Warn);
     assert_eq!(
         others[1].summary,
-        "there are more findings than are listed, which may hide some (1,235 fd_exhaustion)"
+        "there are more findings than are listed, which may hide some (1,235 fd_exhaustion): 1,235 of api.service"
     );
+    let many = [
+        ("api.service", 7),
+        ("", 2),
+        ("session-7.scope", 2),
+        ("session-8.scope", 1),
+    ];
+    let rest = ["a.service", "b.service"].map(|it| (it, 1));
+    let many = many.into_iter().chain(rest).map(|(unit, count)| Unlisted {
+        name: Some(Labels::name("p", unit)),
+        ..unlisted(Limit::All, count)
+    });
+    let item = of(&many.collect::<Vec<_>>()).remove(1);
+    let named =
+        "7 of api.service, 3 of sessions of users, 2 without a unit, the others of 2 more units";
+    assert_eq!(item.summary.split_once(": ").unwrap().1, named);
+    let by_unit = serde_json::json!({
+        "": 2, "a.service": 1, "api.service": 7, "b.service": 1, "session-": 3,
+    });
+    assert_eq!(item.evidence["by_unit"], by_unit);
 }
 
 /// A user has any number of network namespaces.
