@@ -1,6 +1,6 @@
 //! Takes failed calls of bind() and listen() from records. They are rare, so their records are always read.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use observer_common::{CALL_LISTEN, RECORD_BIND_FAILED, Record};
 
@@ -9,32 +9,48 @@ use crate::table::{FailedBind, FailedCall};
 
 /// Maximum number of calls in a tick: further ones are only counted.
 const MOST: usize = 2_000;
+/// The same of one process, so that one that calls in a loop does not hide the calls of others.
+const OF_PROCESS: u32 = 100;
+/// Maximum number of records that are looked at in a tick.
+const READ: usize = 20 * MOST;
 
 /// The calls since the last tick: their processes may not be in the table yet.
 #[derive(Debug, Default)]
-pub struct RecordedBinds(Vec<FailedCall>);
+pub struct RecordedBinds {
+    calls: Vec<FailedCall>,
+    /// By slot and its generation.
+    of_processes: HashMap<(u32, u32), u32>,
+    /// Those without room included.
+    read: usize,
+}
 
 impl RecordedBinds {
     /// Kinds of records to read, one bit per `RECORD_` number.
     #[must_use]
     pub fn kinds(&self) -> u32 {
-        match self.0.len() {
-            ..MOST => 1 << RECORD_BIND_FAILED,
-            _ => 0,
+        match self.calls.len() < MOST && self.read < READ {
+            true => 1 << RECORD_BIND_FAILED,
+            false => 0,
         }
     }
 
     /// Takes in records of all kinds.
     pub fn add(&mut self, records: &[Record]) {
-        let room = MOST.saturating_sub(self.0.len());
-        let failed = records.iter().filter(|it| it.kind == RECORD_BIND_FAILED);
-        self.0.extend(failed.take(room).map(call));
+        for record in records.iter().filter(|it| it.kind == RECORD_BIND_FAILED) {
+            self.read += 1;
+            let call = call(record);
+            let of_process = self.of_processes.entry(call.owner).or_default();
+            *of_process += 1;
+            if *of_process <= OF_PROCESS && self.calls.len() < MOST {
+                self.calls.push(call);
+            }
+        }
     }
 
     /// All of them, for the table.
     #[must_use]
     pub fn take(&mut self) -> Vec<FailedCall> {
-        std::mem::take(&mut self.0)
+        std::mem::take(self).calls
     }
 }
 
@@ -110,9 +126,36 @@ mod tests {
     fn a_storm_is_not_read() {
         let mut binds = RecordedBinds::default();
         assert_eq!(binds.kinds(), 1 << RECORD_BIND_FAILED);
-        binds.add(&vec![record(AF_INET, CALL_BIND); MOST + 1]);
+        let of = |slot| Record {
+            slot,
+            ..record(AF_INET, CALL_BIND)
+        };
+        let storm: Vec<_> = (0..MOST as u32 + 1)
+            .map(|slot| of(SLOT_FIRST + slot))
+            .collect();
+        binds.add(&storm);
         assert_eq!(binds.kinds(), 0);
         assert_eq!(binds.take().len(), MOST);
         assert_eq!(binds.kinds(), 1 << RECORD_BIND_FAILED);
+    }
+
+    /// One that tries again without a pause, before another process tries once.
+    #[test]
+    fn a_process_in_a_loop_leaves_room_for_others() {
+        let mut binds = RecordedBinds::default();
+        let other = Record {
+            slot: SLOT_FIRST + 1,
+            ..record(AF_INET, CALL_BIND)
+        };
+        binds.add(&[vec![record(AF_INET, CALL_BIND); 10_000], vec![other]].concat());
+        assert_ne!(binds.kinds(), 0);
+        let calls = binds.take();
+        let of = |slot| calls.iter().filter(|it| it.owner.0 == slot).count();
+        assert_eq!([of(SLOT_FIRST), of(other.slot)], [OF_PROCESS as usize, 1]);
+        // At some rate reading costs too much.
+        binds.add(&vec![record(AF_INET, CALL_BIND); READ]);
+        assert_eq!(binds.kinds(), 0);
+        assert_eq!(binds.take().len(), OF_PROCESS as usize);
+        assert_ne!(binds.kinds(), 0);
     }
 }
