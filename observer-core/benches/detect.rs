@@ -82,15 +82,12 @@ fn sample(now: u64, second: u64, processes: u32) -> Sample {
     };
     let processes: Vec<_> = (0..processes).map(process).collect();
     let names = processes.iter().step_by(10).map(|process| Name {
-        labels: Arc::new(Labels::name("some-daemon", &process.key.tgid.to_string())),
         running: 10,
         counts: process.counts,
-        syn_sent: 0,
-        syn_sent_over_3s: 0,
-        not_closed_by_peer: 0,
-        waits: Waits::default(),
-        peers: Vec::new(),
-        culprits: Culprits::default(),
+        ..Name::new(Arc::new(Labels::name(
+            "some-daemon",
+            &process.key.tgid.to_string(),
+        )))
     });
     Sample {
         now,

@@ -153,6 +153,25 @@ pub struct Name {
     pub culprits: Culprits,
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Name {
+    /// One without processes that has done nothing.
+    #[must_use]
+    pub fn new(labels: Arc<Labels>) -> Self {
+        Self {
+            labels,
+            running: 0,
+            counts: Counts::default(),
+            syn_sent: 0,
+            syn_sent_over_3s: 0,
+            not_closed_by_peer: 0,
+            waits: Waits::default(),
+            peers: Vec::new(),
+            culprits: Culprits::default(),
+        }
+    }
+}
+
 /// What processes and names have in common.
 pub trait Connecting {
     /// Whether it is a name.

@@ -193,13 +193,7 @@ pub(super) fn are_unanswered(
         short.is_empty() || same.map(|it| it.share).sum::<f64>() > 0.5
     };
     let waits = |finding: &Finding| {
-        let peers: Vec<_> = match &finding.evidence {
-            Evidence::Waits { peers, .. } => peers.iter().map(|it| (it.address, it.port)).collect(),
-            Evidence::GaveUp { peers, .. } => {
-                peers.iter().map(|it| (it.address, it.port)).collect()
-            }
-            _ => return false,
-        };
+        let peers = finding.evidence.peers();
         peers.is_empty() || are_most(&peers)
     };
     [Anomaly::TlsStall, Anomaly::ReadStall]

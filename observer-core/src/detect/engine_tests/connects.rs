@@ -346,15 +346,9 @@ fn a_full_listener_explains_its_clients() {
                     server,
                 ],
                 names: vec![Name {
-                    labels: Arc::new(Labels::name("daemon-83", "")),
-                    running: 0,
                     counts,
-                    syn_sent: 0,
-                    syn_sent_over_3s: 0,
-                    not_closed_by_peer: 0,
-                    waits: Waits::default(),
-                    peers: Vec::new(),
                     culprits,
+                    ..Name::new(Arc::new(Labels::name("daemon-83", "")))
                 }],
                 listeners: vec![Listener {
                     queued_at: vec!["10.0.0.8:80".parse().unwrap()],

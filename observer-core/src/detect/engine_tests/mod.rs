@@ -7,7 +7,7 @@ use observer_common::ProcessKey;
 use super::*;
 use crate::{
     table::{Labels, ListenAddress},
-    walk::{Destination, Waits},
+    walk::Destination,
 };
 
 mod connects;
@@ -100,15 +100,9 @@ fn resetting(pid: Option<u32>, second: u64) -> Sample {
     counts.resets_sent[SentReset::LingerZero as usize] = 100 * second;
     counts.ended = 100 * second;
     let name = Name {
-        labels: Arc::new(Labels::name("api", "api.service")),
         running: u32::from(pid.is_some()),
         counts,
-        syn_sent: 0,
-        syn_sent_over_3s: 0,
-        not_closed_by_peer: 0,
-        waits: Waits::default(),
-        peers: Vec::new(),
-        culprits: Culprits::default(),
+        ..Name::new(Arc::new(Labels::name("api", "api.service")))
     };
     let running = pid.map(|pid| Process {
         counts,

@@ -134,15 +134,9 @@ fn of_two_local_ends_the_one_that_resets_has_the_finding() {
         client.reset_peer = Some(key(7));
         server.labels = Arc::new(Labels::process(7, "nginx", ""));
         let names = [&server, &client].map(|it| Name {
-            labels: Arc::new(Labels::name(it.labels.comm(), it.labels.unit())),
             running: 1,
             counts: it.counts,
-            syn_sent: 0,
-            syn_sent_over_3s: 0,
-            not_closed_by_peer: 0,
-            waits: Waits::default(),
-            peers: Vec::new(),
-            culprits: Culprits::default(),
+            ..Name::new(Arc::new(Labels::name(it.labels.comm(), it.labels.unit())))
         });
         Sample {
             processes: vec![server, client],

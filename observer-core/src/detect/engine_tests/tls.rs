@@ -46,15 +46,10 @@ fn listener() -> Listener {
 fn named(process: &Process) -> Name {
     let (comm, unit) = process.labels.name_key();
     Name {
-        labels: Arc::new(Labels::name(comm, unit)),
         running: 1,
         counts: process.counts,
-        syn_sent: 0,
-        syn_sent_over_3s: 0,
-        not_closed_by_peer: 0,
-        waits: Waits::default(),
-        peers: Vec::new(),
         culprits: process.culprits.clone(),
+        ..Name::new(Arc::new(Labels::name(comm, unit)))
     }
 }
 

@@ -444,4 +444,26 @@ impl Evidence {
             _ => &[],
         }
     }
+
+    /// With whom the connections that it is about are, by address and port.
+    pub(in crate::detect) fn peers(&self) -> Vec<(IpAddr, u16)> {
+        match self {
+            Self::Resets { peers, .. }
+            | Self::Connects { peers, .. }
+            | Self::Unanswered { peers, .. }
+            | Self::GaveUp { peers, .. }
+            | Self::Descriptors { peers, .. }
+            | Self::CloseWait { peers, .. }
+            | Self::Handshakes { peers, .. } => {
+                peers.iter().map(|it| (it.address, it.port)).collect()
+            }
+            Self::Waits { peers, .. } => peers.iter().map(|it| (it.address, it.port)).collect(),
+            Self::Ports { .. }
+            | Self::TimeWaitOverflows { .. }
+            | Self::Idle { .. }
+            | Self::EarlyData { .. }
+            | Self::AcceptQueue { .. }
+            | Self::Scan { .. } => Vec::new(),
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
     detect::{
         Suspected,
         finding::{PeerShare, Subject},
-        sample::{Culprits, Ports, SentReset},
+        sample::{Ports, SentReset},
     },
     names::ResetReasons,
     table::{
@@ -366,15 +366,8 @@ fn searches(connect: u64, bind: u64) -> Counts {
 
 fn name(comm: &str, connect: u64, bind: u64) -> Name {
     Name {
-        labels: Arc::new(Labels::name(comm, "")),
-        running: 0,
         counts: searches(connect, bind),
-        syn_sent: 0,
-        syn_sent_over_3s: 0,
-        not_closed_by_peer: 0,
-        waits: Waits::default(),
-        peers: Vec::new(),
-        culprits: Culprits::default(),
+        ..Name::new(Arc::new(Labels::name(comm, "")))
     }
 }
 

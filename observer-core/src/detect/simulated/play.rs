@@ -6,11 +6,8 @@ use observer_common::ProcessKey;
 
 use super::draw::Draw;
 use crate::{
-    detect::{
-        Anomaly, Change, Counts, Culprits, Engine, Finding, Name, Process, Sample, Thresholds,
-    },
+    detect::{Anomaly, Change, Counts, Engine, Finding, Name, Process, Sample, Thresholds},
     table::Labels,
-    walk::Waits,
 };
 
 /// CLOCK_MONOTONIC at second 0 of a series.
@@ -155,14 +152,7 @@ pub fn process(counts: Counts) -> Process {
 /// A sample of one name, whose processes live too short to be seen.
 pub fn name(counts: Counts) -> Name {
     Name {
-        labels: Arc::new(Labels::name("p", "u")),
-        running: 0,
         counts,
-        syn_sent: 0,
-        syn_sent_over_3s: 0,
-        not_closed_by_peer: 0,
-        waits: Waits::default(),
-        peers: Vec::new(),
-        culprits: Culprits::default(),
+        ..Name::new(Arc::new(Labels::name("p", "u")))
     }
 }
