@@ -176,6 +176,8 @@ impl Name {
 pub trait Connecting {
     /// Whether it is a name.
     const IS_NAME: bool;
+    /// Number of processes that are running.
+    fn running(&self) -> u32;
     /// Totals.
     fn counts(&self) -> &Counts;
     /// Sockets in SYN_SENT.
@@ -193,9 +195,13 @@ pub trait Connecting {
 }
 
 macro_rules! connecting {
-    ($($of:ty, $is_name:literal;)+) => {$(
+    ($($of:ty, $is_name:literal, $running:expr;)+) => {$(
         impl Connecting for $of {
             const IS_NAME: bool = $is_name;
+
+            fn running(&self) -> u32 {
+                $running(self)
+            }
 
             fn counts(&self) -> &Counts {
                 &self.counts
@@ -228,7 +234,7 @@ macro_rules! connecting {
     )+};
 }
 
-connecting!(Process, false; Name, true;);
+connecting!(Process, false, |_: &Self| 1; Name, true, |it: &Self| it.running;);
 
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
 /// in a network namespace, for all destinations.

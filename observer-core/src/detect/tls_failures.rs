@@ -25,6 +25,9 @@ const ROLES: usize = TLS_ROLES.len();
 /// Length of the window of [`TlsFailures::lately`], in seconds.
 pub const LATELY: u64 = 600;
 
+/// Of a name with more running processes than this, also rare failures are critical: it is no single client in the background.
+const PROCESSES: u32 = 5;
+
 /// What ended in some seconds.
 #[derive(Debug)]
 struct Ended {
@@ -167,7 +170,9 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             false => score(&self.slow, thresholds.tls_failures_slow_seconds),
         };
         self.is_slow = slow >= 1.0 && fast < 1.0;
-        let severity = match self.speaking().handshakes.alone() {
+        // One background client that tries again now and then harms nobody else.
+        let is_busy = !self.is_slow || sample.running() > PROCESSES;
+        let severity = match self.speaking().handshakes.alone() && is_busy {
             true => Severity::Critical,
             false => Severity::Warning,
         };

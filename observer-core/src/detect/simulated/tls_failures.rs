@@ -6,7 +6,7 @@ use super::{
     draw::Draw,
     play::{Bad, Series, are_raised, are_silent, changes, name},
 };
-use crate::detect::{Anomaly, Change, ConnectResult, Counts, Sample};
+use crate::detect::{Anomaly, Change, ConnectResult, Counts, Name, Sample, Severity};
 
 /// Each second, handshakes that succeed and that fail.
 type Second = (u64, u64);
@@ -96,6 +96,33 @@ fn handshakes_that_fail_are_raised() {
         bad("other connections are kept", 9, 20, others_are_kept),
         bad("a try every 3-10 s", 63, 90, slow_retries),
     ]);
+}
+
+/// The worst severity of findings about these seconds, of a name with so many running processes.
+fn severity(running: u32, seconds: Vec<Second>) -> Option<Severity> {
+    let sample = move |counts| Sample {
+        names: vec![Name {
+            running,
+            ..name(counts)
+        }],
+        ..Sample::default()
+    };
+    let series = Series::new(0, totals(seconds).map(sample));
+    changes(series).map(|(_, it)| it.finding().severity).max()
+}
+
+/// A client in the background that tries again every ten seconds is no emergency, and workers that all do so are.
+#[test]
+fn rare_failures_of_one_client_are_no_emergency() {
+    let every = |seconds: u64| {
+        let second = move |it: u64| (0, u64::from(it.is_multiple_of(seconds)));
+        (0..300).map(second).collect::<Vec<_>>()
+    };
+    for running in [0, 1, 5] {
+        assert_eq!(severity(running, every(10)), Some(Severity::Warning));
+        assert_eq!(severity(running, every(1)), Some(Severity::Critical));
+    }
+    assert_eq!(severity(6, every(10)), Some(Severity::Critical));
 }
 
 /// Two addresses at once: the slower one is given up before it is done, each time.
