@@ -181,9 +181,9 @@ causes! {
             => "a firewall rejects with an ICMP message (port unreachable)" ["icmp-refused"];
         SYN_DROPPED "syn_dropped": "ETIMEDOUT, or sockets that stay in SYN_SENT"
             => "the destination does not answer: its packets are dropped, or its accept queue is full"
-            ["syn-timeout", "conntrack"];
+            ["syn-timeout", "conntrack", "snat-full"];
         OWN_TIMEOUT "own_timeout": "gave_up"
-            => "its own timeout ends the attempts: the destination does not answer in time" ["no-syn-answer"];
+            => "its own timeout ends the attempts: the destination does not answer in time" ["no-syn-answer", "snat-full"];
         CANCELLED "cancelled": "ECANCELED without a retransmitted SYN"
             => "it cancels its own attempts before they are answered" ["cancelled"];
         NO_NEIGHBOUR "no_neighbour": "EHOSTUNREACH"
@@ -202,6 +202,10 @@ causes! {
             ["local-address"];
         NO_FAMILY "no_family": "EAFNOSUPPORT and no success"
             => "the address is of another family than the socket" ["family"];
+        NO_WAY "no_way": "EINVAL"
+            => "the kernel has no way from the socket's local address to the destination: a blackhole route, a socket bound to a \
+                loopback address, or an IPv6 link-local destination without an interface"
+            ["connect-invalid"];
         OTHER_ERRNO "other_errno": "any other errno"
             => "other errors; see socket_connects_total" ["connect-errno"];
     }
@@ -241,15 +245,15 @@ causes! {
         FD_IDLE_SOCKETS "fd_idle_sockets": "newest descriptors: sockets without a connection"
             => "keeps sockets that have no connection: never connected, or closed by the peer" ["nofile"];
         FD_OTHER_SOCKETS "fd_other_sockets": "newest descriptors: sockets that are not TCP (UDP, Unix, netlink)"
-            => "opens UDP, Unix or other sockets that it does not close" ["nofile"];
+            => "opens UDP, Unix, netlink or other sockets that it does not close" ["nofile"];
         FD_DUPLICATES "fd_duplicates": "newest descriptors: several of the same sockets"
             => "duplicates descriptors of sockets (dup(), or received several times) that it does not close" ["nofile"];
         FD_PIPES "fd_pipes": "newest descriptors: pipes"
             => "opens pipes that it does not close, for example to child processes that have ended" ["nofile"];
         FD_FILES "fd_files": "newest descriptors: files"
             => "opens files that it does not close" ["nofile"];
-        FD_EVENTS "fd_events": "newest descriptors: eventpoll, eventfd, timerfd or inotify"
-            => "makes event loops, timers or watches that it does not close" ["nofile"];
+        FD_EVENTS "fd_events": "newest descriptors: eventpoll, eventfd, timerfd, signalfd, inotify or fanotify"
+            => "makes event loops, timers, signalfds or watches that it does not close" ["nofile"];
         FD_UNKNOWN "fd_unknown": "other descriptors"
             => "opens descriptors that it does not close" ["nofile"];
     }
@@ -274,7 +278,7 @@ causes! {
             => "pipes take up its limit of descriptors" ["nofile"];
         FULL_OF_FILES "full_of_files": "EMFILE, newest descriptors: files"
             => "open files take up its limit of descriptors" ["nofile"];
-        FULL_OF_EVENTS "full_of_events": "EMFILE, newest descriptors: eventpoll, eventfd, timerfd or inotify"
+        FULL_OF_EVENTS "full_of_events": "EMFILE, newest descriptors: eventpoll, eventfd, timerfd, signalfd, inotify or fanotify"
             => "event loops, timers or watches take up its limit of descriptors" ["nofile"];
         FILE_TABLE "file_table": "ENFILE"
             => "the host has as many files open as fs.file-max allows" ["file-max"];
@@ -315,7 +319,7 @@ causes! {
     TlsFailures {
         HANDSHAKES_RESET "handshakes_reset": "RSTs received in ESTABLISHED in the same seconds"
             => "its peers reset the connections during the TLS handshake: a proxy without a backend, a server at its limit or \
-                one that crashes, or a firewall that forbids the name"
+                one that crashes, a firewall that forbids the name, or a server that rejects the client's certificate"
             ["tls-reset"];
         HANDSHAKES_REFUSED "handshakes_refused": "any other failure"
             => "one end refuses the TLS handshake: the server's certificate has expired, is not trusted or is for another \

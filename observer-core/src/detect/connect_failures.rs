@@ -221,6 +221,7 @@ fn causes(
             results[ConnectResult::AddressNotAvailable as usize] - no_port,
         ),
         of(&cause::NO_FAMILY, ConnectResult::FamilyNotSupported),
+        of(&cause::NO_WAY, ConnectResult::Invalid),
         of(&cause::OTHER_ERRNO, ConnectResult::Other),
     ]
 }

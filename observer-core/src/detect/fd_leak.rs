@@ -271,7 +271,14 @@ pub(super) fn causes(
     close_wait: u32,
     causes: [&'static Cause; KINDS_OF_CAUSES],
 ) -> [(&'static Cause, u64); KINDS_OF_CAUSES] {
-    const EVENTS: [&str; 4] = ["eventpoll", "eventfd", "timerfd", "inotify"];
+    const EVENTS: [&str; 6] = [
+        "eventpoll",
+        "eventfd",
+        "timerfd",
+        "signalfd",
+        "inotify",
+        "fanotify",
+    ];
     let mut counts = [0; KINDS_OF_CAUSES];
     for (kind, count) in kinds.most_first() {
         let index = match kind {

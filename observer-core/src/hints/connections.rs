@@ -167,9 +167,9 @@ connections! {
         fix "At the peer, see what the program waits for (`cat /proc/PID/task/*/stack`): workers that are all busy, an OCSP or key service that does not answer, a proxy that waits for its own server. Here give the handshake a timeout of its own (5 s, as for connect()).";
         check "socket_tls_handshakes_in_progress{role=\"client\"} and socket_tls_handshake_oldest_seconds fall; `openssl s_client -connect HOST:PORT` answers at once";
     "tls-reset":
-        fact "An RST before the handshake is complete is not about certificates: a library sends an alert and a FIN. It comes from a program that closes the connection without reading the ClientHello, from a kernel whose program is gone, or from a device between the hosts.";
+        fact "An RST before the handshake is complete is rarely about the server's certificate: then the client's library sends an alert and closes. It comes from a program that closes the connection without reading the ClientHello, from a kernel whose program is gone, or from a device between the hosts. A server that requires a client certificate (mTLS) and closes with data unread when it gets none, or a wrong one, sends an RST, too, which can discard its alert.";
         kernels "all";
-        fix "See whether the server gets the connection (its log, `observer doctor` there). If it does not, a firewall or proxy between resets it: compare `openssl s_client -connect HOST:PORT` with and without `-servername NAME`, and from another host.";
+        fix "See whether the server gets the connection (its log, `observer doctor` there). If it does not, a firewall or proxy between resets it: compare `openssl s_client -connect HOST:PORT` with and without `-servername NAME`, and from another host. If its output has \"Acceptable client certificate CA names\", the server asks for a client certificate: try with `-cert FILE -key FILE`, and look for the reason in the server's log.";
         check "socket_tls_handshakes_total{role=\"client\",result=\"ok\"} grows, and socket_resets_total{direction=\"received\",reason=\"IN_ESTABLISHED\"} does not";
     "tls-fails":
         fact "A handshake ends with an error if one end does not trust the other's certificate, it has expired or is for another name, if both have no version or cipher in common, or if the port does not speak TLS. With TLS 1.3 a client has succeeded before the server looks at its certificate.";
@@ -273,6 +273,11 @@ connections! {
         kernels "all";
         fix "Raise net.netfilter.nf_conntrack_max.";
         check "`drop` in `conntrack -S` and \"table full\" in the kernel log stop growing";
+    "snat-full":
+        fact "A gateway that translates source addresses (NAT, a cloud NAT, a Kubernetes node) drops a SYN if no source port is left for the destination or if its connection tracking table is full. It sends no answer, so its clients see timeouts, often to busy destinations only, while other connections go on.";
+        kernels "all";
+        fix "On a Linux gateway `insert_failed` and `drop` in `conntrack -S` grow, and the kernel log has \"nf_conntrack: table full\" if it is the table; a cloud NAT has a metric for allocation errors. Use fewer and longer connections, give the gateway more addresses, raise net.netfilter.nf_conntrack_max, or add `--random-fully` to the rule (MASQUERADE, SNAT) if two connections race for a port.";
+        check "`insert_failed` and `drop` in `conntrack -S` on the gateway stop growing; socket_connects_total{result=\"ETIMEDOUT\"} stops growing";
     "nothing-listens":
         fact "ECONNREFUSED: the other host answered with an RST or an ICMP message. No program listens at this address and port there, or a firewall rejects (REJECT).";
         kernels "all";
@@ -338,6 +343,11 @@ connections! {
         kernels "all";
         fix "Make the socket with the family of the address; getaddrinfo() gives both.";
         check "socket_connects_total{result=\"EAFNOSUPPORT\"} stops growing";
+    "connect-invalid":
+        fact "EINVAL from connect(): the route to the destination is of the type blackhole (fib_props, ip6_rt_type_to_error); the socket is bound to a loopback address and the destination is not on this host (__mkroute_output); an IPv6 link-local destination has no interface, in the address or by SO_BINDTODEVICE (tcp_v6_connect); or the length of the address is too small.";
+        kernels "all";
+        fix "`ip route get ADDRESS from SOURCE` fails in the same way for a route or a source address: `ip route show table all type blackhole` lists such routes, which Kubernetes, BGP and VPN daemons add. Do not bind clients to 127.0.0.1. Give link-local addresses an interface (fe80::1%eth0, sin6_scope_id).";
+        check "socket_connects_total{result=\"EINVAL\"} stops growing";
     "connect-errno":
         fact "socket_connects_total has the errno that connect() returned.";
         kernels "all";

@@ -235,6 +235,17 @@ fn a_leak_is_of_what_has_grown() {
     assert_eq!(causes, ["fd_idle_sockets"]);
 }
 
+#[test]
+fn signalfds_are_known() {
+    let causes = leak(|second| {
+        FdKinds::new([
+            (FdKind::Pipe, 12),
+            (FdKind::Anonymous("signalfd".to_owned()), 1 + second),
+        ])
+    });
+    assert_eq!(causes, ["fd_events"]);
+}
+
 /// Of many descriptors the newest are looked at: what leaks is nearly all of them from the first look on.
 #[test]
 fn a_leak_of_many_is_not_of_what_comes_and_goes() {

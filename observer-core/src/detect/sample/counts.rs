@@ -95,6 +95,8 @@ classes! {
         AddressNotAvailable = "address_not_available",
         /// EAFNOSUPPORT.
         FamilyNotSupported = "family_not_supported",
+        /// EINVAL.
+        Invalid = "invalid",
         /// Any other errno.
         Other = "other",
     }
@@ -176,6 +178,7 @@ impl ConnectResult {
             libc::EACCES | libc::EPERM => Self::Denied,
             libc::EADDRNOTAVAIL => Self::AddressNotAvailable,
             libc::EAFNOSUPPORT => Self::FamilyNotSupported,
+            libc::EINVAL => Self::Invalid,
             _ => Self::Other,
         }
     }
@@ -355,6 +358,7 @@ mod tests {
         slot.reset.received[usize::from(SYN_SENT)] = 8;
         slot.connect.results[0] = 9;
         slot.connect.results[connect_index(libc::ECONNREFUSED as u32)] = 10;
+        slot.connect.results[connect_index(libc::EINVAL as u32)] = 1;
         slot.connect.results[CONNECT_GAVE_UP] = 11;
         slot.quic.rejections = [1, 2, 3];
         slot.tls.ended[0] = [[1, 2], [3, 4], [5, 6]];
@@ -375,9 +379,10 @@ mod tests {
         assert_eq!(counts.resets_sent[SentReset::UnreadData as usize], 4);
         assert_eq!(counts.resets_sent[SentReset::LingerZero as usize], 5);
         assert_eq!(counts.resets_received, [7, 0, 0, 0]);
-        assert_eq!(counts.connects.iter().sum::<u64>(), 30);
+        assert_eq!(counts.connects.iter().sum::<u64>(), 31);
         assert_eq!(counts.connects[ConnectResult::Ok as usize], 9);
         assert_eq!(counts.connects[ConnectResult::Refused as usize], 10);
+        assert_eq!(counts.connects[ConnectResult::Invalid as usize], 1);
         assert_eq!(counts.refused_by_icmp, Some(2));
         let without = CounterClasses {
             sees_received: false,
