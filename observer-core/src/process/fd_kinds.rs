@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ffi::OsString,
+    ffi::{CString, OsString},
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -28,9 +28,9 @@ pub enum FdKind {
     /// A TCP socket, by the name of its state.
     Tcp(&'static str),
     /// A socket that is in none of the tables of its network namespace: a TCP socket that was never
-    /// connected or that the peer has reset, or one of a protocol without such a table.
+    /// connected or that the peer has reset, or one of a protocol that is not known here.
     IdleSocket,
-    /// A socket of another family or protocol: the table that lists it.
+    /// A socket of another family or protocol: the table that lists it, or would after bind().
     Socket(&'static str),
     /// A further descriptor of a socket: dup().
     Duplicate,
@@ -109,29 +109,33 @@ impl FdKinds {
     /// When /proc/PID/fd cannot be read: the process has ended, or CAP_SYS_PTRACE is missing.
     pub fn read(root: &ProcRoot, pid: u32) -> io::Result<Self> {
         let mut process = root.process(pid);
-        let mut links = newest(&process.join("fd"))?;
+        let mut directory = process.join("fd");
+        let mut links = newest(&directory)?;
         // An exited leader has let go of the table that its threads still use.
         if links.is_empty()
             && let Some(thread) = other_thread(&process, pid)
         {
             process.extend(["task", &thread]);
-            links = newest(&process.join("fd"))?;
+            directory = process.join("fd");
+            links = newest(&directory)?;
         }
         let mut kinds = Self::default();
-        let mut sockets = HashSet::new();
-        for link in links {
+        let mut sockets = HashMap::new();
+        for (number, link) in links {
             let kind = match target(link.as_os_str().as_bytes()) {
                 Target::Kind(kind) => kind,
-                Target::Socket(inode) if sockets.insert(inode) => continue,
+                Target::Socket(inode) if sockets.insert(inode, number).is_none() => continue,
                 Target::Socket(_) => FdKind::Duplicate,
             };
             *kinds.counts.entry(kind).or_default() += 1;
         }
         if !sockets.is_empty() {
             let known = Tables::read(&process, &sockets);
-            for inode in sockets {
-                let kind = known.kinds.get(&inode);
-                let kind = kind.cloned().unwrap_or(FdKind::IdleSocket);
+            for (inode, number) in sockets {
+                let kind = known.kinds.get(&inode).cloned();
+                let protocol = || protocol(&directory.join(number.to_string()));
+                let kind = kind.or_else(|| protocol().map(FdKind::Socket));
+                let kind = kind.unwrap_or(FdKind::IdleSocket);
                 if let FdKind::Tcp(state) = kind
                     && state != state_name(CLOSE_WAIT).unwrap_or_default()
                     && let Some(peer) = known.peers.get(&inode)
@@ -197,8 +201,8 @@ impl FdKinds {
     }
 }
 
-/// Link targets of the descriptors with the highest numbers.
-fn newest(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// The descriptors with the highest numbers, and their link targets.
+fn newest(directory: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     let number = |name: OsString| name.to_str()?.parse::<u32>().ok();
     let mut numbers = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -207,8 +211,40 @@ fn newest(directory: &Path) -> io::Result<Vec<PathBuf>> {
     numbers.sort_unstable();
     let newest = numbers.iter().rev().take(LOOKED_AT);
     // One may have been closed meanwhile.
-    let links = newest.filter_map(|number| fs::read_link(directory.join(number.to_string())).ok());
+    let link = |number: &u32| fs::read_link(directory.join(number.to_string())).ok();
+    let links = newest.filter_map(|number| Some((*number, link(number)?)));
     Ok(links.collect())
+}
+
+/// What sockets are in none of their tables before bind(), by the names of their protocols in the kernel, and those tables.
+const PROTOCOLS: [(&[u8], &str); 8] = [
+    (b"NETLINK", "netlink"),
+    (b"UDP", "udp"),
+    (b"UDPv6", "udp6"),
+    (b"UNIX", "unix"),
+    (b"UNIX-STREAM", "unix"),
+    (b"PACKET", "packet"),
+    (b"RAW", "raw"),
+    (b"RAWv6", "raw6"),
+];
+
+/// The protocol of the socket of a descriptor, unless it is TCP or another one (`sockfs_xattr_get`).
+fn protocol(descriptor: &Path) -> Option<&'static str> {
+    let path = CString::new(descriptor.as_os_str().as_bytes()).ok()?;
+    let mut name = [0_u8; 32];
+    // SAFETY: both names end with a NUL, and the kernel writes at most the length of the buffer.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            c"system.sockprotoname".as_ptr(),
+            name.as_mut_ptr().cast(),
+            name.len(),
+        )
+    };
+    let name = name.get(..usize::try_from(length).ok()?)?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    let known = PROTOCOLS.iter().find(|(it, _)| *it == name);
+    known.map(|(_, table)| *table)
 }
 
 enum Target {
@@ -306,8 +342,8 @@ fn peer(line: &str, listening: &HashSet<u16>) -> Option<FdPeer> {
 }
 
 impl Tables {
-    /// The kinds of some sockets of the process at `process`, from the tables of its network namespace.
-    fn read(process: &Path, wanted: &HashSet<u64>) -> Self {
+    /// The kinds of some sockets of the process at `process`, by inode number, from the tables of its network namespace.
+    fn read(process: &Path, wanted: &HashMap<u64, u32>) -> Self {
         let (mut kinds, mut peers) = (HashMap::new(), HashMap::new());
         let mut listening = HashSet::new();
         for (table, inode_at, state_at) in TABLES {
@@ -320,7 +356,7 @@ impl Tables {
                     listening.extend(local.map(|(_, port)| port));
                 }
                 let inode = column(inode_at).and_then(|inode| inode.parse().ok());
-                let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else {
+                let Some(inode) = inode.filter(|inode| wanted.contains_key(inode)) else {
                     return;
                 };
                 if state.is_some() {

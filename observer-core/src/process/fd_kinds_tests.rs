@@ -78,6 +78,9 @@ keep += [socket.socket() for _ in range(4)]
 keep.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 keep[-1].bind((host, 0))
 keep += socket.socketpair()
+# Before bind().
+keep += [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) for _ in range(3)]
+keep.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
 pipes = [os.pipe() for _ in range(3)]
 directory = tempfile.mkdtemp(dir=sys.argv[3])
 files = [open(os.path.join(directory, str(n)), "w") for n in range(7)]
@@ -118,7 +121,8 @@ fn a_process_is_looked_at() {
         (FdKind::IdleSocket, 4),
         (FdKind::Duplicate, 6),
         (FdKind::Socket("udp"), 1),
-        (FdKind::Socket("unix"), 2),
+        (FdKind::Socket("unix"), 3),
+        (FdKind::Socket("netlink"), 3),
     ];
     let mut kinds = FdKinds::read(&root, child.id()).unwrap();
     for _ in 0..200 {
