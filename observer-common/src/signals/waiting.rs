@@ -105,12 +105,16 @@ pub struct WaitCounters {
     /// and at once by an RST, if that was certainly an answer: to the first data, or to data that was sent a tenth of a second
     /// or more after the last data was received. Detectors count these.
     pub gave_up: [u64; 2],
+    /// Connections that the program opened, sent something on, and closed before it had read anything, without those of
+    /// [`Self::gave_up`] and those that the peer has closed. Those younger than [`LEAST_WAIT_MS`] only of programs with TLS, of
+    /// which a detector counts these.
+    pub nothing_read: u64,
 }
 
 crate::assert_layout!(
     WaitCounters,
-    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 16,
-    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: [u64; 2]]
+    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 24,
+    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: [u64; 2], nothing_read: u64]
 );
 
 /// [`WaitCounters`] has no single counter that is a metric.

@@ -317,6 +317,10 @@ causes! {
             ["not-reading"];
     }
     TlsFailures {
+        HANDSHAKES_GIVEN_UP "handshakes_given_up": "connections that the program opened and closed before it had read anything, in less than 1.5 s"
+            => "its peers take the ClientHello and do not answer before its timeout: they hang or are overloaded, or the \
+                timeout is too short"
+            ["tls-client"];
         HANDSHAKES_RESET "handshakes_reset": "RSTs received in ESTABLISHED in the same seconds"
             => "its peers reset the connections during the TLS handshake: a proxy without a backend, a server at its limit or \
                 one that crashes, a firewall that forbids the name, or a server that rejects the client's certificate"

@@ -34,6 +34,8 @@ struct Ended {
     handshakes: Attempts,
     /// RSTs received in ESTABLISHED.
     resets: Window,
+    /// Failed handshakes of connections on which the program has read nothing.
+    unanswered: Window,
 }
 
 impl Ended {
@@ -41,11 +43,15 @@ impl Ended {
         Self {
             handshakes: Attempts::new(seconds),
             resets: Window::new(seconds),
+            unanswered: Window::new(seconds),
         }
     }
 
-    fn add(&mut self, span: Span, ok: u64, failed: u64, resets: u64) {
-        self.handshakes.add(span, ok, failed, 0);
+    /// Of two addresses that a client tries at once, it ends the one that has not answered yet: such handshakes have failed
+    /// only if none succeeds.
+    fn add(&mut self, span: Span, ok: u64, failed: u64, unanswered: u64, resets: u64) {
+        self.handshakes.add(span, ok, failed, unanswered);
+        self.unanswered.add(span, unanswered);
         self.resets.add(span, resets);
     }
 }
@@ -58,9 +64,11 @@ pub struct TlsFailures<S> {
     /// Whether the slow window speaks.
     is_slow: bool,
     totals: Counters<{ ROLES * RESULTS }>,
-    others: Counters<2>,
+    others: Counters<3>,
     /// Connections given up in the last sample, beyond the handshakes that failed in it.
     given_up: u64,
+    /// The same of those on which the program had read nothing.
+    nothing_read: u64,
     /// Of names: by role and result.
     lately: Option<Box<[[Window; RESULTS]; ROLES]>>,
     was_raised: bool,
@@ -98,13 +106,22 @@ impl<S> TlsFailures<S> {
         std::array::from_fn(|result| known[result] + unknown[result])
     }
 
-    /// Takes those off that ended because the peer did not answer: they are of `read_stall` and `tls_stall`. A connection
-    /// is closed shortly before or after its handshake is given up.
-    fn refused(&mut self, failed: u64, gave_up: u64) -> u64 {
-        let given_up = gave_up + std::mem::take(&mut self.given_up);
-        self.given_up = gave_up.min(given_up.saturating_sub(failed));
-        failed.saturating_sub(given_up)
+    /// Divides those that failed into those that were answered and those that were not. Takes those off that the program gave
+    /// up after it had waited: they are of `read_stall` and `tls_stall`.
+    fn divided(&mut self, failed: u64, gave_up: u64, nothing_read: u64) -> (u64, u64) {
+        let given_up = taken(&mut self.given_up, gave_up, failed);
+        let failed = failed - given_up;
+        let unanswered = taken(&mut self.nothing_read, nothing_read, failed);
+        (failed - unanswered, unanswered)
     }
+}
+
+/// How many of these handshakes were of connections that were closed, by their number. A connection is closed shortly before
+/// or after its handshake ends: what is left of `closed` may be of the next sample.
+fn taken(left: &mut u64, closed: u64, handshakes: u64) -> u64 {
+    let all = closed + *left;
+    *left = closed.min(all.saturating_sub(handshakes));
+    all.min(handshakes)
 }
 
 impl<S: Connecting> Detector for TlsFailures<S> {
@@ -119,6 +136,7 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             totals: Counters::default(),
             others: Counters::default(),
             given_up: 0,
+            nothing_read: 0,
             lately: S::IS_NAME.then(|| {
                 let windows = |_| std::array::from_fn(|_| Window::new(LATELY));
                 Box::new(std::array::from_fn(windows))
@@ -130,7 +148,8 @@ impl<S: Connecting> Detector for TlsFailures<S> {
 
     fn settled(&self) -> Settled {
         let has_failures = self.fast.handshakes.has_failures();
-        Settled::any_if(!has_failures && self.given_up == 0 && self.lately().is_none())
+        let is_left = self.given_up > 0 || self.nothing_read > 0;
+        Settled::any_if(!has_failures && !is_left && self.lately().is_none())
     }
 
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
@@ -152,11 +171,12 @@ impl<S: Connecting> Detector for TlsFailures<S> {
         }
         let resets = counts.resets_received[ReceivedReset::Established as usize];
         let gave_up = counts.gave_up.iter().sum();
-        let [gave_up, resets] = self.others.since([gave_up, resets]);
+        let others = [gave_up, counts.nothing_read, resets];
+        let [gave_up, nothing_read, resets] = self.others.since(others);
         let ended = Self::as_client(&ended, counts);
-        let (ok, failed) = (ended[TLS_OK], self.refused(ended[TLS_FAILED], gave_up));
+        let (failed, unanswered) = self.divided(ended[TLS_FAILED], gave_up, nothing_read);
         for window in [&mut self.fast, &mut self.slow] {
-            window.add(span, ok, failed, resets);
+            window.add(span, ended[TLS_OK], failed, unanswered, resets);
         }
         let score = |of: &Ended, seconds| {
             let (failures, share) = (thresholds.tls_failures, thresholds.tls_failures_share);
@@ -190,7 +210,11 @@ impl<S: Connecting> Detector for TlsFailures<S> {
     }
 
     fn evidence(&self, sample: &S) -> (Evidence, Vec<Explanation>) {
-        let Ended { handshakes, resets } = self.speaking();
+        let Ended {
+            handshakes,
+            resets,
+            unanswered,
+        } = self.speaking();
         let failed = handshakes.failed();
         let evidence = Evidence::Handshakes {
             failed,
@@ -198,10 +222,17 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             seconds: handshakes.seconds(),
             peers: sample.culprits().short.clone(),
         };
-        let reset = failed.min(resets.sum());
+        // They do not count beside successes.
+        let unanswered = match handshakes.alone() {
+            true => failed.min(unanswered.sum()),
+            false => 0,
+        };
+        let answered = failed - unanswered;
+        let reset = answered.min(resets.sum());
         let causes = [
+            (&cause::HANDSHAKES_GIVEN_UP, unanswered),
             (&cause::HANDSHAKES_RESET, reset),
-            (&cause::HANDSHAKES_REFUSED, failed - reset),
+            (&cause::HANDSHAKES_REFUSED, answered - reset),
         ];
         (evidence, cause::explain(&causes))
     }

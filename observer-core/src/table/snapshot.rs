@@ -112,9 +112,11 @@ static KEPT: [bool; COUNTERS] = {
         }
         signal += 1;
     }
-    let gave_up = offset_of!(Slot, waiting) + offset_of!(WaitCounters, gave_up);
-    let gave_up = (gave_up - offset_of!(Slot, state)) / size_of::<u64>();
+    let waiting = offset_of!(Slot, waiting) - offset_of!(Slot, state);
+    let gave_up = (waiting + offset_of!(WaitCounters, gave_up)) / size_of::<u64>();
     (kept[gave_up], kept[gave_up + 1]) = (true, true);
+    let nothing_read = waiting + offset_of!(WaitCounters, nothing_read);
+    kept[nothing_read / size_of::<u64>()] = true;
     kept
 };
 

@@ -204,6 +204,12 @@ impl<M: Memory> Reader<M> {
         jiffies::milliseconds(sent.wrapping_sub(received), self.rate) >= ASKED_MS
     }
 
+    /// Whether the program reads on after shutdown() of its side. (close() sets both bits first.)
+    #[inline(always)]
+    fn reads_on(&self, new: u8) -> bool {
+        new == FIN_WAIT1 && self.u8(at::OFF_SK_SHUTDOWN()) & RCV_SHUTDOWN == 0
+    }
+
     /// Whether the socket came from a listener. For one older than the observer this is derived from
     /// its port, so a socket that called bind() before connect() counts as a server's.
     #[inline(always)]
@@ -439,10 +445,8 @@ pub fn ended(
             // SAFETY: points into the map.
             let sends_on = unsafe { (*conn).copied_seq == SENDS_ON };
             is_asked = turn == WAIT_PEER_FIRST_BYTE || read.is_asked(sent, received);
-            // After shutdown() of its side, it reads on. (close() sets both bits first.)
-            let reads_on = new == FIN_WAIT1 && read.u8(at::OFF_SK_SHUTDOWN()) & RCV_SHUTDOWN == 0;
             let what = match turn {
-                _ if reads_on => ENDED_NONE,
+                _ if read.reads_on(new) => ENDED_NONE,
                 WAIT_PEER_FIRST_BYTE if sends_on => ENDED_NONE,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,
@@ -460,6 +464,27 @@ pub fn ended(
     } else {
         (what, ms, is_asked)
     }
+}
+
+/// Whether the program, which closes a connection in ESTABLISHED for `new`, has sent something on it and has read nothing.
+/// Where data waits unread, close() leaves `copied_seq` as it is (`tcp_close`).
+#[inline(always)]
+pub fn has_read_nothing(sk: *const u8, new: u8) -> bool {
+    if !matches!(new, FIN_WAIT1 | CLOSE) || !is_readable() {
+        return false;
+    }
+    let read = Reader {
+        sk,
+        fields: sk,
+        memory: PhantomData::<Probe>,
+        jiffies: 0,
+        rate: 0,
+    };
+    let received = read.u64(at::OFF_TP_BYTES_RECEIVED());
+    if received > 0 && received > u64::from(read.unread(read.u32(at::OFF_TP_COPIED_SEQ()))) {
+        return false;
+    }
+    !read.reads_on(new) && read.u64(at::OFF_TP_BYTES_SENT()) > 0
 }
 
 /// For how long data has waited to be sent or acknowledged, at the end of the connection.

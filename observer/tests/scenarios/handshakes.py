@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """TLS handshakes that fail, three a second, by the first argument. `expired`: the server's certificate has expired. `curl`: the
 same for curl, which is a process for each request. `reset`: the server closes without reading, like a proxy whose backend is
-gone. `plain`: the server sends a greeting in plain text, most of which is unread when the client closes, eighty times a second."""
+gone. `hasty`: the server hangs, and the client gives up after 0.3 s. `plain`: the server sends a greeting in plain text, most of which is unread when the client closes, eighty times a second."""
 import os, shutil, socket, ssl, subprocess, threading, time
 
 from common import ARGS, NAME, child, rename, say
@@ -61,6 +61,10 @@ def server(ready):
             pass
         c.close()
 
+    def hang(c):
+        time.sleep(3)
+        c.close()
+
     s = listen(443)
     ready()
     while True:
@@ -69,13 +73,15 @@ def server(ready):
             # Its ClientHello has come.
             time.sleep(0.05)
             c.close()
+        elif KIND == "hasty":
+            threading.Thread(target=hang, args=[c], daemon=True).start()
         else:
             threading.Thread(target=greet if KIND == "plain" else serve, args=[c], daemon=True).start()
 
 
 def ask():
     try:
-        with socket.create_connection(("127.0.0.1", 443)) as c:
+        with socket.create_connection(("127.0.0.1", 443), 0.3 if KIND == "hasty" else None) as c:
             context.wrap_socket(c, server_hostname="localhost").close()
     except OSError:
         return

@@ -254,6 +254,8 @@ pub struct Counts {
     /// Connections that the program closed after it had waited for an answer for 1.5 s or longer: by a FIN, and at once by an
     /// RST.
     pub gave_up: [u64; 2],
+    /// Those that it opened, sent something on, and closed before it had read anything, without those that it gave up.
+    pub nothing_read: u64,
     /// TLS handshakes that ended, by the `TLS_` numbers of role and result.
     pub handshakes: [[u64; TLS_RESULTS.len()]; TLS_ROLES.len()],
     /// Early data and stream resets of QUIC.
@@ -278,6 +280,7 @@ impl Counts {
             self.port_searches_failed,
             self.bind_searches_failed,
             self.accepted,
+            self.nothing_read,
         ];
         let all = all
             .chain(&self.gave_up)
@@ -301,6 +304,7 @@ impl Counts {
             exhausted: [slot.fd.exhausted[0], slot.fd.exhausted[1]],
             accepted: slot.accept.accepted,
             gave_up: slot.waiting.gave_up,
+            nothing_read: slot.waiting.nothing_read,
             handshakes: std::array::from_fn(|role| {
                 let of = |result: usize| slot.tls.ended.iter().map(|it| it[role][result]).sum();
                 std::array::from_fn(of)

@@ -94,6 +94,7 @@ fn handshakes_that_fail_are_raised() {
             certificate_expires_for_cron,
         ),
         bad("other connections are kept", 9, 20, others_are_kept),
+        bad("server hangs", 9, 11, server_hangs),
         bad("a try every 3-10 s", 63, 90, slow_retries),
     ]);
 }
@@ -125,6 +126,30 @@ fn rare_failures_of_one_client_are_no_emergency() {
     assert_eq!(severity(6, every(10)), Some(Severity::Critical));
 }
 
+/// The server hangs, and the client gives each handshake up in less than a second.
+fn server_hangs(draw: &mut Draw) -> Series {
+    let (at, seconds) = expires(draw);
+    let all = totals(seconds).map(|counts| Counts {
+        nothing_read: counts.handshakes[TLS_CLIENT as usize][TLS_FAILED],
+        ..counts
+    });
+    Series::of_process(at, all)
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_no_matter_of_certificates() {
+    for mut draw in Draw::all_of("server hangs", 10) {
+        let history = changes(server_hangs(&mut draw));
+        let causes = history.flat_map(|(_, it)| it.finding().causes.clone());
+        let causes: Vec<_> = causes.map(|it| it.cause.id).collect();
+        assert!(!causes.is_empty());
+        assert!(
+            causes.iter().all(|it| *it == "handshakes_given_up"),
+            "{causes:?}"
+        );
+    }
+}
+
 /// Two addresses at once: the slower one is given up before it is done, each time.
 fn happy_eyeballs(draw: &mut Draw) -> Series {
     let rate = draw.real(0.5, 200.0);
@@ -134,6 +159,29 @@ fn happy_eyeballs(draw: &mut Draw) -> Series {
     });
     let seconds = seconds.collect();
     process(0, seconds)
+}
+
+/// Of many at once, the first is used. The others have sent a ClientHello, and nothing of the answers has been read; a few
+/// had gone further.
+fn many_at_once(draw: &mut Draw) -> Series {
+    let (rate, others) = (draw.real(0.5, 30.0), draw.number(4, 12));
+    let mut nothing_read = 0;
+    let mut seconds = Vec::new();
+    for _ in 0..600 {
+        let connects = draw.events(rate);
+        let further = draw.events(0.1 * rate);
+        nothing_read += others * connects;
+        seconds.push(((connects, others * connects + further), nothing_read));
+    }
+    let (seconds, nothing_read): (Vec<_>, Vec<_>) = seconds.into_iter().unzip();
+    let all = totals(seconds).zip(nothing_read);
+    Series::of_process(
+        0,
+        all.map(|(counts, nothing_read)| Counts {
+            nothing_read,
+            ..counts
+        }),
+    )
 }
 
 /// Up to a third of what a browser opens in advance is not needed.
@@ -182,6 +230,7 @@ fn monitor(_: &mut Draw) -> Series {
 fn clients_that_end_some_handshakes_are_silent() {
     are_silent(&[
         ("two addresses at once", 20, happy_eyeballs),
+        ("many addresses at once", 20, many_at_once),
         ("connections in advance", 20, preconnects),
         ("client that ends", 20, ends_at_once),
         ("server away for 1-4 s", 30, backend_restarts),

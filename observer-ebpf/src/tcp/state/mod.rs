@@ -23,7 +23,8 @@ use observer_common::{
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ENDED_NONE, ENDED_TIMEOUT,
     ENDED_UNUSED, ESTABLISHED, GAVE_UP_MS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN,
     READ_STALLS, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
-    TIMED_STATES, WAIT_BOUNDS, WRITE_STALLS, add_packed, pack_duration, timed_index,
+    TIMED_STATES, TLS_CLIENT, TLS_FAILED, TLS_LIBRARIES, TLS_UNKNOWN, WAIT_BOUNDS, WRITE_STALLS,
+    add_packed, pack_duration, timed_index,
 };
 
 use crate::{
@@ -231,7 +232,8 @@ unsafe fn waited<M: Memory>(
 ) {
     // SAFETY: points into the map; a full socket, offset from BTF.
     unsafe {
-        if (*conn).waited_for != u32::from(ENDED_NONE) || waiting::is_young(conn, time) {
+        let is_young = waiting::is_young(conn, time) && !is_of_tls(conn, slot);
+        if (*conn).waited_for != u32::from(ENDED_NONE) || is_young {
             return;
         }
         let error = close::died_of(conn, M::read::<u32>(sk, at::OFF_SK_ERR()));
@@ -239,7 +241,28 @@ unsafe fn waited<M: Memory>(
     }
 }
 
-/// The same for a connection of a second or older, whose socket is `sk`. Exported, so that the verifier checks its many
+/// Whether the connection may be one of a TLS handshake as a client that does not succeed.
+#[inline(always)]
+unsafe fn is_of_tls(conn: *mut Conn, slot: u32) -> bool {
+    // SAFETY: points into the map.
+    if unsafe { (*conn).flags } & CONN_ACTIVE == 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    counters::slot(slot).is_some_and(|slot| unsafe {
+        let mut failed = 0;
+        let mut library = 0;
+        while library < TLS_LIBRARIES.len() {
+            for role in [TLS_CLIENT, TLS_UNKNOWN] {
+                failed |= (*slot).tls.ended[library][role as usize][TLS_FAILED];
+            }
+            library += 1;
+        }
+        (*slot).tls_handshakes > 0 || failed > 0
+    })
+}
+
+/// The same for a connection of a second or older, or of TLS, whose socket is `sk`. Exported, so that the verifier checks its many
 /// paths once, and not once for each path before and after it. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -248,7 +271,26 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
         return 0;
     };
     let sk = sk as *const u8;
-    let (what, ms, is_asked) = waiting::ended(sk, conn, old, new, error, now());
+    let time = now();
+    let (what, ms, is_asked) = if waiting::is_young(conn, time) {
+        (ENDED_NONE, 0, false)
+    } else {
+        waiting::ended(sk, conn, old, new, error, time)
+    };
+    // Of those closed by a FIN, the peer shows whether there was something to wait for.
+    let is_answer = match what {
+        ENDED_TIMEOUT => is_asked || new != CLOSE,
+        _ => what == ENDED_UNUSED,
+    };
+    let gave_up = is_answer && ms >= GAVE_UP_MS;
+    // SAFETY: points into the map.
+    let is_own = unsafe { (*conn).flags } & CONN_ACTIVE != 0 && old == ESTABLISHED && error == 0;
+    if is_own && !gave_up && waiting::has_read_nothing(sk, new) {
+        if let Some(slot) = counters::slot(slot) {
+            // SAFETY: as above.
+            counters::add(unsafe { &raw mut (*slot).waiting.nothing_read }, 1);
+        }
+    }
     if what == ENDED_NONE {
         return 0;
     }
@@ -259,12 +301,7 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
         let Some(slot) = counters::slot(slot) else {
             return 0;
         };
-        // Of those closed by a FIN, the peer shows whether there was something to wait for.
-        let is_answer = match what {
-            ENDED_TIMEOUT => is_asked || new != CLOSE,
-            _ => what == ENDED_UNUSED,
-        };
-        if is_answer && ms >= GAVE_UP_MS {
+        if gave_up {
             let gave_up = (&raw mut (*slot).waiting.gave_up).cast::<u64>();
             counters::add(gave_up.add(usize::from(new == CLOSE)), 1);
         }

@@ -579,6 +579,14 @@ scenarios! {
             hint: "tls-reset",
             ..REFUSED_HANDSHAKES
         });
+    "hastytls": "a TLS server hangs, and a client gives up its handshakes after 0.3 s";
+        ["handshakes.py", "hasty"]
+        needs "tls"
+        => Some(Expected {
+            cause: "handshakes_given_up",
+            hint: "tls-client",
+            ..REFUSED_HANDSHAKES
+        });
     "early46": "QUIC early data of 5 connections is rejected, and their streams cancelled before NextConnection (quic-go 0.46)";
         [EARLY, "0.46", "cancel", "5"]
         needs "quic"
