@@ -16,7 +16,7 @@ use super::{
 use crate::{
     detect::{Host, duration, named, number},
     names::errno_name,
-    table::{FailedBind, FailedBinds, Labels},
+    table::{FailedBind, FailedBinds, Labels, ListenAddress},
 };
 
 /// Calls that must have failed: some programs try one port after the other.
@@ -28,6 +28,8 @@ const LEAST_AT_ONE: f64 = 3.0;
 const LEAST_HELD: f64 = 1.0;
 /// For fewer than [`LEAST`] calls, how long ago the last one may be.
 const RECENT: Duration = Duration::from_secs(24 * 3_600);
+/// Ports in a row that must have been taken before the one at which a process listens, so that it has searched for it.
+const SEARCH: usize = 2;
 /// Maximum number of errnos, of addresses and of holders that are named.
 const NAMED: usize = 3;
 /// Maximum number of addresses in the evidence.
@@ -74,7 +76,7 @@ fn conflict(asked: IpAddr, held: IpAddr) -> Option<u8> {
 impl Binds {
     /// How many calls failed; 0 unless they are worth a note.
     pub(super) fn noted(&self, holders: &[Listening]) -> u64 {
-        let sum = self.failed.values().sum();
+        let sum: u64 = self.failed.values().sum();
         let is_enough = |(call, count): &(FailedBind, f64)| {
             let is_held = matches!(self.holder(call, holders), Holder::Others(_));
             match (is_held, self.is_running) {
@@ -83,11 +85,39 @@ impl Binds {
                 (false, true) => false,
             }
         };
-        let mut calls = self.recorded.calls.first(EVIDENCE).into_iter();
-        match sum >= LEAST || self.last_ago <= RECENT && calls.any(|it| is_enough(&it)) {
-            true => sum,
-            false => 0,
-        }
+        let searched = self.searched(holders);
+        let is_searched = |it: &(FailedBind, f64)| searched.iter().any(|(call, _)| *call == it.0);
+        let tries = searched.iter().map(|(_, count)| *count as u64).sum();
+        let calls = self.recorded.calls.first(EVIDENCE).into_iter();
+        let mut calls = calls.filter(|it| !is_searched(it));
+        let is_noted = sum.saturating_sub(tries) >= LEAST
+            || self.last_ago <= RECENT && calls.any(|it| is_enough(&it));
+        if is_noted { sum } else { 0 }
+    }
+
+    /// Calls of a program that tries one port after the other until one is free, as Jupyter and development servers do: the
+    /// process that made the last one listens at the port that follows on those that were taken.
+    fn searched(&self, holders: &[Listening]) -> Vec<(FailedBind, f64)> {
+        let all = self.recorded.calls.first(usize::MAX);
+        let taken = |place: &ListenAddress, port: u16| {
+            let address = SocketAddr::new(place.address.ip(), port);
+            let is_it = |it: &&(FailedBind, f64)| {
+                let call = &it.0;
+                (call.netns, call.address) == (place.netns, address)
+                    && i32::from(call.errno) == libc::EADDRINUSE
+            };
+            all.iter().find(is_it).copied()
+        };
+        let own = holders
+            .iter()
+            .filter(|(_, labels)| pid(labels) == Some(self.recorded.last_pid));
+        let before = own.map(|(place, _)| {
+            let ports = (1..place.address.port()).rev();
+            ports
+                .map_while(|port| taken(place, port))
+                .collect::<Vec<_>>()
+        });
+        before.filter(|it| it.len() >= SEARCH).flatten().collect()
     }
 
     fn holder<'a>(&self, call: &FailedBind, holders: &'a [Listening]) -> Holder<'a> {

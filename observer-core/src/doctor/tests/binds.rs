@@ -225,3 +225,34 @@ fn counts_alone_are_a_note() {
     assert_eq!(note.summary, expected);
     assert!(note.evidence["last_seconds_ago"].is_null());
 }
+
+/// A program that tries one port after the other, and what looks similar.
+#[test]
+fn a_search_for_a_free_port_is_not_noted() {
+    let ports = |counts: &[(u16, u32)]| {
+        let call = |port: u16| call(&format!("127.0.0.1:{port}"), IN_USE);
+        let calls: Vec<_> = counts
+            .iter()
+            .map(|(port, count)| (call(*port), *count))
+            .collect();
+        Binds {
+            is_running: true,
+            ..binds(&calls)
+        }
+    };
+    let first = holder("127.0.0.1:8888", 1, "jupyter-lab");
+    let second = holder("127.0.0.1:8889", 2, "jupyter-lab");
+    let found = holder("127.0.0.1:8890", PID, "jupyter-lab");
+    let all = [first, second, found];
+    let is_noted = |binds: Binds, holders: &[Listening]| note(binds, holders).is_some();
+    let tries = ports(&[(8888, 6), (8889, 5)]);
+    assert!(!is_noted(tries.clone(), &all));
+    // It has found none, or not by a search.
+    assert!(is_noted(tries.clone(), &all[..2]));
+    let elsewhere = holder("127.0.0.1:9000", PID, "jupyter-lab");
+    assert!(is_noted(tries, &[all[0].clone(), elsewhere]));
+    // One port may be that of something else, which the program does without.
+    assert!(is_noted(ports(&[(8889, 12)]), &all));
+    // So may another port of a program of the same name.
+    assert!(is_noted(ports(&[(8888, 6), (8889, 5), (80, 10)]), &all));
+}
