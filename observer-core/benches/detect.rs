@@ -69,6 +69,7 @@ fn sample(now: u64, second: u64, processes: u32) -> Sample {
             owned_fin_wait2: 0,
             not_closed_by_peer: 0,
             reset_peer: None,
+            reset_peer_labels: None,
             waits: Waits {
                 connections: 250,
                 in_use_of_clients: 50,

@@ -182,6 +182,7 @@ fn process(
     let descriptors = resources.open_fds.zip(resources.max_fds);
     let walk = &inputs.snapshot.walk;
     let walked = walk.process(it.owner);
+    let reset_peer = peers_of.reset_peer(it.owner);
     Process {
         key: it.key,
         labels: Arc::clone(&it.vitals.labels),
@@ -202,7 +203,8 @@ fn process(
         close_wait_unanswered: walked.close_wait_unanswered,
         owned_fin_wait2: walked.owned_fin_wait2,
         not_closed_by_peer: walked.not_closed_by_peer,
-        reset_peer: peers_of.reset_peer(it.owner),
+        reset_peer: reset_peer.map(|it| it.key),
+        reset_peer_labels: reset_peer.map(|it| Arc::clone(&it.vitals.labels)),
         waits: walk.waits(it.owner).cloned().unwrap_or_default(),
         peers: servers.awaited(it.owner),
         culprits: peers_of.of_process(it.owner),

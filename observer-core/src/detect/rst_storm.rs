@@ -465,6 +465,7 @@ impl<S: Resetting> Detector for RstStorm<S> {
             sent,
             received,
             peer_pid: sample.peer().map(|peer| peer.tgid),
+            peer: sample.peer_labels().cloned(),
             peers: peers.clone(),
         };
         (evidence, cause::explain(&self.causes(sample)))

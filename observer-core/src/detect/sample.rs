@@ -90,6 +90,8 @@ pub struct Process {
     pub not_closed_by_peer: u32,
     /// The local process at the other end of most of its connections that were reset, by records.
     pub reset_peer: Option<ProcessKey>,
+    /// Its labels.
+    pub reset_peer_labels: Option<Arc<Labels>>,
     /// What its connections wait for.
     pub waits: Waits,
     /// For whom, most connections first.
@@ -121,6 +123,7 @@ impl Process {
             owned_fin_wait2: 0,
             not_closed_by_peer: 0,
             reset_peer: None,
+            reset_peer_labels: None,
             waits: Waits::default(),
             peers: Vec::new(),
             culprits: Culprits::default(),

@@ -159,7 +159,7 @@ connections! {
     "not-reading":
         fact "Data that arrived waits in the kernel until the program reads it. Once the receive buffer is full, the window closes, and the peer stalls as well.";
         kernels "all";
-        fix "A client reads each answer to its end and closes it (Go: resp.Body). Otherwise see whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger). Often all threads wait for one lock, or for another service: that one is the cause.";
+        fix "A client reads each answer to its end and closes it (Go: resp.Body). Otherwise see whether the program runs (`ps -o pid,stat`: T is stopped, D waits for a disk) and what it waits for (`cat /proc/PID/task/*/stack`, a debugger). Often all threads wait for one lock, or for another service: that one is the cause. Message brokers stop reading from publishers when memory or disk runs low, or queues are too long (RabbitMQ: `rabbitmqctl status`).";
         check "socket_stalled_connections{reason=\"program_read\"} falls; Recv-Q of `ss -tnp` is 0";
     "tls-client":
         fact "The peer's kernel takes the connection and the ClientHello, and only the program there can answer. A handshake has no timeout of its own: libraries wait for as long as the program lets them, and a pool counts the connection as taken.";
@@ -214,7 +214,7 @@ connections! {
     "no-accept":
         fact "Finished connections wait in the queue until the program calls accept(). Nothing else takes them out, and a longer queue only fills later.";
         kernels "all";
-        fix "Find what the program waits for (`cat /proc/PID/task/*/stack`, a debugger) and restart it. If it only inherited the listening socket from the program that started it, close it there (SOCK_CLOEXEC).";
+        fix "Find what the program waits for (`cat /proc/PID/task/*/stack`, a debugger), or computes (`top -H -p PID`: an endless loop, a regular expression, garbage collection), and restart it. If it only inherited the listening socket from the program that started it, close it there (SOCK_CLOEXEC).";
         check "socket_accepts_total grows, and socket_listen_backlog falls";
     "stuck-worker":
         fact "With SO_REUSEPORT each worker has a queue of its own, and the kernel chooses by a hash of the addresses, not by which worker is idle. Connections for a worker that does not accept wait there.";
@@ -281,7 +281,7 @@ connections! {
     "nothing-listens":
         fact "ECONNREFUSED: the other host answered with an RST or an ICMP message. No program listens at this address and port there, or a firewall rejects (REJECT).";
         kernels "all";
-        fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected.";
+        fix "Start the server, or correct the address and port that the client uses. At the destination `ss -ltn` shows what listens, `nft list ruleset` what is rejected. A server that listens at 127.0.0.1 in a container takes connections from that container only: let it listen at 0.0.0.0 there. If the server is restarted again and again, see why it ends (`journalctl -u UNIT`, the container's log).";
         check "socket_connects_total{result=\"ECONNREFUSED\"} stops growing";
     "listen-address":
         fact "A listening socket takes connections to the address that bind() chose: at 127.0.0.1 or ::1 only those from the same host (the same container) to that address, at 0.0.0.0 those to all IPv4 addresses, at :: all, without IPv4 if IPV6_V6ONLY is set.";

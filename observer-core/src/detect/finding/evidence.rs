@@ -249,6 +249,9 @@ pub enum Evidence {
         received: Breakdown,
         /// The local process at the other end of most.
         peer_pid: Option<u32>,
+        /// Its labels.
+        #[serde(serialize_with = "labels", skip_serializing_if = "Option::is_none")]
+        peer: Option<Arc<Labels>>,
         /// With whom most connections of this direction were, of the RSTs recorded since it was suspected; later
         /// ones count more.
         peers: Vec<PeerShare>,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use observer_common::{CLOSE_WAIT, ProcessKey, SYN_SENT};
+use observer_common::{CLOSE_WAIT, SYN_SENT};
 
 use super::{elsewhere::ByPort, holders::NameKey};
 use crate::{
@@ -171,9 +171,9 @@ impl<'a> AllPeers<'a> {
     }
 
     /// The local process at the other end of most of its connections that were reset.
-    pub fn reset_peer(&self, owner: (u32, u32)) -> Option<ProcessKey> {
+    pub fn reset_peer(&self, owner: (u32, u32)) -> Option<&ProcessVitals> {
         let peer = self.recorded.reset_peer(owner)?;
-        running(self.snapshot, peer).map(|it| it.key)
+        running(self.snapshot, peer)
     }
 }
 

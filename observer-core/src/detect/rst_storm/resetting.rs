@@ -1,11 +1,14 @@
 //! What differs between the storms of processes and those of names.
 
+use std::sync::Arc;
+
 use observer_common::ProcessKey;
 
 use super::super::{
     sample::{Connecting, Name, Process},
     settings::Thresholds,
 };
+use crate::table::Labels;
 
 /// The thresholds that differ between processes and names.
 pub trait Resetting: Connecting {
@@ -13,6 +16,10 @@ pub trait Resetting: Connecting {
     const SECONDS: u64;
     /// The local process at the other end.
     fn peer(&self) -> Option<ProcessKey> {
+        None
+    }
+    /// Its labels.
+    fn peer_labels(&self) -> Option<&Arc<Labels>> {
         None
     }
     /// Whether there is a process, so that a time without RSTs says what is normal.
@@ -34,6 +41,10 @@ impl Resetting for Process {
 
     fn peer(&self) -> Option<ProcessKey> {
         self.reset_peer
+    }
+
+    fn peer_labels(&self) -> Option<&Arc<Labels>> {
+        self.reset_peer_labels.as_ref()
     }
 
     fn hot(thresholds: &Thresholds) -> f64 {

@@ -33,7 +33,8 @@ pub(super) fn what(finding: &Finding) -> String {
             per_second,
             baseline,
             share,
-            peer_pid,
+            peer_pid: _,
+            peer,
             peers,
             sent: _,
             received: _,
@@ -42,8 +43,8 @@ pub(super) fn what(finding: &Finding) -> String {
                 Direction::Sent => "aborts connections: sends",
                 Direction::Received => "has connections aborted: receives",
             };
-            let peer = peer_pid.map_or_else(String::new, |pid| {
-                format!("; the other end is mostly pid {pid} of this host")
+            let peer = peer.as_deref().map_or_else(String::new, |it| {
+                format!("; the other end is mostly {} of this host", named(it))
             });
             let normal = baseline.map_or_else(String::new, |baseline| {
                 format!(" (normal here: {}/s)", rate(baseline))

@@ -73,6 +73,7 @@ fn resets(direction: Direction, peer_pid: Option<u32>) -> Evidence {
         sent: Breakdown::default(),
         received: Breakdown::default(),
         peer_pid,
+        peer: peer_pid.map(|pid| Arc::new(Labels::process(pid, "envoy", ""))),
         peers: Vec::new(),
     }
 }
@@ -129,7 +130,7 @@ fn a_storm_that_is_received_has_several_causes() {
         finding_summary(&finding),
         "api (all processes) has connections aborted: receives 140 RSTs/s, for 62 % of those that \
          end (normal here: 0.5/s); 80 % with the client 10.0.0.7 of port 443, 20 % with 10.0.0.8:443; the other end is \
-         mostly pid 77 of this host; causes: peers abort established \
+         mostly envoy (pid 77) of this host; causes: peers abort established \
          connections: they cancel requests or restart, or a device between the hosts times out (56 %), or \
          continues writing after the peer has closed: the peer closed early, or misuses half-close (44 %); \
          fix: Find out why the other side, or a device between, aborts: the finding names the peers, and \
