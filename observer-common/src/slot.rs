@@ -136,7 +136,7 @@ pub struct Slot {
     pub quic: QuicCounters,
 }
 
-crate::assert_layout!(Slot, 4088, [
+crate::assert_layout!(Slot, 4104, [
     key: ProcessKey,
     cgroup_id: u64,
     comm: [u8; COMM_LEN],

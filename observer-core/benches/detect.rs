@@ -70,6 +70,7 @@ fn sample(now: u64, second: u64, processes: u32) -> Sample {
             not_closed_by_peer: 0,
             reset_peer: None,
             reset_peer_labels: None,
+            of_name: 1,
             waits: Waits {
                 connections: 250,
                 in_use_of_clients: 50,

@@ -81,6 +81,19 @@ pub const LEAST_WAIT_MS: u32 = 1000;
 /// Minimum of [`WaitCounters::gave_up`], milliseconds: `nc -w1` hangs up after a second although nothing is to come.
 pub const GAVE_UP_MS: u32 = 1500;
 
+/// Certainly waited for an answer, to the first data, or to data that was sent a tenth of a second or more after the last data was
+/// received; closed by a FIN.
+pub const GAVE_UP_ANSWER: usize = 0;
+/// Had received nothing at all; closed at once by an RST.
+pub const GAVE_UP_RESET: usize = 1;
+/// May have waited for an answer to data that followed the last answer at once; closed by a FIN. The peer shows whether there was
+/// something to wait for.
+pub const GAVE_UP_AT_ONCE: usize = 2;
+/// May have waited for a greeting; closed by a FIN. As above.
+pub const GAVE_UP_UNUSED: usize = 3;
+/// Number of those.
+pub const GAVE_UPS: usize = 4;
+
 /// Upper bounds of the waits, in nanoseconds.
 pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
     2 * S,
@@ -101,10 +114,8 @@ pub const WAIT_BOUNDS: [u64; BUCKETS - 1] = [
 pub struct WaitCounters {
     /// From [`ENDED_TIMEOUT`] on: [`READ_STALLS`] for reading, then [`WRITE_STALLS`] for writing.
     pub ended: [Histogram; READ_STALLS + WRITE_STALLS],
-    /// Those of [`ENDED_TIMEOUT`] and [`ENDED_UNUSED`] (a greeting was waited for, perhaps), after [`GAVE_UP_MS`]. Closed by a FIN;
-    /// and at once by an RST, if that was certainly an answer: to the first data, or to data that was sent a tenth of a second
-    /// or more after the last data was received. Detectors count these.
-    pub gave_up: [u64; 2],
+    /// Those of [`ENDED_TIMEOUT`] and [`ENDED_UNUSED`] after [`GAVE_UP_MS`], by the `GAVE_UP_` numbers. Detectors count these.
+    pub gave_up: [u64; GAVE_UPS],
     /// Connections that the program opened, sent something on, and closed before it had read anything, without those of
     /// [`Self::gave_up`] and those that the peer has closed. Those younger than [`LEAST_WAIT_MS`] only of programs with TLS, of
     /// which a detector counts these.
@@ -113,8 +124,8 @@ pub struct WaitCounters {
 
 crate::assert_layout!(
     WaitCounters,
-    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 24,
-    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: [u64; 2], nothing_read: u64]
+    size_of::<Histogram>() * (READ_STALLS + WRITE_STALLS) + 40,
+    [ended: [Histogram; READ_STALLS + WRITE_STALLS], gave_up: [u64; GAVE_UPS], nothing_read: u64]
 );
 
 /// [`WaitCounters`] has no single counter that is a metric.

@@ -338,7 +338,7 @@ causes! {
         HANDSHAKES_NOT_FINISHED "handshakes_not_finished": "slow handshakes as a server"
             => "its clients connect and do not continue the TLS handshake: they hang, are very slow, or attack the server"
             ["tls-server"];
-        HANDSHAKES_HELD_UP "handshakes_held_up": "slow handshakes as a server, to whose clients it owes the first answer; none of them is silent"
+        HANDSHAKES_HELD_UP "handshakes_held_up": "slow handshakes as a server, as many as clients to which it owes the first answer; without those of silent clients"
             => "it has what its clients sent and does not go on with their TLS handshakes: it hangs, or waits for something itself"
             ["tls-held-up"];
         HANDSHAKES_STUCK "handshakes_stuck": "slow handshakes of a library whose role (client or server) is unknown (GnuTLS, BoringSSL)"

@@ -390,6 +390,8 @@ impl Engine {
                     })
                     || detector.is_unread_data()
                         && is_raised_for_process(board, Anomaly::FdExhaustion, &name.labels)
+                    || board.is_found(Anomaly::ReadStall, &name.subject())
+                        && detector.is_of_waits(name)
                     || detector.is_received() && failing.are_of(detector.rate(), &name.labels, None)
                     || detector.is_of_handshakes(name)
                         && (are_handshakes(board, &name.labels, None)

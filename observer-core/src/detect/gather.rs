@@ -80,12 +80,17 @@ impl Gatherer {
         let listeners = listeners(snapshot, namespaces, &servers);
         let by_port = ByPort::new(&listeners, inputs.recorded_peers);
         let peers_of = AllPeers::new(inputs.recorded_peers, snapshot, by_port);
-        let processes: Vec<_> = snapshot
+        let mut processes: Vec<_> = snapshot
             .processes
             .iter()
             .map(|it| process(it, &inputs, &peers_of, &servers))
             .collect();
         let running = running(&processes);
+        let of_name = |it: &Process| match it.counts.handshakes_failed() {
+            0 => 1,
+            _ => running[&it.labels.name_key()].processes.len() as u32,
+        };
+        let of_names: Vec<_> = processes.iter().map(of_name).collect();
         let mut not_closed: HashMap<NameKey<'_>, u32> = HashMap::new();
         for (owner, labels) in &*snapshot.ended {
             let number = snapshot.walk.process(*owner).not_closed_by_peer;
@@ -109,6 +114,9 @@ impl Gatherer {
             }
         });
         let names: Vec<_> = names.collect();
+        for (process, of_name) in processes.iter_mut().zip(of_names) {
+            process.of_name = of_name;
+        }
         let mut ports = ports::ports(snapshot);
         let searches_failed_at =
             self.searches
@@ -147,7 +155,7 @@ fn running(processes: &[Process]) -> HashMap<NameKey<'_>, Running<'_>> {
         running.not_closed_by_peer += process.not_closed_by_peer;
         running.is_waiting |= process.waits.unanswered_at_once > 0
             || process.peers.iter().any(|it| it.wait.is_judged);
-        running.gave_up |= process.counts.gave_up != [0, 0];
+        running.gave_up |= process.counts.gave_up.iter().any(|it| *it > 0);
     }
     names
 }
@@ -214,6 +222,7 @@ fn process(
             .get(&it.owner)
             .copied()
             .unwrap_or_default(),
+        of_name: 1,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 
-use observer_common::{WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW};
+use observer_common::{
+    GAVE_UP_RESET, GAVE_UPS, WAIT_PEER, WAIT_PEER_ACK, WAIT_PEER_FIRST_BYTE, WAIT_PEER_WINDOW,
+};
 
 use super::{
     anomaly::Anomaly,
@@ -32,7 +34,8 @@ struct Ended {
 /// State of the detector.
 #[derive(Debug)]
 pub struct ReadStall<S> {
-    totals: Counters<4>,
+    totals: Counters<2>,
+    gave_up: Counters<GAVE_UPS>,
     ended: [Ended; SECONDS.len()],
     /// The one of those by which connections are given up, if that is what it is about; of the last sample.
     by_ended: Option<usize>,
@@ -179,6 +182,7 @@ impl<S: Connecting> Detector for ReadStall<S> {
     fn new(_: &Thresholds) -> Self {
         Self {
             totals: Counters::default(),
+            gave_up: Counters::default(),
             ended: SECONDS.map(Ended::new),
             by_ended: None,
             may_give_up: false,
@@ -199,12 +203,11 @@ impl<S: Connecting> Detector for ReadStall<S> {
     fn assess(&mut self, sample: &S, at: &At<'_>) -> Assessment {
         let thresholds = at.thresholds;
         let counts = sample.counts();
-        let [closed, reset] = counts.gave_up;
-        let [closed, reset, all, accepted] =
-            self.totals
-                .since([closed, reset, counts.ended, counts.accepted]);
+        let [all, accepted] = self.totals.since([counts.ended, counts.accepted]);
+        let kinds = self.gave_up.since(counts.gave_up);
+        let (gave_up, reset) = (kinds.iter().sum(), kinds[GAVE_UP_RESET]);
         for ended in &mut self.ended {
-            ended.gave_up.add(at.span(), closed + reset);
+            ended.gave_up.add(at.span(), gave_up);
             ended.reset.add(at.span(), reset);
             ended.all.add(at.span(), all);
             ended.accepted.add(at.span(), accepted);

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use observer_common::{
-    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, ENDED_TIMEOUT, ENDED_UNUSED, RECORD_CLOSE,
-    RECORD_CONNECT_FAILED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record, SLOT_FIRST, SYN_RECV,
-    SYN_SENT,
+    CONN_ACTIVE, CONN_PASSIVE, CONN_RESET_SENT, ENDED_TIMEOUT, ENDED_UNUSED, GAVE_UP_MS,
+    RECORD_CLOSE, RECORD_CONNECT_FAILED, RECORD_RESET_RECEIVED, RECORD_RESET_SENT, Record,
+    SLOT_FIRST, SYN_RECV, SYN_SENT,
 };
 
 use super::{
@@ -277,6 +277,7 @@ fn is_unanswered(record: &Record) -> bool {
 /// Whether the program closed it while it may have waited for an answer.
 fn gave_up(record: &Record) -> bool {
     [ENDED_TIMEOUT, ENDED_UNUSED].contains(&(record.waited_for as u8))
+        && record.waited_ms >= GAVE_UP_MS
 }
 
 /// Whether it was opened here and ended soon after that.

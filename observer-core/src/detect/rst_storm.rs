@@ -5,6 +5,8 @@ mod resetting;
 
 use std::{cmp::Reverse, marker::PhantomData, time::Duration};
 
+use observer_common::GAVE_UP_RESET;
+
 use self::resetting::Resetting;
 
 use super::{
@@ -398,9 +400,8 @@ impl<S: Resetting> Detector for RstStorm<S> {
         failed
             .1
             .add(at.now, failed.0.since([counts.handshakes_failed()]));
-        let [_, gave_up] = counts.gave_up;
         let of = &mut self.gave_up;
-        of.1.add(at.now, of.0.since([gave_up]));
+        of.1.add(at.now, of.0.since([counts.gave_up[GAVE_UP_RESET]]));
         self.ended.add(at.span(), ended);
         self.mature = self.seen >= S::mature(thresholds);
         let events = ended + sent.iter().chain(&received).sum::<u64>();

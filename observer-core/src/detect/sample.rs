@@ -100,6 +100,8 @@ pub struct Process {
     pub culprits: Culprits,
     /// TLS handshakes in progress.
     pub handshakes: Handshakes,
+    /// Running processes of its name, if one of its handshakes has failed.
+    pub of_name: u32,
 }
 
 #[cfg(test)]
@@ -128,6 +130,7 @@ impl Process {
             peers: Vec::new(),
             culprits: Culprits::default(),
             handshakes: Handshakes::default(),
+            of_name: 1,
         }
     }
 }
@@ -179,7 +182,7 @@ impl Name {
 pub trait Connecting {
     /// Whether it is a name.
     const IS_NAME: bool;
-    /// Number of processes that are running.
+    /// Number of processes of the name that are running.
     fn running(&self) -> u32;
     /// Totals.
     fn counts(&self) -> &Counts;
@@ -237,7 +240,7 @@ macro_rules! connecting {
     )+};
 }
 
-connecting!(Process, false, |_: &Self| 1; Name, true, |it: &Self| it.running;);
+connecting!(Process, false, |it: &Self| it.of_name; Name, true, |it: &Self| it.running;);
 
 /// Local ports of all processes, as of the last walk over sockets: for a destination, or those that bind() took
 /// in a network namespace, for all destinations.

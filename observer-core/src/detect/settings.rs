@@ -222,7 +222,7 @@ thresholds! {
     close_wait_least = 20.0;
     /// Minimum growth as a fraction of their number, by the median of the slopes: if the peers of a
     /// pool close all connections at once, that is one step and no growth.
-    close_wait_rise_share = 0.5 fraction;
+    close_wait_rise_share = 0.5;
     /// Sockets in CLOSE_WAIT for over 10 seconds, if they are `close_wait_fd_share` of the descriptor limit.
     close_wait_few = 8.0;
     /// Fraction of the descriptor limit that these sockets use, for programs with a small limit.
@@ -245,7 +245,7 @@ thresholds! {
     read_stall_peer_share = 0.5 fraction;
     /// Of the waiting connections of a name, those of clients to whom its processes owe a first answer for `--stall-after`, as
     /// a fraction: workers that wait for something to do, or for nothing as they ship logs, let nobody wait.
-    read_stall_owed_share = 0.5 fraction;
+    read_stall_owed_share = 0.5;
     /// Connections in 10 or 60 seconds that the program closed after it had waited for an answer for 1.5 s or longer. A
     /// few requests that time out are normal.
     gave_up = 10.0;
@@ -258,7 +258,7 @@ thresholds! {
     /// Connections that the program has closed and the peer has not for 2 seconds (FIN_WAIT2) as a fraction of those: a
     /// server that hangs does not notice that its client has gone. One that had nothing to say closes its side at once, as
     /// collectors of logs do.
-    gave_up_open_share = 0.5 fraction;
+    gave_up_open_share = 0.5;
     /// Connections whose data the program has not read for `--stall-after`.
     not_reading = 3.0;
     /// Those connections as a fraction of the process's connections in ESTABLISHED and in use: a
@@ -271,7 +271,7 @@ thresholds! {
     idle_pool_least = 50.0;
     /// Minimum growth as a fraction of their number over seven buckets of 30 seconds (connections
     /// opened by the process) or 300 seconds (all), by the median of the slopes.
-    idle_pool_rise_share = 0.5 fraction;
+    idle_pool_rise_share = 0.5;
     /// Growth since the last bucket as a fraction of the mean from one bucket to the next: a pool that has filled up grows
     /// no more.
     idle_pool_step_share = 0.5;

@@ -3,7 +3,10 @@
 
 use std::marker::PhantomData;
 
-use observer_common::{TLS_CLIENT, TLS_FAILED, TLS_OK, TLS_RESULTS, TLS_ROLES, TLS_UNKNOWN};
+use observer_common::{
+    GAVE_UP_ANSWER, GAVE_UP_RESET, TLS_CLIENT, TLS_FAILED, TLS_OK, TLS_RESULTS, TLS_ROLES,
+    TLS_UNKNOWN,
+};
 
 use super::{
     anomaly::Anomaly,
@@ -170,7 +173,8 @@ impl<S: Connecting> Detector for TlsFailures<S> {
             }
         }
         let resets = counts.resets_received[ReceivedReset::Established as usize];
-        let gave_up = counts.gave_up.iter().sum();
+        // Others may have had nothing to do with handshakes.
+        let gave_up = counts.gave_up[GAVE_UP_ANSWER] + counts.gave_up[GAVE_UP_RESET];
         let others = [gave_up, counts.nothing_read, resets];
         let [gave_up, nothing_read, resets] = self.others.since(others);
         let ended = Self::as_client(&ended, counts);

@@ -81,10 +81,20 @@ impl Detector for TlsStall {
         };
         let of = |role: u32| u64::from(handshakes.slow[role as usize]);
         let as_server = of(TLS_SERVER);
-        let held_up = as_server.min(owed(sample).into());
+        let silent_clients: u32 = silent(sample)
+            .filter(|it| it.wait.waits_for == WAIT_UNUSED)
+            .map(|it| it.wait.connections)
+            .sum();
+        let owed = u64::from(sample.waits.owed_by_program);
+        let held_up = owed.min(as_server.saturating_sub(silent_clients.into()));
+        let not_finished = match owed > as_server {
+            // Some are of other requests: either may be.
+            true => as_server,
+            false => as_server - held_up,
+        };
         let causes = [
             (&cause::HANDSHAKES_UNANSWERED, of(TLS_CLIENT)),
-            (&cause::HANDSHAKES_NOT_FINISHED, as_server - held_up),
+            (&cause::HANDSHAKES_NOT_FINISHED, not_finished),
             (&cause::HANDSHAKES_HELD_UP, held_up),
             (&cause::HANDSHAKES_STUCK, of(TLS_UNKNOWN)),
         ];
@@ -118,16 +128,7 @@ fn silent(sample: &Process) -> impl Iterator<Item = &Awaited> {
 
 /// Whether a walk has seen who waits for whom.
 fn is_known(sample: &Process) -> bool {
-    silent(sample).next().is_some() || owed(sample) > 0
-}
-
-/// Connections whose clients the program owes the first answer, if it waits for none of them.
-fn owed(sample: &Process) -> u32 {
-    let is_silent = |it: &Awaited| it.wait.waits_for == WAIT_UNUSED;
-    match silent(sample).any(is_silent) {
-        true => 0,
-        false => sample.waits.owed_by_program,
-    }
+    silent(sample).next().is_some() || sample.waits.owed_by_program > 0
 }
 
 /// The longest handshake in progress.

@@ -104,7 +104,9 @@ fn of_loss(total: Total, loss: &Loss, seen: &[u64], maps: &[MapFill], clock: Clo
         }
         Total::Records => NotLookedAt {
             what: "some peers of findings and addresses of failed binds".to_owned(),
-            why: format!("the ring buffer was full {count} times, {when}; raise --ring-bytes"),
+            why: format!(
+                "the ring buffer had no room for {count} of them, {when}; raise --ring-bytes"
+            ),
         },
     }
 }
@@ -164,7 +166,7 @@ mod tests {
                 ),
                 (
                     "some peers of findings and addresses of failed binds",
-                    "the ring buffer was full 1 times, at 1970-01-01T00:00:04.000000Z; raise --ring-bytes"
+                    "the ring buffer had no room for 1 of them, at 1970-01-01T00:00:04.000000Z; raise --ring-bytes"
                 ),
             ]
         );

@@ -185,7 +185,7 @@ connections! {
         fact "In a TLS handshake a server may wait for something itself: an OCSP responder, a key or certificate from another service, a lock, a busy disk. In a program with an event loop, one long task holds all handshakes up.";
         kernels "5.15 and later";
         fix "See what the program waits for (`cat /proc/PID/task/*/stack`, a debugger; `ss -tnp` shows its own connections), and restart it if it hangs. Load certificates and OCSP answers in advance and not within the handshake.";
-        check "socket_tls_handshakes_oldest_seconds{role=\"server\"} falls";
+        check "socket_tls_handshake_oldest_seconds{role=\"server\"} falls";
     "quic-cancel":
         fact "A server that was restarted or has new ticket keys rejects early data, which is normal: the client goes on with NextConnection, on which streams begin anew. quic-go before 0.48.0 still sends RESET_STREAM and STOP_SENDING for old streams that are cancelled before that, and they hit the new streams with the same numbers (quic-go issue 4706).";
         kernels "5.15 and later";

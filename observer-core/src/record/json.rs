@@ -192,7 +192,7 @@ pub fn json(
         option: is_sockopt.then(|| option_name(*level, *option)),
         retransmits: *retransmits,
         waited_for: ended_name(*waited_for),
-        waited_seconds: (*waited_ms != 0).then(|| f64::from(*waited_ms) / 1e3),
+        waited_seconds: ended_name(*waited_for).map(|_| f64::from(*waited_ms) / 1e3),
     };
     // Strings and numbers under string keys always serialize.
     harden_json(&serde_json::to_string(&object).unwrap_or_default())

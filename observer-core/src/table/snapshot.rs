@@ -4,7 +4,8 @@
 use std::{cmp::Reverse, collections::HashMap, mem::offset_of, sync::Arc};
 
 use observer_common::{
-    CLOSE, COUNTERS, METRICS, ProcessKey, STATES, Slot, TIME_WAIT, WaitCounters, state_name,
+    CLOSE, COUNTERS, GAVE_UPS, METRICS, ProcessKey, STATES, Slot, TIME_WAIT, WaitCounters,
+    state_name,
 };
 
 use super::{
@@ -114,7 +115,11 @@ static KEPT: [bool; COUNTERS] = {
     }
     let waiting = offset_of!(Slot, waiting) - offset_of!(Slot, state);
     let gave_up = (waiting + offset_of!(WaitCounters, gave_up)) / size_of::<u64>();
-    (kept[gave_up], kept[gave_up + 1]) = (true, true);
+    let mut kind = 0;
+    while kind < GAVE_UPS {
+        kept[gave_up + kind] = true;
+        kind += 1;
+    }
     let nothing_read = waiting + offset_of!(WaitCounters, nothing_read);
     kept[nothing_read / size_of::<u64>()] = true;
     kept

@@ -368,6 +368,16 @@ fn coarse_ms(coarse: u32) -> u32 {
     ((u64::from(coarse) << 20) / 1_000_000) as u32
 }
 
+/// Whether a connection that ended certainly waited for an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    No,
+    /// To data that was sent some time after the last answer.
+    Later,
+    /// To the first data.
+    First,
+}
+
 /// Whether a connection has not waited for [`LEAST_WAIT_MS`]. Most are so young when they end.
 #[inline(always)]
 pub fn is_young(conn: *const Conn, time: u64) -> bool {
@@ -390,8 +400,8 @@ pub fn ended(
     new: u8,
     error: u32,
     time: u64,
-) -> (u8, u32, bool) {
-    const NONE: (u8, u32, bool) = (ENDED_NONE, 0, false);
+) -> (u8, u32, Asked) {
+    const NONE: (u8, u32, Asked) = (ENDED_NONE, 0, Asked::No);
     if !is_readable() {
         return NONE;
     }
@@ -417,7 +427,7 @@ pub fn ended(
     if read.rate == 0 {
         return NONE;
     }
-    let mut is_asked = false;
+    let mut asked = Asked::No;
     let (what, ms) = if pending && new != CLOSE_WAIT {
         let undelivered = read.undelivered();
         if read.window_is_closed() {
@@ -444,14 +454,24 @@ pub fn ended(
             let turn = read.turn(sent, received, fin, flags);
             // SAFETY: points into the map.
             let sends_on = unsafe { (*conn).copied_seq == SENDS_ON };
-            is_asked = turn == WAIT_PEER_FIRST_BYTE || read.is_asked(sent, received);
+            asked = match turn {
+                WAIT_PEER_FIRST_BYTE => Asked::First,
+                _ if read.is_asked(sent, received) => Asked::Later,
+                _ => Asked::No,
+            };
             let what = match turn {
                 _ if read.reads_on(new) => ENDED_NONE,
                 WAIT_PEER_FIRST_BYTE if sends_on => ENDED_NONE,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if new == CLOSE_WAIT => ENDED_PEER_CLOSED,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE if error != 0 => ENDED_RESET,
                 WAIT_PEER | WAIT_PEER_FIRST_BYTE => ENDED_TIMEOUT,
-                WAIT_UNUSED if new != CLOSE_WAIT && error == 0 && !read.is_server(flags) => {
+                // A further subflow of MPTCP may never be needed.
+                WAIT_UNUSED
+                    if new != CLOSE_WAIT
+                        && error == 0
+                        && !read.is_server(flags)
+                        && socket::mptcp_parent(sk) == 0 =>
+                {
                     ENDED_UNUSED
                 }
                 _ => ENDED_NONE,
@@ -462,7 +482,7 @@ pub fn ended(
     if what == ENDED_NONE || ms < LEAST_WAIT_MS {
         NONE
     } else {
-        (what, ms, is_asked)
+        (what, ms, asked)
     }
 }
 

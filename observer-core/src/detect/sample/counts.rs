@@ -1,7 +1,7 @@
 //! Totals of a process or name, by class of events.
 
 use observer_common::{
-    CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, LISTEN, PORT_SEARCH_BIND,
+    CLOSE, CONNECT_ERRNOS, CONNECT_GAVE_UP, CONNECT_RESULTS, GAVE_UPS, LISTEN, PORT_SEARCH_BIND,
     PORT_SEARCH_CONNECT, QuicCounters, RESETS_RECEIVED, RESETS_SENT, Record, SIGNAL_FD,
     SIGNAL_NAMES, SIGNAL_RESET_RECEIVED, SYN_SENT, Slot, TLS_FAILED, TLS_RESULTS, TLS_ROLES,
     connection_error_index, reset_received_name,
@@ -251,9 +251,9 @@ pub struct Counts {
     pub exhausted: [u64; 2],
     /// Connections that accept() returned.
     pub accepted: u64,
-    /// Connections that the program closed after it had waited for an answer for 1.5 s or longer: by a FIN, and at once by an
-    /// RST.
-    pub gave_up: [u64; 2],
+    /// Connections that the program closed after it had waited, or may have waited, for an answer for 1.5 s or longer; by the
+    /// `GAVE_UP_` numbers.
+    pub gave_up: [u64; GAVE_UPS],
     /// Those that it opened, sent something on, and closed before it had read anything, without those that it gave up.
     pub nothing_read: u64,
     /// TLS handshakes that ended, by the `TLS_` numbers of role and result.

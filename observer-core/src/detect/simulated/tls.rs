@@ -101,22 +101,29 @@ fn peers_are_awaited_for_seconds() {
 /// A server whose clients are not silent has held their handshakes up itself.
 #[test]
 fn a_server_that_owes_answers_holds_them_up() {
-    let cause = |owed: u32, is_silent: bool| {
+    let causes = |owed: u32, silent: u32| {
         let hanging = vec![(21, HANGS); 5];
         let series = series(20, 60, TLS_SERVER, 5, hanging);
         let samples = series.samples.map(move |mut sample| {
             let process = &mut sample.processes[0];
             process.waits.owed_by_program = owed;
-            process.peers.retain(|_| is_silent);
+            process.peers.retain(|_| silent > 0);
+            for peer in &mut process.peers {
+                peer.wait.connections = silent;
+            }
             sample
         });
         let mut history = changes(Series::new(20, samples));
         let (_, raised) = history.next().expect("a finding");
-        raised.finding().causes[0].cause.id
+        let causes = raised.finding().causes.iter();
+        causes.map(|it| it.cause.id).collect::<Vec<_>>()
     };
-    assert_eq!(cause(5, false), "handshakes_held_up");
-    assert_eq!(cause(5, true), "handshakes_not_finished");
-    assert_eq!(cause(1, false), "handshakes_not_finished");
+    assert_eq!(causes(5, 0), ["handshakes_held_up"]);
+    assert_eq!(causes(5, 1), ["handshakes_held_up"]);
+    assert_eq!(causes(5, 5), ["handshakes_not_finished"]);
+    assert_eq!(causes(1, 0), ["handshakes_not_finished"]);
+    // It owes others, too.
+    assert_eq!(causes(50, 0).len(), 2);
 }
 
 /// Handshakes that begin at a rate from one second to another.

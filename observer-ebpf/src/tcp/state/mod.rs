@@ -21,10 +21,11 @@ use aya_log_ebpf::debug;
 use observer_common::{
     CLOSE, CLOSE_WAIT, CLOSE_WAIT_BOUNDS, CONN_ACTIVE, CONN_ATTEMPT_COUNTED, CONN_ESTABLISHED,
     CONN_PARENT, CONN_PASSIVE, CONN_RESET_SENT, CONN_SEEDED, Conn, ENDED_NONE, ENDED_TIMEOUT,
-    ENDED_UNUSED, ESTABLISHED, GAVE_UP_MS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN,
-    READ_STALLS, RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT,
-    TIMED_STATES, TLS_CLIENT, TLS_FAILED, TLS_LIBRARIES, TLS_UNKNOWN, WAIT_BOUNDS, WRITE_STALLS,
-    add_packed, pack_duration, timed_index,
+    ENDED_UNUSED, ESTABLISHED, GAVE_UP_ANSWER, GAVE_UP_AT_ONCE, GAVE_UP_MS, GAVE_UP_RESET,
+    GAVE_UP_UNUSED, GAVE_UPS, Histogram, IPPROTO_MPTCP, IPPROTO_TCP, LISTEN, READ_STALLS,
+    RECORD_STATE, SIGNAL_STATE, SLOT_UNATTRIBUTED, STATES, SYN_RECV, SYN_SENT, TIMED_STATES,
+    TLS_CLIENT, TLS_FAILED, TLS_LIBRARIES, TLS_UNKNOWN, WAIT_BOUNDS, WRITE_STALLS, add_packed,
+    pack_duration, timed_index,
 };
 
 use crate::{
@@ -43,7 +44,7 @@ use crate::{
         listen, ownership, retransmit,
         state::{close::closed, open::Open},
         time_wait::lookup,
-        waiting,
+        waiting::{self, Asked},
     },
 };
 
@@ -241,7 +242,7 @@ unsafe fn waited<M: Memory>(
     }
 }
 
-/// Whether the connection may be one of a TLS handshake as a client that does not succeed.
+/// Whether the program opened the connection, and handshakes of its are in progress, of either role, or have failed as a client.
 #[inline(always)]
 unsafe fn is_of_tls(conn: *mut Conn, slot: u32) -> bool {
     // SAFETY: points into the map.
@@ -262,7 +263,7 @@ unsafe fn is_of_tls(conn: *mut Conn, slot: u32) -> bool {
     })
 }
 
-/// The same for a connection of a second or older, or of TLS, whose socket is `sk`. Exported, so that the verifier checks its many
+/// Counts what the connection of `sk` waited for, which is a second old or may be of TLS. Exported, so that the verifier checks its many
 /// paths once, and not once for each path before and after it. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -272,17 +273,19 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
     };
     let sk = sk as *const u8;
     let time = now();
-    let (what, ms, is_asked) = if waiting::is_young(conn, time) {
-        (ENDED_NONE, 0, false)
+    let (what, ms, for_what) = if waiting::is_young(conn, time) {
+        (ENDED_NONE, 0, Asked::No)
     } else {
         waiting::ended(sk, conn, old, new, error, time)
     };
-    // Of those closed by a FIN, the peer shows whether there was something to wait for.
-    let is_answer = match what {
-        ENDED_TIMEOUT => is_asked || new != CLOSE,
-        _ => what == ENDED_UNUSED,
+    let kind = match (what, for_what, new == CLOSE) {
+        (ENDED_TIMEOUT, Asked::First, true) => GAVE_UP_RESET,
+        (ENDED_TIMEOUT, Asked::First | Asked::Later, false) => GAVE_UP_ANSWER,
+        (ENDED_TIMEOUT, Asked::No, false) => GAVE_UP_AT_ONCE,
+        (ENDED_UNUSED, _, false) => GAVE_UP_UNUSED,
+        _ => GAVE_UPS,
     };
-    let gave_up = is_answer && ms >= GAVE_UP_MS;
+    let gave_up = kind < GAVE_UPS && ms >= GAVE_UP_MS;
     // SAFETY: points into the map.
     let is_own = unsafe { (*conn).flags } & CONN_ACTIVE != 0 && old == ESTABLISHED && error == 0;
     if is_own && !gave_up && waiting::has_read_nothing(sk, new) {
@@ -303,7 +306,7 @@ extern "C" fn count_wait(sk: u64, slot: u32, old: u8, new: u8, error: u32) -> u3
         };
         if gave_up {
             let gave_up = (&raw mut (*slot).waiting.gave_up).cast::<u64>();
-            counters::add(gave_up.add(usize::from(new == CLOSE)), 1);
+            counters::add(gave_up.add(kind), 1);
         }
         let index = usize::from(what).wrapping_sub(usize::from(ENDED_TIMEOUT));
         if let Some(index) = bounded(index, READ_STALLS + WRITE_STALLS) {

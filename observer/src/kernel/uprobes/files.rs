@@ -82,10 +82,11 @@ impl Layer {
         let mut hasher = hasher.build_hasher();
         let mut buffer = vec![0; 1 << 20];
         let mut offset = 0;
-        loop {
+        // Its owner may let it grow meanwhile.
+        while offset < metadata.size() {
             let read = file.read_at(&mut buffer, offset)?;
             if read == 0 {
-                break;
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
             hasher.write(&buffer[..read]);
             offset += read as u64;
