@@ -329,7 +329,10 @@ print('closed')
 input()
 # Late data, which ends a full socket by an RST and does not reach a timewait socket that is gone.
 for client in kept[::2]:
-    client.send(b'late')
+    try:
+        client.send(b'late')
+    except OSError:
+        pass
 print('sent')
 input()
 ";
@@ -338,16 +341,23 @@ input()
     netns.sysctl("net.ipv4.tcp_fin_timeout", "1");
     let mut program = netns.script(ORPHANS, &[]);
     program.expect("closed");
+    // If close() still holds the socket when the peer's ACK arrives, the kernel waits with a timer, and then resets the connection
+    // (`tcp_keepalive_timer`).
+    let pid = program.pid();
+    let reset =
+        |metrics: &Metrics| metrics.of(pid, "socket_resets_total", &[("direction", "sent")]);
     let metrics = daemon.until("the entries", |metrics| {
-        metrics.of(program.pid(), ENTERED, &[]) >= 20.0
+        metrics.of(pid, ENTERED, &[]) + reset(metrics) >= 20.0
     });
-    metrics.assert_of(program.pid(), ENTERED, &[("substate", "FIN_WAIT2")], 20.0);
+    let entered = 20.0 - reset(&metrics);
+    assert!(entered >= 15.0, "{}", metrics.shown());
+    metrics.assert_of(pid, ENTERED, &[("substate", "FIN_WAIT2")], entered);
     daemon.wait("their end", |_| netns.sockstat("tw") == 0);
     let metrics = daemon.until("none", |metrics| {
         metrics.of(program.pid(), "socket_time_wait", &[]) == 0.0
     });
     let ended = metrics.of(program.pid(), "socket_time_wait_ended_total", &[]);
-    assert_eq!(ended, 20.0, "{}", metrics.shown());
+    assert_eq!(ended, entered, "{}", metrics.shown());
     program.go();
     program.expect("sent");
     program.end();
